@@ -1,0 +1,410 @@
+//! Starting and stopping the shards.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use crossbeam_utils::CachePadded;
+use fanfare_io::epoll::Epoll;
+use fanfare_io::pass::{self, SocketReceiver, SocketSender};
+use fanfare_io::sockets::SocketOptions;
+use fanfare_io::uring::Uring;
+use fanfare_io::{Backend, Clock, Io, Waker, affinity, sockets, table};
+use fanfare_proto::cursor::Epoch;
+use fanfare_proto::head::RequestHead;
+use fanfare_proto::limits::Limits;
+
+use crate::admission::{Admission, Decision, Refusal, Subscribe};
+use crate::counts::SharedCounts;
+use crate::hub::{Hub, ShardHandle};
+use crate::mailbox::Mailbox;
+use crate::shard::{Links, Shard};
+
+/// How an engine is started.
+pub struct Builder {
+    listen: Vec<SocketAddr>,
+    shards: Option<usize>,
+    pin: bool,
+    private_tables: bool,
+    backend: Backend,
+    limits: Limits,
+    socket_options: SocketOptions,
+    admission: Option<Arc<dyn Admission>>,
+    hand_over: bool,
+}
+
+/// A running engine. Dropped, it stops at once; [`Engine::stop`] drains.
+pub struct Engine {
+    hub: Hub,
+    shards: Vec<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+    backend: Backend,
+    fallback: Option<String>,
+    hand_over: Option<HandOver>,
+}
+
+/// Sockets whose requests are not subscriptions, for another server in the same process.
+pub struct HandOver {
+    receiver: SocketReceiver,
+}
+
+/// One of them.
+pub struct HandedOver {
+    /// The connection, non-blocking.
+    pub socket: TcpStream,
+    /// What was received of the request: at least its whole head.
+    pub received: Vec<u8>,
+}
+
+/// Why an engine did not start.
+#[derive(Debug)]
+pub struct StartError {
+    what: String,
+    cause: io::Error,
+}
+
+impl Builder {
+    /// Also listens here. Port 0 takes a free port: [`Engine::addresses`] tells which.
+    pub fn listen(mut self, address: SocketAddr) -> Builder {
+        self.listen.push(address);
+        self
+    }
+
+    /// How many shards; the default is one per core that this process may use.
+    pub fn shards(mut self, count: usize) -> Builder {
+        self.shards = Some(count.max(1));
+        self
+    }
+
+    /// Whether each shard stays on a core of its own. The default is no.
+    pub fn pin(mut self, pin: bool) -> Builder {
+        self.pin = pin;
+        self
+    }
+
+    /// Whether each shard has a descriptor table of its own, so that `RLIMIT_NOFILE` counts per shard
+    /// and connect storms meet no shared lock. The default is yes.
+    pub fn private_tables(mut self, private: bool) -> Builder {
+        self.private_tables = private;
+        self
+    }
+
+    /// epoll or io_uring. The default takes io_uring where the kernel allows it.
+    pub fn backend(mut self, backend: Backend) -> Builder {
+        self.backend = backend;
+        self
+    }
+
+    /// The bounds.
+    pub fn limits(mut self, limits: Limits) -> Builder {
+        self.limits = limits;
+        self
+    }
+
+    /// Options of every subscriber's socket.
+    pub fn socket_options(mut self, options: SocketOptions) -> Builder {
+        self.socket_options = options;
+        self
+    }
+
+    /// Who may subscribe. The default takes `GET /events?topic=NAME` from everyone.
+    pub fn admission(mut self, admission: impl Admission) -> Builder {
+        self.admission = Some(Arc::new(admission));
+        self
+    }
+
+    /// Whether requests that are no subscriptions are handed to [`Engine::hand_over`] instead of being
+    /// answered 404.
+    pub fn hand_over(mut self, hand_over: bool) -> Builder {
+        self.hand_over = hand_over;
+        self
+    }
+
+    /// Starts the shards.
+    ///
+    /// # Errors
+    /// The address is in use or not ours, the backend is refused, or descriptors or threads are used up.
+    pub fn start(self) -> Result<Engine, StartError> {
+        let resolved = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
+        let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
+        let count = self.shards.unwrap_or(cores.len());
+        let limits = self.limits;
+        let admission = self.admission.unwrap_or_else(|| {
+            let max_topics = limits.topics_per_subscription;
+            Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
+        });
+
+        let mut listeners: Vec<Vec<OwnedFd>> = (0..count).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        for address in &self.listen {
+            let failed = |cause| StartError::new(&format!("listen on {address}"), cause);
+            let opened = sockets::listen(*address, sockets::BACKLOG, &self.socket_options, count);
+            for (shard, listener) in opened.map_err(failed)?.into_iter().enumerate() {
+                if shard == 0 {
+                    addresses.push(sockets::local_address(listener.as_fd()).map_err(failed)?);
+                }
+                listeners[shard].push(listener);
+            }
+        }
+        let failed = |cause| StartError::new("open the shards' channels", cause);
+        let hand_over = self.hand_over.then(pass::channel).transpose().map_err(failed)?;
+        let (hand_over_to, hand_over) = hand_over.unzip();
+
+        let clock = Clock::start();
+        let random = RandomState::new();
+        let epoch = Epoch::new(random.hash_one("epoch"));
+        let mut handles = Vec::new();
+        let mut plans = Vec::new();
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let waker = Waker::new().map_err(failed)?;
+            let (sockets, adopted) = pass::channel().map_err(failed)?;
+            let mailbox = Arc::new(Mailbox::new(waker.clone()));
+            let counts = Arc::new(CachePadded::new(SharedCounts::default()));
+            let hand_over =
+                hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;
+            handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
+            plans.push(Plan {
+                waker,
+                listeners,
+                links: Links { mailbox, adopted, hand_over, counts, admission: Arc::clone(&admission) },
+                limits: limits.clone(),
+                socket_options: self.socket_options.clone(),
+                epoch,
+                seed: random.hash_one(index),
+                clock,
+                core: self.pin.then(|| cores[index % cores.len()]),
+                private_table: self.private_tables,
+            });
+        }
+        drop(hand_over_to);
+
+        let mut engine = Engine {
+            hub: Hub::new(epoch, clock, limits, handles),
+            shards: Vec::new(),
+            addresses,
+            backend: resolved.backend,
+            fallback: resolved.fallback,
+            hand_over: hand_over.map(|receiver| HandOver { receiver }),
+        };
+        // One after the other: a table that parts while another shard opens its files would copy them.
+        for (index, plan) in plans.into_iter().enumerate() {
+            let thread = match resolved.backend {
+                Backend::IoUring => plan.start(index, Uring::open),
+                Backend::Epoll | Backend::Auto => plan.start(index, Epoll::open),
+            };
+            engine.shards.push(thread?);
+        }
+        Ok(engine)
+    }
+}
+
+impl Engine {
+    /// An engine with defaults, to be changed and started.
+    pub fn builder() -> Builder {
+        Builder {
+            listen: Vec::new(),
+            shards: None,
+            pin: false,
+            private_tables: true,
+            backend: Backend::Auto,
+            limits: Limits::default(),
+            socket_options: SocketOptions::default(),
+            admission: None,
+            hand_over: false,
+        }
+    }
+
+    /// The handle to publish with.
+    pub fn hub(&self) -> Hub {
+        self.hub.clone()
+    }
+
+    /// The addresses listened on, with the ports that were taken.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How many shards run.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The backend in use, and, where io_uring was refused, why: one line for the operator.
+    pub fn backend(&self) -> (Backend, Option<&str>) {
+        (self.backend, self.fallback.as_deref())
+    }
+
+    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set.
+    pub fn hand_over(&mut self) -> Option<HandOver> {
+        self.hand_over.take()
+    }
+
+    /// Whether every shard still runs. One that does not has panicked: its connections are gone, and the
+    /// hub refuses to publish.
+    pub fn is_running(&self) -> bool {
+        self.shards.iter().all(|shard| !shard.is_finished())
+    }
+
+    /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
+    pub fn stop(mut self, window: Duration) {
+        self.drain(window);
+    }
+
+    fn drain(&mut self, window: Duration) {
+        self.hub.drain(window);
+        for shard in self.shards.drain(..) {
+            // A shard that panicked has said so on standard error.
+            let _ = shard.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.drain(Duration::ZERO);
+    }
+}
+
+impl HandOver {
+    /// Waits for the next socket, at most `timeout`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof`: the engine has stopped. Others (`EMFILE`) concern one socket, which is lost.
+    pub fn receive(&mut self, timeout: Option<Duration>) -> io::Result<Option<HandedOver>> {
+        let mut received = Vec::new();
+        if !self.receiver.wait(timeout)? {
+            return Ok(None);
+        }
+        let socket = self.receiver.receive(&mut received)?;
+        Ok(socket.map(|socket| HandedOver { socket: TcpStream::from(socket), received }))
+    }
+}
+
+/// The default admission.
+fn subscribe_at_events(request: &RequestHead<'_>, max_topics: usize) -> Decision {
+    if request.path() != "/events" {
+        return Decision::HandOver;
+    }
+    if request.method() != "GET" {
+        let wrong = Refusal::new(405, "subscribe with GET /events?topic=NAME");
+        return Decision::Refuse(wrong.header("Allow", "GET"));
+    }
+    match Subscribe::from_request(request, max_topics) {
+        Ok(subscribe) => Decision::Subscribe(subscribe),
+        Err(error) => Decision::Refuse(Refusal::new(error.status(), error.to_string())),
+    }
+}
+
+/// Everything a shard's thread begins with.
+struct Plan {
+    waker: Waker,
+    listeners: Vec<OwnedFd>,
+    links: Links,
+    limits: Limits,
+    socket_options: SocketOptions,
+    epoch: Epoch,
+    seed: u64,
+    clock: Clock,
+    core: Option<usize>,
+    private_table: bool,
+}
+
+/// What a shard's thread says once: whether it has a table of its own now, and whether it runs.
+struct Started {
+    parted: bool,
+    result: Result<(), StartError>,
+}
+
+impl Plan {
+    fn start<I: Io + 'static>(
+        self,
+        index: usize,
+        open: fn(&Waker) -> io::Result<I>,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let moved = self.descriptors();
+        let (started, has_started) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(format!("fanfare-shard-{index}"))
+            .spawn(move || self.run(open, &started))
+            .map_err(|cause| StartError::new("start a shard's thread", cause))?;
+        let Ok(Started { parted, result }) = has_started.recv() else {
+            let cause = io::Error::other("its thread panicked");
+            return Err(StartError::new("start a shard", cause));
+        };
+        if parted {
+            // The shard owns its copies; ours would keep its listeners and channels open.
+            table::close_left_behind(&moved);
+        }
+        result.map(|()| thread)
+    }
+
+    /// Descriptors that move to the shard's thread, apart from the waker, which is shared.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let listeners = self.listeners.iter().map(AsRawFd::as_raw_fd);
+        let hand_over = self.links.hand_over.iter().map(AsRawFd::as_raw_fd);
+        listeners.chain(hand_over).chain([self.links.adopted.as_raw_fd()]).collect()
+    }
+
+    fn run<I: Io>(self, open: fn(&Waker) -> io::Result<I>, started: &Sender<Started>) {
+        let mut parted = false;
+        let (result, shard) = match self.open_shard(open, &mut parted) {
+            Ok(shard) => (Ok(()), Some(shard)),
+            Err(error) => (Err(error), None),
+        };
+        // Nobody listens only where the starting thread is gone, and with it the engine.
+        let _ = started.send(Started { parted, result });
+        if let Some((shard, clock)) = shard {
+            shard.run(clock);
+        }
+    }
+
+    fn open_shard<I: Io>(
+        self,
+        open: fn(&Waker) -> io::Result<I>,
+        parted: &mut bool,
+    ) -> Result<(Shard<I>, Clock), StartError> {
+        if self.private_table {
+            let keep: Vec<RawFd> = self.descriptors().into_iter().chain([self.waker.as_raw_fd()]).collect();
+            table::make_private(&keep)
+                .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
+            *parted = true;
+        }
+        if let Some(core) = self.core {
+            affinity::pin(core).map_err(|cause| StartError::new(&format!("pin a shard to core {core}"), cause))?;
+        }
+        let mut io = open(&self.waker).map_err(|cause| StartError::new("open the backend", cause))?;
+        for listener in self.listeners {
+            io.listen(listener).map_err(|cause| StartError::new("watch the listener", cause))?;
+        }
+        let shard = Shard::new(io, self.links, self.limits, self.socket_options, self.epoch, self.seed);
+        Ok((shard, self.clock))
+    }
+}
+
+impl StartError {
+    fn new(what: &str, cause: io::Error) -> StartError {
+        StartError { what: what.to_owned(), cause }
+    }
+
+    /// The operating system's part.
+    pub fn cause(&self) -> &io::Error {
+        &self.cause
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.what, self.cause)
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}

@@ -1,0 +1,303 @@
+//! The process-wide handle: publish, adopt, count.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+use std::{fmt, io};
+
+use crossbeam_utils::CachePadded;
+use fanfare_io::Clock;
+use fanfare_io::pass::SocketSender;
+use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::frame::{Frame, WireFormat};
+use fanfare_proto::limits::Limits;
+
+use crate::admission::Subscribe;
+use crate::counts::{Counts, SharedCounts};
+use crate::mailbox::{Adoption, Mail, Mailbox};
+
+/// A handle on a running engine. Clones share it; any thread may use it.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    epoch: Epoch,
+    clock: Clock,
+    limits: Limits,
+    /// The newest `seq`. Its lock also fixes the order of mail, so that every shard sees the same.
+    order: Mutex<u64>,
+    shards: Vec<ShardHandle>,
+    /// Where the next adopted socket goes.
+    next_shard: AtomicUsize,
+}
+
+/// What the hub knows of a shard.
+pub(crate) struct ShardHandle {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) sockets: SocketSender,
+    pub(crate) counts: Arc<CachePadded<SharedCounts>>,
+}
+
+/// A publish that was accepted: every shard will deliver it in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Events accepted.
+    pub count: usize,
+    /// The id of the first on the wire: the publisher's own, or `<epoch>-<seq>`.
+    pub first: String,
+    /// The id of the last.
+    pub last: String,
+}
+
+/// Why nothing was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// A shard's mailbox is full: sending takes longer than publishing. Try again in a few
+    /// milliseconds.
+    Busy,
+    /// The event at this position of the batch has more data than [`Limits::event_bytes`].
+    TooLarge {
+        /// Its position.
+        index: usize,
+        /// The bound, in bytes.
+        limit: usize,
+    },
+    /// The event at this position bears an id of the form that the hub itself gives out.
+    ReservedId {
+        /// Its position.
+        index: usize,
+    },
+    /// The engine drains or has stopped.
+    Stopped,
+}
+
+/// Why a socket was not adopted. The socket was closed.
+#[derive(Debug)]
+pub enum AdoptError {
+    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds.
+    Busy,
+    /// The engine drains or has stopped.
+    Stopped,
+    /// The operating system refused.
+    Io(io::Error),
+}
+
+/// What is known of one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicCounts {
+    /// Its name.
+    pub topic: String,
+    /// Connections that read it, laggards included.
+    pub subscribers: usize,
+    /// Those of them that are laggards.
+    pub laggards: usize,
+    /// Events retained.
+    pub retained: usize,
+    /// The oldest and the newest of them, as cursors.
+    pub span: Option<(String, String)>,
+}
+
+impl Hub {
+    pub(crate) fn new(epoch: Epoch, clock: Clock, limits: Limits, shards: Vec<ShardHandle>) -> Hub {
+        let order = Mutex::new(0);
+        Hub { inner: Arc::new(Inner { epoch, clock, limits, order, shards, next_shard: AtomicUsize::new(0) }) }
+    }
+
+    /// Publishes one event to all who subscribe to one of its topics, and keeps it for those who resume.
+    ///
+    /// It never waits for subscribers: it costs each shard one mailbox entry.
+    ///
+    /// # Errors
+    /// [`PublishError`]; the event is dropped then. To keep it, use [`Hub::publish_batch`].
+    pub fn publish(&self, event: Event) -> Result<Published, PublishError> {
+        self.publish_batch(&mut vec![event])
+    }
+
+    /// Publishes several events under one lock and one wake, all or none. Takes them out of `events`
+    /// when it succeeds, and leaves them there when it does not.
+    ///
+    /// # Errors
+    /// [`PublishError`]. `Busy` is worth another try.
+    ///
+    /// # Panics
+    /// `events` is empty.
+    pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
+        let inner = &*self.inner;
+        assert!(!events.is_empty(), "a batch of no events");
+        let bytes = inner.check(events)?;
+        let mut order = inner.order.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.check_room(events.len(), bytes)?;
+        let published = inner.clock.now();
+        let (mut first, mut last) = (None, String::new());
+        let frames: Vec<Arc<Frame>> = events
+            .drain(..)
+            .map(|event| {
+                *order += 1;
+                last = match event.own_id() {
+                    Some(id) => id.as_str().to_owned(),
+                    None => Cursor { epoch: inner.epoch, seq: *order }.to_string(),
+                };
+                first.get_or_insert_with(|| last.clone());
+                Arc::new(Frame::encode(*order, &last, event, published))
+            })
+            .collect();
+        for shard in &inner.shards {
+            shard.mailbox.push_events(frames.iter());
+        }
+        Ok(Published { count: frames.len(), first: first.unwrap_or_default(), last })
+    }
+
+    /// Hands a connected socket to a shard, which answers with the head of a stream and owns it from
+    /// there. For servers of your own that have read the request: what it says goes into `subscribe`,
+    /// and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
+    ///
+    /// # Errors
+    /// [`AdoptError`]; the socket is closed then.
+    pub fn adopt(
+        &self,
+        socket: impl Into<OwnedFd>,
+        subscribe: Subscribe,
+        format: WireFormat,
+    ) -> Result<(), AdoptError> {
+        let socket: OwnedFd = socket.into();
+        let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
+        let shard = &self.inner.shards[turn % self.inner.shards.len()];
+        if shard.mailbox.is_closed() {
+            return Err(AdoptError::Stopped);
+        }
+        if shard.mailbox.len() >= self.inner.limits.mailbox_others + self.inner.limits.mailbox_events {
+            return Err(AdoptError::Busy);
+        }
+        let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
+        shard.mailbox.push(mail, || shard.sockets.send(socket.as_fd(), b"!")).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::WouldBlock => AdoptError::Busy,
+                _ => AdoptError::Io(error),
+            }
+        })
+    }
+
+    /// The sum of all shards' counts, each as of its last tick.
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for counts in self.shard_counts() {
+            sum += counts;
+        }
+        // Every shard holds the same log and takes the same events.
+        let shards = self.inner.shards.len() as u64;
+        for same in [&mut sum.log_frames, &mut sum.log_bytes, &mut sum.events] {
+            *same /= shards;
+        }
+        sum
+    }
+
+    /// Each shard's counts, as of its last tick.
+    pub fn shard_counts(&self) -> impl Iterator<Item = Counts> {
+        self.inner.shards.iter().map(|shard| shard.counts.load())
+    }
+
+    /// The counts of one topic, or of all that have subscribers or retained events, sorted by name.
+    /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
+    pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
+        let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
+        for shard in &self.inner.shards {
+            let (answer, answered) = mpsc::sync_channel(1);
+            let _ = shard.mailbox.push(Mail::Inspect(only.cloned(), answer), || Ok::<_, ()>(()));
+            for counts in answered.recv_timeout(patience).unwrap_or_default() {
+                let sum = all.entry(counts.topic.clone()).or_default();
+                sum.subscribers += counts.subscribers;
+                sum.laggards += counts.laggards;
+                *sum = TopicCounts { subscribers: sum.subscribers, laggards: sum.laggards, ..counts };
+            }
+        }
+        all.into_values().collect()
+    }
+
+    /// The newest id: a cursor from which a reader gets only what is published later.
+    pub fn head(&self) -> Cursor {
+        let seq = *self.inner.order.lock().unwrap_or_else(PoisonError::into_inner);
+        Cursor { epoch: self.inner.epoch, seq }
+    }
+
+    /// The bounds that this engine was started with.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn drain(&self, window: Duration) {
+        // After this lock no publish is under way, and none begins.
+        let _order = self.inner.order.lock().unwrap_or_else(PoisonError::into_inner);
+        for shard in &self.inner.shards {
+            let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
+            shard.mailbox.refuse();
+        }
+    }
+}
+
+impl Inner {
+    /// The bytes of data in a batch.
+    fn check(&self, events: &[Event]) -> Result<usize, PublishError> {
+        let limit = self.limits.event_bytes;
+        let mut bytes = 0;
+        for (index, event) in events.iter().enumerate() {
+            let data = event.data_text().map_or(0, str::len);
+            if data > limit {
+                return Err(PublishError::TooLarge { index, limit });
+            }
+            let id = event.own_id().and_then(|id| Cursor::parse(id.as_str()));
+            if id.is_some_and(|cursor| cursor.epoch == self.epoch) {
+                return Err(PublishError::ReservedId { index });
+            }
+            bytes += data;
+        }
+        Ok(bytes)
+    }
+
+    fn check_room(&self, count: usize, bytes: usize) -> Result<(), PublishError> {
+        for shard in &self.shards {
+            if shard.mailbox.is_closed() {
+                return Err(PublishError::Stopped);
+            }
+            let (waiting, waiting_bytes) = shard.mailbox.waiting();
+            let fits = waiting + count <= self.limits.mailbox_events
+                && waiting_bytes + bytes <= self.limits.mailbox_bytes;
+            // An empty mailbox takes anything, so that a large event or batch is not refused for ever.
+            if waiting > 0 && !fits {
+                return Err(PublishError::Busy);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::Busy => f.write_str("the hub is busy; try again in a moment"),
+            PublishError::TooLarge { limit, .. } => write!(f, "the data is longer than {limit} bytes"),
+            PublishError::ReservedId { .. } => {
+                f.write_str("ids of the form <epoch>-<seq> are the hub's own; choose another id or none")
+            }
+            PublishError::Stopped => f.write_str("the server is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+impl fmt::Display for AdoptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdoptError::Busy => f.write_str("the shard is busy; try again in a moment"),
+            AdoptError::Stopped => f.write_str("the engine is shutting down"),
+            AdoptError::Io(error) => write!(f, "cannot pass the socket to a shard: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AdoptError {}

@@ -1,0 +1,40 @@
+//! The fan-out engine to embed: it keeps very many idle Server-Sent Events subscribers and writes the
+//! same bytes to all of them.
+//!
+//! ```no_run
+//! use fanfare::{Engine, Event, Topic};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::builder().listen("127.0.0.1:8844".parse()?).start()?;
+//! let hub = engine.hub();
+//! hub.publish(Event::new(Topic::new("news")?).data("hello"))?;
+//! # Ok(()) }
+//! ```
+//!
+//! - [`Engine`] starts, pins and stops the shards: one thread, one loop, one slab each.
+//! - [`Hub`] publishes one event or a batch, adopts sockets, and counts.
+//! - [`Admission`] decides what a request is: a subscription, a refusal, or somebody else's.
+//!
+//! `docs/ARCHITECTURE.md` follows an event through the code.
+
+mod admission;
+mod counts;
+mod engine;
+mod hub;
+mod mailbox;
+mod response;
+mod shard;
+
+pub use admission::{Admission, Decision, Refusal, Subscribe};
+pub use counts::Counts;
+pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
+pub use fanfare_io::Backend;
+pub use fanfare_io::sockets::SocketOptions;
+pub use fanfare_proto::connection::Farewell;
+pub use fanfare_proto::cursor::{Cursor, Epoch};
+pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
+pub use fanfare_proto::frame::{HeartbeatForm, WireFormat};
+pub use fanfare_proto::head::{HeadError, HeadLimits, RequestHead};
+pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
+pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
+pub use hub::{AdoptError, Hub, PublishError, Published, TopicCounts};

@@ -1,0 +1,109 @@
+//! Response heads: the start of a stream, and refusals.
+
+use std::fmt::Write;
+
+use fanfare_proto::frame::WireFormat;
+
+use crate::admission::{Refusal, Subscribe};
+
+/// Appends the head of a stream. `Content-Type` is bare because some clients compare it for equality;
+/// `no-transform` and `X-Accel-Buffering` keep proxies from holding events back.
+pub(crate) fn stream_head(subscribe: &Subscribe, format: WireFormat, gap: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 200 OK\r\n\
+          Content-Type: text/event-stream\r\n\
+          Cache-Control: no-store, no-cache, no-transform\r\n\
+          X-Accel-Buffering: no\r\n",
+    );
+    out.extend_from_slice(match format {
+        WireFormat::Chunked => b"Transfer-Encoding: chunked\r\n".as_slice(),
+        WireFormat::Plain => b"Connection: close\r\n",
+    });
+    if gap {
+        out.extend_from_slice(b"Fanfare-Gap: true\r\n");
+    }
+    out.extend_from_slice(subscribe.headers.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A whole refusal, head and body.
+pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
+    let status = refusal.status;
+    let title = reason_phrase(status);
+    let mut body = String::new();
+    if status != 204 {
+        let detail = json_string(&refusal.detail);
+        let _ = writeln!(
+            body,
+            r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#
+        );
+    }
+    let mut out = format!("HTTP/1.1 {status} {title}\r\n");
+    if status != 204 {
+        let length = body.len();
+        let _ = write!(out, "Content-Type: application/problem+json\r\nContent-Length: {length}\r\n");
+    }
+    let _ = write!(out, "Cache-Control: no-store\r\nConnection: close\r\n{}\r\n{body}", refusal.headers);
+    out.into_bytes()
+}
+
+/// A JSON string literal (RFC 8259, section 7).
+pub(crate) fn json_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            control if (control as u32) < 0x20 => {
+                let _ = write!(out, "\\u{:04x}", control as u32);
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "Refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_whole_response_with_its_exact_length() {
+        let text = refusal(&Refusal::new(400, "say \"what\"\n").header("Allow", "GET"));
+        let text = String::from_utf8(text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+        assert!(head.contains("\r\nAllow: GET"));
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
+        assert!(body.contains(r#""detail":"say \"what\"\u000a""#));
+    }
+
+    #[test]
+    #[should_panic(expected = "not a field value")]
+    fn a_header_cannot_split_the_response() {
+        let _ = Refusal::new(400, "").header("X", "a\r\nSet-Cookie: b");
+    }
+}

@@ -1,0 +1,128 @@
+//! Those who are idle, late or old: heartbeats, deadlines, ages, and laggards at their bound.
+//!
+//! Upkeep is a rotating slice of the slab, not a timer per connection: each connection is looked at
+//! four times in a heartbeat's interval, and a shard without connections sleeps.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fanfare_io::Io;
+use fanfare_proto::audience::AudienceId;
+use fanfare_proto::connection::{Farewell, Place, Tenths};
+use fanfare_proto::frame::WireFormat;
+use fanfare_proto::limits::{LAGGARD_CHECK, LaggardPolicy};
+
+use super::{Shard, greet::Deadlines, tenths};
+
+/// Slots looked at in one slice, unless the slab is so large that this would take too many slices.
+const SLICE_SLOTS: usize = 256;
+
+/// Slices come at most this often, so that a large slab does not make a shard spin.
+const SLICE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// When upkeep of each kind is due.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    pub(super) deadlines: Deadlines,
+    next_slice_at: Duration,
+    /// The slot at which the next slice begins.
+    next_slot: usize,
+    next_laggard_check_at: Duration,
+}
+
+impl<I: Io> Shard<I> {
+    /// When something of this file is due next.
+    pub(super) fn next_upkeep(&self) -> Option<Duration> {
+        let deadlines = &self.upkeep.deadlines;
+        let timers = [
+            deadlines.heads.front().map(|(at, ..)| *at),
+            deadlines.lingers.front().map(|(at, ..)| *at),
+            (!self.connections.is_empty()).then_some(self.upkeep.next_slice_at),
+            (!self.laggards.is_empty()).then_some(self.upkeep.next_laggard_check_at),
+            self.log.next_expiry(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn look_after(&mut self, now: Duration) {
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.io.resume_accept();
+        }
+        self.end_overdue(now);
+        self.log.trim(now);
+        if !self.laggards.is_empty() && self.upkeep.next_laggard_check_at <= now {
+            self.upkeep.next_laggard_check_at = now + LAGGARD_CHECK;
+            self.check_laggards(now);
+        }
+        if !self.connections.is_empty() && self.upkeep.next_slice_at <= now {
+            self.look_after_slice(now);
+        }
+    }
+
+    /// Ends laggards that stand still or are over their bound, and lets go of what none needs.
+    fn check_laggards(&mut self, now: Duration) {
+        let mut farewells = Vec::new();
+        let mut slowest: HashMap<AudienceId, u64> = HashMap::new();
+        let disconnect = self.limits.laggard_policy == LaggardPolicy::Disconnect;
+        for (_, laggard) in self.laggards.iter() {
+            let audience = self.connections[laggard.slot as usize].audience;
+            let needs_after = laggard.cursor.max(laggard.since);
+            let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
+            if stalled && !laggard.in_line() {
+                farewells.push((laggard.slot, Farewell::LaggardStalled));
+            } else if disconnect && needs_after < self.audiences.window_after(audience) {
+                farewells.push((laggard.slot, Farewell::LaggardFull));
+            } else {
+                let lowest = slowest.entry(audience).or_insert(needs_after);
+                *lowest = needs_after.min(*lowest);
+            }
+        }
+        for (audience, needs_after) in slowest {
+            self.audiences.trim_window(audience, needs_after);
+        }
+        for (slot, reason) in farewells {
+            self.end(slot, reason);
+        }
+    }
+
+    fn look_after_slice(&mut self, now: Duration) {
+        let period = self.limits.heartbeat / 4;
+        let slots = self.connections.capacity();
+        let slices = slots.div_ceil(SLICE_SLOTS).max(1);
+        let interval = (period / slices as u32).max(SLICE_INTERVAL).min(period);
+        let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos().max(1)) as usize;
+        self.upkeep.next_slice_at = now + interval;
+
+        let from = if self.upkeep.next_slot >= slots { 0 } else { self.upkeep.next_slot };
+        let to = (from + per_slice).min(slots);
+        self.upkeep.next_slot = to;
+        let (mut chunked, mut plain, mut aged) = (Vec::new(), Vec::new(), Vec::new());
+        // Looked at every quarter of the interval: silence of three quarters would grow past it.
+        let quiet_since = tenths(now.saturating_sub(self.limits.heartbeat * 3 / 4));
+        for slot in from..to {
+            let Some(connection) = self.connections.get(slot) else { continue };
+            if connection.ends_at <= tenths(now) {
+                aged.push(slot as u32);
+                continue;
+            }
+            // A laggard's socket is full, or about to be sent to.
+            let Place::Member(_) = connection.place else { continue };
+            let sent_at: Tenths = connection.sent_at.max(self.audiences.swept_at(connection.audience));
+            if sent_at <= quiet_since {
+                match self.audiences.format(connection.audience) {
+                    WireFormat::Chunked => chunked.push(slot as u32),
+                    WireFormat::Plain => plain.push(slot as u32),
+                }
+            }
+        }
+        self.send_heartbeats(&chunked, WireFormat::Chunked, now);
+        self.send_heartbeats(&plain, WireFormat::Plain, now);
+        for slot in aged {
+            if self.connections.contains(slot as usize) {
+                self.end_stream(slot, Farewell::Aged);
+            }
+        }
+    }
+}

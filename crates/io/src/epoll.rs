@@ -1,0 +1,282 @@
+//! The backend that works everywhere: readiness from epoll (by mio), and a system call per operation.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+
+use crate::contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
+use crate::errors::errno;
+use crate::waker::{self, Waker};
+
+/// How many events one wait takes from the kernel; the rest stays there. Enough to spare system calls in a
+/// mass hang-up, few enough that the caller comes back to its other work soon.
+const EVENTS_LIMIT: usize = 1024;
+
+/// How many connections one wait accepts. About a millisecond of work: longer would hold up the events
+/// of those who are connected already.
+pub const ACCEPT_BUDGET: usize = 256;
+
+/// The waker's token; listeners have the numbers behind it.
+const WAKER: u64 = Token::LIMIT;
+const FIRST_LISTENER: u64 = WAKER + 1;
+
+/// Sends never wait, and never raise SIGPIPE: a library may not decide how the process takes signals.
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// Readiness from epoll; a batch is a loop of system calls.
+#[derive(Debug)]
+pub struct Epoll {
+    poll: Poll,
+    events: Events,
+    waker: Socket,
+    listeners: Vec<Listener>,
+    /// Set by `AcceptFailed`, cleared by `resume_accept`.
+    accept_paused: bool,
+}
+
+#[derive(Debug)]
+struct Listener {
+    fd: OwnedFd,
+    /// Connections may wait in its queue: the last `accept` did not say otherwise. Kept here, because an
+    /// edge is told once and the budget may end before the queue does.
+    ready: bool,
+}
+
+/// How an accept loop ended.
+enum Accepting {
+    Empty,
+    BudgetSpent,
+    Failed(i32),
+}
+
+impl Epoll {
+    /// Opens an epoll instance in the calling thread's table. `waker` must be in that table too.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE` or `ENOMEM`.
+    pub fn open(waker: &Waker) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = waker.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&waker), mio::Token(WAKER as usize), Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_LIMIT),
+            waker,
+            listeners: Vec::new(),
+            accept_paused: false,
+        })
+    }
+
+    /// Takes connections from the queues that have some, up to the budget.
+    fn accept(&mut self, notifications: &mut Vec<Notification>) {
+        let mut budget = ACCEPT_BUDGET;
+        for listener in &mut self.listeners {
+            if self.accept_paused || !listener.ready {
+                continue;
+            }
+            match accept_some(&listener.fd, &mut budget, notifications) {
+                Accepting::Empty => listener.ready = false,
+                Accepting::BudgetSpent => {}
+                Accepting::Failed(errno) => {
+                    self.accept_paused = true;
+                    notifications.push(Notification::AcceptFailed(errno));
+                }
+            }
+        }
+    }
+
+    /// Whether a listener has more than the last budget allowed.
+    fn accept_is_due(&self) -> bool {
+        !self.accept_paused && self.listeners.iter().any(|listener| listener.ready)
+    }
+}
+
+fn accept_some(listener: &OwnedFd, budget: &mut usize, notifications: &mut Vec<Notification>) -> Accepting {
+    while *budget > 0 {
+        *budget -= 1;
+        // SAFETY: null pointers mean that the peer's address is not wanted.
+        let socket = unsafe {
+            libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            )
+        };
+        if socket >= 0 {
+            notifications.push(Notification::Accepted(socket));
+            continue;
+        }
+        match errno() {
+            libc::EAGAIN => return Accepting::Empty,
+            errno if accept_is_starved(errno) => return Accepting::Failed(errno),
+            // accept(2): errors of the new connection (ECONNABORTED, EPROTO, ENETDOWN, EHOSTUNREACH, EPERM of
+            // a firewall, ...) are passed on by this call, and are to be treated like EAGAIN by retrying.
+            // An interrupted call is retried as well.
+            _ => {}
+        }
+    }
+    Accepting::BudgetSpent
+}
+
+/// Whether `accept` failed for want of something that will not come back by trying again.
+pub(crate) fn accept_is_starved(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// One send. `None` if the socket took everything.
+#[inline]
+pub(crate) fn send_one(index: usize, socket: Socket, bytes: &[u8]) -> Option<Exception> {
+    // SAFETY: the bytes are borrowed for the whole call, which copies what it takes.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), SEND_FLAGS) };
+    if sent == bytes.len() as isize {
+        return None;
+    }
+    Some(exception(index, if sent >= 0 { sent as i64 } else { -i64::from(errno()) }))
+}
+
+/// What a send that was not whole means: `result` is a count of bytes or a negative `errno`.
+#[cold]
+pub(crate) fn exception(index: usize, result: i64) -> Exception {
+    const FULL: i64 = -(libc::EAGAIN as i64);
+    match result {
+        FULL => Exception { index, sent: 0, cause: Cause::Full },
+        // It took a part, so now it is full.
+        0.. => Exception { index, sent: result as usize, cause: Cause::Full },
+        _ => Exception { index, sent: 0, cause: Cause::Gone(-result as i32) },
+    }
+}
+
+impl Io for Epoll {
+    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+        let token = mio::Token((FIRST_LISTENER + self.listeners.len() as u64) as usize);
+        self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+        // It may have queued connections already, before it was watched.
+        self.listeners.push(Listener { fd: listener, ready: true });
+        Ok(())
+    }
+
+    fn resume_accept(&mut self) {
+        self.accept_paused = false;
+        // The edges of what came meanwhile are gone, so look.
+        for listener in &mut self.listeners {
+            listener.ready = true;
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        for listener in self.listeners.drain(..) {
+            // Another process may hold a copy of it (a hand-over): closing ours would leave the watch.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&listener.fd.as_raw_fd()));
+        }
+    }
+
+    fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()> {
+        debug_assert!(token.0 < Token::LIMIT, "the token is in the backend's own range");
+        self.poll.registry().register(
+            &mut SourceFd(&socket),
+            mio::Token(token.0 as usize),
+            Interest::READABLE | Interest::WRITABLE,
+        )
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, notifications: &mut Vec<Notification>) -> io::Result<()> {
+        let timeout = if self.accept_is_due() { Some(Duration::ZERO) } else { timeout };
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in &self.events {
+            match event.token().0 as u64 {
+                WAKER => {
+                    waker::drain(self.waker);
+                    notifications.push(Notification::Woken);
+                }
+                token @ FIRST_LISTENER.. => {
+                    // None: it was closed after the kernel had noted the event.
+                    if let Some(listener) = self.listeners.get_mut((token - FIRST_LISTENER) as usize) {
+                        listener.ready = true;
+                    }
+                }
+                token => notifications.push(Notification::Ready {
+                    token: Token(token),
+                    readable: event.is_readable(),
+                    writable: event.is_writable(),
+                    hung_up: event.is_read_closed() || event.is_error(),
+                }),
+            }
+        }
+        self.accept(notifications);
+        Ok(())
+    }
+
+    fn send_batch(
+        &mut self,
+        bytes: &[u8],
+        sockets: impl ExactSizeIterator<Item = Socket>,
+        exceptions: &mut Vec<Exception>,
+    ) {
+        for (index, socket) in sockets.enumerate() {
+            if let Some(exception) = send_one(index, socket, bytes) {
+                exceptions.push(exception);
+            }
+        }
+    }
+
+    fn send_each<'bytes>(
+        &mut self,
+        sends: impl ExactSizeIterator<Item = (Socket, &'bytes [u8])>,
+        exceptions: &mut Vec<Exception>,
+    ) {
+        for (index, (socket, bytes)) in sends.enumerate() {
+            if let Some(exception) = send_one(index, socket, bytes) {
+                exceptions.push(exception);
+            }
+        }
+    }
+
+    fn receive(&mut self, socket: Socket, buffer: &mut [u8]) -> Received {
+        debug_assert!(!buffer.is_empty(), "an empty buffer cannot tell bytes from the end");
+        loop {
+            // SAFETY: the buffer is valid to write to for its whole length.
+            let received =
+                unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+            match received {
+                1.. => return Received::Bytes(received as usize),
+                0 => return Received::Ended,
+                _ => match errno() {
+                    libc::EINTR => {}
+                    libc::EAGAIN => return Received::Empty,
+                    errno => return Received::Gone(errno),
+                },
+            }
+        }
+    }
+
+    fn finish(&mut self, socket: Socket) {
+        // SAFETY: no pointers are involved. It fails only on a connection that is gone, which is finished.
+        unsafe { libc::shutdown(socket, libc::SHUT_WR) };
+    }
+
+    fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
+        for &(socket, token) in sockets {
+            if let Some(token) = token {
+                self.release(socket, token);
+            }
+            // SAFETY: the caller owns the descriptor, by the contract, and gives it up here. Linux frees the
+            // number even if it reports an error, so there is nothing to retry.
+            unsafe { libc::close(socket) };
+        }
+    }
+
+    fn release(&mut self, socket: Socket, _token: Token) {
+        // Before any close: a duplicate of the socket may live on in another table, and then a close alone
+        // leaves the watch in place, to fire with a stale token for ever.
+        let result = self.poll.registry().deregister(&mut SourceFd(&socket));
+        debug_assert!(result.is_ok(), "the socket was not watched: {result:?}");
+    }
+}

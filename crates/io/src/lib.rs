@@ -1,0 +1,28 @@
+//! Every system call of the engine, and all of its `unsafe`.
+//!
+//! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses.
+//! The rest is what a shard needs around it: [`sockets`] to listen on, a [`Waker`] to be called by,
+//! a descriptor [`table`] of its own, a way to [`pass`] sockets between such tables, a [`Clock`], and
+//! [`affinity`] to a core.
+
+#![warn(missing_docs)]
+
+pub mod affinity;
+mod backend;
+pub mod clock;
+mod contract;
+pub mod epoll;
+mod errors;
+pub mod pass;
+pub mod sockets;
+pub mod table;
+pub mod uring;
+mod waker;
+
+pub use backend::{Backend, Resolved};
+pub use clock::Clock;
+pub use contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
+pub use waker::Waker;
+
+/// Tokens are carried through epoll and mio in a `usize`.
+const _: () = assert!(usize::BITS == 64, "fanfare-io needs a 64-bit target");

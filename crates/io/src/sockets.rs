@@ -1,0 +1,200 @@
+//! Sockets before they reach a backend: listening, their options, connecting.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::errors::{annotate, check};
+
+/// The default length of a listener's queue of connections that are not accepted yet. A reconnect storm
+/// arrives faster than a shard accepts; what does not fit is dropped and comes again after a second or
+/// three. The kernel cuts it to `net.core.somaxconn`, by default 4096 too.
+pub const BACKLOG: u32 = 4096;
+
+/// How often an idle peer that does not answer is asked again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// After how many questions without an answer it is gone.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// What a client's connection is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Sends each write at once instead of waiting for an ACK to fill a segment (`TCP_NODELAY`). A sweep
+    /// already joins all that is due into one write.
+    pub no_delay: bool,
+    /// Asks a peer that was silent for so long whether it is still there (`SO_KEEPALIVE`), three times, 10 s
+    /// apart. The kernel does it: no timer of ours, and no byte in the stream.
+    pub keepalive: Option<Duration>,
+    /// Gives up a peer that has not acknowledged data, or keepalive questions, for so long
+    /// (`TCP_USER_TIMEOUT`). The kernel's own default is about 15 minutes of retransmissions, during which
+    /// a dead phone holds its memory. It also overrides the number of keepalive questions, so it should
+    /// not be below `keepalive` + 30 s.
+    pub user_timeout: Option<Duration>,
+    /// How many bytes may wait unsent in the kernel before the socket counts as full
+    /// (`TCP_NOTSENT_LOWAT`). It bounds a slow consumer's memory in the kernel, and how old the bytes are
+    /// that it gets at last: what is not in the kernel can still be replaced by a gap.
+    pub notsent_lowat: Option<u32>,
+    /// A fixed send buffer (`SO_SNDBUF`; the kernel doubles it). `None` leaves the kernel to fit it to the
+    /// path, which costs an idle connection nothing.
+    pub send_buffer: Option<u32>,
+}
+
+impl Default for SocketOptions {
+    /// - keepalive 60 s: below the idle timeout of common NATs and load balancers, so it also keeps paths
+    ///   open that count any packet;
+    /// - user timeout 90 s: the keepalive and its three questions;
+    /// - 128 KiB unsent: the kernel says `writable` below half of it, and then one run of 64 KiB fits
+    ///   whole; smaller would turn healthy connections into laggards at each large run.
+    fn default() -> Self {
+        Self {
+            no_delay: true,
+            keepalive: Some(Duration::from_secs(60)),
+            user_timeout: Some(Duration::from_secs(90)),
+            notsent_lowat: Some(128 * 1024),
+            send_buffer: None,
+        }
+    }
+}
+
+/// Opens one listener per shard, all on the same address: the kernel spreads new connections over them by
+/// a hash (`SO_REUSEPORT`). With port 0 the first one picks a port for all; [`local_address`] tells it.
+///
+/// The options are set on the listeners, because on Linux an accepted socket inherits them: that saves five
+/// system calls per connection.
+///
+/// # Errors
+/// The message names the address. `AddrInUse` also if another process of the same user listens there *with*
+/// `SO_REUSEPORT`: the kernel would let us join, and the two servers would each get a part of the
+/// connections in silence. (Two servers that start within the same few microseconds are not told.)
+pub fn listen(
+    address: SocketAddr,
+    backlog: u32,
+    options: &SocketOptions,
+    shards: usize,
+) -> io::Result<Vec<OwnedFd>> {
+    let explain = |error: io::Error| annotate(&error, format_args!("cannot listen on {address}"));
+    if address.port() != 0 {
+        refuse_shared(address).map_err(explain)?;
+    }
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let listener = listen_one(address, backlog, options).map_err(explain)?;
+        if address.port() == 0 {
+            address = socket_address(&listener).map_err(explain)?;
+        }
+        listeners.push(listener.into());
+    }
+    Ok(listeners)
+}
+
+/// Binds once without `SO_REUSEPORT`, which fails if anybody listens there, and lets go again.
+fn refuse_shared(address: SocketAddr) -> io::Result<()> {
+    let socket = open(address)?;
+    // Like a listener, or else connections in TIME-WAIT of our own predecessor would look like an owner.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(address))
+}
+
+fn listen_one(address: SocketAddr, backlog: u32, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = open(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    apply(&socket, options)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 too, whatever the sysctl says.
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
+/// Sets up a connected socket that was accepted elsewhere: the options, and non-blocking mode.
+///
+/// # Errors
+/// Not a TCP socket, or not a socket.
+pub fn configure(fd: BorrowedFd<'_>, options: &SocketOptions) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    apply(&socket, options)?;
+    socket.set_nonblocking(true)
+}
+
+fn apply(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.no_delay)?;
+    if let Some(idle) = options.keepalive {
+        let keepalive = TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_RETRIES);
+        // This also switches SO_KEEPALIVE on.
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
+    if let Some(bytes) = options.notsent_lowat {
+        socket.set_tcp_notsent_lowat(bytes)?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    Ok(())
+}
+
+/// The address a socket is bound to.
+///
+/// # Errors
+/// Not an IP socket, or not a socket.
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    socket_address(&SockRef::from(&fd))
+}
+
+fn socket_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the socket has no IP address"))
+}
+
+/// Connects, waiting until it is done. The socket is in blocking mode. For tests and benchmarks, which
+/// hold more connections than one source address has ports: with a `source` the port is chosen only when
+/// the destination is known (`IP_BIND_ADDRESS_NO_PORT`), so each address pair has all ports for itself.
+///
+/// # Errors
+/// What `bind(2)` and `connect(2)` say.
+pub fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(source) = source {
+        bind_address_no_port(&socket)?;
+        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+    }
+    socket.connect(&SockAddr::from(to))?;
+    Ok(socket.into())
+}
+
+fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is an int that outlives the call, and its true size is given. The IPv4
+    // level is right for IPv6 sockets too: the kernel keeps one flag for both.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}

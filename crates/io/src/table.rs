@@ -1,0 +1,98 @@
+//! A descriptor table of a thread's own.
+//!
+//! Threads of a process normally share one table of descriptors. A shard can leave it: then nobody
+//! contends with it for the table's lock while thousands connect, and `RLIMIT_NOFILE` counts for each
+//! shard alone, so that an unprivileged process holds (limit x shards) connections.
+//!
+//! # What such a thread must not do
+//!
+//! After [`make_private`] a descriptor number of another thread **means something else here**: nothing,
+//! or one of our client sockets. Code on this thread must not use descriptors that were opened on
+//! another one, except 0, 1, 2 and those in `keep`. That includes descriptors hidden in libraries: a
+//! log file, a connection pool, `/dev/urandom` kept open. A logger that writes to such a file from this
+//! thread would write its lines *into a subscriber's stream*. Nor must it drop an `OwnedFd`, a `File` or
+//! a `TcpStream` of another thread: that closes whatever has the number here. And it should start no
+//! threads: they would share its table without knowing.
+//!
+//! Sockets cross tables by [`crate::pass`].
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::errors::check;
+
+/// Standard input, output and error stay in every table.
+const STANDARD_LIMIT: RawFd = 3;
+
+thread_local! {
+    /// What this thread kept when it left the shared table; `None` while it is in it.
+    static KEPT: RefCell<Option<Vec<RawFd>>> = const { RefCell::new(None) };
+}
+
+/// Gives the calling thread a descriptor table of its own with 0, 1, 2 and `keep`, under the same
+/// numbers. Called once, at the start of the thread, before it opens anything.
+///
+/// The new table begins as a copy of the shared one, and a copy is a full reference: a client socket
+/// that another thread closes would stay open, without a FIN to its peer, for as long as our copy of it
+/// lives; a listener would go on to queue connections that nobody accepts. Therefore every inherited
+/// descriptor that is not kept is closed here.
+///
+/// # Errors
+/// `ENOMEM`, or `EPERM` under a seccomp filter that forbids `unshare(2)`. The thread then still has the
+/// shared table, intact.
+pub fn make_private(keep: &[RawFd]) -> io::Result<()> {
+    // SAFETY: `unshare` touches no memory of ours. The descriptors it duplicates are dealt with below.
+    check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+
+    let mut kept: Vec<RawFd> = keep.iter().copied().filter(|&fd| fd >= STANDARD_LIMIT).collect();
+    kept.sort_unstable();
+    kept.dedup();
+
+    // Close the ranges between the kept numbers.
+    let mut first = STANDARD_LIMIT;
+    for &fd in &kept {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX)?;
+
+    KEPT.with_borrow_mut(|slot| *slot = Some(kept));
+    Ok(())
+}
+
+/// Closes this table's copies of descriptors whose owners moved to a thread that has left it since, so
+/// that the copies do not keep listeners and channels open here.
+///
+/// Only for numbers that nothing in this table owns any more: closing one that something does would
+/// close it under its owner.
+pub fn close_left_behind(moved: &[RawFd]) {
+    for &fd in moved {
+        // SAFETY: the caller's promise: the owner is in another table, where the number stays open.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Whether the calling thread has left the shared table.
+#[must_use]
+pub fn is_private() -> bool {
+    KEPT.with_borrow(Option::is_some)
+}
+
+/// Whether a descriptor that was made in the shared table means the same in the calling thread.
+pub(crate) fn holds(fd: RawFd) -> bool {
+    KEPT.with_borrow(|kept| match kept {
+        None => true,
+        Some(kept) => fd < STANDARD_LIMIT || kept.contains(&fd),
+    })
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: the table is this thread's alone, so only its own copies are closed. By the rule in the
+    // module's documentation nothing on this thread uses them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
+    check(result as libc::c_int).map(drop)
+}

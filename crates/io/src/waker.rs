@@ -1,0 +1,88 @@
+//! How other threads end a shard's wait.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use crate::errors::{check, errno};
+use crate::table;
+
+/// Ends the [`crate::Io::wait`] of the backend that was opened with it: now, or the next one.
+///
+/// It is made before the shard's thread gets its private table and is among the descriptors kept there
+/// (see [`table::make_private`]), so its number is the same on both sides. Wakes that come before the
+/// wait are not lost, and many of them are one [`crate::Notification::Woken`].
+#[derive(Clone, Debug)]
+pub struct Waker {
+    event: Arc<Event>,
+}
+
+/// An `eventfd`. In an `Option` only so that `drop` can decide whether to close it.
+#[derive(Debug)]
+struct Event {
+    fd: Option<OwnedFd>,
+    number: RawFd,
+}
+
+impl Waker {
+    /// A new one, not used yet.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE` or `ENOMEM`.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers are involved.
+        let number = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
+        // SAFETY: the descriptor was just made and has no other owner.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        Ok(Self { event: Arc::new(Event { fd: Some(fd), number }) })
+    }
+
+    /// Wakes the waiting thread.
+    ///
+    /// # Panics
+    /// On a thread with a private table that did not keep this waker: the number may be a subscriber's
+    /// socket there, and the bytes meant for the waker would end in its stream.
+    pub fn wake(&self) {
+        let fd = self.event.number;
+        assert!(table::holds(fd), "this thread's private descriptor table does not keep the waker");
+        let one = 1_u64.to_ne_bytes();
+        loop {
+            // SAFETY: the eight bytes outlive the call, and the descriptor is open: `self` holds it.
+            let written = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+            if written == one.len() as isize {
+                return;
+            }
+            match errno() {
+                libc::EINTR => {}
+                // The counter is full. It is drained at each wait, so this takes 2^64 - 2 wakes between two
+                // waits; and a counter that is not zero wakes by itself.
+                libc::EAGAIN => return,
+                error => panic!("an eventfd takes eight bytes: {}", io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+}
+
+/// The number to put into `keep` of [`table::make_private`].
+impl AsRawFd for Waker {
+    fn as_raw_fd(&self) -> RawFd {
+        self.event.number
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // The last clone may die on a thread where the number is somebody else's: then the descriptor is
+        // left to the end of the process rather than closing a stranger.
+        if !table::holds(self.number) {
+            std::mem::forget(self.fd.take());
+        }
+    }
+}
+
+/// Takes what has gathered in the counter, so that the descriptor is quiet until the next wake.
+pub(crate) fn drain(fd: RawFd) {
+    let mut count = [0_u8; 8];
+    // SAFETY: eight bytes are valid to write to. EAGAIN means that nothing was there, which is as good.
+    unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+}

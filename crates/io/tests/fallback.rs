@@ -1,0 +1,69 @@
+//! What happens where io_uring is forbidden, with a real filter as containers use it.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use fanfare_io::uring::Uring;
+use fanfare_io::{Backend, Resolved, Waker};
+use support::*;
+
+/// Makes `io_uring_setup` fail in this process from now on, as container profiles do.
+fn forbid_io_uring(errno: i32) {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        // The system call's number is the first word of `seccomp_data`.
+        step(LOAD_NUMBER, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the program outlives the calls, which copy it. It concerns this child process only.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
+    }
+}
+
+fn check_refused(errno: i32, word: &str) {
+    forbid_io_uring(errno);
+    let Resolved { backend, fallback } = Backend::Auto.resolve().unwrap();
+    assert_eq!(backend, Backend::Epoll);
+    let reason = fallback.expect("the operator is told");
+    assert!(reason.contains("io_uring") && reason.contains(word) && !reason.contains('\n'), "{reason}");
+
+    let error = Backend::IoUring.resolve().unwrap_err();
+    assert!(error.to_string().contains("--backend epoll"), "{error}");
+    assert!(error.to_string().contains(word), "{error}");
+
+    assert_eq!(Backend::Epoll.resolve().unwrap(), Resolved { backend: Backend::Epoll, fallback: None });
+    assert!(Uring::open(&Waker::new().unwrap()).is_err());
+}
+
+#[test]
+fn auto_takes_epoll_where_a_filter_forbids_io_uring() {
+    in_child("auto_takes_epoll_where_a_filter_forbids_io_uring", || check_refused(libc::EPERM, "seccomp"));
+}
+
+#[test]
+fn auto_takes_epoll_where_a_filter_hides_io_uring() {
+    in_child("auto_takes_epoll_where_a_filter_hides_io_uring", || check_refused(libc::ENOSYS, "profile"));
+}
+
+#[test]
+fn auto_takes_epoll_on_an_old_kernel() {
+    in_child("auto_takes_epoll_on_an_old_kernel", || check_refused(libc::EINVAL, "6.1"));
+}
+
+#[test]
+fn auto_takes_io_uring_where_it_works() {
+    if without_io_uring() {
+        return;
+    }
+    let expected = Resolved { backend: Backend::IoUring, fallback: None };
+    assert_eq!(Backend::Auto.resolve().unwrap(), expected);
+    assert_eq!(Backend::IoUring.resolve().unwrap(), expected);
+}

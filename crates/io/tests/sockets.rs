@@ -1,0 +1,169 @@
+//! Listening, the options of connections, connecting.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use fanfare_io::sockets::{self, BACKLOG, SocketOptions};
+use socket2::{Domain, SockRef, Socket, Type};
+
+fn any() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// What the kernel says about a connection.
+fn options_of(socket: &Socket) -> SocketOptions {
+    SocketOptions {
+        no_delay: socket.tcp_nodelay().unwrap(),
+        keepalive: socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap()),
+        user_timeout: socket.tcp_user_timeout().unwrap().filter(|timeout| !timeout.is_zero()),
+        notsent_lowat: Some(socket.tcp_notsent_lowat().unwrap()),
+        // The kernel counts its own overhead in.
+        send_buffer: Some(socket.send_buffer_size().unwrap() as u32 / 2),
+    }
+}
+
+fn unusual() -> SocketOptions {
+    SocketOptions {
+        no_delay: true,
+        keepalive: Some(Duration::from_secs(77)),
+        user_timeout: Some(Duration::from_secs(123)),
+        notsent_lowat: Some(33_000),
+        send_buffer: Some(44_000),
+    }
+}
+
+/// If a kernel stopped to do this, connections would silently run without their timeouts.
+#[test]
+fn an_accepted_socket_inherits_every_option() {
+    let listener = TcpListener::from(sockets::listen(any(), BACKLOG, &unusual(), 1).unwrap().remove(0));
+    let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    listener.set_nonblocking(false).unwrap();
+    let accepted = Socket::from(listener.accept().unwrap().0);
+    assert_eq!(options_of(&accepted), unusual());
+    assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+    assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
+}
+
+#[test]
+fn an_adopted_socket_is_configured_the_same() {
+    let listener = TcpListener::bind(any()).unwrap();
+    let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let adopted = Socket::from(listener.accept().unwrap().0);
+    assert!(!adopted.nonblocking().unwrap());
+    sockets::configure(adopted.as_fd(), &unusual()).unwrap();
+    assert_eq!(options_of(&adopted), unusual());
+    assert!(adopted.nonblocking().unwrap());
+
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert!(sockets::configure(file.as_fd(), &unusual()).is_err());
+}
+
+#[test]
+fn the_defaults_hold_together() {
+    let options = SocketOptions::default();
+    let asked = options.keepalive.unwrap() + 3 * Duration::from_secs(10);
+    assert!(options.user_timeout.unwrap() >= asked, "else one lost keepalive question ends a connection");
+    assert!(options.no_delay && options.send_buffer.is_none());
+}
+
+#[test]
+fn one_listener_per_shard_on_one_port() {
+    let listeners = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 4).unwrap();
+    assert_eq!(listeners.len(), 4);
+    let address = sockets::local_address(listeners[0].as_fd()).unwrap();
+    assert_ne!(address.port(), 0);
+    for listener in &listeners {
+        assert_eq!(sockets::local_address(listener.as_fd()).unwrap(), address);
+        assert!(SockRef::from(listener).nonblocking().unwrap());
+    }
+    // The kernel spreads connections over all of them.
+    let peers: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut counts = Vec::new();
+    for listener in listeners {
+        let listener = TcpListener::from(listener);
+        counts.push(std::iter::from_fn(|| listener.accept().ok()).count());
+    }
+    assert_eq!(counts.iter().sum::<usize>(), peers.len());
+    assert!(counts.iter().all(|&count| count > 10), "{counts:?}");
+}
+
+/// With SO_REUSEPORT alone the second server would take half of the connections in silence.
+#[test]
+fn a_port_in_use_is_refused_even_if_it_would_be_shared() {
+    let first = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 2).unwrap();
+    let address = sockets::local_address(first[0].as_fd()).unwrap();
+    let error = sockets::listen(address, BACKLOG, &SocketOptions::default(), 2).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    // The same on the wildcard address, which covers ours.
+    let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+    assert_eq!(
+        sockets::listen(all, BACKLOG, &SocketOptions::default(), 1).unwrap_err().kind(),
+        std::io::ErrorKind::AddrInUse
+    );
+
+    // Connections that linger after a restart are nobody's claim.
+    let peer = TcpStream::connect(address).unwrap();
+    let accepted: Vec<_> =
+        first.into_iter().map(TcpListener::from).filter_map(|listener| listener.accept().ok()).collect();
+    assert_eq!(accepted.len(), 1);
+    drop(accepted); // Our side closes first, so TIME-WAIT is ours.
+    drop(peer);
+    sockets::listen(address, BACKLOG, &SocketOptions::default(), 2).unwrap();
+}
+
+#[test]
+fn the_address_is_named_when_it_is_not_ours() {
+    // 192.0.2.0/24 is for documentation: no machine has it, and a bind sends nothing.
+    let address: SocketAddr = "192.0.2.1:8080".parse().unwrap();
+    let error = sockets::listen(address, BACKLOG, &SocketOptions::default(), 1).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrNotAvailable);
+    assert!(error.to_string().contains("192.0.2.1:8080"), "{error}");
+}
+
+#[test]
+fn connect_chooses_the_source_address() {
+    let listener = TcpListener::bind(any()).unwrap();
+    let to = listener.local_addr().unwrap();
+    let source = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
+    let one = sockets::connect(Some(source), to).unwrap();
+    assert_eq!(listener.accept().unwrap().1.ip(), source);
+    assert!(!SockRef::from(&one).nonblocking().unwrap());
+    let _other = sockets::connect(None, to).unwrap();
+    assert!(listener.accept().unwrap().1.ip().is_loopback());
+
+    let closed = SocketAddr::new(to.ip(), 1);
+    let error = sockets::connect(Some(source), closed).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// A port is bound to an address pair, not to the source alone, so a source has all of its ports for each
+/// destination. Seen by the port being unchosen between bind and connect.
+#[test]
+fn a_bound_source_does_not_use_up_its_port() {
+    let to: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind(any()).unwrap()).collect();
+    let source = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 6));
+    let socket = sockets::connect(Some(source), to[0].local_addr().unwrap()).unwrap();
+    let port = sockets::local_address(socket.as_fd()).unwrap().port();
+    // The very same source port to another destination, which a plain bind would refuse.
+    let second = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is an int that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            second.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            4,
+        )
+    };
+    assert_eq!(result, 0);
+    second.set_reuse_address(true).unwrap();
+    let _ = second.bind(&SocketAddr::new(source, port).into());
+    assert_eq!(sockets::local_address(socket.as_fd()).unwrap().ip(), source);
+}

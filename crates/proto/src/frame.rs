@@ -1,0 +1,456 @@
+//! Encoding: an [`Event`] becomes a [`Frame`] once, and every subscriber gets the same bytes.
+//!
+//! The format is `text/event-stream` of the HTML standard, section 9.2.5 ("Parsing an event stream"); the
+//! chunks are those of RFC 9112, section 7.1.
+
+use std::mem::size_of;
+use std::time::Duration;
+
+use memchr::memchr2;
+use smallvec::SmallVec;
+
+use crate::event::{Event, EventId, Topic};
+
+/// How the body of a response is delimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WireFormat {
+    /// Chunked transfer coding (RFC 9112, section 7.1): HTTP/1.1.
+    #[default]
+    Chunked,
+    /// The bare bytes, ended by the end of the connection: HTTP/1.0 and `Connection: close`.
+    Plain,
+}
+
+/// An event encoded once, immutable, shared by everyone who sends it.
+///
+/// One allocation serves both wire formats: the chunk holds the plain body as its inner slice.
+#[derive(Debug)]
+pub struct Frame {
+    seq: u64,
+    published: Duration,
+    /// `<hex length>\r\n` body `\r\n`
+    wire: Box<[u8]>,
+    /// Where the body begins in `wire`; it ends two bytes before the end.
+    body_start: usize,
+    topics: SmallVec<[Topic; 1]>,
+    own_id: Option<EventId>,
+    private: bool,
+}
+
+impl Frame {
+    /// Encodes `event` as number `seq`, with `wire_id` as the text of its `id:` line.
+    ///
+    /// `published` is when the hub took the event, by the hub's clock; retention by age reads it.
+    ///
+    /// The fields stand in the order id, event, retry, data: whoever reads the data already knows the rest.
+    ///
+    /// # Panics
+    /// `wire_id` is empty or has a control character in it. It is made by the engine, never by a peer, and a
+    /// line end in it would let one field pass for another.
+    pub fn encode(seq: u64, wire_id: &str, event: Event, published: Duration) -> Frame {
+        assert!(!wire_id.is_empty() && !wire_id.chars().any(char::is_control), "bad wire id {wire_id:?}");
+        let kind = event.event_type().map(|kind| kind.as_str());
+        let retry = event.retry_wait().map(|retry| Decimal::of(retry.millis()));
+        let data = event.data_text();
+
+        let body_len = field_len(ID, wire_id.len())
+            + kind.map_or(0, |kind| field_len(EVENT, kind.len()))
+            + retry.as_ref().map_or(0, |retry| field_len(RETRY, retry.as_bytes().len()))
+            + data.map_or(0, data_len)
+            + 1;
+        let size_line = ChunkSize::of(body_len);
+        let total = size_line.as_bytes().len() + body_len + 2;
+
+        let mut wire = Vec::with_capacity(total);
+        wire.extend_from_slice(size_line.as_bytes());
+        put_field(ID, wire_id.as_bytes(), &mut wire);
+        if let Some(kind) = kind {
+            put_field(EVENT, kind.as_bytes(), &mut wire);
+        }
+        if let Some(retry) = &retry {
+            put_field(RETRY, retry.as_bytes(), &mut wire);
+        }
+        if let Some(data) = data {
+            put_data(data, &mut wire);
+        }
+        wire.extend_from_slice(b"\n\r\n");
+        assert_eq!(wire.len(), total, "the size was computed exactly");
+
+        let private = event.is_private();
+        let (topics, own_id) = event.into_topics_and_id();
+        let body_start = size_line.as_bytes().len();
+        Frame { seq, published, wire: wire.into_boxed_slice(), body_start, topics, own_id, private }
+    }
+
+    /// The event's position in the total order of the hub.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The topics it was published to; never empty.
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    /// The publisher's own id, which is not on the wire.
+    pub fn own_id(&self) -> Option<&str> {
+        self.own_id.as_ref().map(EventId::as_str)
+    }
+
+    /// Whether only subscribers with a grant get it.
+    pub fn private(&self) -> bool {
+        self.private
+    }
+
+    /// When the hub took it, by the hub's clock.
+    pub fn published(&self) -> Duration {
+        self.published
+    }
+
+    /// The bytes to send.
+    pub fn wire(&self, format: WireFormat) -> &[u8] {
+        match format {
+            WireFormat::Chunked => &self.wire,
+            WireFormat::Plain => &self.wire[self.body_start..self.wire.len() - 2],
+        }
+    }
+
+    /// The memory it holds, in bytes, for retention by size: itself, its wire bytes, its names.
+    ///
+    /// A topic's text may be shared with other frames; it is counted in full, so that the sum is an upper bound.
+    pub fn size(&self) -> usize {
+        let names: usize = self.topics.iter().map(|topic| topic.as_str().len() + ARC_HEADER_BYTES).sum();
+        let spilled = if self.topics.spilled() { self.topics.capacity() * size_of::<Topic>() } else { 0 };
+        size_of::<Frame>() + self.wire.len() + names + spilled + self.own_id().map_or(0, str::len)
+    }
+}
+
+/// Appends `body` to `out`: as one chunk, or as it is.
+///
+/// An empty body appends nothing: an empty chunk would end the stream (RFC 9112, section 7.1).
+pub fn wrap(body: &[u8], format: WireFormat, out: &mut Vec<u8>) {
+    match format {
+        WireFormat::Plain => out.extend_from_slice(body),
+        WireFormat::Chunked if body.is_empty() => {}
+        WireFormat::Chunked => {
+            let size_line = ChunkSize::of(body.len());
+            out.reserve(size_line.as_bytes().len() + body.len() + 2);
+            out.extend_from_slice(size_line.as_bytes());
+            out.extend_from_slice(body);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Appends the body of an event without an id, so that it leaves the client's last event id alone: for
+/// greetings and for the engine's own events such as `fanfare.gap`. Wrap it with [`wrap`].
+///
+/// # Panics
+/// `kind` is empty or has a control character in it: it is the engine's own text, never a peer's.
+pub fn encode_unnumbered(kind: Option<&str>, data: &str, out: &mut Vec<u8>) {
+    out.reserve(kind.map_or(0, |kind| field_len(EVENT, kind.len())) + data_len(data) + 1);
+    if let Some(kind) = kind {
+        assert!(!kind.is_empty() && !kind.chars().any(char::is_control), "bad event type {kind:?}");
+        put_field(EVENT, kind.as_bytes(), out);
+    }
+    put_data(data, out);
+    out.push(b'\n');
+}
+
+/// The comment that keeps a path open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HeartbeatForm {
+    /// `:` and a line end. No client makes an event of it.
+    #[default]
+    Line,
+    /// `:` and a blank line, for clients that hold everything back until the next blank line; others
+    /// take each blank line for an empty message.
+    Blank,
+}
+
+/// The bytes of one heartbeat.
+pub fn heartbeat(form: HeartbeatForm, format: WireFormat) -> &'static [u8] {
+    match (form, format) {
+        (HeartbeatForm::Line, WireFormat::Plain) => b":\n",
+        (HeartbeatForm::Line, WireFormat::Chunked) => b"2\r\n:\n\r\n",
+        (HeartbeatForm::Blank, WireFormat::Plain) => b":\n\n",
+        (HeartbeatForm::Blank, WireFormat::Chunked) => b"3\r\n:\n\n\r\n",
+    }
+}
+
+/// Appends the end of a stream: a `retry` line, then in [`WireFormat::Chunked`] the last chunk (RFC 9112,
+/// section 7.1). `retry_ms` is the wait in milliseconds; the caller puts the jitter in.
+pub fn ending(retry_ms: u64, format: WireFormat, out: &mut Vec<u8>) {
+    let mut line = SmallVec::<[u8; 32]>::new();
+    line.extend_from_slice(RETRY);
+    line.extend_from_slice(Decimal::of(retry_ms).as_bytes());
+    line.push(b'\n');
+    wrap(&line, format, out);
+    if format == WireFormat::Chunked {
+        out.extend_from_slice(b"0\r\n\r\n");
+    }
+}
+
+/// Appends the first bytes of a stream's body: a comment line, then a `retry` line, and no blank line, because
+/// some clients make an empty message of each. `retry_ms` is the wait in milliseconds. Wrap it with [`wrap`].
+pub fn prelude(retry_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b":\n");
+    put_field(RETRY, Decimal::of(retry_ms).as_bytes(), out);
+}
+
+const ID: &[u8] = b"id: ";
+const EVENT: &[u8] = b"event: ";
+const RETRY: &[u8] = b"retry: ";
+/// Exactly one space: clients strip one, so leading spaces of the data survive.
+const DATA: &[u8] = b"data: ";
+/// Short for `data: ` with nothing behind it; clients read the same.
+const EMPTY_DATA_LINE: &[u8] = b"data:\n";
+/// The two counters in front of an `Arc`'s content.
+const ARC_HEADER_BYTES: usize = 2 * size_of::<usize>();
+
+fn field_len(name: &[u8], value_len: usize) -> usize {
+    name.len() + value_len + 1
+}
+
+fn put_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+fn data_len(data: &str) -> usize {
+    DataLines::of(data)
+        .map(|line| if line.is_empty() { EMPTY_DATA_LINE.len() } else { field_len(DATA, line.len()) })
+        .sum()
+}
+
+fn put_data(data: &str, out: &mut Vec<u8>) {
+    for line in DataLines::of(data) {
+        if line.is_empty() {
+            out.extend_from_slice(EMPTY_DATA_LINE);
+        } else {
+            put_field(DATA, line, out);
+        }
+    }
+}
+
+/// The lines of an event's data: split at each CRLF (once), CR and LF. There is always one more line than
+/// line ends, so that a line end at the end of the data survives.
+struct DataLines<'a> {
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> DataLines<'a> {
+    fn of(data: &'a str) -> DataLines<'a> {
+        DataLines { rest: Some(data.as_bytes()) }
+    }
+}
+
+impl<'a> Iterator for DataLines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let Some(end) = memchr2(b'\r', b'\n', rest) else {
+            self.rest = None;
+            return Some(rest);
+        };
+        let after = if rest[end..].starts_with(b"\r\n") { end + 2 } else { end + 1 };
+        self.rest = Some(&rest[after..]);
+        Some(&rest[..end])
+    }
+}
+
+/// A number in decimal digits, without an allocation.
+struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    fn of(mut number: u64) -> Decimal {
+        let mut decimal = Decimal { digits: [0; 20], start: 20 };
+        loop {
+            decimal.start -= 1;
+            decimal.digits[decimal.start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return decimal;
+            }
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.start..]
+    }
+}
+
+/// The first line of a chunk: its length in hexadecimal digits and CRLF (RFC 9112, section 7.1).
+struct ChunkSize {
+    line: [u8; 18],
+    start: usize,
+}
+
+impl ChunkSize {
+    fn of(mut len: usize) -> ChunkSize {
+        let mut size = ChunkSize { line: [0; 18], start: 16 };
+        size.line[16..].copy_from_slice(b"\r\n");
+        loop {
+            size.start -= 1;
+            size.line[size.start] = b"0123456789abcdef"[len % 16];
+            len /= 16;
+            if len == 0 {
+                return size;
+            }
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.line[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EventType, Retry};
+
+    fn event() -> Event {
+        Event::new(Topic::new("t").unwrap())
+    }
+
+    fn plain(event: Event) -> String {
+        let frame = Frame::encode(1, "e-1", event, Duration::ZERO);
+        String::from_utf8(frame.wire(WireFormat::Plain).to_vec()).unwrap()
+    }
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = b"<".to_vec();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_order_is_id_event_retry_data() {
+        let full = event()
+            .id(EventId::new("own").unwrap())
+            .kind(EventType::new("paid").unwrap())
+            .retry(Retry::from_millis(3000))
+            .data("hello");
+        assert_eq!(plain(full), "id: e-1\nevent: paid\nretry: 3000\ndata: hello\n\n");
+        assert_eq!(plain(event().data("hello")), "id: e-1\ndata: hello\n\n");
+    }
+
+    #[test]
+    fn no_data_is_no_data_line_and_empty_data_is_an_empty_one() {
+        assert_eq!(plain(event()), "id: e-1\n\n");
+        assert_eq!(plain(event().data("")), "id: e-1\ndata:\n\n");
+    }
+
+    /// A CR that gets through is read as a line end: `x\revent: paid` would forge a field.
+    #[test]
+    fn every_kind_of_line_end_splits_once() {
+        let cases = [
+            ("a\nb", "data: a\ndata: b\n"),
+            ("a\rb", "data: a\ndata: b\n"),
+            ("a\r\nb", "data: a\ndata: b\n"),
+            ("a\n\rb", "data: a\ndata:\ndata: b\n"),
+            ("a\r\r\nb", "data: a\ndata:\ndata: b\n"),
+            ("a\r\n\nb", "data: a\ndata:\ndata: b\n"),
+            ("x\revent: paid", "data: x\ndata: event: paid\n"),
+            ("\n", "data:\ndata:\n"),
+            ("a\n", "data: a\ndata:\n"),
+            ("\r\na", "data:\ndata: a\n"),
+            (" a", "data:  a\n"),
+            (" ", "data:  \n"),
+            (":a", "data: :a\n"),
+            ("\u{feff}a\0", "data: \u{feff}a\0\n"),
+        ];
+        for (data, expected) in cases {
+            assert_eq!(plain(event().data(data)), format!("id: e-1\n{expected}\n"), "{data:?}");
+        }
+    }
+
+    #[test]
+    fn the_chunk_holds_the_plain_body() {
+        for len in [0, 1, 2, 3, 200, 229, 5000, 70_000] {
+            let frame = Frame::encode(1, "e-1", event().data("x".repeat(len)), Duration::ZERO);
+            let body = frame.wire(WireFormat::Plain);
+            let mut expected = format!("{:x}\r\n", body.len()).into_bytes();
+            expected.extend_from_slice(body);
+            expected.extend_from_slice(b"\r\n");
+            assert_eq!(frame.wire(WireFormat::Chunked), expected);
+            assert!(body.ends_with(b"\n\n"));
+        }
+    }
+
+    #[test]
+    fn getters_return_what_went_in() {
+        let event =
+            event().also(Topic::new("u").unwrap()).unwrap().id(EventId::new("own").unwrap()).private(true);
+        let frame = Frame::encode(7, "e-7", event, Duration::from_secs(3));
+        assert_eq!(frame.seq(), 7);
+        assert_eq!(frame.topics().iter().map(Topic::as_str).collect::<Vec<_>>(), ["t", "u"]);
+        assert_eq!(frame.own_id(), Some("own"));
+        assert!(frame.private());
+        assert_eq!(frame.published(), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn size_grows_with_everything_held() {
+        let size = |event| Frame::encode(1, "e-1", event, Duration::ZERO).size();
+        let bare = size(event());
+        assert!(bare >= size_of::<Frame>() + "9\r\nid: e-1\n\n\r\n".len());
+        assert!(size(event().data("x".repeat(100))) >= bare + 100);
+        assert!(size(event().id(EventId::new("x".repeat(50)).unwrap())) >= bare + 50);
+        assert!(size(event().also(Topic::new("u".repeat(50)).unwrap()).unwrap()) >= bare + 50);
+    }
+
+    #[test]
+    #[should_panic(expected = "bad wire id")]
+    fn a_wire_id_with_a_line_end_is_a_bug() {
+        Frame::encode(1, "e\n1", event(), Duration::ZERO);
+    }
+
+    #[test]
+    fn wrapping_makes_one_chunk_and_never_the_last_one() {
+        assert_eq!(
+            written(|out| wrap(b"0123456789abcdef", WireFormat::Chunked, out)),
+            "<10\r\n0123456789abcdef\r\n"
+        );
+        assert_eq!(written(|out| wrap(b"ab", WireFormat::Plain, out)), "<ab");
+        assert_eq!(written(|out| wrap(b"", WireFormat::Chunked, out)), "<");
+        assert_eq!(written(|out| wrap(b"", WireFormat::Plain, out)), "<");
+    }
+
+    #[test]
+    fn unnumbered_events_have_no_id() {
+        assert_eq!(
+            written(|out| encode_unnumbered(Some("fanfare.gap"), "a\r\nb", out)),
+            "<event: fanfare.gap\ndata: a\ndata: b\n\n"
+        );
+        assert_eq!(written(|out| encode_unnumbered(None, "", out)), "<data:\n\n");
+    }
+
+    #[test]
+    fn heartbeats_are_the_chunk_of_the_plain_one() {
+        assert_eq!(heartbeat(HeartbeatForm::Line, WireFormat::Plain), b":\n");
+        assert_eq!(heartbeat(HeartbeatForm::Blank, WireFormat::Plain), b":\n\n");
+        for form in [HeartbeatForm::Line, HeartbeatForm::Blank] {
+            let mut chunk = Vec::new();
+            wrap(heartbeat(form, WireFormat::Plain), WireFormat::Chunked, &mut chunk);
+            assert_eq!(heartbeat(form, WireFormat::Chunked), chunk);
+        }
+    }
+
+    #[test]
+    fn prelude_and_ending_have_no_blank_line() {
+        assert_eq!(written(|out| prelude(2345, out)), "<:\nretry: 2345\n");
+        assert_eq!(written(|out| ending(0, WireFormat::Plain, out)), "<retry: 0\n");
+        assert_eq!(
+            written(|out| ending(12345, WireFormat::Chunked, out)),
+            "<d\r\nretry: 12345\n\r\n0\r\n\r\n"
+        );
+        assert_eq!(written(|out| ending(u64::MAX, WireFormat::Plain, out)), "<retry: 18446744073709551615\n");
+    }
+}

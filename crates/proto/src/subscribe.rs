@@ -1,0 +1,269 @@
+//! What a subscribe request asks for: topics, and where to resume.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::event::{InvalidEvent, Topic};
+use crate::head::RequestHead;
+
+/// The names under which clients that cannot set headers send the last event id in the query. Where several are
+/// there, the earlier name in this list wins.
+const RESUME_PARAMETERS: [&str; 5] =
+    ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "evs_last_event_id"];
+
+/// A subscribe request, read from the head of `GET /events?topic=a&topic=b`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribeQuery {
+    /// The topics, in the order given, without duplicates; never empty.
+    pub topics: Vec<Topic>,
+    /// The id to resume from, as the client sent it; never empty. Bytes that are not UTF-8 are replaced: no event
+    /// has such an id, so the answer is a gap.
+    pub resume: Option<String>,
+    /// Whether a gap is told inside the stream too (`event: fanfare.gap`), and not only in the response's head.
+    pub gap_notice: bool,
+}
+
+impl SubscribeQuery {
+    /// Reads the query (`application/x-www-form-urlencoded`, URL standard, section 5.1) and the header
+    /// `Last-Event-ID`, which goes before the query because a browser keeps it up to date.
+    ///
+    /// At most `max_topics` different topics; unknown parameters are ignored; empty ids are absent ones.
+    ///
+    /// # Errors
+    /// No topic, a bad one, or too many; `gap` is neither `on` nor `off`.
+    pub fn from_head(head: &RequestHead<'_>, max_topics: usize) -> Result<SubscribeQuery, SubscribeError> {
+        let mut topics: Vec<Topic> = Vec::new();
+        let mut gap_notice = true;
+        let mut query_id: Option<(usize, String)> = None;
+
+        for pair in head.query().unwrap_or("").split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (form_decode(name), form_decode(value));
+            match &name[..] {
+                b"topic" => {
+                    let text = str::from_utf8(&value).map_err(|_| SubscribeError::TopicNotUtf8)?;
+                    let topic = Topic::new(text).map_err(SubscribeError::Topic)?;
+                    if topics.contains(&topic) {
+                        continue;
+                    }
+                    if topics.len() == max_topics {
+                        return Err(SubscribeError::TooManyTopics { max_topics });
+                    }
+                    topics.push(topic);
+                }
+                b"gap" => {
+                    gap_notice = match &value[..] {
+                        b"on" => true,
+                        b"off" => false,
+                        _ => return Err(SubscribeError::Gap),
+                    }
+                }
+                name => {
+                    let Some(rank) = RESUME_PARAMETERS.iter().position(|known| known.as_bytes() == name)
+                    else {
+                        continue;
+                    };
+                    let better = query_id.as_ref().is_none_or(|(best, _)| rank < *best);
+                    if better && !value.is_empty() {
+                        query_id = Some((rank, lossy(&value)));
+                    }
+                }
+            }
+        }
+
+        if topics.is_empty() {
+            return Err(SubscribeError::NoTopic);
+        }
+        let resume = head.last_event_id().map(lossy).or(query_id.map(|(_, id)| id));
+        Ok(SubscribeQuery { topics, resume, gap_notice })
+    }
+}
+
+/// Why a subscribe request is refused; the message says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The query names no topic.
+    NoTopic,
+    /// A topic is not a valid one.
+    Topic(InvalidEvent),
+    /// A topic is not UTF-8 once its `%` escapes are decoded.
+    TopicNotUtf8,
+    /// The query names too many different topics.
+    TooManyTopics {
+        /// How many are allowed.
+        max_topics: usize,
+    },
+    /// `gap` is neither `on` nor `off`.
+    Gap,
+}
+
+impl SubscribeError {
+    /// The status of the answer: 400.
+    pub fn status(&self) -> u16 {
+        400
+    }
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SubscribeError::NoTopic => f.write_str(
+                "name at least one topic in the query, for example /events?topic=news or /events?topic=news&topic=sport",
+            ),
+            SubscribeError::Topic(error) => write!(f, "{error}"),
+            SubscribeError::TopicNotUtf8 => f.write_str(
+                "a topic in the query is not UTF-8; percent-encode its UTF-8 bytes, for example topic=%C3%A4 for \"ä\"",
+            ),
+            SubscribeError::TooManyTopics { max_topics } => {
+                write!(f, "a subscription may name {max_topics} topics at most; use fewer, or several connections")
+            }
+            SubscribeError::Gap => {
+                f.write_str("gap has to be \"on\" or \"off\"; gap=off turns the notice inside the stream off")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SubscribeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            SubscribeError::Topic(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+fn lossy(bytes: impl AsRef<[u8]>) -> String {
+    String::from_utf8_lossy(bytes.as_ref()).into_owned()
+}
+
+/// Decodes `+` and `%XX`; a `%` that begins no escape stands for itself (URL standard, sections 1.3 and 5.1).
+///
+/// The usual decoders replace invalid UTF-8, so that two different wrong topics would become the same; this
+/// one leaves the bytes to the caller.
+fn form_decode(text: &str) -> Cow<'_, [u8]> {
+    let bytes = text.as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b'+' | b'%')) {
+        return Cow::Borrowed(bytes);
+    }
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match (first, after) {
+            (b'+', _) => decoded.push(b' '),
+            (b'%', [high, low, after_escape @ ..]) => match (hex_digit(*high), hex_digit(*low)) {
+                (Some(high), Some(low)) => {
+                    decoded.push(high * 16 + low);
+                    rest = after_escape;
+                }
+                _ => decoded.push(b'%'),
+            },
+            _ => decoded.push(first),
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_with(target: &str, headers: &[(&str, &[u8])]) -> Result<SubscribeQuery, SubscribeError> {
+        let head = RequestHead::from_parts("GET", target, 1, headers.iter().copied()).unwrap();
+        SubscribeQuery::from_head(&head, 4)
+    }
+
+    fn parse(target: &str) -> Result<SubscribeQuery, SubscribeError> {
+        parse_with(target, &[])
+    }
+
+    fn topics(target: &str) -> Vec<String> {
+        parse(target).unwrap().topics.iter().map(|topic| topic.to_string()).collect()
+    }
+
+    fn resume(target: &str, headers: &[(&str, &[u8])]) -> Option<String> {
+        parse_with(target, headers).unwrap().resume
+    }
+
+    #[test]
+    fn topics_repeat_decode_and_collapse() {
+        assert_eq!(topics("/events?topic=a"), ["a"]);
+        assert_eq!(topics("/events?topic=b&topic=a&topic=b"), ["b", "a"]);
+        assert_eq!(topics("/events?topic=a+b%2Bc%2fd"), ["a b+c/d"]);
+        assert_eq!(topics("/events?topic=%C3%A4&%74opic=%61"), ["ä", "a"]);
+        assert_eq!(topics("/events?topic=50%&topic=%zz&topic=%4"), ["50%", "%zz", "%4"]);
+        assert_eq!(topics("/events?topic=a=b&&other=1&x"), ["a=b"]);
+        assert_eq!(topics("http://h/events?topic=a"), ["a"]);
+    }
+
+    #[test]
+    fn bad_topics_are_refused_with_advice() {
+        for target in ["/events", "/events?", "/events?Topic=a", "/events?topics=a"] {
+            let error = parse(target).unwrap_err();
+            assert_eq!(error, SubscribeError::NoTopic);
+            assert!(error.to_string().contains("/events?topic=news"));
+            assert_eq!(error.status(), 400);
+        }
+        assert!(matches!(parse("/events?topic="), Err(SubscribeError::Topic(InvalidEvent::Empty { .. }))));
+        assert!(matches!(parse("/events?topic"), Err(SubscribeError::Topic(InvalidEvent::Empty { .. }))));
+        assert!(matches!(
+            parse("/events?topic=a%0Ab"),
+            Err(SubscribeError::Topic(InvalidEvent::ControlCharacter { .. }))
+        ));
+        for target in ["/events?topic=%ff", "/events?topic=%C3", "/events?topic=%ED%A0%80"] {
+            assert_eq!(parse(target), Err(SubscribeError::TopicNotUtf8), "{target}");
+        }
+    }
+
+    #[test]
+    fn different_topics_are_counted() {
+        assert_eq!(topics("/events?topic=a&topic=b&topic=c&topic=d&topic=a").len(), 4);
+        let error = parse("/events?topic=a&topic=b&topic=c&topic=d&topic=e").unwrap_err();
+        assert_eq!(error, SubscribeError::TooManyTopics { max_topics: 4 });
+        assert!(error.to_string().contains("4 topics"));
+    }
+
+    #[test]
+    fn the_header_goes_before_the_query() {
+        let target = "/events?topic=a&last_event_id=q";
+        assert_eq!(resume(target, &[("Last-Event-ID", b"h")]), Some("h".into()));
+        assert_eq!(resume(target, &[("last-event-id", b"")]), Some("q".into()));
+        assert_eq!(resume(target, &[]), Some("q".into()));
+        assert_eq!(resume("/events?topic=a", &[]), None);
+        assert_eq!(resume("/events?topic=a", &[("Last-Event-ID", b"  ")]), None);
+    }
+
+    #[test]
+    fn every_name_in_the_query_works_and_empty_is_absent() {
+        for name in RESUME_PARAMETERS {
+            assert_eq!(resume(&format!("/events?topic=a&{name}=e-1"), &[]), Some("e-1".into()));
+            assert_eq!(resume(&format!("/events?topic=a&{name}="), &[]), None);
+        }
+        assert_eq!(resume("/events?topic=a&lastEventId=2&last_event_id=1", &[]), Some("1".into()));
+        assert_eq!(resume("/events?topic=a&last_event_id=&lastEventId=2", &[]), Some("2".into()));
+        assert_eq!(resume("/events?topic=a&last_event_id=1&last_event_id=2", &[]), Some("1".into()));
+        assert_eq!(resume("/events?topic=a&last_event_id=%C3%A4+1", &[]), Some("ä 1".into()));
+        assert_eq!(resume("/events?topic=a&LAST_EVENT_ID=1", &[]), None);
+    }
+
+    #[test]
+    fn an_id_that_is_not_utf8_is_one_that_nobody_knows() {
+        assert_eq!(resume("/events?topic=a", &[("Last-Event-ID", b"e\xff1")]), Some("e\u{fffd}1".into()));
+        assert_eq!(resume("/events?topic=a", &[("Last-Event-ID", "ä".as_bytes())]), Some("ä".into()));
+        assert_eq!(resume("/events?topic=a&lastEventId=%ff", &[]), Some("\u{fffd}".into()));
+    }
+
+    #[test]
+    fn the_gap_notice_can_be_turned_off() {
+        assert!(parse("/events?topic=a").unwrap().gap_notice);
+        assert!(parse("/events?topic=a&gap=on").unwrap().gap_notice);
+        assert!(!parse("/events?topic=a&gap=off").unwrap().gap_notice);
+        assert_eq!(parse("/events?topic=a&gap=of"), Err(SubscribeError::Gap));
+    }
+}

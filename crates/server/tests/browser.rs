@@ -1,0 +1,44 @@
+//! The demo page in a real browser, once for each backend: connect, publish, lose the server, resume, cross origins.
+//!
+//! The scenario is `browser/run.mjs`, which starts and kills the server itself; this file only makes it a test. Set
+//! `FANFARE_SCREENSHOTS` to a folder to see how the page looked at the end.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const HINT: &str = "run: cargo xtask test (it installs chromium and the node packages)";
+
+// `cargo xtask test --no-browser` leaves out what is named `browser_on_...`.
+
+#[test]
+fn browser_on_epoll() {
+    drive("epoll");
+}
+
+#[test]
+fn browser_on_io_uring() {
+    drive("io-uring");
+}
+
+/// A missing browser is a failure, never a silent pass: who wants to go without it says so to `cargo xtask test`.
+fn drive(backend: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    let chromium = env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
+    assert!(Path::new(&chromium).exists(), "there is no browser at {chromium}; {HINT}");
+    assert!(folder.join("node_modules/playwright-core").exists(), "the node packages are missing; {HINT}");
+
+    let run = Command::new("node")
+        .arg(folder.join("run.mjs"))
+        .args(["--server", env!("CARGO_BIN_EXE_fanfare"), "--backend", backend])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("node does not start: {error}; {HINT}"));
+    assert!(
+        run.status.success(),
+        "the browser test failed on {backend} ({}):\n{}{}",
+        run.status,
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr),
+    );
+}

@@ -1,0 +1,108 @@
+// The demo page as a person uses it: every action is typing, a choice or a click, every wait is bounded.
+
+const WAIT_MS = 20_000;
+
+export class DemoPage {
+  // What the browser complained about: exceptions in the page's script, and refusals by its policy.
+  complaints = [];
+
+  constructor(page, url) {
+    this.page = page;
+    this.url = url;
+    page.setDefaultTimeout(WAIT_MS);
+    page.on("pageerror", (error) => this.complaints.push(String(error)));
+    page.on("console", (message) => {
+      if (/Content Security Policy|Content-Security-Policy/.test(message.text())) this.complaints.push(message.text());
+    });
+  }
+
+  async open() {
+    const answer = await this.page.goto(this.url);
+    if (!answer.ok()) throw new Error(`the demo page was answered ${answer.status()}`);
+  }
+
+  // Connects and waits for OPEN.
+  async connect({ start, origin, withCredentials } = {}) {
+    if (start !== undefined) await this.page.locator(`label[for="start-${start}"]`).click();
+    if (origin !== undefined) await this.page.locator("#origin").selectOption(origin);
+    if (withCredentials !== undefined) await this.page.locator("#with-credentials").setChecked(withCredentials);
+    await this.page.locator("#connect").click();
+    await this.readyState(1);
+  }
+
+  async close() {
+    await this.page.locator("#close").click();
+    await this.readyState(2);
+  }
+
+  async readyState(value) {
+    await this.page.locator(`#state[data-ready-state="${value}"]`).waitFor();
+  }
+
+  async publish({ type, data }) {
+    await this.#type("#publish-type", type);
+    await this.#type("#publish-data", data);
+    await this.page.locator("#publish").click();
+  }
+
+  // The answer of the last publish, once it has this outcome.
+  async answer(outcome) {
+    const answer = this.page.locator(`#publish-answer[data-outcome="${outcome}"]`);
+    await answer.waitFor();
+    return answer.textContent();
+  }
+
+  lastEventId() {
+    return this.page.locator("#last-event-id").textContent();
+  }
+
+  streamUrl() {
+    return this.page.locator("#stream-url").textContent();
+  }
+
+  clearLog() {
+    return this.page.locator("#clear-log").click();
+  }
+
+  // Waits for a row of this kind (and exactly these data, if given).
+  async row({ kind, data }) {
+    const found = await this.page.waitForFunction(
+      ([kind, data]) => {
+        const text = (row, name) => row.querySelector(name).textContent;
+        const row = [...document.querySelectorAll("#log tr")].find(
+          (row) => row.dataset.kind === kind && (data === undefined || text(row, ".data") === data),
+        );
+        return row && { kind, id: text(row, ".id"), data: text(row, ".data") };
+      },
+      [kind, data],
+      { timeout: WAIT_MS },
+    );
+    return found.jsonValue();
+  }
+
+  // The events in the log, oldest first, without the notes about the connection itself.
+  events() {
+    return this.page.locator("#log tr:not(.note)").evaluateAll((rows) =>
+      rows.reverse().map((row) => ({
+        kind: row.dataset.kind,
+        id: row.querySelector(".id").textContent,
+        data: row.querySelector(".data").textContent,
+      })),
+    );
+  }
+
+  async logAsText() {
+    const rows = await this.page.locator("#log tr").allInnerTexts();
+    return rows.join("\n");
+  }
+
+  screenshot(path) {
+    return this.page.screenshot({ path, fullPage: true });
+  }
+
+  // Types key by key into an emptied field, as a person would.
+  async #type(selector, text) {
+    await this.page.locator(selector).fill("");
+    await this.page.locator(selector).pressSequentially(text);
+  }
+}

@@ -1,0 +1,89 @@
+//! The project's own commands: `cargo xtask test`, `cargo xtask check`, `cargo xtask bench`.
+
+mod bench;
+mod check;
+mod test;
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use clap::Parser;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Xtask {
+    /// Run every test; install the browser that some of them drive, if it is missing
+    Test(test::Options),
+    /// Check formatting, lints and documentation
+    Check,
+    /// Run the benchmarks
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Xtask::parse() {
+        Xtask::Test(options) => test::run(&options),
+        Xtask::Check => check::run(),
+        Xtask::Bench(options) => bench::run(&options),
+    };
+    done.unwrap_or_else(|problem| {
+        eprintln!("error: {problem}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The cargo that runs this xtask, in the workspace's root.
+fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).current_dir(root());
+    cargo
+}
+
+/// Runs a command to its end; its output is seen as usual.
+fn status(command: &mut Command) -> Result<ExitStatus, String> {
+    command.status().map_err(|error| not_started(command, &error))
+}
+
+/// Runs a command that must succeed.
+fn must(command: &mut Command) -> Result<(), String> {
+    let status = status(command)?;
+    if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", line_of(command))) }
+}
+
+/// Runs a command, shows its standard output line by line as it comes, and gives each line to `heard`.
+fn listen(command: &mut Command, mut heard: impl FnMut(&str)) -> Result<ExitStatus, String> {
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| not_started(command, &error))?;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.map_err(|error| error.to_string())?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            heard(&line);
+        }
+    }
+    child.wait().map_err(|error| error.to_string())
+}
+
+/// What a command prints, without the line's end; nothing if it fails.
+fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn not_started(command: &Command, error: &io::Error) -> String {
+    format!("{} does not start: {error}", line_of(command))
+}
+
+/// A command as a person would type it.
+fn line_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,160 @@
+//! `cargo xtask test`: installs what the tests need, runs all of them, and counts.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::{env, fs};
+
+use crate::{cargo, listen, must, output_of, root};
+
+const BROWSER_TESTS: &str = "crates/server/tests/browser";
+/// What the names of the tests in `crates/server/tests/browser.rs` begin with.
+const BROWSER_TEST_NAMES: &str = "browser_on_";
+
+/// What to test.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave out the tests that drive a browser: nothing is installed
+    #[arg(long)]
+    no_browser: bool,
+}
+
+/// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not build
+/// or crashes, and when there was nothing to run.
+pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+    let mut tests = cargo(["test", "--workspace", "--no-fail-fast"]);
+    if options.no_browser {
+        println!("--no-browser: the tests named {BROWSER_TEST_NAMES}* are left out");
+        tests.args(["--", "--skip", BROWSER_TEST_NAMES]);
+    } else {
+        provide_browser()?;
+    }
+
+    let mut tally = Tally::default();
+    let status = listen(&mut tests, |line| tally.add(line))?;
+    if options.no_browser {
+        println!("--no-browser: the tests named {BROWSER_TEST_NAMES}* were left out");
+    }
+    if !status.success() && tally.failed == 0 {
+        println!("cargo test ended with {status}: a test program did not build, or did not come to its end");
+    }
+    if tally.passed + tally.failed == 0 {
+        println!("not a single test ran");
+    }
+    println!("passed {}, failed {}, ignored {}", tally.passed, tally.failed, tally.ignored);
+    let good = status.success() && tally.failed == 0 && tally.passed > 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The sums over all `test result:` lines.
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Tally {
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        for part in result.split(['.', ';']) {
+            let Some((count, what)) = part.trim().split_once(' ') else { continue };
+            let Ok(count) = count.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Installs what the browser tests need and this machine lacks.
+fn provide_browser() -> Result<(), String> {
+    let mut packages = Vec::new();
+    match env::var("CHROMIUM") {
+        Ok(path) if !Path::new(&path).exists() => {
+            return Err(format!("CHROMIUM names {path}, which is not there"));
+        }
+        Ok(_) => {}
+        Err(_) if Path::new("/usr/bin/chromium").exists() => {}
+        Err(_) => packages.push("chromium"),
+    }
+    for (program, package) in [("node", "nodejs"), ("npm", "npm")] {
+        if output_of(program, &["--version"]).is_none() {
+            packages.push(package);
+        }
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+
+    let folder = root().join(BROWSER_TESTS);
+    if !node_packages_are_current(&folder) {
+        println!("installing the node packages of {BROWSER_TESTS}");
+        must(Command::new("npm").arg("ci").current_dir(folder))?;
+    }
+    Ok(())
+}
+
+fn install_packages(packages: &[&str]) -> Result<(), String> {
+    let names = packages.join(" ");
+    let by_hand = format!(
+        "the browser tests need {names}: install that (CHROMIUM may name a browser elsewhere), \
+         or leave them out: cargo xtask test --no-browser"
+    );
+    if output_of("apt-get", &["--version"]).is_none() {
+        return Err(format!("no apt-get here; {by_hand}"));
+    }
+    let is_root = output_of("id", &["-u"]).as_deref() == Some("0");
+    if !is_root && output_of("sudo", &["--version"]).is_none() {
+        return Err(format!("not root, and no sudo here; {by_hand}"));
+    }
+
+    println!("installing {names}");
+    let apt_get = |arguments: &[&str]| {
+        let mut command = Command::new(if is_root { "env" } else { "sudo" });
+        command.args(if is_root { &[][..] } else { &["env"] });
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments);
+        must(&mut command).map_err(|problem| format!("{problem}; {by_hand}"))
+    };
+    apt_get(&["update"])?;
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
+}
+
+/// npm leaves a copy of the lock file it followed: older than the lock file means that the lock file has changed.
+fn node_packages_are_current(folder: &Path) -> bool {
+    let modified = |path: &str| fs::metadata(folder.join(path)).and_then(|metadata| metadata.modified()).ok();
+    match (modified("node_modules/.package-lock.json"), modified("package-lock.json")) {
+        (Some(followed), Some(lock)) => followed >= lock,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn result_lines_are_added_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: FAILED. 40 passed; 2 failed; 0 ignored; 7 measured; 9 filtered out; finished in 12.50s",
+            "a test that prints test result: ok. 99 passed",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!(tally, Tally { passed: 43, failed: 2, ignored: 1 });
+    }
+
+    #[test]
+    fn colours_do_not_hide_the_counts() {
+        let mut tally = Tally::default();
+        tally.add(
+            "test result: \u{1b}[32mok\u{1b}[m. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+        );
+        assert_eq!(tally, Tally { passed: 5, failed: 0, ignored: 0 });
+    }
+}
