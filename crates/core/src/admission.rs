@@ -127,6 +127,21 @@ impl Refusal {
         Refusal { status, detail: detail.into(), headers: String::new() }
     }
 
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The fields that were added, for those who send the refusal by other means.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.lines().filter_map(|line| line.split_once(": "))
+    }
+
     /// Adds a field to the response head.
     ///
     /// # Panics

@@ -89,7 +89,7 @@ pub enum Received {
 
 /// A shard's access to its sockets: epoll, io_uring, or a simulator's fake.
 ///
-/// One instance belongs to one thread, from [`crate::Backend::open`] to its end.
+/// One instance belongs to the thread that opened it, to its end.
 pub trait Io {
     /// Starts to accept on a listening socket. The backend owns it until [`Io::stop_listening`].
     ///

@@ -49,7 +49,10 @@ struct Listener {
 enum Accepting {
     Empty,
     BudgetSpent,
-    Failed(i32),
+    /// For want of descriptors or memory.
+    Starved(i32),
+    /// The listener is none.
+    Broken(io::Error),
 }
 
 impl Epoll {
@@ -70,22 +73,27 @@ impl Epoll {
         })
     }
 
-    /// Takes connections from the queues that have some, up to the budget.
-    fn accept(&mut self, notifications: &mut Vec<Notification>) {
-        let mut budget = ACCEPT_BUDGET;
-        for listener in &mut self.listeners {
-            if self.accept_paused || !listener.ready {
-                continue;
-            }
-            match accept_some(&listener.fd, &mut budget, notifications) {
+    /// Takes connections from the queues that have some. They share the budget, so that a storm on one
+    /// address does not shut out the others.
+    fn accept(&mut self, notifications: &mut Vec<Notification>) -> io::Result<()> {
+        let ready = self.listeners.iter().filter(|listener| listener.ready).count();
+        if ready == 0 || self.accept_paused {
+            return Ok(());
+        }
+        let budget = (ACCEPT_BUDGET / ready).max(1);
+        for listener in self.listeners.iter_mut().filter(|listener| listener.ready) {
+            match accept_some(&listener.fd, budget, notifications) {
                 Accepting::Empty => listener.ready = false,
                 Accepting::BudgetSpent => {}
-                Accepting::Failed(errno) => {
+                Accepting::Starved(errno) => {
                     self.accept_paused = true;
                     notifications.push(Notification::AcceptFailed(errno));
+                    break;
                 }
+                Accepting::Broken(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Whether a listener has more than the last budget allowed.
@@ -94,9 +102,8 @@ impl Epoll {
     }
 }
 
-fn accept_some(listener: &OwnedFd, budget: &mut usize, notifications: &mut Vec<Notification>) -> Accepting {
-    while *budget > 0 {
-        *budget -= 1;
+fn accept_some(listener: &OwnedFd, budget: usize, notifications: &mut Vec<Notification>) -> Accepting {
+    for _ in 0..budget {
         // SAFETY: null pointers mean that the peer's address is not wanted.
         let socket = unsafe {
             libc::accept4(
@@ -112,19 +119,19 @@ fn accept_some(listener: &OwnedFd, budget: &mut usize, notifications: &mut Vec<N
         }
         match errno() {
             libc::EAGAIN => return Accepting::Empty,
-            errno if accept_is_starved(errno) => return Accepting::Failed(errno),
+            errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                return Accepting::Starved(errno);
+            }
+            errno @ (libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
+                return Accepting::Broken(io::Error::from_raw_os_error(errno));
+            }
             // accept(2): errors of the new connection (ECONNABORTED, EPROTO, ENETDOWN, EHOSTUNREACH, EPERM of
-            // a firewall, ...) are passed on by this call, and are to be treated like EAGAIN by retrying.
-            // An interrupted call is retried as well.
+            // a firewall, ...) are passed on by this call, and are to be treated by retrying. An interrupted
+            // call is retried as well.
             _ => {}
         }
     }
     Accepting::BudgetSpent
-}
-
-/// Whether `accept` failed for want of something that will not come back by trying again.
-pub(crate) fn accept_is_starved(errno: i32) -> bool {
-    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
 }
 
 /// One send. `None` if the socket took everything.
@@ -160,11 +167,9 @@ impl Io for Epoll {
     }
 
     fn resume_accept(&mut self) {
+        // The listener that failed is still marked as ready, and those whose edges came meanwhile are too, so
+        // the next wait looks at them.
         self.accept_paused = false;
-        // The edges of what came meanwhile are gone, so look.
-        for listener in &mut self.listeners {
-            listener.ready = true;
-        }
     }
 
     fn stop_listening(&mut self) {
@@ -210,8 +215,7 @@ impl Io for Epoll {
                 }),
             }
         }
-        self.accept(notifications);
-        Ok(())
+        self.accept(notifications)
     }
 
     fn send_batch(

@@ -10,8 +10,8 @@
 //!
 //! A thread that leaves takes a *copy* of its end along, and drops that copy. The one in the shared table
 //! is left behind with no owner: the receiver would never see the end of its senders, nor a sender that its
-//! receiver is gone. So the thread that makes the channel asks the end for its [`LeftBehind`] before it
-//! gives it away, and closes that when the other thread has left.
+//! receiver is gone. So the thread that started the other one closes it when the other has left: by the
+//! end's [`LeftBehind`], or together with other descriptors by [`crate::table::close_left_behind`].
 
 use std::io;
 use std::mem;
@@ -26,9 +26,8 @@ use crate::errors::check;
 /// The most bytes one message carries beside its socket. A request head is bounded below this.
 pub const DATA_LIMIT_BYTES: usize = 64 * 1024;
 
-/// What we ask the kernel to let a sender queue: room for several of the largest messages. The kernel
-/// cuts it to `net.core.wmem_max`, whose default (208 KiB, counted twice) still holds three. The other
-/// bound, `net.unix.max_dgram_qlen` (10 messages by default), is met first by small ones.
+/// What we ask the kernel to let a sender queue: some 30 of the largest messages, or 1,600 small ones. The
+/// kernel cuts it to `net.core.wmem_max`; the smallest default of that (208 KiB) leaves a fifth.
 const QUEUE_BYTES: usize = 1024 * 1024;
 
 /// Room for the control message: a header and one descriptor.
@@ -61,17 +60,11 @@ pub struct LeftBehind {
 }
 
 impl LeftBehind {
-    /// Closes the copy. To be called in the shared table, once, and only after the thread that owns the end
-    /// has left it (has come back from [`crate::table::make_private`] without an error): before that it is
-    /// not a copy but the end itself.
-    ///
-    /// # Panics
-    /// On a thread with a private table, where the number is something else.
+    /// Closes the copy. To be called in the shared table, and only after the thread that owns the end has
+    /// left it (has come back from [`crate::table::make_private`] without an error): before that it is not a
+    /// copy but the end itself.
     pub fn close(self) {
-        assert!(!crate::table::is_private(), "the copy that was left behind is in the shared table");
-        // SAFETY: the number's owner lives on in another table, by the rule above, so nobody else in this one
-        // uses or closes it.
-        unsafe { libc::close(self.number) };
+        crate::table::close_left_behind(&[self.number]);
     }
 }
 

@@ -137,7 +137,8 @@ fn sockets_pass_between_two_private_tables() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
 
-    let left = [sender.left_behind(), receiver.left_behind()];
+    let left = [sender.as_raw_fd(), listener.as_raw_fd()];
+    let left_receiver = receiver.left_behind();
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
     let (giving_left, taking_left) = (barrier.clone(), barrier.clone());
     let giving = thread::spawn(move || {
@@ -162,10 +163,8 @@ fn sockets_pass_between_two_private_tables() {
                 Ok(Some(socket)) => {
                     assert!(buffer == pattern(count * 130, count), "message {count} has other bytes");
                     // SAFETY: no pointers are involved.
-                    assert_ne!(
-                        unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_GETFD) } & libc::FD_CLOEXEC,
-                        0
-                    );
+                    let flags = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_GETFD) };
+                    assert_ne!(flags & libc::FD_CLOEXEC, 0);
                     write(&mut TcpStream::from(socket), &(count as u32).to_be_bytes());
                     count += 1;
                 }
@@ -178,7 +177,8 @@ fn sockets_pass_between_two_private_tables() {
         }
     });
     barrier.wait();
-    left.into_iter().for_each(pass::LeftBehind::close);
+    table::close_left_behind(&left);
+    left_receiver.close();
     // Now each thread holds one end alone.
     for index in 0..COUNT {
         let mut peer = connect(address);

@@ -193,7 +193,7 @@ impl Audiences {
                 audience.window.push(Arc::clone(frame));
                 if audience.members.is_empty() {
                     audience.swept_to = audience.head;
-                    audience.window.bound(self.laggard_frames, self.laggard_bytes, audience.swept_to);
+                    audience.trim(self.laggard_frames, self.laggard_bytes);
                     continue;
                 }
                 let was_crowded = audience.is_crowded(self.laggard_frames, self.laggard_bytes);
@@ -251,18 +251,15 @@ impl Audiences {
 
     fn complete_pass(&mut self, id: AudienceId) {
         let audience = &mut self.table[id.0 as usize];
-        audience.swept_to = audience.reached;
+        // Not back: where the members had all left before this, `append` has moved it on.
+        audience.swept_to = audience.swept_to.max(audience.reached);
         audience.swept_at = audience.pass_at;
         audience.begin_pass();
         let was_crowded = audience.is_crowded(self.laggard_frames, self.laggard_bytes);
         (audience.unswept_frames, audience.unswept_bytes) = audience.window.measure_after(audience.swept_to);
         let crowded = audience.is_crowded(self.laggard_frames, self.laggard_bytes);
         self.crowded -= usize::from(was_crowded && !crowded);
-        if audience.laggards == 0 {
-            audience.window.drop_until(audience.swept_to);
-        } else {
-            audience.window.bound(self.laggard_frames, self.laggard_bytes, audience.swept_to);
-        }
+        audience.trim(self.laggard_frames, self.laggard_bytes);
     }
 
     /// The members of a slice.
@@ -302,6 +299,7 @@ impl Audiences {
             self.crowded -= usize::from(audience.is_crowded(self.laggard_frames, self.laggard_bytes));
             audience.swept_to = audience.head;
             (audience.unswept_frames, audience.unswept_bytes) = (0, 0);
+            audience.trim(self.laggard_frames, self.laggard_bytes);
         }
     }
 
@@ -369,6 +367,16 @@ impl Audiences {
         self.table[id.0 as usize].window.complete_after()
     }
 
+    /// Every member has everything up to here.
+    pub fn swept_to(&self, id: AudienceId) -> u64 {
+        self.table[id.0 as usize].swept_to
+    }
+
+    /// What this audience holds for members and laggards.
+    pub fn window(&self, id: AudienceId) -> &Window {
+        &self.table[id.0 as usize].window
+    }
+
     /// The common subscription.
     pub fn subscription(&self, id: AudienceId) -> &Arc<Subscription> {
         &self.table[id.0 as usize].subscription
@@ -408,8 +416,83 @@ impl Audience {
         self.reached = self.head;
     }
 
+    /// Drops from the window what no member needs, and no laggard either or only one over its bounds.
+    fn trim(&mut self, frames: usize, bytes: usize) {
+        if self.laggards == 0 {
+            self.window.drop_until(self.swept_to);
+        } else {
+            self.window.bound(frames, bytes, self.swept_to);
+        }
+    }
+
     /// The unfinished sweep is half a window behind.
     fn is_crowded(&self, frames: usize, bytes: usize) -> bool {
         self.unswept_frames * 2 > frames || self.unswept_bytes * 2 > bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Event;
+
+    fn topic() -> Topic {
+        Topic::new("a").unwrap()
+    }
+
+    fn append(audiences: &mut Audiences, seqs: std::ops::RangeInclusive<u64>) {
+        for seq in seqs {
+            let frame = Frame::encode(seq, &seq.to_string(), Event::new(topic()).data("x"), Duration::ZERO);
+            audiences.append(&Arc::new(frame));
+        }
+    }
+
+    fn found(audiences: &mut Audiences) -> AudienceId {
+        audiences.found(Subscription::new(vec![topic()], WireFormat::Chunked, false), 0).0
+    }
+
+    /// A sweep's last member stalled before the sweep had its turn; events passed by, and a laggard
+    /// came back. The sweep's end then took `swept_to` back to where the sweep had begun, measured frames
+    /// that nobody had counted, and in the end subtracted an audience from `crowded` that was never added:
+    /// a panic, or without checks a shard that takes no mail for ever.
+    #[test]
+    fn a_sweep_that_lost_its_members_does_not_take_the_next_ones_back() {
+        let mut audiences = Audiences::new(4, 1 << 20);
+        let id = found(&mut audiences);
+        audiences.add_laggard(id);
+        audiences.join(id, 1, 1);
+        append(&mut audiences, 1..=1);
+        audiences.add_laggard(id);
+        audiences.leave(id, 0, |_, _| {});
+        append(&mut audiences, 2..=5);
+        audiences.join(id, 2, 2);
+        audiences.remove_laggard(id);
+        while let Some(turn) = audiences.next_turn() {
+            assert_eq!(audiences.slice(turn, 10, 0), None);
+            assert_eq!(audiences.swept_to(id), 5);
+            audiences.end_turn(turn);
+        }
+        assert!(!audiences.crowded());
+    }
+
+    /// Where the last member stalled in the middle of a sweep, the window kept all that the sweep had
+    /// needed, over its bound, until the next event came.
+    #[test]
+    fn a_window_is_bounded_as_soon_as_no_member_needs_it() {
+        let mut audiences = Audiences::new(4, 1 << 20);
+        let id = found(&mut audiences);
+        audiences.join(id, 1, 1);
+        append(&mut audiences, 1..=10);
+        assert!(audiences.crowded());
+        let turn = audiences.next_turn().unwrap();
+        let slice = audiences.slice(turn, 1, 0).unwrap();
+        audiences.sent(turn, slice, 10);
+        audiences.add_laggard(id);
+        audiences.leave(id, 0, |_, _| {});
+        audiences.end_turn(turn);
+        assert_eq!((audiences.window(id).len(), audiences.window_after(id)), (4, 6));
+        assert!(!audiences.crowded() && !audiences.dirty());
     }
 }

@@ -19,6 +19,7 @@ pub mod connection;
 pub mod cursor;
 pub mod decoder;
 pub mod event;
+pub mod form;
 pub mod frame;
 pub mod head;
 pub mod laggard;

@@ -1,9 +1,9 @@
 //! What a subscribe request asks for: topics, and where to resume.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use crate::event::{InvalidEvent, Topic};
+use crate::form::form_fields;
 use crate::head::RequestHead;
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
@@ -36,9 +36,7 @@ impl SubscribeQuery {
         let mut gap_notice = true;
         let mut query_id: Option<(usize, String)> = None;
 
-        for pair in head.query().unwrap_or("").split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (form_decode(name), form_decode(value));
+        for (name, value) in form_fields(head.query().unwrap_or("").as_bytes()) {
             match &name[..] {
                 b"topic" => {
                     let text = str::from_utf8(&value).map_err(|_| SubscribeError::TopicNotUtf8)?;
@@ -136,38 +134,6 @@ impl std::error::Error for SubscribeError {
 
 fn lossy(bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8_lossy(bytes.as_ref()).into_owned()
-}
-
-/// Decodes `+` and `%XX`; a `%` that begins no escape stands for itself (URL standard, sections 1.3 and 5.1).
-///
-/// The usual decoders replace invalid UTF-8, so that two different wrong topics would become the same; this
-/// one leaves the bytes to the caller.
-fn form_decode(text: &str) -> Cow<'_, [u8]> {
-    let bytes = text.as_bytes();
-    if !bytes.iter().any(|byte| matches!(byte, b'+' | b'%')) {
-        return Cow::Borrowed(bytes);
-    }
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        match (first, after) {
-            (b'+', _) => decoded.push(b' '),
-            (b'%', [high, low, after_escape @ ..]) => match (hex_digit(*high), hex_digit(*low)) {
-                (Some(high), Some(low)) => {
-                    decoded.push(high * 16 + low);
-                    rest = after_escape;
-                }
-                _ => decoded.push(b'%'),
-            },
-            _ => decoded.push(first),
-        }
-    }
-    Cow::Owned(decoded)
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
 #[cfg(test)]

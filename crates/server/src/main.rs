@@ -1,2 +1,36 @@
-//! x
-fn main(){}
+//! `fanfare`: the push server, and a publisher and a subscriber for the command line.
+
+mod admission;
+mod cli;
+mod control;
+mod cors;
+mod publisher;
+mod serve;
+mod subscriber;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// A few percent less memory per connection in flight than the system's allocator, and steadier.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => serve::serve(cli.serve),
+        Some(Command::Serve(options)) => serve::serve(options),
+        Some(Command::Pub(options)) => publisher::publish(&options),
+        Some(Command::Sub(options)) => subscriber::subscribe(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fanfare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What the engine costs above the least that can be paid: a loop of `send(2)` over the same sockets.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use fanfare::{Backend, Cursor, Event, Topic, WireFormat};
+use fanfare_bench::bare::{Bare, Way};
+use fanfare_bench::client::{Discard, Plan, Reader};
+use fanfare_bench::engine::{self, Measured, patiently};
+use fanfare_bench::machine::{self, Cores};
+use fanfare_bench::statistics::Spread;
+use fanfare_bench::steering::Steering;
+use fanfare_bench::{Outcome, finish};
+use fanfare_io::affinity;
+use fanfare_io::clock::thread_cpu_time;
+use fanfare_proto::frame::Frame;
+
+/// Rounds at the start that are not counted.
+const WARM_UP: usize = 4;
+
+/// CPU time per delivery: the engine beside the bare loop, over the same sockets
+#[derive(Parser)]
+struct Options {
+    /// Subscribers; each is a pair of sockets, and a table holds 20,000 descriptors
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=19_000))]
+    connections: u32,
+    /// Bytes of each event's data
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    event_bytes: u32,
+    /// Rounds that count
+    #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Events that each variant sends in a round, one after the other
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    events_per_round: u32,
+    /// Measure again with the receive work on the clients' core, as behind a network card
+    #[arg(long)]
+    steered: bool,
+}
+
+/// A way to bring an event to everyone.
+#[derive(Clone, Copy, PartialEq)]
+enum Variant {
+    Bare(Way),
+    Engine(usize),
+}
+
+/// Everything that the variants share.
+struct Bench {
+    topic: Topic,
+    data: String,
+    connections: u64,
+    /// Events so far, the same number for each variant when a round is over.
+    events: u64,
+    bare: Bare,
+    engines: Vec<Measured>,
+    reader: Reader<Discard>,
+}
+
+fn main() -> ExitCode {
+    finish(run(&Options::parse()))
+}
+
+fn run(options: &Options) -> Outcome<()> {
+    let steering = Steering::prepare()?;
+    let backends = machine::backends();
+    machine::introduce("fanout_limit", &backends);
+    let cores = Cores::choose()?;
+    let (mut bench, variants) = Bench::set_up(options, &backends, cores)?;
+    println!(
+        "{} subscribers, {} bytes of data, {} on the wire, {} rounds of {} events; CPU time of the sender",
+        options.connections,
+        options.event_bytes,
+        bench.frame().len(),
+        options.rounds,
+        options.events_per_round,
+    );
+
+    println!("\nplain loopback: the receiver's work is in the sender's time");
+    let plain = bench.measure(options, &variants)?;
+    let mut lines = report("", &bench, &variants, &plain);
+    if options.steered {
+        match steering.steer(cores.client) {
+            Ok(_steered) => {
+                println!("\nsteered: the receiver's work is on core {}", cores.client);
+                let steered = bench.measure(options, &variants)?;
+                lines.extend(report("steered_", &bench, &variants, &steered));
+            }
+            Err(error) => println!("\nno steered figures: {error}"),
+        }
+    }
+    println!();
+    for line in lines {
+        println!("{line}");
+    }
+    bench.end()
+}
+
+impl Bench {
+    fn set_up(options: &Options, backends: &[Backend], cores: Cores) -> Outcome<(Bench, Vec<Variant>)> {
+        let topic = Topic::new("bench")?;
+        let count = options.connections as usize;
+        let mut engines = Vec::new();
+        for &backend in backends {
+            engines.push(Measured::start(backend, engine::quiet_limits())?);
+        }
+        let bare = Bare::start(cores.server, count)?;
+        affinity::pin(cores.client)?;
+
+        let (listener, to) = engine::listen()?;
+        let core = Some(cores.client);
+        let plan = Plan { count, to, group: 0, core, hurried: false, request: String::new() };
+        let reader = Reader::start(plan, Discard::default())?;
+        for _ in 0..count {
+            let (socket, _) = listener.accept()?;
+            engine::hand(&socket, bare.sockets())?;
+            for engine in &engines {
+                engine.adopt(&socket, &topic)?;
+            }
+        }
+        reader.wait_connected()?;
+        bare.wait_ready()?;
+        for engine in &engines {
+            engine.wait_connections(count)?;
+        }
+        let mut variants = vec![Variant::Bare(Way::Loop), Variant::Bare(Way::Ring)];
+        if !backends.contains(&Backend::IoUring) {
+            variants.pop();
+        }
+        variants.extend((0..engines.len()).map(Variant::Engine));
+        let data = "x".repeat(options.event_bytes as usize);
+        let connections = count as u64;
+        Ok((Bench { topic, data, connections, events: 0, bare, engines, reader }, variants))
+    }
+
+    /// Nanoseconds per delivery: for each variant, one figure per round.
+    fn measure(&mut self, options: &Options, variants: &[Variant]) -> Outcome<Vec<Vec<f64>>> {
+        // The streams' heads, or whatever else is under way.
+        let mut seen = u64::MAX;
+        patiently("the clients have read everything", || {
+            thread::sleep(Duration::from_millis(100));
+            Ok(std::mem::replace(&mut seen, self.reader.bytes()) == self.reader.bytes())
+        })?;
+        let mut figures = vec![Vec::new(); variants.len()];
+        let deliveries = (u64::from(options.events_per_round) * self.connections) as f64;
+        for round in 0..WARM_UP + options.rounds as usize {
+            let before = self.events;
+            for turn in 0..variants.len() {
+                // Each variant comes first as often as last, and after each neighbour.
+                let index = (turn + round / 2) % variants.len();
+                let index = if round % 2 == 0 { index } else { variants.len() - 1 - index };
+                self.events = before;
+                let cpu = self.turn(variants[index], options.events_per_round)?;
+                if round >= WARM_UP {
+                    figures[index].push(cpu.as_nanos() as f64 / deliveries);
+                }
+            }
+        }
+        Ok(figures)
+    }
+
+    /// Brings events to everyone, each when the one before has been read by all.
+    fn turn(&mut self, variant: Variant, events: u32) -> Outcome<Duration> {
+        let mut cpu = Duration::ZERO;
+        let shard_before = self.shard_cpu(variant);
+        for _ in 0..events {
+            let frame = self.frame();
+            self.events += 1;
+            let expected = self.reader.bytes() + frame.len() as u64 * self.connections;
+            match variant {
+                Variant::Bare(way) => cpu += self.bare.send(way, &frame)?,
+                Variant::Engine(index) => {
+                    let engine = &self.engines[index];
+                    let event = Event::new(self.topic.clone()).data(self.data.as_str());
+                    let begun = thread_cpu_time();
+                    engine.hub.publish(event)?;
+                    cpu += thread_cpu_time() - begun;
+                    engine.wait_deliveries(self.events * self.connections)?;
+                }
+            }
+            patiently("the clients have read an event", || Ok(self.reader.bytes() >= expected))?;
+            if self.reader.bytes() != expected {
+                return Err("the clients got other bytes than were sent".into());
+            }
+        }
+        Ok(cpu + self.shard_cpu(variant) - shard_before)
+    }
+
+    fn shard_cpu(&self, variant: Variant) -> Duration {
+        match variant {
+            Variant::Bare(_) => Duration::ZERO,
+            Variant::Engine(index) => self.engines[index].cpu.now(),
+        }
+    }
+
+    /// The next event as an engine encodes it, with a number of the same length.
+    fn frame(&self) -> Arc<[u8]> {
+        let epoch = self.engines[0].hub.head().epoch;
+        let seq = self.events + 1;
+        let id = Cursor { epoch, seq }.to_string();
+        let event = Event::new(self.topic.clone()).data(self.data.as_str());
+        Frame::encode(seq, &id, event, Duration::ZERO).wire(WireFormat::Chunked).into()
+    }
+
+    fn name(&self, variant: Variant) -> String {
+        match variant {
+            Variant::Bare(Way::Loop) => "bare send(2) loop".to_owned(),
+            Variant::Bare(Way::Ring) => "bare io_uring batch".to_owned(),
+            Variant::Engine(index) => format!("engine on {}", self.engines[index].backend),
+        }
+    }
+
+    fn key(&self, variant: Variant) -> String {
+        match variant {
+            Variant::Bare(Way::Loop) => "bare".to_owned(),
+            Variant::Bare(Way::Ring) => "bare_io_uring".to_owned(),
+            Variant::Engine(index) => machine::key(self.engines[index].backend).to_owned(),
+        }
+    }
+
+    fn end(self) -> Outcome<()> {
+        for engine in self.engines {
+            let counts = engine.hub.counts();
+            // Otherwise sends were saved, and the ratio flatters.
+            if counts.sends != counts.deliveries || counts.laggards > 0 {
+                println!("note: {} joined events: {counts:?}", engine.backend);
+            }
+            engine.stop();
+        }
+        self.reader.stop()?;
+        Ok(())
+    }
+}
+
+/// Prints the table and returns the lines for the end.
+fn report(prefix: &str, bench: &Bench, variants: &[Variant], figures: &[Vec<f64>]) -> Vec<String> {
+    let bare = &figures[0];
+    let mut lines = vec![format!("{prefix}bare_ns_per_delivery={:.0}", Spread::of(bare.clone()).median)];
+    for (&variant, own) in variants.iter().zip(figures) {
+        let per_delivery = Spread::of(own.clone());
+        let ratio = Spread::of(own.iter().zip(bare).map(|(own, bare)| own / bare));
+        println!("{:<20} ns per delivery {per_delivery:.0}", bench.name(variant));
+        if variant != variants[0] {
+            println!("{:<20} beside the loop {ratio:.3}", "");
+            lines.push(format!("{prefix}ratio_{}={:.3}", bench.key(variant), ratio.median));
+        }
+    }
+    lines
+}

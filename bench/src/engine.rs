@@ -1,0 +1,126 @@
+//! The engine, as it is measured: one shard on a core of its own, and nothing that acts by itself.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use fanfare::{AdoptError, Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
+use fanfare_io::pass::SocketSender;
+use fanfare_io::{Clock, sockets};
+
+use crate::Outcome;
+use crate::machine::{self, ThreadClock};
+
+/// How long anything may take to happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_micros(100);
+
+/// An engine with one shard, and the clock of its thread.
+pub struct Measured {
+    /// Which it is.
+    pub backend: Backend,
+    /// Its handle.
+    pub hub: Hub,
+    /// The shard's CPU time.
+    pub cpu: ThreadClock,
+    engine: Engine,
+}
+
+impl Measured {
+    /// Starts one shard on the first core of the calling thread.
+    ///
+    /// # Errors
+    /// The engine does not start.
+    pub fn start(backend: Backend, limits: Limits) -> Outcome<Measured> {
+        let before = machine::threads_named("fanfare-shard");
+        let engine = Engine::builder().shards(1).pin(true).backend(backend).limits(limits).start()?;
+        let mut threads = machine::threads_named("fanfare-shard");
+        threads.retain(|thread| !before.contains(thread));
+        let &[thread] = threads.as_slice() else { return Err("the shard's thread is not found".into()) };
+        Ok(Measured { backend, hub: engine.hub(), cpu: ThreadClock::of(thread), engine })
+    }
+
+    /// Subscribes a duplicate of this socket.
+    ///
+    /// # Errors
+    /// The engine does not take it.
+    pub fn adopt(&self, socket: &TcpStream, topic: &Topic) -> Outcome<()> {
+        patiently("the engine adopts a socket", || {
+            let copy: OwnedFd = socket.try_clone()?.into();
+            match self.hub.adopt(copy, Subscribe::to([topic.clone()]), WireFormat::Chunked) {
+                Ok(()) => Ok(true),
+                Err(AdoptError::Busy) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Waits until this many subscribers are there.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn wait_connections(&self, count: usize) -> Outcome<()> {
+        patiently("all subscribers are there", || Ok(self.hub.counts().connections == count as u64))
+    }
+
+    /// Waits until this many deliveries were made in all.
+    ///
+    /// # Errors
+    /// They were not.
+    pub fn wait_deliveries(&self, count: u64) -> Outcome<()> {
+        patiently("every subscriber was sent to", || Ok(self.hub.counts().deliveries >= count))
+    }
+
+    /// Ends it at once.
+    pub fn stop(self) {
+        self.engine.stop(Duration::ZERO);
+    }
+}
+
+/// The default bounds, without heartbeats: they would be sent into a measurement.
+pub fn quiet_limits() -> Limits {
+    Limits { heartbeat: Duration::from_secs(24 * 3600), ..Limits::default() }
+}
+
+/// A listener of our own on loopback, for sockets that are adopted.
+///
+/// # Errors
+/// No port is free.
+pub fn listen() -> Outcome<(TcpListener, SocketAddr)> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listeners = sockets::listen(any, sockets::BACKLOG, &SocketOptions::default(), 1)?;
+    let listener = TcpListener::from(listeners.into_iter().next().ok_or("no listener")?);
+    listener.set_nonblocking(false)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Passes a copy of a socket to a thread with its own table.
+///
+/// # Errors
+/// It does not take it.
+pub fn hand(socket: &TcpStream, to: &SocketSender) -> Outcome<()> {
+    patiently("a socket is passed on", || match to.send(socket.as_fd(), b"!") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error.into()),
+    })
+}
+
+/// Looks at a condition, sleeping in between, until it holds or patience ends.
+///
+/// # Errors
+/// The condition's own, or that it never held.
+pub fn patiently(what: &str, mut holds: impl FnMut() -> Outcome<bool>) -> Outcome<()> {
+    let clock = Clock::start();
+    while !holds()? {
+        if clock.now() > PATIENCE {
+            return Err(format!("waited {} s in vain until {what}", PATIENCE.as_secs()).into());
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The control plane: every request that is no subscription, on a thread of its own, by axum.
+//!
+//! A shard hands over the socket and what it has read. Browsers and proxies keep connections open, so
+//! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
+//! it.
+
+mod prefixed;
+mod problem;
+mod publish;
+mod routes;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, Response, Version, header};
+use axum::response::IntoResponse;
+use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, WireFormat};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Semaphore, mpsc};
+use tower::ServiceExt;
+
+use crate::admission::EventsAdmission;
+use crate::cors::Cors;
+use fanfare::Admission;
+use prefixed::Prefixed;
+use problem::Problem;
+
+/// Connections that the control plane serves at once; further ones are closed.
+const CONNECTIONS: usize = 4096;
+
+/// Sockets that wait between the shards and the control plane.
+const WAITING: usize = 1024;
+
+/// Time for a head on a connection that is kept open, the wait for it included.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// What the control plane works with.
+pub(crate) struct Control {
+    pub(crate) hub: Hub,
+    pub(crate) admission: EventsAdmission,
+    pub(crate) cors: Cors,
+    pub(crate) max_body: usize,
+    pub(crate) draining: Arc<AtomicBool>,
+}
+
+/// Starts its threads. They end when the engine does.
+pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (hand, mut handed) = mpsc::channel::<HandedOver>(WAITING);
+    thread::Builder::new().name("fanfare-hand-over".to_owned()).spawn(move || {
+        loop {
+            match sockets.receive(None) {
+                // Full: the socket is dropped, and its client sees a closed connection.
+                Ok(Some(socket)) => drop(hand.try_send(socket)),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
+                Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
+            }
+        }
+    })?;
+    thread::Builder::new().name("fanfare-control".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let control = Arc::new(control);
+            let router = routes::router(Arc::clone(&control));
+            let room = Arc::new(Semaphore::new(CONNECTIONS));
+            while let Some(socket) = handed.recv().await {
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+                let (control, router) = (Arc::clone(&control), router.clone());
+                tokio::spawn(async move {
+                    serve(&control, router, socket).await;
+                    drop(permit);
+                });
+            }
+        });
+    })?;
+    Ok(())
+}
+
+/// Serves one connection until it ends or becomes a subscriber's.
+async fn serve(control: &Control, router: Router, handed: HandedOver) {
+    let Ok(socket) = tokio::net::TcpStream::from_std(handed.socket) else { return };
+    let (give_back, mut given_back) = mpsc::channel(1);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let reply = match subscription(control, &request) {
+            Some(Ok(subscribe)) => {
+                // The answer comes from a shard: this request never gets one here.
+                let _ = give_back.try_send(subscribe);
+                None
+            }
+            Some(Err(problem)) => Some(Err(problem)),
+            None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
+        };
+        async move {
+            let response: Response<Body> = match reply {
+                None => std::future::pending().await,
+                Some(Err(problem)) => problem.into_response(),
+                Some(Ok(answer)) => answer.await.into_response(),
+            };
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let io = TokioIo::new(Prefixed::new(handed.received, socket));
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(64)
+        .serve_connection(io, service);
+    let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {
+        ended = &mut connection => {
+            if let Err(error) = ended {
+                tracing::debug!("a control connection ended: {error}");
+            }
+            None
+        }
+        subscribe = given_back.recv() => subscribe,
+    };
+    let Some((subscribe, format)) = subscribe else { return };
+    let socket = connection.into_parts().io.into_inner().into_inner();
+    match socket.into_std() {
+        Ok(socket) => {
+            if let Err(error) = control.hub.adopt(socket, subscribe, format) {
+                tracing::warn!("a subscriber was lost: {error}");
+            }
+        }
+        Err(error) => tracing::warn!("a subscriber was lost: {error}"),
+    }
+}
+
+/// What a request is, if it is a `GET /events`: a subscription or a refusal.
+fn subscription(
+    control: &Control,
+    request: &Request<Incoming>,
+) -> Option<Result<(Subscribe, WireFormat), Problem>> {
+    if request.method() != Method::GET || request.uri().path() != "/events" {
+        return None;
+    }
+    let target = request.uri().to_string();
+    let minor = u8::from(request.version() != Version::HTTP_10);
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let head = match RequestHead::from_parts("GET", &target, minor, headers) {
+        Ok(head) => head,
+        Err(error) => return Some(Err(Problem::new(error.status(), error.to_string()))),
+    };
+    Some(match control.admission.admit(&head) {
+        Decision::Subscribe(subscribe) => Ok((subscribe, head.wire_format())),
+        Decision::Refuse(refusal) => Err(Problem::from(refusal)),
+        Decision::HandOver => return None,
+    })
+}
+
+/// The origin and host of a request, for the cross-origin rules.
+fn origin_and_host<B>(request: &Request<B>) -> (Option<&[u8]>, Option<&str>) {
+    let headers = request.headers();
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.as_bytes());
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    (origin, request.uri().authority().map(|authority| authority.as_str()).or(host))
+}

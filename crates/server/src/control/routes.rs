@@ -1,0 +1,142 @@
+//! The control plane's routes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
+use fanfare::{Topic, TopicCounts};
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::{Control, origin_and_host, publish};
+use crate::cors::Verdict;
+
+/// How long each shard may take to answer for its topics.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The page may talk to this server under each of its loopback names, and to nothing else.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src data:; connect-src 'self' http://127.0.0.1:* http://localhost:*; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn router(control: Arc<Control>) -> Router {
+    let events = post(publish::publish).head(subscribe_head).options(preflight);
+    Router::new()
+        .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
+        .route("/topics", only(get(topics), "GET, HEAD"))
+        .route("/topics/{*topic}", only(get(topic), "GET, HEAD"))
+        .route("/health/live", only(get(|| async { "live\n" }), "GET, HEAD"))
+        .route("/health/ready", only(get(ready), "GET, HEAD"))
+        .route("/", page("text/html; charset=utf-8", include_str!("../page/index.html")))
+        .route("/style.css", page("text/css; charset=utf-8", include_str!("../page/style.css")))
+        .route("/demo.js", page("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
+        .fallback(|| async { Problem::new(404, "nothing is served at this path; look at /") })
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))
+        .with_state(control)
+}
+
+/// Other methods are answered 405.
+fn only(methods: MethodRouter<Arc<Control>>, allowed: &'static str) -> MethodRouter<Arc<Control>> {
+    methods.fallback(move || async move {
+        Problem::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
+    })
+}
+
+fn page(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Control>> {
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    only(get(move || async move { (headers, text) }), "GET, HEAD")
+}
+
+/// Refuses what a page of another origin may not do, and adds the response fields that let it read the
+/// answer where it may. A page that may not is not even told what a publish would have answered.
+async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
+    let (origin, host) = origin_and_host(&request);
+    let refused = control.cors.judge(origin, host) == Verdict::Refused;
+    let fields = control.cors.fields(origin, host);
+    if refused && request.method() == "POST" {
+        return Problem::new(403, "pages of this origin may not publish; see --cors-origin").into_response();
+    }
+    let mut response = next.run(request).await;
+    for (name, value) in fields {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+/// `OPTIONS /events`: one answer that browsers keep for a day.
+async fn preflight() -> Response {
+    let headers = [
+        (header::ALLOW, "GET, HEAD, POST, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "last-event-id, authorization, cache-control, content-type"),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+/// `HEAD /events`: the head of a stream, and no subscriber.
+async fn subscribe_head() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store, no-cache, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::empty()).into_response()
+}
+
+async fn ready(State(control): State<Arc<Control>>) -> Response {
+    if control.draining.load(Ordering::Relaxed) {
+        return Problem::new(503, "draining").into_response();
+    }
+    "ready\n".into_response()
+}
+
+async fn topics(State(control): State<Arc<Control>>) -> Response {
+    let all = ask(control, None).await;
+    let topics: Vec<Value> = all.iter().map(describe).collect();
+    Json(json!({ "topics": topics })).into_response()
+}
+
+async fn topic(State(control): State<Arc<Control>>, Path(name): Path<String>) -> Response {
+    let topic = match Topic::new(&name) {
+        Ok(topic) => topic,
+        Err(error) => return Problem::new(400, error.to_string()).into_response(),
+    };
+    match ask(control, Some(topic)).await.first() {
+        Some(counts) => Json(describe(counts)).into_response(),
+        None => {
+            Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events")).into_response()
+        }
+    }
+}
+
+async fn ask(control: Arc<Control>, only: Option<Topic>) -> Vec<TopicCounts> {
+    let asked = tokio::task::spawn_blocking(move || control.hub.topics(only.as_ref(), PATIENCE));
+    asked.await.unwrap_or_default()
+}
+
+fn describe(counts: &TopicCounts) -> Value {
+    let (oldest, newest) = counts.span.clone().unzip();
+    json!({
+        "topic": counts.topic,
+        "subscribers": counts.subscribers,
+        "laggards": counts.laggards,
+        "retained": counts.retained,
+        "oldest": oldest,
+        "newest": newest,
+    })
+}

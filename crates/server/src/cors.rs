@@ -1,0 +1,107 @@
+//! Which pages may read and publish: cross-origin rules (Fetch standard, "CORS protocol").
+
+use fanfare::RequestHead;
+
+/// The origins that are allowed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cors {
+    origins: Vec<String>,
+    any: bool,
+}
+
+/// What the rules say of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict<'r> {
+    /// It names no origin, or its own: nothing to add.
+    SameOrigin,
+    /// This page may, with credentials.
+    Listed(&'r str),
+    /// Any page may, without credentials.
+    Any,
+    /// This page may not.
+    Refused,
+}
+
+impl Cors {
+    /// `*` among the origins allows every page, without credentials.
+    pub(crate) fn new(origins: &[String]) -> Cors {
+        let any = origins.iter().any(|origin| origin == "*");
+        Cors { origins: origins.iter().filter(|origin| *origin != "*").cloned().collect(), any }
+    }
+
+    pub(crate) fn judge<'r>(&self, origin: Option<&'r [u8]>, host: Option<&str>) -> Verdict<'r> {
+        let Some(origin) = origin else { return Verdict::SameOrigin };
+        let Ok(origin) = std::str::from_utf8(origin) else { return Verdict::Refused };
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        // `Origin: null` has no authority: it is refused unless it is listed.
+        if authority.is_some() && authority == host {
+            return Verdict::SameOrigin;
+        }
+        let twin = authority.zip(host).is_some_and(|(origin, host)| loopback_twins(origin, host));
+        if twin || self.origins.iter().any(|listed| listed == origin) {
+            Verdict::Listed(origin)
+        } else if self.any && origin != "null" {
+            Verdict::Any
+        } else {
+            Verdict::Refused
+        }
+    }
+
+    /// The response fields for this request.
+    pub(crate) fn fields(&self, origin: Option<&[u8]>, host: Option<&str>) -> Vec<(&'static str, String)> {
+        match self.judge(origin, host) {
+            Verdict::SameOrigin | Verdict::Refused => Vec::new(),
+            Verdict::Any => vec![("Access-Control-Allow-Origin", "*".to_owned())],
+            Verdict::Listed(origin) => vec![
+                ("Access-Control-Allow-Origin", origin.to_owned()),
+                ("Access-Control-Allow-Credentials", "true".to_owned()),
+                ("Vary", "Origin".to_owned()),
+            ],
+        }
+    }
+
+    pub(crate) fn fields_for(&self, request: &RequestHead<'_>) -> Vec<(&'static str, String)> {
+        self.fields(request.origin(), request.host())
+    }
+}
+
+/// Both are loopback names of this machine with the same port: the same server by another name.
+fn loopback_twins(one: &str, other: &str) -> bool {
+    let split = |authority: &str| {
+        let (name, port) = authority.rsplit_once(':')?;
+        ["127.0.0.1", "localhost", "[::1]"].contains(&name).then(|| port.to_owned())
+    };
+    split(one).is_some() && split(one) == split(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge<'r>(cors: &Cors, origin: &'r str, host: &str) -> Verdict<'r> {
+        cors.judge(Some(origin.as_bytes()), Some(host))
+    }
+
+    #[test]
+    fn listed_origins_and_loopback_twins_get_credentials() {
+        let cors = Cors::new(&["https://app.example".to_owned()]);
+        assert_eq!(cors.judge(None, Some("h:1")), Verdict::SameOrigin);
+        assert_eq!(judge(&cors, "http://h:1", "h:1"), Verdict::SameOrigin);
+        assert_eq!(judge(&cors, "https://app.example", "h:1"), Verdict::Listed("https://app.example"));
+        let twin = "http://localhost:8844";
+        assert_eq!(judge(&cors, twin, "127.0.0.1:8844"), Verdict::Listed(twin));
+        assert_eq!(judge(&cors, twin, "127.0.0.1:8845"), Verdict::Refused);
+        assert_eq!(judge(&cors, twin, "push.example:8844"), Verdict::Refused);
+        assert_eq!(judge(&cors, "https://app.example.evil", "h:1"), Verdict::Refused);
+        assert_eq!(judge(&cors, "null", "h:1"), Verdict::Refused);
+    }
+
+    #[test]
+    fn a_star_allows_every_page_but_never_with_credentials_and_never_null() {
+        let cors = Cors::new(&["*".to_owned()]);
+        assert_eq!(judge(&cors, "https://x.example", "h:1"), Verdict::Any);
+        assert_eq!(judge(&cors, "null", "h:1"), Verdict::Refused);
+        let listed = Cors::new(&["null".to_owned()]);
+        assert_eq!(judge(&listed, "null", "h:1"), Verdict::Listed("null"));
+    }
+}

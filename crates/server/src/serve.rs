@@ -1,0 +1,155 @@
+//! `fanfare serve`: start the engine and its control plane, say where to look, and end gracefully.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use fanfare::{Counts, Engine, Farewell};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+
+use crate::admission::EventsAdmission;
+use crate::cli::ServeOptions;
+use crate::control::{self, Control};
+use crate::cors::Cors;
+
+/// Time between two looks at whether the shards run and what they had to refuse.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
+
+    // Before anything else, so that no signal finds a half-started server.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let cors = Cors::new(&options.cors_origins);
+    let limits = options.limits();
+    let max_topics = limits.topics_per_subscription;
+    let mut builder = Engine::builder()
+        .backend(options.backend)
+        .pin(options.pin)
+        .private_tables(!options.shared_table)
+        .limits(limits)
+        .socket_options(options.socket_options())
+        .admission(EventsAdmission { cors: cors.clone(), max_topics })
+        .hand_over(true);
+    for address in &options.listen {
+        builder = builder.listen(*address);
+    }
+    if let Some(shards) = options.shards {
+        builder = builder.shards(usize::from(shards));
+    }
+    let mut engine = builder.start()?;
+    let draining = Arc::new(AtomicBool::new(false));
+    if let Some(sockets) = engine.hand_over() {
+        let control = Control {
+            hub: engine.hub(),
+            admission: EventsAdmission { cors: cors.clone(), max_topics },
+            cors,
+            max_body: options.max_body.as_u64() as usize,
+            draining: Arc::clone(&draining),
+        };
+        control::start(control, sockets)?;
+    }
+    announce(&engine);
+
+    let (told, tell) = mpsc::channel();
+    thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if told.send(signal).is_err() {
+                // The drain is under way and somebody is impatient.
+                std::process::exit(128 + signal);
+            }
+        }
+    })?;
+    watch(&engine, &tell)?;
+    drop(tell);
+
+    let connections = engine.hub().counts().connections;
+    tracing::info!(connections, window = ?options.drain, "draining; a second signal stops at once");
+    draining.store(true, Ordering::Relaxed);
+    engine.stop(options.drain);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Says where to look. A closed standard output is no reason not to serve.
+fn announce(engine: &Engine) {
+    let (backend, fallback) = engine.backend();
+    if let Some(reason) = fallback {
+        tracing::warn!("io_uring is refused, using epoll: {reason}");
+    }
+    let hub = engine.hub();
+    let limits = hub.limits();
+    tracing::info!(
+        %backend,
+        shards = engine.shards(),
+        connections_per_shard = limits.connections,
+        log_mib = limits.retention.bytes >> 20,
+        window_mib = limits.laggard_bytes >> 20,
+        mailbox_mib = limits.mailbox_bytes >> 20,
+        pending_mib = (limits.pending * limits.head.max_bytes) >> 20,
+        "bounds of each shard"
+    );
+    let mut out = io::stdout().lock();
+    for address in engine.addresses() {
+        let _ = writeln!(
+            out,
+            "fanfare {} is listening on http://{address}\n\
+             \x20 look       http://{address}/\n\
+             \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
+             \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
+            env!("CARGO_PKG_VERSION"),
+        );
+    }
+    let _ = out.flush();
+}
+
+/// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
+/// logger's descriptor would mean something else in their tables.
+fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
+    let hub = engine.hub();
+    let mut before = hub.counts();
+    loop {
+        match tell.recv_timeout(WATCH_INTERVAL) {
+            Ok(_) => return Ok(()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err("the signal thread has ended".into()),
+        }
+        if !engine.is_running() {
+            return Err("a shard has ended by itself; its message is above".into());
+        }
+        let now = hub.counts();
+        report(&before, &now);
+        before = now;
+    }
+}
+
+fn report(before: &Counts, now: &Counts) {
+    if now.accept_pauses > before.accept_pauses {
+        tracing::warn!(
+            connections = now.connections,
+            "descriptors or memory are used up: accepting pauses; raise RLIMIT_NOFILE, or --shards"
+        );
+    }
+    if now.turned_away > before.turned_away {
+        let count = now.turned_away - before.turned_away;
+        tracing::warn!(count, "newcomers were closed: too many request heads are incomplete");
+    }
+    if now.heads_timed_out > before.heads_timed_out {
+        let count = now.heads_timed_out - before.heads_timed_out;
+        tracing::info!(count, "request heads were not complete in time");
+    }
+    for reason in [Farewell::LaggardFull, Farewell::LaggardStalled] {
+        if now.farewell(reason) > before.farewell(reason) {
+            let count = now.farewell(reason) - before.farewell(reason);
+            tracing::info!(count, reason = reason.name(), "slow subscribers were disconnected");
+        }
+    }
+}
