@@ -133,7 +133,10 @@ impl Builder {
         let resolved = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
         let count = self.shards.unwrap_or(cores.len());
-        let limits = self.limits;
+        let descriptors =
+            table::descriptor_limit().map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
+        let per_shard = if self.private_tables { descriptors } else { descriptors / count };
+        let limits = within_descriptors(self.limits, per_shard);
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
             Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
@@ -142,7 +145,7 @@ impl Builder {
         let mut listeners: Vec<Vec<OwnedFd>> = (0..count).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         for address in &self.listen {
-            let failed = |cause| StartError::new(&format!("listen on {address}"), cause);
+            let failed = |cause| StartError::new("start", cause);
             let opened = sockets::listen(*address, sockets::BACKLOG, &self.socket_options, count);
             for (shard, listener) in opened.map_err(failed)?.into_iter().enumerate() {
                 if shard == 0 {
@@ -282,6 +285,17 @@ impl HandOver {
         }
         let socket = self.receiver.receive(&mut received)?;
         Ok(socket.map(|socket| HandedOver { socket: TcpStream::from(socket), received }))
+    }
+}
+
+/// Connections get all descriptors but a sixteenth, incomplete heads at most a quarter: so that there is
+/// one left to refuse a newcomer with, and slow heads alone do not fill a table.
+fn within_descriptors(limits: Limits, descriptors: usize) -> Limits {
+    let reserve = (descriptors / 16).clamp(16, 1024);
+    Limits {
+        connections: limits.connections.min(descriptors.saturating_sub(reserve)),
+        pending: limits.pending.min(descriptors / 4),
+        ..limits
     }
 }
 

@@ -224,7 +224,7 @@ impl Hub {
         Cursor { epoch: self.inner.epoch, seq }
     }
 
-    /// The bounds that this engine was started with.
+    /// The bounds in force: those of the builder, within what descriptors allow.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
     }

@@ -75,6 +75,25 @@ pub fn close_left_behind(moved: &[RawFd]) {
     }
 }
 
+/// How many descriptors a table of this process may hold: the soft `RLIMIT_NOFILE`, raised to the hard
+/// one first where that is higher.
+///
+/// # Errors
+/// `EPERM` under a seccomp filter that forbids `getrlimit(2)`.
+pub fn descriptor_limit() -> io::Result<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // SAFETY: `raised` is only read. A refusal leaves the limit as it was.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
+            limit = raised;
+        }
+    }
+    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
 /// Whether the calling thread has left the shared table.
 #[must_use]
 pub fn is_private() -> bool {

@@ -1,7 +1,10 @@
 //! The control plane's routes.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -95,7 +98,23 @@ async fn subscribe_head() -> Response {
         (header::CACHE_CONTROL, "no-store, no-cache, no-transform"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    (headers, Body::empty()).into_response()
+    (headers, Body::new(Endless)).into_response()
+}
+
+/// A body without a known length, as a stream's is: a HEAD must not say otherwise.
+struct Endless;
+
+impl hyper::body::Body for Endless {
+    type Data = bytes::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        // Never polled: hyper sends no body in answer to a HEAD.
+        Poll::Ready(None)
+    }
 }
 
 async fn ready(State(control): State<Arc<Control>>) -> Response {

@@ -1,0 +1,44 @@
+//! The server of the classic Server-Sent Events tutorial: port 8844, path `/stream`, a reconnection time
+//! of ten seconds, an event of type `connecttime` when a client connects, and then the date every second.
+//! Pages of every origin may read it.
+//!
+//! Try `curl -N http://127.0.0.1:8844/stream`.
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use fanfare::{Decision, Engine, Event, PublishError, Refusal, RequestHead, Subscribe, Topic};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let clock = Topic::new("clock")?;
+    let subscribed = clock.clone();
+    let engine = Engine::builder()
+        .listen("127.0.0.1:8844".parse()?)
+        .admission(move |request: &RequestHead<'_>| match (request.method(), request.path()) {
+            ("GET", "/stream") => Decision::Subscribe(
+                Subscribe::to([subscribed.clone()])
+                    .retry(Duration::from_secs(10))
+                    .header("Access-Control-Allow-Origin", "*")
+                    .greeting(Some("connecttime"), &date()),
+            ),
+            (_, "/stream") => Decision::Refuse(Refusal::new(405, "use GET").header("Allow", "GET")),
+            _ => Decision::Refuse(Refusal::new(404, "the clock is at /stream")),
+        })
+        .start()?;
+    println!("the clock ticks at http://127.0.0.1:8844/stream");
+    let hub = engine.hub();
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        match hub.publish(Event::new(clock.clone()).data(date())) {
+            // A second that finds no room is skipped; the next one will tell the time as well.
+            Ok(_) | Err(PublishError::Busy) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The date and time, as HTTP writes it.
+#[allow(clippy::disallowed_methods)] // An example may look at the clock; that is its purpose.
+fn date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
+}
