@@ -138,9 +138,6 @@ pub const SLICE_BYTES: usize = 8 << 20;
 /// Laggards that are served between two slices.
 pub const LAGGARD_TURNS: usize = 64;
 
-/// Notifications of new connections, heads and hang-ups that are acted on between two slices.
-pub const ACCEPT_TURNS: usize = 256;
-
 /// Time between two looks at all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);
 
@@ -149,3 +146,6 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Pause before `accept` is tried again when descriptors or memory are used up.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Old frames are dropped at most this late, so that a quiet shard wakes once for many of them.
+pub const EXPIRY_SLACK: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use fanfare_io::Io;
 use fanfare_proto::audience::AudienceId;
 use fanfare_proto::connection::{Farewell, Place, Tenths};
 use fanfare_proto::frame::WireFormat;
-use fanfare_proto::limits::{LAGGARD_CHECK, LaggardPolicy};
+use fanfare_proto::limits::{EXPIRY_SLACK, LAGGARD_CHECK, LaggardPolicy};
 
 use super::{Shard, greet::Deadlines, tenths};
 
@@ -39,7 +39,7 @@ impl<I: Io> Shard<I> {
             deadlines.lingers.front().map(|(at, ..)| *at),
             (!self.connections.is_empty()).then_some(self.upkeep.next_slice_at),
             (!self.laggards.is_empty()).then_some(self.upkeep.next_laggard_check_at),
-            self.log.next_expiry(),
+            self.log.next_expiry().map(|at| at.saturating_add(EXPIRY_SLACK)),
         ];
         timers.into_iter().flatten().min()
     }
