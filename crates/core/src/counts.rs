@@ -1,5 +1,5 @@
 //! What a shard counts. Plain numbers on the shard's side, stored for others to read once per tick:
-//! no atomic operation per delivery.
+//! no atomic operation per delivery. And what it is asked for: the counts of its topics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,6 +90,21 @@ counts! {
     gaps,
     /// Events taken from the mailbox.
     events,
+}
+
+/// What is known of one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicCounts {
+    /// Its name.
+    pub topic: String,
+    /// Connections that read it, laggards included.
+    pub subscribers: usize,
+    /// Those of them that are laggards.
+    pub laggards: usize,
+    /// Events retained.
+    pub retained: usize,
+    /// The oldest and the newest of them, as cursors.
+    pub span: Option<(String, String)>,
 }
 
 impl Counts {

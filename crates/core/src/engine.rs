@@ -168,8 +168,7 @@ impl Builder {
             let (sockets, adopted) = pass::channel().map_err(failed)?;
             let mailbox = Arc::new(Mailbox::new(waker.clone()));
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
-            let hand_over =
-                hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;
+            let hand_over = hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;
             handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
             plans.push(Plan {
                 waker,
@@ -389,7 +388,8 @@ impl Plan {
             *parted = true;
         }
         if let Some(core) = self.core {
-            affinity::pin(core).map_err(|cause| StartError::new(&format!("pin a shard to core {core}"), cause))?;
+            affinity::pin(core)
+                .map_err(|cause| StartError::new(&format!("pin a shard to core {core}"), cause))?;
         }
         let mut io = open(&self.waker).map_err(|cause| StartError::new("open the backend", cause))?;
         for listener in self.listeners {

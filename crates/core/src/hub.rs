@@ -16,7 +16,7 @@ use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::Subscribe;
-use crate::counts::{Counts, SharedCounts};
+use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Adoption, Mail, Mailbox};
 
 /// A handle on a running engine. Clones share it; any thread may use it.
@@ -87,25 +87,12 @@ pub enum AdoptError {
     Io(io::Error),
 }
 
-/// What is known of one topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TopicCounts {
-    /// Its name.
-    pub topic: String,
-    /// Connections that read it, laggards included.
-    pub subscribers: usize,
-    /// Those of them that are laggards.
-    pub laggards: usize,
-    /// Events retained.
-    pub retained: usize,
-    /// The oldest and the newest of them, as cursors.
-    pub span: Option<(String, String)>,
-}
-
 impl Hub {
     pub(crate) fn new(epoch: Epoch, clock: Clock, limits: Limits, shards: Vec<ShardHandle>) -> Hub {
         let order = Mutex::new(0);
-        Hub { inner: Arc::new(Inner { epoch, clock, limits, order, shards, next_shard: AtomicUsize::new(0) }) }
+        Hub {
+            inner: Arc::new(Inner { epoch, clock, limits, order, shards, next_shard: AtomicUsize::new(0) }),
+        }
     }
 
     /// Publishes one event to all who subscribe to one of its topics, and keeps it for those who resume.

@@ -11,7 +11,7 @@ use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
-use crate::hub::TopicCounts;
+use crate::counts::TopicCounts;
 
 /// What others tell a shard.
 pub(crate) enum Mail {

@@ -244,7 +244,8 @@ impl Audiences {
             return None;
         };
         let after = members[skipped].cursor;
-        let length = members[skipped..].iter().take(budget).take_while(|member| member.cursor == after).count();
+        let length =
+            members[skipped..].iter().take(budget).take_while(|member| member.cursor == after).count();
         let start = audience.next as usize + skipped;
         Some(Slice { start, end: start + length, after })
     }

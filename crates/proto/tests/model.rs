@@ -7,6 +7,8 @@
 //!
 //! A failure prints the line that replays it. `FANFARE_SEEDS` sets how many seeds are tried.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +65,8 @@ struct World {
     run: Run,
     policy: LaggardPolicy,
     laggard_frames: usize,
+    /// What readers choose from: few, so that they share audiences.
+    menu: Vec<Subscription>,
     /// The naive log: all events ever.
     history: Vec<Arc<Frame>>,
     /// By slot.
@@ -108,9 +112,11 @@ impl World {
         };
         let laggard_frames = random.pick(&[2, 6, 40]);
         let laggard_bytes = random.pick(&[1_500, 8_000, 400_000]);
+        let menu = (0..1 + random.below(4)).map(|_| random.subscription()).collect();
         World {
             now: Duration::ZERO,
             epoch,
+            menu,
             log: Log::new(epoch, retention),
             audiences: Audiences::new(laggard_frames, laggard_bytes),
             laggards: Laggards::default(),
@@ -179,10 +185,7 @@ impl World {
     // What a shard does with newcomers and leavers.
 
     fn join(&mut self) {
-        let count = 1 + self.random.below(3);
-        let topics = (0..count).map(|_| self.topic()).collect();
-        let format = self.random.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        let subscription = Subscription::new(topics, format, self.random.one_in(2));
+        let subscription = self.menu[self.random.below(self.menu.len())].clone();
         let start = match self.random.below(4) {
             0 => Some(EARLIEST.to_owned()),
             1 => Some(self.some_cursor().to_string()),
@@ -242,10 +245,10 @@ impl World {
         let Some(slot) = self.some_reader() else { return };
         let Place::Member(index) = self.readers[&slot].place else { return };
         self.readers.get_mut(&slot).unwrap().room = Some(0);
-        self.to_laggard(self.readers[&slot].audience, index, slot, None, None);
+        self.make_laggard(self.readers[&slot].audience, index, slot, None, None);
     }
 
-    fn to_laggard(
+    fn make_laggard(
         &mut self,
         audience: AudienceId,
         index: u32,
@@ -288,9 +291,9 @@ impl World {
             return;
         }
         for _ in 0..1 + self.random.below(4) {
-            let mut event = Event::new(self.topic()).private(self.random.one_in(4));
+            let mut event = Event::new(self.random.topic()).private(self.random.one_in(4));
             for _ in 0..self.random.below(3) {
-                event = event.also(self.topic()).unwrap();
+                event = event.also(self.random.topic()).unwrap();
             }
             if self.random.one_in(3) {
                 event = event.id(EventId::new(format!("own-{}", self.random.below(4))).unwrap());
@@ -325,7 +328,7 @@ impl World {
                     Sent::Whole => {}
                     Sent::Full(sent) => {
                         let cut = self.run.cut(sent);
-                        self.to_laggard(audience, index, member.slot, Some(cut.cursor), cut.remainder);
+                        self.make_laggard(audience, index, member.slot, Some(cut.cursor), cut.remainder);
                     }
                     Sent::Gone => gone.push(member.slot),
                 }
@@ -454,7 +457,8 @@ impl World {
     fn read(&mut self, slot: u32) {
         let mut reader = self.readers.remove(&slot).unwrap();
         while !reader.begun.is_empty() {
-            let next = self.first_after(&reader, reader.seen).expect("no more events for this reader").clone();
+            let next =
+                self.first_after(&reader, reader.seen).expect("no more events for this reader").clone();
             let wire = next.wire(reader.subscription.format());
             let common = wire.len().min(reader.begun.len());
             assert!(reader.begun[..common] == wire[..common], "not the bytes of event {}", next.seq());
@@ -508,7 +512,7 @@ impl World {
     /// The log's answers to a random reader, against the list.
     fn ask_the_log(&mut self) {
         let count = 1 + self.random.below(3);
-        let mut topics: Vec<Topic> = (0..count).map(|_| self.topic()).collect();
+        let mut topics: Vec<Topic> = (0..count).map(|_| self.random.topic()).collect();
         topics.dedup();
         let retained = self.history.len() - self.log.len();
         let of_topics = |frame: &&Arc<Frame>| frame.topics().iter().any(|topic| topics.contains(topic));
@@ -531,10 +535,6 @@ impl World {
                 assert!(from <= first.seq(), "whoever saw {own} first misses what followed");
             }
         }
-    }
-
-    fn topic(&mut self) -> Topic {
-        Topic::new(format!("topic-{}", self.random.below(TOPICS))).unwrap()
     }
 
     fn cursor(&self, seq: u64) -> Cursor {
@@ -575,6 +575,16 @@ impl Random {
 
     fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
+    }
+
+    fn topic(&mut self) -> Topic {
+        Topic::new(format!("topic-{}", self.below(TOPICS))).unwrap()
+    }
+
+    fn subscription(&mut self) -> Subscription {
+        let topics = (0..1 + self.below(3)).map(|_| self.topic()).collect();
+        let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
+        Subscription::new(topics, format, self.one_in(2))
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

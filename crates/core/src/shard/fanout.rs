@@ -148,6 +148,7 @@ impl<I: Io> Shard<I> {
             Sent::Whole => {
                 laggard.cursor = run.end();
                 laggard.progress_at = now;
+                self.connections[slot as usize].sent_at = tenths(now);
                 self.counts.deliveries += run.len() as u64;
                 if run.end() >= self.audiences.head(audience) {
                     self.laggard_to_member(key, slot);
@@ -237,7 +238,12 @@ impl<I: Io> Shard<I> {
         let mut bytes = Vec::new();
         if self.connections[slot as usize].gap_notice {
             let asked = Cursor { epoch: self.log.epoch(), seq: after }.to_string();
-            self.gap_event(&asked, cursor, &subscription, &mut bytes);
+            // The window may reach further back than the log, where retention is small.
+            let next = match cursor >= window_after {
+                true => self.audiences.window(audience).after(cursor).next(),
+                false => self.next_in_log(cursor, &subscription),
+            };
+            self.gap_event(&asked, cursor, next, subscription.format(), &mut bytes);
         }
         let laggard = self.laggards.get_mut(key);
         laggard.cursor = cursor;
@@ -246,17 +252,22 @@ impl<I: Io> Shard<I> {
         self.laggards.ready(key);
     }
 
-    /// Appends the event that tells of a gap: between the event `asked` and what follows `cursor`
-    /// something may be missing. Its id is the cursor from which the stream goes on.
+    /// The first retained frame of a subscription after `cursor`.
+    pub(super) fn next_in_log(&self, cursor: u64, subscription: &Subscription) -> Option<&Arc<Frame>> {
+        self.log.after(subscription.topics(), cursor).find(|frame| subscription.admits(frame))
+    }
+
+    /// Appends the event that tells of a gap: between the event `asked` and `next`, the first that follows
+    /// `cursor`, something may be missing. Its id is the cursor from which the stream goes on.
     pub(super) fn gap_event(
         &self,
         asked: &str,
         cursor: u64,
-        subscription: &Subscription,
+        next: Option<&Arc<Frame>>,
+        format: WireFormat,
         out: &mut Vec<u8>,
     ) {
         let id = |seq| Cursor { epoch: self.log.epoch(), seq }.to_string();
-        let next = self.log.after(subscription.topics(), cursor).find(|frame| subscription.admits(frame));
         let before = match next {
             Some(frame) => json_string(&wire_id(frame, id(frame.seq()))),
             None => "null".to_owned(),
@@ -264,7 +275,7 @@ impl<I: Io> Shard<I> {
         let data = format!(r#"{{"after":{},"before":{before}}}"#, json_string(asked));
         let mut body = format!("id: {}\n", id(cursor)).into_bytes();
         encode_unnumbered(Some("fanfare.gap"), &data, &mut body);
-        wrap(&body, subscription.format(), out);
+        wrap(&body, format, out);
     }
 
     fn laggard_to_member(&mut self, key: u32, slot: u32) {

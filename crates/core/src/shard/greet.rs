@@ -174,7 +174,8 @@ impl<I: Io> Shard<I> {
                 self.answer_and_linger(socket, &bytes, now);
             }
             Reply::HandOver(bytes) => {
-                let sent = self.links.hand_over.as_ref().is_some_and(|to| to.send_raw(socket, &bytes).is_ok());
+                let sent =
+                    self.links.hand_over.as_ref().is_some_and(|to| to.send_raw(socket, &bytes).is_ok());
                 if sent {
                     self.counts.handed_over += 1;
                     self.scratch.closing.push((socket, None));
@@ -258,9 +259,7 @@ impl<I: Io> Shard<I> {
         let configured = sockets::configure(socket.as_fd(), &self.socket_options);
         let socket = socket.into_raw_fd();
         let reply = match configured {
-            Ok(()) if self.drain.is_none() => {
-                Reply::Subscribe(Box::new(adoption.subscribe), adoption.format)
-            }
+            Ok(()) if self.drain.is_none() => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
             _ => Reply::Close,
         };
         self.reply(socket, reply, now);
@@ -305,10 +304,8 @@ impl<I: Io> Shard<I> {
             self.log.hold(topics);
         }
         let head = self.audiences.head(audience);
-        let behind = start.filter(|start| {
-            let subscription = self.audiences.subscription(audience);
-            self.log.after(subscription.topics(), start.cursor).any(|frame| subscription.admits(frame))
-        });
+        let behind = start
+            .filter(|start| self.next_in_log(start.cursor, self.audiences.subscription(audience)).is_some());
         let remainder =
             (sent < first_bytes.len()).then(|| Remainder::own(first_bytes.into_boxed_slice(), sent));
         let place = if behind.is_some() || remainder.is_some() {
@@ -350,7 +347,8 @@ impl<I: Io> Shard<I> {
         wrap(&body, format, &mut bytes);
         if let (Some(start), true) = (gap, subscribe.gap_notice) {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
-            self.gap_event(asked, start.cursor, subscription, &mut bytes);
+            let next = self.next_in_log(start.cursor, subscription);
+            self.gap_event(asked, start.cursor, next, format, &mut bytes);
         }
         bytes
     }

@@ -28,8 +28,7 @@ use fanfare_proto::run::Run;
 use slab::Slab;
 
 use crate::admission::Admission;
-use crate::counts::{Counts, SharedCounts};
-use crate::hub::TopicCounts;
+use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Mail, Mailbox};
 use drain::Drain;
 use greet::Pending;
@@ -237,7 +236,8 @@ impl<I: Io> Shard<I> {
                 counts.laggards += laggards;
             }
         }
-        let named = |(topic, counts): (&Topic, TopicCounts)| TopicCounts { topic: topic.to_string(), ..counts };
+        let named =
+            |(topic, counts): (&Topic, TopicCounts)| TopicCounts { topic: topic.to_string(), ..counts };
         topics.into_iter().map(named).collect()
     }
 
@@ -353,3 +353,6 @@ impl Random {
 fn tenths(now: Duration) -> Tenths {
     (now.as_millis() / 100) as Tenths
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,8 @@ impl<I: Io> Shard<I> {
         self.upkeep.next_slot = to;
         let (mut chunked, mut plain, mut aged) = (Vec::new(), Vec::new(), Vec::new());
         // Looked at every quarter of the interval: silence of three quarters would grow past it.
-        let quiet_since = tenths(now.saturating_sub(self.limits.heartbeat * 3 / 4));
+        // A shard younger than that has nobody who was silent for so long.
+        let quiet_since = now.checked_sub(self.limits.heartbeat * 3 / 4).map(tenths);
         for slot in from..to {
             let Some(connection) = self.connections.get(slot) else { continue };
             if connection.ends_at <= tenths(now) {
@@ -110,7 +111,7 @@ impl<I: Io> Shard<I> {
             // A laggard's socket is full, or about to be sent to.
             let Place::Member(_) = connection.place else { continue };
             let sent_at: Tenths = connection.sent_at.max(self.audiences.swept_at(connection.audience));
-            if sent_at <= quiet_since {
+            if quiet_since.is_some_and(|since| sent_at <= since) {
                 match self.audiences.format(connection.audience) {
                     WireFormat::Chunked => chunked.push(slot as u32),
                     WireFormat::Plain => plain.push(slot as u32),

@@ -19,6 +19,8 @@ const ENOSPC: i32 = 28;
 
 pub(super) struct Network {
     random: Random,
+    /// Nothing is refused.
+    pub(super) calm: bool,
     wires: BTreeMap<Socket, Wire>,
     /// Connections that nobody has accepted.
     backlog: VecDeque<Socket>,
@@ -57,6 +59,7 @@ impl Network {
     pub(super) fn new(seed: u64) -> Network {
         Network {
             random: Random::seeded(seed),
+            calm: false,
             wires: BTreeMap::new(),
             backlog: VecDeque::new(),
             listening: true,
@@ -96,6 +99,12 @@ impl Network {
         if std::mem::take(&mut wire.blocked) {
             self.changed(socket);
         }
+    }
+
+    /// Leaves the socket this much room, until its client reads.
+    pub(super) fn squeeze(&mut self, socket: Socket, room: usize) {
+        let wire = self.wires.get_mut(&socket).unwrap();
+        wire.room = wire.room.min(room);
     }
 
     /// From now on the client reads everything at once.
@@ -183,7 +192,7 @@ impl Io for Network {
     }
 
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()> {
-        if self.random.one_in(100) {
+        if !self.calm && self.random.one_in(100) {
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
         assert!(token.0 < Token::LIMIT);
@@ -205,7 +214,7 @@ impl Io for Network {
             notifications.push(Notification::Woken);
         }
         while self.listening && !self.accept_paused && !self.backlog.is_empty() {
-            if self.random.one_in(20) {
+            if !self.calm && self.random.one_in(20) {
                 self.accept_paused = true;
                 self.notifications.push_back(Notification::AcceptFailed(EMFILE));
             } else {
