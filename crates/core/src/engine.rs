@@ -287,6 +287,9 @@ impl HandOver {
     }
 }
 
+/// The unit of a connection's times: more often, upkeep could not tell whether a heartbeat is due.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+
 /// Connections get all descriptors but a sixteenth, incomplete heads at most a quarter: so that there is
 /// one left to refuse a newcomer with, and slow heads alone do not fill a table.
 fn within_descriptors(limits: Limits, descriptors: usize) -> Limits {
@@ -294,6 +297,7 @@ fn within_descriptors(limits: Limits, descriptors: usize) -> Limits {
     Limits {
         connections: limits.connections.min(descriptors.saturating_sub(reserve)),
         pending: limits.pending.min(descriptors / 4),
+        heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
         ..limits
     }
 }

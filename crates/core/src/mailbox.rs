@@ -36,7 +36,10 @@ pub(crate) struct Mailbox {
     bytes: AtomicUsize,
     /// The shard sleeps, or is about to: a push must wake it.
     asleep: AtomicBool,
+    /// No more publishes or sockets are taken.
     closed: AtomicBool,
+    /// The shard has ended: nobody reads.
+    ended: AtomicBool,
     waker: Waker,
 }
 
@@ -48,6 +51,7 @@ impl Mailbox {
             bytes: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             waker,
         }
     }
@@ -80,6 +84,10 @@ impl Mailbox {
     /// channel arrives there in the order of the mail.
     pub(crate) fn push<E>(&self, mail: Mail, before_push: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut queue = self.lock();
+        if self.ended.load(Ordering::Relaxed) {
+            // Dropped: whoever waits for an answer learns that there will be none.
+            return Ok(());
+        }
         before_push()?;
         queue.push_back(mail);
         drop(queue);
@@ -126,7 +134,9 @@ impl Mailbox {
     /// The shard has ended: what waits goes to nobody.
     pub(crate) fn close(&self) {
         self.refuse();
-        self.lock().clear();
+        let mut queue = self.lock();
+        self.ended.store(true, Ordering::Relaxed);
+        queue.clear();
     }
 
     /// Whether the shard has ended or is about to.

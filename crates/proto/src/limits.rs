@@ -85,7 +85,7 @@ pub struct Limits {
     pub laggard_policy: LaggardPolicy,
     /// What the log keeps for those who resume.
     pub retention: Retention,
-    /// A comment is sent where nothing else was within this time. nginx and ELB cut at 60 s, some
+    /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s, some
     /// polyfills at 45 s.
     pub heartbeat: Duration,
     /// `:` and a line feed, or `:` and a blank line.

@@ -198,16 +198,12 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Finds what a laggard needs next: in the window, else in the log. False where it was ended or
-    /// told of a gap instead.
+    /// Finds what a laggard needs next: in the window, else in the log. False where it is over its bound,
+    /// or replays what the log has dropped meanwhile, and was ended or told of the gap.
     fn fill_for_laggard(&mut self, key: u32, audience: AudienceId) -> bool {
         let laggard = self.laggards.get(key);
         let (cursor, slot) = (laggard.cursor, laggard.slot);
         let over_bound = laggard.cursor.max(laggard.since) < self.audiences.window_after(audience);
-        if over_bound && self.limits.laggard_policy == LaggardPolicy::Disconnect {
-            self.end(slot, Farewell::LaggardFull);
-            return false;
-        }
         if !over_bound {
             if cursor >= self.audiences.window_after(audience) {
                 self.fill_run(audience, cursor);
@@ -222,7 +218,11 @@ impl<I: Io> Shard<I> {
                 return true;
             }
         }
-        self.skip_to_available(key, slot, audience);
+        match self.limits.laggard_policy {
+            // It reconnects, and the head of its next stream tells of the gap.
+            LaggardPolicy::Disconnect => self.end(slot, Farewell::LaggardFull),
+            LaggardPolicy::Skip => self.skip_to_available(key, slot, audience),
+        }
         false
     }
 

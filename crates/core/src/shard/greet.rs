@@ -41,9 +41,12 @@ enum Stage {
 /// Deadlines of pending sockets. Each queue has one duration, so it is in order by itself.
 #[derive(Default)]
 pub(super) struct Deadlines {
-    pub(super) heads: VecDeque<(Duration, usize, u32)>,
-    pub(super) lingers: VecDeque<(Duration, usize, u32)>,
+    pub(super) heads: Deadline,
+    pub(super) lingers: Deadline,
 }
+
+/// When, and the slot and generation of whom.
+pub(super) type Deadline = VecDeque<(Duration, usize, u32)>;
 
 /// What came of receiving a piece of a head.
 enum Progress {
@@ -78,7 +81,7 @@ impl<I: Io> Shard<I> {
                 let deadline = now + self.limits.head_time;
                 let stage = Stage::Receiving(received, scanner);
                 if let Some((slot, generation)) = self.watch_pending(socket, stage) {
-                    self.upkeep.deadlines.heads.push_back((deadline, slot, generation));
+                    self.note_deadline(|all| &mut all.heads, (deadline, slot, generation));
                 }
             }
         }
@@ -197,7 +200,7 @@ impl<I: Io> Shard<I> {
         }
         self.io.finish(socket);
         if let Some((slot, generation)) = self.watch_pending(socket, Stage::Lingering) {
-            self.upkeep.deadlines.lingers.push_back((now + LINGER, slot, generation));
+            self.note_deadline(|all| &mut all.lingers, (now + LINGER, slot, generation));
         }
     }
 
@@ -213,6 +216,23 @@ impl<I: Io> Shard<I> {
         }
         self.pending.insert(Pending { socket, generation, stage });
         Some((slot, generation))
+    }
+
+    /// Notes a deadline; now and then lets go of those whose sockets have left, so that the queue stays in
+    /// proportion to the table.
+    fn note_deadline(
+        &mut self,
+        queue: fn(&mut Deadlines) -> &mut Deadline,
+        deadline: (Duration, usize, u32),
+    ) {
+        let queue = queue(&mut self.upkeep.deadlines);
+        if queue.len() > 2 * self.pending.len() + 1024 {
+            let pending = &self.pending;
+            queue.retain(|(_, slot, generation)| {
+                pending.get(*slot).is_some_and(|pending| pending.generation == *generation)
+            });
+        }
+        queue.push_back(deadline);
     }
 
     fn close_pending(&mut self, slot: usize) {
@@ -387,7 +407,7 @@ impl<I: Io> Shard<I> {
 }
 
 /// The next entry whose time has come.
-fn due(queue: &mut VecDeque<(Duration, usize, u32)>, now: Duration) -> Option<(usize, u32)> {
+fn due(queue: &mut Deadline, now: Duration) -> Option<(usize, u32)> {
     let (at, slot, generation) = *queue.front()?;
     (at <= now).then(|| {
         queue.pop_front();

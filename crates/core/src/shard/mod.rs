@@ -161,7 +161,8 @@ impl<I: Io> Shard<I> {
             Notification::Accepted(socket) => self.accepted(socket, now),
             Notification::AcceptFailed(_) => {
                 self.counts.accept_pauses += 1;
-                self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                // A drain has closed the listeners.
+                self.accept_again_at = self.drain.is_none().then_some(now + ACCEPT_PAUSE);
             }
             Notification::Woken => {}
             Notification::Ready { token, readable, writable, hung_up } => match Name::of(token) {
