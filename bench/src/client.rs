@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use fanfare_io::{affinity, sockets, table};
@@ -64,12 +64,16 @@ pub struct Plan {
     pub core: Option<usize>,
     /// Whether it goes before others on its core.
     pub hurried: bool,
-    /// What each connection sends at first; empty: nothing.
+    /// What each connection sends at first; empty: nothing. `{}` stands for the connection's number.
     pub request: String,
 }
 
+/// Something to be done with the sink, by its own thread.
+type Question<S> = Box<dyn FnOnce(&mut S) + Send>;
+
 /// A thread that reads.
 pub struct Reader<S> {
+    questions: Sender<Question<S>>,
     bytes: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     connected: Receiver<Result<(), String>>,
@@ -85,15 +89,16 @@ impl<S: Sink> Reader<S> {
         let bytes = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, connected) = mpsc::channel();
+        let (questions, asked) = mpsc::channel();
         let (total, stopped) = (Arc::clone(&bytes), Arc::clone(&stop));
         let thread = thread::Builder::new().name(format!("reader-{}", plan.group)).spawn(move || {
             let opened = Connections::open(&plan);
             let told = opened.as_ref().map(|_| ()).map_err(ToString::to_string);
             // Who asked may have given up.
             let _ = tell.send(told);
-            opened?.read(sink, &total, &stopped)
+            opened?.read(sink, &asked, &total, &stopped)
         })?;
-        Ok(Reader { bytes, stop, connected, thread })
+        Ok(Reader { questions, bytes, stop, connected, thread })
     }
 
     /// Waits until all connections are open.
@@ -107,6 +112,20 @@ impl<S: Sink> Reader<S> {
     /// Bytes read so far, on all connections.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Has the sink answer a question between two reads.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn ask<A: Send + 'static>(&self, question: impl FnOnce(&mut S) -> A + Send + 'static) -> Outcome<A> {
+        let (tell, answer) = mpsc::channel();
+        let ask = move |sink: &mut S| {
+            // Who asked waits below.
+            let _ = tell.send(question(sink));
+        };
+        self.questions.send(Box::new(ask)).map_err(|_| "a reader's thread has ended")?;
+        Ok(answer.recv()?)
     }
 
     /// Ends the thread, and gives the sink back.
@@ -142,7 +161,9 @@ impl Connections {
             let opened = sockets::connect(Some(source(plan.group, connection)), plan.to);
             let explain = |error| format!("connection {connection} of {}: {error}", plan.count);
             let mut stream = TcpStream::from(opened.map_err(explain)?);
-            stream.write_all(plan.request.as_bytes())?;
+            if !plan.request.is_empty() {
+                stream.write_all(plan.request.replace("{}", &connection.to_string()).as_bytes())?;
+            }
             sockets.push(OwnedFd::from(stream));
         }
         // SAFETY: no pointers are involved.
@@ -168,7 +189,13 @@ impl Connections {
         Ok(Connections { sockets, epoll })
     }
 
-    fn read<S: Sink>(self, mut sink: S, total: &AtomicU64, stop: &AtomicBool) -> Outcome<S> {
+    fn read<S: Sink>(
+        self,
+        mut sink: S,
+        asked: &Receiver<Question<S>>,
+        total: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> Outcome<S> {
         let mut buffer = vec![0; READ_BYTES];
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let mut bytes = 0;
@@ -193,15 +220,16 @@ impl Connections {
                 }
             }
             total.store(bytes, Ordering::Release);
+            for question in asked.try_iter() {
+                question(&mut sink);
+            }
         }
         Ok(sink)
     }
 
     fn forget<S: Sink>(&self, socket: RawFd, connection: usize, sink: &mut S) {
         // SAFETY: both descriptors are open; for a removal the event is not read.
-        unsafe {
-            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, socket, std::ptr::null_mut())
-        };
+        unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, socket, std::ptr::null_mut()) };
         sink.ended(connection);
     }
 }

@@ -1,6 +1,7 @@
 //! The machine: which cores are used, what it is, what a thread or a process has taken of it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fanfare_io::{Backend, affinity};
@@ -72,6 +73,7 @@ pub fn key(backend: Backend) -> &'static str {
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadClock {
     id: libc::clockid_t,
+    thread: i32,
 }
 
 impl ThreadClock {
@@ -79,7 +81,7 @@ impl ThreadClock {
     pub fn of(thread: i32) -> ThreadClock {
         /// The kernel's encoding of a thread's scheduler clock (`CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`).
         const THREAD_SCHED: libc::clockid_t = 4 | 2;
-        ThreadClock { id: (!thread << 3) | THREAD_SCHED }
+        ThreadClock { id: (!thread << 3) | THREAD_SCHED, thread }
     }
 
     /// What the thread has used so far; zero once it has ended.
@@ -88,6 +90,45 @@ impl ThreadClock {
         // SAFETY: `time` is a valid timespec to write to; for a thread that is gone the call fails.
         unsafe { libc::clock_gettime(self.id, &mut time) };
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+
+    /// How long it was ready to run while others had its core: what disturbed it.
+    pub fn kept_waiting(&self) -> Duration {
+        let path = format!("/proc/self/task/{}/schedstat", self.thread);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let nanos = text.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or(0))
+    }
+}
+
+/// The CPU time of the kernel's thread that takes over receive work on a core when too much of it comes
+/// at once: what a sender causes there is not in the sender's own time.
+#[derive(Clone, Debug)]
+pub struct SoftirqClock {
+    schedstat: Option<PathBuf>,
+}
+
+impl SoftirqClock {
+    /// The clock of this core's thread. It stands still where the kernel's threads are hidden from us.
+    pub fn of(core: usize) -> SoftirqClock {
+        let name = format!("ksoftirqd/{core}");
+        let is_it = |process: &fs::DirEntry| {
+            fs::read_to_string(process.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        let mut processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        SoftirqClock { schedstat: processes.find(is_it).map(|process| process.path().join("schedstat")) }
+    }
+
+    /// Whether it shows anything.
+    pub fn works(&self) -> bool {
+        self.schedstat.is_some()
+    }
+
+    /// What that thread has used so far, up to its last switch or tick.
+    pub fn now(&self) -> Duration {
+        let text = self.schedstat.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or(0))
     }
 }
 

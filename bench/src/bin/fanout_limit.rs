@@ -10,7 +10,7 @@ use fanfare::{Backend, Cursor, Event, Topic, WireFormat};
 use fanfare_bench::bare::{Bare, Way};
 use fanfare_bench::client::{Discard, Plan, Reader};
 use fanfare_bench::engine::{self, Measured, patiently};
-use fanfare_bench::machine::{self, Cores};
+use fanfare_bench::machine::{self, Cores, SoftirqClock};
 use fanfare_bench::statistics::Spread;
 use fanfare_bench::steering::Steering;
 use fanfare_bench::{Outcome, finish};
@@ -58,6 +58,16 @@ struct Bench {
     bare: Bare,
     engines: Vec<Measured>,
     reader: Reader<Discard>,
+    softirq: SoftirqClock,
+}
+
+/// Nanoseconds per delivery, one figure per round.
+#[derive(Clone, Default)]
+struct Figures {
+    /// The sender's and the kernel's thread's on its core.
+    total: Vec<f64>,
+    /// The part of the kernel's thread.
+    softirq: Vec<f64>,
 }
 
 fn main() -> ExitCode {
@@ -71,7 +81,7 @@ fn run(options: &Options) -> Outcome<()> {
     let cores = Cores::choose()?;
     let (mut bench, variants) = Bench::set_up(options, &backends, cores)?;
     println!(
-        "{} subscribers, {} bytes of data, {} on the wire, {} rounds of {} events; CPU time of the sender",
+        "{} subscribers, {} bytes of data, {} on the wire, {} rounds of {} events; CPU time of the sender and of ksoftirqd on its core",
         options.connections,
         options.event_bytes,
         bench.frame().len(),
@@ -133,18 +143,22 @@ impl Bench {
         variants.extend((0..engines.len()).map(Variant::Engine));
         let data = "x".repeat(options.event_bytes as usize);
         let connections = count as u64;
-        Ok((Bench { topic, data, connections, events: 0, bare, engines, reader }, variants))
+        let softirq = SoftirqClock::of(cores.server);
+        if !softirq.works() {
+            println!("note: ksoftirqd is hidden; what it does for the sender is not counted");
+        }
+        Ok((Bench { topic, data, connections, events: 0, bare, engines, reader, softirq }, variants))
     }
 
-    /// Nanoseconds per delivery: for each variant, one figure per round.
-    fn measure(&mut self, options: &Options, variants: &[Variant]) -> Outcome<Vec<Vec<f64>>> {
+    /// The figures of each variant.
+    fn measure(&mut self, options: &Options, variants: &[Variant]) -> Outcome<Vec<Figures>> {
         // The streams' heads, or whatever else is under way.
         let mut seen = u64::MAX;
         patiently("the clients have read everything", || {
             thread::sleep(Duration::from_millis(100));
             Ok(std::mem::replace(&mut seen, self.reader.bytes()) == self.reader.bytes())
         })?;
-        let mut figures = vec![Vec::new(); variants.len()];
+        let mut figures = vec![Figures::default(); variants.len()];
         let deliveries = (u64::from(options.events_per_round) * self.connections) as f64;
         for round in 0..WARM_UP + options.rounds as usize {
             let before = self.events;
@@ -153,9 +167,13 @@ impl Bench {
                 let index = (turn + round / 2) % variants.len();
                 let index = if round % 2 == 0 { index } else { variants.len() - 1 - index };
                 self.events = before;
+                let softirq_before = self.softirq.now();
                 let cpu = self.turn(variants[index], options.events_per_round)?;
+                let softirq = self.softirq.now() - softirq_before;
                 if round >= WARM_UP {
-                    figures[index].push(cpu.as_nanos() as f64 / deliveries);
+                    let per_delivery = |time: Duration| time.as_nanos() as f64 / deliveries;
+                    figures[index].total.push(per_delivery(cpu + softirq));
+                    figures[index].softirq.push(per_delivery(softirq));
                 }
             }
         }
@@ -236,13 +254,17 @@ impl Bench {
 }
 
 /// Prints the table and returns the lines for the end.
-fn report(prefix: &str, bench: &Bench, variants: &[Variant], figures: &[Vec<f64>]) -> Vec<String> {
-    let bare = &figures[0];
+fn report(prefix: &str, bench: &Bench, variants: &[Variant], figures: &[Figures]) -> Vec<String> {
+    let bare = &figures[0].total;
     let mut lines = vec![format!("{prefix}bare_ns_per_delivery={:.0}", Spread::of(bare.clone()).median)];
     for (&variant, own) in variants.iter().zip(figures) {
-        let per_delivery = Spread::of(own.clone());
-        let ratio = Spread::of(own.iter().zip(bare).map(|(own, bare)| own / bare));
-        println!("{:<20} ns per delivery {per_delivery:.0}", bench.name(variant));
+        let per_delivery = Spread::of(own.total.iter().copied());
+        let softirq = Spread::of(own.softirq.iter().copied()).median;
+        let ratio = Spread::of(own.total.iter().zip(bare).map(|(own, bare)| own / bare));
+        println!(
+            "{:<20} ns per delivery {per_delivery:.0}, ksoftirqd's part {softirq:.0}",
+            bench.name(variant)
+        );
         if variant != variants[0] {
             println!("{:<20} beside the loop {ratio:.3}", "");
             lines.push(format!("{prefix}ratio_{}={:.3}", bench.key(variant), ratio.median));
