@@ -38,10 +38,14 @@ thread_local! {
 /// lives; a listener would go on to queue connections that nobody accepts. Therefore every inherited
 /// descriptor that is not kept is closed here.
 ///
+/// Also blocks every signal for this thread: a handler may use descriptors (the usual one writes a byte
+/// into a pipe), and on this thread their numbers mean something else.
+///
 /// # Errors
 /// `ENOMEM`, or `EPERM` under a seccomp filter that forbids `unshare(2)`. The thread then still has the
 /// shared table, intact.
 pub fn make_private(keep: &[RawFd]) -> io::Result<()> {
+    block_signals();
     // SAFETY: `unshare` touches no memory of ours. The descriptors it duplicates are dealt with below.
     check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
 
@@ -106,6 +110,16 @@ pub(crate) fn holds(fd: RawFd) -> bool {
         None => true,
         Some(kept) => fd < STANDARD_LIMIT || kept.contains(&fd),
     })
+}
+
+fn block_signals() {
+    // SAFETY: a zeroed `sigset_t` is valid, `sigfillset` fills it, and the old mask is not asked for. Faults
+    // (`SIGSEGV` and its kind) are delivered even where they are blocked.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+    }
 }
 
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {

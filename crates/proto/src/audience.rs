@@ -5,7 +5,7 @@
 //! turns. Events that arrive meanwhile are picked up, in the same write, by the members not yet
 //! reached; the others get them in the next pass.
 //!
-//! The order of calls: [`Audiences::append`] marks; [`Audiences::next_turn`] names whose turn it is;
+//! The order of calls: [`Audiences::begin`] and [`Audiences::mark`] mark; [`Audiences::next_turn`] names whose turn it is;
 //! [`Audiences::slice`] gives members at one cursor, the caller sends [`Audiences::fill`]'s run to them
 //! and reports [`Audiences::sent`], then takes out those whose socket was full ([`Audiences::leave`]);
 //! [`Audiences::end_turn`] puts the audience back in line when it is not done.
@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use crate::event::Topic;
 use crate::frame::{Frame, WireFormat};
+use crate::limits::{RUN_BYTES, SMALL_AUDIENCE};
 use crate::run::Run;
 use crate::window::Window;
 
@@ -114,10 +115,13 @@ pub struct Audiences {
     table: Slab<Audience>,
     by_subscription: HashMap<Arc<Subscription>, AudienceId>,
     by_topic: HashMap<Topic, SmallVec<[AudienceId; 1]>>,
-    line: VecDeque<AudienceId>,
+    /// Those with few members stand in a line of their own, so that they need not wait for a broadcast.
+    small_line: VecDeque<AudienceId>,
+    broad_line: VecDeque<AudienceId>,
+    marking: Option<Marking>,
     laggard_frames: usize,
     laggard_bytes: usize,
-    /// Audiences whose unfinished sweep is half a window behind.
+    /// Audiences whose unfinished sweep is far behind.
     crowded: usize,
 }
 
@@ -171,11 +175,13 @@ impl Audiences {
         for (topic, &place) in audience.subscription.topics().iter().zip(&audience.places) {
             let Some(audiences) = self.by_topic.get_mut(topic) else { continue };
             audiences.swap_remove(place as usize);
-            if let Some(moved) = audiences.get(place as usize) {
-                let moved = &mut self.table[moved.0 as usize];
+            if let Some(&moved_id) = audiences.get(place as usize) {
+                let moved = &mut self.table[moved_id.0 as usize];
                 if let Ok(index) = moved.subscription.topics.binary_search(topic) {
                     moved.places[index] = place;
                 }
+                // It may have moved to where the marking has been already.
+                self.settle(moved_id);
             } else if audiences.is_empty() {
                 self.by_topic.remove(topic);
             }
@@ -184,34 +190,70 @@ impl Audiences {
         Some(audience.subscription)
     }
 
-    /// Marks the audiences that an event reaches.
-    pub fn append(&mut self, frame: &Arc<Frame>) {
-        for topic in frame.topics() {
-            let Some(ids) = self.by_topic.get(topic) else { continue };
-            for &id in ids {
+    /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] does it, in pieces, because
+    /// a topic may have a million audiences of one member. One event at a time.
+    ///
+    /// # Panics
+    /// The event before is not marked everywhere yet.
+    pub fn begin(&mut self, frame: Arc<Frame>) {
+        assert!(self.marking.is_none(), "an event is marked before the next one begins");
+        self.marking = Some(Marking { frame, topic: 0, next: 0 });
+    }
+
+    /// Marks at most `budget` audiences; says how much of the budget is left. Nothing left: there may be
+    /// more to mark.
+    pub fn mark(&mut self, budget: usize) -> usize {
+        let Some(mut marking) = self.marking.take() else { return budget };
+        let mut left = budget;
+        while let Some(topic) = marking.frame.topics().get(marking.topic) {
+            // Audiences may have left since the last piece; those that moved up were settled then.
+            let ids = self.by_topic.get(topic).and_then(|ids| ids.get(marking.next..)).unwrap_or_default();
+            for &id in ids.iter().take(left) {
                 let audience = &mut self.table[id.0 as usize];
-                // The same event may reach the same audience by another of its topics.
-                if audience.head >= frame.seq() || !audience.subscription.admits(frame) {
-                    continue;
-                }
-                audience.head = frame.seq();
-                audience.window.push(Arc::clone(frame));
-                if audience.members.is_empty() {
-                    audience.swept_to = audience.head;
-                    audience.trim(self.laggard_frames, self.laggard_bytes);
-                    continue;
-                }
-                let was_crowded = audience.is_crowded(self.laggard_frames, self.laggard_bytes);
-                audience.unswept_frames += 1;
-                audience.unswept_bytes += frame.size();
-                let crowded = audience.is_crowded(self.laggard_frames, self.laggard_bytes);
-                self.crowded += usize::from(crowded && !was_crowded);
-                if !audience.in_line {
-                    audience.in_line = true;
-                    audience.begin_pass();
-                    self.line.push_back(id);
+                let marked = audience.take(&marking.frame, self.laggard_frames, self.laggard_bytes);
+                self.crowded += usize::from(marked.newly_crowded);
+                if marked.newly_dirty {
+                    let small = audience.members.len() <= SMALL_AUDIENCE;
+                    if small { &mut self.small_line } else { &mut self.broad_line }.push_back(id);
                 }
             }
+            if ids.len() >= left {
+                marking.next += left;
+                self.marking = Some(marking);
+                return 0;
+            }
+            left -= ids.len();
+            (marking.topic, marking.next) = (marking.topic + 1, 0);
+        }
+        left
+    }
+
+    /// Whether an event is not marked everywhere yet.
+    pub fn marking(&self) -> bool {
+        self.marking.is_some()
+    }
+
+    /// Marks this audience ahead of its turn, so that a reader of the log, which has the event already,
+    /// and the audience agree on where the head is.
+    pub fn settle(&mut self, id: AudienceId) {
+        let Some(marking) = &self.marking else { return };
+        let audience = &mut self.table[id.0 as usize];
+        let reads = |topic| audience.subscription.topics.binary_search(topic).is_ok();
+        if !marking.frame.topics().iter().any(reads) {
+            return;
+        }
+        let marked = audience.take(&marking.frame, self.laggard_frames, self.laggard_bytes);
+        self.crowded += usize::from(marked.newly_crowded);
+        if marked.newly_dirty {
+            self.stand_in_line(id);
+        }
+    }
+
+    /// [`Audiences::begin`] and [`Audiences::mark`] in one go.
+    pub fn append(&mut self, frame: &Arc<Frame>) {
+        self.begin(Arc::clone(frame));
+        while self.marking() {
+            self.mark(usize::MAX);
         }
     }
 
@@ -221,19 +263,32 @@ impl Audiences {
         self.crowded > 0
     }
 
-    /// Whether any sweep is unfinished.
+    /// Whether any sweep, or the marking for one, is unfinished.
     pub fn dirty(&self) -> bool {
-        !self.line.is_empty()
+        !self.small_line.is_empty() || !self.broad_line.is_empty() || self.marking()
     }
 
-    /// Whose turn it is. The caller gives it back with [`Audiences::end_turn`].
-    pub fn next_turn(&mut self) -> Option<AudienceId> {
-        loop {
-            let id = self.line.pop_front()?;
-            if self.table.get(id.0 as usize).is_some_and(|audience| audience.in_line) {
-                return Some(id);
+    /// Whose turn it is, a small audience's or a broad one's first. The caller gives it back with
+    /// [`Audiences::end_turn`].
+    pub fn next_turn(&mut self, small_first: bool) -> Option<AudienceId> {
+        let mut lines = [&mut self.small_line, &mut self.broad_line];
+        if !small_first {
+            lines.reverse();
+        }
+        for line in lines {
+            while let Some(id) = line.pop_front() {
+                // An audience that stood in line may have left the table since.
+                if self.table.get(id.0 as usize).is_some_and(|audience| audience.in_line) {
+                    return Some(id);
+                }
             }
         }
+        None
+    }
+
+    fn stand_in_line(&mut self, id: AudienceId) {
+        let small = self.table[id.0 as usize].members.len() <= SMALL_AUDIENCE;
+        if small { &mut self.small_line } else { &mut self.broad_line }.push_back(id);
     }
 
     /// The next members of this sweep to send to, at most `budget`; `None` when the pass is over.
@@ -299,7 +354,7 @@ impl Audiences {
         let Some(audience) = self.table.get_mut(id.0 as usize) else { return };
         audience.in_line = audience.swept_to < audience.head && !audience.members.is_empty();
         if audience.in_line {
-            self.line.push_back(id);
+            self.stand_in_line(id);
         } else if audience.swept_to < audience.head {
             // Its last member left in the middle of a sweep.
             self.crowded -= usize::from(audience.is_crowded(self.laggard_frames, self.laggard_bytes));
@@ -416,7 +471,48 @@ impl Audiences {
     }
 }
 
+/// An event that is being marked.
+struct Marking {
+    frame: Arc<Frame>,
+    /// The topic of the frame that is being gone through, and the next of its audiences.
+    topic: usize,
+    next: usize,
+}
+
+/// What an event changed in an audience.
+#[derive(Default)]
+struct Marked {
+    newly_crowded: bool,
+    /// It must be put in line.
+    newly_dirty: bool,
+}
+
 impl Audience {
+    /// Takes an event into the window. Nothing changes where it has it already (by another of its topics)
+    /// or is not to have it.
+    fn take(&mut self, frame: &Arc<Frame>, laggard_frames: usize, laggard_bytes: usize) -> Marked {
+        if self.head >= frame.seq() || !self.subscription.admits(frame) {
+            return Marked::default();
+        }
+        self.head = frame.seq();
+        self.window.push(Arc::clone(frame));
+        if self.members.is_empty() {
+            self.swept_to = self.head;
+            self.trim(laggard_frames, laggard_bytes);
+            return Marked::default();
+        }
+        let was_crowded = self.is_crowded(laggard_frames, laggard_bytes);
+        self.unswept_frames += 1;
+        self.unswept_bytes += frame.size();
+        let newly_dirty = !self.in_line;
+        if newly_dirty {
+            self.in_line = true;
+            self.begin_pass();
+        }
+        let crowded = self.is_crowded(laggard_frames, laggard_bytes);
+        Marked { newly_crowded: crowded && !was_crowded, newly_dirty }
+    }
+
     fn begin_pass(&mut self) {
         self.next = 0;
         self.reached = self.head;
@@ -431,9 +527,10 @@ impl Audience {
         }
     }
 
-    /// The unfinished sweep is half a window behind.
+    /// The unfinished sweep is further behind than two full sends carry, or half a window. More would not
+    /// make sends cheaper, only later.
     fn is_crowded(&self, frames: usize, bytes: usize) -> bool {
-        self.unswept_frames * 2 > frames || self.unswept_bytes * 2 > bytes
+        self.unswept_frames * 2 > frames || self.unswept_bytes > (bytes / 2).min(2 * RUN_BYTES)
     }
 }
 
@@ -475,7 +572,7 @@ mod tests {
         append(&mut audiences, 2..=5);
         audiences.join(id, 2, 2);
         audiences.remove_laggard(id);
-        while let Some(turn) = audiences.next_turn() {
+        while let Some(turn) = audiences.next_turn(true) {
             assert_eq!(audiences.slice(turn, 10, 0), None);
             assert_eq!(audiences.swept_to(id), 5);
             audiences.end_turn(turn);
@@ -492,7 +589,7 @@ mod tests {
         audiences.join(id, 1, 1);
         append(&mut audiences, 1..=10);
         assert!(audiences.crowded());
-        let turn = audiences.next_turn().unwrap();
+        let turn = audiences.next_turn(true).unwrap();
         let slice = audiences.slice(turn, 1, 0).unwrap();
         audiences.sent(turn, slice, 10);
         audiences.add_laggard(id);

@@ -21,11 +21,18 @@ pub struct Laggard {
     pub remainder: Option<Remainder>,
     /// When its socket last took a byte.
     pub progress_at: Duration,
+    /// Was at the head before, and did not come to replay.
+    fell_behind: bool,
     /// Stands in line to be served.
     in_line: bool,
 }
 
 impl Laggard {
+    /// Whether it was at the head before, and its socket has taken nothing since `time`.
+    pub fn at_standstill_since(&self, time: Duration) -> bool {
+        self.fell_behind && self.progress_at <= time
+    }
+
     /// Whether it waits for its turn rather than for its socket.
     pub fn in_line(&self) -> bool {
         self.in_line
@@ -37,6 +44,7 @@ impl Laggard {
 pub struct Laggards {
     table: Slab<Laggard>,
     line: VecDeque<u32>,
+    fallen_behind: usize,
 }
 
 impl Laggards {
@@ -50,7 +58,10 @@ impl Laggards {
         now: Duration,
         ready: bool,
     ) -> u32 {
-        let laggard = Laggard { slot, cursor, since, remainder, progress_at: now, in_line: false };
+        let fell_behind = cursor >= since;
+        self.fallen_behind += usize::from(fell_behind);
+        let laggard =
+            Laggard { slot, cursor, since, remainder, progress_at: now, fell_behind, in_line: false };
         let key = self.table.insert(laggard) as u32;
         if ready {
             self.ready(key);
@@ -86,6 +97,11 @@ impl Laggards {
         !self.line.is_empty()
     }
 
+    /// How many were at the head before, and did not come to replay.
+    pub fn fallen_behind(&self) -> usize {
+        self.fallen_behind
+    }
+
     /// How many are in line.
     pub fn ready_count(&self) -> usize {
         self.line.len()
@@ -104,6 +120,7 @@ impl Laggards {
     /// Ends its being one.
     pub fn remove(&mut self, key: u32) -> Laggard {
         let laggard = self.table.remove(key as usize);
+        self.fallen_behind -= usize::from(laggard.fell_behind);
         if self.table.is_empty() {
             // Give back what a bad hour needed.
             self.table = Slab::new();

@@ -107,7 +107,7 @@ impl Default for Limits {
             head: HeadLimits::default(),
             topics_per_subscription: 64,
             event_bytes: 1 << 20,
-            mailbox_events: 1024,
+            mailbox_events: 512,
             mailbox_bytes: 4 << 20,
             mailbox_others: 4096,
             laggard_frames: 16_384,
@@ -126,6 +126,18 @@ impl Default for Limits {
 /// Members that one slice of a sweep sends to before others get their turn. At 2 to 7 us a send this
 /// is about a millisecond, which is what a small topic waits beside a broadcast.
 pub const SLICE_SENDS: usize = 256;
+
+/// Audiences of at most this many members have their turns in the first half of a slice, so that a topic
+/// of ten waits for half a slice of a broadcast, and very many small topics leave it the other half.
+pub const SMALL_AUDIENCE: usize = 64;
+
+/// When most connections are laggards whose sockets still take bytes, the path out is full, not the
+/// readers slow: then mail waits for at most this long at a time, and publishers learn that the mailbox is
+/// full, instead of everyone being evicted at once.
+pub const CONGESTION_HOLD: Duration = Duration::from_millis(250);
+
+/// A laggard whose socket has taken nothing for this long is slow by itself, whatever the path.
+pub const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// Bytes of consecutive frames that one send carries. A send of 60 KB costs about four small ones and
 /// carries hundreds of events; more gains little and lengthens the slice.

@@ -176,7 +176,7 @@ impl World {
             self.leave(slot);
         }
         assert!(self.audiences.is_empty() && !self.audiences.crowded());
-        assert!(self.audiences.next_turn().is_none());
+        assert!(self.audiences.next_turn(true).is_none());
         self.log.trim(Duration::MAX);
         assert!(self.log.is_empty() && self.log.bytes() == 0);
         assert_eq!(self.log.extents().count(), 0, "no topic is kept for nobody");
@@ -309,7 +309,7 @@ impl World {
     }
 
     fn take_turn(&mut self, slices: usize) {
-        let Some(audience) = self.audiences.next_turn() else { return };
+        let Some(audience) = self.audiences.next_turn(true) else { return };
         let swept_to = self.audiences.swept_to(audience);
         let mut gone = Vec::new();
         for _ in 0..slices {

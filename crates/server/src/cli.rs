@@ -33,7 +33,13 @@ pub(crate) enum Command {
 #[derive(Args)]
 pub(crate) struct ServeOptions {
     /// Address to listen on; may be given several times
-    #[arg(long, env = "FANFARE_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8844", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "FANFARE_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8844",
+        value_delimiter = ','
+    )]
     pub(crate) listen: Vec<SocketAddr>,
     /// auto, epoll or io-uring; auto takes io_uring where the kernel allows it
     #[arg(long, env = "FANFARE_BACKEND", default_value = "auto")]

@@ -76,8 +76,9 @@ impl Reader<'_> {
         if !self.last_event_id.is_empty() {
             request = request.header("Last-Event-ID", &self.last_event_id);
         }
-        let mut response =
-            request.call().map_err(|error| Refused::Unreachable(format!("cannot subscribe at {url}: {error}")))?;
+        let mut response = request
+            .call()
+            .map_err(|error| Refused::Unreachable(format!("cannot subscribe at {url}: {error}")))?;
         if response.status() == 200 {
             return Ok(response.into_body().into_reader());
         }
@@ -105,7 +106,9 @@ impl Reader<'_> {
                     }
                     let _ = match self.options.data {
                         true => writeln!(lines, "{}", data.replace('\\', "\\\\").replace('\n', "\\n")),
-                        false => writeln!(lines, "{}", json!({ "id": last_event_id, "type": kind, "data": data })),
+                        false => {
+                            writeln!(lines, "{}", json!({ "id": last_event_id, "type": kind, "data": data }))
+                        }
                     };
                 }
                 Decoded::Retry(millis) => self.retry = Duration::from_millis(millis),

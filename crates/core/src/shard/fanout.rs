@@ -28,7 +28,8 @@ impl<I: Io> Shard<I> {
         let mut sends = SLICE_SENDS;
         let mut bytes = SLICE_BYTES;
         while sends > 0 && bytes > 0 {
-            let Some(audience) = self.audiences.next_turn() else { return };
+            let small_first = sends > SLICE_SENDS / 2;
+            let Some(audience) = self.audiences.next_turn(small_first) else { return };
             while sends > 0 && bytes > 0 {
                 let Some((sent, sent_bytes)) = self.sweep_slice(audience, sends, bytes, now) else { break };
                 sends -= sent;
@@ -130,6 +131,7 @@ impl<I: Io> Shard<I> {
         let slot = self.laggards.get(key).slot;
         let connection = self.connections[slot as usize];
         let (socket, audience) = (connection.socket, connection.audience);
+        self.audiences.settle(audience);
         if !self.finish_remainder(key, socket, slot, now) {
             return;
         }

@@ -323,6 +323,7 @@ impl<I: Io> Shard<I> {
             let topics = self.audiences.subscription(audience).topics();
             self.log.hold(topics);
         }
+        self.audiences.settle(audience);
         let head = self.audiences.head(audience);
         let behind = start
             .filter(|start| self.next_in_log(start.cursor, self.audiences.subscription(audience)).is_some());

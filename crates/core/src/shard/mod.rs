@@ -22,7 +22,7 @@ use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::Topic;
 use fanfare_proto::laggard::Laggards;
-use fanfare_proto::limits::{ACCEPT_PAUSE, Limits};
+use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, Limits};
 use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
 use slab::Slab;
@@ -33,6 +33,10 @@ use crate::mailbox::{Mail, Mailbox};
 use drain::Drain;
 use greet::Pending;
 use upkeep::Upkeep;
+
+/// Audiences that one tick marks: half a millisecond's worth. Tests have few audiences, and mark fewer
+/// at once.
+const MARK_TURNS: usize = if cfg!(test) { 2 } else { 4096 };
 
 /// What ties a shard to the rest of the process.
 pub(crate) struct Links {
@@ -58,6 +62,9 @@ pub(crate) struct Shard<I: Io> {
     pending: Slab<Pending>,
     upkeep: Upkeep,
     drain: Option<Drain>,
+    /// Mail taken from the mailbox and not yet acted on.
+    inbox: VecDeque<Mail>,
+    mail_taken_at: Duration,
     counts: Counts,
     /// Given to each new connection or pending request: tells it from others that had its slot.
     generation: u32,
@@ -71,7 +78,6 @@ pub(crate) struct Shard<I: Io> {
 /// Buffers that are reused from tick to tick; empty in between.
 #[derive(Default)]
 struct Scratch {
-    mail: VecDeque<Mail>,
     exceptions: Vec<Exception>,
     run: Run,
     /// Whose run that is: the audience, the cursor before it, and the audience's head when it was filled.
@@ -105,6 +111,8 @@ impl<I: Io> Shard<I> {
             pending: Slab::new(),
             upkeep: Upkeep::default(),
             drain: None,
+            inbox: VecDeque::new(),
+            mail_taken_at: Duration::ZERO,
             counts: Counts::default(),
             generation: 0,
             random: Random(seed | 1),
@@ -147,12 +155,15 @@ impl<I: Io> Shard<I> {
 
     /// How long the next wait may last: not at all while there is work, else until the next timer.
     pub(crate) fn timeout(&mut self, now: Duration) -> Option<Duration> {
-        if self.audiences.dirty() || self.laggards.any_ready() || !self.links.mailbox.prepare_sleep() {
+        let work = self.audiences.dirty() || self.laggards.any_ready() || !self.inbox.is_empty();
+        // While congested, mail need not wake us: we look at it when the hold is over.
+        let congested_until = self.congested_until(now);
+        if work || (congested_until.is_none() && !self.links.mailbox.prepare_sleep()) {
             return Some(Duration::ZERO);
         }
         self.scratch.run.clear();
         self.scratch.run_of = None;
-        let timers = [self.accept_again_at, self.next_upkeep(), self.next_drain()];
+        let timers = [congested_until, self.accept_again_at, self.next_upkeep(), self.next_drain()];
         timers.into_iter().flatten().min().map(|at| at.saturating_sub(now))
     }
 
@@ -197,18 +208,23 @@ impl<I: Io> Shard<I> {
     }
 
     fn take_mail(&mut self, now: Duration) {
-        // While a sweep is far behind, events wait in the mailbox, and publishers learn that it is full.
-        if self.audiences.crowded() {
-            return;
+        let mut marks = self.audiences.mark(MARK_TURNS);
+        // While a sweep or most of the connections are far behind, events wait in the mailbox, and
+        // publishers learn that it is full.
+        if self.inbox.is_empty() && !self.audiences.crowded() && self.congested_until(now).is_none() {
+            self.mail_taken_at = now;
+            self.links.mailbox.take(&mut self.inbox);
         }
-        let mut mail = std::mem::take(&mut self.scratch.mail);
-        self.links.mailbox.take(&mut mail);
-        for letter in mail.drain(..) {
+        while marks > 0
+            && !self.audiences.crowded()
+            && let Some(letter) = self.inbox.pop_front()
+        {
             match letter {
                 Mail::Event(frame) => {
                     self.counts.events += 1;
-                    self.audiences.append(&frame);
-                    self.log.append(frame, now);
+                    self.log.append(Arc::clone(&frame), now);
+                    self.audiences.begin(frame);
+                    marks = self.audiences.mark(marks);
                 }
                 Mail::Adopt(adoption) => self.adopt(*adoption, now),
                 Mail::Inspect(only, answer) => {
@@ -218,7 +234,15 @@ impl<I: Io> Shard<I> {
                 Mail::Drain(window) => self.begin_drain(window, now),
             }
         }
-        self.scratch.mail = mail;
+    }
+
+    /// Until when mail waits because most connections are behind and their sockets still take bytes. A
+    /// minority, those that replay, and those at a standstill hold up nobody.
+    fn congested_until(&self, now: Duration) -> Option<Duration> {
+        let behind = self.laggards.fallen_behind().saturating_sub(self.upkeep.at_standstill);
+        let moving = self.connections.len().saturating_sub(self.upkeep.at_standstill);
+        let until = self.mail_taken_at + CONGESTION_HOLD;
+        (behind * 2 > moving && now < until).then_some(until)
     }
 
     fn inspect(&self, only: Option<&Topic>) -> Vec<TopicCounts> {

@@ -10,7 +10,7 @@ use fanfare_io::Io;
 use fanfare_proto::audience::AudienceId;
 use fanfare_proto::connection::{Farewell, Place, Tenths};
 use fanfare_proto::frame::WireFormat;
-use fanfare_proto::limits::{EXPIRY_SLACK, LAGGARD_CHECK, LaggardPolicy};
+use fanfare_proto::limits::{EXPIRY_SLACK, LAGGARD_CHECK, LaggardPolicy, STANDSTILL};
 
 use super::{Shard, greet::Deadlines, tenths};
 
@@ -28,6 +28,8 @@ pub(super) struct Upkeep {
     /// The slot at which the next slice begins.
     next_slot: usize,
     next_laggard_check_at: Duration,
+    /// Laggards that were at a standstill when last looked at.
+    pub(super) at_standstill: usize,
 }
 
 impl<I: Io> Shard<I> {
@@ -52,7 +54,9 @@ impl<I: Io> Shard<I> {
         }
         self.end_overdue(now);
         self.log.trim(now);
-        if !self.laggards.is_empty() && self.upkeep.next_laggard_check_at <= now {
+        if self.laggards.is_empty() {
+            self.upkeep.at_standstill = 0;
+        } else if self.upkeep.next_laggard_check_at <= now {
             self.upkeep.next_laggard_check_at = now + LAGGARD_CHECK;
             self.check_laggards(now);
         }
@@ -66,7 +70,11 @@ impl<I: Io> Shard<I> {
         let mut farewells = Vec::new();
         let mut slowest: HashMap<AudienceId, u64> = HashMap::new();
         let disconnect = self.limits.laggard_policy == LaggardPolicy::Disconnect;
+        let standstill_since = now.checked_sub(STANDSTILL);
+        self.upkeep.at_standstill = 0;
         for (_, laggard) in self.laggards.iter() {
+            let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
+            self.upkeep.at_standstill += usize::from(standing);
             let audience = self.connections[laggard.slot as usize].audience;
             let needs_after = laggard.cursor.max(laggard.since);
             let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;

@@ -13,10 +13,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use fanfare::{Event, EventId, EventType, Hub, InvalidEvent, PublishError, Published, Retry, Topic, form_fields};
+use fanfare::{
+    Event, EventId, EventType, Hub, InvalidEvent, PublishError, Published, Retry, Topic, form_fields,
+};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -39,7 +41,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 const LINE_EXTRA: usize = 64 << 10;
 
 pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let answer = match essence.as_str() {
         "application/json" => publish_json(&control, body).await,
@@ -66,7 +69,9 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
     let mut events = Vec::with_capacity(raw.len());
     for (index, value) in raw.iter().enumerate() {
         let event = parse_json(value.get().as_bytes());
-        events.push(event.map_err(|problem| problem.at(&format!("event {}", index + 1)).member("index", index))?);
+        events.push(
+            event.map_err(|problem| problem.at(&format!("event {}", index + 1)).member("index", index))?,
+        );
     }
     let mut sum = Sum::default();
     while !events.is_empty() {
@@ -153,7 +158,12 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
     }
 }
 
-async fn flush(control: &Control, events: &mut Vec<Event>, sum: &mut Sum, line: usize) -> Result<(), Problem> {
+async fn flush(
+    control: &Control,
+    events: &mut Vec<Event>,
+    sum: &mut Sum,
+    line: usize,
+) -> Result<(), Problem> {
     let published = publish_waiting(&control.hub, events).await;
     let published = published.map_err(|problem| sum.describe(problem.at(&format!("up to line {line}"))))?;
     sum.add(published);
@@ -406,8 +416,10 @@ mod tests {
     #[test]
     fn json_data_is_a_string_or_any_value_compact() {
         assert_eq!(data(r#"{"topic":"a","data":"x\ny"}"#), "x\ny");
-        assert_eq!(data(r#"{"topic":"a","data":{ "b" : [1, 2.50, "c \" d"] , "a": null}}"#),
-            r#"{"b":[1,2.50,"c \" d"],"a":null}"#);
+        assert_eq!(
+            data(r#"{"topic":"a","data":{ "b" : [1, 2.50, "c \" d"] , "a": null}}"#),
+            r#"{"b":[1,2.50,"c \" d"],"a":null}"#
+        );
         assert_eq!(data(r#"{"topic":"a","data": 12345678901234567890123 }"#), "12345678901234567890123");
         assert_eq!(data(r#"{"topic":"a","data":null}"#), "null");
     }

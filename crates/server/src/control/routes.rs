@@ -137,9 +137,8 @@ async fn topic(State(control): State<Arc<Control>>, Path(name): Path<String>) ->
     };
     match ask(control, Some(topic)).await.first() {
         Some(counts) => Json(describe(counts)).into_response(),
-        None => {
-            Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events")).into_response()
-        }
+        None => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
+            .into_response(),
     }
 }
 

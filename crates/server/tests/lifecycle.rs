@@ -1,0 +1,201 @@
+//! How the server starts and ends.
+
+mod support;
+
+use std::net::TcpStream;
+
+use support::server::{fanfare, run};
+use support::{Backend, End, Item, Server, Subscriber, eventually, now, on_both_backends};
+
+/// Checks that what a stream ends with is a retry in a chunk of its own, and gives the events before it.
+fn expect_polite_end(mut subscriber: Subscriber, retry_ms: u64) -> Vec<String> {
+    let (mut items, end) = subscriber.read_to_end();
+    assert_eq!(end, End::Whole);
+    let Some(Item::Retry(retry)) = items.pop() else { panic!("no retry at the end: {items:?}") };
+    assert!((retry_ms..=retry_ms * 3 / 2).contains(&retry), "{retry}");
+    let last_line = format!("retry: {retry}\n");
+    assert!(subscriber.body.ends_with(format!("\n{last_line}").as_bytes()));
+    if let [.., before, last] = subscriber.chunk_ends[..] {
+        assert_eq!(last - before, last_line.len(), "the retry is a chunk of its own");
+    }
+    let event = |item| match item {
+        Item::Event(event) => Some(event.data),
+        _ => None,
+    };
+    items.into_iter().filter_map(event).collect()
+}
+
+on_both_backends! {
+    fn a_port_in_use_is_named_and_the_exit_code_is_1(backend) {
+        let server = Server::start(backend);
+        let mut second = fanfare();
+        second.args(["--backend", &backend.to_string(), "--listen", &server.address.to_string()]);
+        let ran = run(second, "");
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains(&server.address.to_string()), "{ran:?}");
+        assert!(ran.stderr.contains("in use"), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+        server.expect_health();
+    }
+
+    fn the_server_listens_on_every_address_it_is_given(backend) {
+        let options = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0"];
+        let server = Server::start_with(backend, &options);
+        let mut subscriber = server.subscribe("topic=a");
+        server.publish("a", "1");
+        assert_eq!(subscriber.event().data, "1");
+    }
+
+    fn a_drain_ends_streams_between_events_and_after_all_that_was_published(backend) {
+        const EVENTS: usize = 1000;
+        let mut server = Server::start_with(backend, &["--drain", "1s", "--retry", "3s"]);
+        let mut subscribers: Vec<Subscriber> = (0..60)
+            .map(|number| match number % 3 {
+                0 => server.subscribe_with("topic=a", &[("Connection", "close")]),
+                _ => server.subscribe("topic=a"),
+            })
+            .collect();
+        let idle = server.subscribe("topic=idle");
+        server.publish("a", "first");
+        for subscriber in &mut subscribers {
+            assert_eq!(subscriber.event().data, "first");
+        }
+        let events: Vec<_> = (0..EVENTS)
+            .map(|number| serde_json::json!({ "topic": "a", "data": format!("{number} {}", "x".repeat(40)) }))
+            .collect();
+        server.publisher().publish_all(&events);
+        server.signal("TERM");
+        for subscriber in subscribers {
+            let seen = expect_polite_end(subscriber, 3000);
+            assert_eq!(seen.len(), EVENTS);
+            for (number, data) in seen.iter().enumerate() {
+                assert!(data.starts_with(&format!("{number} ")), "{data} where {number} was to come");
+            }
+        }
+        assert_eq!(expect_polite_end(idle, 3000), [] as [&str; 0]);
+        assert_eq!(server.wait().code(), Some(0));
+        assert!(server.log().contains("draining"), "{}", server.log());
+    }
+
+    fn a_drain_is_spread_over_its_window(backend) {
+        let mut server = Server::start_with(backend, &["--drain", "2s"]);
+        let subscribers: Vec<Subscriber> = (0..20).map(|_| server.subscribe("topic=a")).collect();
+        let began = now();
+        server.signal("INT");
+        let mut ends: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = subscribers
+                .into_iter()
+                .map(|subscriber| {
+                    scope.spawn(move || {
+                        expect_polite_end(subscriber, 2000);
+                        began.elapsed()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("its message is above")).collect()
+        });
+        ends.sort();
+        // A slow machine is late, but never early.
+        assert!(ends[19] > std::time::Duration::from_secs(1), "all were cut together: {ends:?}");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
+    fn a_drain_does_not_wait_for_those_who_do_not_read(backend) {
+        let mut server = Server::start_with(backend, &["--drain", "500ms", "--send-buffer", "4KiB"]);
+        let mut stuck = server.ask_with_small_buffer("topic=a", 2048);
+        stuck.read_head();
+        let half_a_head = {
+            let mut connection = server.connect();
+            connection.send("GET /events");
+            connection
+        };
+        let mut publisher = server.publisher();
+        for _ in 0..50 {
+            publisher.publish("a", &"x".repeat(20_000));
+        }
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+        drop(half_a_head);
+        // It was cut in the middle of an event, and so without the last chunk.
+        let (_, end) = Subscriber::read_to_end(&mut stream_of(stuck));
+        assert_ne!(end, End::Whole);
+    }
+
+    fn without_subscribers_a_drain_is_over_at_once(backend) {
+        let mut server = Server::start_with(backend, &["--drain", "10m"]);
+        server.expect_health();
+        server.expect_subscribers("health-of-the-server", 0);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
+    fn while_it_drains_a_server_is_not_ready_and_takes_no_more(backend) {
+        let mut server = Server::start_with(backend, &["--drain", "10m"]);
+        let _holds_it = (server.subscribe("topic=a"), server.subscribe("topic=a"));
+        let mut control = server.connect();
+        let ready = control.request("GET", "/health/ready", &[]);
+        assert_eq!((ready.status, ready.text().as_str()), (200, "ready\n"));
+        server.signal("TERM");
+        eventually("it is not ready", || {
+            let answer = control.request("GET", "/health/ready", &[]);
+            (answer.status != 200).then(|| answer.problem(503))
+        });
+        assert_eq!(control.request("GET", "/health/live", &[]).status, 200);
+        eventually("a publish is refused", || {
+            let answer = control.post("application/x-www-form-urlencoded", "topic=a&data=x");
+            (answer.status != 200).then(|| answer.problem(503))
+        });
+        eventually("nobody new gets in", || TcpStream::connect(server.address).is_err().then_some(()));
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(128 + 15), "the second signal stops at once");
+    }
+
+    /// On the same port, while the old server's connections are still in TIME-WAIT.
+    fn after_a_restart_old_ids_are_a_gap(backend) {
+        let mut old = Server::start_apart(backend, &["--drain", "100ms"]);
+        let mut subscriber = old.subscribe("topic=a");
+        let id = old.publish("a", "before");
+        assert_eq!(subscriber.event().id, id);
+        let address = old.address.to_string();
+        old.signal("TERM");
+        assert_eq!(old.wait().code(), Some(0));
+        assert_eq!(subscriber.read_to_end().1, End::Whole);
+
+        let new = Server::start_with(backend, &["--listen", &address]);
+        let after = new.publish("a", "after");
+        assert_ne!(id, after, "another life of the log");
+        new.settle();
+        let mut subscriber = new.subscribe_with("topic=a", &[("Last-Event-ID", &id)]);
+        assert_eq!(subscriber.header("Fanfare-Gap"), Some("true"));
+        let gap = subscriber.event();
+        assert_eq!(gap.kind, "fanfare.gap");
+        assert_eq!(gap.data, format!(r#"{{"after":"{id}","before":"{after}"}}"#));
+        assert_eq!(subscriber.event().data, "after");
+    }
+
+    fn a_killed_server_cuts_its_streams_without_an_end(backend) {
+        let mut server = Server::start(backend);
+        let mut subscriber = server.subscribe("topic=a");
+        server.publish("a", "1");
+        assert_eq!(subscriber.event().data, "1");
+        server.kill();
+        assert_ne!(subscriber.read_to_end().1, End::Whole);
+    }
+
+    fn streams_end_at_their_age(backend) {
+        let server = Server::start_with(backend, &["--max-age", "1s", "--heartbeat", "200ms"]);
+        let began = now();
+        let subscriber = server.subscribe("topic=a");
+        assert_eq!(expect_polite_end(subscriber, 2000), [] as [&str; 0]);
+        assert!(began.elapsed() >= std::time::Duration::from_millis(600), "{:?}", began.elapsed());
+        server.expect_subscribers("a", 0);
+    }
+}
+
+/// A subscriber on a connection whose head was read already.
+fn stream_of(mut connection: support::Connection) -> Subscriber {
+    let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    bytes.append(&mut connection.received);
+    connection.received = bytes;
+    Subscriber::on(connection)
+}

@@ -1,0 +1,209 @@
+//! Subscribers that read slowly or not at all: what it costs them, and that it costs nobody else.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Backend, Connection, End, Event, Server, Subscriber, eventually, on_both_backends};
+
+/// As little as the kernel lets a client take before it reads.
+const SMALL_BUFFER: usize = 2048;
+
+/// So that the server's side is soon full too.
+const SMALL_SEND_BUFFER: &str = "4KiB";
+
+/// Publishes `count` events of this size, whose data begins with their number. `reader` reads them as they come, so that
+/// it is never far behind.
+fn publish_to(server: &Server, reader: &mut Subscriber, count: usize, size: usize) {
+    const BURST: usize = 10;
+    let mut publisher = server.publisher();
+    for first in (0..count).step_by(BURST) {
+        let burst = first..(first + BURST).min(count);
+        let events: Vec<Value> =
+            burst.clone().map(|number| json!({ "topic": "a", "data": numbered(number, size) })).collect();
+        publisher.publish_all(&events);
+        for number in burst {
+            assert!(
+                reader.event().data == numbered(number, size),
+                "event {number} is not what was published"
+            );
+        }
+    }
+}
+
+fn numbered(number: usize, size: usize) -> String {
+    format!("{number} {}", "x".repeat(size))
+}
+
+fn number_of(event: &Event) -> usize {
+    event.data.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// Waits until the server counts this one as a laggard.
+fn expect_laggard(server: &Server) {
+    eventually("there is a laggard", || {
+        let topic = server.topic("a")?;
+        (topic["laggards"].as_u64() > Some(0)).then_some(())
+    });
+}
+
+fn read_late(connection: Connection) -> Subscriber {
+    Subscriber::on(connection)
+}
+
+on_both_backends! {
+    fn one_that_never_reads_is_disconnected_at_its_bound_in_events(backend) {
+        let options = ["--laggard-events", "50", "--send-buffer", SMALL_SEND_BUFFER];
+        disconnected_at_bound(backend, &options, 3000);
+    }
+
+    fn one_that_never_reads_is_disconnected_at_its_bound_in_bytes(backend) {
+        let options = ["--laggard-bytes", "200KiB", "--send-buffer", SMALL_SEND_BUFFER];
+        disconnected_at_bound(backend, &options, 3000);
+    }
+
+    fn one_that_skips_is_told_of_each_gap_and_goes_on(backend) {
+        let options = ["--laggard-policy", "skip", "--laggard-events", "50", "--send-buffer", SMALL_SEND_BUFFER];
+        let server = Server::start_with(backend, &options);
+        let slow = server.ask_with_small_buffer("topic=a", SMALL_BUFFER);
+        let quiet = server.ask_with_small_buffer("topic=a&gap=off", SMALL_BUFFER);
+        let mut fast = server.subscribe("topic=a");
+        server.expect_subscribers("a", 3);
+        publish_to(&server, &mut fast, 400, 3000);
+        expect_laggard(&server);
+        server.expect_subscribers("a", 3);
+
+        let mut slow = read_late(slow);
+        let marker = server.publish("a", "400 marker");
+        let (mut next, mut gaps, mut last_id) = (0, 0, String::new());
+        let mut open: Option<Value> = None;
+        loop {
+            let event = slow.event();
+            if event.kind == "fanfare.gap" {
+                let gap: Value = serde_json::from_str(&event.data).expect("JSON");
+                // One gap may follow another, if the stream went on too fast for what was to follow the first.
+                assert_eq!(gap["after"], last_id, "the gap begins behind what was received");
+                (open, last_id, gaps) = (Some(gap), event.id, gaps + 1);
+                continue;
+            }
+            let number = number_of(&event);
+            match open.take() {
+                Some(gap) => {
+                    assert!(number > next, "there was no gap before {number}");
+                    assert_eq!(gap["before"], event.id, "the gap ends before what comes next");
+                }
+                None => assert_eq!(number, next, "a gap that was not told"),
+            }
+            (next, last_id) = (number + 1, event.id);
+            if number == 400 {
+                assert_eq!(last_id, marker);
+                break;
+            }
+        }
+        assert!(gaps > 0, "it fell behind by more than its bound");
+
+        // Who asked not to be told is not told, and goes on as well.
+        let mut quiet = read_late(quiet);
+        let mut previous = None;
+        loop {
+            let event = quiet.event();
+            assert_eq!(event.kind, "message");
+            assert!(Some(number_of(&event)) > previous);
+            previous = Some(number_of(&event));
+            if previous == Some(400) {
+                break;
+            }
+        }
+        server.publish("a", "401 live");
+        assert_eq!([slow.event().data, quiet.event().data], ["401 live", "401 live"]);
+    }
+
+    fn one_that_stopped_for_good_is_closed_after_its_time(backend) {
+        for policy in ["disconnect", "skip"] {
+            let options =
+                ["--laggard-time", "1s", "--laggard-policy", policy, "--send-buffer", SMALL_SEND_BUFFER];
+            let server = Server::start_with(backend, &options);
+            let stopped = server.ask_with_small_buffer("topic=a", SMALL_BUFFER);
+            // This one has room for everything and reads nothing: it is no laggard.
+            let mut roomy = server.subscribe("topic=a");
+            server.expect_subscribers("a", 2);
+            let mut publisher = server.publisher();
+            for number in 0..20 {
+                publisher.publish("a", &numbered(number, 3000));
+                assert_eq!(number_of(&roomy.event()), number);
+            }
+            expect_laggard(&server);
+            server.expect_subscribers("a", 1);
+            eventually("the log says why", || server.log().contains("laggard_stalled").then_some(()));
+            assert_ne!(read_late(stopped).read_to_end().1, End::Whole, "it was cut within an event");
+        }
+    }
+
+    fn one_that_is_late_within_its_bounds_loses_nothing(backend) {
+        let server = Server::start_with(backend, &["--send-buffer", SMALL_SEND_BUFFER]);
+        let late = server.ask_with_small_buffer("topic=a", SMALL_BUFFER);
+        let mut fast = server.subscribe("topic=a");
+        server.expect_subscribers("a", 2);
+        publish_to(&server, &mut fast, 600, 3000);
+        expect_laggard(&server);
+        let mut late = read_late(late);
+        for number in 0..600 {
+            assert_eq!(number_of(&late.event()), number);
+        }
+        // It has caught up: live again, and no laggard.
+        server.publish("a", "600 live");
+        assert_eq!(late.event().data, "600 live");
+        eventually("nobody lags", || (server.topic("a")?["laggards"] == 0).then_some(()));
+    }
+
+    /// What laggards hold back is bounded by the window and the log, not by how far behind they are.
+    fn memory_stays_bounded_however_much_is_not_read(backend) {
+        const BOUND: usize = 48 << 20;
+        let options = [
+            "--laggard-policy", "skip", "--laggard-bytes", "1MiB", "--retain-bytes", "1MiB",
+            "--send-buffer", SMALL_SEND_BUFFER,
+        ];
+        let server = Server::start_with(backend, &options);
+        let mut fast = server.subscribe("topic=a");
+        let slow: Vec<Connection> = (0..30).map(|_| server.ask_with_small_buffer("topic=a", SMALL_BUFFER)).collect();
+        server.expect_subscribers("a", 31);
+        publish_to(&server, &mut fast, 100, 30_000);
+        let before = server.memory();
+        // 60 MB for each of 31.
+        publish_to(&server, &mut fast, 2000, 30_000);
+        let grown = server.memory().saturating_sub(before);
+        assert!(grown < BOUND, "memory has grown by {grown} bytes");
+        server.expect_subscribers("a", 31);
+        drop(slow);
+        server.expect_subscribers("a", 1);
+        server.expect_idle();
+    }
+}
+
+/// The slow one goes, the fast one loses nothing, and the slow one may come back and go on where it was.
+fn disconnected_at_bound(backend: Backend, options: &[&str], size: usize) {
+    const EVENTS: usize = 400;
+    let server = Server::start_with(backend, options);
+    let slow = server.ask_with_small_buffer("topic=a", SMALL_BUFFER);
+    let mut fast = server.subscribe("topic=a");
+    server.expect_subscribers("a", 2);
+    publish_to(&server, &mut fast, EVENTS, size);
+    server.expect_subscribers("a", 1);
+    eventually("the log says why", || server.log().contains("laggard_full").then_some(()));
+
+    // What it was sent before is in order, and its end is visible as a broken one.
+    let mut slow = read_late(slow);
+    let (mut next, mut last_id) = (0, String::new());
+    while let Some(event) = slow.event_or_end() {
+        assert_eq!(number_of(&event), next);
+        (next, last_id) = (next + 1, event.id);
+    }
+    assert_ne!(slow.read_to_end().1, End::Whole);
+    assert!(next < EVENTS);
+    // It had one at least: the first fits the buffers.
+    let id = if last_id.is_empty() { "earliest" } else { &last_id };
+    let mut again = server.subscribe_with("topic=a", &[("Last-Event-ID", id)]);
+    assert_eq!(again.header("Fanfare-Gap"), None);
+    for number in next..EVENTS {
+        assert_eq!(number_of(&again.event()), number);
+    }
+}

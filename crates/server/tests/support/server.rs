@@ -1,0 +1,343 @@
+//! The program under test, and what it offers.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::http::{self, Connection, Response};
+use super::stream::Subscriber;
+use super::{Backend, eventually};
+
+/// A running `fanfare`. It is killed when this is dropped; a test that panics then shows what the server had logged.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
+    /// Kept open: what the server prints must not fail.
+    _stdout: BufReader<ChildStdout>,
+}
+
+/// The program, with nothing in its environment that would change what it does.
+pub(crate) fn fanfare() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    without_settings(&mut command);
+    command
+}
+
+fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FANFARE_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+impl Server {
+    /// Starts with two shards, so that there is more than one even on a machine with one core.
+    pub(crate) fn start(backend: Backend) -> Server {
+        Server::start_with(backend, &[])
+    }
+
+    /// Starts with these options too. `--shards` and `--listen` among them replace the tests' own.
+    pub(crate) fn start_with(backend: Backend, options: &[&str]) -> Server {
+        let mut command = fanfare();
+        command.args(arguments(backend, options));
+        Server::run(command)
+    }
+
+    /// Starts on an address that no other test and no client of one has, so that its port stays free when it ends.
+    pub(crate) fn start_apart(backend: Backend, options: &[&str]) -> Server {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let process = std::process::id();
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.{}.{}.{next}:0", 1 + process / 256 % 254, process % 256);
+        Server::start_with(backend, &[options, &["--listen", &address]].concat())
+    }
+
+    /// Starts under a limit of this many descriptors, which it cannot raise.
+    pub(crate) fn start_limited(backend: Backend, descriptors: usize, options: &[&str]) -> Server {
+        let mut command = Command::new("sh");
+        without_settings(&mut command);
+        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_fanfare")).args(arguments(backend, options));
+        Server::run(command)
+    }
+
+    fn run(mut command: Command) -> Server {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server's program is there");
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let writer = Arc::clone(&log);
+        let log_reader = thread::spawn(move || {
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                writer.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("the server's output is text");
+        let Some((_, address)) = line.trim_end().split_once(" is listening on http://") else {
+            let _ = child.wait();
+            let _ = log_reader.join();
+            panic!("the server does not start: {line:?}\n{}", log.lock().expect("no panic holds it"));
+        };
+        let address = address.parse().expect("an address");
+        Server { child, address, log, log_reader: Some(log_reader), _stdout: stdout }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    /// What the server has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no panic holds it").clone()
+    }
+
+    pub(crate) fn get(&self, target: &str) -> Response {
+        self.connect().request("GET", target, &[])
+    }
+
+    /// Subscribes with these parameters of the query, such as `topic=a`.
+    pub(crate) fn subscribe(&self, query: &str) -> Subscriber {
+        self.subscribe_with(query, &[])
+    }
+
+    pub(crate) fn subscribe_with(&self, query: &str, headers: &[(&str, &str)]) -> Subscriber {
+        Subscriber::on(self.ask_to_subscribe(query, headers))
+    }
+
+    /// Sends the request and reads nothing.
+    pub(crate) fn ask_to_subscribe(&self, query: &str, headers: &[(&str, &str)]) -> Connection {
+        let mut connection = self.connect();
+        connection.send(http::head("GET", &format!("/events?{query}"), headers));
+        connection
+    }
+
+    /// A subscriber whose receive buffer is small, and which has not read anything.
+    pub(crate) fn ask_with_small_buffer(&self, query: &str, receive_buffer: usize) -> Connection {
+        let mut connection = Connection::open_small(self.address, receive_buffer);
+        connection.send(http::head("GET", &format!("/events?{query}"), &[]));
+        connection
+    }
+
+    /// Publishes one event, and gives its id.
+    pub(crate) fn publish(&self, topic: &str, data: &str) -> String {
+        self.publisher().publish(topic, data)
+    }
+
+    /// Publishes one event as JSON, and gives its id.
+    pub(crate) fn publish_json(&self, event: &Value) -> String {
+        self.publisher().publish_json(event)
+    }
+
+    pub(crate) fn publisher(&self) -> Publisher {
+        Publisher { connection: self.connect() }
+    }
+
+    /// What `GET /topics/{topic}` says, if the topic is known.
+    pub(crate) fn topic(&self, topic: &str) -> Option<Value> {
+        let response = self.get(&format!("/topics/{topic}"));
+        (response.status == 200).then(|| response.json())
+    }
+
+    /// Waits until every shard has taken in what was published so far: they answer in the order of their mail. Until
+    /// then a new subscriber may still get it as something new.
+    pub(crate) fn settle(&self) {
+        assert_eq!(self.get("/topics").status, 200);
+    }
+
+    pub(crate) fn subscribers(&self, topic: &str) -> u64 {
+        self.topic(topic).map_or(0, |topic| topic["subscribers"].as_u64().expect("a count"))
+    }
+
+    pub(crate) fn expect_subscribers(&self, topic: &str, count: u64) {
+        let mut seen = 0;
+        eventually(&format!("{topic} has {count} subscribers"), || {
+            seen = self.subscribers(topic);
+            (seen == count).then_some(())
+        });
+    }
+
+    /// Panics unless the server publishes and delivers.
+    pub(crate) fn expect_health(&self) {
+        assert_eq!(self.get("/health/live").status, 200);
+        let mut subscriber = self.subscribe("topic=health-of-the-server");
+        let id = self.publish("health-of-the-server", "well");
+        let event = subscriber.event();
+        assert_eq!((event.data.as_str(), event.id), ("well", id));
+    }
+
+    /// The processor time that the server has used, by `/proc/PID/stat` ("utime" and "stime", in ticks of 10 ms).
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the server runs");
+        // The second field is the program's name in parentheses, and may hold anything.
+        let (_, fields) = stat.rsplit_once(") ").expect("the format of proc(5)");
+        let ticks: u64 =
+            fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Panics if the server uses much of the processor while nobody asks it for anything.
+    pub(crate) fn expect_idle(&self) {
+        // What was begun may be finished; a server that spins does so for ever.
+        eventually("the server is idle for a second", || {
+            let before = self.cpu_time();
+            thread::sleep(Duration::from_secs(1));
+            (self.cpu_time() - before < Duration::from_millis(300)).then_some(())
+        });
+    }
+
+    /// The memory that is resident, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the server runs");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the format of proc(5)");
+        let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a count of kilobytes");
+        kib << 10
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        assert!(sent.expect("there is a shell").success(), "the server runs");
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        eventually("the server ends", || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// Kills it, as a crash would, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.log_reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let log = self.log();
+        if thread::panicking() {
+            eprintln!("--- what the server had logged:\n{log}---");
+        } else {
+            assert!(!log.contains("panicked"), "a thread of the server panicked:\n{log}");
+        }
+    }
+}
+
+fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
+    let mut all = vec!["--backend".to_owned(), backend.to_string()];
+    for (name, value) in [("--listen", "127.0.0.1:0"), ("--shards", "2")] {
+        if !options.contains(&name) {
+            all.extend([name.to_owned(), value.to_owned()]);
+        }
+    }
+    all.extend(options.iter().map(|&option| option.to_owned()));
+    all
+}
+
+/// Publishes over one connection that stays open.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    connection: Connection,
+}
+
+impl Publisher {
+    pub(crate) fn publish(&mut self, topic: &str, data: &str) -> String {
+        self.publish_json(&json!({ "topic": topic, "data": data }))
+    }
+
+    pub(crate) fn publish_json(&mut self, event: &Value) -> String {
+        let response = self.connection.post("application/json", event.to_string());
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Publishes all of them in one request, and gives the ids of the first and the last.
+    pub(crate) fn publish_all(&mut self, events: &[Value]) -> (String, String) {
+        let mut body = String::new();
+        for event in events {
+            body.push_str(&event.to_string());
+            body.push('\n');
+        }
+        let response = self.connection.post("application/x-ndjson", body);
+        assert_eq!(response.status, 200, "{}", response.text());
+        let answer = response.json();
+        assert_eq!(answer["published"], events.len(), "{answer}");
+        let id = |name: &str| answer[name].as_str().expect("an id").to_owned();
+        (id("first"), id("last"))
+    }
+}
+
+/// What a program that ran to its end has said.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end, which has to come in time.
+pub(crate) fn run(mut command: Command, stdin: &str) -> Ran {
+    use std::io::Write;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program is there");
+    let mut input = child.stdin.take().expect("it is piped");
+    let input_text = stdin.to_owned();
+    // It may end without reading all of it.
+    let writer = thread::spawn(move || drop(input.write_all(input_text.as_bytes())));
+    let reader = |mut from: Box<dyn Read + Send>| {
+        thread::spawn(move || {
+            let mut text = String::new();
+            let _ = from.read_to_string(&mut text);
+            text
+        })
+    };
+    let stdout = reader(Box::new(child.stdout.take().expect("it is piped")));
+    let stderr = reader(Box::new(child.stderr.take().expect("it is piped")));
+    let mut guard = Guard(child);
+    let status = eventually("the program ends", || guard.0.try_wait().expect("it is our child"));
+    let _ = writer.join();
+    let text = |thread: JoinHandle<String>| thread.join().unwrap_or_default();
+    Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// A child that does not outlive the test.
+pub(crate) struct Guard(pub(crate) Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
