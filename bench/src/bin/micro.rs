@@ -182,7 +182,7 @@ fn sweep(bench: &mut Bench) -> Outcome<()> {
         seq += 1;
         audiences.append(&Arc::new(frame(&topic, seq, &data)));
         let mut sent = 0;
-        while let Some(turn) = audiences.next_turn() {
+        while let Some(turn) = audiences.next_turn(true) {
             while let Some(slice) = audiences.slice(turn, SLICE_SENDS, 0) {
                 audiences.fill(turn, slice.after, &mut run);
                 for member in audiences.members(turn, slice) {

@@ -31,7 +31,7 @@ pub(crate) struct Adoption {
 
 pub(crate) struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
-    /// Events and their bytes in the queue. Only the hub adds, under its order lock.
+    /// Events, and their bytes, that the shard has not acted on. Only the hub adds, under its order lock.
     events: AtomicUsize,
     bytes: AtomicUsize,
     /// The shard sleeps, or is about to: a push must wake it.
@@ -56,7 +56,7 @@ impl Mailbox {
         }
     }
 
-    /// Events and bytes of events that wait.
+    /// Events that wait, and their bytes.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
@@ -107,8 +107,12 @@ impl Mailbox {
         debug_assert!(into.is_empty());
         let mut queue = self.lock();
         std::mem::swap(&mut *queue, into);
-        self.events.store(0, Ordering::Relaxed);
-        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// An event that was taken has been acted on: only now is there room for another.
+    pub(crate) fn done_with(&self, frame: &Frame) {
+        self.events.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(frame.size(), Ordering::Relaxed);
     }
 
     /// Announces that the shard is about to sleep. False where mail waits: then it must not.

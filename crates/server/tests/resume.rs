@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
-use support::{Backend, End, Random, Server, Subscriber, on_both_backends, seed};
+use support::{Backend, Random, Server, Subscriber, on_both_backends, seed};
 
 /// Publishes `count` events whose data is their number from 1 on, and gives their ids.
 fn publish_numbered(server: &Server, topic: &str, count: usize) -> Vec<String> {
@@ -334,8 +334,8 @@ fn come_and_go(
         let most = if random.below(20) == 0 { 500 } else { random.below(25) };
         for _ in 0..most.min(total - seen.len()) {
             let Some(event) = subscriber.event_or_end() else {
+                // Politely, or, where not even that fitted the send buffer, by closing the connection.
                 assert!(streams_age, "the server has ended a stream");
-                assert_eq!(subscriber.read_to_end().1, End::Whole);
                 break;
             };
             assert_eq!(event.kind, "message");

@@ -222,6 +222,7 @@ impl<I: Io> Shard<I> {
             match letter {
                 Mail::Event(frame) => {
                     self.counts.events += 1;
+                    self.links.mailbox.done_with(&frame);
                     self.log.append(Arc::clone(&frame), now);
                     self.audiences.begin(frame);
                     marks = self.audiences.mark(marks);
