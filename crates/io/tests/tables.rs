@@ -110,6 +110,25 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
     .unwrap();
 }
 
+/// A handler that ran here could write into whatever has its pipe's number here: a subscriber's stream.
+#[test]
+fn no_signal_handler_runs_on_a_thread_with_a_private_table() {
+    thread::spawn(|| {
+        table::make_private(&[]).unwrap();
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1] {
+            // SAFETY: a zeroed set is valid, and both calls only fill and read it.
+            let blocked = unsafe {
+                let mut mask: libc::sigset_t = std::mem::zeroed();
+                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
+                libc::sigismember(&mask, signal)
+            };
+            assert_eq!(blocked, 1, "signal {signal}");
+        }
+    })
+    .join()
+    .unwrap();
+}
+
 #[test]
 fn each_table_has_the_whole_limit() {
     in_child("each_table_has_the_whole_limit", || {
