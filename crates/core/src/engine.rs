@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -161,6 +162,7 @@ impl Builder {
         let clock = Clock::start();
         let random = RandomState::new();
         let epoch = Epoch::new(random.hash_one("epoch"));
+        let newest = Arc::new(AtomicU64::new(0));
         let mut handles = Vec::new();
         let mut plans = Vec::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
@@ -173,7 +175,14 @@ impl Builder {
             plans.push(Plan {
                 waker,
                 listeners,
-                links: Links { mailbox, adopted, hand_over, counts, admission: Arc::clone(&admission) },
+                links: Links {
+                    mailbox,
+                    adopted,
+                    hand_over,
+                    counts,
+                    admission: Arc::clone(&admission),
+                    newest: Arc::clone(&newest),
+                },
                 limits: limits.clone(),
                 socket_options: self.socket_options.clone(),
                 epoch,
@@ -186,7 +195,7 @@ impl Builder {
         drop(hand_over_to);
 
         let mut engine = Engine {
-            hub: Hub::new(epoch, clock, limits, handles),
+            hub: Hub::new(epoch, clock, limits, handles, newest),
             shards: Vec::new(),
             addresses,
             backend: resolved.backend,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use std::{fmt, io};
@@ -31,6 +31,8 @@ struct Inner {
     limits: Limits,
     /// The newest `seq`. Its lock also fixes the order of mail, so that every shard sees the same.
     order: Mutex<u64>,
+    /// The same number, for the shards: raised before the first of them can have the event.
+    newest: Arc<AtomicU64>,
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
@@ -88,10 +90,24 @@ pub enum AdoptError {
 }
 
 impl Hub {
-    pub(crate) fn new(epoch: Epoch, clock: Clock, limits: Limits, shards: Vec<ShardHandle>) -> Hub {
+    pub(crate) fn new(
+        epoch: Epoch,
+        clock: Clock,
+        limits: Limits,
+        shards: Vec<ShardHandle>,
+        newest: Arc<AtomicU64>,
+    ) -> Hub {
         let order = Mutex::new(0);
         Hub {
-            inner: Arc::new(Inner { epoch, clock, limits, order, shards, next_shard: AtomicUsize::new(0) }),
+            inner: Arc::new(Inner {
+                epoch,
+                clock,
+                limits,
+                order,
+                newest,
+                shards,
+                next_shard: AtomicUsize::new(0),
+            }),
         }
     }
 
@@ -133,10 +149,19 @@ impl Hub {
                 Arc::new(Frame::encode(*order, &last, event, published))
             })
             .collect();
+        inner.newest.store(*order, Ordering::SeqCst);
         for shard in &inner.shards {
             shard.mailbox.push_events(frames.iter());
         }
         Ok(Published { count: frames.len(), first: first.unwrap_or_default(), last })
+    }
+
+    /// Whether these events could be published, given room for them.
+    ///
+    /// # Errors
+    /// [`PublishError::TooLarge`] or [`PublishError::ReservedId`], for the first that could not.
+    pub fn check(&self, events: &[Event]) -> Result<(), PublishError> {
+        self.inner.check(events).map(|_| ())
     }
 
     /// Hands a connected socket to a shard, which answers with the head of a stream and owns it from

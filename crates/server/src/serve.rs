@@ -116,6 +116,7 @@ fn announce(engine: &Engine) {
 fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
     let hub = engine.hub();
     let mut before = hub.counts();
+    let mut was_pausing = false;
     loop {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(_) => return Ok(()),
@@ -126,18 +127,19 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
             return Err("a shard has ended by itself; its message is above".into());
         }
         let now = hub.counts();
+        let pausing = now.accept_pauses > before.accept_pauses;
+        if pausing && !was_pausing {
+            tracing::warn!(
+                connections = now.connections,
+                "descriptors or memory are used up: accepting pauses; raise RLIMIT_NOFILE, or --shards"
+            );
+        }
         report(&before, &now);
-        before = now;
+        (before, was_pausing) = (now, pausing);
     }
 }
 
 fn report(before: &Counts, now: &Counts) {
-    if now.accept_pauses > before.accept_pauses {
-        tracing::warn!(
-            connections = now.connections,
-            "descriptors or memory are used up: accepting pauses; raise RLIMIT_NOFILE, or --shards"
-        );
-    }
     if now.turned_away > before.turned_away {
         let count = now.turned_away - before.turned_away;
         tracing::warn!(count, "newcomers were closed: too many request heads are incomplete");

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, IntoRawFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare_io::{Io, Received, Socket, sockets};
@@ -28,6 +29,17 @@ pub(super) struct Pending {
     pub(super) socket: Socket,
     pub(super) generation: u32,
     stage: Stage,
+}
+
+/// A subscriber that resumes, and the event that our log has to reach first.
+///
+/// It may have left a shard that was ahead of us. Its id would be unknown here, which is a gap: it would be told of a
+/// loss that did not happen, and be sent everything again.
+pub(super) struct Resuming {
+    from: u64,
+    socket: Socket,
+    subscribe: Box<Subscribe>,
+    format: WireFormat,
 }
 
 enum Stage {
@@ -164,6 +176,16 @@ impl<I: Io> Shard<I> {
     /// Acts on a reply to a socket that is not watched.
     fn reply(&mut self, socket: Socket, reply: Reply, now: Duration) {
         match reply {
+            Reply::Subscribe(subscribe, format) if self.must_wait(&subscribe) => {
+                if self.pending.len() + self.resuming.len() >= self.limits.pending {
+                    self.counts.turned_away += 1;
+                    self.scratch.closing.push((socket, None));
+                    return;
+                }
+                // Whatever it has had was published before it came.
+                let from = self.links.newest.load(Ordering::SeqCst);
+                self.resuming.push_back(Resuming { from, socket, subscribe, format });
+            }
             Reply::Subscribe(subscribe, format) => {
                 if let Err(other) = self.subscribe(socket, &subscribe, format, now) {
                     self.reply(socket, other, now);
@@ -188,6 +210,23 @@ impl<I: Io> Shard<I> {
                 }
             }
             Reply::Close => self.scratch.closing.push((socket, None)),
+        }
+    }
+
+    /// Whether this one resumes while another shard may be ahead of us.
+    fn must_wait(&self, subscribe: &Subscribe) -> bool {
+        subscribe.resume.is_some() && self.log.head() < self.links.newest.load(Ordering::SeqCst)
+    }
+
+    /// Begins the streams of those who waited for our log.
+    pub(super) fn begin_resumed(&mut self, now: Duration) {
+        while self.resuming.front().is_some_and(|front| front.from <= self.log.head()) {
+            let Some(Resuming { socket, subscribe, format, .. }) = self.resuming.pop_front() else { return };
+            if self.drain.is_some() {
+                self.scratch.closing.push((socket, None));
+            } else if let Err(other) = self.subscribe(socket, &subscribe, format, now) {
+                self.reply(socket, other, now);
+            }
         }
     }
 
@@ -263,6 +302,9 @@ impl<I: Io> Shard<I> {
     }
 
     pub(super) fn close_all_pending(&mut self) {
+        while let Some(Resuming { socket, .. }) = self.resuming.pop_front() {
+            self.scratch.closing.push((socket, None));
+        }
         let slots: Vec<usize> = self.pending.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.close_pending(slot);

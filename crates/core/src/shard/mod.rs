@@ -11,6 +11,7 @@ mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -31,7 +32,7 @@ use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Mail, Mailbox};
 use drain::Drain;
-use greet::Pending;
+use greet::{Pending, Resuming};
 use upkeep::Upkeep;
 
 /// Audiences that one tick marks: half a millisecond's worth. Tests have few audiences, and mark fewer
@@ -47,6 +48,8 @@ pub(crate) struct Links {
     pub(crate) hand_over: Option<SocketSender>,
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
     pub(crate) admission: Arc<dyn Admission>,
+    /// The `seq` of the newest event that any shard may have.
+    pub(crate) newest: Arc<AtomicU64>,
 }
 
 pub(crate) struct Shard<I: Io> {
@@ -60,6 +63,8 @@ pub(crate) struct Shard<I: Io> {
     connections: Slab<Connection>,
     laggards: Laggards,
     pending: Slab<Pending>,
+    /// Those who resume, until we have all that another shard may have sent them. In the order of `from`.
+    resuming: VecDeque<Resuming>,
     upkeep: Upkeep,
     drain: Option<Drain>,
     /// Mail taken from the mailbox and not yet acted on.
@@ -109,6 +114,7 @@ impl<I: Io> Shard<I> {
             connections: Slab::new(),
             laggards: Laggards::default(),
             pending: Slab::new(),
+            resuming: VecDeque::new(),
             upkeep: Upkeep::default(),
             drain: None,
             inbox: VecDeque::new(),
@@ -145,6 +151,7 @@ impl<I: Io> Shard<I> {
             self.notice(notification, now);
         }
         self.take_mail(now);
+        self.begin_resumed(now);
         self.sweep(now);
         self.serve_laggards(now);
         self.look_after(now);

@@ -172,6 +172,7 @@ impl World {
             hand_over: None,
             counts: Arc::new(CachePadded::new(SharedCounts::default())),
             admission: Arc::new(admit),
+            newest: Arc::default(),
         };
         let network = Network::new(seed);
         World {

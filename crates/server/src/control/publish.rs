@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
@@ -73,6 +73,11 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
             event.map_err(|problem| problem.at(&format!("event {}", index + 1)).member("index", index))?,
         );
     }
+    // All or nothing, also where the hub would take only a part at a time.
+    if let Err(error) = control.hub.check(&events) {
+        let index = fault_of(&error).1.unwrap_or_default();
+        return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
+    }
     let mut sum = Sum::default();
     while !events.is_empty() {
         let rest = events.split_off(events.len().min(BATCH));
@@ -129,7 +134,11 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            match parse_json(&line) {
+            let event = parse_json(&line).and_then(|event| {
+                control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
+                Ok(event)
+            });
+            match event {
                 Ok(event) => events.push(event),
                 Err(problem) => {
                     let number = lines.number;
@@ -182,30 +191,37 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>) -> Result<Published
             tokio::time::sleep(PAUSE).await;
             continue;
         }
-        let (status, index) = match error {
-            PublishError::Busy | PublishError::Stopped => (503, None),
-            PublishError::TooLarge { index, .. } => (413, Some(index)),
-            PublishError::ReservedId { index } => (400, Some(index)),
-        };
-        let mut problem = Problem::new(status, error.to_string());
-        if status == 503 {
-            problem = problem.header("Retry-After", "1");
-        }
-        if let (Some(index), true) = (index, events.len() > 1) {
-            problem = problem.at(&format!("event {} of {}", index + 1, events.len()));
-        }
-        return Err(problem);
+        return Err(refused(&error));
     }
 }
 
+/// The status of a refusal by the hub, and the position of the event at fault.
+fn fault_of(error: &PublishError) -> (u16, Option<usize>) {
+    match error {
+        PublishError::Busy | PublishError::Stopped => (503, None),
+        PublishError::TooLarge { index, .. } => (413, Some(*index)),
+        PublishError::ReservedId { index } => (400, Some(*index)),
+    }
+}
+
+fn refused(error: &PublishError) -> Problem {
+    let (status, _) = fault_of(error);
+    let problem = Problem::new(status, error.to_string());
+    if status == 503 { problem.header("Retry-After", "1") } else { problem }
+}
+
 async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let long =
+        || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
+    // What announces its length is refused before any of it is read.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(long());
+    }
     let whole = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await;
     match whole {
         Err(_) => Err(Problem::new(408, "the body was not complete in time")),
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound")))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(long()),
         Ok(Err(_)) => Err(Problem::new(400, "the body ended before its end")),
     }
 }
@@ -230,6 +246,7 @@ impl Lines {
                 Some(line)
             }
             None if ended && !self.buffer.is_empty() => {
+                self.scanned = 0;
                 self.number += 1;
                 Some(self.buffer.split())
             }
