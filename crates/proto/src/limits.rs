@@ -1,9 +1,11 @@
 //! Every bound of the engine, in one place: its name, unit, default, reason, and what happens there.
 //!
+//! The bounds of an event's own fields are fixed where the fields are parsed, and named here too.
 //! Full is an answer (a refusal, a gap, an eviction with its reason), never growth.
 
 use std::time::Duration;
 
+pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::frame::HeartbeatForm;
 use crate::head::HeadLimits;
 
