@@ -14,10 +14,6 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
-/// A few percent less memory per connection in flight than the system's allocator, and steadier.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
