@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::baseline::Serve;
+use crate::compare::Compare;
+use crate::failure::Outcome;
+use crate::scenario::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, read};
+
+/// Opens very many event streams to a server, publishes, and judges every delivery.
+///
+/// Point it at a server:  fanfare-load fanout --url http://127.0.0.1:8844 -n 10000
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The options of every scenario and those of one.
+#[derive(Args)]
+pub(crate) struct With<T: Args> {
+    #[command(flatten)]
+    own: T,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// One topic, everybody gets everything: latency, time to the last subscriber, CPU per delivery
+    Fanout(Box<Load>),
+    /// Memory per connection (the server's and the kernel's), CPU while idle
+    Idle(Box<With<Idle>>),
+    /// Publish without a pause: deliveries a second
+    Saturate(Box<With<Saturate>>),
+    /// Everyone reconnects at once, with Last-Event-ID or without
+    Storm(Box<With<Storm>>),
+    /// A share of the readers stalls: what the others feel, what the server's memory does
+    Slow(Box<With<Slow>>),
+    /// Constant connect and leave
+    Churn(Box<With<Churn>>),
+    /// A topic per connection, published to in turn
+    Topics(Box<Load>),
+    /// A small topic beside a big broadcast
+    Mixed(Box<With<Mixed>>),
+    /// Run a scenario file
+    Run(RunFile),
+    /// A scenario over several servers: table, JSON, and a page with plots
+    Compare(Box<Compare>),
+    /// Run a server to compare with, in the foreground
+    Baseline(Serve),
+}
+
+/// Options beside a scenario file.
+#[derive(Args)]
+pub(crate) struct RunFile {
+    /// The scenario, a TOML file
+    file: PathBuf,
+    /// Another server than the file says
+    #[arg(long)]
+    url: Option<String>,
+    /// The server's process
+    #[arg(long)]
+    server_pid: Option<u32>,
+    /// Write every figure to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// What is to be done.
+pub(crate) enum Task {
+    /// One run against one server.
+    Scenario(Kind, Box<Load>),
+    /// Many runs against several servers.
+    Compare(Box<Compare>),
+    /// Be a server.
+    Baseline(Serve),
+}
+
+impl Command {
+    pub(crate) fn task(self) -> Outcome<Task> {
+        let (kind, load) = match self {
+            Command::Fanout(load) => (Kind::Fanout, *load),
+            Command::Topics(load) => (Kind::Topics, *load),
+            Command::Idle(with) => (Kind::Idle(with.own), with.load),
+            Command::Saturate(with) => (Kind::Saturate(with.own), with.load),
+            Command::Storm(with) => (Kind::Storm(with.own), with.load),
+            Command::Slow(with) => (Kind::Slow(with.own), with.load),
+            Command::Churn(with) => (Kind::Churn(with.own), with.load),
+            Command::Mixed(with) => (Kind::Mixed(with.own), with.load),
+            Command::Compare(compare) => return Ok(Task::Compare(compare)),
+            Command::Baseline(serve) => return Ok(Task::Baseline(serve)),
+            Command::Run(run) => {
+                let (kind, mut load) = read(&run.file)?;
+                load.url = run.url.unwrap_or(load.url);
+                load.server_pid = run.server_pid.or(load.server_pid);
+                load.json = run.json.or(load.json);
+                load.quiet |= run.quiet;
+                (kind, load)
+            }
+        };
+        Ok(Task::Scenario(kind, Box::new(load)))
+    }
+}

@@ -1,0 +1,226 @@
+//! What a worker writes down, and how the books of several are added up.
+
+use hdrhistogram::Histogram;
+
+use super::Plan;
+use super::subscriber::Subscriber;
+use crate::clock;
+use crate::ledger::{Faults, Seen};
+use crate::sse::Sink;
+use crate::stamp::Stamp;
+
+/// Durations in nanoseconds.
+pub(crate) type Timings = Histogram<u64>;
+
+/// An empty histogram from a microsecond to an hour with three digits.
+pub(crate) fn timings() -> Timings {
+    const HOUR: u64 = 3_600 * clock::SECOND;
+    Histogram::new_with_bounds(1_000, HOUR, 3)
+        .unwrap_or_else(|error| unreachable!("constant bounds: {error}"))
+}
+
+/// Beyond so many topics an event's last subscriber is not looked for: there are few per topic then.
+const TOPICS_WATCHED: u32 = 16;
+/// Events whose last subscriber is looked for, per topic.
+const EVENTS_WATCHED: u64 = 2_000_000;
+
+/// The deliveries of one event.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Spread {
+    pub(crate) deliveries: u32,
+    /// From the intended time to the last of them.
+    pub(crate) last_ns: u64,
+}
+
+/// Everything that was seen.
+pub(crate) struct Report {
+    /// Per phase and group: `phase * groups + group`.
+    pub(crate) latency: Vec<Timings>,
+    /// Per group.
+    pub(crate) faults: Vec<Faults>,
+    /// Per watched topic, per sequence number.
+    pub(crate) spreads: Vec<Vec<Spread>>,
+    /// Deliveries, repeated ones not counted.
+    pub(crate) deliveries: u64,
+    /// Deliveries that were measured.
+    pub(crate) measured: u64,
+    /// First intended time and last arrival among the measured.
+    pub(crate) first_intended: u64,
+    pub(crate) last_arrival: u64,
+    /// From the start of a connect to the end of the response head.
+    pub(crate) opening: Timings,
+    pub(crate) opened: u64,
+    /// Streams that ended without our doing; of these, in the middle of something.
+    pub(crate) ended: u64,
+    pub(crate) cut: u64,
+    /// Streams opened again after that.
+    pub(crate) reopened: u64,
+    /// Missed by subscribers that had left on purpose.
+    pub(crate) missed_away: u64,
+    /// Events with data of another kind, and events of other runs.
+    pub(crate) foreign: u64,
+    pub(crate) bytes: u64,
+    pub(crate) threads: Vec<ThreadReport>,
+}
+
+/// How a client thread fared in the measured window.
+pub(crate) struct ThreadReport {
+    /// Share of one core.
+    pub(crate) cpu_share: f64,
+    /// How long a batch of notifications kept the loop: what came meanwhile waited so long at most.
+    pub(crate) loop_delay: Timings,
+}
+
+/// A worker's book.
+pub(crate) struct Book {
+    pub(super) report: Report,
+    groups: usize,
+    run: u32,
+    phases: Vec<u64>,
+    watched: u32,
+}
+
+impl Book {
+    pub(super) fn new(plan: &Plan) -> Book {
+        let groups = plan.groups.len();
+        let watched = if plan.topics() <= TOPICS_WATCHED { plan.topics() } else { 0 };
+        Book {
+            report: Report {
+                latency: (0..groups * plan.phases.len()).map(|_| timings()).collect(),
+                faults: vec![Faults::default(); groups],
+                spreads: vec![Vec::new(); watched as usize],
+                deliveries: 0,
+                measured: 0,
+                first_intended: u64::MAX,
+                last_arrival: 0,
+                opening: timings(),
+                opened: 0,
+                ended: 0,
+                cut: 0,
+                reopened: 0,
+                missed_away: 0,
+                foreign: 0,
+                bytes: 0,
+                threads: Vec::new(),
+            },
+            groups,
+            run: plan.run,
+            phases: plan.phases.clone(),
+            watched,
+        }
+    }
+
+    /// Closes a subscriber's account.
+    pub(super) fn settle(&mut self, subscriber: &Subscriber, published: &[u64]) {
+        let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
+        if !subscriber.joins && !subscriber.skips {
+            self.report.faults[usize::from(subscriber.group)].lost += subscriber.sequence.lost(published);
+        }
+    }
+
+    fn delivery(&mut self, subscriber: &mut Place<'_>, stamp: &Stamp, now: u64) {
+        let report = &mut self.report;
+        if stamp.run != self.run {
+            report.foreign += 1;
+            return;
+        }
+        let faults = &mut report.faults[usize::from(subscriber.group)];
+        if stamp.topic != subscriber.topic {
+            faults.misrouted += 1;
+            return;
+        }
+        if *subscriber.joins {
+            *subscriber.joins = false;
+            subscriber.sequence.start_at(stamp.sequence);
+        }
+        if *subscriber.skips {
+            *subscriber.skips = false;
+            report.missed_away += subscriber.sequence.skip_to(stamp.sequence);
+        }
+        match subscriber.sequence.see(stamp.sequence) {
+            Seen::New => {}
+            Seen::Late => faults.out_of_order += 1,
+            Seen::Again => {
+                faults.doubled += 1;
+                return;
+            }
+        }
+        report.deliveries += 1;
+        let Some(phase) = self.phases.iter().rposition(|&first| stamp.sequence >= first) else { return };
+        let latency = now.saturating_sub(stamp.intended);
+        report.latency[phase * self.groups + usize::from(subscriber.group)].saturating_record(latency);
+        report.measured += 1;
+        report.first_intended = report.first_intended.min(stamp.intended);
+        report.last_arrival = report.last_arrival.max(now);
+        if stamp.topic < self.watched && stamp.sequence < EVENTS_WATCHED {
+            let spreads = &mut report.spreads[stamp.topic as usize];
+            let index = stamp.sequence as usize;
+            if spreads.len() <= index {
+                spreads.resize(index + 1, Spread::default());
+            }
+            spreads[index].deliveries += 1;
+            spreads[index].last_ns = spreads[index].last_ns.max(latency);
+        }
+    }
+}
+
+/// The part of a subscriber that a delivery touches; the rest is in use by the parser meanwhile.
+pub(super) struct Place<'a> {
+    pub(super) topic: u32,
+    pub(super) group: u8,
+    pub(super) joins: &'a mut bool,
+    pub(super) skips: &'a mut bool,
+    pub(super) sequence: &'a mut crate::ledger::Sequence,
+}
+
+/// A subscriber's line to the book during one read; all it reads arrived at `now`.
+pub(super) struct Desk<'a> {
+    pub(super) book: &'a mut Book,
+    pub(super) place: Place<'a>,
+    pub(super) now: u64,
+}
+
+impl Sink for Desk<'_> {
+    fn event(&mut self, stamps: &[Stamp], damaged: u64) {
+        if stamps.is_empty() && damaged == 0 {
+            self.book.report.foreign += 1;
+        }
+        self.book.report.faults[usize::from(self.place.group)].damaged += damaged;
+        for stamp in stamps {
+            self.book.delivery(&mut self.place, stamp, self.now);
+        }
+    }
+}
+
+impl Report {
+    /// Adds another worker's.
+    pub(crate) fn add(&mut self, other: Report) {
+        for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
+            // Both have the same constant bounds, so adding cannot fail.
+            let _ = mine.add(theirs);
+        }
+        let _ = self.opening.add(&other.opening);
+        for (mine, theirs) in self.faults.iter_mut().zip(&other.faults) {
+            mine.add(*theirs);
+        }
+        for (mine, theirs) in self.spreads.iter_mut().zip(&other.spreads) {
+            mine.resize(mine.len().max(theirs.len()), Spread::default());
+            for (mine, theirs) in mine.iter_mut().zip(theirs) {
+                mine.deliveries += theirs.deliveries;
+                mine.last_ns = mine.last_ns.max(theirs.last_ns);
+            }
+        }
+        self.deliveries += other.deliveries;
+        self.measured += other.measured;
+        self.first_intended = self.first_intended.min(other.first_intended);
+        self.last_arrival = self.last_arrival.max(other.last_arrival);
+        self.opened += other.opened;
+        self.ended += other.ended;
+        self.cut += other.cut;
+        self.reopened += other.reopened;
+        self.missed_away += other.missed_away;
+        self.foreign += other.foreign;
+        self.bytes += other.bytes;
+        self.threads.extend(other.threads);
+    }
+}

@@ -1,0 +1,257 @@
+//! The crowd: many subscribers on a few threads, each thread with a descriptor table and a loop of its own.
+
+mod book;
+mod subscriber;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+pub(crate) use book::{Report, Timings, timings};
+pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
+
+use crate::failure::{Failure, Outcome};
+use crate::sources::Sources;
+use crate::sys::Waker;
+
+/// Subscribers that share a purpose: latency and faults are counted per group.
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub(crate) subscribers: usize,
+    /// The topics are numbered through all groups; these are the group's, in turn.
+    pub(crate) first_topic: u32,
+    pub(crate) topics: u32,
+}
+
+/// Appends a subscriber's request, without the blank line at the end, for a topic's number.
+pub(crate) type Request = Box<dyn Fn(u32, &mut Vec<u8>) + Send + Sync>;
+
+/// Reads how many deliveries there were so far.
+pub(crate) type Delivered = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the crowd is to do; fixed before it starts.
+pub(crate) struct Plan {
+    pub(crate) target: SocketAddr,
+    pub(crate) request: Request,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) threads: usize,
+    pub(crate) cores: Vec<usize>,
+    pub(crate) sources: Sources,
+    /// Connects a second, over all threads.
+    pub(crate) connect_rate: f64,
+    /// Streams that are being opened at the same time, over all threads.
+    pub(crate) connect_burst: usize,
+    pub(crate) head_timeout_ns: u64,
+    /// The delay before a reconnect where the server names none.
+    pub(crate) retry_ms: u32,
+    /// Send `Last-Event-ID` at a reconnect.
+    pub(crate) resume: bool,
+    /// Subscribers join while events are published: each one's sequence starts at the first it sees.
+    pub(crate) late_join: bool,
+    pub(crate) receive_buffer: usize,
+    pub(crate) run: u32,
+    /// Sequence numbers at which a new latency histogram begins; what is below the first is not measured.
+    pub(crate) phases: Vec<u64>,
+}
+
+impl Plan {
+    pub(crate) fn subscribers(&self) -> usize {
+        self.groups.iter().map(|group| group.subscribers).sum()
+    }
+
+    /// Group and topic of a subscriber's number.
+    fn place(&self, number: usize) -> (u8, u32) {
+        let mut left = number;
+        for (index, group) in self.groups.iter().enumerate() {
+            if left < group.subscribers {
+                return (index as u8, group.first_topic + (left % group.topics as usize) as u32);
+            }
+            left -= group.subscribers;
+        }
+        unreachable!("subscriber {number} is in no group")
+    }
+
+    pub(crate) fn topics(&self) -> u32 {
+        self.groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(0)
+    }
+}
+
+/// Where the run stands, for what an ended stream means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// Streams are being opened; nothing may end.
+    Opening = 0,
+    /// Streams that end are opened again.
+    Live = 1,
+    /// Nothing matters any more.
+    Over = 2,
+}
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Measure own CPU and loop delay from now on.
+    Window,
+    /// Stop reading from all of a group, or read again.
+    Stall { group: u8, stalled: bool },
+    /// Close every stream and open it again at once.
+    DropAll,
+    /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
+    Churn { per_second: f64 },
+    /// Report: so many events were published to each topic.
+    Finish { published: Arc<Vec<u64>> },
+}
+
+/// What a worker and the conductor share while the run lasts.
+struct Line {
+    commands: Mutex<Vec<Command>>,
+    waker: Waker,
+    open: AtomicU64,
+    opened: AtomicU64,
+    delivered: AtomicU64,
+    thread: AtomicI32,
+}
+
+/// What all workers share.
+struct Common {
+    stage: AtomicU8,
+    failed: AtomicBool,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// Keeps on after a panic elsewhere: what is behind these locks has no state that could be half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Common {
+    fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Opening,
+            1 => Stage::Live,
+            _ => Stage::Over,
+        }
+    }
+
+    /// Ends the run; the first reason is the one that is told.
+    fn fail(&self, failure: Failure) {
+        lock(&self.failure).get_or_insert(failure);
+        self.failed.store(true, Ordering::Release);
+    }
+}
+
+/// The running workers.
+pub(crate) struct Crowd {
+    common: Arc<Common>,
+    lines: Vec<Arc<Line>>,
+    handles: Vec<JoinHandle<Option<Report>>>,
+}
+
+impl Crowd {
+    /// Starts the threads, which open their streams at once.
+    pub(crate) fn start(plan: Plan) -> Outcome<Crowd> {
+        let failed = |error| Failure::new(format!("a client thread cannot be started: {error}"));
+        let plan = Arc::new(plan);
+        let common = Arc::new(Common {
+            stage: AtomicU8::new(Stage::Opening as u8),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        });
+        let mut lines = Vec::new();
+        for _ in 0..plan.threads {
+            lines.push(Arc::new(Line {
+                commands: Mutex::default(),
+                waker: Waker::new().map_err(failed)?,
+                open: AtomicU64::new(0),
+                opened: AtomicU64::new(0),
+                delivered: AtomicU64::new(0),
+                thread: AtomicI32::new(0),
+            }));
+        }
+        let mut handles = Vec::new();
+        for (index, line) in lines.iter().enumerate() {
+            let (plan, common, line) = (plan.clone(), common.clone(), line.clone());
+            let spawned = std::thread::Builder::new()
+                .name(format!("crowd-{index}"))
+                .spawn(move || worker::run(index, &plan, &common, &line))
+                .map_err(failed)?;
+            handles.push(spawned);
+        }
+        Ok(Crowd { common, lines, handles })
+    }
+
+    fn sum(&self, value: impl Fn(&Line) -> &AtomicU64) -> u64 {
+        self.lines.iter().map(|line| value(line).load(Ordering::Relaxed)).sum()
+    }
+
+    /// Streams that are open now.
+    pub(crate) fn open(&self) -> u64 {
+        self.sum(|line| &line.open)
+    }
+
+    /// Deliveries of this run's events so far, repeated ones not counted.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.sum(|line| &line.delivered)
+    }
+
+    /// The same for another thread.
+    pub(crate) fn delivered_reader(&self) -> Delivered {
+        let lines = self.lines.clone();
+        Arc::new(move || lines.iter().map(|line| line.delivered.load(Ordering::Relaxed)).sum())
+    }
+
+    /// Streams that were opened so far, reopened ones again.
+    pub(crate) fn opened(&self) -> u64 {
+        self.sum(|line| &line.opened)
+    }
+
+    /// The kernel's numbers of the threads.
+    pub(crate) fn threads(&self) -> Vec<i32> {
+        self.lines.iter().map(|line| line.thread.load(Ordering::Relaxed)).collect()
+    }
+
+    pub(crate) fn stage(&self, stage: Stage) {
+        self.common.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Why the run is over before its time, if it is.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        if !self.common.failed.load(Ordering::Acquire) {
+            return None;
+        }
+        lock(&self.common.failure).clone()
+    }
+
+    /// Tells every worker.
+    pub(crate) fn tell(&self, command: impl Fn() -> Command) {
+        for line in &self.lines {
+            lock(&line.commands).push(command());
+            line.waker.wake();
+        }
+    }
+
+    /// Ends the run and collects what each worker saw.
+    pub(crate) fn finish(self, published: Vec<u64>) -> Outcome<Report> {
+        self.stage(Stage::Over);
+        let published = Arc::new(published);
+        self.tell(|| Command::Finish { published: published.clone() });
+        let mut whole: Option<Report> = None;
+        for handle in self.handles {
+            match handle.join() {
+                Ok(Some(report)) => match &mut whole {
+                    Some(whole) => whole.add(report),
+                    None => whole = Some(report),
+                },
+                Ok(None) => {}
+                Err(_) => {
+                    return Err(Failure::new("a client thread panicked; this is a bug of the load test"));
+                }
+            }
+        }
+        let failure = lock(&self.common.failure).clone();
+        whole.ok_or_else(|| failure.unwrap_or_else(|| Failure::new("no client thread could start")))
+    }
+}

@@ -1,0 +1,78 @@
+//! One subscriber: 150 bytes at most, or the judge would need more memory than the judged.
+
+use std::os::fd::OwnedFd;
+
+use crate::http::Framing;
+use crate::ledger::Sequence;
+use crate::sse::{Stream, Unfinished};
+
+/// User memory of one subscriber while its stream is idle.
+pub(crate) const BYTES: usize = size_of::<Subscriber>();
+const _: () = assert!(BYTES <= 150);
+
+/// Where a subscriber is in the life of its stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum State {
+    /// No socket; waits for its turn or its time.
+    #[default]
+    Away,
+    /// The connect is under way.
+    Connecting,
+    /// The request is out, the response head is not complete.
+    Head,
+    /// Events may come.
+    Open,
+}
+
+/// A subscriber keeps its place in the slab for the whole run, whatever becomes of its sockets.
+pub(crate) struct Subscriber {
+    pub(super) socket: Option<OwnedFd>,
+    /// Counts sockets: a notification for an earlier one finds another number and is dropped.
+    pub(super) generation: u32,
+    pub(super) topic: u32,
+    pub(super) group: u8,
+    pub(super) state: State,
+    /// Failed attempts to open the stream since it was last open.
+    pub(super) attempts: u8,
+    /// Its first event tells where its sequence starts.
+    pub(super) joins: bool,
+    /// It left on our account and does not resume: what it missed is not lost.
+    pub(super) skips: bool,
+    pub(super) stalled: bool,
+    pub(super) framing: Framing,
+    pub(super) stream: Stream,
+    pub(super) sequence: Sequence,
+    pub(super) unfinished: Option<Box<Unfinished>>,
+    /// Response head so far; only while a read ended inside it.
+    #[expect(clippy::box_collection, reason = "8 bytes in each of very many subscribers instead of 24")]
+    pub(super) head: Option<Box<Vec<u8>>>,
+    /// When the connect was started.
+    pub(super) started: u64,
+}
+
+impl Subscriber {
+    pub(super) fn new(group: u8, topic: u32, joins: bool) -> Subscriber {
+        Subscriber {
+            socket: None,
+            generation: 0,
+            topic,
+            group,
+            state: State::Away,
+            attempts: 0,
+            joins,
+            skips: false,
+            stalled: false,
+            framing: Framing::Close,
+            stream: Stream::default(),
+            sequence: Sequence::default(),
+            unfinished: None,
+            head: None,
+            started: 0,
+        }
+    }
+
+    /// Whether the stream could end here without anything being cut off.
+    pub(super) fn may_end(&self) -> bool {
+        self.framing.may_end() && self.unfinished.as_ref().is_none_or(|rest| !rest.in_event())
+    }
+}

@@ -1,0 +1,151 @@
+//! How a worker opens streams, and what it says when one cannot be opened.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::super::Stage;
+use super::super::subscriber::State;
+use super::{Worker, token};
+use crate::clock::{self, SECOND};
+use crate::failure::{Failure, Outcome, excerpt};
+use crate::http;
+use crate::sys;
+
+/// Attempts in a row to open a stream again before the server is given up.
+const ATTEMPTS: u8 = 5;
+
+impl Worker<'_> {
+    pub(super) fn connect(&mut self, index: usize) -> Outcome<()> {
+        let number = self.index + index * self.plan.threads;
+        let source = self.plan.sources.of(number);
+        let now = clock::now();
+        let (socket, connected) = match sys::connect(self.plan.target, source, self.plan.receive_buffer) {
+            Ok(made) => made,
+            Err(error) => return self.not_opened(index, &error),
+        };
+        let subscriber = &mut self.subscribers[index];
+        subscriber.started = now;
+        subscriber.state = State::Connecting;
+        self.opening += 1;
+        self.deadlines.push_back((now + self.plan.head_timeout_ns, index as u32, subscriber.generation));
+        let bits = if connected { sys::READABLE } else { sys::READABLE | sys::WRITABLE };
+        let added = self.epoll.add(socket.as_raw_fd(), token(index, subscriber), bits);
+        subscriber.socket = Some(socket);
+        added.map_err(|error| Failure::new(format!("epoll_ctl: {error}")))?;
+        if connected { self.ask(index) } else { Ok(()) }
+    }
+
+    /// Sends the request.
+    pub(super) fn ask(&mut self, index: usize) -> Outcome<()> {
+        let subscriber = &mut self.subscribers[index];
+        subscriber.state = State::Head;
+        self.request.clear();
+        (self.plan.request)(subscriber.topic, &mut self.request);
+        let id = subscriber.stream.last_id.as_bytes();
+        if self.plan.resume && !id.is_empty() {
+            self.request.extend_from_slice(b"Last-Event-ID: ");
+            self.request.extend_from_slice(id);
+            self.request.extend_from_slice(b"\r\n");
+        }
+        self.request.extend_from_slice(b"\r\n");
+        let Some(socket) = &subscriber.socket else { return Ok(()) };
+        match sys::send(socket.as_raw_fd(), &self.request) {
+            Ok(sent) if sent == self.request.len() => Ok(()),
+            Ok(_) => Err(Failure::new(
+                "the request does not fit into an empty socket buffer: is the URL very long?",
+            )),
+            Err(error) => self.not_opened(index, &error),
+        }
+    }
+
+    /// A stream could not be opened. That ends the run, unless it was open before and there is hope.
+    pub(super) fn not_opened(&mut self, index: usize, error: &io::Error) -> Outcome<()> {
+        match error.raw_os_error() {
+            Some(libc::EMFILE) => {
+                let text = "a client thread has no descriptors left: raise the limit with `ulimit -n`, or use more --threads";
+                return Err(Failure::new(text));
+            }
+            Some(libc::EADDRNOTAVAIL) => {
+                let text = format!(
+                    "no source port is left after {} streams: give more source addresses with --sources, or widen the range: sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
+                    self.book.report.opened
+                );
+                return Err(Failure::new(text));
+            }
+            _ => {}
+        }
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        match self.common.stage() {
+            Stage::Opening if refused => {
+                let text = format!(
+                    "nothing listens at {}: connection refused. Is the server running, and is the URL right?",
+                    self.plan.target
+                );
+                return Err(self.during_opening(&text));
+            }
+            Stage::Opening => return Err(self.during_opening(&error.to_string())),
+            Stage::Live if refused && self.subscribers[index].attempts > 0 => {
+                return Err(Failure::new(format!(
+                    "the server died half way: {} streams ended and connecting again is refused",
+                    self.book.report.ended
+                )));
+            }
+            Stage::Live if self.subscribers[index].attempts >= ATTEMPTS => {
+                return Err(Failure::new(format!(
+                    "a subscriber could not come back in {ATTEMPTS} attempts: {error}"
+                )));
+            }
+            Stage::Live => self.again(index),
+            Stage::Over => self.close(index),
+        }
+        Ok(())
+    }
+
+    pub(super) fn stalled_opening(&self, index: usize) -> Failure {
+        let seconds = self.plan.head_timeout_ns as f64 / SECOND as f64;
+        let subscriber = &self.subscribers[index];
+        let text = match (&subscriber.state, &subscriber.head) {
+            (State::Connecting, _) => {
+                format!("no connection within {seconds} s: is a backlog or a firewall in the way?")
+            }
+            (_, None) => format!("connected, but no answer within {seconds} s"),
+            (_, Some(head)) => {
+                format!("the response head stalls: after {seconds} s there is only `{}`", excerpt(head))
+            }
+        };
+        self.during_opening(&text)
+    }
+
+    /// Says how far the opening had come, which tells a wrong URL from a limit that was reached.
+    pub(super) fn during_opening(&self, what: &str) -> Failure {
+        match self.book.report.opened {
+            0 => Failure::new(what),
+            opened => Failure::new(format!(
+                "{what} (this thread had opened {opened} streams before: is a limit reached?)"
+            )),
+        }
+    }
+}
+
+/// Why an answer is no event stream.
+pub(super) fn unfit(head: &http::Head, body: &[u8]) -> Option<String> {
+    let after = if body.is_empty() { String::new() } else { format!("; it says `{}`", excerpt(body)) };
+    if (300..400).contains(&head.status) {
+        return Some(format!("the server redirects ({}) to {}: use that URL", head.status, head.location));
+    }
+    if head.status != 200 {
+        return Some(format!("the server answered {} to the subscription, not 200{after}", head.status));
+    }
+    let kind = head.content_type.split(';').next().unwrap_or("").trim();
+    if !kind.eq_ignore_ascii_case("text/event-stream") {
+        let kind = if kind.is_empty() { "no content type" } else { kind };
+        return Some(format!("the answer is {kind}, not text/event-stream{after}"));
+    }
+    if !matches!(head.content_encoding.as_str(), "" | "identity") {
+        return Some(format!(
+            "the stream is compressed ({}) although that was not asked for; this client does not decompress: turn it off",
+            head.content_encoding
+        ));
+    }
+    None
+}

@@ -1,0 +1,170 @@
+//! What a worker does with each notification of a stream: read, judge, and come again when it ends.
+
+use std::cmp::Reverse;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+
+use super::super::Stage;
+use super::super::book::{Desk, Place};
+use super::super::subscriber::State;
+use super::Worker;
+use super::opening::unfit;
+use crate::clock::{self, MILLISECOND};
+use crate::failure::{Failure, Outcome};
+use crate::http::{self, Step};
+use crate::sys::{self, Event};
+
+impl Worker<'_> {
+    pub(super) fn notified(&mut self, event: Event) -> Outcome<()> {
+        let index = (event.token & 0xFFFF_FFFF) as usize;
+        let Some(subscriber) = self.subscribers.get_mut(index) else { return Ok(()) };
+        if subscriber.generation != (event.token >> 32) as u32 {
+            return Ok(());
+        }
+        let Some(socket) = &subscriber.socket else { return Ok(()) };
+        if subscriber.state == State::Connecting {
+            if let Err(error) = sys::socket_error(socket) {
+                return self.not_opened(index, &error);
+            }
+            if event.bits & sys::WRITABLE == 0 {
+                return Ok(());
+            }
+            self.epoll
+                .change(socket.as_raw_fd(), event.token, sys::READABLE)
+                .map_err(|error| Failure::new(format!("epoll_ctl: {error}")))?;
+            return self.ask(index);
+        }
+        if subscriber.stalled {
+            return if event.bits & sys::GONE != 0 { self.ended(index, "it was closed") } else { Ok(()) };
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = sys::receive(socket.as_raw_fd(), &mut buffer);
+        let result = match read {
+            Ok(0) => self.ended(index, "it was closed"),
+            Ok(length) => self.received(index, &buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => self.ended(index, &error.to_string()),
+        };
+        self.buffer = buffer;
+        result
+    }
+
+    pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
+        self.book.report.bytes += bytes.len() as u64;
+        if self.subscribers[index].state == State::Open {
+            return self.body(index, bytes);
+        }
+        let mut kept = self.subscribers[index].head.take();
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(bytes);
+        }
+        let text: &[u8] = kept.as_ref().map_or(bytes, |kept| kept.as_slice());
+        let head = match http::parse_head(text) {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                self.subscribers[index].head = Some(kept.unwrap_or_else(|| Box::new(bytes.to_vec())));
+                return Ok(());
+            }
+            Err(failure) => return Err(self.during_opening(&failure.to_string())),
+        };
+        if let Some(wrong) = unfit(&head, &text[head.length..]) {
+            return Err(self.during_opening(&wrong));
+        }
+        let rest = text[head.length..].to_vec();
+        self.opened(index, &head);
+        if rest.is_empty() { Ok(()) } else { self.body(index, &rest) }
+    }
+
+    pub(super) fn opened(&mut self, index: usize, head: &http::Head) {
+        let now = clock::now();
+        let subscriber = &mut self.subscribers[index];
+        subscriber.state = State::Open;
+        subscriber.framing = head.framing;
+        subscriber.stream.reopen();
+        if subscriber.attempts > 0 {
+            self.book.report.reopened += 1;
+            subscriber.attempts = 0;
+        }
+        self.opening -= 1;
+        self.line.open.fetch_add(1, Ordering::Relaxed);
+        self.book.report.opened += 1;
+        self.line.opened.store(self.book.report.opened, Ordering::Relaxed);
+        self.book.report.opening.saturating_record(now.saturating_sub(subscriber.started));
+    }
+
+    fn body(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
+        let now = clock::now();
+        let subscriber = &mut self.subscribers[index];
+        let mut rest = match subscriber.unfinished.take() {
+            Some(rest) => *rest,
+            None => std::mem::take(&mut self.scratch),
+        };
+        let place = Place {
+            topic: subscriber.topic,
+            group: subscriber.group,
+            joins: &mut subscriber.joins,
+            skips: &mut subscriber.skips,
+            sequence: &mut subscriber.sequence,
+        };
+        let mut desk = Desk { book: &mut self.book, place, now };
+        let over = loop {
+            match subscriber.framing.step(&mut bytes) {
+                Ok(Step::Body(body)) => subscriber.stream.feed(body, &mut rest, &mut desk),
+                Ok(Step::More) => break None,
+                Ok(Step::End) => break Some("its body is over".to_owned()),
+                Err(failure) => break Some(failure.to_string()),
+            }
+        };
+        if rest.is_empty() {
+            rest.clear();
+            self.scratch = rest;
+        } else {
+            subscriber.unfinished = Some(Box::new(rest));
+        }
+        match over {
+            Some(why) => self.ended(index, &why),
+            None => Ok(()),
+        }
+    }
+
+    /// A stream, or an answer that was to become one, ended without our doing.
+    pub(super) fn ended(&mut self, index: usize, why: &str) -> Outcome<()> {
+        let subscriber = &self.subscribers[index];
+        if subscriber.state != State::Open {
+            let got = subscriber.head.as_ref().map_or(0, |head| head.len());
+            let place = if got == 0 { "before any answer" } else { "in the middle of the response head" };
+            let error = io::Error::other(format!("the server ended the connection {place} ({why})"));
+            return self.not_opened(index, &error);
+        }
+        let after_ms = clock::now().saturating_sub(subscriber.started) / MILLISECOND;
+        match self.common.stage() {
+            Stage::Opening => {
+                return Err(self.during_opening(&format!(
+                    "the server ended a stream {after_ms} ms after it was asked for, before anything was published ({why})"
+                )));
+            }
+            Stage::Live => {}
+            Stage::Over => {
+                self.close(index);
+                return Ok(());
+            }
+        }
+        self.book.report.ended += 1;
+        if !subscriber.may_end() {
+            self.book.report.cut += 1;
+        }
+        self.again(index);
+        Ok(())
+    }
+
+    /// Comes again after the time that the server, or else the browser, sets.
+    pub(super) fn again(&mut self, index: usize) {
+        self.close(index);
+        let subscriber = &mut self.subscribers[index];
+        subscriber.attempts = subscriber.attempts.saturating_add(1);
+        let asked = subscriber.stream.retry_ms;
+        let delay = u64::from(if asked > 0 { asked } else { self.plan.retry_ms });
+        self.retries.push(Reverse((clock::now() + delay * MILLISECOND, index as u32)));
+    }
+}

@@ -1,0 +1,136 @@
+//! A server that takes part: how it is started, found to be ready, and stopped.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use clap::ValueEnum;
+
+use crate::baseline::{Baseline, free_port, scratch_of};
+use crate::clock::{self, MILLISECOND, SECOND};
+use crate::failure::{Failure, Outcome};
+use crate::sys;
+use crate::target::Dialect;
+
+pub(super) struct Contender {
+    pub(super) name: String,
+    pub(super) dialect: Dialect,
+    pub(super) settings: String,
+    pub(super) cannot: String,
+    program: std::path::PathBuf,
+    /// With `{port}` in it.
+    arguments: Vec<String>,
+}
+
+/// Everybody who could take part, and why not where that is so.
+pub(super) fn all_contenders(fanfare: Option<&Path>) -> Vec<(String, Outcome<Contender>)> {
+    let mut all = Vec::new();
+    for backend in ["epoll", "io-uring"] {
+        let name = format!("fanfare-{backend}");
+        let found = match fanfare {
+            Some(program) if program.is_file() => Ok(Contender {
+                name: name.clone(),
+                dialect: Dialect::Fanfare,
+                settings: format!("--backend {backend}, otherwise as shipped: a shard per core it may use"),
+                cannot: String::new(),
+                program: program.to_owned(),
+                arguments: ["serve", "--listen", "127.0.0.1:{port}", "--backend", backend]
+                    .map(str::to_owned)
+                    .into(),
+            }),
+            Some(program) => Err(Failure::new(format!("{} is no file", program.display()))),
+            None => Err(Failure::new("--fanfare says where its binary is")),
+        };
+        all.push((name, found));
+    }
+    let own = std::env::current_exe();
+    for &baseline in Baseline::value_variants() {
+        let found = baseline.available().and_then(|()| {
+            let program = own
+                .as_ref()
+                .map_err(|error| Failure::new(format!("this program cannot find itself: {error}")))?;
+            let arguments = ["baseline", baseline.name(), "--port", "{port}", "--with-parent"];
+            Ok(Contender {
+                name: baseline.name().to_owned(),
+                dialect: baseline.dialect(),
+                settings: baseline.settings().to_owned(),
+                cannot: baseline.cannot().to_owned(),
+                program: program.clone(),
+                arguments: arguments.map(str::to_owned).into(),
+            })
+        });
+        all.push((baseline.name().to_owned(), found));
+    }
+    all
+}
+
+/// A server that runs; it is ended when dropped.
+pub(super) struct Running {
+    child: Child,
+    pub(super) url: String,
+}
+
+impl Contender {
+    /// Starts it on some cores (none: any) and waits until it accepts connections.
+    pub(super) fn start(&self, cores: &[usize]) -> Outcome<Running> {
+        let port = free_port()?;
+        let arguments = self.arguments.iter().map(|text| text.replace("{port}", &port.to_string()));
+        let mut command = Command::new(&self.program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // A child begins on the cores of the thread that starts it, so that it sizes itself for them.
+        let before = sys::allowed_cores();
+        sys::raise_descriptor_limit();
+        let failed = |error| Failure::new(format!("{} cannot be started: {error}", self.name));
+        if !cores.is_empty() {
+            sys::pin(0, cores).map_err(failed)?;
+        }
+        let spawned = command.spawn();
+        if !cores.is_empty() {
+            sys::pin(0, &before).map_err(failed)?;
+        }
+        let mut running =
+            Running { child: spawned.map_err(failed)?, url: format!("http://127.0.0.1:{port}") };
+        let patience = clock::now() + 10 * SECOND;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Ok(Some(status)) = running.child.try_wait() {
+                return Err(Failure::new(format!("{} ended at once ({status})", self.name)));
+            }
+            if clock::now() > patience || sys::interrupted() {
+                return Err(Failure::new(format!("{} did not accept connections within 10 s", self.name)));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // Some listen before they have laid out their memory, which would count as the streams'.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        Ok(running)
+    }
+}
+
+impl Running {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it, kindly first.
+    pub(super) fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let patience = clock::now() + 3 * SECOND;
+        let _ = sys::signal(self.child.id(), libc::SIGTERM);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if clock::now() > patience {
+                // It has gone already, or goes now.
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_nanos(10 * MILLISECOND));
+        }
+        // Most have none.
+        let _ = std::fs::remove_dir_all(scratch_of(self.child.id()));
+    }
+}

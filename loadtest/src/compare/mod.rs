@@ -1,0 +1,265 @@
+//! The comparison: one scenario over several servers, each fresh for each run, in turn, several rounds.
+
+mod contender;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use self::contender::{Contender, all_contenders};
+use crate::failure::{Failure, Outcome};
+use crate::report::{self, Report};
+use crate::scenario::{self, Idle, Kind, Load, Saturate, Slow, Storm};
+use crate::sys;
+
+/// Scenarios that every contender can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Contest {
+    Fanout,
+    Idle,
+    Saturate,
+    Storm,
+    Slow,
+}
+
+impl Contest {
+    fn kind(self) -> Kind {
+        match self {
+            Contest::Fanout => Kind::Fanout,
+            Contest::Idle => Kind::Idle(Idle::default()),
+            Contest::Saturate => Kind::Saturate(Saturate::default()),
+            // Most contenders have nothing to resume from.
+            Contest::Storm => Kind::Storm(Storm { no_resume: true }),
+            Contest::Slow => Kind::Slow(Slow::default()),
+        }
+    }
+}
+
+/// A scenario over the baselines and the fanfare server.
+#[derive(Args)]
+pub(crate) struct Compare {
+    /// The scenario; `fanout` shows memory and CPU as well
+    #[arg(long, value_enum, default_value_t = Contest::Fanout)]
+    scenario: Contest,
+    /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, fanfare-epoll, fanfare-io-uring
+    /// [default: all that are installed]
+    #[arg(long, value_delimiter = ',')]
+    contenders: Vec<String>,
+    /// The fanfare server's binary; without it there is no fanfare among them
+    #[arg(long, value_name = "FILE")]
+    fanfare: Option<PathBuf>,
+    /// Times that each server runs at each number of connections
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
+    /// Numbers of connections, one after the other; overrides --subscribers
+    #[arg(long, value_delimiter = ',')]
+    connections: Vec<u64>,
+    /// Write a page with plots, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write each plot as SVG into a directory
+    #[arg(long, value_name = "DIRECTORY")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    load: Load,
+}
+
+/// All runs of one contender at one number of connections.
+#[derive(Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) settings: String,
+    pub(crate) cannot: String,
+    pub(crate) connections: u64,
+    /// The run in the middle, by CPU per delivery where it is known, else by the last subscriber.
+    pub(crate) median: Report,
+    /// From the lowest to the highest of all rounds.
+    pub(crate) server_cpu_us_per_delivery_range: Option<(f64, f64)>,
+    pub(crate) rounds: Vec<Report>,
+}
+
+/// Everything that was compared.
+#[derive(Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) tool: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) machine: String,
+    pub(crate) arrangement: String,
+    pub(crate) scenario: Contest,
+    pub(crate) rounds: u64,
+    pub(crate) partial: bool,
+    /// Who could not take part, and why.
+    pub(crate) absent: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Comparison {
+    pub(crate) fn valid(&self) -> bool {
+        !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
+    }
+}
+
+impl Compare {
+    /// Runs everything and writes what was asked for. `Ok(false)`: not every run was valid.
+    pub(crate) fn run(mut self) -> Outcome<Comparison> {
+        if self.load.steered && (self.load.server_cores.is_empty() || self.load.client_cores.is_empty()) {
+            return Err(Failure::new("--steered needs --server-cores and --client-cores, which must differ"));
+        }
+        if self.connections.is_empty() {
+            self.connections.push(self.load.subscribers);
+        }
+        let (contenders, absent) = self.contenders()?;
+        for missing in &absent {
+            eprintln!("fanfare-load: {missing}");
+        }
+        let mut runs: Vec<(usize, u64, Report)> = Vec::new();
+        'all: for &connections in &self.connections {
+            for round in 0..self.rounds {
+                for turn in 0..contenders.len() {
+                    // Each round begins with another one, so that nobody always comes after the same.
+                    let index = (turn + round as usize) % contenders.len();
+                    let report = self.one(&contenders[index], connections, round)?;
+                    let interrupted = report.partial;
+                    runs.push((index, connections, report));
+                    if interrupted || sys::interrupted() {
+                        break 'all;
+                    }
+                }
+            }
+        }
+        let partial = sys::interrupted();
+        let arrangement = runs.first().map(|(_, _, report)| report.arrangement.clone()).unwrap_or_default();
+        let mut rows = Vec::new();
+        for &connections in &self.connections {
+            for (index, contender) in contenders.iter().enumerate() {
+                let rounds: Vec<Report> = runs
+                    .iter()
+                    .filter(|(of, at, _)| *of == index && *at == connections)
+                    .map(|(_, _, report)| report.clone())
+                    .collect();
+                rows.extend(row(contender, connections, rounds));
+            }
+        }
+        let comparison = Comparison {
+            tool: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            machine: crate::sample::machine(),
+            arrangement,
+            scenario: self.scenario,
+            rounds: self.rounds,
+            partial,
+            absent,
+            rows,
+        };
+        self.write(&comparison)?;
+        Ok(comparison)
+    }
+
+    fn contenders(&self) -> Outcome<(Vec<Contender>, Vec<String>)> {
+        let all = all_contenders(self.fanfare.as_deref());
+        let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
+        if let Some(unknown) = self.contenders.iter().find(|name| !names.contains(name)) {
+            return Err(Failure::new(format!(
+                "there is no contender `{unknown}`; there are {}",
+                names.join(", ")
+            )));
+        }
+        let (mut present, mut absent) = (Vec::new(), Vec::new());
+        for (name, found) in all {
+            if !self.contenders.is_empty() && !self.contenders.contains(&name) {
+                continue;
+            }
+            match found {
+                Ok(contender) => present.push(contender),
+                Err(failure) => absent.push(format!("{name} is left out: {failure}")),
+            }
+        }
+        match present.is_empty() {
+            true => Err(Failure::new(format!("nobody takes part: {}", absent.join("; ")))),
+            false => Ok((present, absent)),
+        }
+    }
+
+    fn one(&self, contender: &Contender, connections: u64, round: u64) -> Outcome<Report> {
+        if !self.load.quiet {
+            eprintln!(
+                "round {} of {}: {} with {connections} streams",
+                round + 1,
+                self.rounds,
+                contender.name
+            );
+        }
+        let mut load = self.load.clone();
+        load.subscribers = connections;
+        load.server = contender.dialect;
+        let running = match contender.start(&load.server_cores) {
+            Ok(running) => running,
+            Err(failure) => return Ok(failed(contender, connections, &failure)),
+        };
+        load.url.clone_from(&running.url);
+        load.server_pid = Some(running.pid());
+        let report = scenario::run(&self.scenario.kind(), &load, &contender.name)
+            .unwrap_or_else(|failure| failed(contender, connections, &failure));
+        running.stop();
+        for problem in &report.problems {
+            eprintln!("fanfare-load: {}: {problem}", contender.name);
+        }
+        Ok(report)
+    }
+
+    fn write(&self, comparison: &Comparison) -> Outcome<()> {
+        if let Some(path) = &self.load.json {
+            crate::write_json(path, comparison)?;
+        }
+        let write = |path: &PathBuf, text: String| {
+            std::fs::write(path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+        };
+        if let Some(path) = &self.html {
+            write(path, report::page(comparison))?;
+        }
+        if let Some(directory) = &self.svg {
+            for (name, svg) in report::plots(comparison) {
+                write(&directory.join(format!("{name}.svg")), svg)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A run that could not be made stays in, as a row that is not valid.
+fn failed(contender: &Contender, connections: u64, failure: &Failure) -> Report {
+    Report {
+        name: contender.name.clone(),
+        subscribers: connections,
+        problems: vec![failure.to_string()],
+        ..Report::default()
+    }
+}
+
+fn row(contender: &Contender, connections: u64, rounds: Vec<Report>) -> Option<Row> {
+    let key =
+        |report: &Report| report.server_cpu_us_per_delivery.or(report.last_subscriber_ms).unwrap_or(f64::MAX);
+    let mut sorted: Vec<&Report> = rounds.iter().collect();
+    // Runs that are not valid come last, so that one of them stands in the middle only if most are such.
+    sorted.sort_by(|a, b| b.valid.cmp(&a.valid).then(key(a).total_cmp(&key(b))));
+    let median = (*sorted.get(sorted.len().checked_sub(1)? / 2)?).clone();
+    let mut rounds = rounds;
+    // The curve of the run in the middle is enough; the others would make the file ten times as long.
+    rounds.iter_mut().for_each(|report| report.latency_curve.clear());
+    let all = rounds.iter().filter_map(|report| report.server_cpu_us_per_delivery);
+    let range = all.fold(None, |range: Option<(f64, f64)>, value| match range {
+        None => Some((value, value)),
+        Some((low, high)) => Some((low.min(value), high.max(value))),
+    });
+    Some(Row {
+        name: contender.name.clone(),
+        settings: contender.settings.clone(),
+        cannot: contender.cannot.clone(),
+        connections,
+        median,
+        server_cpu_us_per_delivery_range: range,
+        rounds,
+    })
+}

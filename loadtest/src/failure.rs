@@ -1,0 +1,33 @@
+//! Why a run cannot be made or does not count: one line that says what to do.
+
+use std::fmt;
+
+/// A run that is not valid. The text is for a person, one line, and says what to do where that is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(text: impl Into<String>) -> Failure {
+        Failure(text.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The result of everything that can end a run.
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+/// The start of what a server sent, printable, on one line and short.
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
+    const LENGTH: usize = 100;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LENGTH)]);
+    let mut line: String = text.escape_debug().collect();
+    if bytes.len() > LENGTH {
+        line.push_str("...");
+    }
+    line
+}

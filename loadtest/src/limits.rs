@@ -1,0 +1,122 @@
+//! The preflight: each limit that is too low is named, with the command that raises it, before anything starts.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use crate::failure::{Failure, Outcome};
+use crate::sample;
+use crate::sources::Sources;
+use crate::sys;
+
+/// Kernel memory of a pair of sockets on one machine, with some for data under way.
+const PAIR_BYTES: u64 = 9 * 1024;
+/// Descriptors of a client thread that are not streams.
+const SPARE: u64 = 64;
+
+fn number(path: &str, field: usize) -> Option<u64> {
+    fs::read_to_string(path).ok()?.split_whitespace().nth(field)?.parse().ok()
+}
+
+/// How many descriptor tables so many streams need.
+pub(crate) fn tables_for(subscribers: u64) -> usize {
+    sys::raise_descriptor_limit();
+    let (limit, _) = sys::descriptor_limit();
+    subscribers.div_ceil(limit.saturating_sub(SPARE).max(1)) as usize
+}
+
+/// Ends the run where it could not succeed. Returns what may become a limit on the server's side.
+pub(crate) fn preflight(
+    target: SocketAddr,
+    subscribers: u64,
+    threads: u64,
+    sources: &Sources,
+) -> Outcome<Vec<String>> {
+    let (limit, _) = sys::descriptor_limit();
+    let each = subscribers.div_ceil(threads) + SPARE;
+    if each > limit {
+        let needed = tables_for(subscribers);
+        return Err(Failure::new(format!(
+            "{subscribers} streams on {threads} threads need {each} descriptors in each thread's table, the limit is {limit}: raise it with `ulimit -n {each}`, or use --threads {needed}"
+        )));
+    }
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    if let (Some(first), Some(last)) = (number(range, 0), number(range, 1)) {
+        let room = sources.capacity((last - first + 1) as usize) as u64;
+        if subscribers > room {
+            return Err(Failure::new(format!(
+                "{subscribers} streams need as many source ports, there are {room}: give more addresses with --sources, or widen the range: sysctl -w net.ipv4.ip_local_port_range='1024 65535'"
+            )));
+        }
+    }
+    let same_machine = target.ip().is_loopback();
+    let sockets = if same_machine { 2 * subscribers } else { subscribers };
+    if let (Some(used), Some(most)) = (number("/proc/sys/fs/file-nr", 0), number("/proc/sys/fs/file-max", 0))
+    {
+        let needed = used + sockets + 1_000;
+        if needed > most {
+            return Err(Failure::new(format!(
+                "{sockets} sockets more need fs.file-max of {needed}, it is {most}: sysctl -w fs.file-max={needed}"
+            )));
+        }
+    }
+    if let (Some(used), Some(most)) = (
+        number("/proc/sys/net/netfilter/nf_conntrack_count", 0),
+        number("/proc/sys/net/netfilter/nf_conntrack_max", 0),
+    ) && used + subscribers > most
+    {
+        let needed = used + subscribers + 1_000;
+        return Err(Failure::new(format!(
+            "connection tracking holds {most} connections, {needed} are needed: sysctl -w net.netfilter.nf_conntrack_max={needed}"
+        )));
+    }
+    let memory = if same_machine { subscribers * PAIR_BYTES } else { subscribers * PAIR_BYTES / 2 };
+    if let Some(available) = sample::available_bytes()
+        && memory > available
+    {
+        let mega = |bytes: u64| bytes >> 20;
+        return Err(Failure::new(format!(
+            "{subscribers} streams need about {} MiB of kernel memory, {} MiB are available: use fewer --subscribers",
+            mega(memory),
+            mega(available)
+        )));
+    }
+    Ok(warnings(subscribers, same_machine))
+}
+
+/// What does not stop a run but may spoil it.
+fn warnings(subscribers: u64, same_machine: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    // An event holds at least a page per socket until it is acknowledged.
+    if let Some(most) = number("/proc/sys/net/ipv4/tcp_mem", 2)
+        && subscribers > most
+    {
+        notes.push(format!(
+            "an event to {subscribers} sockets can hold as many pages, net.ipv4.tcp_mem ends at {most}: sysctl -w net.ipv4.tcp_mem='{subscribers} {subscribers} {}'",
+            subscribers * 2
+        ));
+    }
+    if same_machine
+        && let Some(backlog) = number("/proc/sys/net/core/somaxconn", 0)
+        && backlog < 512
+    {
+        notes.push(format!(
+            "net.core.somaxconn is {backlog}: connects may wait a second: sysctl -w net.core.somaxconn=4096"
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_too_low_is_named_with_the_command() {
+        let target = SocketAddr::from(([127, 0, 0, 1], 1));
+        preflight(target, 100, 1, &Sources::default()).unwrap();
+        let told = preflight(target, 9_000_000, 1, &Sources::default()).unwrap_err().to_string();
+        assert!(told.contains("ulimit -n") && told.contains("--threads"), "{told}");
+        let told = preflight(target, 900_000, 1_000, &Sources::default()).unwrap_err().to_string();
+        assert!(told.contains("--sources") && told.contains("ip_local_port_range"), "{told}");
+    }
+}

@@ -1,0 +1,127 @@
+//! A keep-alive HTTP connection to publish over: it can have several requests under way (pipelining), and it
+//! takes any answer but a 2xx as the end.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::publisher::Tally;
+use crate::clock;
+use crate::failure::{Failure, Outcome, excerpt};
+use crate::http::{self, Step};
+
+/// How long an answer to a publish may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Connection {
+    address: SocketAddr,
+    stream: Option<TcpStream>,
+    received: Vec<u8>,
+    /// When each request that has no answer yet was sent.
+    under_way: VecDeque<u64>,
+}
+
+impl Connection {
+    pub(crate) fn new(address: SocketAddr) -> Connection {
+        Connection { address, stream: None, received: Vec::new(), under_way: VecDeque::new() }
+    }
+
+    /// Requests that have no answer yet.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Sends a request. Connects first where that is needed.
+    pub(crate) fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        for attempt in 0.. {
+            let fresh = self.stream.is_none();
+            let stream = self.connected()?;
+            match stream.write_all(request) {
+                Ok(()) => break,
+                // A kept-alive connection may have been closed since; once is no sign of anything.
+                Err(_) if !fresh && attempt == 0 && self.under_way.is_empty() => self.stream = None,
+                Err(error) => return Err(Failure::new(format!("a publish could not be sent: {error}"))),
+            }
+        }
+        self.under_way.push_back(clock::now());
+        Ok(())
+    }
+
+    fn connected(&mut self) -> Outcome<&mut TcpStream> {
+        if self.stream.is_none() {
+            let failed =
+                |error| Failure::new(format!("the publisher cannot connect to {}: {error}", self.address));
+            let stream = TcpStream::connect(self.address).map_err(failed)?;
+            stream.set_nodelay(true).map_err(failed)?;
+            stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+            stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+            self.received.clear();
+            self.stream = Some(stream);
+        }
+        self.stream.as_mut().ok_or_else(|| Failure::new("the publisher has no connection"))
+    }
+
+    /// Waits for the answer to the oldest request.
+    pub(crate) fn answer(&mut self, tally: &mut Tally) -> Outcome<()> {
+        let Some(sent) = self.under_way.pop_front() else { return Ok(()) };
+        let head = loop {
+            match http::parse_head(&self.received)
+                .map_err(|failure| Failure::new(format!("the answer to a publish: {failure}")))?
+            {
+                Some(head) if head.status >= 200 => break head,
+                Some(head) => _ = self.received.drain(..head.length),
+                None if self.read()? > 0 => {}
+                None => {
+                    self.stream = None;
+                    let text = "the server closed the publisher's connection without an answer: did it die?";
+                    return Err(Failure::new(text));
+                }
+            }
+        };
+        self.received.drain(..head.length);
+        let mut framing = head.framing;
+        let mut body = Vec::new();
+        loop {
+            let mut input = self.received.as_slice();
+            let step = framing.step(&mut input)?;
+            let more = step == Step::More;
+            let ended = step == Step::End;
+            if let Step::Body(bytes) = step {
+                body.extend_from_slice(&bytes[..bytes.len().min(200)]);
+            }
+            let used = self.received.len() - input.len();
+            self.received.drain(..used);
+            if ended || (more && self.read()? == 0) {
+                break;
+            }
+        }
+        if head.closes || framing == http::Framing::Close {
+            self.stream = None;
+        }
+        if !(200..300).contains(&head.status) {
+            let what = if body.is_empty() { String::new() } else { format!(": {}", excerpt(&body)) };
+            return Err(Failure::new(format!("a publish was refused with status {}{what}", head.status)));
+        }
+        tally.answer.saturating_record(clock::now() - sent);
+        Ok(())
+    }
+
+    fn read(&mut self) -> Outcome<usize> {
+        let stream = self
+            .stream
+            .as_mut()
+            .ok_or_else(|| Failure::new("the server closed the publisher's connection"))?;
+        let start = self.received.len();
+        self.received.resize(start + 16 * 1024, 0);
+        let read = stream.read(&mut self.received[start..]);
+        self.received.truncate(start + read.as_ref().copied().unwrap_or(0));
+        match read {
+            Ok(length) => Ok(length),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(Failure::new(format!("a publish had no answer for {} s", PATIENCE.as_secs())))
+            }
+            Err(error) => Err(Failure::new(format!("the publisher's connection broke: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! One publishing thread: a schedule, the topics it serves, and a connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use super::Connection;
+use crate::client::{Delivered, Timings, timings};
+use crate::clock::{self, SECOND};
+use crate::failure::{Failure, Outcome};
+use crate::stamp::Stamp;
+use crate::sys;
+use crate::target::{Template, Values};
+
+/// Topics that are published to in turn, and how their names are made.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) template: Template,
+    /// Numbers and names of the topics.
+    pub(crate) topics: Vec<(u32, String)>,
+    pub(crate) run: u32,
+    pub(crate) size: usize,
+    /// Requests under way at a time.
+    pub(crate) pipeline: usize,
+    pub(crate) cores: Vec<usize>,
+}
+
+/// When events are published.
+#[derive(Clone)]
+pub(crate) enum Pace {
+    /// Open loop: event `i` is due at `start + i / rate`, in groups of `burst` that are due together.
+    Schedule { start: u64, rate: f64, burst: u64, count: u64 },
+    /// Without a pause until a time, but at most `window` events ahead of the crowd, whose deliveries are read
+    /// from `delivered`, `each` per event. This is a closed loop and its latency says nothing.
+    Flat { until: u64, window: u64, each: u64, delivered: Delivered },
+}
+
+/// What the publisher saw.
+pub(crate) struct Tally {
+    /// From sending a publish to its answer.
+    pub(crate) answer: Timings,
+    /// From the intended time to sending.
+    pub(crate) lag: Timings,
+    pub(crate) cpu_ns: u64,
+    pub(crate) sent: u64,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Tally {
+        Tally { answer: timings(), lag: timings(), cpu_ns: 0, sent: 0 }
+    }
+}
+
+/// A running publisher.
+pub(crate) struct Publisher {
+    handle: JoinHandle<Outcome<Tally>>,
+    progress: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Publisher {
+    /// Starts. `sequences` are the next numbers per topic of the run, shared with whoever settles the books.
+    pub(crate) fn start(route: Route, pace: Pace, sequences: Arc<Vec<AtomicU64>>) -> Outcome<Publisher> {
+        let address = route.template.address()?;
+        let progress = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, halt) = (progress.clone(), stop.clone());
+        let handle = std::thread::Builder::new()
+            .name("publisher".to_owned())
+            .spawn(move || {
+                if !route.cores.is_empty() {
+                    // Where the cores do not exist the crowd has complained already.
+                    let _ = sys::pin(0, &route.cores);
+                }
+                sys::precise_timers();
+                Thread {
+                    route,
+                    sequences,
+                    connection: Connection::new(address),
+                    tally: Tally::new(),
+                    progress: seen,
+                    stop: halt,
+                    data: Vec::new(),
+                    request: Vec::new(),
+                }
+                .run(&pace)
+            })
+            .map_err(|error| Failure::new(format!("the publisher cannot be started: {error}")))?;
+        Ok(Publisher { handle, progress, stop })
+    }
+
+    /// Events sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// No further events.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn finish(self) -> Outcome<Tally> {
+        self.handle
+            .join()
+            .unwrap_or_else(|_| Err(Failure::new("the publisher panicked; this is a bug of the load test")))
+    }
+}
+
+struct Thread {
+    route: Route,
+    sequences: Arc<Vec<AtomicU64>>,
+    connection: Connection,
+    tally: Tally,
+    progress: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    data: Vec<u8>,
+    request: Vec<u8>,
+}
+
+impl Thread {
+    fn run(mut self, pace: &Pace) -> Outcome<Tally> {
+        match *pace {
+            Pace::Schedule { start, rate, burst, count } => {
+                let burst = burst.max(1);
+                for index in 0..count {
+                    let turn = index / burst * burst;
+                    let intended = start + (turn as f64 * SECOND as f64 / rate) as u64;
+                    if clock::now() < intended {
+                        self.drain()?;
+                        clock::sleep_until(intended);
+                    }
+                    if self.halted() {
+                        break;
+                    }
+                    self.publish(index, intended)?;
+                }
+            }
+            Pace::Flat { until, window, each, ref delivered } => {
+                let before = delivered();
+                let mut index = 0;
+                while clock::now() < until && !self.halted() {
+                    let taken = (delivered() - before) / each.max(1);
+                    if index - taken.min(index) >= window {
+                        self.drain()?;
+                        sys::sleep_until_ns(clock::now() + 50_000);
+                        continue;
+                    }
+                    self.publish(index, clock::now())?;
+                    index += 1;
+                }
+            }
+        }
+        self.drain()?;
+        self.tally.cpu_ns = sys::thread_cpu_ns();
+        Ok(self.tally)
+    }
+
+    fn halted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || sys::interrupted()
+    }
+
+    fn drain(&mut self) -> Outcome<()> {
+        while self.connection.under_way() > 0 {
+            self.connection.answer(&mut self.tally)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, index: u64, intended: u64) -> Outcome<()> {
+        while self.connection.under_way() >= self.route.pipeline.max(1) {
+            self.connection.answer(&mut self.tally)?;
+        }
+        let (number, name) = &self.route.topics[(index % self.route.topics.len() as u64) as usize];
+        // Only this thread publishes to this topic, so the number read is the number taken.
+        let counter = &self.sequences[*number as usize];
+        let sequence = counter.load(Ordering::Relaxed);
+        let stamp = Stamp { run: self.route.run, topic: *number, sequence, intended };
+        stamp.write(self.route.size, &mut self.data);
+        let data = std::str::from_utf8(&self.data).unwrap_or_default();
+        self.request.clear();
+        self.route.template.request(Values { topic: name, data, sequence }, &mut self.request)?;
+        self.tally.lag.saturating_record(clock::now().saturating_sub(intended));
+        self.connection.send(&self.request)?;
+        counter.store(sequence + 1, Ordering::Relaxed);
+        self.tally.sent += 1;
+        self.progress.store(self.tally.sent, Ordering::Relaxed);
+        Ok(())
+    }
+}

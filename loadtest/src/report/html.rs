@@ -1,0 +1,214 @@
+//! The comparison as one page that needs nothing from elsewhere.
+
+use std::fmt::Write;
+
+use super::Report;
+use super::plot::{Bar, Line, bars, lines};
+use super::table::{figure, group};
+use crate::compare::{Comparison, Row};
+
+const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
+table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right}\
+th:first-child,td:first-child,.text td{text-align:left}.bad{color:#b00}svg{max-width:720px;width:100%;display:block;margin:1.5rem 0}";
+
+/// The numbers of connections, ascending, each once.
+fn sizes(comparison: &Comparison) -> Vec<u64> {
+    let mut sizes: Vec<u64> = comparison.rows.iter().map(|row| row.connections).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// A contender keeps its colour in all plots.
+fn colour(comparison: &Comparison, name: &str) -> usize {
+    let mut names: Vec<&str> = Vec::new();
+    for row in &comparison.rows {
+        if !names.contains(&row.name.as_str()) {
+            names.push(&row.name);
+        }
+    }
+    names.iter().position(|other| *other == name).unwrap_or(0)
+}
+
+/// All plots with the names of their files. What nobody has a figure for has no plot.
+pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let sizes = sizes(comparison);
+    for &size in &sizes {
+        let at = |row: &&Row| row.connections == size;
+        let curves: Vec<Line> = comparison
+            .rows
+            .iter()
+            .filter(at)
+            .filter(|row| !row.median.latency_curve.is_empty())
+            .map(|row| {
+                let nines = |quantile: f64| -(1.0 - quantile).max(1e-6).log10() / 5.0;
+                let points =
+                    row.median.latency_curve.iter().map(|&(quantile, us)| (nines(quantile).min(1.0), us));
+                Line {
+                    name: row.name.clone(),
+                    colour: colour(comparison, &row.name),
+                    points: points.collect(),
+                }
+            })
+            .collect();
+        let ticks = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
+        let ticks: Vec<(f64, String)> =
+            ticks.iter().enumerate().map(|(index, text)| (index as f64 / 5.0, (*text).to_owned())).collect();
+        if !curves.is_empty() {
+            let title = format!("Latency by percentile, {} streams", group(size));
+            all.push((format!("latency-{size}"), lines(&title, "us", &ticks, &curves)));
+        }
+        let mut bar_plot = |name: &str, title: &str, parts: fn(&Report) -> Option<Vec<f64>>| {
+            let bar = |row: &Row| {
+                let parts = parts(&row.median)?;
+                let text = parts.iter().map(|part| figure(Some(*part))).collect::<Vec<_>>().join(" + ");
+                Some(Bar { name: row.name.clone(), colour: colour(comparison, &row.name), parts, text })
+            };
+            let found: Vec<Bar> = comparison.rows.iter().filter(at).filter_map(bar).collect();
+            if !found.is_empty() {
+                let title = format!("{title}, {} streams", group(size));
+                all.push((format!("{name}-{size}"), bars(&title, &found)));
+            }
+        };
+        bar_plot("cpu", "Server CPU per delivery in us", |report| {
+            Some(vec![report.server_cpu_us_per_delivery?])
+        });
+        bar_plot("memory", "Bytes per stream: server + kernel (both ends)", |report| {
+            let mut parts = vec![report.server_user_bytes_per_connection?];
+            // Left out where the rest of the machine was too lively to tell.
+            if let Some(slab) = report.kernel_slab_bytes_per_pair {
+                parts.push(slab + report.kernel_stack_bytes_per_pair.unwrap_or(0.0));
+            }
+            Some(parts)
+        });
+        bar_plot("throughput", "Deliveries a second", |report| Some(vec![report.deliveries_per_s?]));
+    }
+    let most = sizes.last().copied().unwrap_or(1).max(2) as f64;
+    let least = sizes.first().copied().unwrap_or(1).max(1) as f64;
+    let position =
+        |size: u64| if most > least { (size as f64 / least).ln() / (most / least).ln() } else { 0.5 };
+    let mut last: Vec<Line> = Vec::new();
+    for row in &comparison.rows {
+        let Some(ms) = row.median.last_subscriber_ms else { continue };
+        let point = (position(row.connections), ms);
+        match last.iter_mut().find(|line| line.name == row.name) {
+            Some(line) => line.points.push(point),
+            None => last.push(Line {
+                name: row.name.clone(),
+                colour: colour(comparison, &row.name),
+                points: vec![point],
+            }),
+        }
+    }
+    if !last.is_empty() {
+        let ticks: Vec<(f64, String)> = sizes.iter().map(|&size| (position(size), group(size))).collect();
+        all.push((
+            "last-subscriber".to_owned(),
+            lines("Time to the last subscriber by streams", "ms", &ticks, &last),
+        ));
+    }
+    all
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+/// The whole page.
+pub(crate) fn page(comparison: &Comparison) -> String {
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared</title><style>{STYLE}</style><h1>Event stream servers compared</h1><p>{}; {}; the middle one of {} rounds by CPU per delivery, in turn, each with a fresh server.{}</p>",
+        escape(&comparison.machine),
+        escape(&comparison.arrangement),
+        comparison.rounds,
+        if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" }
+    );
+    let titles = [
+        "",
+        "streams",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "max us",
+        "last subscriber ms",
+        "deliveries/s",
+        "CPU us/delivery",
+        "lowest-highest",
+        "user B/stream",
+        "after",
+        "slab B/pair",
+        "faults",
+    ];
+    page.push_str("<table><tr>");
+    for title in titles {
+        let _ = write!(page, "<th>{title}</th>");
+    }
+    page.push_str("</tr>");
+    for row in &comparison.rows {
+        let report = &row.median;
+        let latency = |value: fn(&super::Percentiles) -> f64| figure(report.latency_us.as_ref().map(value));
+        let range = row.server_cpu_us_per_delivery_range;
+        let cells = [
+            escape(&row.name),
+            group(row.connections),
+            latency(|l| l.p50),
+            latency(|l| l.p99),
+            latency(|l| l.p99_9),
+            latency(|l| l.max),
+            figure(report.last_subscriber_ms),
+            figure(report.deliveries_per_s),
+            figure(report.server_cpu_us_per_delivery),
+            range.map_or("-".to_owned(), |(low, high)| {
+                format!("{}-{}", figure(Some(low)), figure(Some(high)))
+            }),
+            figure(report.server_user_bytes_per_connection),
+            figure(report.server_user_bytes_per_connection_after),
+            figure(report.kernel_slab_bytes_per_pair),
+            if report.valid {
+                "0".to_owned()
+            } else {
+                format!("<span class=\"bad\">{}</span>", escape(&report.problems.join("; ")))
+            },
+        ];
+        page.push_str("<tr>");
+        for cell in cells {
+            let _ = write!(page, "<td>{cell}</td>");
+        }
+        page.push_str("</tr>");
+    }
+    page.push_str("</table>");
+    for (_, svg) in plots(comparison) {
+        page.push_str(&svg);
+    }
+    page.push_str("<h2>Settings</h2><table class=\"text\"><tr><th>server</th><th>settings</th><th>what it cannot do</th></tr>");
+    let mut told: Vec<&str> = Vec::new();
+    for row in comparison.rows.iter() {
+        if !told.contains(&row.name.as_str()) {
+            told.push(&row.name);
+            let _ = write!(
+                page,
+                "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
+                escape(&row.name),
+                escape(&row.settings),
+                escape(&row.cannot)
+            );
+        }
+    }
+    page.push_str("</table>");
+    let mut notes: Vec<String> = comparison.absent.clone();
+    for row in &comparison.rows {
+        notes.extend(
+            row.median.notes.iter().map(|note| format!("{} at {}: {note}", row.name, group(row.connections))),
+        );
+    }
+    if !notes.is_empty() {
+        page.push_str("<h2>Notes</h2><ul>");
+        for note in notes {
+            let _ = write!(page, "<li>{}</li>", escape(&note));
+        }
+        page.push_str("</ul>");
+    }
+    page.push_str("<p>Latency counts from the time at which the schedule wanted the event to be published. On loopback the kernel does the receiver's work on the sender's account unless the arrangement says steered, and there is no network: these figures compare servers, they do not predict a deployment.</p></html>\n");
+    page
+}

@@ -1,0 +1,183 @@
+//! The result of a run, as it goes into JSON: the field names are the stable keys that README.md documents.
+
+mod html;
+mod plot;
+mod table;
+
+use serde::Serialize;
+
+pub(crate) use html::{page, plots};
+pub(crate) use table::{comparison, summary};
+
+use crate::client::Timings;
+
+/// Latency at the usual percentiles.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p99_9: f64,
+    pub(crate) max: f64,
+    pub(crate) mean: f64,
+    pub(crate) count: u64,
+}
+
+impl Percentiles {
+    /// In units of so many nanoseconds; `None` when nothing was recorded.
+    pub(crate) fn of(timings: &Timings, unit: f64) -> Option<Percentiles> {
+        let at = |quantile| round(timings.value_at_quantile(quantile) as f64 / unit);
+        (!timings.is_empty()).then(|| Percentiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: round(timings.max() as f64 / unit),
+            mean: round(timings.mean() / unit),
+            count: timings.len(),
+        })
+    }
+}
+
+/// Four significant digits are more than any of this is good for.
+pub(crate) fn round(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return 0.0;
+    }
+    let scale = 10f64.powi(3 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
+/// `(quantile, value in us)` pairs for a plot on the usual axis, where each nine is as wide as the one before.
+pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
+    if timings.is_empty() {
+        return Vec::new();
+    }
+    let nines = (timings.len() as f64).log10().clamp(1.0, 6.0);
+    let steps = 60;
+    let quantile = |step: i32| 1.0 - 10f64.powf(-nines * f64::from(step) / f64::from(steps));
+    (0..=steps)
+        .map(|step| (quantile(step), round(timings.value_at_quantile(quantile(step)) as f64 / 1e3)))
+        .collect()
+}
+
+/// The deliveries to a part of the subscribers, or in a part of the run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) latency_us: Option<Percentiles>,
+}
+
+/// How the streams were opened.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Opening {
+    pub(crate) streams: u64,
+    pub(crate) seconds: f64,
+    pub(crate) per_second: f64,
+    /// From the start of a connect to the end of the response head.
+    pub(crate) latency_us: Option<Percentiles>,
+}
+
+/// How a client thread fared.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct ClientThread {
+    pub(crate) cpu_share: f64,
+    /// Share of the time that it could have run but had no core.
+    pub(crate) waited_share: f64,
+    /// How long one turn of its loop took.
+    pub(crate) loop_delay_us: Option<Percentiles>,
+}
+
+/// How the client fared: a slow judge makes every server slow.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Client {
+    pub(crate) bottleneck: bool,
+    pub(crate) threads: Vec<ClientThread>,
+    pub(crate) publish_lag_us: Option<Percentiles>,
+    pub(crate) publish_answer_us: Option<Percentiles>,
+    /// User memory of this process per stream, histograms and all.
+    pub(crate) user_bytes_per_connection: Option<f64>,
+    /// Of that, what a stream itself occupies.
+    pub(crate) slot_bytes_per_connection: usize,
+}
+
+/// One run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) tool: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) name: String,
+    pub(crate) scenario: String,
+    pub(crate) machine: String,
+    pub(crate) arrangement: String,
+    pub(crate) settings: serde_json::Value,
+    pub(crate) valid: bool,
+    pub(crate) partial: bool,
+    pub(crate) problems: Vec<String>,
+    pub(crate) notes: Vec<String>,
+
+    pub(crate) subscribers: u64,
+    pub(crate) opening: Opening,
+    pub(crate) published: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) lost: u64,
+    pub(crate) doubled: u64,
+    pub(crate) out_of_order: u64,
+    pub(crate) damaged: u64,
+    pub(crate) misrouted: u64,
+    pub(crate) streams_ended: u64,
+    pub(crate) streams_cut: u64,
+    pub(crate) streams_reopened: u64,
+    pub(crate) missed_while_away: u64,
+    pub(crate) foreign_events: u64,
+
+    pub(crate) latency_us: Option<Percentiles>,
+    pub(crate) latency_curve: Vec<(f64, f64)>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) last_subscriber_ms: Option<f64>,
+    pub(crate) last_subscriber_ms_percentiles: Option<Percentiles>,
+    pub(crate) incomplete_events: u64,
+    pub(crate) deliveries_per_s: Option<f64>,
+    pub(crate) received_bytes: u64,
+
+    pub(crate) server_cpu_us_per_delivery: Option<f64>,
+    pub(crate) server_cpu_share: Option<f64>,
+    pub(crate) server_idle_cpu_share: Option<f64>,
+    pub(crate) server_user_bytes_per_connection: Option<f64>,
+    pub(crate) server_user_bytes_per_connection_after: Option<f64>,
+    pub(crate) kernel_slab_bytes_per_pair: Option<f64>,
+    pub(crate) kernel_stack_bytes_per_pair: Option<f64>,
+    pub(crate) storm_all_back_ms: Option<f64>,
+    pub(crate) slow_server_bytes_grown: Option<f64>,
+    pub(crate) slow_kernel_tcp_bytes_grown: Option<f64>,
+    pub(crate) slow_lost: Option<u64>,
+
+    pub(crate) client: Client,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::timings;
+
+    #[test]
+    fn figures_are_rounded_to_four_digits() {
+        assert_eq!(
+            [round(123_456.0), round(0.001_234_56), round(0.0), round(f64::NAN)],
+            [123_500.0, 0.001_235, 0.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn percentiles_and_curve_come_from_the_histogram() {
+        let mut timings = timings();
+        assert!(Percentiles::of(&timings, 1e3).is_none() && curve(&timings).is_empty());
+        for milliseconds in 1..=1000 {
+            timings.saturating_record(milliseconds * 1_000_000);
+        }
+        let found = Percentiles::of(&timings, 1e3).unwrap();
+        assert!((found.p50 / 500_000.0 - 1.0).abs() < 0.002 && (found.max / 1_000_000.0 - 1.0).abs() < 0.002);
+        let curve = curve(&timings);
+        assert!(curve.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));
+    }
+}

@@ -1,0 +1,167 @@
+//! Results for a terminal.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use super::Report;
+use crate::compare::Comparison;
+use crate::ledger::Faults;
+
+/// A figure, or a dash where there is none.
+pub(crate) fn figure(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value < 0.0 => format!("-{}", figure(Some(-value))),
+        Some(value) if value >= 1_000.0 => group(value.round() as u64),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) if value >= 10.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.2}"),
+    }
+}
+
+/// Thousands apart.
+pub(crate) fn group(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// One run, as people read it.
+pub(crate) fn summary(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let mut row = |name: &str, value: String| {
+        table.add_row([Cell::new(name), Cell::new(value)]);
+    };
+    let faults = Faults {
+        lost: report.lost,
+        doubled: report.doubled,
+        out_of_order: report.out_of_order,
+        damaged: report.damaged,
+        misrouted: report.misrouted,
+    };
+    row(
+        "streams",
+        format!("{} ({} a second)", group(report.opening.streams), figure(Some(report.opening.per_second))),
+    );
+    row("events", group(report.published));
+    row("deliveries", format!("{}: {}", group(report.deliveries), faults.told()));
+    if let Some(latency) = &report.latency_us {
+        let at = |value| figure(Some(value));
+        let values = format!(
+            "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+            at(latency.p50),
+            at(latency.p90),
+            at(latency.p99),
+            at(latency.p99_9),
+            at(latency.max)
+        );
+        row("latency, us", values);
+    }
+    for part in &report.parts {
+        if let Some(latency) = &part.latency_us {
+            let at = |value| figure(Some(value));
+            row(
+                &format!("  {}", part.name),
+                format!("p50 {}  p99 {}  max {}", at(latency.p50), at(latency.p99), at(latency.max)),
+            );
+        }
+    }
+    if let Some(last) = &report.last_subscriber_ms_percentiles {
+        let at = |value| figure(Some(value));
+        row(
+            "last subscriber, ms",
+            format!("p50 {}  p99 {}  max {}", at(last.p50), at(last.p99), at(last.max)),
+        );
+    }
+    let mut optional = |name: &str, value: Option<f64>| {
+        if value.is_some() {
+            row(name, figure(value));
+        }
+    };
+    optional("deliveries a second", report.deliveries_per_s);
+    optional("server CPU per delivery, us", report.server_cpu_us_per_delivery);
+    optional("server CPU while idle, % of a core", report.server_idle_cpu_share.map(|share| share * 100.0));
+    optional("server user bytes per stream", report.server_user_bytes_per_connection);
+    optional("  after deliveries", report.server_user_bytes_per_connection_after);
+    optional("kernel slab bytes per pair of sockets", report.kernel_slab_bytes_per_pair);
+    optional("all back after, ms", report.storm_all_back_ms);
+    optional("server memory grown while stalled, bytes", report.slow_server_bytes_grown);
+    optional("socket buffers grown while stalled, bytes", report.slow_kernel_tcp_bytes_grown);
+    optional("lost by the stalled", report.slow_lost.map(|lost| lost as f64));
+    let busiest = report.client.threads.iter().map(|thread| thread.cpu_share).fold(0.0, f64::max);
+    row("client", format!("busiest thread {:.0} % of a core", busiest * 100.0));
+    let mut text = format!("{} against {} ({})", report.scenario, report.name, report.arrangement);
+    for line in table.lines() {
+        text.push_str(&format!("\n{}", line.trim_end()));
+    }
+    for note in &report.notes {
+        text.push_str(&format!("\nnote: {note}"));
+    }
+    text.push_str(if report.valid { "\nvalid" } else { "\nNOT VALID" });
+    text
+}
+
+/// Several contenders, one row each.
+pub(crate) fn comparison(comparison: &Comparison) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+    let titles = [
+        "",
+        "streams",
+        "p50 us",
+        "p99 us",
+        "max us",
+        "last ms",
+        "deliveries/s",
+        "CPU us/delivery",
+        "user B/stream",
+        "after",
+        "slab B/pair",
+        "faults",
+        "",
+    ];
+    table.set_header(titles);
+    for row in &comparison.rows {
+        let report = &row.median;
+        let latency = |value: fn(&super::Percentiles) -> f64| figure(report.latency_us.as_ref().map(value));
+        table.add_row([
+            row.name.clone(),
+            group(row.connections),
+            latency(|l| l.p50),
+            latency(|l| l.p99),
+            latency(|l| l.max),
+            figure(report.last_subscriber_ms),
+            figure(report.deliveries_per_s),
+            figure(report.server_cpu_us_per_delivery),
+            figure(report.server_user_bytes_per_connection),
+            figure(report.server_user_bytes_per_connection_after),
+            figure(report.kernel_slab_bytes_per_pair),
+            group(report.lost + report.doubled + report.out_of_order + report.damaged + report.misrouted),
+            if report.valid { "" } else { "NOT VALID" }.to_owned(),
+        ]);
+    }
+    for column in 1..titles.len() - 1 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_the_digits_that_matter() {
+        let shown =
+            [None, Some(0.513), Some(12.34), Some(123.4), Some(1_234_567.8), Some(-4321.0)].map(figure);
+        assert_eq!(shown, ["-", "0.51", "12.3", "123", "1,234,568", "-4,321"]);
+    }
+}

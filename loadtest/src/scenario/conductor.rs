@@ -1,0 +1,310 @@
+//! The course of a run: open the streams, publish, wait, look at the server, settle.
+
+mod acts;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::judge::{self, Evidence};
+use super::look::Look;
+use super::run::progress;
+use super::{Kind, Load};
+use crate::client::{Command, Crowd, Group, Stage};
+use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
+use crate::failure::{Failure, Outcome};
+use crate::publish::{Pace, Publisher, Route};
+use crate::report::Report;
+use crate::sample::{self, Server};
+use crate::sys;
+use crate::target::Speech;
+
+/// Lets memory and timers come to rest before a look at them.
+const SETTLE: u64 = 500 * MILLISECOND;
+/// After the last expected delivery: what comes now is one too many.
+const AFTERMATH: u64 = 200 * MILLISECOND;
+
+/// A run under way.
+pub(super) struct Conductor<'a> {
+    pub(super) kind: &'a Kind,
+    pub(super) load: &'a Load,
+    pub(super) speech: Speech,
+    pub(super) server: Option<Server>,
+    pub(super) groups: Vec<Group>,
+    pub(super) names: Arc<Vec<String>>,
+    pub(super) run_id: u32,
+    pub(super) count: u64,
+    pub(super) tried: bool,
+    pub(super) sequences: Arc<Vec<AtomicU64>>,
+    /// There until it is settled.
+    pub(super) crowd: Option<Crowd>,
+    pub(super) evidence: Evidence,
+}
+
+impl Conductor<'_> {
+    fn crowd(&self) -> Outcome<&Crowd> {
+        self.crowd.as_ref().ok_or_else(|| Failure::new("the crowd is gone"))
+    }
+
+    pub(super) fn conduct(&mut self, started: u64) -> Outcome<()> {
+        self.open(started)?;
+        self.crowd()?.stage(Stage::Live);
+        if self.tried {
+            self.try_out()?;
+        }
+        self.window(true)?;
+        match self.kind {
+            Kind::Idle(idle) => self.idle(idle.events)?,
+            Kind::Saturate(saturate) => {
+                let each: usize = self.groups.iter().map(|group| group.subscribers).sum();
+                let until = clock::now() + nanoseconds(self.load.duration);
+                let delivered = self.crowd()?.delivered_reader();
+                let pace = Pace::Flat { until, window: saturate.window.max(1), each: each as u64, delivered };
+                let route = self.route(0, self.load.pipeline);
+                let publishers = vec![Publisher::start(route, pace, self.sequences.clone())?];
+                self.attend(publishers, 0, |_| Ok(()))?;
+            }
+            Kind::Storm(_) => self.storm()?,
+            Kind::Slow(_) => self.slow()?,
+            Kind::Churn(churn) => {
+                let per_second = churn.per_second;
+                self.crowd()?.tell(|| Command::Churn { per_second });
+                let publishers = self.publishers()?;
+                self.attend(publishers, self.count, |_| Ok(()))?;
+                self.crowd()?.tell(|| Command::Churn { per_second: 0.0 });
+            }
+            Kind::Mixed(mixed) => {
+                let mut publishers = self.publishers()?;
+                let count = (mixed.small_rate * self.load.duration.as_secs_f64()).round().max(1.0) as u64;
+                let start = clock::now() + 20 * MILLISECOND;
+                let pace = Pace::Schedule { start, rate: mixed.small_rate, burst: 1, count };
+                publishers.push(Publisher::start(self.route(1, 1), pace, self.sequences.clone())?);
+                self.attend(publishers, self.count + count, |_| Ok(()))?;
+            }
+            Kind::Fanout | Kind::Topics => {
+                let publishers = self.publishers()?;
+                self.attend(publishers, self.count, |_| Ok(()))?;
+            }
+        }
+        self.outstanding()?;
+        self.window(false)
+    }
+
+    /// Ends the run where there is a reason to.
+    fn go_on(&mut self) -> Outcome<()> {
+        if sys::interrupted() {
+            self.evidence.partial = true;
+            return Err(Failure::new("interrupted: this is a partial report"));
+        }
+        match self.crowd()?.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    fn rest(&mut self, time: u64) -> Outcome<()> {
+        let until = clock::now() + time;
+        while clock::now() < until {
+            self.go_on()?;
+            clock::sleep_until(until.min(clock::now() + 20 * MILLISECOND));
+        }
+        Ok(())
+    }
+
+    /// Opens all streams and looks at what they cost.
+    fn open(&mut self, started: u64) -> Outcome<()> {
+        let all = self.load.subscribers;
+        let bar = progress("opening streams", all, self.load.quiet);
+        loop {
+            self.go_on()?;
+            let open = self.crowd()?.open();
+            bar.set_position(open);
+            if open == all {
+                break;
+            }
+            clock::sleep_until(clock::now() + 2 * MILLISECOND);
+        }
+        bar.finish_and_clear();
+        self.evidence.opening_ns = clock::now() - started;
+        self.rest(SETTLE)?;
+        self.evidence.open = Look::at(self.server, false);
+        self.evidence.own_open = sample::own_bytes();
+        Ok(())
+    }
+
+    /// One event per topic that is not measured: shows that what is published arrives at all.
+    fn try_out(&mut self) -> Outcome<()> {
+        let mut publishers = Vec::new();
+        let topics: std::collections::BTreeSet<u32> =
+            self.groups.iter().map(|group| group.first_topic).collect();
+        for topic in topics {
+            let pace = Pace::Schedule { start: clock::now(), rate: 1.0, burst: 1, count: 1 };
+            publishers.push(Publisher::start(self.route(topic, 1), pace, self.sequences.clone())?);
+        }
+        self.attend(publishers, 0, |_| Ok(()))?;
+        self.outstanding()?;
+        if self.crowd()?.delivered() == 0 {
+            return Err(Failure::new(
+                "an event was published and accepted, but no subscriber got it: do the subscription and the publish name the same topic?",
+            ));
+        }
+        Ok(())
+    }
+
+    fn route(&self, topic: u32, pipeline: usize) -> Route {
+        Route {
+            template: self.speech.publish.clone(),
+            topics: vec![(topic, self.names[topic as usize].clone())],
+            run: self.run_id,
+            size: self.load.size,
+            pipeline,
+            cores: self.load.client_cores.clone(),
+        }
+    }
+
+    /// The scheduled publishers of the first group's topics.
+    fn publishers(&self) -> Outcome<Vec<Publisher>> {
+        let topics = self.groups[0].topics as usize;
+        let threads = (self.load.publishers as usize).clamp(1, topics);
+        let start = clock::now() + 20 * MILLISECOND;
+        let rate = self.load.rate / threads as f64;
+        let mut publishers = Vec::new();
+        for thread in 0..threads as u64 {
+            let mut route = self.route(0, self.load.pipeline);
+            let mine = (thread as usize..topics).step_by(threads);
+            route.topics = mine.map(|topic| (topic as u32, self.names[topic].clone())).collect();
+            let count = (self.count + threads as u64 - 1 - thread) / threads as u64;
+            let offset = (thread as f64 * SECOND as f64 / self.load.rate) as u64;
+            let pace = Pace::Schedule { start: start + offset, rate, burst: self.load.burst, count };
+            publishers.push(Publisher::start(route, pace, self.sequences.clone())?);
+        }
+        Ok(publishers)
+    }
+
+    /// Waits for the publishers; `total` is for the progress bar, 0 hides it.
+    fn attend(
+        &mut self,
+        publishers: Vec<Publisher>,
+        total: u64,
+        mut meanwhile: impl FnMut(&mut Self) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let bar = progress("publishing", total, self.load.quiet || total == 0);
+        let mut result = Ok(());
+        while publishers.iter().any(|publisher| !publisher.is_done()) {
+            bar.set_position(publishers.iter().map(Publisher::sent).sum());
+            if result.is_ok() {
+                result = self.go_on().and_then(|()| meanwhile(self));
+                if result.is_err() {
+                    publishers.iter().for_each(Publisher::stop);
+                }
+            }
+            clock::sleep_until(clock::now() + MILLISECOND);
+            if sys::interrupted() {
+                // Ctrl-C ends sleeps at once, so this loop must not spin on them.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        bar.finish_and_clear();
+        for publisher in publishers {
+            match publisher.finish() {
+                Ok(tally) => self.evidence.publishing(tally),
+                Err(failure) => result = result.and(Err(failure)),
+            }
+        }
+        match result {
+            Err(failure) if !self.evidence.partial => Err(self.post_mortem(failure)),
+            result => result.and_then(|()| self.go_on()),
+        }
+    }
+
+    /// A publish that failed may be the first sign of a server that died; the streams tell, a moment later.
+    fn post_mortem(&self, failure: Failure) -> Failure {
+        std::thread::sleep(Duration::from_nanos(SETTLE));
+        let (Some(crowd), all) = (&self.crowd, self.load.subscribers) else { return failure };
+        if let Some(failure) = crowd.failure() {
+            return failure;
+        }
+        match all.saturating_sub(crowd.open()) {
+            0 => failure,
+            ended => Failure::new(format!(
+                "the server died half way: {ended} of {all} streams ended, and {failure}"
+            )),
+        }
+    }
+
+    /// Waits until everything published has arrived, or nothing arrives any more.
+    fn outstanding(&mut self) -> Outcome<()> {
+        let expected: Option<u64> = (!matches!(self.kind, Kind::Churn(_))).then(|| {
+            let on = |topic: u32| self.sequences[topic as usize].load(Ordering::Relaxed);
+            let of = |group: &Group| -> u64 {
+                let share = |index: u32| {
+                    let (all, topics) = (group.subscribers, group.topics as usize);
+                    (all / topics + usize::from((index as usize) < all % topics)) as u64
+                };
+                (0..group.topics).map(|index| on(group.first_topic + index) * share(index)).sum()
+            };
+            self.groups.iter().map(of).sum()
+        });
+        let bar = progress("waiting", expected.unwrap_or(0), self.load.quiet || expected.is_none());
+        let patience = if expected.is_some() { nanoseconds(self.load.patience) } else { SETTLE };
+        let (mut best, mut since) = (0, clock::now());
+        loop {
+            let delivered = self.crowd()?.delivered();
+            if expected.is_some_and(|expected| delivered >= expected) {
+                break;
+            }
+            if delivered > best {
+                (best, since) = (delivered, clock::now());
+            } else if clock::now() - since > patience {
+                break;
+            }
+            bar.set_position(delivered);
+            self.go_on()?;
+            clock::sleep_until(clock::now() + MILLISECOND);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Begins or ends the time in which CPU is counted.
+    fn window(&mut self, begins: bool) -> Outcome<()> {
+        let threads = self.crowd()?.threads();
+        let schedule: Vec<_> =
+            threads.iter().map(|&thread| sample::schedule(thread).unwrap_or((0, 0))).collect();
+        if begins {
+            self.crowd()?.tell(|| Command::Window);
+            self.evidence.delivered_before = self.crowd()?.delivered();
+            self.evidence.window_before = Look::at(self.server, true);
+            self.evidence.schedule_before = schedule;
+        } else {
+            self.evidence.window_after = Look::at(self.server, true);
+            self.evidence.schedule_after = schedule;
+            self.evidence.delivered_after = self.crowd()?.delivered();
+            self.rest(AFTERMATH)?;
+            if !matches!(self.kind, Kind::Idle(_)) {
+                self.rest(SETTLE)?;
+                self.evidence.last = Look::at(self.server, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the books, whatever happened.
+    pub(super) fn settle(
+        &mut self,
+        result: Outcome<()>,
+        name: &str,
+        mut notes: Vec<String>,
+    ) -> Outcome<Report> {
+        let Some(crowd) = self.crowd.take() else { return Err(Failure::new("the crowd is gone")) };
+        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
+        let evidence = std::mem::take(&mut self.evidence);
+        let books = crowd.finish(published)?;
+        if self.server.is_none() {
+            notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());
+        }
+        let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).sum();
+        let case = judge::Case { kind: self.kind, load: self.load, groups: &self.groups, name, published };
+        Ok(judge::judge(&case, evidence, books, result.err(), notes))
+    }
+}

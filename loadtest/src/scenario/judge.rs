@@ -1,0 +1,286 @@
+//! From what was seen to a report: figures, and whether the run is valid.
+
+use super::look::Look;
+use super::{Kind, Load};
+use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, Timings, timings};
+use crate::clock::{MILLISECOND, SECOND};
+use crate::failure::Failure;
+use crate::ledger::Faults;
+use crate::publish::Tally;
+use crate::report::{Client, ClientThread, Opening, Part, Percentiles, Report, curve, round};
+use crate::sample;
+
+/// A client thread that is this busy, waits for a core included, is no judge of the server.
+const BUSY_SHARE: f64 = 0.85;
+/// One that had to wait for a core this much is a judge with a headache.
+const WAITED_SHARE: f64 = 0.15;
+
+/// What was asked.
+pub(super) struct Case<'a> {
+    pub(super) kind: &'a Kind,
+    pub(super) load: &'a Load,
+    pub(super) groups: &'a [Group],
+    pub(super) name: &'a str,
+    pub(super) published: u64,
+}
+
+/// What the conductor noted.
+#[derive(Default)]
+pub(super) struct Evidence {
+    pub(super) partial: bool,
+    pub(super) before: Look,
+    pub(super) own_before: u64,
+    pub(super) opening_ns: u64,
+    pub(super) open: Look,
+    pub(super) own_open: u64,
+    pub(super) delivered_before: u64,
+    pub(super) delivered_after: u64,
+    pub(super) window_before: Look,
+    pub(super) window_after: Look,
+    pub(super) schedule_before: Vec<(u64, u64)>,
+    pub(super) schedule_after: Vec<(u64, u64)>,
+    pub(super) last: Look,
+    pub(super) idle: Option<(Look, Look)>,
+    pub(super) all_back_ns: Option<u64>,
+    pub(super) stall_before: Option<Look>,
+    pub(super) stall_after: Option<Look>,
+    lag: Option<Timings>,
+    answer: Option<Timings>,
+}
+
+impl Evidence {
+    /// Starts with the look before the first stream.
+    pub(super) fn new(before: Look, own_before: u64) -> Evidence {
+        Evidence { before, own_before, ..Evidence::default() }
+    }
+
+    /// Adds what a publisher saw.
+    pub(super) fn publishing(&mut self, tally: Tally) {
+        for (mine, theirs) in [(&mut self.lag, &tally.lag), (&mut self.answer, &tally.answer)] {
+            // All of them have the same bounds, so adding cannot fail.
+            let _ = mine.get_or_insert_with(timings).add(theirs);
+        }
+    }
+}
+
+/// Draws up the report.
+pub(super) fn judge(
+    case: &Case<'_>,
+    evidence: Evidence,
+    books: Books,
+    failure: Option<Failure>,
+    notes: Vec<String>,
+) -> Report {
+    let load = case.load;
+    let mut faults = Faults::default();
+    for (index, group) in books.faults.iter().enumerate() {
+        // Those who stall on purpose may be told to go; what they miss is shown apart.
+        if !(matches!(case.kind, Kind::Slow(_)) && index == 1) {
+            faults.add(*group);
+        }
+    }
+    let mut report = Report {
+        tool: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        name: case.name.to_owned(),
+        scenario: case.kind.name().to_owned(),
+        machine: sample::machine(),
+        arrangement: arrangement(load),
+        settings: serde_json::json!({ "scenario": case.kind, "load": load }),
+        partial: evidence.partial,
+        problems: failure.iter().map(ToString::to_string).collect(),
+        notes,
+        subscribers: load.subscribers,
+        published: case.published,
+        deliveries: books.deliveries,
+        lost: faults.lost,
+        doubled: faults.doubled,
+        out_of_order: faults.out_of_order,
+        damaged: faults.damaged,
+        misrouted: faults.misrouted,
+        streams_ended: books.ended,
+        streams_cut: books.cut,
+        streams_reopened: books.reopened,
+        missed_while_away: books.missed_away,
+        foreign_events: books.foreign,
+        received_bytes: books.bytes,
+        ..Report::default()
+    };
+    opening(&mut report, &evidence, &books);
+    latency(&mut report, case, &books);
+    server(&mut report, case, &evidence, &books);
+    client(&mut report, &evidence, &books);
+    if faults.any() && failure.is_none() {
+        report.problems.push(format!("deliveries are wrong: {}", faults.told()));
+    }
+    if books.ended > 0 {
+        report.notes.push(format!(
+            "the server ended {} streams, {} of them in the middle of something; {} were opened again",
+            books.ended, books.cut, books.reopened
+        ));
+    }
+    if books.foreign > 0 {
+        report.notes.push(format!("{} events were not this run's and are not counted", books.foreign));
+    }
+    report.valid = report.problems.is_empty() && !report.partial;
+    report
+}
+
+fn arrangement(load: &Load) -> String {
+    let cores = |cores: &[usize]| cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    match (load.server_cores.as_slice(), load.client_cores.as_slice()) {
+        ([], []) => "plain: no pinning".to_owned(),
+        (server, client) => format!(
+            "{}: server on {}, client on {}",
+            if load.steered { "steered" } else { "pinned" },
+            if server.is_empty() { "any core".to_owned() } else { format!("core {}", cores(server)) },
+            if client.is_empty() { "any core".to_owned() } else { format!("core {}", cores(client)) }
+        ),
+    }
+}
+
+fn opening(report: &mut Report, evidence: &Evidence, books: &Books) {
+    let seconds = evidence.opening_ns as f64 / SECOND as f64;
+    report.opening = Opening {
+        streams: books.opened,
+        seconds: round(seconds),
+        per_second: if seconds > 0.0 { round(report.subscribers as f64 / seconds) } else { 0.0 },
+        latency_us: Percentiles::of(&books.opening, 1e3),
+    };
+}
+
+fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
+    let mut all = timings();
+    for (index, part) in books.latency.iter().enumerate() {
+        // What the stalled see is not the server's doing; it is shown apart.
+        if !(matches!(case.kind, Kind::Slow(_)) && index % case.groups.len() == 1) {
+            let _ = all.add(part);
+        }
+    }
+    report.latency_us = Percentiles::of(&all, 1e3);
+    report.latency_curve = curve(&all);
+    let names: &[&str] = match case.kind {
+        Kind::Slow(_) => {
+            &["before, steady", "before, to be stalled", "while stalled, steady", "while stalled, stalled"]
+        }
+        Kind::Mixed(_) => &["big", "small"],
+        _ => &[],
+    };
+    for (name, part) in names.iter().zip(&books.latency) {
+        report.parts.push(Part { name: (*name).to_owned(), latency_us: Percentiles::of(part, 1e3) });
+    }
+    if matches!(case.kind, Kind::Saturate(_)) {
+        report
+            .notes
+            .push("publishing waits for the subscribers here, so the latency says nothing".to_owned());
+    }
+    let seconds = books.last_arrival.saturating_sub(books.first_intended) as f64 / SECOND as f64;
+    if books.measured > 0 && seconds > 0.0 {
+        report.deliveries_per_s = Some(round(books.measured as f64 / seconds));
+    }
+    // Who left or stalls on purpose is nobody's last subscriber.
+    if matches!(case.kind, Kind::Churn(_) | Kind::Slow(_) | Kind::Topics) {
+        return;
+    }
+    let mut last = timings();
+    // Only the first group's topics: of a small topic beside a big one nobody asks for the last subscriber.
+    let first = &case.groups[0];
+    for (topic, spreads) in books.spreads.iter().enumerate().take(first.topics as usize) {
+        let expected = first.subscribers / first.topics as usize
+            + usize::from(topic < first.subscribers % first.topics as usize);
+        for spread in spreads.iter().filter(|spread| spread.deliveries > 0) {
+            if spread.deliveries as usize == expected {
+                last.saturating_record(spread.last_ns);
+            } else {
+                report.incomplete_events += 1;
+            }
+        }
+    }
+    report.last_subscriber_ms_percentiles = Percentiles::of(&last, 1e6);
+    report.last_subscriber_ms = report.last_subscriber_ms_percentiles.as_ref().map(|last| last.p50);
+}
+
+fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Books) {
+    let streams = report.subscribers as f64;
+    let delivered = evidence.delivered_after.saturating_sub(evidence.delivered_before);
+    let used = |from: &Look, to: &Look| -> Option<(f64, f64)> {
+        let used = to.cpu.as_ref()?.since(from.cpu.as_ref()?) as f64;
+        Some((used, used / to.at.saturating_sub(from.at).max(1) as f64))
+    };
+    if let Some((ns, share)) = used(&evidence.window_before, &evidence.window_after)
+        && !matches!(case.kind, Kind::Idle(_))
+    {
+        report.server_cpu_share = Some(round(share));
+        report.server_cpu_us_per_delivery = (delivered > 0).then(|| round(ns / 1e3 / delivered as f64));
+    }
+    if let Some((begin, end)) = &evidence.idle {
+        report.server_idle_cpu_share = used(begin, end).map(|(_, share)| round(share));
+    }
+    let grown = |from: Option<u64>, to: Option<u64>| Some(to? as f64 - from? as f64);
+    let each = |bytes: f64| round(bytes / streams);
+    report.server_user_bytes_per_connection = grown(evidence.before.user, evidence.open.user).map(each);
+    report.server_user_bytes_per_connection_after = grown(evidence.before.user, evidence.last.user).map(each);
+    if evidence.open.at > 0 {
+        let (before, open) = (evidence.before.kernel, evidence.open.kernel);
+        // The whole machine's: less than before means that somebody else let go of more.
+        let pair = |from: u64, to: u64| (to >= from).then(|| round((to - from) as f64 / streams));
+        report.kernel_slab_bytes_per_pair = pair(before.slab, open.slab);
+        report.kernel_stack_bytes_per_pair = pair(before.stacks_and_tables, open.stacks_and_tables);
+    }
+    report.storm_all_back_ms = evidence.all_back_ns.map(|time| round(time as f64 / MILLISECOND as f64));
+    if let (Some(before), Some(after)) = (&evidence.stall_before, &evidence.stall_after) {
+        report.slow_server_bytes_grown = grown(before.user, after.user);
+        report.slow_kernel_tcp_bytes_grown = grown(Some(before.kernel.tcp), Some(after.kernel.tcp));
+        report.slow_lost = books.faults.get(1).map(|faults| faults.lost);
+    }
+}
+
+fn client(report: &mut Report, evidence: &Evidence, books: &Books) {
+    let elapsed = evidence.window_after.at.saturating_sub(evidence.window_before.at).max(1) as f64;
+    let mut client = Client {
+        publish_lag_us: evidence.lag.as_ref().and_then(|lag| Percentiles::of(lag, 1e3)),
+        publish_answer_us: evidence.answer.as_ref().and_then(|answer| Percentiles::of(answer, 1e3)),
+        slot_bytes_per_connection: SUBSCRIBER_BYTES,
+        ..Client::default()
+    };
+    if evidence.own_open > 0 {
+        let grown = evidence.own_open as f64 - evidence.own_before as f64;
+        client.user_bytes_per_connection = Some(round(grown / report.subscribers as f64));
+    }
+    let (mut busiest, mut longest_wait) = (0f64, 0f64);
+    for (index, thread) in books.threads.iter().enumerate() {
+        let waited = match (evidence.schedule_before.get(index), evidence.schedule_after.get(index)) {
+            (Some(before), Some(after)) => after.1.saturating_sub(before.1) as f64 / elapsed,
+            _ => 0.0,
+        };
+        busiest = busiest.max(thread.cpu_share + waited);
+        longest_wait = longest_wait.max(waited);
+        client.threads.push(ClientThread {
+            cpu_share: round(thread.cpu_share),
+            waited_share: round(waited),
+            loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
+        });
+    }
+    client.bottleneck = busiest > BUSY_SHARE;
+    if client.bottleneck {
+        report.notes.push(format!(
+            "a client thread was busy, or waiting for a core, {:.0} % of the time: the client was the bottleneck, latency and throughput are its own",
+            busiest * 100.0
+        ));
+    } else if longest_wait > WAITED_SHARE {
+        report.notes.push(format!(
+            "a client thread waited for a core {:.0} % of the time: client and server compete, latency is the client's in part",
+            longest_wait * 100.0
+        ));
+    }
+    if let (Some(lag), Some(latency)) = (&client.publish_lag_us, &report.latency_us)
+        && lag.p99 > 1_000.0
+        && lag.p99 > latency.p50 / 2.0
+    {
+        report.notes.push(format!(
+            "publishes were sent up to {:.0} us late (p99): the server answers slowly or the rate is too high; the delay is part of the latency",
+            lag.p99
+        ));
+    }
+    report.client = client;
+}

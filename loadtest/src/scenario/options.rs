@@ -1,0 +1,380 @@
+//! What a run is asked to do: one set of options, which the command line and scenario files share.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::clock::parse_duration;
+use crate::failure::{Failure, Outcome};
+use crate::stamp;
+use crate::target::{Dialect, Speech, Template};
+
+/// What every scenario needs.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Load {
+    /// The server, e.g. http://127.0.0.1:8844
+    #[arg(long, default_value = "http://127.0.0.1:8844")]
+    pub(crate) url: String,
+    /// What kind of server it is: sets the URLs that the options below can override
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) server: Dialect,
+    /// URL to subscribe at, with {topic}
+    #[arg(long, value_name = "URL")]
+    pub(crate) subscribe_url: Option<String>,
+    /// Header of every subscription; may be given several times
+    #[arg(long = "subscribe-header", value_name = "NAME: VALUE")]
+    pub(crate) subscribe_headers: Vec<String>,
+    /// URL to publish to, with {topic}, {data}, {seq}
+    #[arg(long, value_name = "URL")]
+    pub(crate) publish_url: Option<String>,
+    /// Method of a publish
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) publish_method: Option<String>,
+    /// Header of every publish; may be given several times
+    #[arg(long = "publish-header", value_name = "NAME: VALUE")]
+    pub(crate) publish_headers: Vec<String>,
+    /// Body of a publish, with {topic}, {data}, {seq}. The data needs no escaping
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) publish_body: Option<String>,
+    /// Name of the topic; where there are several, each gets a number at its end
+    #[arg(long, default_value = "load")]
+    pub(crate) topic: String,
+
+    /// Subscribers
+    #[arg(long, short = 'n', default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) subscribers: u64,
+    /// Events a second
+    #[arg(long, short, default_value_t = 10.0)]
+    pub(crate) rate: f64,
+    /// Bytes of data of an event
+    #[arg(long, short, default_value_t = 200)]
+    pub(crate) size: usize,
+    /// How long to publish
+    #[arg(long, short, value_parser = parse_duration, default_value = "10s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) duration: Duration,
+    /// Events that are due together, back to back; the rate stays
+    #[arg(long, default_value_t = 1)]
+    pub(crate) burst: u64,
+    /// Connections to publish over. Each topic stays with one, for the order's sake
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) publishers: u64,
+    /// Publishes under way on a connection at a time
+    #[arg(long, default_value_t = 1)]
+    pub(crate) pipeline: usize,
+
+    /// Client threads [default: one per core that the client may use, or what the descriptor limit makes necessary]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Source addresses: 127.0.0.2-127.0.0.200, 127.1.0.0/24, or a list. On loopback they are spread by default
+    #[arg(long)]
+    pub(crate) sources: Option<String>,
+    /// Streams to open a second
+    #[arg(long, default_value_t = 20_000.0)]
+    pub(crate) connect_rate: f64,
+    /// Streams that are being opened at a time
+    #[arg(long, default_value_t = 256)]
+    pub(crate) connect_burst: usize,
+    /// Time for a connect and the response head
+    #[arg(long, value_parser = parse_duration, default_value = "10s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) head_timeout: Duration,
+    /// How long to wait for outstanding deliveries when nothing arrives any more
+    #[arg(long, value_parser = parse_duration, default_value = "5s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) patience: Duration,
+    /// Delay before a reconnect where the server sends no `retry`
+    #[arg(long, value_parser = parse_duration, default_value = "3s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) retry: Duration,
+    /// Receive buffer of each subscriber's socket in bytes; 0: the kernel's
+    #[arg(long, default_value_t = 0)]
+    pub(crate) receive_buffer: usize,
+
+    /// The server's process, for its CPU and memory; its children are included
+    #[arg(long)]
+    pub(crate) server_pid: Option<u32>,
+    /// Cores for the client, e.g. 1 or 2,3
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) client_cores: Vec<usize>,
+    /// Cores to move the server to, where it stays; needs --server-pid
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) server_cores: Vec<usize>,
+    /// Do the receiver's kernel work on the client's first core, as behind a network card. For CPU per delivery,
+    /// not for latency. Needs root, loopback and both sets of cores; undone at the end
+    #[arg(long)]
+    pub(crate) steered: bool,
+    /// Write every figure to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// No progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{}s", duration.as_secs_f64()))
+}
+
+/// The defaults have one home: the command line.
+fn defaults<T: Args>() -> T {
+    #[derive(Parser)]
+    struct Nothing<T: Args> {
+        #[command(flatten)]
+        options: T,
+    }
+    Nothing::<T>::parse_from(["defaults"]).options
+}
+
+macro_rules! default_from_command_line {
+    ($($type:ty),*) => {$(
+        impl Default for $type {
+            fn default() -> Self {
+                defaults()
+            }
+        }
+    )*};
+}
+default_from_command_line!(Load, Idle, Saturate, Storm, Slow, Churn, Mixed);
+
+/// Memory per connection, and CPU while nothing is published.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Idle {
+    /// Events to publish, at --rate, between the first and the second look at the memory
+    #[arg(long, default_value_t = 5)]
+    pub(crate) events: u64,
+}
+
+/// Publish without a pause.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Saturate {
+    /// Events that the publisher may be ahead of the average subscriber
+    #[arg(long, default_value_t = 200)]
+    pub(crate) window: u64,
+}
+
+/// Everyone's stream is cut at the same time, and everyone comes back at once.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Storm {
+    /// Come back without `Last-Event-ID`: what is missed meanwhile does not count as lost
+    #[arg(long)]
+    pub(crate) no_resume: bool,
+}
+
+/// A share of the readers stalls.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Slow {
+    /// Share of the subscribers that stop reading half way
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) share: f64,
+}
+
+/// Subscribers leave and join all the time.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Churn {
+    /// Subscribers that leave, and join, a second
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) per_second: f64,
+}
+
+/// A small topic beside a big broadcast.
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Mixed {
+    /// Subscribers of the small topic, of all
+    #[arg(long, default_value_t = 10)]
+    pub(crate) small: u64,
+    /// Events a second of the small topic
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) small_rate: f64,
+}
+
+/// A scenario and what is particular to it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// One topic, everybody gets everything: latency, time to the last subscriber, CPU per delivery
+    Fanout,
+    /// Memory per connection (the server's and the kernel's), CPU while idle
+    Idle(Idle),
+    /// Publish without a pause: deliveries a second
+    Saturate(Saturate),
+    /// Everyone reconnects at once, with Last-Event-ID or without
+    Storm(Storm),
+    /// A share of the readers stalls: what the others feel, what the server's memory does
+    Slow(Slow),
+    /// Constant connect and leave
+    Churn(Churn),
+    /// A topic per connection, published to in turn
+    Topics,
+    /// A small topic beside a big broadcast
+    Mixed(Mixed),
+}
+
+impl Kind {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Kind::Fanout => "fanout",
+            Kind::Idle(_) => "idle",
+            Kind::Saturate(_) => "saturate",
+            Kind::Storm(_) => "storm",
+            Kind::Slow(_) => "slow",
+            Kind::Churn(_) => "churn",
+            Kind::Topics => "topics",
+            Kind::Mixed(_) => "mixed",
+        }
+    }
+}
+
+/// Reads a scenario file: `scenario = "..."`, the options of [`Load`] under their long names with underscores, and
+/// the scenario's own under a table of its name.
+pub(crate) fn read(path: &Path) -> Outcome<(Kind, Load)> {
+    let wrong =
+        |what: String| Failure::new(format!("{}: {}", path.display(), what.trim().replace('\n', " ")));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    parse(&text).map_err(wrong)
+}
+
+fn parse(text: &str) -> Result<(Kind, Load), String> {
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    let name = match table.remove("scenario") {
+        Some(toml::Value::String(name)) => name,
+        Some(_) | None => return Err("it needs a line `scenario = \"fanout\"`".to_owned()),
+    };
+    let own = table.remove(&name).unwrap_or(toml::Value::Table(toml::Table::new()));
+    fn take<T: serde::de::DeserializeOwned>(name: &str, own: toml::Value) -> Result<T, String> {
+        own.try_into().map_err(|error: toml::de::Error| format!("[{name}]: {error}"))
+    }
+    let nothing = || match &own {
+        toml::Value::Table(table) if table.is_empty() => Ok(()),
+        _ => Err(format!("[{name}]: this scenario has no options of its own")),
+    };
+    let kind = match name.as_str() {
+        "fanout" => nothing().map(|()| Kind::Fanout)?,
+        "topics" => nothing().map(|()| Kind::Topics)?,
+        "idle" => Kind::Idle(take(&name, own)?),
+        "saturate" => Kind::Saturate(take(&name, own)?),
+        "storm" => Kind::Storm(take(&name, own)?),
+        "slow" => Kind::Slow(take(&name, own)?),
+        "churn" => Kind::Churn(take(&name, own)?),
+        "mixed" => Kind::Mixed(take(&name, own)?),
+        _ => {
+            let all = "fanout, idle, saturate, storm, slow, churn, topics, mixed";
+            return Err(format!("there is no scenario `{name}`; there are {all}"));
+        }
+    };
+    let load = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| error.to_string())?;
+    Ok((kind, load))
+}
+
+impl Load {
+    /// The templates, after what was given in particular.
+    pub(crate) fn speech(&self) -> Outcome<Speech> {
+        let mut speech = self.server.speech(&self.url);
+        let set = |template: &mut Template, url: &Option<String>, headers: &[String]| {
+            if let Some(url) = url {
+                template.url.clone_from(url);
+            }
+            for header in headers {
+                let name = |header: &str| header.split(':').next().unwrap_or("").to_ascii_lowercase();
+                template.headers.retain(|old| name(old) != name(header));
+                template.headers.push(header.clone());
+            }
+        };
+        set(&mut speech.subscribe, &self.subscribe_url, &self.subscribe_headers);
+        set(&mut speech.publish, &self.publish_url, &self.publish_headers);
+        if let Some(method) = &self.publish_method {
+            speech.publish.method.clone_from(method);
+        }
+        if let Some(body) = &self.publish_body {
+            speech.publish.body = Some(body.clone());
+        }
+        speech.subscribe.check()?;
+        speech.publish.check()?;
+        Ok(speech)
+    }
+
+    /// What the types do not say.
+    pub(crate) fn check(&self) -> Outcome<()> {
+        let wrong = |text: String| Err(Failure::new(text));
+        if !(self.rate > 0.0 && self.rate <= 10_000_000.0) {
+            return wrong(format!("--rate {}: it must be above 0 and at most ten million", self.rate));
+        }
+        if !(stamp::LEAST_BYTES..=16 << 20).contains(&self.size) {
+            return wrong(format!(
+                "--size {}: from {} bytes (the stamp) to 16 MiB",
+                self.size,
+                stamp::LEAST_BYTES
+            ));
+        }
+        if self.connect_rate.is_nan() || self.connect_rate <= 0.0 || self.connect_burst == 0 {
+            return wrong("--connect-rate and --connect-burst must be above 0".to_owned());
+        }
+        if self.duration > Duration::from_secs(24 * 3600) {
+            return wrong("--duration: a day at most".to_owned());
+        }
+        if self.threads == Some(0) || self.threads > Some(1024) {
+            return wrong("--threads: from 1 to 1024".to_owned());
+        }
+        if !self.server_cores.is_empty() && self.server_pid.is_none() {
+            return wrong("--server-cores needs --server-pid: whose cores else?".to_owned());
+        }
+        if self.steered && (self.server_cores.is_empty() || self.client_cores.is_empty()) {
+            return wrong("--steered needs --server-cores and --client-cores, which must differ".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_and_the_command_line_mean_the_same() {
+        let (kind, load) =
+            parse("scenario = \"slow\"\nrate = 50\nduration = \"2m\"\n[slow]\nshare = 0.2\n").unwrap();
+        assert!(matches!(kind, Kind::Slow(Slow { share }) if share == 0.2));
+        assert_eq!(
+            (load.rate, load.duration, load.size),
+            (50.0, Duration::from_secs(120), Load::default().size)
+        );
+    }
+
+    #[test]
+    fn wrong_keys_are_named_with_the_right_ones() {
+        let told = |text: &str| parse(text).unwrap_err();
+        let error = told("scenario = \"fanout\"\nsubscribrs = 5\n");
+        assert!(error.contains("subscribrs") && error.contains("subscribers"), "{error}");
+        let error = told("scenario = \"storm\"\n[storm]\nresume = true\n");
+        assert!(error.contains("[storm]") && error.contains("no_resume"), "{error}");
+        assert!(told("rate = 5").contains("scenario ="));
+        assert!(told("scenario = \"fanuot\"").contains("fanout"));
+        assert!(told("scenario = \"fanout\"\n[fanout]\nx = 1").contains("no options of its own"));
+        assert!(told("scenario = \"fanout\"\nduration = \"soon\"").contains("250ms"));
+    }
+
+    #[test]
+    fn overrides_replace_what_the_dialect_says() {
+        let mut load = Load { server: Dialect::Mercure, ..Load::default() };
+        load.publish_headers =
+            vec!["content-type: text/plain".to_owned(), "Authorization: Bearer x".to_owned()];
+        load.publish_url = Some("http://h/{topic}".to_owned());
+        let publish = load.speech().unwrap().publish;
+        assert_eq!(publish.headers, load.publish_headers);
+        assert_eq!(publish.url, "http://h/{topic}");
+    }
+}

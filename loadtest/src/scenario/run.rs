@@ -1,0 +1,177 @@
+//! One run: everything that is settled before the first stream is opened.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::conductor::Conductor;
+use super::judge::Evidence;
+use super::look::quiet_look;
+use super::{Kind, Load};
+use crate::client::{Crowd, Group, Plan, Request};
+use crate::clock::{self, nanoseconds};
+use crate::failure::{Failure, Outcome};
+use crate::limits::{preflight, tables_for};
+use crate::publish::{Connection, Tally};
+use crate::report::Report;
+use crate::sample::{self, Server};
+use crate::sources::Sources;
+use crate::steer::{Steered, pin_server};
+use crate::sys;
+use crate::target::{Speech, Values};
+
+/// Beyond so many topics none is tried before the measurement.
+const TOPICS_TRIED: u32 = 16;
+
+/// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
+pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
+    load.check()?;
+    let speech = load.speech()?;
+    let target = speech.subscribe.address()?;
+    let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
+    // Each thread has a descriptor table of its own, so more threads are more descriptors.
+    let threads = load.threads.unwrap_or_else(|| cores.len().max(tables_for(load.subscribers)));
+    let threads = threads.clamp(1, load.subscribers as usize);
+    let sources = match &load.sources {
+        Some(text) => Sources::parse(text).map_err(|error| Failure::new(format!("--sources: {error}")))?,
+        None => Sources::suited_to(target, load.subscribers as usize),
+    };
+    let notes = preflight(target, load.subscribers, threads as u64, &sources)?;
+    let server = load.server_pid.map(Server::new).transpose()?;
+    if let Some(server) = server
+        && !load.server_cores.is_empty()
+    {
+        pin_server(server, &load.server_cores)?;
+    }
+    let steered = if load.steered { Some(Steered::to(load.client_cores[0])?) } else { None };
+
+    let groups = groups(kind, load)?;
+    let topics = groups.iter().map(|group| group.first_topic + group.topics).max().unwrap_or(1);
+    let names: Arc<Vec<String>> = Arc::new(match topics {
+        1 => vec![load.topic.clone()],
+        _ => (0..topics).map(|number| format!("{}-{number}", load.topic)).collect(),
+    });
+    let tried = topics <= TOPICS_TRIED && !matches!(kind, Kind::Topics);
+    // Seeded by the system at each start: events that an earlier run left behind are told apart.
+    let run_id = (RandomState::new().hash_one(clock::now()) & 0xFFFF_FFFF) as u32;
+    let count = (load.rate * load.duration.as_secs_f64()).round().max(1.0) as u64;
+    let mut phases = vec![u64::from(tried)];
+    if matches!(kind, Kind::Slow(_)) {
+        phases.push(1 + count / 2);
+    }
+    let plan = Plan {
+        target,
+        request: subscribe_request(&speech, &names)?,
+        groups: groups.clone(),
+        threads,
+        cores: load.client_cores.clone(),
+        sources,
+        connect_rate: load.connect_rate,
+        connect_burst: load.connect_burst,
+        head_timeout_ns: nanoseconds(load.head_timeout),
+        retry_ms: u32::try_from(load.retry.as_millis()).unwrap_or(u32::MAX),
+        resume: !matches!(kind, Kind::Storm(storm) if storm.no_resume),
+        late_join: matches!(kind, Kind::Churn(_)),
+        receive_buffer: load.receive_buffer,
+        run: run_id,
+        phases,
+    };
+    prepare(&speech, &names, load.quiet)?;
+    let before = quiet_look(server);
+    let own_before = sample::own_bytes();
+    let started = clock::now();
+    let crowd = Crowd::start(plan)?;
+    let mut conductor = Conductor {
+        kind,
+        load,
+        speech,
+        server,
+        groups,
+        names,
+        run_id,
+        count,
+        tried,
+        sequences: Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect()),
+        crowd: Some(crowd),
+        evidence: Evidence::new(before, own_before),
+    };
+    let result = conductor.conduct(started);
+    let report = conductor.settle(result, name, notes);
+    drop(steered);
+    report
+}
+
+fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
+    let all = load.subscribers as usize;
+    let group = |subscribers, first_topic, topics| Group { subscribers, first_topic, topics };
+    Ok(match kind {
+        Kind::Topics => vec![group(all, 0, all as u32)],
+        Kind::Slow(slow) => {
+            if !(0.0..1.0).contains(&slow.share) {
+                return Err(Failure::new(format!("--share {}: from 0 to less than 1", slow.share)));
+            }
+            let stalled = (all as f64 * slow.share).round() as usize;
+            vec![group(all - stalled, 0, 1), group(stalled, 0, 1)]
+        }
+        Kind::Mixed(mixed) => {
+            let small = mixed.small as usize;
+            if small == 0 || small >= all {
+                return Err(Failure::new(format!(
+                    "--small {small}: from 1 to less than --subscribers {all}"
+                )));
+            }
+            if mixed.small_rate.is_nan() || mixed.small_rate <= 0.0 {
+                return Err(Failure::new(format!("--small-rate {}: it must be above 0", mixed.small_rate)));
+            }
+            vec![group(all - small, 0, 1), group(small, 1, 1)]
+        }
+        _ => vec![group(all, 0, 1)],
+    })
+}
+
+fn subscribe_request(speech: &Speech, names: &Arc<Vec<String>>) -> Outcome<Request> {
+    let (template, names) = (speech.subscribe.clone(), names.clone());
+    // Tried once here, so that the threads can rely on it.
+    template.head(Values { topic: &names[0], ..Values::default() }, &mut Vec::new())?;
+    Ok(Box::new(move |topic, into| {
+        let values = Values { topic: &names[topic as usize], ..Values::default() };
+        if template.head(values, into).is_err() {
+            into.clear();
+        }
+    }))
+}
+
+/// Creates the topics where a server wants that.
+fn prepare(speech: &Speech, names: &[String], quiet: bool) -> Outcome<()> {
+    let Some(template) = &speech.prepare else { return Ok(()) };
+    let bar = progress("creating topics", names.len() as u64, quiet);
+    let mut connection = Connection::new(template.address()?);
+    let mut tally = Tally::new();
+    let mut request = Vec::new();
+    for name in names {
+        request.clear();
+        template.request(Values { topic: name, ..Values::default() }, &mut request)?;
+        connection.send(&request)?;
+        connection
+            .answer(&mut tally)
+            .map_err(|failure| Failure::new(format!("topic `{name}` cannot be created: {failure}")))?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// A bar on standard error; hidden where that is no terminal.
+pub(super) fn progress(what: &'static str, length: u64, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template("{msg:18} {wide_bar} {human_pos}/{human_len} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.with_message(what)
+}

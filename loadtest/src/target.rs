@@ -1,0 +1,243 @@
+//! Where a server is and how it is spoken to: URLs, and the templates for subscribing and publishing.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Outcome};
+
+/// An `http://` URL in the parts that a request needs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Url {
+    /// Host and port as written, for the `Host` header.
+    pub(crate) authority: String,
+    /// Path and query, with a leading slash.
+    pub(crate) path: String,
+}
+
+impl Url {
+    pub(crate) fn parse(text: &str) -> Outcome<Url> {
+        if text.starts_with("https://") {
+            let what = "TLS is not spoken here: point it at the plain port behind the TLS proxy";
+            return Err(Failure::new(format!("`{text}`: {what}")));
+        }
+        let Some(rest) = text.strip_prefix("http://") else {
+            return Err(Failure::new(format!("`{text}` is no URL: write http://host:port/path")));
+        };
+        let split = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(split);
+        if authority.is_empty() || authority.contains('@') || text.contains(char::is_whitespace) {
+            return Err(Failure::new(format!(
+                "`{text}` is no URL that can be asked: write http://host:port/path"
+            )));
+        }
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        Ok(Url { authority: authority.to_owned(), path })
+    }
+
+    /// Looks the host up; the first address counts.
+    pub(crate) fn resolve(&self) -> Outcome<SocketAddr> {
+        let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let name = if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+        let found = name.to_socket_addrs().map(|mut addresses| addresses.next());
+        match found {
+            Ok(Some(address)) => Ok(address),
+            Ok(None) => Err(Failure::new(format!("`{name}` has no address"))),
+            Err(error) => Err(Failure::new(format!("`{name}` cannot be looked up: {error}"))),
+        }
+    }
+}
+
+/// A request with `{topic}`, `{data}` and `{seq}` in it. Other braces are plain text, so JSON needs no escaping.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Template {
+    pub(crate) method: String,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: Option<String>,
+}
+
+/// What the placeholders stand for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Values<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) data: &'a str,
+    pub(crate) sequence: u64,
+}
+
+fn fill(text: &str, values: Values<'_>) -> String {
+    text.replace("{topic}", values.topic)
+        .replace("{seq}", &values.sequence.to_string())
+        .replace("{data}", values.data)
+}
+
+impl Template {
+    /// Checks what can be checked before there is anything to fill in.
+    pub(crate) fn check(&self) -> Outcome<()> {
+        Url::parse(&fill(&self.url, Values { topic: "t", data: "d", sequence: 0 }))?;
+        for header in &self.headers {
+            let named =
+                header.split_once(':').is_some_and(|(name, _)| !name.is_empty() && !name.contains(' '));
+            if !named || header.contains(['\r', '\n']) {
+                return Err(Failure::new(format!("`{header}` is no header: write `Name: value`")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the requests go; one address for all of them.
+    pub(crate) fn address(&self) -> Outcome<SocketAddr> {
+        Url::parse(&fill(&self.url, Values { topic: "t", data: "d", sequence: 0 }))?.resolve()
+    }
+
+    /// Appends the request up to, but without, the blank line and the body.
+    pub(crate) fn head(&self, values: Values<'_>, into: &mut Vec<u8>) -> Outcome<()> {
+        let url = Url::parse(&fill(&self.url, values))?;
+        let text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, url.path, url.authority);
+        into.extend_from_slice(text.as_bytes());
+        for header in &self.headers {
+            into.extend_from_slice(fill(header, values).as_bytes());
+            into.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+
+    /// Appends the whole request.
+    pub(crate) fn request(&self, values: Values<'_>, into: &mut Vec<u8>) -> Outcome<()> {
+        self.head(values, into)?;
+        let body = self.body.as_ref().map(|body| fill(body, values)).unwrap_or_default();
+        if self.body.is_some() || self.method != "GET" {
+            into.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+        }
+        into.extend_from_slice(b"\r\n");
+        into.extend_from_slice(body.as_bytes());
+        Ok(())
+    }
+}
+
+/// A kind of server whose URLs are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Dialect {
+    /// GET {url}/events?topic={topic}; POST {url}/events as JSON
+    #[default]
+    Fanfare,
+    /// GET {url}/sub/{topic}; POST {url}/pub/{topic} with the data as the body
+    Nchan,
+    /// GET and POST {url}/.well-known/mercure; a publisher's token goes into --publish-header
+    Mercure,
+    /// PUT, POST {url}/{topic}; GET {url}/{topic}?offset=now&live=sse
+    DurableStreams,
+    /// GET {url}/{topic} (your backend answers with a GRIP hold); POST http://127.0.0.1:5561/publish/
+    Pushpin,
+    /// GET {url}/events/{topic}; POST the same with the data as the body: the built-in baselines
+    Plain,
+}
+
+/// How a server is spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Speech {
+    /// Asked once per topic before anybody subscribes.
+    pub(crate) prepare: Option<Template>,
+    pub(crate) subscribe: Template,
+    pub(crate) publish: Template,
+}
+
+impl Dialect {
+    /// The templates for a server at `url`.
+    pub(crate) fn speech(self, url: &str) -> Speech {
+        let base = url.trim_end_matches('/');
+        let template = |method: &str, url: String, headers: &[&str], body: Option<&str>| Template {
+            method: method.to_owned(),
+            url,
+            headers: headers.iter().map(|header| (*header).to_owned()).collect(),
+            body: body.map(str::to_owned),
+        };
+        let get = |url: String| template("GET", url, &["Accept: text/event-stream"], None);
+        let text = "Content-Type: text/plain";
+        let (subscribe, publish) = match self {
+            Dialect::Fanfare => (
+                get(format!("{base}/events?topic={{topic}}")),
+                template(
+                    "POST",
+                    format!("{base}/events"),
+                    &["Content-Type: application/json"],
+                    Some(r#"{"topic":"{topic}","data":"{data}"}"#),
+                ),
+            ),
+            Dialect::Nchan => (
+                get(format!("{base}/sub/{{topic}}")),
+                template("POST", format!("{base}/pub/{{topic}}"), &[text], Some("{data}")),
+            ),
+            Dialect::Mercure => (
+                get(format!("{base}/.well-known/mercure?topic={{topic}}")),
+                template(
+                    "POST",
+                    format!("{base}/.well-known/mercure"),
+                    &["Content-Type: application/x-www-form-urlencoded"],
+                    Some("topic={topic}&data={data}"),
+                ),
+            ),
+            Dialect::DurableStreams => (
+                get(format!("{base}/{{topic}}?offset=now&live=sse")),
+                template("POST", format!("{base}/{{topic}}"), &[text], Some("{data}")),
+            ),
+            Dialect::Pushpin => (
+                get(format!("{base}/{{topic}}")),
+                template(
+                    "POST",
+                    "http://127.0.0.1:5561/publish/".to_owned(),
+                    &["Content-Type: application/json"],
+                    Some(
+                        r#"{"items":[{"channel":"{topic}","formats":{"http-stream":{"content":"data: {data}\n\n"}}}]}"#,
+                    ),
+                ),
+            ),
+            Dialect::Plain => (
+                get(format!("{base}/events/{{topic}}")),
+                template("POST", format!("{base}/events/{{topic}}"), &[text], Some("{data}")),
+            ),
+        };
+        let prepare = (self == Dialect::DurableStreams)
+            .then(|| template("PUT", format!("{base}/{{topic}}"), &[text], None));
+        Speech { prepare, subscribe, publish }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart_and_wrong_ones_named() {
+        let url = Url::parse("http://[::1]:8080?x=1").unwrap();
+        assert_eq!((url.authority.as_str(), url.path.as_str()), ("[::1]:8080", "/?x=1"));
+        assert_eq!(Url::parse("http://localhost:1").unwrap().path, "/");
+        for (wrong, told) in [("https://a/", "TLS"), ("a:80", "http://host"), ("http://", "http://host")] {
+            assert!(Url::parse(wrong).unwrap_err().to_string().contains(told), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_filled_and_other_braces_stay() {
+        let mut request = Vec::new();
+        let speech = Dialect::Fanfare.speech("http://h:1/");
+        speech.publish.request(Values { topic: "a", data: "{seq}", sequence: 3 }, &mut request).unwrap();
+        let text = String::from_utf8(request).unwrap();
+        assert!(text.starts_with("POST /events HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
+        assert!(text.ends_with("Content-Length: 28\r\n\r\n{\"topic\":\"a\",\"data\":\"{seq}\"}"), "{text}");
+    }
+
+    #[test]
+    fn every_dialect_makes_requests_that_pass_the_check() {
+        for dialect in Dialect::value_variants() {
+            let speech = dialect.speech("http://127.0.0.1:9");
+            speech.subscribe.check().unwrap();
+            speech.publish.check().unwrap();
+        }
+        let mut wrong = Dialect::Plain.speech("http://127.0.0.1:9").publish;
+        wrong.headers.push("no header".to_owned());
+        assert!(wrong.check().unwrap_err().to_string().contains("Name: value"));
+    }
+}

@@ -1,0 +1,67 @@
+//! The baselines that need nothing installed, and the comparison over them.
+
+mod fake;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+#[test]
+fn a_baseline_runs_in_the_foreground_and_is_judged() {
+    for name in ["threads", "bare", "tokio"] {
+        let mut child = fake::command().args(["baseline", name]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+        let arguments =
+            format!("fanout -n 100 -r 50 -d 500ms --server plain --url {url} --server-pid {}", child.id());
+        let verdict = fake::judge(&arguments);
+        // Ended as the README says, not killed: SIGTERM has to work.
+        Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        child.wait().unwrap();
+        assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{name}: {}", verdict.complaint);
+        assert_eq!(verdict.count("deliveries"), 100 * 26, "{name}");
+        assert!(verdict.json["server_cpu_us_per_delivery"].as_f64().unwrap() > 0.0, "{name}");
+    }
+}
+
+#[test]
+fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
+    let page = fake::scratch("page.html");
+    let arguments = format!(
+        "compare --contenders threads,bare,tokio --rounds 2 --connections 20,40 -r 50 -d 300ms --html {}",
+        page.display()
+    );
+    let verdict = fake::judge(&arguments);
+    let html = std::fs::read_to_string(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    assert_eq!(verdict.code, 0, "{}", verdict.complaint);
+    let rows = verdict.json["rows"].as_array().unwrap();
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (row["name"].as_str().unwrap(), row["connections"].as_u64().unwrap()))
+        .collect();
+    let expected =
+        [("threads", 20), ("bare", 20), ("tokio", 20), ("threads", 40), ("bare", 40), ("tokio", 40)];
+    assert_eq!(told, expected);
+    for row in rows {
+        assert_eq!(row["rounds"].as_array().unwrap().len(), 2);
+        assert!(row["median"]["server_user_bytes_per_connection"].is_number());
+        assert!(row["settings"].as_str().unwrap().len() > 10);
+    }
+    assert_eq!(html.matches("<svg").count(), 2 * 4 + 1, "four plots for each size, and one over the sizes");
+    let elsewhere = ["src=", "href=", "url(", "@import", "<script"];
+    assert!(elsewhere.iter().all(|outside| !html.contains(outside)));
+}
+
+#[test]
+fn who_cannot_take_part_is_named() {
+    let verdict = fake::judge("compare --contenders fanfare-epoll");
+    assert_eq!(verdict.code, 2);
+    assert!(
+        verdict.complaint.contains("--fanfare") && verdict.complaint.contains("nobody"),
+        "{}",
+        verdict.complaint
+    );
+    let verdict = fake::judge("compare --contenders nginx");
+    assert!(verdict.complaint.contains("nchan"), "the right names are listed: {}", verdict.complaint);
+}

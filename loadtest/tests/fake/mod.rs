@@ -1,0 +1,292 @@
+//! A server of events that misbehaves exactly as it is told, a thread per connection on std.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a fake server that fails is a failed test")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How the body of a stream is framed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Framing {
+    Chunked,
+    Close,
+    Length,
+}
+
+/// What is sent to a subscriber in place of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Send {
+    /// An event by its number, the one that is due or another.
+    Event(usize),
+    /// An event with its data cut to so many bytes.
+    Cut(usize, usize),
+    /// The end of the stream, without the end of its body.
+    Hangup,
+}
+
+type Mischief = dyn Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send;
+
+pub(crate) struct Behaviour {
+    pub(crate) framing: Framing,
+    /// Line end of the stream.
+    pub(crate) newline: &'static str,
+    /// Bytes per write; 0: an event in one.
+    pub(crate) drip: usize,
+    /// For subscriber and event: what is sent.
+    pub(crate) mischief: Box<Mischief>,
+    /// For an event: how long everything waits before it is sent.
+    pub(crate) delay: Box<dyn Fn(usize) -> Duration + Sync + std::marker::Send>,
+    /// Events have ids, and who names one gets what came after it.
+    pub(crate) replays: bool,
+    /// Answer to a subscription in place of a stream.
+    pub(crate) answer: Option<&'static str>,
+    /// After `answer` the connection stays open.
+    pub(crate) lingers: bool,
+    /// Everybody gets every topic's events.
+    pub(crate) misroutes: bool,
+    /// Status line of a publish.
+    pub(crate) publish_status: &'static str,
+    /// The number of the event at which the server dies.
+    pub(crate) dies_at: usize,
+}
+
+impl Default for Behaviour {
+    fn default() -> Behaviour {
+        Behaviour {
+            framing: Framing::Chunked,
+            newline: "\n",
+            drip: 0,
+            mischief: Box::new(|_, event| vec![Send::Event(event)]),
+            delay: Box::new(|_| Duration::ZERO),
+            replays: false,
+            answer: None,
+            lingers: false,
+            misroutes: false,
+            publish_status: "200 OK",
+            dies_at: usize::MAX,
+        }
+    }
+}
+
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+}
+
+/// The path that was asked for, and who asked.
+type Stream = (String, TcpStream);
+
+struct Inside {
+    behaviour: Behaviour,
+    address: SocketAddr,
+    /// Data of all events, and the streams by their numbers; one that ended is None.
+    state: Mutex<(Vec<String>, Vec<Option<Stream>>)>,
+    joined: AtomicUsize,
+    dead: AtomicBool,
+}
+
+impl Fake {
+    pub(crate) fn start(behaviour: Behaviour) -> Fake {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let inside = Arc::new(Inside {
+            behaviour,
+            address,
+            state: Mutex::default(),
+            joined: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+        });
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                if inside.dead.load(Ordering::SeqCst) {
+                    return;
+                }
+                let inside = inside.clone();
+                std::thread::spawn(move || inside.serve(socket.unwrap()));
+            }
+        });
+        Fake { address }
+    }
+
+    /// Runs the load test against it; `arguments` start with the scenario.
+    pub(crate) fn judge(&self, arguments: &str) -> Verdict {
+        judge(&format!("{arguments} --server plain --url http://{}", self.address))
+    }
+}
+
+/// What the load test said.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) code: i32,
+    pub(crate) complaint: String,
+    pub(crate) json: serde_json::Value,
+}
+
+impl Verdict {
+    pub(crate) fn count(&self, key: &str) -> u64 {
+        self.json[key].as_u64().unwrap_or_else(|| panic!("no count `{key}` in {}", self.json))
+    }
+
+    /// Lost, doubled, out of order, damaged.
+    pub(crate) fn faults(&self) -> [u64; 4] {
+        ["lost", "doubled", "out_of_order", "damaged"].map(|key| self.count(key))
+    }
+}
+
+pub(crate) fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_fanfare-load"))
+}
+
+pub(crate) fn scratch(name: &str) -> std::path::PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::SeqCst);
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}-{name}", std::process::id()))
+}
+
+pub(crate) fn judge(arguments: &str) -> Verdict {
+    let file = scratch("report.json");
+    let output =
+        command().args(arguments.split_whitespace()).args(["-q", "--json"]).arg(&file).output().unwrap();
+    verdict(&output, &file)
+}
+
+pub(crate) fn verdict(output: &Output, file: &std::path::Path) -> Verdict {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|_| "null".to_owned());
+    let _ = std::fs::remove_file(file);
+    Verdict {
+        code: output.status.code().unwrap_or(-1),
+        complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+        json: serde_json::from_str(&text).unwrap(),
+    }
+}
+
+impl Inside {
+    fn serve(&self, socket: TcpStream) {
+        socket.set_nodelay(true).unwrap();
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        loop {
+            let (mut first, mut length, mut last_id) = (String::new(), 0usize, None);
+            if reader.read_line(&mut first).unwrap_or(0) == 0 {
+                return;
+            }
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                    return;
+                }
+                let Some((name, value)) = line.trim_end().split_once(':') else { break };
+                match name.to_ascii_lowercase().as_str() {
+                    "content-length" => length = value.trim().parse().unwrap(),
+                    "last-event-id" => last_id = value.trim().parse::<usize>().ok(),
+                    _ => {}
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let path = first.split(' ').nth(1).unwrap().to_owned();
+            if first.starts_with("GET") {
+                return self.subscribe(socket, path, last_id);
+            }
+            let accepted = self.behaviour.publish_status.starts_with('2');
+            if accepted {
+                self.publish(&path, String::from_utf8(body).unwrap());
+            }
+            if self.dead.load(Ordering::SeqCst) {
+                return;
+            }
+            let status = self.behaviour.publish_status;
+            let _ = write!(&socket, "HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\nreason");
+        }
+    }
+
+    fn subscribe(&self, mut socket: TcpStream, path: String, last_id: Option<usize>) {
+        if let Some(answer) = self.behaviour.answer {
+            let _ = socket.write_all(answer.as_bytes());
+            if self.behaviour.lingers {
+                std::thread::sleep(Duration::from_secs(5));
+            }
+            return;
+        }
+        let framing = match self.behaviour.framing {
+            Framing::Chunked => "Transfer-Encoding: chunked\r\n",
+            Framing::Close => "Connection: close\r\n",
+            Framing::Length => "Content-Length: 1000000000\r\n",
+        };
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n{framing}\r\n");
+        let mut state = self.state.lock().unwrap();
+        let number = self.joined.fetch_add(1, Ordering::SeqCst);
+        if socket.write_all(head.as_bytes()).is_err() {
+            return;
+        }
+        let newline = self.behaviour.newline;
+        self.write(&mut socket, &format!(":hello{newline}retry: 50{newline}"));
+        if let (true, Some(last_id)) = (self.behaviour.replays, last_id) {
+            for event in last_id + 1..state.0.len() {
+                let frame = self.frame(event, &state.0[event]);
+                self.write(&mut socket, &frame);
+            }
+        }
+        state.1.resize_with(number + 1, || None);
+        state.1[number] = Some((path, socket));
+    }
+
+    fn frame(&self, event: usize, data: &str) -> String {
+        let newline = self.behaviour.newline;
+        let id = if self.behaviour.replays { format!("id: {event}{newline}") } else { String::new() };
+        format!("{id}data: {data}{newline}{newline}")
+    }
+
+    fn write(&self, socket: &mut TcpStream, text: &str) {
+        let wire = match self.behaviour.framing {
+            Framing::Chunked => format!("{:x}\r\n{text}\r\n", text.len()),
+            _ => text.to_owned(),
+        };
+        let piece = if self.behaviour.drip == 0 { wire.len() } else { self.behaviour.drip };
+        for bytes in wire.as_bytes().chunks(piece) {
+            // Who is gone gets nothing; the load test leaves at the end.
+            let _ = socket.write_all(bytes);
+            if self.behaviour.drip > 0 {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    fn publish(&self, path: &str, data: String) {
+        let mut state = self.state.lock().unwrap();
+        let event = state.0.len();
+        state.0.push(data);
+        if event == self.behaviour.dies_at {
+            self.dead.store(true, Ordering::SeqCst);
+            state.1.clear();
+            // Wakes the listener, which then closes.
+            let _ = TcpStream::connect(self.address);
+            return;
+        }
+        std::thread::sleep((self.behaviour.delay)(event));
+        let (events, streams) = &mut *state;
+        for (number, slot) in streams.iter_mut().enumerate() {
+            let Some((asked, socket)) = slot else { continue };
+            if asked != path && !self.behaviour.misroutes {
+                continue;
+            }
+            let mut hangs_up = false;
+            for send in (self.behaviour.mischief)(number, event) {
+                match send {
+                    Send::Event(event) => self.write(socket, &self.frame(event, &events[event])),
+                    Send::Cut(event, length) => {
+                        self.write(socket, &self.frame(event, &events[event][..length]))
+                    }
+                    Send::Hangup => hangs_up = true,
+                }
+            }
+            if hangs_up {
+                *slot = None;
+            }
+        }
+    }
+}

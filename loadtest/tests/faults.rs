@@ -1,0 +1,147 @@
+//! Everything that can be wrong with deliveries is found and counted exactly.
+//!
+//! The fake server counts events from 0, which is the one that tries the server out; the measured ones follow.
+
+mod fake;
+
+use std::time::Duration;
+
+use fake::{Behaviour, Fake, Framing, Send};
+
+/// 20 subscribers, 50 events in half a second, and the one before them.
+const RUN: &str = "fanout -n 20 -r 100 -d 500ms --patience 400ms";
+const EVENTS: u64 = 51;
+
+fn mischievous(mischief: impl Fn(usize, usize) -> Vec<Send> + Sync + std::marker::Send + 'static) -> Fake {
+    Fake::start(Behaviour { mischief: Box::new(mischief), ..Behaviour::default() })
+}
+
+#[test]
+fn an_honest_server_has_no_faults_whatever_its_framing() {
+    for (framing, newline, drip) in [
+        (Framing::Chunked, "\n", 0),
+        (Framing::Close, "\r\n", 0),
+        (Framing::Length, "\r", 0),
+        (Framing::Chunked, "\r\n", 40),
+        (Framing::Close, "\n", 7),
+    ] {
+        let fake = Fake::start(Behaviour { framing, newline, drip, ..Behaviour::default() });
+        // Written in drops an event takes long, so there are fewer.
+        let run = if drip > 0 { "fanout -n 2 -r 20 -d 500ms" } else { RUN };
+        let verdict = fake.judge(run);
+        assert_eq!(verdict.code, 0, "{framing:?}: {}", verdict.complaint);
+        let (subscribers, events) = if drip > 0 { (2, 11) } else { (20, EVENTS) };
+        assert_eq!(verdict.count("published"), events);
+        assert_eq!(verdict.count("deliveries"), subscribers * events);
+        assert_eq!(verdict.faults(), [0; 4]);
+        assert_eq!(verdict.json["valid"], true);
+        assert_eq!(
+            verdict.json["latency_us"]["count"],
+            subscribers * (events - 1),
+            "the first is not measured"
+        );
+        assert!(verdict.json["last_subscriber_ms"].as_f64().unwrap() > 0.0);
+        assert!(verdict.json["deliveries_per_s"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn lost_events_are_counted() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (3, 5 | 6) | (7, 50) | (8, 0) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(RUN);
+    assert_eq!(verdict.faults(), [4, 0, 0, 0]);
+    assert_eq!((verdict.code, verdict.count("deliveries")), (1, 20 * EVENTS - 4));
+    assert_eq!(verdict.count("incomplete_events"), 3, "event 0 is not measured");
+    assert!(verdict.complaint.contains("4 lost"), "{}", verdict.complaint);
+}
+
+#[test]
+fn doubled_events_are_counted() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (2, 9) => vec![Send::Event(9); 3],
+        (4, 30) => vec![Send::Event(30), Send::Event(11)],
+        (5, 50) => vec![Send::Event(50), Send::Event(50)],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(RUN);
+    assert_eq!(verdict.faults(), [0, 4, 0, 0]);
+    assert_eq!((verdict.code, verdict.count("deliveries")), (1, 20 * EVENTS));
+}
+
+#[test]
+fn events_out_of_order_are_counted() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (0 | 1, 10) | (6, 20 | 21) => vec![],
+        (0 | 1, 11) => vec![Send::Event(11), Send::Event(10)],
+        (6, 22) => vec![Send::Event(22), Send::Event(21), Send::Event(20)],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(RUN);
+    assert_eq!(verdict.faults(), [0, 0, 4, 0]);
+    assert_eq!((verdict.code, verdict.count("deliveries")), (1, 20 * EVENTS));
+}
+
+#[test]
+fn truncated_events_are_counted_as_damaged_and_lost() {
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (1, 7) => vec![Send::Cut(7, 199)],
+        (2, 8) => vec![Send::Cut(8, 20)],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(RUN);
+    assert_eq!(verdict.faults(), [2, 0, 0, 2]);
+}
+
+#[test]
+fn events_of_topics_that_nobody_asked_for_are_counted() {
+    let fake = Fake::start(Behaviour { misroutes: true, ..Behaviour::default() });
+    let verdict = fake.judge("topics -n 7 -r 100 -d 200ms");
+    assert_eq!((verdict.code, verdict.count("deliveries"), verdict.count("misrouted")), (1, 20, 20 * 6));
+    assert_eq!(verdict.faults(), [0; 4]);
+}
+
+#[test]
+fn all_faults_together_are_told_apart() {
+    let fake = mischievous(|subscriber, event| match (subscriber % 5, event) {
+        (0, 12) => vec![],
+        (1, 13) => vec![Send::Event(13), Send::Event(13)],
+        (2, 14) => vec![],
+        (2, 15) => vec![Send::Event(15), Send::Event(14)],
+        (3, 16) => vec![Send::Cut(16, 100)],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(&format!("{RUN} --threads 3"));
+    assert_eq!(verdict.faults(), [8, 4, 4, 4]);
+}
+
+#[test]
+fn latency_counts_from_the_intended_time() {
+    // Once the server does nothing for half a second, and the publisher waits for it. Who then measures from
+    // the time of sending sees one slow event of a hundred; fifty were late.
+    let delay = |event| if event == 20 { Duration::from_millis(500) } else { Duration::ZERO };
+    let fake = Fake::start(Behaviour { delay: Box::new(delay), ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 5 -r 100 -d 1s");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    let latency = |key: &str| verdict.json["latency_us"][key].as_f64().unwrap();
+    assert!(latency("max") >= 500_000.0 && latency("p90") > 300_000.0, "{}", verdict.json["latency_us"]);
+    assert!(latency("p50") < 300_000.0);
+    assert!(verdict.json["notes"].to_string().contains("late"), "{}", verdict.json["notes"]);
+}
+
+#[test]
+fn a_stream_that_ends_is_resumed_like_a_browser_would() {
+    let hang_up = |_, event| if event == 20 { vec![Send::Hangup] } else { vec![Send::Event(event)] };
+    let replaying = Behaviour { mischief: Box::new(hang_up), replays: true, ..Behaviour::default() };
+    let verdict = Fake::start(replaying).judge(RUN);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(["streams_ended", "streams_cut", "streams_reopened"].map(|key| verdict.count(key)), [20; 3]);
+
+    // The same without anything to resume from: what was missed is lost, to the last event.
+    let verdict = mischievous(hang_up).judge(RUN);
+    assert_eq!(verdict.code, 1);
+    assert!(verdict.count("lost") >= 20);
+    assert_eq!(verdict.count("lost") + verdict.count("deliveries"), 20 * EVENTS);
+}

@@ -1,0 +1,132 @@
+//! Whole runs: every scenario against an honest server, Ctrl-C, and the real server where there is one.
+
+mod fake;
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use fake::{Behaviour, Fake};
+
+fn honest() -> Fake {
+    Fake::start(Behaviour { replays: true, ..Behaviour::default() })
+}
+
+#[test]
+fn a_scenario_file_runs() {
+    let file = fake::scratch("scenario.toml");
+    let fake = honest();
+    let text = format!(
+        "scenario = \"fanout\"\nurl = \"http://{}\"\nserver = \"plain\"\nsubscribers = 5\nrate = 50\nduration = \"200ms\"\nburst = 5\n",
+        fake.address
+    );
+    std::fs::write(&file, text).unwrap();
+    let verdict = fake::judge(&format!("run {}", file.display()));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((verdict.code, verdict.count("deliveries")), (0, 5 * 11), "{}", verdict.complaint);
+}
+
+#[test]
+fn a_storm_with_resume_loses_nothing() {
+    let verdict = honest().judge("storm -n 50 -r 50 -d 900ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.json["opening"]["streams"], 100);
+    assert!(verdict.json["storm_all_back_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_storm_without_resume_misses_and_says_how_much() {
+    let verdict = honest().judge("storm --no-resume -n 50 -r 50 -d 900ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("deliveries") + verdict.count("missed_while_away"), 50 * 46);
+}
+
+#[test]
+fn the_other_scenarios_run() {
+    for (arguments, deliveries) in [
+        ("idle -n 20 -d 300ms --events 3", Some(20 * 4)),
+        ("saturate -n 5 -d 300ms --window 10", None),
+        ("churn -n 20 -r 50 -d 500ms --per-second 40", None),
+        ("topics -n 7 -r 100 -d 200ms --publishers 2", Some(20)),
+        ("mixed -n 20 --small 5 -r 20 --small-rate 50 -d 400ms", Some(15 * 9 + 5 * 21)),
+        ("slow -n 20 --share 0.25 -r 50 -d 400ms", Some(20 * 21)),
+    ] {
+        let verdict = honest().judge(&format!("{arguments} --server-pid {}", std::process::id()));
+        assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{arguments}: {}", verdict.complaint);
+        if let Some(deliveries) = deliveries {
+            assert_eq!(verdict.count("deliveries"), deliveries, "{arguments}");
+        }
+        assert!(verdict.json["server_user_bytes_per_connection"].is_number(), "{arguments}");
+        let cpu = if arguments.starts_with("idle") {
+            "server_idle_cpu_share"
+        } else {
+            "server_cpu_us_per_delivery"
+        };
+        assert!(verdict.json[cpu].is_number(), "{arguments}");
+    }
+}
+
+#[test]
+fn without_a_pid_memory_is_left_out_and_that_is_said() {
+    let verdict = honest().judge("fanout -n 3 -r 20 -d 200ms");
+    assert!(verdict.json["server_user_bytes_per_connection"].is_null());
+    assert!(verdict.json["notes"].to_string().contains("--server-pid"));
+}
+
+#[test]
+fn ctrl_c_leaves_a_partial_report() {
+    let (fake, file) = (honest(), fake::scratch("report.json"));
+    let child = fake::command()
+        .args(["fanout", "-n", "10", "-r", "100", "-d", "60s", "-q", "--server", "plain", "--url"])
+        .arg(format!("http://{}", fake.address))
+        .arg("--json")
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let verdict = fake::verdict(&child.wait_with_output().unwrap(), &file);
+    assert_eq!((verdict.code, &verdict.json["partial"]), (130, &true.into()), "{}", verdict.complaint);
+    assert!(verdict.count("deliveries") > 100 && verdict.complaint.contains("partial"));
+}
+
+#[test]
+fn the_scenario_files_that_are_shipped_are_understood() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 9);
+    for file in files {
+        // Nobody listens on port 9, so what was understood fails with that.
+        let verdict = fake::judge(&format!("run {} --url http://127.0.0.1:9", file.display()));
+        assert!(verdict.complaint.contains("nothing listens"), "{}: {}", file.display(), verdict.complaint);
+    }
+}
+
+/// Needs the server's binary: `FANFARE_BIN=target/release/fanfare`.
+#[test]
+fn the_real_server_passes() {
+    let Ok(binary) = std::env::var("FANFARE_BIN") else {
+        eprintln!("skipped: FANFARE_BIN is not set");
+        return;
+    };
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut server = Command::new(binary)
+        .args(["serve", "--listen", &address.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let run = |scenario: &str| {
+        let pid = server.id();
+        fake::judge(&format!("{scenario} -n 500 -r 50 -d 1s --url http://{address} --server-pid {pid}"))
+    };
+    let verdicts = ["fanout", "storm", "slow", "churn", "topics", "mixed"].map(run);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    for verdict in verdicts {
+        assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    }
+}
