@@ -46,7 +46,7 @@ impl Bare {
     /// Descriptors or threads are used up, or the thread got no descriptor table of its own.
     pub fn start(core: usize, count: usize) -> Outcome<Bare> {
         let (sockets, arriving) = pass::channel()?;
-        let left_behind = arriving.left_behind();
+        let left_behind = arriving.as_raw_fd();
         let (orders, ordered) = mpsc::channel();
         let (tell, done) = mpsc::channel();
         let thread = thread::Builder::new().name("bare".to_owned()).spawn(move || {
@@ -58,7 +58,7 @@ impl Bare {
         let bare = Bare { orders, done, sockets, thread: Some(thread) };
         // Its first word: it has a table of its own.
         bare.wait_done()?;
-        left_behind.close();
+        table::close_left_behind(&[left_behind]);
         Ok(bare)
     }
 

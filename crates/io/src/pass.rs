@@ -10,8 +10,8 @@
 //!
 //! A thread that leaves takes a *copy* of its end along, and drops that copy. The one in the shared table
 //! is left behind with no owner: the receiver would never see the end of its senders, nor a sender that its
-//! receiver is gone. So the thread that started the other one closes it when the other has left: by the
-//! end's [`LeftBehind`], or together with other descriptors by [`crate::table::close_left_behind`].
+//! receiver is gone. So the thread that started the other one closes it when the other has left, by
+//! [`crate::table::close_left_behind`].
 
 use std::io;
 use std::mem;
@@ -52,22 +52,6 @@ pub struct SocketReceiver {
     fd: OwnedFd,
 }
 
-/// The copy of an end in the shared table, after the end was moved to a thread with a private one.
-#[derive(Debug)]
-#[must_use = "the other end waits for ever for this copy to be closed"]
-pub struct LeftBehind {
-    number: RawFd,
-}
-
-impl LeftBehind {
-    /// Closes the copy. To be called in the shared table, and only after the thread that owns the end has
-    /// left it (has come back from [`crate::table::make_private`] without an error): before that it is not a
-    /// copy but the end itself.
-    pub fn close(self) {
-        crate::table::close_left_behind(&[self.number]);
-    }
-}
-
 /// A new pair. Both ends are non-blocking.
 ///
 /// # Errors
@@ -81,11 +65,6 @@ pub fn channel() -> io::Result<(SocketSender, SocketReceiver)> {
 }
 
 impl SocketSender {
-    /// The copy that stays in the shared table when a thread takes this end into its private one.
-    pub fn left_behind(&self) -> LeftBehind {
-        LeftBehind { number: self.fd.as_raw_fd() }
-    }
-
     /// Another sender to the same receiver.
     ///
     /// # Errors
@@ -147,11 +126,6 @@ impl SocketSender {
 }
 
 impl SocketReceiver {
-    /// The copy that stays in the shared table when a thread takes this end into its private one.
-    pub fn left_behind(&self) -> LeftBehind {
-        LeftBehind { number: self.fd.as_raw_fd() }
-    }
-
     /// The next socket and, in `buffer` (which is cleared first), its bytes; `None` when nothing is there.
     ///
     /// # Errors

@@ -157,7 +157,7 @@ fn sockets_pass_between_two_private_tables() {
     let address = listener.local_addr().unwrap();
 
     let left = [sender.as_raw_fd(), listener.as_raw_fd()];
-    let left_receiver = receiver.left_behind();
+    let left_receiver = receiver.as_raw_fd();
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
     let (giving_left, taking_left) = (barrier.clone(), barrier.clone());
     let giving = thread::spawn(move || {
@@ -197,7 +197,7 @@ fn sockets_pass_between_two_private_tables() {
     });
     barrier.wait();
     table::close_left_behind(&left);
-    left_receiver.close();
+    table::close_left_behind(&[left_receiver]);
     // Now each thread holds one end alone.
     for index in 0..COUNT {
         let mut peer = connect(address);
