@@ -213,8 +213,7 @@ impl Audiences {
                 let marked = audience.take(&marking.frame, self.laggard_frames, self.laggard_bytes);
                 self.crowded += usize::from(marked.newly_crowded);
                 if marked.newly_dirty {
-                    let small = audience.members.len() <= SMALL_AUDIENCE;
-                    if small { &mut self.small_line } else { &mut self.broad_line }.push_back(id);
+                    audience.line(&mut self.small_line, &mut self.broad_line).push_back(id);
                 }
             }
             if ids.len() >= left {
@@ -287,8 +286,8 @@ impl Audiences {
     }
 
     fn stand_in_line(&mut self, id: AudienceId) {
-        let small = self.table[id.0 as usize].members.len() <= SMALL_AUDIENCE;
-        if small { &mut self.small_line } else { &mut self.broad_line }.push_back(id);
+        let audience = &self.table[id.0 as usize];
+        audience.line(&mut self.small_line, &mut self.broad_line).push_back(id);
     }
 
     /// The next members of this sweep to send to, at most `budget`; `None` when the pass is over.
@@ -511,6 +510,11 @@ impl Audience {
         }
         let crowded = self.is_crowded(laggard_frames, laggard_bytes);
         Marked { newly_crowded: crowded && !was_crowded, newly_dirty }
+    }
+
+    /// The line that an audience of this size stands in.
+    fn line<'line, Line>(&self, small: &'line mut Line, broad: &'line mut Line) -> &'line mut Line {
+        if self.members.len() <= SMALL_AUDIENCE { small } else { broad }
     }
 
     fn begin_pass(&mut self) {
