@@ -1,20 +1,32 @@
 //! Response heads: the start of a stream, and refusals.
 
 use std::fmt::Write;
+use std::io::Write as _;
+use std::time::SystemTime;
 
 use fanfare_proto::frame::WireFormat;
+use httpdate::HttpDate;
 
 use crate::admission::{Refusal, Subscribe};
 
 /// Appends the head of a stream. `Content-Type` is bare because some clients compare it for equality;
-/// `no-transform` and `X-Accel-Buffering` keep proxies from holding events back.
-pub(crate) fn stream_head(subscribe: &Subscribe, format: WireFormat, gap: bool, out: &mut Vec<u8>) {
+/// `no-transform` and `X-Accel-Buffering` keep proxies from holding events back. "An origin server with a clock MUST
+/// generate a Date header field in all 2xx (Successful), 3xx (Redirection), and 4xx (Client Error) responses"
+/// (RFC 9110, section 6.6.1).
+pub(crate) fn stream_head(
+    subscribe: &Subscribe,
+    format: WireFormat,
+    gap: bool,
+    date: SystemTime,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(
         b"HTTP/1.1 200 OK\r\n\
           Content-Type: text/event-stream\r\n\
           Cache-Control: no-store, no-cache, no-transform\r\n\
           X-Accel-Buffering: no\r\n",
     );
+    let _ = write!(out, "Date: {}\r\n", HttpDate::from(date));
     out.extend_from_slice(match format {
         WireFormat::Chunked => b"Transfer-Encoding: chunked\r\n".as_slice(),
         WireFormat::Plain => b"Connection: close\r\n",
@@ -27,7 +39,7 @@ pub(crate) fn stream_head(subscribe: &Subscribe, format: WireFormat, gap: bool, 
 }
 
 /// A whole refusal, head and body.
-pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
+pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     let status = refusal.status;
     let title = reason_phrase(status);
     let mut body = String::new();
@@ -38,7 +50,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
             r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#
         );
     }
-    let mut out = format!("HTTP/1.1 {status} {title}\r\n");
+    let date = HttpDate::from(date);
+    let mut out = format!("HTTP/1.1 {status} {title}\r\nDate: {date}\r\n");
     if status != 204 {
         let length = body.len();
         let _ = write!(out, "Content-Type: application/problem+json\r\nContent-Length: {length}\r\n");
@@ -92,10 +105,12 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_whole_response_with_its_exact_length() {
-        let text = refusal(&Refusal::new(400, "say \"what\"\n").header("Allow", "GET"));
+        let text =
+            refusal(&Refusal::new(400, "say \"what\"\n").header("Allow", "GET"), SystemTime::UNIX_EPOCH);
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+        assert!(head.contains("\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"));
         assert!(head.contains("\r\nAllow: GET"));
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
         assert!(body.contains(r#""detail":"say \"what\"\u000a""#));

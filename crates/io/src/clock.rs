@@ -1,6 +1,6 @@
 //! Time. Everything else in the project takes `now` as an argument; it comes from here.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A monotonic clock that starts at zero. The only reader of the machine's clock in the engine.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,13 @@ impl Clock {
     #[allow(clippy::disallowed_methods)] // This is the one place.
     pub fn now(&self) -> Duration {
         Instant::now().saturating_duration_since(self.start)
+    }
+
+    /// The date, for people and for HTTP: not before 1970, and set by others, so it may go back.
+    #[must_use]
+    #[allow(clippy::disallowed_methods)] // This is the one place.
+    pub fn date(&self) -> SystemTime {
+        SystemTime::now().max(SystemTime::UNIX_EPOCH)
     }
 }
 

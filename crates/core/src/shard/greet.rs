@@ -192,7 +192,7 @@ impl<I: Io> Shard<I> {
                 }
             }
             Reply::Refuse(refusal) => {
-                self.reply(socket, Reply::Answer(response::refusal(&refusal)), now);
+                self.reply(socket, Reply::Answer(response::refusal(&refusal, self.date)), now);
             }
             Reply::Answer(bytes) => {
                 self.counts.refused += 1;
@@ -402,7 +402,7 @@ impl<I: Io> Shard<I> {
         let format = subscription.format();
         let gap = start.filter(|start| start.gap);
         let mut bytes = Vec::with_capacity(512);
-        response::stream_head(subscribe, format, gap.is_some(), &mut bytes);
+        response::stream_head(subscribe, format, gap.is_some(), self.date, &mut bytes);
         let mut body = Vec::with_capacity(64);
         let retry = subscribe.retry.unwrap_or_else(|| self.jittered_retry());
         prelude(retry.as_millis() as u64, &mut body);
@@ -426,7 +426,7 @@ impl<I: Io> Shard<I> {
             }
             FullPolicy::EndStream => {
                 let mut bytes = Vec::new();
-                response::stream_head(subscribe, format, false, &mut bytes);
+                response::stream_head(subscribe, format, false, self.date, &mut bytes);
                 ending(self.jittered_retry().as_millis() as u64, format, &mut bytes);
                 Reply::Answer(bytes)
             }

@@ -12,7 +12,7 @@ mod upkeep;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::pass::{SocketReceiver, SocketSender};
@@ -58,6 +58,8 @@ pub(crate) struct Shard<I: Io> {
     limits: Limits,
     /// For sockets that others accepted; ours inherit it from their listener.
     socket_options: SocketOptions,
+    /// What response heads say; set before each tick.
+    date: SystemTime,
     log: Log,
     audiences: Audiences,
     connections: Slab<Connection>,
@@ -109,6 +111,7 @@ impl<I: Io> Shard<I> {
             io,
             links,
             socket_options,
+            date: SystemTime::UNIX_EPOCH,
             log: Log::new(epoch, limits.retention),
             audiences: Audiences::new(limits.laggard_frames, limits.laggard_bytes),
             connections: Slab::new(),
@@ -141,6 +144,7 @@ impl<I: Io> Shard<I> {
             }
             self.links.mailbox.awake();
             now = clock.now();
+            self.date = clock.date();
             self.tick(now, &mut notifications);
         }
     }
