@@ -47,10 +47,12 @@ impl Cors {
         }
     }
 
-    /// The response fields for this request.
+    /// The response fields for this request. Where the answer depends on the origin it says so whoever asks: a
+    /// cache must not give the answer for one page to another (Fetch standard, "CORS protocol and HTTP caches").
     pub(crate) fn fields(&self, origin: Option<&[u8]>, host: Option<&str>) -> Vec<(&'static str, String)> {
         match self.judge(origin, host) {
-            Verdict::SameOrigin | Verdict::Refused => Vec::new(),
+            Verdict::SameOrigin | Verdict::Refused if self.any => Vec::new(),
+            Verdict::SameOrigin | Verdict::Refused => vec![("Vary", "Origin".to_owned())],
             Verdict::Any => vec![("Access-Control-Allow-Origin", "*".to_owned())],
             Verdict::Listed(origin) => vec![
                 ("Access-Control-Allow-Origin", origin.to_owned()),
