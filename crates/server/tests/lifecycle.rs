@@ -46,6 +46,51 @@ on_both_backends! {
         assert_eq!(subscriber.event().data, "1");
     }
 
+    fn the_server_listens_on_ipv6(backend) {
+        let server = Server::start_with(backend, &["--listen", "[::1]:0"]);
+        assert!(server.address.is_ipv6());
+        // By its address as browsers write it, for the shard and for the control plane.
+        let host = format!("[::1]:{}", server.port());
+        let mut subscriber = server.subscribe_with("topic=a", &[("Host", &host)]);
+        let origin = format!("http://{host}");
+        let fields = [("Host", host.as_str()), ("Origin", origin.as_str())];
+        let response = server.connect().post_with("application/json", r#"{"topic":"a","data":"1"}"#, &fields);
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(subscriber.event().data, "1");
+        server.expect_health();
+    }
+
+    fn pinned_shards_have_a_core_of_their_own(backend) {
+        let free = Server::start_with(backend, &["--shards", "1"]);
+        let cores = free.cores_of_shards();
+        let [all] = &cores[..] else { panic!("one shard: {cores:?}") };
+        let server = Server::start_with(backend, &["--shards", "2", "--pin"]);
+        let mut pinned = server.cores_of_shards();
+        assert_eq!(pinned.len(), 2);
+        assert!(pinned.iter().all(|core| core.parse::<usize>().is_ok()), "{pinned:?}");
+        pinned.dedup();
+        let several = all.parse::<usize>().is_err();
+        assert_eq!(pinned.len(), if several { 2 } else { 1 }, "{pinned:?} of {all}");
+        server.expect_health();
+    }
+
+    fn shards_have_descriptor_tables_of_their_own_unless_told_otherwise(backend) {
+        for (options, seen) in [(&[][..], 0), (&["--shared-table"][..], 20)] {
+            let server = Server::start_with(backend, options);
+            let before = server.sockets_of_main_thread();
+            let mut subscribers: Vec<Subscriber> = (0..20).map(|_| server.subscribe("topic=a")).collect();
+            let id = server.publish("a", "1");
+            for subscriber in &mut subscribers {
+                assert_eq!(subscriber.event().id, id);
+            }
+            // The connection that published is the control plane's for a moment.
+            eventually(&format!("the main thread sees {seen} more sockets with {options:?}"), || {
+                (server.sockets_of_main_thread() == before + seen).then_some(())
+            });
+            server.expect_health();
+        }
+    }
+
     fn a_drain_ends_streams_between_events_and_after_all_that_was_published(backend) {
         const EVENTS: usize = 1000;
         let mut server = Server::start_with(backend, &["--drain", "1s", "--retry", "3s"]);

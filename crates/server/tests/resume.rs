@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
-use support::{Backend, Random, Server, Subscriber, on_both_backends, seed};
+use support::{Backend, Random, Server, Subscriber, eventually, on_both_backends, seed};
 
 /// Publishes `count` events whose data is their number from 1 on, and gives their ids.
 fn publish_numbered(server: &Server, topic: &str, count: usize) -> Vec<String> {
@@ -145,6 +145,37 @@ on_both_backends! {
             let expected: Vec<String> = (first..=10).map(|number| number.to_string()).collect();
             assert_eq!(subscriber.data(expected.len()), expected, "after {number}");
         }
+    }
+
+    fn retention_by_bytes_keeps_the_newest(backend) {
+        let server = Server::start_with(backend, &["--retain-bytes", "10KiB"]);
+        let mut ids = Vec::new();
+        for number in 1..=20 {
+            ids.push(server.publish("a", &format!("{number} {}", "x".repeat(1000))));
+        }
+        server.settle();
+        let topic = server.topic("a").expect("it is retained");
+        // Each of the frames has 1,000 bytes and some more.
+        let kept = topic["retained"].as_u64().expect("a count") as usize;
+        assert!((8..=10).contains(&kept), "{topic}");
+        assert_eq!((&topic["oldest"], &topic["newest"]), (&ids[20 - kept].as_str().into(), &ids[19].as_str().into()));
+        let mut subscriber = server.subscribe("topic=a&last_event_id=earliest");
+        let replayed: Vec<String> = subscriber.events(kept).into_iter().map(|event| event.id).collect();
+        assert_eq!(replayed, ids[20 - kept..]);
+        let gap = server.subscribe_with("topic=a", &[("Last-Event-ID", &ids[0])]);
+        assert_eq!(gap.header("Fanfare-Gap"), Some("true"));
+    }
+
+    fn retention_by_age_forgets_what_is_old(backend) {
+        let server = Server::start_with(backend, &["--retain-age", "500ms"]);
+        let id = server.publish("a", "old");
+        // Without subscribers and events there is nothing to say about the topic.
+        eventually("the event is forgotten", || server.topic("a").is_none().then_some(()));
+        let mut late = server.subscribe_with("topic=a", &[("Last-Event-ID", "earliest")]);
+        let mut resumed = server.subscribe_with("topic=a", &[("Last-Event-ID", &id)]);
+        assert_eq!(resumed.header("Fanfare-Gap"), None, "nothing came behind it");
+        server.publish("a", "new");
+        assert_eq!((late.event().data.as_str(), resumed.event().data.as_str()), ("new", "new"));
     }
 
     fn a_publishers_own_id_resumes_while_it_is_retained(backend) {

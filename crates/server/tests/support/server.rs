@@ -1,8 +1,10 @@
 //! The program under test, and what it offers.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -218,6 +220,39 @@ impl Server {
         kib << 10
     }
 
+    /// The sockets that its threads hold in all their descriptor tables, subscribers' and others'.
+    pub(crate) fn sockets(&self) -> usize {
+        let all: HashSet<_> =
+            self.threads().iter().flat_map(|thread| sockets_in(&thread.join("fd"))).collect();
+        all.len()
+    }
+
+    /// The sockets in the descriptor table of its main thread.
+    pub(crate) fn sockets_of_main_thread(&self) -> usize {
+        sockets_in(Path::new(&format!("/proc/{}/fd", self.child.id()))).len()
+    }
+
+    /// On which cores each of its shards may run, as `status` in proc(5) has it.
+    pub(crate) fn cores_of_shards(&self) -> Vec<String> {
+        let status = |thread: PathBuf| fs::read_to_string(thread.join("status")).unwrap_or_default();
+        let shards = self
+            .threads()
+            .into_iter()
+            .map(status)
+            .filter(|status| status.starts_with("Name:\tfanfare-shard"));
+        let cores = |status: String| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            line.expect("the format of proc(5)").trim().to_owned()
+        };
+        shards.map(cores).collect()
+    }
+
+    /// Where proc(5) describes its threads.
+    fn threads(&self) -> Vec<PathBuf> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the server runs");
+        threads.flatten().map(|thread| thread.path()).collect()
+    }
+
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
@@ -253,6 +288,13 @@ impl Drop for Server {
             assert!(!log.contains("panicked"), "a thread of the server panicked:\n{log}");
         }
     }
+}
+
+/// A thread or a descriptor may be gone by the time that we look.
+fn sockets_in(table: &Path) -> HashSet<PathBuf> {
+    let entries = fs::read_dir(table).into_iter().flatten().flatten();
+    let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
 }
 
 fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
