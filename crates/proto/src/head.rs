@@ -680,9 +680,10 @@ fn is_token_byte(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Printable ASCII without `#`. Browsers send some bytes unescaped that RFC 3986 does not allow; they do no harm.
+/// Printable ASCII without `#`, `"`, `<` and `>`. Browsers send some other bytes unescaped that RFC 3986 does not allow;
+/// they do no harm.
 fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
+    byte.is_ascii_graphic() && !b"#\"<>".contains(&byte)
 }
 
 /// `field-vchar`, space and tab (RFC 9110, section 5.5).

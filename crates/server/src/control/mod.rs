@@ -4,35 +4,38 @@
 //! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
 //! it.
 
-mod prefixed;
 mod problem;
 mod publish;
 mod routes;
+mod strict;
+mod unread;
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, Response, Version, header};
+use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, WireFormat};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
 use crate::cors::Cors;
 use fanfare::Admission;
-use prefixed::Prefixed;
 use problem::Problem;
+use strict::Strict;
+use unread::Watched;
 
 /// Connections that the control plane serves at once; further ones are closed.
 const CONNECTIONS: usize = 4096;
@@ -42,6 +45,9 @@ const WAITING: usize = 1024;
 
 /// Time for a head on a connection that is kept open, the wait for it included.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// How long a client may go on sending after its last answer, before the socket is closed under it.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// What the control plane works with.
 pub(crate) struct Control {
@@ -87,10 +93,17 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
 
 /// Serves one connection until it ends or becomes a subscriber's.
 async fn serve(control: &Control, router: Router, handed: HandedOver) {
-    let Ok(socket) = tokio::net::TcpStream::from_std(handed.socket) else { return };
+    let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
+    let socket = Strict::new(handed.received, socket, control.hub.limits().head);
+    let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
-        let reply = match subscription(control, &request) {
+        let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
+        let is_last = refusal.is_some() || strict::is_last(request.headers());
+        let (head, body) = request.into_parts();
+        let (body, unread) = Watched::new(body);
+        let request = Request::from_parts(head, body);
+        let reply = match refusal.map(Err).or_else(|| subscription(control, &request)) {
             Some(Ok(subscribe)) => {
                 // The answer comes from a shard: this request never gets one here.
                 let _ = give_back.try_send(subscribe);
@@ -100,20 +113,22 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
         async move {
-            let response: Response<Body> = match reply {
+            let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
                 Some(Ok(answer)) => answer.await.into_response(),
             };
+            if is_last || unread.load(Ordering::Relaxed) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Prefixed::new(handed.received, socket));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_headers(64)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(socket), service);
     let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {
         ended = &mut connection => {
             if let Err(error) = ended {
@@ -123,8 +138,8 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
         }
         subscribe = given_back.recv() => subscribe,
     };
-    let Some((subscribe, format)) = subscribe else { return };
     let socket = connection.into_parts().io.into_inner().into_inner();
+    let Some((subscribe, format)) = subscribe else { return linger(socket).await };
     match socket.into_std() {
         Ok(socket) => {
             if let Err(error) = control.hub.adopt(socket, subscribe, format) {
@@ -135,12 +150,29 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
     }
 }
 
-/// What a request is, if it is a `GET /events`: a subscription or a refusal.
-fn subscription(
+/// Throws away what still comes, so that the close does not reset the connection under the last answer (RFC 9112,
+/// section 9.6).
+async fn linger(socket: TcpStream) {
+    let mut ignored = [0; 4096];
+    let _ = tokio::time::timeout(LINGER, async {
+        while socket.readable().await.is_ok() {
+            match socket.try_read(&mut ignored) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    })
+    .await;
+}
+
+/// What a request is, if it is a `GET /events`: a subscription or a refusal. A `HEAD` is refused as a `GET` would be.
+fn subscription<B>(
     control: &Control,
-    request: &Request<Incoming>,
+    request: &Request<B>,
 ) -> Option<Result<(Subscribe, WireFormat), Problem>> {
-    if request.method() != Method::GET || request.uri().path() != "/events" {
+    let is_head = request.method() == Method::HEAD;
+    if !(is_head || request.method() == Method::GET) || request.uri().path() != "/events" {
         return None;
     }
     let target = request.uri().to_string();
@@ -151,6 +183,7 @@ fn subscription(
         Err(error) => return Some(Err(Problem::new(error.status(), error.to_string()))),
     };
     Some(match control.admission.admit(&head) {
+        Decision::Subscribe(_) if is_head => return None,
         Decision::Subscribe(subscribe) => Ok((subscribe, head.wire_format())),
         Decision::Refuse(refusal) => Err(Problem::from(refusal)),
         Decision::HandOver => return None,
@@ -160,7 +193,9 @@ fn subscription(
 /// The origin and host of a request, for the cross-origin rules.
 fn origin_and_host<B>(request: &Request<B>) -> (Option<&[u8]>, Option<&str>) {
     let headers = request.headers();
-    let origin = headers.get(header::ORIGIN).map(|origin| origin.as_bytes());
+    let mut origins = headers.get_all(header::ORIGIN).iter().map(|origin| origin.as_bytes());
+    // A browser sends one (RFC 6454, section 7.3). Of two none is believed.
+    let origin = origins.next().map(|origin| if origins.next().is_some() { b"" } else { origin });
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     (origin, request.uri().authority().map(|authority| authority.as_str()).or(host))
 }

@@ -44,6 +44,13 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let coded = headers.get_all(header::CONTENT_ENCODING).iter();
+    if coded.into_iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        // RFC 9110, sections 8.4 and 12.5.3.
+        return Problem::new(415, "send the body as it is, without a Content-Encoding")
+            .header("Accept-Encoding", "identity")
+            .into_response();
+    }
     let answer = match essence.as_str() {
         "application/json" => publish_json(&control, body).await,
         "application/x-www-form-urlencoded" => publish_form(&control, body).await,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -69,9 +70,13 @@ async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body
     let refused = control.cors.judge(origin, host) == Verdict::Refused;
     let fields = control.cors.fields(origin, host);
     if refused && request.method() == "POST" {
-        return Problem::new(403, "pages of this origin may not publish; see --cors-origin").into_response();
+        let refusal = Problem::new(403, "pages of this origin may not publish; see --cors-origin");
+        return with_fields(refusal.into_response(), fields);
     }
-    let mut response = next.run(request).await;
+    with_fields(next.run(request).await, fields)
+}
+
+fn with_fields(mut response: Response, fields: Vec<(&'static str, String)>) -> Response {
     for (name, value) in fields {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             response.headers_mut().append(name, value);
@@ -130,7 +135,11 @@ async fn topics(State(control): State<Arc<Control>>) -> Response {
     Json(json!({ "topics": topics })).into_response()
 }
 
-async fn topic(State(control): State<Arc<Control>>, Path(name): Path<String>) -> Response {
+async fn topic(State(control): State<Arc<Control>>, name: Result<Path<String>, PathRejection>) -> Response {
+    let Ok(Path(name)) = name else {
+        return Problem::new(400, "the topic in the path is not UTF-8 once its % escapes are decoded")
+            .into_response();
+    };
     let topic = match Topic::new(&name) {
         Ok(topic) => topic,
         Err(error) => return Problem::new(400, error.to_string()).into_response(),
