@@ -1,9 +1,11 @@
 //! What a shard counts. Plain numbers on the shard's side, stored for others to read once per tick:
 //! no atomic operation per delivery. And what it is asked for: the counts of its topics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use fanfare_proto::connection::Farewell;
+
+use crate::sync::AtomicU64;
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -15,7 +17,8 @@ macro_rules! counts {
             pub farewells: [u64; Farewell::ALL.len()],
         }
 
-        /// The last numbers that a shard has published.
+        /// The last numbers that a shard has published. Each is whole; a reader may find some of them one tick newer
+        /// than others, so nothing is to be concluded from two together.
         #[derive(Default)]
         pub(crate) struct SharedCounts {
             $($name: AtomicU64,)*

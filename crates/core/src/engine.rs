@@ -4,7 +4,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::counts::SharedCounts;
 use crate::hub::{Hub, ShardHandle};
 use crate::mailbox::Mailbox;
 use crate::shard::{Links, Shard};
+use crate::sync::AtomicU64;
 
 /// How an engine is started.
 pub struct Builder {

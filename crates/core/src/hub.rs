@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -17,7 +17,8 @@ use fanfare_proto::limits::Limits;
 
 use crate::admission::Subscribe;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
-use crate::mailbox::{Adoption, Mail, Mailbox};
+use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex};
 
 /// A handle on a running engine. Clones share it; any thread may use it.
 #[derive(Clone)]
@@ -31,7 +32,9 @@ struct Inner {
     limits: Limits,
     /// The newest `seq`. Its lock also fixes the order of mail, so that every shard sees the same.
     order: Mutex<u64>,
-    /// The same number, for the shards: raised before the first of them can have the event.
+    /// The same number, for the shards: raised before the first of them can have the event. So who has had an event
+    /// from one shard, and then comes to another, finds this raised there. Relaxed: the lock of the mailbox is between
+    /// the raise and the first shard's send, the reader's sockets are between that and the second shard's look.
     newest: Arc<AtomicU64>,
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
@@ -136,20 +139,22 @@ impl Hub {
         let mut order = inner.order.lock().unwrap_or_else(PoisonError::into_inner);
         inner.check_room(events.len(), bytes)?;
         let published = inner.clock.now();
-        let (mut first, mut last) = (None, String::new());
+        let (mut seq, mut first, mut last) = (*order, None, String::new());
         let frames: Vec<Arc<Frame>> = events
             .drain(..)
             .map(|event| {
-                *order += 1;
+                seq += 1;
                 last = match event.own_id() {
                     Some(id) => id.as_str().to_owned(),
-                    None => Cursor { epoch: inner.epoch, seq: *order }.to_string(),
+                    None => Cursor { epoch: inner.epoch, seq }.to_string(),
                 };
                 first.get_or_insert_with(|| last.clone());
-                Arc::new(Frame::encode(*order, &last, event, published))
+                Arc::new(Frame::encode(seq, &last, event, published))
             })
             .collect();
-        inner.newest.store(*order, Ordering::SeqCst);
+        // Not before all are encoded: should that panic, no number is missing.
+        *order = seq;
+        inner.newest.store(seq, Ordering::Relaxed);
         for shard in &inner.shards {
             shard.mailbox.push_events(frames.iter());
         }
@@ -182,15 +187,13 @@ impl Hub {
         if shard.mailbox.is_closed() {
             return Err(AdoptError::Stopped);
         }
-        if shard.mailbox.len() >= self.inner.limits.mailbox_others + self.inner.limits.mailbox_events {
-            return Err(AdoptError::Busy);
-        }
         let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
-        shard.mailbox.push(mail, || shard.sockets.send(socket.as_fd(), b"!")).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::WouldBlock => AdoptError::Busy,
-                _ => AdoptError::Io(error),
-            }
+        let pass = || shard.sockets.send(socket.as_fd(), b"!");
+        shard.mailbox.push_within(self.inner.mail_limit(), mail, pass).map_err(|refused| match refused {
+            Refused::Full => AdoptError::Busy,
+            Refused::Ended => AdoptError::Stopped,
+            Refused::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => AdoptError::Busy,
+            Refused::Failed(error) => AdoptError::Io(error),
         })
     }
 
@@ -219,7 +222,9 @@ impl Hub {
         let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
         for shard in &self.inner.shards {
             let (answer, answered) = mpsc::sync_channel(1);
-            let _ = shard.mailbox.push(Mail::Inspect(only.cloned(), answer), || Ok::<_, ()>(()));
+            let ask = Mail::Inspect(only.cloned(), answer);
+            // Where it is refused, the answer fails at once.
+            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
             for counts in answered.recv_timeout(patience).unwrap_or_default() {
                 let sum = all.entry(counts.topic.clone()).or_default();
                 sum.subscribers += counts.subscribers;
@@ -252,7 +257,7 @@ impl Hub {
 }
 
 impl Inner {
-    /// The bytes of data in a batch.
+    /// The most bytes that a batch takes in a mailbox.
     fn check(&self, events: &[Event]) -> Result<usize, PublishError> {
         let limit = self.limits.event_bytes;
         let mut bytes = 0;
@@ -265,9 +270,14 @@ impl Inner {
             if id.is_some_and(|cursor| cursor.epoch == self.epoch) {
                 return Err(PublishError::ReservedId { index });
             }
-            bytes += data;
+            bytes += Frame::size_at_most(event);
         }
         Ok(bytes)
+    }
+
+    /// What may wait in a mailbox that takes a socket or an inspection.
+    fn mail_limit(&self) -> usize {
+        self.limits.mailbox_others + self.limits.mailbox_events
     }
 
     fn check_room(&self, count: usize, bytes: usize) -> Result<(), PublishError> {

@@ -24,6 +24,7 @@ mod hub;
 mod mailbox;
 mod response;
 mod shard;
+mod sync;
 
 pub use admission::{Admission, Decision, Refusal, Subscribe};
 pub use counts::{Counts, TopicCounts};

@@ -1,17 +1,24 @@
 //! A shard's mailbox: bounded, and at most one wake per push however much waits.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use fanfare_io::Waker;
 use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
 use crate::counts::TopicCounts;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Waker};
+
+#[cfg(test)]
+#[cfg(fanfare_loom)]
+mod models;
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+mod tests;
 
 /// What others tell a shard.
 pub(crate) enum Mail {
@@ -29,30 +36,46 @@ pub(crate) struct Adoption {
     pub(crate) format: WireFormat,
 }
 
+/// Why a mailbox did not take something other than events.
+#[derive(Debug)]
+pub(crate) enum Refused<E> {
+    /// As much waits as may.
+    Full,
+    /// The shard has ended.
+    Ended,
+    /// What had to be done before failed.
+    Failed(E),
+}
+
 pub(crate) struct Mailbox {
-    queue: Mutex<VecDeque<Mail>>,
-    /// Events, and their bytes, that the shard has not acted on. Only the hub adds, under its order lock.
+    state: Mutex<State>,
+    /// Events, and their bytes, that the shard has not acted on. Only the hub adds, under its order lock, so what it
+    /// reads there may since have become less, never more. Relaxed: the shard subtracts what it took under our lock,
+    /// after it was added.
     events: AtomicUsize,
     bytes: AtomicUsize,
-    /// The shard sleeps, or is about to: a push must wake it.
-    asleep: AtomicBool,
-    /// No more publishes or sockets are taken.
+    /// No more publishes or sockets are taken. Relaxed: the hub's order lock tells publishers of a drain in time, and
+    /// who comes too early for the end of a shard finds `ended`.
     closed: AtomicBool,
-    /// The shard has ended: nobody reads.
-    ended: AtomicBool,
     waker: Waker,
 }
 
+struct State {
+    queue: VecDeque<Mail>,
+    /// The shard sleeps, or is about to, and nothing has woken it: a push must.
+    asleep: bool,
+    /// The shard has ended: nobody reads.
+    ended: bool,
+}
+
 impl Mailbox {
-    pub(crate) fn new(waker: Waker) -> Mailbox {
+    pub(crate) fn new(waker: impl Into<Waker>) -> Mailbox {
         Mailbox {
-            queue: Mutex::new(VecDeque::new()),
+            state: Mutex::new(State { queue: VecDeque::new(), asleep: false, ended: false }),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            waker,
+            waker: waker.into(),
         }
     }
 
@@ -61,43 +84,63 @@ impl Mailbox {
         (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
-    /// Everything that waits, events or not.
+    /// Everything that waits, events or not. For tests.
+    #[allow(dead_code)]
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().queue.len()
     }
 
-    /// Adds the events of one publish, and wakes the shard if it sleeps.
+    /// Adds the events of one publish, and wakes the shard if it sleeps. Nobody gets them where it has ended.
     pub(crate) fn push_events<'frames>(&self, frames: impl Iterator<Item = &'frames Arc<Frame>>) {
-        let mut queue = self.lock();
-        let (before, mut bytes) = (queue.len(), 0);
-        queue.extend(frames.map(|frame| {
+        let mut state = self.lock();
+        if state.ended {
+            return;
+        }
+        let (before, mut bytes) = (state.queue.len(), 0);
+        state.queue.extend(frames.map(|frame| {
             bytes += frame.size();
             Mail::Event(Arc::clone(frame))
         }));
-        self.events.fetch_add(queue.len() - before, Ordering::Relaxed);
+        self.events.fetch_add(state.queue.len() - before, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        drop(queue);
-        self.wake_if_asleep();
+        self.wake_if_asleep(state);
     }
 
-    /// Adds something else. `before_push` runs under the mailbox's lock: what it sends on another
-    /// channel arrives there in the order of the mail.
+    /// Adds something else, whatever waits.
     pub(crate) fn push<E>(&self, mail: Mail, before_push: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        let mut queue = self.lock();
-        if self.ended.load(Ordering::Relaxed) {
-            // Dropped: whoever waits for an answer learns that there will be none.
-            return Ok(());
+        match self.push_within(usize::MAX, mail, before_push) {
+            Err(Refused::Failed(error)) => Err(error),
+            _ => Ok(()),
         }
-        before_push()?;
-        queue.push_back(mail);
-        drop(queue);
-        self.wake_if_asleep();
+    }
+
+    /// Adds something else where less than `limit` waits, events included. `before_push` runs under the mailbox's
+    /// lock: what it sends on another channel arrives there in the order of the mail. Mail that is refused is
+    /// dropped: whoever waits for an answer learns that there will be none.
+    pub(crate) fn push_within<E>(
+        &self,
+        limit: usize,
+        mail: Mail,
+        before_push: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), Refused<E>> {
+        let mut state = self.lock();
+        if state.ended {
+            return Err(Refused::Ended);
+        }
+        if state.queue.len() >= limit {
+            return Err(Refused::Full);
+        }
+        before_push().map_err(Refused::Failed)?;
+        state.queue.push_back(mail);
+        self.wake_if_asleep(state);
         Ok(())
     }
 
-    fn wake_if_asleep(&self) {
-        // Pairs with `prepare_sleep`: either the shard sees the mail, or we see it asleep.
-        if self.asleep.swap(false, Ordering::SeqCst) {
+    /// After a push. The system call is made without the lock: the shard that it wakes wants it.
+    fn wake_if_asleep(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
             self.waker.wake();
         }
     }
@@ -105,8 +148,7 @@ impl Mailbox {
     /// Takes everything. `into` must be empty; its memory becomes the next queue's.
     pub(crate) fn take(&self, into: &mut VecDeque<Mail>) {
         debug_assert!(into.is_empty());
-        let mut queue = self.lock();
-        std::mem::swap(&mut *queue, into);
+        std::mem::swap(&mut self.lock().queue, into);
     }
 
     /// An event that was taken has been acted on: only now is there room for another.
@@ -115,41 +157,39 @@ impl Mailbox {
         self.bytes.fetch_sub(frame.size(), Ordering::Relaxed);
     }
 
-    /// Announces that the shard is about to sleep. False where mail waits: then it must not.
+    /// Announces that the shard is about to sleep: from here on a push wakes it. False where mail waits: then it must
+    /// not sleep.
     pub(crate) fn prepare_sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        let empty = self.lock().is_empty();
-        if !empty {
-            self.asleep.store(false, Ordering::SeqCst);
-        }
-        empty
+        let mut state = self.lock();
+        state.asleep = state.queue.is_empty();
+        state.asleep
     }
 
     /// The shard is awake: pushes need not wake it.
     pub(crate) fn awake(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        self.lock().asleep = false;
     }
 
     /// Takes no more publishes or sockets; what waits is still taken.
     pub(crate) fn refuse(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     /// The shard has ended: what waits goes to nobody.
     pub(crate) fn close(&self) {
         self.refuse();
-        let mut queue = self.lock();
-        self.ended.store(true, Ordering::Relaxed);
-        queue.clear();
+        let mut state = self.lock();
+        state.ended = true;
+        state.queue.clear();
     }
 
     /// Whether the shard has ended or is about to.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.closed.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Mail>> {
-        // No code that can panic runs under this lock, so a poisoned queue is whole.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whatever panics under this lock does so before it changes anything or after: a poisoned state is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -53,11 +53,7 @@ impl Frame {
         let retry = event.retry_wait().map(|retry| Decimal::of(retry.millis()));
         let data = event.data_text();
 
-        let body_len = field_len(ID, wire_id.len())
-            + kind.map_or(0, |kind| field_len(EVENT, kind.len()))
-            + retry.as_ref().map_or(0, |retry| field_len(RETRY, retry.as_bytes().len()))
-            + data.map_or(0, data_len)
-            + 1;
+        let body_len = body_len(&event, wire_id.len());
         let size_line = ChunkSize::of(body_len);
         let total = size_line.as_bytes().len() + body_len + 2;
 
@@ -80,6 +76,16 @@ impl Frame {
         let (topics, own_id) = event.into_topics_and_id();
         let body_start = size_line.as_bytes().len();
         Frame { seq, published, wire: wire.into_boxed_slice(), body_start, topics, own_id, private }
+    }
+
+    /// The most that the [`size`](Frame::size) of this event's frame can be: known before its `seq` is.
+    pub fn size_at_most(event: &Event) -> usize {
+        let own_id_len = event.own_id().map(|id| id.as_str().len());
+        let body_len = body_len(event, own_id_len.unwrap_or(CURSOR_TEXT_BYTES));
+        let wire = ChunkSize::of(body_len).as_bytes().len() + body_len + 2;
+        // A vector of topics doubles as it grows.
+        let spilled = event.topics().len().next_power_of_two() * size_of::<Topic>();
+        size_of::<Frame>() + wire + names_size(event.topics()) + spilled + own_id_len.unwrap_or(0)
     }
 
     /// The event's position in the total order of the hub.
@@ -119,9 +125,9 @@ impl Frame {
     ///
     /// A topic's text may be shared with other frames; it is counted in full, so that the sum is an upper bound.
     pub fn size(&self) -> usize {
-        let names: usize = self.topics.iter().map(|topic| topic.as_str().len() + ARC_HEADER_BYTES).sum();
         let spilled = if self.topics.spilled() { self.topics.capacity() * size_of::<Topic>() } else { 0 };
-        size_of::<Frame>() + self.wire.len() + names + spilled + self.own_id().map_or(0, str::len)
+        let own_id = self.own_id().map_or(0, str::len);
+        size_of::<Frame>() + self.wire.len() + names_size(&self.topics) + spilled + own_id
     }
 }
 
@@ -205,8 +211,23 @@ const RETRY: &[u8] = b"retry: ";
 const DATA: &[u8] = b"data: ";
 /// Short for `data: ` with nothing behind it; clients read the same.
 const EMPTY_DATA_LINE: &[u8] = b"data:\n";
+/// The most that a cursor is as text: nine digits, a dash, twenty digits.
+const CURSOR_TEXT_BYTES: usize = 30;
 /// The two counters in front of an `Arc`'s content.
 const ARC_HEADER_BYTES: usize = 2 * size_of::<usize>();
+
+/// What an event's body takes on the wire, with an id of this many bytes.
+fn body_len(event: &Event, wire_id_len: usize) -> usize {
+    field_len(ID, wire_id_len)
+        + event.event_type().map_or(0, |kind| field_len(EVENT, kind.as_str().len()))
+        + event.retry_wait().map_or(0, |retry| field_len(RETRY, Decimal::of(retry.millis()).as_bytes().len()))
+        + event.data_text().map_or(0, data_len)
+        + 1
+}
+
+fn names_size(topics: &[Topic]) -> usize {
+    topics.iter().map(|topic| topic.as_str().len() + ARC_HEADER_BYTES).sum()
+}
 
 fn field_len(name: &[u8], value_len: usize) -> usize {
     name.len() + value_len + 1
@@ -313,6 +334,7 @@ impl ChunkSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::{Cursor, Epoch};
     use crate::event::{EventType, Retry};
 
     fn event() -> Event {
@@ -404,6 +426,21 @@ mod tests {
         assert!(size(event().data("x".repeat(100))) >= bare + 100);
         assert!(size(event().id(EventId::new("x".repeat(50)).unwrap())) >= bare + 50);
         assert!(size(event().also(Topic::new("u".repeat(50)).unwrap()).unwrap()) >= bare + 50);
+    }
+
+    #[test]
+    fn no_frame_is_larger_than_was_expected() {
+        let many =
+            (0..40).fold(event(), |event, n| event.also(Topic::new(format!("u{n}")).unwrap()).unwrap());
+        let lines = event().data("\n".repeat(5000));
+        let named = event().id(EventId::new("x".repeat(256)).unwrap()).kind(EventType::new("k").unwrap());
+        let wire_id = Cursor { epoch: Epoch::new(u64::MAX), seq: u64::MAX }.to_string();
+        for event in [event(), many, lines, named, event().retry(Retry::from_millis(1234)).data("d")] {
+            let expected = Frame::size_at_most(&event);
+            let wire_id = event.own_id().map_or(wire_id.clone(), |id| id.as_str().to_owned());
+            let size = Frame::encode(u64::MAX, &wire_id, event, Duration::ZERO).size();
+            assert!(size <= expected && expected <= size + 100, "{size} bytes, {expected} expected");
+        }
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl<I: Io> Shard<I> {
                     return;
                 }
                 // Whatever it has had was published before it came.
-                let from = self.links.newest.load(Ordering::SeqCst);
+                let from = self.links.newest.load(Ordering::Relaxed);
                 self.resuming.push_back(Resuming { from, socket, subscribe, format });
             }
             Reply::Subscribe(subscribe, format) => {
@@ -215,7 +215,7 @@ impl<I: Io> Shard<I> {
 
     /// Whether this one resumes while another shard may be ahead of us.
     fn must_wait(&self, subscribe: &Subscribe) -> bool {
-        subscribe.resume.is_some() && self.log.head() < self.links.newest.load(Ordering::SeqCst)
+        subscribe.resume.is_some() && self.log.head() < self.links.newest.load(Ordering::Relaxed)
     }
 
     /// Begins the streams of those who waited for our log.

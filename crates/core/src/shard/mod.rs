@@ -11,7 +11,6 @@ mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
@@ -31,6 +30,7 @@ use slab::Slab;
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Mail, Mailbox};
+use crate::sync::AtomicU64;
 use drain::Drain;
 use greet::{Pending, Resuming};
 use upkeep::Upkeep;

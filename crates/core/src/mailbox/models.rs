@@ -1,0 +1,513 @@
+//! Models of everything that publishers and shards share. Loom runs each in every order of its threads' steps, up to
+//! some preemptions, and lets every load see every value that the memory model allows. `cargo xtask loom`.
+//!
+//! The hub, the mailbox and the channel for sockets are the real ones. A [`Reader`] is a shard reduced to its side of
+//! the mailbox, in the order of `Shard::run`. Loom itself finds a sleeper that nobody wakes: that is a deadlock.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fs::File;
+use std::os::linux::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use fanfare_io::Clock;
+use fanfare_io::pass::{self, SocketReceiver};
+use fanfare_proto::cursor::Epoch;
+use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::frame::{Frame, WireFormat};
+use fanfare_proto::limits::Limits;
+use loom::thread;
+
+use super::{Mail, Mailbox};
+use crate::admission::Subscribe;
+use crate::counts::SharedCounts;
+use crate::hub::{AdoptError, Hub, PublishError, ShardHandle};
+use crate::sync::{AtomicBool, AtomicU64, Waker};
+
+/// How often in one run a thread that could go on is interrupted. Nearly all known bugs need two at most; each more
+/// costs several times the runs.
+fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.check(model);
+}
+
+/// The hub with some shards, and what these have of it.
+fn world(shards: usize, limits: Limits) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
+    let newest = Arc::new(AtomicU64::new(0));
+    let (handles, readers) = (0..shards)
+        .map(|_| {
+            let mailbox = Arc::new(Mailbox::new(Waker::default()));
+            let (sockets, adopted) = pass::channel().unwrap();
+            let counts = Arc::new(CachePadded::new(SharedCounts::default()));
+            let reader = Reader { adopted: Some(adopted), ..Reader::of(Arc::clone(&mailbox)) };
+            (ShardHandle { mailbox, sockets, counts }, reader)
+        })
+        .unzip();
+    (Hub::new(Epoch::new(1), Clock::start(), limits, handles, Arc::clone(&newest)), readers, newest)
+}
+
+fn world_of_one(limits: Limits) -> (Hub, Reader) {
+    let (hub, mut readers, _) = world(1, limits);
+    (hub, readers.remove(0))
+}
+
+fn world_of_two(limits: Limits) -> (Hub, Reader, Reader, Arc<AtomicU64>) {
+    let (hub, mut readers, newest) = world(2, limits);
+    let second = readers.remove(1);
+    (hub, readers.remove(0), second, newest)
+}
+
+/// A shard, as far as its mailbox is concerned.
+struct Reader {
+    mailbox: Arc<Mailbox>,
+    adopted: Option<SocketReceiver>,
+    head: u64,
+    /// The topic of each event, in order.
+    topics: Vec<String>,
+}
+
+impl Reader {
+    fn of(mailbox: Arc<Mailbox>) -> Reader {
+        Reader { mailbox, adopted: None, head: 0, topics: Vec::new() }
+    }
+
+    /// One without a hub.
+    fn alone() -> Reader {
+        Reader::of(Arc::new(Mailbox::new(Waker::default())))
+    }
+
+    /// One turn of the loop: sleeps where nothing waits, then takes everything.
+    fn turn(&mut self) -> VecDeque<Mail> {
+        if self.mailbox.prepare_sleep() {
+            self.mailbox.waker.wait();
+        }
+        self.mailbox.awake();
+        self.take()
+    }
+
+    fn take(&mut self) -> VecDeque<Mail> {
+        let mut inbox = VecDeque::new();
+        self.mailbox.take(&mut inbox);
+        inbox
+    }
+
+    /// Acts on an event. Like a shard's log, it insists on each, in order.
+    fn act_on(&mut self, mail: Mail) {
+        let Mail::Event(frame) = mail else { panic!("not an event") };
+        self.mailbox.done_with(&frame);
+        assert_eq!(frame.seq(), self.head + 1, "an event is missing or out of order");
+        self.head = frame.seq();
+        self.topics.push(frame.topics()[0].to_string());
+    }
+
+    fn act_on_all(&mut self, inbox: VecDeque<Mail>) {
+        inbox.into_iter().for_each(|mail| self.act_on(mail));
+    }
+
+    /// Turns of the loop until everything up to this event has come.
+    fn read_to(&mut self, seq: u64) {
+        while self.head < seq {
+            let inbox = self.turn();
+            self.act_on_all(inbox);
+        }
+    }
+}
+
+fn event(topic: &str) -> Event {
+    Event::new(Topic::new(topic).unwrap())
+}
+
+fn frame(seq: u64) -> Arc<Frame> {
+    Arc::new(Frame::encode(seq, "id", event("t"), Duration::ZERO))
+}
+
+/// Something to push that is no event.
+fn push_question(mailbox: &Mailbox) {
+    let question = Mail::Inspect(None, mpsc::sync_channel(1).0);
+    mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
+}
+
+/// The bytes of events.
+fn size_of(mail: &VecDeque<Mail>) -> usize {
+    mail.iter().map(|mail| if let Mail::Event(frame) = mail { frame.size() } else { 0 }).sum()
+}
+
+// ---- Wake-ups ----
+
+/// A shard that found nothing and sleeps is woken by whoever pushes, however the two meet: also when it was woken for
+/// something else just before.
+#[test]
+fn no_wake_up_is_lost() {
+    explore(4, || {
+        let mut reader = Reader::alone();
+        let (one, other) = (Arc::clone(&reader.mailbox), Arc::clone(&reader.mailbox));
+        let pushers = [
+            thread::spawn(move || one.push_events([frame(1)].iter())),
+            thread::spawn(move || push_question(&other)),
+        ];
+        let (mut letters, mut turns) = (0, 0);
+        while letters < 2 {
+            letters += reader.turn().len();
+            turns += 1;
+        }
+        for pusher in pushers {
+            pusher.join().unwrap();
+        }
+        let wakes = reader.mailbox.waker.wakes();
+        assert!(wakes <= 2, "{wakes} wakes for two pushes");
+        assert!(wakes <= turns, "{wakes} wakes, and it went to sleep {turns} times");
+    });
+}
+
+/// A wake for something else (a socket, a timer) does not take the place of the wake for a push.
+#[test]
+fn no_wake_up_is_lost_to_another() {
+    explore(4, || {
+        let mut reader = Reader::alone();
+        let (mailbox, waker) = (Arc::clone(&reader.mailbox), reader.mailbox.waker.clone());
+        let pusher = thread::spawn(move || {
+            push_question(&mailbox);
+            push_question(&mailbox);
+        });
+        let socket = thread::spawn(move || waker.wake());
+        let mut letters = 0;
+        while letters < 2 {
+            letters += reader.turn().len();
+        }
+        pusher.join().unwrap();
+        socket.join().unwrap();
+    });
+}
+
+/// However much comes while a shard sleeps, it costs one write to the eventfd.
+#[test]
+fn a_sleeper_is_woken_once() {
+    explore(4, || {
+        let reader = Reader::alone();
+        assert!(reader.mailbox.prepare_sleep());
+        let pushers = [0, 1].map(|_| {
+            let mailbox = Arc::clone(&reader.mailbox);
+            thread::spawn(move || {
+                push_question(&mailbox);
+                mailbox.push_events([frame(1), frame(2)].iter());
+            })
+        });
+        for pusher in pushers {
+            pusher.join().unwrap();
+        }
+        assert_eq!((reader.mailbox.waker.wakes(), reader.mailbox.len()), (1, 6));
+    });
+}
+
+/// A shard that was woken for something else, or that must not sleep because mail waits, costs nobody a system call.
+#[test]
+fn nobody_wakes_who_is_awake() {
+    explore(5, || {
+        let mut reader = Reader::alone();
+        assert!(reader.mailbox.prepare_sleep());
+        reader.mailbox.awake();
+        push_question(&reader.mailbox);
+        assert!(!reader.mailbox.prepare_sleep());
+        let mailbox = Arc::clone(&reader.mailbox);
+        let pusher = thread::spawn(move || mailbox.push_events([frame(1)].iter()));
+        reader.take();
+        pusher.join().unwrap();
+        assert_eq!(reader.mailbox.waker.wakes(), 0);
+    });
+}
+
+// ---- Bounds ----
+
+/// What waits, and what a shard has in hand, is never more than the bound, also where publishers race for the last
+/// place. When all is done, all is free.
+#[test]
+fn a_mailbox_is_bounded() {
+    explore(3, || {
+        let bytes = 2 * Frame::size_at_most(&event("a"));
+        let limits = Limits { mailbox_events: 3, mailbox_bytes: bytes, ..Limits::default() };
+        let (hub, mut reader) = world_of_one(limits.clone());
+        let publishers = ["a", "b"].map(|topic| {
+            let hub = hub.clone();
+            thread::spawn(move || (0..2).filter(|_| hub.publish(event(topic)).is_ok()).count())
+        });
+        // A shard takes more only when it has acted on everything.
+        for _ in 0..2 {
+            let mut in_hand = reader.take();
+            while !in_hand.is_empty() {
+                let state = reader.mailbox.lock();
+                assert!(in_hand.len() + state.queue.len() <= limits.mailbox_events);
+                assert!(size_of(&in_hand) + size_of(&state.queue) <= limits.mailbox_bytes);
+                drop(state);
+                reader.act_on(in_hand.pop_front().unwrap());
+            }
+        }
+        let accepted: usize = publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum();
+        let inbox = reader.take();
+        assert_eq!(reader.mailbox.waiting(), (inbox.len(), size_of(&inbox)));
+        reader.act_on_all(inbox);
+        assert_eq!((reader.head as usize, reader.mailbox.waiting()), (accepted, (0, 0)));
+    });
+}
+
+/// A publisher that knows that there is room again is not refused.
+#[test]
+fn busy_is_said_only_where_it_is_so() {
+    explore(5, || {
+        let (hub, mut reader) = world_of_one(Limits { mailbox_events: 1, ..Limits::default() });
+        hub.publish(event("first")).unwrap();
+        assert_eq!(hub.publish(event("too many")), Err(PublishError::Busy));
+        let told = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&told);
+        let shard = thread::spawn(move || {
+            let inbox = reader.take();
+            reader.act_on_all(inbox);
+            // A subscriber has it, and tells the publisher.
+            tell.store(true, Ordering::Release);
+            reader
+        });
+        let room = told.load(Ordering::Acquire);
+        let second = hub.publish(event("second"));
+        assert!(!room || second.is_ok(), "refused, and nothing waits");
+        let mut reader = shard.join().unwrap();
+        let inbox = reader.take();
+        assert_eq!(inbox.len(), usize::from(second.is_ok()));
+        reader.act_on_all(inbox);
+        assert_eq!(reader.mailbox.waiting(), (0, 0));
+    });
+}
+
+// ---- Order ----
+
+/// Two publishers, two shards: both shards have the same events in the same order without a hole.
+#[test]
+fn every_shard_has_the_same_order() {
+    explore(2, || {
+        let (hub, mut first, mut second, _) = world_of_two(Limits::default());
+        let other = hub.clone();
+        let publishers = [
+            thread::spawn(move || other.publish_batch(&mut vec![event("a"), event("a")]).unwrap()),
+            thread::spawn(move || hub.publish(event("b")).unwrap()),
+        ];
+        let first = thread::spawn(move || {
+            first.read_to(3);
+            first.topics
+        });
+        second.read_to(3);
+        assert_eq!(first.join().unwrap(), second.topics);
+        assert!(second.topics == ["a", "a", "b"] || second.topics == ["b", "a", "a"], "{:?}", second.topics);
+        for publisher in publishers {
+            publisher.join().unwrap();
+        }
+        assert_eq!(second.mailbox.waiting(), (0, 0));
+    });
+}
+
+/// A batch is accepted by every shard or by none, where one of them has less room; and it comes in one piece.
+#[test]
+fn a_batch_is_whole() {
+    explore(3, || {
+        let (hub, mut fast, mut slow, _) = world_of_two(Limits { mailbox_events: 3, ..Limits::default() });
+        let publishers = ["a", "b"].map(|topic| {
+            let hub = hub.clone();
+            thread::spawn(move || {
+                let mut events = vec![event(topic), event(topic)];
+                let accepted = hub.publish_batch(&mut events).is_ok();
+                assert_eq!(events.len(), if accepted { 0 } else { 2 }, "a refused batch is left as it was");
+                usize::from(accepted)
+            })
+        });
+        let inbox = fast.take();
+        assert!(inbox.len().is_multiple_of(2), "half a batch");
+        fast.act_on_all(inbox);
+        let accepted: usize = publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum();
+        assert!(accepted > 0);
+        for reader in [&mut fast, &mut slow] {
+            let inbox = reader.take();
+            reader.act_on_all(inbox);
+            assert_eq!(reader.head as usize, 2 * accepted);
+        }
+        assert_eq!(fast.topics, slow.topics);
+    });
+}
+
+/// A resume waits until the log has what `newest` said. So whoever has had an event from one shard must find it in
+/// `newest` at the other, and the other's log must come to what was found.
+#[test]
+fn who_changes_shards_finds_what_it_has_had() {
+    explore(3, || {
+        let (hub, mut left, mut joined, newest) = world_of_two(Limits::default());
+        let publisher = thread::spawn(move || {
+            hub.publish(event("a")).unwrap();
+            hub.publish(event("b")).unwrap();
+        });
+        // The network between a shard's send and the other's receive.
+        let had = Arc::new(AtomicU64::new(0));
+        let has = Arc::clone(&had);
+        let first = thread::spawn(move || {
+            let inbox = left.turn();
+            left.act_on_all(inbox);
+            has.store(left.head, Ordering::Release);
+        });
+        let cursor = had.load(Ordering::Acquire);
+        let from = newest.load(Ordering::Relaxed);
+        assert!(from >= cursor, "the reader has had {cursor}, and the newest is {from}");
+        joined.read_to(from);
+        assert!(newest.load(Ordering::Relaxed) >= joined.head);
+        first.join().unwrap();
+        publisher.join().unwrap();
+    });
+}
+
+// ---- The end ----
+
+/// A shard ends while publishers publish: nobody hangs, who comes later is told, and nothing is kept for it.
+#[test]
+fn a_shard_that_ends_is_noticed() {
+    explore(3, || {
+        let (hub, mut reader) = world_of_one(Limits::default());
+        let publishers = ["a", "b"].map(|topic| {
+            let hub = hub.clone();
+            thread::spawn(move || hub.publish(event(topic)))
+        });
+        let inbox = reader.turn();
+        reader.act_on_all(inbox);
+        // What dropping a shard does, also when it panics.
+        reader.mailbox.close();
+        assert_eq!(hub.publish(event("late")), Err(PublishError::Stopped));
+        for publisher in publishers {
+            let published = publisher.join().unwrap();
+            assert!(matches!(published, Ok(_) | Err(PublishError::Stopped)), "{published:?}");
+        }
+        assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
+    });
+}
+
+/// Who hands a socket to a shard that ends is told, or its mail was there before the end.
+#[test]
+fn a_shard_that_ends_adopts_nobody() {
+    explore(4, || {
+        let (hub, mut reader) = world_of_one(Limits::default());
+        let adopter = thread::spawn(move || {
+            let adopt =
+                || hub.adopt(File::open("/dev/null").unwrap(), Subscribe::default(), WireFormat::Plain);
+            [adopt(), adopt()]
+        });
+        let taken = reader.take().len();
+        reader.mailbox.close();
+        let adopted = adopter.join().unwrap();
+        assert!(
+            adopted.iter().all(|adopted| matches!(adopted, Ok(()) | Err(AdoptError::Stopped))),
+            "{adopted:?}"
+        );
+        assert!(adopted.iter().flatten().count() >= taken);
+        assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
+    });
+}
+
+/// Whoever asks a shard that ends has an answer, or learns that there will be none.
+#[test]
+fn a_question_to_a_shard_that_ends_is_not_left_open() {
+    explore(5, || {
+        let mut reader = Reader::alone();
+        let mailbox = Arc::clone(&reader.mailbox);
+        let (answer, answered) = mpsc::sync_channel(1);
+        let asker = thread::spawn(move || {
+            let _ = mailbox.push_within(1, Mail::Inspect(None, answer), || Ok::<_, Infallible>(()));
+        });
+        for mail in reader.take() {
+            let Mail::Inspect(_, answer) = mail else { panic!("only a question was asked") };
+            answer.try_send(Vec::new()).unwrap();
+        }
+        reader.mailbox.close();
+        asker.join().unwrap();
+        assert!(!matches!(answered.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
+    });
+}
+
+/// A drain comes behind every event that was accepted, and none is accepted after it.
+#[test]
+fn a_drain_is_the_last() {
+    explore(3, || {
+        let (hub, mut reader) = world_of_one(Limits::default());
+        let other = hub.clone();
+        let publisher = thread::spawn(move || (0..2).filter(|_| other.publish(event("a")).is_ok()).count());
+        let engine = thread::spawn(move || {
+            hub.drain(Duration::ZERO);
+            hub.publish(event("late"))
+        });
+        let (mut events, mut drained) = (0, false);
+        while !drained {
+            for mail in reader.turn() {
+                assert!(!drained, "mail behind the drain");
+                match mail {
+                    Mail::Drain(_) => drained = true,
+                    _ => events += 1,
+                }
+            }
+        }
+        assert_eq!(engine.join().unwrap(), Err(PublishError::Stopped));
+        assert_eq!(publisher.join().unwrap(), events);
+        assert_eq!(reader.mailbox.len(), 0, "mail behind the drain");
+    });
+}
+
+// ---- Sockets ----
+
+/// The socket that comes out first belongs to the mail that comes out first.
+#[test]
+fn sockets_come_in_the_order_of_their_mail() {
+    explore(3, || {
+        let (hub, mut reader) = world_of_one(Limits::default());
+        let adopters = ["/dev/null", "/dev/zero"].map(|path| {
+            let hub = hub.clone();
+            thread::spawn(move || {
+                let subscribe = Subscribe::to([Topic::new(path).unwrap()]);
+                hub.adopt(File::open(path).unwrap(), subscribe, WireFormat::Plain).unwrap();
+            })
+        });
+        let adopted = reader.adopted.take().unwrap();
+        let mut seen = 0;
+        while seen < 2 {
+            for mail in reader.turn() {
+                let Mail::Adopt(adoption) = mail else { panic!("only sockets were sent") };
+                let socket =
+                    adopted.receive(&mut Vec::new()).unwrap().expect("a socket is there before its mail");
+                let meant = std::fs::metadata(adoption.subscribe.topics[0].as_str()).unwrap();
+                assert_eq!(File::from(socket).metadata().unwrap().st_rdev(), meant.st_rdev());
+                seen += 1;
+            }
+        }
+        for adopter in adopters {
+            adopter.join().unwrap();
+        }
+    });
+}
+
+/// Of adopters that race for the last place all but one are told to come again, and their sockets are not passed.
+#[test]
+fn sockets_are_bounded() {
+    explore(4, || {
+        let (hub, reader) =
+            world_of_one(Limits { mailbox_events: 1, mailbox_others: 0, ..Limits::default() });
+        let adopters = [0, 1].map(|_| {
+            let hub = hub.clone();
+            thread::spawn(move || {
+                hub.adopt(File::open("/dev/null").unwrap(), Subscribe::default(), WireFormat::Plain)
+            })
+        });
+        let adopted = adopters.map(|adopter| adopter.join().unwrap());
+        assert!(
+            adopted.iter().all(|adopted| matches!(adopted, Ok(()) | Err(AdoptError::Busy))),
+            "{adopted:?}"
+        );
+        assert_eq!((adopted.iter().flatten().count(), reader.mailbox.len()), (1, 1));
+        let sockets = reader.adopted.unwrap();
+        assert!(sockets.receive(&mut Vec::new()).unwrap().is_some());
+        assert!(sockets.receive(&mut Vec::new()).unwrap().is_none());
+    });
+}

@@ -1,0 +1,120 @@
+//! The mailbox on real threads, with the eventfd and epoll of a real shard. What can happen in principle is in
+//! `models.rs`; here is what the machine makes of it, also under ThreadSanitizer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use crossbeam_utils::CachePadded;
+use fanfare_io::epoll::Epoll;
+use fanfare_io::{Clock, Io, Waker, pass};
+use fanfare_proto::cursor::Epoch;
+use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::limits::Limits;
+
+use super::{Mail, Mailbox};
+use crate::counts::SharedCounts;
+use crate::hub::{Hub, PublishError, ShardHandle};
+
+fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU64>) {
+    let newest = Arc::new(AtomicU64::new(0));
+    let mailboxes: Vec<_> = wakers.iter().map(|waker| Arc::new(Mailbox::new(waker.clone()))).collect();
+    let handles = mailboxes.iter().map(|mailbox| ShardHandle {
+        mailbox: Arc::clone(mailbox),
+        sockets: pass::channel().unwrap().0,
+        counts: Arc::new(CachePadded::new(SharedCounts::default())),
+    });
+    let hub = Hub::new(Epoch::new(1), Clock::start(), limits, handles.collect(), Arc::clone(&newest));
+    (hub, mailboxes, newest)
+}
+
+/// Each publisher's events say whose they are and which one.
+fn event(publisher: usize, number: u64) -> Event {
+    Event::new(Topic::new(publisher.to_string()).unwrap()).data(number.to_string())
+}
+
+/// Publishes singly and in batches, as fast as the bound allows.
+fn publish(hub: &Hub, publisher: usize, count: u64) {
+    let mut next = 0;
+    while next < count {
+        let size = (1 + next % 7).min(count - next);
+        let mut batch: Vec<Event> = (next..next + size).map(|number| event(publisher, number)).collect();
+        next += size;
+        while let Err(error) = hub.publish_batch(&mut batch) {
+            assert_eq!(error, PublishError::Busy);
+            thread::yield_now();
+        }
+    }
+}
+
+/// A shard's thread that does nothing but read its mail, in the order of `Shard::run`. Says whose each event is, in
+/// order.
+fn read(waker: &Waker, mailbox: &Mailbox, newest: &AtomicU64, limit: usize, count: u64) -> Vec<usize> {
+    let mut io = Epoll::open(waker).unwrap();
+    let (mut inbox, mut notifications) = (VecDeque::new(), Vec::new());
+    let mut order = Vec::new();
+    let mut next = [0; 2];
+    while (order.len() as u64) < count {
+        if mailbox.prepare_sleep() {
+            io.wait(None, &mut notifications).unwrap();
+            notifications.clear();
+        }
+        mailbox.awake();
+        mailbox.take(&mut inbox);
+        assert!(inbox.len() <= limit, "{} events wait", inbox.len());
+        while let Some(mail) = inbox.pop_front() {
+            let Mail::Event(frame) = mail else { panic!("only events were sent") };
+            mailbox.done_with(&frame);
+            assert_eq!(frame.seq(), order.len() as u64 + 1);
+            assert!(newest.load(Ordering::Relaxed) >= frame.seq());
+            let publisher: usize = frame.topics()[0].as_str().parse().unwrap();
+            let line = format!("data: {}\n", next[publisher]);
+            assert!(String::from_utf8_lossy(frame.wire(Default::default())).contains(&line), "not {line:?}");
+            next[publisher] += 1;
+            order.push(publisher);
+        }
+    }
+    order
+}
+
+/// 100,000 events by two publishers to two shards that sleep whenever they can.
+#[test]
+fn nothing_is_lost_and_every_shard_has_the_same_order() {
+    const EACH: u64 = 50_000;
+    let limits = Limits { mailbox_events: 64, ..Limits::default() };
+    let limit = limits.mailbox_events;
+    let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
+    let (hub, mailboxes, newest) = hub(limits, &wakers);
+    let orders = thread::scope(|scope| {
+        let newest = &newest;
+        let shards: Vec<_> = wakers
+            .iter()
+            .zip(&mailboxes)
+            .map(|(waker, mailbox)| scope.spawn(move || read(waker, mailbox, newest, limit, 2 * EACH)))
+            .collect();
+        for publisher in 0..2 {
+            let hub = hub.clone();
+            scope.spawn(move || publish(&hub, publisher, EACH));
+        }
+        shards.into_iter().map(|shard| shard.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(orders[0], orders[1]);
+    for mailbox in mailboxes {
+        assert_eq!(mailbox.waiting(), (0, 0));
+    }
+}
+
+/// Only the data was counted against the bound, as it came: what stood around it, and the prefix of every line, was
+/// not. With many lines a mailbox held seven times its bound.
+#[test]
+fn no_more_bytes_wait_than_may() {
+    let limits = Limits { mailbox_bytes: 100_000, ..Limits::default() };
+    let limit = limits.mailbox_bytes;
+    let (hub, mailboxes, _) = hub(limits, &[Waker::new().unwrap()]);
+    let lines = || Event::new(Topic::new("t").unwrap()).data("\n".repeat(1000));
+    let accepted = (0..100).take_while(|_| hub.publish(lines()).is_ok()).count();
+    let (events, bytes) = mailboxes[0].waiting();
+    assert_eq!(events, accepted);
+    assert!((limit * 9 / 10..=limit).contains(&bytes), "{bytes} bytes wait");
+}

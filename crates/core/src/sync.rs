@@ -1,0 +1,65 @@
+//! What threads share. Built with `--cfg fanfare_loom`, the same names are loom's: it tries every order in which the
+//! threads of a model can run, and every value that a load may see (`cargo xtask loom`).
+
+#[cfg(fanfare_loom)]
+pub(crate) use self::model::Waker;
+#[cfg(not(fanfare_loom))]
+pub(crate) use fanfare_io::Waker;
+#[cfg(fanfare_loom)]
+pub(crate) use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+};
+#[cfg(not(fanfare_loom))]
+pub(crate) use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+};
+
+#[cfg(fanfare_loom)]
+mod model {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use loom::sync::Notify;
+
+    /// In place of the eventfd. It counts wakes.
+    #[derive(Clone, Default)]
+    pub(crate) struct Waker {
+        event: Arc<Event>,
+    }
+
+    #[derive(Default)]
+    struct Event {
+        /// Like the counter of an eventfd, it keeps a wake until the next wait. That wait may also end without one,
+        /// once, as a shard's wait does when a socket is ready.
+        notify: Notify,
+        /// Not loom's: what a model counts must not order what it checks.
+        wakes: AtomicUsize,
+    }
+
+    impl Waker {
+        pub(crate) fn wake(&self) {
+            self.event.wakes.fetch_add(1, Ordering::Relaxed);
+            self.event.notify.notify();
+        }
+
+        /// The shard's side.
+        #[cfg(test)]
+        pub(crate) fn wait(&self) {
+            self.event.notify.wait();
+        }
+
+        #[cfg(test)]
+        pub(crate) fn wakes(&self) -> usize {
+            self.event.wakes.load(Ordering::Relaxed)
+        }
+    }
+
+    /// So that the engine builds: models run no engine.
+    impl From<fanfare_io::Waker> for Waker {
+        fn from(_: fanfare_io::Waker) -> Waker {
+            Waker::default()
+        }
+    }
+}
