@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod loom;
 mod test;
 
 use std::ffi::OsStr;
@@ -19,6 +20,8 @@ enum Xtask {
     Test(test::Options),
     /// Check formatting, lints and documentation
     Check,
+    /// Try every order in which threads can use the mailbox and the hub
+    Loom(loom::Options),
     /// Run the benchmarks
     Bench(bench::Options),
 }
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse() {
         Xtask::Test(options) => test::run(&options),
         Xtask::Check => check::run(),
+        Xtask::Loom(options) => loom::run(&options),
         Xtask::Bench(options) => bench::run(&options),
     };
     done.unwrap_or_else(|problem| {

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::os::linux::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, TryRecvError};
 use std::time::Duration;
 
@@ -28,12 +28,18 @@ use crate::counts::SharedCounts;
 use crate::hub::{AdoptError, Hub, PublishError, ShardHandle};
 use crate::sync::{AtomicBool, AtomicU64, Waker};
 
-/// How often in one run a thread that could go on is interrupted. Nearly all known bugs need two at most; each more
-/// costs several times the runs.
+/// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
+/// costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
 fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    println!("{} runs", runs.load(Ordering::Relaxed));
 }
 
 /// The hub with some shards, and what these have of it.
@@ -286,25 +292,49 @@ fn busy_is_said_only_where_it_is_so() {
 /// Two publishers, two shards: both shards have the same events in the same order without a hole.
 #[test]
 fn every_shard_has_the_same_order() {
-    explore(2, || {
+    explore(3, || {
         let (hub, mut first, mut second, _) = world_of_two(Limits::default());
-        let other = hub.clone();
-        let publishers = [
-            thread::spawn(move || other.publish_batch(&mut vec![event("a"), event("a")]).unwrap()),
-            thread::spawn(move || hub.publish(event("b")).unwrap()),
-        ];
-        let first = thread::spawn(move || {
-            first.read_to(3);
-            first.topics
-        });
+        let publishers = publish_one_and_two(&hub);
+        first.read_to(3);
         second.read_to(3);
-        assert_eq!(first.join().unwrap(), second.topics);
-        assert!(second.topics == ["a", "a", "b"] || second.topics == ["b", "a", "a"], "{:?}", second.topics);
+        assert_same_order(&first, &second);
         for publisher in publishers {
             publisher.join().unwrap();
         }
-        assert_eq!(second.mailbox.waiting(), (0, 0));
     });
+}
+
+/// The same with a thread for each shard: many more steps, so fewer interruptions.
+#[test]
+fn every_shard_on_its_thread_has_the_same_order() {
+    explore(1, || {
+        let (hub, mut first, mut second, _) = world_of_two(Limits::default());
+        let publishers = publish_one_and_two(&hub);
+        let first = thread::spawn(move || {
+            first.read_to(3);
+            first
+        });
+        second.read_to(3);
+        assert_same_order(&first.join().unwrap(), &second);
+        for publisher in publishers {
+            publisher.join().unwrap();
+        }
+    });
+}
+
+fn publish_one_and_two(hub: &Hub) -> [thread::JoinHandle<()>; 2] {
+    [vec!["a", "a"], vec!["b"]].map(|topics| {
+        let hub = hub.clone();
+        thread::spawn(move || {
+            hub.publish_batch(&mut topics.into_iter().map(event).collect()).unwrap();
+        })
+    })
+}
+
+fn assert_same_order(first: &Reader, second: &Reader) {
+    assert_eq!(first.topics, second.topics);
+    assert!(first.topics == ["a", "a", "b"] || first.topics == ["b", "a", "a"], "{:?}", first.topics);
+    assert_eq!((first.mailbox.waiting(), second.mailbox.waiting()), ((0, 0), (0, 0)));
 }
 
 /// A batch is accepted by every shard or by none, where one of them has less room; and it comes in one piece.
