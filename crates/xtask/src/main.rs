@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod loom;
 mod test;
+mod torture;
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
@@ -24,6 +25,8 @@ enum Xtask {
     Loom(loom::Options),
     /// Run the benchmarks
     Bench(bench::Options),
+    /// Do real faults to a running server, and check every delivery
+    Torture(torture::Options),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Xtask::Check => check::run(),
         Xtask::Loom(options) => loom::run(&options),
         Xtask::Bench(options) => bench::run(&options),
+        Xtask::Torture(options) => torture::run(&options),
     };
     done.unwrap_or_else(|problem| {
         eprintln!("error: {problem}");

@@ -1,0 +1,85 @@
+//! The kernel's memory for TCP is used up.
+//!
+//! `net.ipv4.tcp_mem` is one value for the whole machine: a network namespace has none of its own. So it is lowered for
+//! seconds only, and put back by a process of its own as soon as ours lets go of it, however that happens.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::Saw;
+use crate::arena::Arena;
+
+const LIMITS: &str = "/proc/sys/net/ipv4/tcp_mem";
+
+/// Pages that are left to all of the machine's TCP sockets beyond what they use.
+const LEFT_PAGES: u64 = 64;
+
+pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
+    if arena.smoke {
+        return Ok(Saw { skipped: true, ..Saw::noted("skipped: machine-wide, not part of --smoke") });
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Saw { skipped: true, ..Saw::noted("skipped: needs root to lower net.ipv4.tcp_mem") });
+    }
+    let used = used_pages().ok_or("/proc/net/sockstat does not tell TCP's memory")?;
+    let most = used + LEFT_PAGES;
+    let lowered =
+        Lowered::to(&format!("{} {} {most}", most / 4, most / 2)).map_err(|error| error.to_string())?;
+    // What stalls now holds memory that others need.
+    arena.field.readers.stall(0.3, Duration::from_secs(3));
+    let mut peak = used;
+    for _ in 0..40 {
+        arena.wait(Duration::from_millis(100));
+        peak = peak.max(used_pages().unwrap_or(0));
+    }
+    lowered.put_back()?;
+    Ok(Saw::noted(format!("{most} pages allowed, {peak} used at most")))
+}
+
+fn used_pages() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat").ok()?;
+    let line = text.lines().find(|line| line.starts_with("TCP:"))?;
+    line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
+}
+
+/// The lowered limits. A shell puts the old ones back when its standard input ends: by our dropping this, by a panic, by
+/// any signal to us.
+struct Lowered {
+    before: String,
+    keeper: Child,
+}
+
+impl Lowered {
+    fn to(limits: &str) -> io::Result<Lowered> {
+        let before = fs::read_to_string(LIMITS)?.split_whitespace().collect::<Vec<_>>().join(" ");
+        let script = "trap '' INT TERM HUP; read -r _; echo \"$1\" > \"$0\"";
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", script, LIMITS, &before]).process_group(0).stdin(Stdio::piped());
+        let lowered = Lowered { before, keeper: keeper.spawn()? };
+        fs::write(LIMITS, limits)?;
+        Ok(lowered)
+    }
+
+    fn put_back(mut self) -> Result<(), String> {
+        self.release();
+        let now = fs::read_to_string(LIMITS).unwrap_or_default();
+        match now.split_whitespace().eq(self.before.split_whitespace()) {
+            true => Ok(()),
+            false => Err(format!("{LIMITS} is {now:?} and was {:?}: put it back by hand", self.before)),
+        }
+    }
+
+    fn release(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,119 @@
+//! A server with its honest subscribers and publishers: what faults are done to.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use fanfare_io::Clock;
+
+use crate::http::Poster;
+use crate::ledger::Ledger;
+use crate::publishers::{Batch, Problems, Publishers};
+use crate::readers::Readers;
+use crate::server::{Plan, Server};
+use crate::verify::Findings;
+
+/// How long subscribers may take to have everything once a fault is over.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Events that fill the log anew, 8 MiB and more, the same each time.
+const FILLERS: usize = 96;
+const FILLER_EVENTS: usize = 100;
+const FILLER_LENGTH: usize = 800;
+
+/// A server under honest load.
+pub(crate) struct Field {
+    // In the order in which they end.
+    publishers: Publishers,
+    pub(crate) readers: Readers,
+    pub(crate) server: Server,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) problems: Arc<Problems>,
+    never: AtomicBool,
+}
+
+impl Field {
+    /// Starts it all, and waits until every subscriber has had an event: from then on each has an id to resume from.
+    pub(crate) fn start(
+        plan: &Plan,
+        subscribers: usize,
+        clock: Clock,
+        random: &mut fastrand::Rng,
+    ) -> Result<Field, String> {
+        let server = Server::start(plan)?;
+        let ledger = Arc::new(Ledger::new(clock));
+        let problems = Arc::new(Problems::default());
+        let readers = Readers::start(server.address, subscribers, &ledger, clock, random)
+            .map_err(|error| format!("the readers do not start: {error}"))?;
+        let missing = readers.await_streams(PATIENCE);
+        if missing > 0 {
+            return Err(format!("{missing} of {subscribers} subscribers do not get a stream"));
+        }
+        let publishers = Publishers::start(server.address, &ledger, &problems, random);
+        let mut field =
+            Field { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
+        let findings = field.settle()?;
+        if !findings.good() {
+            return Err(format!("before any fault: {findings:?}"));
+        }
+        Ok(field)
+    }
+
+    /// Lets publishers pause until every subscriber has what was published, and holds the logs against the ledger.
+    pub(crate) fn settle(&mut self) -> Result<Findings, String> {
+        let Field { publishers, readers, server, ledger, problems, never } = self;
+        publishers.paused(|| {
+            if let Some(status) = server.ended() {
+                return Err(format!("the server ended by itself: {status}"));
+            }
+            // Nobody who still reconnects is to take the markers for granted.
+            let without_stream = readers.await_streams(PATIENCE);
+            let mut poster = Poster::new(server.address);
+            if !Batch::markers(ledger).publish(&mut poster, ledger, problems, never) {
+                return Err("the markers of a round's end were not acknowledged".to_owned());
+            }
+            let without_markers = readers.await_markers(PATIENCE);
+            let mut findings = readers.verify(ledger.end_round());
+            findings.absent = (without_stream + without_markers) as u64;
+            if findings.absent > 0 {
+                findings.examples.push(format!(
+                    "{PATIENCE:?} after the fault {without_stream} subscribers had no stream, {without_markers} not all markers"
+                ));
+            }
+            Ok(findings)
+        })
+    }
+
+    /// Fills the log with the same events as each time, so that memory can be compared.
+    pub(crate) fn fill_log(&mut self) -> Result<Findings, String> {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut sum = Findings::default();
+        for _ in 0..4 {
+            let Field { publishers, server, ledger, problems, never, .. } = self;
+            publishers.paused(|| {
+                let mut poster = Poster::new(server.address);
+                for _ in 0..FILLERS / 4 {
+                    let batch = Batch::array(ledger, FILLER_EVENTS, FILLER_LENGTH, &mut random);
+                    batch.publish(&mut poster, ledger, problems, never);
+                }
+            });
+            sum += self.settle()?;
+        }
+        Ok(sum)
+    }
+
+    /// Waits until all subscribers stream. An error names how many do not.
+    pub(crate) fn await_streams(&self) -> Result<(), String> {
+        match self.readers.await_streams(PATIENCE) {
+            0 => Ok(()),
+            missing => Err(format!("{missing} of {} subscribers did not come back", self.readers.count)),
+        }
+    }
+
+    /// What is wrong besides deliveries: panics, and answers that should not have been.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let mut all = self.server.panics();
+        all.append(&mut self.problems.odd.lock().unwrap_or_else(PoisonError::into_inner));
+        all
+    }
+}

@@ -1,0 +1,226 @@
+//! The little HTTP/1.1 that the torturer speaks: request heads, response heads, chunks, and a publisher's connection.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// The longest response head.
+const HEAD_BYTES: usize = 16 << 10;
+
+/// A publisher gives up an answer after this time. A server waits for 5 s for room before it answers 503.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// What of a response head counts here.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) chunked: bool,
+    pub(crate) gap: bool,
+    pub(crate) retry_after: bool,
+    pub(crate) closes: bool,
+    pub(crate) content_length: usize,
+    /// Bytes of the head.
+    pub(crate) length: usize,
+}
+
+/// Reads a response head; `None` when it is not all there yet.
+pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let length = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => return Ok(None),
+        Ok(httparse::Status::Partial) => return Err("a response head without an end".to_owned()),
+        Err(error) => return Err(format!("a response head that is none: {error}")),
+    };
+    let field = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| String::from_utf8_lossy(header.value).to_ascii_lowercase())
+    };
+    Ok(Some(Head {
+        status: response.code.unwrap_or_default(),
+        chunked: field("transfer-encoding").is_some_and(|value| value == "chunked"),
+        gap: field("fanfare-gap").is_some_and(|value| value == "true"),
+        retry_after: field("retry-after").is_some(),
+        closes: field("connection").is_some_and(|value| value == "close"),
+        content_length: field("content-length").and_then(|value| value.parse().ok()).unwrap_or_default(),
+        length,
+    }))
+}
+
+/// Takes the chunks' own text out of a body, however it is cut.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    /// The line of a size, as far as it has come.
+    size: Vec<u8>,
+    /// Data left in this chunk.
+    left: usize,
+    /// Bytes of the line end after a chunk's data that are still to come.
+    line_end: usize,
+    ended: bool,
+}
+
+impl Chunks {
+    /// Appends the data in `bytes` to `out`.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+        while !bytes.is_empty() && !self.ended {
+            if self.left > 0 {
+                let take = self.left.min(bytes.len());
+                out.extend_from_slice(&bytes[..take]);
+                self.left -= take;
+                bytes = &bytes[take..];
+                continue;
+            }
+            let byte = bytes[0];
+            bytes = &bytes[1..];
+            if self.line_end > 0 {
+                if byte != b"\n\r"[self.line_end - 1] {
+                    return Err("a chunk's data does not end where its size says".to_owned());
+                }
+                self.line_end -= 1;
+                continue;
+            }
+            self.size.push(byte);
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.size);
+                let text = str::from_utf8(&line).ok().and_then(|line| line.strip_suffix("\r\n"));
+                let size = text.and_then(|text| usize::from_str_radix(text, 16).ok());
+                self.left = size.ok_or_else(|| format!("{line:?} is no chunk size"))?;
+                self.line_end = 2;
+                self.ended = self.left == 0;
+            } else if self.size.len() > 16 {
+                return Err("a chunk size without an end".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A publisher's answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) retry_after: bool,
+    pub(crate) body: serde_json::Value,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// There was no connection: nothing has been sent.
+    NotConnected,
+    /// The connection broke: what was sent may have been published.
+    Unanswered,
+}
+
+/// A connection that publishes, kept open between requests.
+#[derive(Debug)]
+pub(crate) struct Poster {
+    address: SocketAddr,
+    stream: Option<TcpStream>,
+}
+
+impl Poster {
+    pub(crate) fn new(address: SocketAddr) -> Poster {
+        Poster { address, stream: None }
+    }
+
+    /// Sends a body and reads the answer.
+    pub(crate) fn post(&mut self, content_type: &str, body: &[u8]) -> Result<Answer, Broken> {
+        self.post_in_pieces(content_type, body.len(), [body], Duration::ZERO)
+    }
+
+    /// Sends a body in pieces with pauses between them. Where they are fewer bytes than announced, the connection ends
+    /// there and there is no answer.
+    pub(crate) fn post_in_pieces<'body>(
+        &mut self,
+        content_type: &str,
+        announced: usize,
+        pieces: impl IntoIterator<Item = &'body [u8]>,
+        pause: Duration,
+    ) -> Result<Answer, Broken> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(self.address).map_err(|_| Broken::NotConnected)?,
+        };
+        let mut head = String::new();
+        let _ = write!(
+            head,
+            "POST /events HTTP/1.1\r\nHost: torture\r\nContent-Type: {content_type}\r\nContent-Length: {announced}\r\n\r\n"
+        );
+        let mut sent = 0;
+        stream.write_all(head.as_bytes()).map_err(|_| Broken::Unanswered)?;
+        for piece in pieces {
+            stream.write_all(piece).map_err(|_| Broken::Unanswered)?;
+            sent += piece.len();
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+        }
+        if sent < announced {
+            return Err(Broken::Unanswered);
+        }
+        let (answer, closes) = read_answer(&mut stream).map_err(|_| Broken::Unanswered)?;
+        if !closes {
+            self.stream = Some(stream);
+        }
+        Ok(answer)
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_TIME))?;
+    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    Ok(stream)
+}
+
+fn read_answer(stream: &mut TcpStream) -> io::Result<(Answer, bool)> {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let head = parse_head(&received).map_err(io::Error::other)?;
+        if let Some(head) = head
+            && received.len() >= head.length + head.content_length
+        {
+            let body = &received[head.length..head.length + head.content_length];
+            let body = serde_json::from_slice(body).unwrap_or_default();
+            return Ok((Answer { status: head.status, retry_after: head.retry_after, body }, head.closes));
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => received.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_the_same_however_they_are_cut() {
+        let body = b"5\r\nhello\r\n1\r\n \r\nb\r\nbig, world!\r\n0\r\n\r\n";
+        for piece in 1..=body.len() {
+            let (mut chunks, mut out) = (Chunks::default(), Vec::new());
+            for bytes in body.chunks(piece) {
+                chunks.feed(bytes, &mut out).unwrap();
+            }
+            assert_eq!(out, b"hello big, world!", "in pieces of {piece}");
+        }
+        for wrong in ["x\r\n", "3\r\nabcdef", "\r\n", "11111111111111111"] {
+            assert!(Chunks::default().feed(wrong.as_bytes(), &mut Vec::new()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn heads_are_read_whole() {
+        let text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nFanfare-Gap: true\r\n\r\n5";
+        assert_eq!(parse_head(&text[..40]), Ok(None));
+        let head = parse_head(text).unwrap().unwrap();
+        assert_eq!((head.status, head.chunked, head.gap, head.length), (200, true, true, text.len() - 1));
+        assert!(parse_head(b"SSH-2.0\r\n").is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! `fanfare-torture`: real faults on real sockets, to a server that many honest subscribers read from, and a verdict on
+//! every delivery.
+//!
+//! [`field`] is a server with its honest load; [`fault`] is what is done to it; [`verify`] holds each subscriber's log
+//! against the publishers' [`ledger`]; [`report`] concludes.
+
+mod arena;
+mod event;
+mod fault;
+mod field;
+mod http;
+mod ledger;
+mod probe;
+mod publishers;
+mod readers;
+mod report;
+mod server;
+mod verify;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use fanfare_io::Clock;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::arena::Arena;
+use crate::fault::Fault;
+use crate::field::Field;
+use crate::report::Report;
+use crate::server::Plan;
+
+/// Shards of the server: enough that 20,000 slow heads are within the bound of a quarter of each shard's descriptors.
+const SHARDS: usize = 6;
+
+/// Time for which the server may still hold what faults needed: heads end after 10 s, kept connections after 30 s.
+const AFTERMATH: Duration = Duration::from_secs(45);
+
+/// Does real faults to a running server under load, and checks every delivery.
+#[derive(Parser)]
+#[command(name = "cargo xtask torture", bin_name = "cargo xtask torture")]
+struct Options {
+    /// How long in all; each backend has its part
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    /// The backends, one after the other
+    #[arg(long, value_enum, default_value_t = Backends::Both)]
+    backend: Backends,
+    /// Every fault once, scaled down, without root; nothing timed is judged
+    #[arg(long, conflicts_with = "minutes")]
+    smoke: bool,
+    /// Repeats a run's choices
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The faults [default: all]
+    #[arg(value_enum)]
+    faults: Vec<Fault>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Backends {
+    Epoll,
+    IoUring,
+    Both,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether all is well.
+fn run(options: &Options) -> Result<bool, String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| error.to_string())?;
+    }
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed} (repeat the choices with --seed {seed})");
+    let backends: &[&str] = match options.backend {
+        Backends::Epoll => &["epoll"],
+        Backends::IoUring => &["io-uring"],
+        Backends::Both => &["epoll", "io-uring"],
+    };
+    let time = Duration::from_secs_f64((options.minutes * 60.0).max(0.0)) / backends.len() as u32;
+    let mut good = true;
+    for backend in backends {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        good &= torture(backend, time, options, seed, &stop)?;
+    }
+    Ok(good)
+}
+
+/// One backend, for so long.
+fn torture(
+    backend: &str,
+    time: Duration,
+    options: &Options,
+    seed: u64,
+    stop: &Arc<AtomicBool>,
+) -> Result<bool, String> {
+    let clock = Clock::start();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let smoke = options.smoke;
+    let faults = if options.faults.is_empty() { Fault::value_variants() } else { &options.faults };
+    let plan = Plan {
+        program: server::beside_us()?,
+        backend: backend.to_owned(),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        shards: SHARDS,
+        descriptors: None,
+    };
+    let mut report = Report::new(backend, faults);
+    let subscribers = if smoke { 150 } else { 400 };
+    println!("{backend}: {subscribers} honest subscribers on {SHARDS} shards");
+    let mut field = Field::start(&plan, subscribers, clock, &mut random)?;
+    // The log and every buffer that honest load needs are as large as they get before memory is read.
+    for _ in 0..if smoke { 1 } else { 2 } {
+        field.fill_log()?;
+    }
+    let memory_before = field.server.memory();
+    let mut arena = Arena {
+        field,
+        plan,
+        clock,
+        random,
+        smoke,
+        stop: Arc::clone(stop),
+        calm: probe::Times::new(),
+        beset: probe::Times::new(),
+    };
+
+    let mut line: Vec<Fault> = Vec::new();
+    let mut first_turn = true;
+    let deadline = time.saturating_sub(AFTERMATH);
+    while !arena.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
+        if line.is_empty() {
+            line = faults.to_vec();
+            arena.random.shuffle(&mut line);
+        }
+        let Some(fault) = line.pop() else { break };
+        first_turn &= !line.is_empty();
+        let outcome = fault.act(&mut arena).and_then(|saw| Ok((saw, arena.field.settle()?)));
+        match outcome {
+            Ok((saw, findings)) => report.round(fault, clock.now(), saw, findings),
+            Err(problem) => {
+                report.violation(format!("{}: {problem}", fault.name()));
+                if arena.field.server.ended().is_some() {
+                    break;
+                }
+            }
+        }
+    }
+
+    report.partial = arena.stopped();
+    if !arena.stopped() && !smoke {
+        arena.wait(AFTERMATH);
+    }
+    if arena.field.server.ended().is_none() {
+        let findings = arena.field.fill_log()?;
+        if !findings.good() {
+            report.violation(format!("after all faults: {findings:?}"));
+        }
+        report.memory = memory_before.zip(arena.field.server.memory());
+    }
+    arena.field.violations().into_iter().for_each(|problem| report.violation(problem));
+    report.calm = arena.calm;
+    report.beset = arena.beset;
+    let judged = !smoke && !report.partial;
+    Ok(report.conclude(judged))
+}

@@ -1,0 +1,247 @@
+//! Publishers: a steady mixed load on threads of their own, and single publishes for whoever needs one.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::event::{self, MARKER, TOPICS};
+use crate::http::{Answer, Broken, Poster};
+use crate::ledger::Ledger;
+
+const THREADS: usize = 4;
+
+/// Pause of each publisher between two requests, on average.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// Pause before a publisher comes again that was refused or not connected.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// The steady load.
+pub(crate) struct Publishers {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// Held by each publisher while it is at work, and by all who want none to be.
+    work: [Mutex<()>; THREADS],
+    stop: AtomicBool,
+    ledger: Arc<Ledger>,
+    problems: Arc<Problems>,
+}
+
+/// What publishers met.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    /// Answers of 503, all with `Retry-After`.
+    pub(crate) busy: AtomicU64,
+    /// Answers that should not have been.
+    pub(crate) odd: Mutex<Vec<String>>,
+}
+
+impl Problems {
+    pub(crate) fn note(&self, problem: String) {
+        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        if odd.len() < 8 {
+            odd.push(problem);
+        }
+    }
+}
+
+impl Publishers {
+    pub(crate) fn start(
+        address: SocketAddr,
+        ledger: &Arc<Ledger>,
+        problems: &Arc<Problems>,
+        random: &mut fastrand::Rng,
+    ) -> Publishers {
+        let shared = Arc::new(Shared {
+            work: Default::default(),
+            stop: AtomicBool::new(false),
+            ledger: Arc::clone(ledger),
+            problems: Arc::clone(problems),
+        });
+        let spawn = |index| {
+            let (shared, mut random) = (Arc::clone(&shared), random.fork());
+            thread::spawn(move || shared.publish_steadily(index, address, &mut random))
+        };
+        let threads = (0..THREADS).map(spawn).collect();
+        Publishers { shared, threads }
+    }
+
+    /// Does something while no publisher of these is at work.
+    pub(crate) fn paused<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _all =
+            self.shared.work.each_ref().map(|work| work.lock().unwrap_or_else(PoisonError::into_inner));
+        act()
+    }
+}
+
+impl Drop for Publishers {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                eprintln!("a publisher's thread panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn publish_steadily(&self, index: usize, address: SocketAddr, random: &mut fastrand::Rng) {
+        let mut poster = Poster::new(address);
+        while !self.stop.load(Ordering::Relaxed) {
+            {
+                let _working = self.work[index].lock().unwrap_or_else(PoisonError::into_inner);
+                let batch = Batch::mixed(&self.ledger, random);
+                batch.publish(&mut poster, &self.ledger, &self.problems, &self.stop);
+            }
+            thread::sleep(PAUSE.mul_f64(2.0 * random.f64()));
+        }
+    }
+}
+
+/// Events that go out in one request, with keys in a row.
+pub(crate) struct Batch {
+    pub(crate) first: u64,
+    pub(crate) count: usize,
+    pub(crate) lines: Vec<String>,
+    form: Form,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    One,
+    Array,
+    Lines,
+}
+
+impl Batch {
+    /// Mostly one event, sometimes several; mostly small, sometimes large.
+    fn mixed(ledger: &Ledger, random: &mut fastrand::Rng) -> Batch {
+        let (count, form) = match random.u32(0..10) {
+            0 => (random.usize(2..=32), Form::Array),
+            1 => (random.usize(2..=32), Form::Lines),
+            _ => (1, Form::One),
+        };
+        let largest = if random.u32(0..100) == 0 { 60_000 } else { 1_200 };
+        Batch::new(ledger, count, form, None, |_| (some_topics(random), random.usize(0..largest)))
+    }
+
+    /// An array of `count` events on random topics, each of this length.
+    pub(crate) fn array(ledger: &Ledger, count: usize, length: usize, random: &mut fastrand::Rng) -> Batch {
+        Batch::new(ledger, count, Form::Array, None, |_| (some_topics(random), length))
+    }
+
+    /// NDJSON, one small event in each line.
+    pub(crate) fn lines(ledger: &Ledger, count: usize, random: &mut fastrand::Rng) -> Batch {
+        Batch::new(ledger, count, Form::Lines, None, |_| (some_topics(random), random.usize(0..500)))
+    }
+
+    /// One marker for each topic.
+    pub(crate) fn markers(ledger: &Ledger) -> Batch {
+        Batch::new(ledger, TOPICS as usize, Form::Array, Some(MARKER), |index| (1 << index, 0))
+    }
+
+    fn new(
+        ledger: &Ledger,
+        count: usize,
+        form: Form,
+        kind: Option<&str>,
+        mut draw: impl FnMut(usize) -> (u32, usize),
+    ) -> Batch {
+        let drawn: Vec<(u32, usize)> = (0..count).map(&mut draw).collect();
+        let masks: Vec<u32> = drawn.iter().map(|(mask, _)| *mask).collect();
+        let first = ledger.begin(&masks);
+        let mut data = String::new();
+        let line = |(index, &(mask, length)): (usize, &(u32, usize))| {
+            event::render(first + index as u64, mask, length, &mut data);
+            let topics: Vec<String> = event::topics(mask).collect();
+            let mut event = json!({ "topic": topics, "data": data });
+            if let Some(kind) = kind {
+                event["type"] = json!(kind);
+            }
+            event.to_string()
+        };
+        let lines = drawn.iter().enumerate().map(line).collect();
+        Batch { first, count, lines, form }
+    }
+
+    pub(crate) fn content_type(&self) -> &'static str {
+        match self.form {
+            Form::Lines => "application/x-ndjson",
+            Form::One | Form::Array => "application/json",
+        }
+    }
+
+    pub(crate) fn body(&self) -> String {
+        match self.form {
+            Form::One => self.lines[0].clone(),
+            Form::Array => format!("[{}]", self.lines.join(",")),
+            Form::Lines => self.lines.join("\n"),
+        }
+    }
+
+    /// Publishes, again and again while the answer is 503 or there is no server, until `stop`. Returns whether it was
+    /// acknowledged.
+    pub(crate) fn publish(
+        &self,
+        poster: &mut Poster,
+        ledger: &Ledger,
+        problems: &Problems,
+        stop: &AtomicBool,
+    ) -> bool {
+        let body = self.body();
+        while !stop.load(Ordering::Relaxed) {
+            match poster.post(self.content_type(), body.as_bytes()) {
+                Ok(answer) if answer.status == 503 && answer.body["published"].as_u64().unwrap_or(0) == 0 => {
+                    problems.busy.fetch_add(1, Ordering::Relaxed);
+                    if !answer.retry_after {
+                        problems.note("a 503 without Retry-After".to_owned());
+                    }
+                    thread::sleep(AGAIN);
+                }
+                Ok(answer) => return self.answered(&answer, ledger, problems),
+                Err(Broken::NotConnected) => thread::sleep(AGAIN),
+                // It may have been published: nobody will know.
+                Err(Broken::Unanswered) => return false,
+            }
+        }
+        ledger.refused(self.first, self.count);
+        false
+    }
+
+    /// Notes what an answer says. Returns whether all was acknowledged.
+    pub(crate) fn answered(&self, answer: &Answer, ledger: &Ledger, problems: &Problems) -> bool {
+        let text = |name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();
+        let (count, first, last) = match (&self.form, answer.status) {
+            (Form::One, 200) => (1, text("id"), text("id")),
+            _ => (answer.body["published"].as_u64().unwrap_or(0) as usize, text("first"), text("last")),
+        };
+        if count > 0
+            && let Err(problem) = ledger.acknowledged(self.first, count.min(self.count), &first, &last)
+        {
+            problems.note(problem);
+        }
+        let rest = self.count.saturating_sub(count);
+        ledger.refused(self.first + count as u64, rest);
+        if !matches!(answer.status, 200 | 503) || count > self.count {
+            problems.note(format!("{} events were answered {}: {}", self.count, answer.status, answer.body));
+        }
+        rest == 0
+    }
+}
+
+/// Mostly one topic, sometimes several.
+fn some_topics(random: &mut fastrand::Rng) -> u32 {
+    let mut mask = 1 << random.u32(0..TOPICS);
+    while random.u32(0..5) == 0 {
+        mask |= 1 << random.u32(0..TOPICS);
+    }
+    mask
+}

@@ -1,0 +1,259 @@
+//! The honest subscribers, on threads of their own.
+
+mod subscriber;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use fanfare_io::Clock;
+use mio::{Events, Poll, Token, Waker};
+
+use crate::event::TOPICS;
+use crate::ledger::{Ledger, Round};
+use crate::verify::{Findings, verify};
+use subscriber::Subscriber;
+pub(crate) use subscriber::{Format, Wish};
+
+const THREADS: usize = 2;
+const WAKER: Token = Token(usize::MAX);
+const BUFFER: usize = 64 << 10;
+
+/// What the readers' threads are asked to do.
+enum Order {
+    /// This share of the subscribers does not read for a while, each for up to so long.
+    Stall {
+        share: f64,
+        at_most: Duration,
+    },
+    /// Say when all stream, or how many do not by then.
+    AwaitStreams {
+        deadline: Duration,
+        answer: Sender<usize>,
+    },
+    /// Say when all have their markers, or how many have not by then.
+    AwaitMarkers {
+        deadline: Duration,
+        answer: Sender<usize>,
+    },
+    /// Hold the logs against the ledger, and begin new ones.
+    Verify {
+        round: Arc<Round>,
+        answer: Sender<Findings>,
+    },
+    Stop,
+}
+
+/// The honest subscribers of a server.
+pub(crate) struct Readers {
+    clock: Clock,
+    threads: Vec<(Sender<Order>, Arc<Waker>, Option<JoinHandle<()>>)>,
+    pub(crate) count: usize,
+}
+
+impl Readers {
+    /// Starts so many, with wishes drawn at random.
+    pub(crate) fn start(
+        address: SocketAddr,
+        count: usize,
+        ledger: &Arc<Ledger>,
+        clock: Clock,
+        random: &mut fastrand::Rng,
+    ) -> io::Result<Readers> {
+        let mut threads = Vec::new();
+        for index in 0..THREADS {
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+            let (give, take) = mpsc::channel();
+            let share = (0..count).filter(|number| number % THREADS == index);
+            let mut worker = Worker {
+                address,
+                clock,
+                ledger: Arc::clone(ledger),
+                subscribers: share.map(|number| Subscriber::new(wish(number, random))).collect(),
+                poll,
+                orders: take,
+                waiting: None,
+                random: random.fork(),
+            };
+            let thread =
+                thread::Builder::new().name(format!("readers-{index}")).spawn(move || worker.run())?;
+            threads.push((give, waker, Some(thread)));
+        }
+        Ok(Readers { clock, threads, count })
+    }
+
+    fn order(&self, mut order: impl FnMut() -> Order) {
+        for (give, waker, _) in &self.threads {
+            // A thread that has ended by a panic is noticed where it is joined.
+            let _ = give.send(order());
+            let _ = waker.wake();
+        }
+    }
+
+    fn ask<T>(&self, order: impl Fn(Sender<T>) -> Order) -> Receiver<T> {
+        let (answer, answers) = mpsc::channel();
+        self.order(|| order(answer.clone()));
+        answers
+    }
+
+    /// Lets a share of them stall, each for up to `at_most`.
+    pub(crate) fn stall(&self, share: f64, at_most: Duration) {
+        self.order(|| Order::Stall { share, at_most });
+    }
+
+    /// Waits until all stream. Returns how many do not by then.
+    pub(crate) fn await_streams(&self, patience: Duration) -> usize {
+        let deadline = self.clock.now() + patience;
+        self.ask(|answer| Order::AwaitStreams { deadline, answer }).iter().sum()
+    }
+
+    /// Waits until all have the markers of their topics. Returns how many do not by then.
+    pub(crate) fn await_markers(&self, patience: Duration) -> usize {
+        let deadline = self.clock.now() + patience;
+        self.ask(|answer| Order::AwaitMarkers { deadline, answer }).iter().sum()
+    }
+
+    /// Holds every log against the ledger.
+    pub(crate) fn verify(&self, round: Round) -> Findings {
+        let round = Arc::new(round);
+        let mut sum = Findings::default();
+        for findings in self.ask(|answer| Order::Verify { round: Arc::clone(&round), answer }) {
+            sum += findings;
+        }
+        sum
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.order(|| Order::Stop);
+        for (_, _, thread) in &mut self.threads {
+            if thread.take().is_some_and(|thread| thread.join().is_err()) {
+                eprintln!("a thread of readers panicked");
+            }
+        }
+    }
+}
+
+/// Most read two or three topics, some one, some all; formats and habits are mixed.
+fn wish(number: usize, random: &mut fastrand::Rng) -> Wish {
+    let bits = match number % 10 {
+        0 => TOPICS,
+        1..=3 => 1,
+        _ => random.u32(2..=3),
+    };
+    let mut mask: u32 = if bits == TOPICS { (1 << TOPICS) - 1 } else { 0 };
+    while mask.count_ones() < bits {
+        mask |= 1 << random.u32(0..TOPICS);
+    }
+    Wish {
+        mask,
+        format: match number % 4 {
+            0 | 1 => Format::Chunked,
+            2 => Format::ConnectionClose,
+            _ => Format::Http10,
+        },
+        small_buffer: random.u32(0..3) == 0,
+        id_in_query: random.u32(0..4) == 0,
+        gap_off: random.u32(0..8) == 0,
+    }
+}
+
+struct Worker {
+    address: SocketAddr,
+    clock: Clock,
+    ledger: Arc<Ledger>,
+    subscribers: Vec<Subscriber>,
+    poll: Poll,
+    orders: Receiver<Order>,
+    waiting: Option<Waiting>,
+    random: fastrand::Rng,
+}
+
+/// Somebody waits for this.
+struct Waiting {
+    done: fn(&Subscriber) -> bool,
+    deadline: Duration,
+    answer: Sender<usize>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(1024);
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let now = self.clock.now();
+            for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
+                let registry = self.poll.registry();
+                subscriber.look(self.address, registry, Token(index), now, &mut self.random);
+                if subscriber.next_look().is_some_and(|at| at <= now) {
+                    subscriber.read(&self.ledger, now, &mut buffer, &mut self.random);
+                }
+            }
+            self.answer_waiting(now);
+            let looks = self.subscribers.iter().filter_map(Subscriber::next_look);
+            let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline);
+            let next = looks.chain(deadline).min();
+            let timeout = next.map(|at| at.saturating_sub(self.clock.now()));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    panic!("the readers cannot wait for their sockets: {error}");
+                }
+                _ => {}
+            }
+            for event in &events {
+                if let Some(subscriber) = self.subscribers.get_mut(event.token().0) {
+                    subscriber.notified();
+                }
+            }
+            while let Ok(order) = self.orders.try_recv() {
+                if !self.obey(order) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer_waiting(&mut self, now: Duration) {
+        let Some(waiting) = &self.waiting else { return };
+        let missing = self.subscribers.iter().filter(|subscriber| !(waiting.done)(subscriber)).count();
+        if missing == 0 || waiting.deadline <= now {
+            let _ = waiting.answer.send(missing);
+            self.waiting = None;
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> bool {
+        match order {
+            Order::Stall { share, at_most } => {
+                let now = self.clock.now();
+                for subscriber in &mut self.subscribers {
+                    if self.random.f64() < share {
+                        subscriber.stalled_until = Some(now + at_most.mul_f64(self.random.f64()));
+                    }
+                }
+            }
+            Order::AwaitStreams { deadline, answer } => {
+                self.waiting = Some(Waiting { done: Subscriber::streaming, deadline, answer });
+            }
+            Order::AwaitMarkers { deadline, answer } => {
+                self.waiting = Some(Waiting { done: Subscriber::settled, deadline, answer });
+            }
+            Order::Verify { round, answer } => {
+                let mut sum = Findings::default();
+                for subscriber in &mut self.subscribers {
+                    let log = std::mem::take(&mut subscriber.log);
+                    sum += verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);
+                    subscriber.marked = 0;
+                }
+                let _ = answer.send(sum);
+            }
+            Order::Stop => return false,
+        }
+        true
+    }
+}

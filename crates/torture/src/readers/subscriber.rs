@@ -1,0 +1,337 @@
+//! One honest subscriber: connects, reads, keeps a log, comes back with its last id.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fanfare::{Decoded, Decoder};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::event;
+use crate::http::{self, Chunks};
+use crate::ledger::{EpochNumber, Ledger, split_id};
+use crate::verify::{Entry, Position};
+
+/// The longest event that a subscriber takes.
+const EVENT_BYTES: usize = 1 << 20;
+
+/// The receive buffer of those that have a small one: a stall soon reaches the server.
+const SMALL_BUFFER: usize = 8 << 10;
+
+/// Bytes read from one subscriber before the others get their turn.
+const TURN_BYTES: usize = 256 << 10;
+
+/// The wait before a reconnect; up to twice as long, so that they do not come in step.
+const RETRY: Duration = Duration::from_millis(60);
+
+/// What a subscriber asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) mask: u32,
+    pub(crate) format: Format,
+    pub(crate) small_buffer: bool,
+    /// Sends its last id in the query.
+    pub(crate) id_in_query: bool,
+    /// Wants no gap events.
+    pub(crate) gap_off: bool,
+}
+
+/// How a subscriber has its stream framed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Format {
+    Chunked,
+    ConnectionClose,
+    Http10,
+}
+
+/// A subscriber and its log.
+pub(super) struct Subscriber {
+    pub(super) wish: Wish,
+    pub(super) log: Vec<Entry>,
+    pub(super) position: Position,
+    /// The topics whose marker has come in this round.
+    pub(super) marked: u32,
+    /// It does not read until then.
+    pub(super) stalled_until: Option<Duration>,
+    link: Link,
+    last_event_id: String,
+    /// The name and number of the epoch it is in.
+    epoch: Option<(String, EpochNumber)>,
+}
+
+enum Link {
+    Waiting { until: Duration },
+    Open(Box<Stream>),
+}
+
+struct Stream {
+    socket: TcpStream,
+    asked: bool,
+    /// What has come of the head; `None` once it was whole.
+    head: Option<Vec<u8>>,
+    /// `None` where the stream ends with the connection.
+    chunks: Option<Chunks>,
+    decoder: Decoder,
+    /// There may be more to read than was read.
+    readable: bool,
+}
+
+impl Subscriber {
+    pub(super) fn new(wish: Wish) -> Subscriber {
+        Subscriber {
+            wish,
+            log: Vec::new(),
+            position: None,
+            marked: 0,
+            stalled_until: None,
+            link: Link::Waiting { until: Duration::ZERO },
+            last_event_id: String::new(),
+            epoch: None,
+        }
+    }
+
+    /// Whether its stream has begun.
+    pub(super) fn streaming(&self) -> bool {
+        matches!(&self.link, Link::Open(stream) if stream.head.is_none())
+    }
+
+    /// Whether it has the markers of all its topics.
+    pub(super) fn settled(&self) -> bool {
+        self.marked & self.wish.mask == self.wish.mask
+    }
+
+    /// When it wants to be looked at although nothing happened on its socket; zero: at once.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        match &self.link {
+            Link::Waiting { until } => Some(*until),
+            Link::Open(stream) if stream.readable => Some(self.stalled_until.unwrap_or_default()),
+            Link::Open(_) => None,
+        }
+    }
+
+    /// Connects if it is time to.
+    pub(super) fn look(
+        &mut self,
+        address: SocketAddr,
+        registry: &Registry,
+        token: Token,
+        now: Duration,
+        random: &mut fastrand::Rng,
+    ) {
+        if let Link::Waiting { until } = self.link
+            && until <= now
+        {
+            match self.connect(address, registry, token) {
+                Ok(stream) => self.link = Link::Open(Box::new(stream)),
+                Err(_) => self.wait(now, random),
+            }
+        }
+    }
+
+    fn wait(&mut self, now: Duration, random: &mut fastrand::Rng) {
+        self.link = Link::Waiting { until: now + RETRY.mul_f64(1.0 + random.f64()) };
+    }
+
+    fn connect(&self, address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if self.wish.small_buffer {
+            socket.set_recv_buffer_size(SMALL_BUFFER)?;
+        }
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        let mut socket = TcpStream::from_std(socket.into());
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Stream {
+            socket,
+            asked: false,
+            head: Some(Vec::new()),
+            chunks: None,
+            decoder: Decoder::new(EVENT_BYTES),
+            readable: false,
+        })
+    }
+
+    /// Its socket is ready for something.
+    pub(super) fn notified(&mut self) {
+        if let Link::Open(stream) = &mut self.link {
+            stream.readable = true;
+        }
+    }
+
+    /// Reads what is there, unless it is stalled. A stream that ends or breaks is begun again later.
+    pub(super) fn read(
+        &mut self,
+        ledger: &Ledger,
+        now: Duration,
+        buffer: &mut [u8],
+        random: &mut fastrand::Rng,
+    ) {
+        if self.stalled_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.stalled_until = None;
+        let Link::Open(stream) = &mut self.link else { return };
+        if !stream.asked {
+            let request = request(&self.wish, &self.last_event_id);
+            match stream.socket.write(request.as_bytes()) {
+                Ok(count) if count == request.len() => stream.asked = true,
+                // Connecting still, or refused: reading tells.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {}
+                _ => return self.wait(now, random),
+            }
+        }
+        let mut taken = 0;
+        loop {
+            let Link::Open(stream) = &mut self.link else { return };
+            if taken >= TURN_BYTES {
+                return;
+            }
+            match stream.socket.read(buffer) {
+                Ok(count) if count > 0 => {
+                    taken += count;
+                    if !self.received(ledger, &buffer[..count], now) {
+                        return self.wait(now, random);
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                    stream.readable = false;
+                    return;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                _ => return self.wait(now, random),
+            }
+        }
+    }
+
+    /// False where the stream is of no use any more.
+    fn received(&mut self, ledger: &Ledger, bytes: &[u8], now: Duration) -> bool {
+        let Link::Open(mut stream) = std::mem::replace(&mut self.link, Link::Waiting { until: now }) else {
+            return false;
+        };
+        let result = self.take(&mut stream, ledger, bytes, now);
+        self.link = Link::Open(stream);
+        match result {
+            Ok(useful) => useful,
+            Err(problem) => {
+                self.log.push(Entry::Damage(problem));
+                false
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        stream: &mut Stream,
+        ledger: &Ledger,
+        bytes: &[u8],
+        now: Duration,
+    ) -> Result<bool, String> {
+        let Some(head) = &mut stream.head else {
+            return self.take_body(stream, ledger, bytes).map(|()| true);
+        };
+        head.extend_from_slice(bytes);
+        let Some(parsed) = http::parse_head(head)? else { return Ok(true) };
+        if parsed.status != 200 {
+            // Refused: it comes again. A server that has no room says so with 503.
+            let known = matches!(parsed.status, 503 | 408);
+            return if known {
+                Ok(false)
+            } else {
+                Err(format!("a subscriber was answered {}", parsed.status))
+            };
+        }
+        if parsed.chunked != (self.wish.format == Format::Chunked) {
+            return Err(format!("a stream is framed as was not asked for: {:?}", self.wish));
+        }
+        self.log.push(Entry::Began { at: now, resumed: !self.last_event_id.is_empty(), gap: parsed.gap });
+        stream.chunks = parsed.chunked.then(Chunks::default);
+        let rest = head.split_off(parsed.length);
+        stream.head = None;
+        self.take_body(stream, ledger, &rest).map(|()| true)
+    }
+
+    fn take_body(&mut self, stream: &mut Stream, ledger: &Ledger, bytes: &[u8]) -> Result<(), String> {
+        let mut unwrapped = Vec::new();
+        let body = match &mut stream.chunks {
+            Some(chunks) => {
+                chunks.feed(bytes, &mut unwrapped)?;
+                unwrapped.as_slice()
+            }
+            None => bytes,
+        };
+        let mut scratch = String::new();
+        let fed = stream.decoder.feed(body, &mut |decoded| {
+            if let Decoded::Event { kind, data, last_event_id } = decoded {
+                self.event(ledger, kind, data, last_event_id, &mut scratch);
+            }
+        });
+        fed.map_err(|error| error.to_string())
+    }
+
+    fn event(&mut self, ledger: &Ledger, kind: &str, data: &str, id: &str, scratch: &mut String) {
+        let Some((name, seq)) = split_id(id) else {
+            self.log.push(Entry::Damage(format!("an event has the id {id:?}")));
+            return;
+        };
+        let asked = std::mem::replace(&mut self.last_event_id, id.to_owned());
+        if self.epoch.as_ref().is_none_or(|(known, _)| known != name) {
+            self.epoch = Some((name.to_owned(), ledger.epoch(name)));
+        }
+        let epoch = self.epoch.as_ref().map_or(0, |(_, number)| *number);
+        if kind == "fanfare.gap" {
+            self.log.push(self.gap(data, &asked, name, epoch, seq));
+            return;
+        }
+        match event::check(data, scratch) {
+            Some((key, mask)) => {
+                if kind == event::MARKER {
+                    self.marked |= mask;
+                }
+                self.log.push(Entry::Event { key, mask, epoch, seq });
+            }
+            None => {
+                let start: String = data.chars().take(60).collect();
+                self.log.push(Entry::Damage(format!("data of event {id} is not whole: {start:?}")));
+            }
+        }
+    }
+
+    /// A gap event must name the id that was asked for.
+    fn gap(&self, data: &str, asked: &str, name: &str, epoch: EpochNumber, upto: u64) -> Entry {
+        let parsed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
+        if self.wish.gap_off || parsed["after"] != asked {
+            return Entry::Damage(format!("{:?} was told of the gap {data}, asked for {asked}", self.wish));
+        }
+        let after = split_id(asked).filter(|(of, _)| *of == name).map_or(0, |(_, seq)| seq);
+        Entry::Gap { epoch, after, upto }
+    }
+}
+
+fn request(wish: &Wish, last_event_id: &str) -> String {
+    let mut query: Vec<String> = event::topics(wish.mask).map(|topic| format!("topic={topic}")).collect();
+    if wish.gap_off {
+        query.push("gap=off".to_owned());
+    }
+    let mut fields = String::new();
+    if !last_event_id.is_empty() {
+        match wish.id_in_query {
+            true => query.push(format!("last_event_id={last_event_id}")),
+            false => {
+                let _ = write!(fields, "Last-Event-ID: {last_event_id}\r\n");
+            }
+        }
+    }
+    if wish.format == Format::ConnectionClose {
+        fields.push_str("Connection: close\r\n");
+    }
+    let version = if wish.format == Format::Http10 { "1.0" } else { "1.1" };
+    format!("GET /events?{} HTTP/{version}\r\nHost: torture\r\n{fields}\r\n", query.join("&"))
+}

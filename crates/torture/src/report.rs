@@ -1,0 +1,208 @@
+//! The verdict.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+use crate::fault::{Fault, Saw};
+use crate::probe::Times;
+use crate::verify::Findings;
+
+/// An honest newcomer has its head within this time at p99, whatever stands beside it.
+const CONNECT: Duration = Duration::from_millis(100);
+
+/// Slow heads add at most this to an honest newcomer's p99.
+const ADDED: Duration = Duration::from_millis(2);
+
+/// Newcomers of each kind below which a p99 says nothing.
+const ENOUGH: u64 = 1_000;
+
+/// Once all faults are gone, the server's memory is within this part of what it was.
+const MEMORY: f64 = 0.05;
+
+/// What one backend's server went through.
+pub(crate) struct Report {
+    backend: String,
+    rows: Vec<Row>,
+    /// Violations that are of no one fault.
+    violations: Vec<String>,
+    pub(crate) calm: Times,
+    pub(crate) beset: Times,
+    /// Anonymous memory before the first fault and after the last.
+    pub(crate) memory: Option<(u64, u64)>,
+    /// It was ended early, by a signal.
+    pub(crate) partial: bool,
+}
+
+struct Row {
+    fault: Fault,
+    rounds: u64,
+    findings: Findings,
+    violations: u64,
+    note: String,
+}
+
+impl Report {
+    pub(crate) fn new(backend: &str, faults: &[Fault]) -> Report {
+        let row = |&fault| Row {
+            fault,
+            rounds: 0,
+            findings: Findings::default(),
+            violations: 0,
+            note: String::new(),
+        };
+        Report {
+            backend: backend.to_owned(),
+            rows: faults.iter().map(row).collect(),
+            violations: Vec::new(),
+            calm: Times::new(),
+            beset: Times::new(),
+            memory: None,
+            partial: false,
+        }
+    }
+
+    /// Takes in one round of a fault, and says a line about it.
+    pub(crate) fn round(&mut self, fault: Fault, at: Duration, saw: Saw, deliveries: Findings) {
+        let mut findings = saw.findings;
+        findings += deliveries;
+        let good = findings.good() && saw.violations.is_empty();
+        println!(
+            "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps told, {} reconnects; {}{}",
+            at.as_secs(),
+            self.backend,
+            fault.name(),
+            findings.delivered,
+            findings.gaps,
+            findings.reconnects,
+            saw.note,
+            if good { "" } else { "  VIOLATION" },
+        );
+        for violation in findings.examples.drain(..).chain(saw.violations.iter().cloned()) {
+            println!("         {violation}");
+            self.violations.push(format!("{}: {violation}", fault.name()));
+        }
+        let Some(row) = self.rows.iter_mut().find(|row| row.fault == fault) else { return };
+        row.rounds += u64::from(!saw.skipped);
+        row.violations += saw.violations.len() as u64;
+        row.findings += findings;
+        row.note = saw.note;
+    }
+
+    /// A violation that is of no one fault.
+    pub(crate) fn violation(&mut self, text: String) {
+        println!("         VIOLATION: {text}");
+        self.violations.push(text);
+    }
+
+    /// Prints the table and what else was measured. Returns whether all is well. What is timed and what memory is held
+    /// is judged only where `judged` says so.
+    pub(crate) fn conclude(mut self, judged: bool) -> bool {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header([
+            "fault",
+            "rounds",
+            "delivered",
+            "lost",
+            "doubled",
+            "disordered",
+            "damaged",
+            "absent",
+            "gaps told",
+            "missed in gap",
+            "lost with process",
+            "reconnects",
+            "other",
+            "last round",
+        ]);
+        for row in &self.rows {
+            let found = &row.findings;
+            let mut cells = vec![row.fault.name()];
+            let numbers = [
+                row.rounds,
+                found.delivered,
+                found.lost,
+                found.doubled,
+                found.disordered,
+                found.damaged,
+                found.absent,
+                found.gaps,
+                found.missed_in_gap,
+                found.lost_with_process,
+                found.reconnects,
+                row.violations,
+            ];
+            cells.extend(numbers.iter().map(u64::to_string));
+            cells.push(row.note.clone());
+            table.add_row(cells);
+        }
+        for column in table.column_iter_mut().skip(1).take(12) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("\n{} {}\n{table}", self.backend, if self.partial { "(ended early)" } else { "" });
+        self.newcomers(judged);
+        self.memory_held(judged);
+        let good = self.violations.is_empty() && self.rows.iter().all(|row| row.findings.good());
+        for violation in &self.violations {
+            println!("violation: {violation}");
+        }
+        println!("{}: {}\n", self.backend, if good { "nothing was violated" } else { "VIOLATED" });
+        good
+    }
+
+    fn newcomers(&mut self, judged: bool) {
+        if self.calm.count() == 0 || self.beset.count() == 0 {
+            return;
+        }
+        for (name, times) in [("without slow heads", &self.calm), ("beside slow heads ", &self.beset)] {
+            println!(
+                "connect to head {name}: p50 {:.2} ms, p99 {:.2} ms, {} newcomers, {} failed",
+                millis(times.at(50.0)),
+                millis(times.at(99.0)),
+                times.count(),
+                times.failed
+            );
+        }
+        let added = self.beset.at(99.0).saturating_sub(self.calm.at(99.0));
+        let enough = self.calm.count().min(self.beset.count()) >= ENOUGH;
+        println!(
+            "slow heads add {:.2} ms to p99 (promised: {ADDED:?}){}",
+            millis(added),
+            if judged && enough { "" } else { "; not judged" }
+        );
+        let failed = self.calm.failed + self.beset.failed;
+        let failure = self.beset.first_failure.take().or(self.calm.first_failure.take());
+        if failed > 0 {
+            self.violations.push(format!("{failed} newcomers failed: {}", failure.unwrap_or_default()));
+        }
+        if judged && enough {
+            if self.beset.at(99.0) > CONNECT {
+                self.violations
+                    .push(format!("newcomers beside slow heads wait longer than {CONNECT:?} at p99"));
+            }
+            if added > ADDED {
+                self.violations.push(format!("slow heads add more than {ADDED:?} to a newcomer's p99"));
+            }
+        }
+    }
+
+    fn memory_held(&mut self, judged: bool) {
+        let Some((before, after)) = self.memory else { return };
+        let grown = after as f64 / before as f64 - 1.0;
+        println!(
+            "anonymous memory of the server: {:.2} MiB before the faults, {:.2} MiB after, {:+.1} % (promised: 5 %){}",
+            before as f64 / f64::from(1 << 20),
+            after as f64 / f64::from(1 << 20),
+            grown * 100.0,
+            if judged { "" } else { "; not judged" }
+        );
+        if judged && grown > MEMORY {
+            self.violations.push(format!("the server holds {:.1} % more memory than before", grown * 100.0));
+        }
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,193 @@
+//! The server: a process of its own, that is stopped, killed and started again, and looked at from outside.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use fanfare_io::Clock;
+pub(crate) use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
+/// What every server is started with, so that bounds are near enough to be met.
+const OPTIONS: [&str; 12] = [
+    "--retain-bytes",
+    "8MiB",
+    "--laggard-bytes",
+    "1MiB",
+    "--laggard-events",
+    "2000",
+    "--laggard-time",
+    "10s",
+    "--heartbeat",
+    "2s",
+    "--drain",
+    "1s",
+];
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) program: PathBuf,
+    pub(crate) backend: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) shards: usize,
+    /// Its RLIMIT_NOFILE, if it is not to be ours.
+    pub(crate) descriptors: Option<usize>,
+}
+
+/// A running server. It is killed when this is dropped.
+pub(crate) struct Server {
+    plan: Plan,
+    child: Child,
+    pub(crate) address: SocketAddr,
+    /// What all its processes have logged.
+    log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(plan: &Plan) -> Result<Server, String> {
+        let log = Arc::new(Mutex::new(String::new()));
+        let (child, address, log_reader) = spawn(plan, &log)?;
+        let plan = Plan { listen: address, ..plan.clone() };
+        Ok(Server { plan, child, address, log, log_reader: Some(log_reader) })
+    }
+
+    /// Starts it again on the same port after its end.
+    pub(crate) fn start_again(&mut self) -> Result<(), String> {
+        let (child, _, log_reader) = spawn(&self.plan, &self.log)?;
+        self.child = child;
+        self.log_reader = Some(log_reader);
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
+            // It may have ended: whoever waits for it will see that.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Kills it, as a crash would, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.join_log();
+    }
+
+    /// Waits for its end. `None` if it does not come in time.
+    pub(crate) fn await_end(&mut self, clock: Clock, patience: Duration) -> Option<ExitStatus> {
+        let deadline = clock.now() + patience;
+        while clock.now() < deadline {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                self.join_log();
+                return Some(status);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    /// How it has ended although nobody asked it to.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    fn join_log(&mut self) {
+        if let Some(reader) = self.log_reader.take() {
+            let _ = reader.join();
+        }
+    }
+
+    /// Lines of its log that tell of a panic.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
+    }
+
+    /// Whether its log has this.
+    pub(crate) fn logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
+    }
+
+    /// Its anonymous memory in bytes: heap, stacks, tables; not the program's text, nor the kernel's sockets.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The server's program beside our own.
+pub(crate) fn beside_us() -> Result<PathBuf, String> {
+    let ours = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = ours.parent().unwrap_or(Path::new(".")).join("fanfare");
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(format!("{} is not there: run `cargo xtask torture`, which builds it", program.display()))
+}
+
+fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, JoinHandle<()>), String> {
+    let mut command = match plan.descriptors {
+        None => Command::new(&plan.program),
+        Some(limit) => {
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(&plan.program);
+            shell
+        }
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FANFARE_")) {
+        command.env_remove(name);
+    }
+    let (listen, shards) = (plan.listen.to_string(), plan.shards.to_string());
+    command
+        .args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards])
+        .args(OPTIONS);
+    // A group of its own: Ctrl-C is for us, and we end the server.
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;
+
+    let log_reader = child.stderr.take().map(|stderr| {
+        let log = Arc::clone(log);
+        thread::spawn(move || {
+            let mut stderr = BufReader::new(stderr);
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        })
+    });
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().ok_or("no standard output")?);
+    let _ = stdout.read_line(&mut first);
+    // What else it prints goes nowhere.
+    thread::spawn(move || drop(stdout.read_to_end(&mut Vec::new())));
+    let address =
+        first.trim_end().split_once(" is listening on http://").and_then(|(_, text)| text.parse().ok());
+    match (address, log_reader) {
+        (Some(address), Some(log_reader)) => Ok((child, address, log_reader)),
+        (_, log_reader) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            log_reader.map(JoinHandle::join);
+            let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            Err(format!("the server does not start: {first:?}\n{log}"))
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! One subscriber's log against what was published.
+
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use crate::ledger::{EpochNumber, Fate, Round};
+
+/// A line of a subscriber's log.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// A stream began: at this time, resuming after an id or not, with `Fanfare-Gap` in its head or not.
+    Began { at: Duration, resumed: bool, gap: bool },
+    /// A gap event: after this `seq` of the epoch in which it is told (0: of another epoch), up to this one.
+    Gap { epoch: EpochNumber, after: u64, upto: u64 },
+    /// An event.
+    Event { key: u64, mask: u32, epoch: EpochNumber, seq: u64 },
+    /// Something that is no event of ours, with what is wrong.
+    Damage(String),
+}
+
+/// Where a subscriber stood at the end of the round before.
+pub(crate) type Position = Option<(EpochNumber, u64)>;
+
+/// What holding logs against the ledger has shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Findings {
+    /// Deliveries that were as they should be.
+    pub(crate) delivered: u64,
+    pub(crate) lost: u64,
+    pub(crate) doubled: u64,
+    pub(crate) disordered: u64,
+    pub(crate) damaged: u64,
+    /// Gaps that were told.
+    pub(crate) gaps: u64,
+    /// Acknowledged events that a told gap names, in a server that lives on.
+    pub(crate) missed_in_gap: u64,
+    /// Acknowledged events that ended with their process, told by a gap.
+    pub(crate) lost_with_process: u64,
+    pub(crate) reconnects: u64,
+    /// Subscribers that had no stream, or not everything, a long time after the fault.
+    pub(crate) absent: u64,
+    /// The first violations, in words.
+    pub(crate) examples: Vec<String>,
+}
+
+impl Findings {
+    const EXAMPLES: usize = 8;
+
+    pub(crate) fn good(&self) -> bool {
+        self.lost + self.doubled + self.disordered + self.damaged + self.absent == 0
+    }
+
+    fn example(&mut self, text: impl FnOnce() -> String) {
+        if self.examples.len() < Findings::EXAMPLES {
+            self.examples.push(text());
+        }
+    }
+}
+
+impl AddAssign for Findings {
+    fn add_assign(&mut self, other: Findings) {
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.disordered += other.disordered;
+        self.damaged += other.damaged;
+        self.gaps += other.gaps;
+        self.missed_in_gap += other.missed_in_gap;
+        self.lost_with_process += other.lost_with_process;
+        self.reconnects += other.reconnects;
+        self.absent += other.absent;
+        let room = Findings::EXAMPLES.saturating_sub(self.examples.len());
+        self.examples.extend(other.examples.into_iter().take(room));
+    }
+}
+
+/// Holds a subscriber's log of a round against what was published in it. `position` is where the subscriber stood before,
+/// and is brought forward.
+pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[Entry]) -> Findings {
+    let mut found = Findings::default();
+    let mut seen = vec![false; round.records.len()];
+    let mut fresh_since = None;
+    let mut gaps = Vec::new();
+    // A gap was told, in the head or in the stream, since the epoch changed.
+    let mut told = false;
+    // A gap in a head that no event in the stream has named yet (`gap=off`): it ends before the next event.
+    let mut unnamed = false;
+    for entry in log {
+        match entry {
+            Entry::Began { at, resumed, gap } => {
+                found.reconnects += 1;
+                found.gaps += u64::from(*gap);
+                told |= gap;
+                unnamed |= gap;
+                if !resumed {
+                    fresh_since = Some(*at);
+                }
+            }
+            Entry::Gap { epoch, after, upto } => {
+                told = true;
+                unnamed = false;
+                gaps.push((*epoch, *after, *upto));
+            }
+            Entry::Damage(text) => {
+                found.damaged += 1;
+                found.example(|| text.clone());
+            }
+            Entry::Event { key, mask: of_event, epoch, seq } => {
+                if let Some((before, _)) = *position
+                    && before != *epoch
+                {
+                    if !told {
+                        found.lost += 1;
+                        found.example(|| format!("epoch {epoch} began after {before} and no gap was told"));
+                    }
+                    *position = None;
+                }
+                told = false;
+                if std::mem::take(&mut unnamed) {
+                    gaps.push((*epoch, position.map_or(0, |(_, seq)| seq), seq.saturating_sub(1)));
+                }
+                let known = key.checked_sub(round.base).filter(|index| *index < seen.len() as u64);
+                let again = known.is_none_or(|index| seen[index as usize]);
+                if again {
+                    found.doubled += 1;
+                    found.example(|| format!("event {key} (seq {seq}) came again, or in a later round"));
+                } else if position.is_some_and(|(_, last)| *seq <= last) {
+                    found.disordered += 1;
+                    found.example(|| format!("event {key} has seq {seq} and came behind {position:?}"));
+                }
+                if let Some(index) = known {
+                    seen[index as usize] = true;
+                    let record = &round.records[index as usize];
+                    let wrong_seq = match record.fate {
+                        Fate::Acknowledged { epoch: of, seq: (from, to), .. } => {
+                            of != *epoch || *seq < from || *seq > to
+                        }
+                        Fate::Open | Fate::Refused => false,
+                    };
+                    let whose = record.mask == *of_event && mask & of_event != 0;
+                    if wrong_seq || !whose || record.fate == Fate::Refused {
+                        found.damaged += 1;
+                        found.example(|| {
+                            format!(
+                                "event {key} (seq {seq}, topics {of_event:x}) came, published as {record:?}"
+                            )
+                        });
+                    } else if !again {
+                        found.delivered += 1;
+                    }
+                }
+                *position = Some((*epoch, *seq));
+            }
+        }
+    }
+    let last_epoch = position.map(|(epoch, _)| epoch);
+    for (index, record) in round.records.iter().enumerate() {
+        let Fate::Acknowledged { epoch, seq, at } = record.fate else { continue };
+        if seen[index] || record.mask & mask == 0 || fresh_since.is_some_and(|since| record.begun < since) {
+            continue;
+        }
+        // An epoch that is over took with it what was not delivered; that a gap was told is checked above.
+        let over = last_epoch.is_some_and(|last| epoch < last);
+        let promised = round.epochs[epoch].told_to_stop.is_some_and(|stop| at < stop);
+        if over && !promised {
+            found.lost_with_process += 1;
+        } else if gaps.iter().any(|&(of, after, upto)| of == epoch && after < seq.1 && seq.0 <= upto) {
+            found.missed_in_gap += 1;
+        } else {
+            found.lost += 1;
+            found.example(|| {
+                let key = round.base + index as u64;
+                format!("event {key} was acknowledged and never came: {record:?}, reader at {position:?}, topics {mask:x}")
+            });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use fanfare_io::Clock;
+
+    /// Five events of one topic in epoch `a`, acknowledged as 1 to 5.
+    fn round_of_five() -> Round {
+        let ledger = Ledger::new(Clock::start());
+        ledger.begin(&[1; 5]);
+        ledger.acknowledged(0, 5, "a-1", "a-5").unwrap();
+        ledger.end_round()
+    }
+
+    fn event(seq: u64) -> Entry {
+        Entry::Event { key: seq - 1, mask: 1, epoch: 0, seq }
+    }
+
+    fn summary(round: &Round, log: &[Entry]) -> (u64, u64, u64, u64, u64) {
+        let found = verify(round, 1, &mut Some((0, 0)), log);
+        (found.delivered, found.lost, found.doubled, found.disordered, found.damaged)
+    }
+
+    #[test]
+    fn every_kind_of_violation_is_seen() {
+        let round = round_of_five();
+        let all: Vec<Entry> = (1..=5).map(event).collect();
+        assert_eq!(summary(&round, &all), (5, 0, 0, 0, 0));
+        assert_eq!(summary(&round, &all[1..]), (4, 1, 0, 0, 0));
+        assert_eq!(summary(&round, &[&all[..], &all[4..]].concat()), (5, 0, 1, 0, 0));
+        let swapped: Vec<Entry> = [1, 3, 2, 4, 5].map(event).to_vec();
+        assert_eq!(summary(&round, &swapped), (5, 0, 0, 1, 0));
+        let foreign = Entry::Event { key: 4, mask: 2, epoch: 0, seq: 5 };
+        assert_eq!(summary(&round, &[&all[..4], &[foreign]].concat()), (4, 0, 0, 0, 1));
+        let renumbered = Entry::Event { key: 4, mask: 1, epoch: 0, seq: 6 };
+        assert_eq!(summary(&round, &[&all[..4], &[renumbered]].concat()), (4, 0, 0, 0, 1));
+        let damage = [&all[..], &[Entry::Damage("cut".to_owned())]].concat();
+        assert_eq!(summary(&round, &damage), (5, 0, 0, 0, 1));
+    }
+
+    #[test]
+    fn a_told_gap_excuses_what_it_names_and_no_more() {
+        let round = round_of_five();
+        let gap = Entry::Gap { epoch: 0, after: 0, upto: 3 };
+        let found = verify(&round, 1, &mut Some((0, 0)), &[gap.clone(), event(5)]);
+        assert_eq!((found.missed_in_gap, found.lost), (3, 1));
+    }
+
+    #[test]
+    fn what_ends_with_its_process_must_be_told() {
+        let ledger = Ledger::new(Clock::start());
+        ledger.begin(&[1; 2]);
+        ledger.acknowledged(0, 1, "a-1", "a-1").unwrap();
+        ledger.acknowledged(1, 1, "b-1", "b-1").unwrap();
+        let round = ledger.end_round();
+        let second = Entry::Event { key: 1, mask: 1, epoch: 1, seq: 1 };
+        let began = |gap| Entry::Began { at: Duration::ZERO, resumed: true, gap };
+        let found = verify(&round, 1, &mut Some((0, 0)), &[began(true), second.clone()]);
+        assert_eq!((found.lost, found.lost_with_process, found.gaps), (0, 1, 1));
+        let found = verify(&round, 1, &mut Some((0, 0)), &[began(false), second]);
+        assert_eq!((found.lost, found.lost_with_process), (1, 1));
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_a_graceful_end_must_come() {
+        let ledger = Ledger::new(Clock::start());
+        ledger.begin(&[1; 2]);
+        ledger.acknowledged(0, 1, "a-1", "a-1").unwrap();
+        ledger.tell_to_stop();
+        ledger.acknowledged(1, 1, "b-1", "b-1").unwrap();
+        let round = ledger.end_round();
+        let began = Entry::Began { at: Duration::ZERO, resumed: true, gap: true };
+        let second = Entry::Event { key: 1, mask: 1, epoch: 1, seq: 1 };
+        assert_eq!(verify(&round, 1, &mut Some((0, 0)), &[began, second]).lost, 1);
+    }
+
+    #[test]
+    fn refused_events_must_not_come_and_unanswered_ones_may_once() {
+        let ledger = Ledger::new(Clock::start());
+        ledger.begin(&[1; 2]);
+        ledger.refused(0, 1);
+        let round = ledger.end_round();
+        assert_eq!(summary(&round, &[event(1)]), (0, 0, 0, 0, 1));
+        assert_eq!(summary(&round, &[event(2)]), (1, 0, 0, 0, 0));
+        assert_eq!(summary(&round, &[event(2), event(2)]), (1, 0, 1, 0, 0));
+        assert_eq!(summary(&round, &[]), (0, 0, 0, 0, 0));
+    }
+
+    #[test]
+    fn who_comes_fresh_is_owed_what_is_published_from_then_on() {
+        let round = round_of_five();
+        let later = Entry::Began { at: Duration::from_secs(60), resumed: false, gap: false };
+        assert_eq!(verify(&round, 1, &mut None, &[later]).lost, 0);
+    }
+}
