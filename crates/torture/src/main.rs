@@ -120,6 +120,7 @@ fn torture(
         backend: backend.to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         shards: SHARDS,
+        retain: "8MiB",
         descriptors: None,
     };
     let mut report = Report::new(backend, faults);
@@ -154,7 +155,10 @@ fn torture(
         first_turn &= !line.is_empty();
         let outcome = fault.act(&mut arena).and_then(|saw| Ok((saw, arena.field.settle()?)));
         match outcome {
-            Ok((saw, findings)) => report.round(fault, clock.now(), saw, findings),
+            Ok((saw, findings)) => {
+                let memory = arena.field.server.memory().unwrap_or(0);
+                report.round(fault, clock.now(), memory, saw, findings);
+            }
             Err(problem) => {
                 report.violation(format!("{}: {problem}", fault.name()));
                 if arena.field.server.ended().is_some() {

@@ -63,18 +63,19 @@ impl Report {
     }
 
     /// Takes in one round of a fault, and says a line about it.
-    pub(crate) fn round(&mut self, fault: Fault, at: Duration, saw: Saw, deliveries: Findings) {
+    pub(crate) fn round(&mut self, fault: Fault, at: Duration, memory: u64, saw: Saw, deliveries: Findings) {
         let mut findings = saw.findings;
         findings += deliveries;
         let good = findings.good() && saw.violations.is_empty();
         println!(
-            "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps told, {} reconnects; {}{}",
+            "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps told, {} reconnects, {:.1} MiB; {}{}",
             at.as_secs(),
             self.backend,
             fault.name(),
             findings.delivered,
             findings.gaps,
             findings.reconnects,
+            mebibytes(memory),
             saw.note,
             if good { "" } else { "  VIOLATION" },
         );
@@ -192,8 +193,8 @@ impl Report {
         let grown = after as f64 / before as f64 - 1.0;
         println!(
             "anonymous memory of the server: {:.2} MiB before the faults, {:.2} MiB after, {:+.1} % (promised: 5 %){}",
-            before as f64 / f64::from(1 << 20),
-            after as f64 / f64::from(1 << 20),
+            mebibytes(before),
+            mebibytes(after),
             grown * 100.0,
             if judged { "" } else { "; not judged" }
         );
@@ -205,4 +206,8 @@ impl Report {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

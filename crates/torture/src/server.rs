@@ -15,9 +15,7 @@ pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
 /// What every server is started with, so that bounds are near enough to be met.
-const OPTIONS: [&str; 12] = [
-    "--retain-bytes",
-    "8MiB",
+const OPTIONS: [&str; 10] = [
     "--laggard-bytes",
     "1MiB",
     "--laggard-events",
@@ -37,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) backend: String,
     pub(crate) listen: SocketAddr,
     pub(crate) shards: usize,
+    /// Its `--retain-bytes`.
+    pub(crate) retain: &'static str,
     /// Its RLIMIT_NOFILE, if it is not to be ours.
     pub(crate) descriptors: Option<usize>,
 }
@@ -155,9 +155,8 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
         command.env_remove(name);
     }
     let (listen, shards) = (plan.listen.to_string(), plan.shards.to_string());
-    command
-        .args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards])
-        .args(OPTIONS);
+    command.args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards]);
+    command.args(["--retain-bytes", plan.retain]).args(OPTIONS);
     // A group of its own: Ctrl-C is for us, and we end the server.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;

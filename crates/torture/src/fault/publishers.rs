@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::Saw;
 use crate::arena::Arena;
+use crate::field::Field;
 use crate::http::{Broken, Poster};
 use crate::publishers::Batch;
+use crate::server::Plan;
 
 /// Publishers vanish in the middle of a body; others take seconds for theirs.
 pub(super) fn vanish(arena: &mut Arena) -> Result<Saw, String> {
@@ -70,31 +72,70 @@ fn cut(batch: &Batch, poster: &mut Poster, ledger: &crate::ledger::Ledger, rando
     ledger.refused(batch.first + whole as u64, batch.count - whole);
 }
 
-/// As many publishers as the mailboxes cannot take, until some are told to wait.
+/// More than the arena's server delivers: its readers fall behind, are cut, come back, and are told what its small log no
+/// longer has. Then so much for a server with a large log that publishers are told to wait: nothing may be missing.
 pub(super) fn burst(arena: &mut Arena) -> Result<Saw, String> {
-    let time = arena.scaled(Duration::from_secs(8), Duration::from_millis(800));
-    let threads = arena.scaled(64, 16);
-    let address = arena.field.server.address;
-    let (ledger, problems) = (&arena.field.ledger, &arena.field.problems);
-    let busy = problems.busy.load(Ordering::Relaxed);
-    let (over, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut randoms: Vec<fastrand::Rng> = (0..threads).map(|_| arena.random.fork()).collect();
-    thread::scope(|scope| {
-        for random in &mut randoms {
-            let (over, acknowledged) = (&over, &acknowledged);
-            scope.spawn(move || {
-                let mut poster = Poster::new(address);
-                while !over.load(Ordering::Relaxed) {
-                    let batch = Batch::array(ledger, 200, 100, random);
-                    if batch.publish(&mut poster, ledger, problems, over) {
-                        acknowledged.fetch_add(batch.count as u64, Ordering::Relaxed);
+    let small = Burst {
+        time: arena.scaled(Duration::from_secs(2), Duration::from_millis(300)),
+        publishers: 16,
+        events: 200,
+        length: 100,
+    };
+    let mut random = arena.random.fork();
+    let (acknowledged, _) = small.publish(arena, &arena.field, &mut random);
+    let mut saw = Saw::default();
+
+    let plan = Plan { retain: "1GiB", ..arena.plan_apart() };
+    let subscribers = arena.scaled(200, 60);
+    let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
+    let large = Burst {
+        time: arena.scaled(Duration::from_secs(8), Duration::from_millis(700)),
+        publishers: arena.scaled(96, 8),
+        events: 250,
+        length: 3_500,
+    };
+    let (acknowledged_large, busy) = large.publish(arena, &field, &mut random);
+    saw.findings += field.settle()?;
+    saw.violations = field.violations();
+    if saw.findings.missed_in_gap > 0 {
+        saw.violations.push("events are missing although the log had room for all".to_owned());
+    }
+    saw.note = format!("{acknowledged} and {acknowledged_large} events acknowledged, {busy} answers of 503");
+    Ok(saw)
+}
+
+/// Publishers that do not pause.
+struct Burst {
+    time: Duration,
+    publishers: usize,
+    /// In each request.
+    events: usize,
+    /// Characters of each event.
+    length: usize,
+}
+
+impl Burst {
+    /// Returns how many events were acknowledged, and how many answers were 503.
+    fn publish(&self, arena: &Arena, field: &Field, random: &mut fastrand::Rng) -> (u64, u64) {
+        let (ledger, problems, address) = (&field.ledger, &field.problems, field.server.address);
+        let busy = problems.busy.load(Ordering::Relaxed);
+        let (over, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for _ in 0..self.publishers {
+                let (over, acknowledged, mut random) = (&over, &acknowledged, random.fork());
+                scope.spawn(move || {
+                    let mut poster = Poster::new(address);
+                    while !over.load(Ordering::Relaxed) {
+                        let batch = Batch::array(ledger, self.events, self.length, &mut random);
+                        if batch.publish(&mut poster, ledger, problems, over) {
+                            acknowledged.fetch_add(batch.count as u64, Ordering::Relaxed);
+                        }
                     }
-                }
-            });
-        }
-        arena.wait(time);
-        over.store(true, Ordering::Relaxed);
-    });
-    let busy = problems.busy.load(Ordering::Relaxed) - busy;
-    Ok(Saw::noted(format!("{} acknowledged, {busy} answers of 503", acknowledged.into_inner())))
+                });
+            }
+            arena.wait(self.time);
+            over.store(true, Ordering::Relaxed);
+        });
+        (acknowledged.into_inner(), problems.busy.load(Ordering::Relaxed) - busy)
+    }
 }

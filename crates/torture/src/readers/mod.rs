@@ -50,8 +50,15 @@ enum Order {
 /// The honest subscribers of a server.
 pub(crate) struct Readers {
     clock: Clock,
-    threads: Vec<(Sender<Order>, Arc<Waker>, Option<JoinHandle<()>>)>,
+    threads: Vec<Thread>,
     pub(crate) count: usize,
+}
+
+/// A thread of readers, and how to reach it.
+struct Thread {
+    orders: Sender<Order>,
+    waker: Arc<Waker>,
+    handle: Option<JoinHandle<()>>,
 }
 
 impl Readers {
@@ -79,18 +86,18 @@ impl Readers {
                 waiting: None,
                 random: random.fork(),
             };
-            let thread =
+            let handle =
                 thread::Builder::new().name(format!("readers-{index}")).spawn(move || worker.run())?;
-            threads.push((give, waker, Some(thread)));
+            threads.push(Thread { orders: give, waker, handle: Some(handle) });
         }
         Ok(Readers { clock, threads, count })
     }
 
     fn order(&self, mut order: impl FnMut() -> Order) {
-        for (give, waker, _) in &self.threads {
+        for thread in &self.threads {
             // A thread that has ended by a panic is noticed where it is joined.
-            let _ = give.send(order());
-            let _ = waker.wake();
+            let _ = thread.orders.send(order());
+            let _ = thread.waker.wake();
         }
     }
 
@@ -131,8 +138,8 @@ impl Readers {
 impl Drop for Readers {
     fn drop(&mut self) {
         self.order(|| Order::Stop);
-        for (_, _, thread) in &mut self.threads {
-            if thread.take().is_some_and(|thread| thread.join().is_err()) {
+        for thread in &mut self.threads {
+            if thread.handle.take().is_some_and(|handle| handle.join().is_err()) {
                 eprintln!("a thread of readers panicked");
             }
         }
