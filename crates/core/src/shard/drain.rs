@@ -58,7 +58,12 @@ impl<I: Io> Shard<I> {
         let excess = self.connections.len().saturating_sub(may_remain);
         let capacity = self.connections.capacity();
         let from = drain.next_slot;
-        let slots = (from..capacity).chain(0..from).filter(|&slot| self.connections.contains(slot));
+        // Laggards have the whole window: something that was acknowledged is still to be written to them.
+        let may_end = |slot: &usize| {
+            let connection = self.connections.get(*slot);
+            connection.is_some_and(|connection| over || matches!(connection.place, Place::Member(_)))
+        };
+        let slots = (from..capacity).chain(0..from).filter(may_end);
         let slots: Vec<usize> = slots.take(excess).collect();
         drain.next_slot = slots.last().map_or(0, |last| (last + 1) % capacity);
         for slot in slots {

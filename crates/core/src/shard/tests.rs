@@ -112,6 +112,31 @@ fn a_gap_notice_names_the_event_that_comes_next() {
     assert_eq!(next.split('\n').next().unwrap(), before);
 }
 
+/// A drain ended streams slot by slot, also that of a laggard whose turn came: what had been acknowledged before the
+/// drain, and was still to be written to it, was lost although there was time.
+#[test]
+fn a_drain_gives_laggards_the_whole_window() {
+    let mut world = World::calm(Limits::default());
+    let other = world.join("topic=b", usize::MAX);
+    let head_bytes = world.shard.io.wire(other).outbound.len();
+    world.shard.io.client_leaves(other, true);
+    let slow = world.join("topic=a", head_bytes);
+    for _ in 0..9 {
+        world.join("topic=b", usize::MAX);
+    }
+    world.publish("a", 10);
+    world.pass(SECOND / 10);
+    assert_eq!((world.shard.laggards.len(), world.shard.connections.len()), (1, 10));
+
+    world.shard.links.mailbox.push(Mail::Drain(2 * SECOND), || Ok::<_, ()>(())).unwrap();
+    world.pass(SECOND);
+    assert!((5..=6).contains(&world.shard.connections.len()), "the others are ended at the same pace");
+    world.shard.io.open(slow);
+    world.pass(2 * SECOND);
+    assert!(world.shard.stopped && world.shard.io.wire(slow).finished);
+    assert_eq!(world.shard.counts.deliveries, 1);
+}
+
 /// Prints how to replay a seed, if it fails.
 struct Replay(u64);
 
