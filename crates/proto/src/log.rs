@@ -158,11 +158,13 @@ impl Log {
 
     fn drop_oldest(&mut self) {
         let Some(frame) = self.frames.pop_front() else { return };
+        give_back(&mut self.frames);
         self.bytes -= frame.size();
         for topic in frame.topics() {
             let Some(index) = self.topics.get_mut(topic) else { continue };
             let dropped = index.seqs.pop_front();
             debug_assert_eq!(dropped, Some(frame.seq()));
+            give_back(&mut index.seqs);
             index.dropped = frame.seq();
             self.forget_if_unused(topic);
         }
@@ -258,6 +260,14 @@ impl Log {
     /// All topics that have frames or readers.
     pub fn extents(&self) -> impl Iterator<Item = (&Topic, TopicExtent)> {
         self.topics.iter().map(|(topic, index)| (topic, index.extent()))
+    }
+}
+
+/// Gives back what a time of many small frames needed: a queue keeps at most four times its length, and each entry is
+/// moved once at most for every one that left.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > 4 * queue.len().max(16) {
+        queue.shrink_to(2 * queue.len());
     }
 }
 
@@ -368,6 +378,22 @@ mod tests {
         // At the very moment that `next_expiry` named: else a shard would wake for it and find nothing to do.
         by_age.trim(61 * SECOND);
         assert_eq!(seqs(&by_age, &[topic("a")], 0), [2]);
+    }
+
+    /// After a burst of small frames had left a log that is bounded by bytes, its queues were as large as ever.
+    #[test]
+    fn a_burst_of_small_frames_leaves_no_large_queues() {
+        let mut log = log(1 << 20);
+        let one = Event::new(topic("a")).data("x".repeat(50_000));
+        for _ in 0..5_000 {
+            append(&mut log, "a");
+        }
+        for _ in 0..40 {
+            append_at(&mut log, one.clone(), Duration::ZERO);
+        }
+        assert!(log.len() < 40, "only large ones are left");
+        assert!(log.frames.capacity() < 256, "{}", log.frames.capacity());
+        assert!(log.topics[&topic("a")].seqs.capacity() < 256);
     }
 
     #[test]
