@@ -13,7 +13,7 @@ use crate::readers::Readers;
 use crate::server::{Plan, Server};
 use crate::verify::Findings;
 
-/// How long subscribers may take to have everything once a fault is over.
+/// How long nothing may come to a subscriber that has not everything, once a fault is over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Events that fill the log anew, 8 MiB and more, the same each time.
@@ -77,7 +77,7 @@ impl Field {
             findings.absent = (without_stream + without_markers) as u64;
             if findings.absent > 0 {
                 findings.examples.push(format!(
-                    "{PATIENCE:?} after the fault {without_stream} subscribers had no stream, {without_markers} not all markers"
+                    "after the fault {without_stream} subscribers get no stream, {without_markers} not what was published last"
                 ));
             }
             Ok(findings)

@@ -25,7 +25,7 @@ const OPTIONS: [&str; 10] = [
     "--heartbeat",
     "2s",
     "--drain",
-    "1s",
+    "3s",
 ];
 
 /// How to start a server.

@@ -11,7 +11,7 @@ use super::Saw;
 use crate::arena::Arena;
 use crate::field::Field;
 
-/// A drain lasts 1 s here; a server that needs longer than this hangs.
+/// A drain lasts 3 s here; a server that needs longer than this hangs.
 const END_TIME: Duration = Duration::from_secs(15);
 
 pub(super) fn kill(arena: &mut Arena) -> Result<Saw, String> {

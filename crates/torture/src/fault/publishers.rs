@@ -86,11 +86,11 @@ pub(super) fn burst(arena: &mut Arena) -> Result<Saw, String> {
     let mut saw = Saw::default();
 
     let plan = Plan { retain: "1GiB", ..arena.plan_apart() };
-    let subscribers = arena.scaled(200, 60);
+    let subscribers = arena.scaled(100, 60);
     let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
     let large = Burst {
         time: arena.scaled(Duration::from_secs(8), Duration::from_millis(700)),
-        publishers: arena.scaled(96, 8),
+        publishers: arena.scaled(128, 8),
         events: 250,
         length: 3_500,
     };

@@ -29,14 +29,10 @@ enum Order {
         share: f64,
         at_most: Duration,
     },
-    /// Say when all stream, or how many do not by then.
-    AwaitStreams {
-        deadline: Duration,
-        answer: Sender<usize>,
-    },
-    /// Say when all have their markers, or how many have not by then.
-    AwaitMarkers {
-        deadline: Duration,
+    /// Say when all are so, or how many are not although nothing has come to any of them for this long.
+    Await {
+        done: fn(&Subscriber) -> bool,
+        patience: Duration,
         answer: Sender<usize>,
     },
     /// Hold the logs against the ledger, and begin new ones.
@@ -49,7 +45,6 @@ enum Order {
 
 /// The honest subscribers of a server.
 pub(crate) struct Readers {
-    clock: Clock,
     threads: Vec<Thread>,
     pub(crate) count: usize,
 }
@@ -90,7 +85,7 @@ impl Readers {
                 thread::Builder::new().name(format!("readers-{index}")).spawn(move || worker.run())?;
             threads.push(Thread { orders: give, waker, handle: Some(handle) });
         }
-        Ok(Readers { clock, threads, count })
+        Ok(Readers { threads, count })
     }
 
     fn order(&self, mut order: impl FnMut() -> Order) {
@@ -112,16 +107,16 @@ impl Readers {
         self.order(|| Order::Stall { share, at_most });
     }
 
-    /// Waits until all stream. Returns how many do not by then.
+    /// Waits until all stream. Returns how many do not, although nothing has come to any of them for this long.
     pub(crate) fn await_streams(&self, patience: Duration) -> usize {
-        let deadline = self.clock.now() + patience;
-        self.ask(|answer| Order::AwaitStreams { deadline, answer }).iter().sum()
+        let done = Subscriber::streaming;
+        self.ask(|answer| Order::Await { done, patience, answer }).iter().sum()
     }
 
-    /// Waits until all have the markers of their topics. Returns how many do not by then.
+    /// Waits until all have the markers of their topics. Returns how many do not, likewise.
     pub(crate) fn await_markers(&self, patience: Duration) -> usize {
-        let deadline = self.clock.now() + patience;
-        self.ask(|answer| Order::AwaitMarkers { deadline, answer }).iter().sum()
+        let done = Subscriber::settled;
+        self.ask(|answer| Order::Await { done, patience, answer }).iter().sum()
     }
 
     /// Holds every log against the ledger.
@@ -184,8 +179,19 @@ struct Worker {
 /// Somebody waits for this.
 struct Waiting {
     done: fn(&Subscriber) -> bool,
-    deadline: Duration,
+    asked_at: Duration,
+    patience: Duration,
     answer: Sender<usize>,
+}
+
+impl Waiting {
+    /// A machine that is busy with other things delays everything, a server that loses delivers nothing more: time runs
+    /// from the last delivery. Those who come nearer without ever arriving have ten times as long.
+    fn deadline(&self, subscribers: &[Subscriber]) -> Duration {
+        let missing = subscribers.iter().filter(|subscriber| !(self.done)(subscriber));
+        let latest = missing.map(|subscriber| subscriber.grew_at).max().unwrap_or_default();
+        (latest.max(self.asked_at) + self.patience).min(self.asked_at + 10 * self.patience)
+    }
 }
 
 impl Worker {
@@ -203,7 +209,7 @@ impl Worker {
             }
             self.answer_waiting(now);
             let looks = self.subscribers.iter().filter_map(Subscriber::next_look);
-            let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline);
+            let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline(&self.subscribers));
             let next = looks.chain(deadline).min();
             let timeout = next.map(|at| at.saturating_sub(self.clock.now()));
             match self.poll.poll(&mut events, timeout) {
@@ -228,7 +234,7 @@ impl Worker {
     fn answer_waiting(&mut self, now: Duration) {
         let Some(waiting) = &self.waiting else { return };
         let missing = self.subscribers.iter().filter(|subscriber| !(waiting.done)(subscriber)).count();
-        if missing == 0 || waiting.deadline <= now {
+        if missing == 0 || waiting.deadline(&self.subscribers) <= now {
             let _ = waiting.answer.send(missing);
             self.waiting = None;
         }
@@ -244,11 +250,9 @@ impl Worker {
                     }
                 }
             }
-            Order::AwaitStreams { deadline, answer } => {
-                self.waiting = Some(Waiting { done: Subscriber::streaming, deadline, answer });
-            }
-            Order::AwaitMarkers { deadline, answer } => {
-                self.waiting = Some(Waiting { done: Subscriber::settled, deadline, answer });
+            Order::Await { done, patience, answer } => {
+                let asked_at = self.clock.now();
+                self.waiting = Some(Waiting { done, asked_at, patience, answer });
             }
             Order::Verify { round, answer } => {
                 let mut sum = Findings::default();

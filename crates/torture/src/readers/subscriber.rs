@@ -54,6 +54,8 @@ pub(super) struct Subscriber {
     pub(super) position: Position,
     /// The topics whose marker has come in this round.
     pub(super) marked: u32,
+    /// When its log last grew.
+    pub(super) grew_at: Duration,
     /// It does not read until then.
     pub(super) stalled_until: Option<Duration>,
     link: Link,
@@ -86,6 +88,7 @@ impl Subscriber {
             log: Vec::new(),
             position: None,
             marked: 0,
+            grew_at: Duration::ZERO,
             stalled_until: None,
             link: Link::Waiting { until: Duration::ZERO },
             last_event_id: String::new(),
@@ -216,7 +219,11 @@ impl Subscriber {
         let Link::Open(mut stream) = std::mem::replace(&mut self.link, Link::Waiting { until: now }) else {
             return false;
         };
+        let before = self.log.len();
         let result = self.take(&mut stream, ledger, bytes, now);
+        if self.log.len() > before {
+            self.grew_at = now;
+        }
         self.link = Link::Open(stream);
         match result {
             Ok(useful) => useful,
