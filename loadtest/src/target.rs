@@ -131,6 +131,8 @@ pub(crate) enum Dialect {
     DurableStreams,
     /// GET {url}/{topic} (your backend answers with a GRIP hold); POST http://127.0.0.1:5561/publish/
     Pushpin,
+    /// GET {url}/connection/uni_sse?cf_connect=...; POST {url}/api/publish; its API key goes into --publish-header
+    Centrifugo,
     /// GET {url}/events/{topic}; POST the same with the data as the body: the built-in baselines
     Plain,
 }
@@ -194,6 +196,18 @@ impl Dialect {
                     ),
                 ),
             ),
+            Dialect::Centrifugo => (
+                // {"subs":{"TOPIC":{}}}
+                get(format!(
+                    "{base}/connection/uni_sse?cf_connect=%7B%22subs%22%3A%7B%22{{topic}}%22%3A%7B%7D%7D%7D"
+                )),
+                template(
+                    "POST",
+                    format!("{base}/api/publish"),
+                    &["Content-Type: application/json"],
+                    Some(r#"{"channel":"{topic}","data":"{data}"}"#),
+                ),
+            ),
             Dialect::Plain => (
                 get(format!("{base}/events/{{topic}}")),
                 template("POST", format!("{base}/events/{{topic}}"), &[text], Some("{data}")),
@@ -227,6 +241,22 @@ mod tests {
         let text = String::from_utf8(request).unwrap();
         assert!(text.starts_with("POST /events HTTP/1.1\r\nHost: h:1\r\n"), "{text}");
         assert!(text.ends_with("Content-Length: 28\r\n\r\n{\"topic\":\"a\",\"data\":\"{seq}\"}"), "{text}");
+    }
+
+    #[test]
+    fn centrifugo_is_asked_for_the_topic_in_json_in_the_query() {
+        let speech = Dialect::Centrifugo.speech("http://h:1");
+        let values = Values { topic: "load-7", data: "x", sequence: 0 };
+        let mut request = Vec::new();
+        speech.subscribe.head(values, &mut request).unwrap();
+        let text = String::from_utf8(std::mem::take(&mut request)).unwrap();
+        let asked = "/connection/uni_sse?cf_connect=%7B%22subs%22%3A%7B%22load-7%22%3A%7B%7D%7D%7D ";
+        assert!(text.contains(asked), "{text}");
+        speech.publish.request(values, &mut request).unwrap();
+        let text = String::from_utf8(request).unwrap();
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body, serde_json::json!({ "channel": "load-7", "data": "x" }));
     }
 
     #[test]

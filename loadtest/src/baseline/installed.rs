@@ -9,11 +9,19 @@ use crate::failure::{Failure, Outcome};
 const NODE: &str = include_str!("../../baselines/node.js");
 const HOW: &str = "run loadtest/install-baselines.sh";
 
-/// The first program of a name on the PATH.
+/// The first program of a name on the PATH, or where Debian, cargo and go put programs.
 pub(super) fn find(name: &str) -> Outcome<PathBuf> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let of = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
+    let mut places: Vec<PathBuf> =
+        of("PATH").iter().flat_map(|paths| std::env::split_paths(paths).collect::<Vec<_>>()).collect();
     // Debian keeps servers where an ordinary user's PATH does not look.
-    let mut places = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin")]);
+    places.push(PathBuf::from("/usr/sbin"));
+    places.extend(of("GOBIN").map(PathBuf::from));
+    places.extend(of("GOPATH").map(|path| PathBuf::from(path).join("bin")));
+    if let Some(home) = of("HOME").map(PathBuf::from) {
+        places.extend([home.join("go/bin"), home.join(".cargo/bin")]);
+    }
+    let mut places = places.into_iter();
     let found = places.find_map(|place| Some(place.join(name)).filter(|program| program.is_file()));
     found.ok_or_else(|| Failure::new(format!("`{name}` is not on the PATH: {HOW}")))
 }
@@ -29,7 +37,7 @@ pub(super) fn find_nchan() -> Outcome<(PathBuf, PathBuf)> {
     }
 }
 
-fn become_program(command: &mut Command) -> Outcome<()> {
+pub(super) fn become_program(command: &mut Command) -> Outcome<()> {
     let error = command.exec();
     Err(Failure::new(format!("{}: {error}", command.get_program().display())))
 }
@@ -104,7 +112,7 @@ pub(crate) fn scratch_of(pid: u32) -> PathBuf {
     std::env::temp_dir().join(format!("fanfare-load-{pid}"))
 }
 
-fn scratch() -> Outcome<PathBuf> {
+pub(super) fn scratch() -> Outcome<PathBuf> {
     let directory = scratch_of(std::process::id());
     std::fs::create_dir_all(&directory)
         .map_err(|error| Failure::new(format!("{}: {error}", directory.display())))?;

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::baseline::{Baseline, free_port, scratch_of};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::{Failure, Outcome};
+use crate::scenario::Load;
 use crate::sys;
 use crate::target::Dialect;
 
@@ -17,8 +18,10 @@ pub(super) struct Contender {
     pub(super) dialect: Dialect,
     pub(super) settings: String,
     pub(super) cannot: String,
+    /// The baseline that it is; none is fanfare itself.
+    baseline: Option<Baseline>,
     program: std::path::PathBuf,
-    /// With `{port}` in it.
+    /// With `{port}` and `{control}` in them.
     arguments: Vec<String>,
 }
 
@@ -33,6 +36,7 @@ pub(super) fn all_contenders(fanfare: Option<&Path>) -> Vec<(String, Outcome<Con
                 dialect: Dialect::Fanfare,
                 settings: format!("--backend {backend}, otherwise as shipped: a shard per core it may use"),
                 cannot: String::new(),
+                baseline: None,
                 program: program.to_owned(),
                 arguments: ["serve", "--listen", "127.0.0.1:{port}", "--backend", backend]
                     .map(str::to_owned)
@@ -49,14 +53,18 @@ pub(super) fn all_contenders(fanfare: Option<&Path>) -> Vec<(String, Outcome<Con
             let program = own
                 .as_ref()
                 .map_err(|error| Failure::new(format!("this program cannot find itself: {error}")))?;
-            let arguments = ["baseline", baseline.name(), "--port", "{port}", "--with-parent"];
+            let mut arguments = vec!["baseline", baseline.name(), "--port", "{port}", "--with-parent"];
+            if baseline == Baseline::Pushpin {
+                arguments.extend(["--control-port", "{control}"]);
+            }
             Ok(Contender {
                 name: baseline.name().to_owned(),
                 dialect: baseline.dialect(),
                 settings: baseline.settings().to_owned(),
                 cannot: baseline.cannot().to_owned(),
+                baseline: Some(baseline),
                 program: program.clone(),
-                arguments: arguments.map(str::to_owned).into(),
+                arguments: arguments.into_iter().map(str::to_owned).collect(),
             })
         });
         all.push((baseline.name().to_owned(), found));
@@ -67,14 +75,22 @@ pub(super) fn all_contenders(fanfare: Option<&Path>) -> Vec<(String, Outcome<Con
 /// A server that runs; it is ended when dropped.
 pub(super) struct Running {
     child: Child,
-    pub(super) url: String,
+    url: String,
+    publish_url: Option<String>,
+    publish_headers: Vec<String>,
 }
 
 impl Contender {
+    pub(super) fn has_topics(&self) -> bool {
+        self.baseline.is_none_or(Baseline::has_topics)
+    }
+
     /// Starts it on some cores (none: any) and waits until it accepts connections.
     pub(super) fn start(&self, cores: &[usize]) -> Outcome<Running> {
-        let port = free_port()?;
-        let arguments = self.arguments.iter().map(|text| text.replace("{port}", &port.to_string()));
+        let (port, control_port) = (free_port()?, free_port()?);
+        let arguments = self.arguments.iter().map(|text| {
+            text.replace("{port}", &port.to_string()).replace("{control}", &control_port.to_string())
+        });
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A child begins on the cores of the thread that starts it, so that it sizes itself for them.
@@ -88,10 +104,15 @@ impl Contender {
         if !cores.is_empty() {
             sys::pin(0, &before).map_err(failed)?;
         }
-        let mut running =
-            Running { child: spawned.map_err(failed)?, url: format!("http://127.0.0.1:{port}") };
+        let mut running = Running {
+            child: spawned.map_err(failed)?,
+            url: format!("http://127.0.0.1:{port}"),
+            publish_url: self.baseline.and_then(|baseline| baseline.publish_url(control_port)),
+            publish_headers: self.baseline.map(Baseline::publish_headers).unwrap_or_default(),
+        };
+        let open = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         let patience = clock::now() + 10 * SECOND;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while !open(port) || (running.publish_url.is_some() && !open(control_port)) {
             if let Ok(Some(status)) = running.child.try_wait() {
                 return Err(Failure::new(format!("{} ended at once ({status})", self.name)));
             }
@@ -107,8 +128,12 @@ impl Contender {
 }
 
 impl Running {
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    /// Points a run at it.
+    pub(super) fn aim(&self, load: &mut Load) {
+        load.url.clone_from(&self.url);
+        load.publish_url.clone_from(&self.publish_url);
+        load.publish_headers.clone_from(&self.publish_headers);
+        load.server_pid = Some(self.child.id());
     }
 
     /// Ends it, kindly first.

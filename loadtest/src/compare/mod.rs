@@ -198,8 +198,7 @@ impl Compare {
             Ok(running) => running,
             Err(failure) => return Ok(failed(contender, connections, &failure)),
         };
-        load.url.clone_from(&running.url);
-        load.server_pid = Some(running.pid());
+        running.aim(&mut load);
         let report = scenario::run(&self.scenario.kind(), &load, &contender.name)
             .unwrap_or_else(|failure| failed(contender, connections, &failure));
         running.stop();

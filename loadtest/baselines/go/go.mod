@@ -1,0 +1,3 @@
+module fanfare-load-go
+
+go 1.24
