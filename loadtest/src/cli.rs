@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::baseline::Serve;
-use crate::compare::Compare;
+use crate::compare::{Compare, Refusal};
 use crate::failure::Outcome;
 use crate::scenario::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, read};
 
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Run(RunFile),
     /// A scenario over several servers: table, JSON, and a page with plots
     Compare(Box<Compare>),
+    /// Open streams to a baseline until it refuses, and name the limit that stopped it
+    Refusal(Refusal),
     /// Run a server to compare with, in the foreground
     Baseline(Serve),
 }
@@ -79,6 +81,8 @@ pub(crate) enum Task {
     Scenario(Kind, Box<Load>),
     /// Many runs against several servers.
     Compare(Box<Compare>),
+    /// Find out where a server stops.
+    Refusal(Refusal),
     /// Be a server.
     Baseline(Serve),
 }
@@ -95,6 +99,7 @@ impl Command {
             Command::Churn(with) => (Kind::Churn(with.own), with.load),
             Command::Mixed(with) => (Kind::Mixed(with.own), with.load),
             Command::Compare(compare) => return Ok(Task::Compare(compare)),
+            Command::Refusal(refusal) => return Ok(Task::Refusal(refusal)),
             Command::Baseline(serve) => return Ok(Task::Baseline(serve)),
             Command::Run(run) => {
                 let (kind, mut load) = read(&run.file)?;

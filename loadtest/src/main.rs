@@ -45,6 +45,10 @@ fn main() -> ExitCode {
     let result = Cli::parse().command.task().and_then(|task| match task {
         Task::Scenario(kind, load) => one_run(&kind, &load),
         Task::Compare(compare) => many_runs(*compare),
+        Task::Refusal(refusal) => refusal.run().map(|stop| {
+            println!("{stop}");
+            ExitCode::SUCCESS
+        }),
         Task::Baseline(serve) => baseline::serve(&serve).map(|()| ExitCode::SUCCESS),
     });
     match result {

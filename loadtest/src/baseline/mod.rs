@@ -89,6 +89,11 @@ impl Baseline {
         }
     }
 
+    /// How many streams may be under way at a time while they open, where more is too much for it.
+    pub(crate) fn connect_burst(self) -> Option<usize> {
+        (self == Baseline::Pushpin).then_some(32)
+    }
+
     /// Where it is published to, if that is not the port that it is subscribed at.
     pub(crate) fn publish_url(self, control_port: u16) -> Option<String> {
         (self == Baseline::Pushpin).then(|| format!("http://127.0.0.1:{control_port}/publish/"))
@@ -98,7 +103,7 @@ impl Baseline {
     pub(crate) fn settings(self) -> &'static str {
         match self {
             Baseline::Threads => {
-                "std only; a thread of 64 KiB stack and a bounded queue of 64 shared frames per stream; what has queued up goes out in one write; a full queue closes the stream; comment every 15 s; TCP_NODELAY"
+                "std only; a thread of 64 KiB stack and a bounded queue of 64 shared frames per stream; what has queued up goes out in one write; a full queue closes the stream; comment every 15 s; TCP_NODELAY; a further descriptor table when one is full"
             }
             Baseline::Bare => {
                 "one sending thread; per stream only a descriptor; non-blocking sends of one shared frame; a full socket closes the stream"
@@ -125,7 +130,7 @@ impl Baseline {
                 "5.4.9; uni_sse, memory engine without history, anonymous subscribers by cf_connect, publish over the HTTP API with a key, ping 25 s, queue of 1 MB per stream, log_level error"
             }
             Baseline::Pushpin => {
-                "1.36 with condure, proxy, handler and zurl; client_maxconn 20000, message_rate and message_hwm 10 million, Grip-Keep-Alive 15 s, no signatures; a small origin in the same process tree answers each subscriber with Grip-Hold: stream"
+                "1.36 with condure, proxy, handler and zurl; client_maxconn 20000, message_rate and message_hwm 10 million, Grip-Keep-Alive 15 s, no signatures; 32 streams opened at a time, because at 256 it answers 502; a small origin in the same process tree answers each subscriber with Grip-Hold: stream"
             }
         }
     }

@@ -2,19 +2,24 @@
 //! frames per subscriber, no lock held while writing, slow subscribers dropped.
 
 use std::collections::VecDeque;
-use std::io::{BufReader, Write};
+use std::io::{BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::request::{ACCEPTED, HEAD, Request, frame, read};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
+use crate::sys;
 
 /// A subscriber's thread calls little; the default of 2 MiB costs address space and page tables.
 const STACK_BYTES: usize = 64 * 1024;
 /// Frames that a slow subscriber may be behind.
 const QUEUE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Descriptors of a table that are not streams.
+const SPARE: u64 = 64;
+/// After a refusal, so that a limit that is reached does not cost a core.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
 type Frame = Arc<[u8]>;
 type Subscribers = Arc<Mutex<Vec<Arc<Mailbox>>>>;
@@ -66,21 +71,43 @@ impl Mailbox {
     }
 }
 
+/// Accepts in a thread whose descriptor table holds so many connections; then the next one goes on with a table of
+/// its own. The limit on descriptors is per table, and without this it would stop a server that has not run out
+/// of threads. A table ends with its last connection.
 pub(super) fn serve(listener: &TcpListener) -> Outcome<()> {
     let subscribers = Subscribers::default();
-    for socket in listener.incoming() {
-        // A connection that ended while it waited is no reason to stop.
-        let Ok(socket) = socket else { continue };
-        let subscribers = subscribers.clone();
-        let spawned = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            // A connection's error ends the connection, and nobody else cares.
-            let _ = connection(&socket, &subscribers);
+    let (limit, _) = sys::descriptor_limit();
+    loop {
+        std::thread::scope(|scope| {
+            let turn = || accept(listener, limit.saturating_sub(SPARE), &subscribers);
+            if std::thread::Builder::new().spawn_scoped(scope, turn).is_err() {
+                std::thread::sleep(REFUSED_PAUSE);
+            }
         });
-        if let Err(error) = spawned {
-            eprintln!("no further thread: {error} (kernel.pid_max, kernel.threads-max, vm.max_map_count)");
+    }
+}
+
+fn accept(listener: &TcpListener, mut room: u64, subscribers: &Subscribers) {
+    let private = sys::private_descriptor_table();
+    let mut complained = false;
+    while room > 0 || private.is_err() {
+        let accepted = listener.accept().and_then(|(socket, _)| {
+            let subscribers = subscribers.clone();
+            // A connection's error ends the connection, and nobody else cares.
+            let run = move || drop(connection(&socket, &subscribers));
+            std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run)
+        });
+        match accepted {
+            Ok(_) => room = room.saturating_sub(1),
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    eprintln!("no further stream: {error} (see `fanfare-load refusal`)");
+                }
+                std::thread::sleep(REFUSED_PAUSE);
+            }
         }
     }
-    Err(Failure::new("the listener ended"))
 }
 
 fn connection(socket: &TcpStream, subscribers: &Subscribers) -> std::io::Result<()> {

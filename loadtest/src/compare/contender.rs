@@ -78,6 +78,7 @@ pub(super) struct Running {
     url: String,
     publish_url: Option<String>,
     publish_headers: Vec<String>,
+    connect_burst: Option<usize>,
 }
 
 impl Contender {
@@ -109,6 +110,7 @@ impl Contender {
             url: format!("http://127.0.0.1:{port}"),
             publish_url: self.baseline.and_then(|baseline| baseline.publish_url(control_port)),
             publish_headers: self.baseline.map(Baseline::publish_headers).unwrap_or_default(),
+            connect_burst: self.baseline.and_then(Baseline::connect_burst),
         };
         let open = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         let patience = clock::now() + 10 * SECOND;
@@ -133,6 +135,7 @@ impl Running {
         load.url.clone_from(&self.url);
         load.publish_url.clone_from(&self.publish_url);
         load.publish_headers.clone_from(&self.publish_headers);
+        load.connect_burst = load.connect_burst.min(self.connect_burst.unwrap_or(usize::MAX));
         load.server_pid = Some(self.child.id());
     }
 

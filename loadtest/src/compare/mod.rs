@@ -1,6 +1,7 @@
 //! The comparison: one scenario over several servers, each fresh for each run, in turn, several rounds.
 
 mod contender;
+mod refusal;
 
 use std::path::PathBuf;
 
@@ -8,12 +9,16 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::contender::{Contender, all_contenders};
+pub(crate) use self::refusal::Refusal;
 use crate::failure::{Failure, Outcome};
 use crate::report::{self, Report};
-use crate::scenario::{self, Idle, Kind, Load, Saturate, Slow, Storm};
+use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
 use crate::sys;
 
-/// Scenarios that every contender can be asked.
+/// Events that the publisher may be ahead in `saturate`: less than the shortest queue of a contender holds.
+const WINDOW: u64 = 32;
+
+/// A scenario to compare in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Contest {
@@ -22,17 +27,32 @@ pub(crate) enum Contest {
     Saturate,
     Storm,
     Slow,
+    Churn,
+    Topics,
+    Mixed,
 }
 
 impl Contest {
+    pub(crate) fn name(self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// Whether it needs more than one channel for everybody.
+    fn needs_topics(self) -> bool {
+        matches!(self, Contest::Topics | Contest::Mixed)
+    }
+
     fn kind(self) -> Kind {
         match self {
             Contest::Fanout => Kind::Fanout,
             Contest::Idle => Kind::Idle(Idle::default()),
-            Contest::Saturate => Kind::Saturate(Saturate::default()),
+            Contest::Saturate => Kind::Saturate(Saturate { window: WINDOW }),
             // Most contenders have nothing to resume from.
             Contest::Storm => Kind::Storm(Storm { no_resume: true }),
             Contest::Slow => Kind::Slow(Slow::default()),
+            Contest::Churn => Kind::Churn(Churn::default()),
+            Contest::Topics => Kind::Topics,
+            Contest::Mixed => Kind::Mixed(Mixed::default()),
         }
     }
 }
@@ -40,10 +60,11 @@ impl Contest {
 /// A scenario over the baselines and the fanfare server.
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// The scenario; `fanout` shows memory and CPU as well
+    /// The scenario, with its own options as they are; `fanout` shows memory and CPU as well
     #[arg(long, value_enum, default_value_t = Contest::Fanout)]
     scenario: Contest,
-    /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, fanfare-epoll, fanfare-io-uring
+    /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, go, mercure, centrifugo, pushpin,
+    /// fanfare-epoll, fanfare-io-uring
     /// [default: all that are installed]
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
@@ -172,6 +193,12 @@ impl Compare {
                 continue;
             }
             match found {
+                Ok(contender) if self.scenario.needs_topics() && !contender.has_topics() => {
+                    absent.push(format!(
+                        "{name} is left out of {}: it has one channel for everybody",
+                        self.scenario.name()
+                    ))
+                }
                 Ok(contender) => present.push(contender),
                 Err(failure) => absent.push(format!("{name} is left out: {failure}")),
             }

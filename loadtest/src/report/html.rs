@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::Report;
+use super::columns::columns;
 use super::plot::{Bar, Line, bars, lines};
 use super::table::{figure, group};
-use crate::compare::{Comparison, Row};
+use crate::compare::{Comparison, Contest, Row};
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right}\
@@ -40,6 +41,8 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             .rows
             .iter()
             .filter(at)
+            // Publishing waits for the subscribers in `saturate`, and nothing is measured in `idle`.
+            .filter(|_| !matches!(comparison.scenario, Contest::Saturate | Contest::Idle))
             .filter(|row| !row.median.latency_curve.is_empty())
             .map(|row| {
                 let nines = |quantile: f64| -(1.0 - quantile).max(1e-6).log10() / 5.0;
@@ -74,7 +77,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         bar_plot("cpu", "Server CPU per delivery in us", |report| {
             Some(vec![report.server_cpu_us_per_delivery?])
         });
-        bar_plot("memory", "Bytes per stream: server + kernel (both ends)", |report| {
+        bar_plot("memory", "Bytes per stream: server + kernel, both ends (pale)", |report| {
             let mut parts = vec![report.server_user_bytes_per_connection?];
             // Left out where the rest of the machine was too lively to tell.
             if let Some(slab) = report.kernel_slab_bytes_per_pair {
@@ -82,7 +85,24 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             }
             Some(parts)
         });
-        bar_plot("throughput", "Deliveries a second", |report| Some(vec![report.deliveries_per_s?]));
+        // Elsewhere it is the rate that was asked for.
+        if matches!(comparison.scenario, Contest::Fanout | Contest::Saturate) {
+            bar_plot("throughput", "Deliveries a second", |report| Some(vec![report.deliveries_per_s?]));
+        }
+        bar_plot("idle-cpu", "Server CPU while idle, % of a core", |report| {
+            Some(vec![report.server_idle_cpu_share? * 100.0])
+        });
+        bar_plot("all-back", "From the cut of all streams to all being back, ms", |report| {
+            Some(vec![report.storm_all_back_ms?])
+        });
+        bar_plot("stalled", "Bytes grown while some stall: server + socket buffers (pale)", |report| {
+            Some(vec![report.slow_server_bytes_grown?, report.slow_kernel_tcp_bytes_grown?])
+        });
+        bar_plot("small", "Latency of the small topic in us: p50 + up to p99 (pale)", |report| {
+            let part = report.parts.iter().find(|part| part.name == "small")?;
+            let latency = part.latency_us.as_ref()?;
+            Some(vec![latency.p50, latency.p99 - latency.p50])
+        });
     }
     let most = sizes.last().copied().unwrap_or(1).max(2) as f64;
     let least = sizes.first().copied().unwrap_or(1).max(1) as f64;
@@ -118,64 +138,26 @@ fn escape(text: &str) -> String {
 /// The whole page.
 pub(crate) fn page(comparison: &Comparison) -> String {
     let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared</title><style>{STYLE}</style><h1>Event stream servers compared</h1><p>{}; {}; the middle one of {} rounds by CPU per delivery, in turn, each with a fresh server.{}</p>",
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Event stream servers compared: {scenario}</title><style>{STYLE}</style><h1>Event stream servers compared: {scenario}</h1><p>{}; {}; the middle one of {} rounds by CPU per delivery, in turn, each with a fresh server.{}</p>",
         escape(&comparison.machine),
         escape(&comparison.arrangement),
         comparison.rounds,
-        if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" }
+        if comparison.partial { " <strong class=\"bad\">Interrupted: partial.</strong>" } else { "" },
+        scenario = comparison.scenario.name()
     );
-    let titles = [
-        "",
-        "streams",
-        "p50 us",
-        "p99 us",
-        "p99.9 us",
-        "max us",
-        "last subscriber ms",
-        "deliveries/s",
-        "CPU us/delivery",
-        "lowest-highest",
-        "user B/stream",
-        "after",
-        "slab B/pair",
-        "faults",
-    ];
-    page.push_str("<table><tr>");
-    for title in titles {
-        let _ = write!(page, "<th>{title}</th>");
+    let columns = columns(comparison.scenario);
+    page.push_str("<table><tr><th></th><th>streams</th>");
+    for column in &columns {
+        let _ = write!(page, "<th>{}</th>", column.title);
     }
-    page.push_str("</tr>");
+    page.push_str("<th></th></tr>");
     for row in &comparison.rows {
-        let report = &row.median;
-        let latency = |value: fn(&super::Percentiles) -> f64| figure(report.latency_us.as_ref().map(value));
-        let range = row.server_cpu_us_per_delivery_range;
-        let cells = [
-            escape(&row.name),
-            group(row.connections),
-            latency(|l| l.p50),
-            latency(|l| l.p99),
-            latency(|l| l.p99_9),
-            latency(|l| l.max),
-            figure(report.last_subscriber_ms),
-            figure(report.deliveries_per_s),
-            figure(report.server_cpu_us_per_delivery),
-            range.map_or("-".to_owned(), |(low, high)| {
-                format!("{}-{}", figure(Some(low)), figure(Some(high)))
-            }),
-            figure(report.server_user_bytes_per_connection),
-            figure(report.server_user_bytes_per_connection_after),
-            figure(report.kernel_slab_bytes_per_pair),
-            if report.valid {
-                "0".to_owned()
-            } else {
-                format!("<span class=\"bad\">{}</span>", escape(&report.problems.join("; ")))
-            },
-        ];
-        page.push_str("<tr>");
-        for cell in cells {
-            let _ = write!(page, "<td>{cell}</td>");
+        let _ = write!(page, "<tr><td>{}</td><td>{}</td>", escape(&row.name), group(row.connections));
+        for column in &columns {
+            let _ = write!(page, "<td>{}</td>", column.value(row));
         }
-        page.push_str("</tr>");
+        let problems = escape(&row.median.problems.join("; "));
+        let _ = write!(page, "<td class=\"bad\">{problems}</td></tr>");
     }
     page.push_str("</table>");
     for (_, svg) in plots(comparison) {

@@ -1,5 +1,6 @@
 //! The result of a run, as it goes into JSON: the field names are the stable keys that README.md documents.
 
+mod columns;
 mod html;
 mod plot;
 mod table;
@@ -7,7 +8,7 @@ mod table;
 use serde::Serialize;
 
 pub(crate) use html::{page, plots};
-pub(crate) use table::{comparison, summary};
+pub(crate) use table::{comparison, figure, summary};
 
 use crate::client::Timings;
 

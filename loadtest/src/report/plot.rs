@@ -8,8 +8,12 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const LINES_HEIGHT: f64 = 340.0;
 /// Told apart also by those who see few colours.
-const COLOURS: [&str; 8] =
-    ["#0072b2", "#56b4e9", "#d55e00", "#888888", "#009e73", "#cc79a7", "#e69f00", "#6a3d9a"];
+const COLOURS: [&str; 12] = [
+    "#0072b2", "#56b4e9", "#d55e00", "#888888", "#009e73", "#cc79a7", "#e69f00", "#6a3d9a", "#000000",
+    "#b15928", "#117733", "#aa0044",
+];
+/// The later colours' lines are dashed, so that neighbours differ in more than colour.
+const DASHED_FROM: usize = 8;
 
 /// A named line.
 pub(super) struct Line {
@@ -85,7 +89,8 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
             .collect();
         let _ = write!(
             svg,
-            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{} points=\"{}\"/>",
+            if line.colour % COLOURS.len() < DASHED_FROM { "" } else { " stroke-dasharray=\"6 3\"" },
             points.join(" ")
         );
         for point in points.iter().filter(|_| line.points.len() <= 10) {

@@ -3,6 +3,7 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::Report;
+use super::columns::columns;
 use crate::compare::Comparison;
 use crate::ledger::Faults;
 
@@ -111,42 +112,16 @@ pub(crate) fn summary(report: &Report) -> String {
 pub(crate) fn comparison(comparison: &Comparison) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
-    let titles = [
-        "",
-        "streams",
-        "p50 us",
-        "p99 us",
-        "max us",
-        "last ms",
-        "deliveries/s",
-        "CPU us/delivery",
-        "user B/stream",
-        "after",
-        "slab B/pair",
-        "faults",
-        "",
-    ];
+    let columns = columns(comparison.scenario);
+    let titles = ["", "streams"].into_iter().chain(columns.iter().map(|column| column.title)).chain([""]);
     table.set_header(titles);
     for row in &comparison.rows {
-        let report = &row.median;
-        let latency = |value: fn(&super::Percentiles) -> f64| figure(report.latency_us.as_ref().map(value));
-        table.add_row([
-            row.name.clone(),
-            group(row.connections),
-            latency(|l| l.p50),
-            latency(|l| l.p99),
-            latency(|l| l.max),
-            figure(report.last_subscriber_ms),
-            figure(report.deliveries_per_s),
-            figure(report.server_cpu_us_per_delivery),
-            figure(report.server_user_bytes_per_connection),
-            figure(report.server_user_bytes_per_connection_after),
-            figure(report.kernel_slab_bytes_per_pair),
-            group(report.lost + report.doubled + report.out_of_order + report.damaged + report.misrouted),
-            if report.valid { "" } else { "NOT VALID" }.to_owned(),
-        ]);
+        let mut cells = vec![row.name.clone(), group(row.connections)];
+        cells.extend(columns.iter().map(|column| column.value(row)));
+        cells.push(if row.median.valid { "" } else { "NOT VALID" }.to_owned());
+        table.add_row(cells);
     }
-    for column in 1..titles.len() - 1 {
+    for column in 1..=columns.len() + 1 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
