@@ -65,3 +65,49 @@ fn who_cannot_take_part_is_named() {
     let verdict = fake::judge("compare --contenders nginx");
     assert!(verdict.complaint.contains("nchan"), "the right names are listed: {}", verdict.complaint);
 }
+
+#[test]
+fn every_scenario_can_be_compared_in() {
+    for scenario in ["idle", "saturate", "storm", "slow", "churn"] {
+        let arguments = format!(
+            "compare --scenario {scenario} --contenders threads --rounds 1 --connections 40 -r 50 -d 600ms"
+        );
+        let verdict = fake::judge(&arguments);
+        assert_eq!(verdict.code, 0, "{scenario}: {}", verdict.complaint);
+        assert_eq!(verdict.json["rows"][0]["median"]["scenario"], scenario);
+        assert!(verdict.json["rows"][0]["median"]["published"].as_u64().unwrap() > 0, "{scenario}");
+    }
+}
+
+#[test]
+fn who_has_one_channel_is_left_out_where_topics_matter() {
+    for scenario in ["topics", "mixed"] {
+        let verdict = fake::judge(&format!("compare --scenario {scenario} --contenders threads,bare,tokio"));
+        assert_eq!(verdict.code, 2, "{scenario}");
+        for name in ["threads", "bare", "tokio"] {
+            let told = format!("{name} is left out of {scenario}: it has one channel for everybody");
+            assert!(verdict.complaint.contains(&told), "{}", verdict.complaint);
+        }
+    }
+}
+
+/// A table of 100 descriptors is full after some 90 streams: `tokio` has one table, `threads` takes another.
+#[test]
+fn a_server_is_filled_until_it_refuses_and_the_limit_is_named() {
+    let filled = |arguments: &str| {
+        let program = env!("CARGO_BIN_EXE_fanfare-load");
+        let script = format!("ulimit -n 100 && exec {program} refusal {arguments}");
+        Command::new("sh").args(["-c", &script]).output().unwrap()
+    };
+    let output = filled("tokio -n 500");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let held: u64 = told.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!((50..100).contains(&held) && told.contains("refused the next"), "{told}");
+    let reached: Vec<&str> = told.lines().filter(|line| line.ends_with("<- reached")).collect();
+    assert!(reached.len() == 1 && reached[0].contains("RLIMIT_NOFILE"), "{told}");
+    let told = String::from_utf8(filled("threads -n 300").stdout).unwrap();
+    assert!(told.contains("held 300 streams and refused none"), "{told}");
+    let output = filled("nobody");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && told.contains("durable-streams"), "{told}");
+}
