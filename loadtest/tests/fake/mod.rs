@@ -75,6 +75,7 @@ impl Default for Behaviour {
 
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
+    inside: Arc<Inside>,
 }
 
 /// The path that was asked for, and who asked.
@@ -100,6 +101,7 @@ impl Fake {
             joined: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
         });
+        let fake = Fake { address, inside: inside.clone() };
         std::thread::spawn(move || {
             for socket in listener.incoming() {
                 if inside.dead.load(Ordering::SeqCst) {
@@ -109,7 +111,12 @@ impl Fake {
                 std::thread::spawn(move || inside.serve(socket.unwrap()));
             }
         });
-        Fake { address }
+        fake
+    }
+
+    /// Events that were published to it.
+    pub(crate) fn published(&self) -> usize {
+        self.inside.state.lock().unwrap().0.len()
     }
 
     /// Runs the load test against it; `arguments` start with the scenario.
