@@ -4,6 +4,7 @@
 //! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
 //! it.
 
+mod body;
 mod problem;
 mod publish;
 mod routes;

@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use fanfare::Refusal;
 use serde_json::{Map, Value, json};
 
+use super::body::Flaw;
+
 pub(super) struct Problem {
     status: u16,
     detail: String,
@@ -32,6 +34,19 @@ impl Problem {
     pub(super) fn at(mut self, place: &str) -> Problem {
         self.detail = format!("{place}: {}", self.detail);
         self
+    }
+}
+
+impl From<Flaw> for Problem {
+    fn from(flaw: Flaw) -> Problem {
+        let mut problem = Problem::new(400, flaw.detail);
+        if let Some(field) = flaw.field {
+            problem = problem.member("field", field);
+        }
+        if let Some(index) = flaw.index {
+            problem = problem.member("index", index);
+        }
+        problem
     }
 }
 

@@ -1,9 +1,8 @@
-//! `POST /events`: bodies to events, and events to the hub.
+//! `POST /events`: bodies are collected and their events published; what they say is [`body`]'s.
 //!
 //! JSON and forms are taken whole or not at all. NDJSON is a stream: what came before a bad line
 //! stands, and the answer says so.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +11,13 @@ use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use fanfare::{
-    Event, EventId, EventType, Hub, InvalidEvent, PublishError, Published, Retry, Topic, form_fields,
-};
+use bytes::Bytes;
+use fanfare::{Event, Hub, PublishError, Published};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::Control;
+use super::body::{self, Lines};
 use super::problem::Problem;
 
 /// Events of a stream or an array that are published together.
@@ -66,20 +61,12 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
 
 async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem> {
     let body = collect(body, control.max_body).await?;
-    let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    if !is_array {
-        let mut events = vec![parse_json(&body)?];
+    if !body::is_array(&body) {
+        let mut events = vec![body::json_event(&body)?];
         let published = publish_waiting(&control.hub, &mut events).await?;
         return Ok(Json(json!({ "id": published.first })).into_response());
     }
-    let raw: Vec<&RawValue> = serde_json::from_slice(&body).map_err(not_json)?;
-    let mut events = Vec::with_capacity(raw.len());
-    for (index, value) in raw.iter().enumerate() {
-        let event = parse_json(value.get().as_bytes());
-        events.push(
-            event.map_err(|problem| problem.at(&format!("event {}", index + 1)).member("index", index))?,
-        );
-    }
+    let mut events = body::json_events(&body)?;
     // All or nothing, also where the hub would take only a part at a time.
     if let Err(error) = control.hub.check(&events) {
         let index = fault_of(&error).1.unwrap_or_default();
@@ -97,30 +84,14 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
 
 async fn publish_form(control: &Control, body: Body) -> Result<Response, Problem> {
     let body = collect(body, control.max_body).await?;
-    let mut draft = Draft::default();
-    for (name, value) in form_fields(&body) {
-        let name = String::from_utf8_lossy(&name);
-        let utf8 = || Problem::new(400, format!("{name} is not UTF-8")).member("field", name.as_ref());
-        let value = String::from_utf8(value.into_owned()).map_err(|_| utf8());
-        match name.as_ref() {
-            "topic" => draft.topics.push(value?),
-            "data" => draft.data = Some(value?),
-            "id" => draft.id = Some(value?).filter(|id| !id.is_empty()),
-            "type" => draft.kind = Some(value?).filter(|kind| !kind.is_empty()),
-            "retry" => draft.retry = Some(value?).filter(|retry| !retry.is_empty()),
-            // Its presence counts, as in Mercure.
-            "private" => draft.private = true,
-            other => return Err(unknown_field(other)),
-        }
-    }
-    let mut events = vec![draft.event()?];
+    let mut events = vec![body::form_event(&body)?];
     let published = publish_waiting(&control.hub, &mut events).await?;
     Ok(Json(json!({ "id": published.first })).into_response())
 }
 
 async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Problem> {
     let line_limit = control.hub.limits().event_bytes + LINE_EXTRA;
-    let mut lines = Lines { buffer: BytesMut::new(), scanned: 0, number: 0 };
+    let mut lines = Lines::default();
     let mut sum = Sum::default();
     loop {
         let chunk = match tokio::time::timeout(BODY_TIME, body.frame()).await {
@@ -141,7 +112,7 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let event = parse_json(&line).and_then(|event| {
+            let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
                 control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
                 Ok(event)
             });
@@ -233,38 +204,6 @@ async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
     }
 }
 
-/// The lines of a stream, as far as it has come.
-struct Lines {
-    buffer: BytesMut,
-    /// No line ends before here.
-    scanned: usize,
-    /// The number of the last line given out.
-    number: usize,
-}
-
-impl Lines {
-    /// The next whole line; at the end of the stream also one without a line feed.
-    fn next(&mut self, ended: bool) -> Option<BytesMut> {
-        match self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
-            Some(at) => {
-                let line = self.buffer.split_to(self.scanned + at + 1);
-                self.scanned = 0;
-                self.number += 1;
-                Some(line)
-            }
-            None if ended && !self.buffer.is_empty() => {
-                self.scanned = 0;
-                self.number += 1;
-                Some(self.buffer.split())
-            }
-            None => {
-                self.scanned = self.buffer.len();
-                None
-            }
-        }
-    }
-}
-
 /// What a batch or a stream has published so far.
 #[derive(Default)]
 struct Sum {
@@ -290,196 +229,5 @@ impl Sum {
 
     fn into_response(self) -> Response {
         Json(json!({ "published": self.count, "first": self.first, "last": self.last })).into_response()
-    }
-}
-
-/// An event as it was written, not yet checked.
-#[derive(Default)]
-struct Draft {
-    topics: Vec<String>,
-    data: Option<String>,
-    id: Option<String>,
-    kind: Option<String>,
-    retry: Option<String>,
-    private: bool,
-}
-
-impl Draft {
-    fn event(self) -> Result<Event, Problem> {
-        let mut topics = self.topics.iter();
-        let first = topics.next().ok_or_else(|| {
-            Problem::new(400, "an event needs a topic, for example topic=news").member("field", "topic")
-        })?;
-        let mut event = Event::new(Topic::new(first).map_err(invalid)?);
-        for topic in topics {
-            event = event.also(Topic::new(topic).map_err(invalid)?).map_err(invalid)?;
-        }
-        if let Some(data) = self.data {
-            event = event.data(data);
-        }
-        if let Some(id) = self.id {
-            event = event.id(EventId::new(id).map_err(invalid)?);
-        }
-        if let Some(kind) = self.kind {
-            event = event.kind(EventType::new(kind).map_err(invalid)?);
-        }
-        if let Some(retry) = self.retry {
-            event = event.retry(Retry::parse(&retry).map_err(invalid)?);
-        }
-        Ok(event.private(self.private))
-    }
-}
-
-fn invalid(error: InvalidEvent) -> Problem {
-    Problem::new(400, error.to_string()).member("field", error.field())
-}
-
-fn unknown_field(name: &str) -> Problem {
-    let known = "topic, data, id, type, retry, private";
-    Problem::new(400, format!("unknown field {name:?}; an event has {known}")).member("field", name)
-}
-
-fn not_json(error: serde_json::Error) -> Problem {
-    Problem::new(400, format!("not a JSON event: {error}"))
-}
-
-/// An event in JSON.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonEvent<'json> {
-    topic: OneOrMany,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'json RawValue>,
-    id: Option<String>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    #[serde(borrow)]
-    retry: Option<&'json RawValue>,
-    #[serde(default)]
-    private: bool,
-}
-
-fn parse_json(text: &[u8]) -> Result<Event, Problem> {
-    let text = std::str::from_utf8(text).map_err(|_| Problem::new(400, "the event is not UTF-8"))?;
-    let event: JsonEvent<'_> = serde_json::from_str(text).map_err(not_json)?;
-    let draft = Draft {
-        topics: event.topic.0,
-        data: event.data.map(data_text).transpose().map_err(not_json)?,
-        id: event.id,
-        kind: event.kind,
-        retry: event.retry.map(|retry| retry.get().trim_matches('"').to_owned()),
-        private: event.private,
-    };
-    draft.event()
-}
-
-/// A field that is there, even as `null`: data may be any JSON value.
-fn present<'json, D: Deserializer<'json>>(deserializer: D) -> Result<Option<&'json RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// A JSON string's text; any other value as compact JSON, its numbers as they were written.
-fn data_text(value: &RawValue) -> Result<String, serde_json::Error> {
-    let text = value.get();
-    if text.starts_with('"') {
-        return serde_json::from_str(text);
-    }
-    let mut compact = String::with_capacity(text.len());
-    let (mut in_string, mut escaped) = (false, false);
-    for character in text.chars() {
-        if in_string {
-            in_string = escaped || character != '"';
-            escaped = !escaped && character == '\\';
-        } else if character.is_ascii_whitespace() {
-            continue;
-        } else {
-            in_string = character == '"';
-        }
-        compact.push(character);
-    }
-    Ok(compact)
-}
-
-struct OneOrMany(Vec<String>);
-
-impl<'json> Deserialize<'json> for OneOrMany {
-    fn deserialize<D: Deserializer<'json>>(deserializer: D) -> Result<OneOrMany, D::Error> {
-        struct Topics;
-        impl<'json> Visitor<'json> for Topics {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a topic or an array of topics")
-            }
-
-            fn visit_str<E: de::Error>(self, topic: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![topic.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'json>>(self, mut topics: A) -> Result<OneOrMany, A::Error> {
-                let mut all = Vec::new();
-                while let Some(topic) = topics.next_element()? {
-                    all.push(topic);
-                }
-                Ok(OneOrMany(all))
-            }
-        }
-        deserializer.deserialize_any(Topics)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn data(json: &str) -> String {
-        let event = parse_json(json.as_bytes()).unwrap_or_else(|_| panic!("{json} is an event"));
-        event.data_text().unwrap().to_owned()
-    }
-
-    #[test]
-    fn json_data_is_a_string_or_any_value_compact() {
-        assert_eq!(data(r#"{"topic":"a","data":"x\ny"}"#), "x\ny");
-        assert_eq!(
-            data(r#"{"topic":"a","data":{ "b" : [1, 2.50, "c \" d"] , "a": null}}"#),
-            r#"{"b":[1,2.50,"c \" d"],"a":null}"#
-        );
-        assert_eq!(data(r#"{"topic":"a","data": 12345678901234567890123 }"#), "12345678901234567890123");
-        assert_eq!(data(r#"{"topic":"a","data":null}"#), "null");
-    }
-
-    #[test]
-    fn wrong_events_are_refused() {
-        for json in [
-            r#"{}"#,
-            r#"{"topic":[]}"#,
-            r#"{"topic":5}"#,
-            r#"{"topic":"a","typo":1}"#,
-            r#"{"topic":"a","retry":"soon"}"#,
-            r#"{"topic":"a","retry":1.5}"#,
-            r#"{"topic":"a","id":"x\ny"}"#,
-            r#"{"topic":"a","id":"x\u0000"}"#,
-            r#"{"topic":"a","type":"open"}"#,
-            r#"{"topic":"a\nb"}"#,
-            "[",
-        ] {
-            assert!(parse_json(json.as_bytes()).is_err(), "{json}");
-        }
-        assert!(parse_json(b"{\"topic\":\"\xff\"}").is_err());
-    }
-
-    #[test]
-    fn lines_come_out_whole_whatever_the_pieces() {
-        let mut lines = Lines { buffer: BytesMut::new(), scanned: 0, number: 0 };
-        let mut seen = Vec::new();
-        for piece in ["a\nb", "b", "\n\nc"] {
-            lines.buffer.extend_from_slice(piece.as_bytes());
-            while let Some(line) = lines.next(false) {
-                seen.push(line);
-            }
-        }
-        seen.extend(lines.next(true));
-        assert_eq!(seen, ["a\n", "bb\n", "\n", "c"]);
-        assert_eq!(lines.number, 4);
     }
 }

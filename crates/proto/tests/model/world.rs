@@ -5,11 +5,11 @@
 //! number of bytes. After each step every reader's stream must be a prefix of what the list says, and
 //! the tables must agree with each other; in the end everybody must have everything.
 //!
-//! A failure prints the line that replays it. `FANFARE_SEEDS` sets how many seeds are tried.
+//! What happens is chosen by a seed (the test) or by bytes (the fuzzer, which takes in this file by its path).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,40 +23,9 @@ use fanfare_proto::log::{EARLIEST, Log, Start};
 use fanfare_proto::run::{Remainder, Run};
 
 const TOPICS: usize = 5;
-const SEEDS: u64 = 300;
-const STEPS: usize = 300;
-
-#[test]
-fn every_reader_gets_its_events_once_and_in_order_or_a_sign() {
-    let variable = |name| std::env::var(name).ok().map(|value: String| value.parse().unwrap());
-    let seeds = match variable("FANFARE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("FANFARE_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        let _replay = Replay(seed);
-        let mut world = World::new(seed);
-        for _ in 0..STEPS {
-            world.step();
-            world.check();
-        }
-        world.finish();
-    }
-}
-
-/// Prints how to replay a seed, if it fails.
-struct Replay(u64);
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay: FANFARE_SEED={} cargo test -p fanfare-proto --test model", self.0);
-        }
-    }
-}
-
-struct World {
-    random: Random,
+/// The log, the audiences and their readers, as on one shard.
+pub(crate) struct World {
+    choices: Choices,
     now: Duration,
     epoch: Epoch,
     log: Log,
@@ -102,17 +71,17 @@ enum Sent {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
-        let mut random = Random::new(seed);
-        let epoch = Epoch::new(random.next());
+    /// An empty world; its bounds are chosen, too.
+    pub(crate) fn new(mut choices: Choices) -> World {
+        let epoch = Epoch::new(choices.next());
         let retention = Retention {
-            frames: random.pick(&[0, 3, 20, 1000]),
-            bytes: random.pick(&[2_000, 20_000, 10_000_000]),
-            age: Duration::from_secs(random.pick(&[3, 1000])),
+            frames: choices.pick(&[0, 3, 20, 1000]),
+            bytes: choices.pick(&[2_000, 20_000, 10_000_000]),
+            age: Duration::from_secs(choices.pick(&[3, 1000])),
         };
-        let laggard_frames = random.pick(&[2, 6, 40]);
-        let laggard_bytes = random.pick(&[1_500, 8_000, 400_000]);
-        let menu = (0..1 + random.below(4)).map(|_| random.subscription()).collect();
+        let laggard_frames = choices.pick(&[2, 6, 40]);
+        let laggard_bytes = choices.pick(&[1_500, 8_000, 400_000]);
+        let menu = (0..1 + choices.below(4)).map(|_| choices.subscription()).collect();
         World {
             now: Duration::ZERO,
             epoch,
@@ -121,30 +90,37 @@ impl World {
             audiences: Audiences::new(laggard_frames, laggard_bytes),
             laggards: Laggards::default(),
             run: Run::default(),
-            policy: random.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
+            policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
             laggard_frames,
             history: Vec::new(),
             readers: BTreeMap::new(),
             next_slot: 0,
-            random,
+            choices,
         }
     }
 
-    fn step(&mut self) {
-        match self.random.below(100) {
+    /// Whether no choices are left: those made from a seed never end.
+    #[allow(dead_code, reason = "a test that counts its steps need not ask")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.choices.are_over()
+    }
+
+    /// Something happens.
+    pub(crate) fn step(&mut self) {
+        match self.choices.below(100) {
             0..15 => self.join(),
             15..20 => self.leave_some(),
             20..25 => self.stall_some(),
             25..35 => self.change_some_socket(),
             35..60 => self.publish_some(),
             60..80 => {
-                let slices = 1 + self.random.below(4);
+                let slices = 1 + self.choices.below(4);
                 self.take_turn(slices);
             }
             80..92 => self.serve_laggard(),
             92..96 => self.check_laggards(),
             _ => {
-                self.now += Duration::from_millis(self.random.below(1500) as u64);
+                self.now += Duration::from_millis(self.choices.below(1500) as u64);
                 self.log.trim(self.now);
             }
         }
@@ -152,11 +128,11 @@ impl World {
     }
 
     /// Opens all sockets and works until nothing is left to do; then all have everything, and nothing is kept.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         for slot in self.readers.keys().copied().collect::<Vec<_>>() {
             self.open(slot);
         }
-        for _ in 0..10_000 {
+        for _ in 0..10_000 + 2 * self.readers.len() * self.history.len() {
             if !self.audiences.dirty() && self.laggards.is_empty() {
                 break;
             }
@@ -185,8 +161,8 @@ impl World {
     // What a shard does with newcomers and leavers.
 
     fn join(&mut self) {
-        let subscription = self.menu[self.random.below(self.menu.len())].clone();
-        let start = match self.random.below(4) {
+        let subscription = self.menu[self.choices.below(self.menu.len())].clone();
+        let start = match self.choices.below(4) {
             0 => Some(EARLIEST.to_owned()),
             1 => Some(self.some_cursor().to_string()),
             _ => None,
@@ -265,10 +241,10 @@ impl World {
 
     fn change_some_socket(&mut self) {
         let Some(slot) = self.some_reader() else { return };
-        match self.random.below(10) {
+        match self.choices.below(10) {
             0..5 => self.open(slot),
             5..9 => {
-                let room = self.random.pick(&[0, 1, 30, 100, 1_000, 50_000]);
+                let room = self.choices.pick(&[0, 1, 30, 100, 1_000, 50_000]);
                 self.readers.get_mut(&slot).unwrap().room = Some(room);
             }
             _ => self.readers.get_mut(&slot).unwrap().gone = true,
@@ -290,15 +266,15 @@ impl World {
             assert!(self.audiences.dirty(), "what is crowded must get a turn");
             return;
         }
-        for _ in 0..1 + self.random.below(4) {
-            let mut event = Event::new(self.random.topic()).private(self.random.one_in(4));
-            for _ in 0..self.random.below(3) {
-                event = event.also(self.random.topic()).unwrap();
+        for _ in 0..1 + self.choices.below(4) {
+            let mut event = Event::new(self.choices.topic()).private(self.choices.one_in(4));
+            for _ in 0..self.choices.below(3) {
+                event = event.also(self.choices.topic()).unwrap();
             }
-            if self.random.one_in(3) {
-                event = event.id(EventId::new(format!("own-{}", self.random.below(4))).unwrap());
+            if self.choices.one_in(3) {
+                event = event.id(EventId::new(format!("own-{}", self.choices.below(4))).unwrap());
             }
-            let size = self.random.pick(&[0, 10, 10, 100, 100, 700, 40_000]);
+            let size = self.choices.pick(&[0, 10, 10, 100, 100, 700, 40_000]);
             let (seq, fill) = (self.history.len() as u64 + 1, "x".repeat(size));
             let id = self.cursor(seq).to_string();
             let frame = Arc::new(Frame::encode(seq, &id, event.data(format!("{seq}{fill}")), self.now));
@@ -313,10 +289,10 @@ impl World {
         let swept_to = self.audiences.swept_to(audience);
         let mut gone = Vec::new();
         for _ in 0..slices {
-            let (budget, tenths) = (1 + self.random.below(4), (self.now.as_millis() / 100) as u32);
+            let (budget, tenths) = (1 + self.choices.below(4), (self.now.as_millis() / 100) as u32);
             let Some(mut slice) = self.audiences.slice(audience, budget, tenths) else { break };
             // A shard shortens a slice whose bytes it cannot afford.
-            slice.end -= self.random.below(slice.end - slice.start);
+            slice.end -= self.choices.below(slice.end - slice.start);
             self.audiences.fill(audience, slice.after, &mut self.run);
             assert!(!self.run.is_empty(), "a member behind the head needs something");
             let members = self.audiences.members(audience, slice).to_vec();
@@ -481,7 +457,8 @@ impl World {
 
     // What must hold after each step.
 
-    fn check(&self) {
+    /// Members, cursors, windows and counts agree with each other.
+    pub(crate) fn check(&self) {
         let mut members = 0;
         for (&slot, reader) in &self.readers {
             let id = reader.audience;
@@ -511,12 +488,12 @@ impl World {
 
     /// The log's answers to a random reader, against the list.
     fn ask_the_log(&mut self) {
-        let count = 1 + self.random.below(3);
-        let mut topics: Vec<Topic> = (0..count).map(|_| self.random.topic()).collect();
+        let count = 1 + self.choices.below(3);
+        let mut topics: Vec<Topic> = (0..count).map(|_| self.choices.topic()).collect();
         topics.dedup();
         let retained = self.history.len() - self.log.len();
         let of_topics = |frame: &&Arc<Frame>| frame.topics().iter().any(|topic| topics.contains(topic));
-        let own = format!("own-{}", self.random.below(4));
+        let own = format!("own-{}", self.choices.below(4));
         let cursor = self.some_cursor();
         for id in [EARLIEST.to_owned(), cursor.to_string(), own.clone()] {
             let Start { cursor: from, gap } = self.log.resume(&id, &topics);
@@ -543,34 +520,61 @@ impl World {
 
     /// Near the head, and sometimes beyond it.
     fn some_cursor(&mut self) -> Cursor {
-        let back = self.random.below(30) as u64;
+        let back = self.choices.below(30) as u64;
         self.cursor((self.history.len() as u64 + 1).saturating_sub(back))
     }
 
     fn some_reader(&mut self) -> Option<u32> {
-        let index = self.random.below(self.readers.len().max(1));
+        let index = self.choices.below(self.readers.len().max(1));
         self.readers.keys().nth(index).copied()
     }
 }
 
-/// A splitmix64 generator: any seed is good.
-struct Random(u64);
+/// Where a world's choices come from.
+pub(crate) enum Choices {
+    /// A splitmix64 generator: any seed is good.
+    Seed(u64),
+    /// Bytes, one or eight for each choice; zero is chosen where they have ended.
+    #[allow(dead_code, reason = "the fuzzer's")]
+    Bytes(VecDeque<u8>),
+}
 
-impl Random {
-    fn new(seed: u64) -> Random {
-        Random(seed)
+impl Choices {
+    #[allow(dead_code, reason = "the test's")]
+    pub(crate) fn from_seed(seed: u64) -> Choices {
+        Choices::Seed(seed)
+    }
+
+    #[allow(dead_code, reason = "the fuzzer's")]
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Choices {
+        Choices::Bytes(bytes.iter().copied().collect())
+    }
+
+    fn are_over(&self) -> bool {
+        matches!(self, Choices::Bytes(bytes) if bytes.is_empty())
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        match self {
+            Choices::Seed(state) => {
+                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut mixed = *state;
+                mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                mixed ^ (mixed >> 31)
+            }
+            Choices::Bytes(bytes) => {
+                (0..8).fold(0, |sum, _| sum << 8 | u64::from(bytes.pop_front().unwrap_or(0)))
+            }
+        }
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        match self {
+            // One byte, so that the fuzzer's small changes are small here.
+            Choices::Bytes(bytes) if bound <= 256 => usize::from(bytes.pop_front().unwrap_or(0)) % bound,
+            _ => (self.next() % bound as u64) as usize,
+        }
     }
 
     fn one_in(&mut self, count: usize) -> bool {
