@@ -54,6 +54,9 @@ pub(super) fn json_events(body: &[u8]) -> Result<Vec<Event>, Flaw> {
 pub(super) fn json_event(text: &[u8]) -> Result<Event, Flaw> {
     let text = std::str::from_utf8(text).map_err(|_| Flaw::new("the event is not UTF-8"))?;
     let event: JsonEvent<'_> = serde_json::from_str(text).map_err(not_json)?;
+    if is_array(text.as_bytes()) {
+        return Err(Flaw::new("not a JSON event: an array; an event is an object"));
+    }
     let draft = Draft {
         topics: event.topic.0,
         data: event.data.map(data_text).transpose().map_err(not_json)?,
@@ -279,6 +282,15 @@ mod tests {
             assert!(json_event(json.as_bytes()).is_err(), "{json}");
         }
         assert!(json_event(b"{\"topic\":\"\xff\"}").is_err());
+    }
+
+    /// Serde reads an array as a struct's fields in their order, and `deny_unknown_fields` says nothing to it: in a
+    /// line of NDJSON, or inside an array, `["a", 1, null, null, null, true]` was published as an event on `a`.
+    #[test]
+    fn an_array_is_no_event() {
+        assert!(json_event(br#"["a",1,null,null,null,true]"#).is_err());
+        let flaw = json_events(br#"[{"topic":"a"},["a",1,null,null,null,true]]"#).unwrap_err();
+        assert_eq!(flaw.index, Some(1));
     }
 
     #[test]

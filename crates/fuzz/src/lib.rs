@@ -1,0 +1,41 @@
+//! What the fuzzers check: one function per target, which takes any bytes and panics where a promise is broken.
+//!
+//! Each compares the code with something slow and obvious that was written apart from it. The seeds of a target are
+//! the files in `seeds/NAME`; tests run all of them, so that what was found once stays found.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a panic is what a finding is")]
+
+mod connection;
+mod cursor;
+mod decoder;
+mod frame;
+mod pieces;
+mod publish_body;
+mod request_head;
+
+/// One thing to fuzz.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, and that of its seeds' folder.
+    pub name: &'static str,
+    /// Panics where a promise is broken.
+    pub check: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: [Target; 6] = [
+    Target { name: "request_head", check: request_head::check },
+    Target { name: "decoder", check: decoder::check },
+    Target { name: "publish_body", check: publish_body::check },
+    Target { name: "cursor", check: cursor::check },
+    Target { name: "frame", check: frame::check },
+    Target { name: "connection", check: connection::check },
+];
+
+impl Target {
+    /// The target of this name.
+    pub fn named(name: &str) -> Option<Target> {
+        TARGETS.into_iter().find(|target| target.name == name)
+    }
+}
