@@ -1,0 +1,140 @@
+//! Publishers, shards, adopters and counters on threads of their own, over real sockets. It checks the order that
+//! everybody sees; under ThreadSanitizer (`cargo xtask sanitize`) also what the threads share.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use fanfare::{
+    AdoptError, Cursor, Decoded, Decoder, Engine, Event, Hub, PublishError, Subscribe, Topic, WireFormat,
+};
+
+const PUBLISHERS: usize = 4;
+const BATCHES: usize = 40;
+const BATCH: usize = 5;
+const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
+
+#[test]
+fn everybody_sees_one_order_whoever_publishes() {
+    let engine = Engine::builder().listen("127.0.0.1:0".parse().unwrap()).shards(2).start().unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    let accepted = (0..4).map(|_| subscribe(address));
+    let streams: Vec<TcpStream> = accepted.chain((0..4).map(|_| adopted(&hub))).collect();
+    let published = AtomicBool::new(false);
+
+    let orders: Vec<Vec<String>> = thread::scope(|scope| {
+        let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
+        scope.spawn(|| look_on(&hub, &published));
+        let publishers: Vec<_> = (0..PUBLISHERS)
+            .map(|name| {
+                scope.spawn({
+                    let hub = &hub;
+                    move || publish(hub, name)
+                })
+            })
+            .collect();
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        published.store(true, Ordering::Relaxed);
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+
+    for order in &orders {
+        assert_eq!(order, &orders[0], "two subscribers saw different orders");
+    }
+    for name in 0..PUBLISHERS {
+        let prefix = format!("{name}-");
+        let of_one: Vec<&String> = orders[0].iter().filter(|data| data.starts_with(&prefix)).collect();
+        let expected: Vec<String> = (0..BATCHES * BATCH).map(|number| format!("{name}-{number}")).collect();
+        assert_eq!(of_one, expected.iter().collect::<Vec<_>>(), "a publisher's events changed places");
+    }
+    assert!(engine.is_running());
+    engine.stop(Duration::ZERO);
+    assert_eq!(hub.publish(event("late".to_owned())), Err(PublishError::Stopped));
+}
+
+fn event(data: String) -> Event {
+    Event::new(Topic::new("a").unwrap()).data(data)
+}
+
+/// Batches of one publisher, each tried until there is room.
+fn publish(hub: &Hub, name: usize) {
+    for batch in 0..BATCHES {
+        let mut events: Vec<Event> =
+            (0..BATCH).map(|index| event(format!("{name}-{}", batch * BATCH + index))).collect();
+        loop {
+            match hub.publish_batch(&mut events) {
+                Ok(published) => break assert_eq!(published.count, BATCH),
+                Err(PublishError::Busy) => thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// What a dashboard does meanwhile.
+fn look_on(hub: &Hub, published: &AtomicBool) {
+    let mut newest = hub.head();
+    while !published.load(Ordering::Relaxed) {
+        assert!(hub.counts().connections <= 8);
+        hub.topics(None, Duration::from_secs(60));
+        let head = hub.head();
+        assert!(head.seq >= newest.seq);
+        newest = head;
+    }
+    assert_eq!(newest.epoch, hub.head().epoch);
+}
+
+/// A subscriber that a shard accepted.
+fn subscribe(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /events?topic=a HTTP/1.0\r\n\r\n").unwrap();
+    wait_for_prelude(&mut stream);
+    stream
+}
+
+/// A subscriber that another server accepted.
+fn adopted(hub: &Hub) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+    let adopted: Result<(), AdoptError> = hub.adopt(socket, subscribe, WireFormat::Plain);
+    adopted.unwrap();
+    wait_for_prelude(&mut stream);
+    stream
+}
+
+/// From the end of the prelude on, nothing that is published is missed.
+fn wait_for_prelude(stream: &mut TcpStream) {
+    let mut seen = Vec::new();
+    while !seen.windows(7).any(|window| window == b"retry: ") || !seen.ends_with(b"\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    assert!(seen.starts_with(b"HTTP/1.") && seen.windows(5).any(|window| window == b" 200 "));
+}
+
+/// All events as one subscriber sees them.
+fn read_all(mut stream: &TcpStream) -> Vec<String> {
+    let (mut decoder, mut seen, mut last) = (Decoder::new(1 << 20), Vec::new(), 0);
+    let mut buffer = vec![0; 16 << 10];
+    while seen.len() < EVENTS {
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(count > 0, "the stream ended after {} events", seen.len());
+        let mut on = |decoded: Decoded<'_>| {
+            if let Decoded::Event { data, last_event_id, .. } = decoded {
+                let cursor = Cursor::parse(last_event_id).unwrap();
+                assert_eq!(cursor.seq, last + 1, "an event is missing, or came twice");
+                last = cursor.seq;
+                seen.push(data.to_owned());
+            }
+        };
+        decoder.feed(&buffer[..count], &mut on).unwrap();
+    }
+    seen
+}
