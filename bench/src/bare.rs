@@ -130,7 +130,7 @@ fn serve(
             None => {}
         }
     }
-    let mut ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(SUBMISSION as u32);
+    let mut ring = open_ring();
     tell.send(Ok(Duration::ZERO))?;
 
     while let Ok((way, bytes)) = ordered.recv() {
@@ -141,9 +141,17 @@ fn serve(
             (Way::Ring, Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
         };
         let took = thread_cpu_time() - begun;
+        if sent.is_err() {
+            // What was not submitted still names the bytes; closing the ring discards it.
+            ring = open_ring();
+        }
         tell.send(sent.map(|()| took).map_err(|error| error.to_string()))?;
     }
     Ok(())
+}
+
+fn open_ring() -> io::Result<IoUring> {
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(SUBMISSION as u32)
 }
 
 fn send_loop(sockets: &[OwnedFd], bytes: &[u8]) -> io::Result<()> {
@@ -174,7 +182,8 @@ fn send_ring(ring: &mut IoUring, sockets: &[OwnedFd], bytes: &[u8]) -> io::Resul
                     .flags(libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                     .build()
                     .flags(squeue::Flags::SKIP_SUCCESS);
-                // SAFETY: MSG_DONTWAIT ends the send inside its submission, below, and the bytes outlive that.
+                // SAFETY: MSG_DONTWAIT ends the send inside its submission, below, and the bytes outlive that. Where
+                // the submission fails, the caller closes the ring before it lets go of the bytes.
                 unsafe { queue.push(&entry) }.map_err(io::Error::other)?;
             }
         }

@@ -42,9 +42,11 @@ thread_local! {
 /// into a pipe), and on this thread their numbers mean something else.
 ///
 /// # Errors
-/// `ENOMEM`, or `EPERM` under a seccomp filter that forbids `unshare(2)`. The thread then still has the
-/// shared table, intact.
+/// `ENOMEM`, or `EPERM` under a seccomp filter that forbids `unshare(2)` or `close_range(2)`; `ENOSYS` before
+/// Linux 5.9. The thread then still has the shared table, intact.
 pub fn make_private(keep: &[RawFd]) -> io::Result<()> {
+    // A number that no table reaches: this closes nothing, and is refused before anything has changed.
+    close_range(RawFd::MAX, RawFd::MAX)?;
     block_signals();
     // SAFETY: `unshare` touches no memory of ours. The descriptors it duplicates are dealt with below.
     check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
@@ -74,7 +76,8 @@ pub fn make_private(keep: &[RawFd]) -> io::Result<()> {
 /// close it under its owner.
 pub fn close_left_behind(moved: &[RawFd]) {
     for &fd in moved {
-        // SAFETY: the caller's promise: the owner is in another table, where the number stays open.
+        // SAFETY: no memory is involved. That nothing in this table owns the number is the caller's promise: it
+        // could be broken without `unsafe`, as with every number that a shard closes.
         unsafe { libc::close(fd) };
     }
 }
@@ -123,8 +126,8 @@ fn block_signals() {
 }
 
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    // SAFETY: the table is this thread's alone, so only its own copies are closed. By the rule in the
-    // module's documentation nothing on this thread uses them.
+    // SAFETY: no memory is involved. Called with numbers in use only where the table is this thread's alone, so
+    // that its own copies are closed, which by the rule in the module's documentation nothing on it uses.
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
     check(result as libc::c_int).map(drop)

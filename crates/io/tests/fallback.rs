@@ -1,14 +1,14 @@
-//! What happens where io_uring is forbidden, with a real filter as containers use it.
+//! What happens where system calls are forbidden, with a real filter as containers use it.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use fanfare_io::uring::Uring;
-use fanfare_io::{Backend, Resolved, Waker};
+use fanfare_io::{Backend, Resolved, Waker, table};
 use support::*;
 
-/// Makes `io_uring_setup` fail in this process from now on, as container profiles do.
-fn forbid_io_uring(errno: i32) {
+/// Makes a system call fail in this thread and those it starts from now on, as container profiles do.
+fn forbid(call: libc::c_long, errno: i32) {
     const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -16,7 +16,7 @@ fn forbid_io_uring(errno: i32) {
     let mut program = [
         // The system call's number is the first word of `seccomp_data`.
         step(LOAD_NUMBER, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(JUMP_IF_EQUAL, 0, 1, call as u32),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -29,7 +29,7 @@ fn forbid_io_uring(errno: i32) {
 }
 
 fn check_refused(errno: i32, word: &str) {
-    forbid_io_uring(errno);
+    forbid(libc::SYS_io_uring_setup, errno);
     let Resolved { backend, fallback } = Backend::Auto.resolve().unwrap();
     assert_eq!(backend, Backend::Epoll);
     let reason = fallback.expect("the operator is told");
@@ -66,4 +66,21 @@ fn auto_takes_io_uring_where_it_works() {
     let expected = Resolved { backend: Backend::IoUring, fallback: None };
     assert_eq!(Backend::Auto.resolve().unwrap(), expected);
     assert_eq!(Backend::IoUring.resolve().unwrap(), expected);
+}
+
+/// Where `close_range` was refused, the thread had left the shared table when the error came, and believed that it had
+/// not: an engine that could not start left its listener open in the table of everybody else.
+#[test]
+fn a_refused_private_table_leaves_the_shared_one() {
+    in_child("a_refused_private_table_leaves_the_shared_one", || {
+        let opened = std::thread::spawn(|| {
+            forbid(libc::SYS_close_range, libc::EPERM);
+            let error = table::make_private(&[]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+            assert!(!table::is_private());
+            std::fs::File::open("/dev/null").unwrap()
+        });
+        let opened = opened.join().unwrap();
+        opened.metadata().expect("what the thread opened is in everybody's table");
+    });
 }

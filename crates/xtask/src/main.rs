@@ -3,6 +3,8 @@
 mod bench;
 mod check;
 mod loom;
+mod fuzz;
+mod sanitize;
 mod test;
 mod torture;
 
@@ -27,6 +29,10 @@ enum Xtask {
     Bench(bench::Options),
     /// Do real faults to a running server, and check every delivery
     Torture(torture::Options),
+    /// Fuzz one target, or all of them for a short time
+    Fuzz(fuzz::Options),
+    /// Run the tests of what is unsafe or shared under the sanitizers
+    Sanitize(sanitize::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
         Xtask::Loom(options) => loom::run(&options),
         Xtask::Bench(options) => bench::run(&options),
         Xtask::Torture(options) => torture::run(&options),
+        Xtask::Fuzz(options) => fuzz::run(&options),
+        Xtask::Sanitize(options) => sanitize::run(&options),
     };
     done.unwrap_or_else(|problem| {
         eprintln!("error: {problem}");
