@@ -24,7 +24,7 @@ const FLAGS: &str = "-Cpasses=sancov-module \
 /// What to fuzz.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// One target, on every core [default: lists them]
+    /// One target, on every core
     #[arg(conflicts_with = "smoke", required_unless_present = "smoke")]
     target: Option<String>,
     /// Every target for a short time, as many at once as there are cores

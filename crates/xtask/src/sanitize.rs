@@ -46,13 +46,17 @@ const CHECKS: [Check; 3] = [
         arguments: &["test", "-Zbuild-std", "--package=fanfare", "--test=threads"],
         environment: &[],
     },
-    // The protocol has no `unsafe`, the small containers below it have. A few seeds: Miri is slow.
+    // The protocol has no `unsafe`, the small containers below it have. Few and short worlds: Miri is slow.
     Check {
         name: "miri",
         component: Some("miri"),
         flags: "",
         arguments: &["miri", "test", "--package=fanfare-proto", "--test=model"],
-        environment: &[("FANFARE_SEEDS", "2"), ("MIRIFLAGS", "-Zmiri-disable-isolation")],
+        environment: &[
+            ("FANFARE_SEEDS", "8"),
+            ("FANFARE_STEPS", "40"),
+            ("MIRIFLAGS", "-Zmiri-disable-isolation"),
+        ],
     },
 ];
 
