@@ -1,6 +1,7 @@
 //! Who runs where: pinning, and the steered arrangement, undone when dropped.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::failure::{Failure, Outcome};
@@ -21,7 +22,10 @@ impl Steered {
         let mask = format!("{:x}", 1u64 << core.min(63));
         sys::HAS_TO_TIDY.store(true, Ordering::Relaxed);
         let mut steered = Steered(Vec::new());
-        for (path, value) in [(RPS, mask.as_str()), (BACKLOG, LONG_BACKLOG)] {
+        // A network namespace has an lo of its own but not the backlog, which is the machine's: there, who makes the
+        // namespace raises it.
+        let there = |(path, _): &(&str, &str)| *path == RPS || Path::new(path).exists();
+        for (path, value) in [(RPS, mask.as_str()), (BACKLOG, LONG_BACKLOG)].into_iter().filter(there) {
             let change = || -> std::io::Result<String> {
                 let before = fs::read_to_string(path)?.trim().to_owned();
                 fs::write(path, value)?;

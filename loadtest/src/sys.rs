@@ -321,10 +321,12 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is.
-pub(crate) fn listen(port: u16) -> io::Result<std::net::TcpListener> {
+/// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is. With `shared` the
+/// port may have several listeners, and the kernel spreads new connections over them.
+pub(crate) fn listen(port: u16, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(4096)?;
     Ok(socket.into())

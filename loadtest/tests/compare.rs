@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 #[test]
 fn a_baseline_runs_in_the_foreground_and_is_judged() {
-    for name in ["threads", "bare", "tokio"] {
-        let mut child = fake::command().args(["baseline", name]).stdout(Stdio::piped()).spawn().unwrap();
+    for name in ["threads", "bare", "bare --threads 3", "tokio"] {
+        let mut child =
+            fake::command().arg("baseline").args(name.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();

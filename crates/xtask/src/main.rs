@@ -2,8 +2,8 @@
 
 mod bench;
 mod check;
-mod loom;
 mod fuzz;
+mod loom;
 mod sanitize;
 mod test;
 mod torture;

@@ -184,6 +184,9 @@ pub(crate) struct Serve {
     /// Port to publish at, for pushpin
     #[arg(long, default_value_t = 5561)]
     control_port: u16,
+    /// Sending threads of `bare`, each with a descriptor table of its own where there are several
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
     /// End when the process that started this one does
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -212,13 +215,14 @@ pub(crate) fn serve(serve: &Serve) -> Outcome<()> {
     let port = if serve.port == 0 && !own { free_port()? } else { serve.port };
     let failed = |error| Failure::new(format!("port {port} of 127.0.0.1: {error}"));
     if own {
-        let listener = sys::listen(port).map_err(failed)?;
+        let tables = usize::from(serve.threads);
+        let listener = sys::listen(port, tables > 1).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         announce(serve, port);
         sys::default_interrupts();
         return match serve.baseline {
             Baseline::Threads => threads::serve(&listener),
-            Baseline::Bare => bare::serve(&listener),
+            Baseline::Bare => bare::serve(listener, tables),
             _ => tokio::serve(listener),
         };
     }

@@ -13,7 +13,7 @@ pub(super) fn serve(port: u16) -> Outcome<()> {
     let failed = |error| Failure::new(format!("the origin on port {port}: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        let listener = sys::listen(port).map_err(failed)?;
+        let listener = sys::listen(port, false).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         axum::serve(listener, Router::new().route("/{topic}", get(hold))).await.map_err(failed)

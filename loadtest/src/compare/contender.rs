@@ -26,21 +26,32 @@ pub(super) struct Contender {
 }
 
 /// Everybody who could take part, and why not where that is so.
-pub(super) fn all_contenders(fanfare: Option<&Path>) -> Vec<(String, Outcome<Contender>)> {
+/// `options` are more options of the fanfare server; `bare` gets so many threads.
+pub(super) fn all_contenders(
+    fanfare: Option<&Path>,
+    options: Option<&str>,
+    bare_threads: u16,
+) -> Vec<(String, Outcome<Contender>)> {
     let mut all = Vec::new();
+    let options = options.unwrap_or("");
     for backend in ["epoll", "io-uring"] {
         let name = format!("fanfare-{backend}");
         let found = match fanfare {
             Some(program) if program.is_file() => Ok(Contender {
                 name: name.clone(),
                 dialect: Dialect::Fanfare,
-                settings: format!("--backend {backend}, otherwise as shipped: a shard per core it may use"),
+                settings: match options {
+                    "" => format!("--backend {backend}, otherwise as shipped: a shard per core it may use"),
+                    options => format!("--backend {backend} {options}, otherwise as shipped"),
+                },
                 cannot: String::new(),
                 baseline: None,
                 program: program.to_owned(),
                 arguments: ["serve", "--listen", "127.0.0.1:{port}", "--backend", backend]
+                    .into_iter()
+                    .chain(options.split_whitespace())
                     .map(str::to_owned)
-                    .into(),
+                    .collect(),
             }),
             Some(program) => Err(Failure::new(format!("{} is no file", program.display()))),
             None => Err(Failure::new("--fanfare says where its binary is")),
@@ -53,14 +64,22 @@ pub(super) fn all_contenders(fanfare: Option<&Path>) -> Vec<(String, Outcome<Con
             let program = own
                 .as_ref()
                 .map_err(|error| Failure::new(format!("this program cannot find itself: {error}")))?;
+            let threads = if baseline == Baseline::Bare { bare_threads } else { 1 }.to_string();
             let mut arguments = vec!["baseline", baseline.name(), "--port", "{port}", "--with-parent"];
-            if baseline == Baseline::Pushpin {
-                arguments.extend(["--control-port", "{control}"]);
+            match baseline {
+                Baseline::Pushpin => arguments.extend(["--control-port", "{control}"]),
+                Baseline::Bare => arguments.extend(["--threads", &threads]),
+                _ => {}
             }
             Ok(Contender {
                 name: baseline.name().to_owned(),
                 dialect: baseline.dialect(),
-                settings: baseline.settings().to_owned(),
+                settings: match threads.as_str() {
+                    "1" => baseline.settings().to_owned(),
+                    threads => {
+                        format!("{}; {threads} such threads, a descriptor table each", baseline.settings())
+                    }
+                },
                 cannot: baseline.cannot().to_owned(),
                 baseline: Some(baseline),
                 program: program.clone(),

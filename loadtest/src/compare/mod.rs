@@ -71,6 +71,12 @@ pub(crate) struct Compare {
     /// The fanfare server's binary; without it there is no fanfare among them
     #[arg(long, value_name = "FILE")]
     fanfare: Option<PathBuf>,
+    /// More options of the fanfare server, e.g. '--shards 7 --heartbeat 1day'
+    #[arg(long, value_name = "OPTIONS", requires = "fanfare", allow_hyphen_values = true)]
+    fanfare_options: Option<String>,
+    /// Sending threads of `bare`, each with a descriptor table of its own where there are several
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    bare_threads: u16,
     /// Times that each server runs at each number of connections
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
@@ -119,6 +125,29 @@ pub(crate) struct Comparison {
 impl Comparison {
     pub(crate) fn valid(&self) -> bool {
         !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
+    }
+
+    /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round.
+    pub(crate) fn beside_bare(&self) -> Vec<String> {
+        let ratio = |one: &Report, bare: &Report| {
+            Some(one.server_cpu_us_per_delivery? / bare.server_cpu_us_per_delivery?)
+        };
+        let line = |row: &Row| {
+            let bare = self.rows.iter().find(|bare| {
+                bare.name == "bare" && row.name != "bare" && bare.connections == row.connections
+            })?;
+            let rounds = row.rounds.iter().zip(&bare.rounds);
+            let rounds: Vec<String> =
+                rounds.filter_map(|(one, bare)| Some(format!("{:.3}", ratio(one, bare)?))).collect();
+            Some(format!(
+                "{} at {}: {:.3} times the CPU per delivery of bare; by rounds {}",
+                row.name,
+                row.connections,
+                ratio(&row.median, &bare.median)?,
+                rounds.join(", ")
+            ))
+        };
+        self.rows.iter().filter_map(line).collect()
     }
 }
 
@@ -179,7 +208,7 @@ impl Compare {
     }
 
     fn contenders(&self) -> Outcome<(Vec<Contender>, Vec<String>)> {
-        let all = all_contenders(self.fanfare.as_deref());
+        let all = all_contenders(self.fanfare.as_deref(), self.fanfare_options.as_deref(), self.bare_threads);
         let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
         if let Some(unknown) = self.contenders.iter().find(|name| !names.contains(name)) {
             return Err(Failure::new(format!(

@@ -21,6 +21,8 @@ use crate::target::Speech;
 
 /// Lets memory and timers come to rest before a look at them.
 const SETTLE: u64 = 500 * MILLISECOND;
+/// Between two looks at how much memory is left.
+const MEMORY_LOOK: u64 = 50 * MILLISECOND;
 /// After the last expected delivery: what comes now is one too many.
 const AFTERMATH: u64 = 200 * MILLISECOND;
 
@@ -39,6 +41,7 @@ pub(super) struct Conductor<'a> {
     /// There until it is settled.
     pub(super) crowd: Option<Crowd>,
     pub(super) evidence: Evidence,
+    pub(super) next_memory_look: u64,
 }
 
 impl Conductor<'_> {
@@ -96,10 +99,29 @@ impl Conductor<'_> {
             self.evidence.partial = true;
             return Err(Failure::new("interrupted: this is a partial report"));
         }
-        match self.crowd()?.failure() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
+        if let Some(failure) = self.crowd()?.failure() {
+            return Err(failure);
         }
+        self.memory_left()
+    }
+
+    /// Ends the run before the kernel ends a process.
+    fn memory_left(&mut self) -> Outcome<()> {
+        let now = clock::now();
+        if self.load.least_memory == 0 || now < self.next_memory_look {
+            return Ok(());
+        }
+        self.next_memory_look = now + MEMORY_LOOK;
+        let left = sample::available_bytes().map_or(u64::MAX, |bytes| bytes >> 20);
+        if left >= self.load.least_memory {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "memory was the limit: {left} MiB were left with {} streams open and {} deliveries; --least-memory is {}",
+            self.crowd()?.open(),
+            self.crowd()?.delivered(),
+            self.load.least_memory
+        )))
     }
 
     fn rest(&mut self, time: u64) -> Outcome<()> {

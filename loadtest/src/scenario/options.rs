@@ -94,6 +94,10 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 0)]
     pub(crate) receive_buffer: usize,
 
+    /// End the run when the machine has fewer MiB of memory left than this; 0: never
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub(crate) least_memory: u64,
+
     /// The server's process, for its CPU and memory; its children are included
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,

@@ -97,6 +97,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         sequences: Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect()),
         crowd: Some(crowd),
         evidence: Evidence::new(before, own_before),
+        next_memory_look: 0,
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
