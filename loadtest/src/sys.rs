@@ -183,66 +183,8 @@ pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// An epoll instance, level-triggered: one `recv` per notification, and nothing is lost when data is left.
-pub(crate) struct Epoll(OwnedFd);
-
-/// One notification.
-#[derive(Clone, Copy)]
-pub(crate) struct Event {
-    /// What was given at registration.
-    pub(crate) token: u64,
-    /// The bits of EPOLLIN, EPOLLOUT and so on.
-    pub(crate) bits: u32,
-}
-
-/// Data, or the end of it.
-pub(crate) const READABLE: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP) as u32;
-/// Room to write, or a connect that is over.
-pub(crate) const WRITABLE: u32 = libc::EPOLLOUT as u32;
-/// The peer is gone, both ways.
-pub(crate) const GONE: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-
-impl Epoll {
-    pub(crate) fn new() -> io::Result<Epoll> {
-        // SAFETY: epoll_create1 returns a new descriptor that nobody else owns.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: as above.
-        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    fn control(&self, operation: libc::c_int, fd: RawFd, token: u64, bits: u32) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: bits, u64: token };
-        // SAFETY: `event` is a valid epoll_event for the length of the call.
-        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &mut event) }).map(drop)
-    }
-
-    pub(crate) fn add(&self, fd: RawFd, token: u64, bits: u32) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, token, bits)
-    }
-
-    pub(crate) fn change(&self, fd: RawFd, token: u64, bits: u32) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, token, bits)
-    }
-
-    /// Waits up to `timeout_ms` and appends what happened to `into`.
-    pub(crate) fn wait(&self, timeout_ms: i32, into: &mut Vec<Event>) -> io::Result<()> {
-        const BATCH: usize = 1_024;
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
-        // SAFETY: the array is valid and writable, and its length is what is passed.
-        let result = unsafe {
-            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), BATCH as libc::c_int, timeout_ms)
-        };
-        let count = match check(result) {
-            Ok(count) => count as usize,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(error),
-        };
-        into.extend(events[..count].iter().map(|event| Event { token: event.u64, bits: event.events }));
-        Ok(())
-    }
-}
-
-/// Wakes a loop from another thread.
+/// Wakes a loop from another thread. mio's own waker is made with the loop, that is, in a table that the other thread
+/// does not have.
 pub(crate) struct Waker(OwnedFd);
 
 impl Waker {

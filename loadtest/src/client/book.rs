@@ -12,11 +12,30 @@ use crate::stamp::Stamp;
 /// Durations in nanoseconds.
 pub(crate) type Timings = Histogram<u64>;
 
-/// An empty histogram from a microsecond to an hour with three digits.
+const HOUR: u64 = 3_600 * clock::SECOND;
+
+/// An empty histogram from a microsecond on with three digits. It grows with what is recorded: an hour at once would be
+/// 200 kilobytes, three times per client thread.
 pub(crate) fn timings() -> Timings {
-    const HOUR: u64 = 3_600 * clock::SECOND;
-    Histogram::new_with_bounds(1_000, HOUR, 3)
-        .unwrap_or_else(|error| unreachable!("constant bounds: {error}"))
+    digits(3)
+}
+
+/// The same with two digits and an eighth of the memory: for what is counted by every thread and no promise.
+pub(super) fn coarse_timings() -> Timings {
+    digits(2)
+}
+
+fn digits(digits: u8) -> Timings {
+    let mut timings = Histogram::new_with_bounds(1_000, clock::MILLISECOND, digits)
+        .unwrap_or_else(|error| unreachable!("constant bounds: {error}"));
+    timings.auto(true);
+    timings
+}
+
+/// Records a duration; what is above an hour counts as an hour.
+pub(crate) fn record(timings: &mut Timings, ns: u64) {
+    // It grows as far as an hour, so this cannot fail.
+    let _ = timings.record(ns.min(HOUR));
 }
 
 /// Beyond so many topics an event's last subscriber is not looked for: there are few per topic then.
@@ -93,7 +112,7 @@ impl Book {
                 measured: 0,
                 first_intended: u64::MAX,
                 last_arrival: 0,
-                opening: timings(),
+                opening: coarse_timings(),
                 opened: 0,
                 ended: 0,
                 cut: 0,
@@ -148,7 +167,7 @@ impl Book {
         report.deliveries += 1;
         let Some(phase) = self.phases.iter().rposition(|&first| stamp.sequence >= first) else { return };
         let latency = now.saturating_sub(stamp.intended);
-        report.latency[phase * self.groups + usize::from(subscriber.group)].saturating_record(latency);
+        record(&mut report.latency[phase * self.groups + usize::from(subscriber.group)], latency);
         report.measured += 1;
         report.first_intended = report.first_intended.min(stamp.intended);
         report.last_arrival = report.last_arrival.max(now);
@@ -196,7 +215,7 @@ impl Report {
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: Report) {
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
-            // Both have the same constant bounds, so adding cannot fail.
+            // It grows as far as the other, so adding cannot fail.
             let _ = mine.add(theirs);
         }
         let _ = self.opening.add(&other.opening);

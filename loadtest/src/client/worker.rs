@@ -6,19 +6,27 @@ mod stream;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::book::{Book, Report, ThreadReport, timings};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use super::book::{Book, Report, ThreadReport, coarse_timings, record};
 use super::subscriber::{State, Subscriber};
 use super::{Command, Common, Line, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::sse::Unfinished;
-use crate::sys::{self, Epoll};
+use crate::sys;
 
-const WAKER: u64 = u64::MAX;
-/// One read takes at most so much; the rest is notified again.
+const WAKER: Token = Token(usize::MAX);
+/// Notifications that are taken at a time.
+const BATCH: usize = 1_024;
+/// One read takes at most so much.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Runs until told to finish; without a report when it could not start.
@@ -38,9 +46,12 @@ struct Worker<'a> {
     plan: &'a Plan,
     common: &'a Common,
     line: &'a Line,
-    epoll: Epoll,
-    subscribers: Vec<Subscriber>,
-    /// Wait for their turn to connect.
+    poll: Poll,
+    /// Made once, all of them; the keys are 0, 1, 2 and so on.
+    subscribers: Slab<Subscriber>,
+    /// Were never opened, and wait for their turn.
+    fresh: Range<u32>,
+    /// Wait for their turn to connect again, before the fresh ones.
     queue: VecDeque<u32>,
     /// Wait for their time to connect.
     retries: BinaryHeap<Reverse<(u64, u32)>>,
@@ -66,22 +77,25 @@ impl<'a> Worker<'a> {
         if !plan.cores.is_empty() {
             sys::pin(0, &[plan.cores[index % plan.cores.len()]])?;
         }
-        let epoll = Epoll::new()?;
-        epoll.add(line.waker.number(), WAKER, sys::READABLE)?;
+        // After the table parted: the number of the loop means something only here.
+        let poll = Poll::new()?;
+        poll.registry().register(&mut SourceFd(&line.waker.number()), WAKER, Interest::READABLE)?;
         let mine = (index..plan.subscribers()).step_by(plan.threads);
-        let mut subscribers = Vec::with_capacity(mine.len());
-        subscribers.extend(mine.map(|number| {
+        // Exactly: growing doubles.
+        let mut subscribers = Slab::with_capacity(mine.len());
+        for number in mine {
             let (group, topic) = plan.place(number);
-            Subscriber::new(group, topic, plan.late_join)
-        }));
+            subscribers.insert(Subscriber::new(group, topic, plan.late_join));
+        }
         let now = clock::now();
         Ok(Worker {
             index,
             plan,
             common,
             line,
-            epoll,
-            queue: (0..subscribers.len() as u32).collect(),
+            poll,
+            fresh: 0..subscribers.len() as u32,
+            queue: VecDeque::new(),
             subscribers,
             retries: BinaryHeap::new(),
             deadlines: VecDeque::new(),
@@ -95,24 +109,26 @@ impl<'a> Worker<'a> {
             buffer: vec![0; READ_BYTES],
             request: Vec::new(),
             window: (now, sys::thread_cpu_ns()),
-            loop_delay: timings(),
+            loop_delay: coarse_timings(),
         })
     }
 
     fn run(&mut self) -> Report {
-        let mut events = Vec::new();
+        let mut events = Events::with_capacity(BATCH);
         loop {
-            events.clear();
-            if let Err(error) = self.epoll.wait(self.patience(), &mut events) {
-                self.common.fail(Failure::new(format!("epoll_wait: {error}")));
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    self.common.fail(Failure::new(format!("waiting for streams: {error}")));
+                }
+                _ => {}
             }
             let woken = clock::now();
             let mut told = false;
             for event in &events {
-                if event.token == WAKER {
+                if event.token() == WAKER {
                     self.line.waker.clear();
                     told = true;
-                } else if let Err(failure) = self.notified(*event) {
+                } else if let Err(failure) = self.notified(event) {
                     self.common.fail(failure);
                 }
             }
@@ -121,16 +137,16 @@ impl<'a> Worker<'a> {
             }
             self.upkeep();
             if !events.is_empty() {
-                self.loop_delay.saturating_record(clock::now() - woken);
+                record(&mut self.loop_delay, clock::now() - woken);
             }
             self.line.delivered.store(self.book.report.deliveries, Ordering::Relaxed);
         }
     }
 
-    /// How long there is nothing to do but wait, in milliseconds.
-    fn patience(&self) -> i32 {
+    /// How long there is nothing to do but wait.
+    fn patience(&self) -> Option<Duration> {
         let mut due = u64::MAX;
-        if !self.queue.is_empty() && self.opening < self.burst() {
+        if !(self.queue.is_empty() && self.fresh.is_empty()) && self.opening < self.burst() {
             due = self.next_connect;
         }
         if let Some(&Reverse((when, _))) = self.retries.peek() {
@@ -140,10 +156,7 @@ impl<'a> Worker<'a> {
             due = due.min(when);
         }
         due = due.min(self.next_churn);
-        if due == u64::MAX {
-            return -1;
-        }
-        i32::try_from(due.saturating_sub(clock::now()).div_ceil(MILLISECOND)).unwrap_or(i32::MAX)
+        (due < u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(clock::now())))
     }
 
     fn burst(&self) -> usize {
@@ -178,12 +191,16 @@ impl<'a> Worker<'a> {
     }
 
     fn stall(&mut self, group: u8, stalled: bool) {
-        for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
+        for (index, subscriber) in &mut self.subscribers {
             let (Some(socket), true) = (&subscriber.socket, subscriber.group == group) else { continue };
             subscriber.stalled = stalled;
-            // Without any bit the kernel still tells of errors and full hang-ups.
-            let bits = if stalled { 0 } else { sys::READABLE };
-            if let Err(error) = self.epoll.change(socket.as_raw_fd(), token(index, subscriber), bits) {
+            if stalled {
+                continue;
+            }
+            // What came meanwhile was notified and left alone; now it is notified again.
+            let (fd, token) = (socket.as_raw_fd(), token(index, subscriber));
+            if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&fd), token, Interest::READABLE)
+            {
                 self.common.fail(Failure::new(format!("epoll_ctl: {error}")));
             }
         }
@@ -252,7 +269,7 @@ impl<'a> Worker<'a> {
         while self.opening < self.burst()
             && self.next_connect <= now
             && !self.common.failed.load(Ordering::Relaxed)
-            && let Some(index) = self.queue.pop_front()
+            && let Some(index) = self.queue.pop_front().or_else(|| self.fresh.next())
         {
             // Falling behind the rate is not made up for in a burst.
             self.next_connect = (self.next_connect + step).max(now.saturating_sub(MILLISECOND));
@@ -266,18 +283,20 @@ impl<'a> Worker<'a> {
     fn finish(&mut self, published: &[u64]) -> Report {
         let (since, cpu) = self.window;
         let elapsed = clock::now().saturating_sub(since).max(1);
-        for subscriber in &self.subscribers {
+        for (_, subscriber) in &self.subscribers {
             self.book.settle(subscriber, published);
         }
         let mut report = std::mem::replace(&mut self.book, Book::new(self.plan)).report;
         report.threads.push(ThreadReport {
             cpu_share: (sys::thread_cpu_ns() - cpu) as f64 / elapsed as f64,
-            loop_delay: std::mem::replace(&mut self.loop_delay, timings()),
+            loop_delay: std::mem::replace(&mut self.loop_delay, coarse_timings()),
         });
         report
     }
 }
 
-fn token(index: usize, subscriber: &Subscriber) -> u64 {
-    u64::from(subscriber.generation) << 32 | index as u64
+/// The index, and above it the generation.
+fn token(index: usize, subscriber: &Subscriber) -> Token {
+    const { assert!(usize::BITS == 64, "a token holds two numbers of 32 bits") };
+    Token((subscriber.generation as usize) << 32 | index)
 }

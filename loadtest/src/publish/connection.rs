@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::publisher::Tally;
+use crate::client::record;
 use crate::clock;
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
@@ -103,7 +104,7 @@ impl Connection {
             let what = if body.is_empty() { String::new() } else { format!(": {}", excerpt(&body)) };
             return Err(Failure::new(format!("a publish was refused with status {}{what}", head.status)));
         }
-        tally.answer.saturating_record(clock::now() - sent);
+        record(&mut tally.answer, clock::now() - sent);
         Ok(())
     }
 

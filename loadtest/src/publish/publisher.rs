@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::Connection;
-use crate::client::{Delivered, Timings, timings};
+use crate::client::{Delivered, Timings, record, timings};
 use crate::clock::{self, SECOND};
 use crate::failure::{Failure, Outcome};
 use crate::stamp::Stamp;
@@ -183,7 +183,7 @@ impl Thread {
         let data = std::str::from_utf8(&self.data).unwrap_or_default();
         self.request.clear();
         self.route.template.request(Values { topic: name, data, sequence }, &mut self.request)?;
-        self.tally.lag.saturating_record(clock::now().saturating_sub(intended));
+        record(&mut self.tally.lag, clock::now().saturating_sub(intended));
         self.connection.send(&self.request)?;
         counter.store(sequence + 1, Ordering::Relaxed);
         self.tally.sent += 1;

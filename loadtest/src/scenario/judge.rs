@@ -2,7 +2,7 @@
 
 use super::look::Look;
 use super::{Kind, Load};
-use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, Timings, timings};
+use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, Timings, record, timings};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::ledger::Faults;
@@ -57,7 +57,7 @@ impl Evidence {
     /// Adds what a publisher saw.
     pub(super) fn publishing(&mut self, tally: Tally) {
         for (mine, theirs) in [(&mut self.lag, &tally.lag), (&mut self.answer, &tally.answer)] {
-            // All of them have the same bounds, so adding cannot fail.
+            // They grow, so adding cannot fail.
             let _ = mine.get_or_insert_with(timings).add(theirs);
         }
     }
@@ -190,7 +190,7 @@ fn latency(report: &mut Report, case: &Case<'_>, books: &Books) {
             + usize::from(topic < first.subscribers % first.topics as usize);
         for spread in spreads.iter().filter(|spread| spread.deliveries > 0) {
             if spread.deliveries as usize == expected {
-                last.saturating_record(spread.last_ns);
+                record(&mut last, spread.last_ns);
             } else {
                 report.incomplete_events += 1;
             }

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use mio::Interest;
+use mio::unix::SourceFd;
+
 use super::super::Stage;
 use super::super::subscriber::State;
 use super::{Worker, token};
@@ -28,8 +31,10 @@ impl Worker<'_> {
         subscriber.state = State::Connecting;
         self.opening += 1;
         self.deadlines.push_back((now + self.plan.head_timeout_ns, index as u32, subscriber.generation));
-        let bits = if connected { sys::READABLE } else { sys::READABLE | sys::WRITABLE };
-        let added = self.epoll.add(socket.as_raw_fd(), token(index, subscriber), bits);
+        // Told once of each change, so there is no need to take the interest in writing back.
+        let interest = if connected { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let mut source = SourceFd(&socket.as_raw_fd());
+        let added = self.poll.registry().register(&mut source, token(index, subscriber), interest);
         subscriber.socket = Some(socket);
         added.map_err(|error| Failure::new(format!("epoll_ctl: {error}")))?;
         if connected { self.ask(index) } else { Ok(()) }

@@ -5,21 +5,28 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
+use mio::Interest;
+use mio::event::Event;
+use mio::unix::SourceFd;
+
 use super::super::Stage;
-use super::super::book::{Desk, Place};
+use super::super::book::{Desk, Place, record};
 use super::super::subscriber::State;
-use super::Worker;
 use super::opening::unfit;
+use super::{READ_BYTES, Worker, token};
 use crate::clock::{self, MILLISECOND};
 use crate::failure::{Failure, Outcome};
 use crate::http::{self, Step};
-use crate::sys::{self, Event};
+use crate::sys;
+
+/// Full reads of one stream before the others have their turn.
+const FULL_READS: usize = 16;
 
 impl Worker<'_> {
-    pub(super) fn notified(&mut self, event: Event) -> Outcome<()> {
-        let index = (event.token & 0xFFFF_FFFF) as usize;
-        let Some(subscriber) = self.subscribers.get_mut(index) else { return Ok(()) };
-        if subscriber.generation != (event.token >> 32) as u32 {
+    pub(super) fn notified(&mut self, event: &Event) -> Outcome<()> {
+        let index = event.token().0 & 0xFFFF_FFFF;
+        let Some(subscriber) = self.subscribers.get(index) else { return Ok(()) };
+        if token(index, subscriber) != event.token() {
             return Ok(());
         }
         let Some(socket) = &subscriber.socket else { return Ok(()) };
@@ -27,27 +34,50 @@ impl Worker<'_> {
             if let Err(error) = sys::socket_error(socket) {
                 return self.not_opened(index, &error);
             }
-            if event.bits & sys::WRITABLE == 0 {
+            if !event.is_writable() {
                 return Ok(());
             }
-            self.epoll
-                .change(socket.as_raw_fd(), event.token, sys::READABLE)
-                .map_err(|error| Failure::new(format!("epoll_ctl: {error}")))?;
-            return self.ask(index);
-        }
-        if subscriber.stalled {
-            return if event.bits & sys::GONE != 0 { self.ended(index, "it was closed") } else { Ok(()) };
+            self.ask(index)?;
+            if !event.is_readable() && !event.is_read_closed() {
+                return Ok(());
+            }
+        } else if subscriber.stalled {
+            let gone = event.is_error() || event.is_write_closed();
+            return if gone { self.ended(index, "it was closed") } else { Ok(()) };
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let read = sys::receive(socket.as_raw_fd(), &mut buffer);
-        let result = match read {
-            Ok(0) => self.ended(index, "it was closed"),
-            Ok(length) => self.received(index, &buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => self.ended(index, &error.to_string()),
-        };
+        let result = self.read(index, event, &mut buffer);
         self.buffer = buffer;
         result
+    }
+
+    /// Reads until there is nothing left, because what is left is not notified again.
+    fn read(&mut self, index: usize, event: &Event, buffer: &mut [u8]) -> Outcome<()> {
+        for _ in 0..FULL_READS {
+            // The bytes of the turn before may have ended the stream.
+            let subscriber = &self.subscribers[index];
+            let Some(socket) = &subscriber.socket else { return Ok(()) };
+            if token(index, subscriber) != event.token() {
+                return Ok(());
+            }
+            match sys::receive(socket.as_raw_fd(), buffer) {
+                Ok(0) => return self.ended(index, "it was closed"),
+                Ok(length) => {
+                    self.received(index, &buffer[..length])?;
+                    // A short read took all there was, unless the end was notified together with it.
+                    if length < READ_BYTES && !event.is_read_closed() {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return self.ended(index, &error.to_string()),
+            }
+        }
+        let Some(socket) = &self.subscribers[index].socket else { return Ok(()) };
+        self.poll
+            .registry()
+            .reregister(&mut SourceFd(&socket.as_raw_fd()), event.token(), Interest::READABLE)
+            .map_err(|error| Failure::new(format!("epoll_ctl: {error}")))
     }
 
     pub(super) fn received(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
@@ -90,7 +120,7 @@ impl Worker<'_> {
         self.line.open.fetch_add(1, Ordering::Relaxed);
         self.book.report.opened += 1;
         self.line.opened.store(self.book.report.opened, Ordering::Relaxed);
-        self.book.report.opening.saturating_record(now.saturating_sub(subscriber.started));
+        record(&mut self.book.report.opening, now.saturating_sub(subscriber.started));
     }
 
     fn body(&mut self, index: usize, mut bytes: &[u8]) -> Outcome<()> {
