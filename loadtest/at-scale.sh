@@ -23,15 +23,16 @@ done
 count=${count:-100000} rounds=${rounds:-3}
 . loadtest/machine.sh
 
+# Before the limits are raised: they are the whole machine's.
+cargo build --quiet --release -p fanfare-server -p fanfare-load
+load=${CARGO_TARGET_DIR:-target}/release
 preflight
 results=loadtest/results/$(date +%F)-$(nproc)-cores
 mkdir -p "$results"
-cargo build --quiet --release -p fanfare-server -p fanfare-load
-load=${CARGO_TARGET_DIR:-target}/release
 make_namespace
 
 # A broadcast comes to its end before the next one is due.
-events=6 interval=$((2 + count / 60000))
+events=5 interval=$((2 + count / 60000))
 run_seconds=$((60 + count / 5000 + events * interval * 2))
 compare() { # rounds, contenders, options of fanfare, file
   bounded $((run_seconds * 3 * $1)) "$load/fanfare-load" compare --fanfare "$load/fanfare" \

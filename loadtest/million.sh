@@ -22,11 +22,12 @@ while [ $# -gt 0 ]; do
 done
 . loadtest/machine.sh
 
+# Before the limits are raised: they are the whole machine's.
+cargo build --quiet --release -p fanfare-server -p fanfare-load
+load=${CARGO_TARGET_DIR:-target}/release
 preflight
 results=loadtest/results/$(date +%F)-$(nproc)-cores
 mkdir -p "$results"
-cargo build --quiet --release -p fanfare-server -p fanfare-load
-load=${CARGO_TARGET_DIR:-target}/release
 make_namespace
 
 # Where nobody may read it, whatever the rights of the checkout.

@@ -26,6 +26,16 @@ fn a_scenario_file_runs() {
     assert_eq!((verdict.code, verdict.count("deliveries")), (0, 5 * 11), "{}", verdict.complaint);
 }
 
+/// Servers close a kept-alive connection that was idle for half a minute. With more than that between two events, the next
+/// publish went into the closed connection, and the run ended with "did it die?".
+#[test]
+fn a_publishers_connection_that_was_closed_meanwhile_is_opened_again() {
+    let fake = Fake::start(Behaviour { impatient: true, ..Behaviour::default() });
+    let verdict = fake.judge("fanout -n 5 -r 10 -d 500ms");
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("deliveries"), 5 * 6);
+}
+
 #[test]
 fn a_storm_with_resume_loses_nothing() {
     let verdict = honest().judge("storm -n 50 -r 50 -d 900ms");

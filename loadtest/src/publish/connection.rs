@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use super::publisher::Tally;
@@ -11,9 +12,17 @@ use crate::client::record;
 use crate::clock;
 use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
+use crate::sys;
 
 /// How long an answer to a publish may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether a connection on which nothing is under way is still good. Servers close one that was idle for long, and some
+/// say why before.
+fn is_kept(stream: &TcpStream) -> bool {
+    let read = sys::receive(stream.as_raw_fd(), &mut [0]);
+    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
 
 pub(crate) struct Connection {
     address: SocketAddr,
@@ -35,6 +44,9 @@ impl Connection {
 
     /// Sends a request. Connects first where that is needed.
     pub(crate) fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        if self.under_way.is_empty() && self.stream.as_ref().is_some_and(|stream| !is_kept(stream)) {
+            self.stream = None;
+        }
         for attempt in 0.. {
             let fresh = self.stream.is_none();
             let stream = self.connected()?;

@@ -51,6 +51,8 @@ pub(crate) struct Behaviour {
     pub(crate) misroutes: bool,
     /// Status line of a publish.
     pub(crate) publish_status: &'static str,
+    /// Keeps no connection for another publish, and does not say so.
+    pub(crate) impatient: bool,
     /// The number of the event at which the server dies.
     pub(crate) dies_at: usize,
 }
@@ -68,6 +70,7 @@ impl Default for Behaviour {
             lingers: false,
             misroutes: false,
             publish_status: "200 OK",
+            impatient: false,
             dies_at: usize::MAX,
         }
     }
@@ -207,6 +210,9 @@ impl Inside {
             }
             let status = self.behaviour.publish_status;
             let _ = write!(&socket, "HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\nreason");
+            if self.behaviour.impatient {
+                return;
+            }
         }
     }
 
