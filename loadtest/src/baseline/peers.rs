@@ -91,7 +91,7 @@ services=condure,zurl,pushpin-proxy,pushpin-handler
 http_port=127.0.0.1:{port}
 logdir={scratch}
 log_level=1
-client_buffer_size=8192
+client_buffer_size=32768
 client_maxconn=20000
 [proxy]
 routesfile=routes

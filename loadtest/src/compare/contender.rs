@@ -25,6 +25,15 @@ pub(super) struct Contender {
     arguments: Vec<String>,
 }
 
+const BACKENDS: [&str; 2] = ["epoll", "io-uring"];
+
+/// A contender's place among all that there are, which is its colour on every page.
+pub(crate) fn place(name: &str) -> usize {
+    let own = BACKENDS.iter().position(|backend| name.strip_prefix("fanfare-") == Some(*backend));
+    let others = || Baseline::value_variants().iter().position(|baseline| baseline.name() == name);
+    own.or_else(|| Some(others()? + BACKENDS.len())).unwrap_or(0)
+}
+
 /// Everybody who could take part, and why not where that is so.
 /// `options` are more options of the fanfare server; `bare` gets so many threads.
 pub(super) fn all_contenders(
@@ -34,7 +43,7 @@ pub(super) fn all_contenders(
 ) -> Vec<(String, Outcome<Contender>)> {
     let mut all = Vec::new();
     let options = options.unwrap_or("");
-    for backend in ["epoll", "io-uring"] {
+    for backend in BACKENDS {
         let name = format!("fanfare-{backend}");
         let found = match fanfare {
             Some(program) if program.is_file() => Ok(Contender {
@@ -179,5 +188,16 @@ impl Drop for Running {
         }
         // Most have none.
         let _ = std::fs::remove_dir_all(scratch_of(self.child.id()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contender_has_a_place_of_its_own_in_the_order_of_the_table() {
+        let places: Vec<usize> = all_contenders(None).iter().map(|(name, _)| place(name)).collect();
+        assert_eq!(places, (0..places.len()).collect::<Vec<_>>());
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+pub(crate) use self::contender::place;
 use self::contender::{Contender, all_contenders};
 pub(crate) use self::refusal::Refusal;
 use crate::failure::{Failure, Outcome};

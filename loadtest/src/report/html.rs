@@ -6,7 +6,7 @@ use super::Report;
 use super::columns::columns;
 use super::plot::{Bar, Line, bars, lines};
 use super::table::{figure, group};
-use crate::compare::{Comparison, Contest, Row};
+use crate::compare::{Comparison, Contest, Row, place as colour};
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{border:1px solid #ccc;padding:.2rem .6rem;text-align:right;white-space:nowrap}\
@@ -18,17 +18,6 @@ fn sizes(comparison: &Comparison) -> Vec<u64> {
     sizes.sort_unstable();
     sizes.dedup();
     sizes
-}
-
-/// A contender keeps its colour in all plots.
-fn colour(comparison: &Comparison, name: &str) -> usize {
-    let mut names: Vec<&str> = Vec::new();
-    for row in &comparison.rows {
-        if !names.contains(&row.name.as_str()) {
-            names.push(&row.name);
-        }
-    }
-    names.iter().position(|other| *other == name).unwrap_or(0)
 }
 
 /// All plots with the names of their files. What nobody has a figure for has no plot.
@@ -48,11 +37,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
                 let nines = |quantile: f64| -(1.0 - quantile).max(1e-6).log10() / 5.0;
                 let points =
                     row.median.latency_curve.iter().map(|&(quantile, us)| (nines(quantile).min(1.0), us));
-                Line {
-                    name: row.name.clone(),
-                    colour: colour(comparison, &row.name),
-                    points: points.collect(),
-                }
+                Line { name: row.name.clone(), colour: colour(&row.name), points: points.collect() }
             })
             .collect();
         let ticks = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
@@ -66,7 +51,7 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
             let bar = |row: &Row| {
                 let parts = parts(&row.median)?;
                 let text = parts.iter().map(|part| figure(Some(*part))).collect::<Vec<_>>().join(" + ");
-                Some(Bar { name: row.name.clone(), colour: colour(comparison, &row.name), parts, text })
+                Some(Bar { name: row.name.clone(), colour: colour(&row.name), parts, text })
             };
             let found: Vec<Bar> = comparison.rows.iter().filter(at).filter_map(bar).collect();
             if !found.is_empty() {
@@ -114,11 +99,9 @@ pub(crate) fn plots(comparison: &Comparison) -> Vec<(String, String)> {
         let point = (position(row.connections), ms);
         match last.iter_mut().find(|line| line.name == row.name) {
             Some(line) => line.points.push(point),
-            None => last.push(Line {
-                name: row.name.clone(),
-                colour: colour(comparison, &row.name),
-                points: vec![point],
-            }),
+            None => {
+                last.push(Line { name: row.name.clone(), colour: colour(&row.name), points: vec![point] })
+            }
         }
     }
     if !last.is_empty() {

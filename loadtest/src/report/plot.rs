@@ -87,10 +87,10 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
             .iter()
             .map(|&(position, value)| format!("{:.1},{:.1}", x(position), y(value)))
             .collect();
+        let dashes = if line.colour % COLOURS.len() < DASHED_FROM { "" } else { " stroke-dasharray=\"6 3\"" };
         let _ = write!(
             svg,
-            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{} points=\"{}\"/>",
-            if line.colour % COLOURS.len() < DASHED_FROM { "" } else { " stroke-dasharray=\"6 3\"" },
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes} points=\"{}\"/>",
             points.join(" ")
         );
         for point in points.iter().filter(|_| line.points.len() <= 10) {
@@ -100,9 +100,9 @@ pub(super) fn lines(title: &str, unit: &str, ticks: &[(f64, String)], lines: &[L
         let key = TOP + 10.0 + 18.0 * index as f64;
         let _ = write!(
             svg,
-            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"4\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<path d=\"M{:.1} {:.1}h15\" stroke=\"{colour}\" stroke-width=\"4\"{dashes}/><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             x(1.0) + 14.0,
-            key - 6.0,
+            key - 4.0,
             x(1.0) + 32.0,
             key,
             escape(&line.name)
