@@ -94,6 +94,11 @@ impl Baseline {
         (self == Baseline::Pushpin).then_some(32)
     }
 
+    /// Whether publishes may follow each other on a connection without waiting for the answers.
+    pub(crate) fn pipelines(self) -> bool {
+        self != Baseline::Pushpin
+    }
+
     /// Where it is published to, if that is not the port that it is subscribed at.
     pub(crate) fn publish_url(self, control_port: u16) -> Option<String> {
         (self == Baseline::Pushpin).then(|| format!("http://127.0.0.1:{control_port}/publish/"))
@@ -130,7 +135,7 @@ impl Baseline {
                 "5.4.9; uni_sse, memory engine without history, anonymous subscribers by cf_connect, publish over the HTTP API with a key, ping 25 s, queue of 1 MB per stream, log_level error"
             }
             Baseline::Pushpin => {
-                "1.36 with condure, proxy, handler and zurl; client_maxconn 20000, client_buffer_size 32768, message_rate and message_hwm 10 million, Grip-Keep-Alive 15 s, no signatures; 32 streams opened at a time, because at 256 it answers 502; a small origin in the same process tree answers each subscriber with Grip-Hold: stream"
+                "1.36 with condure, proxy, handler and zurl; client_maxconn 20000, client_buffer_size 32768, message_rate and message_hwm 10 million, Grip-Keep-Alive 15 s, no signatures; 32 streams opened at a time, because at 256 it answers 502; one publish at a time, because it cannot be pipelined to; a small origin in the same process tree answers each subscriber with Grip-Hold: stream"
             }
         }
     }

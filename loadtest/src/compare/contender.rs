@@ -107,6 +107,7 @@ pub(super) struct Running {
     publish_url: Option<String>,
     publish_headers: Vec<String>,
     connect_burst: Option<usize>,
+    pipelines: bool,
 }
 
 impl Contender {
@@ -139,6 +140,7 @@ impl Contender {
             publish_url: self.baseline.and_then(|baseline| baseline.publish_url(control_port)),
             publish_headers: self.baseline.map(Baseline::publish_headers).unwrap_or_default(),
             connect_burst: self.baseline.and_then(Baseline::connect_burst),
+            pipelines: self.baseline.is_none_or(Baseline::pipelines),
         };
         let open = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         let patience = clock::now() + 10 * SECOND;
@@ -164,6 +166,9 @@ impl Running {
         load.publish_url.clone_from(&self.publish_url);
         load.publish_headers.clone_from(&self.publish_headers);
         load.connect_burst = load.connect_burst.min(self.connect_burst.unwrap_or(usize::MAX));
+        if !self.pipelines {
+            load.pipeline = 1;
+        }
         load.server_pid = Some(self.child.id());
     }
 
