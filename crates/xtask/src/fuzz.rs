@@ -71,7 +71,7 @@ fn targets() -> Result<Vec<String>, String> {
 
 /// The folder of everything that is built, found along the way, or said.
 fn workshop() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("fuzz")
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("fuzz")
 }
 
 fn build() -> Result<PathBuf, String> {
@@ -168,7 +168,7 @@ impl Campaign {
     fn start(&self, job: &Job, ended: Sender<(String, Said)>) -> Result<Child, String> {
         let package = root().join(PACKAGE);
         let corpus = folder(workshop().join("corpus").join(&job.target))?;
-        let found = folder(package.join("found"))?;
+        folder(package.join("found"))?;
         let log = folder(workshop().join("logs"))?.join(format!("{}.txt", job.name));
         let mut log = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let dictionary = package.join("dictionaries").join(format!("{}.txt", job.target));
@@ -177,7 +177,8 @@ impl Campaign {
         fuzzer.env("FANFARE_FUZZ_TARGET", &job.target).env("RUST_BACKTRACE", "0");
         fuzzer.arg(format!("-max_total_time={}", self.seconds)).arg("-print_final_stats=1");
         fuzzer.args(["-max_len=2048", "-timeout=10", "-rss_limit_mb=1024"]);
-        fuzzer.arg(format!("-artifact_prefix={}/{}-", found.display(), job.target));
+        // Short, because the line that tells how to replay a find repeats it.
+        fuzzer.current_dir(root()).arg(format!("-artifact_prefix={PACKAGE}/found/{}-", job.target));
         if dictionary.exists() {
             fuzzer.arg(format!("-dict={}", dictionary.display()));
         }

@@ -2,7 +2,6 @@
 //! All three need the nightly toolchain.
 
 use std::env;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::{output_of, root, status};
@@ -102,7 +101,7 @@ fn obstacle(check: &Check) -> Option<String> {
 fn command(check: &Check) -> Result<Command, String> {
     let version = output_of("rustc", &["-vV"]).ok_or("`rustc -vV` fails")?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc names no host")?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let target = root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let mut command = Command::new("rustup");
     // This xtask's own cargo and toolchain are in the environment.
     command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
