@@ -89,7 +89,7 @@ pub(super) fn burst(arena: &mut Arena) -> Result<Saw, String> {
     let subscribers = arena.scaled(100, 60);
     let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
     let large = Burst {
-        time: arena.scaled(Duration::from_secs(8), Duration::from_millis(700)),
+        time: arena.scaled(Duration::from_secs(15), Duration::from_millis(700)),
         publishers: arena.scaled(128, 8),
         events: 250,
         length: 3_500,
@@ -106,6 +106,7 @@ pub(super) fn burst(arena: &mut Arena) -> Result<Saw, String> {
 
 /// Publishers that do not pause.
 struct Burst {
+    /// At most; it is over once one of them is told to wait.
     time: Duration,
     publishers: usize,
     /// In each request.
@@ -133,7 +134,11 @@ impl Burst {
                     }
                 });
             }
-            arena.wait(self.time);
+            let deadline = arena.clock.now() + self.time;
+            let refused = || problems.busy.load(Ordering::Relaxed) > busy;
+            while arena.clock.now() < deadline && !refused() && !arena.stopped() {
+                arena.wait(Duration::from_millis(100));
+            }
             over.store(true, Ordering::Relaxed);
         });
         (acknowledged.into_inner(), problems.busy.load(Ordering::Relaxed) - busy)
