@@ -220,11 +220,7 @@ impl Hub {
     /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
     pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
         let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
-        for shard in &self.inner.shards {
-            let (answer, answered) = mpsc::sync_channel(1);
-            let ask = Mail::Inspect(only.cloned(), answer);
-            // Where it is refused, the answer fails at once.
-            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
+        for answered in self.ask(only) {
             for counts in answered.recv_timeout(patience).unwrap_or_default() {
                 let sum = all.entry(counts.topic.clone()).or_default();
                 sum.subscribers += counts.subscribers;
@@ -233,6 +229,17 @@ impl Hub {
             }
         }
         all.into_values().collect()
+    }
+
+    /// Asks one shard after the other for the counts of its topics.
+    pub(crate) fn ask(&self, only: Option<&Topic>) -> impl Iterator<Item = mpsc::Receiver<Vec<TopicCounts>>> {
+        self.inner.shards.iter().map(move |shard| {
+            let (answer, answered) = mpsc::sync_channel(1);
+            let ask = Mail::Inspect(only.cloned(), answer);
+            // Where it is refused, the answer fails at once.
+            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
+            answered
+        })
     }
 
     /// The newest id: a cursor from which a reader gets only what is published later.

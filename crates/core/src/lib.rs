@@ -24,6 +24,9 @@ mod hub;
 mod mailbox;
 mod response;
 mod shard;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 mod sync;
 
 pub use admission::{Admission, Decision, Refusal, Subscribe};

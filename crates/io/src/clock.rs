@@ -6,6 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    #[cfg(feature = "sim")]
+    by_hand: bool,
+}
+
+#[cfg(feature = "sim")]
+thread_local! {
+    /// What clocks that are driven by hand show on this thread.
+    static HAND: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
 }
 
 impl Clock {
@@ -13,13 +21,21 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods)] // This is the one place.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+            #[cfg(feature = "sim")]
+            by_hand: false,
+        }
     }
 
     /// The time since the start. Never goes back.
     #[must_use]
     #[allow(clippy::disallowed_methods)] // This is the one place.
     pub fn now(&self) -> Duration {
+        #[cfg(feature = "sim")]
+        if self.by_hand {
+            return HAND.get();
+        }
         Instant::now().saturating_duration_since(self.start)
     }
 
@@ -28,6 +44,20 @@ impl Clock {
     #[allow(clippy::disallowed_methods)] // This is the one place.
     pub fn date(&self) -> SystemTime {
         SystemTime::now().max(SystemTime::UNIX_EPOCH)
+    }
+}
+
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+impl Clock {
+    /// A clock that shows what the calling thread has said last by [`Clock::turn_hand`].
+    pub fn by_hand() -> Self {
+        Self { by_hand: true, ..Self::start() }
+    }
+
+    /// Sets all clocks of this thread that are driven by hand.
+    pub fn turn_hand(now: Duration) {
+        HAND.set(now);
     }
 }
 

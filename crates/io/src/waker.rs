@@ -63,6 +63,15 @@ impl Waker {
     }
 }
 
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+impl Waker {
+    /// Whether it was used since the last time that somebody asked.
+    pub fn was_used(&self) -> bool {
+        drain(self.event.number)
+    }
+}
+
 /// The number to put into `keep` of [`table::make_private`].
 impl AsRawFd for Waker {
     fn as_raw_fd(&self) -> RawFd {
@@ -80,9 +89,11 @@ impl Drop for Event {
     }
 }
 
-/// Takes what has gathered in the counter, so that the descriptor is quiet until the next wake.
-pub(crate) fn drain(fd: RawFd) {
+/// Takes what has gathered in the counter, so that the descriptor is quiet until the next wake. Says whether there
+/// was anything.
+pub(crate) fn drain(fd: RawFd) -> bool {
     let mut count = [0_u8; 8];
     // SAFETY: eight bytes are valid to write to. EAGAIN means that nothing was there, which is as good.
-    unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+    let read = unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+    read > 0
 }

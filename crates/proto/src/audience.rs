@@ -454,6 +454,37 @@ impl Audiences {
         })
     }
 
+    /// Every audience, with how many members and laggards it has.
+    pub fn sizes(&self) -> impl Iterator<Item = (AudienceId, usize, usize)> {
+        self.table.iter().map(|(key, audience)| {
+            (AudienceId(key as u32), audience.members.len(), audience.laggards as usize)
+        })
+    }
+
+    /// Goes through everything and checks what must always hold between two calls; for tests.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
+        let (frames, bytes) = (self.laggard_frames, self.laggard_bytes);
+        let crowded = self.table.iter().filter(|(_, audience)| audience.is_crowded(frames, bytes)).count();
+        assert_eq!(self.crowded, crowded, "audiences far behind");
+        assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
+        for (key, audience) in &self.table {
+            let id = AudienceId(key as u32);
+            assert_eq!(self.by_subscription.get(&audience.subscription), Some(&id));
+            for (topic, &place) in audience.subscription.topics().iter().zip(&audience.places) {
+                assert_eq!(self.by_topic[topic].get(place as usize), Some(&id), "its place in {topic}");
+            }
+            let lines = self.small_line.iter().chain(&self.broad_line);
+            assert!(
+                !audience.in_line || lines.filter(|&&other| other == id).count() > 0,
+                "forgotten in line"
+            );
+            audience.check(frames, bytes);
+        }
+    }
+
     /// Audiences in the table.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -510,6 +541,35 @@ impl Audience {
         }
         let crowded = self.is_crowded(laggard_frames, laggard_bytes);
         Marked { newly_crowded: crowded && !was_crowded, newly_dirty }
+    }
+
+    /// What must always hold between two calls.
+    fn check(&self, laggard_frames: usize, laggard_bytes: usize) {
+        let Audience { head, swept_to, window, .. } = self;
+        assert!(!self.members.is_empty() || self.laggards > 0, "an audience of nobody");
+        assert!(
+            swept_to <= head && window.complete_after() <= *swept_to,
+            "the window misses what members need"
+        );
+        let behind = swept_to < head && !self.members.is_empty();
+        assert!(self.in_line || !behind, "a sweep is forgotten");
+        for member in &self.members {
+            assert!((*swept_to..=*head).contains(&member.cursor), "{member:?} within {swept_to} to {head}");
+        }
+        // A sweep whose members have all left is measured anew when it has its turn.
+        let unswept = window.measure_after(*swept_to);
+        assert!(
+            self.unswept_frames >= unswept.0 && self.unswept_bytes >= unswept.1,
+            "what a sweep has to bring"
+        );
+        assert!(self.in_line || self.unswept_frames == 0, "crowded by a sweep that is over");
+        let kept_frames = window.len() - unswept.0;
+        let kept_bytes = window.bytes() - unswept.1;
+        assert!(self.laggards > 0 || kept_frames == 0, "kept for nobody");
+        assert!(
+            kept_frames <= laggard_frames && kept_bytes <= laggard_bytes,
+            "more than a laggard may be behind"
+        );
     }
 
     /// The line that an audience of this size stands in.

@@ -8,7 +8,7 @@ use fanfare_proto::audience::{AudienceId, Subscription};
 use fanfare_proto::connection::{Farewell, Place};
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::frame::{Frame, WireFormat, encode_unnumbered, wrap};
-use fanfare_proto::limits::{LAGGARD_TURNS, LaggardPolicy, SLICE_BYTES, SLICE_SENDS};
+use fanfare_proto::limits::LaggardPolicy;
 use fanfare_proto::run::Remainder;
 
 use super::{Shard, tenths};
@@ -25,10 +25,9 @@ enum Sent {
 impl<I: Io> Shard<I> {
     /// Gives audiences their turns until one slice's worth of sends is done.
     pub(super) fn sweep(&mut self, now: Duration) {
-        let mut sends = SLICE_SENDS;
-        let mut bytes = SLICE_BYTES;
+        let (mut sends, mut bytes) = (self.budgets.sends, self.budgets.bytes);
         while sends > 0 && bytes > 0 {
-            let small_first = sends > SLICE_SENDS / 2;
+            let small_first = sends > self.budgets.sends / 2;
             let Some(audience) = self.audiences.next_turn(small_first) else { return };
             while sends > 0 && bytes > 0 {
                 let Some((sent, sent_bytes)) = self.sweep_slice(audience, sends, bytes, now) else { break };
@@ -120,7 +119,7 @@ impl<I: Io> Shard<I> {
 
     /// Gives each laggard whose socket has room one send, until it is at the head.
     pub(super) fn serve_laggards(&mut self, now: Duration) {
-        let turns = self.laggards.ready_count().min(LAGGARD_TURNS);
+        let turns = self.laggards.ready_count().min(self.budgets.laggards);
         for _ in 0..turns {
             let Some(key) = self.laggards.next_turn() else { return };
             self.serve_laggard(key, now);

@@ -36,8 +36,8 @@ pub(super) struct Pending {
 /// It may have left a shard that was ahead of us. Its id would be unknown here, which is a gap: it would be told of a
 /// loss that did not happen, and be sent everything again.
 pub(super) struct Resuming {
-    from: u64,
-    socket: Socket,
+    pub(super) from: u64,
+    pub(super) socket: Socket,
     subscribe: Box<Subscribe>,
     format: WireFormat,
 }

@@ -7,6 +7,8 @@
 mod drain;
 mod fanout;
 mod greet;
+#[cfg(feature = "sim")]
+mod invariants;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -22,7 +24,7 @@ use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::Topic;
 use fanfare_proto::laggard::Laggards;
-use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, Limits};
+use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, LAGGARD_TURNS, Limits, SLICE_BYTES, SLICE_SENDS};
 use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
 use slab::Slab;
@@ -35,9 +37,25 @@ use drain::Drain;
 use greet::{Pending, Resuming};
 use upkeep::Upkeep;
 
-/// Audiences that one tick marks: half a millisecond's worth. Tests have few audiences, and mark fewer
-/// at once.
-const MARK_TURNS: usize = if cfg!(test) { 2 } else { 4096 };
+/// How much of each kind of work one tick does. A simulation, which has few of everything, does less.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// Audiences marked.
+    pub marks: usize,
+    /// Sends of a sweep.
+    pub sends: usize,
+    /// Bytes that they offer.
+    pub bytes: usize,
+    /// Laggards served.
+    pub laggards: usize,
+}
+
+impl Default for Budgets {
+    /// 4,096 marks are half a millisecond's worth.
+    fn default() -> Budgets {
+        Budgets { marks: 4096, sends: SLICE_SENDS, bytes: SLICE_BYTES, laggards: LAGGARD_TURNS }
+    }
+}
 
 /// What ties a shard to the rest of the process.
 pub(crate) struct Links {
@@ -56,6 +74,7 @@ pub(crate) struct Shard<I: Io> {
     io: I,
     links: Links,
     limits: Limits,
+    budgets: Budgets,
     /// For sockets that others accepted; ours inherit it from their listener.
     socket_options: SocketOptions,
     /// What response heads say; set before each tick.
@@ -128,6 +147,7 @@ impl<I: Io> Shard<I> {
             accept_again_at: None,
             scratch,
             stopped: false,
+            budgets: Budgets::default(),
             limits,
         }
     }
@@ -219,7 +239,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn take_mail(&mut self, now: Duration) {
-        let mut marks = self.audiences.mark(MARK_TURNS);
+        let mut marks = self.audiences.mark(self.budgets.marks);
         // While a sweep or most of the connections are far behind, events wait in the mailbox, and
         // publishers learn that it is full.
         if self.inbox.is_empty() && !self.audiences.crowded() && self.congested_until(now).is_none() {
@@ -390,6 +410,3 @@ impl Random {
 fn tenths(now: Duration) -> Tenths {
     (now.as_millis() / 100) as Tenths
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,62 @@
+//! The engine, simulated: the real hub and the real shards, in one thread, on a hostile network in memory and a clock
+//! that is driven by hand, against a naive model.
+//!
+//! One seed is one story: its bounds, its clients, what they do and when. Each client checks every byte of its stream
+//! against the list of all events, over all of its connections; the network holds the shards to the contract of `Io`;
+//! after every tick the shards check themselves. In the end everybody has everything, and all leave, or the engine
+//! drains. A story that goes wrong panics.
+//!
+//! - [`story`] tells one, from [`Choices`]: a seed, or bytes that a fuzzer has chosen;
+//! - `cargo xtask sim` tells very many, on all cores;
+//! - `cargo xtask planted` plants bugs, and looks whether they are found.
+
+mod acts;
+mod choices;
+mod client;
+mod ending;
+mod history;
+mod look;
+mod network;
+mod setting;
+mod shared;
+#[cfg(test)]
+mod stories;
+mod stream;
+mod sweep;
+mod tally;
+mod trace;
+mod world;
+
+pub use choices::Choices;
+pub use sweep::{Failure, Swept, sweep};
+pub use tally::{Tally, Thing};
+pub use trace::Trace;
+
+/// Steps of a story, where nobody says otherwise.
+pub const STEPS: usize = 300;
+
+/// Tells one story of at most so many steps (fewer where the choices come to their end before), and says what happened
+/// in it.
+///
+/// # Panics
+/// Something is wrong: with the engine, or with the model.
+pub fn story(choices: Choices, steps: usize, trace: Trace) -> Tally {
+    let mut world = world::World::new(choices, trace);
+    for _ in 0..steps {
+        if world.shared.choices.borrow().are_over() {
+            break;
+        }
+        world.step();
+    }
+    if world.shared.one_in(3) {
+        world.drain();
+    } else {
+        world.settle();
+        if world.shared.one_in(2) {
+            world.drain();
+        } else {
+            world.all_leave();
+        }
+    }
+    world.shared.tally.take()
+}

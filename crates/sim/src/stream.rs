@@ -1,0 +1,184 @@
+//! A response as a strict client reads it: head, chunks, lines. It shares no code with the engine, and takes less
+//! than the standards allow: a chunk holds whole events, a comment stands between two of them.
+
+/// A response, read so far.
+#[derive(Default)]
+pub(crate) struct Stream {
+    /// Bytes of a head or a chunk that is not complete.
+    begun: Vec<u8>,
+    head: Option<Head>,
+    /// The beginning of a line.
+    line: Vec<u8>,
+    kind: String,
+    data: Option<String>,
+    id: Option<String>,
+    /// A field has come since the last blank line.
+    in_event: bool,
+    /// The last chunk has come.
+    pub(crate) terminated: bool,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) chunked: bool,
+    pub(crate) gap: bool,
+    /// Of a refusal.
+    length: Option<usize>,
+}
+
+pub(crate) enum Found {
+    Head(Head),
+    /// What stands before the blank line that ends it. No data: nobody is told, but the id counts.
+    Event {
+        kind: String,
+        data: Option<String>,
+        id: Option<String>,
+    },
+    Retry,
+    Comment,
+}
+
+impl Stream {
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.head.as_ref().map(|head| head.status)
+    }
+
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.chunked)
+    }
+
+    /// Whether it is in the middle of a head, a chunk, an event or a refusal's body.
+    pub(crate) fn is_cut(&self) -> bool {
+        let short = |head: &Head| head.length.is_some_and(|length| self.begun.len() < length);
+        let open = match &self.head {
+            Some(head) if head.status != 200 => short(head),
+            _ => !self.begun.is_empty(),
+        };
+        open || !self.line.is_empty() || self.in_event
+    }
+
+    /// Whether that is anything but the end of a stream, which goes out as far as there is room.
+    pub(crate) fn is_cut_in_an_event(&self) -> bool {
+        let ends = [&b"c\r\nretry: "[..], b"d\r\nretry: ", b"0\r\n\r\n"];
+        let begins = |end: &&[u8]| end.iter().zip(&self.begun).all(|(expected, byte)| expected == byte);
+        let in_end = match self.is_chunked() {
+            true => !self.in_event && self.line.is_empty() && ends.iter().any(begins),
+            false => {
+                !self.in_event && b"retry: ".iter().zip(&self.line).all(|(expected, byte)| expected == byte)
+            }
+        };
+        self.is_cut() && self.status().is_some() && !in_end
+    }
+
+    /// Takes what has come.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Found> {
+        let mut found = Vec::new();
+        self.bytes += bytes.len();
+        self.begun.extend_from_slice(bytes);
+        if self.head.is_none() {
+            let Some(end) = self.begun.windows(4).position(|four| four == b"\r\n\r\n") else { return found };
+            let head: Vec<u8> = self.begun.drain(..end + 4).collect();
+            let head = Head::read(str::from_utf8(&head).expect("a head of text"));
+            self.head = Some(head.clone());
+            found.push(Found::Head(head));
+        }
+        match self.head.as_ref().map(|head| (head.status, head.chunked)) {
+            Some((200, true)) => self.take_chunks(&mut found),
+            Some((200, false)) => {
+                let body = std::mem::take(&mut self.begun);
+                self.take_body(&body, &mut found);
+            }
+            _ => {}
+        }
+        found
+    }
+
+    fn take_chunks(&mut self, found: &mut Vec<Found>) {
+        let begun = std::mem::take(&mut self.begun);
+        let mut rest = begun.as_slice();
+        while !rest.is_empty() {
+            assert!(!self.terminated, "nothing follows the last chunk");
+            let Some(line) = rest.iter().take(20).position(|&byte| byte == b'\n') else { break };
+            let digits = rest[..line].strip_suffix(b"\r").expect("CRLF behind a chunk's size");
+            let digits = str::from_utf8(digits).expect("a chunk's size");
+            let size = usize::from_str_radix(digits, 16).expect("a chunk's size");
+            let end = line + 1 + size + 2;
+            if rest.len() < end {
+                break;
+            }
+            assert_eq!(&rest[end - 2..end], b"\r\n", "the end of a chunk");
+            self.take_body(&rest[line + 1..end - 2], found);
+            assert!(!self.in_event && self.line.is_empty(), "a chunk ends within an event");
+            self.terminated = size == 0;
+            rest = &rest[end..];
+        }
+        self.begun = rest.to_vec();
+    }
+
+    fn take_body(&mut self, body: &[u8], found: &mut Vec<Found>) {
+        let mut rest = body;
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, after) = (&rest[..end], &rest[end + 1..]);
+            rest = after;
+            if self.line.is_empty() {
+                self.take_line(line, found);
+            } else {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.extend_from_slice(line);
+                self.take_line(&whole, found);
+            }
+        }
+        self.line.extend_from_slice(rest);
+    }
+
+    fn take_line(&mut self, line: &[u8], found: &mut Vec<Found>) {
+        let line = str::from_utf8(line).expect("lines of text");
+        if line.is_empty() {
+            if std::mem::take(&mut self.in_event) {
+                let (kind, data, id) = (std::mem::take(&mut self.kind), self.data.take(), self.id.take());
+                found.push(Found::Event { kind, data, id });
+            }
+            return;
+        }
+        if line == ":" {
+            assert!(!self.in_event, "a comment in the middle of an event");
+            found.push(Found::Comment);
+            return;
+        }
+        let (name, value) = line.split_once(':').expect("a field");
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match name {
+            "retry" if !self.in_event => {
+                assert!(value.bytes().all(|byte| byte.is_ascii_digit()));
+                found.push(Found::Retry);
+                return;
+            }
+            "id" => self.id = Some(value.to_owned()),
+            "event" => value.clone_into(&mut self.kind),
+            "data" => match &mut self.data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => self.data = Some(value.to_owned()),
+            },
+            other => panic!("the field {other:?} in the stream"),
+        }
+        self.in_event = true;
+    }
+}
+
+impl Head {
+    fn read(head: &str) -> Head {
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).expect("a status line");
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        Head {
+            status: status.parse().expect("a status"),
+            chunked: field("Transfer-Encoding") == Some("chunked"),
+            gap: field("Fanfare-Gap") == Some("true"),
+            length: field("Content-Length").map(|length| length.parse().expect("a length")),
+        }
+    }
+}

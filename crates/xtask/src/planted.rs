@@ -1,0 +1,169 @@
+//! `cargo xtask planted`: plants known bugs, one at a time, in a copy of the workspace, and looks whether the
+//! simulator, or the test that is named for it, finds them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use serde::Deserialize;
+
+use crate::{cargo, output_of, root, sim};
+
+const LIST: &str = "crates/sim/planted.toml";
+const FOLDER: &str = "target/planted";
+
+/// A simulation that needs more seeds than this has not found a bug.
+const SEEDS: u64 = 1000;
+
+/// Which bugs to plant.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Their names [default: all of crates/sim/planted.toml]
+    names: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct List {
+    bug: Vec<Bug>,
+}
+
+/// One wrong line.
+#[derive(Deserialize)]
+struct Bug {
+    name: String,
+    file: String,
+    /// Must occur exactly once.
+    find: String,
+    replace: String,
+    /// `sim`, or the arguments of a `cargo` command that must fail.
+    found_by: String,
+}
+
+/// How it was found.
+struct Found {
+    /// Seeds needed; none for a test.
+    seeds: Option<u64>,
+    message: String,
+}
+
+/// Ends with a failure if a bug is not found, or can no longer be planted.
+pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+    let list = fs::read_to_string(root().join(LIST)).map_err(|error| format!("{LIST}: {error}"))?;
+    let list: List = toml::from_str(&list).map_err(|error| format!("{LIST}: {error}"))?;
+    if let Some(unknown) = options.names.iter().find(|&name| list.bug.iter().all(|bug| bug.name != *name)) {
+        return Err(format!("{LIST} has no bug named {unknown}"));
+    }
+    let wanted = |bug: &&Bug| options.names.is_empty() || options.names.contains(&bug.name);
+    let bugs: Vec<&Bug> = list.bug.iter().filter(wanted).collect();
+
+    let copy = Copy::make()?;
+    let mut table = Vec::new();
+    let mut missed = Vec::new();
+    for bug in bugs {
+        println!("== {}", bug.name);
+        let found = copy.plant(bug)?;
+        let row = match &found {
+            Some(Found { seeds: Some(seeds), message }) => format!("{} | {seeds} | {message}", bug.name),
+            Some(Found { seeds: None, message }) => format!("{} | - | {message}", bug.name),
+            None => format!("{} | NOT FOUND |", bug.name),
+        };
+        println!("{row}");
+        table.push(row);
+        if found.is_none() {
+            missed.push(bug.name.as_str());
+        }
+    }
+    println!("\nbug | seeds needed | found by\n--- | --- | ---\n{}", table.join("\n"));
+    match missed.as_slice() {
+        [] => Ok(ExitCode::SUCCESS),
+        missed => Err(format!("not found: {}", missed.join(", "))),
+    }
+}
+
+/// A copy of the workspace, with builds of its own.
+struct Copy {
+    source: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    fn make() -> Result<Copy, String> {
+        let folder = root().join(FOLDER);
+        let copy = Copy { source: folder.join("source"), target: folder.join("build") };
+        let files = output_of("git", &["ls-files", "--full-name", ":/"]).ok_or("`git ls-files` fails")?;
+        for file in files.lines() {
+            // What was removed and is not committed yet is listed too.
+            if let Ok(text) = fs::read(root().join(file)) {
+                write(&copy.source.join(file), &text)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Applies a bug, looks whether it is found, and takes it back.
+    fn plant(&self, bug: &Bug) -> Result<Option<Found>, String> {
+        let path = self.source.join(&bug.file);
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", bug.file))?;
+        let count = text.matches(&bug.find).count();
+        if count != 1 {
+            return Err(format!("{}: its text occurs {count} times in {}", bug.name, bug.file));
+        }
+        write(&path, text.replacen(&bug.find, &bug.replace, 1).as_bytes())?;
+        let found = match bug.found_by.as_str() {
+            "sim" => self.simulate(),
+            test => self.test(test),
+        };
+        write(&path, text.as_bytes())?;
+        found
+    }
+
+    /// Threads take seeds in order, so the smallest that fails says how many were needed.
+    fn simulate(&self) -> Result<Option<Found>, String> {
+        let mut build = cargo(["build", "--quiet", "--profile", "sim", "--package", "fanfare-sim"]);
+        let build = build.current_dir(&self.source).env("CARGO_TARGET_DIR", &self.target);
+        if !crate::status(build)?.success() {
+            return Err("it does not build with the bug".to_owned());
+        }
+        let said = said_by(sim::command_in(&self.source, &self.target).args(["--seeds", &SEEDS.to_string()]))?;
+        let failure = said.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(" fails: "));
+        Ok(failure.map(|(seed, message)| Found {
+            seeds: seed.parse::<u64>().ok().map(|seed| seed + 1),
+            message: shortened(message),
+        }))
+    }
+
+    fn test(&self, arguments: &str) -> Result<Option<Found>, String> {
+        let mut build = cargo(arguments.split(' '));
+        let build = build.arg("--no-run").current_dir(&self.source).env("CARGO_TARGET_DIR", &self.target);
+        if !crate::status(build)?.success() {
+            return Err("it does not build with the bug".to_owned());
+        }
+        let mut test = cargo(arguments.split(' '));
+        let said = said_by(test.current_dir(&self.source).env("CARGO_TARGET_DIR", &self.target))?;
+        let failed = said.lines().find(|line| line.starts_with("test ") && line.ends_with("FAILED"));
+        Ok(failed.map(|line| Found { seeds: None, message: line.to_owned() }))
+    }
+}
+
+/// What a panic says, without where in the file it was said.
+fn shortened(message: &str) -> String {
+    let message = message.strip_prefix("panicked at ").unwrap_or(message);
+    message.chars().take(120).collect()
+}
+
+fn said_by(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Writes a file unless it says so already, so that only what has changed is built again.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let failed = |error| format!("{}: {error}", path.display());
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    fs::write(path, bytes).map_err(failed)
+}
