@@ -1,5 +1,6 @@
 //! What clients and publishers do in a story.
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use fanfare::{Cursor, Epoch, Subscribe, WireFormat, sim};
@@ -7,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::client::{Ask, Client, Link};
 use crate::history::Interest;
+use crate::network::inode;
 use crate::shared::tell;
 use crate::tally::Thing;
 use crate::world::{SECOND, World};
@@ -182,6 +184,7 @@ impl World {
     /// Gives a socket to `Hub::adopt`. It is a real one, as only those can be passed; nobody is at its other end.
     fn adopt(&mut self, number: usize) {
         let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else { return };
+        let Some(inode) = inode(socket.as_raw_fd()) else { return };
         let shard = self.adoptions % self.seats.len();
         self.adoptions += 1;
         let capacity = self.capacity(number);
@@ -208,7 +211,7 @@ impl World {
             client.ask()
         );
         self.shared.happened(Thing::Adopted);
-        let wire = self.seats[shard].net.borrow_mut().adopt(number, capacity);
+        let wire = self.seats[shard].net.borrow_mut().adopt(number, capacity, inode);
         let mut link = Link::new(shard, wire, client.ask(), &self.shared);
         // Its mail stands behind all that was published before.
         link.known_head = Some(self.shared.history.borrow().newest());

@@ -81,11 +81,11 @@ pub(crate) struct Link {
     lenient_until: u64,
     /// Where else it may have begun: an id that was used more than once.
     other_starts: Vec<u64>,
-    gap_in_head: bool,
     /// A gap event must come before any other.
     gap_due: bool,
     greeted: bool,
     events: u64,
+    head: Option<Head>,
     prelude_seen: bool,
     /// A `200` that only ends: a refusal in disguise.
     pub(crate) ended_at_once: bool,
@@ -106,10 +106,10 @@ impl Link {
             seen: None,
             lenient_until: 0,
             other_starts: Vec::new(),
-            gap_in_head: false,
             gap_due: false,
             greeted: false,
             events: 0,
+            head: None,
             prelude_seen: false,
             ended_at_once: false,
         }
@@ -185,21 +185,20 @@ impl Client {
         let Some(mut link) = self.link.take() else { return };
         for found in link.stream.feed(bytes) {
             match found {
-                Found::Head(head) => self.take_head(&mut link, &head, shared),
+                Found::Head(head) => self.take_head(&mut link, head, shared),
                 Found::Event { kind, data, id } => {
                     assert!(link.prelude_seen, "the prelude comes first");
                     self.take_event(&mut link, &kind, data.as_deref(), id, ever_blocked, shared);
                 }
                 Found::Retry if !link.prelude_seen => link.ended_at_once = true,
-                Found::Comment if !link.prelude_seen => link.prelude_seen = true,
+                Found::Comment if !link.prelude_seen => self.take_prelude(&mut link, shared),
                 Found::Retry | Found::Comment => {}
             }
         }
         self.link = Some(link);
     }
 
-    /// From the head, and from where the shard stood, follows where the stream must begin.
-    fn take_head(&mut self, link: &mut Link, head: &Head, shared: &Shared) {
+    fn take_head(&mut self, link: &mut Link, head: Head, shared: &Shared) {
         tell!(
             shared,
             "    client {} gets {}{}",
@@ -213,8 +212,15 @@ impl Client {
         }
         assert!(self.is_subscriber(), "a stream for one who is no subscriber");
         assert_eq!(head.chunked, self.chunked());
+        link.head = Some(head);
+    }
+
+    /// A stream begins. From its head, and from where the shard stood, follows where that must be.
+    fn take_prelude(&mut self, link: &mut Link, shared: &Shared) {
+        link.prelude_seen = true;
+        let head = link.head.clone().expect("a head");
         let (moment, _) = link.began.expect("an answer before its beginning");
-        (link.gap_in_head, link.gap_due) = (head.gap, head.gap && self.gap_notice);
+        link.gap_due = head.gap && self.gap_notice;
         link.greeted = !self.greeting;
         if head.gap {
             shared.happened(Thing::Gap);

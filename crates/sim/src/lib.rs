@@ -28,7 +28,7 @@ mod trace;
 mod world;
 
 pub use choices::Choices;
-pub use sweep::{Failure, Swept, sweep};
+pub use sweep::{Failure, Sweep, Swept, sweep};
 pub use tally::{Tally, Thing};
 pub use trace::Trace;
 

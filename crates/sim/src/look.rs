@@ -20,15 +20,16 @@ impl World {
             self.look_at_wire(shard, wire, moment);
         }
         self.check_silence(shard);
+        self.check_heartbeats(shard, after);
         self.check_log(before, after);
     }
 
     /// A laggard waits for its turn, or somebody owes it a notification.
     fn check_laggards(&self, shard: usize) {
         let seat = &self.seats[shard];
-        let net = seat.net.borrow();
+        let mut net = seat.net.borrow_mut();
         for (number, in_line) in seat.shard.laggards() {
-            let blocked = net.by_number(number).expect("a laggard's socket").blocked;
+            let blocked = net.still_lags(number);
             assert!(in_line || blocked || net.owes(number), "a laggard is forgotten");
         }
     }
@@ -173,6 +174,13 @@ impl World {
                 "client {}: no heartbeat for {silence:?}",
                 client.number
             );
+        }
+    }
+
+    /// A heartbeat comes only after silence; where a sweep is not through, the shard does not know who had silence.
+    fn check_heartbeats(&self, shard: usize, after: &Look) {
+        for (client, silence) in self.seats[shard].net.borrow_mut().early.drain(..) {
+            assert!(after.sweeping, "client {client}: a heartbeat after {silence:?}");
         }
     }
 

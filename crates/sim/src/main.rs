@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use fanfare_io::Clock;
-use fanfare_sim::{Choices, STEPS, Swept, Thing, Trace, story, sweep};
+use fanfare_sim::{Choices, STEPS, Sweep, Swept, Thing, Trace, story, sweep};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Runs the engine in a simulated world, one story for each seed
@@ -27,6 +27,9 @@ struct Options {
     /// Stories told at the same time [default: as many as there are cores]
     #[arg(long)]
     threads: Option<usize>,
+    /// End when so many of them have gone wrong
+    #[arg(long, default_value_t = 1)]
+    failures: u64,
     /// Tell what happens, and when
     #[arg(long)]
     trace: bool,
@@ -44,7 +47,8 @@ fn main() -> ExitCode {
     let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let clock = Clock::start();
     let progress = Progress::new(options.seeds);
-    let swept = sweep(options.from, options.seeds, options.steps, threads, &|| progress.told(&clock));
+    let Options { from, seeds, steps, failures, .. } = options;
+    let swept = sweep(Sweep { from, seeds, steps, threads, failures }, &|| progress.told(&clock));
     progress.bar.finish_and_clear();
     summarize(&swept, clock.now());
     for failure in &swept.failures {

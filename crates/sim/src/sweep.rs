@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crate::{Choices, Tally, Trace, story};
@@ -29,30 +29,45 @@ pub struct Swept {
     pub seeds: u64,
     /// What happened in them.
     pub tally: Tally,
-    /// Those that went wrong, by seed. The sweep stops at the first.
+    /// Those that went wrong, by seed.
     pub failures: Vec<Failure>,
 }
 
-/// Tells the stories of `count` seeds from `from` on, on so many threads. `told` is called after each, with the sum.
-pub fn sweep(from: u64, count: u64, steps: usize, threads: usize, told: &(impl Fn() + Sync)) -> Swept {
+/// Which stories are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep {
+    /// The first seed.
+    pub from: u64,
+    /// How many of them.
+    pub seeds: u64,
+    /// Steps of each story.
+    pub steps: usize,
+    /// Stories told at the same time.
+    pub threads: usize,
+    /// It ends when so many have gone wrong.
+    pub failures: u64,
+}
+
+/// Tells them. `told` is called after each.
+pub fn sweep(plan: Sweep, told: &(impl Fn() + Sync)) -> Swept {
     keep_panics();
-    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (next, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let worker = || {
         let mut swept = Swept::default();
-        while !stop.load(Ordering::Relaxed) {
+        while failed.load(Ordering::Relaxed) < plan.failures {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
+            if index >= plan.seeds {
                 break;
             }
-            let seed = from + index;
-            match attempt(seed, steps) {
+            let seed = plan.from + index;
+            match attempt(seed, plan.steps) {
                 Ok(tally) => {
                     swept.seeds += 1;
                     swept.tally.merge(&tally);
                 }
                 Err(message) => {
                     swept.failures.push(Failure { seed, message });
-                    stop.store(true, Ordering::Relaxed);
+                    failed.fetch_add(1, Ordering::Relaxed);
                 }
             }
             told();
@@ -61,7 +76,7 @@ pub fn sweep(from: u64, count: u64, steps: usize, threads: usize, told: &(impl F
     };
     let mut all = Swept::default();
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..plan.threads).map(|_| scope.spawn(worker)).collect();
         for worker in workers {
             let swept = worker.join().expect("stories' panics are caught");
             all.seeds += swept.seeds;

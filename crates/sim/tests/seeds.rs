@@ -2,14 +2,14 @@
 
 use std::thread;
 
-use fanfare_sim::{Choices, STEPS, Thing, Trace, story, sweep};
+use fanfare_sim::{Choices, STEPS, Sweep, Thing, Trace, story, sweep};
 
 const SEEDS: u64 = 200;
 
 #[test]
 fn every_subscriber_gets_its_events_whole_and_once_or_a_sign() {
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let swept = sweep(0, SEEDS, STEPS, threads, &|| ());
+    let swept = sweep(Sweep { from: 0, seeds: SEEDS, steps: STEPS, threads, failures: 1 }, &|| ());
     for failure in &swept.failures {
         println!("seed {} fails: {}", failure.seed, failure.message);
         println!("replay: cargo xtask sim --seeds 1 --from {} --trace", failure.seed);

@@ -1,10 +1,12 @@
-//! The project's own commands: `cargo xtask test`, `cargo xtask check`, `cargo xtask bench`.
+//! The project's own commands: `cargo xtask test`, `check`, `bench`, `sim`, `planted`.
 
 mod bench;
 mod check;
 mod fuzz;
 mod loom;
 mod sanitize;
+mod planted;
+mod sim;
 mod test;
 mod torture;
 
@@ -33,6 +35,10 @@ enum Xtask {
     Fuzz(fuzz::Options),
     /// Run the tests of what is unsafe or shared under the sanitizers
     Sanitize(sanitize::Options),
+    /// Run the engine in a simulated world, from many seeds
+    Sim(sim::Options),
+    /// Plant known bugs, and look whether they are found
+    Planted(planted::Options),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
         Xtask::Torture(options) => torture::run(&options),
         Xtask::Fuzz(options) => fuzz::run(&options),
         Xtask::Sanitize(options) => sanitize::run(&options),
+        Xtask::Sim(options) => sim::run(&options),
+        Xtask::Planted(options) => planted::run(&options),
     };
     done.unwrap_or_else(|problem| {
         eprintln!("error: {problem}");

@@ -124,7 +124,8 @@ impl Copy {
         if !crate::status(build)?.success() {
             return Err("it does not build with the bug".to_owned());
         }
-        let said = said_by(sim::command_in(&self.source, &self.target).args(["--seeds", &SEEDS.to_string()]))?;
+        let said =
+            said_by(sim::command_in(&self.source, &self.target).args(["--seeds", &SEEDS.to_string()]))?;
         let failure = said.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(" fails: "));
         Ok(failure.map(|(seed, message)| Found {
             seeds: seed.parse::<u64>().ok().map(|seed| seed + 1),
