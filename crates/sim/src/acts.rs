@@ -108,7 +108,7 @@ impl World {
         self.begin(number);
     }
 
-    fn client(&mut self, first_ask: Ask) -> Client {
+    pub(crate) fn client(&self, first_ask: Ask) -> Client {
         let shared = &self.shared;
         Client {
             number: self.clients.len(),

@@ -340,6 +340,9 @@ impl Client {
             shared.happened(Thing::Skip);
             // It stood at its last event, or a little further on where nothing was its.
             let after = Cursor::parse(&after).expect("a cursor").seq;
+            // Or at an earlier event with the same id.
+            let starts = link.other_starts.iter().copied().filter(|&start| start <= after);
+            let seen = if after < seen { starts.max().unwrap_or(seen) } else { seen };
             let between = history.first_after(seen.min(after), &self.interest);
             assert!(between.is_none_or(|entry| entry.seq > seen.max(after)), "a false gap");
             // Who replayed may be told of a gap where the log no longer knows that there was nothing.
@@ -348,6 +351,7 @@ impl Client {
             assert!(history.misses(seen, cursor.seq, &everything) || replayed, "a gap without a loss");
             assert!(cursor.seq > seen && cursor.seq <= history.newest());
         }
+        link.other_starts.clear();
         link.seen = Some(cursor.seq);
         link.lenient_until = 0;
         tell!(shared, "    client {} is told of a gap after {after}, up to {id}", self.number);

@@ -374,8 +374,10 @@ impl Net {
         let silence = now - it.sent_at;
         // A tenth of a second is the unit of a connection's times. What a full socket took later is not known
         // to have been sent then.
-        let due = self.shared.setting.limits.heartbeat * 3 / 4;
-        let due = silence + Duration::from_millis(100) >= due;
+        let interval = self.shared.setting.limits.heartbeat;
+        let due = silence + Duration::from_millis(100) >= interval * 3 / 4;
+        // What a sweep has sent counts from its beginning.
+        let due = due || (self.shared.setting.has_long_sweeps() && silence >= interval / 2);
         if !due && !it.ever_blocked {
             self.early.push((it.client, silence));
         }

@@ -1,1 +1,117 @@
+//! Stories of bugs that there were, told one step after the other in a world where nothing is left to chance.
 
+use std::time::Duration;
+
+use fanfare::{LaggardPolicy, Limits, Retention, Topic};
+
+use crate::choices::Choices;
+use crate::client::Ask;
+use crate::setting::Setting;
+use crate::tally::Thing;
+use crate::trace::Trace;
+use crate::world::{SECOND, World};
+
+impl World {
+    fn calm(limits: Limits) -> World {
+        World::with(Choices::from_bytes(&[]), Setting::calm(limits), Trace::Off)
+    }
+
+    /// A subscriber whose socket takes `capacity` bytes that it has not read.
+    fn join(&mut self, topic: &str, capacity: usize) -> usize {
+        let number = self.clients.len();
+        let mut client = self.client(Ask::Now);
+        client.interest.topics = vec![Topic::new(topic).unwrap()];
+        self.clients.push(client);
+        let request = self.clients[number].request();
+        self.connect_to(number, &request, 0);
+        if capacity < usize::MAX {
+            let wire = self.clients[number].link.as_ref().unwrap().wire;
+            self.clients[number].is_fast = false;
+            self.seats[0].net.borrow_mut().squeeze(wire, capacity);
+        }
+        self.send_requests(1);
+        self.pass(SECOND / 100);
+        number
+    }
+
+    fn publish_one(&self, topic: &str, size: usize) {
+        assert!(self.shared.publish_to(&Topic::new(topic).unwrap(), size));
+    }
+
+    /// From now on it reads everything.
+    fn opens(&mut self, number: usize) {
+        let link = self.clients[number].link.as_ref().unwrap();
+        self.seats[0].net.borrow_mut().open(link.wire);
+        self.clients[number].is_fast = true;
+        self.read(number, usize::MAX);
+    }
+
+    fn counted(&self) -> fanfare::Counts {
+        self.seats[0].shard.counts()
+    }
+}
+
+#[test]
+fn a_heartbeat_comes_only_after_silence() {
+    let mut world = World::calm(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    // A young shard took its first tenth of a second for "silent since ever", and sent one at once.
+    world.join("a", usize::MAX);
+    world.pass(2 * SECOND);
+    assert_eq!(world.counted().heartbeats, 0);
+    world.publish_one("a", 10);
+    world.pass(2 * SECOND);
+    assert_eq!(world.counted().heartbeats, 0);
+    // From then on each interval has one, early rather than late.
+    world.pass(20 * SECOND);
+    assert!((5..=7).contains(&world.counted().heartbeats));
+}
+
+/// When the slab grew, the next slice of upkeep began where the old slab had ended: the old slots were left out for a
+/// quarter of the interval, and their heartbeats came later than promised.
+#[test]
+fn a_slab_that_grows_forgets_nobody_s_heartbeat() {
+    let mut world = World::calm(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    for _ in 0..4 {
+        world.join("a", usize::MAX);
+    }
+    world.pass(SECOND * 5 / 2);
+    world.join("a", usize::MAX);
+    // The world checks that nobody has silence for longer than the interval.
+    world.pass(4 * SECOND);
+    assert!(world.counted().heartbeats >= 4);
+}
+
+/// What a laggard was sent whole did not count: it had been silent since its first byte, and as soon as it
+/// had caught up there was a heartbeat behind its events.
+#[test]
+fn a_laggard_that_has_caught_up_is_not_silent() {
+    let mut world = World::calm(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    let slow = world.join("a", 180);
+    world.publish_one("a", 100);
+    world.pass(10 * SECOND);
+    assert_eq!((world.counted().laggards, world.counted().deliveries), (1, 0));
+    world.opens(slow);
+    world.pass(2 * SECOND);
+    assert_eq!((world.counted().laggards, world.counted().deliveries), (0, 1));
+    assert_eq!(world.counted().heartbeats, 0);
+}
+
+/// The notice of a gap named as the next event the first one in the log, also where the window, from which
+/// the stream goes on, reached further back than a log with little retention.
+#[test]
+fn a_gap_notice_names_the_event_that_comes_next() {
+    let retention = Retention { frames: 1, ..Retention::default() };
+    let laggard_policy = LaggardPolicy::Skip;
+    let mut world = World::calm(Limits { laggard_frames: 4, laggard_policy, retention, ..Limits::default() });
+    let slow = world.join("a", 600);
+    world.join("a", usize::MAX);
+    for _ in 0..20 {
+        world.publish_one("a", 300);
+        world.pass(Duration::from_millis(1));
+    }
+    // It checks what the notice says.
+    world.opens(slow);
+    world.pass(SECOND);
+    assert_eq!(world.shared.tally.borrow().of(Thing::Skip), 1);
+    assert!(!world.clients[slow].misses(true, &world.shared));
+}

@@ -103,14 +103,14 @@ impl<I: Io> Shard<I> {
         let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos().max(1)) as usize;
         self.upkeep.next_slice_at = now + interval;
 
-        let from = if self.upkeep.next_slot >= slots { 0 } else { self.upkeep.next_slot };
-        let to = (from + per_slice).min(slots);
-        self.upkeep.next_slot = to;
+        // Around the end: a slab that has just grown would have its new slots looked at, and its old ones too late.
+        let from = self.upkeep.next_slot % slots;
+        self.upkeep.next_slot = from + per_slice;
         let (mut chunked, mut plain, mut aged) = (Vec::new(), Vec::new(), Vec::new());
         // Looked at every quarter of the interval: silence of three quarters would grow past it.
         // A shard younger than that has nobody who was silent for so long.
         let quiet_since = now.checked_sub(self.limits.heartbeat * 3 / 4).map(tenths);
-        for slot in from..to {
+        for slot in (from..from + per_slice).map(|slot| slot % slots) {
             let Some(connection) = self.connections.get(slot) else { continue };
             if connection.ends_at <= tenths(now) {
                 aged.push(slot as u32);
