@@ -343,6 +343,7 @@ impl Client {
             // Or at an earlier event with the same id.
             let starts = link.other_starts.iter().copied().filter(|&start| start <= after);
             let seen = if after < seen { starts.max().unwrap_or(seen) } else { seen };
+            let seen = seen.max(link.lenient_until.min(after));
             let between = history.first_after(seen.min(after), &self.interest);
             assert!(between.is_none_or(|entry| entry.seq > seen.max(after)), "a false gap");
             // Who replayed may be told of a gap where the log no longer knows that there was nothing.

@@ -377,7 +377,7 @@ impl Net {
         let interval = self.shared.setting.limits.heartbeat;
         let due = silence + Duration::from_millis(100) >= interval * 3 / 4;
         // What a sweep has sent counts from its beginning.
-        let due = due || (self.shared.setting.has_long_sweeps() && silence >= interval / 2);
+        let due = due || self.shared.setting.has_long_sweeps();
         if !due && !it.ever_blocked {
             self.early.push((it.client, silence));
         }
