@@ -42,6 +42,8 @@ pub const STEPS: usize = 300;
 /// Something is wrong: with the engine, or with the model.
 pub fn story(choices: Choices, steps: usize, trace: Trace) -> Tally {
     let mut world = world::World::new(choices, trace);
+    // Some end early: a drain may come at any moment.
+    let steps = if world.shared.one_in(4) { world.shared.below(steps.min(1 << 16)) } else { steps };
     for _ in 0..steps {
         if world.shared.choices.borrow().are_over() {
             break;

@@ -1,7 +1,5 @@
 //! What must hold after a shard's tick, seen from outside: at its sockets, and at its clients.
 
-use std::time::Duration;
-
 use fanfare::sim::Look;
 use fanfare::{Farewell, FullPolicy};
 
@@ -199,7 +197,4 @@ impl World {
         let too_old = self.shared.now.get().saturating_sub(last.published_at) >= retention.age;
         assert!(too_many || too_large || too_old, "the log has dropped {} for nothing", last.seq);
     }
-
-    /// How long a drain may take at most, beyond its window.
-    pub(crate) const DRAIN_SLACK: Duration = Duration::from_millis(500);
 }

@@ -117,6 +117,7 @@ impl Shared {
         let is_reserved = |id: &str| Cursor::parse(id).is_some_and(|cursor| cursor.epoch == epoch);
         let reserved = entries.iter().any(|entry| entry.own_id.as_deref().is_some_and(is_reserved));
         let count = events.len();
+        assert_eq!(self.hub().check(&events).is_err(), too_large || reserved, "the hub's own check");
         let thing = match self.hub().publish_batch(&mut events) {
             Ok(published) => {
                 assert!(!too_large && !reserved && !self.over.get(), "published what should be refused");

@@ -138,7 +138,9 @@ impl World {
         let now = self.shared.now.get();
         let last = index + 1 == self.seats.len();
         let held_up = last && self.shared.setting.slowness > 1 && {
-            self.shared.hostile.get() && !self.shared.one_in(self.shared.setting.slowness)
+            self.shared.hostile.get()
+                && !self.shared.over.get()
+                && !self.shared.one_in(self.shared.setting.slowness)
         };
         let spurious = self.shared.setting.spurious && self.shared.mishap(50);
         let seat = &mut self.seats[index];
