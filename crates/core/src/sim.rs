@@ -2,7 +2,6 @@
 //! driven by hand. Not part of the public interface.
 
 use std::sync::Arc;
-
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::hub::{Hub, ShardHandle};
 use crate::mailbox::Mailbox;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
+use crate::sync::AtomicU64;
 
 /// How the engine under simulation is built.
 pub struct Plan {

@@ -115,3 +115,26 @@ fn a_gap_notice_names_the_event_that_comes_next() {
     assert_eq!(world.shared.tally.borrow().of(Thing::Skip), 1);
     assert!(!world.clients[slow].misses(true, &world.shared));
 }
+
+/// A drain ended streams slot by slot, also that of a laggard whose turn came: what had been acknowledged before the
+/// drain, and was still to be written to it, was lost although there was time.
+#[test]
+fn a_drain_gives_laggards_the_whole_window() {
+    let mut world = World::calm(Limits::default());
+    let slow = world.join("a", 180);
+    for _ in 0..9 {
+        world.join("b", usize::MAX);
+    }
+    world.publish_one("a", 10);
+    world.pass(SECOND / 10);
+    assert_eq!((world.counted().laggards, world.counted().connections), (1, 10));
+
+    world.shared.over.set(true);
+    fanfare::sim::drain(world.shared.hub(), 2 * SECOND);
+    world.pass(SECOND);
+    assert!((5..=6).contains(&world.counted().connections), "the others are ended at the same pace");
+    world.opens(slow);
+    world.pass(2 * SECOND);
+    assert!(world.seats[0].shard.is_stopped());
+    assert_eq!(world.counted().deliveries, 1);
+}
