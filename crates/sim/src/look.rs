@@ -20,6 +20,8 @@ impl World {
         self.check_silence(shard);
         self.check_heartbeats(shard, after);
         self.check_log(before, after);
+        let begun = after.counts.subscribed - before.counts.subscribed;
+        assert!(!before.draining || begun == 0, "a stream begins in the drain");
     }
 
     /// A laggard waits for its turn, or somebody owes it a notification.

@@ -107,6 +107,12 @@ impl World {
         Clock::turn_hand(now);
     }
 
+    /// Whoever is due has one turn, and that takes so long.
+    pub(crate) fn work_for(&mut self, time: Duration) {
+        self.turns(1);
+        self.set_now(self.shared.now.get() + time);
+    }
+
     /// The clock goes forward, and nobody had a turn meanwhile.
     pub(crate) fn jump(&mut self, time: Duration) {
         tell!(self.shared, "the clock goes {time:?} forward");

@@ -32,7 +32,7 @@ fn a_seed_tells_the_same_story_again() {
 #[test]
 fn bytes_tell_a_story_that_ends_with_them() {
     for length in [0, 1, 10, 100, 3_000] {
-        let bytes: Vec<u8> = (0..length).map(|index: u32| (index * 7919 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..length).map(|index: u32| ((index * 7919) >> 3) as u8).collect();
         let tally = story(Choices::from_bytes(&bytes), usize::MAX, Trace::Off);
         assert!(tally.of(Thing::Tick) > 0);
     }
