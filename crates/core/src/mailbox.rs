@@ -188,6 +188,15 @@ impl Mailbox {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// What is counted is what waits, here and in the shard's inbox.
+    #[cfg(feature = "sim")]
+    pub(crate) fn check(&self, inbox: &VecDeque<Mail>) {
+        let state = self.lock();
+        let size = |mail: &Mail| if let Mail::Event(frame) = mail { Some(frame.size()) } else { None };
+        let sizes: Vec<usize> = state.queue.iter().chain(inbox).filter_map(size).collect();
+        assert_eq!(self.waiting(), (sizes.len(), sizes.iter().sum()), "mail that waits, and its bytes");
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Whatever panics under this lock does so before it changes anything or after: a poisoned state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

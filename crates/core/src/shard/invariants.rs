@@ -148,5 +148,6 @@ impl<I: Io> Shard<I> {
         assert_eq!(counts.laggards, self.laggards.len() as u64);
         assert_eq!(counts.events, self.log.head(), "every event is counted");
         assert_eq!(&self.links.counts.load(), counts, "what others see");
+        self.links.mailbox.check(&self.inbox);
     }
 }
