@@ -13,6 +13,7 @@ mod frame;
 mod pieces;
 mod publish_body;
 mod request_head;
+mod shard;
 
 /// One thing to fuzz.
 #[derive(Clone, Copy, Debug)]
@@ -24,13 +25,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "request_head", check: request_head::check },
     Target { name: "decoder", check: decoder::check },
     Target { name: "publish_body", check: publish_body::check },
     Target { name: "cursor", check: cursor::check },
     Target { name: "frame", check: frame::check },
     Target { name: "connection", check: connection::check },
+    Target { name: "shard", check: shard::check },
 ];
 
 impl Target {

@@ -142,7 +142,7 @@ fn is_token(text: &str) -> bool {
 }
 
 fn is_target(method: &str, target: &str) -> bool {
-    if !target.chars().all(|c| ('!'..='~').contains(&c) && c != '#') {
+    if !target.chars().all(|c| ('!'..='~').contains(&c) && !"#\"<>".contains(c)) {
         return false;
     }
     let lower = target.to_ascii_lowercase();
