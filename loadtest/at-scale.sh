@@ -33,10 +33,10 @@ make_namespace
 
 # A broadcast comes to its end before the next one is due.
 events=5 interval=$((2 + count / 60000))
-run_seconds=$((60 + count / 5000 + events * interval * 2))
+run_seconds=$((60 + count / 2000 + events * interval * 2))
 compare() { # rounds, contenders, options of fanfare, file
   bounded $((run_seconds * 3 * $1)) "$load/fanfare-load" compare --fanfare "$load/fanfare" \
-    --fanfare-options "--shards $shards $3" --bare-threads "$shards" --contenders "$2" \
+    --fanfare-options "--shards $shards --head-time 60s $3" --bare-threads "$shards" --contenders "$2" \
     --connections "$count" --rounds "$1" --size 200 --rate "$(awk "BEGIN { print 1 / $interval }")" \
     --duration $((events * interval))s --connect-rate 100000 --connect-burst 4000 --head-timeout 60s --patience 60s \
     --least-memory "$least_memory" --steered --server-cores 0 --client-cores 1 --json "$4"

@@ -34,7 +34,7 @@ make_namespace
 install -m 755 -t "$files" "$load/fanfare"
 chmod 755 "$files"
 "${inside[@]}" setpriv --reuid 65534 --regid 65534 --clear-groups \
-  "$files/fanfare" serve --listen 127.0.0.1:8844 --backend "$backend" --shards "$shards" >"$files/said" 2>&1 &
+  "$files/fanfare" serve --listen 127.0.0.1:8844 --backend "$backend" --shards "$shards" --head-time 60s >"$files/said" 2>&1 &
 server=$!
 for _ in $(seq 100); do grep -q listening "$files/said" && break; sleep 0.1; done
 grep -q listening "$files/said" || { cat "$files/said" >&2; exit 1; }
