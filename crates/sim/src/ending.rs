@@ -8,7 +8,7 @@ use fanfare::sim;
 use crate::client::{Ask, all_topics};
 use crate::shared::tell;
 use crate::tally::Thing;
-use crate::world::{SECOND, World};
+use crate::world::{SECOND, Seat, World};
 
 /// How long a refused client may take to read, as the engine has it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -194,8 +194,15 @@ impl World {
         let began_at = self.shared.now.get();
         let mut in_time = !window.is_zero();
         let step = Duration::from_millis(self.shared.pick(&[1, 20, 60]));
-        while self.shared.now.get() < began_at + window + slack {
+        // A shard takes the news with the rest of its mail, which waits while a sweep is far behind.
+        let mut last_began_at = began_at;
+        while self.shared.now.get() < last_began_at + window + slack {
             self.work_for(step);
+            let has_begun = |seat: &Seat| seat.shard.look().draining;
+            if !self.seats.iter().all(has_begun) {
+                last_began_at = self.shared.now.get();
+                assert!(last_began_at < began_at + 120 * SECOND, "a shard does not begin to drain");
+            }
             // Requests that were begun before go on.
             self.send_requests(4);
             let over = self.shared.now.get() + 2 * step >= began_at + window;
