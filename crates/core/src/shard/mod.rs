@@ -39,6 +39,7 @@ use upkeep::Upkeep;
 
 /// How much of each kind of work one tick does. A simulation, which has few of everything, does less.
 #[derive(Clone, Copy, Debug)]
+#[allow(unreachable_pub)] // Simulations are given it.
 pub struct Budgets {
     /// Audiences marked.
     pub marks: usize,
