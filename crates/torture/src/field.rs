@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use fanfare_io::Clock;
@@ -100,6 +101,14 @@ impl Field {
             sum += self.settle()?;
         }
         Ok(sum)
+    }
+
+    /// The server's memory when nothing has been published for so long.
+    pub(crate) fn memory_at_rest(&self, rest: Duration) -> Option<u64> {
+        self.publishers.paused(|| {
+            thread::sleep(rest);
+            self.server.memory()
+        })
     }
 
     /// Waits until all subscribers stream. An error names how many do not.

@@ -39,6 +39,9 @@ const SHARDS: usize = 6;
 /// Time for which the server may still hold what faults needed: heads end after 10 s, kept connections after 30 s.
 const AFTERMATH: Duration = Duration::from_secs(45);
 
+/// The server gives freed memory back every 10 s.
+const GIVEN_BACK: Duration = Duration::from_secs(15);
+
 /// Does real faults to a running server under load, and checks every delivery.
 #[derive(Parser)]
 #[command(name = "cargo xtask torture", bin_name = "cargo xtask torture")]
@@ -120,7 +123,7 @@ fn torture(
         backend: backend.to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         shards: SHARDS,
-        retain: "8MiB",
+        bounds: server::SMALL,
         descriptors: None,
     };
     let mut report = Report::new(backend, faults);
@@ -131,7 +134,6 @@ fn torture(
     for _ in 0..if smoke { 1 } else { 2 } {
         field.fill_log()?;
     }
-    let memory_before = field.server.memory();
     let mut arena = Arena {
         field,
         plan,
@@ -143,6 +145,7 @@ fn torture(
         beset: probe::Times::new(),
     };
 
+    let memory_before = arena.field.memory_at_rest(if smoke { Duration::ZERO } else { GIVEN_BACK });
     let mut line: Vec<Fault> = Vec::new();
     let mut first_turn = true;
     let deadline = time.saturating_sub(AFTERMATH);
@@ -169,15 +172,13 @@ fn torture(
     }
 
     report.partial = arena.stopped();
-    if !arena.stopped() && !smoke {
-        arena.wait(AFTERMATH);
-    }
     if arena.field.server.ended().is_none() {
         let findings = arena.field.fill_log()?;
         if !findings.good() {
             report.violation(format!("after all faults: {findings:?}"));
         }
-        report.memory = memory_before.zip(arena.field.server.memory());
+        let rest = if smoke { Duration::ZERO } else { AFTERMATH };
+        report.memory = memory_before.zip(arena.field.memory_at_rest(rest));
     }
     arena.field.violations().into_iter().for_each(|problem| report.violation(problem));
     report.calm = arena.calm;

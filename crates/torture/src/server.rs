@@ -14,18 +14,23 @@ use fanfare_io::Clock;
 pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
-/// What every server is started with, so that bounds are near enough to be met.
-const OPTIONS: [&str; 10] = [
+/// What every server is started with.
+const OPTIONS: [&str; 6] = ["--laggard-time", "10s", "--heartbeat", "2s", "--drain", "3s"];
+
+/// Bounds so small that faults reach them.
+pub(crate) const SMALL: &[&str] =
+    &["--retain-bytes", "8MiB", "--laggard-bytes", "1MiB", "--laggard-events", "2000"];
+
+/// Bounds that no fault reaches: nothing may be missing, and nobody is cut.
+pub(crate) const LARGE: &[&str] = &[
+    "--retain-bytes",
+    "1GiB",
+    "--retain-events",
+    "1000000",
     "--laggard-bytes",
-    "1MiB",
+    "1GiB",
     "--laggard-events",
-    "2000",
-    "--laggard-time",
-    "10s",
-    "--heartbeat",
-    "2s",
-    "--drain",
-    "3s",
+    "1000000",
 ];
 
 /// How to start a server.
@@ -35,8 +40,8 @@ pub(crate) struct Plan {
     pub(crate) backend: String,
     pub(crate) listen: SocketAddr,
     pub(crate) shards: usize,
-    /// Its `--retain-bytes`.
-    pub(crate) retain: &'static str,
+    /// [`SMALL`] or [`LARGE`].
+    pub(crate) bounds: &'static [&'static str],
     /// Its RLIMIT_NOFILE, if it is not to be ours.
     pub(crate) descriptors: Option<usize>,
 }
@@ -156,7 +161,7 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
     }
     let (listen, shards) = (plan.listen.to_string(), plan.shards.to_string());
     command.args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards]);
-    command.args(["--retain-bytes", plan.retain]).args(OPTIONS);
+    command.args(plan.bounds).args(OPTIONS);
     // A group of its own: Ctrl-C is for us, and we end the server.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;

@@ -9,7 +9,7 @@ use crate::arena::Arena;
 use crate::field::Field;
 use crate::http::{Broken, Poster};
 use crate::publishers::Batch;
-use crate::server::Plan;
+use crate::server::{LARGE, Plan};
 
 /// Publishers vanish in the middle of a body; others take seconds for theirs.
 pub(super) fn vanish(arena: &mut Arena) -> Result<Saw, String> {
@@ -85,16 +85,19 @@ pub(super) fn burst(arena: &mut Arena) -> Result<Saw, String> {
     let (acknowledged, _) = small.publish(arena, &arena.field, &mut random);
     let mut saw = Saw::default();
 
-    let plan = Plan { retain: "1GiB", ..arena.plan_apart() };
+    let plan = Plan { bounds: LARGE, ..arena.plan_apart() };
     let subscribers = arena.scaled(100, 60);
     let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
     let large = Burst {
         time: arena.scaled(Duration::from_secs(15), Duration::from_millis(700)),
         publishers: arena.scaled(128, 8),
         events: 250,
-        length: 3_500,
+        length: 1_000,
     };
+    // Readers that are all slow and still move hold up the mail, and so the publishers.
+    field.readers.slow_down(large.time);
     let (acknowledged_large, busy) = large.publish(arena, &field, &mut random);
+    field.readers.slow_down(Duration::ZERO);
     saw.findings += field.settle()?;
     saw.violations = field.violations();
     if saw.findings.missed_in_gap > 0 {

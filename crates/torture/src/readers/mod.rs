@@ -29,6 +29,10 @@ enum Order {
         share: f64,
         at_most: Duration,
     },
+    /// All read little at a time, for so long.
+    SlowDown {
+        time: Duration,
+    },
     /// Say when all are so, or how many are not although nothing has come to any of them for this long.
     Await {
         done: fn(&Subscriber) -> bool,
@@ -105,6 +109,11 @@ impl Readers {
     /// Lets a share of them stall, each for up to `at_most`.
     pub(crate) fn stall(&self, share: f64, at_most: Duration) {
         self.order(|| Order::Stall { share, at_most });
+    }
+
+    /// Lets all of them read little at a time, for so long.
+    pub(crate) fn slow_down(&self, time: Duration) {
+        self.order(|| Order::SlowDown { time });
     }
 
     /// Waits until all stream. Returns how many do not, although nothing has come to any of them for this long.
@@ -249,6 +258,10 @@ impl Worker {
                         subscriber.stalled_until = Some(now + at_most.mul_f64(self.random.f64()));
                     }
                 }
+            }
+            Order::SlowDown { time } => {
+                let until = self.clock.now() + time;
+                self.subscribers.iter_mut().for_each(|subscriber| subscriber.slow_until = until);
             }
             Order::Await { done, patience, answer } => {
                 let asked_at = self.clock.now();

@@ -24,6 +24,10 @@ const SMALL_BUFFER: usize = 8 << 10;
 /// Bytes read from one subscriber before the others get their turn.
 const TURN_BYTES: usize = 256 << 10;
 
+/// What a slow reader reads at a time, and its pause after that.
+const SLOW_BYTES: usize = 4 << 10;
+const SLOW_PAUSE: Duration = Duration::from_millis(20);
+
 /// The wait before a reconnect; up to twice as long, so that they do not come in step.
 const RETRY: Duration = Duration::from_millis(60);
 
@@ -58,6 +62,8 @@ pub(super) struct Subscriber {
     pub(super) grew_at: Duration,
     /// It does not read until then.
     pub(super) stalled_until: Option<Duration>,
+    /// It reads little at a time until then.
+    pub(super) slow_until: Duration,
     link: Link,
     last_event_id: String,
     /// The name and number of the epoch it is in.
@@ -90,6 +96,7 @@ impl Subscriber {
             marked: 0,
             grew_at: Duration::ZERO,
             stalled_until: None,
+            slow_until: Duration::ZERO,
             link: Link::Waiting { until: Duration::ZERO },
             last_event_id: String::new(),
             epoch: None,
@@ -194,10 +201,15 @@ impl Subscriber {
         let mut taken = 0;
         loop {
             let Link::Open(stream) = &mut self.link else { return };
+            if self.slow_until > now && taken >= SLOW_BYTES {
+                self.stalled_until = Some(now + SLOW_PAUSE);
+                return;
+            }
             if taken >= TURN_BYTES {
                 return;
             }
-            match stream.socket.read(buffer) {
+            let most = if self.slow_until > now { SLOW_BYTES } else { buffer.len() };
+            match stream.socket.read(&mut buffer[..most]) {
                 Ok(count) if count > 0 => {
                     taken += count;
                     if !self.received(ledger, &buffer[..count], now) {
