@@ -234,6 +234,12 @@ impl Net {
 
     // What the kernel tells.
 
+    /// What the shard would be told now comes late.
+    #[cfg(test)]
+    pub(crate) fn hold_back(&mut self) {
+        self.late.extend(self.notifications.drain(..));
+    }
+
     /// Whether a wait would return at once.
     pub(crate) fn is_ready(&self) -> bool {
         !self.notifications.is_empty() || (self.listening && !self.accept_paused && !self.backlog.is_empty())

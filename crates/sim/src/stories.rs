@@ -138,3 +138,20 @@ fn a_drain_gives_laggards_the_whole_window() {
     assert!(world.seats[0].shard.is_stopped());
     assert_eq!(world.counted().deliveries, 1);
 }
+
+/// A shard that had very much to do told clients that their heads were late, with the heads in its sockets: its timers
+/// were looked at before what it had not been told yet.
+#[test]
+fn a_head_that_came_in_time_is_not_late() {
+    let mut world = World::calm(Limits { head_time: SECOND, ..Limits::default() });
+    let client = world.client(Ask::Now);
+    let request = client.request();
+    world.clients.push(client);
+    world.connect_to(0, &request, 0);
+    world.pass(SECOND / 10);
+    assert_eq!((world.counted().pending, world.counted().connections), (1, 0));
+    world.send_requests(1);
+    world.seats[0].net.borrow_mut().hold_back();
+    world.pass(2 * SECOND);
+    assert_eq!((world.counted().heads_timed_out, world.counted().connections), (0, 1));
+}

@@ -287,8 +287,12 @@ impl<I: Io> Shard<I> {
             if pending.generation != generation {
                 continue;
             }
-            let socket = pending.socket;
-            self.pending.remove(slot);
+            // A shard that is late itself may not have looked at what came in time.
+            self.pending_ready(slot, true, now);
+            if self.pending.get(slot).is_none_or(|pending| pending.generation != generation) {
+                continue;
+            }
+            let socket = self.pending.remove(slot).socket;
             self.io.release(socket, Name::Pending { slot, generation }.token());
             self.counts.heads_timed_out += 1;
             let late = Refusal::new(408, "the request head was not complete in time");
