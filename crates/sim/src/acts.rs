@@ -49,6 +49,7 @@ impl World {
             84..88 => self.squeeze_some(),
             88..90 => self.chatter_some(),
             90..92 => self.inspect(),
+            94..97 => self.hop(),
             92 if self.shared.setting.storm && !self.stormed => self.storm(),
             93 if self.shared.setting.jumps && self.shared.one_in(8) => {
                 let time = self.shared.pick(&[SECOND, 40 * SECOND, 5 * 3600 * SECOND]);
@@ -303,6 +304,31 @@ impl World {
         if reset {
             client.last_shard = Some(link.shard);
             client.link = None;
+        }
+    }
+
+    /// A client gets an event, and goes on at a shard that may not have it yet.
+    fn hop(&mut self) {
+        let Some(number) = self.some_client() else { return };
+        let client = &self.clients[number];
+        let Some(link) = &client.link else { return };
+        if self.seats.len() == 1 || !client.returns || !client.is_fast || !link.is_streaming() {
+            return;
+        }
+        let from = link.shard;
+        self.shared.publish_to(&client.interest.topics[0].clone(), 10);
+        if self.seats[from].is_due(self.shared.now.get()) {
+            self.turn(from);
+        }
+        self.leave(number, true);
+        if self.clients[number].link.is_some() {
+            return;
+        }
+        let to = (from + 1 + self.shared.below(self.seats.len() - 1)) % self.seats.len();
+        let request = self.clients[number].request();
+        self.connect_to(number, &request, to);
+        while self.clients[number].link.as_ref().is_some_and(|link| !link.request.is_empty()) {
+            self.send_piece(number);
         }
     }
 

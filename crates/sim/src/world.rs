@@ -167,7 +167,7 @@ impl World {
     }
 
     /// One turn of a shard's loop, and what must hold after it.
-    fn turn(&mut self, index: usize) {
+    pub(crate) fn turn(&mut self, index: usize) {
         let now = self.shared.now.get();
         let seat = &mut self.seats[index];
         let before = seat.shard.look();
