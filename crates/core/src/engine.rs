@@ -163,10 +163,12 @@ impl Builder {
         let random = RandomState::new();
         let epoch = Epoch::new(random.hash_one("epoch"));
         let newest = Arc::new(AtomicU64::new(0));
+        let wakers: Vec<Waker> =
+            (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
         let mut plans = Vec::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
-            let waker = Waker::new().map_err(failed)?;
+            let waker = wakers[index].clone();
             let (sockets, adopted) = pass::channel().map_err(failed)?;
             let mailbox = Arc::new(Mailbox::new(waker.clone()));
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
@@ -174,6 +176,7 @@ impl Builder {
             handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
             plans.push(Plan {
                 waker,
+                wakers: wakers.clone(),
                 listeners,
                 links: Links {
                     mailbox,
@@ -329,6 +332,8 @@ fn subscribe_at_events(request: &RequestHead<'_>, max_topics: usize) -> Decision
 /// Everything a shard's thread begins with.
 struct Plan {
     waker: Waker,
+    /// Those of all shards: an admission may publish, and then its shard wakes the others.
+    wakers: Vec<Waker>,
     listeners: Vec<OwnedFd>,
     links: Links,
     limits: Limits,
@@ -369,7 +374,7 @@ impl Plan {
         result.map(|()| thread)
     }
 
-    /// Descriptors that move to the shard's thread, apart from the waker, which is shared.
+    /// Descriptors that move to the shard's thread, apart from the wakers, which are shared.
     fn descriptors(&self) -> Vec<RawFd> {
         let listeners = self.listeners.iter().map(AsRawFd::as_raw_fd);
         let hand_over = self.links.hand_over.iter().map(AsRawFd::as_raw_fd);
@@ -395,7 +400,8 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            let keep: Vec<RawFd> = self.descriptors().into_iter().chain([self.waker.as_raw_fd()]).collect();
+            let wakers = self.wakers.iter().map(AsRawFd::as_raw_fd);
+            let keep: Vec<RawFd> = self.descriptors().into_iter().chain(wakers).collect();
             table::make_private(&keep)
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;

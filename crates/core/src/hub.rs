@@ -20,7 +20,7 @@ use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex};
 
-/// A handle on a running engine. Clones share it; any thread may use it.
+/// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may publish.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
@@ -175,6 +175,10 @@ impl Hub {
     ///
     /// # Errors
     /// [`AdoptError`]; the socket is closed then.
+    ///
+    /// # Panics
+    /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket is not that
+    /// thread's to give.
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,

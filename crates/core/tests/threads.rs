@@ -6,11 +6,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    AdoptError, Cursor, Decoded, Decoder, Engine, Event, Hub, PublishError, Subscribe, Topic, WireFormat,
+    AdoptError, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, PublishError, RequestHead, Subscribe,
+    Topic, WireFormat,
 };
 
 const PUBLISHERS: usize = 4;
@@ -56,6 +58,33 @@ fn everybody_sees_one_order_whoever_publishes() {
     assert!(engine.is_running());
     engine.stop(Duration::ZERO);
     assert_eq!(hub.publish(event("late".to_owned())), Err(PublishError::Stopped));
+}
+
+/// An admission that publishes (who came, say) does so on its shard's thread. There a private descriptor table did not have
+/// the other shards' wakers, and the shard panicked.
+#[test]
+fn an_admission_may_publish() {
+    let hub: Arc<OnceLock<Hub>> = Arc::default();
+    let admission = {
+        let hub = Arc::clone(&hub);
+        move |request: &RequestHead<'_>| {
+            let _ = hub.get().unwrap().publish(event(request.path().to_owned()));
+            Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+        }
+    };
+    let engine = Engine::builder().shards(3).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    assert!(hub.set(engine.hub()).is_ok());
+    let streams: Vec<TcpStream> = (0..20).map(|_| subscribe(engine.addresses()[0])).collect();
+    engine.hub().publish(event("last".to_owned())).unwrap();
+    assert_eq!(engine.hub().head().seq, 21);
+    assert!(engine.is_running());
+    engine.stop(Duration::from_secs(1));
+    for mut stream in streams {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: last\n"));
+    }
 }
 
 fn event(data: String) -> Event {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::errors::check;
+use crate::table;
 
 /// The most bytes one message carries beside its socket. A request head is bounded below this.
 pub const DATA_LIMIT_BYTES: usize = 64 * 1024;
@@ -81,6 +82,9 @@ impl SocketSender {
     /// - `BrokenPipe`, `ConnectionReset`: the receiver is gone.
     /// - `InvalidInput`: more than [`DATA_LIMIT_BYTES`].
     /// - `ETOOMANYREFS`: more descriptors are under way in this process than `RLIMIT_NOFILE` allows.
+    ///
+    /// # Panics
+    /// As [`SocketSender::send_raw`].
     pub fn send(&self, socket: BorrowedFd<'_>, data: &[u8]) -> io::Result<()> {
         self.send_raw(socket.as_raw_fd(), data)
     }
@@ -89,7 +93,12 @@ impl SocketSender {
     ///
     /// # Errors
     /// As `send`; `EBADF` where the number is no descriptor.
+    ///
+    /// # Panics
+    /// On a thread with a private table that did not keep this sender, as [`crate::Waker::wake`] does.
     pub fn send_raw(&self, socket: RawFd, data: &[u8]) -> io::Result<()> {
+        let kept = table::holds(self.fd.as_raw_fd());
+        assert!(kept, "this thread's private descriptor table does not keep the channel");
         if data.len() > DATA_LIMIT_BYTES {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
