@@ -5,7 +5,7 @@ use std::time::Duration;
 use fanfare::Farewell;
 use fanfare::sim;
 
-use crate::client::{Ask, all_topics};
+use crate::client::all_topics;
 use crate::shared::tell;
 use crate::tally::Thing;
 use crate::world::{SECOND, Seat, World};
@@ -163,8 +163,9 @@ impl World {
             }
         }
         // Something is always under way.
-        self.shared.publish_some(", before the end");
-        self.shared.publish_some(", before the end");
+        for _ in 0..self.shared.pick(&[2, 10]) {
+            self.shared.publish_some(", before the end");
+        }
         self.shared.over.set(true);
         sim::drain(self.shared.hub(), window);
         self.shared.publish_some(", too late");
@@ -213,12 +214,15 @@ impl World {
 
     /// Subscribers that are up to date, or will be as soon as they are served.
     fn healthy(&self) -> impl Iterator<Item = usize> {
-        self.clients.iter().filter_map(|client| {
+        let lagging: Vec<Vec<_>> =
+            self.seats.iter().map(|seat| seat.shard.laggards().map(|(number, _)| number).collect()).collect();
+        self.clients.iter().filter_map(move |client| {
             let link = client.link.as_ref()?;
             let net = self.seats[link.shard].net.borrow();
             let wire = net.wire(link.wire);
-            let healthy = link.is_streaming() && !wire.ever_blocked && !wire.ended && client.is_fast;
-            (healthy && link.ask == Ask::Now).then_some(client.number)
+            let lags = wire.blocked || lagging[link.shard].contains(&wire.number);
+            let healthy = link.is_streaming() && !lags && !wire.ended && !wire.closed && client.is_fast;
+            healthy.then_some(client.number)
         })
     }
 

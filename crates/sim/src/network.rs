@@ -70,7 +70,7 @@ pub(crate) struct Net {
 pub(crate) struct Wire {
     /// Whose it is.
     pub(crate) client: usize,
-    number: Socket,
+    pub(crate) number: Socket,
     /// What the client has sent and the shard has not received.
     inbound: VecDeque<u8>,
     /// What the shard has sent and the client has not read.
