@@ -194,7 +194,7 @@ impl World {
     fn drain_in_steps(&mut self, window: Duration, slack: Duration) -> bool {
         let began_at = self.shared.now.get();
         let mut in_time = !window.is_zero();
-        let step = Duration::from_millis(self.shared.pick(&[1, 20, 60]));
+        let step = Duration::from_millis(self.shared.pick(&[1, 20, 20, 60]));
         // A shard takes the news with the rest of its mail, which waits while a sweep is far behind.
         let mut last_began_at = began_at;
         while self.shared.now.get() < last_began_at + window + slack {

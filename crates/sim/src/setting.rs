@@ -33,7 +33,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn random(choices: &mut Choices) -> Setting {
-        let small = choices.one_in(3);
+        let small = choices.one_in(2);
         let mut retention = Retention {
             frames: choices.pick(&[1000, 50, 5, 0]),
             bytes: choices.pick(&[1 << 20, 5_000]),
@@ -67,7 +67,7 @@ impl Setting {
             false => Budgets::default(),
             true => Budgets {
                 marks: choices.pick(&[2, 1, 4096]),
-                sends: choices.pick(&[3, 1, 256]),
+                sends: choices.pick(&[3, 1, 1, 256]),
                 bytes: choices.pick(&[1 << 20, 1_000]),
                 laggards: choices.pick(&[2, 1, 64]),
             },
