@@ -145,7 +145,7 @@ impl World {
 
     /// The engine drains, and ends every stream in time.
     pub(crate) fn drain(&mut self) {
-        let window = Duration::from_millis(self.shared.pick(&[300, 0, 2_000]));
+        let window = Duration::from_millis(self.shared.pick(&[300, 600, 1_000, 2_000, 0]));
         let looks: Vec<_> = self.seats.iter().map(|seat| seat.shard.look()).collect();
         let cut_before =
             self.seats.iter().map(|seat| seat.shard.counts().farewell(Farewell::Cut)).sum::<u64>();
@@ -163,7 +163,7 @@ impl World {
             }
         }
         // Something is always under way.
-        for _ in 0..self.shared.pick(&[2, 10]) {
+        for _ in 0..self.shared.pick(&[10, 2]) {
             self.shared.publish_some(", before the end");
         }
         self.shared.over.set(true);
@@ -194,7 +194,7 @@ impl World {
     fn drain_in_steps(&mut self, window: Duration, slack: Duration) -> bool {
         let began_at = self.shared.now.get();
         let mut in_time = !window.is_zero();
-        let step = Duration::from_millis(self.shared.pick(&[1, 20, 20, 60]));
+        let step = Duration::from_millis(self.shared.pick(&[60, 20, 1, 100]));
         // A shard takes the news with the rest of its mail, which waits while a sweep is far behind.
         let mut last_began_at = began_at;
         while self.shared.now.get() < last_began_at + window + slack {
