@@ -58,6 +58,7 @@ pub(crate) struct Client {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
     pub(crate) is_cut: bool,
+    /// Nothing up to here is missed.
     pub(crate) seen: u64,
 }
 
@@ -170,6 +171,13 @@ impl Client {
     fn may_skip(&self, link: &Link, ever_blocked: bool, shared: &Shared) -> bool {
         let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
         skips && !self.gap_notice && (ever_blocked || link.ask != Ask::Now)
+    }
+
+    /// How a stream of its ended, if it had begun.
+    pub(crate) fn end(&self, link: &Link, ever_blocked: bool, shared: &Shared) -> Option<End> {
+        let skips = self.may_skip(link, ever_blocked, shared);
+        let has = |seen: u64| if skips { u64::MAX } else { seen.max(link.lenient_until) };
+        link.seen.map(|seen| End { is_cut: link.stream.is_cut(), seen: has(seen) })
     }
 
     /// Whether an event is there that it has not got, and was not told that it is lost.

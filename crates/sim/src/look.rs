@@ -3,7 +3,7 @@
 use fanfare::sim::Look;
 use fanfare::{Farewell, FullPolicy};
 
-use crate::client::{Ask, End, Moment};
+use crate::client::{Ask, Moment};
 use crate::shared::tell;
 use crate::tally::Thing;
 use crate::world::{SECOND, World};
@@ -98,9 +98,9 @@ impl World {
         let statuses = client.statuses;
         let Some(link) = client.link.take() else { return };
         client.last_shard = Some(link.shard);
-        client.last_end = link.seen.map(|seen| End { is_cut: link.stream.is_cut(), seen });
         let net = self.seats[link.shard].net.borrow();
         let wire = net.wire(link.wire);
+        client.last_end = client.end(&link, wire.ever_blocked, &self.shared);
         if wire.ended {
             return;
         }

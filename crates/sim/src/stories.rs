@@ -81,6 +81,24 @@ fn a_slab_that_grows_forgets_nobody_s_heartbeat() {
     assert!(world.counted().heartbeats >= 4);
 }
 
+/// Whoever is ended first in a drain may be the last that a sweep reaches: its events go out before, as far as the
+/// window allows.
+#[test]
+fn a_drain_lets_go_out_what_was_published_before() {
+    let mut setting = Setting::calm(Limits::default());
+    setting.budgets.sends = 1;
+    let mut world = World::with(Choices::from_bytes(&[]), setting, Trace::Off);
+    for topic in ["a", "b", "c", "d"] {
+        world.join(topic, usize::MAX);
+    }
+    for topic in ["d", "c", "b", "a"] {
+        world.publish_one(topic, 10);
+    }
+    // It checks that everybody has everything, and was ended in time.
+    world.drain();
+    assert_eq!(world.counted().farewell(fanfare::Farewell::Drained), 4);
+}
+
 /// What a laggard was sent whole did not count: it had been silent since its first byte, and as soon as it
 /// had caught up there was a heartbeat behind its events.
 #[test]
