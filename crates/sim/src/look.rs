@@ -17,6 +17,9 @@ impl World {
         for wire in touched {
             self.look_at_wire(shard, wire, moment);
         }
+        if after.sweeping {
+            self.seats[shard].swept_at = self.shared.now.get();
+        }
         self.check_silence(shard);
         self.check_heartbeats(shard, after);
         self.check_log(before, after);
@@ -152,7 +155,8 @@ impl World {
         }
     }
 
-    /// A stream is never silent for longer than a heartbeat's interval, unless its socket is full.
+    /// A stream is never silent for longer than a heartbeat's interval, unless its socket is full. A sweep counts as
+    /// something sent to all, also to members that had everything: so one that takes long makes heartbeats late.
     fn check_silence(&self, shard: usize) {
         let (now, heartbeat) = (self.shared.now.get(), self.shared.setting.limits.heartbeat);
         let seat = &self.seats[shard];
@@ -167,7 +171,7 @@ impl World {
             if !client.is_subscriber() || wire.blocked || wire.finished || wire.closed || wire.ended {
                 continue;
             }
-            let since = wire.sent_at.max(wire.blocked_at).max(seat.late_at).max(began_at);
+            let since = wire.sent_at.max(wire.blocked_at).max(seat.late_at).max(seat.swept_at).max(began_at);
             let silence = now.saturating_sub(since);
             assert!(
                 silence <= heartbeat + SECOND / 2,

@@ -50,6 +50,8 @@ pub(crate) struct Seat {
     due_since: Option<Duration>,
     /// When it last had its turn too late.
     pub(crate) late_at: Duration,
+    /// When a tick last ended within a sweep.
+    pub(crate) swept_at: Duration,
     idle_turns: u32,
     pub(crate) turns: u64,
 }
@@ -257,6 +259,7 @@ impl Seat {
             woken: false,
             due_since: None,
             late_at: Duration::ZERO,
+            swept_at: Duration::ZERO,
             idle_turns: 0,
             turns: 0,
         }
