@@ -96,7 +96,7 @@ impl Report {
         self.violations.push(text);
     }
 
-    /// Prints the table and what else was measured. Returns whether all is well. What is timed and what memory is held
+    /// Prints the table and what else was measured. Returns whether all is well, and was done. What is timed and what memory is held
     /// is judged only where `judged` says so.
     pub(crate) fn conclude(mut self, judged: bool) -> bool {
         let mut table = Table::new();
@@ -149,7 +149,7 @@ impl Report {
             println!("violation: {violation}");
         }
         println!("{}: {}\n", self.backend, if good { "nothing was violated" } else { "VIOLATED" });
-        good
+        good && !self.partial
     }
 
     fn newcomers(&mut self, judged: bool) {

@@ -48,6 +48,7 @@ fn used_pages() -> Option<u64> {
 /// The lowered limits. A shell puts the old ones back when its standard input ends: by our dropping this, by a panic, by
 /// any signal to us.
 struct Lowered {
+    limits: String,
     before: String,
     keeper: Child,
 }
@@ -55,10 +56,12 @@ struct Lowered {
 impl Lowered {
     fn to(limits: &str) -> io::Result<Lowered> {
         let before = fs::read_to_string(LIMITS)?.split_whitespace().collect::<Vec<_>>().join(" ");
-        let script = "trap '' INT TERM HUP; read -r _; echo \"$1\" > \"$0\"";
+        // Whoever has set others meanwhile keeps them.
+        let script = "trap '' INT TERM HUP; read -r _
+            read -r a b c < \"$0\"; [ \"$a $b $c\" != \"$2\" ] || echo \"$1\" > \"$0\"";
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", script, LIMITS, &before]).process_group(0).stdin(Stdio::piped());
-        let lowered = Lowered { before, keeper: keeper.spawn()? };
+        keeper.args(["-c", script, LIMITS, &before, limits]).process_group(0).stdin(Stdio::piped());
+        let lowered = Lowered { limits: limits.to_owned(), before, keeper: keeper.spawn()? };
         fs::write(LIMITS, limits)?;
         Ok(lowered)
     }
@@ -66,7 +69,7 @@ impl Lowered {
     fn put_back(mut self) -> Result<(), String> {
         self.release();
         let now = fs::read_to_string(LIMITS).unwrap_or_default();
-        match now.split_whitespace().eq(self.before.split_whitespace()) {
+        match now.split_whitespace().ne(self.limits.split_whitespace()) {
             true => Ok(()),
             false => Err(format!("{LIMITS} is {now:?} and was {:?}: put it back by hand", self.before)),
         }
