@@ -173,3 +173,20 @@ fn a_head_that_came_in_time_is_not_late() {
     world.pass(2 * SECOND);
     assert_eq!((world.counted().heads_timed_out, world.counted().connections), (0, 1));
 }
+
+/// As many request heads as there may be that never end kept everybody out whose head came in two pieces.
+#[test]
+fn slow_heads_make_room_for_newcomers() {
+    let mut world = World::calm(Limits { pending: 2, head_time: 60 * SECOND, ..Limits::default() });
+    for number in 0..4 {
+        let client = world.client(Ask::Now);
+        let request = client.request();
+        world.clients.push(client);
+        world.connect_to(number, &request, 0);
+        world.pass(SECOND / 10);
+    }
+    assert_eq!((world.counted().pending, world.counted().turned_away), (2, 2));
+    world.send_requests(1);
+    world.pass(SECOND / 10);
+    assert_eq!((world.counted().pending, world.counted().connections), (0, 2));
+}

@@ -222,9 +222,8 @@ impl<I: Io> Shard<I> {
     pub(super) fn begin_resumed(&mut self, now: Duration) {
         while self.resuming.front().is_some_and(|front| front.from <= self.log.head()) {
             let Some(Resuming { socket, subscribe, format, .. }) = self.resuming.pop_front() else { return };
-            if self.drain.is_some() {
-                self.scratch.closing.push((socket, None));
-            } else if let Err(other) = self.subscribe(socket, &subscribe, format, now) {
+            debug_assert!(self.drain.is_none(), "a drain leaves nobody here");
+            if let Err(other) = self.subscribe(socket, &subscribe, format, now) {
                 self.reply(socket, other, now);
             }
         }
@@ -244,7 +243,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn watch_pending(&mut self, socket: Socket, stage: Stage) -> Option<(usize, u32)> {
-        let room = self.pending.len() < self.limits.pending;
+        let room = self.pending.len() < self.limits.pending || self.forget_oldest_head();
         let generation = self.next_generation();
         let slot = self.pending.vacant_key();
         let token = Name::Pending { slot, generation }.token();
@@ -272,6 +271,19 @@ impl<I: Io> Shard<I> {
             });
         }
         queue.push_back(deadline);
+    }
+
+    /// Closes the socket whose head has been incomplete for the longest time: most heads come at once, so it is the least
+    /// likely to become a subscriber. False where there is none.
+    fn forget_oldest_head(&mut self) -> bool {
+        while let Some((_, slot, generation)) = self.upkeep.deadlines.heads.pop_front() {
+            if self.pending.get(slot).is_some_and(|pending| pending.generation == generation) {
+                self.counts.turned_away += 1;
+                self.close_pending(slot);
+                return true;
+            }
+        }
+        false
     }
 
     fn close_pending(&mut self, slot: usize) {

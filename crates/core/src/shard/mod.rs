@@ -175,6 +175,7 @@ impl<I: Io> Shard<I> {
         for notification in notifications.drain(..) {
             self.notice(notification, now);
         }
+        self.end_overdue(now);
         self.take_mail(now);
         self.begin_resumed(now);
         self.sweep(now);

@@ -52,7 +52,6 @@ impl<I: Io> Shard<I> {
             self.accept_again_at = None;
             self.io.resume_accept();
         }
-        self.end_overdue(now);
         self.log.trim(now);
         if self.laggards.is_empty() {
             self.upkeep.at_standstill = 0;

@@ -128,7 +128,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .max_headers(64)
+        .max_headers(control.hub.limits().head.max_headers)
         .serve_connection(TokioIo::new(socket), service);
     let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {
         ended = &mut connection => {

@@ -11,11 +11,17 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, Uri, header};
 use fanfare::{HeadError, HeadLimits, HeadScanner};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// How long a client may take nothing of its answer. Only so many connections are served at once: those who never read
+/// would keep everybody else out.
+const WRITE_TIME: Duration = Duration::from_secs(30);
 
 /// What the library gets instead of a head that is refused, so that the answers before it go out first.
 const STAND_IN: &[u8] = b"GET /refused HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
@@ -39,6 +45,8 @@ pub(super) struct Strict {
     before_head: u64,
     scanner: HeadScanner,
     refused: Refused,
+    /// Since the socket was found full, until it takes something.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Strict {
@@ -50,6 +58,7 @@ impl Strict {
             before_head: 0,
             scanner: HeadScanner::new(),
             refused: Refused::default(),
+            stalled: None,
         }
     }
 
@@ -159,7 +168,14 @@ impl AsyncWrite for Strict {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
+        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -168,5 +184,28 @@ impl AsyncWrite for Strict {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    /// Clients that asked for large answers and never read them kept their places for ever; at 4,096 of them nobody could
+    /// publish.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answer_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut strict = Strict::new(Vec::new(), socket, HeadLimits::default());
+        let error = loop {
+            if let Err(error) = strict.write_all(&[0; 1 << 16]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }
