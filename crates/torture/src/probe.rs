@@ -51,15 +51,16 @@ impl Times {
         while clock.now() < deadline && !stop() {
             let began = clock.now();
             match come(address) {
-                Ok((head, _)) if head.status == 200 => {
-                    let took = (clock.now() - began).as_micros() as u64;
-                    self.histogram.saturating_record(took.max(1));
-                }
+                Ok((head, _)) if head.status == 200 => self.record(clock.now() - began),
                 Ok((head, _)) => self.fail(format!("answered {}", head.status)),
                 Err(error) => self.fail(error.to_string()),
             }
             std::thread::sleep(pause);
         }
+    }
+
+    pub(crate) fn record(&mut self, took: Duration) {
+        self.histogram.saturating_record((took.as_micros() as u64).max(1));
     }
 
     fn fail(&mut self, why: String) {

@@ -153,7 +153,12 @@ impl Report {
     }
 
     fn newcomers(&mut self, judged: bool) {
-        if self.calm.count() == 0 || self.beset.count() == 0 {
+        let failed = self.calm.failed + self.beset.failed;
+        let failure = self.beset.first_failure.take().or(self.calm.first_failure.take());
+        if failed > 0 {
+            self.violations.push(format!("{failed} newcomers failed: {}", failure.unwrap_or_default()));
+        }
+        if self.rows.iter().all(|row| row.fault != Fault::SlowHeads) {
             return;
         }
         for (name, times) in [("without slow heads", &self.calm), ("beside slow heads ", &self.beset)] {
@@ -172,10 +177,8 @@ impl Report {
             millis(added),
             if judged && enough { "" } else { "; not judged" }
         );
-        let failed = self.calm.failed + self.beset.failed;
-        let failure = self.beset.first_failure.take().or(self.calm.first_failure.take());
-        if failed > 0 {
-            self.violations.push(format!("{failed} newcomers failed: {}", failure.unwrap_or_default()));
+        if judged && !enough {
+            self.violations.push(format!("fewer than {ENOUGH} newcomers of a kind got their heads: no p99"));
         }
         if judged && enough {
             if self.beset.at(99.0) > CONNECT {
@@ -210,4 +213,42 @@ fn millis(time: Duration) -> f64 {
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All is well with it.
+    fn report() -> Report {
+        let mut report = Report::new("epoll", &[Fault::SlowHeads]);
+        for _ in 0..ENOUGH {
+            report.calm.record(Duration::from_millis(1));
+            report.beset.record(Duration::from_millis(2));
+        }
+        report.memory = Some((100, 101));
+        report
+    }
+
+    #[test]
+    fn a_good_run_is_good() {
+        assert!(report().conclude(true));
+    }
+
+    /// Failures are not in the histogram, and an empty histogram was taken for a fault that was not asked for.
+    #[test]
+    fn newcomers_that_all_fail_are_a_violation() {
+        for judged in [false, true] {
+            let mut report = Report { beset: Times::new(), ..report() };
+            report.beset.failed = 3;
+            assert!(!report.conclude(judged), "judged: {judged}");
+        }
+    }
+
+    #[test]
+    fn too_few_newcomers_are_a_violation_where_they_are_judged() {
+        let few = || Report { beset: Times::new(), ..report() };
+        assert!(!few().conclude(true));
+        assert!(few().conclude(false));
+    }
 }
