@@ -46,7 +46,7 @@ impl Field {
         let problems = Arc::new(Problems::default());
         let readers = Readers::start(server.address, subscribers, &ledger, clock, random)
             .map_err(|error| format!("the readers do not start: {error}"))?;
-        let missing = readers.await_streams(PATIENCE);
+        let missing = readers.await_streams(PATIENCE)?;
         if missing > 0 {
             return Err(format!("{missing} of {subscribers} subscribers do not get a stream"));
         }
@@ -68,13 +68,13 @@ impl Field {
                 return Err(format!("the server ended by itself: {status}"));
             }
             // Nobody who still reconnects is to take the markers for granted.
-            let without_stream = readers.await_streams(PATIENCE);
+            let without_stream = readers.await_streams(PATIENCE)?;
             let mut poster = Poster::new(server.address);
             if !Batch::markers(ledger).publish(&mut poster, ledger, problems, never) {
                 return Err("the markers of a round's end were not acknowledged".to_owned());
             }
-            let without_markers = readers.await_markers(PATIENCE);
-            let mut findings = readers.verify(ledger.end_round());
+            let without_markers = readers.await_markers(PATIENCE)?;
+            let mut findings = readers.verify(ledger.end_round())?;
             findings.absent = (without_stream + without_markers) as u64;
             if findings.absent > 0 {
                 findings.examples.push(format!(
@@ -113,15 +113,17 @@ impl Field {
 
     /// Waits until all subscribers stream. An error names how many do not.
     pub(crate) fn await_streams(&self) -> Result<(), String> {
-        match self.readers.await_streams(PATIENCE) {
+        match self.readers.await_streams(PATIENCE)? {
             0 => Ok(()),
             missing => Err(format!("{missing} of {} subscribers did not come back", self.readers.count)),
         }
     }
 
-    /// What is wrong besides deliveries: panics, and answers that should not have been.
+    /// What is wrong besides deliveries: panics, the server's and our own, and answers that should not have been.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut all = self.server.panics();
+        all.extend(self.readers.violations());
+        all.extend(self.publishers.violations());
         all.append(&mut self.problems.odd.lock().unwrap_or_else(PoisonError::into_inner));
         all
     }

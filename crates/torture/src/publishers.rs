@@ -79,6 +79,12 @@ impl Publishers {
             self.shared.work.each_ref().map(|work| work.lock().unwrap_or_else(PoisonError::into_inner));
         act()
     }
+
+    /// What is wrong with the threads themselves: none ends before it is told to.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let count = self.threads.iter().filter(|thread| thread.is_finished()).count();
+        if count > 0 { vec![format!("{count} publishers' threads panicked")] } else { Vec::new() }
+    }
 }
 
 impl Drop for Publishers {

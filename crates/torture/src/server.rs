@@ -107,8 +107,9 @@ impl Server {
     }
 
     fn join_log(&mut self) {
-        if let Some(reader) = self.log_reader.take() {
-            let _ = reader.join();
+        if self.log_reader.take().is_some_and(|reader| reader.join().is_err()) {
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str("the thread that reads this log panicked\n");
         }
     }
 

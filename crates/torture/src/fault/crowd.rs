@@ -28,19 +28,26 @@ pub(super) fn storm(arena: &mut Arena) -> Result<Saw, String> {
     let (address, clock, deadline) = (arena.field.server.address, arena.clock, arena.clock.now() + time);
     let stop = &arena.stop;
     let randoms: Vec<fastrand::Rng> = (0..THREADS).map(|_| arena.random.fork()).collect();
-    let (mut came, mut refused) = (0, 0);
+    let (mut came, mut refused, mut panicked) = (0, 0, 0);
     thread::scope(|scope| {
         let crowds: Vec<_> = randoms
             .into_iter()
             .map(|random| scope.spawn(move || crowd(address, clock, deadline, random, stop)))
             .collect();
         for crowd in crowds {
-            let (some, others) = crowd.join().unwrap_or_default();
-            came += some;
-            refused += others;
+            match crowd.join() {
+                Ok((some, others)) => {
+                    came += some;
+                    refused += others;
+                }
+                Err(_) => panicked += 1,
+            }
         }
     });
     let mut saw = Saw::noted(format!("{came} clients in {time:?}"));
+    if panicked > 0 {
+        saw.violations.push(format!("{panicked} of the storm's {THREADS} threads panicked"));
+    }
     if refused > 0 {
         saw.violations.push(format!("{refused} clients of a storm of {came} could not connect"));
     }

@@ -94,16 +94,29 @@ impl Readers {
 
     fn order(&self, mut order: impl FnMut() -> Order) {
         for thread in &self.threads {
-            // A thread that has ended by a panic is noticed where it is joined.
+            // A thread that has ended by a panic gives no answer.
             let _ = thread.orders.send(order());
             let _ = thread.waker.wake();
         }
     }
 
-    fn ask<T>(&self, order: impl Fn(Sender<T>) -> Order) -> Receiver<T> {
+    /// The answers of all threads. It is an error if one gives none: nothing is known about its subscribers.
+    fn ask<T>(&self, order: impl Fn(Sender<T>) -> Order) -> Result<Vec<T>, String> {
         let (answer, answers) = mpsc::channel();
         self.order(|| order(answer.clone()));
-        answers
+        drop(answer);
+        let answers: Vec<T> = answers.iter().collect();
+        match answers.len() {
+            THREADS => Ok(answers),
+            count => Err(format!("{count} of {THREADS} threads of readers answered")),
+        }
+    }
+
+    /// What is wrong with the threads themselves: none ends before it is told to.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let ended = |thread: &&Thread| thread.handle.as_ref().is_none_or(JoinHandle::is_finished);
+        let count = self.threads.iter().filter(ended).count();
+        if count > 0 { vec![format!("{count} threads of readers panicked")] } else { Vec::new() }
     }
 
     /// Lets a share of them stall, each for up to `at_most`.
@@ -117,25 +130,25 @@ impl Readers {
     }
 
     /// Waits until all stream. Returns how many do not, although nothing has come to any of them for this long.
-    pub(crate) fn await_streams(&self, patience: Duration) -> usize {
+    pub(crate) fn await_streams(&self, patience: Duration) -> Result<usize, String> {
         let done = Subscriber::streaming;
-        self.ask(|answer| Order::Await { done, patience, answer }).iter().sum()
+        Ok(self.ask(|answer| Order::Await { done, patience, answer })?.iter().sum())
     }
 
     /// Waits until all have the markers of their topics. Returns how many do not, likewise.
-    pub(crate) fn await_markers(&self, patience: Duration) -> usize {
+    pub(crate) fn await_markers(&self, patience: Duration) -> Result<usize, String> {
         let done = Subscriber::settled;
-        self.ask(|answer| Order::Await { done, patience, answer }).iter().sum()
+        Ok(self.ask(|answer| Order::Await { done, patience, answer })?.iter().sum())
     }
 
     /// Holds every log against the ledger.
-    pub(crate) fn verify(&self, round: Round) -> Findings {
+    pub(crate) fn verify(&self, round: Round) -> Result<Findings, String> {
         let round = Arc::new(round);
         let mut sum = Findings::default();
-        for findings in self.ask(|answer| Order::Verify { round: Arc::clone(&round), answer }) {
+        for findings in self.ask(|answer| Order::Verify { round: Arc::clone(&round), answer })? {
             sum += findings;
         }
-        sum
+        Ok(sum)
     }
 }
 
@@ -279,5 +292,32 @@ impl Worker {
             Order::Stop => return false,
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It gave no answer, and its subscribers were taken for verified.
+    #[test]
+    fn a_thread_that_panicked_is_an_error() {
+        let clock = Clock::start();
+        let ledger = Arc::new(Ledger::new(clock));
+        // Nobody is asked to connect: there are no subscribers.
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut readers = Readers::start(nowhere, 0, &ledger, clock, &mut random).unwrap();
+        assert_eq!(readers.await_streams(Duration::from_secs(60)), Ok(0));
+        assert!(readers.verify(ledger.end_round()).is_ok());
+        assert!(readers.violations().is_empty());
+
+        let thread = &mut readers.threads[0];
+        thread.orders.send(Order::Stop).unwrap();
+        thread.waker.wake().unwrap();
+        assert!(thread.handle.take().unwrap().join().is_ok());
+        assert!(readers.await_streams(Duration::from_secs(60)).is_err());
+        assert!(readers.verify(ledger.end_round()).is_err());
+        assert_eq!(readers.violations().len(), 1);
     }
 }
