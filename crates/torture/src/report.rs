@@ -192,7 +192,12 @@ impl Report {
     }
 
     fn memory_held(&mut self, judged: bool) {
-        let Some((before, after)) = self.memory else { return };
+        let Some((before, after)) = self.memory else {
+            if judged {
+                self.violations.push("the server's memory could not be read".to_owned());
+            }
+            return;
+        };
         let grown = after as f64 / before as f64 - 1.0;
         println!(
             "anonymous memory of the server: {:.2} MiB before the faults, {:.2} MiB after, {:+.1} % (promised: 5 %){}",
@@ -243,6 +248,13 @@ mod tests {
             report.beset.failed = 3;
             assert!(!report.conclude(judged), "judged: {judged}");
         }
+    }
+
+    #[test]
+    fn memory_that_cannot_be_read_is_a_violation_where_it_is_judged() {
+        let unread = || Report { memory: None, ..report() };
+        assert!(!unread().conclude(true));
+        assert!(unread().conclude(false));
     }
 
     #[test]
