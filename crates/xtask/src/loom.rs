@@ -1,8 +1,12 @@
 //! `cargo xtask loom`: the models of what threads share, in every order that their steps can have.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use crate::{cargo, must, root};
+use crate::test::Tally;
+use crate::{cargo, line_of, listen, not_started, root};
+
+/// Where the models are.
+const MODELS: &str = "mailbox::models::";
 
 /// How far to search.
 #[derive(clap::Args)]
@@ -18,15 +22,66 @@ pub(crate) struct Options {
 
 /// Builds in a folder of its own, since the whole tree is compiled with other flags, and runs the models.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    let name = format!("mailbox::models::{}", options.name.as_deref().unwrap_or_default());
-    let mut models = cargo(["test", "--package", "fanfare", "--lib", "--release", &name]);
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    models.env("RUSTFLAGS", format!("{flags} --cfg fanfare_loom"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    models.env("CARGO_TARGET_DIR", target.join("loom"));
+    let wanted = options.name.as_deref().unwrap_or_default();
+    let list = list()?;
+    let names = named(&list, wanted);
+    if names.is_empty() {
+        return Err(format!("no model has {wanted:?} in its name"));
+    }
+    let mut models = tests();
+    models.arg("--exact").args(&names);
     if let Some(count) = options.preemptions {
         models.env("LOOM_MAX_PREEMPTIONS", count.to_string());
     }
-    must(&mut models)?;
+    let mut tally = Tally::default();
+    let status = listen(&mut models, |line| tally.add(line))?;
+    if !status.success() {
+        return Err(format!("{} ended with {status}", line_of(&models)));
+    }
+    if tally.passed != names.len() as u64 {
+        return Err(format!("of {} models {} passed", names.len(), tally.passed));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The test program of the engine, built for loom; what is added are arguments to it.
+fn tests() -> Command {
+    let mut tests = cargo(["test", "--package", "fanfare", "--lib", "--release", "--"]);
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    tests.env("RUSTFLAGS", format!("{flags} --cfg fanfare_loom"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    tests.env("CARGO_TARGET_DIR", target.join("loom"));
+    tests
+}
+
+/// What the test program lists.
+fn list() -> Result<String, String> {
+    let mut list = tests();
+    list.arg("--list").stderr(std::process::Stdio::inherit());
+    let output = list.output().map_err(|error| not_started(&list, &error))?;
+    if !output.status.success() {
+        return Err(format!("{} ended with {}", line_of(&list), output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The models with this in their names. The names of others, and of the module, do not count.
+fn named<'a>(list: &'a str, wanted: &str) -> Vec<&'a str> {
+    let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    tests.filter(|test| test.strip_prefix(MODELS).is_some_and(|name| name.contains(wanted))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    /// A name that did not begin with it was left out, and nothing at all was a success.
+    #[test]
+    fn a_model_is_found_by_any_part_of_its_name() {
+        let list =
+            "log::wake: test\nmailbox::models::no_wake_up: test\nmailbox::models::order: test\n\n3 tests";
+        assert_eq!(named(list, "wake"), ["mailbox::models::no_wake_up"]);
+        assert_eq!(named(list, "models"), [""; 0]);
+        assert_eq!(named(list, "").len(), 2);
+    }
 }

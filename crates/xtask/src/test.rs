@@ -47,14 +47,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
 
 /// The sums over all `test result:` lines.
 #[derive(Debug, Default, PartialEq)]
-struct Tally {
-    passed: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
     failed: u64,
     ignored: u64,
 }
 
 impl Tally {
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else { return };
         for part in result.split(['.', ';']) {
             let Some((count, what)) = part.trim().split_once(' ') else { continue };
