@@ -35,7 +35,7 @@ struct Bug {
     /// Must occur exactly once.
     find: String,
     replace: String,
-    /// `sim`, or the arguments of a `cargo` command that must fail.
+    /// `sim`, or the arguments of a `cargo test` that end with the name of the test that must fail.
     found_by: String,
 }
 
@@ -134,6 +134,8 @@ impl Copy {
     }
 
     fn test(&self, arguments: &str) -> Result<Option<Found>, String> {
+        let name = arguments.rsplit(' ').next().filter(|name| arguments != *name && !name.starts_with('-'));
+        let name = name.ok_or_else(|| format!("`{arguments}` names no test"))?;
         let mut build = cargo(arguments.split(' '));
         let build = build.arg("--no-run").current_dir(&self.source).env("CARGO_TARGET_DIR", &self.target);
         if !crate::status(build)?.success() {
@@ -141,9 +143,15 @@ impl Copy {
         }
         let mut test = cargo(arguments.split(' '));
         let said = said_by(test.current_dir(&self.source).env("CARGO_TARGET_DIR", &self.target))?;
-        let failed = said.lines().find(|line| line.starts_with("test ") && line.ends_with("FAILED"));
+        let failed = said.lines().find(|line| tells_failure_of(name, line));
         Ok(failed.map(|line| Found { seeds: None, message: line.to_owned() }))
     }
+}
+
+/// Whether a line of a test program says that exactly this test failed, in whichever module it is.
+fn tells_failure_of(name: &str, line: &str) -> bool {
+    let failed = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"));
+    failed.and_then(|path| path.rsplit("::").next()) == Some(name)
 }
 
 /// What a panic says, without where in the file it was said.
@@ -167,4 +175,22 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
         fs::create_dir_all(folder).map_err(failed)?;
     }
     fs::write(path, bytes).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tells_failure_of;
+
+    #[test]
+    fn only_the_named_test_finds_a_bug() {
+        assert!(tells_failure_of("a_drain", "test stories::a_drain ... FAILED"));
+        for other in [
+            "test stories::a_drain ... ok",
+            "test stories::a_drain_too ... FAILED",
+            "test stories::not_a_drain ... FAILED",
+            "test result: FAILED. 0 passed; 1 failed",
+        ] {
+            assert!(!tells_failure_of("a_drain", other), "{other}");
+        }
+    }
 }
