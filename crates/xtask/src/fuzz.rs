@@ -123,10 +123,20 @@ struct Campaign {
 }
 
 impl Campaign {
-    /// Runs all jobs, as many at once as there are cores; says how many found something.
-    fn run(&self, mut queue: VecDeque<Job>) -> Result<usize, String> {
+    /// Runs all jobs, as many at once as there are cores; says how many found something. No fuzzer outlives this.
+    fn run(&self, queue: VecDeque<Job>) -> Result<usize, String> {
+        let mut running = Vec::new();
+        let finds = self.run_all(queue, &mut running);
+        for (_, fuzzer) in &mut running {
+            let _ = fuzzer.kill();
+            let _ = fuzzer.wait();
+        }
+        finds
+    }
+
+    /// Leaves in `running` those that run when a find or an error ends it early.
+    fn run_all(&self, mut queue: VecDeque<Job>, running: &mut Vec<(String, Child)>) -> Result<usize, String> {
         let (send, ended) = channel();
-        let mut running: Vec<(String, Child)> = Vec::new();
         let mut finds = 0;
         println!(
             "{} seconds for each; what the fuzzers say is in {}",
@@ -156,10 +166,7 @@ impl Campaign {
             finds += 1;
             said.show_find(name.split('.').next().unwrap_or(&name), &status.to_string());
             if self.stop_at_find {
-                for (_, mut other) in running.drain(..) {
-                    let _ = other.kill();
-                    let _ = other.wait();
-                }
+                return Ok(finds);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `check`, `bench`, `sim`, `planted`.
+//! The project's own commands: `cargo xtask --help` lists them.
 
 mod bench;
 mod check;

@@ -9,7 +9,7 @@ use crate::{cargo, status};
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Passed on to the simulator: --seeds N --from S --steps N --trace
+    /// Passed on to the simulator: --seeds N --from S --steps N --threads N --failures N --trace
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
