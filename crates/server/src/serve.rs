@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{Counts, Engine, Farewell};
+use fanfare::{Counts, Engine, Farewell, memory};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +20,12 @@ use crate::cors::Cors;
 
 /// Time between two looks at whether the shards run and what they had to refuse.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Time between two looks at memory that was freed and is still held.
+const MEMORY_INTERVALS: u32 = 20;
+
+/// Less of it is left alone: the next burst needs it again.
+const FREE_BYTES: usize = 1 << 20;
 
 pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -117,7 +123,8 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
-    loop {
+    let mut heap_left = None;
+    for turn in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(_) => return Ok(()),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -136,6 +143,23 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
         }
         report(&before, &now);
         (before, was_pausing) = (now, pausing);
+        if turn % MEMORY_INTERVALS == 0 {
+            give_memory_back(&mut heap_left);
+        }
+    }
+    Ok(())
+}
+
+/// Gives back what a burst has left: a sixteenth of the heap or more that is free. `left` is what the heap was like after
+/// the last time: pages that have gone back count as free, and a server that rests has nothing to do.
+fn give_memory_back(left: &mut Option<(usize, usize)>) {
+    let heap = memory::heap();
+    if heap != *left
+        && let Some((used, free)) = heap
+        && free > FREE_BYTES.max(used / 16)
+    {
+        memory::give_back();
+        *left = memory::heap();
     }
 }
 

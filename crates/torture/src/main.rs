@@ -39,8 +39,8 @@ const SHARDS: usize = 6;
 /// Time for which the server may still hold what faults needed: heads end after 10 s, kept connections after 30 s.
 const AFTERMATH: Duration = Duration::from_secs(45);
 
-/// The server rests for so long before its memory is read for the first time.
-const REST: Duration = Duration::from_secs(5);
+/// The server gives freed memory back every 10 s.
+const GIVEN_BACK: Duration = Duration::from_secs(15);
 
 /// Does real faults to a running server under load, and checks every delivery.
 #[derive(Parser)]
@@ -145,7 +145,7 @@ fn torture(
         beset: probe::Times::new(),
     };
 
-    let memory_before = arena.field.memory_at_rest(if smoke { Duration::ZERO } else { REST });
+    let memory_before = arena.field.memory_at_rest(if smoke { Duration::ZERO } else { GIVEN_BACK });
     let mut line: Vec<Fault> = Vec::new();
     let mut first_turn = true;
     let deadline = time.saturating_sub(AFTERMATH);

@@ -11,6 +11,7 @@ use fanfare_proto::audience::AudienceId;
 use fanfare_proto::connection::{Farewell, Place, Tenths};
 use fanfare_proto::frame::WireFormat;
 use fanfare_proto::limits::{EXPIRY_SLACK, LAGGARD_CHECK, LaggardPolicy, STANDSTILL};
+use slab::Slab;
 
 use super::{Shard, greet::Deadlines, tenths};
 
@@ -19,6 +20,9 @@ const SLICE_SLOTS: usize = 256;
 
 /// Slices come at most this often, so that a large slab does not make a shard spin.
 const SLICE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Slots for pending requests that an empty table keeps.
+const PENDING_KEPT: usize = 64;
 
 /// When upkeep of each kind is due.
 #[derive(Default)]
@@ -53,6 +57,11 @@ impl<I: Io> Shard<I> {
             self.io.resume_accept();
         }
         self.log.trim(now);
+        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
+            // Give back what a crowd needed.
+            self.pending = Slab::new();
+            self.upkeep.deadlines = Deadlines::default();
+        }
         if self.laggards.is_empty() {
             self.upkeep.at_standstill = 0;
         } else if self.upkeep.next_laggard_check_at <= now {
