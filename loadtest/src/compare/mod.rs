@@ -276,6 +276,8 @@ impl Compare {
             write(path, report::page(comparison))?;
         }
         if let Some(directory) = &self.svg {
+            std::fs::create_dir_all(directory)
+                .map_err(|error| Failure::new(format!("{}: {error}", directory.display())))?;
             for (name, svg) in report::plots(comparison) {
                 write(&directory.join(format!("{name}.svg")), svg)?;
             }
