@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn every_contender_has_a_place_of_its_own_in_the_order_of_the_table() {
-        let places: Vec<usize> = all_contenders(None).iter().map(|(name, _)| place(name)).collect();
+        let places: Vec<usize> = all_contenders(None, None, 1).iter().map(|(name, _)| place(name)).collect();
         assert_eq!(places, (0..places.len()).collect::<Vec<_>>());
     }
 }
