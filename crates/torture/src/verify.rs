@@ -10,6 +10,8 @@ use crate::ledger::{EpochNumber, Fate, Round};
 pub(crate) enum Entry {
     /// A stream began: at this time, resuming after an id or not, with `Fanfare-Gap` in its head or not.
     Began { at: Duration, resumed: bool, gap: bool },
+    /// The stream ended, in whatever way.
+    Ended { at: Duration },
     /// A gap event: after this `seq` of the epoch in which it is told (0: of another epoch), up to this one.
     Gap { epoch: EpochNumber, after: u64, upto: u64 },
     /// An event.
@@ -81,6 +83,8 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
     let mut seen = vec![false; round.records.len()];
     let mut fresh_since = None;
     let mut gaps = Vec::new();
+    // From the end of a stream to the beginning of the next.
+    let mut away: Vec<(Duration, Duration)> = Vec::new();
     // A gap was told, in the head or in the stream, since the epoch changed.
     let mut told = false;
     // A gap in a head that no event in the stream has named yet (`gap=off`): it ends before the next event.
@@ -89,6 +93,9 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         match entry {
             Entry::Began { at, resumed, gap } => {
                 found.reconnects += 1;
+                if let Some((_, until)) = away.last_mut() {
+                    *until = (*until).min(*at);
+                }
                 found.gaps += u64::from(*gap);
                 told |= gap;
                 unnamed |= gap;
@@ -96,6 +103,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                     fresh_since = Some(*at);
                 }
             }
+            Entry::Ended { at } => away.push((*at, Duration::MAX)),
             Entry::Gap { epoch, after, upto } => {
                 told = true;
                 unnamed = false;
@@ -161,7 +169,9 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         }
         // An epoch that is over took with it what was not delivered; that a gap was told is checked above.
         let over = last_epoch.is_some_and(|last| epoch < last);
-        let promised = round.epochs[epoch].told_to_stop.is_some_and(|stop| at < stop);
+        // Nothing is promised to who had lost its stream before, as a laggard say, and could not come back.
+        let was_there = |stop| !away.iter().any(|&(from, until)| from < stop && stop < until);
+        let promised = round.epochs[epoch].told_to_stop.is_some_and(|stop| at < stop && was_there(stop));
         if over && !promised {
             found.lost_with_process += 1;
         } else if gaps.iter().any(|&(of, after, upto)| of == epoch && after < seq.1 && seq.0 <= upto) {
@@ -250,7 +260,13 @@ mod tests {
         let round = ledger.end_round();
         let began = Entry::Began { at: Duration::ZERO, resumed: true, gap: true };
         let second = Entry::Event { key: 1, mask: 1, epoch: 1, seq: 1 };
-        assert_eq!(verify(&round, 1, &mut Some((0, 0)), &[began, second]).lost, 1);
+        let later = Entry::Began { at: Duration::MAX, resumed: true, gap: true };
+        let found = verify(&round, 1, &mut Some((0, 0)), &[began, second.clone()]);
+        assert_eq!((found.lost, found.lost_with_process), (1, 0));
+        // It had no stream when the end came.
+        let ended = Entry::Ended { at: Duration::ZERO };
+        let found = verify(&round, 1, &mut Some((0, 0)), &[ended, later, second]);
+        assert_eq!((found.lost, found.lost_with_process), (0, 1));
     }
 
     #[test]

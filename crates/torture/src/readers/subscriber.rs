@@ -142,6 +142,9 @@ impl Subscriber {
     }
 
     fn wait(&mut self, now: Duration, random: &mut fastrand::Rng) {
+        if self.streaming() {
+            self.log.push(Entry::Ended { at: now });
+        }
         self.link = Link::Waiting { until: now + RETRY.mul_f64(1.0 + random.f64()) };
     }
 
