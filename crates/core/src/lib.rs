@@ -33,7 +33,6 @@ pub use admission::{Admission, Decision, Refusal, Subscribe};
 pub use counts::{Counts, TopicCounts};
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
 pub use fanfare_io::Backend;
-pub use fanfare_io::memory;
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_proto::connection::Farewell;
 pub use fanfare_proto::cursor::{Cursor, Epoch};

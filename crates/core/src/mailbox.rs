@@ -20,6 +20,9 @@ mod models;
 #[cfg(not(fanfare_loom))]
 mod tests;
 
+/// Mail whose place is kept although it is not needed now.
+const MAIL_KEPT: usize = 64;
+
 /// What others tell a shard.
 pub(crate) enum Mail {
     Event(Arc<Frame>),
@@ -145,10 +148,14 @@ impl Mailbox {
         }
     }
 
-    /// Takes everything. `into` must be empty; its memory becomes the next queue's.
+    /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier times.
     pub(crate) fn take(&self, into: &mut VecDeque<Mail>) {
         debug_assert!(into.is_empty());
-        std::mem::swap(&mut self.lock().queue, into);
+        let mut state = self.lock();
+        if into.capacity() > 4 * state.queue.len().max(MAIL_KEPT) {
+            *into = VecDeque::new();
+        }
+        std::mem::swap(&mut state.queue, into);
     }
 
     /// An event that was taken has been acted on: only now is there room for another.

@@ -44,9 +44,9 @@ pub enum Farewell {
     LaggardStalled,
     /// Its age limit.
     Aged,
-    /// The engine drains.
+    /// The engine drains; everything was sent.
     Drained,
-    /// The engine stopped before the drain was over.
+    /// The drain was over before everything was sent.
     Cut,
 }
 

@@ -4,6 +4,7 @@ mod admission;
 mod cli;
 mod control;
 mod cors;
+mod memory;
 mod publisher;
 mod serve;
 mod subscriber;

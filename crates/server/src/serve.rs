@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{Counts, Engine, Farewell, memory};
+use fanfare::{Counts, Engine, Farewell};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -17,15 +17,16 @@ use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
 use crate::control::{self, Control};
 use crate::cors::Cors;
+use crate::memory;
 
 /// Time between two looks at whether the shards run and what they had to refuse.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Time between two looks at memory that was freed and is still held.
+/// So many of them between two looks at memory that is free.
 const MEMORY_INTERVALS: u32 = 20;
 
-/// Less of it is left alone: the next burst needs it again.
-const FREE_BYTES: usize = 1 << 20;
+/// Disconnected because they do not read as fast as they must.
+const SLOW: [Farewell; 2] = [Farewell::LaggardFull, Farewell::LaggardStalled];
 
 pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -77,11 +78,18 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     watch(&engine, &tell)?;
     drop(tell);
 
-    let connections = engine.hub().counts().connections;
+    let hub = engine.hub();
+    let connections = hub.counts().connections;
     tracing::info!(connections, window = ?options.drain, "draining; a second signal stops at once");
     draining.store(true, Ordering::Relaxed);
     engine.stop(options.drain);
-    tracing::info!("stopped");
+    let counts = hub.counts();
+    tracing::info!(
+        drained = counts.farewell(Farewell::Drained),
+        cut = counts.farewell(Farewell::Cut),
+        slow = SLOW.map(|reason| counts.farewell(reason)).iter().sum::<u64>(),
+        "stopped; the cut were not sent everything, the slow were disconnected before"
+    );
     Ok(())
 }
 
@@ -123,7 +131,6 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
-    let mut heap_left = None;
     for turn in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(_) => return Ok(()),
@@ -144,23 +151,10 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
         report(&before, &now);
         (before, was_pausing) = (now, pausing);
         if turn % MEMORY_INTERVALS == 0 {
-            give_memory_back(&mut heap_left);
+            memory::give_back();
         }
     }
     Ok(())
-}
-
-/// Gives back what a burst has left: a sixteenth of the heap or more that is free. `left` is what the heap was like after
-/// the last time: pages that have gone back count as free, and a server that rests has nothing to do.
-fn give_memory_back(left: &mut Option<(usize, usize)>) {
-    let heap = memory::heap();
-    if heap != *left
-        && let Some((used, free)) = heap
-        && free > FREE_BYTES.max(used / 16)
-    {
-        memory::give_back();
-        *left = memory::heap();
-    }
 }
 
 fn report(before: &Counts, now: &Counts) {
@@ -172,7 +166,7 @@ fn report(before: &Counts, now: &Counts) {
         let count = now.heads_timed_out - before.heads_timed_out;
         tracing::info!(count, "request heads were not complete in time");
     }
-    for reason in [Farewell::LaggardFull, Farewell::LaggardStalled] {
+    for reason in SLOW {
         if now.farewell(reason) > before.farewell(reason) {
             let count = now.farewell(reason) - before.farewell(reason);
             tracing::info!(count, reason = reason.name(), "slow subscribers were disconnected");

@@ -113,6 +113,7 @@ impl Report {
             "gaps told",
             "missed in gap",
             "lost with process",
+            "cut",
             "reconnects",
             "other",
             "last round",
@@ -131,6 +132,7 @@ impl Report {
                 found.gaps,
                 found.missed_in_gap,
                 found.lost_with_process,
+                found.cut,
                 found.reconnects,
                 row.violations,
             ];
@@ -138,7 +140,7 @@ impl Report {
             cells.push(row.note.clone());
             table.add_row(cells);
         }
-        for column in table.column_iter_mut().skip(1).take(12) {
+        for column in table.column_iter_mut().skip(1).take(13) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         println!("\n{} {}\n{table}", self.backend, if self.partial { "(ended early)" } else { "" });

@@ -124,6 +124,24 @@ impl Server {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
     }
 
+    /// Streams that its processes, as they were told to end, say they ended before everything was sent.
+    ///
+    /// # Errors
+    /// The log has not so many last words.
+    pub(crate) fn cut(&self, ends: usize) -> Result<u64, String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_words: Vec<&str> = log.lines().filter(|line| line.contains(" stopped; ")).collect();
+        let count = |line: &&str, name: &str| {
+            let value = |word: &str| word.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok();
+            line.split_ascii_whitespace().find_map(value)
+        };
+        let counts = last_words.iter().map(|line| Some(count(line, "cut")? + count(line, "slow")?));
+        match counts.sum::<Option<u64>>() {
+            Some(sum) if last_words.len() == ends => Ok(sum),
+            _ => Err(format!("the server ended {ends} times and its last words are {last_words:?}")),
+        }
+    }
+
     /// Its anonymous memory in bytes: heap, stacks, tables; not the program's text, nor the kernel's sockets.
     pub(crate) fn memory(&self) -> Option<u64> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).ok()?;

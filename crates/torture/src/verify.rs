@@ -1,5 +1,6 @@
 //! One subscriber's log against what was published.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(crate) struct Findings {
     pub(crate) missed_in_gap: u64,
     /// Acknowledged events that ended with their process, told by a gap.
     pub(crate) lost_with_process: u64,
+    /// Subscribers that did not get the last events before a graceful end, at most as many as the server says it cut.
+    pub(crate) cut: u64,
     pub(crate) reconnects: u64,
     /// Subscribers that had no stream, or not everything, a long time after the fault.
     pub(crate) absent: u64,
@@ -69,6 +72,7 @@ impl AddAssign for Findings {
         self.gaps += other.gaps;
         self.missed_in_gap += other.missed_in_gap;
         self.lost_with_process += other.lost_with_process;
+        self.cut += other.cut;
         self.reconnects += other.reconnects;
         self.absent += other.absent;
         let room = Findings::EXAMPLES.saturating_sub(self.examples.len());
@@ -83,6 +87,10 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
     let mut seen = vec![false; round.records.len()];
     let mut fresh_since = None;
     let mut gaps = Vec::new();
+    // The last `seq` that came of each epoch.
+    let mut reached: HashMap<EpochNumber, u64> = position.iter().copied().collect();
+    // Epochs whose end came before everything had.
+    let mut cut = HashSet::new();
     // From the end of a stream to the beginning of the next.
     let mut away: Vec<(Duration, Duration)> = Vec::new();
     // A gap was told, in the head or in the stream, since the epoch changed.
@@ -158,6 +166,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                     }
                 }
                 *position = Some((*epoch, *seq));
+                reached.insert(*epoch, *seq);
             }
         }
     }
@@ -172,8 +181,12 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         // Nothing is promised to who had lost its stream before, as a laggard say, and could not come back.
         let was_there = |stop| !away.iter().any(|&(from, until)| from < stop && stop < until);
         let promised = round.epochs[epoch].told_to_stop.is_some_and(|stop| at < stop && was_there(stop));
-        if over && !promised {
+        let last = reached.get(&epoch).is_none_or(|reached| *reached < seq.0);
+        if over && (last || !promised) {
             found.lost_with_process += 1;
+            if promised {
+                cut.insert(epoch);
+            }
         } else if gaps.iter().any(|&(of, after, upto)| of == epoch && after < seq.1 && seq.0 <= upto) {
             found.missed_in_gap += 1;
         } else {
@@ -184,6 +197,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
             });
         }
     }
+    found.cut = cut.len() as u64;
     found
 }
 
@@ -251,22 +265,29 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_before_a_graceful_end_must_come() {
+    fn what_was_acknowledged_before_a_graceful_end_must_come_unless_the_stream_is_cut() {
         let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 2]);
-        ledger.acknowledged(0, 1, "a-1", "a-1").unwrap();
+        ledger.begin(&[1; 3]);
+        ledger.acknowledged(0, 2, "a-1", "a-2").unwrap();
         ledger.tell_to_stop();
-        ledger.acknowledged(1, 1, "b-1", "b-1").unwrap();
+        ledger.acknowledged(2, 1, "b-1", "b-1").unwrap();
         let round = ledger.end_round();
+        let [first, second] = [event(1), event(2)];
         let began = Entry::Began { at: Duration::ZERO, resumed: true, gap: true };
-        let second = Entry::Event { key: 1, mask: 1, epoch: 1, seq: 1 };
-        let later = Entry::Began { at: Duration::MAX, resumed: true, gap: true };
-        let found = verify(&round, 1, &mut Some((0, 0)), &[began, second.clone()]);
-        assert_eq!((found.lost, found.lost_with_process), (1, 0));
+        let third = Entry::Event { key: 2, mask: 1, epoch: 1, seq: 1 };
+        let summary = |log: &[Entry]| {
+            let found = verify(&round, 1, &mut Some((0, 0)), log);
+            (found.lost, found.lost_with_process, found.cut)
+        };
+        assert_eq!(summary(&[first.clone(), second.clone(), began.clone(), third.clone()]), (0, 0, 0));
+        assert_eq!(summary(&[first, began.clone(), third.clone()]), (0, 1, 1));
+        assert_eq!(summary(&[began.clone(), third.clone()]), (0, 2, 1));
+        // A hole is no cut.
+        assert_eq!(summary(&[second, began, third.clone()]), (1, 0, 0));
         // It had no stream when the end came.
         let ended = Entry::Ended { at: Duration::ZERO };
-        let found = verify(&round, 1, &mut Some((0, 0)), &[ended, later, second]);
-        assert_eq!((found.lost, found.lost_with_process), (0, 1));
+        let later = Entry::Began { at: Duration::MAX, resumed: true, gap: true };
+        assert_eq!(summary(&[ended, later, third]), (0, 2, 0));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 
-use super::{Mail, Mailbox};
+use super::{MAIL_KEPT, Mail, Mailbox};
 use crate::counts::SharedCounts;
 use crate::hub::{Hub, PublishError, ShardHandle};
 
@@ -117,4 +117,25 @@ fn no_more_bytes_wait_than_may() {
     let (events, bytes) = mailboxes[0].waiting();
     assert_eq!(events, accepted);
     assert!((limit * 9 / 10..=limit).contains(&bytes), "{bytes} bytes wait");
+}
+
+/// After a burst the two queues that take turns were as large as ever.
+#[test]
+fn a_burst_leaves_no_large_queues() {
+    let limits = Limits { mailbox_events: 10_000, ..Limits::default() };
+    let (hub, mailboxes, _) = hub(limits, &[Waker::new().unwrap()]);
+    let mut inbox = VecDeque::new();
+    let mut pass = |events: u64| {
+        publish(&hub, 0, events);
+        mailboxes[0].take(&mut inbox);
+        assert_eq!(inbox.len() as u64, events);
+        for mail in inbox.drain(..) {
+            let Mail::Event(frame) = mail else { panic!("only events were sent") };
+            mailboxes[0].done_with(&frame);
+        }
+        inbox.capacity()
+    };
+    assert!(pass(10_000).min(pass(10_000)) >= 10_000);
+    let capacities = [pass(1), pass(1), pass(1), pass(1)];
+    assert!(capacities[2..].iter().all(|capacity| *capacity <= 4 * MAIL_KEPT), "{capacities:?}");
 }

@@ -67,14 +67,28 @@ impl<I: Io> Shard<I> {
         let slots: Vec<usize> = slots.take(excess).collect();
         drain.next_slot = slots.last().map_or(0, |last| (last + 1) % capacity);
         for slot in slots {
-            if !self.end_stream(slot as u32, Farewell::Drained) && over {
-                self.end(slot as u32, Farewell::Cut);
+            let reason = if self.is_behind(slot) { Farewell::Cut } else { Farewell::Drained };
+            if !self.end_stream(slot as u32, reason) {
+                self.end(slot as u32, reason);
             }
         }
         if self.connections.is_empty() {
             self.close_all_pending();
             self.close_ended();
             self.stopped = true;
+        }
+    }
+
+    /// Whether something that was published is still to be sent to this connection.
+    fn is_behind(&mut self, slot: usize) -> bool {
+        let connection = self.connections[slot];
+        match connection.place {
+            Place::Laggard(_) => true,
+            Place::Member(index) => {
+                self.audiences.settle(connection.audience);
+                let member = self.audiences.member(connection.audience, index);
+                member.cursor < self.audiences.head(connection.audience)
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! Servers that end, badly or well, and are started again on the same port.
 //!
 //! The log is in memory: the new process has another epoch. What it owes to those who resume is to tell them of the gap,
-//! and everything that it acknowledges.
+//! and everything that it acknowledges. What a process owes that is told to end is everything that it has acknowledged, or
+//! to say how many did not take it in time.
 
 use std::time::Duration;
 
@@ -10,19 +11,21 @@ use rustix::process::Signal;
 use super::Saw;
 use crate::arena::Arena;
 use crate::field::Field;
+use crate::server::Server;
 
 /// A drain lasts 3 s here; a server that needs longer than this hangs.
 const END_TIME: Duration = Duration::from_secs(15);
 
 pub(super) fn kill(arena: &mut Arena) -> Result<Saw, String> {
-    act(arena, |field, _| {
+    let kill = |field: &mut Field, _: &Arena| {
         field.server.kill();
         Ok(())
-    })
+    };
+    act(arena, kill, |_, _| Ok(0))
 }
 
 pub(super) fn end(arena: &mut Arena) -> Result<Saw, String> {
-    act(arena, |field, arena| {
+    let end = |field: &mut Field, arena: &Arena| {
         field.ledger.tell_to_stop();
         field.server.signal(Signal::TERM);
         match field.server.await_end(arena.clock, END_TIME) {
@@ -30,16 +33,22 @@ pub(super) fn end(arena: &mut Arena) -> Result<Saw, String> {
             Some(status) => Err(format!("a server that was told to stop ended with {status}")),
             None => Err(format!("a server that was told to stop runs on after {END_TIME:?}")),
         }
-    })
+    };
+    act(arena, end, Server::cut)
 }
 
-/// Ends a server of its own some times at random moments, under load.
-fn act(arena: &mut Arena, end: fn(&mut Field, &Arena) -> Result<(), String>) -> Result<Saw, String> {
+/// Ends a server of its own some times at random moments, under load. `cut` says how many streams it says it cut in so many
+/// ends.
+fn act(
+    arena: &mut Arena,
+    end: fn(&mut Field, &Arena) -> Result<(), String>,
+    cut: fn(&Server, usize) -> Result<u64, String>,
+) -> Result<Saw, String> {
     let plan = arena.plan_apart();
     let subscribers = arena.scaled(200, 60);
     let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
     let times = arena.scaled(4, 1);
-    let mut saw = Saw::noted(format!("{times} times, {subscribers} subscribers"));
+    let mut saw = Saw::default();
     for _ in 0..times {
         let under_load = if arena.smoke { arena.seconds(0.2, 0.6) } else { arena.seconds(0.3, 2.5) };
         arena.wait(under_load);
@@ -53,6 +62,11 @@ fn act(arena: &mut Arena, end: fn(&mut Field, &Arena) -> Result<(), String>) -> 
         arena.wait(after);
         saw.findings += field.settle()?;
     }
+    let (seen, said) = (saw.findings.cut, cut(&field.server, times)?);
+    if seen > said {
+        saw.violations.push(format!("{seen} subscribers were cut at an end, and the server says {said}"));
+    }
+    saw.note = format!("{times} times, {subscribers} subscribers, {seen} of at most {said} cut");
     saw.violations.extend(field.violations());
     Ok(saw)
 }
