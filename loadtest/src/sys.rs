@@ -110,6 +110,12 @@ pub(crate) fn signal(pid: u32, number: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid as libc::pid_t, number) }).map(drop)
 }
 
+/// Kills whatever is left of a process group that this tool started.
+pub(crate) fn kill_group(leader: u32) {
+    // SAFETY: killpg takes two integers; a group that is gone is an error, not a fault.
+    let _ = unsafe { libc::killpg(leader as libc::pid_t, libc::SIGKILL) };
+}
+
 /// First position of a byte.
 pub(crate) fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     // SAFETY: the pointer and the length are those of one live slice.

@@ -1,6 +1,7 @@
 //! A server that takes part: how it is started, found to be ready, and stopped.
 
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -123,6 +124,8 @@ impl Contender {
         });
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // With its children, so that none of them outlives it.
+        command.process_group(0);
         // A child begins on the cores of the thread that starts it, so that it sizes itself for them.
         let before = sys::allowed_cores();
         sys::raise_descriptor_limit();
@@ -184,13 +187,13 @@ impl Drop for Running {
         let _ = sys::signal(self.child.id(), libc::SIGTERM);
         while matches!(self.child.try_wait(), Ok(None)) {
             if clock::now() > patience {
-                // It has gone already, or goes now.
-                let _ = self.child.kill();
-                let _ = self.child.wait();
                 break;
             }
             std::thread::sleep(std::time::Duration::from_nanos(10 * MILLISECOND));
         }
+        // Children too: Pushpin does not always end all of its own.
+        sys::kill_group(self.child.id());
+        let _ = self.child.wait();
         // Most have none.
         let _ = std::fs::remove_dir_all(scratch_of(self.child.id()));
     }
@@ -199,6 +202,37 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader};
+
+    /// Pushpin's child `condure` lived on.
+    #[test]
+    fn nothing_that_a_contender_started_outlives_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & echo $!; wait"]).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let grandchild: u32 = line.trim().parse().unwrap();
+        assert!(sys::signal(grandchild, 0).is_ok());
+        drop(Running {
+            child,
+            url: String::new(),
+            publish_url: None,
+            publish_headers: Vec::new(),
+            connect_burst: None,
+            pipelines: false,
+        });
+        // Whoever inherits it may take its time to reap it.
+        let gone = || match std::fs::read_to_string(format!("/proc/{grandchild}/stat")) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        let patience = clock::now() + 60 * SECOND;
+        while !gone() && clock::now() < patience {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(gone());
+    }
 
     #[test]
     fn every_contender_has_a_place_of_its_own_in_the_order_of_the_table() {
