@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::{LaggardPolicy, Limits, Retention, Topic};
+use fanfare::{Farewell, LaggardPolicy, Limits, Retention, Topic};
 
 use crate::choices::Choices;
 use crate::client::Ask;
@@ -96,7 +96,25 @@ fn a_drain_lets_go_out_what_was_published_before() {
     }
     // It checks that everybody has everything, and was ended in time.
     world.drain();
-    assert_eq!(world.counted().farewell(fanfare::Farewell::Drained), 4);
+    assert_eq!(world.counted().farewell(Farewell::Drained), 4);
+}
+
+/// Who had not been sent everything when the drain was over was counted as drained all the same: nobody could tell
+/// whether something was lost.
+#[test]
+fn who_is_behind_when_a_drain_is_over_is_counted_as_cut() {
+    let mut setting = Setting::calm(Limits::default());
+    setting.budgets.sends = 1;
+    let mut world = World::with(Choices::from_bytes(&[]), setting, Trace::Off);
+    for topic in ["a", "b", "c", "d"] {
+        world.join(topic, usize::MAX);
+        world.publish_one(topic, 10);
+    }
+    // It checks that no more miss something than are counted.
+    world.drain_within(Duration::ZERO);
+    let (drained, cut) = (Farewell::Drained, Farewell::Cut);
+    assert_eq!(world.counted().farewell(drained) + world.counted().farewell(cut), 4);
+    assert!(world.counted().farewell(cut) > 0);
 }
 
 /// What a laggard was sent whole did not count: it had been silent since its first byte, and as soon as it

@@ -56,9 +56,10 @@ struct Lowered {
 impl Lowered {
     fn to(limits: &str) -> io::Result<Lowered> {
         let before = fs::read_to_string(LIMITS)?.split_whitespace().collect::<Vec<_>>().join(" ");
-        // Whoever has set others meanwhile keeps them.
+        // Whoever has set others meanwhile keeps them. Not `read`: some shells read one byte at a time, and such a file
+        // gives nothing after the first.
         let script = "trap '' INT TERM HUP; read -r _
-            read -r a b c < \"$0\"; [ \"$a $b $c\" != \"$2\" ] || echo \"$1\" > \"$0\"";
+            set -- \"$1\" \"$2\" $(cat \"$0\"); [ \"$3 $4 $5\" != \"$2\" ] || echo \"$1\" > \"$0\"";
         let mut keeper = Command::new("sh");
         keeper.args(["-c", script, LIMITS, &before, limits]).process_group(0).stdin(Stdio::piped());
         let lowered = Lowered { limits: limits.to_owned(), before, keeper: keeper.spawn()? };
