@@ -76,7 +76,7 @@ impl Measured {
 
     /// Ends it at once.
     pub fn stop(self) {
-        self.engine.stop(Duration::ZERO);
+        self.engine.stop(Duration::ZERO).expect("a shard has panicked");
     }
 }
 

@@ -16,6 +16,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let published = hub.publish(Event::new(topic.clone()).data(line?))?;
         println!("{} to {} subscribers", published.last, hub.counts().connections);
     }
-    engine.stop(std::time::Duration::from_secs(1));
+    engine.stop(std::time::Duration::from_secs(1)).expect("no shard panics");
     Ok(())
 }

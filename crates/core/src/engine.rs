@@ -265,22 +265,25 @@ impl Engine {
     }
 
     /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
-    pub fn stop(mut self, window: Duration) {
-        self.drain(window);
+    ///
+    /// # Errors
+    /// A shard has panicked, now or before: its streams broke. It has said why on standard error.
+    pub fn stop(mut self, window: Duration) -> thread::Result<()> {
+        self.drain(window)
     }
 
-    fn drain(&mut self, window: Duration) {
+    fn drain(&mut self, window: Duration) -> thread::Result<()> {
         self.hub.drain(window);
-        for shard in self.shards.drain(..) {
-            // A shard that panicked has said so on standard error.
-            let _ = shard.join();
-        }
+        // Waits for all of them, whatever the first one says.
+        let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
+        ends.into_iter().collect()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.drain(Duration::ZERO);
+        // Who wants to know calls `stop`.
+        let _ = self.drain(Duration::ZERO);
     }
 }
 

@@ -132,6 +132,8 @@ pub struct Look {
     pub head: u64,
     /// Everything after this is retained.
     pub dropped: u64,
+    /// Topics that its log knows, by a frame or by a reader.
+    pub topics: usize,
     /// Those who wait until it has what another shard may have sent them.
     pub resuming: usize,
     /// A sweep is under way.

@@ -56,7 +56,7 @@ fn everybody_sees_one_order_whoever_publishes() {
         assert_eq!(of_one, expected.iter().collect::<Vec<_>>(), "a publisher's events changed places");
     }
     assert!(engine.is_running());
-    engine.stop(Duration::ZERO);
+    engine.stop(Duration::ZERO).unwrap();
     assert_eq!(hub.publish(event("late".to_owned())), Err(PublishError::Stopped));
 }
 
@@ -79,12 +79,25 @@ fn an_admission_may_publish() {
     engine.hub().publish(event("last".to_owned())).unwrap();
     assert_eq!(engine.hub().head().seq, 21);
     assert!(engine.is_running());
-    engine.stop(Duration::from_secs(1));
+    engine.stop(Duration::from_secs(1)).unwrap();
     for mut stream in streams {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert!(text.contains("data: last\n"));
     }
+}
+
+/// A panic in a drain ended a server as if all were well.
+#[test]
+fn who_stops_an_engine_learns_of_a_panic() {
+    let admission = |_: &RequestHead<'_>| -> Decision { panic!("on purpose") };
+    let engine = Engine::builder().shards(2).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    let mut stream = TcpStream::connect(engine.addresses()[0]).unwrap();
+    stream.write_all(b"GET /events?topic=t HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    // Its end, or a reset: the shard is gone.
+    let _ = stream.read(&mut [0]);
+    assert!(engine.stop(Duration::ZERO).is_err());
 }
 
 fn event(data: String) -> Event {

@@ -20,6 +20,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// After how many questions without an answer it is gone.
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// `include/uapi/linux/tcp.h`
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
 /// What a client's connection is set to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
@@ -29,11 +32,13 @@ pub struct SocketOptions {
     /// Asks a peer that was silent for so long whether it is still there (`SO_KEEPALIVE`), three times, 10 s
     /// apart. The kernel does it: no timer of ours, and no byte in the stream.
     pub keepalive: Option<Duration>,
-    /// Gives up a peer that has not acknowledged data, or keepalive questions, for so long
-    /// (`TCP_USER_TIMEOUT`). The kernel's own default is about 15 minutes of retransmissions, during which
-    /// a dead phone holds its memory. It also overrides the number of keepalive questions, so it should
-    /// not be below `keepalive` + 30 s.
-    pub user_timeout: Option<Duration>,
+    /// The longest time between two retransmissions, 1 to 120 s (`TCP_RTO_MAX_MS`, Linux 6.15; older kernels
+    /// stay at 120 s). A peer that acknowledges nothing is given up after 15 of them: with 10 s after two
+    /// minutes, with the kernel's own 120 s after fifteen, during which a dead phone holds its memory.
+    ///
+    /// Not `TCP_USER_TIMEOUT`, which also gives up a reader that is slow and reads: where its window is often
+    /// closed, the kernel counts from the first time, whatever was read since, and sends no reset.
+    pub retransmit_interval: Option<Duration>,
     /// How many bytes may wait unsent in the kernel before the socket counts as full
     /// (`TCP_NOTSENT_LOWAT`). It bounds a slow consumer's memory in the kernel, and how old the bytes are
     /// that it gets at last: what is not in the kernel can still be replaced by a gap.
@@ -46,14 +51,14 @@ pub struct SocketOptions {
 impl Default for SocketOptions {
     /// - keepalive 60 s: below the idle timeout of common NATs and load balancers, so it also keeps paths
     ///   open that count any packet;
-    /// - user timeout 90 s: the keepalive and its three questions;
+    /// - retransmissions at most 10 s apart: a dead peer is gone after two minutes;
     /// - 128 KiB unsent: the kernel says `writable` below half of it, and then one run of 64 KiB fits
     ///   whole; smaller would turn healthy connections into laggards at each large run.
     fn default() -> Self {
         Self {
             no_delay: true,
             keepalive: Some(Duration::from_secs(60)),
-            user_timeout: Some(Duration::from_secs(90)),
+            retransmit_interval: Some(Duration::from_secs(10)),
             notsent_lowat: Some(128 * 1024),
             send_buffer: None,
         }
@@ -140,8 +145,8 @@ fn apply(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
         // This also switches SO_KEEPALIVE on.
         socket.set_tcp_keepalive(&keepalive)?;
     }
-    if let Some(timeout) = options.user_timeout {
-        socket.set_tcp_user_timeout(Some(timeout))?;
+    if let Some(interval) = options.retransmit_interval {
+        limit_retransmit_interval(socket, interval)?;
     }
     if let Some(bytes) = options.notsent_lowat {
         socket.set_tcp_notsent_lowat(bytes)?;
@@ -150,6 +155,24 @@ fn apply(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
         socket.set_send_buffer_size(bytes as usize)?;
     }
     Ok(())
+}
+
+fn limit_retransmit_interval(socket: &Socket, interval: Duration) -> io::Result<()> {
+    let milliseconds = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: the kernel reads one integer of the length given.
+    let result = check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MAX_MS,
+            (&raw const milliseconds).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    });
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 /// The address a socket is bound to.

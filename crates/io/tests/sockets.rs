@@ -19,10 +19,29 @@ fn options_of(socket: &Socket) -> SocketOptions {
     SocketOptions {
         no_delay: socket.tcp_nodelay().unwrap(),
         keepalive: socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap()),
-        user_timeout: socket.tcp_user_timeout().unwrap().filter(|timeout| !timeout.is_zero()),
+        retransmit_interval: retransmit_interval(socket),
         notsent_lowat: Some(socket.tcp_notsent_lowat().unwrap()),
         // The kernel counts its own overhead in.
         send_buffer: Some(socket.send_buffer_size().unwrap() as u32 / 2),
+    }
+}
+
+/// Kernels before 6.15 know none: then it is what was asked for.
+fn retransmit_interval(socket: &Socket) -> Option<Duration> {
+    let (mut milliseconds, mut length) = (0_u32, size_of::<u32>() as libc::socklen_t);
+    // SAFETY: the kernel writes one integer of the length given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            44,
+            (&raw mut milliseconds).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => Some(Duration::from_millis(milliseconds.into())),
+        _ => unusual().retransmit_interval,
     }
 }
 
@@ -30,7 +49,7 @@ fn unusual() -> SocketOptions {
     SocketOptions {
         no_delay: true,
         keepalive: Some(Duration::from_secs(77)),
-        user_timeout: Some(Duration::from_secs(123)),
+        retransmit_interval: Some(Duration::from_secs(7)),
         notsent_lowat: Some(33_000),
         send_buffer: Some(44_000),
     }
@@ -62,12 +81,13 @@ fn an_adopted_socket_is_configured_the_same() {
     assert!(sockets::configure(file.as_fd(), &unusual()).is_err());
 }
 
+/// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window had first
+/// been closed, and where it had just read everything it never learned of it.
 #[test]
-fn the_defaults_hold_together() {
-    let options = SocketOptions::default();
-    let asked = options.keepalive.unwrap() + 3 * Duration::from_secs(10);
-    assert!(options.user_timeout.unwrap() >= asked, "else one lost keepalive question ends a connection");
-    assert!(options.no_delay && options.send_buffer.is_none());
+fn no_slow_reader_is_given_up_by_the_kernel() {
+    let listeners = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 1).unwrap();
+    let timeout = SockRef::from(&listeners[0]).tcp_user_timeout().unwrap();
+    assert!(timeout.is_none_or(|timeout| timeout.is_zero()));
 }
 
 #[test]

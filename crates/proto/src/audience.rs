@@ -20,6 +20,7 @@ use crate::event::Topic;
 use crate::frame::{Frame, WireFormat};
 use crate::limits::{RUN_BYTES, SMALL_AUDIENCE};
 use crate::run::Run;
+use crate::spare::{drop_if_empty, shrink_map};
 use crate::window::Window;
 
 /// What the members of an audience have in common: its key.
@@ -187,6 +188,9 @@ impl Audiences {
             }
         }
         self.by_subscription.remove(&audience.subscription);
+        drop_if_empty(&mut self.table);
+        shrink_map(&mut self.by_subscription);
+        shrink_map(&mut self.by_topic);
         Some(audience.subscription)
     }
 

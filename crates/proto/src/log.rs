@@ -13,6 +13,7 @@ use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::limits::Retention;
+use crate::spare::{shrink_map, shrink_queue};
 
 /// The text that asks for everything retained.
 pub const EARLIEST: &str = "earliest";
@@ -158,13 +159,13 @@ impl Log {
 
     fn drop_oldest(&mut self) {
         let Some(frame) = self.frames.pop_front() else { return };
-        give_back(&mut self.frames);
+        shrink_queue(&mut self.frames);
         self.bytes -= frame.size();
         for topic in frame.topics() {
             let Some(index) = self.topics.get_mut(topic) else { continue };
             let dropped = index.seqs.pop_front();
             debug_assert_eq!(dropped, Some(frame.seq()));
-            give_back(&mut index.seqs);
+            shrink_queue(&mut index.seqs);
             index.dropped = frame.seq();
             self.forget_if_unused(topic);
         }
@@ -174,6 +175,7 @@ impl Log {
             own.frames -= 1;
             if own.frames == 0 {
                 self.own_ids.remove(id);
+                shrink_map(&mut self.own_ids);
             }
         }
     }
@@ -207,6 +209,7 @@ impl Log {
         {
             self.forgotten = self.forgotten.max(index.dropped);
             self.topics.remove(topic);
+            shrink_map(&mut self.topics);
         }
     }
 
@@ -260,15 +263,6 @@ impl Log {
     /// All topics that have frames or readers.
     pub fn extents(&self) -> impl Iterator<Item = (&Topic, TopicExtent)> {
         self.topics.iter().map(|(topic, index)| (topic, index.extent()))
-    }
-}
-
-/// Gives back what a time of many small frames needed: a queue keeps little more than twice its length. Between two
-/// times that it is moved, by this or by growing, a tenth of it has come or gone.
-fn give_back<T>(queue: &mut VecDeque<T>) {
-    let length = queue.len().max(16);
-    if queue.capacity() > 2 * length + length / 4 {
-        queue.shrink_to(length + length / 2);
     }
 }
 

@@ -64,7 +64,7 @@ mod tests {
         }
         // As often as it takes: each look gives back a part.
         let kept = log.iter().map(|frame| frame.len() as u64).sum::<u64>();
-        let fits = || burst - resident_bytes() > 25 << 20;
+        let fits = || burst.saturating_sub(resident_bytes()) > 25 << 20;
         for _ in 0..600 {
             thread::sleep(Duration::from_millis(100));
             give_back();

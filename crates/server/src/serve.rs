@@ -82,7 +82,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let connections = hub.counts().connections;
     tracing::info!(connections, window = ?options.drain, "draining; a second signal stops at once");
     draining.store(true, Ordering::Relaxed);
-    engine.stop(options.drain);
+    let end = engine.stop(options.drain);
     let counts = hub.counts();
     tracing::info!(
         drained = counts.farewell(Farewell::Drained),
@@ -90,7 +90,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         slow = SLOW.map(|reason| counts.farewell(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
-    Ok(())
+    end.map_err(|_| "a shard has panicked; its message is above".into())
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.

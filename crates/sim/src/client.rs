@@ -344,6 +344,7 @@ impl Client {
         let after = text_of(data, "after").expect("what was asked for");
         if std::mem::take(&mut link.gap_due) {
             assert!(matches!(&link.ask, Ask::Id(id) if *id == after), "a gap after what was not asked for");
+            assert!(cursor.seq <= link.lenient_until, "a gap that goes on over what is retained");
         } else {
             shared.happened(Thing::Skip);
             // It stood at its last event, or a little further on where nothing was its.

@@ -1,6 +1,7 @@
 //! `cargo xtask planted`: plants known bugs, one at a time, in a copy of the workspace, and looks whether the
 //! simulator, or the test that is named for it, finds them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -27,6 +28,13 @@ struct List {
     bug: Vec<Bug>,
 }
 
+impl List {
+    fn read() -> Result<List, String> {
+        let list = fs::read_to_string(root().join(LIST)).map_err(|error| format!("{LIST}: {error}"))?;
+        toml::from_str(&list).map_err(|error| format!("{LIST}: {error}"))
+    }
+}
+
 /// One wrong line.
 #[derive(Deserialize)]
 struct Bug {
@@ -39,6 +47,16 @@ struct Bug {
     found_by: String,
 }
 
+impl Bug {
+    /// The text of its file with the bug in it.
+    fn planted_in(&self, text: &str) -> Result<String, String> {
+        match text.matches(&self.find).count() {
+            1 => Ok(text.replacen(&self.find, &self.replace, 1)),
+            count => Err(format!("{}: its text occurs {count} times in {}", self.name, self.file)),
+        }
+    }
+}
+
 /// How it was found.
 struct Found {
     /// Seeds needed; none for a test.
@@ -48,8 +66,7 @@ struct Found {
 
 /// Ends with a failure if a bug is not found, or can no longer be planted.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    let list = fs::read_to_string(root().join(LIST)).map_err(|error| format!("{LIST}: {error}"))?;
-    let list: List = toml::from_str(&list).map_err(|error| format!("{LIST}: {error}"))?;
+    let list = List::read()?;
     if let Some(unknown) = options.names.iter().find(|&name| list.bug.iter().all(|bug| bug.name != *name)) {
         return Err(format!("{LIST} has no bug named {unknown}"));
     }
@@ -91,6 +108,7 @@ impl Copy {
         let folder = root().join(FOLDER);
         let copy = Copy { source: folder.join("source"), target: folder.join("build") };
         let files = output_of("git", &["ls-files", "--full-name", ":/"]).ok_or("`git ls-files` fails")?;
+        copy.remove_others(&copy.source, &files.lines().collect())?;
         for file in files.lines() {
             // What was removed and is not committed yet is listed too.
             if let Ok(text) = fs::read(root().join(file)) {
@@ -100,15 +118,29 @@ impl Copy {
         Ok(copy)
     }
 
+    /// Removes what an older copy has and the workspace no longer: its tests would still run.
+    fn remove_others(&self, folder: &Path, files: &HashSet<&str>) -> Result<(), String> {
+        let failed = |error| format!("{}: {error}", folder.display());
+        let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            if path.is_dir() {
+                self.remove_others(&path, files)?;
+            } else if path
+                .strip_prefix(&self.source)
+                .is_ok_and(|name| !files.contains(&*name.to_string_lossy()))
+            {
+                fs::remove_file(&path).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies a bug, looks whether it is found, and takes it back.
     fn plant(&self, bug: &Bug) -> Result<Option<Found>, String> {
         let path = self.source.join(&bug.file);
         let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", bug.file))?;
-        let count = text.matches(&bug.find).count();
-        if count != 1 {
-            return Err(format!("{}: its text occurs {count} times in {}", bug.name, bug.file));
-        }
-        write(&path, text.replacen(&bug.find, &bug.replace, 1).as_bytes())?;
+        write(&path, bug.planted_in(&text)?.as_bytes())?;
         let found = match bug.found_by.as_str() {
             "sim" => self.simulate(),
             test => self.test(test),
@@ -179,7 +211,16 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::tells_failure_of;
+    use super::*;
+
+    /// The code had changed around one of them, and all behind it in the list could no longer be planted either.
+    #[test]
+    fn every_bug_can_be_planted() {
+        for bug in List::read().unwrap().bug {
+            let text = fs::read_to_string(root().join(&bug.file)).unwrap();
+            assert!(bug.planted_in(&text).is_ok_and(|planted| planted != text), "{}", bug.name);
+        }
+    }
 
     #[test]
     fn only_the_named_test_finds_a_bug() {

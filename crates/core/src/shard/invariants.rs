@@ -28,6 +28,7 @@ impl<I: Io> Shard<I> {
             counts: self.counts,
             head: self.log.head(),
             dropped: self.log.head() - self.log.len() as u64,
+            topics: self.log.extents().count(),
             resuming: self.resuming.len(),
             sweeping: self.audiences.dirty(),
             draining: self.drain.is_some(),

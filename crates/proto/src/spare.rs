@@ -1,0 +1,96 @@
+//! Gives back what a busier time needed: memory follows what is held.
+//!
+//! They keep some times what they hold, so that between two times that one is moved, by this or by growing, a tenth of
+//! it has come or gone.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+use slab::Slab;
+
+/// Room that is always kept.
+const KEPT: usize = 16;
+
+pub(crate) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
+    let length = queue.len().max(KEPT);
+    if queue.capacity() > 2 * length + length / 4 {
+        queue.shrink_to(length + length / 2);
+    }
+}
+
+/// After a removal. How large its table is it does not tell, so it is asked to shrink as its length falls to a power of
+/// two; where it is small enough, that is nothing to do.
+pub(crate) fn shrink_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.len().is_power_of_two() {
+        map.shrink_to(2 * map.len().max(KEPT));
+    }
+}
+
+/// Keys are places, so nothing can be moved: it can only go whole.
+pub(crate) fn drop_if_empty<T>(slab: &mut Slab<T>) {
+    if slab.is_empty() && slab.capacity() > 4 * KEPT {
+        *slab = Slab::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a burst of small frames had left a log that is bounded by bytes, its queues were as large as ever, and so
+    /// were, after a crowd of topics, its maps.
+    #[test]
+    fn what_shrinks_is_moved_seldom() {
+        let (mut queue, mut map) = (VecDeque::new(), HashMap::new());
+        for number in 0..100_000_u32 {
+            queue.push_back(number);
+            map.insert(number, number);
+        }
+        let (mut moves, mut last) = (0, 0);
+        for number in 0..99_990_u32 {
+            queue.pop_front();
+            map.remove(&number);
+            shrink_queue(&mut queue);
+            shrink_map(&mut map);
+            assert!(
+                queue.capacity() <= 3 * queue.len().max(KEPT),
+                "{} for {}",
+                queue.capacity(),
+                queue.len()
+            );
+            assert!(map.capacity() <= 8 * map.len().max(KEPT), "{} for {}", map.capacity(), map.len());
+            moves += u32::from(std::mem::replace(&mut last, queue.capacity()) != queue.capacity());
+        }
+        assert!(moves < 60, "moved {moves} times");
+        assert_eq!((queue.len(), map.len()), (10, 10));
+    }
+
+    #[test]
+    fn what_swings_is_not_moved_to_and_fro() {
+        let mut queue = VecDeque::new();
+        let mut swing = |length: u32| {
+            queue.extend(0..length);
+            for _ in 0..length {
+                queue.pop_front();
+                shrink_queue(&mut queue);
+            }
+            queue.capacity()
+        };
+        swing(10_000);
+        let once = swing(20);
+        assert_eq!(swing(20), once);
+    }
+
+    #[test]
+    fn only_an_empty_slab_goes() {
+        let mut slab: Slab<u32> = (0..1_000).map(|number| (number, 0)).collect();
+        for number in 0..999 {
+            slab.remove(number);
+            drop_if_empty(&mut slab);
+            assert_eq!(slab.len(), 999 - number);
+        }
+        slab.remove(999);
+        drop_if_empty(&mut slab);
+        assert_eq!(slab.capacity(), 0);
+    }
+}
