@@ -84,8 +84,8 @@ pub(crate) struct Report {
 
 /// How a client thread fared in the measured window.
 pub(crate) struct ThreadReport {
-    /// Share of one core.
-    pub(crate) cpu_share: f64,
+    /// Processor time used since the window began.
+    pub(crate) cpu_ns: u64,
     /// How long a batch of notifications kept the loop: what came meanwhile waited so long at most.
     pub(crate) loop_delay: Timings,
 }

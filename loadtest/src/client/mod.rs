@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-pub(crate) use book::{Report, Timings, record, timings};
+pub(crate) use book::{Report, ThreadReport, Timings, record, timings};
 pub(crate) use subscriber::BYTES as SUBSCRIBER_BYTES;
 
 use crate::failure::{Failure, Outcome};

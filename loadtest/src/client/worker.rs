@@ -67,7 +67,8 @@ struct Worker<'a> {
     scratch: Unfinished,
     buffer: Vec<u8>,
     request: Vec<u8>,
-    window: (u64, u64),
+    /// Processor time used when the window began.
+    window_cpu: u64,
     loop_delay: super::Timings,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Worker<'a> {
             scratch: Unfinished::default(),
             buffer: vec![0; READ_BYTES],
             request: Vec::new(),
-            window: (now, sys::thread_cpu_ns()),
+            window_cpu: sys::thread_cpu_ns(),
             loop_delay: coarse_timings(),
         })
     }
@@ -169,7 +170,7 @@ impl<'a> Worker<'a> {
         for command in commands {
             match command {
                 Command::Window => {
-                    self.window = (clock::now(), sys::thread_cpu_ns());
+                    self.window_cpu = sys::thread_cpu_ns();
                     self.loop_delay.reset();
                 }
                 Command::Stall { group, stalled } => self.stall(group, stalled),
@@ -281,14 +282,13 @@ impl<'a> Worker<'a> {
     }
 
     fn finish(&mut self, published: &[u64]) -> Report {
-        let (since, cpu) = self.window;
-        let elapsed = clock::now().saturating_sub(since).max(1);
+        let cpu_ns = sys::thread_cpu_ns() - self.window_cpu;
         for (_, subscriber) in &self.subscribers {
             self.book.settle(subscriber, published);
         }
         let mut report = std::mem::replace(&mut self.book, Book::new(self.plan)).report;
         report.threads.push(ThreadReport {
-            cpu_share: (sys::thread_cpu_ns() - cpu) as f64 / elapsed as f64,
+            cpu_ns,
             loop_delay: std::mem::replace(&mut self.loop_delay, coarse_timings()),
         });
         report

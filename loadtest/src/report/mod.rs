@@ -94,6 +94,10 @@ pub(crate) struct ClientThread {
 pub(crate) struct Client {
     pub(crate) bottleneck: bool,
     pub(crate) threads: Vec<ClientThread>,
+    /// What all client threads and publishers used of the cores they may use.
+    pub(crate) cores_share: f64,
+    /// The busiest publisher's share of a core.
+    pub(crate) publisher_cpu_share: f64,
     pub(crate) publish_lag_us: Option<Percentiles>,
     pub(crate) publish_answer_us: Option<Percentiles>,
     /// User memory of this process per stream, histograms and all.

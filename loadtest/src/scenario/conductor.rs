@@ -227,6 +227,7 @@ impl Conductor<'_> {
             }
         }
         bar.finish_and_clear();
+        self.evidence.active_until = clock::now();
         for publisher in publishers {
             match publisher.finish() {
                 Ok(tally) => self.evidence.publishing(tally),
@@ -269,15 +270,14 @@ impl Conductor<'_> {
         });
         let bar = progress("waiting", expected.unwrap_or(0), self.load.quiet || expected.is_none());
         let patience = if expected.is_some() { nanoseconds(self.load.patience) } else { SETTLE };
-        let (mut best, mut since) = (0, clock::now());
+        let (mut best, mut since) = (self.crowd()?.delivered(), clock::now());
         loop {
             let delivered = self.crowd()?.delivered();
-            if expected.is_some_and(|expected| delivered >= expected) {
-                break;
-            }
             if delivered > best {
                 (best, since) = (delivered, clock::now());
-            } else if clock::now() - since > patience {
+                self.evidence.active_until = since;
+            }
+            if expected.is_some_and(|expected| delivered >= expected) || clock::now() - since > patience {
                 break;
             }
             bar.set_position(delivered);
@@ -288,19 +288,29 @@ impl Conductor<'_> {
         Ok(())
     }
 
-    /// Begins or ends the time in which CPU is counted.
-    fn window(&mut self, begins: bool) -> Outcome<()> {
+    /// How long each client thread ran and waited for a core so far.
+    fn schedule(&self) -> Outcome<Vec<(u64, u64)>> {
         let threads = self.crowd()?.threads();
-        let schedule: Vec<_> =
-            threads.iter().map(|&thread| sample::schedule(thread).unwrap_or((0, 0))).collect();
+        Ok(threads.iter().map(|&thread| sample::schedule(thread).unwrap_or((0, 0))).collect())
+    }
+
+    /// From here on the client is watched.
+    fn watch_client(&mut self) -> Outcome<()> {
+        let schedule = self.schedule()?;
+        self.crowd()?.tell(|| Command::Window);
+        self.evidence.watch(clock::now(), schedule);
+        Ok(())
+    }
+
+    /// Begins or ends the time in which the server's CPU is counted.
+    fn window(&mut self, begins: bool) -> Outcome<()> {
         if begins {
-            self.crowd()?.tell(|| Command::Window);
+            self.watch_client()?;
             self.evidence.delivered_before = self.crowd()?.delivered();
             self.evidence.window_before = Look::at(self.server, true);
-            self.evidence.schedule_before = schedule;
         } else {
             self.evidence.window_after = Look::at(self.server, true);
-            self.evidence.schedule_after = schedule;
+            self.evidence.schedule_after = self.schedule()?;
             self.evidence.delivered_after = self.crowd()?.delivered();
             self.rest(AFTERMATH)?;
             if !matches!(self.kind, Kind::Idle(_)) {
@@ -320,7 +330,10 @@ impl Conductor<'_> {
     ) -> Outcome<Report> {
         let Some(crowd) = self.crowd.take() else { return Err(Failure::new("the crowd is gone")) };
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
-        let evidence = std::mem::take(&mut self.evidence);
+        let mut evidence = std::mem::take(&mut self.evidence);
+        if evidence.active_until == 0 {
+            evidence.active_until = clock::now();
+        }
         let books = crowd.finish(published)?;
         if self.server.is_none() {
             notes.push("no --server-pid: the server's CPU and memory are left out".to_owned());

@@ -2,18 +2,21 @@
 
 use super::look::Look;
 use super::{Kind, Load};
-use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, Timings, record, timings};
+use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, ThreadReport, Timings, record, timings};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
 use crate::ledger::Faults;
 use crate::publish::Tally;
 use crate::report::{Client, ClientThread, Opening, Part, Percentiles, Report, curve, round};
-use crate::sample;
+use crate::{sample, sys};
 
 /// A client thread that is this busy, waits for a core included, is no judge of the server.
 const BUSY_SHARE: f64 = 0.85;
 /// One that had to wait for a core this much is a judge with a headache.
 const WAITED_SHARE: f64 = 0.15;
+/// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What comes
+/// during a turn of the loop waits for its end. The p99, because the long turns are few but bring most deliveries.
+const DELAY_PART: f64 = 0.5;
 
 /// What was asked.
 pub(super) struct Case<'a> {
@@ -37,6 +40,10 @@ pub(super) struct Evidence {
     pub(super) delivered_after: u64,
     pub(super) window_before: Look,
     pub(super) window_after: Look,
+    /// The time in which the client had something to do: from the first publish to the last answer or the last
+    /// delivery, without the rest and the patience after it.
+    pub(super) active_since: u64,
+    pub(super) active_until: u64,
     pub(super) schedule_before: Vec<(u64, u64)>,
     pub(super) schedule_after: Vec<(u64, u64)>,
     pub(super) last: Look,
@@ -46,6 +53,9 @@ pub(super) struct Evidence {
     pub(super) stall_after: Option<Look>,
     lag: Option<Timings>,
     answer: Option<Timings>,
+    /// Processor time of all publishers, and of the busiest one.
+    publishing_ns: u64,
+    publisher_ns: u64,
 }
 
 impl Evidence {
@@ -60,6 +70,15 @@ impl Evidence {
             // They grow, so adding cannot fail.
             let _ = mine.get_or_insert_with(timings).add(theirs);
         }
+        self.publishing_ns += tally.cpu_ns;
+        self.publisher_ns = self.publisher_ns.max(tally.cpu_ns);
+    }
+
+    /// From here on the client is watched.
+    pub(super) fn watch(&mut self, now: u64, schedule: Vec<(u64, u64)>) {
+        self.schedule_before = schedule;
+        (self.active_since, self.active_until) = (now, 0);
+        (self.publishing_ns, self.publisher_ns) = (0, 0);
     }
 }
 
@@ -109,7 +128,7 @@ pub(super) fn judge(
     opening(&mut report, &evidence, &books);
     latency(&mut report, case, &books);
     server(&mut report, case, &evidence, &books);
-    client(&mut report, &evidence, &books);
+    client(&mut report, case, &evidence, &books.threads);
     if faults.any() && failure.is_none() {
         report.problems.push(format!("deliveries are wrong: {}", faults.told()));
     }
@@ -235,8 +254,8 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Boo
     }
 }
 
-fn client(report: &mut Report, evidence: &Evidence, books: &Books) {
-    let elapsed = evidence.window_after.at.saturating_sub(evidence.window_before.at).max(1) as f64;
+fn client(report: &mut Report, case: &Case<'_>, evidence: &Evidence, threads: &[ThreadReport]) {
+    let active = evidence.active_until.saturating_sub(evidence.active_since).max(1) as f64;
     let mut client = Client {
         publish_lag_us: evidence.lag.as_ref().and_then(|lag| Percentiles::of(lag, 1e3)),
         publish_answer_us: evidence.answer.as_ref().and_then(|answer| Percentiles::of(answer, 1e3)),
@@ -248,21 +267,40 @@ fn client(report: &mut Report, evidence: &Evidence, books: &Books) {
         client.user_bytes_per_connection = Some(round(grown / report.subscribers as f64));
     }
     let (mut busiest, mut longest_wait) = (0f64, 0f64);
-    for (index, thread) in books.threads.iter().enumerate() {
+    let mut used = evidence.publishing_ns;
+    for (index, thread) in threads.iter().enumerate() {
         let waited = match (evidence.schedule_before.get(index), evidence.schedule_after.get(index)) {
-            (Some(before), Some(after)) => after.1.saturating_sub(before.1) as f64 / elapsed,
+            (Some(before), Some(after)) => after.1.saturating_sub(before.1) as f64 / active,
             _ => 0.0,
         };
-        busiest = busiest.max(thread.cpu_share + waited);
+        let cpu_share = thread.cpu_ns as f64 / active;
+        used += thread.cpu_ns;
+        busiest = busiest.max(cpu_share + waited);
         longest_wait = longest_wait.max(waited);
         client.threads.push(ClientThread {
-            cpu_share: round(thread.cpu_share),
+            cpu_share: round(cpu_share),
             waited_share: round(waited),
             loop_delay_us: Percentiles::of(&thread.loop_delay, 1e3),
         });
     }
-    client.bottleneck = busiest > BUSY_SHARE;
-    if client.bottleneck {
+    let cores = client_cores(case.load);
+    let together = used as f64 / active / cores as f64;
+    let publisher = evidence.publisher_ns as f64 / active;
+    client.cores_share = round(together);
+    client.publisher_cpu_share = round(publisher);
+    client.bottleneck = busiest.max(together).max(publisher) > BUSY_SHARE;
+    if publisher > BUSY_SHARE {
+        report.notes.push(format!(
+            "a publisher was busy {:.0} % of the time: it was the bottleneck; use more --publishers where there are several topics",
+            publisher * 100.0
+        ));
+    }
+    if together > BUSY_SHARE && together > busiest {
+        report.notes.push(format!(
+            "all client threads together used {:.0} % of the {cores} cores they may use: the client was the bottleneck, latency and throughput are its own",
+            together * 100.0
+        ));
+    } else if busiest > BUSY_SHARE {
         report.notes.push(format!(
             "a client thread was busy, or waiting for a core, {:.0} % of the time: the client was the bottleneck, latency and throughput are its own",
             busiest * 100.0
@@ -282,5 +320,87 @@ fn client(report: &mut Report, evidence: &Evidence, books: &Books) {
             lag.p99
         ));
     }
+    let delay = client.threads.iter().filter_map(|thread| Some(thread.loop_delay_us.as_ref()?.p99));
+    let delay = delay.fold(0.0, f64::max);
+    if let Some(latency) = &report.latency_us
+        && !matches!(case.kind, Kind::Saturate(_))
+        && delay > latency.p50 * DELAY_PART
+    {
+        report.notes.push(format!(
+            "a turn of the client's own loop took up to {delay:.0} us (p99), the median latency is {:.0} us: a large part of it may be the client's",
+            latency.p50
+        ));
+    }
     report.client = client;
+}
+
+/// How many cores the client's threads may use.
+fn client_cores(load: &Load) -> usize {
+    let given: std::collections::BTreeSet<_> = load.client_cores.iter().collect();
+    if given.is_empty() { sys::allowed_cores().len().max(1) } else { given.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond, in
+    /// three seconds of publishing after which nothing came for five more.
+    fn judged(threads: &[u64], tally: Tally, latency_us: f64) -> Report {
+        let load = Load { client_cores: vec![1], ..Load::default() };
+        let case = Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0 };
+        let mut evidence = Evidence { active_since: SECOND, active_until: 4 * SECOND, ..Evidence::default() };
+        evidence.window_before.at = SECOND;
+        evidence.window_after.at = 9 * SECOND;
+        evidence.publishing(tally);
+        let mut loop_delay = timings();
+        record(&mut loop_delay, MILLISECOND);
+        let thread = |&cpu_ns| ThreadReport { cpu_ns, loop_delay: loop_delay.clone() };
+        let threads: Vec<_> = threads.iter().map(thread).collect();
+        let latency_us = Some(Percentiles { p50: latency_us, ..Percentiles::default() });
+        let mut report = Report { subscribers: 1, latency_us, ..Report::default() };
+        client(&mut report, &case, &evidence, &threads);
+        report
+    }
+
+    fn published(cpu_ns: u64) -> Tally {
+        Tally { cpu_ns, ..Tally::new() }
+    }
+
+    /// The share was that of the time up to the end of the run: the rest after the window and the patience for lost
+    /// events made 0.36 of a client that worked all the time.
+    #[test]
+    fn a_client_that_worked_all_the_time_is_the_bottleneck_however_long_was_waited_after_it() {
+        let report = judged(&[2_900 * MILLISECOND], published(0), 1e6);
+        assert!(report.client.bottleneck && report.notes[0].contains("97 %"), "{:?}", report.notes);
+        let report = judged(&[1_500 * MILLISECOND], published(0), 1e6);
+        assert!(!report.client.bottleneck && report.notes.is_empty(), "{:?}", report.notes);
+    }
+
+    /// Only the busiest thread was looked at: fifty on one core never seemed busy.
+    #[test]
+    fn many_threads_of_little_work_fill_a_core_too() {
+        let report = judged(&[54 * MILLISECOND; 50], published(0), 1e6);
+        assert!(report.client.bottleneck && report.notes[0].contains("90 %"), "{:?}", report.notes);
+        // The publisher has the same core.
+        let report = judged(&[30 * MILLISECOND; 50], published(1_200 * MILLISECOND), 1e6);
+        assert!(report.client.bottleneck && report.notes[0].contains("90 %"), "{:?}", report.notes);
+        assert!(!judged(&[30 * MILLISECOND; 50], published(0), 1e6).client.bottleneck);
+    }
+
+    /// Its processor time was written down and never read.
+    #[test]
+    fn a_publisher_at_its_limit_is_named() {
+        let report = judged(&[0], published(2_850 * MILLISECOND), 1e6);
+        assert!(report.client.bottleneck && report.notes[0].contains("a publisher"), "{:?}", report.notes);
+        assert_eq!(report.client.publisher_cpu_share, 0.95);
+    }
+
+    /// It was written down and never judged.
+    #[test]
+    fn a_loop_delay_that_is_a_large_part_of_the_latency_is_named() {
+        let report = judged(&[0], published(0), 1_500.0);
+        assert!(!report.client.bottleneck && report.notes[0].contains("own loop"), "{:?}", report.notes);
+        assert!(judged(&[0], published(0), 3_000.0).notes.is_empty());
+    }
 }

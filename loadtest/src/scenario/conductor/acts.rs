@@ -19,6 +19,8 @@ impl Conductor<'_> {
         }
         bar.finish_and_clear();
         self.evidence.idle = Some((begin, Look::at(self.server, true)));
+        // While nothing was published the client had nothing to do.
+        self.watch_client()?;
         let pace = Pace::Schedule { start: clock::now(), rate: self.load.rate, burst: 1, count: events };
         let publisher = Publisher::start(self.route(0, 1), pace, self.sequences.clone())?;
         self.attend(vec![publisher], events, |_| Ok(()))?;
