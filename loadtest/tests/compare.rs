@@ -54,6 +54,33 @@ fn a_comparison_keeps_every_row_and_its_page_needs_nothing_from_elsewhere() {
     assert!(elsewhere.iter().all(|outside| !html.contains(outside)));
 }
 
+/// The file was written after the last run: what killed a comparison of hours took all its rows along.
+#[test]
+fn what_has_run_survives_whatever_ends_the_comparison() {
+    let file = fake::scratch("comparison.json");
+    let mut child = fake::command()
+        .args("compare --contenders threads --rounds 5 --connections 20 -r 50 -d 300ms -q --json".split(' '))
+        .arg(&file)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let rounds_written = || {
+        let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok()?;
+        Some((json["rows"][0]["rounds"].as_array()?.len(), json["partial"].clone()))
+    };
+    let seen = loop {
+        match rounds_written() {
+            Some(seen) => break seen,
+            None if child.try_wait().unwrap().is_some() => break rounds_written().unwrap(),
+            None => std::thread::sleep(std::time::Duration::from_millis(5)),
+        }
+    };
+    let _ = child.kill();
+    child.wait().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(seen.0 < 5 && seen.1 == true, "{seen:?}");
+}
+
 #[test]
 fn who_cannot_take_part_is_named() {
     let verdict = fake::judge("compare --contenders fanfare-epoll");

@@ -122,6 +122,20 @@ fn what_cannot_work_is_said_before_it_starts() {
     }
 }
 
+/// Nobody to subscribe was a panic, from a file and from `compare`.
+#[test]
+fn a_run_without_subscribers_is_refused() {
+    let file = fake::scratch("scenario.toml");
+    std::fs::write(&file, "scenario = \"fanout\"\nsubscribers = 0\n").unwrap();
+    let verdict = judge(&format!("run {}", file.display()));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(verdict.code, 2, "{}", verdict.complaint);
+    assert!(verdict.complaint.contains("--subscribers 0: from 1"), "{}", verdict.complaint);
+    let verdict = judge("compare --contenders threads --connections 20,0 --rounds 1 -d 300ms");
+    assert_eq!(verdict.code, 2, "{}", verdict.complaint);
+    assert!(verdict.complaint.contains("--subscribers 0: from 1"), "{}", verdict.complaint);
+}
+
 #[test]
 fn a_wrong_key_in_a_scenario_file_is_named_with_the_right_ones() {
     let file = fake::scratch("scenario.toml");

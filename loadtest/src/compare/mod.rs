@@ -155,17 +155,19 @@ impl Comparison {
 impl Compare {
     /// Runs everything and writes what was asked for. `Ok(false)`: not every run was valid.
     pub(crate) fn run(mut self) -> Outcome<Comparison> {
-        if self.load.steered && (self.load.server_cores.is_empty() || self.load.client_cores.is_empty()) {
-            return Err(Failure::new("--steered needs --server-cores and --client-cores, which must differ"));
-        }
         if self.connections.is_empty() {
             self.connections.push(self.load.subscribers);
+        }
+        for &subscribers in &self.connections {
+            // A run is given its contender's process.
+            let load = Load { subscribers, server_pid: Some(0), ..self.load.clone() };
+            scenario::check(&self.scenario.kind(), &load)?;
         }
         let (contenders, absent) = self.contenders()?;
         for missing in &absent {
             eprintln!("fanfare-load: {missing}");
         }
-        let mut runs: Vec<(usize, u64, Report)> = Vec::new();
+        let mut runs = Vec::new();
         'all: for &connections in &self.connections {
             for round in 0..self.rounds {
                 for turn in 0..contenders.len() {
@@ -174,13 +176,26 @@ impl Compare {
                     let report = self.one(&contenders[index], connections, round)?;
                     let interrupted = report.partial;
                     runs.push((index, connections, report));
+                    self.keep(&self.comparison(&contenders, &absent, &runs, true))?;
                     if interrupted || sys::interrupted() {
                         break 'all;
                     }
                 }
             }
         }
-        let partial = sys::interrupted();
+        let comparison = self.comparison(&contenders, &absent, &runs, sys::interrupted());
+        self.write(&comparison)?;
+        Ok(comparison)
+    }
+
+    /// What the runs so far say.
+    fn comparison(
+        &self,
+        contenders: &[Contender],
+        absent: &[String],
+        runs: &[(usize, u64, Report)],
+        partial: bool,
+    ) -> Comparison {
         let arrangement = runs.first().map(|(_, _, report)| report.arrangement.clone()).unwrap_or_default();
         let mut rows = Vec::new();
         for &connections in &self.connections {
@@ -193,7 +208,7 @@ impl Compare {
                 rows.extend(row(contender, connections, rounds));
             }
         }
-        let comparison = Comparison {
+        Comparison {
             tool: env!("CARGO_PKG_NAME"),
             version: env!("CARGO_PKG_VERSION"),
             machine: crate::sample::machine(),
@@ -201,11 +216,18 @@ impl Compare {
             scenario: self.scenario,
             rounds: self.rounds,
             partial,
-            absent,
+            absent: absent.to_vec(),
             rows,
-        };
-        self.write(&comparison)?;
-        Ok(comparison)
+        }
+    }
+
+    /// Writes the JSON after each run, as partial: what has run is kept, whatever ends the comparison.
+    fn keep(&self, comparison: &Comparison) -> Outcome<()> {
+        match &self.load.json {
+            // A pipe or a terminal wants the result only.
+            Some(path) if path.is_file() || !path.exists() => crate::write_json(path, comparison),
+            _ => Ok(()),
+        }
     }
 
     fn contenders(&self) -> Outcome<(Vec<Contender>, Vec<String>)> {

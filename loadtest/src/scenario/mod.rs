@@ -7,4 +7,4 @@ mod options;
 mod run;
 
 pub(crate) use options::{Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm, read};
-pub(crate) use run::run;
+pub(crate) use run::{check, run};

@@ -11,6 +11,9 @@ use crate::failure::{Failure, Outcome};
 use crate::stamp;
 use crate::target::{Dialect, Speech, Template};
 
+/// Of one run.
+const MOST_SUBSCRIBERS: u64 = 10_000_000;
+
 /// What every scenario needs.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -44,7 +47,7 @@ pub(crate) struct Load {
     pub(crate) topic: String,
 
     /// Subscribers
-    #[arg(long, short = 'n', default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, short = 'n', default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MOST_SUBSCRIBERS))]
     pub(crate) subscribers: u64,
     /// Events a second
     #[arg(long, short, default_value_t = 10.0)]
@@ -314,6 +317,10 @@ impl Load {
     /// What the types do not say.
     pub(crate) fn check(&self) -> Outcome<()> {
         let wrong = |text: String| Err(Failure::new(text));
+        // A scenario file and --connections have no range of their own.
+        if !(1..=MOST_SUBSCRIBERS).contains(&self.subscribers) {
+            return wrong(format!("--subscribers {}: from 1 to {MOST_SUBSCRIBERS}", self.subscribers));
+        }
         if !(self.rate > 0.0 && self.rate <= 10_000_000.0) {
             return wrong(format!("--rate {}: it must be above 0 and at most ten million", self.rate));
         }

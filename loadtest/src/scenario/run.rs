@@ -26,9 +26,15 @@ use crate::target::{Speech, Values};
 /// Beyond so many topics none is tried before the measurement.
 const TOPICS_TRIED: u32 = 16;
 
+/// Whether what was asked can be run at all.
+pub(crate) fn check(kind: &Kind, load: &Load) -> Outcome<()> {
+    load.check()?;
+    groups(kind, load).map(drop)
+}
+
 /// Runs a scenario. An error is a run that could not start; what went wrong later is in the report.
 pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
-    load.check()?;
+    check(kind, load)?;
     let speech = load.speech()?;
     let target = speech.subscribe.address()?;
     let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
