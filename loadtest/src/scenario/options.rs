@@ -343,7 +343,11 @@ impl Load {
         if !self.server_cores.is_empty() && self.server_pid.is_none() {
             return wrong("--server-cores needs --server-pid: whose cores else?".to_owned());
         }
-        if self.steered && (self.server_cores.is_empty() || self.client_cores.is_empty()) {
+        if self.steered
+            && (self.server_cores.is_empty()
+                || self.client_cores.is_empty()
+                || self.client_cores.iter().any(|core| self.server_cores.contains(core)))
+        {
             return wrong("--steered needs --server-cores and --client-cores, which must differ".to_owned());
         }
         Ok(())

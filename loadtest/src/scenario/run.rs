@@ -37,6 +37,11 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     check(kind, load)?;
     let speech = load.speech()?;
     let target = speech.subscribe.address()?;
+    if load.steered && !target.ip().is_loopback() {
+        return Err(Failure::new(format!(
+            "--steered moves the kernel work of loopback, {target} is not on it: leave it out"
+        )));
+    }
     let cores = if load.client_cores.is_empty() { sys::allowed_cores() } else { load.client_cores.clone() };
     // Each thread has a descriptor table of its own, so more threads are more descriptors.
     let threads = load.threads.unwrap_or_else(|| cores.len().max(tables_for(load.subscribers)));
@@ -121,7 +126,17 @@ fn groups(kind: &Kind, load: &Load) -> Outcome<Vec<Group>> {
                 return Err(Failure::new(format!("--share {}: from 0 to less than 1", slow.share)));
             }
             let stalled = (all as f64 * slow.share).round() as usize;
+            if stalled == 0 || stalled == all {
+                let who = if stalled == 0 { "nobody" } else { "everybody" };
+                return Err(Failure::new(format!(
+                    "--share {} of {all} subscribers is {who}: some must stall and some must not",
+                    slow.share
+                )));
+            }
             vec![group(all - stalled, 0, 1), group(stalled, 0, 1)]
+        }
+        Kind::Churn(churn) if !(churn.per_second > 0.0 && churn.per_second.is_finite()) => {
+            return Err(Failure::new(format!("--per-second {}: it must be above 0", churn.per_second)));
         }
         Kind::Mixed(mixed) => {
             let small = mixed.small as usize;
