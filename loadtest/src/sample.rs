@@ -93,10 +93,25 @@ impl Server {
     pub(crate) fn user_bytes(self) -> Option<u64> {
         self.pids().into_iter().map(pss).sum()
     }
+
+    /// Why its memory cannot be told, where that is so: another user's process shows its CPU, not its memory.
+    pub(crate) fn memory_refusal(self) -> Option<String> {
+        self.pids().into_iter().map(rollup).find_map(|path| match fs::read_to_string(&path) {
+            // Who has ended meanwhile is no refusal.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Some(format!("{path}: {error}"))
+            }
+            _ => None,
+        })
+    }
+}
+
+fn rollup(pid: u32) -> String {
+    format!("/proc/{pid}/smaps_rollup")
 }
 
 fn pss(pid: u32) -> Option<u64> {
-    kilobytes(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
+    kilobytes(&fs::read_to_string(rollup(pid)).ok()?, "Pss:")
 }
 
 /// User memory of this process.

@@ -3,6 +3,7 @@
 mod fake;
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -81,6 +82,41 @@ fn without_a_pid_memory_is_left_out_and_that_is_said() {
     let verdict = honest().judge("fanout -n 3 -r 20 -d 200ms");
     assert!(verdict.json["server_user_bytes_per_connection"].is_null());
     assert!(verdict.json["notes"].to_string().contains("--server-pid"));
+}
+
+/// Another user's process shows its CPU to everybody, its memory to root only. The figures were just missing.
+#[test]
+fn memory_that_may_not_be_read_is_left_out_and_that_is_said() {
+    let fake = honest();
+    // As root it is this test that is not shown to nobody, who must be able to reach the program.
+    let root = std::fs::read("/proc/1/smaps_rollup").is_ok();
+    let program = std::env::temp_dir().join(format!("fanfare-load-{}", std::process::id()));
+    // By another process: a program that is open for writing here, or in what another test starts, cannot be run.
+    let install = ["-m", "755", env!("CARGO_BIN_EXE_fanfare-load")];
+    assert!(Command::new("install").args(install).arg(&program).status().unwrap().success());
+    let mut command = Command::new(&program);
+    let pid = if root {
+        command.uid(65_534).gid(65_534);
+        std::process::id()
+    } else {
+        1
+    };
+    let output = command
+        .args("fanout -n 3 -r 20 -d 200ms -q --server plain --server-pid".split(' '))
+        .arg(pid.to_string())
+        .arg("--url")
+        .arg(format!("http://{}", fake.address))
+        .output();
+    std::fs::remove_file(&program).unwrap();
+    let output = output.unwrap();
+    let (told, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{complaint}");
+    assert!(
+        told.contains(&format!("note: the server's memory is left out, it may not be read: /proc/{pid}/")),
+        "{told}"
+    );
+    assert!(!told.contains("server user bytes per stream"), "{told}");
 }
 
 #[test]

@@ -50,8 +50,13 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         Some(text) => Sources::parse(text).map_err(|error| Failure::new(format!("--sources: {error}")))?,
         None => Sources::suited_to(target, load.subscribers as usize),
     };
-    let notes = preflight(target, load.subscribers, threads as u64, &sources)?;
+    let mut notes = preflight(target, load.subscribers, threads as u64, &sources)?;
     let server = load.server_pid.map(Server::new).transpose()?;
+    if let Some(refusal) = server.and_then(Server::memory_refusal) {
+        notes.push(format!(
+            "the server's memory is left out, it may not be read: {refusal}; run as root or as the server's user"
+        ));
+    }
     if let Some(server) = server
         && !load.server_cores.is_empty()
     {
