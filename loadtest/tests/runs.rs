@@ -5,6 +5,8 @@ mod fake;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fake::{Behaviour, Fake};
@@ -139,6 +141,42 @@ fn ctrl_c_leaves_a_partial_report() {
     let verdict = fake::verdict(&child.wait_with_output().unwrap(), &file);
     assert_eq!((verdict.code, &verdict.json["partial"]), (130, &true.into()), "{}", verdict.complaint);
     assert!(verdict.count("deliveries") > 100 && verdict.complaint.contains("partial"));
+}
+
+/// The publisher waited up to a minute for the server's answer, and the run for the publisher.
+#[test]
+fn ctrl_c_does_not_wait_for_a_server_that_stalls() {
+    let (stalls, goes_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (told, over) = (stalls.clone(), goes_on.clone());
+    let delay = move |event: usize| {
+        if event == 3 {
+            told.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_secs(30));
+            over.store(true, Ordering::SeqCst);
+        }
+        Duration::ZERO
+    };
+    let (fake, file) = (
+        Fake::start(Behaviour { delay: Box::new(delay), ..Behaviour::default() }),
+        fake::scratch("report.json"),
+    );
+    let child = fake::command()
+        .args(["fanout", "-n", "3", "-r", "100", "-d", "60s", "-q", "--server", "plain", "--url"])
+        .arg(format!("http://{}", fake.address))
+        .arg("--json")
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !stalls.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let verdict = fake::verdict(&child.wait_with_output().unwrap(), &file);
+    assert!(!goes_on.load(Ordering::SeqCst), "the run waited for the server");
+    assert_eq!((verdict.code, &verdict.json["partial"]), (130, &true.into()), "{}", verdict.complaint);
+    assert_eq!(verdict.complaint.trim_end().lines().count(), 1, "{}", verdict.complaint);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //! takes any answer but a 2xx as the end.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::publisher::Tally;
@@ -17,12 +19,32 @@ use crate::sys;
 /// How long an answer to a publish may take. The bare loop answers when it has sent to everybody, which with a million
 /// streams on a busy machine takes longer than 20 s.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at whether the run is over while a server takes or gives nothing.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether a connection on which nothing is under way is still good. Servers close one that was idle for long, and some
 /// say why before.
 fn is_kept(stream: &TcpStream) -> bool {
     let read = sys::receive(stream.as_raw_fd(), &mut [0]);
-    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Tries until something was done, a time is up, or the run is over: Ctrl-C is not to wait for a server that stalls.
+fn patiently(stop: &AtomicBool, mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    let patience = clock::now() + clock::nanoseconds(PATIENCE);
+    loop {
+        match attempt() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                if stop.load(Ordering::Relaxed) || sys::interrupted() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                if clock::now() > patience {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            result => return result,
+        }
+    }
 }
 
 pub(crate) struct Connection {
@@ -31,11 +53,13 @@ pub(crate) struct Connection {
     received: Vec<u8>,
     /// When each request that has no answer yet was sent.
     under_way: VecDeque<u64>,
+    /// Set where nobody wants the answer any more.
+    stop: Arc<AtomicBool>,
 }
 
 impl Connection {
-    pub(crate) fn new(address: SocketAddr) -> Connection {
-        Connection { address, stream: None, received: Vec::new(), under_way: VecDeque::new() }
+    pub(crate) fn new(address: SocketAddr, stop: Arc<AtomicBool>) -> Connection {
+        Connection { address, stream: None, received: Vec::new(), under_way: VecDeque::new(), stop }
     }
 
     /// Requests that have no answer yet.
@@ -50,8 +74,20 @@ impl Connection {
         }
         for attempt in 0.. {
             let fresh = self.stream.is_none();
-            let stream = self.connected()?;
-            match stream.write_all(request) {
+            let stop = self.stop.clone();
+            let mut stream: &TcpStream = self.connected()?;
+            let mut left = request;
+            let result = loop {
+                match patiently(&stop, || stream.write(left)) {
+                    Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => left = &left[written..],
+                    Err(error) => break Err(error),
+                }
+                if left.is_empty() {
+                    break Ok(());
+                }
+            };
+            match result {
                 Ok(()) => break,
                 // A kept-alive connection may have been closed since; once is no sign of anything.
                 Err(_) if !fresh && attempt == 0 && self.under_way.is_empty() => self.stream = None,
@@ -68,8 +104,8 @@ impl Connection {
                 |error| Failure::new(format!("the publisher cannot connect to {}: {error}", self.address));
             let stream = TcpStream::connect(self.address).map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
-            stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-            stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+            stream.set_read_timeout(Some(LOOK)).map_err(failed)?;
+            stream.set_write_timeout(Some(LOOK)).map_err(failed)?;
             self.received.clear();
             self.stream = Some(stream);
         }
@@ -128,11 +164,14 @@ impl Connection {
             .ok_or_else(|| Failure::new("the server closed the publisher's connection"))?;
         let start = self.received.len();
         self.received.resize(start + 16 * 1024, 0);
-        let read = stream.read(&mut self.received[start..]);
+        let read = patiently(&self.stop, || stream.read(&mut self.received[start..]));
         self.received.truncate(start + read.as_ref().copied().unwrap_or(0));
         match read {
             Ok(length) => Ok(length),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(Failure::new("interrupted while a publish had no answer"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Failure::new(format!("a publish had no answer for {} s", PATIENCE.as_secs())))
             }
             Err(error) => Err(Failure::new(format!("the publisher's connection broke: {error}"))),

@@ -76,7 +76,7 @@ impl Publisher {
                 Thread {
                     route,
                     sequences,
-                    connection: Connection::new(address),
+                    connection: Connection::new(address, halt.clone()),
                     tally: Tally::new(),
                     progress: seen,
                     stop: halt,
@@ -123,6 +123,16 @@ struct Thread {
 
 impl Thread {
     fn run(mut self, pace: &Pace) -> Outcome<Tally> {
+        match self.follow(pace) {
+            // Who was stopped left an answer behind; that is no failure of the server.
+            Err(failure) if !self.halted() => return Err(failure),
+            _ => {}
+        }
+        self.tally.cpu_ns = sys::thread_cpu_ns();
+        Ok(self.tally)
+    }
+
+    fn follow(&mut self, pace: &Pace) -> Outcome<()> {
         match *pace {
             Pace::Schedule { start, rate, burst, count } => {
                 let burst = burst.max(1);
@@ -154,9 +164,7 @@ impl Thread {
                 }
             }
         }
-        self.drain()?;
-        self.tally.cpu_ns = sys::thread_cpu_ns();
-        Ok(self.tally)
+        self.drain()
     }
 
     fn halted(&self) -> bool {

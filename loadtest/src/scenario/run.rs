@@ -175,7 +175,7 @@ fn subscribe_request(speech: &Speech, names: &Arc<Vec<String>>) -> Outcome<Reque
 fn prepare(speech: &Speech, names: &[String], quiet: bool) -> Outcome<()> {
     let Some(template) = &speech.prepare else { return Ok(()) };
     let bar = progress("creating topics", names.len() as u64, quiet);
-    let mut connection = Connection::new(template.address()?);
+    let mut connection = Connection::new(template.address()?, Arc::default());
     let mut tally = Tally::new();
     let mut request = Vec::new();
     for name in names {
