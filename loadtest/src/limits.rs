@@ -24,28 +24,30 @@ pub(crate) fn tables_for(subscribers: u64) -> usize {
     subscribers.div_ceil(limit.saturating_sub(SPARE).max(1)) as usize
 }
 
-/// Ends the run where it could not succeed. Returns what may become a limit on the server's side.
+/// Ends the run where it could not succeed: each limit that is too low is a line. Returns what may become a limit on
+/// the server's side.
 pub(crate) fn preflight(
     target: SocketAddr,
     subscribers: u64,
     threads: u64,
     sources: &Sources,
 ) -> Outcome<Vec<String>> {
+    let mut wrong = Vec::new();
     let (limit, _) = sys::descriptor_limit();
     let each = subscribers.div_ceil(threads) + SPARE;
     if each > limit {
         let needed = tables_for(subscribers);
-        return Err(Failure::new(format!(
+        wrong.push(format!(
             "{subscribers} streams on {threads} threads need {each} descriptors in each thread's table, the limit is {limit}: raise it with `ulimit -n {each}`, or use --threads {needed}"
-        )));
+        ));
     }
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
     if let (Some(first), Some(last)) = (number(range, 0), number(range, 1)) {
         let room = sources.capacity((last - first + 1) as usize) as u64;
         if subscribers > room {
-            return Err(Failure::new(format!(
+            wrong.push(format!(
                 "{subscribers} streams need as many source ports, there are {room}: give more addresses with --sources, or widen the range: sysctl -w net.ipv4.ip_local_port_range='1024 65535'"
-            )));
+            ));
         }
     }
     let same_machine = target.ip().is_loopback();
@@ -54,9 +56,9 @@ pub(crate) fn preflight(
     {
         let needed = used + sockets + 1_000;
         if needed > most {
-            return Err(Failure::new(format!(
+            wrong.push(format!(
                 "{sockets} sockets more need fs.file-max of {needed}, it is {most}: sysctl -w fs.file-max={needed}"
-            )));
+            ));
         }
     }
     if let (Some(used), Some(most)) = (
@@ -65,22 +67,26 @@ pub(crate) fn preflight(
     ) && used + subscribers > most
     {
         let needed = used + subscribers + 1_000;
-        return Err(Failure::new(format!(
+        wrong.push(format!(
             "connection tracking holds {most} connections, {needed} are needed: sysctl -w net.netfilter.nf_conntrack_max={needed}"
-        )));
+        ));
     }
     let memory = if same_machine { subscribers * PAIR_BYTES } else { subscribers * PAIR_BYTES / 2 };
     if let Some(available) = sample::available_bytes()
         && memory > available
     {
         let mega = |bytes: u64| bytes >> 20;
-        return Err(Failure::new(format!(
+        wrong.push(format!(
             "{subscribers} streams need about {} MiB of kernel memory, {} MiB are available: use fewer --subscribers",
             mega(memory),
             mega(available)
-        )));
+        ));
     }
-    Ok(warnings(subscribers, same_machine))
+    match wrong.is_empty() {
+        true => Ok(warnings(subscribers, same_machine)),
+        // Whoever raises them wants to raise them all at once.
+        false => Err(Failure::new([wrong, warnings(subscribers, same_machine)].concat().join("\n"))),
+    }
 }
 
 /// What does not stop a run but may spoil it.
@@ -114,9 +120,22 @@ mod tests {
     fn a_limit_that_is_too_low_is_named_with_the_command() {
         let target = SocketAddr::from(([127, 0, 0, 1], 1));
         preflight(target, 100, 1, &Sources::default()).unwrap();
-        let told = preflight(target, 9_000_000, 1, &Sources::default()).unwrap_err().to_string();
-        assert!(told.contains("ulimit -n") && told.contains("--threads"), "{told}");
         let told = preflight(target, 900_000, 1_000, &Sources::default()).unwrap_err().to_string();
         assert!(told.contains("--sources") && told.contains("ip_local_port_range"), "{told}");
+        assert!(!told.contains("ulimit -n"), "{told}");
+    }
+
+    /// Only the first was named: who raised it was shown the second.
+    #[test]
+    fn each_limit_that_is_too_low_is_a_line() {
+        let target = SocketAddr::from(([127, 0, 0, 1], 1));
+        let told = preflight(target, 1 << 40, 1, &Sources::default()).unwrap_err().to_string();
+        let lines: Vec<&str> = told.lines().collect();
+        for (line, command) in lines.iter().zip(["ulimit -n", "ip_local_port_range="]) {
+            assert!(line.contains(command), "{told}");
+        }
+        for command in ["use fewer --subscribers", "sysctl -w net.ipv4.tcp_mem="] {
+            assert!(lines.iter().any(|line| line.contains(command)), "{told}");
+        }
     }
 }

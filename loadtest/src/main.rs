@@ -54,7 +54,9 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("fanfare-load: {failure}");
+            for line in failure.to_string().lines() {
+                eprintln!("fanfare-load: {line}");
+            }
             ExitCode::from(NOT_STARTED)
         }
     }

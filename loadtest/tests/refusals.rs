@@ -134,6 +134,37 @@ fn what_cannot_work_is_said_before_it_starts() {
     }
 }
 
+/// One was named, whoever raised it was shown the next.
+#[test]
+fn each_limit_that_is_too_low_is_named() {
+    let verdict = judge("fanout -n 9000000 --threads 1 --sources 127.0.0.2");
+    assert_eq!(verdict.code, 2);
+    for expected in ["ulimit -n", "ip_local_port_range="] {
+        let named = |line: &str| line.starts_with("fanfare-load: ") && line.contains(expected);
+        assert!(verdict.complaint.lines().any(named), "{expected}: {}", verdict.complaint);
+    }
+}
+
+/// What only may spoil a run was told after it, when it was too late to raise it. The limit is that of a network
+/// namespace, which anybody may make where the machine allows it.
+#[test]
+fn a_limit_that_may_spoil_the_run_is_named_before_it() {
+    let inside = |script: String| {
+        std::process::Command::new("unshare").args(["-rn", "sh", "-c", &script]).output().unwrap()
+    };
+    let low = "echo 100 > /proc/sys/net/core/somaxconn";
+    if !inside(low.to_owned()).status.success() {
+        eprintln!("skipped: no network namespace may be made here");
+        return;
+    }
+    let program = env!("CARGO_BIN_EXE_fanfare-load");
+    let output = inside(format!("{low} && exec {program} fanout -q -n 3 --url http://127.0.0.1:9"));
+    let told = String::from_utf8_lossy(&output.stderr);
+    let first = told.lines().next().unwrap();
+    assert!(first.contains("somaxconn is 100") && first.contains("sysctl -w"), "{told}");
+    assert!(told.lines().count() > 1 && output.status.code() == Some(1), "{told}");
+}
+
 /// Nobody to subscribe was a panic, from a file and from `compare`.
 #[test]
 fn a_run_without_subscribers_is_refused() {

@@ -313,7 +313,7 @@ fn failed(contender: &Contender, connections: u64, failure: &Failure) -> Report 
     Report {
         name: contender.name.clone(),
         subscribers: connections,
-        problems: vec![failure.to_string()],
+        problems: failure.to_string().lines().map(str::to_owned).collect(),
         ..Report::default()
     }
 }

@@ -51,6 +51,10 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         None => Sources::suited_to(target, load.subscribers as usize),
     };
     let mut notes = preflight(target, load.subscribers, threads as u64, &sources)?;
+    // Now, while there is time to raise it, and in the report.
+    for note in &notes {
+        eprintln!("fanfare-load: note: {note}");
+    }
     let server = load.server_pid.map(Server::new).transpose()?;
     if let Some(refusal) = server.and_then(Server::memory_refusal) {
         notes.push(format!(
