@@ -56,6 +56,14 @@ preflight() {
     "packets that wait for the other core are dropped and come again 200 ms later"
   need net.ipv4.tcp_child_ehash_entries "$(sysctl -n net.ipv4.tcp_child_ehash_entries)" "$buckets" "$buckets" \
     "the namespace's own table of sockets; short chains keep a send as fast as with few"
+  if [ "$shards" -gt "$most_shards" ]; then
+    local wanted_descriptors=$((count * 100 / 85 / (most_shards - 1) + 100))
+    if [ "$wanted_descriptors" -lt 20000 ]; then wanted_descriptors=20000; fi
+    say "ulimit -n is $descriptors, too low: each shard has a table of so many, so $count streams need $shards shards, $most_shards are the most"
+    say "  ulimit -n $wanted_descriptors"
+    # It is this script's and ends with it, so nothing is to be put back.
+    if [ "$raise" = yes ] && ulimit -n "$wanted_descriptors"; then count_shards; else low=1; fi
+  fi
   local conntrack
   if conntrack=$(sysctl -n net.netfilter.nf_conntrack_max 2>/dev/null); then
     need net.netfilter.nf_conntrack_max "$conntrack" $((count * 2)) $((count * 2 + 100000)) "each connection is tracked"
@@ -75,9 +83,18 @@ preflight() {
 # Both ends of an idle pair: 8,344 bytes of the kernel's slab, 58 of the server's, at most 170 of the client's. What a
 # broadcast adds is not foreseen but watched: the run ends when only `least_memory` MiB are left.
 pair_bytes=8600 least_memory=1024
-descriptors=$(ulimit -n)
-# A hash spreads the connections over the shards, so no table is planned to be full.
-shards=$((count / (descriptors * 85 / 100) + 1))
+# A thread each; the loop of `bare` takes no more than 1,024, and long before that the scheduler is measured.
+most_shards=256
+count_shards() {
+  descriptors=$(ulimit -n)
+  if [ "$descriptors" = unlimited ]; then
+    descriptors=$(sysctl -n fs.nr_open)
+    say "ulimit -n is unlimited: a table ends at fs.nr_open, $descriptors"
+  fi
+  # A hash spreads the connections over the shards, so no table is planned to be full.
+  shards=$((count / (descriptors * 85 / 100) + 1))
+}
+count_shards
 
 make_namespace() {
   if ip netns list | grep -q "^$namespace\b"; then
