@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::Report;
 use super::columns::columns;
 use super::plot::{Bar, Line, bars, lines};
-use super::table::{figure, group};
+use super::table::{figure, group, notes_of};
 use crate::compare::{Comparison, Contest, Row, place as colour};
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#222;background:#fff}\
@@ -163,9 +163,7 @@ pub(crate) fn page(comparison: &Comparison) -> String {
     page.push_str("</table>");
     let mut notes: Vec<String> = comparison.absent.clone();
     for row in &comparison.rows {
-        notes.extend(
-            row.median.notes.iter().map(|note| format!("{} at {}: {note}", row.name, group(row.connections))),
-        );
+        notes.extend(notes_of(row));
     }
     if !notes.is_empty() {
         page.push_str("<h2>Notes</h2><ul>");

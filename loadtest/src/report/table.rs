@@ -4,7 +4,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::Report;
 use super::columns::columns;
-use crate::compare::Comparison;
+use crate::compare::{Comparison, Row};
 use crate::ledger::Faults;
 
 /// A figure, or a dash where there is none.
@@ -126,12 +126,49 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.to_string()
+    let mut text = table.to_string();
+    for note in comparison.rows.iter().flat_map(notes_of) {
+        text.push_str(&format!("\nnote: {note}"));
+    }
+    text
+}
+
+/// What is to be known of the run that a row shows.
+pub(super) fn notes_of(row: &Row) -> impl Iterator<Item = String> {
+    row.median.notes.iter().map(|note| format!("{} at {}: {note}", row.name, group(row.connections)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::Contest;
+
+    /// They were in the JSON and on the page: on a terminal a row that the client had spoiled looked like any other.
+    #[test]
+    fn the_notes_of_the_run_in_the_middle_stand_under_the_table() {
+        let median = Report { notes: vec!["the client was the bottleneck".to_owned()], ..Report::default() };
+        let row = Row {
+            name: "bare".to_owned(),
+            settings: String::new(),
+            cannot: String::new(),
+            connections: 10_000,
+            median,
+            server_cpu_us_per_delivery_range: None,
+            rounds: Vec::new(),
+        };
+        let text = super::comparison(&Comparison {
+            tool: "",
+            version: "",
+            machine: String::new(),
+            arrangement: String::new(),
+            scenario: Contest::Fanout,
+            rounds: 1,
+            partial: false,
+            absent: Vec::new(),
+            rows: vec![row],
+        });
+        assert!(text.ends_with("\nnote: bare at 10,000: the client was the bottleneck"), "{text}");
+    }
 
     #[test]
     fn figures_have_the_digits_that_matter() {
