@@ -145,3 +145,74 @@ fn a_stream_that_ends_is_resumed_like_a_browser_would() {
     assert!(verdict.count("lost") >= 20);
     assert_eq!(verdict.count("lost") + verdict.count("deliveries"), 20 * EVENTS);
 }
+
+/// Five of twenty leave at the start, as many join, and ten events come two seconds later. Who joined was owed nothing
+/// before it got its first event, so a server whose new streams were dead was told that it lost nothing.
+#[test]
+fn newcomers_that_get_nothing_have_lost_what_came_after_them() {
+    // Each of five threads sends one away at once, and the next after fifty seconds.
+    let run = "churn -n 20 --threads 5 --per-second 0.1 -r 5 --burst 10 -d 4s --patience 400ms";
+    let fake =
+        mischievous(|subscriber, event| if subscriber < 20 { vec![Send::Event(event)] } else { vec![] });
+    let verdict = fake.judge(run);
+    assert_eq!(verdict.json["opening"]["streams"], 25);
+    assert_eq!((verdict.code, verdict.faults()), (1, [5 * 10, 0, 0, 0]), "{}", verdict.complaint);
+
+    // One that got its last event only has lost those before it, too.
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (20, ..20) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    assert_eq!(fake.judge(run).faults(), [9, 0, 0, 0]);
+
+    let verdict = mischievous(|_, event| vec![Send::Event(event)]).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+}
+
+/// What a subscriber had not got was forgotten when it left.
+#[test]
+fn a_hole_before_a_subscriber_left_is_lost() {
+    // The only one leaves at once and then every second.
+    let run = "churn -n 1 --threads 1 --per-second 1 -r 10 -d 1500ms";
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (1, 5) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (1, [1, 0, 0, 0]), "{}", verdict.complaint);
+
+    let verdict = mischievous(|_, event| vec![Send::Event(event)]).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+}
+
+/// Three groups of ten events, 2.5 seconds apart; one of the two leaves every two seconds. The first newcomer gets nothing and leaves
+/// 1.5 seconds after the second group, which another one has got meanwhile; the second loses the first half of the third group.
+#[test]
+fn a_newcomer_that_got_nothing_is_judged_when_it_leaves() {
+    let run = "churn -n 2 --threads 1 --per-second 0.5 -r 4 --burst 10 -d 7500ms --patience 400ms";
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (2, _) | (3, 21..=25) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (1, [10 + 5, 0, 0, 0]), "{}", verdict.complaint);
+
+    let verdict = mischievous(|_, event| vec![Send::Event(event)]).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+}
+
+/// Everybody came back, was answered, and got nothing any more; without resume that was nobody's loss.
+#[test]
+fn dead_streams_after_a_storm_without_resume_have_lost_what_came_after_it() {
+    // Cut after two seconds; 14 events before that and ten at 3.5 seconds.
+    let run = "storm --no-resume -n 20 -r 4 --burst 14 -d 6s --patience 400ms";
+    let fake =
+        mischievous(|subscriber, event| if subscriber < 20 { vec![Send::Event(event)] } else { vec![] });
+    let verdict = fake.judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (1, [20 * 10, 0, 0, 0]), "{}", verdict.complaint);
+    assert_eq!((verdict.count("deliveries"), verdict.count("missed_while_away")), (20 * 15, 0));
+
+    let verdict = mischievous(|_, event| vec![Send::Event(event)]).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!((verdict.count("deliveries"), verdict.count("missed_while_away")), (20 * 25, 0));
+}

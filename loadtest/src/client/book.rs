@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::Plan;
-use super::subscriber::Subscriber;
+use super::subscriber::{NOTHING_OWED, Subscriber};
 use crate::clock;
 use crate::ledger::{Faults, Seen};
 use crate::sse::Sink;
@@ -97,6 +97,8 @@ pub(crate) struct Book {
     run: u32,
     phases: Vec<u64>,
     watched: u32,
+    /// Behind the highest number that anybody got, of whatever topic.
+    pub(super) reached: u64,
 }
 
 impl Book {
@@ -126,14 +128,15 @@ impl Book {
             run: plan.run,
             phases: plan.phases.clone(),
             watched,
+            reached: 0,
         }
     }
 
-    /// Closes a subscriber's account.
-    pub(super) fn settle(&mut self, subscriber: &Subscriber, published: &[u64]) {
-        let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
-        if !subscriber.joins && !subscriber.skips {
-            self.report.faults[usize::from(subscriber.group)].lost += subscriber.sequence.lost(published);
+    /// Closes a subscriber's account: what it was owed of the first `published` events of its topic is there or lost.
+    pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: u64) {
+        self.report.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
+        if subscriber.skips && subscriber.owed_from != NOTHING_OWED {
+            self.report.missed_away += subscriber.sequence.skip_to(u64::from(subscriber.owed_from));
         }
     }
 
@@ -148,13 +151,14 @@ impl Book {
             faults.misrouted += 1;
             return;
         }
+        let owed_from = u64::from(subscriber.owed_from);
         if *subscriber.joins {
             *subscriber.joins = false;
-            subscriber.sequence.start_at(stamp.sequence);
+            subscriber.sequence.start_at(stamp.sequence.min(owed_from));
         }
         if *subscriber.skips {
             *subscriber.skips = false;
-            report.missed_away += subscriber.sequence.skip_to(stamp.sequence);
+            report.missed_away += subscriber.sequence.skip_to(stamp.sequence.min(owed_from));
         }
         match subscriber.sequence.see(stamp.sequence) {
             Seen::New => {}
@@ -165,6 +169,7 @@ impl Book {
             }
         }
         report.deliveries += 1;
+        self.reached = self.reached.max(stamp.sequence + 1);
         let Some(phase) = self.phases.iter().rposition(|&first| stamp.sequence >= first) else { return };
         let latency = now.saturating_sub(stamp.intended);
         record(&mut report.latency[phase * self.groups + usize::from(subscriber.group)], latency);
@@ -189,6 +194,7 @@ pub(super) struct Place<'a> {
     pub(super) group: u8,
     pub(super) joins: &'a mut bool,
     pub(super) skips: &'a mut bool,
+    pub(super) owed_from: u32,
     pub(super) sequence: &'a mut crate::ledger::Sequence,
 }
 

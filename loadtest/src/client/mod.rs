@@ -48,8 +48,10 @@ pub(crate) struct Plan {
     pub(crate) retry_ms: u32,
     /// Send `Last-Event-ID` at a reconnect.
     pub(crate) resume: bool,
-    /// Subscribers join while events are published: each one's sequence starts at the first it sees.
-    pub(crate) late_join: bool,
+    /// How many events of each topic were published so far; counted before they are sent.
+    pub(crate) published: Arc<Vec<AtomicU64>>,
+    /// How long an event may be outstanding when nothing arrives any more.
+    pub(crate) patience_ns: u64,
     pub(crate) receive_buffer: usize,
     pub(crate) run: u32,
     /// Sequence numbers at which a new latency histogram begins; what is below the first is not measured.
@@ -101,6 +103,8 @@ pub(crate) enum Command {
     DropAll,
     /// So many subscribers a second leave, and as many join; 0 ends it. Over all threads.
     Churn { per_second: f64 },
+    /// Tell how many deliveries are owed to those who are there.
+    Owed,
     /// Report: so many events were published to each topic.
     Finish { published: Arc<Vec<u64>> },
 }
@@ -112,8 +116,12 @@ struct Line {
     open: AtomicU64,
     opened: AtomicU64,
     delivered: AtomicU64,
+    /// The answer to [`Command::Owed`]; [`NO_ANSWER`] before it.
+    owed: AtomicU64,
     thread: AtomicI32,
 }
+
+const NO_ANSWER: u64 = u64::MAX;
 
 /// What all workers share.
 struct Common {
@@ -168,6 +176,7 @@ impl Crowd {
                 open: AtomicU64::new(0),
                 opened: AtomicU64::new(0),
                 delivered: AtomicU64::new(0),
+                owed: AtomicU64::new(NO_ANSWER),
                 thread: AtomicI32::new(0),
             }));
         }
@@ -201,6 +210,19 @@ impl Crowd {
     pub(crate) fn delivered_reader(&self) -> Delivered {
         let lines = self.lines.clone();
         Arc::new(move || lines.iter().map(|line| line.delivered.load(Ordering::Relaxed)).sum())
+    }
+
+    /// Asks every worker how many deliveries are owed to those who are there.
+    pub(crate) fn ask_owed(&self) {
+        self.lines.iter().for_each(|line| line.owed.store(NO_ANSWER, Ordering::Release));
+        self.tell(|| Command::Owed);
+    }
+
+    /// The answer, when everybody has given it.
+    pub(crate) fn owed(&self) -> Option<u64> {
+        let answer =
+            |line: &Arc<Line>| Some(line.owed.load(Ordering::Acquire)).filter(|&owed| owed != NO_ANSWER);
+        self.lines.iter().map(answer).sum()
     }
 
     /// Streams that were opened so far, reopened ones again.

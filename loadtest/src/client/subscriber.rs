@@ -10,6 +10,9 @@ use crate::sse::{Stream, Unfinished};
 pub(crate) const BYTES: usize = size_of::<Subscriber>();
 const _: () = assert!(BYTES <= 150);
 
+/// No event has this number: a run with so many is not judged by where its newcomers started.
+pub(super) const NOTHING_OWED: u32 = u32::MAX;
+
 /// Where a subscriber is in the life of its stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) enum State {
@@ -34,10 +37,13 @@ pub(crate) struct Subscriber {
     pub(super) state: State,
     /// Failed attempts to open the stream since it was last open.
     pub(super) attempts: u8,
-    /// Its first event tells where its sequence starts.
+    /// It came while events were published: its first event tells where its sequence starts.
     pub(super) joins: bool,
     /// It left on our account and does not resume: what it missed is not lost.
     pub(super) skips: bool,
+    /// With one of these two: the first number that it is owed whatever its first event is. [`NOTHING_OWED`] until its stream
+    /// has been open for a while; 4 bytes, because 8 would make every subscriber 8 larger.
+    pub(super) owed_from: u32,
     pub(super) stalled: bool,
     pub(super) framing: Framing,
     pub(super) stream: Stream,
@@ -51,7 +57,7 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(group: u8, topic: u32, joins: bool) -> Subscriber {
+    pub(super) fn new(group: u8, topic: u32) -> Subscriber {
         Subscriber {
             socket: None,
             generation: 0,
@@ -59,8 +65,9 @@ impl Subscriber {
             group,
             state: State::Away,
             attempts: 0,
-            joins,
+            joins: false,
             skips: false,
+            owed_from: NOTHING_OWED,
             stalled: false,
             framing: Framing::Close,
             stream: Stream::default(),
@@ -68,6 +75,15 @@ impl Subscriber {
             unfinished: None,
             head: None,
             started: 0,
+        }
+    }
+
+    /// How many of the first `published` events of its topic it was owed and did not get.
+    pub(super) fn lost(&self, published: u64) -> u64 {
+        match self.joins || self.skips {
+            false => self.sequence.lost(published),
+            // It still waits for its first event, so there are holes only from before it left.
+            true => self.sequence.lost(0) + published.saturating_sub(u64::from(self.owed_from)),
         }
     }
 

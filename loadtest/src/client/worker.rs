@@ -16,7 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use super::book::{Book, Report, ThreadReport, coarse_timings, record};
-use super::subscriber::{State, Subscriber};
+use super::subscriber::{NOTHING_OWED, State, Subscriber};
 use super::{Command, Common, Line, Plan, lock};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::Failure;
@@ -28,6 +28,11 @@ const WAKER: Token = Token(usize::MAX);
 const BATCH: usize = 1_024;
 /// One read takes at most so much.
 const READ_BYTES: usize = 64 * 1024;
+/// Who came back or joined is owed what is published after its stream has been open for so long: a server may answer a
+/// little before it has entered the stream wherever it looks when it publishes. Twice what the first streams are given.
+const OWED_AFTER: u64 = SECOND;
+/// There is one note of how far the crowd has come in so long.
+const TIDE_INTERVAL: u64 = 10 * MILLISECOND;
 
 /// Runs until told to finish; without a report when it could not start.
 pub(super) fn run(index: usize, plan: &Plan, common: &Common, line: &Line) -> Option<Report> {
@@ -57,6 +62,13 @@ struct Worker<'a> {
     retries: BinaryHeap<Reverse<(u64, u32)>>,
     /// Streams being opened, with the generation: all have the same time, so the first is due first.
     deadlines: VecDeque<(u64, u32, u32)>,
+    /// Streams that opened while events were published, with the time from which they are owed what follows, and the generation.
+    joining: VecDeque<(u64, u32, u32)>,
+    /// When somebody here first had how many of the topic's events, the newer of the two last. Only for who leaves in a
+    /// churn, which has one topic.
+    tide: VecDeque<(u64, u64)>,
+    /// So many of them somebody here had long enough ago that everybody must have them.
+    ebb: u64,
     opening: usize,
     /// When the next connect is due.
     next_connect: u64,
@@ -86,7 +98,7 @@ impl<'a> Worker<'a> {
         let mut subscribers = Slab::with_capacity(mine.len());
         for number in mine {
             let (group, topic) = plan.place(number);
-            subscribers.insert(Subscriber::new(group, topic, plan.late_join));
+            subscribers.insert(Subscriber::new(group, topic));
         }
         let now = clock::now();
         Ok(Worker {
@@ -100,6 +112,9 @@ impl<'a> Worker<'a> {
             subscribers,
             retries: BinaryHeap::new(),
             deadlines: VecDeque::new(),
+            joining: VecDeque::new(),
+            tide: VecDeque::new(),
+            ebb: 0,
             opening: 0,
             next_connect: now,
             churn: 0.0,
@@ -156,6 +171,9 @@ impl<'a> Worker<'a> {
         if let Some(&(when, ..)) = self.deadlines.front() {
             due = due.min(when);
         }
+        if let Some(&(when, ..)) = self.joining.front() {
+            due = due.min(when);
+        }
         due = due.min(self.next_churn);
         (due < u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(clock::now())))
     }
@@ -185,6 +203,13 @@ impl<'a> Worker<'a> {
                     self.churn = per_second / self.plan.threads as f64;
                     self.next_churn = if self.churn > 0.0 { clock::now() } else { u64::MAX };
                 }
+                Command::Owed => {
+                    let owed = self.subscribers.iter().map(|(_, subscriber)| {
+                        subscriber
+                            .lost(self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed))
+                    });
+                    self.line.owed.store(owed.sum(), Ordering::Release);
+                }
                 Command::Finish { published } => return Some(published),
             }
         }
@@ -210,14 +235,43 @@ impl<'a> Worker<'a> {
     /// A subscriber leaves on our account and comes again at once: the same one, or a newcomer.
     fn leave(&mut self, index: usize, newcomer: bool) {
         self.close(index);
+        if newcomer {
+            self.ebb();
+            self.book.settle(&mut self.subscribers[index], self.ebb);
+        }
         let subscriber = &mut self.subscribers[index];
+        subscriber.owed_from = NOTHING_OWED;
         if newcomer {
             subscriber.stream = Default::default();
+            subscriber.sequence = Default::default();
             subscriber.joins = true;
         } else {
             subscriber.skips = !self.plan.resume && !subscriber.joins;
         }
         self.queue.push_back(index as u32);
+    }
+
+    /// Notes how far the crowd has come.
+    fn tide(&mut self, now: u64) {
+        let reached = self.book.reached;
+        match self.tide.back_mut() {
+            Some((_, last)) if *last == reached => {}
+            Some(last) if last.0 / TIDE_INTERVAL == now / TIDE_INTERVAL => *last = (now, reached),
+            _ => self.tide.push_back((now, reached)),
+        }
+    }
+
+    /// What somebody here had so long ago is what a subscriber that leaves now must have had too. How far the publisher
+    /// is says less: of a server that is late for everybody it would be said that it lost what is still to come.
+    fn ebb(&mut self) {
+        let patience = self.plan.patience_ns.max(OWED_AFTER);
+        let now = clock::now();
+        while let Some(&(when, reached)) = self.tide.front()
+            && when + patience <= now
+        {
+            self.ebb = reached;
+            self.tide.pop_front();
+        }
     }
 
     fn close(&mut self, index: usize) {
@@ -256,6 +310,19 @@ impl<'a> Worker<'a> {
                 self.common.fail(failure);
             }
         }
+        while let Some(&(when, index, generation)) = self.joining.front()
+            && when <= now
+        {
+            self.joining.pop_front();
+            let subscriber = &mut self.subscribers[index as usize];
+            if subscriber.generation == generation && (subscriber.joins || subscriber.skips) {
+                let published = self.plan.published[subscriber.topic as usize].load(Ordering::Relaxed);
+                subscriber.owed_from = u32::try_from(published).unwrap_or(NOTHING_OWED);
+            }
+        }
+        if self.churn > 0.0 {
+            self.tide(now);
+        }
         let mut churned = 0;
         while self.churn > 0.0 && self.next_churn <= now && churned < self.subscribers.len() {
             let index = self.churned % self.subscribers.len();
@@ -283,7 +350,8 @@ impl<'a> Worker<'a> {
 
     fn finish(&mut self, published: &[u64]) -> Report {
         let cpu_ns = sys::thread_cpu_ns() - self.window_cpu;
-        for (_, subscriber) in &self.subscribers {
+        for (_, subscriber) in &mut self.subscribers {
+            let published = published.get(subscriber.topic as usize).copied().unwrap_or(0);
             self.book.settle(subscriber, published);
         }
         let mut report = std::mem::replace(&mut self.book, Book::new(self.plan)).report;

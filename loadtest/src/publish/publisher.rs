@@ -192,8 +192,12 @@ impl Thread {
         self.request.clear();
         self.route.template.request(Values { topic: name, data, sequence }, &mut self.request)?;
         record(&mut self.tally.lag, clock::now().saturating_sub(intended));
-        self.connection.send(&self.request)?;
+        // Counted first: who reads the count knows that what it does not hold was not sent before.
         counter.store(sequence + 1, Ordering::Relaxed);
+        if let Err(failure) = self.connection.send(&self.request) {
+            counter.store(sequence, Ordering::Relaxed);
+            return Err(failure);
+        }
         self.tally.sent += 1;
         self.progress.store(self.tally.sent, Ordering::Relaxed);
         Ok(())

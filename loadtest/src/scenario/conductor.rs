@@ -269,16 +269,25 @@ impl Conductor<'_> {
             self.groups.iter().map(of).sum()
         });
         let bar = progress("waiting", expected.unwrap_or(0), self.load.quiet || expected.is_none());
-        let patience = if expected.is_some() { nanoseconds(self.load.patience) } else { SETTLE };
-        let (mut best, mut since) = (self.crowd()?.delivered(), clock::now());
+        let patience = nanoseconds(self.load.patience);
+        let (mut best, mut since, mut asked) = (self.crowd()?.delivered(), clock::now(), false);
         loop {
             let delivered = self.crowd()?.delivered();
             if delivered > best {
-                (best, since) = (delivered, clock::now());
+                (best, since, asked) = (delivered, clock::now(), false);
                 self.evidence.active_until = since;
             }
             if expected.is_some_and(|expected| delivered >= expected) || clock::now() - since > patience {
                 break;
+            }
+            if expected.is_none() && clock::now() - since > SETTLE {
+                // Who comes and goes is owed what only the crowd can say.
+                match asked {
+                    false => self.crowd()?.ask_owed(),
+                    true if self.crowd()?.owed() == Some(0) => break,
+                    true => {}
+                }
+                asked = true;
             }
             bar.set_position(delivered);
             self.go_on()?;

@@ -82,6 +82,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
     if matches!(kind, Kind::Slow(_)) {
         phases.push(1 + count / 2);
     }
+    let sequences: Arc<Vec<AtomicU64>> = Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect());
     let plan = Plan {
         target,
         request: subscribe_request(&speech, &names)?,
@@ -94,7 +95,8 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         head_timeout_ns: nanoseconds(load.head_timeout),
         retry_ms: u32::try_from(load.retry.as_millis()).unwrap_or(u32::MAX),
         resume: !matches!(kind, Kind::Storm(storm) if storm.no_resume),
-        late_join: matches!(kind, Kind::Churn(_)),
+        published: sequences.clone(),
+        patience_ns: nanoseconds(load.patience),
         receive_buffer: load.receive_buffer,
         run: run_id,
         phases,
@@ -114,7 +116,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         run_id,
         count,
         tried,
-        sequences: Arc::new((0..topics).map(|_| AtomicU64::new(0)).collect()),
+        sequences,
         crowd: Some(crowd),
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,

@@ -11,9 +11,9 @@ use mio::unix::SourceFd;
 
 use super::super::Stage;
 use super::super::book::{Desk, Place, record};
-use super::super::subscriber::State;
+use super::super::subscriber::{NOTHING_OWED, State};
 use super::opening::unfit;
-use super::{READ_BYTES, Worker, token};
+use super::{OWED_AFTER, READ_BYTES, Worker, token};
 use crate::clock::{self, MILLISECOND};
 use crate::failure::{Failure, Outcome};
 use crate::http::{self, Step};
@@ -116,6 +116,9 @@ impl Worker<'_> {
             self.book.report.reopened += 1;
             subscriber.attempts = 0;
         }
+        if (subscriber.joins || subscriber.skips) && subscriber.owed_from == NOTHING_OWED {
+            self.joining.push_back((now + OWED_AFTER, index as u32, subscriber.generation));
+        }
         self.opening -= 1;
         self.line.open.fetch_add(1, Ordering::Relaxed);
         self.book.report.opened += 1;
@@ -135,6 +138,7 @@ impl Worker<'_> {
             group: subscriber.group,
             joins: &mut subscriber.joins,
             skips: &mut subscriber.skips,
+            owed_from: subscriber.owed_from,
             sequence: &mut subscriber.sequence,
         };
         let mut desk = Desk { book: &mut self.book, place, now };
