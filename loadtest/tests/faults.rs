@@ -216,3 +216,34 @@ fn dead_streams_after_a_storm_without_resume_have_lost_what_came_after_it() {
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
     assert_eq!((verdict.count("deliveries"), verdict.count("missed_while_away")), (20 * 25, 0));
 }
+
+/// All faults of the stalled were left out, not only what they lost.
+#[test]
+fn those_who_stall_may_lose_but_what_they_get_has_to_be_right() {
+    // One stream opens after the other, so the fake server's last five are those that stall.
+    let run = "slow -n 20 --share 0.25 --threads 1 --connect-burst 1 -r 50 -d 400ms --patience 400ms";
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (16, 15) => vec![Send::Event(15), Send::Event(15)],
+        (17, 16) => vec![],
+        (17, 17) => vec![Send::Event(17), Send::Event(16)],
+        (18, 18) => vec![Send::Cut(18, 100)],
+        (19, 19 | 20) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (1, [0, 1, 1, 1]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("slow_lost"), 3, "the two that were left out, and the one that was cut");
+
+    let verdict = mischievous(|_, event| vec![Send::Event(event)]).judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("slow_lost"), 0);
+
+    // Only lost: that is what may happen to them.
+    let fake = mischievous(|subscriber, event| match (subscriber, event) {
+        (19, 19 | 20) => vec![],
+        _ => vec![Send::Event(event)],
+    });
+    let verdict = fake.judge(run);
+    assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
+    assert_eq!(verdict.count("slow_lost"), 2);
+}
