@@ -34,6 +34,11 @@ impl Faults {
         )
     }
 
+    pub(crate) fn sum(self) -> u64 {
+        let Faults { lost, doubled, out_of_order, damaged, misrouted } = self;
+        lost + doubled + out_of_order + damaged + misrouted
+    }
+
     pub(crate) fn any(self) -> bool {
         self != Faults::default()
     }

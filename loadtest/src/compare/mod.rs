@@ -103,9 +103,30 @@ pub(crate) struct Row {
     pub(crate) connections: u64,
     /// The run in the middle, by CPU per delivery where it is known, else by the last subscriber.
     pub(crate) median: Report,
-    /// From the lowest to the highest of all rounds.
+    /// From the lowest to the highest of the valid rounds.
     pub(crate) server_cpu_us_per_delivery_range: Option<(f64, f64)>,
     pub(crate) rounds: Vec<Report>,
+}
+
+impl Row {
+    /// Over all rounds: the run in the middle is a valid one where most are, so it hides those that are not.
+    pub(crate) fn faults(&self) -> u64 {
+        self.rounds.iter().map(|round| round.faults().sum()).sum()
+    }
+
+    /// Nothing where every round is valid, else how many are not.
+    pub(crate) fn verdict(&self) -> String {
+        match self.rounds.iter().filter(|round| !round.valid).count() {
+            0 => String::new(),
+            invalid => format!("NOT VALID: {invalid} of {} rounds", self.rounds.len()),
+        }
+    }
+
+    /// What was wrong, by rounds.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let rounds = self.rounds.iter().enumerate().filter(|(_, round)| !round.problems.is_empty());
+        rounds.map(|(number, round)| format!("round {}: {}", number + 1, round.problems.join("; "))).collect()
+    }
 }
 
 /// Everything that was compared.
@@ -128,10 +149,12 @@ impl Comparison {
         !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
     }
 
-    /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round.
+    /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round. A run that
+    /// is not valid is beside nothing.
     pub(crate) fn beside_bare(&self) -> Vec<String> {
         let ratio = |one: &Report, bare: &Report| {
-            Some(one.server_cpu_us_per_delivery? / bare.server_cpu_us_per_delivery?)
+            let both = one.valid && bare.valid;
+            both.then_some(one.server_cpu_us_per_delivery? / bare.server_cpu_us_per_delivery?)
         };
         let line = |row: &Row| {
             let bare = self.rows.iter().find(|bare| {
@@ -328,11 +351,14 @@ fn row(contender: &Contender, connections: u64, rounds: Vec<Report>) -> Option<R
     let mut rounds = rounds;
     // The curve of the run in the middle is enough; the others would make the file ten times as long.
     rounds.iter_mut().for_each(|report| report.latency_curve.clear());
-    let all = rounds.iter().filter_map(|report| report.server_cpu_us_per_delivery);
-    let range = all.fold(None, |range: Option<(f64, f64)>, value| match range {
-        None => Some((value, value)),
-        Some((low, high)) => Some((low.min(value), high.max(value))),
-    });
+    let valid = rounds.iter().filter(|report| report.valid);
+    let range = valid.filter_map(|report| report.server_cpu_us_per_delivery).fold(
+        None,
+        |range: Option<(f64, f64)>, value| match range {
+            None => Some((value, value)),
+            Some((low, high)) => Some((low.min(value), high.max(value))),
+        },
+    );
     Some(Row {
         name: contender.name.clone(),
         settings: contender.settings.clone(),
@@ -342,4 +368,80 @@ fn row(contender: &Contender, connections: u64, rounds: Vec<Report>) -> Option<R
         server_cpu_us_per_delivery_range: range,
         rounds,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A round: its CPU per delivery, and what it lost.
+    fn round(cpu: f64, lost: u64) -> Report {
+        Report {
+            valid: lost == 0,
+            lost,
+            problems: (lost > 0).then(|| format!("deliveries are wrong: {lost} lost")).into_iter().collect(),
+            server_cpu_us_per_delivery: Some(cpu),
+            ..Report::default()
+        }
+    }
+
+    fn comparison(rows: [(&str, Vec<Report>); 2]) -> Comparison {
+        let all = all_contenders(None, None, 1);
+        let row = |(name, rounds)| {
+            let (_, contender) = all.iter().find(|(of, _)| of == name).unwrap();
+            row(contender.as_ref().unwrap(), 10, rounds).unwrap()
+        };
+        Comparison {
+            tool: "",
+            version: "",
+            machine: String::new(),
+            arrangement: String::new(),
+            scenario: Contest::Fanout,
+            rounds: 3,
+            partial: false,
+            absent: Vec::new(),
+            rows: rows.map(row).into(),
+        }
+    }
+
+    /// A row showed the faults and the verdict of the run in the middle, which is a valid one if most are: a server that lost
+    /// events in one of three rounds had none and no mark, and its range and its ratio held the round that was not valid.
+    #[test]
+    fn a_round_that_is_not_valid_marks_its_row_and_is_no_measurement() {
+        let comparison = comparison([
+            ("bare", vec![round(2.0, 0), round(2.0, 0), round(2.0, 0)]),
+            ("tokio", vec![round(3.0, 0), round(1.0, 1_234), round(4.0, 0)]),
+        ]);
+        let row = &comparison.rows[1];
+        assert!(row.median.valid && !comparison.valid());
+        assert_eq!((row.faults(), row.server_cpu_us_per_delivery_range), (1_234, Some((3.0, 4.0))));
+        let beside = comparison.beside_bare();
+        assert_eq!(beside.len(), 1);
+        assert!(beside[0].ends_with("by rounds 1.500, 2.000"), "{}", beside[0]);
+
+        let table = report::comparison(&comparison);
+        let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap();
+        assert!(
+            line("tokio").contains("1,234") && line("tokio").contains("NOT VALID: 1 of 3 rounds"),
+            "{table}"
+        );
+        assert!(!line("bare").contains("NOT VALID"), "{table}");
+        let page = report::page(&comparison);
+        let told = "<td>1,234</td><td class=\"bad\">NOT VALID: 1 of 3 rounds; round 2: deliveries are wrong: 1234 lost</td>";
+        assert!(page.contains(told), "{page}");
+        assert_eq!(page.matches("NOT VALID").count(), 1);
+    }
+
+    /// Where the run in the middle is not valid there is nothing to put beside the bare loop's.
+    #[test]
+    fn a_row_that_is_mostly_not_valid_has_no_ratio() {
+        let comparison = comparison([
+            ("bare", vec![round(2.0, 0), round(2.0, 5), round(2.0, 7)]),
+            ("tokio", vec![round(3.0, 0), round(3.0, 0), round(3.0, 0)]),
+        ]);
+        assert!(comparison.beside_bare().is_empty());
+        assert_eq!(comparison.rows[0].server_cpu_us_per_delivery_range, Some((2.0, 2.0)));
+        assert_eq!((comparison.rows[0].faults(), comparison.rows[1].verdict()), (12, String::new()));
+        assert!(report::comparison(&comparison).contains("NOT VALID: 2 of 3 rounds"));
+    }
 }

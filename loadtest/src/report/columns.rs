@@ -71,13 +71,7 @@ const RANGE: Column = Column {
     },
 };
 
-const FAULTS: Column = Column {
-    title: "faults",
-    value: |row| {
-        let report = &row.median;
-        group(report.lost + report.doubled + report.out_of_order + report.damaged + report.misrouted)
-    },
-};
+const FAULTS: Column = Column { title: "faults", value: |row| group(row.faults()) };
 
 /// What a scenario's table shows.
 pub(super) fn columns(contest: Contest) -> Vec<Column> {

@@ -139,8 +139,12 @@ pub(crate) fn page(comparison: &Comparison) -> String {
         for column in &columns {
             let _ = write!(page, "<td>{}</td>", column.value(row));
         }
-        let problems = escape(&row.median.problems.join("; "));
-        let _ = write!(page, "<td class=\"bad\">{problems}</td></tr>");
+        let mut wrong = row.problems();
+        let verdict = row.verdict();
+        if !verdict.is_empty() {
+            wrong.insert(0, verdict);
+        }
+        let _ = write!(page, "<td class=\"bad\">{}</td></tr>", escape(&wrong.join("; ")));
     }
     page.push_str("</table>");
     for (_, svg) in plots(comparison) {

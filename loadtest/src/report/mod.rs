@@ -11,6 +11,7 @@ pub(crate) use html::{page, plots};
 pub(crate) use table::{comparison, figure, summary};
 
 use crate::client::Timings;
+use crate::ledger::Faults;
 
 /// Latency at the usual percentiles.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -158,6 +159,19 @@ pub(crate) struct Report {
     pub(crate) slow_lost: Option<u64>,
 
     pub(crate) client: Client,
+}
+
+impl Report {
+    /// What was wrong with the deliveries.
+    pub(crate) fn faults(&self) -> Faults {
+        Faults {
+            lost: self.lost,
+            doubled: self.doubled,
+            out_of_order: self.out_of_order,
+            damaged: self.damaged,
+            misrouted: self.misrouted,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use super::Report;
 use super::columns::columns;
 use crate::compare::{Comparison, Row};
-use crate::ledger::Faults;
 
 /// A figure, or a dash where there is none.
 pub(crate) fn figure(value: Option<f64>) -> String {
@@ -39,19 +38,12 @@ pub(crate) fn summary(report: &Report) -> String {
     let mut row = |name: &str, value: String| {
         table.add_row([Cell::new(name), Cell::new(value)]);
     };
-    let faults = Faults {
-        lost: report.lost,
-        doubled: report.doubled,
-        out_of_order: report.out_of_order,
-        damaged: report.damaged,
-        misrouted: report.misrouted,
-    };
     row(
         "streams",
         format!("{} ({} a second)", group(report.opening.streams), figure(Some(report.opening.per_second))),
     );
     row("events", group(report.published));
-    row("deliveries", format!("{}: {}", group(report.deliveries), faults.told()));
+    row("deliveries", format!("{}: {}", group(report.deliveries), report.faults().told()));
     if let Some(latency) = &report.latency_us {
         let at = |value| figure(Some(value));
         let values = format!(
@@ -118,7 +110,7 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
     for row in &comparison.rows {
         let mut cells = vec![row.name.clone(), group(row.connections)];
         cells.extend(columns.iter().map(|column| column.value(row)));
-        cells.push(if row.median.valid { "" } else { "NOT VALID" }.to_owned());
+        cells.push(row.verdict());
         table.add_row(cells);
     }
     for column in 1..=columns.len() + 1 {
