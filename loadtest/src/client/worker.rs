@@ -236,8 +236,8 @@ impl<'a> Worker<'a> {
     fn leave(&mut self, index: usize, newcomer: bool) {
         self.close(index);
         if newcomer {
-            self.ebb();
-            self.book.settle(&mut self.subscribers[index], self.ebb);
+            let expected = self.ebb(self.subscribers[index].started);
+            self.book.settle(&mut self.subscribers[index], expected);
         }
         let subscriber = &mut self.subscribers[index];
         subscriber.owed_from = NOTHING_OWED;
@@ -261,9 +261,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// What somebody here had so long ago is what a subscriber that leaves now must have had too. How far the publisher
-    /// is says less: of a server that is late for everybody it would be said that it lost what is still to come.
-    fn ebb(&mut self) {
+    /// What somebody here had so long ago is what a subscriber that leaves now must have had too, if its stream was
+    /// `started` by then: one that the server ended and that was opened again may have it on its way. How far the
+    /// publisher is says less: of a server that is late for everybody it would be said that it lost what is still to come.
+    fn ebb(&mut self, started: u64) -> u64 {
         let patience = self.plan.patience_ns.max(OWED_AFTER);
         let now = clock::now();
         while let Some(&(when, reached)) = self.tide.front()
@@ -272,6 +273,7 @@ impl<'a> Worker<'a> {
             self.ebb = reached;
             self.tide.pop_front();
         }
+        if started + patience <= now { self.ebb } else { 0 }
     }
 
     fn close(&mut self, index: usize) {
