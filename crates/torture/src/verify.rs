@@ -181,8 +181,10 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         // Nothing is promised to who had lost its stream before, as a laggard say, and could not come back.
         let was_there = |stop| !away.iter().any(|&(from, until)| from < stop && stop < until);
         let promised = round.epochs[epoch].told_to_stop.is_some_and(|stop| at < stop && was_there(stop));
-        let last = reached.get(&epoch).is_none_or(|reached| *reached < seq.0);
-        if over && (last || !promised) {
+        // Only the end of what there was: a server that lived on sent what came later, and owed what is before it. Who came
+        // back in the next epoch only misses such an end too.
+        let last = reached.get(&epoch).is_none_or(|reached| *reached < seq.1);
+        if over && last {
             found.lost_with_process += 1;
             if promised {
                 cut.insert(epoch);
@@ -262,6 +264,49 @@ mod tests {
         assert_eq!((found.lost, found.lost_with_process, found.gaps), (0, 1, 1));
         let found = verify(&round, 1, &mut Some((0, 0)), &[began(false), second]);
         assert_eq!((found.lost, found.lost_with_process), (1, 1));
+    }
+
+    /// Everything that was missing of an epoch that a kill ended was excused, also what the server lost while it lived.
+    #[test]
+    fn a_kill_excuses_what_was_on_its_way_and_no_hole() {
+        let ledger = Ledger::new(Clock::start());
+        ledger.begin(&[1; 6]);
+        ledger.acknowledged(0, 5, "a-1", "a-5").unwrap();
+        ledger.acknowledged(5, 1, "b-1", "b-1").unwrap();
+        let round = ledger.end_round();
+        let began = |gap| Entry::Began { at: Duration::from_secs(2), resumed: true, gap };
+        let next = || vec![began(true), Entry::Event { key: 5, mask: 1, epoch: 1, seq: 1 }];
+        let summary = |log: Vec<Entry>| {
+            let found = verify(&round, 1, &mut Some((0, 0)), &[log, next()].concat());
+            (found.lost, found.missed_in_gap, found.lost_with_process)
+        };
+        let [one, two, four, five] = [1, 2, 4, 5].map(event);
+        assert_eq!(summary(vec![one.clone(), two.clone()]), (0, 0, 3));
+        assert_eq!(summary(vec![one.clone(), two.clone(), four.clone(), five.clone()]), (1, 0, 0));
+        // It was away, and came back to the same process: what it missed meanwhile is owed, or told.
+        let ended = Entry::Ended { at: Duration::from_secs(1) };
+        let away = vec![one, two, ended, began(false), four.clone()];
+        assert_eq!(summary(away.clone()), (1, 0, 1));
+        let gap = Entry::Gap { epoch: 0, after: 2, upto: 3 };
+        assert_eq!(summary([&away[..3], &[began(true), gap, four]].concat()), (0, 1, 1));
+        // It was away until the next epoch.
+        assert_eq!(summary(away[..3].to_vec()), (0, 0, 3));
+    }
+
+    /// Others' events came between those of a body: nobody knows whether the missing one was behind the last that came.
+    #[test]
+    fn an_event_that_may_be_the_last_is_no_hole() {
+        let ledger = Ledger::new(Clock::start());
+        ledger.begin(&[1; 4]);
+        ledger.acknowledged(0, 2, "a-1", "a-3").unwrap();
+        ledger.acknowledged(2, 1, "a-2", "a-2").unwrap();
+        ledger.acknowledged(3, 1, "b-1", "b-1").unwrap();
+        let round = ledger.end_round();
+        let event = |key, epoch, seq| Entry::Event { key, mask: 1, epoch, seq };
+        let began = Entry::Began { at: Duration::ZERO, resumed: true, gap: true };
+        let log = [event(0, 0, 1), event(2, 0, 2), began, event(3, 1, 1)];
+        let found = verify(&round, 1, &mut Some((0, 0)), &log);
+        assert_eq!((found.lost, found.lost_with_process), (0, 1));
     }
 
     #[test]
