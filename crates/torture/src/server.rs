@@ -124,22 +124,13 @@ impl Server {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
     }
 
-    /// Streams that its processes, as they were told to end, say they ended before everything was sent.
+    /// What the last of its processes said that were told to end, so many by now.
     ///
     /// # Errors
     /// The log has not so many last words.
-    pub(crate) fn cut(&self, ends: usize) -> Result<u64, String> {
+    pub(crate) fn last_words(&self, ends: usize) -> Result<LastWords, String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_words: Vec<&str> = log.lines().filter(|line| line.contains(" stopped; ")).collect();
-        let count = |line: &&str, name: &str| {
-            let value = |word: &str| word.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok();
-            line.split_ascii_whitespace().find_map(value)
-        };
-        let counts = last_words.iter().map(|line| Some(count(line, "cut")? + count(line, "slow")?));
-        match counts.sum::<Option<u64>>() {
-            Some(sum) if last_words.len() == ends => Ok(sum),
-            _ => Err(format!("the server ended {ends} times and its last words are {last_words:?}")),
-        }
+        LastWords::find(&log, ends)
     }
 
     /// Its anonymous memory in bytes: heap, stacks, tables; not the program's text, nor the kernel's sockets.
@@ -153,6 +144,30 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// What a process says of its streams when it has drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct LastWords {
+    /// Streams that the drain ended before everything was sent.
+    pub(crate) cut: u64,
+    /// Slow readers that were disconnected in its whole life.
+    pub(crate) slow: u64,
+}
+
+impl LastWords {
+    fn find(log: &str, ends: usize) -> Result<LastWords, String> {
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(" stopped; ")).collect();
+        let count = |line: &str, name: &str| {
+            let value = |word: &str| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+            line.split_ascii_whitespace().find_map(value)
+        };
+        let words = lines
+            .last()
+            .filter(|_| lines.len() == ends)
+            .and_then(|line| Some(LastWords { cut: count(line, "cut")?, slow: count(line, "slow")? }));
+        words.ok_or_else(|| format!("the server ended {ends} times and its last words are {lines:?}"))
     }
 }
 
@@ -211,6 +226,24 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
             log_reader.map(JoinHandle::join);
             let log = log.lock().unwrap_or_else(PoisonError::into_inner);
             Err(format!("the server does not start: {first:?}\n{log}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sum over all ends let one end's cuts excuse another's.
+    #[test]
+    fn last_words_are_of_the_last_end() {
+        let line = |cut, slow| {
+            format!("12:00 INFO stopped; the cut were not sent drained=7 cut={cut} slow={slow}\n")
+        };
+        let log = format!("started\n{}started\n{}", line(9, 2), line(1, 3));
+        assert_eq!(LastWords::find(&log, 2), Ok(LastWords { cut: 1, slow: 3 }));
+        for (log, ends) in [(log.as_str(), 1), (&log, 3), ("", 1), ("it stopped; and says nothing", 1)] {
+            assert!(LastWords::find(log, ends).is_err(), "{ends} ends in {log:?}");
         }
     }
 }

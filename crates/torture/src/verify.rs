@@ -39,8 +39,12 @@ pub(crate) struct Findings {
     pub(crate) missed_in_gap: u64,
     /// Acknowledged events that ended with their process, told by a gap.
     pub(crate) lost_with_process: u64,
-    /// Subscribers that did not get the last events before a graceful end, at most as many as the server says it cut.
+    /// Subscribers that did not get the last events before a graceful end.
     pub(crate) cut: u64,
+    /// Of these, those that have an ordinary receive buffer and were not asked to stall or to read slowly.
+    pub(crate) cut_at_ease: u64,
+    /// The longest that a thread of readers was kept from its sockets since a server was told to stop.
+    pub(crate) late: Duration,
     pub(crate) reconnects: u64,
     /// Subscribers that had no stream, or not everything, a long time after the fault.
     pub(crate) absent: u64,
@@ -73,6 +77,8 @@ impl AddAssign for Findings {
         self.missed_in_gap += other.missed_in_gap;
         self.lost_with_process += other.lost_with_process;
         self.cut += other.cut;
+        self.cut_at_ease += other.cut_at_ease;
+        self.late = self.late.max(other.late);
         self.reconnects += other.reconnects;
         self.absent += other.absent;
         let room = Findings::EXAMPLES.saturating_sub(self.examples.len());

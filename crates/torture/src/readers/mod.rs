@@ -22,6 +22,9 @@ const THREADS: usize = 2;
 const WAKER: Token = Token(usize::MAX);
 const BUFFER: usize = 64 << 10;
 
+/// A thread of readers comes round at least this often. When it does not, something has kept it from reading.
+const BEAT: Duration = Duration::from_millis(100);
+
 /// What the readers' threads are asked to do.
 enum Order {
     /// This share of the subscribers does not read for a while, each for up to so long.
@@ -83,6 +86,7 @@ impl Readers {
                 poll,
                 orders: take,
                 waiting: None,
+                late: Vec::new(),
                 random: random.fork(),
             };
             let handle =
@@ -195,6 +199,8 @@ struct Worker {
     poll: Poll,
     orders: Receiver<Order>,
     waiting: Option<Waiting>,
+    /// Rounds of the loop in this round of the ledger that took longer than [`BEAT`]: when they were over, and by how much.
+    late: Vec<(Duration, Duration)>,
     random: fastrand::Rng,
 }
 
@@ -220,8 +226,14 @@ impl Worker {
     fn run(&mut self) {
         let mut events = Events::with_capacity(1024);
         let mut buffer = vec![0; BUFFER];
+        let mut before = self.clock.now();
         loop {
             let now = self.clock.now();
+            let late = (now - before).saturating_sub(BEAT);
+            if !late.is_zero() {
+                self.late.push((now, late));
+            }
+            before = now;
             for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
                 let registry = self.poll.registry();
                 subscriber.look(self.address, registry, Token(index), now, &mut self.random);
@@ -232,7 +244,7 @@ impl Worker {
             self.answer_waiting(now);
             let looks = self.subscribers.iter().filter_map(Subscriber::next_look);
             let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline(&self.subscribers));
-            let next = looks.chain(deadline).min();
+            let next = looks.chain(deadline).chain([now + BEAT]).min();
             let timeout = next.map(|at| at.saturating_sub(self.clock.now()));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -268,25 +280,33 @@ impl Worker {
                 let now = self.clock.now();
                 for subscriber in &mut self.subscribers {
                     if self.random.f64() < share {
-                        subscriber.stalled_until = Some(now + at_most.mul_f64(self.random.f64()));
+                        subscriber.hold_up(now + at_most.mul_f64(self.random.f64()));
                     }
                 }
             }
             Order::SlowDown { time } => {
                 let until = self.clock.now() + time;
-                self.subscribers.iter_mut().for_each(|subscriber| subscriber.slow_until = until);
+                self.subscribers.iter_mut().for_each(|subscriber| subscriber.slow_down(until));
             }
             Order::Await { done, patience, answer } => {
                 let asked_at = self.clock.now();
                 self.waiting = Some(Waiting { done, asked_at, patience, answer });
             }
             Order::Verify { round, answer } => {
+                let now = self.clock.now();
                 let mut sum = Findings::default();
                 for subscriber in &mut self.subscribers {
                     let log = std::mem::take(&mut subscriber.log);
-                    sum += verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);
+                    let mut found = verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);
+                    if subscriber.was_at_ease(now) {
+                        found.cut_at_ease = found.cut;
+                    }
+                    sum += found;
                     subscriber.marked = 0;
                 }
+                let stop = round.epochs.iter().filter_map(|epoch| epoch.told_to_stop).max();
+                let since = |(at, late)| stop.is_some_and(|stop| at > stop).then_some(late);
+                sum.late = self.late.drain(..).filter_map(since).max().unwrap_or_default();
                 let _ = answer.send(sum);
             }
             Order::Stop => return false,
@@ -298,6 +318,21 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who was held up in a round of the ledger, or still is in the next, may be cut at an end; nobody else.
+    #[test]
+    fn who_is_held_up_or_has_a_small_buffer_is_not_at_ease() {
+        let wish = |small_buffer| Wish { small_buffer, ..wish(0, &mut fastrand::Rng::with_seed(1)) };
+        let second = Duration::from_secs(1);
+        assert!(!Subscriber::new(wish(true)).was_at_ease(second));
+        for hold in [Subscriber::hold_up, Subscriber::slow_down] {
+            let mut subscriber = Subscriber::new(wish(false));
+            assert!(subscriber.was_at_ease(second));
+            hold(&mut subscriber, 5 * second);
+            let answers = [2, 4, 6, 7].map(|at| subscriber.was_at_ease(at * second));
+            assert_eq!(answers, [false, false, false, true]);
+        }
+    }
 
     /// It gave no answer, and its subscribers were taken for verified.
     #[test]

@@ -61,9 +61,11 @@ pub(super) struct Subscriber {
     /// When its log last grew.
     pub(super) grew_at: Duration,
     /// It does not read until then.
-    pub(super) stalled_until: Option<Duration>,
+    stalled_until: Option<Duration>,
     /// It reads little at a time until then.
-    pub(super) slow_until: Duration,
+    slow_until: Duration,
+    /// It was asked to stall or to be slow until then, in this round or one before.
+    held_up_until: Option<Duration>,
     link: Link,
     last_event_id: String,
     /// The name and number of the epoch it is in.
@@ -97,10 +99,30 @@ impl Subscriber {
             grew_at: Duration::ZERO,
             stalled_until: None,
             slow_until: Duration::ZERO,
+            held_up_until: None,
             link: Link::Waiting { until: Duration::ZERO },
             last_event_id: String::new(),
             epoch: None,
         }
+    }
+
+    /// Lets it not read until then.
+    pub(super) fn hold_up(&mut self, until: Duration) {
+        self.stalled_until = Some(until);
+        self.held_up_until = self.held_up_until.max(Some(until));
+    }
+
+    /// Lets it read little at a time until then.
+    pub(super) fn slow_down(&mut self, until: Duration) {
+        self.slow_until = until;
+        self.held_up_until = self.held_up_until.max(Some(until));
+    }
+
+    /// Whether it read as fast as it could in the round that ends now, into an ordinary buffer.
+    pub(super) fn was_at_ease(&mut self, now: Duration) -> bool {
+        let held_up = self.held_up_until.is_some();
+        self.held_up_until = self.held_up_until.filter(|until| *until > now);
+        !held_up && !self.wish.small_buffer
     }
 
     /// Whether its stream has begun.
