@@ -140,7 +140,7 @@ impl Poster {
         pieces: impl IntoIterator<Item = &'body [u8]>,
         pause: Duration,
     ) -> Result<Answer, Broken> {
-        let mut stream = match self.stream.take() {
+        let mut stream = match self.stream.take().filter(is_open) {
             Some(stream) => stream,
             None => connect(self.address).map_err(|_| Broken::NotConnected)?,
         };
@@ -175,6 +175,17 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(ANSWER_TIME))?;
     stream.set_write_timeout(Some(ANSWER_TIME))?;
     Ok(stream)
+}
+
+/// Whether the server has kept a connection that nothing is due on.
+fn is_open(stream: &TcpStream) -> bool {
+    let quiet = || {
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        Ok::<bool, io::Error>(peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
+    };
+    quiet().unwrap_or(false)
 }
 
 fn read_answer(stream: &mut TcpStream) -> io::Result<(Answer, bool)> {

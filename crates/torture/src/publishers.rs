@@ -39,16 +39,35 @@ struct Shared {
 pub(crate) struct Problems {
     /// Answers of 503, all with `Retry-After`.
     pub(crate) busy: AtomicU64,
-    /// Answers that should not have been.
+    /// Answers that should not have been, or should have.
     pub(crate) odd: Mutex<Vec<String>>,
+    /// Odd while the server may leave publishes without an answer: it ends, or TCP has no memory.
+    outages: AtomicU64,
 }
 
 impl Problems {
+    /// Publishes may be left without an answer until this is dropped.
+    pub(crate) fn outage(self: &Arc<Problems>) -> Outage {
+        self.outages.fetch_add(1, Ordering::AcqRel);
+        Outage { problems: Arc::clone(self) }
+    }
+
     pub(crate) fn note(&self, problem: String) {
         let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
         if odd.len() < 8 {
             odd.push(problem);
         }
+    }
+}
+
+/// The server may leave publishes without an answer.
+pub(crate) struct Outage {
+    problems: Arc<Problems>,
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        self.problems.outages.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -204,6 +223,7 @@ impl Batch {
     ) -> bool {
         let body = self.body();
         while !stop.load(Ordering::Relaxed) {
+            let outages = problems.outages.load(Ordering::Acquire);
             match poster.post(self.content_type(), body.as_bytes()) {
                 Ok(answer) if answer.status == 503 && answer.body["published"].as_u64().unwrap_or(0) == 0 => {
                     problems.busy.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +235,12 @@ impl Batch {
                 Ok(answer) => return self.answered(&answer, ledger, problems),
                 Err(Broken::NotConnected) => thread::sleep(AGAIN),
                 // It may have been published: nobody will know.
-                Err(Broken::Unanswered) => return false,
+                Err(Broken::Unanswered) => {
+                    if outages.is_multiple_of(2) && outages == problems.outages.load(Ordering::Acquire) {
+                        problems.note(format!("{} events were not answered", self.count));
+                    }
+                    return false;
+                }
             }
         }
         ledger.refused(self.first, self.count);
@@ -250,4 +275,64 @@ fn some_topics(random: &mut fastrand::Rng) -> u32 {
         mask |= 1 << random.u32(0..TOPICS);
     }
     mask
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use fanfare_io::Clock;
+
+    use super::*;
+
+    /// Answers a connection's first request with this, or with nothing, and closes it.
+    fn answer(listener: &TcpListener, answer: &str) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"}") {
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).unwrap();
+            request.extend_from_slice(&buffer[..count]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+    }
+
+    /// Publishes an event to a server that answers like this.
+    fn publish(listener: &TcpListener, text: &str, poster: &mut Poster, problems: &Problems) -> bool {
+        let ledger = Ledger::new(Clock::start());
+        let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
+        thread::scope(|scope| {
+            scope.spawn(|| answer(listener, text));
+            batch.publish(poster, &ledger, problems, &AtomicBool::new(false))
+        })
+    }
+
+    /// Such events may be missing: a server that answered nothing was violating nothing.
+    #[test]
+    fn a_publish_without_an_answer_is_odd_except_in_an_outage() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let problems = Arc::new(Problems::default());
+        let noted = || problems.odd.lock().unwrap().len();
+        let outage = problems.outage();
+        assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
+        assert_eq!(noted(), 0);
+        drop(outage);
+        assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
+        assert_eq!(noted(), 1);
+    }
+
+    /// The server closes kept connections after a while, and when it ends: nothing was sent there.
+    #[test]
+    fn a_kept_connection_that_was_closed_is_not_used_again() {
+        const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"id\":\"a-1\"}";
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let problems = Problems::default();
+        let mut poster = Poster::new(listener.local_addr().unwrap());
+        for _ in 0..2 {
+            assert!(publish(&listener, OK, &mut poster, &problems));
+        }
+        assert!(problems.odd.lock().unwrap().is_empty());
+    }
 }

@@ -59,10 +59,12 @@ fn act(
     for ends in 1..=times {
         let under_load = if arena.smoke { arena.seconds(0.2, 0.6) } else { arena.seconds(0.3, 2.5) };
         arena.wait(under_load);
+        let outage = field.problems.outage();
         end(&mut field, arena)?;
         let down = arena.seconds(0.0, 0.3);
         arena.wait(down);
         field.server.start_again()?;
+        drop(outage);
         field.await_streams()?;
         // Some of what the new process acknowledges comes before everyone is back, some after.
         let after = arena.seconds(0.0, 0.5);

@@ -26,6 +26,7 @@ pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
     }
     let used = used_pages().ok_or("/proc/net/sockstat does not tell TCP's memory")?;
     let most = used + LEFT_PAGES;
+    let outage = arena.field.problems.outage();
     let lowered =
         Lowered::to(&format!("{} {} {most}", most / 4, most / 2)).map_err(|error| error.to_string())?;
     // What stalls now holds memory that others need.
@@ -36,6 +37,7 @@ pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
         peak = peak.max(used_pages().unwrap_or(0));
     }
     lowered.put_back()?;
+    drop(outage);
     Ok(Saw::noted(format!("{most} pages allowed, {peak} used at most")))
 }
 
