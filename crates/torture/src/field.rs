@@ -95,7 +95,9 @@ impl Field {
                 let mut poster = Poster::new(server.address);
                 for _ in 0..FILLERS / 4 {
                     let batch = Batch::array(ledger, FILLER_EVENTS, FILLER_LENGTH, &mut random);
-                    batch.publish(&mut poster, ledger, problems, never);
+                    if !batch.publish(&mut poster, ledger, problems, never) {
+                        problems.note("events that fill the log were not acknowledged".to_owned());
+                    }
                 }
             });
             sum += self.settle()?;

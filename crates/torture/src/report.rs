@@ -90,6 +90,13 @@ impl Report {
         row.note = saw.note;
     }
 
+    /// Takes in deliveries that are of no one fault.
+    pub(crate) fn deliveries(&mut self, when: &str, findings: &Findings) {
+        if !findings.good() {
+            self.violation(format!("{when}: {findings:?}"));
+        }
+    }
+
     /// A violation that is of no one fault.
     pub(crate) fn violation(&mut self, text: String) {
         println!("         VIOLATION: {text}");
@@ -240,6 +247,16 @@ mod tests {
     #[test]
     fn a_good_run_is_good() {
         assert!(report().conclude(true));
+    }
+
+    /// What was lost while the log was filled before the first fault was not looked at.
+    #[test]
+    fn what_is_lost_besides_faults_is_a_violation() {
+        let mut report = report();
+        report.deliveries("before all faults", &Findings { delivered: 7, ..Findings::default() });
+        assert!(report.violations.is_empty());
+        report.deliveries("before all faults", &Findings { lost: 1, ..Findings::default() });
+        assert!(!report.conclude(false));
     }
 
     /// Failures are not in the histogram, and an empty histogram was taken for a fault that was not asked for.
