@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,10 +82,19 @@ impl Server {
     }
 
     /// Kills it, as a crash would, and waits until it is gone.
-    pub(crate) fn kill(&mut self) {
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub(crate) fn kill(&mut self) -> Result<(), String> {
+        let before = self.ended();
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let status = self.child.wait().map_err(|error| error.to_string());
         self.join_log();
+        let status = status?;
+        match before {
+            None if status.signal() == Some(Signal::KILL.as_raw()) => Ok(()),
+            _ => Err(format!("the server had ended by itself when it was to be killed: {status}")),
+        }
     }
 
     /// Waits for its end. `None` if it does not come in time.
@@ -143,7 +152,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.kill();
+        // It may have ended before: whoever asks for that has been told.
+        let _ = self.kill();
     }
 }
 
@@ -233,6 +243,30 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It was taken for killed: a server that crashed under load passed, if a kill came next.
+    #[test]
+    fn a_server_that_ended_by_itself_was_not_killed() {
+        let server = |script: &str| {
+            let plan = Plan {
+                program: PathBuf::new(),
+                backend: String::new(),
+                listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+                shards: 1,
+                bounds: SMALL,
+                descriptors: None,
+            };
+            let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            Server { address: plan.listen, plan, child, log: Arc::default(), log_reader: None }
+        };
+        assert_eq!(server("exec sleep 600").kill(), Ok(()));
+        for (script, status) in [("exit 3", "exit status: 3"), ("kill -15 $$", "signal: 15")] {
+            let mut server = server(script);
+            assert!(server.await_end(Clock::start(), Duration::from_secs(60)).is_some());
+            let problem = server.kill().unwrap_err();
+            assert!(problem.contains(status), "{problem}");
+        }
+    }
 
     /// The sum over all ends let one end's cuts excuse another's.
     #[test]

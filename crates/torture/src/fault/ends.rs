@@ -23,15 +23,15 @@ const END_TIME: Duration = Duration::from_secs(15);
 const LATE: Duration = Duration::from_millis(250);
 
 pub(super) fn kill(arena: &mut Arena) -> Result<Saw, String> {
-    let kill = |field: &mut Field, _: &Arena| {
-        field.server.kill();
-        Ok(())
-    };
+    let kill = |field: &mut Field, _: &Arena| field.server.kill();
     act(arena, kill, |_, _| Ok(LastWords::default()))
 }
 
 pub(super) fn end(arena: &mut Arena) -> Result<Saw, String> {
     let end = |field: &mut Field, arena: &Arena| {
+        if let Some(status) = field.server.ended() {
+            return Err(format!("the server had ended by itself when it was told to stop: {status}"));
+        }
         field.ledger.tell_to_stop();
         field.server.signal(Signal::TERM);
         match field.server.await_end(arena.clock, END_TIME) {
