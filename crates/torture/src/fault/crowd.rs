@@ -16,6 +16,9 @@ use crate::arena::Arena;
 const THREADS: u64 = 2;
 const PER_SECOND: u64 = 1_000;
 
+/// How long who stays does so, and how long who has closed its half keeps the other.
+const STAY: Duration = Duration::from_millis(500);
+
 /// Complete, so that it can be cut anywhere.
 const SUBSCRIBE: &[u8] =
     b"GET /events?topic=t0&topic=t7&last_event_id=earliest HTTP/1.1\r\nHost: storm\r\n\r\n";
@@ -65,23 +68,28 @@ fn crowd(
     let (mut came, mut refused) = (0, 0);
     // Those that stay for a while.
     let mut staying: VecDeque<(Duration, TcpStream)> = VecDeque::new();
+    // Those that send nothing more, and could receive.
+    let mut half_closed: VecDeque<(Duration, TcpStream)> = VecDeque::new();
     while clock.now() < deadline && !stop.load(Ordering::Relaxed) {
         let now = clock.now();
         while staying.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, stream)) = staying.pop_front() {
-                vanish(stream, &mut random);
+                half_closed.extend(vanish(stream, &mut random).map(|stream| (now + STAY, stream)));
             }
+        }
+        while half_closed.front().is_some_and(|(until, _)| *until <= now) {
+            half_closed.pop_front();
         }
         let due = ((now - began).as_millis() as u64 * PER_SECOND / THREADS / 1000).saturating_sub(came);
         for _ in 0..due {
             came += 1;
             let host = Ipv4Addr::new(127, 3, random.u8(0..=255), random.u8(1..=254));
             match sockets::connect(Some(IpAddr::V4(host)), address) {
-                Ok(socket) => {
-                    if let Some(stream) = misbehave(socket.into(), &mut random) {
-                        staying.push_back((now + Duration::from_millis(500), stream));
-                    }
-                }
+                Ok(socket) => match misbehave(socket.into(), &mut random) {
+                    Left::Nothing => {}
+                    Left::Open(stream) => staying.push_back((now + STAY, stream)),
+                    Left::HalfClosed(stream) => half_closed.push_back((now + STAY, stream)),
+                },
                 Err(_) => refused += 1,
             }
         }
@@ -90,8 +98,16 @@ fn crowd(
     (came, refused)
 }
 
-/// Goes some way and vanishes, or gives back the stream of one that stays for a moment.
-fn misbehave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Option<TcpStream> {
+/// What is left of a client.
+enum Left {
+    Nothing,
+    /// It stays for a moment.
+    Open(TcpStream),
+    HalfClosed(TcpStream),
+}
+
+/// Goes some way and vanishes, or stays.
+fn misbehave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Left {
     let request = if random.u32(0..8) == 0 { PUBLISH } else { SUBSCRIBE };
     let way = random.u32(0..6);
     let part = match way {
@@ -106,21 +122,48 @@ fn misbehave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Option<TcpStr
             let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
             let _ = stream.read(&mut [0; 700]);
         }
-        4 | 5 => return Some(stream),
+        4 | 5 => return Left::Open(stream),
         _ => {}
     }
-    vanish(stream, random);
-    None
+    vanish(stream, random).map_or(Left::Nothing, Left::HalfClosed)
 }
 
-fn vanish(stream: TcpStream, random: &mut fastrand::Rng) {
+/// Ends a client. What is half-closed is given back: it is no half-close if it is dropped at once.
+fn vanish(stream: TcpStream, random: &mut fastrand::Rng) -> Option<TcpStream> {
     match random.u32(0..3) {
-        0 => drop(stream),
+        0 => None,
         1 => {
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            None
         }
         _ => {
             let _ = stream.shutdown(Shutdown::Write);
+            Some(stream)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// It was closed at once.
+    #[test]
+    fn who_half_closes_can_still_receive() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let half_closed = (0..100).find_map(|_| {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (peer, _) = listener.accept().unwrap();
+            vanish(stream, &mut random).map(|stream| (stream, peer))
+        });
+        let (mut stream, mut peer) = half_closed.unwrap();
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+        peer.write_all(b"late").unwrap();
+        let mut received = [0; 4];
+        stream.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"late");
     }
 }
