@@ -153,6 +153,7 @@ impl Report {
         println!("\n{} {}\n{table}", self.backend, if self.partial { "(ended early)" } else { "" });
         self.newcomers(judged);
         self.memory_held(judged);
+        self.stalls(judged);
         let good = self.violations.is_empty() && self.rows.iter().all(|row| row.findings.good());
         for violation in &self.violations {
             println!("violation: {violation}");
@@ -197,6 +198,14 @@ impl Report {
             if added > ADDED {
                 self.violations.push(format!("slow heads add more than {ADDED:?} to a newcomer's p99"));
             }
+        }
+    }
+
+    /// Over the whole run: how far behind a stalled reader falls depends on what is drawn for a round.
+    fn stalls(&mut self, judged: bool) {
+        let row = self.rows.iter().find(|row| row.fault == Fault::Stall);
+        if judged && row.is_some_and(|row| row.rounds > 0 && row.findings.reconnects == 0) {
+            self.violations.push("no stalled reader was over a bound: none was cut and resumed".to_owned());
         }
     }
 
@@ -267,6 +276,27 @@ mod tests {
             report.beset.failed = 3;
             assert!(!report.conclude(judged), "judged: {judged}");
         }
+    }
+
+    /// Stalls that no reader was cut for show nothing of what happens at a laggard's bound.
+    #[test]
+    fn stalls_that_cut_nobody_are_a_violation_where_they_are_judged() {
+        let stalled = |reconnects| {
+            let mut report = report();
+            report.rows = Report::new("epoll", &[Fault::Stall]).rows;
+            let findings = Findings { reconnects, ..Findings::default() };
+            report.round(
+                Fault::Stall,
+                Duration::ZERO,
+                0,
+                Saw { findings, ..Saw::default() },
+                Findings::default(),
+            );
+            report
+        };
+        assert!(!stalled(0).conclude(true));
+        assert!(stalled(0).conclude(false));
+        assert!(stalled(3).conclude(true));
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::arena::Arena;
 const THREADS: u64 = 2;
 const PER_SECOND: u64 = 1_000;
 
+/// Fewer a second are no storm.
+const LEAST_PER_SECOND: u64 = PER_SECOND * 8 / 10;
+
 /// How long who stays does so, and how long who has closed its half keeps the other.
 const STAY: Duration = Duration::from_millis(500);
 
@@ -48,6 +51,10 @@ pub(super) fn storm(arena: &mut Arena) -> Result<Saw, String> {
         }
     });
     let mut saw = Saw::noted(format!("{came} clients in {time:?}"));
+    // A storm that is scaled down or was ended early may be less.
+    if !arena.smoke && !arena.stopped() {
+        saw.violations.extend(lull(came, time));
+    }
     if panicked > 0 {
         saw.violations.push(format!("{panicked} of the storm's {THREADS} threads panicked"));
     }
@@ -55,6 +62,12 @@ pub(super) fn storm(arena: &mut Arena) -> Result<Saw, String> {
         saw.violations.push(format!("{refused} clients of a storm of {came} could not connect"));
     }
     Ok(saw)
+}
+
+/// What is wrong with a storm of so many.
+fn lull(came: u64, time: Duration) -> Option<String> {
+    let least = LEAST_PER_SECOND * time.as_secs();
+    (came < least).then(|| format!("only {came} clients came in {time:?}, where {least} are a storm"))
 }
 
 fn crowd(
@@ -148,6 +161,13 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    /// However few came, it passed as a storm.
+    #[test]
+    fn few_clients_are_no_storm() {
+        assert!(lull(6_399, Duration::from_secs(8)).is_some());
+        assert!(lull(6_400, Duration::from_secs(8)).is_none());
+    }
 
     /// It was closed at once.
     #[test]

@@ -17,6 +17,10 @@ const LIMITS: &str = "/proc/sys/net/ipv4/tcp_mem";
 /// Pages that are left to all of the machine's TCP sockets beyond what they use.
 const LEFT_PAGES: u64 = 64;
 
+/// How long the limit is low, and how often the use is looked at.
+const BESET: Duration = Duration::from_secs(4);
+const LOOK: Duration = Duration::from_millis(10);
+
 pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
     if arena.smoke {
         return Ok(Saw { skipped: true, ..Saw::noted("skipped: machine-wide, not part of --smoke") });
@@ -32,13 +36,23 @@ pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
     // What stalls now holds memory that others need.
     arena.field.readers.stall(0.3, Duration::from_secs(3));
     let mut peak = used;
-    for _ in 0..40 {
-        arena.wait(Duration::from_millis(100));
+    let deadline = arena.clock.now() + BESET;
+    while arena.clock.now() < deadline && !arena.stopped() {
+        arena.wait(LOOK);
         peak = peak.max(used_pages().unwrap_or(0));
     }
     lowered.put_back()?;
     drop(outage);
-    Ok(Saw::noted(format!("{most} pages allowed, {peak} used at most")))
+    let mut saw = Saw::noted(format!("{most} pages allowed, {peak} used at most"));
+    if !arena.stopped() {
+        saw.violations.extend(short_of(most, peak));
+    }
+    Ok(saw)
+}
+
+/// The kernel refuses nobody memory before this much is used.
+fn short_of(most: u64, peak: u64) -> Option<String> {
+    (peak < most).then(|| format!("TCP used {peak} pages at most, its limit of {most} was not reached"))
 }
 
 fn used_pages() -> Option<u64> {
@@ -87,5 +101,17 @@ impl Lowered {
 impl Drop for Lowered {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A limit that nobody reached was a fault that did not happen, and passed.
+    #[test]
+    fn a_limit_that_is_not_reached_is_a_violation() {
+        assert!(short_of(1_000, 999).is_some());
+        assert!(short_of(1_000, 1_000).is_none());
     }
 }

@@ -86,7 +86,12 @@ fn stall(arena: &mut Arena) -> Result<Saw, String> {
     let share = 0.1 + 0.8 * arena.random.f64();
     arena.field.readers.stall(share, longest);
     arena.wait(longest);
-    Ok(Saw::noted(format!("{:.0} % for up to {longest:?}", share * 100.0)))
+    let mut saw = Saw::default();
+    saw.findings += arena.field.settle()?;
+    // Nothing else ends a stream meanwhile: these were over a bound.
+    let cut = saw.findings.reconnects;
+    saw.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
+    Ok(saw)
 }
 
 fn freeze(arena: &mut Arena) -> Result<Saw, String> {
