@@ -1,7 +1,7 @@
 //! Gives back what a busier time needed: memory follows what is held.
 //!
-//! They keep some times what they hold, so that between two times that one is moved, by this or by growing, a tenth of
-//! it has come or gone.
+//! Tables keep some times what they hold, so that between two times that one is moved, by this or by growing, a tenth
+//! of it has come or gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
