@@ -257,10 +257,12 @@ pub(crate) fn default_interrupts() {
     }
 }
 
-/// Ends this process, or what it becomes, when the thread that started it ends.
-pub(crate) fn end_with_parent() {
+/// Ends this process, or what it becomes, when the thread that started it ends. Returns whether `parent` is still the
+/// process that it belongs to: one that had ended before sends no signal any more.
+pub(crate) fn end_with_parent(parent: u32) -> bool {
     // SAFETY: PR_SET_PDEATHSIG takes one integer and touches only the calling process.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) };
+    std::os::unix::process::parent_id() == parent
 }
 
 /// Whether this process may do everything.

@@ -96,9 +96,16 @@ fn who_cannot_take_part_is_named() {
 
 #[test]
 fn every_scenario_can_be_compared_in() {
-    for scenario in ["idle", "saturate", "storm", "slow", "churn"] {
+    // `bare` has no queues: those of `threads` overflow in `saturate` if the machine keeps one of its threads waiting.
+    for (scenario, contender) in [
+        ("idle", "threads"),
+        ("saturate", "bare"),
+        ("storm", "threads"),
+        ("slow", "threads"),
+        ("churn", "threads"),
+    ] {
         let arguments = format!(
-            "compare --scenario {scenario} --contenders threads --rounds 1 --connections 40 -r 50 -d 600ms"
+            "compare --scenario {scenario} --contenders {contender} --rounds 1 --connections 40 -r 50 -d 600ms"
         );
         let verdict = fake::judge(&arguments);
         assert_eq!(verdict.code, 0, "{scenario}: {}", verdict.complaint);

@@ -4,7 +4,8 @@ mod fake;
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -121,18 +122,23 @@ fn memory_that_may_not_be_read_is_left_out_and_that_is_said() {
     assert!(!told.contains("server user bytes per stream"), "{told}");
 }
 
-#[test]
-fn ctrl_c_leaves_a_partial_report() {
-    let (fake, file) = (honest(), fake::scratch("report.json"));
-    let child = fake::command()
+/// A hundred events a second to ten streams, begun.
+fn a_minute_of(fake: &Fake, report: &Path) -> Child {
+    fake::command()
         .args(["fanout", "-n", "10", "-r", "100", "-d", "60s", "-q", "--server", "plain", "--url"])
         .arg(format!("http://{}", fake.address))
         .arg("--json")
-        .arg(&file)
+        .arg(report)
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
-        .unwrap();
+        .expect("the judge starts")
+}
+
+#[test]
+fn ctrl_c_leaves_a_partial_report() {
+    let (fake, file) = (honest(), fake::scratch("report.json"));
+    let child = a_minute_of(&fake, &file);
     // Not after a fixed time: on a busy machine the first event was not out by then.
     while fake.published() < 30 {
         std::thread::sleep(Duration::from_millis(10));
@@ -160,15 +166,7 @@ fn ctrl_c_does_not_wait_for_a_server_that_stalls() {
         Fake::start(Behaviour { delay: Box::new(delay), ..Behaviour::default() }),
         fake::scratch("report.json"),
     );
-    let child = fake::command()
-        .args(["fanout", "-n", "3", "-r", "100", "-d", "60s", "-q", "--server", "plain", "--url"])
-        .arg(format!("http://{}", fake.address))
-        .arg("--json")
-        .arg(&file)
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let child = a_minute_of(&fake, &file);
     while !stalls.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(10));
     }

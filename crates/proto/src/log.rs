@@ -13,7 +13,7 @@ use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::limits::Retention;
-use crate::spare::{shrink_map, shrink_queue};
+use crate::spare::{push, shrink_map, shrink_queue};
 
 /// The text that asks for everything retained.
 pub const EARLIEST: &str = "earliest";
@@ -119,10 +119,10 @@ impl Log {
         for topic in frame.topics() {
             // The entry's key is cloned only where the topic is new.
             match self.topics.get_mut(topic) {
-                Some(index) => index.seqs.push_back(self.head),
+                Some(index) => push(&mut index.seqs, self.head),
                 None => {
                     let mut index = TopicIndex { dropped: self.forgotten, ..TopicIndex::default() };
-                    index.seqs.push_back(self.head);
+                    push(&mut index.seqs, self.head);
                     self.topics.insert(topic.clone(), index);
                 }
             }
@@ -135,7 +135,7 @@ impl Log {
                 }
             }
         }
-        self.frames.push_back(frame);
+        push(&mut self.frames, frame);
         self.trim(now);
     }
 

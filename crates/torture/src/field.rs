@@ -62,55 +62,23 @@ impl Field {
 
     /// Lets publishers pause until every subscriber has what was published, and holds the logs against the ledger.
     pub(crate) fn settle(&mut self) -> Result<Findings, String> {
-        let Field { publishers, readers, server, ledger, problems, never } = self;
-        publishers.paused(|| {
-            if let Some(status) = server.ended() {
-                return Err(format!("the server ended by itself: {status}"));
-            }
-            // Nobody who still reconnects is to take the markers for granted.
-            let without_stream = readers.await_streams(PATIENCE)?;
-            let mut poster = Poster::new(server.address);
-            if !Batch::markers(ledger).publish(&mut poster, ledger, problems, never) {
-                return Err("the markers of a round's end were not acknowledged".to_owned());
-            }
-            let without_markers = readers.await_markers(PATIENCE)?;
-            let mut findings = readers.verify(ledger.end_round())?;
-            findings.absent = (without_stream + without_markers) as u64;
-            if findings.absent > 0 {
-                findings.examples.push(format!(
-                    "after the fault {without_stream} subscribers get no stream, {without_markers} not what was published last"
-                ));
-            }
-            Ok(findings)
-        })
+        self.quietly(|quiet| quiet.settle())
     }
 
-    /// Fills the log with the same events as each time, so that memory can be compared.
-    pub(crate) fn fill_log(&mut self) -> Result<Findings, String> {
-        let mut random = fastrand::Rng::with_seed(1);
-        let mut sum = Findings::default();
-        for _ in 0..4 {
-            let Field { publishers, server, ledger, problems, never, .. } = self;
-            publishers.paused(|| {
-                let mut poster = Poster::new(server.address);
-                for _ in 0..FILLERS / 4 {
-                    let batch = Batch::array(ledger, FILLER_EVENTS, FILLER_LENGTH, &mut random);
-                    if !batch.publish(&mut poster, ledger, problems, never) {
-                        problems.note("events that fill the log were not acknowledged".to_owned());
-                    }
-                }
-            });
-            sum += self.settle()?;
-        }
-        Ok(sum)
-    }
-
-    /// The server's memory when nothing has been published for so long.
-    pub(crate) fn memory_at_rest(&self, rest: Duration) -> Option<u64> {
-        self.publishers.paused(|| {
+    /// Fills the log with the same events as each time and nothing between them, so that memory can be compared. Also
+    /// returns the server's memory when nothing has been published for so long after that.
+    pub(crate) fn fill_log(&mut self, rest: Duration) -> Result<(Findings, Option<u64>), String> {
+        self.quietly(|quiet| {
+            let findings = quiet.fill_log()?;
             thread::sleep(rest);
-            self.server.memory()
+            Ok((findings, quiet.server.memory()))
         })
+    }
+
+    /// Does something while the publishers pause.
+    fn quietly<T>(&mut self, act: impl FnOnce(&mut Quiet<'_>) -> T) -> T {
+        let Field { publishers, readers, server, ledger, problems, never } = self;
+        publishers.paused(|| act(&mut Quiet { readers, server, ledger, problems, never }))
     }
 
     /// Waits until all subscribers stream. An error names how many do not.
@@ -128,5 +96,53 @@ impl Field {
         all.extend(self.publishers.violations());
         all.append(&mut self.problems.odd.lock().unwrap_or_else(PoisonError::into_inner));
         all
+    }
+}
+
+/// A field whose publishers pause.
+struct Quiet<'a> {
+    readers: &'a Readers,
+    server: &'a mut Server,
+    ledger: &'a Ledger,
+    problems: &'a Arc<Problems>,
+    never: &'a AtomicBool,
+}
+
+impl Quiet<'_> {
+    fn settle(&mut self) -> Result<Findings, String> {
+        if let Some(status) = self.server.ended() {
+            return Err(format!("the server ended by itself: {status}"));
+        }
+        // Nobody who still reconnects is to take the markers for granted.
+        let without_stream = self.readers.await_streams(PATIENCE)?;
+        let mut poster = Poster::new(self.server.address);
+        if !Batch::markers(self.ledger).publish(&mut poster, self.ledger, self.problems, self.never) {
+            return Err("the markers of a round's end were not acknowledged".to_owned());
+        }
+        let without_markers = self.readers.await_markers(PATIENCE)?;
+        let mut findings = self.readers.verify(self.ledger.end_round())?;
+        findings.absent = (without_stream + without_markers) as u64;
+        if findings.absent > 0 {
+            findings.examples.push(format!(
+                "after the fault {without_stream} subscribers get no stream, {without_markers} not what was published last"
+            ));
+        }
+        Ok(findings)
+    }
+
+    fn fill_log(&mut self) -> Result<Findings, String> {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut sum = Findings::default();
+        for _ in 0..4 {
+            let mut poster = Poster::new(self.server.address);
+            for _ in 0..FILLERS / 4 {
+                let batch = Batch::array(self.ledger, FILLER_EVENTS, FILLER_LENGTH, &mut random);
+                if !batch.publish(&mut poster, self.ledger, self.problems, self.never) {
+                    self.problems.note("events that fill the log were not acknowledged".to_owned());
+                }
+            }
+            sum += self.settle()?;
+        }
+        Ok(sum)
     }
 }

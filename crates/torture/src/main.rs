@@ -15,6 +15,7 @@ mod publishers;
 mod readers;
 mod report;
 mod server;
+mod sockets;
 mod verify;
 
 use std::net::SocketAddr;
@@ -131,9 +132,13 @@ fn torture(
     println!("{backend}: {subscribers} honest subscribers on {SHARDS} shards");
     let mut field = Field::start(&plan, subscribers, clock, &mut random)?;
     // The log and every buffer that honest load needs are as large as they get before memory is read.
-    for _ in 0..if smoke { 1 } else { 2 } {
-        report.deliveries("before all faults", &field.fill_log()?);
-    }
+    let mut fill = |rest| {
+        let (findings, memory) = field.fill_log(if smoke { Duration::ZERO } else { rest })?;
+        report.deliveries("before all faults", &findings);
+        Ok::<_, String>(memory)
+    };
+    fill(Duration::ZERO)?;
+    let memory_before = fill(GIVEN_BACK)?;
     let mut arena = Arena {
         field,
         plan,
@@ -145,7 +150,7 @@ fn torture(
         beset: probe::Times::new(),
     };
 
-    let memory_before = arena.field.memory_at_rest(if smoke { Duration::ZERO } else { GIVEN_BACK });
+    let ended_before = sockets::ended_for_memory();
     let mut line: Vec<Fault> = Vec::new();
     let mut first_turn = true;
     let deadline = time.saturating_sub(AFTERMATH);
@@ -173,12 +178,14 @@ fn torture(
 
     report.partial = arena.stopped();
     if arena.field.server.ended().is_none() {
-        let findings = arena.field.fill_log()?;
-        report.deliveries("after all faults", &findings);
         let rest = if smoke { Duration::ZERO } else { AFTERMATH };
-        report.memory = memory_before.zip(arena.field.memory_at_rest(rest));
+        let (findings, memory_after) = arena.field.fill_log(rest)?;
+        report.deliveries("after all faults", &findings);
+        report.memory = memory_before.zip(memory_after);
     }
     arena.field.violations().into_iter().for_each(|problem| report.violation(problem));
+    let ended = ended_before.zip(sockets::ended_for_memory());
+    report.ended_for_memory = ended.map_or(0, |(before, after)| after - before);
     report.calm = arena.calm;
     report.beset = arena.beset;
     let judged = !smoke && !report.partial;

@@ -30,6 +30,9 @@ pub(crate) struct Report {
     pub(crate) beset: Times,
     /// Anonymous memory before the first fault and after the last.
     pub(crate) memory: Option<(u64, u64)>,
+    /// Connections that had no other end any more, and the sockets that the kernel ended for want of memory.
+    half_open: u64,
+    pub(crate) ended_for_memory: u64,
     /// It was ended early, by a signal.
     pub(crate) partial: bool,
 }
@@ -58,6 +61,8 @@ impl Report {
             calm: Times::new(),
             beset: Times::new(),
             memory: None,
+            half_open: 0,
+            ended_for_memory: 0,
             partial: false,
         }
     }
@@ -83,6 +88,7 @@ impl Report {
             println!("         {violation}");
             self.violations.push(format!("{}: {violation}", fault.name()));
         }
+        self.half_open += findings.half_open;
         let Some(row) = self.rows.iter_mut().find(|row| row.fault == fault) else { return };
         row.rounds += u64::from(!saw.skipped);
         row.violations += saw.violations.len() as u64;
@@ -92,6 +98,7 @@ impl Report {
 
     /// Takes in deliveries that are of no one fault.
     pub(crate) fn deliveries(&mut self, when: &str, findings: &Findings) {
+        self.half_open += findings.half_open;
         if !findings.good() {
             self.violation(format!("{when}: {findings:?}"));
         }
@@ -122,6 +129,7 @@ impl Report {
             "lost with process",
             "cut",
             "reconnects",
+            "half-open",
             "other",
             "last round",
         ]);
@@ -141,19 +149,21 @@ impl Report {
                 found.lost_with_process,
                 found.cut,
                 found.reconnects,
+                found.half_open,
                 row.violations,
             ];
             cells.extend(numbers.iter().map(u64::to_string));
             cells.push(row.note.clone());
             table.add_row(cells);
         }
-        for column in table.column_iter_mut().skip(1).take(13) {
+        for column in table.column_iter_mut().skip(1).take(14) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         println!("\n{} {}\n{table}", self.backend, if self.partial { "(ended early)" } else { "" });
         self.newcomers(judged);
         self.memory_held(judged);
         self.stalls(judged);
+        self.other_ends();
         let good = self.violations.is_empty() && self.rows.iter().all(|row| row.findings.good());
         for violation in &self.violations {
             println!("violation: {violation}");
@@ -206,6 +216,18 @@ impl Report {
         let row = self.rows.iter().find(|row| row.fault == Fault::Stall);
         if judged && row.is_some_and(|row| row.rounds > 0 && row.findings.reconnects == 0) {
             self.violations.push("no stalled reader was over a bound: none was cut and resumed".to_owned());
+        }
+    }
+
+    /// A connection loses its other end in silence only where the kernel takes it from the server.
+    fn other_ends(&mut self) {
+        let (count, ended) = (self.half_open, self.ended_for_memory);
+        println!(
+            "connections without an other end: {count}; the kernel ended {ended} sockets for want of memory"
+        );
+        if count > ended {
+            self.violations
+                .push(format!("{count} connections lost their other end, and the kernel took {ended}"));
         }
     }
 
@@ -297,6 +319,18 @@ mod tests {
         assert!(!stalled(0).conclude(true));
         assert!(stalled(0).conclude(false));
         assert!(stalled(3).conclude(true));
+    }
+
+    /// Without the kernel's doing, the server has closed a socket and left the reader waiting.
+    #[test]
+    fn who_is_left_without_an_other_end_is_a_violation_unless_the_kernel_did_it() {
+        let left = |half_open, ended_for_memory| {
+            let mut report = Report { ended_for_memory, ..report() };
+            report.deliveries("after all faults", &Findings { half_open, ..Findings::default() });
+            report
+        };
+        assert!(left(2, 2).conclude(true));
+        assert!(!left(2, 1).conclude(false));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Findings {
     /// The longest that a thread of readers was kept from its sockets since a server was told to stop.
     pub(crate) late: Duration,
     pub(crate) reconnects: u64,
+    /// Subscribers whose connection had no other end any more, and that came back by themselves.
+    pub(crate) half_open: u64,
     /// Subscribers that had no stream, or not everything, a long time after the fault.
     pub(crate) absent: u64,
     /// The first violations, in words.
@@ -80,6 +82,7 @@ impl AddAssign for Findings {
         self.cut_at_ease += other.cut_at_ease;
         self.late = self.late.max(other.late);
         self.reconnects += other.reconnects;
+        self.half_open += other.half_open;
         self.absent += other.absent;
         let room = Findings::EXAMPLES.saturating_sub(self.examples.len());
         self.examples.extend(other.examples.into_iter().take(room));

@@ -192,9 +192,9 @@ pub(crate) struct Serve {
     /// Sending threads of `bare`, each with a descriptor table of its own where there are several
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// End when the process that started this one does
+    /// End when the process that started this one does, which is this one
     #[arg(long, hide = true)]
-    with_parent: bool,
+    with_parent: Option<u32>,
     /// Be what stands behind pushpin
     #[arg(long, hide = true)]
     origin: bool,
@@ -208,8 +208,10 @@ pub(crate) fn free_port() -> Outcome<u16> {
 
 /// Serves until ended; returns only on a failure.
 pub(crate) fn serve(serve: &Serve) -> Outcome<()> {
-    if serve.with_parent {
-        sys::end_with_parent();
+    if let Some(parent) = serve.with_parent
+        && !sys::end_with_parent(parent)
+    {
+        return Err(Failure::new(format!("the process {parent}, which started this one, has ended")));
     }
     sys::raise_descriptor_limit();
     if serve.origin {

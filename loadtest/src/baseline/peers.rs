@@ -78,7 +78,8 @@ pub(super) fn pushpin(port: u16, control_port: u16) -> Outcome<()> {
     let origin_port = free_port()?;
     let own = std::env::current_exe().map_err(|error| Failure::new(format!("this program: {error}")))?;
     let mut origin = Command::new(own);
-    origin.args(["baseline", "pushpin", "--origin", "--with-parent", "--port", &origin_port.to_string()]);
+    origin.args(["baseline", "pushpin", "--origin", "--with-parent", &std::process::id().to_string()]);
+    origin.args(["--port", &origin_port.to_string()]);
     origin.stdin(Stdio::null()).spawn().map_err(|error| Failure::new(format!("the origin: {error}")))?;
     let scratch = directory.display();
     let configuration = format!(

@@ -75,7 +75,8 @@ pub(super) fn all_contenders(
                 .as_ref()
                 .map_err(|error| Failure::new(format!("this program cannot find itself: {error}")))?;
             let threads = if baseline == Baseline::Bare { bare_threads } else { 1 }.to_string();
-            let mut arguments = vec!["baseline", baseline.name(), "--port", "{port}", "--with-parent"];
+            let ours = std::process::id().to_string();
+            let mut arguments = vec!["baseline", baseline.name(), "--port", "{port}", "--with-parent", &ours];
             match baseline {
                 Baseline::Pushpin => arguments.extend(["--control-port", "{control}"]),
                 Baseline::Bare => arguments.extend(["--threads", &threads]),

@@ -16,7 +16,8 @@ use crate::report::{self, Report};
 use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
 use crate::sys;
 
-/// Events that the publisher may be ahead in `saturate`: less than the shortest queue of a contender holds.
+/// Events that the publisher may be ahead of the average subscriber in `saturate`: less than the shortest queue of a
+/// contender holds. Where other programs keep one of a contender's threads from its queue, it may still overflow.
 const WINDOW: u64 = 32;
 
 /// A scenario to compare in.

@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use crate::event::TOPICS;
 use crate::ledger::{Ledger, Round};
+use crate::sockets::Table;
 use crate::verify::{Findings, verify};
 use subscriber::Subscriber;
 pub(crate) use subscriber::{Format, Wish};
@@ -24,6 +25,9 @@ const BUFFER: usize = 64 << 10;
 
 /// A thread of readers comes round at least this often. When it does not, something has kept it from reading.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// How often silent connections are looked for in the kernel's table.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the readers' threads are asked to do.
 enum Order {
@@ -87,6 +91,8 @@ impl Readers {
                 orders: take,
                 waiting: None,
                 late: Vec::new(),
+                next_look: Duration::ZERO,
+                half_open: 0,
                 random: random.fork(),
             };
             let handle =
@@ -201,6 +207,10 @@ struct Worker {
     waiting: Option<Waiting>,
     /// Rounds of the loop in this round of the ledger that took longer than [`BEAT`]: when they were over, and by how much.
     late: Vec<(Duration, Duration)>,
+    /// When silent connections are next looked for.
+    next_look: Duration,
+    /// Connections in this round of the ledger that had no other end.
+    half_open: u64,
     random: fastrand::Rng,
 }
 
@@ -241,6 +251,7 @@ impl Worker {
                     subscriber.read(&self.ledger, now, &mut buffer, &mut self.random);
                 }
             }
+            self.leave_half_open(now);
             self.answer_waiting(now);
             let looks = self.subscribers.iter().filter_map(Subscriber::next_look);
             let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline(&self.subscribers));
@@ -262,6 +273,22 @@ impl Worker {
                     return;
                 }
             }
+        }
+    }
+
+    /// Lets those begin again whose connection has no other end: they would wait for ever. A server that has forgotten a
+    /// reader still has its socket.
+    fn leave_half_open(&mut self, now: Duration) {
+        if self.next_look > now || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
+        {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let Ok(table) = Table::read() else { return };
+        for subscriber in &mut self.subscribers {
+            let Some(own) = subscriber.silent(now) else { continue };
+            let there = table.has(self.address, own);
+            self.half_open += u64::from(subscriber.looked_for_other_end(there, now));
         }
     }
 
@@ -294,7 +321,8 @@ impl Worker {
             }
             Order::Verify { round, answer } => {
                 let now = self.clock.now();
-                let mut sum = Findings::default();
+                let mut sum =
+                    Findings { half_open: std::mem::take(&mut self.half_open), ..Findings::default() };
                 for subscriber in &mut self.subscribers {
                     let log = std::mem::take(&mut subscriber.log);
                     let mut found = verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);

@@ -31,6 +31,9 @@ const SLOW_PAUSE: Duration = Duration::from_millis(20);
 /// The wait before a reconnect; up to twice as long, so that they do not come in step.
 const RETRY: Duration = Duration::from_millis(60);
 
+/// Four heartbeats: who hears nothing for so long asks whether its connection has another end.
+const SILENCE: Duration = Duration::from_secs(8);
+
 /// What a subscriber asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
@@ -87,6 +90,10 @@ struct Stream {
     decoder: Decoder,
     /// There may be more to read than was read.
     readable: bool,
+    /// When anything last came, or it was found to have another end.
+    heard_at: Duration,
+    /// It had no other end at the last look.
+    doubted: bool,
 }
 
 impl Subscriber {
@@ -156,7 +163,7 @@ impl Subscriber {
         if let Link::Waiting { until } = self.link
             && until <= now
         {
-            match self.connect(address, registry, token) {
+            match self.connect(address, registry, token, now) {
                 Ok(stream) => self.link = Link::Open(Box::new(stream)),
                 Err(_) => self.wait(now, random),
             }
@@ -170,7 +177,39 @@ impl Subscriber {
         self.link = Link::Waiting { until: now + RETRY.mul_f64(1.0 + random.f64()) };
     }
 
-    fn connect(&self, address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Stream> {
+    /// Its own address, if it has heard nothing for long although it listens.
+    pub(super) fn silent(&self, now: Duration) -> Option<SocketAddr> {
+        match &self.link {
+            Link::Open(stream) if self.stalled_until.is_none() && now >= stream.heard_at + SILENCE => {
+                stream.socket.local_addr().ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Its silent connection has another end, or not. Found twice without one, it is begun again. Returns whether it is.
+    pub(super) fn looked_for_other_end(&mut self, there: bool, now: Duration) -> bool {
+        let Link::Open(stream) = &mut self.link else { return false };
+        if there {
+            stream.heard_at = now;
+        } else if stream.doubted {
+            if stream.head.is_none() {
+                self.log.push(Entry::Ended { at: stream.heard_at });
+            }
+            self.link = Link::Waiting { until: now };
+            return true;
+        }
+        stream.doubted = !there;
+        false
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+        registry: &Registry,
+        token: Token,
+        now: Duration,
+    ) -> io::Result<Stream> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if self.wish.small_buffer {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
@@ -191,6 +230,8 @@ impl Subscriber {
             chunks: None,
             decoder: Decoder::new(EVENT_BYTES),
             readable: false,
+            heard_at: now,
+            doubted: false,
         })
     }
 
@@ -237,6 +278,7 @@ impl Subscriber {
             match stream.socket.read(&mut buffer[..most]) {
                 Ok(count) if count > 0 => {
                     taken += count;
+                    (stream.heard_at, stream.doubted) = (now, false);
                     if !self.received(ledger, &buffer[..count], now) {
                         return self.wait(now, random);
                     }
@@ -378,4 +420,38 @@ fn request(wish: &Wish, last_event_id: &str) -> String {
     }
     let version = if wish.format == Format::Http10 { "1.0" } else { "1.1" };
     format!("GET /events?{} HTTP/{version}\r\nHost: torture\r\n{fields}\r\n", query.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once is no proof: the kernel's table may lack a socket while others come and go.
+    #[test]
+    fn a_silent_connection_without_an_other_end_twice_is_begun_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let wish = Wish {
+            mask: 1,
+            format: Format::Chunked,
+            small_buffer: false,
+            id_in_query: false,
+            gap_off: false,
+        };
+        let mut subscriber = Subscriber::new(wish);
+        subscriber.look(address, poll.registry(), Token(0), Duration::ZERO, &mut random);
+        assert_eq!(subscriber.silent(SILENCE - Duration::from_secs(1)), None);
+        assert!(subscriber.silent(SILENCE).is_some());
+        assert!(!subscriber.looked_for_other_end(false, SILENCE));
+        assert!(!subscriber.looked_for_other_end(true, SILENCE));
+        assert_eq!(subscriber.silent(SILENCE), None);
+        assert!(!subscriber.looked_for_other_end(false, 2 * SILENCE));
+        assert!(subscriber.looked_for_other_end(false, 2 * SILENCE));
+        assert_eq!(subscriber.next_look(), Some(2 * SILENCE));
+        subscriber.hold_up(9 * SILENCE);
+        subscriber.look(address, poll.registry(), Token(1), 2 * SILENCE, &mut random);
+        assert_eq!(subscriber.silent(4 * SILENCE), None);
+    }
 }
