@@ -3,7 +3,7 @@
 //! `net.ipv4.tcp_mem` is one value for the whole machine: a network namespace has none of its own. So it is lowered for
 //! seconds only, and put back by a process of its own as soon as ours lets go of it, however that happens.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -28,6 +28,9 @@ pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
     if !rustix::process::geteuid().is_root() {
         return Ok(Saw { skipped: true, ..Saw::noted("skipped: needs root to lower net.ipv4.tcp_mem") });
     }
+    // One run at a time: two would take each other's limit for the machine's, and put that back.
+    let turn = File::open(LIMITS).and_then(|file| file.lock().map(|()| file));
+    let _turn = turn.map_err(|error| format!("{LIMITS} cannot be locked: {error}"))?;
     let used = used_pages().ok_or("/proc/net/sockstat does not tell TCP's memory")?;
     let most = used + LEFT_PAGES;
     let outage = arena.field.problems.outage();

@@ -27,7 +27,7 @@ const BUFFER: usize = 64 << 10;
 const BEAT: Duration = Duration::from_millis(100);
 
 /// How often silent connections are looked for in the kernel's table.
-const LOOK: Duration = Duration::from_secs(1);
+const SEARCH: Duration = Duration::from_secs(1);
 
 /// What the readers' threads are asked to do.
 enum Order {
@@ -91,7 +91,7 @@ impl Readers {
                 orders: take,
                 waiting: None,
                 late: Vec::new(),
-                next_look: Duration::ZERO,
+                next_search: Duration::ZERO,
                 half_open: 0,
                 random: random.fork(),
             };
@@ -208,7 +208,7 @@ struct Worker {
     /// Rounds of the loop in this round of the ledger that took longer than [`BEAT`]: when they were over, and by how much.
     late: Vec<(Duration, Duration)>,
     /// When silent connections are next looked for.
-    next_look: Duration,
+    next_search: Duration,
     /// Connections in this round of the ledger that had no other end.
     half_open: u64,
     random: fastrand::Rng,
@@ -279,11 +279,11 @@ impl Worker {
     /// Lets those begin again whose connection has no other end: they would wait for ever. A server that has forgotten a
     /// reader still has its socket.
     fn leave_half_open(&mut self, now: Duration) {
-        if self.next_look > now || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
+        if self.next_search > now || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
         {
             return;
         }
-        self.next_look = now + LOOK;
+        self.next_search = now + SEARCH;
         let Ok(table) = Table::read() else { return };
         for subscriber in &mut self.subscribers {
             let Some(own) = subscriber.silent(now) else { continue };
