@@ -133,13 +133,12 @@ impl Server {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
     }
 
-    /// What the last of its processes said that were told to end, so many by now.
+    /// How many streams the last of its processes said that it had cut, of so many that were told to end by now.
     ///
     /// # Errors
     /// The log has not so many last words.
-    pub(crate) fn last_words(&self, ends: usize) -> Result<LastWords, String> {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        LastWords::find(&log, ends)
+    pub(crate) fn cut_at_end(&self, ends: usize) -> Result<u64, String> {
+        cut_at_end(&self.log.lock().unwrap_or_else(PoisonError::into_inner), ends)
     }
 
     /// Its anonymous memory in bytes: heap, stacks, tables; not the program's text, nor the kernel's sockets.
@@ -157,28 +156,13 @@ impl Drop for Server {
     }
 }
 
-/// What a process says of its streams when it has drained.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct LastWords {
-    /// Streams that the drain ended before everything was sent.
-    pub(crate) cut: u64,
-    /// Slow readers that were disconnected in its whole life.
-    pub(crate) slow: u64,
-}
-
-impl LastWords {
-    fn find(log: &str, ends: usize) -> Result<LastWords, String> {
-        let lines: Vec<&str> = log.lines().filter(|line| line.contains(" stopped; ")).collect();
-        let count = |line: &str, name: &str| {
-            let value = |word: &str| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
-            line.split_ascii_whitespace().find_map(value)
-        };
-        let words = lines
-            .last()
-            .filter(|_| lines.len() == ends)
-            .and_then(|line| Some(LastWords { cut: count(line, "cut")?, slow: count(line, "slow")? }));
-        words.ok_or_else(|| format!("the server ended {ends} times and its last words are {lines:?}"))
-    }
+fn cut_at_end(log: &str, ends: usize) -> Result<u64, String> {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" stopped; ")).collect();
+    let last = lines.last().filter(|_| lines.len() == ends);
+    let cut =
+        |line: &&str| line.split_ascii_whitespace().find_map(|word| word.strip_prefix("cut=")?.parse().ok());
+    last.and_then(cut)
+        .ok_or_else(|| format!("the server ended {ends} times and its last words are {lines:?}"))
 }
 
 /// The server's program beside our own.
@@ -271,13 +255,11 @@ mod tests {
     /// The sum over all ends let one end's cuts excuse another's.
     #[test]
     fn last_words_are_of_the_last_end() {
-        let line = |cut, slow| {
-            format!("12:00 INFO stopped; the cut were not sent drained=7 cut={cut} slow={slow}\n")
-        };
-        let log = format!("started\n{}started\n{}", line(9, 2), line(1, 3));
-        assert_eq!(LastWords::find(&log, 2), Ok(LastWords { cut: 1, slow: 3 }));
+        let line = |cut| format!("12:00 INFO stopped; the cut were not sent drained=7 cut={cut} slow=2\n");
+        let log = format!("started\n{}started\n{}", line(9), line(1));
+        assert_eq!(cut_at_end(&log, 2), Ok(1));
         for (log, ends) in [(log.as_str(), 1), (&log, 3), ("", 1), ("it stopped; and says nothing", 1)] {
-            assert!(LastWords::find(log, ends).is_err(), "{ends} ends in {log:?}");
+            assert!(cut_at_end(log, ends).is_err(), "{ends} ends in {log:?}");
         }
     }
 }

@@ -279,7 +279,8 @@ impl Worker {
     /// Lets those begin again whose connection has no other end: they would wait for ever. A server that has forgotten a
     /// reader still has its socket.
     fn leave_half_open(&mut self, now: Duration) {
-        if self.next_search > now || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
+        if self.next_search > now
+            || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
         {
             return;
         }
