@@ -1,5 +1,5 @@
-//! `cargo xtask sanitize`: the tests of what is unsafe or shared, under AddressSanitizer, ThreadSanitizer and Miri.
-//! All three need the nightly toolchain.
+//! `cargo xtask sanitize`: the tests of what is unsafe or shared, under AddressSanitizer, ThreadSanitizer, Miri and a standard
+//! library that watches descriptors. All need the nightly toolchain.
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -27,7 +27,7 @@ struct Check {
     environment: &'static [(&'static str, &'static str)],
 }
 
-const CHECKS: [Check; 3] = [
+const CHECKS: [Check; 4] = [
     // The crates with `unsafe` in them and the shard. Not the server's: its only `unsafe` is its allocator, and what
     // that gives out AddressSanitizer does not watch.
     Check {
@@ -38,12 +38,26 @@ const CHECKS: [Check; 3] = [
         environment: &[],
     },
     // The publish path. The standard library is built anew: with the one that comes built, every mutex would be a
-    // race.
+    // race. Only the test whose threads share a descriptor table: a number means the same in every thread to it.
     Check {
         name: "thread",
         component: Some("rust-src"),
         flags: "-Zsanitizer=thread",
-        arguments: &["test", "-Zbuild-std", "--package=fanfare", "--test=threads"],
+        arguments: &[
+            "test",
+            "-Zbuild-std",
+            "--package=fanfare",
+            "--test=threads",
+            "everybody_sees_one_order_whoever_publishes",
+        ],
+        environment: &[],
+    },
+    // Built with its debug assertions, the standard library aborts where an owned descriptor was closed by somebody else.
+    Check {
+        name: "descriptors",
+        component: Some("rust-src"),
+        flags: "",
+        arguments: &["test", "-Zbuild-std", "--package=fanfare-io", "--package=fanfare", "--lib", "--tests"],
         environment: &[],
     },
     // The protocol has no `unsafe`, the small containers below it have. Few and short worlds: Miri is slow.
