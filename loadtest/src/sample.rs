@@ -63,6 +63,12 @@ impl Server {
         all
     }
 
+    /// The process groups that it and its descendants lead.
+    pub(crate) fn groups(self) -> Vec<u32> {
+        let leads = |pid: &u32| stat(*pid).is_some_and(|fields| fields.get(2) == Some(&pid.to_string()));
+        self.pids().into_iter().filter(leads).collect()
+    }
+
     /// All its threads.
     pub(crate) fn threads(self) -> Vec<i32> {
         let tasks = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

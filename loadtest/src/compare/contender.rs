@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use crate::baseline::{Baseline, free_port, scratch_of};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::failure::{Failure, Outcome};
+use crate::sample::Server;
 use crate::scenario::Load;
 use crate::sys;
 use crate::target::Dialect;
@@ -185,18 +186,20 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let patience = clock::now() + 3 * SECOND;
-        let _ = sys::signal(self.child.id(), libc::SIGTERM);
+        let leader = self.child.id();
+        let groups = Server::new(leader).map_or_else(|_| vec![leader], Server::groups);
+        let _ = sys::signal(leader, libc::SIGTERM);
         while matches!(self.child.try_wait(), Ok(None)) {
             if clock::now() > patience {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_nanos(10 * MILLISECOND));
         }
-        // Children too: Pushpin does not always end all of its own.
-        sys::kill_group(self.child.id());
+        // Children too: Pushpin gives them groups of their own and does not always end all.
+        groups.into_iter().for_each(sys::kill_group);
         let _ = self.child.wait();
         // Most have none.
-        let _ = std::fs::remove_dir_all(scratch_of(self.child.id()));
+        let _ = std::fs::remove_dir_all(scratch_of(leader));
     }
 }
 
@@ -209,7 +212,8 @@ mod tests {
     #[test]
     fn nothing_that_a_contender_started_outlives_it() {
         let mut command = Command::new("sh");
-        command.args(["-c", "sleep 600 & echo $!; wait"]).stdout(Stdio::piped()).process_group(0);
+        // `-m` gives what runs in the background a group of its own, as Pushpin does.
+        command.args(["-mc", "sleep 600 & echo $!; wait"]).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
