@@ -1,8 +1,9 @@
 //! What the kernel knows of TCP sockets, for streams that fell silent.
 //!
-//! A kernel that has no memory left for TCP ends sockets. It sends one reset, behind what it had sent before; a peer that
-//! lacks some of that and has its window closed takes the reset for stray and drops it (RFC 9293, 3.10.7.4). From then on
-//! the peer waits on a connection that has no other end: nothing that a server in user space does can reach it.
+//! While the kernel had no memory left for TCP, readers were seen that were established and whose other end was in no table.
+//! Presumably it ended the server's socket, and the peer dropped the reset as stray, as it must where the reset is outside
+//! its window (RFC 9293, 3.10.7.4); the reset itself was not caught. Nothing that a server in user space does can reach
+//! such a peer.
 
 use std::fs;
 use std::io;

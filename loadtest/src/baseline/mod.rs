@@ -192,7 +192,7 @@ pub(crate) struct Serve {
     /// Sending threads of `bare`, each with a descriptor table of its own where there are several
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// End when the process that started this one does, which is this one
+    /// End when the process that started this one does: its id
     #[arg(long, hide = true)]
     with_parent: Option<u32>,
     /// Be what stands behind pushpin
