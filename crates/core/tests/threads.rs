@@ -90,14 +90,24 @@ fn an_admission_may_publish() {
 /// A panic in a drain ended a server as if all were well.
 #[test]
 fn who_stops_an_engine_learns_of_a_panic() {
-    let admission = |_: &RequestHead<'_>| -> Decision { panic!("on purpose") };
-    let engine = Engine::builder().shards(2).admission(admission).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
-    let mut stream = TcpStream::connect(engine.addresses()[0]).unwrap();
-    stream.write_all(b"GET /events?topic=t HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    // Its end, or a reset: the shard is gone.
-    let _ = stream.read(&mut [0]);
-    assert!(engine.stop(Duration::ZERO).is_err());
+    let admission = |request: &RequestHead<'_>| {
+        assert_eq!(request.query(), Some("topic=a"), "on purpose");
+        Decision::Subscribe(Subscribe::from_request(request, 1).unwrap())
+    };
+    for private in [true, false] {
+        let engine = Engine::builder().shards(1).private_tables(private).admission(admission);
+        let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        let address = engine.addresses()[0];
+        let mut streams = vec![subscribe(address), adopted(&engine.hub())];
+        let mut culprit = TcpStream::connect(address).unwrap();
+        culprit.write_all(b"GET /events?topic=b HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        streams.push(culprit);
+        for mut stream in streams {
+            // Its end, or a reset: the shard is gone, and so are all who were on it.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        assert!(engine.stop(Duration::ZERO).is_err());
+    }
 }
 
 fn event(data: String) -> Event {

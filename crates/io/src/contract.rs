@@ -34,7 +34,7 @@ impl Token {
 /// What [`Io::wait`] has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notification {
-    /// A new non-blocking connection; the caller owns the descriptor and has not watched it yet.
+    /// A new non-blocking connection, not watched yet. It is open until [`Io::close`].
     Accepted(Socket),
     /// `accept` failed with this `errno` for want of descriptors or memory (`EMFILE`, `ENFILE`,
     /// `ENOBUFS`, `ENOMEM`). Nothing more is accepted until [`Io::resume_accept`].
@@ -140,9 +140,16 @@ pub trait Io {
     /// Ends our side of the stream: the peer reads to its end, then sees an orderly close.
     fn finish(&mut self, socket: Socket);
 
-    /// Stops watching (where `token` is given) and closes each socket.
+    /// Takes a connected, non-blocking socket that came another way, as if it had been accepted.
+    fn adopt(&mut self, socket: OwnedFd) -> Socket;
+
+    /// Stops watching (where `token` is given) and closes each socket. What is never closed here is closed when the
+    /// backend is dropped.
+    ///
+    /// # Panics
+    /// One of them was neither accepted nor adopted, or has been closed.
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]);
 
-    /// Stops watching a socket without closing it, so that it can be handed to another thread.
+    /// Stops watching a socket without closing it: a copy of it can be handed to another thread, or it watched anew.
     fn release(&mut self, socket: Socket, token: Token);
 }

@@ -1,7 +1,7 @@
 //! The backend that works everywhere: readiness from epoll (by mio), and a system call per operation.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -9,6 +9,7 @@ use mio::{Events, Interest, Poll};
 
 use crate::contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
 use crate::errors::errno;
+use crate::open::OpenSockets;
 use crate::waker::{self, Waker};
 
 /// How many events one wait takes from the kernel; the rest stays there. Enough to spare system calls in a
@@ -35,6 +36,7 @@ pub struct Epoll {
     listeners: Vec<Listener>,
     /// Set by `AcceptFailed`, cleared by `resume_accept`.
     accept_paused: bool,
+    open: OpenSockets,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,7 @@ impl Epoll {
             waker,
             listeners: Vec::new(),
             accept_paused: false,
+            open: OpenSockets::default(),
         })
     }
 
@@ -82,7 +85,7 @@ impl Epoll {
         }
         let budget = (ACCEPT_BUDGET / ready).max(1);
         for listener in self.listeners.iter_mut().filter(|listener| listener.ready) {
-            match accept_some(&listener.fd, budget, notifications) {
+            match accept_some(&listener.fd, budget, &mut self.open, notifications) {
                 Accepting::Empty => listener.ready = false,
                 Accepting::BudgetSpent => {}
                 Accepting::Starved(errno) => {
@@ -102,7 +105,12 @@ impl Epoll {
     }
 }
 
-fn accept_some(listener: &OwnedFd, budget: usize, notifications: &mut Vec<Notification>) -> Accepting {
+fn accept_some(
+    listener: &OwnedFd,
+    budget: usize,
+    open: &mut OpenSockets,
+    notifications: &mut Vec<Notification>,
+) -> Accepting {
     for _ in 0..budget {
         // SAFETY: null pointers mean that the peer's address is not wanted.
         let socket = unsafe {
@@ -114,7 +122,9 @@ fn accept_some(listener: &OwnedFd, budget: usize, notifications: &mut Vec<Notifi
             )
         };
         if socket >= 0 {
-            notifications.push(Notification::Accepted(socket));
+            // SAFETY: the kernel has just made it, so nobody else owns it.
+            let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+            notifications.push(Notification::Accepted(open.add(socket)));
             continue;
         }
         match errno() {
@@ -266,14 +276,16 @@ impl Io for Epoll {
         unsafe { libc::shutdown(socket, libc::SHUT_WR) };
     }
 
+    fn adopt(&mut self, socket: OwnedFd) -> Socket {
+        self.open.add(socket)
+    }
+
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
         for &(socket, token) in sockets {
             if let Some(token) = token {
                 self.release(socket, token);
             }
-            // SAFETY: the caller owns the descriptor, by the contract, and gives it up here. Linux frees the
-            // number even if it reports an error, so there is nothing to retry.
-            unsafe { libc::close(socket) };
+            self.open.close(socket);
         }
     }
 

@@ -13,6 +13,7 @@ pub mod clock;
 mod contract;
 pub mod epoll;
 mod errors;
+mod open;
 pub mod pass;
 pub mod sockets;
 pub mod table;

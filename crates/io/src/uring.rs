@@ -282,6 +282,10 @@ impl Io for Uring {
         self.readiness.finish(socket);
     }
 
+    fn adopt(&mut self, socket: OwnedFd) -> Socket {
+        self.readiness.adopt(socket)
+    }
+
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
         self.readiness.close(sockets);
     }

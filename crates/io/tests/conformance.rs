@@ -69,6 +69,8 @@ conformance! {
     a_closed_socket_is_never_heard_of_again,
     a_number_used_again_has_its_new_name,
     a_released_socket_is_quiet_and_usable,
+    what_was_not_closed_goes_with_the_backend,
+    a_stranger_is_not_closed,
 }
 
 // ---- Accepting
@@ -775,7 +777,7 @@ fn a_released_socket_is_quiet_and_usable<I: Io>(_: &str, open: Open<I>) {
     stage.expect_quiet();
 
     // It can be watched again, under another name, and tells what happened meanwhile.
-    let number = std::os::fd::IntoRawFd::into_raw_fd(handed);
+    let number = stage.io.adopt(handed);
     stage.io.watch(number, Token(9)).unwrap();
     stage.expect_ready(Token(9), READABLE);
     let mut buffer = [0; 32];
@@ -785,4 +787,35 @@ fn a_released_socket_is_quiet_and_usable<I: Io>(_: &str, open: Open<I>) {
     assert_eq!(read(&mut peer, 5), b"hello");
     stage.io.close(&[(number, Some(Token(9)))]);
     assert_eq!(read_all(&mut peer), b"");
+}
+
+/// A shard that panicked in a shared table left its clients waiting for ever.
+fn what_was_not_closed_goes_with_the_backend<I: Io>(_: &str, open: Open<I>) {
+    let mut stage = Stage::new(open);
+    let (mut watched, _) = stage.watched(Token(1));
+    let (mut unwatched, _) = stage.connect();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut adopted = connect(listener.local_addr().unwrap());
+    stage.io.adopt(listener.accept().unwrap().0.into());
+    let mut unseen = connect(stage.address);
+    stage.until("a connection", |seen| !accepted(seen).is_empty());
+
+    drop(stage);
+    for peer in [&mut watched, &mut unwatched, &mut adopted, &mut unseen] {
+        assert_eq!(read_all(peer), b"");
+    }
+}
+
+fn a_stranger_is_not_closed<I: Io>(_: &str, open: Open<I>) {
+    let mut stage = Stage::new(open);
+    let (_peer, socket) = stage.connect();
+    let stranger = duplicate(socket);
+    let number = std::os::fd::AsRawFd::as_raw_fd(&stranger);
+    let close = |stage: &mut Stage<I>, number| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.io.close(&[(number, None)])))
+    };
+    assert!(close(&mut stage, number).is_err());
+    assert!(stranger.try_clone().is_ok(), "it was closed");
+    assert!(close(&mut stage, socket).is_ok());
+    assert!(close(&mut stage, socket).is_err(), "it was closed twice");
 }

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -508,6 +508,10 @@ impl Io for Network {
         assert!(!net.wires[wire].finished, "{number} ends twice");
         net.wires[wire].finished = true;
         net.touch(wire);
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> Socket {
+        socket.into_raw_fd()
     }
 
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {

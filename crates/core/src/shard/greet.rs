@@ -4,7 +4,7 @@
 //! watched, from the shard's one buffer. Only heads that come in pieces get memory of their own.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -335,7 +335,7 @@ impl<I: Io> Shard<I> {
             return;
         };
         let configured = sockets::configure(socket.as_fd(), &self.socket_options);
-        let socket = socket.into_raw_fd();
+        let socket = self.io.adopt(socket);
         let reply = match configured {
             Ok(()) if self.drain.is_none() => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
             _ => Reply::Close,
