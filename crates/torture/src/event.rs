@@ -20,6 +20,14 @@ pub(crate) fn render(key: u64, mask: u32, length: usize, out: &mut String) {
     out.extend(TEXT.chars().cycle().skip(skip).take(length));
 }
 
+/// What such an event takes of a log's bytes, at most: a line's field name and end may follow each line feed, and 400 bytes
+/// are more than the frame, its id and the topics' names.
+pub(crate) fn log_bytes(mask: u32, length: usize) -> usize {
+    let feeds = TEXT.matches('\n').count() * (1 + length / TEXT.chars().count());
+    let longest = TEXT.len() * (1 + length / TEXT.chars().count());
+    400 + 64 * mask.count_ones() as usize + longest + 7 * feeds
+}
+
 /// Key and topics of received data, if every byte of it is what was published. `scratch` is only memory.
 pub(crate) fn check(data: &str, scratch: &mut String) -> Option<(u64, u32)> {
     let mut words = data.splitn(4, ' ');

@@ -42,7 +42,7 @@ impl Field {
         random: &mut fastrand::Rng,
     ) -> Result<Field, String> {
         let server = Server::start(plan)?;
-        let ledger = Arc::new(Ledger::new(clock));
+        let ledger = Arc::new(Ledger::new(clock, plan.bounds.retained_bytes));
         let problems = Arc::new(Problems::default());
         let readers = Readers::start(server.address, subscribers, &ledger, clock, random)
             .map_err(|error| format!("the readers do not start: {error}"))?;
@@ -61,6 +61,9 @@ impl Field {
     }
 
     /// Lets publishers pause until every subscriber has what was published, and holds the logs against the ledger.
+    ///
+    /// # Errors
+    /// The server has ended, or takes no publishes.
     pub(crate) fn settle(&mut self) -> Result<Findings, String> {
         self.quietly(|quiet| quiet.settle())
     }

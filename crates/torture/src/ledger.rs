@@ -24,16 +24,19 @@ pub(crate) enum Fate {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
     pub(crate) mask: u32,
+    /// What it takes of a log's bytes, at most.
+    pub(crate) bytes: usize,
     /// When it was first sent.
     pub(crate) begun: Duration,
     pub(crate) fate: Fate,
 }
 
-/// An epoch that was met, and when its server was told to stop, if it was.
+/// An epoch that was met, and when its server was told to stop, or killed, if it was.
 #[derive(Clone, Debug)]
 pub(crate) struct Epoch {
     name: String,
     pub(crate) told_to_stop: Option<Duration>,
+    pub(crate) killed: Option<Duration>,
 }
 
 /// Everything published since the last round, by key.
@@ -43,6 +46,44 @@ pub(crate) struct Round {
     pub(crate) base: u64,
     pub(crate) records: Vec<Record>,
     pub(crate) epochs: Vec<Epoch>,
+    /// The log retains so much.
+    pub(crate) retained_bytes: usize,
+}
+
+impl Round {
+    /// Of what was sent by then, everything behind this `seq` of an epoch is surely retained.
+    pub(crate) fn retained_after(&self, epoch: EpochNumber, by: Duration) -> u64 {
+        let sent = || self.records.iter().filter(|record| record.begun < by);
+        // Nobody knows where these are, if anywhere.
+        let open = sent().filter(|record| record.fate == Fate::Open);
+        let mut bytes: usize = open.map(|record| record.bytes).sum();
+        let seq = |record: &Record| match record.fate {
+            Fate::Acknowledged { epoch: of, seq: (_, to), .. } if of == epoch => Some((to, record.bytes)),
+            _ => None,
+        };
+        let mut in_order: Vec<(u64, usize)> = sent().filter_map(seq).collect();
+        in_order.sort_unstable();
+        let mut newest_first = in_order.into_iter().rev();
+        let first_dropped = newest_first.find(|(_, size)| {
+            bytes += size;
+            bytes > self.retained_bytes
+        });
+        first_dropped.map_or(0, |(seq, _)| seq)
+    }
+
+    /// Somebody has had this event, which nobody answered for: it was published, and is owed to all.
+    pub(crate) fn came(&mut self, key: u64, epoch: EpochNumber, seq: u64) {
+        if self.is_open(key) {
+            self.records[(key - self.base) as usize].fate =
+                Fate::Acknowledged { epoch, seq: (seq, seq), at: Duration::MAX };
+        }
+    }
+
+    /// Whether nobody answered for it.
+    pub(crate) fn is_open(&self, key: u64) -> bool {
+        let record = key.checked_sub(self.base).and_then(|index| self.records.get(index as usize));
+        record.is_some_and(|record| record.fate == Fate::Open)
+    }
 }
 
 /// The publishers' book. Shared by all of them.
@@ -53,20 +94,30 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(clock: Clock) -> Ledger {
-        Ledger { clock, round: Mutex::default() }
+    /// Of a server whose log retains so much.
+    pub(crate) fn new(clock: Clock, retained_bytes: usize) -> Ledger {
+        Ledger { clock, round: Mutex::new(Round { retained_bytes, ..Round::default() }) }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.now()
     }
 
     fn round(&self) -> MutexGuard<'_, Round> {
         self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives keys to events that are about to be sent, and returns the first.
-    pub(crate) fn begin(&self, masks: &[u32]) -> u64 {
+    /// Gives keys to events that are about to be sent, and returns the first. Of each, its topics and [`Record::bytes`].
+    pub(crate) fn begin(&self, events: &[(u32, usize)]) -> u64 {
         let begun = self.clock.now();
         let mut round = self.round();
         let first = round.base + round.records.len() as u64;
-        round.records.extend(masks.iter().map(|&mask| Record { mask, begun, fate: Fate::Open }));
+        round.records.extend(events.iter().map(|&(mask, bytes)| Record {
+            mask,
+            bytes,
+            begun,
+            fate: Fate::Open,
+        }));
         first
     }
 
@@ -114,7 +165,7 @@ impl Ledger {
         let mut round = self.round();
         let known = round.epochs.iter().position(|epoch| epoch.name == name);
         known.unwrap_or_else(|| {
-            round.epochs.push(Epoch { name: name.to_owned(), told_to_stop: None });
+            round.epochs.push(Epoch { name: name.to_owned(), told_to_stop: None, killed: None });
             round.epochs.len() - 1
         })
     }
@@ -128,11 +179,19 @@ impl Ledger {
         }
     }
 
+    /// The server of the newest epoch is about to be killed.
+    pub(crate) fn kill(&self) {
+        let now = self.clock.now();
+        if let Some(epoch) = self.round().epochs.last_mut() {
+            epoch.killed = Some(now);
+        }
+    }
+
     /// Ends a round. No publisher may be at work.
     pub(crate) fn end_round(&self) -> Round {
         let mut round = self.round();
         let base = round.base + round.records.len() as u64;
-        let next = Round { base, records: Vec::new(), epochs: round.epochs.clone() };
+        let next = Round { base, records: Vec::new(), epochs: round.epochs.clone(), ..*round };
         std::mem::replace(&mut *round, next)
     }
 }

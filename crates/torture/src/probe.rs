@@ -13,6 +13,9 @@ use crate::http::{Head, parse_head};
 /// A newcomer gives up after this time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Threads of newcomers: none waits for long behind another.
+const THREADS: u32 = 4;
+
 const REQUEST: &[u8] = b"GET /events?topic=probe HTTP/1.1\r\nHost: torture\r\n\r\n";
 
 /// Times of newcomers, in microseconds.
@@ -39,24 +42,46 @@ impl Times {
         Duration::from_micros(self.histogram.value_at_percentile(percentile))
     }
 
-    /// Lets newcomers come one after the other, `pause` apart, until `deadline` or until `stop`.
+    /// Lets newcomers come every `interval` until `deadline` or until `stop`, whatever becomes of those before them: each
+    /// time counts from when it was to come. One after the other, they would come seldom while they wait long.
     pub(crate) fn measure(
         &mut self,
         address: SocketAddr,
         clock: Clock,
         deadline: Duration,
-        pause: Duration,
-        stop: impl Fn() -> bool,
+        interval: Duration,
+        stop: impl Fn() -> bool + Sync,
     ) {
-        while clock.now() < deadline && !stop() {
-            let began = clock.now();
-            match come(address) {
-                Ok((head, _)) if head.status == 200 => self.record(clock.now() - began),
-                Ok((head, _)) => self.fail(format!("answered {}", head.status)),
-                Err(error) => self.fail(error.to_string()),
+        let began = clock.now();
+        let probe = |index: u32| {
+            let mut times = Times::new();
+            let mut due = began + interval * index;
+            while due < deadline && !stop() {
+                std::thread::sleep(due.saturating_sub(clock.now()));
+                match come(address) {
+                    Ok((head, _)) if head.status == 200 => times.record(clock.now() - due),
+                    Ok((head, _)) => times.fail(format!("answered {}", head.status)),
+                    Err(error) => times.fail(error.to_string()),
+                }
+                due += interval * THREADS;
             }
-            std::thread::sleep(pause);
-        }
+            times
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|index| scope.spawn(move || probe(index))).collect();
+            for thread in threads {
+                match thread.join() {
+                    Ok(times) => self.add(times),
+                    Err(_) => self.fail("a thread of newcomers panicked".to_owned()),
+                }
+            }
+        });
+    }
+
+    fn add(&mut self, other: Times) {
+        self.histogram += other.histogram;
+        self.failed += other.failed;
+        self.first_failure = self.first_failure.take().or(other.first_failure);
     }
 
     pub(crate) fn record(&mut self, took: Duration) {
@@ -88,5 +113,36 @@ pub(crate) fn come(address: SocketAddr) -> io::Result<(Head, TcpStream)> {
         if let Some(head) = parse_head(&received).map_err(io::Error::other)? {
             return Ok((head, stream));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A server that answered nobody for 300 ms of each second delayed one newcomer in each, of hundreds.
+    #[test]
+    fn who_would_have_come_in_a_pause_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                if number == 100 {
+                    thread::sleep(Duration::from_millis(300));
+                }
+                let _ = stream.read(&mut [0; 512]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            }
+        });
+        let (mut times, clock) = (Times::new(), Clock::start());
+        let deadline = clock.now() + Duration::from_secs(1);
+        times.measure(address, clock, deadline, Duration::from_millis(3), || false);
+        assert_eq!((times.failed, times.first_failure.clone()), (0, None));
+        assert!(times.count() >= 300, "{} came", times.count());
+        assert!(times.at(80.0) > Duration::from_millis(50), "{:?}", times.at(80.0));
     }
 }

@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// Pause before a publisher comes again that was refused or not connected.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// A server that lives takes a publish within this time.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(60) };
+
 /// The steady load.
 pub(crate) struct Publishers {
     shared: Arc<Shared>,
@@ -29,6 +32,8 @@ pub(crate) struct Publishers {
 struct Shared {
     /// Held by each publisher while it is at work, and by all who want none to be.
     work: [Mutex<()>; THREADS],
+    /// Nobody is to begin, or to come again where there is no room.
+    pause: AtomicBool,
     stop: AtomicBool,
     ledger: Arc<Ledger>,
     problems: Arc<Problems>,
@@ -80,6 +85,7 @@ impl Publishers {
     ) -> Publishers {
         let shared = Arc::new(Shared {
             work: Default::default(),
+            pause: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             ledger: Arc::clone(ledger),
             problems: Arc::clone(problems),
@@ -94,9 +100,12 @@ impl Publishers {
 
     /// Does something while no publisher of these is at work.
     pub(crate) fn paused<T>(&self, act: impl FnOnce() -> T) -> T {
-        let _all =
-            self.shared.work.each_ref().map(|work| work.lock().unwrap_or_else(PoisonError::into_inner));
-        act()
+        self.shared.pause.store(true, Ordering::Relaxed);
+        let all = self.shared.work.each_ref().map(|work| work.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = act();
+        self.shared.pause.store(false, Ordering::Relaxed);
+        drop(all);
+        done
     }
 
     /// What is wrong with the threads themselves: none ends before it is told to.
@@ -108,6 +117,7 @@ impl Publishers {
 
 impl Drop for Publishers {
     fn drop(&mut self) {
+        self.shared.pause.store(true, Ordering::Relaxed);
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -124,7 +134,7 @@ impl Shared {
             {
                 let _working = self.work[index].lock().unwrap_or_else(PoisonError::into_inner);
                 let batch = Batch::mixed(&self.ledger, random);
-                batch.publish(&mut poster, &self.ledger, &self.problems, &self.stop);
+                batch.publish(&mut poster, &self.ledger, &self.problems, &self.pause);
             }
             thread::sleep(PAUSE.mul_f64(2.0 * random.f64()));
         }
@@ -181,8 +191,8 @@ impl Batch {
         mut draw: impl FnMut(usize) -> (u32, usize),
     ) -> Batch {
         let drawn: Vec<(u32, usize)> = (0..count).map(&mut draw).collect();
-        let masks: Vec<u32> = drawn.iter().map(|(mask, _)| *mask).collect();
-        let first = ledger.begin(&masks);
+        let size = |&(mask, length)| (mask, event::log_bytes(mask, length));
+        let first = ledger.begin(&drawn.iter().map(size).collect::<Vec<_>>());
         let mut data = String::new();
         let line = |(index, &(mask, length)): (usize, &(u32, usize))| {
             event::render(first + index as u64, mask, length, &mut data);
@@ -212,8 +222,8 @@ impl Batch {
         }
     }
 
-    /// Publishes, again and again while the answer is 503 or there is no server, until `stop`. Returns whether it was
-    /// acknowledged.
+    /// Publishes, again and again while the answer is 503 or there is no server, until `stop`, or until it is clear that
+    /// this does not end by itself. Returns whether it was acknowledged.
     pub(crate) fn publish(
         &self,
         poster: &mut Poster,
@@ -222,7 +232,12 @@ impl Batch {
         stop: &AtomicBool,
     ) -> bool {
         let body = self.body();
+        let deadline = ledger.now() + PATIENCE;
         while !stop.load(Ordering::Relaxed) {
+            if ledger.now() > deadline {
+                problems.note(format!("no server or no room for {} events within {PATIENCE:?}", self.count));
+                break;
+            }
             let outages = problems.outages.load(Ordering::Acquire);
             match poster.post(self.content_type(), body.as_bytes()) {
                 Ok(answer) if answer.status == 503 && answer.body["published"].as_u64().unwrap_or(0) == 0 => {
@@ -261,7 +276,8 @@ impl Batch {
         }
         let rest = self.count.saturating_sub(count);
         ledger.refused(self.first + count as u64, rest);
-        if !matches!(answer.status, 200 | 503) || count > self.count {
+        // Either all is published, or the answer says that it is not.
+        if !matches!(answer.status, 200 | 503) || (answer.status == 200 && count != self.count) {
             problems.note(format!("{} events were answered {}: {}", self.count, answer.status, answer.body));
         }
         rest == 0
@@ -300,7 +316,7 @@ mod tests {
 
     /// Publishes an event to a server that answers like this.
     fn publish(listener: &TcpListener, text: &str, poster: &mut Poster, problems: &Problems) -> bool {
-        let ledger = Ledger::new(Clock::start());
+        let ledger = Ledger::new(Clock::start(), 0);
         let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
         thread::scope(|scope| {
             scope.spawn(|| answer(listener, text));
@@ -321,6 +337,30 @@ mod tests {
         drop(outage);
         assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
         assert_eq!(noted(), 1);
+    }
+
+    /// The torture stood still, with a server that had crashed or took nothing any more.
+    #[test]
+    fn a_publish_that_is_never_taken_comes_to_an_end() {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (ledger, problems) = (Ledger::new(Clock::start(), 0), Problems::default());
+        let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
+        let never = AtomicBool::new(false);
+        assert!(!batch.publish(&mut Poster::new(nobody), &ledger, &problems, &never));
+        assert_eq!(problems.odd.lock().unwrap().len(), 1);
+    }
+
+    /// The last line of a body could be missing, and the server said so.
+    #[test]
+    fn a_part_is_not_published_with_200() {
+        let (ledger, problems) = (Ledger::new(Clock::start(), 0), Problems::default());
+        let batch = Batch::new(&ledger, 2, Form::Lines, None, |_| (1, 10));
+        let answer = |status, body| Answer { status, retry_after: true, body };
+        let part = json!({ "published": 1, "first": "a-1", "last": "a-1" });
+        assert!(!batch.answered(&answer(503, part.clone()), &ledger, &problems));
+        assert!(problems.odd.lock().unwrap().is_empty());
+        assert!(!batch.answered(&answer(200, part), &ledger, &problems));
+        assert_eq!(problems.odd.lock().unwrap().len(), 1);
     }
 
     /// The server closes kept connections after a while, and when it ends: nothing was sent there.

@@ -68,9 +68,17 @@ impl Report {
     }
 
     /// Takes in one round of a fault, and says a line about it.
-    pub(crate) fn round(&mut self, fault: Fault, at: Duration, memory: u64, saw: Saw, deliveries: Findings) {
-        let mut findings = saw.findings;
+    pub(crate) fn round(
+        &mut self,
+        fault: Fault,
+        at: Duration,
+        memory: u64,
+        mut saw: Saw,
+        deliveries: Findings,
+    ) {
+        let mut findings = std::mem::take(&mut saw.findings);
         findings += deliveries;
+        saw.violations.extend(cut_for_nothing(fault, &findings));
         let good = findings.good() && saw.violations.is_empty();
         println!(
             "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps told, {} reconnects, {:.1} MiB; {}{}",
@@ -163,6 +171,7 @@ impl Report {
         self.newcomers(judged);
         self.memory_held(judged);
         self.stalls(judged);
+        self.left_out(judged);
         self.other_ends();
         let good = self.violations.is_empty() && self.rows.iter().all(|row| row.findings.good());
         for violation in &self.violations {
@@ -214,8 +223,21 @@ impl Report {
     /// Over the whole run: how far behind a stalled reader falls depends on what is drawn for a round.
     fn stalls(&mut self, judged: bool) {
         let row = self.rows.iter().find(|row| row.fault == Fault::Stall);
-        if judged && row.is_some_and(|row| row.rounds > 0 && row.findings.reconnects == 0) {
+        if judged
+            && row.is_some_and(|row| {
+                row.rounds > 0 && row.findings.reconnects == row.findings.at_ease.reconnects
+            })
+        {
             self.violations.push("no stalled reader was over a bound: none was cut and resumed".to_owned());
+        }
+    }
+
+    /// Who asks for a fault and does not get it has not seen what it does.
+    fn left_out(&mut self, judged: bool) {
+        for row in self.rows.iter().filter(|row| judged && row.rounds == 0) {
+            let name = row.fault.name();
+            self.violations
+                .push(format!("{name} was not done (name the others to leave it out): {}", row.note));
         }
     }
 
@@ -252,6 +274,17 @@ impl Report {
     }
 }
 
+/// Threads of readers that were kept from their sockets for so long are on a machine that is busy with other things:
+/// whom the server cut there says nothing about it.
+pub(crate) const LATE: Duration = Duration::from_millis(250);
+
+/// Resuming hides that a server ends streams for no reason.
+fn cut_for_nothing(fault: Fault, found: &Findings) -> Option<String> {
+    let count = found.at_ease.reconnects;
+    (count > 0 && fault.spares_who_reads() && found.late < LATE)
+        .then(|| format!("{count} streams ended although their subscribers read all the time"))
+}
+
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
@@ -263,10 +296,12 @@ fn mebibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::AtEase;
 
     /// All is well with it.
     fn report() -> Report {
         let mut report = Report::new("epoll", &[Fault::SlowHeads]);
+        report.rows[0].rounds = 1;
         for _ in 0..ENOUGH {
             report.calm.record(Duration::from_millis(1));
             report.beset.record(Duration::from_millis(2));
@@ -319,6 +354,36 @@ mod tests {
         assert!(!stalled(0).conclude(true));
         assert!(stalled(0).conclude(false));
         assert!(stalled(3).conclude(true));
+    }
+
+    /// Resuming made up for it, and in stalls it even counted as a laggard at its bound.
+    #[test]
+    fn who_reads_keeps_its_stream() {
+        let ended = |fault, late| {
+            let at_ease = AtEase { reconnects: 2, ..AtEase::default() };
+            let findings = Findings { reconnects: 2, at_ease, late, ..Findings::default() };
+            cut_for_nothing(fault, &findings).is_some()
+        };
+        assert!(ended(Fault::Stall, Duration::ZERO) && ended(Fault::Storm, Duration::ZERO));
+        assert!(!ended(Fault::Storm, LATE) && !ended(Fault::Kill, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_fault_that_was_not_done_is_a_violation_where_it_is_judged() {
+        let left_out = || {
+            let mut report = report();
+            report.rows = Report::new("epoll", &[Fault::Memory]).rows;
+            report.round(
+                Fault::Memory,
+                Duration::ZERO,
+                0,
+                Saw { skipped: true, ..Saw::default() },
+                Findings::default(),
+            );
+            report
+        };
+        assert!(!left_out().conclude(true));
+        assert!(left_out().conclude(false));
     }
 
     /// Without the kernel's doing, the server has closed a socket and left the reader waiting.

@@ -17,21 +17,33 @@ use rustix::process::{Pid, kill_process};
 /// What every server is started with.
 const OPTIONS: [&str; 6] = ["--laggard-time", "10s", "--heartbeat", "2s", "--drain", "3s"];
 
-/// Bounds so small that faults reach them.
-pub(crate) const SMALL: &[&str] =
-    &["--retain-bytes", "8MiB", "--laggard-bytes", "1MiB", "--laggard-events", "2000"];
+/// A server's bounds, and what its log retains at least.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    options: &'static [&'static str],
+    pub(crate) retained_bytes: usize,
+}
 
-/// Bounds that no fault reaches: nothing may be missing, and nobody is cut.
-pub(crate) const LARGE: &[&str] = &[
-    "--retain-bytes",
-    "1GiB",
-    "--retain-events",
-    "1000000",
-    "--laggard-bytes",
-    "1GiB",
-    "--laggard-events",
-    "1000000",
-];
+/// So small that faults reach them.
+pub(crate) const SMALL: Bounds = Bounds {
+    options: &["--retain-bytes", "8MiB", "--laggard-bytes", "1MiB", "--laggard-events", "2000"],
+    retained_bytes: 8 << 20,
+};
+
+/// No fault reaches these: nothing may be missing, and nobody is cut.
+pub(crate) const LARGE: Bounds = Bounds {
+    options: &[
+        "--retain-bytes",
+        "1GiB",
+        "--retain-events",
+        "1000000",
+        "--laggard-bytes",
+        "1GiB",
+        "--laggard-events",
+        "1000000",
+    ],
+    retained_bytes: 1 << 30,
+};
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -40,8 +52,7 @@ pub(crate) struct Plan {
     pub(crate) backend: String,
     pub(crate) listen: SocketAddr,
     pub(crate) shards: usize,
-    /// [`SMALL`] or [`LARGE`].
-    pub(crate) bounds: &'static [&'static str],
+    pub(crate) bounds: Bounds,
     /// Its RLIMIT_NOFILE, if it is not to be ours.
     pub(crate) descriptors: Option<usize>,
 }
@@ -189,7 +200,7 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
     }
     let (listen, shards) = (plan.listen.to_string(), plan.shards.to_string());
     command.args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards]);
-    command.args(plan.bounds).args(OPTIONS);
+    command.args(plan.bounds.options).args(OPTIONS);
     // A group of its own: Ctrl-C is for us, and we end the server.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;

@@ -24,6 +24,17 @@ pub(crate) enum Entry {
 /// Where a subscriber stood at the end of the round before.
 pub(crate) type Position = Option<(EpochNumber, u64)>;
 
+/// A reader that reads has an event within this time.
+const IN_TIME: Duration = Duration::from_secs(1);
+
+/// What nothing but a busy machine excuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct AtEase {
+    pub(crate) cut: u64,
+    pub(crate) forgotten: u64,
+    pub(crate) reconnects: u64,
+}
+
 /// What holding logs against the ledger has shown.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings {
@@ -35,17 +46,21 @@ pub(crate) struct Findings {
     pub(crate) damaged: u64,
     /// Gaps that were told.
     pub(crate) gaps: u64,
-    /// Acknowledged events that a told gap names, in a server that lives on.
+    /// Acknowledged events that a told gap names and the log may have dropped, in a server that lives on.
     pub(crate) missed_in_gap: u64,
     /// Acknowledged events that ended with their process, told by a gap.
     pub(crate) lost_with_process: u64,
     /// Subscribers that did not get the last events before a graceful end.
     pub(crate) cut: u64,
-    /// Of these, those that have an ordinary receive buffer and were not asked to stall or to read slowly.
-    pub(crate) cut_at_ease: u64,
-    /// The longest that a thread of readers was kept from its sockets since a server was told to stop.
-    pub(crate) late: Duration,
+    /// Subscribers that had not got what was acknowledged more than [`IN_TIME`] before a kill.
+    pub(crate) forgotten: u64,
     pub(crate) reconnects: u64,
+    /// The same three of those that have an ordinary receive buffer and were not asked to stall or to read slowly.
+    pub(crate) at_ease: AtEase,
+    /// The longest that a thread of readers was kept from its sockets.
+    pub(crate) late: Duration,
+    /// The same while a server ended that had been told to.
+    pub(crate) late_at_end: Duration,
     /// Subscribers whose connection had no other end any more, and that came back by themselves.
     pub(crate) half_open: u64,
     /// Subscribers that had no stream, or not everything, a long time after the fault.
@@ -79,9 +94,13 @@ impl AddAssign for Findings {
         self.missed_in_gap += other.missed_in_gap;
         self.lost_with_process += other.lost_with_process;
         self.cut += other.cut;
-        self.cut_at_ease += other.cut_at_ease;
-        self.late = self.late.max(other.late);
+        self.forgotten += other.forgotten;
         self.reconnects += other.reconnects;
+        self.at_ease.cut += other.at_ease.cut;
+        self.at_ease.forgotten += other.at_ease.forgotten;
+        self.at_ease.reconnects += other.at_ease.reconnects;
+        self.late = self.late.max(other.late);
+        self.late_at_end = self.late_at_end.max(other.late_at_end);
         self.half_open += other.half_open;
         self.absent += other.absent;
         let room = Findings::EXAMPLES.saturating_sub(self.examples.len());
@@ -98,8 +117,10 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
     let mut gaps = Vec::new();
     // The last `seq` that came of each epoch.
     let mut reached: HashMap<EpochNumber, u64> = position.iter().copied().collect();
-    // Epochs whose end came before everything had.
-    let mut cut = HashSet::new();
+    // Epochs whose end came before everything had, told or not.
+    let (mut cut, mut forgotten) = (HashSet::new(), HashSet::new());
+    // When the newest stream began: what was sent later is behind its gap.
+    let mut began = Duration::MAX;
     // From the end of a stream to the beginning of the next.
     let mut away: Vec<(Duration, Duration)> = Vec::new();
     // A gap was told, in the head or in the stream, since the epoch changed.
@@ -110,6 +131,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         match entry {
             Entry::Began { at, resumed, gap } => {
                 found.reconnects += 1;
+                began = *at;
                 if let Some((_, until)) = away.last_mut() {
                     *until = (*until).min(*at);
                 }
@@ -124,7 +146,8 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
             Entry::Gap { epoch, after, upto } => {
                 told = true;
                 unnamed = false;
-                gaps.push((*epoch, *after, *upto));
+                gaps.push((*epoch, *after, *upto, round.retained_after(*epoch, began)));
+                *position = Some((*epoch, *upto));
             }
             Entry::Damage(text) => {
                 found.damaged += 1;
@@ -142,7 +165,8 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                 }
                 told = false;
                 if std::mem::take(&mut unnamed) {
-                    gaps.push((*epoch, position.map_or(0, |(_, seq)| seq), seq.saturating_sub(1)));
+                    let after = position.map_or(0, |(_, seq)| seq);
+                    gaps.push((*epoch, after, seq.saturating_sub(1), round.retained_after(*epoch, began)));
                 }
                 let known = key.checked_sub(round.base).filter(|index| *index < seen.len() as u64);
                 let again = known.is_none_or(|index| seen[index as usize]);
@@ -188,8 +212,10 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         // An epoch that is over took with it what was not delivered; that a gap was told is checked above.
         let over = last_epoch.is_some_and(|last| epoch < last);
         // Nothing is promised to who had lost its stream before, as a laggard say, and could not come back.
-        let was_there = |stop| !away.iter().any(|&(from, until)| from < stop && stop < until);
-        let promised = round.epochs[epoch].told_to_stop.is_some_and(|stop| at < stop && was_there(stop));
+        let was_there = |since, stop| !away.iter().any(|&(from, until)| from < stop && since < until);
+        let ends = &round.epochs[epoch];
+        let promised = ends.told_to_stop.is_some_and(|stop| at < stop && was_there(stop, stop));
+        let late = |kill: Duration| at < kill.saturating_sub(IN_TIME) && was_there(at, kill);
         // Only the end of what there was: a server that lived on sent what came later, and owed what is before it. Who came
         // back in the next epoch only misses such an end too.
         let last = reached.get(&epoch).is_none_or(|reached| *reached < seq.1);
@@ -198,7 +224,12 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
             if promised {
                 cut.insert(epoch);
             }
-        } else if gaps.iter().any(|&(of, after, upto)| of == epoch && after < seq.1 && seq.0 <= upto) {
+            if ends.killed.is_some_and(late) {
+                forgotten.insert(epoch);
+            }
+        } else if gaps.iter().any(|&(of, after, upto, retained_after)| {
+            of == epoch && after < seq.1 && seq.0 <= upto.min(retained_after)
+        }) {
             found.missed_in_gap += 1;
         } else {
             found.lost += 1;
@@ -209,6 +240,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         }
     }
     found.cut = cut.len() as u64;
+    found.forgotten = forgotten.len() as u64;
     found
 }
 
@@ -220,8 +252,8 @@ mod tests {
 
     /// Five events of one topic in epoch `a`, acknowledged as 1 to 5.
     fn round_of_five() -> Round {
-        let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 5]);
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 5]);
         ledger.acknowledged(0, 5, "a-1", "a-5").unwrap();
         ledger.end_round()
     }
@@ -260,10 +292,67 @@ mod tests {
         assert_eq!((found.missed_in_gap, found.lost), (3, 1));
     }
 
+    /// Whatever a gap named was excused: a server could tell everybody that everything was gone.
+    #[test]
+    fn a_gap_names_nothing_that_the_log_still_has() {
+        let ledger = Ledger::new(Clock::start(), 250);
+        ledger.begin(&[(1, 100); 6]);
+        ledger.acknowledged(0, 6, "a-1", "a-6").unwrap();
+        let round = ledger.end_round();
+        let began = |at| Entry::Began { at, resumed: true, gap: true };
+        let gap = |upto| Entry::Gap { epoch: 0, after: 0, upto };
+        let found = |log: &[Entry]| {
+            let found = verify(&round, 1, &mut Some((0, 0)), log);
+            (found.missed_in_gap, found.lost, found.disordered)
+        };
+        assert_eq!(found(&[began(Duration::MAX), gap(5), event(6)]), (4, 1, 0));
+        // `gap=off`
+        assert_eq!(found(&[began(Duration::MAX), event(6)]), (4, 1, 0));
+        // It comes although it was said to be gone.
+        assert_eq!(found(&[began(Duration::MAX), gap(4), event(4), event(5), event(6)]), (3, 0, 1));
+        // Nothing had been sent by then that could have taken its place.
+        assert_eq!(found(&[began(Duration::ZERO), gap(3), event(4), event(5), event(6)]), (0, 3, 0));
+    }
+
+    /// Nobody had answered for it, so nobody missed it.
+    #[test]
+    fn what_came_to_one_is_owed_to_all() {
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 2]);
+        ledger.epoch("a");
+        let mut round = ledger.end_round();
+        let lost = |round: &Round, log: &[Entry]| verify(round, 1, &mut Some((0, 0)), log).lost;
+        assert_eq!(lost(&round, &[]), 0);
+        round.came(0, 0, 1);
+        assert_eq!(lost(&round, &[event(1)]), 0);
+        assert_eq!(lost(&round, &[]), 1);
+    }
+
+    /// However long before the kill: it was excused as on its way.
+    #[test]
+    fn who_reads_has_what_came_long_before_a_kill() {
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 2]);
+        ledger.acknowledged(0, 1, "a-1", "a-1").unwrap();
+        ledger.acknowledged(1, 1, "b-1", "b-1").unwrap();
+        let mut round = ledger.end_round();
+        let second = Entry::Event { key: 1, mask: 1, epoch: 1, seq: 1 };
+        let began = |at| Entry::Began { at: Duration::from_secs(at), resumed: true, gap: true };
+        let mut forgotten = |killed, log: &[Entry]| {
+            round.epochs[0].killed = Some(Duration::from_secs(killed));
+            verify(&round, 1, &mut Some((0, 0)), log).forgotten
+        };
+        let log = [began(100), second.clone()];
+        assert_eq!((forgotten(50, &log), forgotten(1, &log)), (1, 0));
+        // It had no stream for a while.
+        let ended = Entry::Ended { at: Duration::from_secs(10) };
+        assert_eq!(forgotten(50, &[ended, began(20), second]), 0);
+    }
+
     #[test]
     fn what_ends_with_its_process_must_be_told() {
-        let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 2]);
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 2]);
         ledger.acknowledged(0, 1, "a-1", "a-1").unwrap();
         ledger.acknowledged(1, 1, "b-1", "b-1").unwrap();
         let round = ledger.end_round();
@@ -278,8 +367,8 @@ mod tests {
     /// Everything that was missing of an epoch that a kill ended was excused, also what the server lost while it lived.
     #[test]
     fn a_kill_excuses_what_was_on_its_way_and_no_hole() {
-        let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 6]);
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 6]);
         ledger.acknowledged(0, 5, "a-1", "a-5").unwrap();
         ledger.acknowledged(5, 1, "b-1", "b-1").unwrap();
         let round = ledger.end_round();
@@ -305,8 +394,8 @@ mod tests {
     /// Others' events came between those of a body: nobody knows whether the missing one was behind the last that came.
     #[test]
     fn an_event_that_may_be_the_last_is_no_hole() {
-        let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 4]);
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 4]);
         ledger.acknowledged(0, 2, "a-1", "a-3").unwrap();
         ledger.acknowledged(2, 1, "a-2", "a-2").unwrap();
         ledger.acknowledged(3, 1, "b-1", "b-1").unwrap();
@@ -320,8 +409,8 @@ mod tests {
 
     #[test]
     fn what_was_acknowledged_before_a_graceful_end_must_come_unless_the_stream_is_cut() {
-        let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 3]);
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 3]);
         ledger.acknowledged(0, 2, "a-1", "a-2").unwrap();
         ledger.tell_to_stop();
         ledger.acknowledged(2, 1, "b-1", "b-1").unwrap();
@@ -346,8 +435,8 @@ mod tests {
 
     #[test]
     fn refused_events_must_not_come_and_unanswered_ones_may_once() {
-        let ledger = Ledger::new(Clock::start());
-        ledger.begin(&[1; 2]);
+        let ledger = Ledger::new(Clock::start(), 0);
+        ledger.begin(&[(1, 100); 2]);
         ledger.refused(0, 1);
         let round = ledger.end_round();
         assert_eq!(summary(&round, &[event(1)]), (0, 0, 0, 0, 1));

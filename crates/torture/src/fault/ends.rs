@@ -13,18 +13,18 @@ use rustix::process::Signal;
 use super::Saw;
 use crate::arena::Arena;
 use crate::field::Field;
+use crate::report::LATE;
 use crate::server::{self, Plan, Server};
-use crate::verify::Findings;
+use crate::verify::{AtEase, Findings};
 
 /// A drain lasts 3 s here; a server that needs longer than this hangs.
 const END_TIME: Duration = Duration::from_secs(15);
 
-/// Threads of readers that were kept from their sockets for so long in a drain are on a machine that is busy with other
-/// things: whom the server cut there says nothing about it.
-const LATE: Duration = Duration::from_millis(250);
-
 pub(super) fn kill(arena: &mut Arena) -> Result<Saw, String> {
-    let kill = |field: &mut Field, _: &Arena| field.server.kill();
+    let kill = |field: &mut Field, _: &Arena| {
+        field.ledger.kill();
+        field.server.kill()
+    };
     act(arena, kill, |_, _| Ok(0))
 }
 
@@ -76,9 +76,10 @@ fn act(
         saw.violations.extend(judge(&found, cut));
         saw.findings += found;
     }
-    let Findings { cut, cut_at_ease, late, .. } = saw.findings;
+    let Findings { cut, at_ease, late, .. } = saw.findings;
     saw.note = format!(
-        "{times} times, {subscribers} subscribers, {cut} of {said} cut, {cut_at_ease} at ease, readers at most {late:.0?} late"
+        "{times} times, {subscribers} subscribers, {cut} of {said} cut, {} at ease, readers at most {late:.0?} late",
+        at_ease.cut
     );
     saw.violations.extend(field.violations());
     Ok(saw)
@@ -90,9 +91,12 @@ fn judge(found: &Findings, said: u64) -> Vec<String> {
     if found.cut > said {
         wrong.push(format!("{} subscribers were cut at an end, and the server says {said}", found.cut));
     }
-    if found.cut_at_ease > 0 && found.late < LATE {
-        let count = found.cut_at_ease;
-        wrong.push(format!("{count} subscribers were cut at an end although they read all the time"));
+    let AtEase { cut, forgotten, .. } = found.at_ease;
+    if cut > 0 && found.late_at_end < LATE {
+        wrong.push(format!("{cut} subscribers were cut at an end although they read all the time"));
+    }
+    if forgotten > 0 && found.late < LATE {
+        wrong.push(format!("{forgotten} subscribers had not got in time what a kill made them lose"));
     }
     wrong
 }
@@ -105,8 +109,9 @@ mod tests {
     #[test]
     fn only_who_cannot_read_may_be_cut_and_is_counted() {
         let wrong = |cut, cut_at_ease, said, late| {
-            let late = Duration::from_millis(late);
-            judge(&Findings { cut, cut_at_ease, late, ..Findings::default() }, said).len()
+            let (late_at_end, at_ease) =
+                (Duration::from_millis(late), AtEase { cut: cut_at_ease, ..AtEase::default() });
+            judge(&Findings { cut, at_ease, late_at_end, ..Findings::default() }, said).len()
         };
         assert_eq!(wrong(0, 0, 0, 0), 0);
         assert_eq!(wrong(3, 0, 3, 0), 0);

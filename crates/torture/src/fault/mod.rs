@@ -79,6 +79,20 @@ impl Fault {
             Fault::Burst => publishers::burst(arena),
         }
     }
+
+    /// Whether whoever reads as fast as events come keeps its stream.
+    pub(crate) fn spares_who_reads(self) -> bool {
+        match self {
+            Fault::Stall
+            | Fault::Storm
+            | Fault::SlowHeads
+            | Fault::Descriptors
+            | Fault::Freeze
+            | Fault::Publishers => true,
+            // The server ends, the kernel ends streams, or events come faster than anybody reads.
+            Fault::Memory | Fault::Kill | Fault::End | Fault::Burst => false,
+        }
+    }
 }
 
 fn stall(arena: &mut Arena) -> Result<Saw, String> {
@@ -89,7 +103,7 @@ fn stall(arena: &mut Arena) -> Result<Saw, String> {
     let mut saw = Saw::default();
     saw.findings += arena.field.settle()?;
     // Nothing else ends a stream meanwhile: these were over a bound.
-    let cut = saw.findings.reconnects;
+    let cut = saw.findings.reconnects - saw.findings.at_ease.reconnects;
     saw.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
     Ok(saw)
 }

@@ -35,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Heads that a thread opens before it looks at those that it has.
 const OPENED_AT_A_TIME: usize = 200;
 
-/// Time between two honest newcomers.
+/// Honest newcomers come this often.
 const NEWCOMERS: Duration = Duration::from_millis(3);
 
 /// Sockets of one source address.

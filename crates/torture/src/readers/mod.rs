@@ -13,9 +13,9 @@ use fanfare_io::Clock;
 use mio::{Events, Poll, Token, Waker};
 
 use crate::event::TOPICS;
-use crate::ledger::{Ledger, Round};
+use crate::ledger::{EpochNumber, Ledger, Round};
 use crate::sockets::Table;
-use crate::verify::{Findings, verify};
+use crate::verify::{AtEase, Entry, Findings, verify};
 use subscriber::Subscriber;
 pub(crate) use subscriber::{Format, Wish};
 
@@ -25,6 +25,9 @@ const BUFFER: usize = 64 << 10;
 
 /// A thread of readers comes round at least this often. When it does not, something has kept it from reading.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// A server that is told to end needs no longer than this, the machine's own delays aside.
+const END: Duration = Duration::from_secs(4);
 
 /// How often silent connections are looked for in the kernel's table.
 const SEARCH: Duration = Duration::from_secs(1);
@@ -45,6 +48,11 @@ enum Order {
         done: fn(&Subscriber) -> bool,
         patience: Duration,
         answer: Sender<usize>,
+    },
+    /// Say which of the events that nobody answered for have come.
+    Came {
+        round: Arc<Round>,
+        answer: Sender<Vec<(u64, EpochNumber, u64)>>,
     },
     /// Hold the logs against the ledger, and begin new ones.
     Verify {
@@ -152,7 +160,13 @@ impl Readers {
     }
 
     /// Holds every log against the ledger.
-    pub(crate) fn verify(&self, round: Round) -> Result<Findings, String> {
+    pub(crate) fn verify(&self, mut round: Round) -> Result<Findings, String> {
+        let asked = Arc::new(round.clone());
+        for (key, epoch, seq) in
+            self.ask(|answer| Order::Came { round: Arc::clone(&asked), answer })?.into_iter().flatten()
+        {
+            round.came(key, epoch, seq);
+        }
         let round = Arc::new(round);
         let mut sum = Findings::default();
         for findings in self.ask(|answer| Order::Verify { round: Arc::clone(&round), answer })? {
@@ -320,6 +334,14 @@ impl Worker {
                 let asked_at = self.clock.now();
                 self.waiting = Some(Waiting { done, asked_at, patience, answer });
             }
+            Order::Came { round, answer } => {
+                let entries = self.subscribers.iter().flat_map(|subscriber| &subscriber.log);
+                let open = entries.filter_map(|entry| match *entry {
+                    Entry::Event { key, epoch, seq, .. } if round.is_open(key) => Some((key, epoch, seq)),
+                    _ => None,
+                });
+                let _ = answer.send(open.collect());
+            }
             Order::Verify { round, answer } => {
                 let now = self.clock.now();
                 let mut sum =
@@ -328,14 +350,22 @@ impl Worker {
                     let log = std::mem::take(&mut subscriber.log);
                     let mut found = verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);
                     if subscriber.was_at_ease(now) {
-                        found.cut_at_ease = found.cut;
+                        let Findings { cut, forgotten, reconnects, .. } = found;
+                        found.at_ease = AtEase { cut, forgotten, reconnects };
                     }
                     sum += found;
                     subscriber.marked = 0;
                 }
                 let stop = round.epochs.iter().filter_map(|epoch| epoch.told_to_stop).max();
-                let since = |(at, late)| stop.is_some_and(|stop| at > stop).then_some(late);
-                sum.late = self.late.drain(..).filter_map(since).max().unwrap_or_default();
+                let at_end = |at: Duration, late| {
+                    stop.is_some_and(|stop| at > stop && at.saturating_sub(late) < stop + END)
+                };
+                for (at, late) in self.late.drain(..) {
+                    sum.late = sum.late.max(late);
+                    if at_end(at, late) {
+                        sum.late_at_end = sum.late_at_end.max(late);
+                    }
+                }
                 let _ = answer.send(sum);
             }
             Order::Stop => return false,
@@ -367,7 +397,7 @@ mod tests {
     #[test]
     fn a_thread_that_panicked_is_an_error() {
         let clock = Clock::start();
-        let ledger = Arc::new(Ledger::new(clock));
+        let ledger = Arc::new(Ledger::new(clock, 0));
         // Nobody is asked to connect: there are no subscribers.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut random = fastrand::Rng::with_seed(1);
