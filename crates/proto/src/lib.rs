@@ -26,6 +26,6 @@ pub mod laggard;
 pub mod limits;
 pub mod log;
 pub mod run;
-mod spare;
+pub mod spare;
 pub mod subscribe;
 pub mod window;

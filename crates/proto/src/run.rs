@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::frame::{Frame, WireFormat};
 use crate::limits::RUN_BYTES;
+use crate::spare::shrink_buffer;
 
 /// A scratch piece of wire bytes, reused from slice to slice.
 #[derive(Default)]
@@ -74,8 +75,15 @@ impl Run {
         }
     }
 
-    /// Lets go of the frames, so that an idle shard pins none.
-    pub fn clear(&mut self) {
+    /// Before a time without sends: lets go of the frames, and of the memory that a long run needed.
+    pub fn rest(&mut self) {
+        self.clear();
+        shrink_buffer(&mut self.frames);
+        shrink_buffer(&mut self.ends);
+        shrink_buffer(&mut self.joined);
+    }
+
+    fn clear(&mut self) {
         self.frames.clear();
         self.ends.clear();
         self.joined.clear();
@@ -218,5 +226,20 @@ mod tests {
         let big = frames(2, RUN_BYTES * 2);
         run.fill(0, WireFormat::Chunked, big.iter());
         assert_eq!((run.len(), run.end()), (1, 10));
+    }
+
+    /// After a burst, each shard held 60 KiB and more that it no longer needed.
+    #[test]
+    fn who_rests_keeps_neither_frames_nor_much_memory() {
+        let (mut run, frames) = (Run::default(), frames(50, 1_000));
+        run.fill(0, WireFormat::Plain, frames.iter());
+        assert!(run.joined.capacity() >= 50_000);
+        run.rest();
+        assert!(run.is_empty() && run.joined.capacity() <= 8 << 10);
+        assert!(frames.iter().all(|frame| Arc::strong_count(frame) == 1));
+        run.fill(0, WireFormat::Plain, frames[..2].iter());
+        let small = run.joined.capacity();
+        run.rest();
+        assert_eq!(run.joined.capacity(), small, "what is small stays");
     }
 }

@@ -1,6 +1,6 @@
 //! Gives back what a busier time needed: memory follows what is held.
 //!
-//! A queue has room for a quarter more than it holds at most, a map for some times as much. Between two times that one is
+//! A buffer has a page or two of room when nothing is in it. A queue has room for a quarter more than it holds at most, a map for some times as much. Between two times that one is
 //! moved, by this or by growing, a tenth of it has come or gone.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,12 +11,23 @@ use slab::Slab;
 /// Room that is always kept.
 const KEPT: usize = 16;
 
+/// A buffer that is filled and emptied over and over keeps this much.
+const BUFFER_BYTES: usize = 8 << 10;
+
 /// Grows by an eighth, not to twice the size: what a long-lived queue takes depends little on what it held before.
 pub(crate) fn push<T>(queue: &mut VecDeque<T>, value: T) {
     if queue.len() == queue.capacity() {
         queue.reserve_exact(queue.len() / 8 + 4);
     }
     queue.push_back(value);
+}
+
+/// When an empty buffer is not needed for a while.
+pub fn shrink_buffer<T>(buffer: &mut Vec<T>) {
+    debug_assert!(buffer.is_empty());
+    if buffer.capacity() * size_of::<T>() > BUFFER_BYTES {
+        *buffer = Vec::new();
+    }
 }
 
 /// After a removal.

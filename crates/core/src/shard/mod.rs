@@ -27,6 +27,7 @@ use fanfare_proto::laggard::Laggards;
 use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, LAGGARD_TURNS, Limits, SLICE_BYTES, SLICE_SENDS};
 use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
+use fanfare_proto::spare::shrink_buffer;
 use slab::Slab;
 
 use crate::admission::Admission;
@@ -102,7 +103,7 @@ pub(crate) struct Shard<I: Io> {
     stopped: bool,
 }
 
-/// Buffers that are reused from tick to tick; empty in between.
+/// Buffers that are reused from tick to tick; empty in between. A shard that goes to sleep gives back those that are large.
 #[derive(Default)]
 struct Scratch {
     exceptions: Vec<Exception>,
@@ -115,6 +116,17 @@ struct Scratch {
     closing: Vec<(Socket, Option<Token>)>,
     /// Where a request head is received.
     request: Vec<u8>,
+}
+
+impl Scratch {
+    /// Before a sleep: an idle shard pins no frames, and no memory that a burst needed.
+    fn rest(&mut self) {
+        self.run.rest();
+        self.run_of = None;
+        shrink_buffer(&mut self.exceptions);
+        shrink_buffer(&mut self.gone);
+        shrink_buffer(&mut self.closing);
+    }
 }
 
 impl<I: Io> Shard<I> {
@@ -159,6 +171,9 @@ impl<I: Io> Shard<I> {
         let mut now = clock.now();
         while !self.stopped {
             let timeout = self.timeout(now);
+            if timeout != Some(Duration::ZERO) {
+                shrink_buffer(&mut notifications);
+            }
             if let Err(error) = self.io.wait(timeout, &mut notifications) {
                 // The backend's own descriptor is broken: no connection can be served any more.
                 panic!("the shard cannot wait for its sockets: {error}");
@@ -194,8 +209,7 @@ impl<I: Io> Shard<I> {
         if work || (congested_until.is_none() && !self.links.mailbox.prepare_sleep()) {
             return Some(Duration::ZERO);
         }
-        self.scratch.run.clear();
-        self.scratch.run_of = None;
+        self.scratch.rest();
         let timers = [congested_until, self.accept_again_at, self.next_upkeep(), self.next_drain()];
         timers.into_iter().flatten().min().map(|at| at.saturating_sub(now))
     }
