@@ -163,8 +163,9 @@ fn torture(
         first_turn &= !line.is_empty();
         let outcome = fault.act(&mut arena).and_then(|saw| Ok((saw, arena.field.settle()?)));
         match outcome {
-            Ok((saw, findings)) => {
+            Ok((mut saw, findings)) => {
                 let memory = arena.field.server.memory().unwrap_or(0);
+                saw.log = arena.field.server.news();
                 report.round(fault, clock.now(), memory, saw, findings);
             }
             Err(problem) => {

@@ -67,7 +67,7 @@ impl Report {
         }
     }
 
-    /// Takes in one round of a fault, and says a line about it.
+    /// Takes in one round of a fault, and says a line about it; where something is wrong, also what the server logged.
     pub(crate) fn round(
         &mut self,
         fault: Fault,
@@ -95,6 +95,9 @@ impl Report {
         for violation in findings.examples.drain(..).chain(saw.violations.iter().cloned()) {
             println!("         {violation}");
             self.violations.push(format!("{}: {violation}", fault.name()));
+        }
+        for line in saw.log.lines().filter(|_| !good) {
+            println!("         | {line}");
         }
         self.half_open += findings.half_open;
         let Some(row) = self.rows.iter_mut().find(|row| row.fault == fault) else { return };

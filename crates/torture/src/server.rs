@@ -64,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// What all its processes have logged.
     log: Arc<Mutex<String>>,
+    /// Of these, bytes that somebody has asked for.
+    read: usize,
     log_reader: Option<JoinHandle<()>>,
 }
 
@@ -73,7 +75,7 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let (child, address, log_reader) = spawn(plan, &log)?;
         let plan = Plan { listen: address, ..plan.clone() };
-        Ok(Server { plan, child, address, log, log_reader: Some(log_reader) })
+        Ok(Server { plan, child, address, log, read: 0, log_reader: Some(log_reader) })
     }
 
     /// Starts it again on the same port after its end.
@@ -137,6 +139,14 @@ impl Server {
     pub(crate) fn panics(&self) -> Vec<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
+    }
+
+    /// What it has logged since somebody last asked.
+    pub(crate) fn news(&mut self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = log[self.read..].to_owned();
+        self.read = log.len();
+        news
     }
 
     /// Whether its log has this.
@@ -252,7 +262,7 @@ mod tests {
                 descriptors: None,
             };
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-            Server { address: plan.listen, plan, child, log: Arc::default(), log_reader: None }
+            Server { address: plan.listen, plan, child, log: Arc::default(), read: 0, log_reader: None }
         };
         assert_eq!(server("exec sleep 600").kill(), Ok(()));
         for (script, status) in [("exit 3", "exit status: 3"), ("kill -15 $$", "signal: 15")] {

@@ -49,6 +49,8 @@ pub(crate) struct Saw {
     /// For the reader of the report.
     pub(crate) note: String,
     pub(crate) violations: Vec<String>,
+    /// What the arena's server logged meanwhile.
+    pub(crate) log: String,
     /// It was not done, for this reason.
     pub(crate) skipped: bool,
 }
