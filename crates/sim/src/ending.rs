@@ -96,7 +96,7 @@ impl World {
             assert!(link.began.is_some(), "client {} waits for an answer", client.number);
             if link.is_streaming() {
                 assert!(
-                    !client.misses(wire.ever_blocked, &self.shared),
+                    !client.misses(self.stand(link.shard), &self.shared),
                     "client {} misses events",
                     client.number
                 );
@@ -174,6 +174,7 @@ impl World {
             self.shared.publish_some(", before the end");
         }
         self.shared.over.set(true);
+        self.shared.cuts_from.set(self.shared.now.get() + window);
         sim::drain(self.shared.hub(), window);
         self.shared.publish_some(", too late");
         let healthy: Vec<usize> = if kind { self.healthy().collect() } else { Vec::new() };
