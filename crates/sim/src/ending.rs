@@ -129,7 +129,10 @@ impl World {
             let counts = look.counts;
             assert_eq!((counts.connections, counts.pending, counts.audiences), (0, 0, 0), "somebody is left");
             assert_eq!((counts.log_frames, counts.log_bytes), (0, 0), "something is retained for ever");
-            assert_eq!(look.topics, 0, "a topic is known for ever");
+            assert_eq!((look.topics, look.topics_read), (0, 0), "a topic is known for ever");
+            assert_eq!(look.own_ids, 0, "an id is known for ever");
+            let waiting = (look.resuming, look.laggards_in_line, look.deadlines);
+            assert_eq!(waiting, (0, 0, 0), "somebody who has left is waited for");
             assert_eq!(seat.shard.timeout(now), None, "nothing is left to wake up for");
         }
     }

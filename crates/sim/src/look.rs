@@ -1,5 +1,7 @@
 //! What must hold after a shard's tick, seen from outside: at its sockets, and at its clients.
 
+use std::collections::HashSet;
+
 use fanfare::sim::Look;
 use fanfare::{Farewell, FullPolicy, LaggardPolicy};
 
@@ -223,9 +225,11 @@ impl World {
             return;
         }
         let history = self.shared.history.borrow();
-        let retained = history.between(after.dropped, after.head).iter();
-        let bytes: usize = retained.map(|entry| entry.size).sum();
+        let retained = history.between(after.dropped, after.head);
+        let bytes: usize = retained.iter().map(|entry| entry.size).sum();
         assert_eq!(counts.log_bytes, bytes as u64, "what the log counts");
+        let own_ids: HashSet<&str> = retained.iter().filter_map(|entry| entry.own_id.as_deref()).collect();
+        assert_eq!(after.own_ids, own_ids.len(), "ids that retained events bear");
         if after.dropped == before.dropped {
             return;
         }
