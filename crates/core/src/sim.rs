@@ -134,6 +134,14 @@ pub struct Look {
     pub dropped: u64,
     /// Topics that its log knows, by a frame or by a reader.
     pub topics: usize,
+    /// Topics that its audiences read.
+    pub topics_read: usize,
+    /// Publishers' own ids that its log knows.
+    pub own_ids: usize,
+    /// Places in the line of laggards that can be served.
+    pub laggards_in_line: usize,
+    /// Deadlines of requests, also of those that have left.
+    pub deadlines: usize,
     /// Those who wait until it has what another shard may have sent them.
     pub resuming: usize,
     /// A sweep is under way.

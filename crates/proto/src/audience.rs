@@ -474,8 +474,12 @@ impl Audiences {
         let crowded = self.table.iter().filter(|(_, audience)| audience.is_crowded(frames, bytes)).count();
         assert_eq!(self.crowded, crowded, "audiences far behind");
         assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
+        let listed: usize = self.by_topic.values().map(SmallVec::len).sum();
+        assert_eq!(listed, self.reads(), "places in the lists of topics");
+        assert!(self.by_topic.values().all(|audiences| !audiences.is_empty()), "a topic that nobody reads");
         for (key, audience) in &self.table {
             let id = AudienceId(key as u32);
+            assert_eq!(audience.places.len(), audience.subscription.topics().len(), "a place for each topic");
             assert_eq!(self.by_subscription.get(&audience.subscription), Some(&id));
             for (topic, &place) in audience.subscription.topics().iter().zip(&audience.places) {
                 assert_eq!(self.by_topic[topic].get(place as usize), Some(&id), "its place in {topic}");
@@ -492,6 +496,16 @@ impl Audiences {
     /// Audiences in the table.
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Topics that an audience reads.
+    pub fn topics(&self) -> usize {
+        self.by_topic.len()
+    }
+
+    /// Topics of every audience, summed: one that two of them read counts twice.
+    pub fn reads(&self) -> usize {
+        self.table.iter().map(|(_, audience)| audience.subscription.topics().len()).sum()
     }
 
     /// Whether nobody subscribes to anything.

@@ -260,6 +260,33 @@ impl Log {
         self.topics.get(topic).map(TopicIndex::extent)
     }
 
+    /// Publishers' own ids that are known.
+    pub fn own_ids(&self) -> usize {
+        self.own_ids.len()
+    }
+
+    /// What [`Log::hold`] has noted and [`Log::release`] has not ended: topics, one for each reader.
+    pub fn holds(&self) -> usize {
+        self.topics.values().map(|index| index.readers as usize).sum()
+    }
+
+    /// Goes through everything and checks what must always hold between two calls; for tests.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
+        assert_eq!(self.bytes, self.frames.iter().map(|frame| frame.size()).sum::<usize>(), "bytes retained");
+        let indexed: usize = self.topics.values().map(|index| index.seqs.len()).sum();
+        let named: usize = self.frames.iter().map(|frame| frame.topics().len()).sum();
+        assert_eq!(indexed, named, "frames in the indexes of topics");
+        let used = |index: &TopicIndex| index.readers > 0 || !index.seqs.is_empty();
+        assert!(self.topics.values().all(used), "a topic without frames and readers");
+        let borne: usize = self.own_ids.values().map(|own| own.frames).sum();
+        let bearers = self.frames.iter().filter(|frame| frame.own_id().is_some()).count();
+        assert_eq!(borne, bearers, "frames that bear ids of their own");
+        assert!(self.own_ids.values().all(|own| own.frames > 0), "an id that no frame bears");
+    }
+
     /// All topics that have frames or readers.
     pub fn extents(&self) -> impl Iterator<Item = (&Topic, TopicExtent)> {
         self.topics.iter().map(|(topic, index)| (topic, index.extent()))

@@ -3,7 +3,9 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Backend, Connection, End, Event, Server, Subscriber, eventually, on_both_backends};
+use support::{
+    Backend, Connection, End, Event, PATIENCE, Server, Subscriber, eventually, now, on_both_backends,
+};
 
 /// As little as the kernel lets a client take before it reads.
 const SMALL_BUFFER: usize = 2048;
@@ -153,6 +155,44 @@ on_both_backends! {
         server.publish("a", "600 live");
         assert_eq!(late.event().data, "600 live");
         eventually("nobody lags", || (server.topic("a")?["laggards"] == 0).then_some(()));
+    }
+
+    /// Each event is there before the next is published, while thirty stand still beside its reader. They are not cut, and
+    /// have lost nothing when they read again.
+    fn those_that_stand_still_keep_nothing_from_one_that_reads(backend) {
+        const STOPPED: u64 = 30;
+        let server = Server::start_with(backend, &["--laggard-time", "1h", "--send-buffer", SMALL_SEND_BUFFER]);
+        let mut fast = server.subscribe("topic=a");
+        let stopped: Vec<Connection> =
+            (0..STOPPED).map(|_| server.ask_with_small_buffer("topic=a", SMALL_BUFFER)).collect();
+        server.expect_subscribers("a", STOPPED + 1);
+        let stand = || {
+            let topic = server.topic("a").expect("a topic with readers");
+            (topic["subscribers"].as_u64(), topic["laggards"].as_u64())
+        };
+        let (mut publisher, mut next) = (server.publisher(), 0);
+        let mut pass_one_on = || {
+            publisher.publish("a", &numbered(next, 3000));
+            assert_eq!(number_of(&fast.event()), next);
+            next += 1;
+            next
+        };
+        eventually("thirty have no room", || {
+            pass_one_on();
+            (stand().1 == Some(STOPPED)).then_some(())
+        });
+
+        // Held for a quarter of a second each, as for readers that move, they would take more than twice as long.
+        let deadline = now() + PATIENCE;
+        (0..200).for_each(|_| _ = pass_one_on());
+        assert!(now() < deadline, "events waited for those that stand still");
+        assert_eq!(stand(), (Some(STOPPED + 1), Some(STOPPED)), "nobody was cut, and nobody has caught up");
+
+        let count = pass_one_on();
+        for connection in stopped {
+            let mut late = read_late(connection);
+            (0..count).for_each(|number| assert_eq!(number_of(&late.event()), number));
+        }
     }
 
     /// What laggards hold back is bounded by the window and the log, not by how far behind they are.

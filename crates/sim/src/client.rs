@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use fanfare::sim::Look;
 use fanfare::{Cursor, LaggardPolicy, Topic};
 
 use crate::history::{History, Interest};
@@ -21,6 +22,23 @@ pub(crate) struct Moment {
     pub(crate) dropped: u64,
     pub(crate) head_after: u64,
     pub(crate) dropped_after: u64,
+    /// What the hub had published before it.
+    pub(crate) newest: u64,
+    /// The shard may have had as many connections as it may hold.
+    pub(crate) house_full: bool,
+}
+
+/// What a shard has: up to where, and after what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stand {
+    pub(crate) head: u64,
+    pub(crate) dropped: u64,
+}
+
+impl Stand {
+    pub(crate) fn of(look: &Look) -> Stand {
+        Stand { head: look.head, dropped: look.dropped }
+    }
 }
 
 /// Where a request wants to begin.
@@ -116,6 +134,34 @@ impl Link {
         }
     }
 
+    /// Where the shard's log stood when the stream began, at least. What came before is replayed, and counts against no
+    /// bound.
+    fn live_from(&self, moment: Moment) -> u64 {
+        match self.ask {
+            Ask::Now => self.known_head.unwrap_or(moment.head),
+            // It came in the tick's mail, or waited for it.
+            _ if self.known_head.is_some() || moment.newest > moment.head => moment.head_after,
+            // It came before the mail, or waited for what was published since the tick's beginning.
+            _ => moment.head,
+        }
+    }
+
+    /// Whether some of what it asked for may still be to come.
+    pub(crate) fn replays(&self) -> bool {
+        let Some((moment, _)) = self.began else { return false };
+        self.ask != Ask::Now && self.seen.is_none_or(|seen| seen < moment.head_after)
+    }
+
+    /// Whether what is a stream's alone has come: behind the head of a refusal there is none.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.prelude_seen
+    }
+
+    /// Whether the shard may have been full when it answered.
+    pub(crate) fn came_to_a_full_house(&self) -> bool {
+        self.began.is_some_and(|(moment, _)| moment.house_full)
+    }
+
     /// Whether its stream has begun and not ended at once.
     pub(crate) fn is_streaming(&self) -> bool {
         self.stream.status() == Some(200) && !self.ended_at_once
@@ -166,37 +212,50 @@ impl Client {
         head
     }
 
-    /// It had room for less than it was sent at some time, or replays: where it does not want to be told, events
-    /// may be left out.
-    fn may_skip(&self, link: &Link, ever_blocked: bool, shared: &Shared) -> bool {
+    /// Whether the shard may have let go of what this one still needs: it is behind by more than a laggard may be,
+    /// or it replays, and the log has dropped an event of its topics since it began.
+    pub(crate) fn is_out_of_reach(&self, link: &Link, stand: Stand, shared: &Shared) -> bool {
+        let Some((moment, _)) = link.began else { return false };
+        let (limits, history) = (&shared.setting.limits, shared.history.borrow());
+        let seen = link.seen.unwrap_or_default();
+        let (frames, bytes) = history.measure(seen.max(link.live_from(moment)), stand.head, &self.interest);
+        let is_behind = frames > limits.laggard_frames || bytes > limits.laggard_bytes;
+        // Of an id that was used more than once the first may have counted.
+        let lowest = link.other_starts.iter().copied().fold(seen, u64::min).max(moment.dropped);
+        let mut dropped = history.between(lowest, stand.dropped).iter();
+        is_behind || (link.replays() && dropped.any(|entry| self.interest.reads(entry)))
+    }
+
+    /// Whether events may be left out of its stream: where it does not want to be told.
+    fn may_skip(&self, link: &Link, stand: Stand, shared: &Shared) -> bool {
         let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
-        skips && !self.gap_notice && (ever_blocked || link.ask != Ask::Now)
+        skips && !self.gap_notice && self.is_out_of_reach(link, stand, shared)
     }
 
     /// How a stream of its ended, if it had begun.
-    pub(crate) fn end(&self, link: &Link, ever_blocked: bool, shared: &Shared) -> Option<End> {
-        let skips = self.may_skip(link, ever_blocked, shared);
+    pub(crate) fn end(&self, link: &Link, stand: Stand, shared: &Shared) -> Option<End> {
+        let skips = self.may_skip(link, stand, shared);
         let has = |seen: u64| if skips { u64::MAX } else { seen.max(link.lenient_until) };
         link.seen.map(|seen| End { is_cut: link.stream.is_cut(), seen: has(seen) })
     }
 
     /// Whether an event is there that it has not got, and was not told that it is lost.
-    pub(crate) fn misses(&self, ever_blocked: bool, shared: &Shared) -> bool {
+    pub(crate) fn misses(&self, stand: Stand, shared: &Shared) -> bool {
         let Some(link) = &self.link else { return false };
         let history = shared.history.borrow();
         let missed = |seen: u64| history.first_after(seen.max(link.lenient_until), &self.interest).is_some();
-        !self.may_skip(link, ever_blocked, shared) && link.seen.is_some_and(missed)
+        link.seen.is_some_and(missed) && !self.may_skip(link, stand, shared)
     }
 
     /// Takes what it has read.
-    pub(crate) fn take(&mut self, bytes: &[u8], ever_blocked: bool, shared: &Shared) {
+    pub(crate) fn take(&mut self, bytes: &[u8], stand: Stand, shared: &Shared) {
         let Some(mut link) = self.link.take() else { return };
         for found in link.stream.feed(bytes) {
             match found {
                 Found::Head(head) => self.take_head(&mut link, head, shared),
                 Found::Event { kind, data, id } => {
                     assert!(link.prelude_seen, "the prelude comes first");
-                    self.take_event(&mut link, &kind, data.as_deref(), id, ever_blocked, shared);
+                    self.take_event(&mut link, &kind, data.as_deref(), id, stand, shared);
                 }
                 Found::Retry if !link.prelude_seen => link.ended_at_once = true,
                 Found::Comment if !link.prelude_seen => self.take_prelude(&mut link, shared),
@@ -270,7 +329,7 @@ impl Client {
         kind: &str,
         data: Option<&str>,
         id: Option<String>,
-        ever_blocked: bool,
+        stand: Stand,
         shared: &Shared,
     ) {
         if let Some(id) = &id {
@@ -285,8 +344,8 @@ impl Client {
                 );
                 link.greeted = true;
             }
-            "fanfare.gap" => self.take_gap(link, data, &id.expect("a gap has an id"), shared),
-            _ => self.take_published(link, kind, data, &id.expect("an id"), ever_blocked, shared),
+            "fanfare.gap" => self.take_gap(link, data, &id.expect("a gap has an id"), stand, shared),
+            _ => self.take_published(link, kind, data, &id.expect("an id"), stand, shared),
         }
     }
 
@@ -296,7 +355,7 @@ impl Client {
         kind: &str,
         data: &str,
         id: &str,
-        ever_blocked: bool,
+        stand: Stand,
         shared: &Shared,
     ) {
         let history = shared.history.borrow();
@@ -310,14 +369,13 @@ impl Client {
         }
         link.other_starts.clear();
         assert!(got > seen, "client {}: {got} is doubled or out of order: {seen} was there", self.number);
-        let may_skip = self.may_skip(link, ever_blocked, shared);
         let entry = loop {
             let next = history.first_after(seen, &self.interest);
             let entry = next.unwrap_or_else(|| panic!("client {} gets {got}, not for it", self.number));
             if entry.seq == got {
                 break entry;
             }
-            let excused = may_skip || entry.seq <= link.lenient_until;
+            let excused = entry.seq <= link.lenient_until || self.may_skip(link, stand, shared);
             assert!(excused && entry.seq < got, "client {}: {} is lost, {got} came", self.number, entry.seq);
             seen = entry.seq;
         };
@@ -335,7 +393,7 @@ impl Client {
     }
 
     /// The stream goes on after a gap.
-    fn take_gap(&mut self, link: &mut Link, data: &str, id: &str, shared: &Shared) {
+    fn take_gap(&mut self, link: &mut Link, data: &str, id: &str, stand: Stand, shared: &Shared) {
         assert!(self.gap_notice, "a notice for one who does not want it");
         let history = shared.history.borrow();
         let cursor = Cursor::parse(id).expect("the cursor from which the stream goes on");
@@ -347,6 +405,7 @@ impl Client {
             assert!(cursor.seq <= link.lenient_until, "a gap that goes on over what is retained");
         } else {
             shared.happened(Thing::Skip);
+            assert!(self.is_out_of_reach(link, stand, shared), "a gap for one within its bounds");
             // It stood at its last event, or a little further on where nothing was its.
             let after = Cursor::parse(&after).expect("a cursor").seq;
             // Or at an earlier event with the same id.

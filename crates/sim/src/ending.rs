@@ -96,7 +96,7 @@ impl World {
             assert!(link.began.is_some(), "client {} waits for an answer", client.number);
             if link.is_streaming() {
                 assert!(
-                    !client.misses(wire.ever_blocked, &self.shared),
+                    !client.misses(self.stand(link.shard), &self.shared),
                     "client {} misses events",
                     client.number
                 );
@@ -129,7 +129,10 @@ impl World {
             let counts = look.counts;
             assert_eq!((counts.connections, counts.pending, counts.audiences), (0, 0, 0), "somebody is left");
             assert_eq!((counts.log_frames, counts.log_bytes), (0, 0), "something is retained for ever");
-            assert_eq!(look.topics, 0, "a topic is known for ever");
+            assert_eq!((look.topics, look.topics_read), (0, 0), "a topic is known for ever");
+            assert_eq!(look.own_ids, 0, "an id is known for ever");
+            let waiting = (look.resuming, look.laggards_in_line, look.deadlines);
+            assert_eq!(waiting, (0, 0, 0), "somebody who has left is waited for");
             assert_eq!(seat.shard.timeout(now), None, "nothing is left to wake up for");
         }
     }
@@ -174,6 +177,7 @@ impl World {
             self.shared.publish_some(", before the end");
         }
         self.shared.over.set(true);
+        self.shared.cuts_from.set(self.shared.now.get() + window);
         sim::drain(self.shared.hub(), window);
         self.shared.publish_some(", too late");
         let healthy: Vec<usize> = if kind { self.healthy().collect() } else { Vec::new() };

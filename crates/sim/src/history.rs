@@ -13,6 +13,8 @@ pub(crate) struct Entry {
     pub(crate) kind: Option<&'static str>,
     pub(crate) data: String,
     pub(crate) published_at: Duration,
+    /// What its frame counts for, where bytes are bounded.
+    pub(crate) size: usize,
 }
 
 /// All events ever published, in order.
@@ -57,6 +59,17 @@ impl History {
     /// Whether they miss an event after `seq`, up to and including `until`.
     pub(crate) fn misses(&self, seq: u64, until: u64, interest: &Interest) -> bool {
         self.first_after(seq, interest).is_some_and(|entry| entry.seq <= until)
+    }
+
+    /// How many events after `seq`, up to and including `until`, are for them, and the bytes of these.
+    pub(crate) fn measure(&self, seq: u64, until: u64, interest: &Interest) -> (usize, usize) {
+        let wanted = self.between(seq, until).iter().filter(|entry| interest.wants(entry));
+        wanted.fold((0, 0), |(frames, bytes), entry| (frames + 1, bytes + entry.size))
+    }
+
+    /// The events after `seq`, up to and including `until`.
+    pub(crate) fn between(&self, seq: u64, until: u64) -> &[Entry] {
+        self.events.get(seq as usize..until as usize).unwrap_or_default()
     }
 
     /// The events that bear this id.

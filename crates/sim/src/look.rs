@@ -1,21 +1,25 @@
 //! What must hold after a shard's tick, seen from outside: at its sockets, and at its clients.
 
-use fanfare::sim::Look;
-use fanfare::{Farewell, FullPolicy};
+use std::collections::HashSet;
 
-use crate::client::{Ask, Moment};
+use fanfare::sim::Look;
+use fanfare::{Farewell, FullPolicy, LaggardPolicy};
+
+use crate::client::{Client, Link, Moment, Stand};
+use crate::network::Wire;
 use crate::shared::tell;
 use crate::tally::Thing;
 use crate::world::{SECOND, World};
 
 impl World {
-    pub(crate) fn look_at(&mut self, shard: usize, before: &Look, after: &Look) {
+    /// `newest`: what the hub had published before the tick.
+    pub(crate) fn look_at(&mut self, shard: usize, newest: u64, before: &Look, after: &Look) {
         self.check_laggards(shard);
         self.check_stalled(shard, before, after);
         let touched = self.seats[shard].net.borrow_mut().take_touched();
-        let moment = World::moment(before, after);
+        let moment = self.moment(newest, before, after);
         for wire in touched {
-            self.look_at_wire(shard, wire, moment);
+            self.look_at_wire(shard, wire, moment, (before, after));
         }
         if after.sweeping {
             self.seats[shard].swept_at = self.shared.now.get();
@@ -31,6 +35,7 @@ impl World {
     fn check_laggards(&self, shard: usize) {
         let seat = &self.seats[shard];
         let mut net = seat.net.borrow_mut();
+        net.note_laggards(seat.shard.laggards().map(|(number, _)| number));
         for (number, in_line) in seat.shard.laggards() {
             let blocked = net.still_lags(number);
             assert!(in_line || blocked || net.owes(number), "a laggard is forgotten");
@@ -46,16 +51,14 @@ impl World {
         }
         let (now, limit) = (self.shared.now.get(), self.shared.setting.limits.laggard_time);
         let net = self.seats[shard].net.borrow();
-        let stalled = |wire: &&crate::network::Wire| {
-            wire.closed && wire.closed_at == now && wire.was_unheard && now - wire.sent_at >= limit
-        };
+        let stalled = |wire: &&Wire| wire.closed && wire.closed_at == now && wire.has_stalled(now, limit);
         assert!(
             net.wires().iter().filter(stalled).count() as u64 >= count,
             "one whose socket had room was ended as stalled"
         );
     }
 
-    fn look_at_wire(&mut self, shard: usize, wire: usize, moment: Moment) {
+    fn look_at_wire(&mut self, shard: usize, wire: usize, moment: Moment, looks: (&Look, &Look)) {
         let now = self.shared.now.get();
         let net = self.seats[shard].net.borrow();
         let it = net.wire(wire);
@@ -66,14 +69,15 @@ impl World {
         let Some(link) = client.link.as_mut().filter(|link| (link.shard, link.wire) == (shard, wire)) else {
             return;
         };
-        if answered && link.began.is_none() {
+        let begins = answered && link.began.is_none();
+        if begins {
             link.began = Some((moment, now));
         }
         if is_fast || closed {
             self.read(number, usize::MAX);
         }
         if closed {
-            self.closed(number);
+            self.closed(number, begins, moment, looks);
         }
     }
 
@@ -81,78 +85,103 @@ impl World {
     pub(crate) fn read(&mut self, number: usize, count: usize) {
         let client = &mut self.clients[number];
         let Some(link) = &client.link else { return };
-        let mut net = self.seats[link.shard].net.borrow_mut();
-        let bytes = net.client_reads(link.wire, count);
-        let ever_blocked = net.wire(link.wire).ever_blocked;
-        drop(net);
+        let stand = Stand::of(&self.seats[link.shard].shard.look());
+        let bytes = self.seats[link.shard].net.borrow_mut().client_reads(link.wire, count);
         if !bytes.is_empty() {
             tell!(self.shared, "    client {number} reads {} bytes", bytes.len());
-            client.take(&bytes, ever_blocked, &self.shared);
+            client.take(&bytes, stand, &self.shared);
         }
     }
 
-    /// The shard has closed a client's socket: for a reason?
-    fn closed(&mut self, number: usize) {
-        let setting = &self.shared.setting;
+    /// The shard has closed a client's socket, and `begins` says that it answered in the same tick: for a reason?
+    fn closed(&mut self, number: usize, begins: bool, moment: Moment, (before, after): (&Look, &Look)) {
         let now = self.shared.now.get();
         let client = &mut self.clients[number];
-        let is_subscriber = client.is_subscriber();
-        let chunked = client.chunked();
-        let statuses = client.statuses;
         let Some(link) = client.link.take() else { return };
         client.last_shard = Some(link.shard);
+        client.last_end = client.end(&link, Stand::of(after), &self.shared);
+        let client = &self.clients[number];
         let net = self.seats[link.shard].net.borrow();
         let wire = net.wire(link.wire);
-        client.last_end = client.end(&link, wire.ever_blocked, &self.shared);
         if wire.ended {
             return;
         }
-        let limits = &setting.limits;
-        let draining = self.shared.over.get();
-        let excused = wire.ever_blocked || draining;
+        let limits = &self.shared.setting.limits;
+        let whole = !link.stream.is_cut() && link.stream.terminated == client.chunked();
+        let refused = after.counts.refused > before.counts.refused;
         match link.stream.status() {
-            None => {
+            None if !wire.answered => {
                 // The descriptor was not there, the table full, or the house: nobody says why.
-                let dropped = limits.when_full == FullPolicy::Drop && limits.connections < 100;
+                let dropped = refused && moment.house_full && limits.when_full == FullPolicy::Drop;
                 if dropped {
                     self.shared.happened(Thing::Dropped);
                 }
-                let excused = excused || wire.watch_refused || dropped || limits.pending < 100;
-                assert!(excused, "client {number} is closed without an answer");
+                let turned_away = after.counts.turned_away > before.counts.turned_away
+                    && (wire.watch_refused || limits.pending < 100);
+                assert!(
+                    dropped || turned_away || after.draining,
+                    "client {number} is closed without an answer"
+                );
+            }
+            // A refusal that does not fit is not waited for.
+            None | Some(200) if begins && refused && wire.is_short && !link.has_begun() => {
+                let right = !client.is_subscriber() || moment.house_full || self.is_bad_head(&link);
+                assert!(right, "client {number} was refused");
             }
             Some(200) if link.ended_at_once => {
                 self.shared.happened(Thing::EndedAtOnce);
-                assert!(limits.when_full == FullPolicy::EndStream && limits.connections < 100);
-                assert!(wire.ever_blocked || link.stream.terminated == chunked, "the last chunk ends it");
+                assert!(limits.when_full == FullPolicy::EndStream && link.came_to_a_full_house());
+                assert!(whole, "the last chunk ends it");
             }
             Some(200) if wire.finished => {
-                assert!(wire.ever_blocked || !link.stream.is_cut(), "the end itself is cut");
+                // The end goes out as far as there is room.
+                assert!(wire.is_short || whole, "the last chunk ends it, and it is whole");
                 assert!(!link.stream.is_cut_in_an_event(), "client {number}: a stream ends between events");
-                assert!(wire.ever_blocked || link.stream.terminated == chunked, "the last chunk ends it");
                 let age = now - link.began.expect("a beginning").1;
                 let aged = limits.connection_age.is_some_and(|most| age + SECOND / 5 >= most * 8 / 10);
-                assert!(aged || draining, "client {number} was ended after {age:?}");
+                assert!(aged || after.draining, "client {number} was ended after {age:?}");
             }
-            Some(200) => {
-                // Those who replay may find that the log has let go of what they need.
+            None | Some(200) => {
                 assert!(!link.stream.terminated);
-                assert!(excused || link.ask != Ask::Now, "client {number}, a healthy one, was cut");
+                let right = self.may_be_cut(client, &link, wire, Stand::of(after));
+                assert!(right, "client {number}, a healthy one, was cut");
             }
             Some(status) => {
-                assert!(excused || !link.stream.is_cut(), "a refusal is whole");
-                let slow = status == 408 && now - link.connected_at >= limits.head_time;
-                let full =
-                    status == 503 && limits.when_full == FullPolicy::Unavailable && limits.connections < 100;
-                if full && is_subscriber {
+                assert!(wire.is_short || !link.stream.is_cut(), "a refusal is whole");
+                let statuses = client.statuses;
+                let full = status == 503
+                    && limits.when_full == FullPolicy::Unavailable
+                    && link.came_to_a_full_house();
+                if full && client.is_subscriber() {
                     self.shared.happened(Thing::Unavailable);
                 } else if statuses.contains(&status) {
                     self.shared.happened(Thing::Refused);
                 }
+                let answered_at = link.began.map_or(now, |(_, at)| at);
+                let slow = status == 408 && answered_at - link.connected_at >= limits.head_time;
                 let too_long = status == 431 && limits.head.max_bytes < 1000;
-                let right = statuses.contains(&status) || (is_subscriber && (full || too_long));
+                let right = statuses.contains(&status) || (client.is_subscriber() && (full || too_long));
                 assert!(slow || right, "client {number} got {status}");
             }
         }
+    }
+
+    /// Whether its head may be refused for what it is, or for how late it is.
+    fn is_bad_head(&self, link: &Link) -> bool {
+        let limits = &self.shared.setting.limits;
+        limits.head.max_bytes < 1000 || self.shared.now.get() - link.connected_at >= limits.head_time
+    }
+
+    /// A stream may be cut for what its reader does, and at the end of a drain: never for what others do.
+    fn may_be_cut(&self, client: &Client, link: &Link, wire: &Wire, stand: Stand) -> bool {
+        let (now, limits) = (self.shared.now.get(), &self.shared.setting.limits);
+        let skips = limits.laggard_policy == LaggardPolicy::Skip;
+        // A member is never at a laggard's bound, however much is still to be sent to it.
+        let lags = wire.is_short || wire.lags_since.is_some() || link.replays();
+        let at_bound = !skips && lags && client.is_out_of_reach(link, stand, &self.shared);
+        // Something is begun there that cannot be finished: a frame, or the notice of what was skipped.
+        let in_drain = now >= self.shared.cuts_from.get() && (wire.is_short || skips);
+        at_bound || in_drain || wire.has_stalled(now, limits.laggard_time)
     }
 
     /// A stream is never silent for longer than a heartbeat's interval, unless its socket is full. A sweep counts as
@@ -192,14 +221,21 @@ impl World {
     fn check_log(&self, before: &Look, after: &Look) {
         let retention = &self.shared.setting.limits.retention;
         let counts = &after.counts;
-        if after.dropped == before.dropped {
+        if (after.dropped, after.head) == (before.dropped, before.head) {
             return;
         }
         let history = self.shared.history.borrow();
+        let retained = history.between(after.dropped, after.head);
+        let bytes: usize = retained.iter().map(|entry| entry.size).sum();
+        assert_eq!(counts.log_bytes, bytes as u64, "what the log counts");
+        let own_ids: HashSet<&str> = retained.iter().filter_map(|entry| entry.own_id.as_deref()).collect();
+        assert_eq!(after.own_ids, own_ids.len(), "ids that retained events bear");
+        if after.dropped == before.dropped {
+            return;
+        }
         let last = &history.events[after.dropped as usize - 1];
         let too_many = counts.log_frames + 1 > retention.frames as u64;
-        // A frame is a little larger than its data: its names, its counters, its heads.
-        let too_large = counts.log_bytes as usize + last.data.len() + 2_000 > retention.bytes;
+        let too_large = counts.log_bytes as usize + last.size > retention.bytes;
         let too_old = self.shared.now.get().saturating_sub(last.published_at) >= retention.age;
         assert!(too_many || too_large || too_old, "the log has dropped {} for nothing", last.seq);
     }

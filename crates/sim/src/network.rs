@@ -60,6 +60,8 @@ pub(crate) struct Net {
     moody: Vec<usize>,
     /// Wires to which the shard has done something since the world last looked.
     touched: Vec<usize>,
+    /// Wires that the shard had among its laggards when the world last looked.
+    lagging: Vec<usize>,
     pub(crate) bytes_sent: u64,
     /// Heartbeats that came where something had just been sent.
     pub(crate) early: Vec<(usize, Duration)>,
@@ -80,6 +82,10 @@ pub(crate) struct Wire {
     /// A send was short: a notification is owed.
     pub(crate) blocked: bool,
     pub(crate) ever_blocked: bool,
+    /// The last send to it was short.
+    pub(crate) is_short: bool,
+    /// Since when the shard has it among its laggards.
+    pub(crate) lags_since: Option<Duration>,
     /// When it was last full, and when it last took a byte.
     pub(crate) blocked_at: Duration,
     pub(crate) sent_at: Duration,
@@ -107,6 +113,12 @@ impl Wire {
         self.number != 0 || self.closed
     }
 
+    /// Whether it was a laggard that took nothing for this long, and was closed before the shard could know of any room.
+    pub(crate) fn has_stalled(&self, now: Duration, time: Duration) -> bool {
+        let stands = self.is_short && self.was_unheard;
+        stands && self.lags_since.is_some_and(|since| now.saturating_sub(since.max(self.sent_at)) >= time)
+    }
+
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.outbound.len())
     }
@@ -129,6 +141,7 @@ impl Net {
             echoes: Vec::new(),
             moody: Vec::new(),
             touched: Vec::new(),
+            lagging: Vec::new(),
             bytes_sent: 0,
             early: Vec::new(),
         }
@@ -168,6 +181,21 @@ impl Net {
 
     pub(crate) fn wires(&self) -> &[Wire] {
         &self.wires
+    }
+
+    /// These are the shard's laggards. What it has closed keeps its time: why is looked at next.
+    pub(crate) fn note_laggards(&mut self, numbers: impl Iterator<Item = Socket>) {
+        let now = self.shared.now.get();
+        let lagging: Vec<usize> = numbers.map(|number| self.numbers[&number]).collect();
+        for wire in std::mem::take(&mut self.lagging) {
+            if !lagging.contains(&wire) && !self.wires[wire].closed {
+                self.wires[wire].lags_since = None;
+            }
+        }
+        for &wire in &lagging {
+            self.wires[wire].lags_since.get_or_insert(now);
+        }
+        self.lagging = lagging;
     }
 
     /// The shard takes this socket for full. Says whether it is.
@@ -359,6 +387,7 @@ impl Net {
         if sent > 0 {
             it.sent_at = now;
         }
+        it.is_short = sent < bytes.len();
         if resets {
             (it.ended, it.reset) = (true, true);
             self.shared.happened(Thing::ResetInSend);

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::time::Duration;
 
 use fanfare::{Cursor, Epoch, Event, EventId, EventType, Hub, PublishError, Topic};
+use fanfare_proto::frame::Frame;
 
 use crate::choices::Choices;
 use crate::history::{Entry, History, Interest};
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) hub: OnceCell<Hub>,
     /// A drain has begun: nothing more is published.
     pub(crate) over: Cell<bool>,
+    /// No shard cuts anybody off for the drain before this.
+    pub(crate) cuts_from: Cell<Duration>,
 }
 
 impl Shared {
@@ -47,6 +50,7 @@ impl Shared {
             history: RefCell::new(History { epoch, events: Vec::new() }),
             hub: OnceCell::new(),
             over: Cell::new(false),
+            cuts_from: Cell::new(Duration::MAX),
         }
     }
 
@@ -98,21 +102,19 @@ impl Shared {
         let data = format!("{seq} {}", "x".repeat(size));
         let event = Event::new(topic.clone()).data(data.clone());
         let topics = vec![topic.clone()];
-        let entry = Entry {
-            seq,
-            topics,
-            private: false,
-            own_id: None,
-            kind: None,
-            data,
-            published_at: self.now.get(),
-        };
+        let published_at = self.now.get();
+        let entry =
+            Entry { seq, topics, private: false, own_id: None, kind: None, data, published_at, size: 0 };
         self.publish(vec![event], vec![entry], "")
     }
 
-    fn publish(&self, mut events: Vec<Event>, entries: Vec<Entry>, within: &str) -> bool {
+    fn publish(&self, mut events: Vec<Event>, mut entries: Vec<Entry>, within: &str) -> bool {
         let limits = &self.setting.limits;
         let epoch = self.history.borrow().epoch;
+        for (event, entry) in events.iter().zip(&mut entries) {
+            let id = entry.wire_id(epoch);
+            entry.size = Frame::encode(entry.seq, &id, event.clone(), entry.published_at).size();
+        }
         let too_large = entries.iter().any(|entry| entry.data.len() > limits.event_bytes);
         let is_reserved = |id: &str| Cursor::parse(id).is_some_and(|cursor| cursor.epoch == epoch);
         let reserved = entries.iter().any(|entry| entry.own_id.as_deref().is_some_and(is_reserved));
@@ -184,7 +186,8 @@ impl Shared {
         if let Some(kind) = kind {
             event = event.kind(EventType::new(kind).expect("a type"));
         }
-        (event, Entry { seq, topics, private, own_id, kind, data, published_at: self.now.get() })
+        let published_at = self.now.get();
+        (event, Entry { seq, topics, private, own_id, kind, data, published_at, size: 0 })
     }
 
     /// Topics that subscribers choose from.

@@ -149,7 +149,7 @@ fn a_gap_notice_names_the_event_that_comes_next() {
     world.opens(slow);
     world.pass(SECOND);
     assert_eq!(world.shared.tally.borrow().of(Thing::Skip), 1);
-    assert!(!world.clients[slow].misses(true, &world.shared));
+    assert!(!world.clients[slow].misses(world.stand(0), &world.shared));
 }
 
 /// A drain ended streams slot by slot, also that of a laggard whose turn came: what had been acknowledged before the
@@ -166,6 +166,7 @@ fn a_drain_gives_laggards_the_whole_window() {
     assert_eq!((world.counted().laggards, world.counted().connections), (1, 10));
 
     world.shared.over.set(true);
+    world.shared.cuts_from.set(world.shared.now.get() + 2 * SECOND);
     fanfare::sim::drain(world.shared.hub(), 2 * SECOND);
     world.pass(SECOND);
     assert!((5..=6).contains(&world.counted().connections), "the others are ended at the same pace");
@@ -173,6 +174,34 @@ fn a_drain_gives_laggards_the_whole_window() {
     world.pass(2 * SECOND);
     assert!(world.seats[0].shard.is_stopped());
     assert_eq!(world.counted().deliveries, 1);
+}
+
+/// A minority holds up nobody. Where most are slow and still move, mail waits for a quarter of a second; where they stand
+/// still, it does not.
+#[test]
+fn mail_waits_for_a_majority_that_moves_and_for_nobody_else() {
+    for (slow, waits) in [(1, false), (3, true)] {
+        let mut world = World::calm(Limits::default());
+        world.join("a", usize::MAX);
+        for number in 0..3 {
+            // Room for the head, and for no event.
+            world.join("a", if number < slow { 500 } else { usize::MAX });
+        }
+        let mut deliveries = |time_ms, publish: bool| {
+            if publish {
+                world.publish_one("a", 1_000);
+            }
+            world.pass(Duration::from_millis(time_ms));
+            (world.counted().laggards, world.counted().deliveries)
+        };
+        let fast = 4 - slow;
+        assert_eq!(deliveries(1, true), (slow, fast));
+        assert_eq!(deliveries(200, true), (slow, if waits { fast } else { 2 * fast }));
+        assert_eq!(deliveries(50, false), (slow, 2 * fast));
+        // After a second without a byte, and the next look at them.
+        deliveries(1_500, false);
+        assert_eq!(deliveries(1, true), (slow, 3 * fast));
+    }
 }
 
 /// A shard that had very much to do told clients that their heads were late, with the heads in its sockets: its timers

@@ -14,7 +14,7 @@ use fanfare::{Decision, Epoch, Farewell, Refusal, RequestHead, Subscribe, TopicC
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
-use crate::client::{Client, Moment};
+use crate::client::{Client, Moment, Stand};
 use crate::network::{Net, Network};
 use crate::setting::Setting;
 use crate::shared::{Shared, tell};
@@ -184,6 +184,7 @@ impl World {
             .wait(None, &mut notifications)
             .expect("a wait");
         self.publish_meanwhile(", before a tick");
+        let newest = self.shared.history.borrow().newest();
         let seat = &mut self.seats[index];
         seat.shard.awake();
         let told = notifications.len();
@@ -195,7 +196,7 @@ impl World {
         }
         tell!(self.shared, "shard {index} tick: {told} notifications, {}", Summary(&before, &after));
         self.note_counts(&before, &after);
-        self.look_at(index, &before, &after);
+        self.look_at(index, newest, &before, &after);
         self.publish_meanwhile(", after a tick");
 
         let seat = &mut self.seats[index];
@@ -227,14 +228,24 @@ impl World {
         tally.add(Thing::TurnedAway, after.counts.turned_away - before.counts.turned_away);
     }
 
-    /// Where a shard stood before and after its tick.
-    pub(crate) fn moment(before: &Look, after: &Look) -> Moment {
+    /// Where a shard stood before and after its tick, and the hub before it.
+    pub(crate) fn moment(&self, newest: u64, before: &Look, after: &Look) -> Moment {
+        let begun = after.counts.subscribed - before.counts.subscribed;
+        let most = self.shared.setting.limits.connections as u64;
         Moment {
             head: before.head,
             dropped: before.dropped,
             head_after: after.head,
             dropped_after: after.dropped,
+            newest,
+            // Whoever has left in the tick may have left after somebody came.
+            house_full: before.counts.connections + begun >= most,
         }
+    }
+
+    /// What a shard has now.
+    pub(crate) fn stand(&self, shard: usize) -> Stand {
+        Stand::of(&self.seats[shard].shard.look())
     }
 
     /// Every shard's answer to those who asked for counts comes some time.

@@ -29,6 +29,10 @@ impl<I: Io> Shard<I> {
             head: self.log.head(),
             dropped: self.log.head() - self.log.len() as u64,
             topics: self.log.extents().count(),
+            topics_read: self.audiences.topics(),
+            own_ids: self.log.own_ids(),
+            laggards_in_line: self.laggards.ready_count(),
+            deadlines: self.upkeep.deadlines.heads.len() + self.upkeep.deadlines.lingers.len(),
             resuming: self.resuming.len(),
             sweeping: self.audiences.dirty(),
             draining: self.drain.is_some(),
@@ -62,6 +66,8 @@ impl<I: Io> Shard<I> {
     /// Something does not hold.
     pub(crate) fn check(&self, now: Duration) {
         self.audiences.check();
+        self.log.check();
+        assert_eq!(self.log.holds(), self.audiences.reads(), "the log's readers are the audiences");
         self.check_connections();
         self.check_tables();
         self.check_bounds(now);

@@ -155,7 +155,8 @@ impl World {
         assert!(self.audiences.next_turn(true).is_none());
         self.log.trim(Duration::MAX);
         assert!(self.log.is_empty() && self.log.bytes() == 0);
-        assert_eq!(self.log.extents().count(), 0, "no topic is kept for nobody");
+        let kept = (self.log.extents().count(), self.log.own_ids(), self.audiences.topics());
+        assert_eq!(kept, (0, 0, 0), "no topic and no id is kept for nobody");
     }
 
     // What a shard does with newcomers and leavers.
@@ -483,6 +484,9 @@ impl World {
         }
         let counted = self.audiences.counts().fold((0, 0), |sum, (_, m, l)| (sum.0 + m, sum.1 + l));
         assert_eq!(counted, (members, self.laggards.len()));
+        self.audiences.check();
+        self.log.check();
+        assert_eq!(self.log.holds(), self.audiences.reads(), "the log's readers are the audiences");
         assert!(!self.audiences.crowded() || self.audiences.dirty());
     }
 
