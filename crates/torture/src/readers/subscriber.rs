@@ -299,7 +299,7 @@ impl Subscriber {
             return false;
         };
         let before = self.log.len();
-        let result = self.take(&mut stream, ledger, bytes, now);
+        let result = self.take(&mut stream, ledger, bytes);
         if self.log.len() > before {
             self.grew_at = now;
         }
@@ -313,13 +313,7 @@ impl Subscriber {
         }
     }
 
-    fn take(
-        &mut self,
-        stream: &mut Stream,
-        ledger: &Ledger,
-        bytes: &[u8],
-        now: Duration,
-    ) -> Result<bool, String> {
+    fn take(&mut self, stream: &mut Stream, ledger: &Ledger, bytes: &[u8]) -> Result<bool, String> {
         let Some(head) = &mut stream.head else {
             return self.take_body(stream, ledger, bytes).map(|()| true);
         };
@@ -337,7 +331,9 @@ impl Subscriber {
         if parsed.chunked != (self.wish.format == Format::Chunked) {
             return Err(format!("a stream is framed as was not asked for: {:?}", self.wish));
         }
-        self.log.push(Entry::Began { at: now, resumed: !self.last_event_id.is_empty(), gap: parsed.gap });
+        // Not `now`: a round of all readers may take a second, and this must not be before the server looked at its log.
+        let at = ledger.now();
+        self.log.push(Entry::Began { at, resumed: !self.last_event_id.is_empty(), gap: parsed.gap });
         stream.chunks = parsed.chunked.then(Chunks::default);
         let rest = head.split_off(parsed.length);
         stream.head = None;
