@@ -78,9 +78,9 @@ pub struct Limits {
     pub mailbox_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Frames that a laggard may be behind. At the bound [`Limits::laggard_policy`] applies.
+    /// Frames that a laggard may be behind, at least one. At the bound [`Limits::laggard_policy`] applies.
     pub laggard_frames: usize,
-    /// Bytes of frames that a laggard may be behind.
+    /// Bytes of frames that a laggard may be behind. The newest event, and one that it has begun to receive, may be larger.
     pub laggard_bytes: usize,
     /// A laggard whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,

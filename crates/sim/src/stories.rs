@@ -208,3 +208,22 @@ fn slow_heads_make_room_for_newcomers() {
     world.pass(SECOND / 10);
     assert_eq!((world.counted().pending, world.counted().connections), (0, 2));
 }
+
+/// An event larger than a laggard may be behind fell out of the window at once: whoever did not take it in one send was
+/// disconnected in its middle, and so was everybody else when the next event came.
+#[test]
+fn an_event_beyond_the_laggards_bound_reaches_who_is_slow() {
+    let mut world = World::calm(Limits { laggard_bytes: 3_000, ..Limits::default() });
+    let (full, in_its_middle) = (world.join("a", 180), world.join("a", 5_000));
+    world.publish_one("a", 10_000);
+    world.pass(SECOND);
+    assert_eq!((world.counted().laggards, world.counted().connections), (2, 2));
+    world.opens(full);
+    world.pass(SECOND);
+    world.publish_one("a", 100);
+    world.pass(SECOND);
+    assert_eq!((world.counted().laggards, world.counted().connections), (1, 2));
+    world.opens(in_its_middle);
+    world.pass(SECOND);
+    assert_eq!((world.counted().laggards, world.counted().deliveries), (0, 4));
+}

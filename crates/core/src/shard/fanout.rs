@@ -204,7 +204,7 @@ impl<I: Io> Shard<I> {
     fn fill_for_laggard(&mut self, key: u32, audience: AudienceId) -> bool {
         let laggard = self.laggards.get(key);
         let (cursor, slot) = (laggard.cursor, laggard.slot);
-        let over_bound = laggard.cursor.max(laggard.since) < self.audiences.window_after(audience);
+        let over_bound = laggard.needs_after() < self.audiences.window_after(audience);
         if !over_bound {
             if cursor >= self.audiences.window_after(audience) {
                 self.fill_run(audience, cursor);

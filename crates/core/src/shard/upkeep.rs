@@ -84,7 +84,7 @@ impl<I: Io> Shard<I> {
             let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
             self.upkeep.at_standstill += usize::from(standing);
             let audience = self.connections[laggard.slot as usize].audience;
-            let needs_after = laggard.cursor.max(laggard.since);
+            let needs_after = laggard.needs_after();
             let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
             if stalled && !laggard.in_line() {
                 farewells.push((laggard.slot, Farewell::LaggardStalled));
