@@ -59,9 +59,9 @@ pub struct Limits {
     pub connections: usize,
     /// The answer to a subscriber that finds no room.
     pub when_full: FullPolicy,
-    /// Requests per shard whose head is not complete, or whose refusal is still being read. At the bound the head that
-    /// has been incomplete for the longest time is closed without an answer; where all are refusals, the newcomer. Bounds
-    /// slow-head attacks to this many times 16 KiB.
+    /// Requests per shard whose head is not complete, whose refusal is still being read, or that resume from an event
+    /// which the shard does not have yet. At the bound the head that has been incomplete for the longest time is closed
+    /// without an answer; where there is none, the newcomer. Bounds slow-head attacks to this many times 16 KiB.
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,

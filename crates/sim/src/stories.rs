@@ -227,3 +227,30 @@ fn an_event_beyond_the_laggards_bound_reaches_who_is_slow() {
     world.pass(SECOND);
     assert_eq!((world.counted().laggards, world.counted().deliveries), (0, 4));
 }
+
+/// Slow heads kept those out who resume at a shard that does not have their last event yet: they were closed without an
+/// answer.
+#[test]
+fn slow_heads_make_room_for_those_who_resume() {
+    let limits = Limits { pending: 2, head_time: 60 * SECOND, ..Limits::default() };
+    let mut world =
+        World::with(Choices::from_bytes(&[]), Setting { shards: 2, ..Setting::calm(limits) }, Trace::Off);
+    for number in 0..2 {
+        let client = world.client(Ask::Now);
+        world.clients.push(client);
+        world.connect_to(number, "GET", 1);
+    }
+    world.pass(SECOND / 10);
+    assert_eq!(world.seats[1].shard.counts().pending, 2);
+
+    world.publish_one("a", 10);
+    let last = world.shared.hub().head().to_string();
+    let client = world.client(Ask::Id(last));
+    let request = client.request();
+    world.clients.push(client);
+    world.connect_to(2, &request, 1);
+    world.send_requests(1);
+    world.turn(1);
+    let counts = world.seats[1].shard.counts();
+    assert_eq!((counts.pending, counts.turned_away, counts.connections), (1, 1, 1));
+}

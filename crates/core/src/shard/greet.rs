@@ -177,7 +177,7 @@ impl<I: Io> Shard<I> {
     fn reply(&mut self, socket: Socket, reply: Reply, now: Duration) {
         match reply {
             Reply::Subscribe(subscribe, format) if self.must_wait(&subscribe) => {
-                if self.pending.len() + self.resuming.len() >= self.limits.pending {
+                if !self.room_to_wait() {
                     self.counts.turned_away += 1;
                     self.scratch.closing.push((socket, None));
                     return;
@@ -243,7 +243,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn watch_pending(&mut self, socket: Socket, stage: Stage) -> Option<(usize, u32)> {
-        let room = self.pending.len() < self.limits.pending || self.forget_oldest_head();
+        let room = self.room_to_wait();
         let generation = self.next_generation();
         let slot = self.pending.vacant_key();
         let token = Name::Pending { slot, generation }.token();
@@ -254,6 +254,11 @@ impl<I: Io> Shard<I> {
         }
         self.pending.insert(Pending { socket, generation, stage });
         Some((slot, generation))
+    }
+
+    /// Whether one more may wait: at the bound the oldest head makes room.
+    fn room_to_wait(&mut self) -> bool {
+        self.pending.len() + self.resuming.len() < self.limits.pending || self.forget_oldest_head()
     }
 
     /// Notes a deadline; now and then lets go of those whose sockets have left, so that the queue stays in
