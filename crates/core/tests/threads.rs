@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    AdoptError, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, PublishError, RequestHead, Subscribe,
-    Topic, WireFormat,
+    AdoptError, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, Limits, PublishError, RequestHead,
+    Retention, Subscribe, Topic, WireFormat,
 };
 
 const PUBLISHERS: usize = 4;
@@ -107,6 +107,36 @@ fn who_stops_an_engine_learns_of_a_panic() {
             let _ = stream.read_to_end(&mut Vec::new());
         }
         assert!(engine.stop(Duration::ZERO).is_err());
+    }
+}
+
+/// Who wrote [`Duration::MAX`] for "never" had shards that panicked at their first connection.
+#[test]
+fn the_longest_time_is_never() {
+    let never = Duration::MAX;
+    let limits = Limits {
+        head_time: never,
+        laggard_time: never,
+        heartbeat: never,
+        connection_age: Some(never),
+        retry: never,
+        retention: Retention { age: never, ..Retention::default() },
+        ..Limits::default()
+    };
+    let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    let mut head_in_pieces = TcpStream::connect(engine.addresses()[0]).unwrap();
+    head_in_pieces.write_all(b"GET /events?topic=a HTTP/1.0\r\n").unwrap();
+    let mut streams = vec![subscribe(engine.addresses()[0])];
+    head_in_pieces.write_all(b"\r\n").unwrap();
+    wait_for_prelude(&mut head_in_pieces);
+    streams.push(head_in_pieces);
+    engine.hub().publish(event("last".to_owned())).unwrap();
+    engine.stop(Duration::from_secs(1)).unwrap();
+    for mut stream in streams {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: last\n"));
     }
 }
 

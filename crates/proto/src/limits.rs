@@ -52,7 +52,7 @@ impl Default for Retention {
     }
 }
 
-/// The bounds of one engine. `Default` is meant for production.
+/// The bounds of one engine. `Default` is meant for production. A time of [`Duration::MAX`] is never.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections per shard. At the bound [`Limits::when_full`] answers; nobody is evicted for a newcomer.

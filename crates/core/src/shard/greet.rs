@@ -16,7 +16,7 @@ use fanfare_proto::head::{HeadScanner, RequestHead};
 use fanfare_proto::limits::{FullPolicy, LINGER};
 use fanfare_proto::run::Remainder;
 
-use super::{Name, Shard, tenths};
+use super::{Name, Shard, millis, tenths};
 use crate::admission::{Decision, Refusal, Subscribe};
 use crate::mailbox::Adoption;
 use crate::response;
@@ -90,7 +90,7 @@ impl<I: Io> Shard<I> {
             Progress::Closed => self.scratch.closing.push((socket, None)),
             Progress::Answer(reply) => self.reply(socket, reply, now),
             Progress::Incomplete => {
-                let deadline = now + self.limits.head_time;
+                let deadline = now.saturating_add(self.limits.head_time);
                 let stage = Stage::Receiving(received, scanner);
                 if let Some((slot, generation)) = self.watch_pending(socket, stage) {
                     self.note_deadline(|all| &mut all.heads, (deadline, slot, generation));
@@ -426,7 +426,7 @@ impl<I: Io> Shard<I> {
         response::stream_head(subscribe, format, gap.is_some(), self.date, &mut bytes);
         let mut body = Vec::with_capacity(64);
         let retry = subscribe.retry.unwrap_or_else(|| self.jittered_retry());
-        prelude(retry.as_millis() as u64, &mut body);
+        prelude(millis(retry), &mut body);
         body.extend_from_slice(&subscribe.greeting);
         wrap(&body, format, &mut bytes);
         if let (Some(start), true) = (gap, subscribe.gap_notice) {
@@ -448,7 +448,7 @@ impl<I: Io> Shard<I> {
             FullPolicy::EndStream => {
                 let mut bytes = Vec::new();
                 response::stream_head(subscribe, format, false, self.date, &mut bytes);
-                ending(self.jittered_retry().as_millis() as u64, format, &mut bytes);
+                ending(millis(self.jittered_retry()), format, &mut bytes);
                 Reply::Answer(bytes)
             }
             FullPolicy::Drop => {
@@ -464,7 +464,7 @@ impl<I: Io> Shard<I> {
 
     fn end_of(&mut self, now: Duration) -> Tenths {
         match self.limits.connection_age {
-            Some(age) => tenths(now + self.random.percent(age, 80, 100)),
+            Some(age) => tenths(now.saturating_add(self.random.percent(age, 80, 100))),
             None => Tenths::MAX,
         }
     }

@@ -409,6 +409,24 @@ impl Random {
     }
 }
 
+/// A time that does not fit is never reached.
 fn tenths(now: Duration) -> Tenths {
-    (now.as_millis() / 100) as Tenths
+    Tenths::try_from(now.as_millis() / 100).unwrap_or(Tenths::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An age of 14 years came round to one of weeks.
+    #[test]
+    fn a_time_beyond_the_counter_is_never() {
+        assert_eq!(tenths(Duration::from_millis(12_399)), 123);
+        assert_eq!(tenths(Duration::from_secs(14 * 365 * 24 * 3600)), Tenths::MAX);
+        assert_eq!((tenths(Duration::MAX), millis(Duration::MAX)), (Tenths::MAX, u64::MAX));
+    }
 }

@@ -109,7 +109,7 @@ impl<I: Io> Shard<I> {
         let slices = slots.div_ceil(SLICE_SLOTS).max(1);
         let interval = (period / slices as u32).max(SLICE_INTERVAL).min(period);
         let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos().max(1)) as usize;
-        self.upkeep.next_slice_at = now + interval;
+        self.upkeep.next_slice_at = now.saturating_add(interval);
 
         // Around the end: a slab that has just grown would have its new slots looked at, and its old ones too late.
         let from = self.upkeep.next_slot % slots;
@@ -117,7 +117,7 @@ impl<I: Io> Shard<I> {
         let (mut chunked, mut plain, mut aged) = (Vec::new(), Vec::new(), Vec::new());
         // Looked at every quarter of the interval: silence of three quarters would grow past it.
         // A shard younger than that has nobody who was silent for so long.
-        let quiet_since = now.checked_sub(self.limits.heartbeat * 3 / 4).map(tenths);
+        let quiet_since = now.checked_sub(self.limits.heartbeat - self.limits.heartbeat / 4).map(tenths);
         for slot in (from..from + per_slice).map(|slot| slot % slots) {
             let Some(connection) = self.connections.get(slot) else { continue };
             if connection.ends_at <= tenths(now) {
