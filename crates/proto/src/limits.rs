@@ -93,7 +93,8 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
-    /// Streams end between 80 and 100 % of this age, so that load can move; `None`: never.
+    /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
+    /// reader's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
     /// The reconnection time told to subscribers; each gets 100 to 150 % of it, so that those who were
     /// cut together do not come back together.

@@ -254,3 +254,34 @@ fn slow_heads_make_room_for_those_who_resume() {
     let counts = world.seats[1].shard.counts();
     assert_eq!((counts.pending, counts.turned_away, counts.connections), (1, 1, 1));
 }
+
+/// Ages were looked at four times in a heartbeat's interval, however short they were: of one second came six.
+#[test]
+fn a_stream_ends_within_its_age() {
+    for age in [SECOND, 10 * SECOND] {
+        let mut world = World::calm(Limits { connection_age: Some(age), ..Limits::default() });
+        let began_at = world.shared.now.get();
+        for _ in 0..20 {
+            world.join("a", usize::MAX);
+        }
+        let all_began_at = world.shared.now.get();
+        world.pass(began_at + age * 8 / 10 - SECOND / 10 - all_began_at);
+        assert_eq!(world.counted().farewell(Farewell::Aged), 0);
+        world.pass(all_began_at + age - world.shared.now.get());
+        assert_eq!(world.counted().farewell(Farewell::Aged), 20);
+    }
+}
+
+/// Who was in the middle of an event each time that its age was looked at had no age.
+#[test]
+fn a_slow_reader_ends_with_the_event_that_it_is_in_the_middle_of() {
+    let mut world = World::calm(Limits { connection_age: Some(10 * SECOND), ..Limits::default() });
+    let slow = world.join("a", 400);
+    world.publish_one("a", 1_000);
+    world.publish_one("a", 1_000);
+    world.pass(10 * SECOND);
+    assert_eq!((world.counted().laggards, world.counted().farewell(Farewell::Aged)), (1, 0));
+    world.opens(slow);
+    world.pass(SECOND / 100);
+    assert_eq!((world.counted().deliveries, world.counted().farewell(Farewell::Aged)), (1, 1));
+}

@@ -134,6 +134,11 @@ impl<I: Io> Shard<I> {
         if !self.finish_remainder(key, socket, slot, now) {
             return;
         }
+        // A slow reader may be in the middle of a frame whenever upkeep looks at it.
+        if connection.ends_at <= tenths(now) {
+            self.end_stream(slot, Farewell::Aged);
+            return;
+        }
         if !self.fill_for_laggard(key, audience) {
             return;
         }

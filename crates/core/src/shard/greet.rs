@@ -464,7 +464,8 @@ impl<I: Io> Shard<I> {
 
     fn end_of(&mut self, now: Duration) -> Tenths {
         match self.limits.connection_age {
-            Some(age) => tenths(now.saturating_add(self.random.percent(age, 80, 100))),
+            // Upkeep finds it within the last twentieth.
+            Some(age) => tenths(now.saturating_add(self.random.percent(age, 80, 95))),
             None => Tenths::MAX,
         }
     }
