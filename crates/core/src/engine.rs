@@ -187,7 +187,6 @@ impl Builder {
                     newest: Arc::clone(&newest),
                 },
                 limits: limits.clone(),
-                socket_options: self.socket_options.clone(),
                 epoch,
                 seed: random.hash_one(index),
                 clock,
@@ -198,7 +197,7 @@ impl Builder {
         drop(hand_over_to);
 
         let mut engine = Engine {
-            hub: Hub::new(epoch, clock, limits, handles, newest),
+            hub: Hub::new(epoch, clock, limits, self.socket_options, handles, newest),
             shards: Vec::new(),
             addresses,
             backend: resolved.backend,
@@ -340,7 +339,6 @@ struct Plan {
     listeners: Vec<OwnedFd>,
     links: Links,
     limits: Limits,
-    socket_options: SocketOptions,
     epoch: Epoch,
     seed: u64,
     clock: Clock,
@@ -417,7 +415,7 @@ impl Plan {
         for listener in self.listeners {
             io.listen(listener).map_err(|cause| StartError::new("watch the listener", cause))?;
         }
-        let shard = Shard::new(io, self.links, self.limits, self.socket_options, self.epoch, self.seed);
+        let shard = Shard::new(io, self.links, self.limits, self.epoch, self.seed);
         Ok((shard, self.clock))
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::Clock;
 use fanfare_io::pass::SocketSender;
+use fanfare_io::sockets::SocketOptions;
+use fanfare_io::{Clock, sockets};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::frame::{Frame, WireFormat};
@@ -30,6 +31,8 @@ struct Inner {
     epoch: Epoch,
     clock: Clock,
     limits: Limits,
+    /// For sockets that others accepted; those of the shards inherit it from their listener.
+    socket_options: SocketOptions,
     /// The newest `seq`. Its lock also fixes the order of mail, so that every shard sees the same.
     order: Mutex<u64>,
     /// The same number, for the shards: raised before the first of them can have the event. So who has had an event
@@ -88,7 +91,7 @@ pub enum AdoptError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
-    /// The operating system refused.
+    /// The operating system refused: it is no socket, or an option is out of range.
     Io(io::Error),
 }
 
@@ -97,6 +100,7 @@ impl Hub {
         epoch: Epoch,
         clock: Clock,
         limits: Limits,
+        socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
         newest: Arc<AtomicU64>,
     ) -> Hub {
@@ -106,6 +110,7 @@ impl Hub {
                 epoch,
                 clock,
                 limits,
+                socket_options,
                 order,
                 newest,
                 shards,
@@ -169,8 +174,8 @@ impl Hub {
         self.inner.check(events).map(|_| ())
     }
 
-    /// Hands a connected socket to a shard, which answers with the head of a stream and owns it from
-    /// there. For servers of your own that have read the request: what it says goes into `subscribe`,
+    /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it from
+    /// there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the request: what it says goes into `subscribe`,
     /// and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
     ///
     /// # Errors
@@ -191,6 +196,8 @@ impl Hub {
         if shard.mailbox.is_closed() {
             return Err(AdoptError::Stopped);
         }
+        // Here, where somebody learns of it if the kernel refuses.
+        sockets::configure(socket.as_fd(), &self.inner.socket_options).map_err(AdoptError::Io)?;
         let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
         let pass = || shard.sockets.send(socket.as_fd(), b"!");
         shard.mailbox.push_within(self.inner.mail_limit(), mail, pass).map_err(|refused| match refused {

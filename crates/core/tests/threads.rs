@@ -3,16 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    AdoptError, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, Limits, PublishError, RequestHead,
-    Retention, Subscribe, Topic, WireFormat,
+    AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, Limits, PublishError,
+    RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
 
 const PUBLISHERS: usize = 4;
@@ -140,6 +143,38 @@ fn the_longest_time_is_never() {
     }
 }
 
+/// A Unix socket was adopted with an Ok, and closed in silence since it has no options of TCP.
+#[test]
+fn a_unix_socket_is_adopted_too() {
+    for backend in [Backend::Epoll, Backend::Auto] {
+        let engine = Engine::builder().shards(1).backend(backend).start().unwrap();
+        let (mut stream, socket) = UnixStream::pair().unwrap();
+        let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+        engine.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap();
+        wait_for_prelude(&mut stream);
+        // More than its buffer takes at once.
+        engine.hub().publish(event("x".repeat(1 << 20))).unwrap();
+        engine.hub().publish(event("last".to_owned())).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        assert!(lines.any(|line| line.unwrap() == "data: last"));
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// Who gives away something on which the options cannot be set learns of it.
+#[test]
+fn what_the_kernel_refuses_is_not_adopted() {
+    let options = SocketOptions { keepalive: Some(Duration::MAX), ..SocketOptions::default() };
+    let engine = Engine::builder().shards(1).socket_options(options).start().unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = File::open("/dev/null").unwrap();
+    for socket in [OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), file.into()] {
+        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain);
+        assert!(matches!(refused, Err(AdoptError::Io(_))), "{refused:?}");
+    }
+}
+
 fn event(data: String) -> Event {
     Event::new(Topic::new("a").unwrap()).data(data)
 }
@@ -193,7 +228,7 @@ fn adopted(hub: &Hub) -> TcpStream {
 }
 
 /// From the end of the prelude on, nothing that is published is missed.
-fn wait_for_prelude(stream: &mut TcpStream) {
+fn wait_for_prelude(stream: &mut impl Read) {
     let mut seen = Vec::new();
     while !seen.windows(7).any(|window| window == b"retry: ") || !seen.ends_with(b"\n") {
         let mut byte = [0];

@@ -8,6 +8,7 @@ use std::thread;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
+use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, Io, Waker, pass};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
@@ -25,7 +26,14 @@ fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU
         sockets: pass::channel().unwrap().0,
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
     });
-    let hub = Hub::new(Epoch::new(1), Clock::start(), limits, handles.collect(), Arc::clone(&newest));
+    let hub = Hub::new(
+        Epoch::new(1),
+        Clock::start(),
+        limits,
+        SocketOptions::default(),
+        handles.collect(),
+        Arc::clone(&newest),
+    );
     (hub, mailboxes, newest)
 }
 

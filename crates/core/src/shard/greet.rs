@@ -4,11 +4,10 @@
 //! watched, from the shard's one buffer. Only heads that come in pieces get memory of their own.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fanfare_io::{Io, Received, Socket, sockets};
+use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::connection::{Connection, Place, Tenths};
 use fanfare_proto::frame::{WireFormat, ending, prelude, wrap};
@@ -339,11 +338,10 @@ impl<I: Io> Shard<I> {
             self.counts.turned_away += 1;
             return;
         };
-        let configured = sockets::configure(socket.as_fd(), &self.socket_options);
         let socket = self.io.adopt(socket);
-        let reply = match configured {
-            Ok(()) if self.drain.is_none() => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
-            _ => Reply::Close,
+        let reply = match self.drain {
+            None => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
+            Some(_) => Reply::Close,
         };
         self.reply(socket, reply, now);
     }

@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::pass::{SocketReceiver, SocketSender};
-use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::audience::{AudienceId, Audiences};
 use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
@@ -76,8 +75,6 @@ pub(crate) struct Shard<I: Io> {
     links: Links,
     limits: Limits,
     budgets: Budgets,
-    /// For sockets that others accepted; ours inherit it from their listener.
-    socket_options: SocketOptions,
     /// What response heads say; set before each tick.
     date: SystemTime,
     log: Log,
@@ -118,19 +115,11 @@ struct Scratch {
 }
 
 impl<I: Io> Shard<I> {
-    pub(crate) fn new(
-        io: I,
-        links: Links,
-        limits: Limits,
-        socket_options: SocketOptions,
-        epoch: Epoch,
-        seed: u64,
-    ) -> Shard<I> {
+    pub(crate) fn new(io: I, links: Links, limits: Limits, epoch: Epoch, seed: u64) -> Shard<I> {
         let scratch = Scratch { request: vec![0; greet::RECEIVE_BYTES], ..Scratch::default() };
         Shard {
             io,
             links,
-            socket_options,
             date: SystemTime::UNIX_EPOCH,
             log: Log::new(epoch, limits.retention),
             audiences: Audiences::new(limits.laggard_frames, limits.laggard_bytes),
