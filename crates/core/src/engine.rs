@@ -47,6 +47,8 @@ pub struct Engine {
     backend: Backend,
     fallback: Option<String>,
     hand_over: Option<HandOver>,
+    /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
+    _admission: Arc<dyn Admission>,
 }
 
 /// Sockets whose requests are not subscriptions, for another server in the same process.
@@ -203,6 +205,7 @@ impl Builder {
             backend: resolved.backend,
             fallback: resolved.fallback,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
+            _admission: admission,
         };
         // One after the other: a table that parts while another shard opens its files would copy them.
         for (index, plan) in plans.into_iter().enumerate() {

@@ -14,9 +14,10 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, Limits, PublishError,
-    RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
+    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, Limits,
+    PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
+use fanfare_io::table;
 
 const PUBLISHERS: usize = 4;
 const BATCHES: usize = 40;
@@ -111,6 +112,27 @@ fn who_stops_an_engine_learns_of_a_panic() {
         }
         assert!(engine.stop(Duration::ZERO).is_err());
     }
+}
+
+/// The last owner of an admission was a shard: the files that it had open were closed by their numbers in the shard's table,
+/// where they are others.
+#[test]
+fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
+    struct Careful(Arc<OnceLock<bool>>);
+    impl Admission for Careful {
+        fn admit(&self, _: &RequestHead<'_>) -> Decision {
+            Decision::HandOver
+        }
+    }
+    impl Drop for Careful {
+        fn drop(&mut self) {
+            self.0.set(table::is_private()).unwrap();
+        }
+    }
+    let dropped_in_private = Arc::default();
+    let engine = Engine::builder().shards(2).admission(Careful(Arc::clone(&dropped_in_private)));
+    engine.start().unwrap().stop(Duration::ZERO).unwrap();
+    assert_eq!(dropped_in_private.get(), Some(&false));
 }
 
 /// Who wrote [`Duration::MAX`] for "never" had shards that panicked at their first connection.
