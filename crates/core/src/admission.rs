@@ -34,7 +34,7 @@ pub enum Decision {
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
     /// Somebody else's: the socket and what was received go to [`crate::Engine::hand_over`]. Where
-    /// nobody took that, the answer is 404.
+    /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.
     HandOver,
 }
 

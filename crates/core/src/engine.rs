@@ -122,7 +122,7 @@ impl Builder {
     }
 
     /// Whether requests that are no subscriptions are handed to [`Engine::hand_over`] instead of being
-    /// answered 404.
+    /// answered 404. They wait there until somebody receives them; where too many do, the answer is 503.
     pub fn hand_over(mut self, hand_over: bool) -> Builder {
         self.hand_over = hand_over;
         self
@@ -255,7 +255,8 @@ impl Engine {
         (self.backend, self.fallback.as_deref())
     }
 
-    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set.
+    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take it soon:
+    /// clients wait. When it is dropped, those in it are closed, and others answered 404.
     pub fn hand_over(&mut self) -> Option<HandOver> {
         self.hand_over.take()
     }

@@ -114,6 +114,21 @@ fn who_stops_an_engine_learns_of_a_panic() {
     }
 }
 
+/// When nobody was left to take them, requests that are no subscriptions were told for ever to come again in a moment.
+#[test]
+fn a_request_for_nobody_is_not_found() {
+    let engine = Engine::builder().shards(2).hand_over(true).listen("127.0.0.1:0".parse().unwrap());
+    let mut engine = engine.start().unwrap();
+    drop(engine.hand_over().unwrap());
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(engine.addresses()[0]).unwrap();
+        stream.write_all(b"GET /else HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+}
+
 /// The last owner of an admission was a shard: the files that it had open were closed by their numbers in the shard's table,
 /// where they are others.
 #[test]

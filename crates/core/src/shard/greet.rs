@@ -4,6 +4,7 @@
 //! watched, from the shard's one buffer. Only heads that come in pieces get memory of their own.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -168,7 +169,7 @@ impl<I: Io> Shard<I> {
             Decision::Subscribe(subscribe) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
             Decision::Refuse(refusal) => Reply::Refuse(refusal),
             Decision::HandOver if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
-            Decision::HandOver => Reply::Refuse(Refusal::new(404, "nothing is served at this path")),
+            Decision::HandOver => Reply::Refuse(nothing_here()),
         }
     }
 
@@ -198,15 +199,22 @@ impl<I: Io> Shard<I> {
                 self.answer_and_linger(socket, &bytes, now);
             }
             Reply::HandOver(bytes) => {
-                let sent =
-                    self.links.hand_over.as_ref().is_some_and(|to| to.send_raw(socket, &bytes).is_ok());
-                if sent {
-                    self.counts.handed_over += 1;
-                    self.scratch.closing.push((socket, None));
-                } else {
-                    let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
-                    self.reply(socket, Reply::Refuse(busy.header("Retry-After", "1")), now);
-                }
+                let Some(to) = &self.links.hand_over else {
+                    unreachable!("where there is nobody, it is refused")
+                };
+                let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
+                    Ok(()) => {
+                        self.counts.handed_over += 1;
+                        self.scratch.closing.push((socket, None));
+                        return;
+                    }
+                    Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => nothing_here(),
+                    Err(_) => {
+                        let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
+                        busy.header("Retry-After", "1")
+                    }
+                };
+                self.reply(socket, Reply::Refuse(refusal), now);
             }
             Reply::Close => self.scratch.closing.push((socket, None)),
         }
@@ -467,6 +475,11 @@ impl<I: Io> Shard<I> {
             None => Tenths::MAX,
         }
     }
+}
+
+/// The answer to a request that is no subscription, where nobody takes others.
+fn nothing_here() -> Refusal {
+    Refusal::new(404, "nothing is served at this path")
 }
 
 /// The next entry whose time has come.
