@@ -11,19 +11,19 @@ use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
-use fanfare_io::pass::{self, SocketReceiver, SocketSender};
+use fanfare_io::pass::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, Io, Waker, affinity, sockets, table};
 use fanfare_proto::cursor::Epoch;
-use fanfare_proto::head::RequestHead;
+use fanfare_proto::head::{HeadLimits, RequestHead};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, Decision, Refusal, Subscribe};
 use crate::counts::SharedCounts;
 use crate::hub::{Hub, ShardHandle};
 use crate::mailbox::Mailbox;
-use crate::shard::{Links, Shard};
+use crate::shard::{Links, RECEIVE_BYTES, Shard};
 use crate::sync::AtomicU64;
 
 /// How an engine is started.
@@ -131,15 +131,16 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// The address is in use or not ours, the backend is refused, or descriptors or threads are used up.
+    /// The address is in use or not ours, the backend is refused, descriptors or threads are used up, or
+    /// `RLIMIT_NOFILE` leaves a shard no connection.
     pub fn start(self) -> Result<Engine, StartError> {
         let resolved = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
         let count = self.shards.unwrap_or(cores.len());
         let descriptors =
             table::descriptor_limit().map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
-        let per_shard = if self.private_tables { descriptors } else { descriptors / count };
-        let limits = within_descriptors(self.limits, per_shard);
+        let sharing = if self.private_tables { 1 } else { count };
+        let limits = in_force(self.limits, descriptors, sharing)?;
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
             Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
@@ -308,16 +309,27 @@ impl HandOver {
 /// The unit of a connection's times: more often, upkeep could not tell whether a heartbeat is due.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// Connections get all descriptors but a sixteenth, incomplete heads at most a quarter: so that there is
-/// one left to refuse a newcomer with, and slow heads alone do not fill a table.
-fn within_descriptors(limits: Limits, descriptors: usize) -> Limits {
+/// So that a head, with all that was received behind it, can be handed over in one message.
+const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
+
+/// Connections get all descriptors of a table but a sixteenth, incomplete heads at most a quarter: so that there is
+/// one left to refuse a newcomer with, and slow heads alone do not fill a table. Shards that share one divide it.
+fn in_force(limits: Limits, descriptors: usize, sharing: usize) -> Result<Limits, StartError> {
     let reserve = (descriptors / 16).clamp(16, 1024);
-    Limits {
-        connections: limits.connections.min(descriptors.saturating_sub(reserve)),
-        pending: limits.pending.min(descriptors / 4),
-        heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
-        ..limits
+    let connections = descriptors.saturating_sub(reserve) / sharing;
+    if connections == 0 {
+        let few = format!(
+            "RLIMIT_NOFILE of {descriptors} leaves no connection to a shard; raise it, or start fewer shards"
+        );
+        return Err(StartError::new("share out descriptors", io::Error::other(few)));
     }
+    Ok(Limits {
+        connections: limits.connections.min(connections),
+        pending: limits.pending.min((descriptors / 4 / sharing).max(1)),
+        heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
+        head: HeadLimits { max_bytes: limits.head.max_bytes.min(LARGEST_HEAD_BYTES), ..limits.head },
+        ..limits
+    })
 }
 
 /// The default admission.
@@ -444,5 +456,26 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each shard took a reserve from its share: with small tables and many shards there was nothing left, and an
+    /// engine that refused everybody.
+    #[test]
+    fn shards_that_share_a_table_share_its_reserve() {
+        let connections = |descriptors, sharing| {
+            in_force(Limits::default(), descriptors, sharing).map(|limits| limits.connections).ok()
+        };
+        assert_eq!(connections(1024, 1), Some(960));
+        assert_eq!(connections(1024, 64), Some(15));
+        assert_eq!(connections(40, 24), Some(1));
+        assert_eq!(connections(40, 25), None);
+        assert_eq!(connections(10, 1), None);
+        let refused = in_force(Limits::default(), 40, 25).unwrap_err().to_string();
+        assert!(refused.contains("RLIMIT_NOFILE of 40") && refused.contains("raise it"), "{refused}");
     }
 }

@@ -295,7 +295,7 @@ impl Inner {
 
     /// What may wait in a mailbox that takes a socket or an inspection.
     fn mail_limit(&self) -> usize {
-        self.limits.mailbox_others + self.limits.mailbox_events
+        self.limits.mailbox_others.saturating_add(self.limits.mailbox_events)
     }
 
     fn check_room(&self, count: usize, bytes: usize) -> Result<(), PublishError> {

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, Limits,
-    PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
+    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, HeadLimits, Hub,
+    Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -127,6 +127,27 @@ fn a_request_for_nobody_is_not_found() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
+}
+
+/// With larger heads allowed than fit into a message, those who sent one were told for ever that the control plane was busy.
+#[test]
+fn what_is_handed_over_fits() {
+    let head = HeadLimits { max_bytes: 1 << 20, ..HeadLimits::default() };
+    let engine = Engine::builder().hand_over(true).limits(Limits { head, ..Limits::default() });
+    let mut engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    assert_eq!(engine.hub().limits().head.max_bytes, 32 << 10);
+    let mut sockets = engine.hand_over().unwrap();
+    let ask = |size| {
+        let mut stream = TcpStream::connect(engine.addresses()[0]).unwrap();
+        write!(stream, "GET /else HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(size)).unwrap();
+        stream
+    };
+    let _stream = ask(32_000);
+    let handed_over = sockets.receive(None).unwrap().unwrap();
+    assert!(handed_over.received.len() > 32_000);
+    let mut answer = [0; 12];
+    ask(40_000).read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
 }
 
 /// The last owner of an admission was a shard: the files that it had open were closed by their numbers in the shard's table,

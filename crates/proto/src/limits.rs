@@ -65,7 +65,7 @@ pub struct Limits {
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
-    /// Bytes and fields of a request head: 431, or 414 for its first line.
+    /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,
     /// Topics of one subscription: 400.
     pub topics_per_subscription: usize,

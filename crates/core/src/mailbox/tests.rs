@@ -147,3 +147,12 @@ fn a_burst_leaves_no_large_queues() {
     let capacities = [pass(1), pass(1), pass(1), pass(1)];
     assert!(capacities[2..].iter().all(|capacity| *capacity <= 4 * MAIL_KEPT), "{capacities:?}");
 }
+
+/// Two bounds that were both lifted overflowed to one that let nobody in.
+#[test]
+fn bounds_that_are_lifted_let_everybody_in() {
+    let limits = Limits { mailbox_events: usize::MAX, mailbox_others: usize::MAX, ..Limits::default() };
+    let (hub, mailboxes, _) = hub(limits, &[Waker::new().unwrap()]);
+    assert_eq!(hub.ask(None).count(), 1);
+    assert_eq!(mailboxes[0].len(), 1);
+}

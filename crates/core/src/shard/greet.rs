@@ -22,7 +22,7 @@ use crate::mailbox::Adoption;
 use crate::response;
 
 /// Bytes received at once: a whole head, and what a client sends right behind it.
-pub(super) const RECEIVE_BYTES: usize = 32 << 10;
+pub(crate) const RECEIVE_BYTES: usize = 32 << 10;
 
 /// A socket that is not a subscriber: its head is not complete, or it reads its refusal.
 pub(super) struct Pending {

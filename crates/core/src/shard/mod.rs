@@ -33,6 +33,7 @@ use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Mail, Mailbox};
 use crate::sync::AtomicU64;
 use drain::Drain;
+pub(crate) use greet::RECEIVE_BYTES;
 use greet::{Pending, Resuming};
 use upkeep::Upkeep;
 
@@ -116,7 +117,7 @@ struct Scratch {
 
 impl<I: Io> Shard<I> {
     pub(crate) fn new(io: I, links: Links, limits: Limits, epoch: Epoch, seed: u64) -> Shard<I> {
-        let scratch = Scratch { request: vec![0; greet::RECEIVE_BYTES], ..Scratch::default() };
+        let scratch = Scratch { request: vec![0; RECEIVE_BYTES], ..Scratch::default() };
         Shard {
             io,
             links,
