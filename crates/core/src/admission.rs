@@ -11,7 +11,7 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 ///
 /// It runs on a shard's thread, between two sends: it must not block, and it must not use descriptors
 /// that it did not open itself in the same call, because a shard has a descriptor table of its own (a
-/// logger's file is not there, its number may be a subscriber).
+/// logger's file is not there, its number may be a subscriber). It may publish to its own engine's hub, to no other's.
 pub trait Admission: Send + Sync + 'static {
     /// Called once for each complete and well-formed request head.
     fn admit(&self, request: &RequestHead<'_>) -> Decision;

@@ -417,9 +417,7 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            let wakers = self.wakers.iter().map(AsRawFd::as_raw_fd);
-            let keep: Vec<RawFd> = self.descriptors().into_iter().chain(wakers).collect();
-            table::make_private(&keep)
+            table::make_private(&self.descriptors(), &self.wakers)
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;
         }

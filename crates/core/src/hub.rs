@@ -10,7 +10,7 @@ use std::{fmt, io};
 use crossbeam_utils::CachePadded;
 use fanfare_io::pass::SocketSender;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, sockets};
+use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::frame::{Frame, WireFormat};
@@ -125,6 +125,10 @@ impl Hub {
     ///
     /// # Errors
     /// [`PublishError`]; the event is dropped then. To keep it, use [`Hub::publish_batch`].
+    ///
+    /// # Panics
+    /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of this one cannot
+    /// be woken there. Nothing is published.
     pub fn publish(&self, event: Event) -> Result<Published, PublishError> {
         self.publish_batch(&mut vec![event])
     }
@@ -136,10 +140,12 @@ impl Hub {
     /// [`PublishError`]. `Busy` is worth another try.
     ///
     /// # Panics
-    /// `events` is empty.
+    /// `events` is empty; or as [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
         let inner = &*self.inner;
         assert!(!events.is_empty(), "a batch of no events");
+        // Before anything has changed: half of the shards would have the events.
+        inner.assert_in_reach();
         let bytes = inner.check(events)?;
         let mut order = inner.order.lock().unwrap_or_else(PoisonError::into_inner);
         inner.check_room(events.len(), bytes)?;
@@ -191,6 +197,7 @@ impl Hub {
         format: WireFormat,
     ) -> Result<(), AdoptError> {
         let socket: OwnedFd = socket.into();
+        assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[turn % self.inner.shards.len()];
         if shard.mailbox.is_closed() {
@@ -229,6 +236,9 @@ impl Hub {
 
     /// The counts of one topic, or of all that have subscribers or retained events, sorted by name.
     /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
     pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
         let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
         for answered in self.ask(only) {
@@ -244,6 +254,7 @@ impl Hub {
 
     /// Asks one shard after the other for the counts of its topics.
     pub(crate) fn ask(&self, only: Option<&Topic>) -> impl Iterator<Item = mpsc::Receiver<Vec<TopicCounts>>> {
+        self.inner.assert_in_reach();
         self.inner.shards.iter().map(move |shard| {
             let (answer, answered) = mpsc::sync_channel(1);
             let ask = Mail::Inspect(only.cloned(), answer);
@@ -291,6 +302,15 @@ impl Inner {
             bytes += Frame::size_at_most(event);
         }
         Ok(bytes)
+    }
+
+    fn assert_in_reach(&self) {
+        let in_reach = self.shards.iter().all(|shard| shard.mailbox.is_in_reach());
+        assert!(
+            in_reach,
+            "this thread is another engine's shard, and its private descriptor table does not keep the wakers of this \
+             one's; use the hub on a thread of your own"
+        );
     }
 
     /// What may wait in a mailbox that takes a socket or an inspection.

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -89,6 +90,32 @@ fn an_admission_may_publish() {
         stream.read_to_string(&mut text).unwrap();
         assert!(text.contains("data: last\n"));
     }
+}
+
+/// An admission that published to another engine raised the number of its newest event, and panicked before that
+/// engine's shards had it; or wrote into what had the waker's number in its own table.
+#[test]
+fn an_admission_cannot_publish_to_another_engine() {
+    let other: Arc<OnceLock<Hub>> = Arc::default();
+    let admission = {
+        let other = Arc::clone(&other);
+        move |request: &RequestHead<'_>| {
+            let hub = other.get().unwrap();
+            let published = catch_unwind(AssertUnwindSafe(|| hub.publish(event("stray".to_owned()))));
+            assert!(published.is_err());
+            Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+        }
+    };
+    let engine = Engine::builder().shards(1).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    // Its wakers get the numbers that the first one's listener and channels had.
+    let second = Engine::builder().shards(4).start().unwrap();
+    assert!(other.set(second.hub()).is_ok());
+    let _stream = subscribe(engine.addresses()[0]);
+    assert_eq!(second.hub().head().seq, 0);
+    second.hub().publish(event("first".to_owned())).unwrap();
+    engine.stop(Duration::ZERO).unwrap();
+    second.stop(Duration::ZERO).unwrap();
 }
 
 /// A panic in a drain ended a server as if all were well.
