@@ -106,6 +106,9 @@ impl Subscribe {
     }
 
     /// An event for this subscriber alone, at the start of its stream. It has no id and is not kept.
+    ///
+    /// # Panics
+    /// `kind` is empty or holds a control character: a line end would let it write into the stream.
     pub fn greeting(mut self, kind: Option<&str>, data: &str) -> Subscribe {
         encode_unnumbered(kind, data, &mut self.greeting);
         self

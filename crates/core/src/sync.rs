@@ -45,7 +45,6 @@ mod model {
         }
 
         /// Models have one table of descriptors.
-        #[allow(clippy::unused_self)]
         pub(crate) fn is_in_reach(&self) -> bool {
             true
         }
