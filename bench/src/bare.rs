@@ -117,7 +117,7 @@ fn serve(
     ordered: &Receiver<(Way, Arc<[u8]>)>,
     tell: &Sender<Result<Duration, String>>,
 ) -> Outcome<()> {
-    table::make_private(&[arriving.as_raw_fd()])?;
+    table::make_private(&[arriving.as_raw_fd()], &[])?;
     affinity::pin(core)?;
     tell.send(Ok(Duration::ZERO))?;
 

@@ -152,7 +152,7 @@ struct Connections {
 
 impl Connections {
     fn open(plan: &Plan) -> Outcome<Connections> {
-        table::make_private(&[])?;
+        table::make_private(&[], &[])?;
         if let Some(core) = plan.core {
             affinity::pin(core)?;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, Version};
 use axum::response::Html;
 use axum::routing::{get, post};
 use fanfare::{Engine, Event, Hub, Subscribe, Topic, WireFormat};
@@ -65,7 +65,7 @@ async fn say(State(hub): State<Hub>, text: String) -> Result<(), String> {
 
 /// Serves one connection until it ends or asks for the news.
 async fn connection(hub: Hub, router: axum::Router, socket: TcpStream) {
-    let (subscribe, mut subscribed) = mpsc::channel::<Subscribe>(1);
+    let (subscribe, mut subscribed) = mpsc::channel::<(Subscribe, WireFormat)>(1);
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, subscribe) = (router.clone(), subscribe.clone());
         async move {
@@ -75,7 +75,7 @@ async fn connection(hub: Hub, router: axum::Router, socket: TcpStream) {
                 if let Some(id) = resume {
                     subscription = subscription.resume(id);
                 }
-                let _ = subscribe.send(subscription).await;
+                let _ = subscribe.send((subscription, format_for(&request))).await;
                 std::future::pending::<()>().await;
             }
             let response: Result<Response<Body>, Infallible> = router.oneshot(request.map(Body::new)).await;
@@ -88,11 +88,20 @@ async fn connection(hub: Hub, router: axum::Router, socket: TcpStream) {
         subscription = subscribed.recv() => subscription,
     };
     let socket = http.into_parts().io.into_inner().into_std();
-    if let (Some(subscription), Ok(socket)) = (subscription, socket)
-        && let Err(error) = hub.adopt(socket, subscription, WireFormat::Chunked)
+    if let (Some((subscription, format)), Ok(socket)) = (subscription, socket)
+        && let Err(error) = hub.adopt(socket, subscription, format)
     {
         eprintln!("a subscriber was lost: {error}");
     }
+}
+
+/// Chunks are HTTP/1.1's; an older client, or one that asked for it, gets a stream that ends with the connection.
+fn format_for(request: &Request<Incoming>) -> WireFormat {
+    let options = request.headers().get_all("connection");
+    let mut options =
+        options.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let closes = options.any(|option| option.trim().eq_ignore_ascii_case("close"));
+    if request.version() == Version::HTTP_11 && !closes { WireFormat::Chunked } else { WireFormat::Plain }
 }
 
 fn news() -> Topic {

@@ -11,7 +11,7 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 ///
 /// It runs on a shard's thread, between two sends: it must not block, and it must not use descriptors
 /// that it did not open itself in the same call, because a shard has a descriptor table of its own (a
-/// logger's file is not there, its number may be a subscriber).
+/// logger's file is not there, its number may be a subscriber). It may publish to its own engine's hub, to no other's.
 pub trait Admission: Send + Sync + 'static {
     /// Called once for each complete and well-formed request head.
     fn admit(&self, request: &RequestHead<'_>) -> Decision;
@@ -34,7 +34,7 @@ pub enum Decision {
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
     /// Somebody else's: the socket and what was received go to [`crate::Engine::hand_over`]. Where
-    /// nobody took that, the answer is 404.
+    /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.
     HandOver,
 }
 
@@ -106,6 +106,9 @@ impl Subscribe {
     }
 
     /// An event for this subscriber alone, at the start of its stream. It has no id and is not kept.
+    ///
+    /// # Panics
+    /// `kind` is empty or holds a control character: a line end would let it write into the stream.
     pub fn greeting(mut self, kind: Option<&str>, data: &str) -> Subscribe {
         encode_unnumbered(kind, data, &mut self.greeting);
         self

@@ -77,7 +77,8 @@ counts! {
     refused,
     /// Sockets handed to the control plane.
     handed_over,
-    /// Newcomers closed without an answer: the pending table was full.
+    /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is
+    /// missing.
     turned_away,
     /// Heads that were not complete in time.
     heads_timed_out,

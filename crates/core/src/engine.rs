@@ -11,19 +11,19 @@ use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
-use fanfare_io::pass::{self, SocketReceiver, SocketSender};
+use fanfare_io::pass::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, Io, Waker, affinity, sockets, table};
 use fanfare_proto::cursor::Epoch;
-use fanfare_proto::head::RequestHead;
+use fanfare_proto::head::{HeadLimits, RequestHead};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, Decision, Refusal, Subscribe};
 use crate::counts::SharedCounts;
 use crate::hub::{Hub, ShardHandle};
 use crate::mailbox::Mailbox;
-use crate::shard::{Links, Shard};
+use crate::shard::{Links, RECEIVE_BYTES, Shard};
 use crate::sync::AtomicU64;
 
 /// How an engine is started.
@@ -47,6 +47,8 @@ pub struct Engine {
     backend: Backend,
     fallback: Option<String>,
     hand_over: Option<HandOver>,
+    /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
+    _admission: Arc<dyn Admission>,
 }
 
 /// Sockets whose requests are not subscriptions, for another server in the same process.
@@ -120,7 +122,7 @@ impl Builder {
     }
 
     /// Whether requests that are no subscriptions are handed to [`Engine::hand_over`] instead of being
-    /// answered 404.
+    /// answered 404. They wait there until somebody receives them; where too many do, the answer is 503.
     pub fn hand_over(mut self, hand_over: bool) -> Builder {
         self.hand_over = hand_over;
         self
@@ -129,15 +131,16 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// The address is in use or not ours, the backend is refused, or descriptors or threads are used up.
+    /// The address is in use or not ours, the backend is refused, descriptors or threads are used up, or
+    /// `RLIMIT_NOFILE` leaves a shard no connection.
     pub fn start(self) -> Result<Engine, StartError> {
         let resolved = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
         let count = self.shards.unwrap_or(cores.len());
         let descriptors =
             table::descriptor_limit().map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
-        let per_shard = if self.private_tables { descriptors } else { descriptors / count };
-        let limits = within_descriptors(self.limits, per_shard);
+        let sharing = if self.private_tables { 1 } else { count };
+        let limits = in_force(self.limits, descriptors, sharing)?;
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
             Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
@@ -187,7 +190,6 @@ impl Builder {
                     newest: Arc::clone(&newest),
                 },
                 limits: limits.clone(),
-                socket_options: self.socket_options.clone(),
                 epoch,
                 seed: random.hash_one(index),
                 clock,
@@ -198,12 +200,13 @@ impl Builder {
         drop(hand_over_to);
 
         let mut engine = Engine {
-            hub: Hub::new(epoch, clock, limits, handles, newest),
+            hub: Hub::new(epoch, clock, limits, self.socket_options, handles, newest),
             shards: Vec::new(),
             addresses,
             backend: resolved.backend,
             fallback: resolved.fallback,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
+            _admission: admission,
         };
         // One after the other: a table that parts while another shard opens its files would copy them.
         for (index, plan) in plans.into_iter().enumerate() {
@@ -253,7 +256,8 @@ impl Engine {
         (self.backend, self.fallback.as_deref())
     }
 
-    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set.
+    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take it soon:
+    /// clients wait. When it is dropped, those in it are closed, and others answered 404.
     pub fn hand_over(&mut self) -> Option<HandOver> {
         self.hand_over.take()
     }
@@ -305,16 +309,27 @@ impl HandOver {
 /// The unit of a connection's times: more often, upkeep could not tell whether a heartbeat is due.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// Connections get all descriptors but a sixteenth, incomplete heads at most a quarter: so that there is
-/// one left to refuse a newcomer with, and slow heads alone do not fill a table.
-fn within_descriptors(limits: Limits, descriptors: usize) -> Limits {
+/// So that a head, with all that was received behind it, can be handed over in one message.
+const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
+
+/// Connections get all descriptors of a table but a sixteenth, incomplete heads at most a quarter: so that there is
+/// one left to refuse a newcomer with, and slow heads alone do not fill a table. Shards that share one divide it.
+fn in_force(limits: Limits, descriptors: usize, sharing: usize) -> Result<Limits, StartError> {
     let reserve = (descriptors / 16).clamp(16, 1024);
-    Limits {
-        connections: limits.connections.min(descriptors.saturating_sub(reserve)),
-        pending: limits.pending.min(descriptors / 4),
-        heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
-        ..limits
+    let connections = descriptors.saturating_sub(reserve) / sharing;
+    if connections == 0 {
+        let few = format!(
+            "RLIMIT_NOFILE of {descriptors} leaves no connection to a shard; raise it, or start fewer shards"
+        );
+        return Err(StartError::new("share out descriptors", io::Error::other(few)));
     }
+    Ok(Limits {
+        connections: limits.connections.min(connections),
+        pending: limits.pending.min((descriptors / 4 / sharing).max(1)),
+        heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
+        head: HeadLimits { max_bytes: limits.head.max_bytes.min(LARGEST_HEAD_BYTES), ..limits.head },
+        ..limits
+    })
 }
 
 /// The default admission.
@@ -340,7 +355,6 @@ struct Plan {
     listeners: Vec<OwnedFd>,
     links: Links,
     limits: Limits,
-    socket_options: SocketOptions,
     epoch: Epoch,
     seed: u64,
     clock: Clock,
@@ -403,9 +417,7 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            let wakers = self.wakers.iter().map(AsRawFd::as_raw_fd);
-            let keep: Vec<RawFd> = self.descriptors().into_iter().chain(wakers).collect();
-            table::make_private(&keep)
+            table::make_private(&self.descriptors(), &self.wakers)
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;
         }
@@ -417,7 +429,7 @@ impl Plan {
         for listener in self.listeners {
             io.listen(listener).map_err(|cause| StartError::new("watch the listener", cause))?;
         }
-        let shard = Shard::new(io, self.links, self.limits, self.socket_options, self.epoch, self.seed);
+        let shard = Shard::new(io, self.links, self.limits, self.epoch, self.seed);
         Ok((shard, self.clock))
     }
 }
@@ -442,5 +454,26 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each shard took a reserve from its share: with small tables and many shards there was nothing left, and an
+    /// engine that refused everybody.
+    #[test]
+    fn shards_that_share_a_table_share_its_reserve() {
+        let connections = |descriptors, sharing| {
+            in_force(Limits::default(), descriptors, sharing).map(|limits| limits.connections).ok()
+        };
+        assert_eq!(connections(1024, 1), Some(960));
+        assert_eq!(connections(1024, 64), Some(15));
+        assert_eq!(connections(40, 24), Some(1));
+        assert_eq!(connections(40, 25), None);
+        assert_eq!(connections(10, 1), None);
+        let refused = in_force(Limits::default(), 40, 25).unwrap_err().to_string();
+        assert!(refused.contains("RLIMIT_NOFILE of 40") && refused.contains("raise it"), "{refused}");
     }
 }

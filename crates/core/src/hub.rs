@@ -8,8 +8,9 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::Clock;
 use fanfare_io::pass::SocketSender;
+use fanfare_io::sockets::SocketOptions;
+use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::frame::{Frame, WireFormat};
@@ -30,6 +31,8 @@ struct Inner {
     epoch: Epoch,
     clock: Clock,
     limits: Limits,
+    /// For sockets that others accepted; those of the shards inherit it from their listener.
+    socket_options: SocketOptions,
     /// The newest `seq`. Its lock also fixes the order of mail, so that every shard sees the same.
     order: Mutex<u64>,
     /// The same number, for the shards: raised before the first of them can have the event. So who has had an event
@@ -88,7 +91,7 @@ pub enum AdoptError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
-    /// The operating system refused.
+    /// The operating system refused: it is no socket, or an option is out of range.
     Io(io::Error),
 }
 
@@ -97,6 +100,7 @@ impl Hub {
         epoch: Epoch,
         clock: Clock,
         limits: Limits,
+        socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
         newest: Arc<AtomicU64>,
     ) -> Hub {
@@ -106,6 +110,7 @@ impl Hub {
                 epoch,
                 clock,
                 limits,
+                socket_options,
                 order,
                 newest,
                 shards,
@@ -120,6 +125,10 @@ impl Hub {
     ///
     /// # Errors
     /// [`PublishError`]; the event is dropped then. To keep it, use [`Hub::publish_batch`].
+    ///
+    /// # Panics
+    /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of this one cannot
+    /// be woken there. Nothing is published.
     pub fn publish(&self, event: Event) -> Result<Published, PublishError> {
         self.publish_batch(&mut vec![event])
     }
@@ -131,10 +140,12 @@ impl Hub {
     /// [`PublishError`]. `Busy` is worth another try.
     ///
     /// # Panics
-    /// `events` is empty.
+    /// `events` is empty; or as [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
         let inner = &*self.inner;
         assert!(!events.is_empty(), "a batch of no events");
+        // Before anything has changed: half of the shards would have the events.
+        inner.assert_in_reach();
         let bytes = inner.check(events)?;
         let mut order = inner.order.lock().unwrap_or_else(PoisonError::into_inner);
         inner.check_room(events.len(), bytes)?;
@@ -169,8 +180,8 @@ impl Hub {
         self.inner.check(events).map(|_| ())
     }
 
-    /// Hands a connected socket to a shard, which answers with the head of a stream and owns it from
-    /// there. For servers of your own that have read the request: what it says goes into `subscribe`,
+    /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it from
+    /// there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the request: what it says goes into `subscribe`,
     /// and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
     ///
     /// # Errors
@@ -186,11 +197,14 @@ impl Hub {
         format: WireFormat,
     ) -> Result<(), AdoptError> {
         let socket: OwnedFd = socket.into();
+        assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[turn % self.inner.shards.len()];
         if shard.mailbox.is_closed() {
             return Err(AdoptError::Stopped);
         }
+        // Here, where somebody learns of it if the kernel refuses.
+        sockets::configure(socket.as_fd(), &self.inner.socket_options).map_err(AdoptError::Io)?;
         let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
         let pass = || shard.sockets.send(socket.as_fd(), b"!");
         shard.mailbox.push_within(self.inner.mail_limit(), mail, pass).map_err(|refused| match refused {
@@ -222,6 +236,9 @@ impl Hub {
 
     /// The counts of one topic, or of all that have subscribers or retained events, sorted by name.
     /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
     pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
         let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
         for answered in self.ask(only) {
@@ -237,6 +254,7 @@ impl Hub {
 
     /// Asks one shard after the other for the counts of its topics.
     pub(crate) fn ask(&self, only: Option<&Topic>) -> impl Iterator<Item = mpsc::Receiver<Vec<TopicCounts>>> {
+        self.inner.assert_in_reach();
         self.inner.shards.iter().map(move |shard| {
             let (answer, answered) = mpsc::sync_channel(1);
             let ask = Mail::Inspect(only.cloned(), answer);
@@ -286,9 +304,18 @@ impl Inner {
         Ok(bytes)
     }
 
+    fn assert_in_reach(&self) {
+        let in_reach = self.shards.iter().all(|shard| shard.mailbox.is_in_reach());
+        assert!(
+            in_reach,
+            "this thread is another engine's shard, and its private descriptor table does not keep the wakers of this \
+             one's; use the hub on a thread of your own"
+        );
+    }
+
     /// What may wait in a mailbox that takes a socket or an inspection.
     fn mail_limit(&self) -> usize {
-        self.limits.mailbox_others + self.limits.mailbox_events
+        self.limits.mailbox_others.saturating_add(self.limits.mailbox_events)
     }
 
     fn check_room(&self, count: usize, bytes: usize) -> Result<(), PublishError> {

@@ -82,6 +82,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether the calling thread could wake the shard.
+    pub(crate) fn is_in_reach(&self) -> bool {
+        self.waker.is_in_reach()
+    }
+
     /// Events that wait, and their bytes.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))

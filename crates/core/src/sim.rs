@@ -60,12 +60,13 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
             admission: Arc::clone(&plan.admission),
             newest: Arc::clone(&newest),
         };
-        let (options, seed) = (SocketOptions::default(), plan.seed.wrapping_add(index as u64));
-        let mut shard = Shard::new(io, links, plan.limits.clone(), options, plan.epoch, seed);
+        let seed = plan.seed.wrapping_add(index as u64);
+        let mut shard = Shard::new(io, links, plan.limits.clone(), plan.epoch, seed);
         shard.set_budgets(plan.budgets);
         shards.push(SimShard { shard, waker });
     }
-    (Hub::new(plan.epoch, Clock::by_hand(), plan.limits.clone(), handles, newest), shards)
+    let (limits, options) = (plan.limits.clone(), SocketOptions::default());
+    (Hub::new(plan.epoch, Clock::by_hand(), limits, options, handles, newest), shards)
 }
 
 /// Begins the drain that [`crate::Engine::stop`] waits for.

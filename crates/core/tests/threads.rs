@@ -3,17 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    AdoptError, Cursor, Decision, Decoded, Decoder, Engine, Event, Hub, PublishError, RequestHead, Subscribe,
-    Topic, WireFormat,
+    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, HeadLimits, Hub,
+    Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
+use fanfare_io::table;
 
 const PUBLISHERS: usize = 4;
 const BATCHES: usize = 40;
@@ -87,6 +92,32 @@ fn an_admission_may_publish() {
     }
 }
 
+/// An admission that published to another engine raised the number of its newest event, and panicked before that
+/// engine's shards had it; or wrote into what had the waker's number in its own table.
+#[test]
+fn an_admission_cannot_publish_to_another_engine() {
+    let other: Arc<OnceLock<Hub>> = Arc::default();
+    let admission = {
+        let other = Arc::clone(&other);
+        move |request: &RequestHead<'_>| {
+            let hub = other.get().unwrap();
+            let published = catch_unwind(AssertUnwindSafe(|| hub.publish(event("stray".to_owned()))));
+            assert!(published.is_err());
+            Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+        }
+    };
+    let engine = Engine::builder().shards(1).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    // Its wakers get the numbers that the first one's listener and channels had.
+    let second = Engine::builder().shards(4).start().unwrap();
+    assert!(other.set(second.hub()).is_ok());
+    let _stream = subscribe(engine.addresses()[0]);
+    assert_eq!(second.hub().head().seq, 0);
+    second.hub().publish(event("first".to_owned())).unwrap();
+    engine.stop(Duration::ZERO).unwrap();
+    second.stop(Duration::ZERO).unwrap();
+}
+
 /// A panic in a drain ended a server as if all were well.
 #[test]
 fn who_stops_an_engine_learns_of_a_panic() {
@@ -107,6 +138,125 @@ fn who_stops_an_engine_learns_of_a_panic() {
             let _ = stream.read_to_end(&mut Vec::new());
         }
         assert!(engine.stop(Duration::ZERO).is_err());
+    }
+}
+
+/// When nobody was left to take them, requests that are no subscriptions were told for ever to come again in a moment.
+#[test]
+fn a_request_for_nobody_is_not_found() {
+    let engine = Engine::builder().shards(2).hand_over(true).listen("127.0.0.1:0".parse().unwrap());
+    let mut engine = engine.start().unwrap();
+    drop(engine.hand_over().unwrap());
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(engine.addresses()[0]).unwrap();
+        stream.write_all(b"GET /else HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+}
+
+/// With larger heads allowed than fit into a message, those who sent one were told for ever that the control plane was busy.
+#[test]
+fn what_is_handed_over_fits() {
+    let head = HeadLimits { max_bytes: 1 << 20, ..HeadLimits::default() };
+    let engine = Engine::builder().hand_over(true).limits(Limits { head, ..Limits::default() });
+    let mut engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    assert_eq!(engine.hub().limits().head.max_bytes, 32 << 10);
+    let mut sockets = engine.hand_over().unwrap();
+    let ask = |size| {
+        let mut stream = TcpStream::connect(engine.addresses()[0]).unwrap();
+        write!(stream, "GET /else HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(size)).unwrap();
+        stream
+    };
+    let _stream = ask(32_000);
+    let handed_over = sockets.receive(None).unwrap().unwrap();
+    assert!(handed_over.received.len() > 32_000);
+    let mut answer = [0; 12];
+    ask(40_000).read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
+}
+
+/// The last owner of an admission was a shard: the files that it had open were closed by their numbers in the shard's table,
+/// where they are others.
+#[test]
+fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
+    struct Careful(Arc<OnceLock<bool>>);
+    impl Admission for Careful {
+        fn admit(&self, _: &RequestHead<'_>) -> Decision {
+            Decision::HandOver
+        }
+    }
+    impl Drop for Careful {
+        fn drop(&mut self) {
+            self.0.set(table::is_private()).unwrap();
+        }
+    }
+    let dropped_in_private = Arc::default();
+    let engine = Engine::builder().shards(2).admission(Careful(Arc::clone(&dropped_in_private)));
+    engine.start().unwrap().stop(Duration::ZERO).unwrap();
+    assert_eq!(dropped_in_private.get(), Some(&false));
+}
+
+/// Who wrote [`Duration::MAX`] for "never" had shards that panicked at their first connection.
+#[test]
+fn the_longest_time_is_never() {
+    let never = Duration::MAX;
+    let limits = Limits {
+        head_time: never,
+        laggard_time: never,
+        heartbeat: never,
+        connection_age: Some(never),
+        retry: never,
+        retention: Retention { age: never, ..Retention::default() },
+        ..Limits::default()
+    };
+    let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    let mut head_in_pieces = TcpStream::connect(engine.addresses()[0]).unwrap();
+    head_in_pieces.write_all(b"GET /events?topic=a HTTP/1.0\r\n").unwrap();
+    let mut streams = vec![subscribe(engine.addresses()[0])];
+    head_in_pieces.write_all(b"\r\n").unwrap();
+    wait_for_prelude(&mut head_in_pieces);
+    streams.push(head_in_pieces);
+    engine.hub().publish(event("last".to_owned())).unwrap();
+    engine.stop(Duration::from_secs(1)).unwrap();
+    for mut stream in streams {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: last\n"));
+    }
+}
+
+/// A Unix socket was adopted with an Ok, and closed in silence since it has no options of TCP.
+#[test]
+fn a_unix_socket_is_adopted_too() {
+    for backend in [Backend::Epoll, Backend::Auto] {
+        let engine = Engine::builder().shards(1).backend(backend).start().unwrap();
+        let (mut stream, socket) = UnixStream::pair().unwrap();
+        let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+        engine.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap();
+        wait_for_prelude(&mut stream);
+        // More than its buffer takes at once.
+        engine.hub().publish(event("x".repeat(1 << 20))).unwrap();
+        engine.hub().publish(event("last".to_owned())).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        assert!(lines.any(|line| line.unwrap() == "data: last"));
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// Who gives away something on which the options cannot be set learns of it.
+#[test]
+fn what_the_kernel_refuses_is_not_adopted() {
+    let options = SocketOptions { keepalive: Some(Duration::MAX), ..SocketOptions::default() };
+    let engine = Engine::builder().shards(1).socket_options(options).start().unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = File::open("/dev/null").unwrap();
+    for socket in [OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), file.into()] {
+        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain);
+        assert!(matches!(refused, Err(AdoptError::Io(_))), "{refused:?}");
     }
 }
 
@@ -163,7 +313,7 @@ fn adopted(hub: &Hub) -> TcpStream {
 }
 
 /// From the end of the prelude on, nothing that is published is missed.
-fn wait_for_prelude(stream: &mut TcpStream) {
+fn wait_for_prelude(stream: &mut impl Read) {
     let mut seen = Vec::new();
     while !seen.windows(7).any(|window| window == b"retry: ") || !seen.ends_with(b"\n") {
         let mut byte = [0];

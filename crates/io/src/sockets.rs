@@ -125,13 +125,18 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets up a connected socket that was accepted elsewhere: the options, and non-blocking mode.
+/// Sets up a connected socket that was accepted elsewhere: the options, and non-blocking mode. To a Unix socket those of
+/// TCP do not apply.
 ///
 /// # Errors
-/// Not a TCP socket, or not a socket.
+/// Not a stream socket, or an option is out of the kernel's range.
 pub fn configure(fd: BorrowedFd<'_>, options: &SocketOptions) -> io::Result<()> {
     let socket = SockRef::from(&fd);
-    apply(&socket, options)?;
+    if socket.domain()? == Domain::UNIX {
+        set_send_buffer(&socket, options)?;
+    } else {
+        apply(&socket, options)?;
+    }
     socket.set_nonblocking(true)
 }
 
@@ -151,10 +156,11 @@ fn apply(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     if let Some(bytes) = options.notsent_lowat {
         socket.set_tcp_notsent_lowat(bytes)?;
     }
-    if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes as usize)?;
-    }
-    Ok(())
+    set_send_buffer(socket, options)
+}
+
+fn set_send_buffer(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    options.send_buffer.map_or(Ok(()), |bytes| socket.set_send_buffer_size(bytes as usize))
 }
 
 fn limit_retransmit_interval(socket: &Socket, interval: Duration) -> io::Result<()> {

@@ -18,19 +18,26 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use crate::errors::check;
+use crate::waker::{Waker, WakerName};
 
 /// Standard input, output and error stay in every table.
 const STANDARD_LIMIT: RawFd = 3;
 
 thread_local! {
     /// What this thread kept when it left the shared table; `None` while it is in it.
-    static KEPT: RefCell<Option<Vec<RawFd>>> = const { RefCell::new(None) };
+    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
-/// Gives the calling thread a descriptor table of its own with 0, 1, 2 and `keep`, under the same
+struct Kept {
+    numbers: Vec<RawFd>,
+    /// By name: once this thread has left, the shared table may give a number that is kept here to a new waker.
+    wakers: Vec<WakerName>,
+}
+
+/// Gives the calling thread a descriptor table of its own with 0, 1, 2, `keep` and `wakers`, under the same
 /// numbers. Called once, at the start of the thread, before it opens anything.
 ///
 /// The new table begins as a copy of the shared one, and a copy is a full reference: a client socket
@@ -44,14 +51,15 @@ thread_local! {
 /// # Errors
 /// `ENOMEM`, or `EPERM` under a seccomp filter that forbids `unshare(2)` or `close_range(2)`; `ENOSYS` before
 /// Linux 5.9. The thread then still has the shared table, intact.
-pub fn make_private(keep: &[RawFd]) -> io::Result<()> {
+pub fn make_private(keep: &[RawFd], wakers: &[Waker]) -> io::Result<()> {
     // A number that no table reaches: this closes nothing, and is refused before anything has changed.
     close_range(RawFd::MAX, RawFd::MAX)?;
     block_signals();
     // SAFETY: `unshare` touches no memory of ours. The descriptors it duplicates are dealt with below.
     check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
 
-    let mut kept: Vec<RawFd> = keep.iter().copied().filter(|&fd| fd >= STANDARD_LIMIT).collect();
+    let numbers = keep.iter().copied().chain(wakers.iter().map(Waker::as_raw_fd));
+    let mut kept: Vec<RawFd> = numbers.filter(|&fd| fd >= STANDARD_LIMIT).collect();
     kept.sort_unstable();
     kept.dedup();
 
@@ -65,6 +73,7 @@ pub fn make_private(keep: &[RawFd]) -> io::Result<()> {
     }
     close_range(first, RawFd::MAX)?;
 
+    let kept = Kept { numbers: keep.to_vec(), wakers: wakers.iter().map(Waker::name).collect() };
     KEPT.with_borrow_mut(|slot| *slot = Some(kept));
     Ok(())
 }
@@ -111,8 +120,13 @@ pub fn is_private() -> bool {
 pub(crate) fn holds(fd: RawFd) -> bool {
     KEPT.with_borrow(|kept| match kept {
         None => true,
-        Some(kept) => fd < STANDARD_LIMIT || kept.contains(&fd),
+        Some(kept) => fd < STANDARD_LIMIT || kept.numbers.contains(&fd),
     })
+}
+
+/// Whether the descriptor of a waker means the same in the calling thread.
+pub(crate) fn holds_waker(name: WakerName) -> bool {
+    KEPT.with_borrow(|kept| kept.as_ref().is_none_or(|kept| kept.wakers.contains(&name)))
 }
 
 fn block_signals() {

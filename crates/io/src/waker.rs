@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errors::{check, errno};
 use crate::table;
 
 /// Ends the [`crate::Io::wait`] of the backend that was opened with it: now, or the next one.
 ///
-/// It is made before the shard's thread gets its private table and is among the descriptors kept there
+/// It is made before the shard's thread gets its private table and is among the wakers kept there
 /// (see [`table::make_private`]), so its number is the same on both sides. Wakes that come before the
 /// wait are not lost, and many of them are one [`crate::Notification::Woken`].
 #[derive(Clone, Debug)]
@@ -17,11 +18,19 @@ pub struct Waker {
     event: Arc<Event>,
 }
 
+/// Tells a waker from all others that there ever were: numbers of descriptors are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WakerName(u64);
+
+/// The next name.
+static NEXT_NAME: AtomicU64 = AtomicU64::new(0);
+
 /// An `eventfd`. In an `Option` only so that `drop` can decide whether to close it.
 #[derive(Debug)]
 struct Event {
     fd: Option<OwnedFd>,
     number: RawFd,
+    name: WakerName,
 }
 
 impl Waker {
@@ -34,7 +43,18 @@ impl Waker {
         let number = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
         // SAFETY: the descriptor was just made and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        Ok(Self { event: Arc::new(Event { fd: Some(fd), number }) })
+        let name = WakerName(NEXT_NAME.fetch_add(1, Ordering::Relaxed));
+        Ok(Self { event: Arc::new(Event { fd: Some(fd), number, name }) })
+    }
+
+    /// Whether the calling thread can use it: it is in the shared table, or its private one keeps this waker.
+    #[must_use]
+    pub fn is_in_reach(&self) -> bool {
+        table::holds_waker(self.event.name)
+    }
+
+    pub(crate) fn name(&self) -> WakerName {
+        self.event.name
     }
 
     /// Wakes the waiting thread.
@@ -44,7 +64,7 @@ impl Waker {
     /// socket there, and the bytes meant for the waker would end in its stream.
     pub fn wake(&self) {
         let fd = self.event.number;
-        assert!(table::holds(fd), "this thread's private descriptor table does not keep the waker");
+        assert!(self.is_in_reach(), "this thread's private descriptor table does not keep the waker");
         let one = 1_u64.to_ne_bytes();
         loop {
             // SAFETY: the eight bytes outlive the call, and the descriptor is open: `self` holds it.
@@ -72,7 +92,7 @@ impl Waker {
     }
 }
 
-/// The number to put into `keep` of [`table::make_private`].
+/// The number that a backend waits for.
 impl AsRawFd for Waker {
     fn as_raw_fd(&self) -> RawFd {
         self.event.number
@@ -83,7 +103,7 @@ impl Drop for Event {
     fn drop(&mut self) {
         // The last clone may die on a thread where the number is somebody else's: then the descriptor is
         // left to the end of the process rather than closing a stranger.
-        if !table::holds(self.number) {
+        if !table::holds_waker(self.name) {
             std::mem::forget(self.fd.take());
         }
     }

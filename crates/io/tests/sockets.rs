@@ -5,6 +5,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use fanfare_io::sockets::{self, BACKLOG, SocketOptions};
@@ -76,6 +77,11 @@ fn an_adopted_socket_is_configured_the_same() {
     sockets::configure(adopted.as_fd(), &unusual()).unwrap();
     assert_eq!(options_of(&adopted), unusual());
     assert!(adopted.nonblocking().unwrap());
+
+    let (unix, _peer) = UnixStream::pair().unwrap();
+    sockets::configure(unix.as_fd(), &unusual()).unwrap();
+    let unix = Socket::from(unix);
+    assert_eq!((unix.send_buffer_size().unwrap(), unix.nonblocking().unwrap()), (88_000, true));
 
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(sockets::configure(file.as_fd(), &unusual()).is_err());

@@ -6,6 +6,7 @@ mod support;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ fn a_private_table_keeps_what_was_asked_for_and_nothing_else() {
     let numbers = [peer.as_raw_fd(), stream.as_raw_fd(), waker.as_raw_fd()];
     thread::spawn(move || {
         assert!(!table::is_private());
-        table::make_private(&[numbers[2], numbers[2], 1]).unwrap();
+        table::make_private(&[numbers[2], numbers[2], 1], &[]).unwrap();
         assert!(table::is_private());
         assert!(is_open(numbers[2]));
         assert!(!is_open(numbers[0]) && !is_open(numbers[1]));
@@ -52,7 +53,7 @@ fn a_private_table_holds_no_strangers_connection_open() {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let other = thread::spawn(move || {
-        table::make_private(&[]).unwrap();
+        table::make_private(&[], &[]).unwrap();
         ready.send(()).unwrap();
         let _ = stopped.recv();
     });
@@ -68,7 +69,7 @@ fn a_waker_works_across_tables_under_the_same_number() {
     let waker = Waker::new().unwrap();
     let inside = waker.clone();
     let shard = thread::spawn(move || {
-        table::make_private(&[inside.as_raw_fd()]).unwrap();
+        table::make_private(&[], std::slice::from_ref(&inside)).unwrap();
         let mut io = fanfare_io::epoll::Epoll::open(&inside).unwrap();
         let mut seen = Vec::new();
         while seen.is_empty() {
@@ -86,7 +87,7 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
     let waker = Waker::new().unwrap();
     let number = waker.as_raw_fd();
     thread::spawn(move || {
-        table::make_private(&[]).unwrap();
+        table::make_private(&[], &[]).unwrap();
         // A socket takes the waker's number.
         let (_mine, mut theirs) = loop {
             let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -110,11 +111,35 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
     .unwrap();
 }
 
+/// A thread kept a listener, and the shared table gave its number there to a new waker: that one's bytes went to the
+/// listener.
+#[test]
+fn a_waker_is_not_known_by_its_number() {
+    let (listener, kept) = (TcpListener::bind("127.0.0.1:0").unwrap(), Waker::new().unwrap());
+    let number = listener.as_raw_fd();
+    let (parted, has_parted) = mpsc::channel();
+    let (give, given) = mpsc::channel();
+    let inside = kept.clone();
+    let other = thread::spawn(move || {
+        table::make_private(&[number], std::slice::from_ref(&inside)).unwrap();
+        parted.send(()).unwrap();
+        let newer: Vec<Waker> = given.recv().unwrap();
+        assert!(inside.is_in_reach());
+        assert!(!newer.iter().any(Waker::is_in_reach));
+    });
+    has_parted.recv().unwrap();
+    drop(listener);
+    // One of them gets the number, unless another test is quicker.
+    give.send((0..100).map(|_| Waker::new().unwrap()).collect()).unwrap();
+    other.join().unwrap();
+    assert!(kept.is_in_reach());
+}
+
 /// A handler that ran here could write into whatever has its pipe's number here: a subscriber's stream.
 #[test]
 fn no_signal_handler_runs_on_a_thread_with_a_private_table() {
     thread::spawn(|| {
-        table::make_private(&[]).unwrap();
+        table::make_private(&[], &[]).unwrap();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1] {
             // SAFETY: a zeroed set is valid, and both calls only fill and read it.
             let blocked = unsafe {
@@ -136,7 +161,7 @@ fn each_table_has_the_whole_limit() {
         let tables: Vec<_> = (0..2)
             .map(|_| {
                 thread::spawn(|| {
-                    table::make_private(&[]).unwrap();
+                    table::make_private(&[], &[]).unwrap();
                     (0..280)
                         .map(|_| OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))
                         .collect::<Vec<_>>()
@@ -161,7 +186,7 @@ fn sockets_pass_between_two_private_tables() {
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
     let (giving_left, taking_left) = (barrier.clone(), barrier.clone());
     let giving = thread::spawn(move || {
-        table::make_private(&[sender.as_raw_fd(), listener.as_raw_fd()]).unwrap();
+        table::make_private(&[sender.as_raw_fd(), listener.as_raw_fd()], &[]).unwrap();
         giving_left.wait();
         for index in 0..COUNT {
             let (stream, _) = listener.accept().unwrap();
@@ -173,7 +198,7 @@ fn sockets_pass_between_two_private_tables() {
         }
     });
     let taking = thread::spawn(move || {
-        table::make_private(&[receiver.as_raw_fd()]).unwrap();
+        table::make_private(&[receiver.as_raw_fd()], &[]).unwrap();
         taking_left.wait();
         let mut buffer = Vec::new();
         let mut count = 0;

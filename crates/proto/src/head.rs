@@ -16,7 +16,7 @@ use crate::frame::WireFormat;
 /// The bounds of a request head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// The whole head with its last empty line, in bytes. Beyond: 431.
+    /// The whole head with its last empty line, in bytes. Beyond: 431. An engine allows at most 32 KiB.
     pub max_bytes: usize,
     /// The request line with its line end, in bytes. Beyond: 414.
     pub max_request_line_bytes: usize,

@@ -33,6 +33,13 @@ impl Laggard {
         self.fell_behind && self.progress_at <= time
     }
 
+    /// The window must reach back to here. What it has begun it holds by itself, so that a frame which the window had to
+    /// drop can still be finished.
+    pub fn needs_after(&self) -> u64 {
+        let begun = self.remainder.as_ref().and_then(Remainder::seq);
+        begun.unwrap_or(self.cursor).max(self.since)
+    }
+
     /// Whether it waits for its turn rather than for its socket.
     pub fn in_line(&self) -> bool {
         self.in_line

@@ -52,20 +52,20 @@ impl Default for Retention {
     }
 }
 
-/// The bounds of one engine. `Default` is meant for production.
+/// The bounds of one engine. `Default` is meant for production. A time of [`Duration::MAX`] is never.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections per shard. At the bound [`Limits::when_full`] answers; nobody is evicted for a newcomer.
     pub connections: usize,
     /// The answer to a subscriber that finds no room.
     pub when_full: FullPolicy,
-    /// Requests per shard whose head is not complete, or whose refusal is still being read. At the bound the head that
-    /// has been incomplete for the longest time is closed without an answer; where all are refusals, the newcomer. Bounds
-    /// slow-head attacks to this many times 16 KiB.
+    /// Requests per shard whose head is not complete, whose refusal is still being read, or that resume from an event
+    /// which the shard does not have yet. At the bound the head that has been incomplete for the longest time is closed
+    /// without an answer; where there is none, the newcomer. Bounds slow-head attacks to this many times 16 KiB.
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
-    /// Bytes and fields of a request head: 431, or 414 for its first line.
+    /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,
     /// Topics of one subscription: 400.
     pub topics_per_subscription: usize,
@@ -78,9 +78,9 @@ pub struct Limits {
     pub mailbox_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Frames that a laggard may be behind. At the bound [`Limits::laggard_policy`] applies.
+    /// Frames that a laggard may be behind, at least one. At the bound [`Limits::laggard_policy`] applies.
     pub laggard_frames: usize,
-    /// Bytes of frames that a laggard may be behind.
+    /// Bytes of frames that a laggard may be behind. The newest event, and one that it has begun to receive, may be larger.
     pub laggard_bytes: usize,
     /// A laggard whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,
@@ -93,7 +93,8 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
-    /// Streams end between 80 and 100 % of this age, so that load can move; `None`: never.
+    /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
+    /// reader's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
     /// The reconnection time told to subscribers; each gets 100 to 150 % of it, so that those who were
     /// cut together do not come back together.

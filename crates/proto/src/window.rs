@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::frame::Frame;
 
-/// Empty when every member has everything. Bounded by the laggards' limits, except that what the
-/// members of an unfinished sweep need is never dropped (the shard takes no more mail meanwhile).
+/// Empty when every member has everything. Bounded by the laggards' limits, except that the newest frame stays, and
+/// that what the members of an unfinished sweep need is never dropped (the shard takes no more mail meanwhile).
 #[derive(Default)]
 pub struct Window {
     frames: VecDeque<Arc<Frame>>,
@@ -79,9 +79,12 @@ impl Window {
         }
     }
 
-    /// Drops the oldest frames while there are more than `frames` or `bytes`, but none after `keep_after`.
+    /// Drops the oldest frames while there are more than `frames` or `bytes`, but none after `keep_after`, and never
+    /// the newest: an event larger than the bound would else cost everybody their stream who does not take it in one
+    /// send.
     pub fn bound(&mut self, frames: usize, bytes: usize, keep_after: u64) {
-        while (self.frames.len() > frames || self.bytes > bytes)
+        while self.frames.len() > 1
+            && (self.frames.len() > frames || self.bytes > bytes)
             && self.frames.front().is_some_and(|oldest| oldest.seq() <= keep_after)
         {
             self.drop_oldest();

@@ -160,7 +160,11 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
 fn report(before: &Counts, now: &Counts) {
     if now.turned_away > before.turned_away {
         let count = now.turned_away - before.turned_away;
-        tracing::warn!(count, "newcomers were closed: too many request heads are incomplete");
+        tracing::warn!(
+            count,
+            "connections were closed without an answer: too many request heads are incomplete, or descriptors or \
+             watches (fs.epoll.max_user_watches) are used up"
+        );
     }
     if now.heads_timed_out > before.heads_timed_out {
         let count = now.heads_timed_out - before.heads_timed_out;

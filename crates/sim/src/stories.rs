@@ -237,3 +237,80 @@ fn slow_heads_make_room_for_newcomers() {
     world.pass(SECOND / 10);
     assert_eq!((world.counted().pending, world.counted().connections), (0, 2));
 }
+
+/// An event larger than a laggard may be behind fell out of the window at once: whoever did not take it in one send was
+/// disconnected in its middle, and so was everybody else when the next event came.
+#[test]
+fn an_event_beyond_the_laggards_bound_reaches_who_is_slow() {
+    let mut world = World::calm(Limits { laggard_bytes: 3_000, ..Limits::default() });
+    let (full, in_its_middle) = (world.join("a", 180), world.join("a", 5_000));
+    world.publish_one("a", 10_000);
+    world.pass(SECOND);
+    assert_eq!((world.counted().laggards, world.counted().connections), (2, 2));
+    world.opens(full);
+    world.pass(SECOND);
+    world.publish_one("a", 100);
+    world.pass(SECOND);
+    assert_eq!((world.counted().laggards, world.counted().connections), (1, 2));
+    world.opens(in_its_middle);
+    world.pass(SECOND);
+    assert_eq!((world.counted().laggards, world.counted().deliveries), (0, 4));
+}
+
+/// Slow heads kept those out who resume at a shard that does not have their last event yet: they were closed without an
+/// answer.
+#[test]
+fn slow_heads_make_room_for_those_who_resume() {
+    let limits = Limits { pending: 2, head_time: 60 * SECOND, ..Limits::default() };
+    let mut world =
+        World::with(Choices::from_bytes(&[]), Setting { shards: 2, ..Setting::calm(limits) }, Trace::Off);
+    for number in 0..2 {
+        let client = world.client(Ask::Now);
+        world.clients.push(client);
+        world.connect_to(number, "GET", 1);
+    }
+    world.pass(SECOND / 10);
+    assert_eq!(world.seats[1].shard.counts().pending, 2);
+
+    world.publish_one("a", 10);
+    let last = world.shared.hub().head().to_string();
+    let client = world.client(Ask::Id(last));
+    let request = client.request();
+    world.clients.push(client);
+    world.connect_to(2, &request, 1);
+    world.send_requests(1);
+    world.turn(1);
+    let counts = world.seats[1].shard.counts();
+    assert_eq!((counts.pending, counts.turned_away, counts.connections), (1, 1, 1));
+}
+
+/// Ages were looked at four times in a heartbeat's interval, however short they were: of one second came six.
+#[test]
+fn a_stream_ends_within_its_age() {
+    for age in [SECOND, 10 * SECOND] {
+        let mut world = World::calm(Limits { connection_age: Some(age), ..Limits::default() });
+        let began_at = world.shared.now.get();
+        for _ in 0..20 {
+            world.join("a", usize::MAX);
+        }
+        let all_began_at = world.shared.now.get();
+        world.pass(began_at + age * 8 / 10 - SECOND / 10 - all_began_at);
+        assert_eq!(world.counted().farewell(Farewell::Aged), 0);
+        world.pass(all_began_at + age - world.shared.now.get());
+        assert_eq!(world.counted().farewell(Farewell::Aged), 20);
+    }
+}
+
+/// Who was in the middle of an event each time that its age was looked at had no age.
+#[test]
+fn a_slow_reader_ends_with_the_event_that_it_is_in_the_middle_of() {
+    let mut world = World::calm(Limits { connection_age: Some(10 * SECOND), ..Limits::default() });
+    let slow = world.join("a", 400);
+    world.publish_one("a", 1_000);
+    world.publish_one("a", 1_000);
+    world.pass(10 * SECOND);
+    assert_eq!((world.counted().laggards, world.counted().farewell(Farewell::Aged)), (1, 0));
+    world.opens(slow);
+    world.pass(SECOND / 100);
+    assert_eq!((world.counted().deliveries, world.counted().farewell(Farewell::Aged)), (1, 1));
+}

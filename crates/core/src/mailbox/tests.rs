@@ -8,6 +8,7 @@ use std::thread;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
+use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, Io, Waker, pass};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
@@ -25,7 +26,14 @@ fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU
         sockets: pass::channel().unwrap().0,
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
     });
-    let hub = Hub::new(Epoch::new(1), Clock::start(), limits, handles.collect(), Arc::clone(&newest));
+    let hub = Hub::new(
+        Epoch::new(1),
+        Clock::start(),
+        limits,
+        SocketOptions::default(),
+        handles.collect(),
+        Arc::clone(&newest),
+    );
     (hub, mailboxes, newest)
 }
 
@@ -138,4 +146,13 @@ fn a_burst_leaves_no_large_queues() {
     assert!(pass(10_000).min(pass(10_000)) >= 10_000);
     let capacities = [pass(1), pass(1), pass(1), pass(1)];
     assert!(capacities[2..].iter().all(|capacity| *capacity <= 4 * MAIL_KEPT), "{capacities:?}");
+}
+
+/// Two bounds that were both lifted overflowed to one that let nobody in.
+#[test]
+fn bounds_that_are_lifted_let_everybody_in() {
+    let limits = Limits { mailbox_events: usize::MAX, mailbox_others: usize::MAX, ..Limits::default() };
+    let (hub, mailboxes, _) = hub(limits, &[Waker::new().unwrap()]);
+    assert_eq!(hub.ask(None).count(), 1);
+    assert_eq!(mailboxes[0].len(), 1);
 }

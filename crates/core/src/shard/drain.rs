@@ -7,7 +7,7 @@ use fanfare_io::Io;
 use fanfare_proto::connection::{Farewell, Place};
 use fanfare_proto::frame::ending;
 
-use super::Shard;
+use super::{Shard, millis};
 
 /// Time between two steps of a drain.
 const STEP: Duration = Duration::from_millis(10);
@@ -102,7 +102,7 @@ impl<I: Io> Shard<I> {
             return false;
         }
         let mut bytes = Vec::with_capacity(32);
-        let retry = self.jittered_retry().as_millis() as u64;
+        let retry = millis(self.jittered_retry());
         ending(retry, self.audiences.format(connection.audience), &mut bytes);
         // If it does not fit, the client sees a broken stream and reconnects: the same, less politely.
         let _ = self.send_own(&bytes, connection.socket);

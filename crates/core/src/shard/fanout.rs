@@ -134,6 +134,11 @@ impl<I: Io> Shard<I> {
         if !self.finish_remainder(key, socket, slot, now) {
             return;
         }
+        // A slow reader may be in the middle of a frame whenever upkeep looks at it.
+        if connection.ends_at <= tenths(now) {
+            self.end_stream(slot, Farewell::Aged);
+            return;
+        }
         if !self.fill_for_laggard(key, audience) {
             return;
         }
@@ -204,7 +209,7 @@ impl<I: Io> Shard<I> {
     fn fill_for_laggard(&mut self, key: u32, audience: AudienceId) -> bool {
         let laggard = self.laggards.get(key);
         let (cursor, slot) = (laggard.cursor, laggard.slot);
-        let over_bound = laggard.cursor.max(laggard.since) < self.audiences.window_after(audience);
+        let over_bound = laggard.needs_after() < self.audiences.window_after(audience);
         if !over_bound {
             if cursor >= self.audiences.window_after(audience) {
                 self.fill_run(audience, cursor);

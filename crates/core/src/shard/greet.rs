@@ -4,11 +4,11 @@
 //! watched, from the shard's one buffer. Only heads that come in pieces get memory of their own.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fanfare_io::{Io, Received, Socket, sockets};
+use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::connection::{Connection, Place, Tenths};
 use fanfare_proto::frame::{WireFormat, ending, prelude, wrap};
@@ -16,13 +16,13 @@ use fanfare_proto::head::{HeadScanner, RequestHead};
 use fanfare_proto::limits::{FullPolicy, LINGER};
 use fanfare_proto::run::Remainder;
 
-use super::{Name, Shard, tenths};
+use super::{Name, Shard, millis, tenths};
 use crate::admission::{Decision, Refusal, Subscribe};
 use crate::mailbox::Adoption;
 use crate::response;
 
 /// Bytes received at once: a whole head, and what a client sends right behind it.
-pub(super) const RECEIVE_BYTES: usize = 32 << 10;
+pub(crate) const RECEIVE_BYTES: usize = 32 << 10;
 
 /// A socket that is not a subscriber: its head is not complete, or it reads its refusal.
 pub(super) struct Pending {
@@ -90,7 +90,7 @@ impl<I: Io> Shard<I> {
             Progress::Closed => self.scratch.closing.push((socket, None)),
             Progress::Answer(reply) => self.reply(socket, reply, now),
             Progress::Incomplete => {
-                let deadline = now + self.limits.head_time;
+                let deadline = now.saturating_add(self.limits.head_time);
                 let stage = Stage::Receiving(received, scanner);
                 if let Some((slot, generation)) = self.watch_pending(socket, stage) {
                     self.note_deadline(|all| &mut all.heads, (deadline, slot, generation));
@@ -169,7 +169,7 @@ impl<I: Io> Shard<I> {
             Decision::Subscribe(subscribe) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
             Decision::Refuse(refusal) => Reply::Refuse(refusal),
             Decision::HandOver if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
-            Decision::HandOver => Reply::Refuse(Refusal::new(404, "nothing is served at this path")),
+            Decision::HandOver => Reply::Refuse(nothing_here()),
         }
     }
 
@@ -177,7 +177,7 @@ impl<I: Io> Shard<I> {
     fn reply(&mut self, socket: Socket, reply: Reply, now: Duration) {
         match reply {
             Reply::Subscribe(subscribe, format) if self.must_wait(&subscribe) => {
-                if self.pending.len() + self.resuming.len() >= self.limits.pending {
+                if !self.room_to_wait() {
                     self.counts.turned_away += 1;
                     self.scratch.closing.push((socket, None));
                     return;
@@ -199,15 +199,22 @@ impl<I: Io> Shard<I> {
                 self.answer_and_linger(socket, &bytes, now);
             }
             Reply::HandOver(bytes) => {
-                let sent =
-                    self.links.hand_over.as_ref().is_some_and(|to| to.send_raw(socket, &bytes).is_ok());
-                if sent {
-                    self.counts.handed_over += 1;
-                    self.scratch.closing.push((socket, None));
-                } else {
-                    let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
-                    self.reply(socket, Reply::Refuse(busy.header("Retry-After", "1")), now);
-                }
+                let Some(to) = &self.links.hand_over else {
+                    unreachable!("where there is nobody, it is refused")
+                };
+                let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
+                    Ok(()) => {
+                        self.counts.handed_over += 1;
+                        self.scratch.closing.push((socket, None));
+                        return;
+                    }
+                    Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => nothing_here(),
+                    Err(_) => {
+                        let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
+                        busy.header("Retry-After", "1")
+                    }
+                };
+                self.reply(socket, Reply::Refuse(refusal), now);
             }
             Reply::Close => self.scratch.closing.push((socket, None)),
         }
@@ -243,7 +250,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn watch_pending(&mut self, socket: Socket, stage: Stage) -> Option<(usize, u32)> {
-        let room = self.pending.len() < self.limits.pending || self.forget_oldest_head();
+        let room = self.room_to_wait();
         let generation = self.next_generation();
         let slot = self.pending.vacant_key();
         let token = Name::Pending { slot, generation }.token();
@@ -254,6 +261,11 @@ impl<I: Io> Shard<I> {
         }
         self.pending.insert(Pending { socket, generation, stage });
         Some((slot, generation))
+    }
+
+    /// Whether one more may wait: at the bound the oldest head makes room.
+    fn room_to_wait(&mut self) -> bool {
+        self.pending.len() + self.resuming.len() < self.limits.pending || self.forget_oldest_head()
     }
 
     /// Notes a deadline; now and then lets go of those whose sockets have left, so that the queue stays in
@@ -334,11 +346,10 @@ impl<I: Io> Shard<I> {
             self.counts.turned_away += 1;
             return;
         };
-        let configured = sockets::configure(socket.as_fd(), &self.socket_options);
         let socket = self.io.adopt(socket);
-        let reply = match configured {
-            Ok(()) if self.drain.is_none() => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
-            _ => Reply::Close,
+        let reply = match self.drain {
+            None => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
+            Some(_) => Reply::Close,
         };
         self.reply(socket, reply, now);
     }
@@ -421,7 +432,7 @@ impl<I: Io> Shard<I> {
         response::stream_head(subscribe, format, gap.is_some(), self.date, &mut bytes);
         let mut body = Vec::with_capacity(64);
         let retry = subscribe.retry.unwrap_or_else(|| self.jittered_retry());
-        prelude(retry.as_millis() as u64, &mut body);
+        prelude(millis(retry), &mut body);
         body.extend_from_slice(&subscribe.greeting);
         wrap(&body, format, &mut bytes);
         if let (Some(start), true) = (gap, subscribe.gap_notice) {
@@ -443,7 +454,7 @@ impl<I: Io> Shard<I> {
             FullPolicy::EndStream => {
                 let mut bytes = Vec::new();
                 response::stream_head(subscribe, format, false, self.date, &mut bytes);
-                ending(self.jittered_retry().as_millis() as u64, format, &mut bytes);
+                ending(millis(self.jittered_retry()), format, &mut bytes);
                 Reply::Answer(bytes)
             }
             FullPolicy::Drop => {
@@ -459,10 +470,16 @@ impl<I: Io> Shard<I> {
 
     fn end_of(&mut self, now: Duration) -> Tenths {
         match self.limits.connection_age {
-            Some(age) => tenths(now + self.random.percent(age, 80, 100)),
+            // Upkeep finds it within the last twentieth.
+            Some(age) => tenths(now.saturating_add(self.random.percent(age, 80, 95))),
             None => Tenths::MAX,
         }
     }
+}
+
+/// The answer to a request that is no subscription, where nobody takes others.
+fn nothing_here() -> Refusal {
+    Refusal::new(404, "nothing is served at this path")
 }
 
 /// The next entry whose time has come.

@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::pass::{SocketReceiver, SocketSender};
-use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::audience::{AudienceId, Audiences};
 use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
@@ -35,6 +34,7 @@ use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Mail, Mailbox};
 use crate::sync::AtomicU64;
 use drain::Drain;
+pub(crate) use greet::RECEIVE_BYTES;
 use greet::{Pending, Resuming};
 use upkeep::Upkeep;
 
@@ -77,8 +77,6 @@ pub(crate) struct Shard<I: Io> {
     links: Links,
     limits: Limits,
     budgets: Budgets,
-    /// For sockets that others accepted; ours inherit it from their listener.
-    socket_options: SocketOptions,
     /// What response heads say; set before each tick.
     date: SystemTime,
     log: Log,
@@ -130,19 +128,11 @@ impl Scratch {
 }
 
 impl<I: Io> Shard<I> {
-    pub(crate) fn new(
-        io: I,
-        links: Links,
-        limits: Limits,
-        socket_options: SocketOptions,
-        epoch: Epoch,
-        seed: u64,
-    ) -> Shard<I> {
-        let scratch = Scratch { request: vec![0; greet::RECEIVE_BYTES], ..Scratch::default() };
+    pub(crate) fn new(io: I, links: Links, limits: Limits, epoch: Epoch, seed: u64) -> Shard<I> {
+        let scratch = Scratch { request: vec![0; RECEIVE_BYTES], ..Scratch::default() };
         Shard {
             io,
             links,
-            socket_options,
             date: SystemTime::UNIX_EPOCH,
             log: Log::new(epoch, limits.retention),
             audiences: Audiences::new(limits.laggard_frames, limits.laggard_bytes),
@@ -423,6 +413,24 @@ impl Random {
     }
 }
 
+/// A time that does not fit is never reached.
 fn tenths(now: Duration) -> Tenths {
-    (now.as_millis() / 100) as Tenths
+    Tenths::try_from(now.as_millis() / 100).unwrap_or(Tenths::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An age of 14 years came round to one of weeks.
+    #[test]
+    fn a_time_beyond_the_counter_is_never() {
+        assert_eq!(tenths(Duration::from_millis(12_399)), 123);
+        assert_eq!(tenths(Duration::from_secs(14 * 365 * 24 * 3600)), Tenths::MAX);
+        assert_eq!((tenths(Duration::MAX), millis(Duration::MAX)), (Tenths::MAX, u64::MAX));
+    }
 }

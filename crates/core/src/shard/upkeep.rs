@@ -1,7 +1,7 @@
 //! Those who are idle, late or old: heartbeats, deadlines, ages, and laggards at their bound.
 //!
 //! Upkeep is a rotating slice of the slab, not a timer per connection: each connection is looked at
-//! four times in a heartbeat's interval, and a shard without connections sleeps.
+//! four times in a heartbeat's interval, or more often where ages are short, and a shard without connections sleeps.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -84,7 +84,7 @@ impl<I: Io> Shard<I> {
             let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
             self.upkeep.at_standstill += usize::from(standing);
             let audience = self.connections[laggard.slot as usize].audience;
-            let needs_after = laggard.cursor.max(laggard.since);
+            let needs_after = laggard.needs_after();
             let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
             if stalled && !laggard.in_line() {
                 farewells.push((laggard.slot, Farewell::LaggardStalled));
@@ -103,21 +103,28 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// The time in which each connection is looked at once.
+    fn look_period(&self) -> Duration {
+        let heartbeat = self.limits.heartbeat / 4;
+        let age = self.limits.connection_age.map_or(heartbeat, |age| age / 20);
+        heartbeat.min(age).max(SLICE_INTERVAL)
+    }
+
     fn look_after_slice(&mut self, now: Duration) {
-        let period = self.limits.heartbeat / 4;
+        let period = self.look_period();
         let slots = self.connections.capacity();
         let slices = slots.div_ceil(SLICE_SLOTS).max(1);
-        let interval = (period / slices as u32).max(SLICE_INTERVAL).min(period);
-        let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos().max(1)) as usize;
-        self.upkeep.next_slice_at = now + interval;
+        let interval = (period / slices as u32).max(SLICE_INTERVAL);
+        let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos()) as usize;
+        self.upkeep.next_slice_at = now.saturating_add(interval);
 
         // Around the end: a slab that has just grown would have its new slots looked at, and its old ones too late.
         let from = self.upkeep.next_slot % slots;
         self.upkeep.next_slot = from + per_slice;
         let (mut chunked, mut plain, mut aged) = (Vec::new(), Vec::new(), Vec::new());
-        // Looked at every quarter of the interval: silence of three quarters would grow past it.
+        // Looked at every quarter of the interval, at least: silence of three quarters would grow past it.
         // A shard younger than that has nobody who was silent for so long.
-        let quiet_since = now.checked_sub(self.limits.heartbeat * 3 / 4).map(tenths);
+        let quiet_since = now.checked_sub(self.limits.heartbeat - self.limits.heartbeat / 4).map(tenths);
         for slot in (from..from + per_slice).map(|slot| slot % slots) {
             let Some(connection) = self.connections.get(slot) else { continue };
             if connection.ends_at <= tenths(now) {
@@ -138,6 +145,7 @@ impl<I: Io> Shard<I> {
         self.send_heartbeats(&plain, WireFormat::Plain, now);
         for slot in aged {
             if self.connections.contains(slot as usize) {
+                // Who is in the middle of a frame ends when that is finished.
                 self.end_stream(slot, Farewell::Aged);
             }
         }

@@ -363,7 +363,7 @@ impl World {
     /// From the window, else from the log, else there is a gap: the sign that this test accepts for a loss.
     fn fill_for_laggard(&mut self, key: u32) -> bool {
         let laggard = self.laggards.get(key);
-        let (slot, cursor, needs_after) = (laggard.slot, laggard.cursor, laggard.cursor.max(laggard.since));
+        let (slot, cursor, needs_after) = (laggard.slot, laggard.cursor, laggard.needs_after());
         let reader = &self.readers[&slot];
         let (audience, subscription) = (reader.audience, &reader.subscription);
         let window_after = self.audiences.window_after(audience);
@@ -401,7 +401,7 @@ impl World {
         let mut slowest = BTreeMap::new();
         for (_, laggard) in self.laggards.iter() {
             let audience = self.readers[&laggard.slot].audience;
-            let needs_after = laggard.cursor.max(laggard.since);
+            let needs_after = laggard.needs_after();
             let lowest = slowest.entry(self.some_member_key(audience)).or_insert((audience, needs_after));
             lowest.1 = lowest.1.min(needs_after);
         }
