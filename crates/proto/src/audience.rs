@@ -20,7 +20,7 @@ use crate::event::Topic;
 use crate::frame::{Frame, WireFormat};
 use crate::limits::{RUN_BYTES, SMALL_AUDIENCE};
 use crate::run::Run;
-use crate::spare::{drop_if_empty, shrink_map};
+use crate::spare::{drop_if_empty, shrink_list, shrink_map};
 use crate::window::Window;
 
 /// What the members of an audience have in common: its key.
@@ -176,6 +176,7 @@ impl Audiences {
         for (topic, &place) in audience.subscription.topics().iter().zip(&audience.places) {
             let Some(audiences) = self.by_topic.get_mut(topic) else { continue };
             audiences.swap_remove(place as usize);
+            shrink_list(audiences);
             if let Some(&moved_id) = audiences.get(place as usize) {
                 let moved = &mut self.table[moved_id.0 as usize];
                 if let Ok(index) = moved.subscription.topics.binary_search(topic) {
@@ -395,9 +396,7 @@ impl Audiences {
         if let Some(filler) = audience.members.get(hole) {
             moved(filler.slot, hole as u32);
         }
-        if audience.members.is_empty() && audience.members.spilled() {
-            audience.members = SmallVec::new();
-        }
+        shrink_list(&mut audience.members);
         member
     }
 

@@ -1,12 +1,14 @@
 //! Gives back what a busier time needed: memory follows what is held.
 //!
-//! A buffer has a page or two of room when nothing is in it. A queue has room for a quarter more than it holds at most, a map for some times as much. Between two times that one is
-//! moved, by this or by growing, a tenth of it has come or gone.
+//! A buffer has a page or two of room when nothing is in it. A queue has room for a quarter more than it holds at most,
+//! a list or a map for some times as much. Between two times that one is moved, by this or by growing, a tenth of it has
+//! come or gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use slab::Slab;
+use smallvec::{Array, SmallVec};
 
 /// Room that is always kept.
 const KEPT: usize = 16;
@@ -22,10 +24,9 @@ pub(crate) fn push<T>(queue: &mut VecDeque<T>, value: T) {
     queue.push_back(value);
 }
 
-/// When an empty buffer is not needed for a while.
+/// When a buffer is not needed for a while. What is in it stays.
 pub fn shrink_buffer<T>(buffer: &mut Vec<T>) {
-    debug_assert!(buffer.is_empty());
-    if buffer.capacity() * size_of::<T>() > BUFFER_BYTES {
+    if buffer.is_empty() && buffer.capacity() * size_of::<T>() > BUFFER_BYTES {
         *buffer = Vec::new();
     }
 }
@@ -46,7 +47,21 @@ pub(crate) fn shrink_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     }
 }
 
-/// Keys are places, so nothing can be moved: it can only go whole.
+/// After a removal.
+pub(crate) fn shrink_list<A: Array>(list: &mut SmallVec<A>) {
+    if list.spilled() && (list.is_empty() || list.capacity() > 4 * list.len().max(KEPT)) {
+        list.grow(2 * list.len());
+    }
+}
+
+/// Now and then: keys are places, so only those behind the last that is held can go. Looks at each of these.
+pub fn shrink_slab<T>(slab: &mut Slab<T>) {
+    if slab.capacity() > 4 * slab.len().max(KEPT) {
+        slab.shrink_to_fit();
+    }
+}
+
+/// After a removal: nothing can be moved, so it can only go whole.
 pub(crate) fn drop_if_empty<T>(slab: &mut Slab<T>) {
     if slab.is_empty() && slab.capacity() > 4 * KEPT {
         *slab = Slab::new();
@@ -99,6 +114,37 @@ mod tests {
         swing(10_000);
         let once = swing(20);
         assert_eq!(swing(20), once);
+    }
+
+    /// Of a crowd that left, its room stayed as long as one of those who had been there before.
+    #[test]
+    fn a_crowd_takes_its_room_along() {
+        let mut slab: Slab<u32> = (0..10_000).map(|number| (number as usize, number)).collect();
+        let mut list: SmallVec<[u32; 1]> = (0..10_000).collect();
+        for number in 10..10_000 {
+            slab.remove(number);
+            list.swap_remove(9);
+            shrink_list(&mut list);
+            assert!(list.capacity() <= 4 * list.len().max(KEPT), "{} for {}", list.capacity(), list.len());
+        }
+        shrink_slab(&mut slab);
+        assert_eq!((slab.capacity(), slab.len()), (10, 10));
+        assert!(slab.iter().all(|(key, number)| key == *number as usize));
+        assert_eq!(slab.insert(10), 10);
+        list.clear();
+        shrink_list(&mut list);
+        assert!(!list.spilled());
+    }
+
+    /// The last one's key is its place.
+    #[test]
+    fn who_came_last_keeps_its_place() {
+        let mut slab: Slab<u32> = (0..1_000).map(|number| (number as usize, number)).collect();
+        for number in 0..999 {
+            slab.remove(number);
+        }
+        shrink_slab(&mut slab);
+        assert_eq!((slab.len(), slab[999]), (1, 999));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use fanfare_proto::audience::AudienceId;
 use fanfare_proto::connection::{Farewell, Place, Tenths};
 use fanfare_proto::frame::WireFormat;
 use fanfare_proto::limits::{EXPIRY_SLACK, LAGGARD_CHECK, LaggardPolicy, STANDSTILL};
+use fanfare_proto::spare::shrink_slab;
 use slab::Slab;
 
 use super::{Shard, greet::Deadlines, tenths};
@@ -111,6 +112,10 @@ impl<I: Io> Shard<I> {
     }
 
     fn look_after_slice(&mut self, now: Duration) {
+        if self.upkeep.next_slot >= self.connections.capacity() {
+            // All have been looked at. A crowd that has left would be looked for as long as anybody is here.
+            shrink_slab(&mut self.connections);
+        }
         let period = self.look_period();
         let slots = self.connections.capacity();
         let slices = slots.div_ceil(SLICE_SLOTS).max(1);
