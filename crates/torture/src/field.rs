@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fanfare_io::Clock;
 
+use crate::fault::Saw;
 use crate::http::Poster;
 use crate::ledger::Ledger;
 use crate::publishers::{Batch, Problems, Publishers};
@@ -89,6 +90,19 @@ impl Field {
         match self.readers.await_streams(PATIENCE)? {
             0 => Ok(()),
             missing => Err(format!("{missing} of {} subscribers did not come back", self.readers.count)),
+        }
+    }
+
+    /// Does something to a field of a fault's own, and adds to what that saw what the server logged.
+    pub(crate) fn told(
+        &mut self,
+        act: impl FnOnce(&mut Field) -> Result<Saw, String>,
+    ) -> Result<Saw, String> {
+        let outcome = act(self);
+        let log = self.server.news();
+        match outcome {
+            Ok(saw) => Ok(Saw { log, ..saw }),
+            Err(problem) => Err(format!("{problem}; its server logged:\n{log}")),
         }
     }
 

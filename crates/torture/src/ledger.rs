@@ -1,6 +1,6 @@
 //! What was published, as the publishers know it. A round's part of it is what each subscriber's log is held against.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use fanfare_io::Clock;
@@ -48,32 +48,54 @@ pub(crate) struct Round {
     pub(crate) epochs: Vec<Epoch>,
     /// The log retains so much.
     pub(crate) retained_bytes: usize,
+    /// Made when it is first needed, after the last of [`Round::came`].
+    order: OnceLock<Order>,
+}
+
+/// The records of a round in an order of their own: by their places in it.
+#[derive(Clone, Debug)]
+struct Order {
+    /// What was acknowledged, by epoch and last possible `seq`, the newest first.
+    newest_first: Vec<(EpochNumber, u64, usize)>,
+    open: Vec<usize>,
 }
 
 impl Round {
+    fn order(&self) -> &Order {
+        self.order.get_or_init(|| {
+            let mut order = Order { newest_first: Vec::new(), open: Vec::new() };
+            for (place, record) in self.records.iter().enumerate() {
+                match record.fate {
+                    Fate::Acknowledged { epoch, seq: (_, to), .. } => {
+                        order.newest_first.push((epoch, to, place));
+                    }
+                    Fate::Open => order.open.push(place),
+                    Fate::Refused => {}
+                }
+            }
+            order.newest_first.sort_unstable_by(|one, other| other.cmp(one));
+            order
+        })
+    }
+
     /// Of what was sent by then, everything behind this `seq` of an epoch is surely retained.
     pub(crate) fn retained_after(&self, epoch: EpochNumber, by: Duration) -> u64 {
-        let sent = || self.records.iter().filter(|record| record.begun < by);
-        // Nobody knows where these are, if anywhere.
-        let open = sent().filter(|record| record.fate == Fate::Open);
-        let mut bytes: usize = open.map(|record| record.bytes).sum();
-        let seq = |record: &Record| match record.fate {
-            Fate::Acknowledged { epoch: of, seq: (_, to), .. } if of == epoch => Some((to, record.bytes)),
-            _ => None,
-        };
-        let mut in_order: Vec<(u64, usize)> = sent().filter_map(seq).collect();
-        in_order.sort_unstable();
-        let mut newest_first = in_order.into_iter().rev();
-        let first_dropped = newest_first.find(|(_, size)| {
-            bytes += size;
+        let order = self.order();
+        let sent = |place: usize| Some(self.records[place].bytes).filter(|_| self.records[place].begun < by);
+        // Nobody knows where those are that nobody answered for, if anywhere.
+        let mut bytes: usize = order.open.iter().filter_map(|&place| sent(place)).sum();
+        let mut newest_first = order.newest_first.iter().filter(|(of, ..)| *of == epoch);
+        let first_dropped = newest_first.find(|(.., place)| {
+            bytes += sent(*place).unwrap_or(0);
             bytes > self.retained_bytes
         });
-        first_dropped.map_or(0, |(seq, _)| seq)
+        first_dropped.map_or(0, |(_, seq, _)| *seq)
     }
 
     /// Somebody has had this event, which nobody answered for: it was published, and is owed to all.
     pub(crate) fn came(&mut self, key: u64, epoch: EpochNumber, seq: u64) {
         if self.is_open(key) {
+            self.order.take();
             self.records[(key - self.base) as usize].fate =
                 Fate::Acknowledged { epoch, seq: (seq, seq), at: Duration::MAX };
         }
@@ -191,7 +213,8 @@ impl Ledger {
     pub(crate) fn end_round(&self) -> Round {
         let mut round = self.round();
         let base = round.base + round.records.len() as u64;
-        let next = Round { base, records: Vec::new(), epochs: round.epochs.clone(), ..*round };
+        let (epochs, retained_bytes) = (round.epochs.clone(), round.retained_bytes);
+        let next = Round { base, epochs, retained_bytes, ..Round::default() };
         std::mem::replace(&mut *round, next)
     }
 }

@@ -165,11 +165,12 @@ fn torture(
         match outcome {
             Ok((mut saw, findings)) => {
                 let memory = arena.field.server.memory().unwrap_or(0);
-                saw.log = arena.field.server.news();
+                saw.log += &arena.field.server.news();
                 report.round(fault, clock.now(), memory, saw, findings);
             }
             Err(problem) => {
-                report.violation(format!("{}: {problem}", fault.name()));
+                let log = arena.field.server.news();
+                report.violation(format!("{}: {problem}; the arena's server logged:\n{log}", fault.name()));
                 if arena.field.server.ended().is_some() {
                     break;
                 }

@@ -42,8 +42,8 @@ impl Times {
         Duration::from_micros(self.histogram.value_at_percentile(percentile))
     }
 
-    /// Lets newcomers come every `interval` until `deadline` or until `stop`, whatever becomes of those before them: each
-    /// time counts from when it was to come. One after the other, they would come seldom while they wait long.
+    /// Lets newcomers come every `interval` until `deadline` or until `stop`. Each time counts from when the newcomer was
+    /// to come, also where it waited until one of those before it had its answer.
     pub(crate) fn measure(
         &mut self,
         address: SocketAddr,
@@ -57,6 +57,10 @@ impl Times {
             let mut times = Times::new();
             let mut due = began + interval * index;
             while due < deadline && !stop() {
+                if clock.now() > deadline + PATIENCE {
+                    times.fail("newcomers waited so long that not all could come".to_owned());
+                    break;
+                }
                 std::thread::sleep(due.saturating_sub(clock.now()));
                 match come(address) {
                     Ok((head, _)) if head.status == 200 => times.record(clock.now() - due),

@@ -300,6 +300,7 @@ mod tests {
     use std::net::TcpListener;
 
     use fanfare_io::Clock;
+    use socket2::{Domain, Socket, Type};
 
     use super::*;
 
@@ -343,7 +344,10 @@ mod tests {
     /// The torture stood still, with a server that had crashed or took nothing any more.
     #[test]
     fn a_publish_that_is_never_taken_comes_to_an_end() {
-        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody listens, and nobody else gets the port.
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let nobody = bound.local_addr().unwrap().as_socket().unwrap();
         let (ledger, problems) = (Ledger::new(Clock::start(), 0), Problems::default());
         let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
         let never = AtomicBool::new(false);

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::fault::{Fault, Saw};
 use crate::probe::Times;
-use crate::verify::Findings;
+use crate::verify::{Findings, LATE};
 
 /// An honest newcomer has its head within this time at p99, whatever stands beside it.
 const CONNECT: Duration = Duration::from_millis(100);
@@ -87,7 +87,7 @@ impl Report {
             fault.name(),
             findings.delivered,
             findings.gaps,
-            findings.reconnects,
+            findings.breaks.reconnects,
             mebibytes(memory),
             saw.note,
             if good { "" } else { "  VIOLATION" },
@@ -158,8 +158,8 @@ impl Report {
                 found.gaps,
                 found.missed_in_gap,
                 found.lost_with_process,
-                found.cut,
-                found.reconnects,
+                found.breaks.cut,
+                found.breaks.reconnects,
                 found.half_open,
                 row.violations,
             ];
@@ -226,11 +226,7 @@ impl Report {
     /// Over the whole run: how far behind a stalled reader falls depends on what is drawn for a round.
     fn stalls(&mut self, judged: bool) {
         let row = self.rows.iter().find(|row| row.fault == Fault::Stall);
-        if judged
-            && row.is_some_and(|row| {
-                row.rounds > 0 && row.findings.reconnects == row.findings.at_ease.reconnects
-            })
-        {
+        if judged && row.is_some_and(|row| row.rounds > 0 && row.findings.breaks == row.findings.at_ease) {
             self.violations.push("no stalled reader was over a bound: none was cut and resumed".to_owned());
         }
     }
@@ -277,10 +273,6 @@ impl Report {
     }
 }
 
-/// Threads of readers that were kept from their sockets for so long are on a machine that is busy with other things:
-/// whom the server cut there says nothing about it.
-pub(crate) const LATE: Duration = Duration::from_millis(250);
-
 /// Resuming hides that a server ends streams for no reason.
 fn cut_for_nothing(fault: Fault, found: &Findings) -> Option<String> {
     let count = found.at_ease.reconnects;
@@ -299,7 +291,7 @@ fn mebibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::AtEase;
+    use crate::verify::Breaks;
 
     /// All is well with it.
     fn report() -> Report {
@@ -344,7 +336,8 @@ mod tests {
         let stalled = |reconnects| {
             let mut report = report();
             report.rows = Report::new("epoll", &[Fault::Stall]).rows;
-            let findings = Findings { reconnects, ..Findings::default() };
+            let breaks = Breaks { reconnects, ..Breaks::default() };
+            let findings = Findings { breaks, ..Findings::default() };
             report.round(
                 Fault::Stall,
                 Duration::ZERO,
@@ -363,8 +356,8 @@ mod tests {
     #[test]
     fn who_reads_keeps_its_stream() {
         let ended = |fault, late| {
-            let at_ease = AtEase { reconnects: 2, ..AtEase::default() };
-            let findings = Findings { reconnects: 2, at_ease, late, ..Findings::default() };
+            let at_ease = Breaks { reconnects: 2, ..Breaks::default() };
+            let findings = Findings { breaks: at_ease, at_ease, late, ..Findings::default() };
             cut_for_nothing(fault, &findings).is_some()
         };
         assert!(ended(Fault::Stall, Duration::ZERO) && ended(Fault::Storm, Duration::ZERO));

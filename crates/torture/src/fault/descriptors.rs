@@ -22,6 +22,10 @@ const INSIDE: usize = 60;
 pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
     let plan = crate::server::Plan { descriptors: Some(DESCRIPTORS), ..arena.plan_apart() };
     let mut field = Field::start(&plan, INSIDE, arena.clock, &mut arena.random)?;
+    field.told(|field| fill(arena, field))
+}
+
+fn fill(arena: &Arena, field: &mut Field) -> Result<Saw, String> {
     let address = field.server.address;
     let mut saw = Saw::default();
 

@@ -13,9 +13,8 @@ use rustix::process::Signal;
 use super::Saw;
 use crate::arena::Arena;
 use crate::field::Field;
-use crate::report::LATE;
 use crate::server::{self, Plan, Server};
-use crate::verify::{AtEase, Findings};
+use crate::verify::{Breaks, Findings, LATE};
 
 /// A drain lasts 3 s here; a server that needs longer than this hangs.
 const END_TIME: Duration = Duration::from_secs(15);
@@ -54,14 +53,23 @@ fn act(
     let plan = Plan { bounds: server::LARGE, ..arena.plan_apart() };
     let subscribers = arena.scaled(200, 60);
     let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
-    let times = arena.scaled(4, 1);
+    field.told(|field| end_some_times(arena, field, end, said_cut))
+}
+
+fn end_some_times(
+    arena: &mut Arena,
+    field: &mut Field,
+    end: fn(&mut Field, &Arena) -> Result<(), String>,
+    said_cut: fn(&Server, usize) -> Result<u64, String>,
+) -> Result<Saw, String> {
+    let (times, subscribers) = (arena.scaled(4, 1), field.readers.count);
     let mut saw = Saw::default();
     let mut said = 0;
     for ends in 1..=times {
         let under_load = if arena.smoke { arena.seconds(0.2, 0.6) } else { arena.seconds(0.3, 2.5) };
         arena.wait(under_load);
         let outage = field.problems.outage();
-        end(&mut field, arena)?;
+        end(field, arena)?;
         let down = arena.seconds(0.0, 0.3);
         arena.wait(down);
         field.server.start_again()?;
@@ -76,9 +84,10 @@ fn act(
         saw.violations.extend(judge(&found, cut));
         saw.findings += found;
     }
-    let Findings { cut, at_ease, late, .. } = saw.findings;
+    let Findings { breaks: Breaks { cut, .. }, at_ease, late, late_at_end, .. } = saw.findings;
     saw.note = format!(
-        "{times} times, {subscribers} subscribers, {cut} of {said} cut, {} at ease, readers at most {late:.0?} late",
+        "{times} times, {subscribers} subscribers, {cut} of {said} cut, {} at ease, readers at most {late:.0?} late, \
+         {late_at_end:.0?} while it ended",
         at_ease.cut
     );
     saw.violations.extend(field.violations());
@@ -88,10 +97,11 @@ fn act(
 /// What is wrong with whom one end cut.
 fn judge(found: &Findings, said: u64) -> Vec<String> {
     let mut wrong = Vec::new();
-    if found.cut > said {
-        wrong.push(format!("{} subscribers were cut at an end, and the server says {said}", found.cut));
+    if found.breaks.cut > said {
+        let cut = found.breaks.cut;
+        wrong.push(format!("{cut} subscribers were cut at an end, and the server says {said}"));
     }
-    let AtEase { cut, forgotten, .. } = found.at_ease;
+    let Breaks { cut, forgotten, .. } = found.at_ease;
     if cut > 0 && found.late_at_end < LATE {
         wrong.push(format!("{cut} subscribers were cut at an end although they read all the time"));
     }
@@ -108,10 +118,11 @@ mod tests {
     /// A server that cut everyone at each end, and counted them, passed.
     #[test]
     fn only_who_cannot_read_may_be_cut_and_is_counted() {
-        let wrong = |cut, cut_at_ease, said, late| {
-            let (late_at_end, at_ease) =
-                (Duration::from_millis(late), AtEase { cut: cut_at_ease, ..AtEase::default() });
-            judge(&Findings { cut, at_ease, late_at_end, ..Findings::default() }, said).len()
+        let wrong = |all, cut_at_ease, said, late| {
+            let cut = |cut| Breaks { cut, ..Breaks::default() };
+            let (breaks, at_ease) = (cut(all), cut(cut_at_ease));
+            let late_at_end = Duration::from_millis(late);
+            judge(&Findings { breaks, at_ease, late_at_end, ..Findings::default() }, said).len()
         };
         assert_eq!(wrong(0, 0, 0, 0), 0);
         assert_eq!(wrong(3, 0, 3, 0), 0);

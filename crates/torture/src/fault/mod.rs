@@ -49,7 +49,7 @@ pub(crate) struct Saw {
     /// For the reader of the report.
     pub(crate) note: String,
     pub(crate) violations: Vec<String>,
-    /// What the arena's server logged meanwhile.
+    /// What the servers logged meanwhile.
     pub(crate) log: String,
     /// It was not done, for this reason.
     pub(crate) skipped: bool,
@@ -105,7 +105,7 @@ fn stall(arena: &mut Arena) -> Result<Saw, String> {
     let mut saw = Saw::default();
     saw.findings += arena.field.settle()?;
     // Nothing else ends a stream meanwhile: these were over a bound.
-    let cut = saw.findings.reconnects - saw.findings.at_ease.reconnects;
+    let cut = saw.findings.breaks.reconnects - saw.findings.at_ease.reconnects;
     saw.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
     Ok(saw)
 }
