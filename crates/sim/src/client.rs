@@ -219,7 +219,8 @@ impl Client {
         let (limits, history) = (&shared.setting.limits, shared.history.borrow());
         let seen = link.seen.unwrap_or_default();
         let (frames, bytes) = history.measure(seen.max(link.live_from(moment)), stand.head, &self.interest);
-        let is_behind = frames > limits.laggard_frames || bytes > limits.laggard_bytes;
+        // The newest is kept, however large.
+        let is_behind = frames > limits.laggard_frames || (frames > 1 && bytes > limits.laggard_bytes);
         // Of an id that was used more than once the first may have counted.
         let lowest = link.other_starts.iter().copied().fold(seen, u64::min).max(moment.dropped);
         let mut dropped = history.between(lowest, stand.dropped).iter();
