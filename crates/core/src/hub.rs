@@ -181,8 +181,8 @@ impl Hub {
     }
 
     /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it from
-    /// there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the request: what it says goes into `subscribe`,
-    /// and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
+    /// there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the request: what it
+    /// says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
     ///
     /// # Errors
     /// [`AdoptError`]; the socket is closed then.
@@ -305,7 +305,8 @@ impl Inner {
     }
 
     fn assert_in_reach(&self) {
-        let in_reach = self.shards.iter().all(|shard| shard.mailbox.is_in_reach());
+        // A thread keeps all wakers of an engine or none.
+        let in_reach = self.shards.first().is_none_or(|shard| shard.mailbox.is_in_reach());
         assert!(
             in_reach,
             "this thread is another engine's shard, and its private descriptor table does not keep the wakers of this \
@@ -355,7 +356,7 @@ impl fmt::Display for AdoptError {
         match self {
             AdoptError::Busy => f.write_str("the shard is busy; try again in a moment"),
             AdoptError::Stopped => f.write_str("the engine is shutting down"),
-            AdoptError::Io(error) => write!(f, "cannot pass the socket to a shard: {error}"),
+            AdoptError::Io(error) => write!(f, "the socket cannot be adopted: {error}"),
         }
     }
 }

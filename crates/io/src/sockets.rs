@@ -132,6 +132,9 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 /// Not a stream socket, or an option is out of the kernel's range.
 pub fn configure(fd: BorrowedFd<'_>, options: &SocketOptions) -> io::Result<()> {
     let socket = SockRef::from(&fd);
+    if socket.r#type()? != Type::STREAM {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no stream socket"));
+    }
     if socket.domain()? == Domain::UNIX {
         set_send_buffer(&socket, options)?;
     } else {

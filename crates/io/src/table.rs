@@ -8,7 +8,7 @@
 //!
 //! After [`make_private`] a descriptor number of another thread **means something else here**: nothing,
 //! or one of our client sockets. Code on this thread must not use descriptors that were opened on
-//! another one, except 0, 1, 2 and those in `keep`. That includes descriptors hidden in libraries: a
+//! another one, except 0, 1, 2 and those in `keep` and `wakers`. That includes descriptors hidden in libraries: a
 //! log file, a connection pool, `/dev/urandom` kept open. A logger that writes to such a file from this
 //! thread would write its lines *into a subscriber's stream*. Nor must it drop an `OwnedFd`, a `File` or
 //! a `TcpStream` of another thread: that closes whatever has the number here. And it should start no

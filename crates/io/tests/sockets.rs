@@ -5,7 +5,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use fanfare_io::sockets::{self, BACKLOG, SocketOptions};
@@ -83,6 +83,8 @@ fn an_adopted_socket_is_configured_the_same() {
     let unix = Socket::from(unix);
     assert_eq!((unix.send_buffer_size().unwrap(), unix.nonblocking().unwrap()), (88_000, true));
 
+    let (datagrams, _peer) = UnixDatagram::pair().unwrap();
+    assert!(sockets::configure(datagrams.as_fd(), &unusual()).is_err());
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(sockets::configure(file.as_fd(), &unusual()).is_err());
 }

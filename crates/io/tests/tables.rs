@@ -115,24 +115,28 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
 /// listener.
 #[test]
 fn a_waker_is_not_known_by_its_number() {
-    let (listener, kept) = (TcpListener::bind("127.0.0.1:0").unwrap(), Waker::new().unwrap());
-    let number = listener.as_raw_fd();
-    let (parted, has_parted) = mpsc::channel();
-    let (give, given) = mpsc::channel();
-    let inside = kept.clone();
-    let other = thread::spawn(move || {
-        table::make_private(&[number], std::slice::from_ref(&inside)).unwrap();
-        parted.send(()).unwrap();
-        let newer: Vec<Waker> = given.recv().unwrap();
-        assert!(inside.is_in_reach());
-        assert!(!newer.iter().any(Waker::is_in_reach));
+    // In a process of its own, so that nobody else takes the number.
+    in_child("a_waker_is_not_known_by_its_number", || {
+        let (listener, kept) = (TcpListener::bind("127.0.0.1:0").unwrap(), Waker::new().unwrap());
+        let number = listener.as_raw_fd();
+        let (parted, has_parted) = mpsc::channel();
+        let (give, given) = mpsc::channel();
+        let inside = kept.clone();
+        let other = thread::spawn(move || {
+            table::make_private(&[number], std::slice::from_ref(&inside)).unwrap();
+            parted.send(()).unwrap();
+            let newer: Vec<Waker> = given.recv().unwrap();
+            assert!(inside.is_in_reach());
+            assert!(!newer.iter().any(Waker::is_in_reach));
+        });
+        has_parted.recv().unwrap();
+        drop(listener);
+        let newer: Vec<Waker> = (0..100).map(|_| Waker::new().unwrap()).collect();
+        assert!(newer.iter().any(|waker| waker.as_raw_fd() == number), "none got the listener's number");
+        give.send(newer).unwrap();
+        other.join().unwrap();
+        assert!(kept.is_in_reach());
     });
-    has_parted.recv().unwrap();
-    drop(listener);
-    // One of them gets the number, unless another test is quicker.
-    give.send((0..100).map(|_| Waker::new().unwrap()).collect()).unwrap();
-    other.join().unwrap();
-    assert!(kept.is_in_reach());
 }
 
 /// A handler that ran here could write into whatever has its pipe's number here: a subscriber's stream.
