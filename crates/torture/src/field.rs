@@ -52,6 +52,7 @@ impl Field {
             return Err(format!("{missing} of {subscribers} subscribers do not get a stream"));
         }
         let publishers = Publishers::start(server.address, &ledger, &problems, random);
+        publishers.await_connections()?;
         let mut field =
             Field { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
         let findings = field.settle()?;

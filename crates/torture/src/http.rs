@@ -119,11 +119,13 @@ pub(crate) enum Broken {
 pub(crate) struct Poster {
     address: SocketAddr,
     stream: Option<TcpStream>,
+    /// How many outages had begun and ended when it last had an answer.
+    pub(crate) answered_in: Option<u64>,
 }
 
 impl Poster {
     pub(crate) fn new(address: SocketAddr) -> Poster {
-        Poster { address, stream: None }
+        Poster { address, stream: None, answered_in: None }
     }
 
     /// Sends a body and reads the answer.

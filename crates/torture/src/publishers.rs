@@ -1,7 +1,7 @@
 //! Publishers: a steady mixed load on threads of their own, and single publishes for whoever needs one.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -35,6 +35,8 @@ struct Shared {
     /// Nobody is to begin, or to come again where there is no room.
     pause: AtomicBool,
     stop: AtomicBool,
+    /// Publishers that have had an answer.
+    served: AtomicUsize,
     ledger: Arc<Ledger>,
     problems: Arc<Problems>,
 }
@@ -87,6 +89,7 @@ impl Publishers {
             work: Default::default(),
             pause: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            served: AtomicUsize::new(0),
             ledger: Arc::clone(ledger),
             problems: Arc::clone(problems),
         });
@@ -96,6 +99,24 @@ impl Publishers {
         };
         let threads = (0..THREADS).map(spawn).collect();
         Publishers { shared, threads }
+    }
+
+    /// Waits until all have published: from then on they keep their connections, and are no newcomers to a server that
+    /// has no room for these.
+    ///
+    /// # Errors
+    /// Not all of them do.
+    pub(crate) fn await_connections(&self) -> Result<(), String> {
+        let deadline = self.shared.ledger.now() + PATIENCE;
+        loop {
+            match self.shared.served.load(Ordering::Relaxed) {
+                THREADS => return Ok(()),
+                some if self.shared.ledger.now() > deadline => {
+                    return Err(format!("{some} of {THREADS} publishers have published within {PATIENCE:?}"));
+                }
+                _ => thread::sleep(AGAIN),
+            }
+        }
     }
 
     /// Does something while no publisher of these is at work.
@@ -129,12 +150,16 @@ impl Drop for Publishers {
 
 impl Shared {
     fn publish_steadily(&self, index: usize, address: SocketAddr, random: &mut fastrand::Rng) {
-        let mut poster = Poster::new(address);
+        let (mut poster, mut served) = (Poster::new(address), false);
         while !self.stop.load(Ordering::Relaxed) {
             {
                 let _working = self.work[index].lock().unwrap_or_else(PoisonError::into_inner);
                 let batch = Batch::mixed(&self.ledger, random);
-                batch.publish(&mut poster, &self.ledger, &self.problems, &self.pause);
+                let taken = batch.publish(&mut poster, &self.ledger, &self.problems, &self.pause);
+                if taken && !served {
+                    served = true;
+                    self.served.fetch_add(1, Ordering::Relaxed);
+                }
             }
             thread::sleep(PAUSE.mul_f64(2.0 * random.f64()));
         }
@@ -248,12 +273,22 @@ impl Batch {
                     }
                     thread::sleep(AGAIN);
                 }
-                Ok(answer) => return self.answered(&answer, ledger, problems),
+                Ok(answer) => {
+                    poster.answered_in = Some(outages);
+                    return self.answered(&answer, ledger, problems);
+                }
                 Err(Broken::NotConnected) => thread::sleep(AGAIN),
                 // It may have been published: nobody will know.
                 Err(Broken::Unanswered) => {
-                    if outages.is_multiple_of(2) && outages == problems.outages.load(Ordering::Acquire) {
-                        problems.note(format!("{} events were not answered", self.count));
+                    // A connection from before an outage may have lost its other end in silence.
+                    let seen = poster.answered_in.replace(outages).unwrap_or(outages);
+                    let all = [seen, problems.outages.load(Ordering::Acquire)];
+                    if outages.is_multiple_of(2) && all == [outages; 2] {
+                        problems.note(format!(
+                            "{} events were not answered at {:.1?}",
+                            self.count,
+                            ledger.now()
+                        ));
                     }
                     return false;
                 }
