@@ -53,13 +53,8 @@ impl<I: Io> Shard<I> {
         assert!(self.inbox.is_empty(), "it sleeps over its mail");
         assert!(self.scratch.run.is_empty(), "an idle shard pins no frames");
         let idle = self.connections.is_empty() && self.pending.is_empty() && self.log.is_empty();
-        let waits = self.accept_again_at.is_some() || self.drain.is_some() || self.has_stale_deadlines();
+        let waits = self.accept_again_at.is_some() || self.drain.is_some();
         assert!(!idle || waits || timeout.is_none(), "an idle shard wakes after {timeout:?}");
-    }
-
-    /// Deadlines of requests that have left are kept until their time comes.
-    fn has_stale_deadlines(&self) -> bool {
-        !self.upkeep.deadlines.heads.is_empty() || !self.upkeep.deadlines.lingers.is_empty()
     }
 
     /// # Panics

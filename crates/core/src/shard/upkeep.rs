@@ -22,7 +22,7 @@ const SLICE_SLOTS: usize = 256;
 /// Slices come at most this often, so that a large slab does not make a shard spin.
 const SLICE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Slots for pending requests that an empty table keeps.
+/// Slots for pending requests, and for their deadlines, that an empty table keeps.
 const PENDING_KEPT: usize = 64;
 
 /// When upkeep of each kind is due.
@@ -58,10 +58,8 @@ impl<I: Io> Shard<I> {
             self.io.resume_accept();
         }
         self.log.trim(now);
-        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
-            // Give back what a crowd needed.
-            self.pending = Slab::new();
-            self.upkeep.deadlines = Deadlines::default();
+        if self.pending.is_empty() {
+            self.forget_deadlines();
         }
         if self.laggards.is_empty() {
             self.upkeep.at_standstill = 0;
@@ -71,6 +69,20 @@ impl<I: Io> Shard<I> {
         }
         if !self.connections.is_empty() && self.upkeep.next_slice_at <= now {
             self.look_after_slice(now);
+        }
+    }
+
+    /// Nobody is pending: whose deadlines these were has left. Gives back what a crowd needed, also where it came one after
+    /// the other.
+    fn forget_deadlines(&mut self) {
+        let Deadlines { heads, lingers } = &mut self.upkeep.deadlines;
+        let room = self.pending.capacity().max(heads.capacity()).max(lingers.capacity());
+        if room > PENDING_KEPT {
+            self.pending = Slab::new();
+            self.upkeep.deadlines = Deadlines::default();
+        } else {
+            heads.clear();
+            lingers.clear();
         }
     }
 
