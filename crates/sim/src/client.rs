@@ -146,10 +146,11 @@ impl Link {
         }
     }
 
-    /// Whether some of what it asked for may still be to come.
+    /// Whether some of what it asked for may still be to come: of an id that was used more than once, from the first.
     pub(crate) fn replays(&self) -> bool {
         let Some((moment, _)) = self.began else { return false };
-        self.ask != Ask::Now && self.seen.is_none_or(|seen| seen < moment.head_after)
+        let starts = self.other_starts.iter().copied();
+        self.ask != Ask::Now && self.seen.is_none_or(|seen| starts.fold(seen, u64::min) < moment.head_after)
     }
 
     /// Whether what is a stream's alone has come: behind the head of a refusal there is none.
