@@ -89,7 +89,8 @@ impl Setting {
 
     /// A sweep may take longer than a moment.
     pub(crate) fn has_long_sweeps(&self) -> bool {
-        self.budgets.sends < Budgets::default().sends || self.budgets.bytes < 10_000 || self.slowness > 1
+        let whole = Budgets::default();
+        self.budgets.sends < whole.sends || self.budgets.bytes < whole.bytes || self.slowness > 1
     }
 
     /// One shard, and nothing is left to chance.
