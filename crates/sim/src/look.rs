@@ -21,6 +21,7 @@ impl World {
         for wire in touched {
             self.look_at_wire(shard, wire, moment, (before, after));
         }
+        self.seats[shard].net.borrow_mut().note_sweep(after.sweeping);
         if after.sweeping {
             self.seats[shard].swept_at = self.shared.now.get();
         }

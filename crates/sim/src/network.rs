@@ -62,6 +62,8 @@ pub(crate) struct Net {
     touched: Vec<usize>,
     /// Wires that the shard had among its laggards when the world last looked.
     lagging: Vec<usize>,
+    /// When a sweep began that is not through.
+    sweep_began: Option<Duration>,
     pub(crate) bytes_sent: u64,
     /// Heartbeats that came where something had just been sent.
     pub(crate) early: Vec<(usize, Duration)>,
@@ -89,6 +91,8 @@ pub(crate) struct Wire {
     /// When it was last full, and when it last took a byte.
     pub(crate) blocked_at: Duration,
     pub(crate) sent_at: Duration,
+    /// When the sweep began in which it last took one: that is what the shard notes.
+    sweep_began: Duration,
     /// The client has ended its side.
     pub(crate) ended: bool,
     /// The client is gone.
@@ -142,6 +146,7 @@ impl Net {
             moody: Vec::new(),
             touched: Vec::new(),
             lagging: Vec::new(),
+            sweep_began: None,
             bytes_sent: 0,
             early: Vec::new(),
         }
@@ -170,7 +175,8 @@ impl Net {
 
     fn add(&mut self, client: usize, capacity: usize) -> usize {
         let now = self.shared.now.get();
-        let wire = Wire { client, capacity, blocked_at: now, sent_at: now, ..Wire::default() };
+        let wire =
+            Wire { client, capacity, blocked_at: now, sent_at: now, sweep_began: now, ..Wire::default() };
         self.wires.push(wire);
         self.wires.len() - 1
     }
@@ -181,6 +187,12 @@ impl Net {
 
     pub(crate) fn wires(&self) -> &[Wire] {
         &self.wires
+    }
+
+    /// A sweep is under way after a tick, or none.
+    pub(crate) fn note_sweep(&mut self, is_under_way: bool) {
+        let began = self.sweep_began.unwrap_or(self.shared.now.get());
+        self.sweep_began = is_under_way.then_some(began);
     }
 
     /// These are the shard's laggards. What it has closed keeps its time: why is looked at next.
@@ -385,7 +397,7 @@ impl Net {
         it.outbound.extend_from_slice(&bytes[..sent]);
         self.bytes_sent += sent as u64;
         if sent > 0 {
-            it.sent_at = now;
+            (it.sent_at, it.sweep_began) = (now, self.sweep_began.unwrap_or(now));
         }
         it.is_short = sent < bytes.len();
         if resets {
@@ -406,13 +418,11 @@ impl Net {
     fn check_heartbeat(&mut self, wire: usize, now: Duration) {
         self.shared.happened(Thing::Heartbeat);
         let it = &self.wires[wire];
-        let silence = now - it.sent_at;
+        let silence = now - it.sweep_began;
         // A tenth of a second is the unit of a connection's times. What a full socket took later is not known
         // to have been sent then.
         let interval = self.shared.setting.limits.heartbeat;
         let due = silence + Duration::from_millis(100) >= interval * 3 / 4;
-        // What a sweep has sent counts from its beginning.
-        let due = due || self.shared.setting.has_long_sweeps();
         if !due && !it.ever_blocked {
             self.early.push((it.client, silence));
         }

@@ -87,12 +87,6 @@ impl Setting {
         }
     }
 
-    /// A sweep may take longer than a moment.
-    pub(crate) fn has_long_sweeps(&self) -> bool {
-        let whole = Budgets::default();
-        self.budgets.sends < whole.sends || self.budgets.bytes < whole.bytes || self.slowness > 1
-    }
-
     /// One shard, and nothing is left to chance.
     #[cfg(test)]
     pub(crate) fn calm(limits: Limits) -> Setting {
