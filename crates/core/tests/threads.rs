@@ -85,11 +85,7 @@ fn an_admission_may_publish() {
     assert_eq!(engine.hub().head().seq, 21);
     assert!(engine.is_running());
     engine.stop(Duration::from_secs(1)).unwrap();
-    for mut stream in streams {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        assert!(text.contains("data: last\n"));
-    }
+    expect_the_last(streams);
 }
 
 /// An admission that published to another engine raised the number of its newest event, and panicked before that
@@ -221,11 +217,7 @@ fn the_longest_time_is_never() {
     streams.push(head_in_pieces);
     engine.hub().publish(event("last".to_owned())).unwrap();
     engine.stop(Duration::from_secs(1)).unwrap();
-    for mut stream in streams {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        assert!(text.contains("data: last\n"));
-    }
+    expect_the_last(streams);
 }
 
 /// A Unix socket was adopted with an Ok, and closed in silence since it has no options of TCP.
@@ -321,6 +313,15 @@ fn wait_for_prelude(stream: &mut impl Read) {
         seen.push(byte[0]);
     }
     assert!(seen.starts_with(b"HTTP/1.") && seen.windows(5).any(|window| window == b" 200 "));
+}
+
+/// Each stream ends, and had the event `last` before.
+fn expect_the_last(streams: Vec<TcpStream>) {
+    for mut stream in streams {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: last\n"));
+    }
 }
 
 /// All events as one subscriber sees them.
