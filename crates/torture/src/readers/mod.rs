@@ -160,11 +160,11 @@ impl Readers {
     }
 
     /// Holds every log against the ledger.
-    pub(crate) fn verify(&self, mut round: Round) -> Result<Findings, String> {
-        let asked = Arc::new(round.clone());
-        for (key, epoch, seq) in
-            self.ask(|answer| Order::Came { round: Arc::clone(&asked), answer })?.into_iter().flatten()
-        {
+    pub(crate) fn verify(&self, round: Round) -> Result<Findings, String> {
+        let round = Arc::new(round);
+        let came = self.ask(|answer| Order::Came { round: Arc::clone(&round), answer })?;
+        let mut round = Arc::unwrap_or_clone(round);
+        for (key, epoch, seq) in came.into_iter().flatten() {
             round.came(key, epoch, seq);
         }
         let round = Arc::new(round);
