@@ -15,17 +15,22 @@
 #![forbid(unsafe_code)]
 
 pub mod audience;
-pub mod connection;
 pub mod cursor;
 pub mod decoder;
+pub mod delivery;
 pub mod event;
+pub mod event_log;
 pub mod form;
 pub mod frame;
+pub mod frames;
 pub mod head;
 pub mod laggard;
+pub mod jitter;
 pub mod limits;
+pub mod link;
 pub mod log;
 pub mod run;
-pub mod spare;
+pub mod shrink;
+pub mod stream;
 pub mod subscribe;
 pub mod window;

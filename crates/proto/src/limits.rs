@@ -3,9 +3,11 @@
 //! The bounds of an event's own fields are fixed where the fields are parsed, and named here too.
 //! Full is an answer (a refusal, a gap, an eviction with its reason), never growth.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
+use crate::event::{InvalidEvent, Topic};
 use crate::frame::HeartbeatForm;
 use crate::head::HeadLimits;
 
@@ -34,21 +36,100 @@ pub enum FullPolicy {
     Drop,
 }
 
-/// How long and how much the log keeps. Whatever is reached first trims.
+/// How long and how much the log keeps of one topic. The bound that is reached first decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Frames kept at most. Zero keeps none: every resume is a gap.
-    pub frames: usize,
-    /// Bytes of frames kept at most.
+    /// Events kept at most. Zero keeps none: every resume is a gap.
+    pub events: usize,
+    /// Bytes of events kept at most. An event of several topics counts in each of them.
     pub bytes: usize,
-    /// Frames older than this are dropped.
+    /// Events of this age are dropped.
     pub age: Duration,
 }
 
 impl Default for Retention {
-    /// 100,000 frames, 64 MiB, one hour: a night's reconnects for a small hub, minutes for a busy one.
+    /// 100,000 events, 64 MiB, one hour: a topic alone may fill the log; [`LogLimits::total_bytes`] divides it fairly.
     fn default() -> Retention {
-        Retention { frames: 100_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
+        Retention { events: 100_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
+    }
+}
+
+/// The topics that a rule is for: one name, or all names with one beginning.
+///
+/// Written as the name, or as the beginning and `*`. A `*` elsewhere is a character like others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicPattern {
+    /// The topic with this name.
+    Exact(Topic),
+    /// The topics whose names begin with this text; all, if it is empty.
+    Prefix(String),
+}
+
+impl TopicPattern {
+    /// Whether the pattern is for this topic.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        match self {
+            TopicPattern::Exact(name) => name == topic,
+            TopicPattern::Prefix(prefix) => topic.as_str().starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl FromStr for TopicPattern {
+    type Err = InvalidEvent;
+
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// The text before a `*` at the end, or the whole text, cannot be (the beginning of) a topic.
+    fn from_str(text: &str) -> Result<TopicPattern, InvalidEvent> {
+        match text.strip_suffix('*') {
+            Some("") => Ok(TopicPattern::Prefix(String::new())),
+            Some(prefix) => Topic::new(prefix).map(|_| TopicPattern::Prefix(prefix.to_owned())),
+            None => Topic::new(text).map(TopicPattern::Exact),
+        }
+    }
+}
+
+/// The retention of the topics that match a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// Which topics.
+    pub topics: TopicPattern,
+    /// What is kept of each of them.
+    pub retention: Retention,
+}
+
+/// The bounds of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// What is kept of each topic that no rule matches.
+    pub retention: Retention,
+    /// Rules for some topics; the first that matches holds.
+    pub rules: Vec<RetentionRule>,
+    /// Memory of all events in the log, in bytes, with their indexes and what is known of topics whose events are gone. At
+    /// the bound, the largest topics lose their oldest events.
+    pub total_bytes: usize,
+}
+
+impl Default for LogLimits {
+    /// [`Retention::default`] for every topic, 64 MiB in all: a night's reconnects for a small hub, minutes for a busy one.
+    fn default() -> LogLimits {
+        LogLimits { retention: Retention::default(), rules: Vec::new(), total_bytes: 64 << 20 }
+    }
+}
+
+impl LogLimits {
+    /// Which retention a topic has; see [`LogLimits::retention_at`].
+    pub(crate) fn rule_of(&self, topic: &Topic) -> u32 {
+        let rule = self.rules.iter().position(|rule| rule.topics.matches(topic));
+        rule.map_or(0, |rule| rule as u32 + 1)
+    }
+
+    /// The retention that [`LogLimits::rule_of`] named.
+    pub(crate) fn retention_at(&self, rule: u32) -> &Retention {
+        let rule = (rule as usize).checked_sub(1).and_then(|rule| self.rules.get(rule));
+        rule.map_or(&self.retention, |rule| &rule.retention)
     }
 }
 
@@ -78,16 +159,19 @@ pub struct Limits {
     pub mailbox_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Frames that a laggard may be behind, at least one. At the bound [`Limits::laggard_policy`] applies.
-    pub laggard_frames: usize,
-    /// Bytes of frames that a laggard may be behind. The newest event, and one that it has begun to receive, may be larger.
+    /// Bytes per shard that it holds for links which have begun a frame, or their opening, and whose socket is full. Beyond
+    /// it the one that began the oldest frame is disconnected. How far a slow subscriber may be behind is what the log
+    /// retains: it reads from there.
     pub laggard_bytes: usize,
+    /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
+    /// and publishers of its topics wait.
+    pub delivery_bytes: usize,
     /// A laggard whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,
     /// What happens to a laggard at its bound.
     pub laggard_policy: LaggardPolicy,
-    /// What the log keeps for those who resume.
-    pub retention: Retention,
+    /// What the log keeps, for those who resume and for laggards.
+    pub log: LogLimits,
     /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s, some
     /// polyfills at 45 s.
     pub heartbeat: Duration,
@@ -114,11 +198,11 @@ impl Default for Limits {
             mailbox_events: 512,
             mailbox_bytes: 4 << 20,
             mailbox_others: 4096,
-            laggard_frames: 16_384,
-            laggard_bytes: 8 << 20,
+            laggard_bytes: 32 << 20,
+            delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
             laggard_policy: LaggardPolicy::default(),
-            retention: Retention::default(),
+            log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
             heartbeat_form: HeartbeatForm::Line,
             connection_age: None,
@@ -131,9 +215,12 @@ impl Default for Limits {
 /// is about a millisecond, which is what a small topic waits beside a broadcast.
 pub const SLICE_SENDS: usize = 256;
 
-/// Audiences of at most this many members have their turns in the first half of a slice, so that a topic
-/// of ten waits for half a slice of a broadcast, and very many small topics leave it the other half.
-pub const SMALL_AUDIENCE: usize = 64;
+/// An event that at most this many streams of a shard are to get has its turns in the first half of a slice, so that a
+/// topic of ten waits for half a slice of a broadcast, and very many such events leave it the other half.
+pub const SMALL_FAN_OUT: usize = 64;
+
+/// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
+pub const SWEEP_FRAMES: usize = 8192;
 
 /// When most connections are laggards whose sockets still take bytes, the path out is full, not the
 /// readers slow: then mail waits for at most this long at a time, and publishers learn that the mailbox is
@@ -153,6 +240,18 @@ pub const SLICE_BYTES: usize = 8 << 20;
 
 /// Laggards that are served between two slices.
 pub const LAGGARD_TURNS: usize = 64;
+
+/// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
+pub const RUN_FRAMES: usize = 512;
+
+/// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
+pub const SCANS: usize = 1 << 16;
+
+/// Streams that one turn of the loop ends with their last bytes.
+pub const ENDINGS: usize = 256;
+
+/// Laggards that one turn of the loop looks at for those that stand still.
+pub const LAGGARD_CHECKS: usize = 1024;
 
 /// Time between two looks at all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::{Array, SmallVec};
 
@@ -44,6 +45,13 @@ pub(crate) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
 pub(crate) fn shrink_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.len().is_power_of_two() {
         map.shrink_to(2 * map.len().max(KEPT));
+    }
+}
+
+/// After a removal: the same for a table whose entries are hashed by `hash`.
+pub(crate) fn shrink_table<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
+    if table.len().is_power_of_two() {
+        table.shrink_to(2 * table.len().max(KEPT), hash);
     }
 }
 
