@@ -22,6 +22,7 @@ pub mod event;
 pub mod form;
 pub mod frame;
 pub mod head;
+pub mod json;
 pub mod laggard;
 pub mod limits;
 pub mod log;
