@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use fanfare_proto::frame::WireFormat;
+use fanfare_proto::json::json_string;
 use httpdate::HttpDate;
 
 use crate::admission::{Refusal, Subscribe};
@@ -58,24 +59,6 @@ pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     }
     let _ = write!(out, "Cache-Control: no-store\r\nConnection: close\r\n{}\r\n{body}", refusal.headers);
     out.into_bytes()
-}
-
-/// A JSON string literal (RFC 8259, section 7).
-pub(crate) fn json_string(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            control if (control as u32) < 0x20 => {
-                let _ = write!(out, "\\u{:04x}", control as u32);
-            }
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn reason_phrase(status: u16) -> &'static str {

@@ -24,6 +24,7 @@ pub mod form;
 pub mod frame;
 pub mod frames;
 pub mod head;
+pub mod json;
 pub mod laggard;
 pub mod jitter;
 pub mod limits;

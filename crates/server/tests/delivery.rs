@@ -98,23 +98,23 @@ on_both_backends! {
         old.send("GET /events?topic=t HTTP/1.0\r\n\r\n");
         let mut old = Subscriber::on(old);
         let cases: &[(Value, &str)] = &[
-            (json!({ "data": "hello" }), "data: hello\n\n"),
-            (json!({ "data": "" }), "data:\n\n"),
-            (json!({}), "\n"),
-            (json!({ "data": " leading and trailing " }), "data:  leading and trailing \n\n"),
-            (json!({ "data": "one\ntwo\r\nthree\rfour" }), "data: one\ndata: two\ndata: three\ndata: four\n\n"),
-            (json!({ "data": "\n" }), "data:\ndata:\n\n"),
-            (json!({ "data": "a\n\nb\n" }), "data: a\ndata:\ndata: b\ndata:\n\n"),
-            (json!({ "data": "\r\r\n\n" }), "data:\ndata:\ndata:\ndata:\n\n"),
-            (json!({ "data": "id: 7\nevent: x\n: c" }), "data: id: 7\ndata: event: x\ndata: : c\n\n"),
-            (json!({ "data": "\u{feff}gr\u{fc}\u{df}e \u{1f389}\u{0}" }), "data: \u{feff}gr\u{fc}\u{df}e \u{1f389}\u{0}\n\n"),
-            (json!({ "data": "x", "type": "paid" }), "event: paid\ndata: x\n\n"),
-            (json!({ "data": "x", "type": " \u{e4} " }), "event:  \u{e4} \ndata: x\n\n"),
-            (json!({ "data": "x", "retry": 5000 }), "retry: 5000\ndata: x\n\n"),
-            (json!({ "data": "x", "retry": 1 }), "retry: 100\ndata: x\n\n"),
-            (json!({ "data": "x", "retry": "99999999999999999999" }), "retry: 3600000\ndata: x\n\n"),
-            (json!({ "data": "x", "type": "t", "retry": 700 }), "event: t\nretry: 700\ndata: x\n\n"),
-            (json!({ "data": { "b": [1, 2.50, null], "a": "\u{e4}" } }), "data: {\"a\":\"\u{e4}\",\"b\":[1,2.5,null]}\n\n"),
+            (json!({ "data": "hello" }), "data: hello\n"),
+            (json!({ "data": "" }), "data:\n"),
+            (json!({}), ""),
+            (json!({ "data": " leading and trailing " }), "data:  leading and trailing \n"),
+            (json!({ "data": "one\ntwo\r\nthree\rfour" }), "data: one\ndata: two\ndata: three\ndata: four\n"),
+            (json!({ "data": "\n" }), "data:\ndata:\n"),
+            (json!({ "data": "a\n\nb\n" }), "data: a\ndata:\ndata: b\ndata:\n"),
+            (json!({ "data": "\r\r\n\n" }), "data:\ndata:\ndata:\ndata:\n"),
+            (json!({ "data": "id: 7\nevent: x\n: c" }), "data: id: 7\ndata: event: x\ndata: : c\n"),
+            (json!({ "data": "\u{feff}gr\u{fc}\u{df}e \u{1f389}\u{0}" }), "data: \u{feff}gr\u{fc}\u{df}e \u{1f389}\u{0}\n"),
+            (json!({ "data": "x", "type": "paid" }), "event: paid\ndata: x\n"),
+            (json!({ "data": "x", "type": " \u{e4} " }), "event:  \u{e4} \ndata: x\n"),
+            (json!({ "data": "x", "retry": 5000 }), "retry: 5000\ndata: x\n"),
+            (json!({ "data": "x", "retry": 1 }), "retry: 100\ndata: x\n"),
+            (json!({ "data": "x", "retry": "99999999999999999999" }), "retry: 3600000\ndata: x\n"),
+            (json!({ "data": "x", "type": "t", "retry": 700 }), "event: t\nretry: 700\ndata: x\n"),
+            (json!({ "data": { "b": [1, 2.50, null], "a": "\u{e4}" } }), "data: {\"a\":\"\u{e4}\",\"b\":[1,2.5,null]}\n"),
         ];
         let mut publisher = server.publisher();
         let (mut expected, mut frames) = (String::new(), Vec::new());
@@ -125,7 +125,7 @@ on_both_backends! {
                 event["id"] = json!(format!("own id-{number} \u{e4}"));
             }
             let id = publisher.publish_json(&event);
-            frames.push(format!("id: {id}\n{wire}"));
+            frames.push(format!("{wire}id: {id}\n\n"));
             expected.push_str(&frames[number]);
         }
         for subscriber in [&mut chunked, &mut closing, &mut old] {

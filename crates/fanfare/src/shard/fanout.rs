@@ -7,12 +7,11 @@ use fanfare_io::{Cause, Io, Socket};
 use fanfare_proto::audience::{AudienceId, Subscription};
 use fanfare_proto::connection::{Farewell, Place};
 use fanfare_proto::cursor::Cursor;
-use fanfare_proto::frame::{Frame, WireFormat, encode_unnumbered, wrap};
+use fanfare_proto::frame::{Frame, WireFormat, gap_event};
 use fanfare_proto::limits::LaggardPolicy;
 use fanfare_proto::run::Remainder;
 
 use super::{Shard, tenths};
-use crate::response::json_string;
 
 /// How far one send to one socket got.
 enum Sent {
@@ -249,7 +248,8 @@ impl<I: Io> Shard<I> {
                 true => self.audiences.window(audience).after(cursor).next(),
                 false => self.next_in_log(cursor, &subscription),
             };
-            self.gap_event(&asked, cursor, next, subscription.format(), &mut bytes);
+            let at = Cursor { epoch: self.log.epoch(), seq: cursor };
+            gap_event(&asked, at, next.map(Arc::as_ref), subscription.format(), &mut bytes);
         }
         let laggard = self.laggards.get_mut(key);
         laggard.cursor = cursor;
@@ -261,27 +261,6 @@ impl<I: Io> Shard<I> {
     /// The first retained frame of a subscription after `cursor`.
     pub(super) fn next_in_log(&self, cursor: u64, subscription: &Subscription) -> Option<&Arc<Frame>> {
         self.log.after(subscription.topics(), cursor).find(|frame| subscription.admits(frame))
-    }
-
-    /// Appends the event that tells of a gap: between the event `asked` and `next`, the first that follows
-    /// `cursor`, something may be missing. Its id is the cursor from which the stream goes on.
-    pub(super) fn gap_event(
-        &self,
-        asked: &str,
-        cursor: u64,
-        next: Option<&Arc<Frame>>,
-        format: WireFormat,
-        out: &mut Vec<u8>,
-    ) {
-        let id = |seq| Cursor { epoch: self.log.epoch(), seq }.to_string();
-        let before = match next {
-            Some(frame) => json_string(&wire_id(frame, id(frame.seq()))),
-            None => "null".to_owned(),
-        };
-        let data = format!(r#"{{"after":{},"before":{before}}}"#, json_string(asked));
-        let mut body = format!("id: {}\n", id(cursor)).into_bytes();
-        encode_unnumbered(Some("fanfare.gap"), &data, &mut body);
-        wrap(&body, format, out);
     }
 
     fn laggard_to_member(&mut self, key: u32, slot: u32) {
@@ -347,8 +326,4 @@ fn send_one<I: Io>(io: &mut I, bytes: &[u8], socket: Socket) -> Sent {
             Cause::Gone(_) => Sent::Gone,
         },
     }
-}
-
-fn wire_id(frame: &Frame, cursor: String) -> String {
-    frame.own_id().map_or(cursor, str::to_owned)
 }

@@ -5,13 +5,15 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::connection::{Connection, Place, Tenths};
-use fanfare_proto::frame::{WireFormat, ending, prelude, wrap};
+use fanfare_proto::cursor::Cursor;
+use fanfare_proto::frame::{WireFormat, ending, gap_event, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
 use fanfare_proto::limits::{FullPolicy, LINGER};
 use fanfare_proto::run::Remainder;
@@ -438,7 +440,8 @@ impl<I: Io> Shard<I> {
         if let (Some(start), true) = (gap, subscribe.gap_notice) {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
             let next = self.next_in_log(start.cursor, subscription);
-            self.gap_event(asked, start.cursor, next, format, &mut bytes);
+            let at = Cursor { epoch: self.log.epoch(), seq: start.cursor };
+            gap_event(asked, at, next.map(Arc::as_ref), format, &mut bytes);
         }
         bytes
     }
