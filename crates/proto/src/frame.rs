@@ -223,38 +223,6 @@ pub fn checkpoint(wire_id: &str, format: WireFormat, out: &mut Vec<u8>) {
     wrap(&body, format, out);
 }
 
-/// Appends the event that reports a gap: between the event `after` and the event `before`, or whatever comes next where
-/// that is not known, something may be missing. `wire_id` is the cursor from which the stream goes on.
-pub fn gap_event(after: &str, before: Option<&str>, wire_id: &str, format: WireFormat, out: &mut Vec<u8>) {
-    let before = before.map_or_else(|| "null".to_owned(), json_string);
-    let data = format!(r#"{{"after":{},"before":{before}}}"#, json_string(after));
-    let mut body = Vec::new();
-    put_field(EVENT, b"fanfare.gap", &mut body);
-    put_data(&data, &mut body);
-    put_field(ID, wire_id.as_bytes(), &mut body);
-    body.push(b'\n');
-    wrap(&body, format, out);
-}
-
-/// A JSON string literal (RFC 8259, section 7).
-pub fn json_string(text: &str) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            control if (control as u32) < 0x20 => {
-                let _ = write!(out, "\\u{:04x}", control as u32);
-            }
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
-}
-
 /// Appends the end of a stream: a `retry` line, then in [`WireFormat::Chunked`] the last chunk (RFC 9112,
 /// section 7.1). `retry_ms` is the wait in milliseconds; the caller puts the jitter in.
 pub fn ending(retry_ms: u64, format: WireFormat, out: &mut Vec<u8>) {

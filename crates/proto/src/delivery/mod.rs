@@ -382,8 +382,8 @@ impl Delivery {
         (subscriber.link.generation == key.generation).then_some(*subscriber)
     }
 
-    fn cursor_text(&self, seq: u64) -> String {
-        Cursor { epoch: self.epoch, seq }.to_string()
+    fn cursor(&self, seq: u64) -> Cursor {
+        Cursor { epoch: self.epoch, seq }
     }
 
     fn jittered_retry_ms(&mut self) -> u64 {

@@ -1,12 +1,11 @@
 //! The beginning of a stream.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Delivery, StreamKey, Subscriber};
 use crate::audience::{AudienceId, Member, Subscription};
 use crate::event_log::EventLog;
-use crate::frame::{Frame, gap_event};
+use crate::frame::gap_event;
 use crate::laggard::NewLaggard;
 use crate::link::{Link, Unsent};
 use crate::log::Start;
@@ -61,22 +60,7 @@ impl Delivery {
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
         let next = log.first_after(&subscription.wanted_after(opened.cursor));
-        self.gap_event(asked, opened.cursor, next.as_ref(), subscription.format(), out);
-    }
-
-    pub(super) fn gap_event(
-        &self,
-        asked: &str,
-        cursor: u64,
-        next: Option<&Arc<Frame>>,
-        format: crate::frame::WireFormat,
-        out: &mut Vec<u8>,
-    ) {
-        let before = next.map(|frame| match frame.own_id() {
-            Some(id) => id.to_owned(),
-            None => self.cursor_text(frame.seq()),
-        });
-        gap_event(asked, before.as_deref(), &self.cursor_text(cursor), format, out);
+        gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.format(), out);
     }
 
     /// Begins a stream on a watched socket, under the name that was reserved. `unsent` is the rest of its opening bytes.
@@ -88,6 +72,7 @@ impl Delivery {
         options: StreamOptions,
         unsent: Option<Unsent>,
         now: Duration,
+        log: &mut impl EventLog,
     ) {
         let Opened { audience, cursor, gap, replays } = opened;
         let slot = key.slot;
@@ -108,6 +93,7 @@ impl Delivery {
         self.counts.subscribed += 1;
         self.counts.gaps += u64::from(gap);
         self.begin_upkeep(key, options, now);
+        self.make_room(log);
     }
 
     /// Gives back the place of a subscription whose socket is gone already.

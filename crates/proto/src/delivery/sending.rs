@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Budgets, Delivery, StreamKey, Subscriber};
 use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
-use crate::frame::{Frame, WireFormat, checkpoint, ending, heartbeat};
+use crate::frame::{Frame, WireFormat, checkpoint, ending, gap_event, heartbeat};
 use crate::frames::{FrameKey, FrameStore};
 use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
 use crate::link::Unsent;
@@ -360,12 +360,13 @@ impl Delivery {
             let subscription = self.audiences.subscription(stream.audience);
             let next = log.first_after(&subscription.wanted_after(available_after));
             let mut bytes = Vec::new();
-            let asked = self.cursor_text(cursor);
-            self.gap_event(&asked, available_after, next.as_ref(), subscription.format(), &mut bytes);
+            let (asked, goes_on) = (self.cursor(cursor).to_string(), self.cursor(available_after));
+            gap_event(&asked, goes_on, next.as_deref(), subscription.format(), &mut bytes);
             self.laggards.set_unsent(key, Unsent::own(bytes.into(), 0), &mut self.store);
         }
         self.laggards.advance(key, available_after);
         self.laggards.ready(key);
+        self.make_room(log);
     }
 
     fn unsent_sent(&mut self, key: u32, failure: Option<SendFailure>, now: Duration, log: &mut impl EventLog) {
@@ -425,7 +426,7 @@ impl Delivery {
 
     /// While links have begun more than the bound allows, the one that began the oldest frame is ended, of a sample. It
     /// cannot be told of a gap in the middle of a frame.
-    fn make_room(&mut self, log: &mut impl EventLog) {
+    pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
         while self.store.begun_bytes() + self.laggards.own_bytes() > self.limits.laggard_bytes {
             let Some(slot) = self.farthest_behind() else { return };
             self.end(slot, CloseReason::LaggardFull, false, log);
@@ -485,7 +486,7 @@ impl Delivery {
         self.sending.own.clear();
         match self.sending.caught_up_to {
             Some(seq) if kind.checkpoint => {
-                let id = self.cursor_text(seq);
+                let id = self.cursor(seq).to_string();
                 checkpoint(&id, kind.format, &mut self.sending.own);
             }
             _ => self.sending.own.extend_from_slice(heartbeat(self.limits.heartbeat_form, kind.format)),
