@@ -1,7 +1,8 @@
 //! Which topic's oldest frame becomes too old next.
 //!
-//! One entry for each topic that has frames, in a heap. An entry is never moved: where the frame that it stands for has
-//! been dropped for another reason it is too early, and is put back with the right time when its time comes.
+//! One entry for each topic that has frames, in a heap. An entry is never moved: where the frame that it
+//! stands for has been dropped for another reason it is too early, and is put back with the right time when
+//! its time comes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -83,13 +84,14 @@ impl ExpiryQueue {
         })
     }
 
-    /// Notes that an entry is no longer its topic's: because it was taken out, or because the topic has no more frames.
+    /// Notes that an entry is no longer its topic's: because it was taken out, or because the topic has no
+    /// more frames.
     pub(super) fn end(&mut self) {
         self.live -= 1;
     }
 
-    /// Removes the stale entries when they are more than the others, and room that is not needed. `stamp_of` gives the
-    /// stamp of a topic.
+    /// Removes the stale entries when they are more than the others, and room that is not needed. `stamp_of`
+    /// gives the stamp of a topic.
     pub(super) fn shrink(&mut self, stamp_of: impl Fn(u32) -> u32) {
         if self.heap.len() > 2 * self.live + STALE_ALLOWED {
             self.heap.retain(|entry| stamp_of(entry.0.slot) == entry.0.stamp);

@@ -1,8 +1,9 @@
 //! What the log still knows of topics that it has no entry for.
 //!
-//! A topic that has neither frames nor readers has no entry. So that its next reader is not told of a gap that is none, a
-//! *tombstone* stays: a hash of its name, and the newest frame of it that was dropped. Tombstones have a bound in bytes.
-//! Only when the oldest of them goes does the floor rise that holds for all topics without entry and tombstone.
+//! A topic that has neither frames nor readers has no entry. So that its next reader is not told of a gap
+//! that is none, a *tombstone* stays: a hash of its name, and the newest frame of it that was dropped.
+//! Tombstones have a bound in bytes. Only when the oldest of them goes does the floor rise that holds for all
+//! topics without entry and tombstone.
 
 use std::num::NonZeroU64;
 
@@ -21,8 +22,8 @@ pub(super) struct Forgotten {
 }
 
 struct Tombstone {
-    /// Of the topic's name. Two names with one hash would share a tombstone; the log's keys are secret, so that no
-    /// client can compute such a pair, and by chance one in 2^64 pairs is one.
+    /// Of the topic's name. Two names with one hash would share a tombstone; the log's keys are secret, so
+    /// that no client can compute such a pair, and by chance one in 2^64 pairs is one.
     hash: u64,
     /// No frame of the topic after this one has been dropped.
     dropped: NonZeroU64,

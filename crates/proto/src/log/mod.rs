@@ -1,8 +1,9 @@
 //! The bounded recent frames of the process: what a reader that was away gets.
 //!
-//! Each topic owns its frames and its retention, so that one busy topic, or one large batch, does not evict the history of
-//! the others. A reader is a cursor; the log answers which frames of its topics come after it, and whether any of them is
-//! gone. The log also knows which shards have readers of a topic, so that a publish reaches only these.
+//! Each topic owns its frames and its retention, so that one busy topic, or one large batch, does not evict
+//! the history of the others. A reader is a cursor; the log answers which frames of its topics come after it,
+//! and whether any of them is gone. The log also knows which shards have readers of a topic, so that a
+//! publish reaches only these.
 //!
 //! ```text
 //!              name table                slots                     frames of one topic
@@ -11,9 +12,10 @@
 //!   forgotten topics: hash -> dropped                              own ids: text -> first seq
 //! ```
 //!
-//! Inputs: [`Log::append`] with a frame whose number is higher than all before (numbers may have holes), [`Log::trim`] with
-//! the time, [`Log::add_reader`] and [`Log::remove_reader`]. Questions: [`Log::resume`] gives the cursor where a reader
-//! starts, [`Log::read_after`] the frames after a cursor, [`Log::shards_reading`] the shards that an event is for.
+//! Inputs: [`Log::append`] with a frame whose number is higher than all before (numbers may have holes),
+//! [`Log::trim`] with the time, [`Log::add_reader`] and [`Log::remove_reader`]. Questions: [`Log::resume`]
+//! gives the cursor where a reader starts, [`Log::read_after`] the frames after a cursor,
+//! [`Log::shards_reading`] the shards that an event is for.
 //!
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
 
@@ -76,8 +78,8 @@ pub struct Log {
     frames: usize,
     /// Distinct frames, each once, and everything of the topics that have frames.
     held_bytes: usize,
-    /// The entries of topics that have readers and no frames.
-    read_only_bytes: usize,
+    /// The entries of topics that have readers and no frames, and the sets of readers of all.
+    reader_bytes: usize,
     /// Pairs of a topic and a shard that reads it.
     readers: usize,
     readers_version: u64,
@@ -97,8 +99,8 @@ pub struct TopicExtent {
 }
 
 impl Log {
-    /// An empty log. `seed` makes its hashes unpredictable, so it is random in production (the caller's: this crate draws
-    /// no randomness).
+    /// An empty log. `seed` makes its hashes unpredictable, so it is random in production (the caller's: this
+    /// crate draws no randomness).
     pub fn new(epoch: Epoch, limits: LogLimits, seed: u64) -> Log {
         Log {
             epoch,
@@ -112,7 +114,7 @@ impl Log {
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
             frames: 0,
             held_bytes: 0,
-            read_only_bytes: 0,
+            reader_bytes: 0,
             readers: 0,
             readers_version: 0,
             limits,
@@ -139,23 +141,25 @@ impl Log {
         self.frames == 0
     }
 
-    /// The memory of the frames and of everything that is kept because of them, in bytes: indexes, the entries of their
-    /// topics, own ids, what is known of forgotten topics. An upper bound, beside a constant of 10 KiB and what an allocator
-    /// rounds up. After each [`Log::append`] it is at most [`LogLimits::total_bytes`].
+    /// The memory of the frames and of everything that is kept because of them, in bytes: indexes, the
+    /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
+    /// of 10 KiB and what an allocator rounds up. After each [`Log::append`] it is at most
+    /// [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
         self.held_bytes + self.holders.bytes() + self.expiries.bytes() + self.forgotten.bytes()
     }
 
-    /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that topics have
-    /// left behind in the tables. It is not evicted: the bounds of connections and of topics for each bound it.
+    /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that
+    /// topics have left behind in the tables. It is not evicted: the bounds of connections and of topics for
+    /// each bound it.
     pub fn reader_bytes(&self) -> usize {
         let used = self.topics.len() * TopicEntry::TABLE_BYTES;
-        self.read_only_bytes + (self.topics.bytes() + self.by_name.bytes()).saturating_sub(used)
+        self.reader_bytes + (self.topics.bytes() + self.by_name.bytes()).saturating_sub(used)
     }
 
-    /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic is the
-    /// largest, until everything fits. Frames that no topic holds any more go into `dropped`, so that the caller frees
-    /// them after it has unlocked the log; the new frame may be among them.
+    /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic
+    /// is the largest, until everything fits. Frames that no topic holds any more go into `dropped`, so that
+    /// the caller frees them after it has unlocked the log; the new frame may be among them.
     ///
     /// # Panics
     /// The frame's `seq` is not higher than all before it.
@@ -181,8 +185,8 @@ impl Log {
         }
     }
 
-    /// Drops at most `budget` frames that are too old, and looks at no more topics than that. Where it had to stop,
-    /// [`Log::next_expiry`] is not later than `now`.
+    /// Drops at most `budget` frames that are too old, and looks at no more topics than that. Where it had to
+    /// stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         let now = nanoseconds(now);
         let mut left = budget;
@@ -208,14 +212,15 @@ impl Log {
         }
     }
 
-    /// When to call [`Log::trim`] next, on the clock of `published`. It may turn out that nothing is too old by then, once
-    /// for each topic whose oldest frame was dropped for another reason; then the next time is later.
+    /// When to call [`Log::trim`] next, on the clock of `published`. It may turn out that nothing is too old
+    /// by then, once for each topic whose oldest frame was dropped for another reason; then the next time is
+    /// later.
     pub fn next_expiry(&self) -> Option<Duration> {
         self.expiries.next().map(Duration::from_nanos)
     }
 
-    /// Notes that a shard has its first reader of each of these topics. While it has one, the topic keeps its entry, and
-    /// [`Log::shards_reading`] names the shard.
+    /// Notes that a shard has its first reader of each of these topics. While it has one, the topic keeps its
+    /// entry, and [`Log::shards_reading`] names the shard.
     ///
     /// # Panics
     /// The shard reads one of the topics already.
@@ -251,14 +256,14 @@ impl Log {
         shards
     }
 
-    /// Changes with every [`Log::add_reader`] and [`Log::remove_reader`]: while it is the same, so is every answer of
-    /// [`Log::shards_reading`].
+    /// Changes with every [`Log::add_reader`] and [`Log::remove_reader`]: while it is the same, so is every
+    /// answer of [`Log::shards_reading`].
     pub fn readers_version(&self) -> u64 {
         self.readers_version
     }
 
-    /// Pairs of a topic and a shard that reads it: what [`Log::add_reader`] has noted and [`Log::remove_reader`] has not
-    /// ended.
+    /// Pairs of a topic and a shard that reads it: what [`Log::add_reader`] has noted and
+    /// [`Log::remove_reader`] has not ended.
     pub fn readers(&self) -> usize {
         self.readers
     }
@@ -281,9 +286,9 @@ impl Log {
         })
     }
 
-    /// Some of the topics that have frames or readers, at most `limit`, and what to give as `after` for the next ones.
-    /// A topic that is there all the time is on exactly one page. A page may have fewer topics than `limit`, or none,
-    /// and others may follow; the last one has no `after` for the next.
+    /// Some of the topics that have frames or readers, at most `limit`, and what to give as `after` for the
+    /// next ones. A topic that is there all the time is on exactly one page. A page may have fewer topics
+    /// than `limit`, or none, and others may follow; the last one has no `after` for the next.
     pub fn topics_page(&self, after: Option<u64>, limit: usize) -> (Vec<Topic>, Option<u64>) {
         let mut page = Vec::new();
         let mut slot = after.map_or(0, |slot| u32::try_from(slot).unwrap_or(u32::MAX));
@@ -319,37 +324,33 @@ impl Log {
         }
         let dropped = self.forgotten.take(hash);
         let entry = TopicEntry { name: topic.clone(), hash, readers: ShardSet::new(), dropped, held: None };
-        self.read_only_bytes += entry.bytes();
+        self.reader_bytes += entry.bytes();
         let slot = self.topics.insert(entry);
         let topics = &self.topics;
         self.by_name.insert(hash, slot, |slot| topics[slot].hash);
         slot
     }
 
-    /// The entry of a topic without frames and readers goes; what is known of it stays for as long as there is room.
+    /// The entry of a topic without frames and readers goes; what is known of it stays for as long as there
+    /// is room.
     fn remove_if_unused(&mut self, slot: u32) {
         let entry = &self.topics[slot];
         if entry.held.is_some() || !entry.readers.is_empty() {
             return;
         }
         let entry = self.topics.remove(slot);
-        self.read_only_bytes -= entry.bytes();
+        self.reader_bytes -= entry.bytes();
         let topics = &self.topics;
         self.by_name.remove(entry.hash, slot, |slot| topics[slot].hash);
         self.forgotten.insert(entry.hash, entry.dropped);
     }
 
-    /// Changes the readers of a topic, and whatever depends on what they take. `change` says whether it did something.
+    /// Changes the readers of a topic. `change` says whether it did something.
     fn change_readers(&mut self, slot: u32, change: impl FnOnce(&mut ShardSet) -> bool) {
-        let entry = &mut self.topics[slot];
-        let before = entry.bytes();
-        assert!(change(&mut entry.readers), "a shard reads a topic once at a time");
-        let (after, has_frames) = (entry.bytes(), entry.held.is_some());
-        let counted = if has_frames { &mut self.held_bytes } else { &mut self.read_only_bytes };
-        *counted = *counted + after - before;
-        if has_frames {
-            self.classes.update(&mut self.topics, slot);
-        }
+        let readers = &mut self.topics[slot].readers;
+        let before = readers.allocated_bytes();
+        assert!(change(readers), "a shard reads a topic once at a time");
+        self.reader_bytes = self.reader_bytes + readers.allocated_bytes() - before;
     }
 
     fn push(&mut self, slot: u32, frame: Arc<Frame>) {
@@ -363,7 +364,7 @@ impl Log {
         let mut held = HeldFrames::new(self.limits.rule_of(&entry.name));
         let expires = expires_at(&frame, self.limits.retention_at(held.rule).age);
         held.push(frame, self.keys);
-        self.read_only_bytes -= entry.bytes();
+        self.reader_bytes -= entry.bytes();
         self.held_bytes += entry.bytes() + held.overhead_bytes();
         entry.held = Some(Box::new(held));
         let class = class_of(entry.charge());
@@ -384,7 +385,8 @@ impl Log {
         }
     }
 
-    /// Drops the oldest frame of a topic that has some. The entry goes with the last one, if there are no readers.
+    /// Drops the oldest frame of a topic that has some. The entry goes with the last one, if there are no
+    /// readers.
     fn drop_oldest(&mut self, slot: u32, dropped: &mut Vec<Arc<Frame>>) {
         let entry = &mut self.topics[slot];
         let Some(held) = entry.held.as_deref_mut() else { return };
@@ -394,7 +396,7 @@ impl Log {
         if held.is_empty() {
             let is_queued = held.expiry_stamp != 0;
             self.held_bytes -= before + entry.bytes();
-            self.read_only_bytes += entry.bytes();
+            self.reader_bytes += entry.bytes();
             self.classes.remove(&mut self.topics, slot);
             self.topics[slot].held = None;
             if is_queued {

@@ -22,7 +22,8 @@ impl HashKeys {
     }
 }
 
-/// Tables that grow one by one: a single table of a million entries would stop every publisher while it grows.
+/// Tables that grow one by one: a single table of a million entries would stop every publisher while it
+/// grows.
 const PARTS: usize = 64;
 
 /// Slot numbers by hash.

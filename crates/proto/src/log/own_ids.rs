@@ -15,7 +15,8 @@ pub(super) struct OwnIds {
 /// The entry lives while a retained frame of the topic bears the id.
 struct OwnId {
     text: Box<str>,
-    /// The first frame that bore it, retained or not: a resume from a repeated id repeats events, but loses none.
+    /// The first frame that bore it, retained or not: a resume from a repeated id repeats events, but loses
+    /// none.
     first: u64,
     /// Retained frames that bear it.
     frames: u32,

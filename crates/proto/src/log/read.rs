@@ -23,7 +23,8 @@ pub enum Start {
         /// Everything after this is here.
         cursor: u64,
     },
-    /// The epoch is this one, but the number is newer than everything here: another shard or node may have been ahead.
+    /// The epoch is this one, but the number is newer than everything here: another shard or node may have
+    /// been ahead.
     Ahead {
         /// The number that the reader has.
         seq: u64,
@@ -33,7 +34,8 @@ pub enum Start {
 }
 
 impl Start {
-    /// The reader has, or can no longer get, everything up to here. For [`Start::Ahead`]: if it is not waited for.
+    /// The reader has, or can no longer get, everything up to here. For [`Start::Ahead`]: if it is not waited
+    /// for.
     pub fn cursor(self) -> u64 {
         match self {
             Start::At { cursor } | Start::Gap { cursor } | Start::Ahead { cursor, .. } => cursor,
@@ -49,8 +51,8 @@ impl Start {
 impl Log {
     /// Where a reader of `topics` starts that says it has everything up to the event `id`.
     ///
-    /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics bears) is a
-    /// gap, and the reader gets everything retained.
+    /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
+    /// bears) is a gap, and the reader gets everything retained.
     pub fn resume(&self, id: &str, topics: &[Topic]) -> Start {
         let available = self.available_after(topics);
         if id == EARLIEST {
@@ -67,8 +69,8 @@ impl Log {
         }
     }
 
-    /// The first frame of these topics that bore a publisher's id, as long as one of them retains a frame that does. Where
-    /// the id was repeated, the reader may get events twice, but misses none.
+    /// The first frame of these topics that bore a publisher's id, as long as one of them retains a frame
+    /// that does. Where the id was repeated, the reader may get events twice, but misses none.
     fn first_with_own_id(&self, id: &str, topics: &[Topic]) -> Option<u64> {
         let slots = topics.iter().filter_map(|topic| self.find(topic));
         let held = slots.filter_map(|slot| self.topics[slot].held.as_deref());
@@ -87,14 +89,14 @@ impl Log {
         dropped.max().unwrap_or(self.newest)
     }
 
-    /// Appends to `into` the frames of `topics` after `after`, in order, each once: at most `max_frames`, and at most
-    /// `max_bytes` of wire bytes but always one; private ones only with `sees_private`.
+    /// Appends to `into` the frames of `topics` after `after`, in order, each once: at most `max_frames`, and
+    /// at most `max_bytes` of wire bytes but always one; private ones only with `sees_private`.
     ///
-    /// Gives the cursor up to which the reader has everything once it has these: [`Log::newest`] where the end was reached,
-    /// else the last frame's `seq`.
+    /// Gives the cursor up to which the reader has everything once it has these: [`Log::newest`] where the
+    /// end was reached, else the last frame's `seq`.
     ///
-    /// # Errors
-    /// Frames of these topics after `after` are gone; with [`Log::available_after`], from where on all are here.
+    /// # Errors Frames of these topics after `after` are gone; with [`Log::available_after`], from where on
+    /// all are here.
     pub fn read_after(
         &self,
         topics: &[Topic],

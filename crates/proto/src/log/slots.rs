@@ -1,7 +1,7 @@
 //! A table whose entries have numbers that stay, in chunks that go when they are empty.
 //!
-//! Not a `Slab`, which is one vector: that doubles, which copies a million entries under the log's lock, and it
-//! shrinks only behind its last entry.
+//! Not a `Slab`, which is one vector: that doubles, which copies a million entries under the log's lock, and
+//! it shrinks only behind its last entry.
 
 use std::array;
 use std::ops::{Index, IndexMut};

@@ -178,7 +178,8 @@ fn trim_has_a_budget_and_next_expiry_says_when_it_is_not_done() {
     assert_eq!((rounds, log.len(), log.next_expiry()), (7, 0, None));
 }
 
-/// A caller that sleeps until `next_expiry` wakes at most once too early for each topic, and never twice at one time.
+/// A caller that sleeps until `next_expiry` wakes at most once too early for each topic, and never twice at
+/// one time.
 #[test]
 fn next_expiry_never_names_a_time_that_trim_has_passed() {
     let mut log = log_of(Retention { age: 60 * SECOND, ..retention(10) }, 64 * MIB);
@@ -243,7 +244,8 @@ fn unknown_epochs_and_ids_are_gaps_and_future_numbers_are_ahead() {
     assert_eq!(log.resume(&id(&log, 2), &a), Start::At { cursor: 2 });
 }
 
-/// Once, a reader of a quiet topic that reconnected after another topic had been forgotten was told of a gap that was none.
+/// Once, a reader of a quiet topic that reconnected after another topic had been forgotten was told of a gap
+/// that was none.
 #[test]
 fn a_forgotten_topic_is_no_gap_for_another_one() {
     let mut log = log(1);
@@ -315,8 +317,8 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
     log.check();
 }
 
-/// Once, the entry of a repeated id went with the first frame that bore it. The third then counted as the first, and a
-/// reader that had seen only the second lost, without a sign, what lay between the two.
+/// Once, the entry of a repeated id went with the first frame that bore it. The third then counted as the
+/// first, and a reader that had seen only the second lost, without a sign, what lay between the two.
 #[test]
 fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     let mut log = log(3);
@@ -330,7 +332,8 @@ fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     assert_eq!(read(&log, &a, 2).unwrap(), [3, 4, 5]);
 }
 
-/// Once, own ids were looked up over all topics: the id of an event that the reader never gets was a place to start from.
+/// Once, own ids were looked up over all topics: the id of an event that the reader never gets was a place to
+/// start from.
 #[test]
 fn own_ids_of_other_topics_are_unknown() {
     let mut log = log(10);
@@ -442,7 +445,7 @@ fn pages_show_each_topic_that_stays_once_while_others_come_and_go() {
     for number in 0..30_000 {
         log.add_reader(&[topic(format!("t{number}"))], 0);
     }
-    let stays = |number: u32| number % 1_000 == 0;
+    let stays = |number: u32| number.is_multiple_of(1_000);
     let (mut seen, mut token, mut next, mut calls) = (Vec::new(), None, 0, 0);
     loop {
         let (page, following) = log.topics_page(token, 7);
@@ -470,8 +473,8 @@ fn pages_show_each_topic_that_stays_once_while_others_come_and_go() {
     log.check();
 }
 
-/// Once, one deque held everything: one busy topic evicted the history of every quiet one. The story of the issue: 1,000
-/// topics of 100 events a second beside one that has an event a minute, which keeps its hour.
+/// Once, one deque held everything: one busy topic evicted the history of every quiet one. The story of the
+/// issue: 1,000 topics of 100 events a second beside one that has an event a minute, which keeps its hour.
 #[test]
 fn a_quiet_topic_keeps_its_hour_beside_a_thousand_busy_ones() {
     let mut log = log_of(Retention { age: 3600 * SECOND, ..retention(100_000) }, 64 * MIB);
@@ -524,8 +527,8 @@ fn a_burst_in_one_topic_leaves_the_others_alone() {
     log.check();
 }
 
-/// Once, the index of topics was outside the log's bound: 30,000 events with 64 new topics each took 449 MiB. (Fewer are
-/// enough here: the bound is reached after 200.)
+/// Once, the index of topics was outside the log's bound: 30,000 events with 64 new topics each took 449 MiB.
+/// (Fewer are enough here: the bound is reached after 200.)
 #[test]
 fn events_of_very_many_new_topics_stay_within_the_bound() {
     let mut log = log_of(retention(100_000), 4 * MIB);

@@ -63,14 +63,14 @@ impl TopicEntry {
     pub(super) const TABLE_BYTES: usize =
         size_of::<Option<TopicEntry>>() + NAME_SLOT_BYTES + CHUNK_SHARE_BYTES;
 
-    /// The memory of the entry without its frames, in bytes: the slot, the places in tables, the name.
+    /// The memory of the entry without its frames and readers, in bytes: the slot, the places in tables, the
+    /// name.
     pub(super) fn bytes(&self) -> usize {
-        let name = SHARED_TEXT_BYTES + self.name.as_str().len();
-        TopicEntry::TABLE_BYTES + name + self.readers.allocated_bytes()
+        TopicEntry::TABLE_BYTES + SHARED_TEXT_BYTES + self.name.as_str().len()
     }
 
-    /// The bytes that the topic is charged with when room is made: its frames in full, also those that other topics
-    /// hold too, and everything else that it takes.
+    /// The bytes that the topic is charged with when room is made: its frames in full, also those that other
+    /// topics hold too, and everything else that it takes.
     pub(super) fn charge(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.frame_bytes + held.overhead_bytes() + self.bytes())
     }
