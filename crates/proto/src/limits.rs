@@ -76,6 +76,9 @@ pub struct Limits {
     pub mailbox_events: usize,
     /// Bytes of frames that wait in a shard's mailbox; an empty mailbox takes any one event.
     pub mailbox_bytes: usize,
+    /// Bytes of frames that wait in all mailboxes together, a frame counted in each: a bound of the process whatever the
+    /// number of shards. Where nothing waits any one event is taken.
+    pub mailbox_total_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
     /// Frames that a laggard may be behind, at least one. At the bound [`Limits::laggard_policy`] applies.
@@ -113,6 +116,7 @@ impl Default for Limits {
             event_bytes: 1 << 20,
             mailbox_events: 512,
             mailbox_bytes: 4 << 20,
+            mailbox_total_bytes: 64 << 20,
             mailbox_others: 4096,
             laggard_frames: 16_384,
             laggard_bytes: 8 << 20,
