@@ -19,7 +19,7 @@ use fanfare_proto::audience::{Audiences, Subscription};
 use fanfare_proto::decoder::Decoder;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::{Limits, Retention, SLICE_SENDS};
-use fanfare_proto::log::Log;
+use fanfare_proto::old_log::Log;
 use fanfare_proto::run::Run;
 
 /// CPU time of one repetition: long beside the clock's steps, short beside a scheduler's slice.
@@ -203,7 +203,7 @@ fn log(bench: &mut Bench) -> Outcome<()> {
     let topic = topic()?;
     let topics = [topic.clone()];
     let data = "x".repeat(200);
-    let retention = Retention { frames: 10_000, ..Retention::default() };
+    let retention = Retention { events: 10_000, ..Retention::default() };
     let mut log = Log::new(Epoch::new(1), retention);
     let frames: Vec<_> = (1..=100_000).map(|seq| Arc::new(frame(&topic, seq, &data))).collect();
     // Full at first, so that each append also drops the oldest.

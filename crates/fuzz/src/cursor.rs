@@ -8,7 +8,7 @@ use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::Retention;
-use fanfare_proto::log::{EARLIEST, Log};
+use fanfare_proto::old_log::{EARLIEST, Log};
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 const MAX_TOPICS: usize = 4;
@@ -56,7 +56,7 @@ fn cursor_numbers(input: &[u8]) {
 /// `own-n` where n is even.
 fn log(epoch: Epoch, topic: &Topic) -> Log {
     let frames = (HEAD - FIRST_RETAINED + 1) as usize;
-    let mut log = Log::new(epoch, Retention { frames, ..Retention::default() });
+    let mut log = Log::new(epoch, Retention { events: frames, ..Retention::default() });
     for seq in 1..=HEAD {
         let mut event = Event::new(topic.clone());
         if seq % 2 == 0 {

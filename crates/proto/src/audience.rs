@@ -20,7 +20,7 @@ use crate::event::Topic;
 use crate::frame::{Frame, WireFormat};
 use crate::limits::{RUN_BYTES, SMALL_AUDIENCE};
 use crate::run::Run;
-use crate::spare::{drop_if_empty, shrink_list, shrink_map};
+use crate::shrink::{drop_if_empty, shrink_list, shrink_map};
 use crate::window::Window;
 
 /// What the members of an audience have in common: its key.

@@ -3,8 +3,10 @@
 //! The bounds of an event's own fields are fixed where the fields are parsed, and named here too.
 //! Full is an answer (a refusal, a gap, an eviction with its reason), never growth.
 
+use std::str::FromStr;
 use std::time::Duration;
 
+use crate::event::{InvalidEvent, Topic};
 pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::frame::HeartbeatForm;
 use crate::head::HeadLimits;
@@ -34,21 +36,102 @@ pub enum FullPolicy {
     Drop,
 }
 
-/// How long and how much the log keeps. Whatever is reached first trims.
+/// How long and how much the log keeps of one topic. The bound that is reached first decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Frames kept at most. Zero keeps none: every resume is a gap.
-    pub frames: usize,
-    /// Bytes of frames kept at most.
+    /// Events kept at most. Zero keeps none: every resume is a gap.
+    pub events: usize,
+    /// Bytes of events kept at most. An event of several topics counts in each of them.
     pub bytes: usize,
-    /// Frames older than this are dropped.
+    /// Events of this age are dropped.
     pub age: Duration,
 }
 
 impl Default for Retention {
-    /// 100,000 frames, 64 MiB, one hour: a night's reconnects for a small hub, minutes for a busy one.
+    /// 100,000 events, 64 MiB, one hour: a topic alone may fill the log; [`LogLimits::total_bytes`] divides
+    /// it fairly.
     fn default() -> Retention {
-        Retention { frames: 100_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
+        Retention { events: 100_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
+    }
+}
+
+/// The topics that a rule is for: one name, or all names with one beginning.
+///
+/// Written as the name, or as the beginning and `*`. A `*` elsewhere is a character like others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicPattern {
+    /// The topic with this name.
+    Exact(Topic),
+    /// The topics whose names begin with this text; all, if it is empty.
+    Prefix(String),
+}
+
+impl TopicPattern {
+    /// Whether the pattern is for this topic.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        match self {
+            TopicPattern::Exact(name) => name == topic,
+            TopicPattern::Prefix(prefix) => topic.as_str().starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl FromStr for TopicPattern {
+    type Err = InvalidEvent;
+
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// The text before a `*` at the end, or the whole text, cannot be (the beginning of) a topic.
+    fn from_str(text: &str) -> Result<TopicPattern, InvalidEvent> {
+        match text.strip_suffix('*') {
+            Some("") => Ok(TopicPattern::Prefix(String::new())),
+            Some(prefix) => Topic::new(prefix).map(|_| TopicPattern::Prefix(prefix.to_owned())),
+            None => Topic::new(text).map(TopicPattern::Exact),
+        }
+    }
+}
+
+/// The retention of the topics that match a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// Which topics.
+    pub topics: TopicPattern,
+    /// What is kept of each of them.
+    pub retention: Retention,
+}
+
+/// The bounds of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// What is kept of each topic that no rule matches.
+    pub retention: Retention,
+    /// Rules for some topics; the first that matches holds.
+    pub rules: Vec<RetentionRule>,
+    /// Memory of all events in the log, in bytes, with their indexes and what is known of topics whose events
+    /// are gone. At the bound, the largest topics lose their oldest events.
+    pub total_bytes: usize,
+}
+
+impl Default for LogLimits {
+    /// [`Retention::default`] for every topic, 64 MiB in all: a night's reconnects for a small hub, minutes
+    /// for a busy one.
+    fn default() -> LogLimits {
+        LogLimits { retention: Retention::default(), rules: Vec::new(), total_bytes: 64 << 20 }
+    }
+}
+
+impl LogLimits {
+    /// Which retention a topic has; see [`LogLimits::retention_at`].
+    pub(crate) fn rule_of(&self, topic: &Topic) -> u32 {
+        let rule = self.rules.iter().position(|rule| rule.topics.matches(topic));
+        rule.map_or(0, |rule| rule as u32 + 1)
+    }
+
+    /// The retention that [`LogLimits::rule_of`] named.
+    pub(crate) fn retention_at(&self, rule: u32) -> &Retention {
+        let rule = (rule as usize).checked_sub(1).and_then(|rule| self.rules.get(rule));
+        rule.map_or(&self.retention, |rule| &rule.retention)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::frame::{Frame, WireFormat};
 use crate::limits::RUN_BYTES;
-use crate::spare::shrink_buffer;
+use crate::shrink::shrink_buffer;
 
 /// A scratch piece of wire bytes, reused from slice to slice.
 #[derive(Default)]

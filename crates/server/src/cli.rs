@@ -79,7 +79,7 @@ pub(crate) struct ServeOptions {
     pub(crate) head_time: Duration,
 
     /// Events kept for those who resume
-    #[arg(long, env = "FANFARE_RETAIN_EVENTS", default_value_t = Retention::default().frames)]
+    #[arg(long, env = "FANFARE_RETAIN_EVENTS", default_value_t = Retention::default().events)]
     pub(crate) retain_events: usize,
     /// Bytes of events kept
     #[arg(long, value_name = "SIZE", default_value_t = size(Retention::default().bytes))]
@@ -200,7 +200,7 @@ impl ServeOptions {
                 AtBound::Skip => LaggardPolicy::Skip,
             },
             retention: Retention {
-                frames: self.retain_events,
+                events: self.retain_events,
                 bytes: self.retain_bytes.as_u64() as usize,
                 age: self.retain_age,
             },

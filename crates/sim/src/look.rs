@@ -237,7 +237,7 @@ impl World {
             return;
         }
         let last = &history.events[after.dropped as usize - 1];
-        let too_many = counts.log_frames + 1 > retention.frames as u64;
+        let too_many = counts.log_frames + 1 > retention.events as u64;
         let too_large = counts.log_bytes as usize + last.size > retention.bytes;
         let too_old = self.shared.now.get().saturating_sub(last.published_at) >= retention.age;
         assert!(too_many || too_large || too_old, "the log has dropped {} for nothing", last.seq);

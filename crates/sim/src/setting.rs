@@ -35,13 +35,13 @@ impl Setting {
     pub(crate) fn random(choices: &mut Choices) -> Setting {
         let small = choices.one_in(2);
         let mut retention = Retention {
-            frames: choices.pick(&[1000, 50, 5, 0]),
+            events: choices.pick(&[1000, 50, 5, 0]),
             bytes: choices.pick(&[1 << 20, 5_000]),
             age: choices.pick(&[60, 2]) * SECOND,
         };
         if choices.one_in(2) {
             // Where little is lost, more is checked.
-            retention = Retention { frames: 10_000, bytes: 64 << 20, age: 3600 * SECOND };
+            retention = Retention { events: 10_000, bytes: 64 << 20, age: 3600 * SECOND };
         }
         let limits = Limits {
             connections: if choices.one_in(4) { 3 } else { 1000 },

@@ -136,7 +136,7 @@ fn a_laggard_that_has_caught_up_is_not_silent() {
 /// the stream goes on, reached further back than a log with little retention.
 #[test]
 fn a_gap_notice_names_the_event_that_comes_next() {
-    let retention = Retention { frames: 1, ..Retention::default() };
+    let retention = Retention { events: 1, ..Retention::default() };
     let laggard_policy = LaggardPolicy::Skip;
     let mut world = World::calm(Limits { laggard_frames: 4, laggard_policy, retention, ..Limits::default() });
     let slow = world.join("a", 600);

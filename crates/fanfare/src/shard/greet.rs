@@ -424,7 +424,7 @@ impl<I: Io> Shard<I> {
         &mut self,
         subscribe: &Subscribe,
         subscription: &Subscription,
-        start: Option<fanfare_proto::log::Start>,
+        start: Option<fanfare_proto::old_log::Start>,
     ) -> Vec<u8> {
         let format = subscription.format();
         let gap = start.filter(|start| start.gap);

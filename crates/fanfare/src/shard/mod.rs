@@ -24,9 +24,9 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::Topic;
 use fanfare_proto::laggard::Laggards;
 use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, LAGGARD_TURNS, Limits, SLICE_BYTES, SLICE_SENDS};
-use fanfare_proto::log::Log;
+use fanfare_proto::old_log::Log;
 use fanfare_proto::run::Run;
-use fanfare_proto::spare::shrink_buffer;
+use fanfare_proto::shrink::shrink_buffer;
 use slab::Slab;
 
 use crate::admission::Admission;

@@ -11,7 +11,7 @@ use fanfare_proto::audience::AudienceId;
 use fanfare_proto::connection::{Farewell, Place, Tenths};
 use fanfare_proto::frame::WireFormat;
 use fanfare_proto::limits::{EXPIRY_SLACK, LAGGARD_CHECK, LaggardPolicy, STANDSTILL};
-use fanfare_proto::spare::shrink_slab;
+use fanfare_proto::shrink::shrink_slab;
 use slab::Slab;
 
 use super::{Shard, greet::Deadlines, tenths};

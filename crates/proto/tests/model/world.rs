@@ -19,7 +19,7 @@ use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::laggard::Laggards;
 use fanfare_proto::limits::{LaggardPolicy, Retention};
-use fanfare_proto::log::{EARLIEST, Log, Start};
+use fanfare_proto::old_log::{EARLIEST, Log, Start};
 use fanfare_proto::run::{Remainder, Run};
 
 const TOPICS: usize = 5;
@@ -75,7 +75,7 @@ impl World {
     pub(crate) fn new(mut choices: Choices) -> World {
         let epoch = Epoch::new(choices.next());
         let retention = Retention {
-            frames: choices.pick(&[0, 3, 20, 1000]),
+            events: choices.pick(&[0, 3, 20, 1000]),
             bytes: choices.pick(&[2_000, 20_000, 10_000_000]),
             age: Duration::from_secs(choices.pick(&[3, 1000])),
         };

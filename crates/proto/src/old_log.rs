@@ -1,4 +1,4 @@
-//! The bounded, ordered recent frames: what a reader that was away gets.
+//! The log of one shard, until the log of the process ([`crate::log`]) takes its place.
 //!
 //! Each shard holds a replica: pointers to the same frames, in the same order. A reader is a cursor;
 //! the log answers which frames of its topics come after it, and whether any of them is gone.
@@ -13,7 +13,7 @@ use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::limits::Retention;
-use crate::spare::{push, shrink_map, shrink_queue};
+use crate::shrink::{push, shrink_map, shrink_queue};
 
 /// The text that asks for everything retained.
 pub const EARLIEST: &str = "earliest";
@@ -142,7 +142,7 @@ impl Log {
     /// Drops what is over the retention's count or bytes, or has reached its age.
     pub fn trim(&mut self, now: Duration) {
         while let Some(oldest) = self.frames.front() {
-            let kept = self.frames.len() <= self.retention.frames
+            let kept = self.frames.len() <= self.retention.events
                 && self.bytes <= self.retention.bytes
                 && now.saturating_sub(oldest.published()) < self.retention.age;
             if kept {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     fn log(frames: usize) -> Log {
-        let retention = Retention { frames, bytes: 1 << 20, age: 60 * SECOND };
+        let retention = Retention { events: frames, bytes: 1 << 20, age: 60 * SECOND };
         Log::new(Epoch::new(7), retention)
     }
 

@@ -1,8 +1,8 @@
-//! Gives back what a busier time needed: memory follows what is held.
+//! Returns memory that a busier time needed: what is allocated follows what is held.
 //!
-//! A buffer has a page or two of room when nothing is in it. A queue has room for an eighth more than it holds at most,
-//! a list or a map for some times as much. Between two times that one is moved, by this or by growing, a twentieth of it
-//! has come or gone.
+//! A queue has room for an eighth more than it holds, a list or a map for some times as much, and a buffer
+//! that is empty has a page or two. Between two moves of the same queue or map, a twentieth of it has come or
+//! gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -16,22 +16,23 @@ const KEPT: usize = 16;
 /// A buffer that is filled and emptied over and over keeps this much.
 const BUFFER_BYTES: usize = 8 << 10;
 
-/// Grows by a sixteenth, not to twice the size: what a long-lived queue takes depends little on what it held before.
+/// Appends to a queue, which grows by a sixteenth and not to twice its size: a queue that lives for long
+/// takes about what it holds. The first entry gets room for one, because many queues never hold more.
 pub(crate) fn push<T>(queue: &mut VecDeque<T>, value: T) {
     if queue.len() == queue.capacity() {
-        queue.reserve_exact(queue.len() / 16 + 4);
+        queue.reserve_exact(if queue.is_empty() { 1 } else { queue.len() / 16 + 4 });
     }
     queue.push_back(value);
 }
 
-/// When a buffer is not needed for a while. What is in it stays.
+/// Frees a large buffer that is empty. One that is not empty stays as it is.
 pub fn shrink_buffer<T>(buffer: &mut Vec<T>) {
     if buffer.is_empty() && buffer.capacity() * size_of::<T>() > BUFFER_BYTES {
         *buffer = Vec::new();
     }
 }
 
-/// After a removal.
+/// Shrinks a queue after a removal, if it has much more room than it needs.
 pub(crate) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
     let length = queue.len();
     if queue.capacity() > length + length / 8 + 2 * KEPT {
@@ -39,29 +40,30 @@ pub(crate) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
     }
 }
 
-/// After a removal. How large its table is it does not tell, so it is asked to shrink as its length falls to a power of
-/// two; where it is small enough, that is nothing to do.
+/// Shrinks a map after a removal. A map does not tell the size of its table, so it is asked to shrink
+/// whenever its length falls to a power of two; where the table is small enough, nothing happens.
 pub(crate) fn shrink_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.len().is_power_of_two() {
         map.shrink_to(2 * map.len().max(KEPT));
     }
 }
 
-/// After a removal.
+/// Shrinks a list after a removal, if it has much more room than it needs.
 pub(crate) fn shrink_list<A: Array>(list: &mut SmallVec<A>) {
     if list.spilled() && (list.is_empty() || list.capacity() > 4 * list.len().max(KEPT)) {
         list.grow(2 * list.len());
     }
 }
 
-/// Now and then: keys are places, so only those behind the last that is held can go. Looks at each of these.
+/// Shrinks a slab that has much more room than it needs. Only the room behind its last entry can go, because
+/// keys are places. Call it now and then: it looks at each free place at the end.
 pub fn shrink_slab<T>(slab: &mut Slab<T>) {
     if slab.capacity() > 4 * slab.len().max(KEPT) {
         slab.shrink_to_fit();
     }
 }
 
-/// After a removal: nothing can be moved, so it can only go whole.
+/// Frees a slab after a removal if it is empty. Entries cannot move, so otherwise it stays as it is.
 pub(crate) fn drop_if_empty<T>(slab: &mut Slab<T>) {
     if slab.is_empty() && slab.capacity() > 4 * KEPT {
         *slab = Slab::new();
@@ -72,10 +74,10 @@ pub(crate) fn drop_if_empty<T>(slab: &mut Slab<T>) {
 mod tests {
     use super::*;
 
-    /// After a burst of small frames had left a log that is bounded by bytes, its queues were as large as ever, and so
-    /// were, after a crowd of topics, its maps.
+    /// Once, the queues of a log that is bounded by bytes stayed large after a burst of small frames, and its
+    /// maps after a crowd of topics.
     #[test]
-    fn what_shrinks_is_moved_seldom() {
+    fn queues_and_maps_shrink_in_few_moves() {
         let (mut queue, mut map) = (VecDeque::new(), HashMap::new());
         for number in 0..100_000_u32 {
             push(&mut queue, number);
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_swings_is_not_moved_to_and_fro() {
+    fn a_queue_whose_length_swings_is_not_moved_each_time() {
         let mut queue = VecDeque::new();
         let mut swing = |length: u32| {
             (0..length).for_each(|number| push(&mut queue, number));
@@ -116,9 +118,9 @@ mod tests {
         assert_eq!(swing(20), once);
     }
 
-    /// Of a crowd that left, its room stayed as long as one of those who had been there before.
+    /// Once, the room of a crowd that had left stayed for as long as one entry from before the crowd did.
     #[test]
-    fn a_crowd_takes_its_room_along() {
+    fn the_room_of_a_crowd_goes_with_it() {
         let mut slab: Slab<u32> = (0..10_000).map(|number| (number as usize, number)).collect();
         let mut list: SmallVec<[u32; 1]> = (0..10_000).collect();
         for number in 10..10_000 {
@@ -136,9 +138,9 @@ mod tests {
         assert!(!list.spilled());
     }
 
-    /// The last one's key is its place.
+    /// An entry's key is its place, so the last entry holds the slab's room.
     #[test]
-    fn who_came_last_keeps_its_place() {
+    fn the_last_entry_keeps_its_place() {
         let mut slab: Slab<u32> = (0..1_000).map(|number| (number as usize, number)).collect();
         for number in 0..999 {
             slab.remove(number);

@@ -1,0 +1,127 @@
+//! What must always hold, for tests.
+
+use std::collections::HashMap;
+
+use super::expiry::{NEVER, expires_at};
+use super::topic::{HeldFrames, TopicEntry, frame_memory};
+use super::{Log, stamp_of};
+
+impl Log {
+    /// Goes through everything and checks what must always hold between two calls; for tests.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
+        self.topics.check();
+        self.forgotten.check();
+        self.classes.check(&self.topics);
+        self.check_names();
+        self.check_sums();
+        self.check_expiries();
+        for (_, entry) in self.topics.iter() {
+            let used = entry.held.is_some() || !entry.readers.is_empty();
+            assert!(used, "topic {} has neither frames nor readers", entry.name);
+            if let Some(held) = &entry.held {
+                self.check_topic(entry, held);
+            }
+        }
+        let has_frames = self.topics.iter().any(|(_, entry)| entry.held.is_some());
+        // A topic that is trimmed away leaves a tombstone, for which a table may grow by a step.
+        let at_most = self.limits.total_bytes + 1024;
+        assert!(!has_frames || self.bytes() <= at_most, "{} bytes in the log", self.bytes());
+    }
+
+    fn check_names(&self) {
+        assert_eq!(self.by_name.len(), self.topics.len(), "topics by their name");
+        for (slot, entry) in self.topics.iter() {
+            assert_eq!(entry.hash, self.keys.hash(entry.name.as_str()), "the hash of {}", entry.name);
+            assert_eq!(self.find(&entry.name), Some(slot), "topic {} is found", entry.name);
+        }
+    }
+
+    fn check_sums(&self) {
+        let (mut held_bytes, mut reader_bytes, mut readers) = (0, 0, 0);
+        // Of each frame, the topics that hold it, by their count.
+        let mut frames = HashMap::new();
+        for (_, entry) in self.topics.iter() {
+            readers += entry.readers.len();
+            reader_bytes += entry.readers.allocated_bytes();
+            let Some(held) = &entry.held else {
+                reader_bytes += entry.bytes();
+                continue;
+            };
+            held_bytes += entry.bytes() + held.overhead_bytes();
+            for (seq, frame) in held.queues(true).flatten() {
+                assert_eq!(*seq, frame.seq(), "a frame's number in the index");
+                assert!(frame.topics().contains(&entry.name), "a frame in a foreign topic");
+                frames.entry(*seq).or_insert((frame, 0)).1 += 1;
+            }
+        }
+        let mut counted = 0;
+        for (seq, (frame, holders)) in &frames {
+            held_bytes += frame_memory(frame);
+            let is_counted = frame.topics().len() > 1;
+            counted += usize::from(is_counted);
+            assert_eq!(self.holders.get(*seq), is_counted.then_some(*holders), "holders of frame {seq}");
+        }
+        assert_eq!(self.holders.len(), counted, "frames of several topics");
+        assert_eq!(self.frames, frames.len(), "distinct frames");
+        assert_eq!(self.held_bytes, held_bytes, "bytes of frames and of their topics");
+        assert_eq!(self.reader_bytes, reader_bytes, "bytes of topics that are only read");
+        assert_eq!(self.readers, readers, "pairs of a topic and a shard");
+    }
+
+    fn check_topic(&self, entry: &TopicEntry, held: &HeldFrames) {
+        let name = &entry.name;
+        let retention = self.limits.retention_at(held.rule);
+        assert_eq!(held.rule, self.limits.rule_of(name), "the retention of {name}");
+        assert!((1..=retention.events).contains(&held.len()), "{} frames in {name}", held.len());
+        assert!(held.frame_bytes <= retention.bytes, "{} bytes in {name}", held.frame_bytes);
+        let (mut bytes, mut own_ids) = (0, HashMap::new());
+        for queue in held.queues(true) {
+            let mut previous = entry.dropped;
+            for (seq, frame) in queue {
+                assert!(*seq > previous && *seq <= self.newest, "the order of the frames in {name}");
+                previous = *seq;
+                bytes += frame.size();
+                if let Some(id) = frame.own_id() {
+                    own_ids.entry(id).or_insert((0, *seq)).0 += 1;
+                }
+            }
+        }
+        for frame in held.queues(false).flatten() {
+            assert!(!frame.1.private(), "a private frame among the public ones");
+        }
+        assert_eq!(held.frame_bytes, bytes, "bytes of the frames in {name}");
+        let kept = held.own_ids().map_or(0, |own_ids| own_ids.len());
+        assert_eq!(
+            (kept, held.own_ids().is_some()),
+            (own_ids.len(), !own_ids.is_empty()),
+            "own ids of {name}"
+        );
+        let mut text_bytes = 0;
+        for (id, frames, first) in held.own_ids().into_iter().flat_map(|own_ids| own_ids.iter()) {
+            let (expected, retained) = own_ids[id];
+            assert_eq!(frames, expected, "frames of {name} that bear {id}");
+            assert!(first <= retained, "{id} was borne first by frame {retained} of {name}, not {first}");
+            text_bytes += id.len();
+        }
+        assert_eq!(held.own_ids().map_or(0, |own_ids| own_ids.text_bytes()), text_bytes);
+    }
+
+    fn check_expiries(&self) {
+        let mut entries = HashMap::new();
+        for entry in self.expiries.check(|slot| stamp_of(&self.topics, slot)) {
+            assert!(entries.insert(entry.slot, entry.at).is_none(), "one entry for each topic");
+        }
+        for (slot, entry) in self.topics.iter() {
+            let Some(held) = &entry.held else { continue };
+            let oldest = held.oldest().expect("a topic that holds frames has an oldest");
+            let at = expires_at(oldest, self.limits.retention_at(held.rule).age);
+            match entries.get(&slot) {
+                Some(queued) => assert!(*queued <= at, "topic {} expires before its entry", entry.name),
+                None => assert_eq!(at, NEVER, "topic {} has no entry in the queue by age", entry.name),
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What the log still knows of topics that it has no entry for.
+//!
+//! A topic that has neither frames nor readers has no entry. So that its next reader is not told of a gap
+//! that is none, a *tombstone* stays: a hash of its name, and the newest frame of it that was dropped.
+//! Tombstones have a bound in bytes. Only when the oldest of them goes does the floor rise that holds for all
+//! topics without entry and tombstone.
+
+use std::num::NonZeroU64;
+
+use super::names::SlotTable;
+use super::slots::{NO_SLOT, Slots};
+
+/// The tombstones, oldest first, and the floor.
+pub(super) struct Forgotten {
+    /// No frame after this one has been dropped of any topic that has neither an entry nor a tombstone.
+    floor: u64,
+    tombstones: Slots<Tombstone>,
+    by_hash: SlotTable,
+    oldest: u32,
+    newest: u32,
+    max_bytes: usize,
+}
+
+struct Tombstone {
+    /// Of the topic's name. Two names with one hash would share a tombstone; the log's keys are secret, so
+    /// that no client can compute such a pair, and by chance one in 2^64 pairs is one.
+    hash: u64,
+    /// No frame of the topic after this one has been dropped.
+    dropped: NonZeroU64,
+    older: u32,
+    newer: u32,
+}
+
+impl Forgotten {
+    pub(super) fn new(max_bytes: usize) -> Forgotten {
+        Forgotten {
+            floor: 0,
+            tombstones: Slots::new(),
+            by_hash: SlotTable::new(),
+            oldest: NO_SLOT,
+            newest: NO_SLOT,
+            max_bytes,
+        }
+    }
+
+    /// The memory of the tombstones, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.tombstones.bytes() + self.by_hash.bytes()
+    }
+
+    /// Tombstones.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.tombstones.len()
+    }
+
+    /// No frame after this one has been dropped of the topic with this hash, which has no entry.
+    pub(super) fn dropped(&self, hash: u64) -> u64 {
+        self.find(hash).map_or(self.floor, |slot| self.tombstones[slot].dropped.get())
+    }
+
+    /// The same, for a topic that gets an entry: its tombstone goes.
+    pub(super) fn take(&mut self, hash: u64) -> u64 {
+        let Some(slot) = self.find(hash) else { return self.floor };
+        self.remove(slot).dropped.get()
+    }
+
+    /// Notes what is known of a topic whose entry goes.
+    pub(super) fn insert(&mut self, hash: u64, dropped: u64) {
+        // The floor says as much already.
+        if dropped <= self.floor {
+            return;
+        }
+        let Some(dropped) = NonZeroU64::new(dropped) else { return };
+        if let Some(slot) = self.find(hash) {
+            let tombstone = &mut self.tombstones[slot];
+            tombstone.dropped = tombstone.dropped.max(dropped);
+            return;
+        }
+        let older = self.newest;
+        let slot = self.tombstones.insert(Tombstone { hash, dropped, older, newer: NO_SLOT });
+        *self.newer_of(older) = slot;
+        self.newest = slot;
+        let tombstones = &self.tombstones;
+        self.by_hash.insert(hash, slot, |slot| tombstones[slot].hash);
+        while self.bytes() > self.max_bytes && self.oldest != NO_SLOT {
+            let oldest = self.remove(self.oldest);
+            self.floor = self.floor.max(oldest.dropped.get());
+        }
+    }
+
+    fn find(&self, hash: u64) -> Option<u32> {
+        self.by_hash.find(hash, |slot| self.tombstones[slot].hash == hash)
+    }
+
+    fn remove(&mut self, slot: u32) -> Tombstone {
+        let tombstone = self.tombstones.remove(slot);
+        *self.newer_of(tombstone.older) = tombstone.newer;
+        match tombstone.newer {
+            NO_SLOT => self.newest = tombstone.older,
+            newer => self.tombstones[newer].older = tombstone.older,
+        }
+        let tombstones = &self.tombstones;
+        self.by_hash.remove(tombstone.hash, slot, |slot| tombstones[slot].hash);
+        tombstone
+    }
+
+    /// What points to the neighbour of `slot` that is newer; for none, what points to the oldest.
+    fn newer_of(&mut self, slot: u32) -> &mut u32 {
+        match slot {
+            NO_SLOT => &mut self.oldest,
+            slot => &mut self.tombstones[slot].newer,
+        }
+    }
+
+    /// Checks what must always hold; for tests.
+    pub(super) fn check(&self) {
+        self.tombstones.check();
+        assert_eq!(self.by_hash.len(), self.tombstones.len(), "tombstones by their hash");
+        let (mut count, mut slot, mut older) = (0, self.oldest, NO_SLOT);
+        while slot != NO_SLOT {
+            let tombstone = &self.tombstones[slot];
+            assert_eq!(tombstone.older, older, "neighbours in the list of tombstones");
+            assert_eq!(self.find(tombstone.hash), Some(slot), "a tombstone is found by its hash");
+            (count, older, slot) = (count + 1, slot, tombstone.newer);
+        }
+        assert_eq!((count, older), (self.tombstones.len(), self.newest), "the list of tombstones");
+        assert!(self.tombstones.len() == 0 || self.bytes() <= self.max_bytes, "the bytes of tombstones");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_rises_only_when_a_tombstone_goes_for_want_of_room() {
+        let mut forgotten = Forgotten::new(40_000);
+        for topic in 1..=500 {
+            forgotten.insert(topic << 35 | topic, topic);
+            forgotten.check();
+        }
+        assert_eq!((forgotten.floor, forgotten.len()), (0, 500));
+        assert_eq!(forgotten.dropped(7 << 35 | 7), 7);
+        assert_eq!(forgotten.dropped(1), 0, "nothing was ever dropped of a topic without a tombstone");
+        // A tombstone that was taken over comes back as the newest.
+        assert_eq!(forgotten.take(1 << 35 | 1), 1);
+        forgotten.insert(1 << 35 | 1, 600);
+        for topic in 1_000..10_000_u64 {
+            forgotten.insert(topic << 35 | topic, topic);
+        }
+        forgotten.check();
+        let kept = forgotten.len() as u64;
+        assert!(kept > 500, "{kept} tombstones fit");
+        assert_eq!(forgotten.floor, 9_999 - kept, "the oldest go first");
+        assert_eq!(forgotten.dropped(9_999 << 35 | 9_999), 9_999);
+        assert_eq!(forgotten.dropped(7 << 35 | 7), forgotten.floor);
+    }
+}

@@ -1,0 +1,436 @@
+//! The bounded recent frames of the process: what a reader that was away gets.
+//!
+//! Each topic owns its frames and its retention, so that one busy topic, or one large batch, does not evict
+//! the history of the others. A reader is a cursor; the log answers which frames of its topics come after it,
+//! and whether any of them is gone. The log also knows which shards have readers of a topic, so that a
+//! publish reaches only these.
+//!
+//! ```text
+//!              name table                slots                     frames of one topic
+//!   "orders" --> hash --> slot 2 -->  | name, readers, dropped |   public:  (seq, frame) (seq, frame) ...
+//!                                     | held ------------------+-> private: (seq, frame) ...
+//!   forgotten topics: hash -> dropped                              own ids: text -> first seq
+//! ```
+//!
+//! Inputs: [`Log::append`] with a frame whose number is higher than all before (numbers may have holes),
+//! [`Log::trim`] with the time, [`Log::add_reader`] and [`Log::remove_reader`]. Questions: [`Log::resume`]
+//! gives the cursor where a reader starts, [`Log::read_after`] the frames after a cursor,
+//! [`Log::shards_reading`] the shards that an event is for.
+//!
+//! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
+
+mod check;
+mod expiry;
+mod fairness;
+mod forgotten;
+mod holders;
+mod names;
+mod own_ids;
+mod read;
+mod shards;
+mod slots;
+mod topic;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::expiry::{ExpiryQueue, expires_at, has_come, nanoseconds};
+use self::fairness::{SizeClasses, class_of};
+use self::forgotten::Forgotten;
+use self::holders::Holders;
+use self::names::{HashKeys, SlotTable};
+use self::slots::Slots;
+use self::topic::{HeldFrames, TopicEntry, frame_memory};
+use crate::cursor::Epoch;
+use crate::event::Topic;
+use crate::frame::Frame;
+use crate::limits::{LogLimits, Retention};
+
+pub use self::read::Start;
+pub use self::shards::ShardSet;
+
+/// The text that asks for everything retained.
+pub const EARLIEST: &str = "earliest";
+
+/// What forgotten topics may take of the log's memory: a sixteenth.
+const FORGOTTEN_SHARE: usize = 16;
+
+/// Slots that one page of topics looks at: a table that a crowd has left may be nearly empty.
+const PAGE_SLOTS: u32 = 4096;
+
+/// The recent frames by topic, and the shards that read them.
+pub struct Log {
+    epoch: Epoch,
+    limits: LogLimits,
+    keys: HashKeys,
+    /// The highest `seq` ever appended.
+    newest: u64,
+    topics: Slots<TopicEntry>,
+    by_name: SlotTable,
+    classes: SizeClasses,
+    expiries: ExpiryQueue,
+    holders: Holders,
+    forgotten: Forgotten,
+    /// Distinct frames.
+    frames: usize,
+    /// Distinct frames, each once, and everything of the topics that have frames.
+    held_bytes: usize,
+    /// The entries of topics that have readers and no frames, and the sets of readers of all.
+    reader_bytes: usize,
+    /// Pairs of a topic and a shard that reads it.
+    readers: usize,
+    readers_version: u64,
+}
+
+/// What the log keeps of one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicExtent {
+    /// Frames retained.
+    pub frames: usize,
+    /// Their size in bytes.
+    pub bytes: usize,
+    /// The `seq` of the oldest and of the newest of them.
+    pub span: Option<(u64, u64)>,
+    /// The shards that have readers of the topic.
+    pub shards: ShardSet,
+}
+
+impl Log {
+    /// An empty log. `seed` makes its hashes unpredictable, so it is random in production (the caller's: this
+    /// crate draws no randomness).
+    pub fn new(epoch: Epoch, limits: LogLimits, seed: u64) -> Log {
+        Log {
+            epoch,
+            keys: HashKeys::new(seed),
+            newest: 0,
+            topics: Slots::new(),
+            by_name: SlotTable::new(),
+            classes: SizeClasses::new(),
+            expiries: ExpiryQueue::new(),
+            holders: Holders::default(),
+            forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
+            frames: 0,
+            held_bytes: 0,
+            reader_bytes: 0,
+            readers: 0,
+            readers_version: 0,
+            limits,
+        }
+    }
+
+    /// The identity of this log's lifetime.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The highest `seq` ever appended, retained or not; zero before the first event.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Distinct frames retained.
+    pub fn len(&self) -> usize {
+        self.frames
+    }
+
+    /// Whether no frame is retained.
+    pub fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+
+    /// The memory of the frames and of everything that is kept because of them, in bytes: indexes, the
+    /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
+    /// of 10 KiB and what an allocator rounds up. After each [`Log::append`] it is at most
+    /// [`LogLimits::total_bytes`].
+    pub fn bytes(&self) -> usize {
+        self.held_bytes + self.holders.bytes() + self.expiries.bytes() + self.forgotten.bytes()
+    }
+
+    /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that
+    /// topics have left behind in the tables. It is not evicted: the bounds of connections and of topics for
+    /// each bound it.
+    pub fn reader_bytes(&self) -> usize {
+        let used = self.topics.len() * TopicEntry::TABLE_BYTES;
+        self.reader_bytes + (self.topics.bytes() + self.by_name.bytes()).saturating_sub(used)
+    }
+
+    /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic
+    /// is the largest, until everything fits. Frames that no topic holds any more go into `dropped`, so that
+    /// the caller frees them after it has unlocked the log; the new frame may be among them.
+    ///
+    /// # Panics
+    /// The frame's `seq` is not higher than all before it.
+    pub fn append(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
+        let seq = frame.seq();
+        assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
+        self.newest = seq;
+        self.frames += 1;
+        self.held_bytes += frame_memory(&frame);
+        if frame.topics().len() > 1 {
+            self.holders.add(seq, frame.topics().len() as u32);
+        }
+        for topic in frame.topics() {
+            let slot = self.find_or_insert(topic);
+            self.push(slot, Arc::clone(&frame));
+            self.drop_unretained(slot, nanoseconds(now), dropped);
+        }
+        drop(frame);
+        while self.bytes() > self.limits.total_bytes
+            && let Some(slot) = self.classes.take_turn(&self.topics)
+        {
+            self.drop_oldest(slot, dropped);
+        }
+    }
+
+    /// Drops at most `budget` frames that are too old, and looks at no more topics than that. Where it had to
+    /// stop, [`Log::next_expiry`] is not later than `now`.
+    pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
+        let now = nanoseconds(now);
+        let mut left = budget;
+        while left > 0
+            && let Some(due) = self.expiries.pop_due(now)
+        {
+            left -= 1;
+            let topic = self.topics.get_mut(due.slot).and_then(|entry| entry.held.as_mut());
+            let Some(held) = topic.filter(|held| held.expiry_stamp == due.stamp) else { continue };
+            held.expiry_stamp = 0;
+            self.expiries.end();
+            // The step that the entry took is the first frame's, where there is one to drop.
+            let mut steps = left + 1;
+            while let Some(at) = self.expires_at(due.slot) {
+                if !has_come(at, now) || steps == 0 {
+                    self.queue_expiry(due.slot, at);
+                    break;
+                }
+                self.drop_oldest(due.slot, dropped);
+                steps -= 1;
+            }
+            left = left.min(steps);
+        }
+    }
+
+    /// When to call [`Log::trim`] next, on the clock of `published`. It may turn out that nothing is too old
+    /// by then, once for each topic whose oldest frame was dropped for another reason; then the next time is
+    /// later.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.expiries.next().map(Duration::from_nanos)
+    }
+
+    /// Notes that a shard has its first reader of each of these topics. While it has one, the topic keeps its
+    /// entry, and [`Log::shards_reading`] names the shard.
+    ///
+    /// # Panics
+    /// The shard reads one of the topics already.
+    pub fn add_reader(&mut self, topics: &[Topic], shard: usize) {
+        for topic in topics {
+            let slot = self.find_or_insert(topic);
+            self.change_readers(slot, |readers| readers.insert(shard));
+            self.readers += 1;
+        }
+        self.readers_version += u64::from(!topics.is_empty());
+    }
+
+    /// Ends what [`Log::add_reader`] began.
+    ///
+    /// # Panics
+    /// The shard does not read one of the topics.
+    pub fn remove_reader(&mut self, topics: &[Topic], shard: usize) {
+        for topic in topics {
+            let slot = self.find(topic).expect("a topic with readers has an entry");
+            self.change_readers(slot, |readers| readers.remove(shard));
+            self.readers -= 1;
+            self.remove_if_unused(slot);
+        }
+        self.readers_version += u64::from(!topics.is_empty());
+    }
+
+    /// The shards that have readers of one of these topics.
+    pub fn shards_reading(&self, topics: &[Topic]) -> ShardSet {
+        let mut shards = ShardSet::new();
+        for slot in topics.iter().filter_map(|topic| self.find(topic)) {
+            shards.union_with(&self.topics[slot].readers);
+        }
+        shards
+    }
+
+    /// Changes with every [`Log::add_reader`] and [`Log::remove_reader`]: while it is the same, so is every
+    /// answer of [`Log::shards_reading`].
+    pub fn readers_version(&self) -> u64 {
+        self.readers_version
+    }
+
+    /// Pairs of a topic and a shard that reads it: what [`Log::add_reader`] has noted and
+    /// [`Log::remove_reader`] has not ended.
+    pub fn readers(&self) -> usize {
+        self.readers
+    }
+
+    /// Topics that have frames or readers.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// What is kept of one topic; `None` for a topic that has neither frames nor readers.
+    pub fn topic(&self, topic: &Topic) -> Option<TopicExtent> {
+        let entry = &self.topics[self.find(topic)?];
+        let held = entry.held.as_deref();
+        let span = held.and_then(|held| Some((held.oldest()?.seq(), held.newest_seq()?)));
+        Some(TopicExtent {
+            frames: held.map_or(0, HeldFrames::len),
+            bytes: held.map_or(0, |held| held.frame_bytes),
+            span,
+            shards: entry.readers.clone(),
+        })
+    }
+
+    /// Some of the topics that have frames or readers, at most `limit`, and what to give as `after` for the
+    /// next ones. A topic that is there all the time is on exactly one page. A page may have fewer topics
+    /// than `limit`, or none, and others may follow; the last one has no `after` for the next.
+    pub fn topics_page(&self, after: Option<u64>, limit: usize) -> (Vec<Topic>, Option<u64>) {
+        let mut page = Vec::new();
+        let mut slot = after.map_or(0, |slot| u32::try_from(slot).unwrap_or(u32::MAX));
+        for _ in 0..PAGE_SLOTS.max(limit.try_into().unwrap_or(u32::MAX)) {
+            if page.len() >= limit || slot >= self.topics.end() {
+                break;
+            }
+            if let Some(entry) = self.topics.get(slot) {
+                page.push(entry.name.clone());
+                slot += 1;
+            } else {
+                slot = self.topics.skip_unallocated(slot).max(slot + 1);
+            }
+        }
+        (page, (slot < self.topics.end()).then_some(u64::from(slot)))
+    }
+
+    fn find(&self, topic: &Topic) -> Option<u32> {
+        self.find_hashed(topic, self.keys.hash(topic.as_str()))
+    }
+
+    fn find_hashed(&self, topic: &Topic, hash: u64) -> Option<u32> {
+        self.by_name.find(hash, |slot| {
+            let entry = &self.topics[slot];
+            entry.hash == hash && entry.name == *topic
+        })
+    }
+
+    fn find_or_insert(&mut self, topic: &Topic) -> u32 {
+        let hash = self.keys.hash(topic.as_str());
+        if let Some(slot) = self.find_hashed(topic, hash) {
+            return slot;
+        }
+        let dropped = self.forgotten.take(hash);
+        let entry = TopicEntry { name: topic.clone(), hash, readers: ShardSet::new(), dropped, held: None };
+        self.reader_bytes += entry.bytes();
+        let slot = self.topics.insert(entry);
+        let topics = &self.topics;
+        self.by_name.insert(hash, slot, |slot| topics[slot].hash);
+        slot
+    }
+
+    /// The entry of a topic without frames and readers goes; what is known of it stays for as long as there
+    /// is room.
+    fn remove_if_unused(&mut self, slot: u32) {
+        let entry = &self.topics[slot];
+        if entry.held.is_some() || !entry.readers.is_empty() {
+            return;
+        }
+        let entry = self.topics.remove(slot);
+        self.reader_bytes -= entry.bytes();
+        let topics = &self.topics;
+        self.by_name.remove(entry.hash, slot, |slot| topics[slot].hash);
+        self.forgotten.insert(entry.hash, entry.dropped);
+    }
+
+    /// Changes the readers of a topic. `change` says whether it did something.
+    fn change_readers(&mut self, slot: u32, change: impl FnOnce(&mut ShardSet) -> bool) {
+        let readers = &mut self.topics[slot].readers;
+        let before = readers.allocated_bytes();
+        assert!(change(readers), "a shard reads a topic once at a time");
+        self.reader_bytes = self.reader_bytes + readers.allocated_bytes() - before;
+    }
+
+    fn push(&mut self, slot: u32, frame: Arc<Frame>) {
+        let entry = &mut self.topics[slot];
+        if let Some(held) = &mut entry.held {
+            let before = held.overhead_bytes();
+            held.push(frame, self.keys);
+            self.held_bytes += held.overhead_bytes() - before;
+            return self.classes.update(&mut self.topics, slot);
+        }
+        let mut held = HeldFrames::new(self.limits.rule_of(&entry.name));
+        let expires = expires_at(&frame, self.limits.retention_at(held.rule).age);
+        held.push(frame, self.keys);
+        self.reader_bytes -= entry.bytes();
+        self.held_bytes += entry.bytes() + held.overhead_bytes();
+        entry.held = Some(Box::new(held));
+        let class = class_of(entry.charge());
+        self.classes.insert(&mut self.topics, slot, class);
+        self.queue_expiry(slot, expires);
+    }
+
+    /// Drops what the topic's own retention no longer covers.
+    fn drop_unretained(&mut self, slot: u32, now: u64, dropped: &mut Vec<Arc<Frame>>) {
+        while let Some(held) = self.topics.get(slot).and_then(|entry| entry.held.as_deref()) {
+            let Retention { events, bytes, age } = *self.limits.retention_at(held.rule);
+            let too_many = held.len() > events || held.frame_bytes > bytes;
+            let too_old = || held.oldest().is_some_and(|oldest| has_come(expires_at(oldest, age), now));
+            if !too_many && !too_old() {
+                break;
+            }
+            self.drop_oldest(slot, dropped);
+        }
+    }
+
+    /// Drops the oldest frame of a topic that has some. The entry goes with the last one, if there are no
+    /// readers.
+    fn drop_oldest(&mut self, slot: u32, dropped: &mut Vec<Arc<Frame>>) {
+        let entry = &mut self.topics[slot];
+        let Some(held) = entry.held.as_deref_mut() else { return };
+        let before = held.overhead_bytes();
+        let Some(frame) = held.pop_oldest(self.keys) else { return };
+        entry.dropped = frame.seq();
+        if held.is_empty() {
+            let is_queued = held.expiry_stamp != 0;
+            self.held_bytes -= before + entry.bytes();
+            self.reader_bytes += entry.bytes();
+            self.classes.remove(&mut self.topics, slot);
+            self.topics[slot].held = None;
+            if is_queued {
+                self.expiries.end();
+            }
+            let topics = &self.topics;
+            self.expiries.shrink(|slot| stamp_of(topics, slot));
+            self.remove_if_unused(slot);
+        } else {
+            self.held_bytes = self.held_bytes + held.overhead_bytes() - before;
+            self.classes.update(&mut self.topics, slot);
+        }
+        if frame.topics().len() == 1 || self.holders.release(frame.seq()) {
+            self.frames -= 1;
+            self.held_bytes -= frame_memory(&frame);
+            dropped.push(frame);
+        }
+    }
+
+    /// When the oldest frame of a topic expires, if it has frames.
+    fn expires_at(&self, slot: u32) -> Option<u64> {
+        let held = self.topics.get(slot)?.held.as_deref()?;
+        Some(expires_at(held.oldest()?, self.limits.retention_at(held.rule).age))
+    }
+
+    /// Puts the topic, which has frames and no entry in the queue by age, into it.
+    fn queue_expiry(&mut self, slot: u32, at: u64) {
+        if let Some(held) = self.topics[slot].held.as_deref_mut() {
+            held.expiry_stamp = self.expiries.push(at, slot);
+        }
+    }
+}
+
+/// The stamp of the topic's entry in the queue by age; zero: it has none.
+fn stamp_of(topics: &Slots<TopicEntry>, slot: u32) -> u32 {
+    topics.get(slot).and_then(|entry| entry.held.as_ref()).map_or(0, |held| held.expiry_stamp)
+}

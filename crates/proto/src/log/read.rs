@@ -1,0 +1,166 @@
+//! What a reader asks: where it starts, and which frames come next.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::topic::FrameQueue;
+use super::{EARLIEST, Log};
+use crate::cursor::Cursor;
+use crate::event::Topic;
+use crate::frame::{Frame, WireFormat};
+
+/// Where a resuming reader starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing is missing.
+    At {
+        /// The reader has everything up to here.
+        cursor: u64,
+    },
+    /// Something may be missing before `cursor`.
+    Gap {
+        /// Everything after this is here.
+        cursor: u64,
+    },
+    /// The epoch is this one, but the number is newer than everything here: another shard or node may have
+    /// been ahead.
+    Ahead {
+        /// The number that the reader has.
+        seq: u64,
+        /// Where it starts, after a gap, if this number does not come.
+        cursor: u64,
+    },
+}
+
+impl Start {
+    /// The reader has, or can no longer get, everything up to here. For [`Start::Ahead`]: if it is not waited
+    /// for.
+    pub fn cursor(self) -> u64 {
+        match self {
+            Start::At { cursor } | Start::Gap { cursor } | Start::Ahead { cursor, .. } => cursor,
+        }
+    }
+
+    /// Whether something may be missing before the cursor. For [`Start::Ahead`]: if it is not waited for.
+    pub fn is_gap(self) -> bool {
+        !matches!(self, Start::At { .. })
+    }
+}
+
+impl Log {
+    /// Where a reader of `topics` starts that says it has everything up to the event `id`.
+    ///
+    /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
+    /// bears) is a gap, and the reader gets everything retained.
+    pub fn resume(&self, id: &str, topics: &[Topic]) -> Start {
+        let available = self.available_after(topics);
+        if id == EARLIEST {
+            return Start::At { cursor: available };
+        }
+        let seq = match Cursor::parse(id) {
+            Some(Cursor { epoch, seq }) if epoch == self.epoch => Some(seq),
+            _ => self.first_with_own_id(id, topics),
+        };
+        match seq {
+            Some(seq) if seq > self.newest => Start::Ahead { seq, cursor: available },
+            Some(seq) if seq >= available => Start::At { cursor: seq },
+            _ => Start::Gap { cursor: available },
+        }
+    }
+
+    /// The first frame of these topics that bore a publisher's id, as long as one of them retains a frame
+    /// that does. Where the id was repeated, the reader may get events twice, but misses none.
+    fn first_with_own_id(&self, id: &str, topics: &[Topic]) -> Option<u64> {
+        let slots = topics.iter().filter_map(|topic| self.find(topic));
+        let held = slots.filter_map(|slot| self.topics[slot].held.as_deref());
+        held.filter_map(|held| held.own_ids()?.first(id, self.keys)).min()
+    }
+
+    /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped.
+    pub fn available_after(&self, topics: &[Topic]) -> u64 {
+        let dropped = topics.iter().map(|topic| {
+            let hash = self.keys.hash(topic.as_str());
+            match self.find_hashed(topic, hash) {
+                Some(slot) => self.topics[slot].dropped,
+                None => self.forgotten.dropped(hash),
+            }
+        });
+        dropped.max().unwrap_or(self.newest)
+    }
+
+    /// Appends to `into` the frames of `topics` after `after`, in order, each once: at most `max_frames`, and
+    /// at most `max_bytes` of wire bytes but always one; private ones only with `sees_private`.
+    ///
+    /// Gives the cursor up to which the reader has everything once it has these: [`Log::newest`] where the
+    /// end was reached, else the last frame's `seq`.
+    ///
+    /// # Errors Frames of these topics after `after` are gone; with [`Log::available_after`], from where on
+    /// all are here.
+    pub fn read_after(
+        &self,
+        topics: &[Topic],
+        sees_private: bool,
+        after: u64,
+        max_frames: usize,
+        max_bytes: usize,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<u64, u64> {
+        let available = self.available_after(topics);
+        if available > after {
+            return Err(available);
+        }
+        let (mut cursor, mut count, mut bytes) = (after, 0, 0_usize);
+        for frame in self.frames_after(topics, sees_private, after) {
+            bytes += frame.wire(WireFormat::Chunked).len();
+            if count >= max_frames.max(1) || (count > 0 && bytes > max_bytes) {
+                return Ok(cursor);
+            }
+            count += 1;
+            cursor = frame.seq();
+            into.push(Arc::clone(frame));
+        }
+        Ok(after.max(self.newest))
+    }
+
+    /// The first retained frame of `topics` after `after`.
+    pub fn first_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> Option<&Arc<Frame>> {
+        self.frames_after(topics, sees_private, after).next()
+    }
+
+    fn frames_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> FramesAfter<'_> {
+        let mut queues = SmallVec::new();
+        for slot in topics.iter().filter_map(|topic| self.find(topic)) {
+            let Some(held) = self.topics[slot].held.as_deref() else { continue };
+            for queue in held.queues(sees_private) {
+                let next = queue.partition_point(|(seq, _)| *seq <= after);
+                if next < queue.len() {
+                    queues.push((queue, next));
+                }
+            }
+        }
+        FramesAfter { queues }
+    }
+}
+
+/// The queues of some topics, merged.
+struct FramesAfter<'log> {
+    /// Each with the index of its next frame.
+    queues: SmallVec<[(&'log FrameQueue, usize); 2]>,
+}
+
+impl<'log> Iterator for FramesAfter<'log> {
+    type Item = &'log Arc<Frame>;
+
+    fn next(&mut self) -> Option<&'log Arc<Frame>> {
+        let heads = self.queues.iter().filter_map(|(queue, next)| queue.get(*next));
+        let (first, frame) = heads.min_by_key(|(seq, _)| *seq)?;
+        for (queue, next) in &mut self.queues {
+            // An event may be in several of the reader's topics; all of them go past it.
+            if queue.get(*next).is_some_and(|(seq, _)| seq == first) {
+                *next += 1;
+            }
+        }
+        Some(frame)
+    }
+}

@@ -1,0 +1,444 @@
+//! The log against a naive list of events for each topic, from seeds.
+//!
+//! The list obeys the retention of each topic by itself. Which frames go because the log as a whole is full,
+//! it does not foretell: it checks that there was a reason, and that no smaller topic paid for a larger one.
+//!
+//! A failure prints the line that replays it. `FANFARE_SEEDS` and `FANFARE_STEPS` set how many are tried.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::event::{Event, EventId, Topic};
+use fanfare_proto::frame::{Frame, WireFormat};
+use fanfare_proto::limits::{LogLimits, Retention, RetentionRule};
+use fanfare_proto::log::{EARLIEST, Log, Start};
+
+const SEEDS: u64 = 200;
+const STEPS: u64 = 250;
+
+/// What a topic's entry, index and queue by age may take beside its frames.
+const OVERHEAD: usize = 4_000;
+
+#[test]
+fn the_log_does_what_a_naive_list_does() {
+    let variable = |name| std::env::var(name).ok().map(|value: String| value.parse().unwrap());
+    let seeds = match variable("FANFARE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("FANFARE_SEEDS").unwrap_or(SEEDS),
+    };
+    let steps = variable("FANFARE_STEPS").unwrap_or(STEPS);
+    for seed in seeds {
+        let _replay = Replay(seed);
+        let mut world = World::new(seed);
+        for _ in 0..steps {
+            world.step();
+            world.log.check();
+        }
+        world.finish();
+    }
+}
+
+/// Prints how to replay a seed, if it fails.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay: FANFARE_SEED={} cargo test -p fanfare-proto --test log_model", self.0);
+        }
+    }
+}
+
+struct World {
+    random: u64,
+    log: Log,
+    limits: LogLimits,
+    now: Duration,
+    topic_count: usize,
+    shard_count: usize,
+    /// All events ever.
+    history: Vec<Arc<Frame>>,
+    /// By name; the log may have forgotten some.
+    topics: BTreeMap<Topic, ModelTopic>,
+}
+
+#[derive(Default)]
+struct ModelTopic {
+    retained: VecDeque<Arc<Frame>>,
+    /// The newest frame that was dropped.
+    dropped: u64,
+    readers: BTreeSet<usize>,
+    /// The first frame that bore an id, and how many retained ones do.
+    own_ids: BTreeMap<String, (u64, usize)>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut world = World {
+            random: seed,
+            log: Log::new(Epoch::new(0), LogLimits::default(), 0),
+            limits: LogLimits::default(),
+            now: Duration::ZERO,
+            topic_count: 0,
+            shard_count: 0,
+            history: Vec::new(),
+            topics: BTreeMap::new(),
+        };
+        world.topic_count = world.pick(&[3, 8, 60]);
+        world.shard_count = world.pick(&[1, 4, 200]);
+        let rules = (0..world.below(3)).map(|_| world.rule()).collect();
+        let total_bytes = world.pick(&[30_000, 150_000, 64 << 20]);
+        world.limits = LogLimits { retention: world.retention(), rules, total_bytes };
+        let epoch = Epoch::new(world.next());
+        world.log = Log::new(epoch, world.limits.clone(), world.random);
+        world
+    }
+
+    fn rule(&mut self) -> RetentionRule {
+        let pattern = self.pick(&["topic-1", "topic-2*", "*", "other*"]);
+        RetentionRule { topics: pattern.parse().unwrap(), retention: self.retention() }
+    }
+
+    fn retention(&mut self) -> Retention {
+        Retention {
+            events: self.pick(&[0, 1, 5, 100, 1000]),
+            bytes: self.pick(&[1_000, 20_000, 10_000_000]),
+            age: Duration::from_secs(self.pick(&[3, 60, u64::MAX])),
+        }
+    }
+
+    fn retention_of(&self, topic: &Topic) -> Retention {
+        let rule = self.limits.rules.iter().find(|rule| rule.topics.matches(topic));
+        rule.map_or(self.limits.retention, |rule| rule.retention)
+    }
+
+    fn step(&mut self) {
+        match self.below(100) {
+            0..55 => self.append(),
+            55..65 => self.trim(),
+            65..75 => self.change_reader(),
+            75..80 => self.check_pages(),
+            80..90 => self.ask_to_resume(),
+            _ => self.ask_to_read(),
+        }
+    }
+
+    /// Everything goes; then nothing is kept for topics that have left.
+    fn finish(&mut self) {
+        for (topic, model) in &mut self.topics {
+            for shard in std::mem::take(&mut model.readers) {
+                self.log.remove_reader(std::slice::from_ref(topic), shard);
+            }
+        }
+        self.now = Duration::MAX;
+        self.trim();
+        let lasting =
+            self.topics.keys().filter(|topic| self.retention_of(topic).age == Duration::from_secs(u64::MAX));
+        let lasting: usize = lasting.map(|topic| self.topics[topic].retained.len()).sum();
+        assert!(lasting > 0 || self.log.is_empty());
+        if self.log.is_empty() {
+            assert_eq!((self.log.topic_count(), self.log.readers(), self.log.reader_bytes()), (0, 0, 0));
+        }
+        self.log.check();
+    }
+
+    fn append(&mut self) {
+        let mut event = Event::new(self.topic()).private(self.below(4) == 0);
+        for _ in 0..self.pick(&[0, 0, 0, 1, 3]) {
+            event = event.also(self.topic()).unwrap();
+        }
+        if self.below(3) == 0 {
+            event = event.id(EventId::new(self.own_id()).unwrap());
+        }
+        let size = self.pick(&[0, 10, 100, 100, 700, 8_000]);
+        let hole = self.pick(&[0, 0, 0, 5, 1_000_000]);
+        let seq = self.log.newest() + 1 + hole;
+        let id = self.cursor(seq).to_string();
+        let frame = Arc::new(Frame::encode(seq, &id, event.data("x".repeat(size)), self.now));
+        self.history.push(Arc::clone(&frame));
+        let held_before: BTreeSet<u64> = self.held().chain([seq]).collect();
+
+        let mut dropped = Vec::new();
+        self.log.append(Arc::clone(&frame), self.now, &mut dropped);
+        for topic in frame.topics() {
+            let retention = self.retention_of(topic);
+            let model = self.topics.entry(topic.clone()).or_default();
+            model.push(Arc::clone(&frame));
+            let too_old = |frame: &Frame| self.now >= frame.published().saturating_add(retention.age);
+            while model.retained.len() > retention.events
+                || model.bytes() > retention.bytes
+                || model.retained.front().is_some_and(|oldest| too_old(oldest))
+            {
+                model.drop_oldest();
+            }
+        }
+        self.account_for_evictions();
+        self.check_dropped(held_before, &dropped);
+        assert!(self.log.bytes() <= self.limits.total_bytes || self.log.is_empty());
+    }
+
+    /// Finds what the log has dropped beyond the topics' own retention, and whether that was right.
+    fn account_for_evictions(&mut self) {
+        let (mut evicted_bytes, mut smallest_victim, mut largest) = (0, usize::MAX, 0);
+        for (topic, model) in &mut self.topics {
+            let extent = self.log.topic(topic);
+            let kept = extent.as_ref().map_or(0, |extent| extent.frames);
+            if kept < model.retained.len() {
+                smallest_victim = smallest_victim.min(model.bytes());
+            }
+            while model.retained.len() > kept {
+                evicted_bytes = evicted_bytes.max(model.drop_oldest().size());
+            }
+            largest = largest.max(model.bytes());
+            let span = model.retained.front().zip(model.retained.back());
+            let span = span.map(|(oldest, newest)| (oldest.seq(), newest.seq()));
+            if let Some(extent) = &extent {
+                assert_eq!((extent.bytes, extent.span), (model.bytes(), span), "what is kept of {topic}");
+                assert!(extent.shards.iter().eq(model.readers.iter().copied()), "who reads {topic}");
+            } else {
+                assert!(model.readers.is_empty(), "a topic that is read has an entry");
+            }
+        }
+        if smallest_victim < usize::MAX {
+            assert!(self.log.bytes() + evicted_bytes + OVERHEAD > self.limits.total_bytes, "there was room");
+            assert!(
+                2 * (smallest_victim + OVERHEAD) > largest,
+                "a topic of {smallest_victim} bytes made room for one of {largest}"
+            );
+        }
+    }
+
+    /// What went to the caller is what no topic holds any more.
+    fn check_dropped(&self, held_before: BTreeSet<u64>, dropped: &[Arc<Frame>]) {
+        let held: BTreeSet<u64> = self.held().collect();
+        assert_eq!(self.log.len(), held.len());
+        let gone: Vec<u64> = held_before.difference(&held).copied().collect();
+        let mut given: Vec<u64> = dropped.iter().map(|frame| frame.seq()).collect();
+        given.sort_unstable();
+        assert_eq!(given, gone, "frames that were dropped");
+    }
+
+    fn held(&self) -> impl Iterator<Item = u64> + '_ {
+        self.topics.values().flat_map(|model| &model.retained).map(|frame| frame.seq())
+    }
+
+    fn trim(&mut self) {
+        self.now = self.now.saturating_add(Duration::from_millis(self.below(2_500) as u64));
+        let held_before: BTreeSet<u64> = self.held().collect();
+        let budget = self.pick(&[1, 3, 1_000]);
+        let mut dropped = Vec::new();
+        let mut calls = 0;
+        while self.log.next_expiry().is_some_and(|at| at <= self.now) {
+            let before = dropped.len();
+            self.log.trim(self.now, budget, &mut dropped);
+            assert!(dropped.len() <= before + budget, "the budget is kept");
+            self.log.check();
+            calls += 1;
+            assert!(calls < 100_000, "trimming comes to an end");
+        }
+        for topic in self.topics.keys().cloned().collect::<Vec<_>>() {
+            let age = self.retention_of(&topic).age;
+            let model = self.topics.get_mut(&topic).unwrap();
+            let is_due = |frame: &Arc<Frame>| {
+                let at = frame.published().saturating_add(age);
+                at <= self.now && at.as_secs() < u64::MAX / 1_000_000_000
+            };
+            while model.retained.front().is_some_and(is_due) {
+                model.drop_oldest();
+            }
+            let kept = self.log.topic(&topic).map_or(0, |extent| extent.frames);
+            assert_eq!(kept, model.retained.len(), "frames of {topic} after a trim");
+        }
+        self.check_dropped(held_before, &dropped);
+    }
+
+    fn change_reader(&mut self) {
+        let shard = self.below(self.shard_count);
+        let version = self.log.readers_version();
+        let topics = self.some_topics();
+        let mut changed = Vec::new();
+        let joins = self.below(2) == 0;
+        for topic in topics {
+            let readers = &mut self.topics.entry(topic.clone()).or_default().readers;
+            if if joins { readers.insert(shard) } else { readers.remove(&shard) } {
+                changed.push(topic);
+            }
+        }
+        match joins {
+            true => self.log.add_reader(&changed, shard),
+            false => self.log.remove_reader(&changed, shard),
+        }
+        assert_eq!(self.log.readers_version() != version, !changed.is_empty());
+        let topics = self.some_topics();
+        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let expected: BTreeSet<usize> = models.flat_map(|model| model.readers.iter().copied()).collect();
+        assert!(self.log.shards_reading(&topics).iter().eq(expected));
+        let readers: usize = self.topics.values().map(|model| model.readers.len()).sum();
+        assert_eq!(self.log.readers(), readers);
+    }
+
+    fn check_pages(&mut self) {
+        let limit = 1 + self.below(20);
+        let (mut seen, mut token) = (Vec::new(), None);
+        loop {
+            let (page, next) = self.log.topics_page(token, limit);
+            assert!(page.len() <= limit);
+            seen.extend(page);
+            token = next;
+            if token.is_none() {
+                break;
+            }
+        }
+        seen.sort_unstable();
+        let used = |model: &ModelTopic| !model.readers.is_empty() || !model.retained.is_empty();
+        let used = self.topics.iter().filter(|(_, model)| used(model)).map(|(topic, _)| topic);
+        assert!(seen.iter().eq(used), "the topics on all pages");
+        assert_eq!(self.log.topic_count(), seen.len());
+    }
+
+    /// The number after which all is here. The log may not know it, and then names a later one.
+    fn available_after(&self, topics: &[Topic]) -> u64 {
+        let available = self.log.available_after(topics);
+        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let dropped = models.map(|model| model.dropped).max().unwrap_or(0);
+        // In a large log, tombstones suffice.
+        let exact = self.limits.total_bytes > 1 << 20;
+        assert!(available == dropped || (available > dropped && !exact), "{available}, not {dropped}");
+        available
+    }
+
+    fn ask_to_resume(&mut self) {
+        let topics = self.some_topics();
+        let available = self.available_after(&topics);
+        assert_eq!(self.log.resume(EARLIEST, &topics), Start::At { cursor: available });
+        let seq = self.some_seq();
+        let expected = match seq {
+            _ if seq > self.log.newest() => Start::Ahead { seq, cursor: available },
+            _ if seq < available => Start::Gap { cursor: available },
+            _ => Start::At { cursor: seq },
+        };
+        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), &topics), expected);
+        let id = self.own_id();
+        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let first = models.filter_map(|model| model.own_ids.get(&id)).map(|(first, _)| *first).min();
+        let expected = match first {
+            Some(seq) if seq >= available => Start::At { cursor: seq },
+            _ => Start::Gap { cursor: available },
+        };
+        assert_eq!(self.log.resume(&id, &topics), expected, "{id}");
+    }
+
+    fn ask_to_read(&mut self) {
+        let (topics, after, sees_private) = (self.some_topics(), self.some_seq(), self.below(2) == 0);
+        let max_frames = self.pick(&[1, 3, 1_000]);
+        let max_bytes = self.pick(&[1, 500, 5_000, usize::MAX]);
+        let matches = |frame: &&Arc<Frame>| {
+            let is_read = frame.topics().iter().any(|topic| topics.contains(topic));
+            frame.seq() > after && is_read && (sees_private || !frame.private())
+        };
+        let first = self.history.iter().filter(matches).find(|frame| {
+            let retained = |topic| self.topics[topic].retained.iter().any(|other| other.seq() == frame.seq());
+            frame.topics().iter().any(|topic| topics.contains(topic) && retained(topic))
+        });
+        let found = self.log.first_after(&topics, sees_private, after);
+        assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
+
+        let available = self.available_after(&topics);
+        let mut given = Vec::new();
+        let read = self.log.read_after(&topics, sees_private, after, max_frames, max_bytes, &mut given);
+        if after < available {
+            assert_eq!(read, Err(available));
+            return;
+        }
+        let all: Vec<u64> = self.history.iter().filter(matches).map(|frame| frame.seq()).collect();
+        let given_seqs: Vec<u64> = given.iter().map(|frame| frame.seq()).collect();
+        assert_eq!(given_seqs, all[..given.len()], "what follows {after}");
+        let bytes = |frames: &[Arc<Frame>]| -> usize {
+            frames.iter().map(|frame| frame.wire(WireFormat::Chunked).len()).sum()
+        };
+        assert!(given.len() <= max_frames && (given.len() <= 1 || bytes(&given) <= max_bytes));
+        let cursor =
+            if given.len() == all.len() { self.log.newest().max(after) } else { given_seqs[given.len() - 1] };
+        assert_eq!(read, Ok(cursor));
+        if let Some(next) = all.get(given.len()) {
+            let next = self.history.iter().find(|frame| frame.seq() == *next).unwrap();
+            let with_next = bytes(&given) + bytes(std::slice::from_ref(next));
+            assert!(given.len() == max_frames || with_next > max_bytes, "it stopped for a reason");
+        }
+    }
+
+    fn cursor(&self, seq: u64) -> Cursor {
+        Cursor { epoch: self.log.epoch(), seq }
+    }
+
+    /// Mostly the number of an event, sometimes one between or beyond.
+    fn some_seq(&mut self) -> u64 {
+        let back = self.below(40);
+        let index = self.history.len().checked_sub(1 + back);
+        let seq = index.map_or(0, |index| self.history[index].seq());
+        let around = self.below(3) as u64;
+        seq.saturating_sub(1) + around
+    }
+
+    fn topic(&mut self) -> Topic {
+        Topic::new(format!("topic-{}", self.below(self.topic_count))).unwrap()
+    }
+
+    fn some_topics(&mut self) -> Vec<Topic> {
+        let mut topics: Vec<Topic> = (0..1 + self.below(4)).map(|_| self.topic()).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        topics
+    }
+
+    fn own_id(&mut self) -> String {
+        format!("own-{}", self.below(6))
+    }
+
+    /// A splitmix64 generator: any seed is good.
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+}
+
+impl ModelTopic {
+    fn push(&mut self, frame: Arc<Frame>) {
+        if let Some(id) = frame.own_id() {
+            self.own_ids.entry(id.to_owned()).or_insert((frame.seq(), 0)).1 += 1;
+        }
+        self.retained.push_back(frame);
+    }
+
+    fn drop_oldest(&mut self) -> Arc<Frame> {
+        let frame = self.retained.pop_front().unwrap();
+        self.dropped = frame.seq();
+        if let Some(id) = frame.own_id() {
+            let own = self.own_ids.get_mut(id).unwrap();
+            own.1 -= 1;
+            if own.1 == 0 {
+                self.own_ids.remove(id);
+            }
+        }
+        frame
+    }
+
+    fn bytes(&self) -> usize {
+        self.retained.iter().map(|frame| frame.size()).sum()
+    }
+}
