@@ -7,7 +7,7 @@
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use fanfare::{Decision, Engine, Event, PublishError, Refusal, RequestHead, Subscribe, Topic};
+use fanfare::{Decision, Engine, Event, NotPublished, PublishError, Refusal, RequestHead, Subscribe, Topic};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock = Topic::new("clock")?;
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         thread::sleep(Duration::from_secs(1));
         match hub.publish(Event::new(clock.clone()).data(date())) {
             // A second that finds no room is skipped; the next one will tell the time as well.
-            Ok(_) | Err(PublishError::Busy) => {}
+            Ok(_) | Err(NotPublished { error: PublishError::Busy, .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -21,10 +21,9 @@ use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, Decision, Refusal, Subscribe};
 use crate::counts::SharedCounts;
-use crate::hub::{Hub, ShardHandle};
-use crate::mailbox::Mailbox;
+use crate::hub::{Common, Hub, ShardHandle};
 use crate::shard::{Links, RECEIVE_BYTES, Shard};
-use crate::sync::AtomicU64;
+use crate::shared_log::{INTEREST, log_of};
 
 /// How an engine is started.
 pub struct Builder {
@@ -165,7 +164,7 @@ impl Builder {
         let clock = Clock::start();
         let random = RandomState::new();
         let epoch = Epoch::new(random.hash_one("epoch"));
-        let newest = Arc::new(AtomicU64::new(0));
+        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count, INTEREST);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -173,7 +172,8 @@ impl Builder {
         for (index, listeners) in listeners.into_iter().enumerate() {
             let waker = wakers[index].clone();
             let (sockets, adopted) = pass::channel().map_err(failed)?;
-            let mailbox = Arc::new(Mailbox::new(waker.clone()));
+            let mailbox = common.mailbox(index, waker.clone());
+            let log = common.shared_log(index, Arc::clone(&mailbox));
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
             let hand_over = hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;
             handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
@@ -187,7 +187,8 @@ impl Builder {
                     hand_over,
                     counts,
                     admission: Arc::clone(&admission),
-                    newest: Arc::clone(&newest),
+                    newest: common.newest(),
+                    log,
                 },
                 limits: limits.clone(),
                 epoch,
@@ -200,7 +201,7 @@ impl Builder {
         drop(hand_over_to);
 
         let mut engine = Engine {
-            hub: Hub::new(epoch, clock, limits, self.socket_options, handles, newest),
+            hub: Hub::new(common, clock, limits, self.socket_options, handles),
             shards: Vec::new(),
             addresses,
             backend: resolved.backend,
@@ -280,6 +281,7 @@ impl Engine {
         self.hub.drain(window);
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
+        self.hub.end();
         ends.into_iter().collect()
     }
 }

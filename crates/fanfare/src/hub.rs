@@ -1,9 +1,18 @@
 //! The process-wide handle: publish, adopt, count.
+//!
+//! [`sequencer`] gives events their order and shards their mail; [`capacity`] counts what waits in a mailbox; [`room`] has the
+//! publishers that wait for room, and [`tasks`] wakes those that are tasks; [`waiting`] is their side.
 
-use std::collections::BTreeMap;
+mod capacity;
+mod room;
+mod sequencer;
+mod tasks;
+mod waiting;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -11,15 +20,23 @@ use crossbeam_utils::CachePadded;
 use fanfare_io::pass::SocketSender;
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, sockets, table};
-use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::{Event, Topic};
-use fanfare_proto::frame::{Frame, WireFormat};
+use fanfare_proto::frame::WireFormat;
 use fanfare_proto::limits::Limits;
+use fanfare_proto::log::Log;
 
 use crate::admission::Subscribe;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
-use crate::sync::{AtomicU64, AtomicUsize, Mutex};
+use crate::shared_log::{Interest, ProcessLog, SharedLog};
+use crate::sync::{AtomicU64, AtomicUsize, Waker};
+pub(crate) use capacity::{Amount, Capacity};
+pub(crate) use room::WaitingPublishers;
+use sequencer::{Attempt, Sequencer};
+pub(crate) use sequencer::{Numbers, Sequenced};
+use tasks::Tasks;
+pub use waiting::PublishFuture;
 
 /// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may publish.
 #[derive(Clone)]
@@ -28,20 +45,23 @@ pub struct Hub {
 }
 
 struct Inner {
-    epoch: Epoch,
     clock: Clock,
     limits: Limits,
     /// For sockets that others accepted; those of the shards inherit it from their listener.
     socket_options: SocketOptions,
-    /// The newest `seq`. Its lock also fixes the order of mail, so that every shard sees the same.
-    order: Mutex<u64>,
-    /// The same number, for the shards: raised before the first of them can have the event. So who has had an event
-    /// from one shard, and then comes to another, finds this raised there. Relaxed: the lock of the mailbox is between
-    /// the raise and the first shard's send, the reader's sockets are between that and the second shard's look.
-    newest: Arc<AtomicU64>,
+    common: Common,
+    sequencer: Sequencer,
+    tasks: Arc<Tasks>,
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
+}
+
+/// What the hub and every shard share.
+#[derive(Clone)]
+pub(crate) struct Common {
+    log: Arc<ProcessLog>,
+    waiting: Arc<WaitingPublishers>,
 }
 
 /// What the hub knows of a shard.
@@ -51,7 +71,7 @@ pub(crate) struct ShardHandle {
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
 }
 
-/// A publish that was accepted: every shard will deliver it in this order.
+/// Events that were accepted: every subscriber of their topics gets them in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Events accepted.
@@ -65,23 +85,43 @@ pub struct Published {
 /// Why nothing was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
-    /// A shard's mailbox is full: sending takes longer than publishing. Try again in a few
-    /// milliseconds.
+    /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending takes longer
+    /// than publishing. Try again in a few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
-    /// The event at this position of the batch has more data than [`Limits::event_bytes`].
+    /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
-        /// Its position.
+        /// Its position among the events that were not taken.
         index: usize,
         /// The bound, in bytes.
         limit: usize,
     },
     /// The event at this position bears an id of the form that the hub itself gives out.
     ReservedId {
-        /// Its position.
+        /// Its position among the events that were not taken.
         index: usize,
     },
+    /// There is no event in the batch.
+    Empty,
     /// The engine drains or has stopped.
     Stopped,
+}
+
+/// An event that was not published, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotPublished {
+    /// Why.
+    pub error: PublishError,
+    /// The event, as it was given.
+    pub event: Box<Event>,
+}
+
+/// A publish that waited for room and ended before every event was taken. Those that were not are in the publisher's vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    /// Why it ended.
+    pub error: PublishError,
+    /// What was published before.
+    pub published: Option<Published>,
 }
 
 /// Why a socket was not adopted. The socket was closed.
@@ -95,81 +135,110 @@ pub enum AdoptError {
     Io(io::Error),
 }
 
+impl Common {
+    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> Common {
+        Common { log: Arc::new(ProcessLog::new(log, shards, interest)), waiting: Arc::default() }
+    }
+
+    /// The mailbox of the shard with this index.
+    pub(crate) fn mailbox(&self, shard: usize, waker: impl Into<Waker>) -> Arc<Mailbox> {
+        Arc::new(Mailbox::new(shard, waker, Arc::clone(&self.waiting)))
+    }
+
+    /// The access of the shard with this index to the log of the process.
+    pub(crate) fn shared_log(&self, shard: usize, mailbox: Arc<Mailbox>) -> SharedLog {
+        SharedLog::new(Arc::clone(&self.log), shard, mailbox, Arc::clone(&self.waiting))
+    }
+
+    /// The newest number that is released.
+    pub(crate) fn newest(&self) -> Arc<AtomicU64> {
+        Arc::clone(self.log.newest())
+    }
+}
+
 impl Hub {
     pub(crate) fn new(
-        epoch: Epoch,
+        common: Common,
         clock: Clock,
         limits: Limits,
         socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
-        newest: Arc<AtomicU64>,
     ) -> Hub {
-        let order = Mutex::new(0);
-        Hub {
-            inner: Arc::new(Inner {
-                epoch,
-                clock,
-                limits,
-                socket_options,
-                order,
-                newest,
-                shards,
-                next_shard: AtomicUsize::new(0),
-            }),
-        }
+        let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
+        let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
+        let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
+        let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
+        let next_shard = AtomicUsize::new(0);
+        let inner = Inner { clock, limits, socket_options, common, sequencer, tasks, shards, next_shard };
+        Hub { inner: Arc::new(inner) }
     }
 
-    /// Publishes one event to all who subscribe to one of its topics, and keeps it for those who resume.
+    /// Publishes one event to every subscriber of one of its topics, and keeps it for those that resume.
     ///
-    /// It never waits for subscribers: it costs each shard one mailbox entry.
+    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the topics.
     ///
     /// # Errors
-    /// [`PublishError`]; the event is dropped then. To keep it, use [`Hub::publish_batch`].
+    /// [`NotPublished`], with the event in it.
     ///
     /// # Panics
     /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of this one cannot
     /// be woken there. Nothing is published.
-    pub fn publish(&self, event: Event) -> Result<Published, PublishError> {
-        self.publish_batch(&mut vec![event])
+    pub fn publish(&self, event: Event) -> Result<Published, NotPublished> {
+        let mut events = VecDeque::from([event]);
+        self.publish_some(&mut events).map_err(|error| match events.pop_front() {
+            Some(event) => NotPublished { error, event: Box::new(event) },
+            None => unreachable!("a refused event stays where it was"),
+        })
     }
 
-    /// Publishes several events under one lock and one wake, all or none. Takes them out of `events`
-    /// when it succeeds, and leaves them there when it does not.
+    /// Publishes several events under one lock and one wake. Takes them out of `events` where it succeeds, and leaves them
+    /// there where it does not.
+    ///
+    /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all mailboxes
+    /// [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many events are taken from its
+    /// front as there is room for, at least one, and the rest stays in `events`: [`Published::count`] says how many were
+    /// taken. Taking a part moves the rest, so a batch should not be many times larger.
     ///
     /// # Errors
-    /// [`PublishError`]. `Busy` is worth another try.
+    /// [`PublishError`]. `Busy` is worth another try. Only the events that could be taken are checked; [`Hub::check`] checks
+    /// them all.
     ///
     /// # Panics
-    /// `events` is empty; or as [`Hub::publish`].
+    /// As [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
-        let inner = &*self.inner;
-        assert!(!events.is_empty(), "a batch of no events");
+        let mut queue = VecDeque::from(std::mem::take(events));
+        let published = self.publish_some(&mut queue);
+        *events = queue.into();
+        published
+    }
+
+    fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
         // Before anything has changed: half of the shards would have the events.
-        inner.assert_in_reach();
-        let bytes = inner.check(events)?;
-        let mut order = inner.order.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.check_room(events.len(), bytes)?;
-        let published = inner.clock.now();
-        let (mut seq, mut first, mut last) = (*order, None, String::new());
-        let frames: Vec<Arc<Frame>> = events
-            .drain(..)
-            .map(|event| {
-                seq += 1;
-                last = match event.own_id() {
-                    Some(id) => id.as_str().to_owned(),
-                    None => Cursor { epoch: inner.epoch, seq }.to_string(),
-                };
-                first.get_or_insert_with(|| last.clone());
-                Arc::new(Frame::encode(seq, &last, event, published))
-            })
-            .collect();
-        // Not before all are encoded: should that panic, no number is missing.
-        *order = seq;
-        inner.newest.store(seq, Ordering::Relaxed);
-        for shard in &inner.shards {
-            shard.mailbox.push_events(frames.iter());
+        self.inner.assert_in_reach();
+        match self.inner.sequencer.publish(events, None) {
+            Attempt::Published(published) => Ok(published),
+            Attempt::Refused(error) => Err(error),
+            Attempt::Waits => unreachable!("it was not asked to wait"),
         }
-        Ok(Published { count: frames.len(), first: first.unwrap_or_default(), last })
+    }
+
+    /// The first step of a publish: see [`sequencer`].
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn sequence(
+        &self,
+        events: &mut Vec<Event>,
+        numbers: Numbers<'_>,
+    ) -> Result<Sequenced, PublishError> {
+        let mut queue = VecDeque::from(std::mem::take(events));
+        let sequenced = self.inner.sequencer.sequence(&mut queue, numbers);
+        *events = queue.into();
+        sequenced
+    }
+
+    /// The last step of a publish.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn release(&self, batch: Sequenced) {
+        drop(self.inner.sequencer.release(batch));
     }
 
     /// Whether these events could be published, given room for them.
@@ -177,7 +246,7 @@ impl Hub {
     /// # Errors
     /// [`PublishError::TooLarge`] or [`PublishError::ReservedId`], for the first that could not.
     pub fn check(&self, events: &[Event]) -> Result<(), PublishError> {
-        self.inner.check(events).map(|_| ())
+        self.inner.sequencer.check(events.iter())
     }
 
     /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it from
@@ -266,8 +335,8 @@ impl Hub {
 
     /// The newest id: a cursor from which a reader gets only what is published later.
     pub fn head(&self) -> Cursor {
-        let seq = *self.inner.order.lock().unwrap_or_else(PoisonError::into_inner);
-        Cursor { epoch: self.inner.epoch, seq }
+        let log = &self.inner.common.log;
+        Cursor { epoch: log.epoch(), seq: log.newest().load(Ordering::Relaxed) }
     }
 
     /// The bounds in force: those of the builder, within what descriptors allow.
@@ -276,34 +345,28 @@ impl Hub {
     }
 
     pub(crate) fn drain(&self, window: Duration) {
-        // After this lock no publish is under way, and none begins.
-        let _order = self.inner.order.lock().unwrap_or_else(PoisonError::into_inner);
-        for shard in &self.inner.shards {
-            let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
-            shard.mailbox.refuse();
-        }
+        self.inner.sequencer.close(|| {
+            for shard in &self.inner.shards {
+                let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
+                shard.mailbox.refuse();
+            }
+        });
+    }
+
+    /// Waits for the hub's own thread, when the shards have ended.
+    pub(crate) fn end(&self) {
+        self.inner.tasks.end();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Also where no engine was drained: the thread that wakes tasks ends.
+        self.common.waiting.close();
     }
 }
 
 impl Inner {
-    /// The most bytes that a batch takes in a mailbox.
-    fn check(&self, events: &[Event]) -> Result<usize, PublishError> {
-        let limit = self.limits.event_bytes;
-        let mut bytes = 0;
-        for (index, event) in events.iter().enumerate() {
-            let data = event.data_text().map_or(0, str::len);
-            if data > limit {
-                return Err(PublishError::TooLarge { index, limit });
-            }
-            let id = event.own_id().and_then(|id| Cursor::parse(id.as_str()));
-            if id.is_some_and(|cursor| cursor.epoch == self.epoch) {
-                return Err(PublishError::ReservedId { index });
-            }
-            bytes += Frame::size_at_most(event);
-        }
-        Ok(bytes)
-    }
-
     fn assert_in_reach(&self) {
         // A thread keeps all wakers of an engine or none.
         let in_reach = self.shards.first().is_none_or(|shard| shard.mailbox.is_in_reach());
@@ -318,22 +381,6 @@ impl Inner {
     fn mail_limit(&self) -> usize {
         self.limits.mailbox_others.saturating_add(self.limits.mailbox_events)
     }
-
-    fn check_room(&self, count: usize, bytes: usize) -> Result<(), PublishError> {
-        for shard in &self.shards {
-            if shard.mailbox.is_closed() {
-                return Err(PublishError::Stopped);
-            }
-            let (waiting, waiting_bytes) = shard.mailbox.waiting();
-            let fits = waiting + count <= self.limits.mailbox_events
-                && waiting_bytes + bytes <= self.limits.mailbox_bytes;
-            // An empty mailbox takes anything, so that a large event or batch is not refused for ever.
-            if waiting > 0 && !fits {
-                return Err(PublishError::Busy);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Display for PublishError {
@@ -344,12 +391,35 @@ impl fmt::Display for PublishError {
             PublishError::ReservedId { .. } => {
                 f.write_str("ids of the form <epoch>-<seq> are the hub's own; choose another id or none")
             }
+            PublishError::Empty => f.write_str("there is no event to publish"),
             PublishError::Stopped => f.write_str("the server is shutting down"),
         }
     }
 }
 
 impl std::error::Error for PublishError {}
+
+impl fmt::Display for NotPublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for NotPublished {}
+
+impl From<NotPublished> for PublishError {
+    fn from(not_published: NotPublished) -> PublishError {
+        not_published.error
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

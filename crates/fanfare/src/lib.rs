@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - [`Engine`] starts, pins and stops the shards: one thread, one loop, one slab each.
-//! - [`Hub`] publishes one event or a batch, adopts sockets, and counts.
+//! - [`Hub`] publishes one event or a batch, at once or when there is room, adopts sockets, and counts.
 //! - [`Admission`] decides what a request is: a subscription, a refusal, or somebody else's.
 //!
 //! `docs/ARCHITECTURE.md` follows an event through the code.
@@ -24,6 +24,7 @@ mod hub;
 mod mailbox;
 mod response;
 mod shard;
+mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod sim;
@@ -43,4 +44,4 @@ pub use fanfare_proto::frame::{HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{AdoptError, Hub, PublishError, Published};
+pub use hub::{AdoptError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};

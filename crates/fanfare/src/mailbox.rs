@@ -1,17 +1,19 @@
 //! A shard's mailbox: bounded, and at most one wake per push however much waits.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
 use crate::counts::TopicCounts;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Waker};
+use crate::hub::{Amount, Capacity, WaitingPublishers};
+use crate::sync::{AtomicBool, Mutex, Waker, lock};
 
 #[cfg(test)]
 #[cfg(fanfare_loom)]
@@ -51,34 +53,39 @@ pub(crate) enum Refused<E> {
 }
 
 pub(crate) struct Mailbox {
+    shard: usize,
     state: Mutex<State>,
-    /// Events, and their bytes, that the shard has not acted on. Only the hub adds, under its order lock, so what it
-    /// reads there may since have become less, never more. Relaxed: the shard subtracts what it took under our lock,
-    /// after it was added.
-    events: AtomicUsize,
-    bytes: AtomicUsize,
-    /// No more publishes or sockets are taken. Relaxed: the hub's order lock tells publishers of a drain in time, and
-    /// who comes too early for the end of a shard finds `ended`.
+    /// What events have taken: reserved, waiting, or in the shard's hands.
+    capacity: CachePadded<Capacity>,
+    /// What of it is reserved for events that are not pushed yet.
+    #[cfg(feature = "sim")]
+    reserved: Mutex<Amount>,
+    /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds `ended`.
     closed: AtomicBool,
     waker: Waker,
+    /// They are told when there is room again, and when the shard has ended.
+    waiting: Arc<WaitingPublishers>,
 }
 
 struct State {
     queue: VecDeque<Mail>,
     /// The shard sleeps, or is about to, and nothing has woken it: a push must.
     asleep: bool,
-    /// The shard has ended: nobody reads.
+    /// The shard has ended: nothing reads the queue.
     ended: bool,
 }
 
 impl Mailbox {
-    pub(crate) fn new(waker: impl Into<Waker>) -> Mailbox {
+    pub(crate) fn new(shard: usize, waker: impl Into<Waker>, waiting: Arc<WaitingPublishers>) -> Mailbox {
         Mailbox {
+            shard,
             state: Mutex::new(State { queue: VecDeque::new(), asleep: false, ended: false }),
-            events: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+            capacity: CachePadded::default(),
+            #[cfg(feature = "sim")]
+            reserved: Mutex::default(),
             closed: AtomicBool::new(false),
             waker: waker.into(),
+            waiting,
         }
     }
 
@@ -87,31 +94,56 @@ impl Mailbox {
         self.waker.is_in_reach()
     }
 
-    /// Events that wait, and their bytes.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
-        (self.events.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    pub(crate) fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.state).queue.is_empty()
     }
 
     /// Everything that waits, events or not. For tests.
-    #[allow(dead_code)]
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.lock().queue.len()
+        lock(&self.state).queue.len()
     }
 
-    /// Adds the events of one publish, and wakes the shard if it sleeps. Nobody gets them where it has ended.
-    pub(crate) fn push_events<'frames>(&self, frames: impl Iterator<Item = &'frames Arc<Frame>>) {
-        let mut state = self.lock();
-        if state.ended {
-            return;
+    /// Reserves room for events.
+    pub(crate) fn reserve(&self, amount: Amount) {
+        self.capacity.take(amount);
+        #[cfg(feature = "sim")]
+        lock(&self.reserved).add(amount);
+    }
+
+    /// Gives room back that was reserved, all that some events needed or a part of their bytes.
+    pub(crate) fn cancel_reservation(&self, amount: Amount) {
+        #[cfg(feature = "sim")]
+        lock(&self.reserved).subtract(amount);
+        if self.capacity.give_back(amount) {
+            self.waiting.call(self.shard);
         }
-        let (before, mut bytes) = (state.queue.len(), 0);
-        state.queue.extend(frames.map(|frame| {
-            bytes += frame.size();
-            Mail::Event(Arc::clone(frame))
-        }));
-        self.events.fetch_add(state.queue.len() - before, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.wake_if_asleep(state);
+    }
+
+    /// Adds the events of one publish, for which room is reserved. True where the shard sleeps: then the caller is to
+    /// [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
+    #[must_use]
+    pub(crate) fn push_events(&self, frames: Vec<Arc<Frame>>) -> bool {
+        #[cfg(feature = "sim")]
+        for frame in &frames {
+            lock(&self.reserved).subtract(Amount { events: 1, bytes: frame.size() });
+        }
+        let mut state = lock(&self.state);
+        if state.ended {
+            return false;
+        }
+        state.queue.extend(frames.into_iter().map(Mail::Event));
+        std::mem::take(&mut state.asleep)
+    }
+
+    /// Wakes the shard, asleep or not.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
     }
 
     /// Adds something else, whatever waits.
@@ -131,7 +163,7 @@ impl Mailbox {
         mail: Mail,
         before_push: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), Refused<E>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.ended {
             return Err(Refused::Ended);
         }
@@ -140,59 +172,59 @@ impl Mailbox {
         }
         before_push().map_err(Refused::Failed)?;
         state.queue.push_back(mail);
-        self.wake_if_asleep(state);
-        Ok(())
-    }
-
-    /// After a push. The system call is made without the lock: the shard that it wakes wants it.
-    fn wake_if_asleep(&self, mut state: MutexGuard<'_, State>) {
         let asleep = std::mem::take(&mut state.asleep);
+        // The system call is made without the lock: the shard that it wakes wants it.
         drop(state);
         if asleep {
-            self.waker.wake();
+            self.wake();
         }
+        Ok(())
     }
 
     /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier times.
     pub(crate) fn take(&self, into: &mut VecDeque<Mail>) {
         debug_assert!(into.is_empty());
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if into.capacity() > 4 * state.queue.len().max(MAIL_KEPT) {
             *into = VecDeque::new();
         }
         std::mem::swap(&mut state.queue, into);
     }
 
-    /// An event that was taken has been acted on: only now is there room for another.
-    pub(crate) fn done_with(&self, frame: &Frame) {
-        self.events.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(frame.size(), Ordering::Relaxed);
+    /// The shard has acted on an event that it took: only now is there room for another.
+    pub(crate) fn release_capacity(&self, frame: &Frame) {
+        if self.capacity.give_back(Amount { events: 1, bytes: frame.size() }) {
+            self.waiting.call(self.shard);
+        }
     }
 
     /// Announces that the shard is about to sleep: from here on a push wakes it. False where mail waits: then it must
     /// not sleep.
     pub(crate) fn prepare_sleep(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.asleep = state.queue.is_empty();
         state.asleep
     }
 
     /// The shard is awake: pushes need not wake it.
     pub(crate) fn awake(&self) {
-        self.lock().asleep = false;
+        lock(&self.state).asleep = false;
     }
 
-    /// Takes no more publishes or sockets; what waits is still taken.
+    /// Takes no more sockets; what waits is still taken.
     pub(crate) fn refuse(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// The shard has ended: what waits goes to nobody.
+    /// The shard has ended: nothing reads what waits, and nothing is published any more.
     pub(crate) fn close(&self) {
         self.refuse();
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.ended = true;
-        state.queue.clear();
+        let unread = std::mem::take(&mut state.queue);
+        drop(state);
+        drop(unread);
+        self.waiting.close();
     }
 
     /// Whether the shard has ended or is about to.
@@ -203,14 +235,14 @@ impl Mailbox {
     /// What is counted is what waits, here and in the shard's inbox.
     #[cfg(feature = "sim")]
     pub(crate) fn check(&self, inbox: &VecDeque<Mail>) {
-        let state = self.lock();
-        let size = |mail: &Mail| if let Mail::Event(frame) = mail { Some(frame.size()) } else { None };
-        let sizes: Vec<usize> = state.queue.iter().chain(inbox).filter_map(size).collect();
-        assert_eq!(self.waiting(), (sizes.len(), sizes.iter().sum()), "mail that waits, and its bytes");
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Whatever panics under this lock does so before it changes anything or after: a poisoned state is whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = lock(&self.state);
+        let mut waits = Amount::default();
+        for mail in state.queue.iter().chain(inbox) {
+            if let Mail::Event(frame) = mail {
+                waits.add(Amount { events: 1, bytes: frame.size() });
+            }
+        }
+        waits.add(*lock(&self.reserved));
+        assert_eq!(self.capacity.taken(), waits, "mail that waits, and its bytes");
     }
 }

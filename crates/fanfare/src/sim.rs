@@ -9,16 +9,15 @@ use crossbeam_utils::CachePadded;
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, Io, Notification, Socket, Waker, pass};
 use fanfare_proto::cursor::Epoch;
-use fanfare_proto::event::Topic;
+use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
-use crate::hub::{Hub, ShardHandle};
-use crate::mailbox::Mailbox;
+use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle};
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
-use crate::sync::AtomicU64;
+use crate::shared_log::{INTEREST, log_of};
 
 /// How the engine under simulation is built.
 pub struct Plan {
@@ -44,12 +43,14 @@ pub struct SimShard<I: Io> {
 
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
-    let newest = Arc::new(AtomicU64::new(0));
+    let networks: Vec<I> = networks.into_iter().collect();
+    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), INTEREST);
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
         let (sockets, adopted) = pass::channel().expect("descriptors for the channel");
-        let mailbox = Arc::new(Mailbox::new(waker.clone()));
+        let mailbox = common.mailbox(index, waker.clone());
+        let log = common.shared_log(index, Arc::clone(&mailbox));
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
         handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
         let links = Links {
@@ -58,7 +59,8 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
             hand_over: plan.hand_over.then(|| pass::channel().expect("descriptors for the channel").0),
             counts,
             admission: Arc::clone(&plan.admission),
-            newest: Arc::clone(&newest),
+            newest: common.newest(),
+            log,
         };
         let seed = plan.seed.wrapping_add(index as u64);
         let mut shard = Shard::new(io, links, plan.limits.clone(), plan.epoch, seed);
@@ -66,7 +68,30 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
         shards.push(SimShard { shard, waker });
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
-    (Hub::new(plan.epoch, Clock::by_hand(), limits, options, handles, newest), shards)
+    (Hub::new(common, Clock::by_hand(), limits, options, handles), shards)
+}
+
+/// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back, and its
+/// numbers become holes.
+pub struct Sequenced(hub::Sequenced);
+
+/// Does the first step of a publish. `numbers` are those that a log outside of the process has given, one for each event.
+///
+/// # Errors
+/// As [`Hub::publish_batch`].
+pub fn sequence(
+    hub: &Hub,
+    events: &mut Vec<Event>,
+    numbers: Option<&[u64]>,
+) -> Result<Sequenced, PublishError> {
+    hub.sequence(events, numbers.map_or(Numbers::Next, Numbers::Given)).map(Sequenced)
+}
+
+/// Does the last step of a publish. Batches are released in the order of their numbers.
+pub fn release(hub: &Hub, batch: Sequenced) -> Published {
+    let published = batch.0.published().clone();
+    hub.release(batch.0);
+    published
 }
 
 /// Begins the drain that [`crate::Engine::stop`] waits for.

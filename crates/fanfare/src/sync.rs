@@ -1,20 +1,33 @@
 //! What threads share. Built with `--cfg fanfare_loom`, the same names are loom's: it tries every order in which the
 //! threads of a model can run, and every value that a load may see (`cargo xtask loom`).
 
+use std::sync::PoisonError;
+
 #[cfg(fanfare_loom)]
 pub(crate) use self::model::Waker;
 #[cfg(not(fanfare_loom))]
 pub(crate) use fanfare_io::Waker;
 #[cfg(fanfare_loom)]
 pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+};
+#[cfg(fanfare_loom)]
+pub(crate) use loom::thread;
+#[cfg(not(fanfare_loom))]
+pub(crate) use std::sync::{
+    Condvar, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, AtomicUsize},
 };
 #[cfg(not(fanfare_loom))]
-pub(crate) use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
-};
+pub(crate) use std::thread;
+
+/// Locks, also where a thread has panicked with this lock. That is the policy for every lock of the crate: code under a
+/// lock checks what it was given before its first change, so a poisoned state is whole; and one panic (in an admission,
+/// say) must not end the service of all shards.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(fanfare_loom)]
 mod model {

@@ -62,7 +62,8 @@ fn everybody_sees_one_order_whoever_publishes() {
     }
     assert!(engine.is_running());
     engine.stop(Duration::ZERO).unwrap();
-    assert_eq!(hub.publish(event("late".to_owned())), Err(PublishError::Stopped));
+    let late = hub.publish(event("late".to_owned())).unwrap_err();
+    assert_eq!((late.error, *late.event), (PublishError::Stopped, event("late".to_owned())));
 }
 
 /// An admission that publishes (who came, say) does so on its shard's thread. There a private descriptor table did not have

@@ -157,6 +157,9 @@ pub struct Limits {
     pub mailbox_events: usize,
     /// Bytes of frames that wait in a shard's mailbox; an empty mailbox takes any one event.
     pub mailbox_bytes: usize,
+    /// Bytes of frames that wait in all mailboxes together, a frame counted in each: a bound of the process whatever the
+    /// number of shards. Where nothing waits any one event is taken.
+    pub mailbox_total_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
     /// Bytes per shard that it holds for links which have begun a frame, or their opening, and whose socket is full. Beyond
@@ -197,6 +200,7 @@ impl Default for Limits {
             event_bytes: 1 << 20,
             mailbox_events: 512,
             mailbox_bytes: 4 << 20,
+            mailbox_total_bytes: 64 << 20,
             mailbox_others: 4096,
             laggard_bytes: 32 << 20,
             delivery_bytes: 64 << 20,

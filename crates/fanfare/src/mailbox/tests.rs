@@ -16,24 +16,20 @@ use fanfare_proto::limits::Limits;
 
 use super::{MAIL_KEPT, Mail, Mailbox};
 use crate::counts::SharedCounts;
-use crate::hub::{Hub, PublishError, ShardHandle};
+use crate::hub::{Amount, Common, Hub, PublishError, ShardHandle};
+use crate::shared_log::{Interest, log_of};
 
 fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU64>) {
-    let newest = Arc::new(AtomicU64::new(0));
-    let mailboxes: Vec<_> = wakers.iter().map(|waker| Arc::new(Mailbox::new(waker.clone()))).collect();
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), wakers.len(), Interest::All);
+    let shards = wakers.iter().enumerate();
+    let mailboxes: Vec<_> = shards.map(|(shard, waker)| common.mailbox(shard, waker.clone())).collect();
     let handles = mailboxes.iter().map(|mailbox| ShardHandle {
         mailbox: Arc::clone(mailbox),
         sockets: pass::channel().unwrap().0,
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
     });
-    let hub = Hub::new(
-        Epoch::new(1),
-        Clock::start(),
-        limits,
-        SocketOptions::default(),
-        handles.collect(),
-        Arc::clone(&newest),
-    );
+    let newest = common.newest();
+    let hub = Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles.collect());
     (hub, mailboxes, newest)
 }
 
@@ -73,7 +69,7 @@ fn read(waker: &Waker, mailbox: &Mailbox, newest: &AtomicU64, limit: usize, coun
         assert!(inbox.len() <= limit, "{} events wait", inbox.len());
         while let Some(mail) = inbox.pop_front() {
             let Mail::Event(frame) = mail else { panic!("only events were sent") };
-            mailbox.done_with(&frame);
+            mailbox.release_capacity(&frame);
             assert_eq!(frame.seq(), order.len() as u64 + 1);
             assert!(newest.load(Ordering::Relaxed) >= frame.seq());
             let publisher: usize = frame.topics()[0].as_str().parse().unwrap();
@@ -109,7 +105,7 @@ fn nothing_is_lost_and_every_shard_has_the_same_order() {
     });
     assert_eq!(orders[0], orders[1]);
     for mailbox in mailboxes {
-        assert_eq!(mailbox.waiting(), (0, 0));
+        assert_eq!(mailbox.capacity().taken(), Amount::default());
     }
 }
 
@@ -122,7 +118,7 @@ fn no_more_bytes_wait_than_may() {
     let (hub, mailboxes, _) = hub(limits, &[Waker::new().unwrap()]);
     let lines = || Event::new(Topic::new("t").unwrap()).data("\n".repeat(1000));
     let accepted = (0..100).take_while(|_| hub.publish(lines()).is_ok()).count();
-    let (events, bytes) = mailboxes[0].waiting();
+    let Amount { events, bytes } = mailboxes[0].capacity().taken();
     assert_eq!(events, accepted);
     assert!((limit * 9 / 10..=limit).contains(&bytes), "{bytes} bytes wait");
 }
@@ -139,7 +135,7 @@ fn a_burst_leaves_no_large_queues() {
         assert_eq!(inbox.len() as u64, events);
         for mail in inbox.drain(..) {
             let Mail::Event(frame) = mail else { panic!("only events were sent") };
-            mailboxes[0].done_with(&frame);
+            mailboxes[0].release_capacity(&frame);
         }
         inbox.capacity()
     };

@@ -32,6 +32,7 @@ use slab::Slab;
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Mail, Mailbox};
+use crate::shared_log::SharedLog;
 use crate::sync::AtomicU64;
 use drain::Drain;
 pub(crate) use greet::RECEIVE_BYTES;
@@ -70,6 +71,9 @@ pub(crate) struct Links {
     pub(crate) admission: Arc<dyn Admission>,
     /// The `seq` of the newest event that any shard may have.
     pub(crate) newest: Arc<AtomicU64>,
+    /// The log of the process.
+    #[allow(dead_code)] // Until shards have no log of their own.
+    pub(crate) log: SharedLog,
 }
 
 pub(crate) struct Shard<I: Io> {
@@ -259,7 +263,7 @@ impl<I: Io> Shard<I> {
             match letter {
                 Mail::Event(frame) => {
                     self.counts.events += 1;
-                    self.links.mailbox.done_with(&frame);
+                    self.links.mailbox.release_capacity(&frame);
                     self.log.append(Arc::clone(&frame), now);
                     self.audiences.begin(frame);
                     marks = self.audiences.mark(marks);

@@ -1,0 +1,264 @@
+//! Publishers that wait for room, in the order in which they came.
+//!
+//! ```text
+//!   publisher --enter--> | ticket 1: shards {0}    called |  <--call(0)-- shard 0, which has room again
+//!                        | ticket 2: shards {0, 3}        |
+//!                        | ticket 3: shards {5}           |
+//!   publisher <--leave-- whose place becomes free passes its turn on: here ticket 2 is called next
+//! ```
+//!
+//! A publisher waits for the shards in whose mailboxes it found no room, and does not overtake others that wait for one of
+//! them. It is called when it is the first for all of its shards, then tries again at its place, and leaves the line when
+//! it has succeeded, or given up.
+//!
+//! Shards only mark a place and signal a condition variable: a shard may have a descriptor table of its own, where a task's
+//! waker (tokio's writes to an eventfd) would write to a number that is a subscriber's socket. So wakers are not here at
+//! all: the line knows a task by its ticket, and a thread of the hub ([`super::tasks`]) wakes it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use fanfare_proto::log::ShardSet;
+
+use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
+
+/// A place in the line: lower ones are ahead.
+pub(crate) type Ticket = u64;
+
+/// The publishers that wait. The hub and every mailbox share it.
+#[derive(Default)]
+pub(crate) struct WaitingPublishers {
+    line: Mutex<Line>,
+    /// How many wait. Relaxed: it is raised only by publishers that hold the sequencer's lock, which others that ask hold
+    /// too. Where it is lowered meanwhile, an asker only looks at the line for nothing.
+    count: AtomicUsize,
+    /// No publish will succeed any more: the engine drains, or a shard has ended.
+    closed: AtomicBool,
+    /// Tasks are called, or the line is closed.
+    tasks_called: Condvar,
+}
+
+#[derive(Default)]
+struct Line {
+    next_ticket: Ticket,
+    places: BTreeMap<Ticket, Waiting>,
+    /// How many publishers wait for each shard, and the shards for which any does: a publish asks for these, so it must not
+    /// cost more where many wait.
+    waiting_for: Vec<usize>,
+    waited_for: ShardSet,
+    /// Tickets of tasks to wake, in order.
+    called_tasks: VecDeque<Ticket>,
+}
+
+/// One publisher in the line.
+struct Waiting {
+    /// The shards in whose mailboxes it found no room, or others ahead wait for. Only grows: a publisher that waited for one
+    /// shard and finds another one full keeps its place for both, else two busy shards could starve it.
+    shards: ShardSet,
+    /// It is its turn to try.
+    is_called: bool,
+    /// Where its thread waits; a task has none.
+    thread: Option<Arc<Condvar>>,
+}
+
+/// A place in the line. Dropped, it is left, and the turn is passed on.
+pub(crate) struct Place {
+    line: Arc<WaitingPublishers>,
+    ticket: Ticket,
+    thread: Option<Arc<Condvar>>,
+}
+
+/// How a publisher waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitBy {
+    Thread,
+    Task,
+}
+
+impl WaitingPublishers {
+    /// Whether no publish will succeed any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether anybody waits. For shards that have done something on which a publisher may depend.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// The shards that publishers ahead wait for; without a place, all publishers are ahead.
+    pub(crate) fn waited_for_ahead(&self, place: Option<&Place>) -> ShardSet {
+        let mut shards = ShardSet::new();
+        if self.is_empty() {
+            return shards;
+        }
+        let line = lock(&self.line);
+        let Some(place) = place else { return line.waited_for.clone() };
+        for waiting in line.places.range(..place.ticket).map(|(_, waiting)| waiting) {
+            shards.union_with(&waiting.shards);
+        }
+        shards
+    }
+
+    /// Takes a place at the end of the line, or notes at a place that its turn brought no success.
+    pub(crate) fn enter(self: &Arc<Self>, place: &mut Option<Place>, shards: &ShardSet, by: WaitBy) {
+        let line = &mut *lock(&self.line);
+        let place = place.get_or_insert_with(|| {
+            let ticket = line.next_ticket;
+            line.next_ticket += 1;
+            let thread: Option<Arc<Condvar>> = (by == WaitBy::Thread).then(Arc::default);
+            let waiting = Waiting { shards: ShardSet::new(), is_called: false, thread: thread.clone() };
+            line.places.insert(ticket, waiting);
+            self.count.store(line.places.len(), Ordering::Relaxed);
+            Place { line: Arc::clone(self), ticket, thread }
+        });
+        let Some(waiting) = line.places.get_mut(&place.ticket) else { return };
+        waiting.is_called = false;
+        for shard in shards.iter() {
+            if waiting.shards.insert(shard) {
+                if line.waiting_for.len() <= shard {
+                    line.waiting_for.resize(shard + 1, 0);
+                }
+                line.waiting_for[shard] += 1;
+                line.waited_for.insert(shard);
+            }
+        }
+    }
+
+    /// This shard has room again. Calls the first publisher that waits for it, unless that one waits behind others, which
+    /// will pass their turn on.
+    pub(crate) fn call(&self, shard: usize) {
+        let mut line = lock(&self.line);
+        if !line.waited_for.contains(shard) {
+            return;
+        }
+        let mut ahead = ShardSet::new();
+        let mut called = None;
+        for (&ticket, waiting) in &line.places {
+            if waiting.shards.contains(shard) {
+                called = (!intersect(&waiting.shards, &ahead)).then_some(ticket);
+                break;
+            }
+            ahead.union_with(&waiting.shards);
+        }
+        if let Some(ticket) = called {
+            self.call_ticket(&mut line, ticket);
+        }
+    }
+
+    fn call_ticket(&self, line: &mut Line, ticket: Ticket) {
+        let Some(waiting) = line.places.get_mut(&ticket) else { return };
+        if std::mem::replace(&mut waiting.is_called, true) {
+            return;
+        }
+        match &waiting.thread {
+            Some(thread) => thread.notify_one(),
+            None => {
+                line.called_tasks.push_back(ticket);
+                self.tasks_called.notify_one();
+            }
+        }
+    }
+
+    fn leave(&self, ticket: Ticket) {
+        let mut line = lock(&self.line);
+        let Some(left) = line.places.remove(&ticket) else { return };
+        self.count.store(line.places.len(), Ordering::Relaxed);
+        for shard in left.shards.iter() {
+            line.waiting_for[shard] -= 1;
+            if line.waiting_for[shard] == 0 {
+                line.waited_for.remove(shard);
+            }
+        }
+        // Whoever waited behind this one, and behind nobody else, has its turn.
+        let mut ahead = ShardSet::new();
+        let mut called = Vec::new();
+        for (&other, waiting) in &line.places {
+            if other > ticket
+                && intersect(&waiting.shards, &left.shards)
+                && !intersect(&waiting.shards, &ahead)
+            {
+                called.push(other);
+            }
+            ahead.union_with(&waiting.shards);
+            if left.shards.iter().all(|shard| ahead.contains(shard)) {
+                break;
+            }
+        }
+        for ticket in called {
+            self.call_ticket(&mut line, ticket);
+        }
+    }
+
+    /// No publish succeeds from now on: everybody is called, to learn of it.
+    pub(crate) fn close(&self) {
+        let line = lock(&self.line);
+        // Under the lock, so that nobody looks before and waits after.
+        self.closed.store(true, Ordering::Release);
+        for thread in line.places.values().filter_map(|waiting| waiting.thread.as_ref()) {
+            thread.notify_one();
+        }
+        self.tasks_called.notify_one();
+    }
+
+    /// For the thread that wakes tasks: waits for the next one that is called. `None`: the line is closed, and all are.
+    pub(crate) fn next_called_task(&self) -> Option<Ticket> {
+        let mut line = lock(&self.line);
+        loop {
+            if self.is_closed() {
+                return None;
+            }
+            if let Some(ticket) = line.called_tasks.pop_front() {
+                return Some(ticket);
+            }
+            line = self.tasks_called.wait(line).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Place {
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Whether it is the publisher's turn to try. Also where the line is closed: then it will learn why.
+    pub(crate) fn is_called(&self) -> bool {
+        self.is_called_in(&lock(&self.line.line))
+    }
+
+    fn is_called_in(&self, line: &Line) -> bool {
+        self.line.is_closed() || line.places.get(&self.ticket).is_none_or(|waiting| waiting.is_called)
+    }
+
+    /// Waits for the turn of a publisher that waits as a thread. `time_left` says how long it may still wait; false: no time
+    /// is left, and it was not called.
+    pub(crate) fn wait(&self, mut time_left: impl FnMut() -> Duration) -> bool {
+        let mut line = lock(&self.line.line);
+        while !self.is_called_in(&line) {
+            let left = time_left();
+            let Some(thread) = self.thread.as_ref().filter(|_| left > Duration::ZERO) else { return false };
+            line = wait_timeout(thread, line, left);
+        }
+        true
+    }
+}
+
+fn wait_timeout<'line>(
+    thread: &Condvar,
+    line: MutexGuard<'line, Line>,
+    left: Duration,
+) -> MutexGuard<'line, Line> {
+    thread.wait_timeout(line, left).unwrap_or_else(PoisonError::into_inner).0
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.line.leave(self.ticket);
+    }
+}
+
+fn intersect(one: &ShardSet, other: &ShardSet) -> bool {
+    one.iter().any(|shard| other.contains(shard))
+}

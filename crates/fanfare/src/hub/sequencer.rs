@@ -1,0 +1,543 @@
+//! From events to mail: sequence, commit, release.
+//!
+//! - [`Sequencer::sequence`] reserves room in the mailboxes of the shards that read one of an event's topics, gives numbers,
+//!   and encodes. Its lock is the publishers' own; shards never take it.
+//! - Commit is where a store will stand. Until then it is nothing.
+//! - [`Sequencer::release`] makes the frames visible: under the log's lock they are appended, `newest` is raised, and their
+//!   mail is pushed. Batches are released in the order of their numbers.
+//!
+//! In between, a [`Sequenced`] batch owns its frames and its room. Dropped, it gives the room back, and its numbers become
+//! holes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use fanfare_io::Clock;
+use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::event::Event;
+use fanfare_proto::frame::Frame;
+use fanfare_proto::limits::Limits;
+use fanfare_proto::log::ShardSet;
+use smallvec::SmallVec;
+
+use super::capacity::{Amount, Bound, Capacity};
+use super::room::{Place, WaitBy, WaitingPublishers};
+use super::{PublishError, Published};
+use crate::mailbox::Mailbox;
+use crate::shared_log::{LockedLog, ProcessLog};
+use crate::sync::{Mutex, lock};
+
+/// Gives events their order, and shards their mail.
+pub(crate) struct Sequencer {
+    epoch: Epoch,
+    clock: Clock,
+    event_bytes: usize,
+    /// What may be taken in one mailbox.
+    mailbox: Bound,
+    /// Bytes that may be taken in all mailboxes together.
+    total_bytes: usize,
+    log: Arc<ProcessLog>,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+/// What a batch needs that is not released yet, wherever it is.
+struct Shared {
+    mailboxes: Vec<Arc<Mailbox>>,
+    waiting: Arc<WaitingPublishers>,
+    /// What is sequenced and not released.
+    unreleased: Capacity,
+}
+
+/// What the sequencer's lock guards.
+struct State {
+    /// The newest number given.
+    newest: u64,
+    /// At least what is taken in all mailboxes together, in bytes. Counted anew only at the bound, so that a publish does not
+    /// look at every shard.
+    total_at_most: usize,
+    scratch: Scratch,
+}
+
+/// Reused from publish to publish.
+#[derive(Default)]
+struct Scratch {
+    /// For each event of the part: its size at most, and the shards that read one of its topics.
+    sizes: Vec<usize>,
+    interest: Vec<ShardSet>,
+    /// For each shard, what the part needs there; zero for shards that are not in `needed`.
+    needs: Vec<Need>,
+    needed: ShardSet,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Need {
+    amount: Amount,
+    /// Where the mail for this shard is, in [`Sequenced::mail`].
+    mail: usize,
+}
+
+/// Events with numbers, encoded, with room reserved for them: see the module.
+pub(crate) struct Sequenced {
+    frames: Vec<Arc<Frame>>,
+    mail: SmallVec<[ShardMail; 1]>,
+    /// What it takes of [`Shared::unreleased`].
+    amount: Amount,
+    /// [`Log::readers_version`] when the shards were looked up.
+    readers_version: u64,
+    published: Published,
+    shared: Arc<Shared>,
+}
+
+/// What one shard gets of a batch.
+struct ShardMail {
+    shard: usize,
+    frames: Vec<Arc<Frame>>,
+    /// What is reserved for it in the shard's mailbox.
+    reserved: Amount,
+}
+
+/// What remains to be done when all locks are released, on drop: shards that sleep are woken, dropped frames are freed.
+pub(crate) struct Released<'hub> {
+    mailboxes: &'hub [Arc<Mailbox>],
+    asleep: SmallVec<[usize; 4]>,
+    dropped: Vec<Arc<Frame>>,
+}
+
+/// Where the numbers of events come from.
+#[derive(Clone, Copy)]
+pub(crate) enum Numbers<'numbers> {
+    /// Each gets the next one.
+    Next,
+    /// A log outside of the process has given them: one for each event, rising, with holes.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    Given(&'numbers [u64]),
+}
+
+/// What came of a try to publish.
+pub(crate) enum Attempt {
+    /// Some events, at least one, are taken.
+    Published(Published),
+    /// None is.
+    Refused(PublishError),
+    /// There is no room; the publisher has a place in the line.
+    Waits,
+}
+
+/// Why nothing was sequenced.
+enum Unable {
+    Refused(PublishError),
+    NoRoom(NoRoom),
+}
+
+/// Where room is missing.
+struct NoRoom {
+    /// To wait for: shards without room, and shards that others ahead wait for.
+    shards: ShardSet,
+    /// Who is to call, and when: not those that others ahead wait for.
+    calls: Vec<Call>,
+}
+
+struct Call {
+    by: CallBy,
+    /// When no more than this is taken.
+    at: Amount,
+}
+
+#[derive(Clone, Copy)]
+enum CallBy {
+    Shard(usize),
+    /// A batch that is released or dropped.
+    Release,
+}
+
+impl Sequencer {
+    pub(crate) fn new(
+        clock: Clock,
+        limits: &Limits,
+        log: Arc<ProcessLog>,
+        waiting: Arc<WaitingPublishers>,
+        mailboxes: Vec<Arc<Mailbox>>,
+    ) -> Sequencer {
+        let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
+        Sequencer {
+            epoch: log.epoch(),
+            clock,
+            event_bytes: limits.event_bytes,
+            mailbox: Bound { events: limits.mailbox_events, bytes: limits.mailbox_bytes },
+            total_bytes: limits.mailbox_total_bytes,
+            log,
+            shared: Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() }),
+            state: Mutex::new(State { newest: 0, total_at_most: 0, scratch }),
+        }
+    }
+
+    /// Whether the hub takes these events, given room for them.
+    pub(crate) fn check<'events>(
+        &self,
+        events: impl Iterator<Item = &'events Event>,
+    ) -> Result<(), PublishError> {
+        let limit = self.event_bytes;
+        for (index, event) in events.enumerate() {
+            if event.data_text().map_or(0, str::len) > limit {
+                return Err(PublishError::TooLarge { index, limit });
+            }
+            let id = event.own_id().and_then(|id| Cursor::parse(id.as_str()));
+            if id.is_some_and(|cursor| cursor.epoch == self.epoch) {
+                return Err(PublishError::ReservedId { index });
+            }
+        }
+        Ok(())
+    }
+
+    /// One try to publish the first part of these events: sequence and release in one, so that the order is kept. `wait` is
+    /// the place in the line of a publisher that waits, or will.
+    pub(crate) fn publish(
+        &self,
+        events: &mut VecDeque<Event>,
+        mut wait: Option<(&mut Option<Place>, WaitBy)>,
+    ) -> Attempt {
+        let mut state = lock(&self.state);
+        loop {
+            let place = wait.as_ref().and_then(|(place, _)| place.as_ref());
+            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place) {
+                Ok(batch) => {
+                    let published = batch.published.clone();
+                    let released = self.release(batch);
+                    drop(state);
+                    if let Some((place, _)) = wait {
+                        // The next publisher in the line has its turn.
+                        drop(place.take());
+                    }
+                    drop(released);
+                    return Attempt::Published(published);
+                }
+                Err(Unable::Refused(error)) => return Attempt::Refused(error),
+                Err(Unable::NoRoom(no_room)) => no_room,
+            };
+            let Some((place, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
+            self.shared.waiting.enter(place, &no_room.shards, *by);
+            // In the line first: whoever is asked to call finds us there.
+            if !self.ask(&no_room.calls) {
+                return Attempt::Waits;
+            }
+            // Room has come meanwhile.
+        }
+    }
+
+    /// Reserves room for the first part of these events, gives them numbers and encodes them. Takes them out of `events`, or
+    /// leaves them where it refuses.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn sequence(
+        &self,
+        events: &mut VecDeque<Event>,
+        numbers: Numbers<'_>,
+    ) -> Result<Sequenced, PublishError> {
+        self.sequence_in(&mut lock(&self.state), events, numbers, None).map_err(|unable| match unable {
+            Unable::Refused(error) => error,
+            Unable::NoRoom(_) => PublishError::Busy,
+        })
+    }
+
+    fn sequence_in(
+        &self,
+        state: &mut State,
+        events: &mut VecDeque<Event>,
+        numbers: Numbers<'_>,
+        place: Option<&Place>,
+    ) -> Result<Sequenced, Unable> {
+        if self.shared.waiting.is_closed() {
+            return Err(Unable::Refused(PublishError::Stopped));
+        }
+        if events.is_empty() {
+            return Err(Unable::Refused(PublishError::Empty));
+        }
+        if let Numbers::Given(given) = numbers {
+            assert_eq!(given.len(), events.len(), "a number for each event");
+            let rises = given.is_sorted_by(|one, next| one < next) && given[0] > state.newest;
+            assert!(rises, "numbers rise");
+        }
+        let scratch = &mut state.scratch;
+        let count = self.measure(scratch, events);
+        let is_larger = count < events.len();
+        self.check(events.iter().take(count)).map_err(Unable::Refused)?;
+        let readers_version = self.log.interest(events.iter().take(count), &mut scratch.interest);
+        let ahead = self.shared.waiting.waited_for_ahead(place);
+        let count = self.count_needs(scratch, is_larger, &ahead);
+        self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
+
+        let mut batch = self.reserve(state, count, readers_version);
+        let mut seq = state.newest;
+        let published_at = self.clock.now();
+        let scratch = &mut state.scratch;
+        for (index, event) in events.drain(..count).enumerate() {
+            seq = match numbers {
+                Numbers::Next => seq + 1,
+                Numbers::Given(given) => given[index],
+            };
+            // Also where encoding panics: a number that was given is not given again.
+            state.newest = seq;
+            let own_id = event.own_id().map(|id| id.as_str().to_owned());
+            let id = own_id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq }.to_string());
+            let frame = Arc::new(Frame::encode(seq, &id, event, published_at));
+            if index == 0 {
+                batch.published.first.clone_from(&id);
+            }
+            batch.published.last = id;
+            for shard in scratch.interest[index].iter() {
+                batch.mail[scratch.needs[shard].mail].frames.push(Arc::clone(&frame));
+            }
+            batch.frames.push(frame);
+        }
+        batch.published.count = count;
+        batch.return_excess();
+        Ok(batch)
+    }
+
+    /// Measures the events of the first part: those that fit into one empty mailbox, at least one. Says how many.
+    fn measure(&self, scratch: &mut Scratch, events: &VecDeque<Event>) -> usize {
+        scratch.sizes.clear();
+        let mut part = Amount::default();
+        for event in events {
+            let one = Amount { events: 1, bytes: Frame::size_at_most(event) };
+            if !self.mailbox.fits(part, one) {
+                break;
+            }
+            part.add(one);
+            scratch.sizes.push(one.bytes);
+        }
+        scratch.sizes.len()
+    }
+
+    /// Adds up what the part needs in each mailbox, and says how many events it has. It ends where it would exceed the bound
+    /// of all mailboxes, and a batch that is larger than a mailbox also where there is no more room, though not before its
+    /// first event.
+    fn count_needs(&self, scratch: &mut Scratch, is_larger: bool, ahead: &ShardSet) -> usize {
+        for shard in std::mem::take(&mut scratch.needed).iter() {
+            scratch.needs[shard].amount = Amount::default();
+        }
+        let mut mail_bytes = 0;
+        for (index, (interest, &bytes)) in scratch.interest.iter().zip(&scratch.sizes).enumerate() {
+            let one = Amount { events: 1, bytes };
+            let has_room = |shard: usize| {
+                let mut amount = scratch.needs[shard].amount;
+                amount.add(one);
+                !ahead.contains(shard) && self.mailbox.fits(self.taken(shard), amount)
+            };
+            mail_bytes += bytes * interest.len();
+            let ends = mail_bytes > self.total_bytes || (is_larger && !interest.iter().all(has_room));
+            if ends && index > 0 {
+                return index;
+            }
+            for shard in interest.iter() {
+                scratch.needed.insert(shard);
+                scratch.needs[shard].amount.add(one);
+            }
+        }
+        scratch.sizes.len()
+    }
+
+    fn taken(&self, shard: usize) -> Amount {
+        self.shared.mailboxes[shard].capacity().taken()
+    }
+
+    /// Whether there is room for the needs of the first `count` events, and nobody ahead waits for it.
+    fn find_room(
+        &self,
+        state: &mut State,
+        count: usize,
+        is_larger: bool,
+        ahead: &ShardSet,
+    ) -> Result<(), NoRoom> {
+        let scratch = &state.scratch;
+        let mut no_room = NoRoom { shards: ShardSet::new(), calls: Vec::new() };
+        let mut mail_bytes = 0;
+        for shard in scratch.needed.iter() {
+            let amount = scratch.needs[shard].amount;
+            mail_bytes += amount.bytes;
+            if ahead.contains(shard) {
+                no_room.shards.insert(shard);
+            } else if !self.mailbox.fits(self.taken(shard), amount) {
+                no_room.shards.insert(shard);
+                let wanted = if is_larger { self.wanted_by_larger(amount) } else { amount };
+                no_room.calls.push(Call { by: CallBy::Shard(shard), at: self.mailbox.beside(wanted) });
+            }
+        }
+        if !no_room.shards.is_empty() {
+            return Err(no_room);
+        }
+        let part = scratch.part(count);
+        let unreleased = self.shared.unreleased.taken();
+        let bound = Bound { events: usize::MAX, bytes: self.total_bytes };
+        if !bound.fits(unreleased, part) {
+            let call = Call { by: CallBy::Release, at: unreleased.half() };
+            return Err(self.no_room_in_all(ahead, [call]));
+        }
+        if mail_bytes > 0 && state.total_at_most.saturating_add(mail_bytes) > self.total_bytes {
+            let taken: Vec<Amount> =
+                (0..self.shared.mailboxes.len()).map(|shard| self.taken(shard)).collect();
+            state.total_at_most = taken.iter().map(|taken| taken.bytes).sum();
+            if state.total_at_most > 0 && state.total_at_most.saturating_add(mail_bytes) > self.total_bytes {
+                // When one of them has half as much as now there is room again, or it is asked once more.
+                let busy = taken.iter().enumerate().filter(|(_, taken)| taken.events > 0);
+                let calls = busy.map(|(shard, taken)| Call { by: CallBy::Shard(shard), at: taken.half() });
+                return Err(self.no_room_in_all(ahead, calls));
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch that is larger than a mailbox comes in parts that are worth a turn, where there is no room for its first event.
+    fn wanted_by_larger(&self, first: Amount) -> Amount {
+        let half = Amount { events: self.mailbox.events, bytes: self.mailbox.bytes }.half();
+        Amount { events: half.events.max(first.events), bytes: half.bytes.max(first.bytes) }
+    }
+
+    /// A bound of the hub is reached: whoever needs any mailbox waits behind.
+    fn no_room_in_all(&self, ahead: &ShardSet, calls: impl IntoIterator<Item = Call>) -> NoRoom {
+        let is_ours = |call: &Call| !matches!(call.by, CallBy::Shard(shard) if ahead.contains(shard));
+        NoRoom {
+            shards: (0..self.shared.mailboxes.len()).collect(),
+            calls: calls.into_iter().filter(is_ours).collect(),
+        }
+    }
+
+    fn reserve(&self, state: &mut State, count: usize, readers_version: u64) -> Sequenced {
+        let State { scratch, total_at_most, .. } = state;
+        let mut mail = SmallVec::new();
+        for shard in scratch.needed.iter() {
+            let need = &mut scratch.needs[shard];
+            need.mail = mail.len();
+            self.shared.mailboxes[shard].reserve(need.amount);
+            *total_at_most = total_at_most.saturating_add(need.amount.bytes);
+            let frames = Vec::with_capacity(need.amount.events);
+            mail.push(ShardMail { shard, frames, reserved: need.amount });
+        }
+        let part = scratch.part(count);
+        self.shared.unreleased.take(part);
+        Sequenced {
+            frames: Vec::with_capacity(count),
+            mail,
+            amount: part,
+            readers_version,
+            published: Published { count: 0, first: String::new(), last: String::new() },
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Asks for calls. True where there is room meanwhile: then it is worth another try.
+    fn ask(&self, calls: &[Call]) -> bool {
+        let mut has_room = false;
+        for Call { by, at } in calls {
+            let capacity = match *by {
+                CallBy::Shard(shard) => self.shared.mailboxes[shard].capacity(),
+                CallBy::Release => &self.shared.unreleased,
+            };
+            let taken = capacity.ask_to_be_called(*at);
+            has_room |= taken.events == 0 || (taken.events <= at.events && taken.bytes <= at.bytes);
+        }
+        has_room
+    }
+
+    /// Makes a batch visible. Its mail goes to every shard that reads one of an event's topics now, also to one that has
+    /// registered after the batch was sequenced: the room that this takes without a reservation is at most what was sequenced
+    /// and not released, which the hub's bound in bytes bounds, and the frames are the same ones.
+    ///
+    /// # Panics
+    /// Something newer has been released before.
+    pub(crate) fn release(&self, mut batch: Sequenced) -> Released<'_> {
+        let mut released =
+            Released { mailboxes: &self.shared.mailboxes, asleep: SmallVec::new(), dropped: Vec::new() };
+        let now = self.clock.now();
+        let mut log = self.log.lock();
+        log.assert_follows(&batch.frames);
+        if log.readers_version() != batch.readers_version {
+            batch.address_again(&log);
+        }
+        if log.append(std::mem::take(&mut batch.frames), now, &mut released.dropped) {
+            released.asleep.push(ProcessLog::TRIMMING_SHARD);
+        }
+        for ShardMail { shard, frames, .. } in std::mem::take(&mut batch.mail) {
+            if self.shared.mailboxes[shard].push_events(frames) {
+                released.asleep.push(shard);
+            }
+        }
+        released
+    }
+
+    /// Nothing is published from now on. `tell_shards` runs when no publish is under way any more.
+    pub(crate) fn close(&self, tell_shards: impl FnOnce()) {
+        let _state = lock(&self.state);
+        tell_shards();
+        self.shared.waiting.close();
+    }
+}
+
+impl Scratch {
+    /// The first events, and their sizes at most.
+    fn part(&self, count: usize) -> Amount {
+        Amount { events: count, bytes: self.sizes[..count].iter().sum() }
+    }
+}
+
+impl Sequenced {
+    /// What the publisher is told, once it is released.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Frames may be smaller than their events could have been, and a mailbox counts what they are.
+    fn return_excess(&mut self) {
+        for mail in &mut self.mail {
+            let size = mail.frames.iter().map(|frame| frame.size()).sum();
+            let excess = Amount { events: 0, bytes: mail.reserved.bytes - size };
+            self.shared.mailboxes[mail.shard].cancel_reservation(excess);
+            mail.reserved.bytes = size;
+        }
+    }
+
+    /// Interest has changed since the shards were looked up.
+    fn address_again(&mut self, log: &LockedLog<'_>) {
+        let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
+        for frame in &self.frames {
+            for shard in log.shards_to_mail(frame.topics()).iter() {
+                let index = mail.iter().position(|mail| mail.shard == shard).unwrap_or_else(|| {
+                    mail.push(ShardMail { shard, frames: Vec::new(), reserved: Amount::default() });
+                    mail.len() - 1
+                });
+                mail[index].frames.push(Arc::clone(frame));
+                mail[index].reserved.add(Amount { events: 1, bytes: frame.size() });
+            }
+        }
+        // First what is needed now, so that what was reserved already is not free in between.
+        for mail in &mail {
+            self.shared.mailboxes[mail.shard].reserve(mail.reserved);
+        }
+        for before in std::mem::replace(&mut self.mail, mail) {
+            self.shared.mailboxes[before.shard].cancel_reservation(before.reserved);
+        }
+    }
+}
+
+impl Drop for Sequenced {
+    fn drop(&mut self) {
+        // The mail of a batch that was released is the shards'.
+        for mail in &self.mail {
+            self.shared.mailboxes[mail.shard].cancel_reservation(mail.reserved);
+        }
+        if self.shared.unreleased.give_back(self.amount) {
+            // Its publishers wait for every shard.
+            self.shared.waiting.call(0);
+        }
+    }
+}
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        for &shard in &self.asleep {
+            self.mailboxes[shard].wake();
+        }
+        // Only now are the dropped frames freed: readers come first.
+    }
+}

@@ -1,0 +1,74 @@
+//! Waking the tasks among the publishers that wait.
+//!
+//! A waker runs code of an executor, which may use descriptors. So shards, which may have descriptor tables of their own,
+//! never have one: they call a ticket, and one thread of the hub looks for its waker here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::room::{Ticket, WaitingPublishers};
+use crate::sync::{Mutex, lock, thread};
+
+/// The wakers, and the thread. Only the hub and its futures share it, never a shard.
+pub(crate) struct Tasks {
+    waiting: Arc<WaitingPublishers>,
+    wakers: Mutex<BTreeMap<Ticket, Waker>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Tasks {
+    pub(crate) fn new(waiting: Arc<WaitingPublishers>) -> Tasks {
+        Tasks { waiting, wakers: Mutex::default(), thread: Mutex::new(None) }
+    }
+
+    /// Starts the thread, unless it has been started. It ends when the line of publishers is closed.
+    pub(crate) fn start(self: &Arc<Self>) -> io::Result<()> {
+        let mut thread = lock(&self.thread);
+        if thread.is_none() {
+            let tasks = Arc::clone(self);
+            let builder = thread::Builder::new().name("fanfare-waker".to_owned());
+            *thread = Some(builder.spawn(move || tasks.run())?);
+        }
+        Ok(())
+    }
+
+    /// The task with this ticket is to be woken when it is called. The caller looks afterwards whether it has been.
+    pub(crate) fn register(&self, ticket: Ticket, waker: &Waker) {
+        let waker = waker.clone();
+        // The one before is dropped without the lock: it may run any code.
+        let _before = lock(&self.wakers).insert(ticket, waker);
+    }
+
+    pub(crate) fn remove(&self, ticket: Ticket) {
+        let _waker = lock(&self.wakers).remove(&ticket);
+    }
+
+    fn run(&self) {
+        while let Some(ticket) = self.waiting.next_called_task() {
+            let waker = lock(&self.wakers).remove(&ticket);
+            wake(waker);
+        }
+        // A task that registers from here on finds the line closed.
+        let wakers = std::mem::take(&mut *lock(&self.wakers));
+        wakers.into_values().for_each(|waker| wake(Some(waker)));
+    }
+
+    /// Waits for the end of the thread, when the line is closed.
+    pub(crate) fn end(&self) {
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+            // It catches whatever a waker does.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        // What an executor does in it is not ours: others are still to be woken.
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}

@@ -1,0 +1,158 @@
+//! The publisher's side of waiting for room: as a thread, or as a task.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fanfare_io::table;
+use fanfare_proto::event::Event;
+
+use super::room::{Place, WaitBy};
+use super::{Attempt, Hub, Interrupted, PublishError, Published};
+
+/// A publish that waits for room, as a task: see [`Hub::publish_async`].
+///
+/// Dropped before it is done, it gives up its place in the line, and leaves what was not taken in the publisher's vector.
+#[must_use = "a future does nothing unless it is polled"]
+pub struct PublishFuture<'hub> {
+    publishing: Publishing<'hub>,
+}
+
+/// A publish under way, in parts if it must.
+struct Publishing<'hub> {
+    hub: &'hub Hub,
+    /// Where the rest goes back to.
+    events: &'hub mut Vec<Event>,
+    rest: VecDeque<Event>,
+    published: Option<Published>,
+    place: Option<Place>,
+}
+
+impl Hub {
+    /// Publishes all of these events, and waits for room where there is none, at most for `patience`. Publishers that wait
+    /// have their turns in the order in which they came, as far as they need room in the same mailboxes. A batch that is
+    /// larger than a mailbox is taken in parts, with turns of others in between. Takes the events out of `events`, as far as
+    /// they are published.
+    ///
+    /// # Errors
+    /// [`Interrupted`]: `Busy` where there was no room in time, and what [`Hub::publish_batch`] says.
+    ///
+    /// # Panics
+    /// On a shard's thread with a private descriptor table, which is where an [`crate::Admission`] runs: a shard that waits
+    /// for its own mailbox would wait for ever. And as [`Hub::publish`].
+    pub fn publish_wait(
+        &self,
+        events: &mut Vec<Event>,
+        patience: Duration,
+    ) -> Result<Published, Interrupted> {
+        let clock = self.inner.clock;
+        let deadline = clock.now().saturating_add(patience);
+        let mut publishing = Publishing::begin(self, events);
+        loop {
+            if let Some(result) = publishing.attempt(WaitBy::Thread) {
+                return result;
+            }
+            let in_time = publishing
+                .place
+                .as_ref()
+                .is_none_or(|place| place.wait(|| deadline.saturating_sub(clock.now())));
+            if !in_time {
+                return Err(publishing.interrupted(PublishError::Busy));
+            }
+        }
+    }
+
+    /// [`Hub::publish_wait`] as a future, for any executor. It waits until there is room; whoever wants to wait for less time
+    /// drops it, or, to learn what was published before, polls it by reference and asks [`PublishFuture::published`].
+    ///
+    /// A future whose turn has come holds up those behind it that need the same mailboxes until it is polled or dropped.
+    ///
+    /// # Errors
+    /// The output is as of [`Hub::publish_wait`]. `Busy` says that the thread which wakes tasks could not be started.
+    ///
+    /// # Panics
+    /// As [`Hub::publish_wait`].
+    pub fn publish_async<'hub>(&'hub self, events: &'hub mut Vec<Event>) -> PublishFuture<'hub> {
+        PublishFuture { publishing: Publishing::begin(self, events) }
+    }
+}
+
+impl PublishFuture<'_> {
+    /// What has been published so far: a part of a batch that is larger than a mailbox.
+    pub fn published(&self) -> Option<&Published> {
+        self.publishing.published.as_ref()
+    }
+}
+
+impl Future for PublishFuture<'_> {
+    type Output = Result<Published, Interrupted>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let publishing = &mut self.get_mut().publishing;
+        let tasks = &publishing.hub.inner.tasks;
+        loop {
+            if let Some(place) = &publishing.place {
+                tasks.register(place.ticket(), context.waker());
+                // Behind the registration, so that a call in between is not lost.
+                if !place.is_called() {
+                    return Poll::Pending;
+                }
+                tasks.remove(place.ticket());
+            }
+            if let Some(result) = publishing.attempt(WaitBy::Task) {
+                return Poll::Ready(result);
+            }
+            if tasks.start().is_err() {
+                return Poll::Ready(Err(publishing.interrupted(PublishError::Busy)));
+            }
+        }
+    }
+}
+
+impl<'hub> Publishing<'hub> {
+    fn begin(hub: &'hub Hub, events: &'hub mut Vec<Event>) -> Publishing<'hub> {
+        assert!(
+            !table::is_private(),
+            "a shard's thread cannot wait for room in a mailbox, which may be its own"
+        );
+        let rest = VecDeque::from(std::mem::take(events));
+        Publishing { hub, events, rest, published: None, place: None }
+    }
+
+    /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place in the line.
+    fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
+        loop {
+            match self.hub.inner.sequencer.publish(&mut self.rest, Some((&mut self.place, by))) {
+                Attempt::Waits => return None,
+                Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
+                Attempt::Published(part) => match &mut self.published {
+                    Some(published) => {
+                        published.count += part.count;
+                        published.last = part.last;
+                    }
+                    None => self.published = Some(part),
+                },
+            }
+            if self.rest.is_empty()
+                && let Some(published) = self.published.take()
+            {
+                return Some(Ok(published));
+            }
+        }
+    }
+
+    fn interrupted(&mut self, error: PublishError) -> Interrupted {
+        Interrupted { error, published: self.published.take() }
+    }
+}
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.hub.inner.tasks.remove(place.ticket());
+        }
+        *self.events = std::mem::take(&mut self.rest).into();
+    }
+}
