@@ -22,7 +22,7 @@ use fanfare_proto::limits::Limits;
 use crate::admission::{Admission, Decision, Refusal, Subscribe};
 use crate::counts::SharedCounts;
 use crate::hub::{Common, Hub, ShardHandle};
-use crate::shard::{Links, RECEIVE_BYTES, Shard};
+use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shared_log::{INTEREST, log_of};
 
 /// How an engine is started.
@@ -187,7 +187,7 @@ impl Builder {
                     hand_over,
                     counts,
                     admission: Arc::clone(&admission),
-                    newest: common.newest(),
+                    congestion: common.congestion(),
                     log,
                 },
                 limits: limits.clone(),
@@ -431,7 +431,7 @@ impl Plan {
         for listener in self.listeners {
             io.listen(listener).map_err(|cause| StartError::new("watch the listener", cause))?;
         }
-        let shard = Shard::new(io, self.links, self.limits, self.epoch, self.seed);
+        let shard = Shard::new(io, self.links, self.limits, Budgets::default(), self.epoch, self.seed);
         Ok((shard, self.clock))
     }
 }

@@ -4,16 +4,18 @@
 //! publishers that wait for room, and [`tasks`] wakes those that are tasks; [`waiting`] is their side.
 
 mod capacity;
+mod congestion;
 mod room;
 mod sequencer;
 mod tasks;
 mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
@@ -30,8 +32,9 @@ use crate::admission::Subscribe;
 use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::shared_log::{Interest, ProcessLog, SharedLog};
-use crate::sync::{AtomicU64, AtomicUsize, Waker};
+use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
+pub(crate) use congestion::Congestion;
 pub(crate) use room::WaitingPublishers;
 use sequencer::{Attempt, Sequencer};
 pub(crate) use sequencer::{Numbers, Sequenced};
@@ -62,6 +65,7 @@ struct Inner {
 pub(crate) struct Common {
     log: Arc<ProcessLog>,
     waiting: Arc<WaitingPublishers>,
+    congestion: Arc<Congestion>,
 }
 
 /// What the hub knows of a shard.
@@ -124,6 +128,24 @@ pub struct Interrupted {
     pub published: Option<Published>,
 }
 
+/// Some of the hub's topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicsPage {
+    /// Their counts.
+    pub topics: Vec<TopicCounts>,
+    /// What to give as `after` for the next page; `None`: this is the last one.
+    pub next: Option<u64>,
+}
+
+/// Why the counts of topics are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InspectError {
+    /// A shard did not answer in time, or has too much mail. Try again in a moment.
+    Busy,
+    /// The engine drains or has stopped.
+    Stopped,
+}
+
 /// Why a socket was not adopted. The socket was closed.
 #[derive(Debug)]
 pub enum AdoptError {
@@ -137,7 +159,11 @@ pub enum AdoptError {
 
 impl Common {
     pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> Common {
-        Common { log: Arc::new(ProcessLog::new(log, shards, interest)), waiting: Arc::default() }
+        Common {
+            log: Arc::new(ProcessLog::new(log, shards, interest)),
+            waiting: Arc::default(),
+            congestion: Arc::new(Congestion::new(shards)),
+        }
     }
 
     /// The mailbox of the shard with this index.
@@ -150,9 +176,9 @@ impl Common {
         SharedLog::new(Arc::clone(&self.log), shard, mailbox, Arc::clone(&self.waiting))
     }
 
-    /// The newest number that is released.
-    pub(crate) fn newest(&self) -> Arc<AtomicU64> {
-        Arc::clone(self.log.newest())
+    /// Whether the path out is full, over all shards.
+    pub(crate) fn congestion(&self) -> Arc<Congestion> {
+        Arc::clone(&self.congestion)
     }
 }
 
@@ -290,11 +316,7 @@ impl Hub {
         for counts in self.shard_counts() {
             sum += counts;
         }
-        // Every shard holds the same log and takes the same events.
-        let shards = self.inner.shards.len() as u64;
-        for same in [&mut sum.log_frames, &mut sum.log_bytes, &mut sum.events] {
-            *same /= shards;
-        }
+        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock().size();
         sum
     }
 
@@ -303,34 +325,81 @@ impl Hub {
         self.inner.shards.iter().map(|shard| shard.counts.load())
     }
 
-    /// The counts of one topic, or of all that have subscribers or retained events, sorted by name.
-    /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
+    /// The counts of one topic; `None` for a topic that has neither subscribers nor retained events. It costs each shard a
+    /// look-up. Blocks until every shard has answered, at most `patience`.
+    ///
+    /// # Errors
+    /// [`InspectError`]: what is known of some shards only is no answer.
     ///
     /// # Panics
     /// As [`Hub::publish`].
-    pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
-        let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
-        for answered in self.ask(only) {
-            for counts in answered.recv_timeout(patience).unwrap_or_default() {
-                let sum = all.entry(counts.topic.clone()).or_default();
-                sum.subscribers += counts.subscribers;
-                sum.laggards += counts.laggards;
-                *sum = TopicCounts { subscribers: sum.subscribers, laggards: sum.laggards, ..counts };
-            }
-        }
-        all.into_values().collect()
+    pub fn topic(&self, topic: &Topic, patience: Duration) -> Result<Option<TopicCounts>, InspectError> {
+        let topics = vec![topic.clone()];
+        let counts = self.inspect(topics, patience)?.pop();
+        Ok(counts.filter(|counts| counts.subscribers > 0 || counts.retained > 0))
     }
 
-    /// Asks one shard after the other for the counts of its topics.
-    pub(crate) fn ask(&self, only: Option<&Topic>) -> impl Iterator<Item = mpsc::Receiver<Vec<TopicCounts>>> {
+    /// The counts of some topics that have subscribers or retained events, at most `limit`, in no order: the first page, or
+    /// the one that continues where another ended. A topic that is there all the time is on exactly one page.
+    ///
+    /// # Errors
+    /// As [`Hub::topic`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn topics_page(
+        &self,
+        after: Option<u64>,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<TopicsPage, InspectError> {
+        let (topics, next) = self.inner.common.log.lock().topics_page(after, limit);
+        Ok(TopicsPage { topics: self.inspect(topics, patience)?, next })
+    }
+
+    fn inspect(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
+        let mut sums = vec![(0, 0); topics.len()];
+        let until = Instant::now() + patience;
+        for answered in self.ask(&topics) {
+            let left = until.saturating_duration_since(Instant::now());
+            let counts = answered.recv_timeout(left).map_err(|error| match error {
+                RecvTimeoutError::Timeout => InspectError::Busy,
+                RecvTimeoutError::Disconnected if self.is_stopped() => InspectError::Stopped,
+                RecvTimeoutError::Disconnected => InspectError::Busy,
+            })?;
+            for (sum, counts) in sums.iter_mut().zip(counts) {
+                *sum = (sum.0 + counts.0, sum.1 + counts.1);
+            }
+        }
+        let log = self.inner.common.log.lock();
+        let of = |(topic, (subscribers, laggards)): (Topic, (usize, usize))| {
+            log.topic_counts(topic, subscribers, laggards)
+        };
+        Ok(topics.into_iter().zip(sums).map(of).collect())
+    }
+
+    /// What the simulator asks the log.
+    #[cfg(feature = "sim")]
+    pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
+        ask(self.inner.common.log.lock().log())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.inner.shards.iter().any(|shard| shard.mailbox.is_closed())
+    }
+
+    /// Asks one shard after the other for the counts of these topics.
+    pub(crate) fn ask(&self, topics: &[Topic]) -> impl Iterator<Item = mpsc::Receiver<Vec<(usize, usize)>>> {
         self.inner.assert_in_reach();
-        self.inner.shards.iter().map(move |shard| {
+        let ask = |shard: &ShardHandle| {
             let (answer, answered) = mpsc::sync_channel(1);
-            let ask = Mail::Inspect(only.cloned(), answer);
+            let ask = Mail::Inspect(topics.to_vec(), answer);
             // Where it is refused, the answer fails at once.
             let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
             answered
-        })
+        };
+        // All are asked before the first answer is waited for.
+        self.inner.shards.iter().map(ask).collect::<Vec<_>>().into_iter()
     }
 
     /// The newest id: a cursor from which a reader gets only what is published later.
@@ -420,6 +489,17 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
+
+impl fmt::Display for InspectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InspectError::Busy => "a shard did not answer in time; try again in a moment",
+            InspectError::Stopped => "the server is shutting down",
+        })
+    }
+}
+
+impl std::error::Error for InspectError {}
 
 impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

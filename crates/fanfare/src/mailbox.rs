@@ -11,7 +11,6 @@ use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
-use crate::counts::TopicCounts;
 use crate::hub::{Amount, Capacity, WaitingPublishers};
 use crate::sync::{AtomicBool, Mutex, Waker, lock};
 
@@ -30,8 +29,8 @@ pub(crate) enum Mail {
     Event(Arc<Frame>),
     /// The socket comes on the shard's socket channel, in the same order.
     Adopt(Box<Adoption>),
-    /// Asks for the counts of one topic, or of all.
-    Inspect(Option<Topic>, SyncSender<Vec<TopicCounts>>),
+    /// Asks how many streams, and how many laggards among them, read each of these topics.
+    Inspect(Vec<Topic>, SyncSender<Vec<(usize, usize)>>),
     /// End every stream within this time, then stop.
     Drain(Duration),
 }

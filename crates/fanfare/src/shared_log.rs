@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fanfare_proto::cursor::Epoch;
+use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{Limits, LogLimits};
+use fanfare_proto::limits::Limits;
 use fanfare_proto::log::{Log, ShardSet, Start};
 
+use crate::counts::TopicCounts;
 use crate::hub::WaitingPublishers;
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
@@ -30,12 +32,11 @@ pub(crate) enum Interest {
 }
 
 /// The one switch between the two.
-pub(crate) const INTEREST: Interest = Interest::All;
+pub(crate) const INTEREST: Interest = Interest::Registered;
 
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
-    let total_bytes = limits.retention.bytes;
-    Log::new(epoch, LogLimits { retention: limits.retention, rules: Vec::new(), total_bytes }, seed)
+    Log::new(epoch, limits.log.clone(), seed)
 }
 
 /// The log, its lock, and what can be read without.
@@ -117,6 +118,35 @@ impl LockedLog<'_> {
         }
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn log(&self) -> &Log {
+        &self.state.log
+    }
+
+    /// Frames in the log, and its bytes with its indexes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let log = &self.state.log;
+        (log.len() as u64, (log.bytes() + log.reader_bytes()) as u64)
+    }
+
+    pub(crate) fn topics_page(&self, after: Option<u64>, limit: usize) -> (Vec<Topic>, Option<u64>) {
+        self.state.log.topics_page(after, limit)
+    }
+
+    /// What is known of a topic, with what the shards have counted.
+    pub(crate) fn topic_counts(&self, topic: Topic, subscribers: usize, laggards: usize) -> TopicCounts {
+        let extent = self.state.log.topic(&topic);
+        let id = |seq| Cursor { epoch: self.process.epoch, seq }.to_string();
+        let span = extent.as_ref().and_then(|extent| extent.span);
+        TopicCounts {
+            topic: topic.to_string(),
+            subscribers,
+            laggards,
+            retained: extent.map_or(0, |extent| extent.frames),
+            span: span.map(|(oldest, newest)| (id(oldest), id(newest))),
+        }
+    }
+
     pub(crate) fn readers_version(&self) -> u64 {
         self.state.log.readers_version()
     }
@@ -155,7 +185,6 @@ impl LockedLog<'_> {
     }
 }
 
-#[allow(dead_code)] // Shards use it when the process has one log.
 impl SharedLog {
     pub(crate) fn new(
         process: Arc<ProcessLog>,
@@ -164,61 +193,6 @@ impl SharedLog {
         waiting: Arc<WaitingPublishers>,
     ) -> SharedLog {
         SharedLog { process, shard, mailbox, waiting }
-    }
-
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.process.epoch
-    }
-
-    /// The newest number that is released.
-    pub(crate) fn newest(&self) -> u64 {
-        self.process.newest.load(Ordering::Relaxed)
-    }
-
-    /// Registers the shard's first reader of these topics. The answer is the newest number: the mailbox gets every later
-    /// event of these topics, what is up to it is read from the log.
-    pub(crate) fn add_reader(&self, topics: &[Topic]) -> u64 {
-        let mut log = self.process.lock();
-        log.state.log.add_reader(topics, self.shard);
-        self.newest()
-    }
-
-    /// Ends what [`SharedLog::add_reader`] began. Mail that was pushed before may still come.
-    pub(crate) fn remove_reader(&self, topics: &[Topic]) {
-        self.process.lock().state.log.remove_reader(topics, self.shard);
-        if !self.waiting.is_empty() {
-            // A publisher may have waited for room in our mailbox that it does not need any more.
-            self.waiting.call(self.shard);
-        }
-    }
-
-    /// See [`Log::resume`].
-    pub(crate) fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        self.process.lock().state.log.resume(id, topics)
-    }
-
-    /// See [`Log::available_after`].
-    pub(crate) fn available_after(&self, topics: &[Topic]) -> u64 {
-        self.process.lock().state.log.available_after(topics)
-    }
-
-    /// See [`Log::read_after`]. What it takes the log's lock for grows with `max_frames`.
-    pub(crate) fn read_after(
-        &self,
-        topics: &[Topic],
-        sees_private: bool,
-        after: u64,
-        max_frames: usize,
-        max_bytes: usize,
-        into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64> {
-        let log = self.process.lock();
-        log.state.log.read_after(topics, sees_private, after, max_frames, max_bytes, into)
-    }
-
-    /// See [`Log::first_after`].
-    pub(crate) fn first_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> Option<Arc<Frame>> {
-        self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
     }
 
     /// Drops at most `budget` frames that are too old.
@@ -238,11 +212,86 @@ impl SharedLog {
         log.state.trims_at
     }
 
+    /// The index of this shard.
+    pub(crate) fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Whether this shard is the one that trims, and something is too old as far as it knows.
+    pub(crate) fn next_expiry_is_due(&self, now: Duration) -> bool {
+        self.shard == ProcessLog::TRIMMING_SHARD && self.process.lock().state.log.next_expiry().is_some_and(|at| at <= now)
+    }
+
+    /// Whether this is the shard that trims.
+    #[cfg(feature = "sim")]
+    pub(crate) fn trims(&self) -> bool {
+        self.shard == ProcessLog::TRIMMING_SHARD
+    }
+
+    /// Checks the log, and that this shard has registered for exactly these topics.
+    ///
+    /// # Panics
+    /// Something does not hold.
+    #[cfg(feature = "sim")]
+    pub(crate) fn check<'topics>(&self, read: impl Iterator<Item = &'topics Topic>) {
+        let log = &self.process.lock().state.log;
+        log.check();
+        let mut count = 0;
+        for topic in read {
+            count += 1;
+            assert!(log.shards_reading(std::slice::from_ref(topic)).contains(self.shard), "{topic} is not registered");
+        }
+        let (topics, rest) = log.topics_page(None, usize::MAX);
+        assert!(rest.is_none(), "the simulator has few topics");
+        let is_read = |topic: &&Topic| log.shards_reading(std::slice::from_ref(*topic)).contains(self.shard);
+        assert_eq!(topics.iter().filter(is_read).count(), count, "topics that this shard has registered for");
+    }
+
     /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand either, so that
     /// it has acted on everything up to this number.
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
         let _log = self.process.lock();
         (self.mailbox.is_empty()).then(|| self.newest())
+    }
+}
+
+impl EventLog for SharedLog {
+    fn add_reader(&mut self, topics: &[Topic]) -> u64 {
+        let mut log = self.process.lock();
+        log.state.log.add_reader(topics, self.shard);
+        self.newest()
+    }
+
+    fn remove_reader(&mut self, topics: &[Topic]) {
+        self.process.lock().state.log.remove_reader(topics, self.shard);
+        if !self.waiting.is_empty() {
+            // A publisher may have waited for room in our mailbox that it does not need any more.
+            self.waiting.call(self.shard);
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.process.newest.load(Ordering::Relaxed)
+    }
+
+    fn resume(&self, id: &str, topics: &[Topic]) -> Start {
+        self.process.lock().state.log.resume(id, topics)
+    }
+
+    fn read_after(
+        &self,
+        wanted: &Wanted<'_>,
+        most: usize,
+        bytes: usize,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<u64, u64> {
+        let Wanted { topics, sees_private, after } = *wanted;
+        self.process.lock().state.log.read_after(topics, sees_private, after, most, bytes, into)
+    }
+
+    fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
+        let Wanted { topics, sees_private, after } = *wanted;
+        self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
     }
 }

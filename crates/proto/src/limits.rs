@@ -260,6 +260,18 @@ pub const LAGGARD_CHECKS: usize = 1024;
 /// Time between two looks at all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);
 
+/// How long a reader waits for a number that is newer than everything here, before it is told of a gap.
+pub const AHEAD_WAIT: Duration = Duration::from_secs(2);
+
+/// How often such a number is looked for.
+pub const AHEAD_POLL: Duration = Duration::from_millis(10);
+
+/// Such readers that one turn of the loop looks at.
+pub const RESUMES: usize = 256;
+
+/// Frames that one turn of the loop drops for their age.
+pub const TRIM_FRAMES: usize = 1024;
+
 /// How long a refused client may take to read its answer before the socket is closed under it.
 pub const LINGER: Duration = Duration::from_secs(2);
 

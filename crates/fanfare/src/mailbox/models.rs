@@ -148,7 +148,7 @@ fn frame(seq: u64) -> Arc<Frame> {
 
 /// Something to push that is no event.
 fn push_question(mailbox: &Mailbox) {
-    let question = Mail::Inspect(None, mpsc::sync_channel(1).0);
+    let question = Mail::Inspect(Vec::new(), mpsc::sync_channel(1).0);
     mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
 }
 
@@ -460,7 +460,7 @@ fn a_question_to_a_shard_that_ends_is_not_left_open() {
         let mailbox = Arc::clone(&reader.mailbox);
         let (answer, answered) = mpsc::sync_channel(1);
         let asker = thread::spawn(move || {
-            let _ = mailbox.push_within(1, Mail::Inspect(None, answer), || Ok::<_, Infallible>(()));
+            let _ = mailbox.push_within(1, Mail::Inspect(Vec::new(), answer), || Ok::<_, Infallible>(()));
         });
         for mail in reader.take() {
             let Mail::Inspect(_, answer) = mail else { panic!("only a question was asked") };

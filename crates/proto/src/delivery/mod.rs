@@ -240,6 +240,11 @@ impl Delivery {
         self.audiences.is_marking()
     }
 
+    /// Whether a sweep, or the marking for one, is unfinished.
+    pub fn is_sweeping(&self) -> bool {
+        self.audiences.has_work()
+    }
+
     /// How many streams there are.
     pub fn len(&self) -> usize {
         self.subscribers.len()
@@ -293,6 +298,11 @@ impl Delivery {
     pub fn next_timeout(&self) -> Option<Duration> {
         let drain = self.drain.as_ref().map(Drain::next_step_at);
         [self.next_upkeep(), drain].into_iter().flatten().min()
+    }
+
+    /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event of its topics.
+    pub fn needs_caught_up_to(&self, now: Duration) -> bool {
+        self.upkeep.checkpoints > 0 && self.next_upkeep().is_some_and(|at| at <= now)
     }
 
     /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends streams that
@@ -355,6 +365,7 @@ impl Delivery {
             }
         }
         self.subscribers.remove(slot as usize);
+        self.upkeep.checkpoints -= usize::from(stream.options.checkpoint);
         self.remove_audience_if_empty(stream.audience, log);
         let key = StreamKey { slot, generation: link.generation };
         self.closed.push(Closed { socket: link.socket, key, reason, finish });

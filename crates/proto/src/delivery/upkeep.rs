@@ -33,6 +33,8 @@ pub(super) struct Upkeep {
     /// Laggards at a standstill: as of the last pass, and so far in this one.
     pub(super) at_standstill: usize,
     standing: usize,
+    /// Streams whose heartbeats carry their cursor.
+    pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
     /// Streams with a heartbeat interval of their own, and when each is to be looked at.
@@ -49,6 +51,7 @@ impl Upkeep {
 
 impl Delivery {
     pub(super) fn begin_upkeep(&mut self, key: StreamKey, options: StreamOptions, now: Duration) {
+        self.upkeep.checkpoints += usize::from(options.checkpoint);
         if let Some(interval) = options.heartbeat {
             let at = Deciseconds::of(now + interval.time());
             self.upkeep.timers.push(Reverse((at, key.slot, key.generation)));
