@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, mem};
 
 use fanfare_io::clock::thread_cpu_time;
-use fanfare_io::pass::{self, SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{self, SocketReceiver, SocketSender};
 use fanfare_io::{affinity, table};
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -45,7 +45,7 @@ impl Bare {
     /// # Errors
     /// Descriptors or threads are used up, or the thread got no descriptor table of its own.
     pub fn start(core: usize, count: usize) -> Outcome<Bare> {
-        let (sockets, arriving) = pass::channel()?;
+        let (sockets, arriving) = fd_channel::channel()?;
         let left_behind = arriving.as_raw_fd();
         let (orders, ordered) = mpsc::channel();
         let (tell, done) = mpsc::channel();

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{AdoptError, Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
-use fanfare_io::pass::SocketSender;
+use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
 
 use crate::Outcome;

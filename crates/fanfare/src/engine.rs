@@ -11,7 +11,7 @@ use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
-use fanfare_io::pass::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, Io, Waker, affinity, sockets, table};
@@ -159,7 +159,7 @@ impl Builder {
             }
         }
         let failed = |cause| StartError::new("open the shards' channels", cause);
-        let hand_over = self.hand_over.then(pass::channel).transpose().map_err(failed)?;
+        let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
 
         let clock = Clock::start();
@@ -172,7 +172,7 @@ impl Builder {
         let mut plans = Vec::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
             let waker = wakers[index].clone();
-            let (sockets, adopted) = pass::channel().map_err(failed)?;
+            let (sockets, adopted) = fd_channel::channel().map_err(failed)?;
             let mailbox = Arc::new(Mailbox::new(waker.clone()));
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
             let hand_over = hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;

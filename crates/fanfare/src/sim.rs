@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Io, Notification, Socket, Waker, pass};
+use fanfare_io::{Clock, Io, Notification, Socket, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::Topic;
 use fanfare_proto::limits::Limits;
@@ -48,14 +48,14 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
-        let (sockets, adopted) = pass::channel().expect("descriptors for the channel");
+        let (sockets, adopted) = fd_channel::channel().expect("descriptors for the channel");
         let mailbox = Arc::new(Mailbox::new(waker.clone()));
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
         handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
         let links = Links {
             mailbox,
             adopted,
-            hand_over: plan.hand_over.then(|| pass::channel().expect("descriptors for the channel").0),
+            hand_over: plan.hand_over.then(|| fd_channel::channel().expect("descriptors for the channel").0),
             counts,
             admission: Arc::clone(&plan.admission),
             newest: Arc::clone(&newest),

@@ -2,8 +2,8 @@
 //!
 //! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses.
 //! The rest is what a shard needs around it: [`sockets`] to listen on, a [`Waker`] to be called by,
-//! a descriptor [`table`] of its own, a way to [`pass`] sockets between such tables, a [`Clock`], and
-//! [`affinity`] to a core.
+//! a descriptor [`table`] of its own, an [`fd_channel`] that carries sockets between such tables, a
+//! [`Clock`], and [`affinity`] to a core.
 
 #![warn(missing_docs)]
 
@@ -13,8 +13,8 @@ pub mod clock;
 mod contract;
 pub mod epoll;
 mod errors;
+pub mod fd_channel;
 mod open;
-pub mod pass;
 pub mod sockets;
 pub mod table;
 pub mod uring;

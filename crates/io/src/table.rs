@@ -14,7 +14,7 @@
 //! a `TcpStream` of another thread: that closes whatever has the number here. And it should start no
 //! threads: they would share its table without knowing.
 //!
-//! Sockets cross tables by [`crate::pass`].
+//! Sockets cross tables by [`crate::fd_channel`].
 
 use std::cell::RefCell;
 use std::io;

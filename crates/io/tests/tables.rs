@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use fanfare_io::{Waker, pass, table};
+use fanfare_io::{Waker, fd_channel, table};
 use support::*;
 
 /// Whether the number is open in this thread's table.
@@ -181,7 +181,7 @@ fn each_table_has_the_whole_limit() {
 #[test]
 fn sockets_pass_between_two_private_tables() {
     const COUNT: usize = 500;
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
 
@@ -239,14 +239,14 @@ fn sockets_pass_between_two_private_tables() {
 
 #[test]
 fn the_largest_message_passes_and_a_larger_one_does_not() {
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let (_peer, stream) = pair();
-    let data = pattern(pass::DATA_LIMIT_BYTES, 1);
+    let data = pattern(fd_channel::DATA_LIMIT_BYTES, 1);
     sender.send(stream.as_fd(), &data).unwrap();
     let mut buffer = vec![1, 2, 3];
     assert!(receiver.receive(&mut buffer).unwrap().is_some());
     assert!(buffer == data);
-    let error = sender.send(stream.as_fd(), &pattern(pass::DATA_LIMIT_BYTES + 1, 1)).unwrap_err();
+    let error = sender.send(stream.as_fd(), &pattern(fd_channel::DATA_LIMIT_BYTES + 1, 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(receiver.receive(&mut buffer).unwrap().is_none());
     assert!(buffer.is_empty());
@@ -254,7 +254,7 @@ fn the_largest_message_passes_and_a_larger_one_does_not() {
 
 #[test]
 fn a_full_queue_and_each_end_say_so() {
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let (_peer, stream) = pair();
     assert!(!receiver.wait(Some(Duration::from_millis(1))).unwrap());
     let mut queued = 0;
@@ -280,7 +280,7 @@ fn a_full_queue_and_each_end_say_so() {
         assert_eq!(receiver.receive(&mut buffer).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     }
 
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     drop(receiver);
     assert_eq!(sender.send(stream.as_fd(), b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
@@ -289,7 +289,7 @@ fn a_full_queue_and_each_end_say_so() {
 fn a_full_table_loses_one_socket_and_says_so() {
     in_child("a_full_table_loses_one_socket_and_says_so", || {
         limit_descriptors(100);
-        let (sender, receiver) = pass::channel().unwrap();
+        let (sender, receiver) = fd_channel::channel().unwrap();
         let (mut first_peer, first) = pair();
         let (_second_peer, second) = pair();
         sender.send(first.as_fd(), b"first").unwrap();
@@ -311,7 +311,7 @@ fn a_full_table_loses_one_socket_and_says_so() {
 
 #[test]
 fn the_ends_lend_their_descriptors() {
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let lent: [BorrowedFd<'_>; 2] = [sender.as_fd(), receiver.as_fd()];
     assert_eq!(lent.map(|fd| fd.as_raw_fd()), [sender.as_raw_fd(), receiver.as_raw_fd()]);
 }

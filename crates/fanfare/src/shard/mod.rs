@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::pass::{SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::audience::{AudienceId, Audiences};
 use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
