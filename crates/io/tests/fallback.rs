@@ -28,34 +28,77 @@ fn forbid(call: libc::c_long, errno: i32) {
     }
 }
 
-fn check_refused(errno: i32, word: &str) {
-    forbid(libc::SYS_io_uring_setup, errno);
+/// Forbids one of the three system calls of io_uring, and expects that the fallback names it.
+fn check_refused(call: libc::c_long, name: &str, errno: i32, word: &str) {
+    forbid(call, errno);
     let Resolved { backend, fallback } = Backend::Auto.resolve().unwrap();
     assert_eq!(backend, Backend::Epoll);
     let reason = fallback.expect("the operator is told");
-    assert!(reason.contains("io_uring") && reason.contains(word) && !reason.contains('\n'), "{reason}");
+    for part in [name, word] {
+        assert!(reason.contains(part) && !reason.contains('\n'), "{reason}");
+    }
 
     let error = Backend::IoUring.resolve().unwrap_err();
     assert!(error.to_string().contains("--backend epoll"), "{error}");
     assert!(error.to_string().contains(word), "{error}");
 
     assert_eq!(Backend::Epoll.resolve().unwrap(), Resolved { backend: Backend::Epoll, fallback: None });
+}
+
+fn check_setup_refused(errno: i32, word: &str) {
+    check_refused(libc::SYS_io_uring_setup, "io_uring_setup", errno, word);
     assert!(Uring::open(&Waker::new().unwrap()).is_err());
 }
 
 #[test]
 fn auto_takes_epoll_where_a_filter_forbids_io_uring() {
-    in_child("auto_takes_epoll_where_a_filter_forbids_io_uring", || check_refused(libc::EPERM, "seccomp"));
+    in_child("auto_takes_epoll_where_a_filter_forbids_io_uring", || {
+        check_setup_refused(libc::EPERM, "seccomp");
+    });
 }
 
 #[test]
 fn auto_takes_epoll_where_a_filter_hides_io_uring() {
-    in_child("auto_takes_epoll_where_a_filter_hides_io_uring", || check_refused(libc::ENOSYS, "profile"));
+    in_child("auto_takes_epoll_where_a_filter_hides_io_uring", || {
+        check_setup_refused(libc::ENOSYS, "profile");
+    });
 }
 
 #[test]
 fn auto_takes_epoll_on_an_old_kernel() {
-    in_child("auto_takes_epoll_on_an_old_kernel", || check_refused(libc::EINVAL, "6.1"));
+    in_child("auto_takes_epoll_on_an_old_kernel", || check_setup_refused(libc::EINVAL, "6.1"));
+}
+
+/// A filter that allowed the setup of a ring and forbade its use was reported as want of memory: the operator was told
+/// to raise `ulimit -l`.
+#[test]
+fn auto_takes_epoll_where_a_filter_forbids_submissions() {
+    if without_io_uring() {
+        return;
+    }
+    in_child("auto_takes_epoll_where_a_filter_forbids_submissions", || {
+        check_refused(libc::SYS_io_uring_enter, "io_uring_enter", libc::EPERM, "seccomp");
+    });
+}
+
+#[test]
+fn auto_takes_epoll_where_a_filter_hides_submissions() {
+    if without_io_uring() {
+        return;
+    }
+    in_child("auto_takes_epoll_where_a_filter_hides_submissions", || {
+        check_refused(libc::SYS_io_uring_enter, "io_uring_enter", libc::ENOSYS, "profile");
+    });
+}
+
+#[test]
+fn auto_takes_epoll_where_a_filter_forbids_the_question_for_operations() {
+    if without_io_uring() {
+        return;
+    }
+    in_child("auto_takes_epoll_where_a_filter_forbids_the_question_for_operations", || {
+        check_refused(libc::SYS_io_uring_register, "io_uring_register", libc::EPERM, "seccomp");
+    });
 }
 
 #[test]
