@@ -58,7 +58,8 @@ impl Bare {
         let bare = Bare { orders, done, sockets, thread: Some(thread) };
         // Its first word: it has a table of its own.
         bare.wait_done()?;
-        table::close_left_behind(&[left_behind]);
+        // SAFETY: the receiving end moved to the thread, which has a table of its own since `serve` has said so.
+        unsafe { table::close_left_behind(&[left_behind]) };
         Ok(bare)
     }
 
@@ -117,7 +118,9 @@ fn serve(
     ordered: &Receiver<(Way, Arc<[u8]>)>,
     tell: &Sender<Result<Duration, String>>,
 ) -> Outcome<()> {
-    table::make_private(&[arriving.as_raw_fd()], &[])?;
+    // SAFETY: this thread uses no descriptor but the channel, which is kept, the sockets that come from it and the
+    // ring that it opens, and starts no thread.
+    unsafe { table::make_private(&[arriving.as_raw_fd()], &[]) }?;
     affinity::pin(core)?;
     tell.send(Ok(Duration::ZERO))?;
 

@@ -386,7 +386,10 @@ impl Plan {
         };
         if parted {
             // The shard owns its copies; ours would keep its listeners and channels open.
-            table::close_left_behind(&moved);
+            //
+            // SAFETY: the owners of these numbers moved into the shard's thread with the plan, and that thread has
+            // left the table in which they were made. Here only their numbers are left, and they are closed once.
+            unsafe { table::close_left_behind(&moved) };
         }
         result.map(|()| thread)
     }
@@ -417,7 +420,12 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            table::make_private(&self.descriptors(), &self.wakers)
+            // SAFETY: from here on this thread runs the shard, and its owned descriptors are those of the plan, which
+            // are kept, and those that it opens itself: the backend, and the sockets that it accepts or receives. The
+            // wakers in the plan and in the hub's mailboxes check themselves. The last owner of the admission is the
+            // engine, on another thread. Which descriptors an admission may use is in the contract of `Admission`.
+            // The shard starts no thread.
+            unsafe { table::make_private(&self.descriptors(), &self.wakers) }
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;
         }

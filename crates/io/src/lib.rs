@@ -1,4 +1,4 @@
-//! Every system call of the engine, and all of its `unsafe`.
+//! Every system call of the engine, and its `unsafe`.
 //!
 //! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses.
 //! The rest is what a shard needs around it: [`sockets`] to listen on, a [`Waker`] to be called by,

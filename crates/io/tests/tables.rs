@@ -32,7 +32,8 @@ fn a_private_table_keeps_what_was_asked_for_and_nothing_else() {
     let numbers = [peer.as_raw_fd(), stream.as_raw_fd(), waker.as_raw_fd()];
     thread::spawn(move || {
         assert!(!table::is_private());
-        table::make_private(&[numbers[2], numbers[2], 1], &[]).unwrap();
+        // SAFETY: the thread owns no descriptor, and only asks which numbers are open.
+        unsafe { table::make_private(&[numbers[2], numbers[2], 1], &[]) }.unwrap();
         assert!(table::is_private());
         assert!(is_open(numbers[2]));
         assert!(!is_open(numbers[0]) && !is_open(numbers[1]));
@@ -53,7 +54,8 @@ fn a_private_table_holds_no_strangers_connection_open() {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let other = thread::spawn(move || {
-        table::make_private(&[], &[]).unwrap();
+        // SAFETY: the thread uses no descriptor; it waits for a word on a channel in memory.
+        unsafe { table::make_private(&[], &[]) }.unwrap();
         ready.send(()).unwrap();
         let _ = stopped.recv();
     });
@@ -69,7 +71,8 @@ fn a_waker_works_across_tables_under_the_same_number() {
     let waker = Waker::new().unwrap();
     let inside = waker.clone();
     let shard = thread::spawn(move || {
-        table::make_private(&[], std::slice::from_ref(&inside)).unwrap();
+        // SAFETY: the thread uses the waker, which is kept, and what it opens.
+        unsafe { table::make_private(&[], std::slice::from_ref(&inside)) }.unwrap();
         let mut io = fanfare_io::epoll::Epoll::open(&inside).unwrap();
         let mut seen = Vec::new();
         while seen.is_empty() {
@@ -87,7 +90,8 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
     let waker = Waker::new().unwrap();
     let number = waker.as_raw_fd();
     thread::spawn(move || {
-        table::make_private(&[], &[]).unwrap();
+        // SAFETY: the thread uses the waker, which checks itself, and the sockets that it opens.
+        unsafe { table::make_private(&[], &[]) }.unwrap();
         // A socket takes the waker's number.
         let (_mine, mut theirs) = loop {
             let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -123,7 +127,8 @@ fn a_waker_is_not_known_by_its_number() {
         let (give, given) = mpsc::channel();
         let inside = kept.clone();
         let other = thread::spawn(move || {
-            table::make_private(&[number], std::slice::from_ref(&inside)).unwrap();
+            // SAFETY: the thread uses wakers, which check themselves, and nothing else.
+            unsafe { table::make_private(&[number], std::slice::from_ref(&inside)) }.unwrap();
             parted.send(()).unwrap();
             let newer: Vec<Waker> = given.recv().unwrap();
             assert!(inside.is_in_reach());
@@ -143,7 +148,8 @@ fn a_waker_is_not_known_by_its_number() {
 #[test]
 fn no_signal_handler_runs_on_a_thread_with_a_private_table() {
     thread::spawn(|| {
-        table::make_private(&[], &[]).unwrap();
+        // SAFETY: the thread uses no descriptor.
+        unsafe { table::make_private(&[], &[]) }.unwrap();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1] {
             // SAFETY: a zeroed set is valid, and both calls only fill and read it.
             let blocked = unsafe {
@@ -165,7 +171,8 @@ fn each_table_has_the_whole_limit() {
         let tables: Vec<_> = (0..2)
             .map(|_| {
                 thread::spawn(|| {
-                    table::make_private(&[], &[]).unwrap();
+                    // SAFETY: the thread uses only the files that it opens.
+                    unsafe { table::make_private(&[], &[]) }.unwrap();
                     (0..280)
                         .map(|_| OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))
                         .collect::<Vec<_>>()
@@ -190,7 +197,8 @@ fn sockets_pass_between_two_private_tables() {
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
     let (giving_left, taking_left) = (barrier.clone(), barrier.clone());
     let giving = thread::spawn(move || {
-        table::make_private(&[sender.as_raw_fd(), listener.as_raw_fd()], &[]).unwrap();
+        // SAFETY: the thread uses what it keeps, and the sockets that it accepts.
+        unsafe { table::make_private(&[sender.as_raw_fd(), listener.as_raw_fd()], &[]) }.unwrap();
         giving_left.wait();
         for index in 0..COUNT {
             let (stream, _) = listener.accept().unwrap();
@@ -202,7 +210,8 @@ fn sockets_pass_between_two_private_tables() {
         }
     });
     let taking = thread::spawn(move || {
-        table::make_private(&[receiver.as_raw_fd()], &[]).unwrap();
+        // SAFETY: the thread uses what it keeps, and the sockets that it receives.
+        unsafe { table::make_private(&[receiver.as_raw_fd()], &[]) }.unwrap();
         taking_left.wait();
         let mut buffer = Vec::new();
         let mut count = 0;
@@ -225,8 +234,11 @@ fn sockets_pass_between_two_private_tables() {
         }
     });
     barrier.wait();
-    table::close_left_behind(&left);
-    table::close_left_behind(&[left_receiver]);
+    // SAFETY: the owners moved to the two threads, which have both left this table.
+    unsafe {
+        table::close_left_behind(&left);
+        table::close_left_behind(&[left_receiver]);
+    }
     // Now each thread holds one end alone.
     for index in 0..COUNT {
         let mut peer = connect(address);
