@@ -14,7 +14,8 @@ use fanfare_io::epoll::Epoll;
 use fanfare_io::fd_channel::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::uring::Uring;
-use fanfare_io::{Backend, Clock, Io, Waker, affinity, sockets, table};
+use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
+use fanfare_io::{affinity, sockets, table};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::head::{HeadLimits, RequestHead};
 use fanfare_proto::limits::Limits;
@@ -31,7 +32,7 @@ pub struct Builder {
     listen: Vec<SocketAddr>,
     shards: Option<usize>,
     pin: bool,
-    private_tables: bool,
+    descriptor_tables: DescriptorTables,
     backend: Backend,
     limits: Limits,
     socket_options: SocketOptions,
@@ -44,8 +45,8 @@ pub struct Engine {
     hub: Hub,
     shards: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
-    backend: Backend,
-    fallback: Option<String>,
+    backend: Resolved,
+    tables: ResolvedTables,
     hand_over: Option<HandOver>,
     /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
     _admission: Arc<dyn Admission>,
@@ -90,10 +91,11 @@ impl Builder {
         self
     }
 
-    /// Whether each shard has a descriptor table of its own, so that `RLIMIT_NOFILE` counts per shard
-    /// and connect storms meet no shared lock. The default is yes.
-    pub fn private_tables(mut self, private: bool) -> Builder {
-        self.private_tables = private;
+    /// Whether each shard has a private descriptor table, so that `RLIMIT_NOFILE` counts per shard and connect
+    /// storms meet no shared lock. The default takes private tables where the kernel allows it:
+    /// [`Engine::descriptor_tables`] tells which were taken.
+    pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Builder {
+        self.descriptor_tables = tables;
         self
     }
 
@@ -131,15 +133,18 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// The address is in use or not ours, the backend is refused, descriptors or threads are used up, or
-    /// `RLIMIT_NOFILE` leaves a shard no connection.
+    /// The address is in use or not ours, the backend or private descriptor tables are refused, descriptors or threads
+    /// are used up, or `RLIMIT_NOFILE` leaves a shard no connection.
     pub fn start(self) -> Result<Engine, StartError> {
-        let resolved = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
+        let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
+        let tables = self.descriptor_tables.resolve();
+        let tables = tables.map_err(|cause| StartError::new("give each shard a descriptor table", cause))?;
+        let private_tables = tables.tables == DescriptorTables::Private;
         let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
         let count = self.shards.unwrap_or(cores.len());
         let descriptors =
             table::descriptor_limit().map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
-        let sharing = if self.private_tables { 1 } else { count };
+        let sharing = if private_tables { 1 } else { count };
         let limits = in_force(self.limits, descriptors, sharing)?;
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
@@ -194,7 +199,7 @@ impl Builder {
                 seed: random.hash_one(index),
                 clock,
                 core: self.pin.then(|| cores[index % cores.len()]),
-                private_table: self.private_tables,
+                private_table: private_tables,
             });
         }
         drop(hand_over_to);
@@ -203,14 +208,14 @@ impl Builder {
             hub: Hub::new(epoch, clock, limits, self.socket_options, handles, newest),
             shards: Vec::new(),
             addresses,
-            backend: resolved.backend,
-            fallback: resolved.fallback,
+            backend,
+            tables,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             _admission: admission,
         };
         // One after the other: a table that parts while another shard opens its files would copy them.
         for (index, plan) in plans.into_iter().enumerate() {
-            let thread = match resolved.backend {
+            let thread = match engine.backend.backend {
                 Backend::IoUring => plan.start(index, Uring::open),
                 Backend::Epoll | Backend::Auto => plan.start(index, Epoll::open),
             };
@@ -227,7 +232,7 @@ impl Engine {
             listen: Vec::new(),
             shards: None,
             pin: false,
-            private_tables: true,
+            descriptor_tables: DescriptorTables::Auto,
             backend: Backend::Auto,
             limits: Limits::default(),
             socket_options: SocketOptions::default(),
@@ -253,7 +258,13 @@ impl Engine {
 
     /// The backend in use, and, where io_uring was refused, why: one line for the operator.
     pub fn backend(&self) -> (Backend, Option<&str>) {
-        (self.backend, self.fallback.as_deref())
+        (self.backend.backend, self.backend.fallback.as_deref())
+    }
+
+    /// The descriptor tables in use, and, where private tables were refused, why and what that means: one line for the
+    /// operator.
+    pub fn descriptor_tables(&self) -> (DescriptorTables, Option<&str>) {
+        (self.tables.tables, self.tables.fallback.as_deref())
     }
 
     /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take it soon:

@@ -15,8 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, HeadLimits, Hub,
-    Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
+    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables, Engine, Event,
+    HeadLimits, Hub, Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic,
+    WireFormat,
 };
 use fanfare_io::table;
 
@@ -28,8 +29,8 @@ const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
 #[test]
 fn everybody_sees_one_order_whoever_publishes() {
     // ThreadSanitizer believes that a descriptor's number means the same in every thread.
-    let engine = Engine::builder().private_tables(false).shards(2).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
+    let engine = Engine::builder().descriptor_tables(DescriptorTables::Shared).shards(2);
+    let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let (hub, address) = (engine.hub(), engine.addresses()[0]);
     let accepted = (0..4).map(|_| subscribe(address));
     let streams: Vec<TcpStream> = accepted.chain((0..4).map(|_| adopted(&hub))).collect();
@@ -121,8 +122,8 @@ fn who_stops_an_engine_learns_of_a_panic() {
         assert_eq!(request.query(), Some("topic=a"), "on purpose");
         Decision::Subscribe(Subscribe::from_request(request, 1).unwrap())
     };
-    for private in [true, false] {
-        let engine = Engine::builder().shards(1).private_tables(private).admission(admission);
+    for tables in [DescriptorTables::Private, DescriptorTables::Shared] {
+        let engine = Engine::builder().shards(1).descriptor_tables(tables).admission(admission);
         let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
         let address = engine.addresses()[0];
         let mut streams = vec![subscribe(address), adopted(&engine.hub())];

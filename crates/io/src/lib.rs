@@ -1,6 +1,7 @@
 //! Every system call of the engine, and its `unsafe`.
 //!
-//! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses.
+//! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses between
+//! them, and [`DescriptorTables`] between descriptor tables.
 //! The rest is what a shard needs around it: [`sockets`] to listen on, a [`Waker`] to be called by,
 //! a descriptor [`table`] of its own, an [`fd_channel`] that carries sockets between such tables, a
 //! [`Clock`], and [`affinity`] to a core.
@@ -17,12 +18,14 @@ pub mod fd_channel;
 mod open;
 pub mod sockets;
 pub mod table;
+mod table_choice;
 pub mod uring;
 mod waker;
 
 pub use backend::{Backend, Resolved};
 pub use clock::Clock;
 pub use contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
+pub use table_choice::{DescriptorTables, ResolvedTables};
 pub use waker::Waker;
 
 /// Tokens are carried through epoll and mio in a `usize`.

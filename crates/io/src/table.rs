@@ -19,6 +19,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::thread;
 
 use crate::errors::check;
 use crate::waker::{Waker, WakerName};
@@ -86,6 +87,13 @@ pub unsafe fn make_private(keep: &[RawFd], wakers: &[Waker]) -> io::Result<()> {
     let kept = Kept { numbers: keep.to_vec(), wakers: wakers.iter().map(Waker::name).collect() };
     KEPT.with_borrow_mut(|slot| *slot = Some(kept));
     Ok(())
+}
+
+/// Finds out whether the kernel gives a thread of this process a private table.
+pub(crate) fn probe() -> io::Result<()> {
+    // SAFETY: the thread does nothing else, and then ends.
+    let thread = thread::Builder::new().spawn(|| unsafe { make_private(&[], &[]) })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that tried panicked")))
 }
 
 /// Closes copies of descriptors in the calling thread's table after their owners have moved to a thread that

@@ -4,7 +4,7 @@
 mod support;
 
 use fanfare_io::uring::Uring;
-use fanfare_io::{Backend, Resolved, Waker, table};
+use fanfare_io::{Backend, DescriptorTables, Resolved, Waker, table};
 use support::*;
 
 /// Makes a system call fail in this thread and those it starts from now on, as container profiles do.
@@ -126,5 +126,36 @@ fn a_refused_private_table_leaves_the_shared_one() {
         });
         let opened = opened.join().unwrap();
         opened.metadata().expect("what the thread opened is in everybody's table");
+    });
+}
+
+/// Under Docker's default profile, which forbids `unshare`, no engine started.
+fn check_private_table_refused(call: libc::c_long, errno: i32, word: &str) {
+    assert_eq!(DescriptorTables::Auto.resolve().unwrap().tables, DescriptorTables::Private);
+    forbid(call, errno);
+    let resolved = DescriptorTables::Auto.resolve().unwrap();
+    assert_eq!(resolved.tables, DescriptorTables::Shared);
+    let reason = resolved.fallback.expect("the operator is told");
+    for part in ["unshare(2)", "RLIMIT_NOFILE", word] {
+        assert!(reason.contains(part) && !reason.contains('\n'), "{reason}");
+    }
+
+    let error = DescriptorTables::Private.resolve().unwrap_err().to_string();
+    assert!(error.contains("--descriptor-tables shared") && error.contains(word), "{error}");
+    assert_eq!(DescriptorTables::Shared.resolve().unwrap().fallback, None);
+    assert!(!table::is_private());
+}
+
+#[test]
+fn auto_takes_the_shared_table_where_a_filter_forbids_to_leave_it() {
+    in_child("auto_takes_the_shared_table_where_a_filter_forbids_to_leave_it", || {
+        check_private_table_refused(libc::SYS_unshare, libc::EPERM, "Docker");
+    });
+}
+
+#[test]
+fn auto_takes_the_shared_table_where_a_filter_hides_close_range() {
+    in_child("auto_takes_the_shared_table_where_a_filter_hides_close_range", || {
+        check_private_table_refused(libc::SYS_close_range, libc::ENOSYS, "5.9");
     });
 }

@@ -41,7 +41,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let mut builder = Engine::builder()
         .backend(options.backend)
         .pin(options.pin)
-        .private_tables(!options.shared_table)
+        .descriptor_tables(options.descriptor_tables)
         .limits(limits)
         .socket_options(options.socket_options())
         .admission(EventsAdmission { cors: cors.clone(), max_topics })
@@ -95,14 +95,16 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 
 /// Says where to look. A closed standard output is no reason not to serve.
 fn announce(engine: &Engine) {
-    let (backend, fallback) = engine.backend();
-    if let Some(reason) = fallback {
-        tracing::warn!("io_uring is refused, using epoll: {reason}");
+    let (backend, backend_fallback) = engine.backend();
+    let (tables, tables_fallback) = engine.descriptor_tables();
+    for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
+        tracing::warn!("{reason}");
     }
     let hub = engine.hub();
     let limits = hub.limits();
     tracing::info!(
         %backend,
+        %tables,
         shards = engine.shards(),
         connections_per_shard = limits.connections,
         log_mib = limits.retention.bytes >> 20,

@@ -75,7 +75,7 @@ on_both_backends! {
     }
 
     fn shards_have_descriptor_tables_of_their_own_unless_told_otherwise(backend) {
-        for (options, seen) in [(&[][..], 0), (&["--shared-table"][..], 20)] {
+        for (options, seen) in [(&[][..], 0), (&["--descriptor-tables", "shared"][..], 20)] {
             let server = Server::start_with(backend, options);
             let before = server.sockets_of_main_thread();
             let mut subscribers: Vec<Subscriber> = (0..20).map(|_| server.subscribe("topic=a")).collect();
