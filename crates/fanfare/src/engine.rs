@@ -33,6 +33,7 @@ pub struct Builder {
     shards: Option<usize>,
     pin: bool,
     descriptor_tables: DescriptorTables,
+    raise_descriptor_limit: bool,
     backend: Backend,
     limits: Limits,
     socket_options: SocketOptions,
@@ -47,6 +48,7 @@ pub struct Engine {
     addresses: Vec<SocketAddr>,
     backend: Resolved,
     tables: ResolvedTables,
+    descriptor_limit: DescriptorLimit,
     hand_over: Option<HandOver>,
     /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
     _admission: Arc<dyn Admission>,
@@ -63,6 +65,15 @@ pub struct HandedOver {
     pub socket: TcpStream,
     /// What was received of the request: at least its whole head.
     pub received: Vec<u8>,
+}
+
+/// The `RLIMIT_NOFILE` of a process: how many descriptors each of its tables may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DescriptorLimit {
+    /// The soft limit before the start.
+    pub found: usize,
+    /// The soft limit now: higher, where [`Builder::raise_descriptor_limit`] was set and the hard limit is higher.
+    pub in_force: usize,
 }
 
 /// Why an engine did not start.
@@ -96,6 +107,14 @@ impl Builder {
     /// [`Engine::descriptor_tables`] tells which were taken.
     pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Builder {
         self.descriptor_tables = tables;
+        self
+    }
+
+    /// Whether the start raises the soft `RLIMIT_NOFILE` of the whole process to the hard one. The default is no: the
+    /// limit belongs to the embedding program, which may use `select(2)`, or start programs that inherit the limit.
+    /// [`Engine::descriptor_limit`] tells what came of it.
+    pub fn raise_descriptor_limit(mut self, raise: bool) -> Builder {
+        self.raise_descriptor_limit = raise;
         self
     }
 
@@ -142,10 +161,10 @@ impl Builder {
         let private_tables = tables.tables == DescriptorTables::Private;
         let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
         let count = self.shards.unwrap_or(cores.len());
-        let descriptors =
-            table::descriptor_limit().map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
+        let descriptor_limit = DescriptorLimit::determine(self.raise_descriptor_limit)
+            .map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
         let sharing = if private_tables { 1 } else { count };
-        let limits = in_force(self.limits, descriptors, sharing)?;
+        let limits = in_force(self.limits, descriptor_limit.in_force, sharing)?;
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
             Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
@@ -210,6 +229,7 @@ impl Builder {
             addresses,
             backend,
             tables,
+            descriptor_limit,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             _admission: admission,
         };
@@ -233,6 +253,7 @@ impl Engine {
             shards: None,
             pin: false,
             descriptor_tables: DescriptorTables::Auto,
+            raise_descriptor_limit: false,
             backend: Backend::Auto,
             limits: Limits::default(),
             socket_options: SocketOptions::default(),
@@ -267,6 +288,11 @@ impl Engine {
         (self.tables.tables, self.tables.fallback.as_deref())
     }
 
+    /// How many descriptors each table may hold. With [`DescriptorTables::Shared`] there is one table.
+    pub fn descriptor_limit(&self) -> DescriptorLimit {
+        self.descriptor_limit
+    }
+
     /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take it soon:
     /// clients wait. When it is dropped, those in it are closed, and others answered 404.
     pub fn hand_over(&mut self) -> Option<HandOver> {
@@ -299,6 +325,14 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // Who wants to know calls `stop`.
         let _ = self.drain(Duration::ZERO);
+    }
+}
+
+impl DescriptorLimit {
+    fn determine(raise: bool) -> io::Result<DescriptorLimit> {
+        let found = table::descriptor_limit()?;
+        let in_force = if raise { table::raise_descriptor_limit()? } else { found };
+        Ok(DescriptorLimit { found, in_force })
     }
 }
 

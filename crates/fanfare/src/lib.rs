@@ -31,7 +31,7 @@ mod sync;
 
 pub use admission::{Admission, Decision, Refusal, Subscribe};
 pub use counts::{Counts, TopicCounts};
-pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
+pub use engine::{Builder, DescriptorLimit, Engine, HandOver, HandedOver, StartError};
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_io::{Backend, DescriptorTables};
 pub use fanfare_proto::connection::Farewell;

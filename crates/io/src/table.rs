@@ -113,23 +113,34 @@ pub unsafe fn close_left_behind(moved: &[RawFd]) {
     }
 }
 
-/// How many descriptors a table of this process may hold: the soft `RLIMIT_NOFILE`, raised to the hard
-/// one first where that is higher.
+/// How many descriptors a table of this process may hold: the soft `RLIMIT_NOFILE`.
 ///
 /// # Errors
 /// `EPERM` under a seccomp filter that forbids `getrlimit(2)`.
 pub fn descriptor_limit() -> io::Result<usize> {
+    Ok(usize::try_from(limits()?.rlim_cur).unwrap_or(usize::MAX))
+}
+
+/// Raises the soft `RLIMIT_NOFILE` of the whole process to the hard one where that is higher, and returns the limit
+/// that is then in force. Where the kernel refuses, the limit stays as it was.
+///
+/// # Errors
+/// `EPERM` under a seccomp filter that forbids `getrlimit(2)`.
+pub fn raise_descriptor_limit() -> io::Result<usize> {
+    let limit = limits()?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // SAFETY: `raised` is only read. The result needs no check: the limit in force is read below.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) };
+    }
+    descriptor_limit()
+}
+
+fn limits() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the answer.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
-    if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-        // SAFETY: `raised` is only read. A refusal leaves the limit as it was.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
-            limit = raised;
-        }
-    }
-    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+    Ok(limit)
 }
 
 /// Whether the calling thread has left the shared table.

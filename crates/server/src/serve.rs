@@ -42,6 +42,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         .backend(options.backend)
         .pin(options.pin)
         .descriptor_tables(options.descriptor_tables)
+        .raise_descriptor_limit(true)
         .limits(limits)
         .socket_options(options.socket_options())
         .admission(EventsAdmission { cors: cors.clone(), max_topics })
@@ -99,6 +100,15 @@ fn announce(engine: &Engine) {
     let (tables, tables_fallback) = engine.descriptor_tables();
     for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
         tracing::warn!("{reason}");
+    }
+    let descriptors = engine.descriptor_limit();
+    if descriptors.in_force > descriptors.found {
+        let (from, to) = (descriptors.found, descriptors.in_force);
+        tracing::info!(
+            from,
+            to,
+            "the soft RLIMIT_NOFILE was raised to the hard one; `ulimit -Hn` lowers that"
+        );
     }
     let hub = engine.hub();
     let limits = hub.limits();

@@ -27,7 +27,8 @@ fn expect_delivery(forbidden: &[libc::c_long], fallbacks: &[&str]) {
     }
     server.expect_health();
 
-    let log = server.log();
+    // The line behind those of the fallbacks.
+    let log = server.expect_log("bounds of each shard");
     for fallback in fallbacks {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(fallback)).collect();
         let [line] = lines[..] else { panic!("one line is to say {fallback:?}:\n{log}") };

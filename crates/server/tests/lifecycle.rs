@@ -91,6 +91,13 @@ on_both_backends! {
         }
     }
 
+    fn the_server_raises_its_limit_of_descriptors_and_says_so(backend) {
+        let server = Server::start_with_soft_limit(backend, 200);
+        server.expect_log("RLIMIT_NOFILE was raised");
+        let _subscribers: Vec<Subscriber> = (0..300).map(|_| server.subscribe("topic=a")).collect();
+        server.expect_health();
+    }
+
     fn a_drain_ends_streams_between_events_and_after_all_that_was_published(backend) {
         const EVENTS: usize = 1000;
         let mut server = Server::start_with(backend, &["--drain", "1s", "--retry", "3s"]);

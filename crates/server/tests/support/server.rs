@@ -36,6 +36,15 @@ pub(crate) fn fanfare() -> Command {
     command
 }
 
+/// The program under these limits, in the words of `ulimit`.
+pub(crate) fn limited(limits: &str, arguments: &[String]) -> Command {
+    let mut command = Command::new("sh");
+    without_settings(&mut command);
+    let script = format!("ulimit {limits}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_fanfare")).args(arguments);
+    command
+}
+
 /// Has these system calls fail with `EPERM` in the program that the command starts, as Docker's default seccomp profile
 /// does with those that it does not list.
 pub(crate) fn forbid(command: &mut Command, calls: &[libc::c_long]) {
@@ -95,11 +104,13 @@ impl Server {
 
     /// Starts under a limit of this many descriptors, which it cannot raise.
     pub(crate) fn start_limited(backend: Backend, descriptors: usize, options: &[&str]) -> Server {
-        let mut command = Command::new("sh");
-        without_settings(&mut command);
-        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
-        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_fanfare")).args(arguments(backend, options));
-        Server::run(command)
+        Server::run(limited(&format!("-n {descriptors}"), &arguments(backend, options)))
+    }
+
+    /// Starts under a soft limit of this many descriptors, which it can raise, with one shard in the shared table.
+    pub(crate) fn start_with_soft_limit(backend: Backend, descriptors: usize) -> Server {
+        let options = ["--shards", "1", "--descriptor-tables", "shared"];
+        Server::run(limited(&format!("-Sn {descriptors}"), &arguments(backend, &options)))
     }
 
     /// Starts with these options alone under a filter of system calls, as containers have one.
@@ -150,6 +161,14 @@ impl Server {
     /// What the server has logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("no panic holds it").clone()
+    }
+
+    /// Waits until the server has logged this, and gives everything that it has logged so far.
+    pub(crate) fn expect_log(&self, text: &str) -> String {
+        eventually(&format!("the log says {text:?}"), || {
+            let log = self.log();
+            log.contains(text).then_some(log)
+        })
     }
 
     pub(crate) fn get(&self, target: &str) -> Response {
