@@ -22,6 +22,7 @@ use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, Decision, Refusal, Subscribe};
 use crate::counts::SharedCounts;
+use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hub::{Hub, ShardHandle};
 use crate::mailbox::Mailbox;
 use crate::shard::{Links, RECEIVE_BYTES, Shard};
@@ -65,15 +66,6 @@ pub struct HandedOver {
     pub socket: TcpStream,
     /// What was received of the request: at least its whole head.
     pub received: Vec<u8>,
-}
-
-/// The `RLIMIT_NOFILE` of a process: how many descriptors each of its tables may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DescriptorLimit {
-    /// The soft limit before the start.
-    pub found: usize,
-    /// The soft limit now: higher, where [`Builder::raise_descriptor_limit`] was set and the hard limit is higher.
-    pub in_force: usize,
 }
 
 /// Why an engine did not start.
@@ -152,8 +144,8 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// The address is in use or not ours, the backend or private descriptor tables are refused, descriptors or threads
-    /// are used up, or `RLIMIT_NOFILE` leaves a shard no connection.
+    /// The address is in use or not ours, the backend or private descriptor tables are refused, threads are used up, or
+    /// `RLIMIT_NOFILE` has no room for so many shards: then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let tables = self.descriptor_tables.resolve();
@@ -163,8 +155,18 @@ impl Builder {
         let count = self.shards.unwrap_or(cores.len());
         let descriptor_limit = DescriptorLimit::determine(self.raise_descriptor_limit)
             .map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
-        let sharing = if private_tables { 1 } else { count };
-        let limits = in_force(self.limits, descriptor_limit.in_force, sharing)?;
+        let budget = Budget {
+            limit: descriptor_limit.in_force,
+            // Without proc(5) nobody can tell; then a start that needs too many says so less clearly.
+            open: table::open_descriptors().unwrap_or_default(),
+            private_tables,
+            addresses: self.listen.len(),
+            hand_over: self.hand_over,
+            backend: backend.backend,
+        };
+        let limits = budget
+            .share_out(within_bounds_of_engine(self.limits), count)
+            .map_err(|text| StartError::new(&format!("start {count} shards"), io::Error::other(text)))?;
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
             Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
@@ -328,14 +330,6 @@ impl Drop for Engine {
     }
 }
 
-impl DescriptorLimit {
-    fn determine(raise: bool) -> io::Result<DescriptorLimit> {
-        let found = table::descriptor_limit()?;
-        let in_force = if raise { table::raise_descriptor_limit()? } else { found };
-        Ok(DescriptorLimit { found, in_force })
-    }
-}
-
 impl HandOver {
     /// Waits for the next socket, at most `timeout`.
     ///
@@ -357,24 +351,13 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// So that a head, with all that was received behind it, can be handed over in one message.
 const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 
-/// Connections get all descriptors of a table but a sixteenth, incomplete heads at most a quarter: so that there is
-/// one left to refuse a newcomer with, and slow heads alone do not fill a table. Shards that share one divide it.
-fn in_force(limits: Limits, descriptors: usize, sharing: usize) -> Result<Limits, StartError> {
-    let reserve = (descriptors / 16).clamp(16, 1024);
-    let connections = descriptors.saturating_sub(reserve) / sharing;
-    if connections == 0 {
-        let few = format!(
-            "RLIMIT_NOFILE of {descriptors} leaves no connection to a shard; raise it, or start fewer shards"
-        );
-        return Err(StartError::new("share out descriptors", io::Error::other(few)));
-    }
-    Ok(Limits {
-        connections: limits.connections.min(connections),
-        pending: limits.pending.min((descriptors / 4 / sharing).max(1)),
+/// The limits in force, apart from those that depend on descriptors.
+fn within_bounds_of_engine(limits: Limits) -> Limits {
+    Limits {
         heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
         head: HeadLimits { max_bytes: limits.head.max_bytes.min(LARGEST_HEAD_BYTES), ..limits.head },
         ..limits
-    })
+    }
 }
 
 /// The default admission.
@@ -507,26 +490,5 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each shard took a reserve from its share: with small tables and many shards there was nothing left, and an
-    /// engine that refused everybody.
-    #[test]
-    fn shards_that_share_a_table_share_its_reserve() {
-        let connections = |descriptors, sharing| {
-            in_force(Limits::default(), descriptors, sharing).map(|limits| limits.connections).ok()
-        };
-        assert_eq!(connections(1024, 1), Some(960));
-        assert_eq!(connections(1024, 64), Some(15));
-        assert_eq!(connections(40, 24), Some(1));
-        assert_eq!(connections(40, 25), None);
-        assert_eq!(connections(10, 1), None);
-        let refused = in_force(Limits::default(), 40, 25).unwrap_err().to_string();
-        assert!(refused.contains("RLIMIT_NOFILE of 40") && refused.contains("raise it"), "{refused}");
     }
 }

@@ -19,6 +19,7 @@
 
 mod admission;
 mod counts;
+mod descriptors;
 mod engine;
 mod hub;
 mod mailbox;
@@ -31,7 +32,8 @@ mod sync;
 
 pub use admission::{Admission, Decision, Refusal, Subscribe};
 pub use counts::{Counts, TopicCounts};
-pub use engine::{Builder, DescriptorLimit, Engine, HandOver, HandedOver, StartError};
+pub use descriptors::DescriptorLimit;
+pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_io::{Backend, DescriptorTables};
 pub use fanfare_proto::connection::Farewell;

@@ -186,6 +186,15 @@ fn each_table_has_the_whole_limit() {
 }
 
 #[test]
+fn open_descriptors_are_counted() {
+    in_child("open_descriptors_are_counted", || {
+        let before = table::open_descriptors().unwrap();
+        let _files: Vec<_> = (0..7).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        assert_eq!(table::open_descriptors().unwrap(), before + 7);
+    });
+}
+
+#[test]
 fn sockets_pass_between_two_private_tables() {
     const COUNT: usize = 500;
     let (sender, receiver) = fd_channel::channel().unwrap();

@@ -352,7 +352,7 @@ fn sockets_in(table: &Path) -> HashSet<PathBuf> {
     links.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
 }
 
-fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
+pub(crate) fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
     let mut all = vec!["--backend".to_owned(), backend.to_string()];
     for (name, value) in [("--listen", "127.0.0.1:0"), ("--shards", "2")] {
         if !options.contains(&name) {
