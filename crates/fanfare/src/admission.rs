@@ -1,5 +1,6 @@
 //! Who may subscribe, and to what: the embedder's decision on each request head.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use fanfare_proto::event::Topic;
@@ -12,6 +13,9 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 /// It runs on a shard's thread, between two sends: it must not block, and it must not use descriptors
 /// that it did not open itself in the same call, because a shard has a descriptor table of its own (a
 /// logger's file is not there, its number may be a subscriber). It may publish to its own engine's hub, to no other's.
+///
+/// A panic in it is an answer to one request: 500, and [`crate::Counts::admission_panics`] counts it. The shard serves on
+/// and calls it again, so state that its calls share must bear a panic, as behind a mutex that is poisoned.
 pub trait Admission: Send + Sync + 'static {
     /// Called once for each complete and well-formed request head.
     fn admit(&self, request: &RequestHead<'_>) -> Decision;
@@ -24,6 +28,22 @@ where
     fn admit(&self, request: &RequestHead<'_>) -> Decision {
         self(request)
     }
+}
+
+/// What the admission decides, or the refusal of a request at which it panicked.
+pub(crate) fn decide(admission: &dyn Admission, request: &RequestHead<'_>) -> Result<Decision, Refusal> {
+    // `AssertUnwindSafe` holds, because a panic leaves nothing half changed that is used afterwards. The call borrows the
+    // head, which has no interior mutability, and the admission, whose documentation says that it is called again. The
+    // shard's own state is not in its reach. If it publishes, a panic inside the hub leaves the hub whole: the hub's locks
+    // are used after a poisoning for the same reason.
+    let decided = catch_unwind(AssertUnwindSafe(|| admission.admit(request)));
+    decided.map_err(|payload| {
+        // The payload is the embedder's, too: its drop may panic.
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(another);
+        }
+        Refusal::new(500, "the server failed to decide about this request; its standard error says why")
+    })
 }
 
 /// What a request becomes.

@@ -178,6 +178,10 @@ fn report(before: &Counts, now: &Counts) {
              watches (fs.epoll.max_user_watches) are used up"
         );
     }
+    if now.admission_panics > before.admission_panics {
+        let count = now.admission_panics - before.admission_panics;
+        tracing::error!(count, "requests were answered 500: a panic, whose message is above");
+    }
     if now.heads_timed_out > before.heads_timed_out {
         let count = now.heads_timed_out - before.heads_timed_out;
         tracing::info!(count, "request heads were not complete in time");

@@ -17,7 +17,7 @@ use fanfare_proto::limits::{FullPolicy, LINGER};
 use fanfare_proto::run::Remainder;
 
 use super::{Name, Shard, millis, tenths};
-use crate::admission::{Decision, Refusal, Subscribe};
+use crate::admission::{self, Decision, Refusal, Subscribe};
 use crate::mailbox::Adoption;
 use crate::response;
 
@@ -164,12 +164,16 @@ impl<I: Io> Shard<I> {
         progress
     }
 
-    fn decide(&self, head: &RequestHead<'_>, bytes: &[u8]) -> Reply {
-        match self.links.admission.admit(head) {
-            Decision::Subscribe(subscribe) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
-            Decision::Refuse(refusal) => Reply::Refuse(refusal),
-            Decision::HandOver if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
-            Decision::HandOver => Reply::Refuse(nothing_here()),
+    fn decide(&mut self, head: &RequestHead<'_>, bytes: &[u8]) -> Reply {
+        match admission::decide(&*self.links.admission, head) {
+            Ok(Decision::Subscribe(subscribe)) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
+            Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
+            Ok(Decision::HandOver) if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
+            Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
+            Err(panicked) => {
+                self.counts.admission_panics += 1;
+                Reply::Refuse(panicked)
+            }
         }
     }
 
