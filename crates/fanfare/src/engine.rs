@@ -367,7 +367,7 @@ fn subscribe_at_events(request: &RequestHead<'_>, max_topics: usize) -> Decision
     }
     if request.method() != "GET" {
         let wrong = Refusal::new(405, "subscribe with GET /events?topic=NAME");
-        return Decision::Refuse(wrong.header("Allow", "GET"));
+        return Decision::Refuse(wrong.own_header("Allow", "GET"));
     }
     match Subscribe::from_request(request, max_topics) {
         Ok(subscribe) => Decision::Subscribe(subscribe),

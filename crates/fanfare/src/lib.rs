@@ -30,7 +30,7 @@ mod shard;
 pub mod sim;
 mod sync;
 
-pub use admission::{Admission, Decision, Refusal, Subscribe};
+pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};

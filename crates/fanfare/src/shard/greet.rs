@@ -215,7 +215,7 @@ impl<I: Io> Shard<I> {
                     Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => nothing_here(),
                     Err(_) => {
                         let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
-                        busy.header("Retry-After", "1")
+                        busy.own_header("Retry-After", "1")
                     }
                 };
                 self.reply(socket, Reply::Refuse(refusal), now);
@@ -453,7 +453,7 @@ impl<I: Io> Shard<I> {
             FullPolicy::Unavailable => {
                 let wait = 1 + self.random.next() % 10;
                 let full = Refusal::new(503, "this server has as many subscribers as it may hold");
-                Reply::Refuse(full.header("Retry-After", &wait.to_string()))
+                Reply::Refuse(full.own_header("Retry-After", &wait.to_string()))
             }
             FullPolicy::EndStream => {
                 let mut bytes = Vec::new();
