@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{AdoptError, Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
-use fanfare_io::pass::SocketSender;
+use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
 
 use crate::Outcome;
@@ -36,7 +36,8 @@ impl Measured {
     /// The engine does not start.
     pub fn start(backend: Backend, limits: Limits) -> Outcome<Measured> {
         let before = machine::threads_named("fanfare-shard");
-        let engine = Engine::builder().shards(1).pin(true).backend(backend).limits(limits).start()?;
+        let engine = Engine::builder().shards(1).pin(true).raise_descriptor_limit(true);
+        let engine = engine.backend(backend).limits(limits).start()?;
         let mut threads = machine::threads_named("fanfare-shard");
         threads.retain(|thread| !before.contains(thread));
         let &[thread] = threads.as_slice() else { return Err("the shard's thread is not found".into()) };

@@ -75,6 +75,8 @@ counts! {
     subscribed,
     /// Requests refused with a status.
     refused,
+    /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.
+    admission_panics,
     /// Sockets handed to the control plane.
     handed_over,
     /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is

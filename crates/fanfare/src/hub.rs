@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::pass::SocketSender;
+use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::Cursor;

@@ -19,6 +19,7 @@
 
 mod admission;
 mod counts;
+mod descriptors;
 mod engine;
 mod hub;
 mod mailbox;
@@ -30,11 +31,12 @@ mod shared_log;
 pub mod sim;
 mod sync;
 
-pub use admission::{Admission, Decision, Refusal, Subscribe};
+pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
 pub use counts::{Counts, TopicCounts};
+pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
-pub use fanfare_io::Backend;
 pub use fanfare_io::sockets::SocketOptions;
+pub use fanfare_io::{Backend, DescriptorTables};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Io, Notification, Socket, Waker, pass};
+use fanfare_io::{Clock, Io, Notification, Socket, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
@@ -48,7 +48,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
-        let (sockets, adopted) = pass::channel().expect("descriptors for the channel");
+        let (sockets, adopted) = fd_channel::channel().expect("descriptors for the channel");
         let mailbox = common.mailbox(index, waker.clone());
         let log = common.shared_log(index, Arc::clone(&mailbox));
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
@@ -56,7 +56,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
         let links = Links {
             mailbox,
             adopted,
-            hand_over: plan.hand_over.then(|| pass::channel().expect("descriptors for the channel").0),
+            hand_over: plan.hand_over.then(|| fd_channel::channel().expect("descriptors for the channel").0),
             counts,
             admission: Arc::clone(&plan.admission),
             congestion: common.congestion(),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fanfare::{Backend, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, Retention, SocketOptions};
+use fanfare::{
+    Backend, DescriptorTables, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, Retention, SocketOptions,
+};
 
 /// Pushes Server-Sent Events to very many subscribers.
 ///
@@ -50,9 +52,10 @@ pub(crate) struct ServeOptions {
     /// Keep each shard on a core of its own
     #[arg(long)]
     pub(crate) pin: bool,
-    /// Let all threads share one descriptor table; then RLIMIT_NOFILE counts for the whole process
-    #[arg(long)]
-    pub(crate) shared_table: bool,
+    /// auto, private or shared; auto takes a private descriptor table for each shard where the kernel allows it.
+    /// In a shared table RLIMIT_NOFILE counts for the whole process
+    #[arg(long, env = "FANFARE_DESCRIPTOR_TABLES", default_value = "auto")]
+    pub(crate) descriptor_tables: DescriptorTables,
 
     /// Origin whose pages may subscribe and publish with credentials, or `*` for any without; may be
     /// given several times. Pages on this machine's loopback names and the same port always may

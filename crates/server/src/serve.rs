@@ -41,7 +41,8 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let mut builder = Engine::builder()
         .backend(options.backend)
         .pin(options.pin)
-        .private_tables(!options.shared_table)
+        .descriptor_tables(options.descriptor_tables)
+        .raise_descriptor_limit(true)
         .limits(limits)
         .socket_options(options.socket_options())
         .admission(EventsAdmission { cors: cors.clone(), max_topics })
@@ -95,14 +96,25 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 
 /// Says where to look. A closed standard output is no reason not to serve.
 fn announce(engine: &Engine) {
-    let (backend, fallback) = engine.backend();
-    if let Some(reason) = fallback {
-        tracing::warn!("io_uring is refused, using epoll: {reason}");
+    let (backend, backend_fallback) = engine.backend();
+    let (tables, tables_fallback) = engine.descriptor_tables();
+    for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
+        tracing::warn!("{reason}");
+    }
+    let descriptors = engine.descriptor_limit();
+    if descriptors.in_force > descriptors.found {
+        let (from, to) = (descriptors.found, descriptors.in_force);
+        tracing::info!(
+            from,
+            to,
+            "the soft RLIMIT_NOFILE was raised to the hard one; `ulimit -Hn` lowers that"
+        );
     }
     let hub = engine.hub();
     let limits = hub.limits();
     tracing::info!(
         %backend,
+        %tables,
         shards = engine.shards(),
         connections_per_shard = limits.connections,
         log_mib = limits.retention.bytes >> 20,
@@ -165,6 +177,10 @@ fn report(before: &Counts, now: &Counts) {
             "connections were closed without an answer: too many request heads are incomplete, or descriptors or \
              watches (fs.epoll.max_user_watches) are used up"
         );
+    }
+    if now.admission_panics > before.admission_panics {
+        let count = now.admission_panics - before.admission_panics;
+        tracing::error!(count, "requests were answered 500: a panic, whose message is above");
     }
     if now.heads_timed_out > before.heads_timed_out {
         let count = now.heads_timed_out - before.heads_timed_out;

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use fanfare::{Cursor, Epoch, Subscribe, WireFormat, sim};
+use fanfare::{Cursor, Epoch, EventType, Subscribe, WireFormat, sim};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Ask, Client, Link};
@@ -199,7 +199,8 @@ impl World {
             Ask::Id(id) => subscribe.resume(id),
         };
         if client.greeting {
-            subscribe = subscribe.greeting(Some("hello"), "you");
+            let kind = EventType::new("hello").expect("a type");
+            subscribe = subscribe.greeting(Some(&kind), "you");
         }
         let format = if client.chunked() { WireFormat::Chunked } else { WireFormat::Plain };
         if let Err(refused) = self.shared.hub().adopt(socket, subscribe, format) {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::Clock;
-use fanfare_io::pass::{self, SocketReceiver};
+use fanfare_io::fd_channel::{self, SocketReceiver};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
@@ -51,7 +51,7 @@ fn world(shards: usize, limits: Limits) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
     let (handles, readers) = (0..shards)
         .map(|_| {
             let mailbox = Arc::new(Mailbox::new(Waker::default()));
-            let (sockets, adopted) = pass::channel().unwrap();
+            let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
             let reader = Reader { adopted: Some(adopted), ..Reader::of(Arc::clone(&mailbox)) };
             (ShardHandle { mailbox, sockets, counts }, reader)

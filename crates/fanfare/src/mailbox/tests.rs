@@ -9,7 +9,7 @@ use std::thread;
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Io, Waker, pass};
+use fanfare_io::{Clock, Io, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
@@ -25,7 +25,7 @@ fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU
     let mailboxes: Vec<_> = shards.map(|(shard, waker)| common.mailbox(shard, waker.clone())).collect();
     let handles = mailboxes.iter().map(|mailbox| ShardHandle {
         mailbox: Arc::clone(mailbox),
-        sockets: pass::channel().unwrap().0,
+        sockets: fd_channel::channel().unwrap().0,
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
     });
     let newest = common.newest();

@@ -21,7 +21,7 @@ use fanfare_proto::stream::StreamOptions;
 use slab::Slab;
 
 use super::{Shard, SlotKey, milliseconds};
-use crate::admission::{Decision, Refusal, Subscribe};
+use crate::admission::{self, Decision, Refusal, Subscribe};
 use crate::mailbox::Adoption;
 use crate::response;
 
@@ -242,12 +242,16 @@ impl<I: Io> Shard<I> {
         progress
     }
 
-    fn decide(&self, head: &RequestHead<'_>, bytes: &[u8]) -> Reply {
-        match self.links.admission.admit(head) {
-            Decision::Subscribe(subscribe) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
-            Decision::Refuse(refusal) => Reply::Refuse(refusal),
-            Decision::HandOver if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
-            Decision::HandOver => Reply::Refuse(nothing_here()),
+    fn decide(&mut self, head: &RequestHead<'_>, bytes: &[u8]) -> Reply {
+        match admission::decide(&*self.links.admission, head) {
+            Ok(Decision::Subscribe(subscribe)) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
+            Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
+            Ok(Decision::HandOver) if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
+            Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
+            Err(panicked) => {
+                self.counts.admission_panics += 1;
+                Reply::Refuse(panicked)
+            }
         }
     }
 
@@ -282,7 +286,7 @@ impl<I: Io> Shard<I> {
                     Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => nothing_here(),
                     Err(_) => {
                         let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
-                        busy.header("Retry-After", "1")
+                        busy.own_header("Retry-After", "1")
                     }
                 };
                 self.reply(socket, Reply::Refuse(refusal), now);
@@ -519,7 +523,7 @@ impl<I: Io> Shard<I> {
             FullPolicy::Unavailable => {
                 let wait = 1 + self.jitter.next_number() % 10;
                 let full = Refusal::new(503, "this server has as many subscribers as it may hold");
-                Reply::Refuse(full.header("Retry-After", &wait.to_string()))
+                Reply::Refuse(full.own_header("Retry-After", &wait.to_string()))
             }
             FullPolicy::EndStream => {
                 let mut bytes = Vec::new();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::pass::{SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure, StreamKey};
