@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use fanfare_proto::event::{EventType, Topic};
-use fanfare_proto::frame::encode_unnumbered;
+use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
@@ -65,6 +65,8 @@ pub struct Subscribe {
     pub(crate) topics: Vec<Topic>,
     pub(crate) resume: Option<String>,
     pub(crate) gap_notice: bool,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) heartbeat: Option<Duration>,
     pub(crate) sees_private: bool,
     pub(crate) headers: String,
     pub(crate) retry: Option<Duration>,
@@ -77,16 +79,19 @@ impl Subscribe {
         Subscribe { topics: topics.into_iter().collect(), gap_notice: true, ..Subscribe::default() }
     }
 
-    /// What the request itself asks for: `topic=` parameters, and where to resume.
+    /// What the request itself asks for: `topic=` parameters, where to resume, and the switches `gap=`,
+    /// `checkpoint=` and `heartbeat=`.
     ///
     /// # Errors
-    /// No topic, an invalid one, or more than `max_topics`.
+    /// No topic, an invalid one, or more than `max_topics`; a switch with a value that it does not have.
     pub fn from_request(request: &RequestHead<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
         let query = SubscribeQuery::from_head(request, max_topics)?;
         Ok(Subscribe {
             topics: query.topics,
             resume: query.resume,
             gap_notice: query.gap_notice,
+            checkpoint: query.checkpoint,
+            heartbeat: query.heartbeat,
             ..Subscribe::default()
         })
     }
@@ -100,6 +105,21 @@ impl Subscribe {
     /// Whether a gap is told in the stream, by a `fanfare.gap` event. The default is yes.
     pub fn gap_notice(mut self, tell: bool) -> Subscribe {
         self.gap_notice = tell;
+        self
+    }
+
+    /// How this subscriber is told where it is before its first event, and on a quiet stream. The default is
+    /// [`Checkpoint::Block`]: an id that browsers adopt without dispatching anything.
+    pub fn checkpoint(mut self, form: Checkpoint) -> Subscribe {
+        self.checkpoint = form;
+        self
+    }
+
+    /// The longest silence that this subscriber allows: it gets a heartbeat where nothing else was sent for
+    /// so long, within [`crate::Limits::heartbeat_min`] and [`crate::Limits::heartbeat`]. The default is the
+    /// latter.
+    pub fn heartbeat(mut self, longest_silence: Duration) -> Subscribe {
+        self.heartbeat = Some(longest_silence);
         self
     }
 

@@ -41,7 +41,7 @@ pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
 pub use fanfare_proto::form::form_fields;
-pub use fanfare_proto::frame::{HeartbeatForm, WireFormat};
+pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
 pub use fanfare_proto::stream::CloseReason;

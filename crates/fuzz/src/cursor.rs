@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, EventId, Topic};
-use fanfare_proto::frame::Frame;
+use fanfare_proto::frame::{Checkpoint, Frame};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::Retention;
 use fanfare_proto::old_log::{EARLIEST, Log};
@@ -108,6 +108,14 @@ fn subscription(id: &[u8], query: &[u8]) {
             assert_eq!(names, topics);
             assert!(!topics.is_empty() && topics.len() <= MAX_TOPICS);
             assert_eq!(read.gap_notice, all("gap").next_back().is_none_or(|gap| gap == "on"));
+            let checkpoint = all("checkpoint").next_back().map(|value| match value.as_str() {
+                "on" => Checkpoint::Block,
+                "off" => Checkpoint::Off,
+                "event" => Checkpoint::Event,
+                other => panic!("taken: {other:?}"),
+            });
+            assert_eq!(read.checkpoint, checkpoint.unwrap_or_default());
+            assert_eq!(read.heartbeat, all("heartbeat").next_back().and_then(|value| whole_seconds(&value)));
             let header = String::from_utf8_lossy(id.trim_ascii()).into_owned();
             let names = ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "evs_last_event_id"];
             let mut from_query = names.into_iter().flat_map(all).filter(|id| !id.is_empty());
@@ -124,7 +132,20 @@ fn subscription(id: &[u8], query: &[u8]) {
                 |topic: String| topic.is_empty() || topic.len() > 256 || topic.chars().any(char::is_control);
             assert!(all("topic").any(is_bad));
         }
+        Err(SubscribeError::Checkpoint) => {
+            assert!(all("checkpoint").any(|value| !["on", "off", "event"].contains(&value.as_str())));
+        }
+        Err(SubscribeError::Heartbeat) => {
+            assert!(all("heartbeat").any(|value| whole_seconds(&value).is_none()));
+        }
         Err(SubscribeError::Gap) => assert!(all("gap").any(|gap| gap != "on" && gap != "off")),
         Err(other) => panic!("unknown: {other:?}"),
     }
+}
+
+/// Seconds as a heartbeat is asked for; more than any integer is the largest one.
+fn whole_seconds(text: &str) -> Option<Duration> {
+    let only_digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    let seconds = text.parse().unwrap_or(u64::MAX);
+    (only_digits && seconds > 0).then(|| Duration::from_secs(seconds))
 }

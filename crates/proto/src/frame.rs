@@ -192,6 +192,37 @@ pub fn gap_event(after: &str, cursor: Cursor, next: Option<&Frame>, format: Wire
     wrap(&body, format, out);
 }
 
+/// How a client is told where it is when there is no event to carry the id.
+///
+/// A client that is cut before its first event has no id to come back with: it misses what was published
+/// meanwhile, and no gap is reported. A checkpoint gives it an id. Clients differ in what they do with one, so
+/// each subscription chooses; `docs/CLIENTS.md` says what each client needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Checkpoint {
+    /// No checkpoints: the client has an id from its first event on.
+    Off,
+    /// `id: <cursor>` and a blank line. "If the data buffer is an empty string, set the data buffer and the
+    /// event type buffer to the empty string and return" (HTML standard, section 9.2.6): a browser adopts the
+    /// id and dispatches nothing. Some clients ignore the block, and some make an empty message of it.
+    #[default]
+    Block,
+    /// An event of the type `fanfare.checkpoint` with the data `{}`, for clients that ignore blocks without
+    /// data. Every client adopts its id; a browser dispatches it only to listeners for its type.
+    Event,
+}
+
+/// Appends a checkpoint: the client has everything up to `cursor`. Nothing for [`Checkpoint::Off`]. Wrap it
+/// with [`wrap`]; it may share a chunk with the [`prelude`].
+pub fn checkpoint(form: Checkpoint, cursor: Cursor, out: &mut Vec<u8>) {
+    match form {
+        Checkpoint::Off => return,
+        Checkpoint::Block => {}
+        Checkpoint::Event => out.extend_from_slice(b"event: fanfare.checkpoint\ndata: {}\n"),
+    }
+    put_field(ID, cursor.to_string().as_bytes(), out);
+    out.push(b'\n');
+}
+
 /// The comment that keeps a path open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HeartbeatForm {
@@ -211,16 +242,6 @@ pub fn heartbeat(form: HeartbeatForm, format: WireFormat) -> &'static [u8] {
         (HeartbeatForm::Blank, WireFormat::Plain) => b":\n\n",
         (HeartbeatForm::Blank, WireFormat::Chunked) => b"3\r\n:\n\n\r\n",
     }
-}
-
-/// Appends a block that is nothing but an id: a client that dispatches nothing for it comes back with this id. `wire_id`
-/// is made by the engine.
-pub fn checkpoint(wire_id: &str, format: WireFormat, out: &mut Vec<u8>) {
-    let mut body = SmallVec::<[u8; 64]>::new();
-    body.extend_from_slice(ID);
-    body.extend_from_slice(wire_id.as_bytes());
-    body.extend_from_slice(b"\n\n");
-    wrap(&body, format, out);
 }
 
 /// Appends the end of a stream: a `retry` line, then in [`WireFormat::Chunked`] the last chunk (RFC 9112,
@@ -524,6 +545,17 @@ mod tests {
             let chunk = format!("<{:x}\r\n{body}\r\n", body.len());
             assert_eq!(written(|out| gap_event("a", cursor, Some(&next), WireFormat::Chunked, out)), chunk);
         }
+    }
+
+    #[test]
+    fn a_checkpoint_is_an_id_and_a_blank_line_or_an_event() {
+        let cursor = Cursor { epoch: Epoch::new(35), seq: 7 };
+        assert_eq!(written(|out| checkpoint(Checkpoint::Off, cursor, out)), "<");
+        assert_eq!(written(|out| checkpoint(Checkpoint::Block, cursor, out)), "<id: 00000000z-7\n\n");
+        assert_eq!(
+            written(|out| checkpoint(Checkpoint::Event, cursor, out)),
+            "<event: fanfare.checkpoint\ndata: {}\nid: 00000000z-7\n\n"
+        );
     }
 
     #[test]

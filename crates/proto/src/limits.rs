@@ -175,9 +175,12 @@ pub struct Limits {
     pub laggard_policy: LaggardPolicy,
     /// What the log keeps, for those who resume and for laggards.
     pub log: LogLimits,
-    /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s, some
-    /// polyfills at 45 s.
+    /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s,
+    /// some polyfills at 45 s.
     pub heartbeat: Duration,
+    /// A subscription may ask for a shorter interval between heartbeats, down to this. Below it, it gets
+    /// this. Some clients give up after 5 s of silence. Every heartbeat costs about as much as a delivery.
+    pub heartbeat_min: Duration,
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
     /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
@@ -208,10 +211,20 @@ impl Default for Limits {
             laggard_policy: LaggardPolicy::default(),
             log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
+            heartbeat_min: Duration::from_secs(1),
             heartbeat_form: HeartbeatForm::Line,
             connection_age: None,
             retry: Duration::from_secs(2),
         }
+    }
+}
+
+impl Limits {
+    /// The time between heartbeats of a subscription that allows at most `asked` of silence (`None`: it did
+    /// not ask): at least [`Limits::heartbeat_min`], at most [`Limits::heartbeat`], which is all that a
+    /// longer one needs.
+    pub fn heartbeat_interval(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.heartbeat, |asked| asked.max(self.heartbeat_min).min(self.heartbeat))
     }
 }
 
@@ -280,3 +293,22 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Old frames are dropped at most this late, so that a quiet shard wakes once for many of them.
 pub const EXPIRY_SLACK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_as_often_as_was_asked_within_the_bounds() {
+        let seconds = Duration::from_secs;
+        let limits = Limits { heartbeat: seconds(20), heartbeat_min: seconds(2), ..Limits::default() };
+        let cases =
+            [(None, 20), (Some(1), 2), (Some(2), 2), (Some(4), 4), (Some(20), 20), (Some(u64::MAX), 20)];
+        for (asked, interval) in cases {
+            assert_eq!(limits.heartbeat_interval(asked.map(seconds)), seconds(interval), "{asked:?}");
+        }
+        // A server whose own interval is below the least one keeps its own.
+        let quick = Limits { heartbeat: Duration::from_millis(200), ..limits };
+        assert_eq!(quick.heartbeat_interval(Some(seconds(1))), Duration::from_millis(200));
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::audience::AudienceId;
+use crate::frame::Checkpoint;
 
 /// Tenths of a second since the shard began, the unit of a stream's times: 32 bits last 13 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,15 +49,15 @@ pub struct Stream {
 pub struct StreamOptions {
     /// Gaps are reported in the stream.
     pub gap_notice: bool,
-    /// Heartbeats carry the stream's cursor, so that the id of a quiet topic does not grow old.
-    pub checkpoint: bool,
+    /// How heartbeats carry the stream's cursor, so that the id of a quiet topic does not grow old.
+    pub checkpoint: Checkpoint,
     /// The longest silence before a heartbeat; `None`: the engine's interval.
     pub heartbeat: Option<Deciseconds16>,
 }
 
 impl Default for StreamOptions {
     fn default() -> StreamOptions {
-        StreamOptions { gap_notice: true, checkpoint: false, heartbeat: None }
+        StreamOptions { gap_notice: true, checkpoint: Checkpoint::Off, heartbeat: None }
     }
 }
 

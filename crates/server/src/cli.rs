@@ -107,6 +107,9 @@ pub(crate) struct ServeOptions {
     /// A comment is sent where nothing else was for this long
     #[arg(long, env = "FANFARE_HEARTBEAT", value_name = "TIME", value_parser = time, default_value = "20s")]
     pub(crate) heartbeat: Duration,
+    /// The shortest interval between heartbeats that a subscriber may ask for (`heartbeat=SECONDS`)
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1s")]
+    pub(crate) heartbeat_min: Duration,
     /// End each heartbeat with a blank line, for clients that read no further than one
     #[arg(long)]
     pub(crate) heartbeat_blank_line: bool,
@@ -208,6 +211,7 @@ impl ServeOptions {
                 age: self.retain_age,
             },
             heartbeat: self.heartbeat,
+            heartbeat_min: self.heartbeat_min,
             heartbeat_form: match self.heartbeat_blank_line {
                 true => HeartbeatForm::Blank,
                 false => HeartbeatForm::Line,

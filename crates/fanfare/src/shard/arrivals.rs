@@ -12,12 +12,12 @@ use fanfare_io::{Cause, Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::delivery::{Opened, StreamKey};
 use fanfare_proto::event_log::EventLog;
-use fanfare_proto::frame::{WireFormat, ending, prelude, wrap};
+use fanfare_proto::frame::{WireFormat, checkpoint, ending, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
 use fanfare_proto::limits::{AHEAD_POLL, AHEAD_WAIT, FullPolicy, LINGER, RESUMES};
 use fanfare_proto::link::{Transport, Unsent};
 use fanfare_proto::log::Start;
-use fanfare_proto::stream::StreamOptions;
+use fanfare_proto::stream::{Deciseconds16, StreamOptions};
 use slab::Slab;
 
 use super::{Shard, SlotKey, milliseconds};
@@ -472,7 +472,12 @@ impl<I: Io> Shard<I> {
         let topics = subscribe.topics.iter().cloned();
         let subscription = Subscription::new(topics, format, Transport::Http1, subscribe.sees_private);
         let opened = self.delivery.open(subscription, start, &mut self.links.log);
-        let options = StreamOptions { gap_notice: subscribe.gap_notice, ..StreamOptions::default() };
+        let heartbeat = self.limits.heartbeat_interval(subscribe.heartbeat);
+        let options = StreamOptions {
+            gap_notice: subscribe.gap_notice,
+            checkpoint: subscribe.checkpoint,
+            heartbeat: (heartbeat < self.limits.heartbeat).then(|| Deciseconds16::of(heartbeat)),
+        };
         let opening = self.opening(subscribe, format, &opened);
         match self.send_own(&opening, socket) {
             Ok(sent) => {
@@ -495,9 +500,14 @@ impl<I: Io> Shard<I> {
         let mut body = Vec::with_capacity(64);
         let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
         prelude(retry_ms, &mut body);
+        let has_notice = opened.gap && subscribe.gap_notice;
+        if !has_notice {
+            // The notice of a gap has an id itself.
+            checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
+        }
         body.extend_from_slice(&subscribe.greeting);
         wrap(&body, format, &mut bytes);
-        if opened.gap && subscribe.gap_notice {
+        if has_notice {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
             self.delivery.opening_gap_event(opened, asked, &self.links.log, &mut bytes);
         }

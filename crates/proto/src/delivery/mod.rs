@@ -39,7 +39,7 @@ use crate::audience::{Audiences, Member, SweepBounds};
 use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::event_log::EventLog;
-use crate::frame::Frame;
+use crate::frame::{Checkpoint, Frame};
 use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggards, NewLaggard};
@@ -365,7 +365,7 @@ impl Delivery {
             }
         }
         self.subscribers.remove(slot as usize);
-        self.upkeep.checkpoints -= usize::from(stream.options.checkpoint);
+        self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
         self.remove_audience_if_empty(stream.audience, log);
         let key = StreamKey { slot, generation: link.generation };
         self.closed.push(Closed { socket: link.socket, key, reason, finish });
@@ -393,7 +393,8 @@ impl Delivery {
         (subscriber.link.generation == key.generation).then_some(*subscriber)
     }
 
-    fn cursor(&self, seq: u64) -> Cursor {
+    /// A number of this log as a cursor.
+    pub fn cursor(&self, seq: u64) -> Cursor {
         Cursor { epoch: self.epoch, seq }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Budgets, Delivery, StreamKey, Subscriber};
 use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
-use crate::frame::{Frame, WireFormat, checkpoint, ending, gap_event, heartbeat};
+use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
 use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
 use crate::link::Unsent;
@@ -54,23 +54,25 @@ enum InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeartbeatKind {
     format: WireFormat,
-    checkpoint: bool,
+    checkpoint: Checkpoint,
 }
 
 impl HeartbeatKind {
-    const COUNT: usize = 4;
+    const ALL: [HeartbeatKind; 6] = [
+        HeartbeatKind::new(WireFormat::Chunked, Checkpoint::Off),
+        HeartbeatKind::new(WireFormat::Plain, Checkpoint::Off),
+        HeartbeatKind::new(WireFormat::Chunked, Checkpoint::Block),
+        HeartbeatKind::new(WireFormat::Plain, Checkpoint::Block),
+        HeartbeatKind::new(WireFormat::Chunked, Checkpoint::Event),
+        HeartbeatKind::new(WireFormat::Plain, Checkpoint::Event),
+    ];
 
-    pub(super) fn new(format: WireFormat, checkpoint: bool) -> HeartbeatKind {
+    pub(super) const fn new(format: WireFormat, checkpoint: Checkpoint) -> HeartbeatKind {
         HeartbeatKind { format, checkpoint }
     }
 
     fn index(self) -> usize {
-        usize::from(self.checkpoint) * 2 + usize::from(self.format == WireFormat::Plain)
-    }
-
-    fn of(index: usize) -> HeartbeatKind {
-        let format = if index % 2 == 0 { WireFormat::Chunked } else { WireFormat::Plain };
-        HeartbeatKind { format, checkpoint: index >= 2 }
+        2 * self.checkpoint as usize + usize::from(self.format == WireFormat::Plain)
     }
 }
 
@@ -96,7 +98,7 @@ pub(super) struct Sending {
     /// A laggard whose unsent bytes have just gone out, and whose turn goes on.
     next_laggard: Option<u32>,
     /// Streams whose heartbeat is due, by its kind.
-    heartbeats: [Vec<StreamKey>; HeartbeatKind::COUNT],
+    heartbeats: [Vec<StreamKey>; HeartbeatKind::ALL.len()],
     /// Streams to be ended, and why.
     endings: VecDeque<(StreamKey, CloseReason)>,
     /// What heartbeats may say: every event up to here has been handed to this shard.
@@ -475,7 +477,7 @@ impl Delivery {
             }
             self.sending.heartbeats[index] = keys;
             if !self.sending.slots.is_empty() {
-                let kind = HeartbeatKind::of(index);
+                let kind = HeartbeatKind::ALL[index];
                 self.fill_heartbeat(kind);
                 return Some(InFlight::Heartbeats(kind));
             }
@@ -485,9 +487,10 @@ impl Delivery {
     fn fill_heartbeat(&mut self, kind: HeartbeatKind) {
         self.sending.own.clear();
         match self.sending.caught_up_to {
-            Some(seq) if kind.checkpoint => {
-                let id = self.cursor(seq).to_string();
-                checkpoint(&id, kind.format, &mut self.sending.own);
+            Some(seq) if kind.checkpoint != Checkpoint::Off => {
+                let mut body = Vec::with_capacity(64);
+                checkpoint(kind.checkpoint, self.cursor(seq), &mut body);
+                wrap(&body, kind.format, &mut self.sending.own);
             }
             _ => self.sending.own.extend_from_slice(heartbeat(self.limits.heartbeat_form, kind.format)),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::sending::HeartbeatKind;
 use super::{Delivery, StreamKey, Subscriber};
 use crate::event_log::EventLog;
+use crate::frame::Checkpoint;
 use crate::limits::{LAGGARD_CHECK, STANDSTILL};
 use crate::shrink::shrink_slab;
 use crate::stream::{CloseReason, Deciseconds, Place, StreamOptions};
@@ -51,7 +52,7 @@ impl Upkeep {
 
 impl Delivery {
     pub(super) fn begin_upkeep(&mut self, key: StreamKey, options: StreamOptions, now: Duration) {
-        self.upkeep.checkpoints += usize::from(options.checkpoint);
+        self.upkeep.checkpoints += usize::from(options.checkpoint != Checkpoint::Off);
         if let Some(interval) = options.heartbeat {
             let at = Deciseconds::of(now + interval.time());
             self.upkeep.timers.push(Reverse((at, key.slot, key.generation)));
@@ -160,9 +161,8 @@ impl Delivery {
         let Place::Member(_) = stream.place else { return };
         let format = self.audiences.subscription(stream.audience).format();
         // In the middle of a sweep a member may not have everything that this shard was handed.
-        let checkpoint = stream.options.checkpoint
-            && self.sending.caught_up_to.is_some()
-            && !self.audiences.is_being_swept(stream.audience);
+        let is_known = self.sending.caught_up_to.is_some() && !self.audiences.is_being_swept(stream.audience);
+        let checkpoint = if is_known { stream.options.checkpoint } else { Checkpoint::Off };
         self.sending.queue_heartbeat(key, HeartbeatKind::new(format, checkpoint));
     }
 

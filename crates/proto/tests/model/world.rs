@@ -17,7 +17,7 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::delivery::{Budgets, Closed, Delivery, SendFailure, StreamKey};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::event_log::UnsharedLog;
-use fanfare_proto::frame::{Frame, HeartbeatForm, WireFormat, heartbeat};
+use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbeat};
 use fanfare_proto::limits::{LaggardPolicy, Limits, LogLimits, Retention};
 use fanfare_proto::link::{Transport, Unsent};
 use fanfare_proto::log::{EARLIEST, Log, Start};
@@ -202,7 +202,7 @@ impl World {
         };
         let options = StreamOptions {
             gap_notice: !self.choices.one_in(4),
-            checkpoint: self.choices.one_in(2),
+            checkpoint: self.choices.pick(&[Checkpoint::Off, Checkpoint::Block]),
             heartbeat: self.choices.one_in(4).then(|| Deciseconds16::of(Duration::from_millis(700))),
         };
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
@@ -510,7 +510,7 @@ impl World {
                 reader.seen,
                 self.first_after(reader, reader.seen).map(|next| next.seq())
             );
-            assert!(reader.options.checkpoint, "a checkpoint that was not asked for");
+            assert!(reader.options.checkpoint != Checkpoint::Off, "a checkpoint that was not asked for");
             let available_after = self.log.available_after(reader.subscription.topics());
             let in_silence = self.may_skip_in_silence(reader, self.first_after(reader, reader.seen))
                 && cursor.seq <= available_after.max(reader.seen);
