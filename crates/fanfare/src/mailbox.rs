@@ -16,7 +16,7 @@ use crate::sync::{AtomicBool, Mutex, Waker, lock};
 
 #[cfg(test)]
 #[cfg(fanfare_loom)]
-mod models;
+pub(crate) mod models;
 #[cfg(test)]
 #[cfg(not(fanfare_loom))]
 mod tests;

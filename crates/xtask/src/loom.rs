@@ -5,8 +5,8 @@ use std::process::{Command, ExitCode};
 use crate::test::Tally;
 use crate::{cargo, line_of, listen, not_started, root};
 
-/// Where the models are.
-const MODELS: &str = "mailbox::models::";
+/// Where the models are, in each of the modules that have some.
+const MODELS: &str = "::models::";
 
 /// How far to search.
 #[derive(clap::Args)]
@@ -68,7 +68,7 @@ fn list() -> Result<String, String> {
 /// The models with this in their names. The names of others, and of the module, do not count.
 fn named<'a>(list: &'a str, wanted: &str) -> Vec<&'a str> {
     let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
-    tests.filter(|test| test.strip_prefix(MODELS).is_some_and(|name| name.contains(wanted))).collect()
+    tests.filter(|test| test.split_once(MODELS).is_some_and(|(_, name)| name.contains(wanted))).collect()
 }
 
 #[cfg(test)]

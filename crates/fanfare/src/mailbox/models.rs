@@ -28,12 +28,13 @@ use loom::thread;
 use super::{Mail, Mailbox};
 use crate::admission::Subscribe;
 use crate::counts::SharedCounts;
-use crate::hub::{AdoptError, Hub, PublishError, ShardHandle};
-use crate::sync::{AtomicBool, AtomicU64, Waker};
+use crate::hub::{AdoptError, Amount, Common, Hub, PublishError, Published, ShardHandle};
+use crate::shared_log::{Interest, SharedLog, log_of};
+use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
 
 /// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
 /// costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
-fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     let runs = Arc::new(AtomicUsize::new(0));
@@ -46,63 +47,56 @@ fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 }
 
 /// The hub with some shards, and what these have of it.
-fn world(shards: usize, limits: Limits) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
-    let newest = Arc::new(AtomicU64::new(0));
+pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
     let (handles, readers) = (0..shards)
-        .map(|_| {
-            let mailbox = Arc::new(Mailbox::new(Waker::default()));
+        .map(|shard| {
+            let mailbox = common.mailbox(shard, Waker::default());
             let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
-            let reader = Reader { adopted: Some(adopted), ..Reader::of(Arc::clone(&mailbox)) };
+            let log = common.shared_log(shard, Arc::clone(&mailbox));
+            let mut reader = Reader::of(Arc::clone(&mailbox));
+            (reader.adopted, reader.log) = (Some(adopted), Some(log));
             (ShardHandle { mailbox, sockets, counts }, reader)
         })
         .unzip();
-    (
-        Hub::new(
-            Epoch::new(1),
-            Clock::start(),
-            limits,
-            SocketOptions::default(),
-            handles,
-            Arc::clone(&newest),
-        ),
-        readers,
-        newest,
-    )
+    let newest = common.newest();
+    (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles), readers, newest)
 }
 
 fn world_of_one(limits: Limits) -> (Hub, Reader) {
-    let (hub, mut readers, _) = world(1, limits);
+    let (hub, mut readers, _) = world(1, limits, Interest::All);
     (hub, readers.remove(0))
 }
 
 fn world_of_two(limits: Limits) -> (Hub, Reader, Reader, Arc<AtomicU64>) {
-    let (hub, mut readers, newest) = world(2, limits);
+    let (hub, mut readers, newest) = world(2, limits, Interest::All);
     let second = readers.remove(1);
     (hub, readers.remove(0), second, newest)
 }
 
 /// A shard, as far as its mailbox is concerned.
-struct Reader {
-    mailbox: Arc<Mailbox>,
+pub(crate) struct Reader {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) log: Option<SharedLog>,
     adopted: Option<SocketReceiver>,
-    head: u64,
+    pub(crate) head: u64,
     /// The topic of each event, in order.
     topics: Vec<String>,
 }
 
 impl Reader {
     fn of(mailbox: Arc<Mailbox>) -> Reader {
-        Reader { mailbox, adopted: None, head: 0, topics: Vec::new() }
+        Reader { mailbox, log: None, adopted: None, head: 0, topics: Vec::new() }
     }
 
     /// One without a hub.
     fn alone() -> Reader {
-        Reader::of(Arc::new(Mailbox::new(Waker::default())))
+        Reader::of(Arc::new(Mailbox::new(0, Waker::default(), Arc::default())))
     }
 
     /// One turn of the loop: sleeps where nothing waits, then takes everything.
-    fn turn(&mut self) -> VecDeque<Mail> {
+    pub(crate) fn turn(&mut self) -> VecDeque<Mail> {
         if self.mailbox.prepare_sleep() {
             self.mailbox.waker.wait();
         }
@@ -110,22 +104,22 @@ impl Reader {
         self.take()
     }
 
-    fn take(&mut self) -> VecDeque<Mail> {
+    pub(crate) fn take(&mut self) -> VecDeque<Mail> {
         let mut inbox = VecDeque::new();
         self.mailbox.take(&mut inbox);
         inbox
     }
 
     /// Acts on an event. Like a shard's log, it insists on each, in order.
-    fn act_on(&mut self, mail: Mail) {
+    pub(crate) fn act_on(&mut self, mail: Mail) {
         let Mail::Event(frame) = mail else { panic!("not an event") };
-        self.mailbox.done_with(&frame);
+        self.mailbox.release_capacity(&frame);
         assert_eq!(frame.seq(), self.head + 1, "an event is missing or out of order");
         self.head = frame.seq();
         self.topics.push(frame.topics()[0].to_string());
     }
 
-    fn act_on_all(&mut self, inbox: VecDeque<Mail>) {
+    pub(crate) fn act_on_all(&mut self, inbox: VecDeque<Mail>) {
         inbox.into_iter().for_each(|mail| self.act_on(mail));
     }
 
@@ -138,12 +132,21 @@ impl Reader {
     }
 }
 
-fn event(topic: &str) -> Event {
+pub(crate) fn event(topic: &str) -> Event {
     Event::new(Topic::new(topic).unwrap())
 }
 
 fn frame(seq: u64) -> Arc<Frame> {
     Arc::new(Frame::encode(seq, "id", event("t"), Duration::ZERO))
+}
+
+/// As a release does it.
+fn push_events(mailbox: &Mailbox, frames: Vec<Arc<Frame>>) {
+    let bytes = frames.iter().map(|frame| frame.size()).sum();
+    mailbox.reserve(Amount { events: frames.len(), bytes });
+    if mailbox.push_events(frames) {
+        mailbox.wake();
+    }
 }
 
 /// Something to push that is no event.
@@ -152,9 +155,20 @@ fn push_question(mailbox: &Mailbox) {
     mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
 }
 
-/// The bytes of events.
-fn size_of(mail: &VecDeque<Mail>) -> usize {
-    mail.iter().map(|mail| if let Mail::Event(frame) = mail { frame.size() } else { 0 }).sum()
+/// What events take.
+fn amount_of<'mail>(mail: impl IntoIterator<Item = &'mail Mail>) -> Amount {
+    let mut amount = Amount::default();
+    for mail in mail {
+        if let Mail::Event(frame) = mail {
+            amount.add(Amount { events: 1, bytes: frame.size() });
+        }
+    }
+    amount
+}
+
+/// Publishes an event, which is dropped where it is refused.
+pub(crate) fn publish(hub: &Hub, topic: &str) -> Result<Published, PublishError> {
+    hub.publish(event(topic)).map_err(PublishError::from)
 }
 
 // ---- Wake-ups ----
@@ -167,7 +181,7 @@ fn no_wake_up_is_lost() {
         let mut reader = Reader::alone();
         let (one, other) = (Arc::clone(&reader.mailbox), Arc::clone(&reader.mailbox));
         let pushers = [
-            thread::spawn(move || one.push_events([frame(1)].iter())),
+            thread::spawn(move || push_events(&one, vec![frame(1)])),
             thread::spawn(move || push_question(&other)),
         ];
         let (mut letters, mut turns) = (0, 0);
@@ -214,7 +228,7 @@ fn a_sleeper_is_woken_once() {
             let mailbox = Arc::clone(&reader.mailbox);
             thread::spawn(move || {
                 push_question(&mailbox);
-                mailbox.push_events([frame(1), frame(2)].iter());
+                push_events(&mailbox, vec![frame(1), frame(2)]);
             })
         });
         for pusher in pushers {
@@ -234,7 +248,7 @@ fn nobody_wakes_who_is_awake() {
         push_question(&reader.mailbox);
         assert!(!reader.mailbox.prepare_sleep());
         let mailbox = Arc::clone(&reader.mailbox);
-        let pusher = thread::spawn(move || mailbox.push_events([frame(1)].iter()));
+        let pusher = thread::spawn(move || push_events(&mailbox, vec![frame(1)]));
         reader.take();
         pusher.join().unwrap();
         assert_eq!(reader.mailbox.waker.wakes(), 0);
@@ -253,24 +267,24 @@ fn a_mailbox_is_bounded() {
         let (hub, mut reader) = world_of_one(limits.clone());
         let publishers = ["a", "b"].map(|topic| {
             let hub = hub.clone();
-            thread::spawn(move || (0..2).filter(|_| hub.publish(event(topic)).is_ok()).count())
+            thread::spawn(move || (0..2).filter(|_| publish(&hub, topic).is_ok()).count())
         });
         // A shard takes more only when it has acted on everything.
         for _ in 0..2 {
             let mut in_hand = reader.take();
             while !in_hand.is_empty() {
-                let state = reader.mailbox.lock();
-                assert!(in_hand.len() + state.queue.len() <= limits.mailbox_events);
-                assert!(size_of(&in_hand) + size_of(&state.queue) <= limits.mailbox_bytes);
+                let state = lock(&reader.mailbox.state);
+                let waits = amount_of(in_hand.iter().chain(&state.queue));
                 drop(state);
+                assert!(waits.events <= limits.mailbox_events && waits.bytes <= limits.mailbox_bytes);
                 reader.act_on(in_hand.pop_front().unwrap());
             }
         }
         let accepted: usize = publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum();
         let inbox = reader.take();
-        assert_eq!(reader.mailbox.waiting(), (inbox.len(), size_of(&inbox)));
+        assert_eq!(reader.mailbox.capacity().taken(), amount_of(&inbox));
         reader.act_on_all(inbox);
-        assert_eq!((reader.head as usize, reader.mailbox.waiting()), (accepted, (0, 0)));
+        assert_eq!((reader.head as usize, reader.mailbox.capacity().taken()), (accepted, Amount::default()));
     });
 }
 
@@ -279,8 +293,8 @@ fn a_mailbox_is_bounded() {
 fn busy_is_said_only_where_it_is_so() {
     explore(5, || {
         let (hub, mut reader) = world_of_one(Limits { mailbox_events: 1, ..Limits::default() });
-        hub.publish(event("first")).unwrap();
-        assert_eq!(hub.publish(event("too many")), Err(PublishError::Busy));
+        publish(&hub, "first").unwrap();
+        assert_eq!(publish(&hub, "too many"), Err(PublishError::Busy));
         let told = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&told);
         let shard = thread::spawn(move || {
@@ -291,13 +305,13 @@ fn busy_is_said_only_where_it_is_so() {
             reader
         });
         let room = told.load(Ordering::Acquire);
-        let second = hub.publish(event("second"));
+        let second = publish(&hub, "second");
         assert!(!room || second.is_ok(), "refused, and nothing waits");
         let mut reader = shard.join().unwrap();
         let inbox = reader.take();
         assert_eq!(inbox.len(), usize::from(second.is_ok()));
         reader.act_on_all(inbox);
-        assert_eq!(reader.mailbox.waiting(), (0, 0));
+        assert_eq!(reader.mailbox.capacity().taken(), Amount::default());
     });
 }
 
@@ -348,7 +362,8 @@ fn publish_one_and_two(hub: &Hub) -> [thread::JoinHandle<()>; 2] {
 fn assert_same_order(first: &Reader, second: &Reader) {
     assert_eq!(first.topics, second.topics);
     assert!(first.topics == ["a", "a", "b"] || first.topics == ["b", "a", "a"], "{:?}", first.topics);
-    assert_eq!((first.mailbox.waiting(), second.mailbox.waiting()), ((0, 0), (0, 0)));
+    let nothing = Amount::default();
+    assert_eq!((first.mailbox.capacity().taken(), second.mailbox.capacity().taken()), (nothing, nothing));
 }
 
 /// A batch is accepted by every shard or by none, where one of them has less room; and it comes in one piece.
@@ -386,8 +401,8 @@ fn who_changes_shards_finds_what_it_has_had() {
     explore(3, || {
         let (hub, mut left, mut joined, newest) = world_of_two(Limits::default());
         let publisher = thread::spawn(move || {
-            hub.publish(event("a")).unwrap();
-            hub.publish(event("b")).unwrap();
+            publish(&hub, "a").unwrap();
+            publish(&hub, "b").unwrap();
         });
         // The network between a shard's send and the other's receive.
         let had = Arc::new(AtomicU64::new(0));
@@ -416,13 +431,13 @@ fn a_shard_that_ends_is_noticed() {
         let (hub, mut reader) = world_of_one(Limits::default());
         let publishers = ["a", "b"].map(|topic| {
             let hub = hub.clone();
-            thread::spawn(move || hub.publish(event(topic)))
+            thread::spawn(move || publish(&hub, topic))
         });
         let inbox = reader.turn();
         reader.act_on_all(inbox);
         // What dropping a shard does, also when it panics.
         reader.mailbox.close();
-        assert_eq!(hub.publish(event("late")), Err(PublishError::Stopped));
+        assert_eq!(publish(&hub, "late"), Err(PublishError::Stopped));
         for publisher in publishers {
             let published = publisher.join().unwrap();
             assert!(matches!(published, Ok(_) | Err(PublishError::Stopped)), "{published:?}");
@@ -478,10 +493,10 @@ fn a_drain_is_the_last() {
     explore(3, || {
         let (hub, mut reader) = world_of_one(Limits::default());
         let other = hub.clone();
-        let publisher = thread::spawn(move || (0..2).filter(|_| other.publish(event("a")).is_ok()).count());
+        let publisher = thread::spawn(move || (0..2).filter(|_| publish(&other, "a").is_ok()).count());
         let engine = thread::spawn(move || {
             hub.drain(Duration::ZERO);
-            hub.publish(event("late"))
+            publish(&hub, "late")
         });
         let (mut events, mut drained) = (0, false);
         while !drained {

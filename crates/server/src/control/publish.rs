@@ -26,9 +26,6 @@ const BATCH: usize = 256;
 /// How long a publish waits for room in the mailboxes before it is answered 503.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Pause between two tries.
-const PAUSE: Duration = Duration::from_millis(1);
-
 /// A JSON or form body must be complete within this time; a stream must not pause for longer.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -63,7 +60,7 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
     let body = collect(body, control.max_body).await?;
     if !body::is_array(&body) {
         let mut events = vec![body::json_event(&body)?];
-        let published = publish_waiting(&control.hub, &mut events).await?;
+        let published = publish_waiting(&control.hub, &mut events, &mut Sum::default()).await?;
         return Ok(Json(json!({ "id": published.first })).into_response());
     }
     let mut events = body::json_events(&body)?;
@@ -75,7 +72,7 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
     let mut sum = Sum::default();
     while !events.is_empty() {
         let rest = events.split_off(events.len().min(BATCH));
-        let published = publish_waiting(&control.hub, &mut events).await;
+        let published = publish_waiting(&control.hub, &mut events, &mut sum).await;
         sum.add(published.map_err(|problem| sum.describe(problem))?);
         events = rest;
     }
@@ -85,7 +82,7 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
 async fn publish_form(control: &Control, body: Body) -> Result<Response, Problem> {
     let body = collect(body, control.max_body).await?;
     let mut events = vec![body::form_event(&body)?];
-    let published = publish_waiting(&control.hub, &mut events).await?;
+    let published = publish_waiting(&control.hub, &mut events, &mut Sum::default()).await?;
     Ok(Json(json!({ "id": published.first })).into_response())
 }
 
@@ -151,32 +148,31 @@ async fn flush(
     sum: &mut Sum,
     line: usize,
 ) -> Result<(), Problem> {
-    let published = publish_waiting(&control.hub, events).await;
+    let published = publish_waiting(&control.hub, events, sum).await;
     let published = published.map_err(|problem| sum.describe(problem.at(&format!("up to line {line}"))))?;
     sum.add(published);
     Ok(())
 }
 
-/// Publishes, and waits for room where the mailboxes are full.
-async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>) -> Result<Published, Problem> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let error = match hub.publish_batch(events) {
-            Ok(published) => return Ok(published),
-            Err(error) => error,
-        };
-        if error == PublishError::Busy && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        }
-        return Err(refused(&error));
+/// Publishes, and waits for room where the mailboxes are full. What was published before a refusal is added to `sum`.
+async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> Result<Published, Problem> {
+    let mut publishing = hub.publish_async(events);
+    let (error, published) = match tokio::time::timeout(PATIENCE, &mut publishing).await {
+        Ok(Ok(published)) => return Ok(published),
+        Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
+        Err(_) => (PublishError::Busy, publishing.published().cloned()),
+    };
+    if let Some(published) = published {
+        sum.add(published);
     }
+    Err(refused(&error))
 }
 
 /// The status of a refusal by the hub, and the position of the event at fault.
 fn fault_of(error: &PublishError) -> (u16, Option<usize>) {
     match error {
         PublishError::Busy | PublishError::Stopped => (503, None),
+        PublishError::Empty => (400, None),
         PublishError::TooLarge { index, .. } => (413, Some(*index)),
         PublishError::ReservedId { index } => (400, Some(*index)),
     }
