@@ -143,8 +143,7 @@ impl Log {
 
     /// The memory of the frames and of everything that is kept because of them, in bytes: indexes, the
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
-    /// of 10 KiB and what an allocator rounds up. After each [`Log::append`] it is at most
-    /// [`LogLimits::total_bytes`].
+    /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
         self.held_bytes + self.holders.bytes() + self.expiries.bytes() + self.forgotten.bytes()
     }
@@ -178,7 +177,9 @@ impl Log {
             self.drop_unretained(slot, nanoseconds(now), dropped);
         }
         drop(frame);
-        while self.bytes() > self.limits.total_bytes
+        // What forgotten topics may take is never given away: readers that leave may need it at any time.
+        let at_most = self.limits.total_bytes - self.limits.total_bytes / FORGOTTEN_SHARE;
+        while self.bytes() - self.forgotten.bytes() > at_most
             && let Some(slot) = self.classes.take_turn(&self.topics)
         {
             self.drop_oldest(slot, dropped);
