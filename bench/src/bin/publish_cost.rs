@@ -57,7 +57,8 @@ fn run(options: &Options) -> Outcome<()> {
                 let hub = engine.hub();
                 let topic = Topic::new("measured")?;
                 let reader = with_reader.then(|| read_along(&hub, &topic)).transpose()?;
-                let mut note = |what, figure| figures.entry((with_reader, shards, what)).or_default().push(figure);
+                let mut note =
+                    |what, figure| figures.entry((with_reader, shards, what)).or_default().push(figure);
                 note("single_cpu_us", singles(&hub, &topic, options.singles)?);
                 let (cpu, rate) = batches(&hub, &topic, options.events, options.batch)?;
                 note("batch_cpu_us", cpu);

@@ -7,7 +7,9 @@
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use fanfare::{Decision, Engine, Event, EventType, NotPublished, PublishError, Refusal, RequestHead, Subscribe, Topic};
+use fanfare::{
+    Decision, Engine, Event, EventType, NotPublished, PublishError, Refusal, RequestHead, Subscribe, Topic,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock = Topic::new("clock")?;

@@ -43,7 +43,12 @@ pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, T
 pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
-pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
+pub use fanfare_proto::limits::{
+    FullPolicy, LaggardPolicy, Limits, LogLimits, Retention, RetentionRule, TopicPattern,
+};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{AdoptError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use hub::{
+    AdoptError, Hub, InspectError, Interrupted, NotPublished, PublishError, PublishFuture, Published,
+    TopicsPage,
+};

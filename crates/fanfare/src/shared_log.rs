@@ -219,7 +219,8 @@ impl SharedLog {
 
     /// Whether this shard is the one that trims, and something is too old as far as it knows.
     pub(crate) fn next_expiry_is_due(&self, now: Duration) -> bool {
-        self.shard == ProcessLog::TRIMMING_SHARD && self.process.lock().state.log.next_expiry().is_some_and(|at| at <= now)
+        self.shard == ProcessLog::TRIMMING_SHARD
+            && self.process.lock().state.log.next_expiry().is_some_and(|at| at <= now)
     }
 
     /// Whether this is the shard that trims.
@@ -239,7 +240,10 @@ impl SharedLog {
         let mut count = 0;
         for topic in read {
             count += 1;
-            assert!(log.shards_reading(std::slice::from_ref(topic)).contains(self.shard), "{topic} is not registered");
+            assert!(
+                log.shards_reading(std::slice::from_ref(topic)).contains(self.shard),
+                "{topic} is not registered"
+            );
         }
         let (topics, rest) = log.topics_page(None, usize::MAX);
         assert!(rest.is_none(), "the simulator has few topics");

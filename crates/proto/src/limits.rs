@@ -6,8 +6,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::event::{InvalidEvent, Topic};
+pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::frame::HeartbeatForm;
 use crate::head::HeadLimits;
 
@@ -220,6 +220,21 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// How much memory each part of an engine with so many shards takes at most, in bytes, by its name: what can be
+    /// multiplied from outside. The subscribers themselves come on top, with some sixty bytes each.
+    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 4] {
+        let each = |bytes: usize| bytes.saturating_mul(shards);
+        [
+            ("the log", self.log.total_bytes),
+            ("mailboxes", each(self.mailbox_bytes).min(self.mailbox_total_bytes)),
+            (
+                "slow subscribers and deliveries under way",
+                each(self.laggard_bytes.saturating_add(self.delivery_bytes)),
+            ),
+            ("incomplete requests", each(self.pending.saturating_mul(self.head.max_bytes))),
+        ]
+    }
+
     /// The time between heartbeats of a subscription that allows at most `asked` of silence (`None`: it did
     /// not ask): at least [`Limits::heartbeat_min`], at most [`Limits::heartbeat`], which is all that a
     /// longer one needs.

@@ -134,8 +134,7 @@ impl Run {
             _ => (store.seq(self.frames[whole - 1]), self.ends[whole - 1]),
         };
         let begun = sent > begun_at;
-        let unsent =
-            begun.then(|| Unsent::frame(self.frames[whole], self.format, sent - begun_at, store));
+        let unsent = begun.then(|| Unsent::frame(self.frames[whole], self.format, sent - begun_at, store));
         Cut { cursor, unsent }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfare::{
-    Backend, DescriptorTables, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, Retention, SocketOptions,
+    Backend, DescriptorTables, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention,
+    RetentionRule, SocketOptions, TopicPattern,
 };
 
 /// Pushes Server-Sent Events to very many subscribers.
@@ -81,26 +82,33 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) head_time: Duration,
 
-    /// Events kept for those who resume
+    /// Events kept of each topic, for subscribers that resume or are slow
     #[arg(long, env = "FANFARE_RETAIN_EVENTS", default_value_t = Retention::default().events)]
     pub(crate) retain_events: usize,
-    /// Bytes of events kept
+    /// Bytes of events kept of each topic
     #[arg(long, value_name = "SIZE", default_value_t = size(Retention::default().bytes))]
     pub(crate) retain_bytes: ByteSize,
-    /// Age of events kept
+    /// Age of events kept of each topic
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "1h")]
     pub(crate) retain_age: Duration,
 
-    /// Events that a slow subscriber may be behind
-    #[arg(long, default_value_t = Limits::default().laggard_frames)]
-    pub(crate) laggard_events: usize,
-    /// Bytes that a slow subscriber may be behind
+    /// What is kept of topics with this name or, with a `*` at its end, this beginning, for example
+    /// `chat/*=events:1000,bytes:1MiB,age:10m`; what is left out is as for other topics. May be given several times: the
+    /// first pattern that matches counts
+    #[arg(long, value_name = "TOPIC=BOUNDS", value_parser = retention_rule)]
+    pub(crate) retain: Vec<RetentionRule>,
+    /// Memory of all events kept, with their indexes; where it is full the largest topics lose their oldest events
+    #[arg(long, env = "FANFARE_LOG_BYTES", value_name = "SIZE", default_value_t = size(LogLimits::default().total_bytes))]
+    pub(crate) log_bytes: ByteSize,
+
+    /// Bytes per shard of events that slow subscribers have begun to receive; beyond it the one that is farthest behind is
+    /// disconnected. How far a subscriber may be behind is what is kept for its topics
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().laggard_bytes))]
     pub(crate) laggard_bytes: ByteSize,
     /// Time after which a subscriber that takes nothing is closed
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
     pub(crate) laggard_time: Duration,
-    /// What happens to a slow subscriber at its bound
+    /// What happens to a slow subscriber when what it needs is not kept any more
     #[arg(long, value_enum, default_value_t = AtBound::Disconnect)]
     pub(crate) laggard_policy: AtBound,
 
@@ -198,17 +206,20 @@ impl ServeOptions {
             head_time: self.head_time,
             topics_per_subscription: self.max_topics,
             event_bytes: self.max_event.as_u64() as usize,
-            laggard_frames: self.laggard_events,
             laggard_bytes: self.laggard_bytes.as_u64() as usize,
             laggard_time: self.laggard_time,
             laggard_policy: match self.laggard_policy {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,
                 AtBound::Skip => LaggardPolicy::Skip,
             },
-            retention: Retention {
-                events: self.retain_events,
-                bytes: self.retain_bytes.as_u64() as usize,
-                age: self.retain_age,
+            log: LogLimits {
+                retention: Retention {
+                    events: self.retain_events,
+                    bytes: self.retain_bytes.as_u64() as usize,
+                    age: self.retain_age,
+                },
+                rules: self.retain.clone(),
+                total_bytes: self.log_bytes.as_u64() as usize,
             },
             heartbeat: self.heartbeat,
             heartbeat_min: self.heartbeat_min,
@@ -239,4 +250,30 @@ fn time(text: &str) -> Result<Duration, String> {
         Ok(time) => Ok(time),
         Err(_) => Err("not a time; write for example 20s, 500ms or 1h".to_owned()),
     }
+}
+
+/// `chat/*=events:1000,bytes:1MiB,age:10m`.
+fn retention_rule(text: &str) -> Result<RetentionRule, String> {
+    let (topics, bounds) = text
+        .rsplit_once('=')
+        .ok_or("write a topic, `=`, and bounds, for example chat/*=events:1000,age:10m")?;
+    let topics: TopicPattern = topics.parse().map_err(|error| format!("{topics:?}: {error}"))?;
+    let mut retention = Retention::default();
+    for bound in bounds.split(',') {
+        let (name, value) = bound.split_once(':').unwrap_or((bound, ""));
+        match name {
+            "events" => {
+                retention.events =
+                    value.parse().map_err(|_| format!("{value:?} is not a number of events"))?;
+            }
+            "bytes" => {
+                let size: ByteSize =
+                    value.parse().map_err(|_| format!("{value:?} is not a size such as 1MiB"))?;
+                retention.bytes = size.as_u64() as usize;
+            }
+            "age" => retention.age = time(value)?,
+            _ => return Err(format!("{name:?} is not a bound; use events:COUNT, bytes:SIZE and age:TIME")),
+        }
+    }
+    Ok(RetentionRule { topics, retention })
 }

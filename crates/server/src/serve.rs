@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{Counts, Engine, Farewell};
+use bytesize::ByteSize;
+use fanfare::{CloseReason, Counts, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -26,7 +27,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const MEMORY_INTERVALS: u32 = 20;
 
 /// Disconnected because they do not read as fast as they must.
-const SLOW: [Farewell; 2] = [Farewell::LaggardFull, Farewell::LaggardStalled];
+const SLOW: [CloseReason; 2] = [CloseReason::LaggardFull, CloseReason::LaggardStalled];
 
 pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -86,9 +87,9 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let end = engine.stop(options.drain);
     let counts = hub.counts();
     tracing::info!(
-        drained = counts.farewell(Farewell::Drained),
-        cut = counts.farewell(Farewell::Cut),
-        slow = SLOW.map(|reason| counts.farewell(reason)).iter().sum::<u64>(),
+        drained = counts.closed_for(CloseReason::Drained),
+        cut = counts.closed_for(CloseReason::Cut),
+        slow = SLOW.map(|reason| counts.closed_for(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
     end.map_err(|_| "a shard has panicked; its message is above".into())
@@ -112,16 +113,17 @@ fn announce(engine: &Engine) {
     }
     let hub = engine.hub();
     let limits = hub.limits();
+    let bounds = limits.memory_bounds(engine.shards());
+    let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    let parts: Vec<String> =
+        bounds.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::b(*bytes as u64))).collect();
     tracing::info!(
         %backend,
         %tables,
         shards = engine.shards(),
         connections_per_shard = limits.connections,
-        log_mib = limits.retention.bytes >> 20,
-        window_mib = limits.laggard_bytes >> 20,
-        mailbox_mib = limits.mailbox_bytes >> 20,
-        pending_mib = (limits.pending * limits.head.max_bytes) >> 20,
-        "bounds of each shard"
+        memory_at_most = %ByteSize::b(sum as u64),
+        "{}", parts.join(", ")
     );
     let mut out = io::stdout().lock();
     for address in engine.addresses() {
@@ -187,8 +189,8 @@ fn report(before: &Counts, now: &Counts) {
         tracing::info!(count, "request heads were not complete in time");
     }
     for reason in SLOW {
-        if now.farewell(reason) > before.farewell(reason) {
-            let count = now.farewell(reason) - before.farewell(reason);
+        if now.closed_for(reason) > before.closed_for(reason) {
+            let count = now.closed_for(reason) - before.closed_for(reason);
             tracing::info!(count, reason = reason.name(), "slow subscribers were disconnected");
         }
     }

@@ -25,8 +25,8 @@ use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shared_log::SharedLog;
-pub(crate) use arrivals::RECEIVE_BYTES;
 use arrivals::Arrivals;
+pub(crate) use arrivals::RECEIVE_BYTES;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use fanfare_proto::delivery::Budgets;
 

@@ -100,7 +100,8 @@ impl Audiences {
             let line = if is_small { &mut self.small_line } else { &mut self.broad_line };
             while let Some(audience) = line.pop_front() {
                 // An audience that stood in line may have left the table since.
-                let Some(key) = self.table.get(audience.0 as usize).and_then(|audience| audience.sweep) else {
+                let Some(key) = self.table.get(audience.0 as usize).and_then(|audience| audience.sweep)
+                else {
                     continue;
                 };
                 let sweep = &mut self.sweeps[key.place()];
@@ -229,7 +230,8 @@ impl Audiences {
     pub(super) fn check_sweep(&self, id: AudienceId, audience: &Audience, store: &FrameStore) {
         let Some(key) = audience.sweep else { return };
         let sweep = &self.sweeps[key.place()];
-        let stands = |is_in: bool, line: &std::collections::VecDeque<AudienceId>| !is_in || line.contains(&id);
+        let stands =
+            |is_in: bool, line: &std::collections::VecDeque<AudienceId>| !is_in || line.contains(&id);
         assert!(stands(sweep.in_small_line, &self.small_line), "it stands in a line that does not have it");
         assert!(stands(sweep.in_broad_line, &self.broad_line), "it stands in a line that does not have it");
         assert!(sweep.in_small_line || sweep.in_broad_line, "a sweep is forgotten");

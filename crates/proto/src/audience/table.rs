@@ -143,19 +143,14 @@ impl Audiences {
             laggards: 0,
         });
         let Audiences { by_subscription, table, hasher, .. } = self;
-        by_subscription
-            .insert_unique(hash, id, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
+        by_subscription.insert_unique(hash, id, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
         id
     }
 
     fn add_to_topic(&mut self, topic: &Topic, id: AudienceId) -> TopicPlace {
         let key = self.readers_key(topic).unwrap_or_else(|| {
-            let readers = TopicReaders {
-                name: topic.clone(),
-                audiences: SmallVec::new(),
-                subscribers: 0,
-                laggards: 0,
-            };
+            let readers =
+                TopicReaders { name: topic.clone(), audiences: SmallVec::new(), subscribers: 0, laggards: 0 };
             let key = self.topics.insert(readers) as u32;
             let Audiences { by_topic, topics, hasher, .. } = self;
             by_topic.insert_unique(hasher.hash_one(topic), key, |&key| {
@@ -169,7 +164,9 @@ impl Audiences {
     }
 
     fn readers_key(&self, topic: &Topic) -> Option<u32> {
-        self.by_topic.find(self.hasher.hash_one(topic), |&key| self.topics[key as usize].name == *topic).copied()
+        self.by_topic
+            .find(self.hasher.hash_one(topic), |&key| self.topics[key as usize].name == *topic)
+            .copied()
     }
 
     /// The audiences that read a topic, in constant time.

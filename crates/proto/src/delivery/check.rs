@@ -24,7 +24,11 @@ impl Delivery {
                 Place::Member(index) => {
                     size.0 += 1;
                     let member = self.audiences.member(stream.audience, index);
-                    assert_eq!((member.slot as usize, member.socket), (slot, link.socket), "a member's stream");
+                    assert_eq!(
+                        (member.slot as usize, member.socket),
+                        (slot, link.socket),
+                        "a member's stream"
+                    );
                 }
                 Place::Laggard(key) => {
                     size.1 += 1;
@@ -32,7 +36,10 @@ impl Delivery {
                     let laggard = self.laggards.get(key);
                     assert_eq!(laggard.slot as usize, slot, "a laggard's stream");
                     let unsent = laggard.unsent.as_ref();
-                    assert!(unsent.is_none_or(|unsent| !unsent.bytes(&self.store).is_empty()), "nothing unsent");
+                    assert!(
+                        unsent.is_none_or(|unsent| !unsent.bytes(&self.store).is_empty()),
+                        "nothing unsent"
+                    );
                 }
             }
         }

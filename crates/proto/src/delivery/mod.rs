@@ -48,8 +48,8 @@ use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 use drain::Drain;
 pub use opening::Opened;
-pub use sending::{Batch, SendFailure};
 use sending::Sending;
+pub use sending::{Batch, SendFailure};
 use upkeep::Upkeep;
 
 /// One shard's state machine: see the module's documentation for the order of calls.
@@ -201,7 +201,8 @@ impl Delivery {
 
     /// A link has room again. A stale notification is ignored.
     pub fn handle_writable(&mut self, key: StreamKey) {
-        if let Some(Subscriber { stream: Stream { place: Place::Laggard(laggard), .. }, .. }) = self.find(key) {
+        if let Some(Subscriber { stream: Stream { place: Place::Laggard(laggard), .. }, .. }) = self.find(key)
+        {
             self.laggards.ready(laggard);
         }
     }
@@ -324,7 +325,8 @@ impl Delivery {
 
     /// A member's link is full, or its last send was cut: it waits with a cursor of its own.
     fn member_to_laggard(&mut self, slot: u32, cursor: Option<u64>, unsent: Option<Unsent>, now: Duration) {
-        let Stream { audience, place: Place::Member(index), .. } = self.subscribers[slot as usize].stream else {
+        let Stream { audience, place: Place::Member(index), .. } = self.subscribers[slot as usize].stream
+        else {
             unreachable!("it is a member")
         };
         let member = self.leave_members(audience, index);

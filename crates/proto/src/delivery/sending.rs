@@ -208,7 +208,12 @@ impl Delivery {
 
     // Sweeps.
 
-    fn next_slice(&mut self, now: Duration, budget: &mut Budgets, log: &mut impl EventLog) -> Option<InFlight> {
+    fn next_slice(
+        &mut self,
+        now: Duration,
+        budget: &mut Budgets,
+        log: &mut impl EventLog,
+    ) -> Option<InFlight> {
         loop {
             if budget.sends == 0 || budget.bytes == 0 || budget.scans == 0 {
                 self.end_turn(log);
@@ -296,7 +301,12 @@ impl Delivery {
 
     // Laggards.
 
-    fn next_replay(&mut self, now: Duration, budget: &mut Budgets, log: &mut impl EventLog) -> Option<InFlight> {
+    fn next_replay(
+        &mut self,
+        now: Duration,
+        budget: &mut Budgets,
+        log: &mut impl EventLog,
+    ) -> Option<InFlight> {
         loop {
             let key = match self.sending.next_laggard.take() {
                 Some(key) => key,
@@ -371,7 +381,13 @@ impl Delivery {
         self.make_room(log);
     }
 
-    fn unsent_sent(&mut self, key: u32, failure: Option<SendFailure>, now: Duration, log: &mut impl EventLog) {
+    fn unsent_sent(
+        &mut self,
+        key: u32,
+        failure: Option<SendFailure>,
+        now: Duration,
+        log: &mut impl EventLog,
+    ) {
         let slot = self.laggards.get(key).slot;
         match failure {
             None => {
@@ -396,7 +412,13 @@ impl Delivery {
         }
     }
 
-    fn replay_sent(&mut self, key: u32, failure: Option<SendFailure>, now: Duration, log: &mut impl EventLog) {
+    fn replay_sent(
+        &mut self,
+        key: u32,
+        failure: Option<SendFailure>,
+        now: Duration,
+        log: &mut impl EventLog,
+    ) {
         self.counts.sends += 1;
         let slot = self.laggards.get(key).slot;
         let sent = failure.map_or(self.sending.run.byte_len(), |failure| failure.sent);
@@ -406,7 +428,8 @@ impl Delivery {
         }
         match failure {
             None => {
-                let (end, audience) = (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
+                let (end, audience) =
+                    (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
                 self.laggards.advance(key, end);
                 self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
                 if end >= self.audiences.head(audience) {

@@ -107,7 +107,8 @@ impl Delivery {
         } else {
             self.upkeep.next_laggard = 0;
             self.upkeep.at_standstill = self.upkeep.standing;
-            self.upkeep.next_laggard_check_at = self.upkeep.pass_began_at.saturating_add(LAGGARD_CHECK).max(now);
+            self.upkeep.next_laggard_check_at =
+                self.upkeep.pass_began_at.saturating_add(LAGGARD_CHECK).max(now);
         }
     }
 

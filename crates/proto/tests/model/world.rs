@@ -379,8 +379,7 @@ impl World {
     /// The log has dropped something that it needs, or links have begun more than they may.
     fn may_be_over_a_bound(&self, reader: &Reader) -> bool {
         let available_after = self.log.available_after(reader.subscription.topics());
-        let misses =
-            self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= available_after);
+        let misses = self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
         // The notice of a gap is begun, too.
         let has_begun = !reader.begun.is_empty() || !reader.is_open || reader.is_blocked || misses;
@@ -497,7 +496,9 @@ impl World {
             assert!(missed, "a gap that is none");
             let next = self.first_after(reader, cursor.seq);
             // When the notice was written there may have been no next event.
-            if let Some(own) = next.and_then(|next| next.own_id()).filter(|_| !body.contains(r#""before":null"#)) {
+            if let Some(own) =
+                next.and_then(|next| next.own_id()).filter(|_| !body.contains(r#""before":null"#))
+            {
                 assert!(body.contains(&format!(r#""before":"{own}""#)), "{body}");
             }
             reader.seen = cursor.seq;
@@ -540,7 +541,10 @@ impl World {
         wanted.dedup();
         assert_eq!(read, wanted, "the topics that the shard has registered for");
         for topic in read {
-            assert!(!self.log.shards_reading(std::slice::from_ref(topic)).is_empty(), "{topic} is not registered");
+            assert!(
+                !self.log.shards_reading(std::slice::from_ref(topic)).is_empty(),
+                "{topic} is not registered"
+            );
         }
         for topic in wanted {
             let readers = self.readers.values().filter(|it| it.subscription.topics().contains(topic)).count();
@@ -588,7 +592,9 @@ fn take_off(begun: &mut Vec<u8>, piece: &[u8]) -> Match {
 fn starts_a_block(bytes: &[u8], format: WireFormat) -> bool {
     let body = match format {
         WireFormat::Plain => bytes,
-        WireFormat::Chunked => bytes.iter().position(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[end + 1..]),
+        WireFormat::Chunked => {
+            bytes.iter().position(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[end + 1..])
+        }
     };
     let starts = [&b"id: "[..], b"retry: ", b":", b"event: fanfare.gap"];
     body.is_empty() || starts.iter().any(|start| start.starts_with(body) || body.starts_with(start))

@@ -130,9 +130,14 @@ async fn ready(State(control): State<Arc<Control>>) -> Response {
 }
 
 async fn topics(State(control): State<Arc<Control>>) -> Response {
-    let all = ask(control, None).await;
-    let topics: Vec<Value> = all.iter().map(describe).collect();
-    Json(json!({ "topics": topics })).into_response()
+    let asked = tokio::task::spawn_blocking(move || control.hub.topics_page(None, 1000, PATIENCE));
+    match asked.await {
+        Ok(Ok(page)) => {
+            let topics: Vec<Value> = page.topics.iter().map(describe).collect();
+            Json(json!({ "topics": topics })).into_response()
+        }
+        _ => Problem::new(503, "the shards did not answer in time").into_response(),
+    }
 }
 
 async fn topic(State(control): State<Arc<Control>>, name: Result<Path<String>, PathRejection>) -> Response {
@@ -144,16 +149,15 @@ async fn topic(State(control): State<Arc<Control>>, name: Result<Path<String>, P
         Ok(topic) => topic,
         Err(error) => return Problem::new(400, error.to_string()).into_response(),
     };
-    match ask(control, Some(topic)).await.first() {
-        Some(counts) => Json(describe(counts)).into_response(),
-        None => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
-            .into_response(),
+    let asked = tokio::task::spawn_blocking(move || control.hub.topic(&topic, PATIENCE));
+    match asked.await {
+        Ok(Ok(Some(counts))) => Json(describe(&counts)).into_response(),
+        Ok(Ok(None)) => {
+            Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
+                .into_response()
+        }
+        _ => Problem::new(503, "the shards did not answer in time").into_response(),
     }
-}
-
-async fn ask(control: Arc<Control>, only: Option<Topic>) -> Vec<TopicCounts> {
-    let asked = tokio::task::spawn_blocking(move || control.hub.topics(only.as_ref(), PATIENCE));
-    asked.await.unwrap_or_default()
 }
 
 fn describe(counts: &TopicCounts) -> Value {
