@@ -176,6 +176,12 @@ impl Common {
         SharedLog::new(Arc::clone(&self.log), shard, mailbox, Arc::clone(&self.waiting))
     }
 
+    /// The newest number that is released.
+    #[cfg(test)]
+    pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
+        Arc::clone(self.log.newest())
+    }
+
     /// Whether the path out is full, over all shards.
     pub(crate) fn congestion(&self) -> Arc<Congestion> {
         Arc::clone(&self.congestion)

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use fanfare::{
     Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables, Engine, Event,
-    HeadLimits, Hub, Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic,
-    WireFormat,
+    HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions, Subscribe,
+    Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -244,7 +244,10 @@ fn the_longest_time_is_never() {
         heartbeat: never,
         connection_age: Some(never),
         retry: never,
-        retention: Retention { age: never, ..Retention::default() },
+        log: LogLimits {
+            retention: Retention { age: never, ..Retention::default() },
+            ..LogLimits::default()
+        },
         ..Limits::default()
     };
     let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());
@@ -316,7 +319,7 @@ fn look_on(hub: &Hub, published: &AtomicBool) {
     let mut newest = hub.head();
     while !published.load(Ordering::Relaxed) {
         assert!(hub.counts().connections <= 8);
-        hub.topics(None, Duration::from_secs(60));
+        hub.topics_page(None, 100, Duration::from_secs(60)).unwrap();
         let head = hub.head();
         assert!(head.seq >= newest.seq);
         newest = head;
