@@ -10,6 +10,7 @@ use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
 use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
+use crate::laggard::Laggard;
 use crate::link::Unsent;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
@@ -459,28 +460,16 @@ impl Delivery {
     }
 
     fn farthest_behind(&mut self) -> Option<u32> {
-        let end = self.laggards.keys_end().max(1);
-        let mut worst: Option<(u64, u32, u32)> = None;
-        let (mut looked_at, mut begun) = (0, 0);
-        let from = self.upkeep.next_to_make_room;
-        for offset in 0..end {
-            let key = (from + offset) % end;
-            looked_at += 1;
-            if begun == self.budgets.laggard_checks || looked_at > 16 * self.budgets.laggard_checks {
-                break;
-            }
-            self.upkeep.next_to_make_room = key + 1;
-            let Some(laggard) = self.laggards.find(key) else { continue };
-            let Some(unsent) = &laggard.unsent else { continue };
-            begun += 1;
-            // Bytes of its own belong to a stream that has hardly begun: it goes after those that have a frame.
-            let seq = unsent.seq(&self.store).unwrap_or(u64::MAX);
-            let is_next = self.sending.next_laggard == Some(key as u32);
-            if !is_next && worst.is_none_or(|(oldest, ..)| seq < oldest) {
-                worst = Some((seq, laggard.slot, key as u32));
-            }
-        }
-        worst.map(|(_, slot, _)| slot)
+        let keys = self.laggards.with_unsent();
+        let (from, count) = (self.upkeep.next_to_make_room, keys.len().min(self.budgets.laggard_checks.max(1)));
+        self.upkeep.next_to_make_room = from.wrapping_add(count);
+        let sample = (0..count).map(|offset| self.laggards.get(keys[from.wrapping_add(offset) % keys.len()]));
+        // Bytes of its own belong to a stream that has hardly begun: it goes after those that have a frame.
+        let seq = |laggard: &&Laggard| {
+            let unsent = laggard.unsent.as_ref();
+            unsent.and_then(|unsent| unsent.seq(&self.store)).unwrap_or(u64::MAX)
+        };
+        sample.min_by_key(seq).map(|laggard| laggard.slot)
     }
 
     // Heartbeats and endings.
