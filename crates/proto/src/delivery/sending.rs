@@ -547,9 +547,7 @@ impl Delivery {
             budget.endings = budget.endings.checked_sub(1)?;
             let (key, reason) = self.sending.endings.pop_front()?;
             let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-            if let Place::Laggard(laggard) = stream.place
-                && self.laggards.get(laggard).unsent.is_some()
-            {
+            if self.is_in_a_piece(&stream) {
                 // A stream never ends in the middle of a frame: it is ended when that is finished.
                 continue;
             }
@@ -558,6 +556,12 @@ impl Delivery {
             let format = self.audiences.subscription(stream.audience).format();
             ending(retry_ms, format, &mut self.sending.own);
             self.sending.sockets.push(link.socket);
+            // Since the drain chose it, it may have been sent what it was behind.
+            let reason = match reason {
+                CloseReason::Drained | CloseReason::Cut if self.is_behind(key.slot as usize) => CloseReason::Cut,
+                CloseReason::Drained | CloseReason::Cut => CloseReason::Drained,
+                _ => reason,
+            };
             return Some(InFlight::Ending(key.slot, reason));
         }
     }
