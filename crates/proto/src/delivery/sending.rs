@@ -168,7 +168,7 @@ impl Delivery {
             Some(in_flight) => in_flight,
             None => self
                 .next_replay(now, budget, log)
-                .or_else(|| self.next_heartbeats())
+                .or_else(|| self.next_heartbeats(now))
                 .or_else(|| self.next_ending(budget))?,
         };
         self.sending.in_flight = in_flight;
@@ -474,15 +474,16 @@ impl Delivery {
 
     // Heartbeats and endings.
 
-    fn next_heartbeats(&mut self) -> Option<InFlight> {
+    fn next_heartbeats(&mut self, now: Duration) -> Option<InFlight> {
         loop {
             let index = self.sending.heartbeats.iter().position(|keys| !keys.is_empty())?;
             let mut keys = std::mem::take(&mut self.sending.heartbeats[index]);
             self.sending.slots.clear();
             for key in keys.drain(..) {
-                // It may have left, or fallen behind, since its heartbeat was found due.
+                // It may have left, fallen behind, or been sent something since its heartbeat was found due.
                 let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-                if let Place::Member(_) = stream.place {
+                let is_member = matches!(stream.place, Place::Member(_));
+                if is_member && self.is_heartbeat_due(&stream, now) {
                     self.sending.sockets.push(link.socket);
                     self.sending.slots.push(key.slot);
                 }
