@@ -390,6 +390,12 @@ impl Hub {
         ask(self.inner.common.log.lock().log())
     }
 
+    /// What the simulator asks the sequencer.
+    #[cfg(feature = "sim")]
+    pub(crate) fn reserved_events(&self) -> (usize, usize) {
+        self.inner.sequencer.reserved_events()
+    }
+
     fn is_stopped(&self) -> bool {
         self.inner.shards.iter().any(|shard| shard.mailbox.is_closed())
     }
