@@ -4,6 +4,8 @@
 //! publishers that wait for room, and [`tasks`] wakes those that are tasks; [`waiting`] is their side.
 
 mod capacity;
+#[cfg(all(test, fanfare_loom))]
+mod models;
 mod room;
 mod sequencer;
 mod tasks;
