@@ -125,14 +125,14 @@ impl Mailbox {
         }
     }
 
-    /// Adds the events of one publish, for which room is reserved. True where the shard sleeps: then the caller is to
-    /// [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
+    /// Adds the events of one publish, for which exactly this room is reserved. True where the shard sleeps: then the caller is
+    /// to [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
     #[must_use]
-    pub(crate) fn push_events(&self, frames: Vec<Arc<Frame>>) -> bool {
+    pub(crate) fn push_events(&self, frames: Vec<Arc<Frame>>, reserved: Amount) -> bool {
+        let size = || frames.iter().map(|frame| frame.size()).sum();
+        debug_assert_eq!(reserved, Amount { events: frames.len(), bytes: size() }, "what is reserved");
         #[cfg(feature = "sim")]
-        for frame in &frames {
-            lock(&self.reserved).subtract(Amount { events: 1, bytes: frame.size() });
-        }
+        lock(&self.reserved).subtract(reserved);
         let mut state = lock(&self.state);
         if state.ended {
             return false;

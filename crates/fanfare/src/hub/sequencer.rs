@@ -462,8 +462,8 @@ impl Sequencer {
         if log.append(std::mem::take(&mut batch.frames), now, &mut released.dropped) {
             released.asleep.push(ProcessLog::TRIMMING_SHARD);
         }
-        for ShardMail { shard, frames, .. } in std::mem::take(&mut batch.mail) {
-            if self.shared.mailboxes[shard].push_events(frames) {
+        for ShardMail { shard, frames, reserved } in std::mem::take(&mut batch.mail) {
+            if self.shared.mailboxes[shard].push_events(frames, reserved) {
                 released.asleep.push(shard);
             }
         }

@@ -143,8 +143,9 @@ fn frame(seq: u64) -> Arc<Frame> {
 /// As a release does it.
 fn push_events(mailbox: &Mailbox, frames: Vec<Arc<Frame>>) {
     let bytes = frames.iter().map(|frame| frame.size()).sum();
-    mailbox.reserve(Amount { events: frames.len(), bytes });
-    if mailbox.push_events(frames) {
+    let amount = Amount { events: frames.len(), bytes };
+    mailbox.reserve(amount);
+    if mailbox.push_events(frames, amount) {
         mailbox.wake();
     }
 }
