@@ -13,13 +13,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use fanfare::{Backend, Engine, Event, Hub, PublishError, Subscribe, Topic, WireFormat};
+use fanfare::{Backend, Engine, Event, Hub, Subscribe, Topic, WireFormat};
 use fanfare_bench::statistics::Spread;
 use fanfare_bench::{Outcome, finish};
 use fanfare_io::Clock;
 
-/// The pause of a publisher that finds no room.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How long a publisher waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two single publishes: long enough for every shard to sleep again.
 const PACE: Duration = Duration::from_micros(500);
@@ -57,7 +57,8 @@ fn run(options: &Options) -> Outcome<()> {
                 let hub = engine.hub();
                 let topic = Topic::new("measured")?;
                 let reader = with_reader.then(|| read_along(&hub, &topic)).transpose()?;
-                let mut note = |what, figure| figures.entry((with_reader, shards, what)).or_default().push(figure);
+                let mut note =
+                    |what, figure| figures.entry((with_reader, shards, what)).or_default().push(figure);
                 note("single_cpu_us", singles(&hub, &topic, options.singles)?);
                 let (cpu, rate) = batches(&hub, &topic, options.events, options.batch)?;
                 note("batch_cpu_us", cpu);
@@ -106,21 +107,10 @@ fn batches(hub: &Hub, topic: &Topic, events: usize, batch: usize) -> Outcome<(f6
     let before = process_cpu_time();
     let count = events.div_ceil(batch);
     for _ in 0..count {
-        publish(hub, &mut (0..batch).map(|_| event(topic)).collect())?;
+        hub.publish_wait(&mut (0..batch).map(|_| event(topic)).collect(), PATIENCE)?;
     }
     let (taken, published) = (clock.now(), (count * batch) as f64);
     Ok((micros(process_cpu_time() - before) / published, published / taken.as_secs_f64()))
-}
-
-/// As the server publishes.
-fn publish(hub: &Hub, events: &mut Vec<Event>) -> Outcome<()> {
-    loop {
-        match hub.publish_batch(events) {
-            Ok(_) => return Ok(()),
-            Err(PublishError::Busy) => thread::sleep(PAUSE),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn micros(time: Duration) -> f64 {
