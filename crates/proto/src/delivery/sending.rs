@@ -528,8 +528,13 @@ impl Delivery {
     ) {
         let slots = std::mem::take(&mut self.sending.slots);
         self.counts.heartbeats += slots.len() as u64;
+        let cursor = self.sending.caught_up_to.filter(|_| kind.checkpoint != Checkpoint::Off);
         for &slot in &slots {
-            self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
+            let stream = &mut self.subscribers[slot as usize].stream;
+            stream.sent_at = Deciseconds::of(now);
+            if let (Some(cursor), Place::Member(index)) = (cursor, stream.place) {
+                self.audiences.set_cursor(stream.audience, index, cursor);
+            }
         }
         for failure in failures {
             self.counts.heartbeats -= 1;
