@@ -18,6 +18,7 @@
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 
 mod admission;
+mod adopt;
 mod counts;
 mod descriptors;
 mod engine;
@@ -31,6 +32,7 @@ pub mod sim;
 mod sync;
 
 pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
+pub use adopt::{AdoptError, AdoptRefusal};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
@@ -45,4 +47,4 @@ pub use fanfare_proto::frame::{HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{AdoptError, Hub, PublishError, Published};
+pub use hub::{Hub, PublishError, Published};
