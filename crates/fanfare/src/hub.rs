@@ -29,6 +29,7 @@ use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
 
 use crate::admission::Subscribe;
+use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts, TopicCounts};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::shared_log::{Interest, ProcessLog, SharedLog};
@@ -144,17 +145,6 @@ pub enum InspectError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
-}
-
-/// Why a socket was not adopted. The socket was closed.
-#[derive(Debug)]
-pub enum AdoptError {
-    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds.
-    Busy,
-    /// The engine drains or has stopped.
-    Stopped,
-    /// The operating system refused: it is no socket, or an option is out of range.
-    Io(io::Error),
 }
 
 impl Common {
@@ -286,7 +276,7 @@ impl Hub {
     /// says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
     ///
     /// # Errors
-    /// [`AdoptError`]; the socket is closed then.
+    /// [`AdoptError`], which gives the socket and the subscription back.
     ///
     /// # Panics
     /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket is not that
@@ -301,19 +291,26 @@ impl Hub {
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[turn % self.inner.shards.len()];
-        if shard.mailbox.is_closed() {
-            return Err(AdoptError::Stopped);
-        }
-        // Here, where somebody learns of it if the kernel refuses.
-        sockets::configure(socket.as_fd(), &self.inner.socket_options).map_err(AdoptError::Io)?;
-        let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
-        let pass = || shard.sockets.send(socket.as_fd(), b"!");
-        shard.mailbox.push_within(self.inner.mail_limit(), mail, pass).map_err(|refused| match refused {
-            Refused::Full => AdoptError::Busy,
-            Refused::Ended => AdoptError::Stopped,
-            Refused::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => AdoptError::Busy,
-            Refused::Failed(error) => AdoptError::Io(error),
-        })
+        let reason = if shard.mailbox.is_closed() {
+            AdoptRefusal::Stopped
+        } else if let Err(error) = sockets::configure(socket.as_fd(), &self.inner.socket_options) {
+            // The caller learns of it here; a shard could only close the socket.
+            AdoptRefusal::Io(error)
+        } else {
+            // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around it.
+            let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), format }));
+            let pass = || shard.sockets.send(socket.as_fd(), b"!");
+            match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Full) => AdoptRefusal::Busy,
+                Err(Refused::Ended) => AdoptRefusal::Stopped,
+                Err(Refused::Failed(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    AdoptRefusal::Busy
+                }
+                Err(Refused::Failed(error)) => AdoptRefusal::Io(error),
+            }
+        };
+        Err(AdoptError::new(reason, socket, subscribe))
     }
 
     /// The sum of all shards' counts, each as of its last tick.
@@ -506,15 +503,3 @@ impl fmt::Display for InspectError {
 }
 
 impl std::error::Error for InspectError {}
-
-impl fmt::Display for AdoptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AdoptError::Busy => f.write_str("the shard is busy; try again in a moment"),
-            AdoptError::Stopped => f.write_str("the engine is shutting down"),
-            AdoptError::Io(error) => write!(f, "the socket cannot be adopted: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for AdoptError {}

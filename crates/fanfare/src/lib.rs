@@ -18,6 +18,7 @@
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 
 mod admission;
+mod adopt;
 mod counts;
 mod descriptors;
 mod engine;
@@ -32,6 +33,7 @@ pub mod sim;
 mod sync;
 
 pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
+pub use adopt::{AdoptError, AdoptRefusal};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
@@ -49,6 +51,5 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 pub use hub::{
-    AdoptError, Hub, InspectError, Interrupted, NotPublished, PublishError, PublishFuture, Published,
-    TopicsPage,
+    Hub, InspectError, Interrupted, NotPublished, PublishError, PublishFuture, Published, TopicsPage,
 };

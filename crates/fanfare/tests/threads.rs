@@ -15,9 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables, Engine, Event,
-    HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions, Subscribe,
-    Topic, WireFormat,
+    Admission, AdoptError, AdoptRefusal, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables,
+    Engine, Event, HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions,
+    Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -290,9 +290,45 @@ fn what_the_kernel_refuses_is_not_adopted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = File::open("/dev/null").unwrap();
     for socket in [OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), file.into()] {
-        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain);
-        assert!(matches!(refused, Err(AdoptError::Io(_))), "{refused:?}");
+        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain).unwrap_err();
+        assert!(matches!(refused.reason(), AdoptRefusal::Io(_)), "{refused:?}");
     }
+}
+
+/// A refusal said "try again" when the socket was closed already.
+#[test]
+fn a_socket_that_is_not_adopted_is_given_back() {
+    // A mailbox that takes no socket.
+    let limits = Limits { mailbox_events: 0, mailbox_others: 0, ..Limits::default() };
+    let busy = Engine::builder().shards(1).limits(limits).start().unwrap();
+    let stopped = Engine::builder().shards(1).start().unwrap();
+    let hub_of_stopped = stopped.hub();
+    stopped.stop(Duration::ZERO).unwrap();
+    let engine = Engine::builder().shards(1).start().unwrap();
+
+    let (mut stream, socket) = UnixStream::pair().unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).greeting(None, "hello");
+    let refused = busy.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
+    assert!(refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Busy), "{refused:?}");
+    let (socket, subscribe) = refused.into_parts();
+    let refused = hub_of_stopped.adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
+    assert!(!refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Stopped), "{refused:?}");
+    let (socket, subscribe) = refused.into_parts();
+    engine.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap();
+    wait_for_prelude(&mut stream);
+    engine.hub().publish(event("last".to_owned())).unwrap();
+    let lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let data: Vec<String> = lines.filter(|line| line.starts_with("data: ")).take(2).collect();
+    assert_eq!(data, ["data: hello", "data: last"]);
+    engine.stop(Duration::ZERO).unwrap();
+
+    // What was not adopted can be answered, too.
+    let (mut stream, socket) = UnixStream::pair().unwrap();
+    let refused = busy.hub().adopt(socket, Subscribe::to([]), WireFormat::Plain).unwrap_err();
+    UnixStream::from(refused.into_socket()).write_all(b"HTTP/1.1 503 ").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "HTTP/1.1 503 ");
 }
 
 fn event(data: String) -> Event {

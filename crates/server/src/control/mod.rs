@@ -4,6 +4,7 @@
 //! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
 //! it.
 
+mod adopt;
 mod body;
 mod problem;
 mod publish;
@@ -142,11 +143,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
     let socket = connection.into_parts().io.into_inner().into_inner();
     let Some((subscribe, format)) = subscribe else { return linger(socket).await };
     match socket.into_std() {
-        Ok(socket) => {
-            if let Err(error) = control.hub.adopt(socket, subscribe, format) {
-                tracing::warn!("a subscriber was lost: {error}");
-            }
-        }
+        Ok(socket) => adopt::adopt(&control.hub, socket, subscribe, format).await,
         Err(error) => tracing::warn!("a subscriber was lost: {error}"),
     }
 }
