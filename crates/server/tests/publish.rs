@@ -200,6 +200,8 @@ on_both_backends! {
             (json!({ "topic": "a", "id": "x\u{0}y" }), "id"),
             (json!({ "topic": "a", "id": "\u{7f}" }), "id"),
             (json!({ "topic": "a", "id": "earliest" }), "id"),
+            (json!({ "topic": "a", "id": " x" }), "id"),
+            (json!({ "topic": "a", "id": "x " }), "id"),
             (json!({ "topic": "a", "id": long(257) }), "id"),
             (json!({ "topic": "a", "type": "x\ny" }), "type"),
             (json!({ "topic": "a", "type": "x\r" }), "type"),
