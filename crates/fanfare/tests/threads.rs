@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fanfare::{
     Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, HeadLimits, Hub,
-    Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
+    Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -204,7 +204,10 @@ fn the_longest_time_is_never() {
         heartbeat: never,
         connection_age: Some(never),
         retry: never,
-        retention: Retention { age: never, ..Retention::default() },
+        log: LogLimits {
+            retention: Retention { age: never, ..Retention::default() },
+            ..LogLimits::default()
+        },
         ..Limits::default()
     };
     let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());

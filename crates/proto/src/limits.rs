@@ -169,8 +169,8 @@ pub struct Limits {
     pub laggard_time: Duration,
     /// What happens to a laggard at its bound.
     pub laggard_policy: LaggardPolicy,
-    /// What the log keeps for those who resume.
-    pub retention: Retention,
+    /// What the log keeps for readers that resume.
+    pub log: LogLimits,
     /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s, some
     /// polyfills at 45 s.
     pub heartbeat: Duration,
@@ -201,7 +201,7 @@ impl Default for Limits {
             laggard_bytes: 8 << 20,
             laggard_time: Duration::from_secs(30),
             laggard_policy: LaggardPolicy::default(),
-            retention: Retention::default(),
+            log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
             heartbeat_form: HeartbeatForm::Line,
             connection_age: None,

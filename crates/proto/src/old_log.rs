@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::frame::Frame;
-use crate::limits::Retention;
+use crate::limits::{LogLimits, Retention};
 use crate::shrink::{push, shrink_map, shrink_queue};
 
 /// The text that asks for everything retained.
@@ -70,7 +70,9 @@ pub struct TopicExtent {
 
 impl Log {
     /// An empty log.
-    pub fn new(epoch: Epoch, retention: Retention) -> Log {
+    pub fn new(epoch: Epoch, limits: &LogLimits) -> Log {
+        let bytes = limits.retention.bytes.min(limits.total_bytes);
+        let retention = Retention { bytes, ..limits.retention };
         Log {
             epoch,
             retention,
@@ -335,7 +337,7 @@ mod tests {
 
     fn log(frames: usize) -> Log {
         let retention = Retention { events: frames, bytes: 1 << 20, age: 60 * SECOND };
-        Log::new(Epoch::new(7), retention)
+        Log::new(Epoch::new(7), &LogLimits { retention, ..LogLimits::default() })
     }
 
     fn append_at(log: &mut Log, event: Event, now: Duration) {

@@ -105,7 +105,7 @@ fn announce(engine: &Engine) {
         %backend,
         shards = engine.shards(),
         connections_per_shard = limits.connections,
-        log_mib = limits.retention.bytes >> 20,
+        log_mib = limits.log.total_bytes >> 20,
         window_mib = limits.laggard_bytes >> 20,
         mailbox_mib = limits.mailbox_bytes >> 20,
         pending_mib = (limits.pending * limits.head.max_bytes) >> 20,

@@ -135,8 +135,8 @@ impl<I: Io> Shard<I> {
         let limits = &self.limits;
         assert!(self.connections.len() <= limits.connections, "too many connections");
         assert!(self.pending.len() + self.resuming.len() <= limits.pending, "too many who wait");
-        assert!(self.log.len() <= limits.retention.events, "the log has too many frames");
-        assert!(self.log.bytes() <= limits.retention.bytes, "the log has too many bytes");
+        assert!(self.log.len() <= limits.log.retention.events, "the log has too many frames");
+        assert!(self.log.bytes() <= limits.log.retention.bytes, "the log has too many bytes");
         assert!(self.log.next_expiry().is_none_or(|at| at > now), "the log has frames that are too old");
         let stale = self.upkeep.deadlines.heads.len().max(self.upkeep.deadlines.lingers.len());
         assert!(stale <= 2 * limits.pending + 1026, "too many deadlines");

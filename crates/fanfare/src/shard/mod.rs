@@ -134,7 +134,7 @@ impl<I: Io> Shard<I> {
             io,
             links,
             date: SystemTime::UNIX_EPOCH,
-            log: Log::new(epoch, limits.retention),
+            log: Log::new(epoch, &limits.log),
             audiences: Audiences::new(limits.laggard_frames, limits.laggard_bytes),
             connections: Slab::new(),
             laggards: Laggards::default(),

@@ -18,8 +18,8 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::laggard::Laggards;
-use fanfare_proto::limits::{LaggardPolicy, Retention};
-use fanfare_proto::old_log::{EARLIEST, Log, Start};
+use fanfare_proto::limits::{LaggardPolicy, LogLimits, RUN_BYTES, Retention};
+use fanfare_proto::log::{EARLIEST, Log};
 use fanfare_proto::run::{Remainder, Run};
 
 const TOPICS: usize = 5;
@@ -40,6 +40,8 @@ pub(crate) struct World {
     history: Vec<Arc<Frame>>,
     /// By slot.
     readers: BTreeMap<u32, Reader>,
+    /// Audiences by topic: the log is told of the first and of the last one.
+    audiences_of: BTreeMap<Topic, usize>,
     next_slot: u32,
 }
 
@@ -79,6 +81,7 @@ impl World {
             bytes: choices.pick(&[2_000, 20_000, 10_000_000]),
             age: Duration::from_secs(choices.pick(&[3, 1000])),
         };
+        let total_bytes = choices.pick(&[40_000, 10_000_000]);
         let laggard_frames = choices.pick(&[2, 6, 40]);
         let laggard_bytes = choices.pick(&[1_500, 8_000, 400_000]);
         let menu = (0..1 + choices.below(4)).map(|_| choices.subscription()).collect();
@@ -86,7 +89,7 @@ impl World {
             now: Duration::ZERO,
             epoch,
             menu,
-            log: Log::new(epoch, retention),
+            log: Log::new(epoch, LogLimits { retention, rules: Vec::new(), total_bytes }, 1),
             audiences: Audiences::new(laggard_frames, laggard_bytes),
             laggards: Laggards::default(),
             run: Run::default(),
@@ -94,6 +97,7 @@ impl World {
             laggard_frames,
             history: Vec::new(),
             readers: BTreeMap::new(),
+            audiences_of: BTreeMap::new(),
             next_slot: 0,
             choices,
         }
@@ -121,7 +125,7 @@ impl World {
             92..96 => self.check_laggards(),
             _ => {
                 self.now += Duration::from_millis(self.choices.below(1500) as u64);
-                self.log.trim(self.now);
+                self.log.trim(self.now, usize::MAX, &mut Vec::new());
             }
         }
         self.ask_the_log();
@@ -153,10 +157,10 @@ impl World {
         }
         assert!(self.audiences.is_empty() && !self.audiences.crowded());
         assert!(self.audiences.next_turn(true).is_none());
-        self.log.trim(Duration::MAX);
-        assert!(self.log.is_empty() && self.log.bytes() == 0);
-        let kept = (self.log.extents().count(), self.log.own_ids(), self.audiences.topics());
-        assert_eq!(kept, (0, 0, 0), "no topic and no id is kept for nobody");
+        self.log.trim(Duration::MAX, usize::MAX, &mut Vec::new());
+        assert!(self.log.is_empty());
+        let kept = (self.log.topic_count(), self.log.reader_bytes(), self.audiences.topics());
+        assert_eq!(kept, (0, 0, 0), "no topic is kept without frames and readers");
     }
 
     // What a shard does with newcomers and leavers.
@@ -169,14 +173,15 @@ impl World {
             _ => None,
         };
         let start = start.map(|id| self.log.resume(&id, subscription.topics()));
-        let (audience, new) = self.audiences.found(subscription.clone(), self.log.head());
+        let (audience, new) = self.audiences.found(subscription.clone(), self.log.newest());
         if new {
-            self.log.hold(subscription.topics());
+            self.add_audience(&subscription);
         }
         let head = self.audiences.head(audience);
-        let (slot, seen) = (self.next_slot, start.map_or(self.log.head(), |start| start.cursor));
+        let (slot, seen) = (self.next_slot, start.map_or(self.log.newest(), |start| start.cursor()));
         self.next_slot += 1;
-        let behind = self.log.after(subscription.topics(), seen).any(|frame| subscription.admits(frame));
+        let (topics, sees_private) = (subscription.topics(), subscription.sees_private());
+        let behind = self.log.first_after(topics, sees_private, seen).is_some();
         let place = if behind {
             self.audiences.add_laggard(audience);
             Place::Laggard(self.laggards.insert(slot, seen, head, None, self.now, true))
@@ -205,7 +210,28 @@ impl World {
             }
         }
         if let Some(subscription) = self.audiences.remove_if_empty(reader.audience) {
-            self.log.release(subscription.topics());
+            self.remove_audience(&subscription);
+        }
+    }
+
+    fn add_audience(&mut self, subscription: &Subscription) {
+        for topic in subscription.topics() {
+            let audiences = self.audiences_of.entry(topic.clone()).or_default();
+            *audiences += 1;
+            if *audiences == 1 {
+                self.log.add_reader(std::slice::from_ref(topic), 0);
+            }
+        }
+    }
+
+    fn remove_audience(&mut self, subscription: &Subscription) {
+        for topic in subscription.topics() {
+            let audiences = self.audiences_of.get_mut(topic).unwrap();
+            *audiences -= 1;
+            if *audiences == 0 {
+                self.audiences_of.remove(topic);
+                self.log.remove_reader(std::slice::from_ref(topic), 0);
+            }
         }
     }
 
@@ -280,7 +306,7 @@ impl World {
             let id = self.cursor(seq).to_string();
             let frame = Arc::new(Frame::encode(seq, &id, event.data(format!("{seq}{fill}")), self.now));
             self.audiences.append(&frame);
-            self.log.append(Arc::clone(&frame), self.now);
+            self.log.append(Arc::clone(&frame), self.now, &mut Vec::new());
             self.history.push(frame);
         }
     }
@@ -378,9 +404,11 @@ impl World {
             return true;
         }
         if !over_bound && cursor >= in_log {
-            let frames = self.log.after(subscription.topics(), cursor);
-            let admitted = frames.filter(|frame| subscription.admits(frame));
-            self.run.fill(cursor, subscription.format(), admitted);
+            let (topics, sees_private) = (subscription.topics(), subscription.sees_private());
+            let mut frames = Vec::new();
+            let read = self.log.read_after(topics, sees_private, cursor, 100, RUN_BYTES, &mut frames);
+            assert!(read.is_ok(), "all after {in_log} is here");
+            self.run.fill(cursor, subscription.format(), frames.iter());
             return true;
         }
         let to = if over_bound { window_after } else { in_log.min(window_after) };
@@ -486,7 +514,7 @@ impl World {
         assert_eq!(counted, (members, self.laggards.len()));
         self.audiences.check();
         self.log.check();
-        assert_eq!(self.log.holds(), self.audiences.reads(), "the log's readers are the audiences");
+        assert_eq!(self.log.readers(), self.audiences.topics(), "the log's readers are the audiences");
         assert!(!self.audiences.crowded() || self.audiences.dirty());
     }
 
@@ -495,25 +523,19 @@ impl World {
         let count = 1 + self.choices.below(3);
         let mut topics: Vec<Topic> = (0..count).map(|_| self.choices.topic()).collect();
         topics.dedup();
-        let retained = self.history.len() - self.log.len();
         let of_topics = |frame: &&Arc<Frame>| frame.topics().iter().any(|topic| topics.contains(topic));
         let own = format!("own-{}", self.choices.below(4));
         let cursor = self.some_cursor();
-        for id in [EARLIEST.to_owned(), cursor.to_string(), own.clone()] {
-            let Start { cursor: from, gap } = self.log.resume(&id, &topics);
-            let given: Vec<u64> = self.log.after(&topics, from).map(|frame| frame.seq()).collect();
+        for id in [EARLIEST.to_owned(), cursor.to_string(), own] {
+            let start = self.log.resume(&id, &topics);
+            let (from, mut given) = (start.cursor(), Vec::new());
+            let end = self.log.read_after(&topics, true, from, usize::MAX, usize::MAX, &mut given);
+            assert_eq!(end, Ok(self.log.newest()));
             let all: Vec<u64> =
                 self.history[from as usize..].iter().filter(of_topics).map(|frame| frame.seq()).collect();
-            assert_eq!(given, all, "all after the start {from} of {id:?}");
-            if gap {
-                let kept = self.history[retained..].iter().find(of_topics);
-                assert!(kept.is_none_or(|frame| frame.seq() > from), "a gap loses nothing that is here");
-            } else if id == cursor.to_string() {
+            assert!(given.iter().map(|frame| frame.seq()).eq(all), "all after the start {from} of {id:?}");
+            if !start.is_gap() && id == cursor.to_string() {
                 assert_eq!(from, cursor.seq);
-            } else if id == own {
-                let of_id = |frame: &&Arc<Frame>| frame.own_id() == Some(&own);
-                let first = self.history[retained..].iter().find(of_id).expect("the id is retained");
-                assert!(from <= first.seq(), "whoever saw {own} first misses what followed");
             }
         }
     }
