@@ -16,8 +16,8 @@ use fanfare_proto::log::Log;
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// What every log takes: the empty tables, the heads of the size classes, and the smallest steps of tables that are not
-/// empty.
+/// What every log takes: the empty tables, the heads of the size classes, and the smallest steps of tables
+/// that are not empty.
 const CONSTANT_BYTES: usize = 12 << 10;
 
 /// One test, because the allocator counts for the whole process.

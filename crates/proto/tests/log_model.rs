@@ -317,20 +317,20 @@ impl World {
     fn ask_to_resume(&mut self) {
         let topics = self.some_topics();
         let available = self.available_after(&topics);
-        assert_eq!(self.log.resume(EARLIEST, &topics), Start::At { cursor: available });
+        assert_eq!(self.log.resume(EARLIEST, &topics), Start::At { cursor: available, from: 0 });
         let seq = self.some_seq();
         let expected = match seq {
             _ if seq > self.log.newest() => Start::Ahead { seq, cursor: available },
-            _ if seq < available => Start::Gap { cursor: available },
-            _ => Start::At { cursor: seq },
+            _ if seq < available => Start::Gap { cursor: available, from: seq },
+            _ => Start::At { cursor: seq, from: seq },
         };
         assert_eq!(self.log.resume(&self.cursor(seq).to_string(), &topics), expected);
         let id = self.own_id();
         let models = topics.iter().filter_map(|topic| self.topics.get(topic));
         let first = models.filter_map(|model| model.own_ids.get(&id)).map(|(first, _)| *first).min();
         let expected = match first {
-            Some(seq) if seq >= available => Start::At { cursor: seq },
-            _ => Start::Gap { cursor: available },
+            Some(seq) if seq >= available => Start::At { cursor: seq, from: seq },
+            first => Start::Gap { cursor: available, from: first.unwrap_or(0) },
         };
         assert_eq!(self.log.resume(&id, &topics), expected, "{id}");
     }
@@ -351,6 +351,7 @@ impl World {
         assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
 
         let available = self.available_after(&topics);
+        self.check_replay(&topics, after, available);
         let mut given = Vec::new();
         let read = self.log.read_after(&topics, sees_private, after, max_frames, max_bytes, &mut given);
         if after < available {
@@ -372,6 +373,17 @@ impl World {
             let with_next = bytes(&given) + bytes(std::slice::from_ref(next));
             assert!(given.len() == max_frames || with_next > max_bytes, "it stopped for a reason");
         }
+    }
+
+    /// A reader that knows what is missing gets all that is left.
+    fn check_replay(&self, topics: &[Topic], after: u64, available: u64) {
+        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let retained = models.flat_map(|model| &model.retained).map(|frame| frame.seq());
+        let expected: BTreeSet<u64> = retained.filter(|seq| *seq > after).collect();
+        let mut given = Vec::new();
+        let end = self.log.replay_after(topics, true, after, available, usize::MAX, usize::MAX, &mut given);
+        assert_eq!(end, Ok(self.log.newest().max(after)));
+        assert!(given.iter().map(|frame| frame.seq()).eq(expected), "all that is left after {after}");
     }
 
     fn cursor(&self, seq: u64) -> Cursor {

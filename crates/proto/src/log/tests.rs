@@ -56,7 +56,21 @@ fn read(log: &Log, topics: &[Topic], after: u64) -> Result<Vec<u64>, u64> {
 
 /// Everything that is retained of some topics.
 fn retained(log: &Log, topics: &[Topic]) -> Vec<u64> {
-    read(log, topics, log.available_after(topics)).unwrap()
+    let start = log.resume(EARLIEST, topics);
+    let mut frames = Vec::new();
+    let end = log.replay_after(topics, true, start.from(), start.cursor(), 1 << 20, 1 << 30, &mut frames);
+    assert_eq!((end, start.is_gap()), (Ok(log.newest()), false));
+    frames.iter().map(|frame| frame.seq()).collect()
+}
+
+/// A reader that says it has everything up to `seq` misses nothing.
+fn at(seq: u64) -> Start {
+    Start::At { cursor: seq, from: seq }
+}
+
+/// Everything after `cursor` is here, and the reader has everything up to `from`.
+fn gap(cursor: u64, from: u64) -> Start {
+    Start::Gap { cursor, from }
 }
 
 fn id(log: &Log, seq: u64) -> String {
@@ -91,7 +105,7 @@ fn numbers_rise_and_may_have_holes() {
     assert_eq!(read(&log, &a, 0).unwrap(), [3, 4, 1_000, 1_000_000_000_000]);
     // Also from a number that no frame has.
     assert_eq!(read(&log, &a, 500).unwrap(), [1_000, 1_000_000_000_000]);
-    assert_eq!(log.resume(&id(&log, 500), &a), Start::At { cursor: 500 });
+    assert_eq!(log.resume(&id(&log, 500), &a), at(500));
     log.check();
 }
 
@@ -136,7 +150,7 @@ fn retention_by_count_bytes_and_age() {
     let mut none = log(0);
     append(&mut none, "a");
     assert!(none.is_empty() && none.topic(&a[0]).is_none());
-    assert_eq!(none.resume(&id(&none, 0), &a), Start::Gap { cursor: 1 });
+    assert_eq!(none.resume(&id(&none, 0), &a), gap(1, 0));
     for log in [by_count, by_bytes, by_age, none] {
         log.check();
     }
@@ -220,12 +234,12 @@ fn a_cursor_before_what_is_retained_is_a_gap() {
         append(&mut log, "a");
     }
     let a = [topic("a")];
-    assert_eq!(log.resume(&id(&log, 2), &a), Start::Gap { cursor: 3 });
+    assert_eq!(log.resume(&id(&log, 2), &a), gap(3, 2));
     assert_eq!(read(&log, &a, 2), Err(3));
     // Everything after 3 is retained, so a reader at 3 misses nothing.
-    assert_eq!(log.resume(&id(&log, 3), &a), Start::At { cursor: 3 });
-    assert_eq!(log.resume(&id(&log, 5), &a), Start::At { cursor: 5 });
-    assert_eq!(log.resume(EARLIEST, &a), Start::At { cursor: 3 });
+    assert_eq!(log.resume(&id(&log, 3), &a), at(3));
+    assert_eq!(log.resume(&id(&log, 5), &a), at(5));
+    assert_eq!(log.resume(EARLIEST, &a), Start::At { cursor: 3, from: 0 });
     assert_eq!(log.available_after(&[]), 5);
 }
 
@@ -234,14 +248,14 @@ fn unknown_epochs_and_ids_are_gaps_and_future_numbers_are_ahead() {
     let mut log = log(10);
     append(&mut log, "a");
     let a = [topic("a")];
-    let start = Start::Gap { cursor: 0 };
+    let start = gap(0, 0);
     assert_eq!(log.resume(&Cursor { epoch: Epoch::new(8), seq: 1 }.to_string(), &a), start);
     assert_eq!(log.resume("never-seen", &a), start);
     let ahead = log.resume(&id(&log, 2), &a);
     assert_eq!(ahead, Start::Ahead { seq: 2, cursor: 0 });
     assert!(ahead.is_gap() && start.is_gap() && !log.resume(EARLIEST, &a).is_gap());
     append(&mut log, "b");
-    assert_eq!(log.resume(&id(&log, 2), &a), Start::At { cursor: 2 });
+    assert_eq!(log.resume(&id(&log, 2), &a), at(2));
 }
 
 /// Once, a reader of a quiet topic that reconnected after another topic had been forgotten was told of a gap
@@ -263,15 +277,39 @@ fn a_forgotten_topic_is_no_gap_for_another_one() {
     trim_all(&mut log, 3600 * SECOND);
     assert_eq!((log.len(), log.topic_count()), (0, 0), "all topics are forgotten");
     log.check();
-    assert_eq!(log.resume(&id(&log, 2), &quiet), Start::At { cursor: 2 });
-    assert_eq!(log.resume(&id(&log, 1), &quiet), Start::Gap { cursor: 2 });
-    assert_eq!(log.resume(&id(&log, 0), &other), Start::At { cursor: 0 });
+    assert_eq!(log.resume(&id(&log, 2), &quiet), at(2));
+    assert_eq!(log.resume(&id(&log, 1), &quiet), gap(2, 1));
+    assert_eq!(log.resume(&id(&log, 0), &other), at(0));
     // A new entry knows what the tombstone knew, and a new tombstone what the entry knew.
     log.add_reader(&quiet, 0);
     assert_eq!(log.available_after(&quiet), 2);
     log.remove_reader(&quiet, 0);
     assert_eq!(log.available_after(&quiet), 2);
     log.check();
+}
+
+/// A reader of a busy and of a quiet topic gets what is left of the quiet one's history, whatever the busy
+/// one has dropped.
+#[test]
+fn a_gap_in_one_topic_does_not_cost_what_another_one_retains() {
+    let mut log = log(3);
+    append(&mut log, "quiet");
+    append(&mut log, "quiet");
+    for _ in 0..10 {
+        append(&mut log, "busy");
+    }
+    let both = [topic("busy"), topic("quiet")];
+    assert_eq!(retained(&log, &both), [1, 2, 10, 11, 12]);
+    let start = log.resume(&id(&log, 1), &both);
+    assert_eq!(start, gap(9, 1));
+    // In slices; a loss beyond the gap that the reader knows of is told.
+    let mut frames = Vec::new();
+    assert_eq!(log.replay_after(&both, false, 1, 9, 1, 1 << 20, &mut frames), Ok(2));
+    assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Ok(10));
+    append(&mut log, "busy");
+    assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Err(10));
+    assert_eq!(log.read_after(&both, false, 10, 9, 1 << 20, &mut frames), Ok(13));
+    assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [2, 10, 11, 12, 13]);
 }
 
 /// Without room for tombstones the log says "gap" rather than nothing.
@@ -286,8 +324,8 @@ fn what_the_log_cannot_remember_is_a_gap() {
     log.check();
     let start = log.resume(&id(&log, 0), &[topic("first")]);
     assert!(start.is_gap() && start.cursor() > 1_000, "{start:?}");
-    assert_eq!(log.resume(&id(&log, 1_999), &[topic("t1999")]), Start::Gap { cursor: 2_001 });
-    assert_eq!(log.resume(&id(&log, 2_001), &[topic("t1999")]), Start::At { cursor: 2_001 });
+    assert_eq!(log.resume(&id(&log, 1_999), &[topic("t1999")]), gap(2_001, 1_999));
+    assert_eq!(log.resume(&id(&log, 2_001), &[topic("t1999")]), at(2_001));
 }
 
 #[test]
@@ -298,7 +336,7 @@ fn traffic_of_other_topics_is_no_gap_for_a_quiet_one() {
     for _ in 0..5 {
         append(&mut log, "busy");
     }
-    assert_eq!(log.resume(&id(&log, 0), &quiet), Start::At { cursor: 0 });
+    assert_eq!(log.resume(&id(&log, 0), &quiet), at(0));
     assert_eq!(retained(&log, &quiet), [1]);
 }
 
@@ -309,11 +347,11 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
     append_own(&mut log, "a", "one");
     append(&mut log, "a");
     let a = [topic("a")];
-    assert_eq!(log.resume("one", &a), Start::At { cursor: 1 });
+    assert_eq!(log.resume("one", &a), at(1));
     append(&mut log, "a");
-    assert_eq!(log.resume("one", &a), Start::At { cursor: 1 });
+    assert_eq!(log.resume("one", &a), at(1));
     append(&mut log, "a");
-    assert_eq!(log.resume("one", &a), Start::Gap { cursor: 2 });
+    assert_eq!(log.resume("one", &a), gap(2, 0));
     log.check();
 }
 
@@ -328,7 +366,7 @@ fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     append(&mut log, "a");
     append_own(&mut log, "a", "one");
     let a = [topic("a")];
-    assert_eq!(log.resume("one", &a), Start::Gap { cursor: 2 });
+    assert_eq!(log.resume("one", &a), gap(2, 1));
     assert_eq!(read(&log, &a, 2).unwrap(), [3, 4, 5]);
 }
 
@@ -342,10 +380,10 @@ fn own_ids_of_other_topics_are_unknown() {
     append_own(&mut log, "a", "two");
     append_own(&mut log, "b", "two");
     let (a, b) = ([topic("a")], [topic("b")]);
-    assert_eq!(log.resume("one", &a), Start::Gap { cursor: 0 });
-    assert_eq!(log.resume("two", &a), Start::At { cursor: 3 });
-    assert_eq!(log.resume("two", &b), Start::At { cursor: 4 });
-    assert_eq!(log.resume("two", &[topic("a"), topic("b")]), Start::At { cursor: 3 });
+    assert_eq!(log.resume("one", &a), gap(0, 0));
+    assert_eq!(log.resume("two", &a), at(3));
+    assert_eq!(log.resume("two", &b), at(4));
+    assert_eq!(log.resume("two", &[topic("a"), topic("b")]), at(3));
 }
 
 /// Once, a reader without a grant searched all private frames for one that it may get.
@@ -523,7 +561,7 @@ fn a_burst_in_one_topic_leaves_the_others_alone() {
     assert_eq!(dropped.len(), 4);
     assert!(log.topic(&topic("burst")).is_none());
     assert_eq!(log.len(), 1_000);
-    assert_eq!(log.resume(&id(&log, 0), &[topic("burst")]), Start::Gap { cursor: log.newest() });
+    assert_eq!(log.resume(&id(&log, 0), &[topic("burst")]), gap(log.newest(), 0));
     log.check();
 }
 
