@@ -5,6 +5,8 @@
 
 mod capacity;
 mod congestion;
+#[cfg(all(test, fanfare_loom))]
+mod models;
 mod room;
 mod sequencer;
 mod tasks;

@@ -134,6 +134,8 @@ enum Unable {
 struct NoRoom {
     /// To wait for: shards without room, and shards that others ahead wait for.
     shards: ShardSet,
+    /// Those of them that others ahead wait for.
+    behind: ShardSet,
     /// Who is to call, and when: not those that others ahead wait for.
     calls: Vec<Call>,
 }
@@ -217,11 +219,12 @@ impl Sequencer {
             };
             let Some((place, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
             self.shared.waiting.enter(place, &no_room.shards, *by);
-            // In the line first: whoever is asked to call finds us there.
-            if !self.ask(&no_room.calls) {
+            // In the line first: a call, and a turn that is passed on, find us there. What has changed before, we see now.
+            let ahead = self.shared.waiting.waited_for_ahead(place.as_ref());
+            let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
+            if !self.ask(&no_room.calls) && !is_next {
                 return Attempt::Waits;
             }
-            // Room has come meanwhile.
         }
     }
 
@@ -350,13 +353,14 @@ impl Sequencer {
         ahead: &ShardSet,
     ) -> Result<(), NoRoom> {
         let scratch = &state.scratch;
-        let mut no_room = NoRoom { shards: ShardSet::new(), calls: Vec::new() };
+        let mut no_room = NoRoom { shards: ShardSet::new(), behind: ShardSet::new(), calls: Vec::new() };
         let mut mail_bytes = 0;
         for shard in scratch.needed.iter() {
             let amount = scratch.needs[shard].amount;
             mail_bytes += amount.bytes;
             if ahead.contains(shard) {
                 no_room.shards.insert(shard);
+                no_room.behind.insert(shard);
             } else if !self.mailbox.fits(self.taken(shard), amount) {
                 no_room.shards.insert(shard);
                 let wanted = if is_larger { self.wanted_by_larger(amount) } else { amount };
@@ -397,7 +401,8 @@ impl Sequencer {
     fn no_room_in_all(&self, ahead: &ShardSet, calls: impl IntoIterator<Item = Call>) -> NoRoom {
         let is_ours = |call: &Call| !matches!(call.by, CallBy::Shard(shard) if ahead.contains(shard));
         NoRoom {
-            shards: (0..self.shared.mailboxes.len()).collect(),
+            shards: ShardSet::all(self.shared.mailboxes.len()),
+            behind: ahead.clone(),
             calls: calls.into_iter().filter(is_ours).collect(),
         }
     }

@@ -83,7 +83,7 @@ pub(crate) struct Reader {
     adopted: Option<SocketReceiver>,
     pub(crate) head: u64,
     /// The topic of each event, in order.
-    topics: Vec<String>,
+    pub(crate) topics: Vec<String>,
 }
 
 impl Reader {
@@ -125,7 +125,7 @@ impl Reader {
     }
 
     /// Turns of the loop until everything up to this event has come.
-    fn read_to(&mut self, seq: u64) {
+    pub(crate) fn read_to(&mut self, seq: u64) {
         while self.head < seq {
             let inbox = self.turn();
             self.act_on_all(inbox);

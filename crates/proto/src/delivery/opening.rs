@@ -49,8 +49,7 @@ impl Delivery {
         };
         let (cursor, gap) = match start {
             None => (newest, false),
-            Some(Start::At { cursor }) => (cursor, false),
-            Some(Start::Gap { cursor } | Start::Ahead { cursor, .. }) => (cursor, true),
+            Some(start) => (start.cursor(), start.is_gap()),
         };
         Opened { audience, cursor, gap, replays: start.is_some() }
     }

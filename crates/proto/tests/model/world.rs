@@ -210,7 +210,7 @@ impl World {
         let start = asked.map(|id| log.log.resume(&id, subscription.topics()));
         let opened = self.delivery.open(subscription.clone(), start, &mut log);
         let seen = opened.cursor;
-        if let Some(Start::At { cursor }) = start {
+        if let Some(Start::At { cursor, .. }) = start {
             assert!(cursor == seen && !opened.gap);
         }
         if self.choices.one_in(20) {
