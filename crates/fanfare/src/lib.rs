@@ -41,6 +41,6 @@ pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, T
 pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
-pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
+pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, MAX_TOPICS_PER_EVENT, Retention};
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 pub use hub::{AdoptError, Hub, PublishError, Published};

@@ -7,6 +7,8 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfare::{Backend, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, Retention, SocketOptions};
 
+use crate::control::ControlLimits;
+
 /// Pushes Server-Sent Events to very many subscribers.
 ///
 /// Without a command it serves, with good defaults.
@@ -72,8 +74,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().event_bytes))]
     pub(crate) max_event: ByteSize,
     /// Body of a publish in JSON or as a form; NDJSON has no end, but each line this bound
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize::mib(4))]
+    #[arg(long, value_name = "SIZE", default_value_t = size(ControlLimits::default().body_bytes))]
     pub(crate) max_body: ByteSize,
+    /// Events of one JSON array. NDJSON has no such bound
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().array_events)]
+    pub(crate) max_array: usize,
     /// Time for a request head to be complete
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) head_time: Duration,
@@ -213,6 +218,10 @@ impl ServeOptions {
             retry: self.retry,
             ..Limits::default()
         }
+    }
+
+    pub(crate) fn control_limits(&self) -> ControlLimits {
+        ControlLimits { body_bytes: self.max_body.as_u64() as usize, array_events: self.max_array }
     }
 
     pub(crate) fn socket_options(&self) -> SocketOptions {

@@ -59,7 +59,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             hub: engine.hub(),
             admission: EventsAdmission { cors: cors.clone(), max_topics },
             cors,
-            max_body: options.max_body.as_u64() as usize,
+            limits: options.control_limits(),
             draining: Arc::clone(&draining),
         };
         control::start(control, sockets)?;

@@ -5,6 +5,7 @@
 //! it.
 
 mod body;
+mod limits;
 mod problem;
 mod publish;
 mod routes;
@@ -16,7 +17,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -34,28 +34,18 @@ use tower::ServiceExt;
 use crate::admission::EventsAdmission;
 use crate::cors::Cors;
 use fanfare::Admission;
+pub(crate) use limits::ControlLimits;
+use limits::{CONNECTIONS, HEAD_TIME, LINGER, WAITING};
 use problem::Problem;
 use strict::Strict;
 use unread::Watched;
-
-/// Connections that the control plane serves at once; further ones are closed.
-const CONNECTIONS: usize = 4096;
-
-/// Sockets that wait between the shards and the control plane.
-const WAITING: usize = 1024;
-
-/// Time for a head on a connection that is kept open, the wait for it included.
-const HEAD_TIME: Duration = Duration::from_secs(30);
-
-/// How long a client may go on sending after its last answer, before the socket is closed under it.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What the control plane works with.
 pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
     pub(crate) cors: Cors,
-    pub(crate) max_body: usize,
+    pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
 }
 

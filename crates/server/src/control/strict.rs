@@ -11,7 +11,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::http::{HeaderMap, Uri, header};
 use fanfare::{HeadError, HeadLimits, HeadScanner};
@@ -19,9 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// How long a client may take nothing of its answer. Only so many connections are served at once: those who never read
-/// would keep everybody else out.
-const WRITE_TIME: Duration = Duration::from_secs(30);
+use super::limits::WRITE_TIME;
 
 /// What the library gets instead of a head that is refused, so that the answers before it go out first.
 const STAND_IN: &[u8] = b"GET /refused HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
