@@ -1,9 +1,8 @@
 //! The process-wide handle: publish, adopt, count.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -12,12 +11,13 @@ use fanfare_io::pass::SocketSender;
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event::Event;
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::Subscribe;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::counts::{Counts, SharedCounts};
+use crate::inspect::{Asked, InspectError, Inspection, Question, Turns};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex};
 
@@ -42,6 +42,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
+    inspections: Turns,
 }
 
 /// What the hub knows of a shard.
@@ -115,6 +116,7 @@ impl Hub {
                 newest,
                 shards,
                 next_shard: AtomicUsize::new(0),
+                inspections: Turns::default(),
             }),
         }
     }
@@ -234,34 +236,28 @@ impl Hub {
         self.inner.shards.iter().map(|shard| shard.counts.load())
     }
 
-    /// The counts of one topic, or of all that have subscribers or retained events, sorted by name.
-    /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
-    ///
-    /// # Panics
-    /// As [`Hub::publish`].
-    pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
-        let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
-        for answered in self.ask(only) {
-            for counts in answered.recv_timeout(patience).unwrap_or_default() {
-                let sum = all.entry(counts.topic.clone()).or_default();
-                sum.subscribers += counts.subscribers;
-                sum.laggards += counts.laggards;
-                *sum = TopicCounts { subscribers: sum.subscribers, laggards: sum.laggards, ..counts };
-            }
-        }
-        all.into_values().collect()
-    }
-
-    /// Asks one shard after the other for the counts of its topics.
-    pub(crate) fn ask(&self, only: Option<&Topic>) -> impl Iterator<Item = mpsc::Receiver<Vec<TopicCounts>>> {
+    /// Asks one shard after the other.
+    pub(crate) fn ask(&self, question: &Question) -> impl Iterator<Item = Result<Asked, InspectError>> {
         self.inner.assert_in_reach();
         self.inner.shards.iter().map(move |shard| {
-            let (answer, answered) = mpsc::sync_channel(1);
-            let ask = Mail::Inspect(only.cloned(), answer);
-            // Where it is refused, the answer fails at once.
-            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
-            answered
+            let (inspection, asked) = Inspection::new(question.clone());
+            let ask = Mail::Inspect(Box::new(inspection));
+            match shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(())) {
+                Ok(()) => Ok(asked),
+                Err(Refused::Ended) => Err(InspectError::Stopped),
+                Err(Refused::Full | Refused::Failed(())) => Err(InspectError::Busy),
+            }
         })
+    }
+
+    /// Whose turn it is to ask.
+    pub(crate) fn inspections(&self) -> &Turns {
+        &self.inner.inspections
+    }
+
+    /// The time on the engine's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.clock.now()
     }
 
     /// The newest id: a cursor from which a reader gets only what is published later.

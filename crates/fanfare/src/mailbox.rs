@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
-use crate::counts::TopicCounts;
+use crate::inspect::Inspection;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Waker};
 
 #[cfg(test)]
@@ -28,8 +26,8 @@ pub(crate) enum Mail {
     Event(Arc<Frame>),
     /// The socket comes on the shard's socket channel, in the same order.
     Adopt(Box<Adoption>),
-    /// Asks for the counts of one topic, or of all.
-    Inspect(Option<Topic>, SyncSender<Vec<TopicCounts>>),
+    /// Asks for the counts of topics.
+    Inspect(Box<Inspection>),
     /// End every stream within this time, then stop.
     Drain(Duration),
 }

@@ -2,7 +2,6 @@
 //! driven by hand. Not part of the public interface.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -13,8 +12,10 @@ use fanfare_proto::event::Topic;
 use fanfare_proto::limits::Limits;
 
 use crate::admission::Admission;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::counts::{Counts, SharedCounts};
 use crate::hub::{Hub, ShardHandle};
+use crate::inspect::Question;
+pub use crate::inspect::{Answer, Asked};
 use crate::mailbox::Mailbox;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
@@ -74,9 +75,14 @@ pub fn drain(hub: &Hub, window: Duration) {
     hub.drain(window);
 }
 
-/// Asks every shard for the counts of its topics, as [`Hub::topics`] does, without waiting for the answers.
-pub fn ask(hub: &Hub, only: Option<&Topic>) -> Vec<Receiver<Vec<TopicCounts>>> {
-    hub.ask(only).collect()
+/// Asks every shard for the counts of one topic, or of all, as [`Hub::topic`] and [`Hub::topics_page`] do,
+/// without waiting for the answers.
+pub fn ask(hub: &Hub, only: Option<&Topic>) -> Vec<Asked> {
+    let question = match only {
+        Some(topic) => Question::Topic(topic.clone()),
+        None => Question::Page { after: None, limit: usize::MAX },
+    };
+    hub.ask(&question).flatten().collect()
 }
 
 impl<I: Io> SimShard<I> {

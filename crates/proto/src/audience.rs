@@ -457,6 +457,14 @@ impl Audiences {
         })
     }
 
+    /// How many members and laggards each audience of a topic has.
+    pub fn sizes_of(&self, topic: &Topic) -> impl Iterator<Item = (usize, usize)> {
+        self.by_topic.get(topic).into_iter().flatten().map(|id| {
+            let audience = &self.table[id.0 as usize];
+            (audience.members.len(), audience.laggards as usize)
+        })
+    }
+
     /// Every audience, with how many members and laggards it has.
     pub fn sizes(&self) -> impl Iterator<Item = (AudienceId, usize, usize)> {
         self.table.iter().map(|(key, audience)| {

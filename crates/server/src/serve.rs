@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Inspections};
 use crate::cors::Cors;
 use crate::memory;
 
@@ -61,6 +61,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             cors,
             limits: options.control_limits(),
             draining: Arc::clone(&draining),
+            inspections: Inspections::default(),
         };
         control::start(control, sockets)?;
     }

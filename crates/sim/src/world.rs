@@ -6,11 +6,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use fanfare::sim::{self, Look, SimShard};
-use fanfare::{Decision, Epoch, Farewell, Refusal, RequestHead, Subscribe, TopicCounts};
+use fanfare::sim::{self, Asked, Look, SimShard};
+use fanfare::{Decision, Epoch, Farewell, Refusal, RequestHead, Subscribe};
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
@@ -35,7 +35,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     /// How often a socket was given to `Hub::adopt`: it takes the shards in turn.
     pub(crate) adoptions: usize,
-    pub(crate) inspections: Vec<Receiver<Vec<TopicCounts>>>,
+    pub(crate) inspections: Vec<Asked>,
     pub(crate) stormed: bool,
 }
 
@@ -250,9 +250,9 @@ impl World {
 
     /// Every shard's answer to those who asked for counts comes some time.
     pub(crate) fn take_inspections(&mut self) {
-        self.inspections.retain(|answer| match answer.try_recv() {
-            Ok(counts) => {
-                assert!(counts.iter().all(|counts| counts.laggards <= counts.subscribers));
+        self.inspections.retain(|asked| match asked.try_recv() {
+            Ok(answer) => {
+                assert!(answer.counts().all(|counts| counts.laggards <= counts.subscribers));
                 false
             }
             Err(TryRecvError::Empty) => true,

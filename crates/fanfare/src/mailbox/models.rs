@@ -12,7 +12,7 @@ use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -29,6 +29,7 @@ use super::{Mail, Mailbox};
 use crate::admission::Subscribe;
 use crate::counts::SharedCounts;
 use crate::hub::{AdoptError, Hub, PublishError, ShardHandle};
+use crate::inspect::{Answer, Inspection, Question};
 use crate::sync::{AtomicBool, AtomicU64, Waker};
 
 /// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
@@ -147,8 +148,12 @@ fn frame(seq: u64) -> Arc<Frame> {
 }
 
 /// Something to push that is no event.
+fn question() -> Question {
+    Question::Page { after: None, limit: 1 }
+}
+
 fn push_question(mailbox: &Mailbox) {
-    let question = Mail::Inspect(None, mpsc::sync_channel(1).0);
+    let question = Mail::Inspect(Box::new(Inspection::new(question()).0));
     mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
 }
 
@@ -458,17 +463,17 @@ fn a_question_to_a_shard_that_ends_is_not_left_open() {
     explore(5, || {
         let mut reader = Reader::alone();
         let mailbox = Arc::clone(&reader.mailbox);
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (inspection, asked) = Inspection::new(question());
         let asker = thread::spawn(move || {
-            let _ = mailbox.push_within(1, Mail::Inspect(None, answer), || Ok::<_, Infallible>(()));
+            let _ = mailbox.push_within(1, Mail::Inspect(Box::new(inspection)), || Ok::<_, Infallible>(()));
         });
         for mail in reader.take() {
-            let Mail::Inspect(_, answer) = mail else { panic!("only a question was asked") };
-            answer.try_send(Vec::new()).unwrap();
+            let Mail::Inspect(inspection) = mail else { panic!("only a question was asked") };
+            inspection.answer(Answer::default());
         }
         reader.mailbox.close();
         asker.join().unwrap();
-        assert!(!matches!(answered.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
+        assert!(!matches!(asked.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
     });
 }
 

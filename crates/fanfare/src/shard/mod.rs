@@ -7,11 +7,12 @@
 mod drain;
 mod fanout;
 mod greet;
+mod inspect;
 #[cfg(feature = "sim")]
 mod invariants;
 mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +21,7 @@ use fanfare_io::pass::{SocketReceiver, SocketSender};
 use fanfare_io::{Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::audience::{AudienceId, Audiences};
 use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
-use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::event::Topic;
+use fanfare_proto::cursor::Epoch;
 use fanfare_proto::laggard::Laggards;
 use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, LAGGARD_TURNS, Limits, SLICE_BYTES, SLICE_SENDS};
 use fanfare_proto::log::Log;
@@ -30,7 +30,7 @@ use fanfare_proto::spare::shrink_buffer;
 use slab::Slab;
 
 use crate::admission::Admission;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::counts::{Counts, SharedCounts};
 use crate::mailbox::{Mail, Mailbox};
 use crate::sync::AtomicU64;
 use drain::Drain;
@@ -265,10 +265,7 @@ impl<I: Io> Shard<I> {
                     marks = self.audiences.mark(marks);
                 }
                 Mail::Adopt(adoption) => self.adopt(*adoption, now),
-                Mail::Inspect(only, answer) => {
-                    // Whoever asked may have stopped waiting.
-                    let _ = answer.try_send(self.inspect(only.as_ref()));
-                }
+                Mail::Inspect(inspection) => self.inspect(&inspection),
                 Mail::Drain(window) => self.begin_drain(window, now),
             }
         }
@@ -281,27 +278,6 @@ impl<I: Io> Shard<I> {
         let moving = self.connections.len().saturating_sub(self.upkeep.at_standstill);
         let until = self.mail_taken_at + CONGESTION_HOLD;
         (behind * 2 > moving && now < until).then_some(until)
-    }
-
-    fn inspect(&self, only: Option<&Topic>) -> Vec<TopicCounts> {
-        let wanted = |topic: &Topic| only.is_none_or(|only| only == topic);
-        let mut topics: HashMap<&Topic, TopicCounts> = HashMap::new();
-        for (topic, extent) in self.log.extents().filter(|(topic, _)| wanted(topic)) {
-            let id = |seq| Cursor { epoch: self.log.epoch(), seq }.to_string();
-            let counts = topics.entry(topic).or_default();
-            counts.retained = extent.frames;
-            counts.span = extent.span.map(|(oldest, newest)| (id(oldest), id(newest)));
-        }
-        for (read, members, laggards) in self.audiences.counts() {
-            for topic in read.iter().filter(|topic| wanted(topic)) {
-                let counts = topics.entry(topic).or_default();
-                counts.subscribers += members + laggards;
-                counts.laggards += laggards;
-            }
-        }
-        let named =
-            |(topic, counts): (&Topic, TopicCounts)| TopicCounts { topic: topic.to_string(), ..counts };
-        topics.into_iter().map(named).collect()
     }
 
     /// Ends a connection: out of its audience now, its socket closed at the end of the tick.

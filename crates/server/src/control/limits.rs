@@ -16,6 +16,11 @@ pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long a client may go on sending after its last answer, before the socket is closed under it.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// Bytes of answers that clients have not taken yet, over all connections. At the bound the answers that have
+/// waited for the longest time are thrown away, with their connections. Answers are small but for pages of
+/// topics.
+pub(super) const ANSWER_BYTES: usize = 16 << 20;
+
 /// How long a client may take nothing of its answer. Only so many connections are served at once: clients
 /// that never read would keep all others out.
 pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
@@ -38,6 +43,21 @@ pub(super) const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// What a line of NDJSON may hold besides its data: names, ids, and JSON's escapes.
 pub(super) const LINE_EXTRA: usize = 64 << 10;
+
+/// Topics on one page of `GET /topics`, at most: 400. Such a page has at most some 700 KB.
+pub(super) const TOPICS_PER_PAGE: usize = 1000;
+
+/// Topics on one page where the request does not say.
+pub(super) const TOPICS_PER_PAGE_DEFAULT: usize = 100;
+
+/// Questions about topics that wait for their turn: 503.
+pub(super) const INSPECTION_QUEUE: usize = 256;
+
+/// How long a question waits for its turn: 503.
+pub(super) const INSPECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the shards may take to answer one question: 503.
+pub(super) const INSPECTION_TIME: Duration = Duration::from_secs(2);
 
 /// The bounds that are settings of the server.
 #[derive(Clone, Copy, Debug)]

@@ -5,11 +5,13 @@
 //! it.
 
 mod body;
+mod clients;
 mod limits;
 mod problem;
 mod publish;
 mod routes;
 mod strict;
+mod topics;
 mod unread;
 
 use std::convert::Infallible;
@@ -23,21 +25,23 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, WireFormat};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
 use crate::cors::Cors;
+use clients::{Client, Clients};
 use fanfare::Admission;
 pub(crate) use limits::ControlLimits;
-use limits::{CONNECTIONS, HEAD_TIME, LINGER, WAITING};
+use limits::{ANSWER_BYTES, CONNECTIONS, HEAD_TIME, LINGER, WAITING};
 use problem::Problem;
 use strict::Strict;
+pub(crate) use topics::Inspections;
 use unread::Watched;
 
 /// What the control plane works with.
@@ -47,6 +51,7 @@ pub(crate) struct Control {
     pub(crate) cors: Cors,
     pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) inspections: Inspections,
 }
 
 /// Starts its threads. They end when the engine does.
@@ -68,13 +73,16 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         runtime.block_on(async move {
             let control = Arc::new(control);
             let router = routes::router(Arc::clone(&control));
-            let room = Arc::new(Semaphore::new(CONNECTIONS));
+            let clients = Arc::new(Clients::new(CONNECTIONS, ANSWER_BYTES));
             while let Some(socket) = handed.recv().await {
-                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+                let Some(client) = clients.enter().map(Arc::new) else { continue };
                 let (control, router) = (Arc::clone(&control), router.clone());
                 tokio::spawn(async move {
-                    serve(&control, router, socket).await;
-                    drop(permit);
+                    tokio::select! {
+                        () = serve(&control, router, socket, &client) => {}
+                        // Others need its place, or the memory of its answer.
+                        () = client.ended() => {}
+                    }
                 });
             }
         });
@@ -83,12 +91,13 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
 }
 
 /// Serves one connection until it ends or becomes a subscriber's.
-async fn serve(control: &Control, router: Router, handed: HandedOver) {
+async fn serve(control: &Control, router: Router, handed: HandedOver, client: &Arc<Client>) {
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
-    let socket = Strict::new(handed.received, socket, control.hub.limits().head);
+    let socket = Strict::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
     let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
+        client.begins();
         let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
         let is_last = refusal.is_some() || strict::is_last(request.headers());
         let (head, body) = request.into_parts();
@@ -112,6 +121,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            client.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
             Ok::<_, Infallible>(response)
         }
     });
