@@ -14,10 +14,9 @@ mod waiting;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
@@ -32,7 +31,8 @@ use fanfare_proto::log::Log;
 
 use crate::admission::Subscribe;
 use crate::adopt::{AdoptError, AdoptRefusal};
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::counts::{Counts, SharedCounts};
+use crate::inspect::{Asked, InspectError, Inspection, Turns};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::shared_log::{Interest, ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
@@ -61,6 +61,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
+    inspections: Turns,
 }
 
 /// What the hub and every shard share.
@@ -131,24 +132,6 @@ pub struct Interrupted {
     pub published: Option<Published>,
 }
 
-/// Some of the hub's topics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TopicsPage {
-    /// Their counts.
-    pub topics: Vec<TopicCounts>,
-    /// What to give as `after` for the next page; `None`: this is the last one.
-    pub next: Option<u64>,
-}
-
-/// Why the counts of topics are not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InspectError {
-    /// A shard did not answer in time, or has too much mail. Try again in a moment.
-    Busy,
-    /// The engine drains or has stopped.
-    Stopped,
-}
-
 impl Common {
     pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> Common {
         Common {
@@ -192,8 +175,18 @@ impl Hub {
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
-        let next_shard = AtomicUsize::new(0);
-        let inner = Inner { clock, limits, socket_options, common, sequencer, tasks, shards, next_shard };
+        let (next_shard, inspections) = (AtomicUsize::new(0), Turns::default());
+        let inner = Inner {
+            clock,
+            limits,
+            socket_options,
+            common,
+            sequencer,
+            tasks,
+            shards,
+            next_shard,
+            inspections,
+        };
         Hub { inner: Arc::new(inner) }
     }
 
@@ -330,81 +323,38 @@ impl Hub {
         self.inner.shards.iter().map(|shard| shard.counts.load())
     }
 
-    /// The counts of one topic; `None` for a topic that has neither subscribers nor retained events. It costs each shard a
-    /// look-up. Blocks until every shard has answered, at most `patience`.
-    ///
-    /// # Errors
-    /// [`InspectError`]: what is known of some shards only is no answer.
-    ///
-    /// # Panics
-    /// As [`Hub::publish`].
-    pub fn topic(&self, topic: &Topic, patience: Duration) -> Result<Option<TopicCounts>, InspectError> {
-        let topics = vec![topic.clone()];
-        let counts = self.inspect(topics, patience)?.pop();
-        Ok(counts.filter(|counts| counts.subscribers > 0 || counts.retained > 0))
-    }
-
-    /// The counts of some topics that have subscribers or retained events, at most `limit`, in no order: the first page, or
-    /// the one that continues where another ended. A topic that is there all the time is on exactly one page.
-    ///
-    /// # Errors
-    /// As [`Hub::topic`].
-    ///
-    /// # Panics
-    /// As [`Hub::publish`].
-    pub fn topics_page(
-        &self,
-        after: Option<u64>,
-        limit: usize,
-        patience: Duration,
-    ) -> Result<TopicsPage, InspectError> {
-        let (topics, next) = self.inner.common.log.lock().topics_page(after, limit);
-        Ok(TopicsPage { topics: self.inspect(topics, patience)?, next })
-    }
-
-    fn inspect(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
-        let mut sums = vec![(0, 0); topics.len()];
-        let until = Instant::now() + patience;
-        for answered in self.ask(&topics) {
-            let left = until.saturating_duration_since(Instant::now());
-            let counts = answered.recv_timeout(left).map_err(|error| match error {
-                RecvTimeoutError::Timeout => InspectError::Busy,
-                RecvTimeoutError::Disconnected if self.is_stopped() => InspectError::Stopped,
-                RecvTimeoutError::Disconnected => InspectError::Busy,
-            })?;
-            for (sum, counts) in sums.iter_mut().zip(counts) {
-                *sum = (sum.0 + counts.0, sum.1 + counts.1);
-            }
-        }
-        let log = self.inner.common.log.lock();
-        let of = |(topic, (subscribers, laggards)): (Topic, (usize, usize))| {
-            log.topic_counts(topic, subscribers, laggards)
-        };
-        Ok(topics.into_iter().zip(sums).map(of).collect())
-    }
-
     /// What the simulator asks the log.
     #[cfg(feature = "sim")]
     pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
         ask(self.inner.common.log.lock().log())
     }
 
-    fn is_stopped(&self) -> bool {
-        self.inner.shards.iter().any(|shard| shard.mailbox.is_closed())
+    pub(crate) fn log(&self) -> &ProcessLog {
+        &self.inner.common.log
     }
 
-    /// Asks one shard after the other for the counts of these topics.
-    pub(crate) fn ask(&self, topics: &[Topic]) -> impl Iterator<Item = mpsc::Receiver<Vec<(usize, usize)>>> {
+    /// Asks every shard for the counts of these topics.
+    pub(crate) fn ask(&self, topics: &[Topic]) -> impl Iterator<Item = Result<Asked, InspectError>> {
         self.inner.assert_in_reach();
-        let ask = |shard: &ShardHandle| {
-            let (answer, answered) = mpsc::sync_channel(1);
-            let ask = Mail::Inspect(topics.to_vec(), answer);
-            // Where it is refused, the answer fails at once.
-            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
-            answered
-        };
-        // All are asked before the first answer is waited for.
-        self.inner.shards.iter().map(ask).collect::<Vec<_>>().into_iter()
+        self.inner.shards.iter().map(move |shard| {
+            let (inspection, asked) = Inspection::new(topics.to_vec());
+            let ask = Mail::Inspect(Box::new(inspection));
+            match shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(())) {
+                Ok(()) => Ok(asked),
+                Err(Refused::Ended) => Err(InspectError::Stopped),
+                Err(Refused::Full | Refused::Failed(())) => Err(InspectError::Busy),
+            }
+        })
+    }
+
+    /// Whose turn it is to ask.
+    pub(crate) fn inspections(&self) -> &Turns {
+        &self.inner.inspections
+    }
+
+    /// The time on the engine's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.clock.now()
     }
 
     /// The newest id: a cursor from which a reader gets only what is published later.
@@ -494,14 +444,3 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
-
-impl fmt::Display for InspectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            InspectError::Busy => "a shard did not answer in time; try again in a moment",
-            InspectError::Stopped => "the server is shutting down",
-        })
-    }
-}
-
-impl std::error::Error for InspectError {}

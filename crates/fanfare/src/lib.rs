@@ -23,6 +23,7 @@ mod counts;
 mod descriptors;
 mod engine;
 mod hub;
+mod inspect;
 mod mailbox;
 mod response;
 mod shard;
@@ -46,10 +47,10 @@ pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{
-    FullPolicy, LaggardPolicy, Limits, LogLimits, Retention, RetentionRule, TopicPattern,
+    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, Retention, RetentionRule,
+    TopicPattern,
 };
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{
-    Hub, InspectError, Interrupted, NotPublished, PublishError, PublishFuture, Published, TopicsPage,
-};
+pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use inspect::{InspectError, TopicsPage};

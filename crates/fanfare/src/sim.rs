@@ -2,7 +2,6 @@
 //! driven by hand. Not part of the public interface.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -15,6 +14,7 @@ use fanfare_proto::limits::Limits;
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle};
+pub use crate::inspect::Asked;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
 use crate::shared_log::{INTEREST, log_of};
@@ -98,9 +98,9 @@ pub fn drain(hub: &Hub, window: Duration) {
     hub.drain(window);
 }
 
-/// Asks every shard for the counts of its topics, as [`Hub::topics`] does, without waiting for the answers.
-pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Receiver<Vec<(usize, usize)>>> {
-    hub.ask(topics).collect()
+/// Asks every shard for the counts of these topics, as [`Hub::topic`] does, without waiting for the answers.
+pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Asked> {
+    hub.ask(topics).flatten().collect()
 }
 
 impl<I: Io> SimShard<I> {

@@ -355,7 +355,8 @@ fn look_on(hub: &Hub, published: &AtomicBool) {
     let mut newest = hub.head();
     while !published.load(Ordering::Relaxed) {
         assert!(hub.counts().connections <= 8);
-        hub.topics_page(None, 100, Duration::from_secs(60)).unwrap();
+        let page = hub.topics_page(None, 10, Duration::from_secs(60)).unwrap();
+        assert!(page.topics.iter().all(|counts| counts.subscribers <= 8) && page.next.is_none());
         let head = hub.head();
         assert!(head.seq >= newest.seq);
         newest = head;

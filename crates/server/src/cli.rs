@@ -10,6 +10,8 @@ use fanfare::{
     RetentionRule, SocketOptions, TopicPattern,
 };
 
+use crate::control::ControlLimits;
+
 /// Pushes Server-Sent Events to very many subscribers.
 ///
 /// Without a command it serves, with good defaults.
@@ -76,8 +78,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().event_bytes))]
     pub(crate) max_event: ByteSize,
     /// Body of a publish in JSON or as a form; NDJSON has no end, but each line this bound
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize::mib(4))]
+    #[arg(long, value_name = "SIZE", default_value_t = size(ControlLimits::default().body_bytes))]
     pub(crate) max_body: ByteSize,
+    /// Events of one JSON array. NDJSON has no such bound
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().array_events)]
+    pub(crate) max_array: usize,
     /// Time for a request head to be complete
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) head_time: Duration,
@@ -231,6 +236,10 @@ impl ServeOptions {
         };
         let rules = self.retain_rules.iter().map(|rule| rule.or(retention)).collect();
         LogLimits { retention, rules, total_bytes: self.log_bytes.as_u64() as usize }
+    }
+
+    pub(crate) fn control_limits(&self) -> ControlLimits {
+        ControlLimits { body_bytes: self.max_body.as_u64() as usize, array_events: self.max_array }
     }
 
     pub(crate) fn socket_options(&self) -> SocketOptions {

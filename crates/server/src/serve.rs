@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Inspections};
 use crate::cors::Cors;
 use crate::memory;
 
@@ -61,8 +61,9 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             hub: engine.hub(),
             admission: EventsAdmission { cors: cors.clone(), max_topics },
             cors,
-            max_body: options.max_body.as_u64() as usize,
+            limits: options.control_limits(),
             draining: Arc::clone(&draining),
+            inspections: Inspections::default(),
         };
         control::start(control, sockets)?;
     }

@@ -12,7 +12,7 @@ use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -30,6 +30,7 @@ use crate::admission::Subscribe;
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::SharedCounts;
 use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
+use crate::inspect::Inspection;
 use crate::shared_log::{Interest, SharedLog, log_of};
 use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
 
@@ -152,7 +153,7 @@ fn push_events(mailbox: &Mailbox, frames: Vec<Arc<Frame>>) {
 
 /// Something to push that is no event.
 fn push_question(mailbox: &Mailbox) {
-    let question = Mail::Inspect(Vec::new(), mpsc::sync_channel(1).0);
+    let question = Mail::Inspect(Box::new(Inspection::new(Vec::new()).0));
     mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
 }
 
@@ -471,17 +472,17 @@ fn a_question_to_a_shard_that_ends_is_not_left_open() {
     explore(5, || {
         let mut reader = Reader::alone();
         let mailbox = Arc::clone(&reader.mailbox);
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (inspection, asked) = Inspection::new(Vec::new());
         let asker = thread::spawn(move || {
-            let _ = mailbox.push_within(1, Mail::Inspect(Vec::new(), answer), || Ok::<_, Infallible>(()));
+            let _ = mailbox.push_within(1, Mail::Inspect(Box::new(inspection)), || Ok::<_, Infallible>(()));
         });
         for mail in reader.take() {
-            let Mail::Inspect(_, answer) = mail else { panic!("only a question was asked") };
-            answer.try_send(Vec::new()).unwrap();
+            let Mail::Inspect(inspection) = mail else { panic!("only a question was asked") };
+            inspection.answer(Vec::new());
         }
         reader.mailbox.close();
         asker.join().unwrap();
-        assert!(!matches!(answered.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
+        assert!(!matches!(asked.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
     });
 }
 
