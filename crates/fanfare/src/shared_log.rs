@@ -290,12 +290,13 @@ impl EventLog for SharedLog {
         bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let Wanted { topics, sees_private, after } = *wanted;
-        self.process.lock().state.log.read_after(topics, sees_private, after, most, bytes, into)
+        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
+        let log = self.process.lock();
+        log.state.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
     }
 
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
-        let Wanted { topics, sees_private, after } = *wanted;
+        let Wanted { topics, sees_private, after, .. } = *wanted;
         self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
     }
 }

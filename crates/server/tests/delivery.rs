@@ -252,14 +252,14 @@ on_both_backends! {
         let server = Server::start_with(backend, &["--heartbeat", "400ms"]);
         let first = server.publish("other", "1");
         let mut quiet = server.subscribe("topic=quiet");
-        let body = quiet.body_of(12 + first.len());
-        let opening = format!("id: {first}\n\n");
-        assert!(behind_prelude(&quiet).starts_with(&opening), "{:?}", String::from_utf8_lossy(body));
+        quiet.body_of(12 + first.len());
+        assert_eq!(behind_prelude(&quiet), format!("id: {first}\n\n"));
         let missed = server.publish("quiet", "2");
         assert_eq!(quiet.event().id, missed);
         // Cut before the first event: the opening's id misses nothing.
         let mut back = server.subscribe_with("topic=quiet", &[("Last-Event-ID", &first)]);
-        assert_eq!((back.header("Fanfare-Gap"), back.data(1)), (None, vec!["2".to_owned()]));
+        assert_eq!(back.header("Fanfare-Gap"), None);
+        assert_eq!(back.data(1), ["2"]);
         // What happens elsewhere moves the id of a quiet stream on.
         let last = server.publish("other", "3");
         let moved_on = format!("id: {last}\n\n");

@@ -501,8 +501,9 @@ impl<I: Io> Shard<I> {
         let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
         prelude(retry_ms, &mut body);
         let has_notice = opened.gap && subscribe.gap_notice;
-        if !has_notice {
-            // The notice of a gap has an id itself.
+        if !has_notice && opened.cursor >= opened.incomplete_until {
+            // The notice of a gap has an id itself. A reader that gets what is left of incomplete history has no cursor yet
+            // from which it would miss nothing.
             checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
         }
         body.extend_from_slice(&subscribe.greeting);

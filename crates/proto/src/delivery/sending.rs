@@ -334,12 +334,20 @@ impl Delivery {
             self.sending.queue_ending(StreamKey { slot, generation: link.generation }, CloseReason::Aged);
             return None;
         }
-        let cursor = self.laggards.get(key).cursor;
+        let (cursor, incomplete_until) = {
+            let laggard = self.laggards.get(key);
+            (laggard.cursor, laggard.incomplete_until)
+        };
         let subscription = Arc::clone(self.audiences.subscription(stream.audience));
         let Sending { run, run_of, keys, frames, .. } = &mut self.sending;
         (*run_of, _) = (None, keys.clear());
         frames.clear();
-        match log.read_after(&subscription.wanted_after(cursor), RUN_FRAMES, RUN_BYTES, frames) {
+        match log.read_after(
+            &subscription.wanted_after(cursor, incomplete_until),
+            RUN_FRAMES,
+            RUN_BYTES,
+            frames,
+        ) {
             Ok(end) => {
                 keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
                 run.fill(cursor, end, subscription.format(), keys, &mut self.store);
@@ -363,20 +371,26 @@ impl Delivery {
         }
     }
 
-    /// What the laggard needs is no longer kept: it goes on after the gap, and the gap is reported.
+    /// Some of what the laggard needs is no longer kept: it goes on with what is left, and the gap is reported.
     fn skip(&mut self, key: u32, available_after: u64, log: &mut impl EventLog) {
-        let (slot, cursor) = (self.laggards.get(key).slot, self.laggards.get(key).cursor);
+        let (slot, asked) = (self.laggards.get(key).slot, self.laggards.get(key).cursor);
         let stream = self.subscribers[slot as usize].stream;
+        let subscription = self.audiences.subscription(stream.audience);
+        let left = log.first_after(&subscription.wanted_after(asked, available_after));
+        let cursor = match left {
+            Some(left) if left.seq() <= available_after => asked,
+            _ => available_after,
+        };
         self.counts.gaps += 1;
         if stream.options.gap_notice {
-            let subscription = self.audiences.subscription(stream.audience);
-            let next = log.first_after(&subscription.wanted_after(available_after));
+            let next = log.first_after(&subscription.wanted_after(available_after, 0));
             let mut bytes = Vec::new();
-            let (asked, goes_on) = (self.cursor(cursor).to_string(), self.cursor(available_after));
+            let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));
             gap_event(&asked, goes_on, next.as_deref(), subscription.format(), &mut bytes);
             self.laggards.set_unsent(key, Unsent::own(bytes.into(), 0), &mut self.store);
         }
-        self.laggards.advance(key, available_after);
+        self.laggards.advance(key, cursor);
+        self.laggards.miss_until(key, available_after);
         self.laggards.ready(key);
         self.make_room(log);
     }
