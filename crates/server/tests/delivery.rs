@@ -92,10 +92,10 @@ on_both_backends! {
     /// Byte for byte, chunked and not.
     fn events_are_exactly_these_bytes(backend) {
         let server = Server::start(backend);
-        let mut chunked = server.subscribe("topic=t");
-        let mut closing = server.subscribe_with("topic=t", &[("Connection", "close")]);
+        let mut chunked = server.subscribe("topic=t&checkpoint=off");
+        let mut closing = server.subscribe_with("topic=t&checkpoint=off", &[("Connection", "close")]);
         let mut old = server.connect();
-        old.send("GET /events?topic=t HTTP/1.0\r\n\r\n");
+        old.send("GET /events?topic=t&checkpoint=off HTTP/1.0\r\n\r\n");
         let mut old = Subscriber::on(old);
         let cases: &[(Value, &str)] = &[
             (json!({ "data": "hello" }), "data: hello\n"),
@@ -177,7 +177,7 @@ on_both_backends! {
         for number in 0..40 {
             let chunked = number % 2 == 0;
             let option = if chunked { "keep-alive" } else { "close" };
-            let mut connection = server.ask_to_subscribe("topic=a", &[("Connection", option)]);
+            let mut connection = server.ask_to_subscribe("topic=a&checkpoint=off", &[("Connection", option)]);
             connection.receive().expect("the answer's first segment");
             connection.read_head();
             let retry = expect_prelude(&connection.received, chunked);
@@ -190,8 +190,8 @@ on_both_backends! {
 
     fn heartbeats_come_where_nothing_else_was_sent(backend) {
         let server = Server::start_with(backend, &["--heartbeat", "1s"]);
-        let mut idle = server.subscribe("topic=idle");
-        let mut old = server.subscribe_with("topic=idle", &[("Connection", "close")]);
+        let mut idle = server.subscribe("topic=idle&checkpoint=off");
+        let mut old = server.subscribe_with("topic=idle&checkpoint=off", &[("Connection", "close")]);
         let mut busy = server.subscribe("topic=busy");
         let mut publisher = server.publisher();
         let until = now() + Duration::from_secs(3);
@@ -235,12 +235,12 @@ on_both_backends! {
 
     fn heartbeats_end_with_a_blank_line_where_that_is_asked_for(backend) {
         let server = Server::start_with(backend, &["--heartbeat", "200ms", "--heartbeat-blank-line"]);
-        let mut connection = server.ask_to_subscribe("topic=a", &[]);
+        let mut connection = server.ask_to_subscribe("topic=a&checkpoint=off", &[]);
         connection.read_head();
         connection.read_through(b"\r\n");
         expect_no_blank_line(&connection.read_through(b"\r\n"));
         assert_eq!(connection.read_exactly(2 * 8), b"3\r\n:\n\n\r\n3\r\n:\n\n\r\n");
-        let mut old = server.subscribe_with("topic=a", &[("Connection", "close")]);
+        let mut old = server.subscribe_with("topic=a&checkpoint=off", &[("Connection", "close")]);
         let prelude = old.body_of(12).len();
         old.body_of(prelude + 6);
         assert_eq!(&behind_prelude(&old)[..6], ":\n\n:\n\n");

@@ -13,7 +13,7 @@ use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::connection::{Connection, Place, Tenths};
 use fanfare_proto::cursor::Cursor;
-use fanfare_proto::frame::{WireFormat, ending, gap_event, prelude, wrap};
+use fanfare_proto::frame::{WireFormat, checkpoint, ending, gap_event, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
 use fanfare_proto::limits::{FullPolicy, LINGER};
 use fanfare_proto::run::Remainder;
@@ -436,6 +436,11 @@ impl<I: Io> Shard<I> {
         let retry = subscribe.retry.unwrap_or_else(|| self.jittered_retry());
         prelude(millis(retry), &mut body);
         body.extend_from_slice(&subscribe.greeting);
+        // A gap event carries the cursor itself, and a client that is cut before it has to be told of the gap again.
+        if gap.is_none() || !subscribe.gap_notice {
+            let seq = start.map_or(self.log.head(), |start| start.cursor);
+            checkpoint(subscribe.checkpoint, Cursor { epoch: self.log.epoch(), seq }, &mut body);
+        }
         wrap(&body, format, &mut bytes);
         if let (Some(start), true) = (gap, subscribe.gap_notice) {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
