@@ -500,13 +500,13 @@ impl<I: Io> Shard<I> {
         let mut body = Vec::with_capacity(64);
         let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
         prelude(retry_ms, &mut body);
+        body.extend_from_slice(&subscribe.greeting);
         let has_notice = opened.gap && subscribe.gap_notice;
         if !has_notice && opened.cursor >= opened.incomplete_until {
             // The notice of a gap has an id itself. A reader that gets what is left of incomplete history has no cursor yet
             // from which it would miss nothing.
             checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
         }
-        body.extend_from_slice(&subscribe.greeting);
         wrap(&body, format, &mut bytes);
         if has_notice {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
