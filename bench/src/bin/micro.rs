@@ -211,9 +211,9 @@ fn log(bench: &mut Bench) -> Outcome<()> {
 
     let id = Cursor { epoch: Epoch::new(1), seq: log.newest() - u64::from(BEHIND) }.to_string();
     bench.time("log_resume", 1, || {
-        black_box(log.resume(black_box(&id), &topics));
+        black_box(log.resume(black_box(&id), &topics, false));
     });
-    let start = log.resume(&id, &topics).cursor();
+    let start = log.resume(&id, &topics, false).cursor();
     let (mut run, mut frames) = (Run::default(), Vec::new());
     bench.time("log_resume_run_per_frame", BEHIND, || {
         black_box(log.read_after(&topics, false, start, 1 << 10, 1 << 20, &mut frames).is_ok());

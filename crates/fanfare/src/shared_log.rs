@@ -279,8 +279,8 @@ impl EventLog for SharedLog {
         self.process.newest.load(Ordering::Relaxed)
     }
 
-    fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        self.process.lock().state.log.resume(id, topics)
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        self.process.lock().state.log.resume(id, topics, sees_private)
     }
 
     fn read_after(

@@ -188,7 +188,7 @@ pub fn look_at_log(hub: &Hub) -> LogLook {
     })
 }
 
-/// Every event of these topics after this number is in the log.
-pub fn available_after(hub: &Hub, topics: &[Topic]) -> u64 {
-    hub.with_log(|log| log.available_after(topics))
+/// Every event of these topics after this number is in the log. Private ones count only with `sees_private`.
+pub fn available_after(hub: &Hub, topics: &[Topic], sees_private: bool) -> u64 {
+    hub.with_log(|log| log.available_after(topics, sees_private))
 }

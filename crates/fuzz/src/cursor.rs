@@ -79,7 +79,7 @@ fn resume(id: &str) {
         let own = seq >= FIRST_RETAINED && seq % 2 == 0 && id == format!("own-{seq}");
         own || id == Cursor { epoch, seq }.to_string()
     });
-    let start = log.resume(id, std::slice::from_ref(&topic));
+    let start = log.resume(id, std::slice::from_ref(&topic), false);
     let after = known.unwrap_or(FIRST_RETAINED - 1);
     assert_eq!((start.cursor(), start.is_gap()), (after, known.is_none() && id != EARLIEST), "{id:?}");
     let mut given = Vec::new();

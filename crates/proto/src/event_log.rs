@@ -18,8 +18,8 @@ pub trait EventLog {
     /// The highest number that any reader may have seen. At least that of every event that this shard was handed.
     fn newest(&self) -> u64;
 
-    /// Where a reader of `topics` starts that has the event `id`.
-    fn resume(&self, id: &str, topics: &[Topic]) -> Start;
+    /// Where a reader of `topics` starts that has the event `id`. Private frames count only with `sees_private`.
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start;
 
     /// Appends to `into` the frames of `topics` after `after`, in order: at most `most` and about `bytes` of them, but at
     /// least one if there is one. Answers the cursor of a reader that was given all of them.
@@ -75,8 +75,8 @@ impl EventLog for UnsharedLog<'_> {
         self.log.newest()
     }
 
-    fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        self.log.resume(id, topics)
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        self.log.resume(id, topics, sees_private)
     }
 
     fn read_after(

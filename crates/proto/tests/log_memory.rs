@@ -94,7 +94,7 @@ fn traffic(seed: u64) {
         }
         if random.below(3) == 0 {
             let length = 1 + random.below(40);
-            event = event.id(EventId::new(format!("{:length$}", random.below(3_000))).unwrap());
+            event = event.id(EventId::new(format!("{:0length$}", random.below(3_000))).unwrap());
         }
         let frame = frame(&log, event.data("x".repeat(random.below(600))), now);
         log.append(frame, now, &mut dropped);

@@ -297,7 +297,8 @@ impl<I: Io> Shard<I> {
 
     /// Where a reader starts; `None`: with the next event.
     fn start_of(&self, subscribe: &Subscribe) -> Option<Start> {
-        subscribe.resume.as_ref().map(|id| self.links.log.resume(id, &subscribe.topics))
+        let Subscribe { topics, sees_private, .. } = subscribe;
+        subscribe.resume.as_ref().map(|id| self.links.log.resume(id, topics, *sees_private))
     }
 
     /// A reader that has a number which is not released here waits for it, within bounds.

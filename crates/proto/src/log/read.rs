@@ -64,12 +64,13 @@ impl Start {
 }
 
 impl Log {
-    /// Where a reader of `topics` starts that says it has everything up to the event `id`.
+    /// Where a reader of `topics` starts that says it has everything up to the event `id`. Private frames count
+    /// only with `sees_private`.
     ///
     /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
     /// bears) is a gap, and the reader gets everything retained.
-    pub fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        let cursor = self.available_after(topics);
+    pub fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        let cursor = self.available_after(topics, sees_private);
         if id == EARLIEST {
             return Start::At { cursor, from: 0 };
         }
@@ -92,14 +93,16 @@ impl Log {
         held.filter_map(|held| held.own_ids()?.first(id, self.keys)).min()
     }
 
-    /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped.
-    pub fn available_after(&self, topics: &[Topic]) -> u64 {
+    /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped. Private
+    /// frames count only with `sees_private`.
+    pub fn available_after(&self, topics: &[Topic], sees_private: bool) -> u64 {
         let dropped = topics.iter().map(|topic| {
             let hash = self.keys.hash(topic.as_str());
-            match self.find_hashed(topic, hash) {
+            let dropped = match self.find_hashed(topic, hash) {
                 Some(slot) => self.topics[slot].dropped,
                 None => self.forgotten.dropped(hash),
-            }
+            };
+            dropped.seen_by(sees_private)
         });
         dropped.max().unwrap_or(self.newest)
     }
@@ -140,7 +143,7 @@ impl Log {
         max_bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let available = self.available_after(topics);
+        let available = self.available_after(topics, sees_private);
         if available > after.max(incomplete_until) {
             return Err(available);
         }

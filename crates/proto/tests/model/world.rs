@@ -211,7 +211,8 @@ impl World {
         };
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
         let key = self.delivery.reserve();
-        let start = asked.map(|id| log.log.resume(&id, subscription.topics()));
+        let sees_private = subscription.wanted_after(0, 0).sees_private;
+        let start = asked.map(|id| log.log.resume(&id, subscription.topics(), sees_private));
         let opened = self.delivery.open(subscription.clone(), start, &mut log);
         let (seen, incomplete_until) = (opened.cursor, opened.incomplete_until);
         if let Some(Start::At { cursor, .. }) = start {
@@ -368,7 +369,7 @@ impl World {
                 CloseReason::Cut => false,
             };
             let next = self.first_after(&reader, reader.seen).map(|next| next.seq());
-            let available_after = self.log.available_after(reader.subscription.topics());
+            let available_after = self.available_after(&reader);
             assert!(
                 may_be,
                 "{key:?} was closed as {reason:?}: has {}, needs {next:?}, available after {available_after}, begun {}, \
@@ -384,7 +385,7 @@ impl World {
 
     /// The log has dropped something that it needs, or links have begun more than they may.
     fn may_be_over_a_bound(&self, reader: &Reader) -> bool {
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         let misses = self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
         // The notice of a gap is begun, too.
@@ -461,7 +462,7 @@ impl World {
 
     /// A reader that does not want to be told of gaps loses what the log has dropped without a sign.
     fn may_skip_in_silence(&self, reader: &Reader, next: Option<&Arc<Frame>>) -> bool {
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         self.limits.laggard_policy == LaggardPolicy::Skip
             && !reader.options.gap_notice
             && next.is_some_and(|next| next.seq() <= available_after)
@@ -469,7 +470,7 @@ impl World {
 
     /// What came is a later event, and all before it were dropped by the log.
     fn read_behind_a_skip(&self, reader: &mut Reader, format: WireFormat) -> bool {
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         let mut seq = reader.seen;
         while let Some(next) = self.first_after(reader, seq) {
             match take_off(&mut reader.begun, next.wire(format)) {
@@ -503,7 +504,7 @@ impl World {
         }
         let id = body.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id");
         let cursor = Cursor::parse(id).expect("a cursor");
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         let complete_after = reader.seen.max(reader.incomplete_until);
         if body.starts_with("event: fanfare.gap\n") {
             assert!(reader.options.gap_notice && self.limits.laggard_policy == LaggardPolicy::Skip);
@@ -554,7 +555,7 @@ impl World {
         if let Some(cursor) = Cursor::parse(id) {
             return (cursor.seq, true);
         }
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         let (mut before, mut found, mut count) = (reader.seen, None, 0);
         while before <= available_after
             && let Some(frame) = self.first_after(reader, before)
@@ -565,6 +566,12 @@ impl World {
             before = frame.seq();
         }
         (found.expect("an event with this id"), count == 1)
+    }
+
+    /// The log has every event for the reader after this number.
+    fn available_after(&self, reader: &Reader) -> u64 {
+        let wanted = reader.subscription.wanted_after(0, 0);
+        self.log.available_after(wanted.topics, wanted.sees_private)
     }
 
     fn first_after(&self, reader: &Reader, seq: u64) -> Option<&Arc<Frame>> {
@@ -727,7 +734,8 @@ impl Choices {
     fn subscription(&mut self) -> Subscription {
         let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
         let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        Subscription::new(topics, format, Transport::Http1, true)
+        let sees_private = self.one_in(2);
+        Subscription::new(topics, format, Transport::Http1, sees_private)
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
