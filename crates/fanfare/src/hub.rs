@@ -10,6 +10,8 @@ mod models;
 mod room;
 mod sequencer;
 mod tasks;
+#[cfg(all(test, not(fanfare_loom)))]
+pub(crate) mod tests;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -112,6 +114,12 @@ pub enum PublishError {
     Empty,
     /// The engine drains or has stopped.
     Stopped,
+}
+
+/// Events of a publisher, as a queue from whose front parts are taken. What is left goes back on drop.
+struct Rest<'events> {
+    events: &'events mut Vec<Event>,
+    queue: VecDeque<Event>,
 }
 
 /// An event that was not published, and why.
@@ -223,10 +231,7 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
-        let mut queue = VecDeque::from(std::mem::take(events));
-        let published = self.publish_some(&mut queue);
-        *events = queue.into();
-        published
+        self.publish_some(&mut Rest::of(events).queue)
     }
 
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
@@ -246,10 +251,7 @@ impl Hub {
         events: &mut Vec<Event>,
         numbers: Numbers<'_>,
     ) -> Result<Sequenced, PublishError> {
-        let mut queue = VecDeque::from(std::mem::take(events));
-        let sequenced = self.inner.sequencer.sequence(&mut queue, numbers);
-        *events = queue.into();
-        sequenced
+        self.inner.sequencer.sequence(&mut Rest::of(events).queue, numbers)
     }
 
     /// The last step of a publish.
@@ -368,6 +370,12 @@ impl Hub {
         &self.inner.limits
     }
 
+    /// The newest number that is released.
+    #[cfg(test)]
+    pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
+        self.inner.common.newest()
+    }
+
     pub(crate) fn drain(&self, window: Duration) {
         self.inner.sequencer.close(|| {
             for shard in &self.inner.shards {
@@ -380,6 +388,19 @@ impl Hub {
     /// Waits for the hub's own thread, when the shards have ended.
     pub(crate) fn end(&self) {
         self.inner.tasks.end();
+    }
+}
+
+impl Rest<'_> {
+    fn of(events: &mut Vec<Event>) -> Rest<'_> {
+        let queue = VecDeque::from(std::mem::take(events));
+        Rest { events, queue }
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        *self.events = std::mem::take(&mut self.queue).into();
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct ProcessLog {
 
 struct State {
     log: Log,
+    /// What [`ProcessLog::newest`] shows to those without the lock.
+    newest: u64,
     /// When the shard that trims looks at the log again, as far as it knows.
     trims_at: Option<Duration>,
 }
@@ -80,7 +82,7 @@ impl ProcessLog {
             epoch: log.epoch(),
             interest,
             shards,
-            state: Mutex::new(State { log, trims_at: None }),
+            state: Mutex::new(State { log, newest: 0, trims_at: None }),
             newest: Arc::default(),
         }
     }
@@ -154,8 +156,7 @@ impl LockedLog<'_> {
     /// # Panics
     /// Something newer has been released before.
     pub(crate) fn assert_follows(&self, frames: &[Arc<Frame>]) {
-        let newest = self.process.newest.load(Ordering::Relaxed);
-        let follows = frames.first().is_none_or(|first| first.seq() > newest);
+        let follows = frames.first().is_none_or(|first| first.seq() > self.state.newest);
         assert!(follows, "a batch is released after one that is newer");
     }
 
@@ -167,8 +168,8 @@ impl LockedLog<'_> {
         now: Duration,
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
-        let Some(newest) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, trims_at } = &mut *self.state;
+        let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
+        let State { log, newest, trims_at } = &mut *self.state;
         let mut is_earlier = false;
         if self.process.interest == Interest::Registered {
             for frame in frames {
@@ -180,7 +181,8 @@ impl LockedLog<'_> {
                 *trims_at = expiry;
             }
         }
-        self.process.newest.store(newest, Ordering::Relaxed);
+        *newest = last;
+        self.process.newest.store(last, Ordering::Relaxed);
         is_earlier
     }
 }
@@ -255,8 +257,8 @@ impl SharedLog {
     /// it has acted on everything up to this number.
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
-        let _log = self.process.lock();
-        (self.mailbox.is_empty()).then(|| self.newest())
+        let log = self.process.lock();
+        self.mailbox.is_empty().then_some(log.state.newest)
     }
 }
 
@@ -264,7 +266,7 @@ impl EventLog for SharedLog {
     fn add_reader(&mut self, topics: &[Topic]) -> u64 {
         let mut log = self.process.lock();
         log.state.log.add_reader(topics, self.shard);
-        self.newest()
+        log.state.newest
     }
 
     fn remove_reader(&mut self, topics: &[Topic]) {

@@ -93,6 +93,62 @@ fn an_admission_may_publish() {
     expect_the_last(streams);
 }
 
+/// A publisher that is a task waits for room. A shard has a descriptor table of its own, where the eventfd of the executor
+/// would be a subscriber's socket or nothing at all: so it is not the shard that wakes the task.
+#[test]
+fn tasks_wait_for_shards_with_tables_of_their_own() {
+    let limits = Limits { mailbox_events: 4, ..Limits::default() };
+    let engine = Engine::builder().shards(2).limits(limits).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    let hub = engine.hub();
+    let streams: Vec<TcpStream> = (0..8).map(|_| subscribe(engine.addresses()[0])).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let orders: Vec<Vec<String>> = thread::scope(|scope| {
+        let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for name in 0..PUBLISHERS {
+                let hub = hub.clone();
+                tasks.spawn(async move {
+                    for batch in 0..BATCHES {
+                        let number = |index| format!("{name}-{}", batch * BATCH + index);
+                        let mut events = (0..BATCH).map(|index| event(number(index))).collect();
+                        assert_eq!(hub.publish_async(&mut events).await.unwrap().count, BATCH);
+                    }
+                });
+            }
+            tasks.join_all().await;
+        });
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    assert!(orders.iter().all(|order| *order == orders[0]), "two subscribers saw different orders");
+    engine.stop(Duration::ZERO).unwrap();
+}
+
+/// A shard cannot wait for itself: an admission that would is told so at once.
+#[test]
+fn an_admission_cannot_wait_for_room() {
+    let hub: Arc<OnceLock<Hub>> = Arc::default();
+    let admission = {
+        let hub = Arc::clone(&hub);
+        move |request: &RequestHead<'_>| {
+            let mut events = vec![event("too long".to_owned())];
+            let wait = || hub.get().unwrap().publish_wait(&mut events, Duration::from_secs(1));
+            assert!(catch_unwind(AssertUnwindSafe(wait)).is_err());
+            let mut task = || drop(hub.get().unwrap().publish_async(&mut events));
+            assert!(catch_unwind(AssertUnwindSafe(&mut task)).is_err());
+            assert_eq!(events.len(), 1);
+            Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+        }
+    };
+    let engine = Engine::builder().shards(1).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    assert!(hub.set(engine.hub()).is_ok());
+    let _stream = subscribe(engine.addresses()[0]);
+    assert_eq!(engine.hub().head().seq, 0);
+    engine.stop(Duration::ZERO).unwrap();
+}
+
 /// An admission that published to another engine raised the number of its newest event, and panicked before that
 /// engine's shards had it; or wrote into what had the waker's number in its own table.
 #[test]

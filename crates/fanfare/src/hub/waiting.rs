@@ -1,6 +1,5 @@
 //! The publisher's side of waiting for room: as a thread, or as a task.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +9,7 @@ use fanfare_io::table;
 use fanfare_proto::event::Event;
 
 use super::room::{Place, WaitBy};
-use super::{Attempt, Hub, Interrupted, PublishError, Published};
+use super::{Attempt, Hub, Interrupted, PublishError, Published, Rest};
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
 ///
@@ -23,9 +22,7 @@ pub struct PublishFuture<'hub> {
 /// A publish under way, in parts if it must.
 struct Publishing<'hub> {
     hub: &'hub Hub,
-    /// Where the rest goes back to.
-    events: &'hub mut Vec<Event>,
-    rest: VecDeque<Event>,
+    rest: Rest<'hub>,
     published: Option<Published>,
     place: Option<Place>,
 }
@@ -117,14 +114,13 @@ impl<'hub> Publishing<'hub> {
             !table::is_private(),
             "a shard's thread cannot wait for room in a mailbox, which may be its own"
         );
-        let rest = VecDeque::from(std::mem::take(events));
-        Publishing { hub, events, rest, published: None, place: None }
+        Publishing { hub, rest: Rest::of(events), published: None, place: None }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place in the line.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
         loop {
-            match self.hub.inner.sequencer.publish(&mut self.rest, Some((&mut self.place, by))) {
+            match self.hub.inner.sequencer.publish(&mut self.rest.queue, Some((&mut self.place, by))) {
                 Attempt::Waits => return None,
                 Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
                 Attempt::Published(part) => match &mut self.published {
@@ -135,7 +131,7 @@ impl<'hub> Publishing<'hub> {
                     None => self.published = Some(part),
                 },
             }
-            if self.rest.is_empty()
+            if self.rest.queue.is_empty()
                 && let Some(published) = self.published.take()
             {
                 return Some(Ok(published));
@@ -144,15 +140,20 @@ impl<'hub> Publishing<'hub> {
     }
 
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
+        self.leave();
         Interrupted { error, published: self.published.take() }
+    }
+
+    /// Leaves the line, if it has a place there.
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.hub.inner.tasks.remove(place.ticket());
+        }
     }
 }
 
 impl Drop for Publishing<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.hub.inner.tasks.remove(place.ticket());
-        }
-        *self.events = std::mem::take(&mut self.rest).into();
+        self.leave();
     }
 }
