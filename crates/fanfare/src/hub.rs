@@ -36,7 +36,7 @@ use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, Turns};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
-use crate::shared_log::{Interest, ProcessLog, SharedLog};
+use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
@@ -141,9 +141,9 @@ pub struct Interrupted {
 }
 
 impl Common {
-    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> Common {
+    pub(crate) fn new(log: Log, shards: usize) -> Common {
         Common {
-            log: Arc::new(ProcessLog::new(log, shards, interest)),
+            log: Arc::new(ProcessLog::new(log)),
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards)),
         }

@@ -22,18 +22,6 @@ use crate::hub::WaitingPublishers;
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
-/// Which shards get the mail of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    /// All: each keeps a log of its own.
-    All,
-    /// Those that have registered readers of one of its topics: the process has one log.
-    Registered,
-}
-
-/// The one switch between the two.
-pub(crate) const INTEREST: Interest = Interest::Registered;
-
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
     Log::new(epoch, limits.log.clone(), seed)
@@ -42,8 +30,6 @@ pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
 /// The log, its lock, and what can be read without.
 pub(crate) struct ProcessLog {
     epoch: Epoch,
-    interest: Interest,
-    shards: usize,
     state: Mutex<State>,
     /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber that has had an
     /// event from one shard, and then comes to another, finds this raised there. Relaxed: the lock of the mailbox is between
@@ -77,13 +63,18 @@ impl ProcessLog {
     /// The shard that drops what is too old.
     pub(crate) const TRIMMING_SHARD: usize = 0;
 
-    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> ProcessLog {
+    pub(crate) fn new(log: Log) -> ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
+<<<<<<< HEAD
             interest,
             shards,
             state: Mutex::new(State { log, newest: 0, trims_at: None }),
             newest: Arc::default(),
+=======
+            newest: Arc::new(AtomicU64::new(log.newest())),
+            state: Mutex::new(State { log, trims_at: None }),
+>>>>>>> log2
         }
     }
 
@@ -114,10 +105,7 @@ impl ProcessLog {
 
 impl LockedLog<'_> {
     pub(crate) fn shards_to_mail(&self, topics: &[Topic]) -> ShardSet {
-        match self.process.interest {
-            Interest::All => ShardSet::all(self.process.shards),
-            Interest::Registered => self.state.log.shards_reading(topics),
-        }
+        self.state.log.shards_reading(topics)
     }
 
     #[cfg(feature = "sim")]
@@ -168,6 +156,7 @@ impl LockedLog<'_> {
         now: Duration,
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
+<<<<<<< HEAD
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
         let State { log, newest, trims_at } = &mut *self.state;
         let mut is_earlier = false;
@@ -180,6 +169,17 @@ impl LockedLog<'_> {
             if is_earlier {
                 *trims_at = expiry;
             }
+=======
+        let Some(newest) = frames.last().map(|frame| frame.seq()) else { return false };
+        let State { log, trims_at } = &mut *self.state;
+        for frame in frames {
+            log.append(frame, now, dropped);
+        }
+        let expiry = log.next_expiry();
+        let is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
+        if is_earlier {
+            *trims_at = expiry;
+>>>>>>> log2
         }
         *newest = last;
         self.process.newest.store(last, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandl
 pub use crate::inspect::Asked;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
-use crate::shared_log::{INTEREST, log_of};
+use crate::shared_log::log_of;
 
 /// How the engine under simulation is built.
 pub struct Plan {
@@ -44,7 +44,7 @@ pub struct SimShard<I: Io> {
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
     let networks: Vec<I> = networks.into_iter().collect();
-    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), INTEREST);
+    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len());
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");

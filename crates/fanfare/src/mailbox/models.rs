@@ -21,6 +21,7 @@ use fanfare_io::fd_channel::{self, SocketReceiver};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::EventLog;
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::Limits;
 use loom::thread;
@@ -31,7 +32,7 @@ use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::SharedCounts;
 use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
 use crate::inspect::Inspection;
-use crate::shared_log::{Interest, SharedLog, log_of};
+use crate::shared_log::{SharedLog, log_of};
 use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
 
 /// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
@@ -48,15 +49,17 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
     println!("{} runs", runs.load(Ordering::Relaxed));
 }
 
-/// The hub with some shards, and what these have of it.
-pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
+/// The hub with some shards, and what these have of it. Each shard has readers of these topics.
+pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards);
+    let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
     let (handles, readers) = (0..shards)
         .map(|shard| {
             let mailbox = common.mailbox(shard, Waker::default());
             let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
-            let log = common.shared_log(shard, Arc::clone(&mailbox));
+            let mut log = common.shared_log(shard, Arc::clone(&mailbox));
+            log.add_reader(&topics);
             let mut reader = Reader::of(Arc::clone(&mailbox));
             (reader.adopted, reader.log) = (Some(adopted), Some(log));
             (ShardHandle { mailbox, sockets, counts }, reader)
@@ -66,13 +69,16 @@ pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, 
     (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles), readers, newest)
 }
 
+/// What the shards of most models read.
+const READ: [&str; 5] = ["a", "b", "first", "too many", "second"];
+
 fn world_of_one(limits: Limits) -> (Hub, Reader) {
-    let (hub, mut readers, _) = world(1, limits, Interest::All);
+    let (hub, mut readers, _) = world(1, limits, &READ);
     (hub, readers.remove(0))
 }
 
 fn world_of_two(limits: Limits) -> (Hub, Reader, Reader, Arc<AtomicU64>) {
-    let (hub, mut readers, newest) = world(2, limits, Interest::All);
+    let (hub, mut readers, newest) = world(2, limits, &READ);
     let second = readers.remove(1);
     (hub, readers.remove(0), second, newest)
 }
