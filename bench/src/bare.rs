@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, mem};
 
 use fanfare_io::clock::thread_cpu_time;
-use fanfare_io::pass::{self, SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{self, SocketReceiver, SocketSender};
 use fanfare_io::{affinity, table};
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -45,7 +45,7 @@ impl Bare {
     /// # Errors
     /// Descriptors or threads are used up, or the thread got no descriptor table of its own.
     pub fn start(core: usize, count: usize) -> Outcome<Bare> {
-        let (sockets, arriving) = pass::channel()?;
+        let (sockets, arriving) = fd_channel::channel()?;
         let left_behind = arriving.as_raw_fd();
         let (orders, ordered) = mpsc::channel();
         let (tell, done) = mpsc::channel();
@@ -58,7 +58,8 @@ impl Bare {
         let bare = Bare { orders, done, sockets, thread: Some(thread) };
         // Its first word: it has a table of its own.
         bare.wait_done()?;
-        table::close_left_behind(&[left_behind]);
+        // SAFETY: the receiving end moved to the thread, which has a table of its own since `serve` has said so.
+        unsafe { table::close_left_behind(&[left_behind]) };
         Ok(bare)
     }
 
@@ -117,7 +118,9 @@ fn serve(
     ordered: &Receiver<(Way, Arc<[u8]>)>,
     tell: &Sender<Result<Duration, String>>,
 ) -> Outcome<()> {
-    table::make_private(&[arriving.as_raw_fd()], &[])?;
+    // SAFETY: this thread uses no descriptor but the channel, which is kept, the sockets that come from it and the
+    // ring that it opens, and starts no thread.
+    unsafe { table::make_private(&[arriving.as_raw_fd()], &[]) }?;
     affinity::pin(core)?;
     tell.send(Ok(Duration::ZERO))?;
 

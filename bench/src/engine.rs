@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{AdoptError, Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
-use fanfare_io::pass::SocketSender;
+use fanfare::{Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
+use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
 
 use crate::Outcome;
@@ -36,7 +36,8 @@ impl Measured {
     /// The engine does not start.
     pub fn start(backend: Backend, limits: Limits) -> Outcome<Measured> {
         let before = machine::threads_named("fanfare-shard");
-        let engine = Engine::builder().shards(1).pin(true).backend(backend).limits(limits).start()?;
+        let engine = Engine::builder().shards(1).pin(true).raise_descriptor_limit(true);
+        let engine = engine.backend(backend).limits(limits).start()?;
         let mut threads = machine::threads_named("fanfare-shard");
         threads.retain(|thread| !before.contains(thread));
         let &[thread] = threads.as_slice() else { return Err("the shard's thread is not found".into()) };
@@ -48,11 +49,16 @@ impl Measured {
     /// # Errors
     /// The engine does not take it.
     pub fn adopt(&self, socket: &TcpStream, topic: &Topic) -> Outcome<()> {
+        let copy: OwnedFd = socket.try_clone()?.into();
+        let mut waiting = Some((copy, Subscribe::to([topic.clone()])));
         patiently("the engine adopts a socket", || {
-            let copy: OwnedFd = socket.try_clone()?.into();
-            match self.hub.adopt(copy, Subscribe::to([topic.clone()]), WireFormat::Chunked) {
+            let Some((socket, subscribe)) = waiting.take() else { return Ok(true) };
+            match self.hub.adopt(socket, subscribe, WireFormat::Chunked) {
                 Ok(()) => Ok(true),
-                Err(AdoptError::Busy) => Ok(false),
+                Err(error) if error.is_busy() => {
+                    waiting = Some(error.into_parts());
+                    Ok(false)
+                }
                 Err(error) => Err(error.into()),
             }
         })

@@ -18,8 +18,8 @@ use fanfare_io::clock::thread_cpu_time;
 use fanfare_proto::audience::{Audiences, Subscription};
 use fanfare_proto::decoder::Decoder;
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{Limits, Retention, SLICE_SENDS};
-use fanfare_proto::old_log::Log;
+use fanfare_proto::limits::{Limits, LogLimits, Retention, SLICE_SENDS};
+use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
 
 /// CPU time of one repetition: long beside the clock's steps, short beside a scheduler's slice.
@@ -202,33 +202,61 @@ fn log(bench: &mut Bench) -> Outcome<()> {
     const BEHIND: u32 = 100;
     let topic = topic()?;
     let topics = [topic.clone()];
-    let data = "x".repeat(200);
     let retention = Retention { events: 10_000, ..Retention::default() };
-    let mut log = Log::new(Epoch::new(1), retention);
-    let frames: Vec<_> = (1..=100_000).map(|seq| Arc::new(frame(&topic, seq, &data))).collect();
+    let limits = LogLimits { retention, ..LogLimits::default() };
+    let mut log = Log::new(Epoch::new(1), limits, 1);
+    log.add_reader(&topics, 0);
     // Full at first, so that each append also drops the oldest.
-    let (filling, appended) = frames.split_at(20_000);
-    filling.iter().for_each(|frame| log.append(Arc::clone(frame), Duration::ZERO));
-    let batches = appended.chunks(appended.len() / bench.repetitions as usize);
-    let append = |batch: &[Arc<Frame>]| {
-        let begun = thread_cpu_time();
-        batch.iter().for_each(|frame| log.append(Arc::clone(frame), Duration::ZERO));
-        (thread_cpu_time() - begun).as_nanos() as f64 / batch.len() as f64
-    };
-    let figures = batches.map(append).collect();
-    bench.report("log_append", figures);
+    append(bench, "log_append", &mut log, 20_000, 80_000, &topics);
 
-    let id = Cursor { epoch: Epoch::new(1), seq: log.head() - u64::from(BEHIND) }.to_string();
+    let id = Cursor { epoch: Epoch::new(1), seq: log.newest() - u64::from(BEHIND) }.to_string();
     bench.time("log_resume", 1, || {
-        black_box(log.resume(black_box(&id), &topics));
+        black_box(log.resume(black_box(&id), &topics, false));
     });
-    let start = log.resume(&id, &topics);
-    let mut run = Run::default();
+    let start = log.resume(&id, &topics, false).cursor();
+    let (mut run, mut frames) = (Run::default(), Vec::new());
     bench.time("log_resume_run_per_frame", BEHIND, || {
-        run.fill(start.cursor, WireFormat::Chunked, log.after(&topics, start.cursor));
+        black_box(log.read_after(&topics, false, start, 1 << 10, 1 << 20, &mut frames).is_ok());
+        run.fill(start, WireFormat::Chunked, frames.iter());
+        frames.clear();
         black_box(run.bytes());
     });
+
+    // One topic after the other, so that each one has left the caches when its turn comes.
+    let many: Vec<Topic> = (0..100_000).map(|n| Topic::new(format!("user/{n}"))).collect::<Result<_, _>>()?;
+    let mut log = Log::new(Epoch::new(1), LogLimits { total_bytes: 1 << 30, ..LogLimits::default() }, 1);
+    many.iter().for_each(|topic| log.add_reader(std::slice::from_ref(topic), 0));
+    append(bench, "log_append_100k_topics", &mut log, 200_000, 200_000, &many);
+
+    // The bound is reached all the time: each append evicts from the largest topic.
+    let mut log = Log::new(Epoch::new(1), LogLimits { total_bytes: 64 << 20, ..LogLimits::default() }, 1);
+    append(bench, "log_append_evicting", &mut log, 200_000, 200_000, &many);
     Ok(())
+}
+
+/// Times what a publish does with the log: the shards that read the event's topic, and the append. The topics take turns.
+fn append(bench: &mut Bench, key: &str, log: &mut Log, unmeasured: usize, measured: usize, topics: &[Topic]) {
+    let data = "x".repeat(200);
+    let mut dropped = Vec::new();
+    let frames = |log: &Log, count: usize| -> Vec<Arc<Frame>> {
+        let seqs = (log.newest() + 1..).take(count);
+        seqs.map(|seq| Arc::new(frame(&topics[seq as usize % topics.len()], seq, &data))).collect()
+    };
+    let mut append = |log: &mut Log, frames: &[Arc<Frame>]| {
+        let begun = thread_cpu_time();
+        for frame in frames {
+            black_box(log.shards_reading(frame.topics()));
+            log.append(Arc::clone(frame), Duration::ZERO, &mut dropped);
+        }
+        let taken = thread_cpu_time() - begun;
+        dropped.clear();
+        taken.as_nanos() as f64 / frames.len() as f64
+    };
+    let filling = frames(log, unmeasured);
+    append(log, &filling);
+    let count = measured / bench.repetitions as usize;
+    let figures = (0..bench.repetitions).map(|_| append(log, &frames(log, count))).collect();
+    bench.report(key, figures);
 }
 
 /// The publisher's side of a publish, with a shard that has no subscribers.

@@ -7,21 +7,22 @@
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use fanfare::{Decision, Engine, Event, NotPublished, PublishError, Refusal, RequestHead, Subscribe, Topic};
+use fanfare::{
+    Decision, Engine, Event, EventType, NotPublished, PublishError, Refusal, RequestHead, Subscribe, Topic,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock = Topic::new("clock")?;
-    let subscribed = clock.clone();
+    let subscribe = Subscribe::to([clock.clone()])
+        .retry(Duration::from_secs(10))
+        .header("Access-Control-Allow-Origin", "*")?;
+    let greeting = EventType::new("connecttime")?;
+    let wrong_method = Refusal::new(405, "use GET").header("Allow", "GET")?;
     let engine = Engine::builder()
         .listen("127.0.0.1:8844".parse()?)
         .admission(move |request: &RequestHead<'_>| match (request.method(), request.path()) {
-            ("GET", "/stream") => Decision::Subscribe(
-                Subscribe::to([subscribed.clone()])
-                    .retry(Duration::from_secs(10))
-                    .header("Access-Control-Allow-Origin", "*")
-                    .greeting(Some("connecttime"), &date()),
-            ),
-            (_, "/stream") => Decision::Refuse(Refusal::new(405, "use GET").header("Allow", "GET")),
+            ("GET", "/stream") => Decision::Subscribe(subscribe.clone().greeting(Some(&greeting), &date())),
+            (_, "/stream") => Decision::Refuse(wrong_method.clone()),
             _ => Decision::Refuse(Refusal::new(404, "the clock is at /stream")),
         })
         .start()?;

@@ -1,9 +1,11 @@
 //! Who may subscribe, and to what: the embedder's decision on each request head.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use fanfare_proto::event::Topic;
-use fanfare_proto::frame::encode_unnumbered;
+use fanfare_proto::event::{EventType, Topic};
+use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
@@ -12,6 +14,9 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 /// It runs on a shard's thread, between two sends: it must not block, and it must not use descriptors
 /// that it did not open itself in the same call, because a shard has a descriptor table of its own (a
 /// logger's file is not there, its number may be a subscriber). It may publish to its own engine's hub, to no other's.
+///
+/// A panic in it is an answer to one request: 500, and [`crate::Counts::admission_panics`] counts it. The shard serves on
+/// and calls it again, so state that its calls share must bear a panic, as behind a mutex that is poisoned.
 pub trait Admission: Send + Sync + 'static {
     /// Called once for each complete and well-formed request head.
     fn admit(&self, request: &RequestHead<'_>) -> Decision;
@@ -24,6 +29,22 @@ where
     fn admit(&self, request: &RequestHead<'_>) -> Decision {
         self(request)
     }
+}
+
+/// What the admission decides, or the refusal of a request at which it panicked.
+pub(crate) fn decide(admission: &dyn Admission, request: &RequestHead<'_>) -> Result<Decision, Refusal> {
+    // `AssertUnwindSafe` holds, because a panic leaves nothing half changed that is used afterwards. The call borrows the
+    // head, which has no interior mutability, and the admission, whose documentation says that it is called again. The
+    // shard's own state is not in its reach. If it publishes, a panic inside the hub leaves the hub whole: the hub's locks
+    // are used after a poisoning for the same reason.
+    let decided = catch_unwind(AssertUnwindSafe(|| admission.admit(request)));
+    decided.map_err(|payload| {
+        // The payload is the embedder's, too: its drop may panic.
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(another);
+        }
+        Refusal::new(500, "the server failed to decide about this request; its standard error says why")
+    })
 }
 
 /// What a request becomes.
@@ -44,6 +65,8 @@ pub struct Subscribe {
     pub(crate) topics: Vec<Topic>,
     pub(crate) resume: Option<String>,
     pub(crate) gap_notice: bool,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) heartbeat: Option<Duration>,
     pub(crate) sees_private: bool,
     pub(crate) headers: String,
     pub(crate) retry: Option<Duration>,
@@ -56,16 +79,19 @@ impl Subscribe {
         Subscribe { topics: topics.into_iter().collect(), gap_notice: true, ..Subscribe::default() }
     }
 
-    /// What the request itself asks for: `topic=` parameters, and where to resume.
+    /// What the request itself asks for: `topic=` parameters, where to resume, and the switches `gap=`,
+    /// `checkpoint=` and `heartbeat=`.
     ///
     /// # Errors
-    /// No topic, an invalid one, or more than `max_topics`.
+    /// No topic, an invalid one, or more than `max_topics`; a switch with a value that it does not have.
     pub fn from_request(request: &RequestHead<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
         let query = SubscribeQuery::from_head(request, max_topics)?;
         Ok(Subscribe {
             topics: query.topics,
             resume: query.resume,
             gap_notice: query.gap_notice,
+            checkpoint: query.checkpoint,
+            heartbeat: query.heartbeat,
             ..Subscribe::default()
         })
     }
@@ -82,6 +108,21 @@ impl Subscribe {
         self
     }
 
+    /// How this subscriber is told where it is before its first event, and on a quiet stream. The default is
+    /// [`Checkpoint::Block`]: an id that browsers adopt without dispatching anything.
+    pub fn checkpoint(mut self, form: Checkpoint) -> Subscribe {
+        self.checkpoint = form;
+        self
+    }
+
+    /// The longest silence that this subscriber allows: it gets a heartbeat where nothing else was sent for
+    /// so long, within [`crate::Limits::heartbeat_min`] and [`crate::Limits::heartbeat`]. The default is the
+    /// latter.
+    pub fn heartbeat(mut self, longest_silence: Duration) -> Subscribe {
+        self.heartbeat = Some(longest_silence);
+        self
+    }
+
     /// Whether private events of these topics are delivered. The default is no.
     pub fn sees_private(mut self, sees: bool) -> Subscribe {
         self.sees_private = sees;
@@ -90,12 +131,11 @@ impl Subscribe {
 
     /// Adds a field to the response head (for CORS, cookies).
     ///
-    /// # Panics
-    /// The name is no token or the value holds a control character (RFC 9110, section 5): either would
-    /// let a request write into the response head.
-    pub fn header(mut self, name: &str, value: &str) -> Subscribe {
-        push_header(&mut self.headers, name, value);
-        self
+    /// # Errors
+    /// [`InvalidHeader`]: the field would let its author write into the response head.
+    pub fn header(mut self, name: &str, value: &str) -> Result<Subscribe, InvalidHeader> {
+        push_header(&mut self.headers, name, value)?;
+        Ok(self)
     }
 
     /// The reconnection time told to this subscriber, exactly: without the jitter of
@@ -106,11 +146,8 @@ impl Subscribe {
     }
 
     /// An event for this subscriber alone, at the start of its stream. It has no id and is not kept.
-    ///
-    /// # Panics
-    /// `kind` is empty or holds a control character: a line end would let it write into the stream.
-    pub fn greeting(mut self, kind: Option<&str>, data: &str) -> Subscribe {
-        encode_unnumbered(kind, data, &mut self.greeting);
+    pub fn greeting(mut self, kind: Option<&EventType>, data: &str) -> Subscribe {
+        encode_unnumbered(kind.map(EventType::as_str), data, &mut self.greeting);
         self
     }
 }
@@ -147,21 +184,108 @@ impl Refusal {
 
     /// Adds a field to the response head.
     ///
-    /// # Panics
+    /// # Errors
     /// As [`Subscribe::header`].
-    pub fn header(mut self, name: &str, value: &str) -> Refusal {
-        push_header(&mut self.headers, name, value);
+    pub fn header(mut self, name: &str, value: &str) -> Result<Refusal, InvalidHeader> {
+        push_header(&mut self.headers, name, value)?;
+        Ok(self)
+    }
+
+    /// Adds a field with a name and a value of the engine's own, which are valid.
+    pub(crate) fn own_header(mut self, name: &'static str, value: &str) -> Refusal {
+        let pushed = push_header(&mut self.headers, name, value);
+        debug_assert!(pushed.is_ok(), "{pushed:?}");
         self
     }
 }
 
-fn push_header(headers: &mut String, name: &str, value: &str) {
+/// Why a field cannot be added to a response head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InvalidHeader {
+    /// The name is no token (RFC 9110, section 5.6.2).
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The value holds a control character other than a tab (RFC 9110, section 5.5).
+    Value {
+        /// The name of the field.
+        name: String,
+    },
+    /// The engine writes this field itself: a second one would say where the answer ends, or what it is.
+    Reserved {
+        /// The name.
+        name: String,
+    },
+}
+
+impl fmt::Display for InvalidHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InvalidHeader::Name { name } => {
+                write!(f, "{name:?} is not a field name; use letters, digits and hyphens")
+            }
+            InvalidHeader::Value { name } => {
+                write!(f, "the value of the field {name} has a control character in it")
+            }
+            InvalidHeader::Reserved { name } => {
+                write!(f, "the field {name} is the engine's own; leave it out")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidHeader {}
+
+/// Fields that each response head has from the engine where it needs them.
+const RESERVED: [&str; 5] = ["Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"];
+
+fn push_header(headers: &mut String, name: &str, value: &str) -> Result<(), InvalidHeader> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    assert!(!name.is_empty() && name.bytes().all(token), "not a field name: {name:?}");
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(InvalidHeader::Name { name: name.to_owned() });
+    }
     let text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-    assert!(value.bytes().all(text), "not a field value: {value:?}");
-    headers.push_str(name);
-    headers.push_str(": ");
-    headers.push_str(value);
-    headers.push_str("\r\n");
+    if !value.bytes().all(text) {
+        return Err(InvalidHeader::Value { name: name.to_owned() });
+    }
+    if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+        return Err(InvalidHeader::Reserved { name: name.to_owned() });
+    }
+    for part in [name, ": ", value, "\r\n"] {
+        headers.push_str(part);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text from outside, such as an origin that is echoed, made a builder panic, and with it the shard.
+    #[test]
+    fn a_field_that_would_write_into_the_head_is_an_error() {
+        let subscribe = || Subscribe::to([]);
+        let refusal = || Refusal::new(400, "");
+        let named = |name: &str| name.to_owned();
+        for (name, value, error) in [
+            ("", "a", InvalidHeader::Name { name: named("") }),
+            ("X:", "a", InvalidHeader::Name { name: named("X:") }),
+            ("X\r\nSet-Cookie", "a", InvalidHeader::Name { name: named("X\r\nSet-Cookie") }),
+            ("X", "a\r\nSet-Cookie: b", InvalidHeader::Value { name: named("X") }),
+            ("X", "a\nb", InvalidHeader::Value { name: named("X") }),
+            ("X", "a\0", InvalidHeader::Value { name: named("X") }),
+            ("X", "\x7f", InvalidHeader::Value { name: named("X") }),
+            ("content-length", "0", InvalidHeader::Reserved { name: named("content-length") }),
+            ("Transfer-Encoding", "identity", InvalidHeader::Reserved { name: named("Transfer-Encoding") }),
+        ] {
+            assert_eq!(subscribe().header(name, value).unwrap_err(), error);
+            assert_eq!(refusal().header(name, value).unwrap_err(), error);
+            assert!(!error.to_string().contains(char::is_control), "the text fits a log line: {error}");
+        }
+        let good = subscribe().header("X-A", "").unwrap().header("Vary", "a\tb, \u{e4}").unwrap();
+        assert_eq!(good.headers, "X-A: \r\nVary: a\tb, \u{e4}\r\n");
+        let good = refusal().header("X-A", "1").unwrap();
+        assert_eq!(good.headers().collect::<Vec<_>>(), [("X-A", "1")]);
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use fanfare_proto::connection::Farewell;
+use fanfare_proto::stream::CloseReason;
 
 use crate::sync::AtomicU64;
 
@@ -13,8 +13,8 @@ macro_rules! counts {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
-            /// Connections ended, by [`Farewell::index`].
-            pub farewells: [u64; Farewell::ALL.len()],
+            /// Streams ended, by [`CloseReason::index`].
+            pub closed: [u64; CloseReason::ALL.len()],
         }
 
         /// The last numbers that a shard has published. Each is whole; a reader may find some of them one tick newer
@@ -22,13 +22,13 @@ macro_rules! counts {
         #[derive(Default)]
         pub(crate) struct SharedCounts {
             $($name: AtomicU64,)*
-            farewells: [AtomicU64; Farewell::ALL.len()],
+            closed: [AtomicU64; CloseReason::ALL.len()],
         }
 
         impl SharedCounts {
             pub(crate) fn store(&self, counts: &Counts) {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)*
-                for (cell, value) in self.farewells.iter().zip(counts.farewells) {
+                for (cell, value) in self.closed.iter().zip(counts.closed) {
                     cell.store(value, Ordering::Relaxed);
                 }
             }
@@ -38,7 +38,7 @@ macro_rules! counts {
                     $($name: self.$name.load(Ordering::Relaxed),)*
                     ..Counts::default()
                 };
-                for (value, cell) in counts.farewells.iter_mut().zip(&self.farewells) {
+                for (value, cell) in counts.closed.iter_mut().zip(&self.closed) {
                     *value = cell.load(Ordering::Relaxed);
                 }
                 counts
@@ -48,7 +48,7 @@ macro_rules! counts {
         impl std::ops::AddAssign for Counts {
             fn add_assign(&mut self, other: Counts) {
                 $(self.$name += other.$name;)*
-                for (value, more) in self.farewells.iter_mut().zip(other.farewells) {
+                for (value, more) in self.closed.iter_mut().zip(other.closed) {
                     *value += more;
                 }
             }
@@ -65,9 +65,9 @@ counts! {
     laggards,
     /// Distinct subscriptions now.
     audiences,
-    /// Frames in the log now.
+    /// Frames in the log now: in the sum of [`crate::Hub::counts`] only, since the log belongs to the process.
     log_frames,
-    /// Bytes of the frames in the log now.
+    /// Bytes of the log now, with its indexes: in the sum only.
     log_bytes,
     /// Sockets accepted.
     accepted,
@@ -75,6 +75,8 @@ counts! {
     subscribed,
     /// Requests refused with a status.
     refused,
+    /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.
+    admission_panics,
     /// Sockets handed to the control plane.
     handed_over,
     /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is
@@ -92,7 +94,7 @@ counts! {
     heartbeats,
     /// Gaps told or noted.
     gaps,
-    /// Events taken from the mailbox.
+    /// Events taken from the mailbox: those that a shard has readers for.
     events,
 }
 
@@ -112,8 +114,8 @@ pub struct TopicCounts {
 }
 
 impl Counts {
-    /// Connections ended for this reason.
-    pub fn farewell(&self, reason: Farewell) -> u64 {
-        self.farewells[reason.index()]
+    /// Streams ended for this reason.
+    pub fn closed_for(&self, reason: CloseReason) -> u64 {
+        self.closed[reason.index()]
     }
 }

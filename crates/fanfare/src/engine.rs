@@ -11,26 +11,29 @@ use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
-use fanfare_io::pass::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::uring::Uring;
-use fanfare_io::{Backend, Clock, Io, Waker, affinity, sockets, table};
+use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
+use fanfare_io::{affinity, sockets, table};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::head::{HeadLimits, RequestHead};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, Decision, Refusal, Subscribe};
 use crate::counts::SharedCounts;
+use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hub::{Common, Hub, ShardHandle};
-use crate::shard::{Links, RECEIVE_BYTES, Shard};
-use crate::shared_log::{INTEREST, log_of};
+use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
+use crate::shared_log::log_of;
 
 /// How an engine is started.
 pub struct Builder {
     listen: Vec<SocketAddr>,
     shards: Option<usize>,
     pin: bool,
-    private_tables: bool,
+    descriptor_tables: DescriptorTables,
+    raise_descriptor_limit: bool,
     backend: Backend,
     limits: Limits,
     socket_options: SocketOptions,
@@ -43,8 +46,9 @@ pub struct Engine {
     hub: Hub,
     shards: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
-    backend: Backend,
-    fallback: Option<String>,
+    backend: Resolved,
+    tables: ResolvedTables,
+    descriptor_limit: DescriptorLimit,
     hand_over: Option<HandOver>,
     /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
     _admission: Arc<dyn Admission>,
@@ -89,10 +93,19 @@ impl Builder {
         self
     }
 
-    /// Whether each shard has a descriptor table of its own, so that `RLIMIT_NOFILE` counts per shard
-    /// and connect storms meet no shared lock. The default is yes.
-    pub fn private_tables(mut self, private: bool) -> Builder {
-        self.private_tables = private;
+    /// Whether each shard has a private descriptor table, so that `RLIMIT_NOFILE` counts per shard and connect
+    /// storms meet no shared lock. The default takes private tables where the kernel allows it:
+    /// [`Engine::descriptor_tables`] tells which were taken.
+    pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Builder {
+        self.descriptor_tables = tables;
+        self
+    }
+
+    /// Whether the start raises the soft `RLIMIT_NOFILE` of the whole process to the hard one. The default is no: the
+    /// limit belongs to the embedding program, which may use `select(2)`, or start programs that inherit the limit.
+    /// [`Engine::descriptor_limit`] tells what came of it.
+    pub fn raise_descriptor_limit(mut self, raise: bool) -> Builder {
+        self.raise_descriptor_limit = raise;
         self
     }
 
@@ -130,16 +143,29 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// The address is in use or not ours, the backend is refused, descriptors or threads are used up, or
-    /// `RLIMIT_NOFILE` leaves a shard no connection.
+    /// The address is in use or not ours, the backend or private descriptor tables are refused, threads are used up, or
+    /// `RLIMIT_NOFILE` has no room for so many shards: then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
-        let resolved = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
+        let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
+        let tables = self.descriptor_tables.resolve();
+        let tables = tables.map_err(|cause| StartError::new("give each shard a descriptor table", cause))?;
+        let private_tables = tables.tables == DescriptorTables::Private;
         let cores = affinity::cores().map_err(|cause| StartError::new("count the cores", cause))?;
         let count = self.shards.unwrap_or(cores.len());
-        let descriptors =
-            table::descriptor_limit().map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
-        let sharing = if self.private_tables { 1 } else { count };
-        let limits = in_force(self.limits, descriptors, sharing)?;
+        let descriptor_limit = DescriptorLimit::determine(self.raise_descriptor_limit)
+            .map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
+        let budget = Budget {
+            limit: descriptor_limit.in_force,
+            // Without proc(5) nobody can tell; then a start that needs too many says so less clearly.
+            open: table::open_descriptors().unwrap_or_default(),
+            private_tables,
+            addresses: self.listen.len(),
+            hand_over: self.hand_over,
+            backend: backend.backend,
+        };
+        let limits = budget
+            .share_out(within_bounds_of_engine(self.limits), count)
+            .map_err(|text| StartError::new(&format!("start {count} shards"), io::Error::other(text)))?;
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
             Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
@@ -158,20 +184,20 @@ impl Builder {
             }
         }
         let failed = |cause| StartError::new("open the shards' channels", cause);
-        let hand_over = self.hand_over.then(pass::channel).transpose().map_err(failed)?;
+        let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
 
         let clock = Clock::start();
         let random = RandomState::new();
         let epoch = Epoch::new(random.hash_one("epoch"));
-        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count, INTEREST);
+        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
         let mut plans = Vec::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
             let waker = wakers[index].clone();
-            let (sockets, adopted) = pass::channel().map_err(failed)?;
+            let (sockets, adopted) = fd_channel::channel().map_err(failed)?;
             let mailbox = common.mailbox(index, waker.clone());
             let log = common.shared_log(index, Arc::clone(&mailbox));
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
@@ -187,7 +213,7 @@ impl Builder {
                     hand_over,
                     counts,
                     admission: Arc::clone(&admission),
-                    newest: common.newest(),
+                    congestion: common.congestion(),
                     log,
                 },
                 limits: limits.clone(),
@@ -195,7 +221,7 @@ impl Builder {
                 seed: random.hash_one(index),
                 clock,
                 core: self.pin.then(|| cores[index % cores.len()]),
-                private_table: self.private_tables,
+                private_table: private_tables,
             });
         }
         drop(hand_over_to);
@@ -204,14 +230,15 @@ impl Builder {
             hub: Hub::new(common, clock, limits, self.socket_options, handles),
             shards: Vec::new(),
             addresses,
-            backend: resolved.backend,
-            fallback: resolved.fallback,
+            backend,
+            tables,
+            descriptor_limit,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             _admission: admission,
         };
         // One after the other: a table that parts while another shard opens its files would copy them.
         for (index, plan) in plans.into_iter().enumerate() {
-            let thread = match resolved.backend {
+            let thread = match engine.backend.backend {
                 Backend::IoUring => plan.start(index, Uring::open),
                 Backend::Epoll | Backend::Auto => plan.start(index, Epoll::open),
             };
@@ -228,7 +255,8 @@ impl Engine {
             listen: Vec::new(),
             shards: None,
             pin: false,
-            private_tables: true,
+            descriptor_tables: DescriptorTables::Auto,
+            raise_descriptor_limit: false,
             backend: Backend::Auto,
             limits: Limits::default(),
             socket_options: SocketOptions::default(),
@@ -254,7 +282,18 @@ impl Engine {
 
     /// The backend in use, and, where io_uring was refused, why: one line for the operator.
     pub fn backend(&self) -> (Backend, Option<&str>) {
-        (self.backend, self.fallback.as_deref())
+        (self.backend.backend, self.backend.fallback.as_deref())
+    }
+
+    /// The descriptor tables in use, and, where private tables were refused, why and what that means: one line for the
+    /// operator.
+    pub fn descriptor_tables(&self) -> (DescriptorTables, Option<&str>) {
+        (self.tables.tables, self.tables.fallback.as_deref())
+    }
+
+    /// How many descriptors each table may hold. With [`DescriptorTables::Shared`] there is one table.
+    pub fn descriptor_limit(&self) -> DescriptorLimit {
+        self.descriptor_limit
     }
 
     /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take it soon:
@@ -314,24 +353,13 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// So that a head, with all that was received behind it, can be handed over in one message.
 const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 
-/// Connections get all descriptors of a table but a sixteenth, incomplete heads at most a quarter: so that there is
-/// one left to refuse a newcomer with, and slow heads alone do not fill a table. Shards that share one divide it.
-fn in_force(limits: Limits, descriptors: usize, sharing: usize) -> Result<Limits, StartError> {
-    let reserve = (descriptors / 16).clamp(16, 1024);
-    let connections = descriptors.saturating_sub(reserve) / sharing;
-    if connections == 0 {
-        let few = format!(
-            "RLIMIT_NOFILE of {descriptors} leaves no connection to a shard; raise it, or start fewer shards"
-        );
-        return Err(StartError::new("share out descriptors", io::Error::other(few)));
-    }
-    Ok(Limits {
-        connections: limits.connections.min(connections),
-        pending: limits.pending.min((descriptors / 4 / sharing).max(1)),
+/// The limits in force, apart from those that depend on descriptors.
+fn within_bounds_of_engine(limits: Limits) -> Limits {
+    Limits {
         heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
         head: HeadLimits { max_bytes: limits.head.max_bytes.min(LARGEST_HEAD_BYTES), ..limits.head },
         ..limits
-    })
+    }
 }
 
 /// The default admission.
@@ -341,7 +369,7 @@ fn subscribe_at_events(request: &RequestHead<'_>, max_topics: usize) -> Decision
     }
     if request.method() != "GET" {
         let wrong = Refusal::new(405, "subscribe with GET /events?topic=NAME");
-        return Decision::Refuse(wrong.header("Allow", "GET"));
+        return Decision::Refuse(wrong.own_header("Allow", "GET"));
     }
     match Subscribe::from_request(request, max_topics) {
         Ok(subscribe) => Decision::Subscribe(subscribe),
@@ -388,7 +416,10 @@ impl Plan {
         };
         if parted {
             // The shard owns its copies; ours would keep its listeners and channels open.
-            table::close_left_behind(&moved);
+            //
+            // SAFETY: the owners of these numbers moved into the shard's thread with the plan, and that thread has
+            // left the table in which they were made. Here only their numbers are left, and they are closed once.
+            unsafe { table::close_left_behind(&moved) };
         }
         result.map(|()| thread)
     }
@@ -419,7 +450,12 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            table::make_private(&self.descriptors(), &self.wakers)
+            // SAFETY: from here on this thread runs the shard, and its owned descriptors are those of the plan, which
+            // are kept, and those that it opens itself: the backend, and the sockets that it accepts or receives. The
+            // wakers in the plan and in the hub's mailboxes check themselves. The last owner of the admission is the
+            // engine, on another thread. Which descriptors an admission may use is in the contract of `Admission`.
+            // The shard starts no thread.
+            unsafe { table::make_private(&self.descriptors(), &self.wakers) }
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;
         }
@@ -431,7 +467,7 @@ impl Plan {
         for listener in self.listeners {
             io.listen(listener).map_err(|cause| StartError::new("watch the listener", cause))?;
         }
-        let shard = Shard::new(io, self.links, self.limits, self.epoch, self.seed);
+        let shard = Shard::new(io, self.links, self.limits, Budgets::default(), self.epoch, self.seed);
         Ok((shard, self.clock))
     }
 }
@@ -456,26 +492,5 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each shard took a reserve from its share: with small tables and many shards there was nothing left, and an
-    /// engine that refused everybody.
-    #[test]
-    fn shards_that_share_a_table_share_its_reserve() {
-        let connections = |descriptors, sharing| {
-            in_force(Limits::default(), descriptors, sharing).map(|limits| limits.connections).ok()
-        };
-        assert_eq!(connections(1024, 1), Some(960));
-        assert_eq!(connections(1024, 64), Some(15));
-        assert_eq!(connections(40, 24), Some(1));
-        assert_eq!(connections(40, 25), None);
-        assert_eq!(connections(10, 1), None);
-        let refused = in_force(Limits::default(), 40, 25).unwrap_err().to_string();
-        assert!(refused.contains("RLIMIT_NOFILE of 40") && refused.contains("raise it"), "{refused}");
     }
 }

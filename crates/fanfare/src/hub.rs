@@ -4,6 +4,7 @@
 //! publishers that wait for room, and [`tasks`] wakes those that are tasks; [`waiting`] is their side.
 
 mod capacity;
+mod congestion;
 #[cfg(all(test, fanfare_loom))]
 mod models;
 mod room;
@@ -13,15 +14,15 @@ mod tasks;
 pub(crate) mod tests;
 mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::pass::SocketSender;
+use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::Cursor;
@@ -31,11 +32,14 @@ use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
 
 use crate::admission::Subscribe;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::adopt::{AdoptError, AdoptRefusal};
+use crate::counts::{Counts, SharedCounts};
+use crate::inspect::{Asked, InspectError, Inspection, Turns};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
-use crate::shared_log::{Interest, ProcessLog, SharedLog};
-use crate::sync::{AtomicU64, AtomicUsize, Waker};
+use crate::shared_log::{ProcessLog, SharedLog};
+use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
+pub(crate) use congestion::Congestion;
 pub(crate) use room::WaitingPublishers;
 use sequencer::{Attempt, Sequencer};
 pub(crate) use sequencer::{Numbers, Sequenced};
@@ -59,6 +63,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
+    inspections: Turns,
 }
 
 /// What the hub and every shard share.
@@ -66,6 +71,7 @@ struct Inner {
 pub(crate) struct Common {
     log: Arc<ProcessLog>,
     waiting: Arc<WaitingPublishers>,
+    congestion: Arc<Congestion>,
 }
 
 /// What the hub knows of a shard.
@@ -134,20 +140,13 @@ pub struct Interrupted {
     pub published: Option<Published>,
 }
 
-/// Why a socket was not adopted. The socket was closed.
-#[derive(Debug)]
-pub enum AdoptError {
-    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds.
-    Busy,
-    /// The engine drains or has stopped.
-    Stopped,
-    /// The operating system refused: it is no socket, or an option is out of range.
-    Io(io::Error),
-}
-
 impl Common {
-    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> Common {
-        Common { log: Arc::new(ProcessLog::new(log, shards, interest)), waiting: Arc::default() }
+    pub(crate) fn new(log: Log, shards: usize) -> Common {
+        Common {
+            log: Arc::new(ProcessLog::new(log)),
+            waiting: Arc::default(),
+            congestion: Arc::new(Congestion::new(shards)),
+        }
     }
 
     /// The mailbox of the shard with this index.
@@ -161,8 +160,14 @@ impl Common {
     }
 
     /// The newest number that is released.
-    pub(crate) fn newest(&self) -> Arc<AtomicU64> {
+    #[cfg(test)]
+    pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         Arc::clone(self.log.newest())
+    }
+
+    /// Whether the path out is full, over all shards.
+    pub(crate) fn congestion(&self) -> Arc<Congestion> {
+        Arc::clone(&self.congestion)
     }
 }
 
@@ -178,8 +183,18 @@ impl Hub {
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
-        let next_shard = AtomicUsize::new(0);
-        let inner = Inner { clock, limits, socket_options, common, sequencer, tasks, shards, next_shard };
+        let (next_shard, inspections) = (AtomicUsize::new(0), Turns::default());
+        let inner = Inner {
+            clock,
+            limits,
+            socket_options,
+            common,
+            sequencer,
+            tasks,
+            shards,
+            next_shard,
+            inspections,
+        };
         Hub { inner: Arc::new(inner) }
     }
 
@@ -258,7 +273,7 @@ impl Hub {
     /// says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
     ///
     /// # Errors
-    /// [`AdoptError`]; the socket is closed then.
+    /// [`AdoptError`], which gives the socket and the subscription back.
     ///
     /// # Panics
     /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket is not that
@@ -273,19 +288,26 @@ impl Hub {
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[turn % self.inner.shards.len()];
-        if shard.mailbox.is_closed() {
-            return Err(AdoptError::Stopped);
-        }
-        // Here, where somebody learns of it if the kernel refuses.
-        sockets::configure(socket.as_fd(), &self.inner.socket_options).map_err(AdoptError::Io)?;
-        let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
-        let pass = || shard.sockets.send(socket.as_fd(), b"!");
-        shard.mailbox.push_within(self.inner.mail_limit(), mail, pass).map_err(|refused| match refused {
-            Refused::Full => AdoptError::Busy,
-            Refused::Ended => AdoptError::Stopped,
-            Refused::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => AdoptError::Busy,
-            Refused::Failed(error) => AdoptError::Io(error),
-        })
+        let reason = if shard.mailbox.is_closed() {
+            AdoptRefusal::Stopped
+        } else if let Err(error) = sockets::configure(socket.as_fd(), &self.inner.socket_options) {
+            // The caller learns of it here; a shard could only close the socket.
+            AdoptRefusal::Io(error)
+        } else {
+            // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around it.
+            let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), format }));
+            let pass = || shard.sockets.send(socket.as_fd(), b"!");
+            match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Full) => AdoptRefusal::Busy,
+                Err(Refused::Ended) => AdoptRefusal::Stopped,
+                Err(Refused::Failed(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    AdoptRefusal::Busy
+                }
+                Err(Refused::Failed(error)) => AdoptRefusal::Io(error),
+            }
+        };
+        Err(AdoptError::new(reason, socket, subscribe))
     }
 
     /// The sum of all shards' counts, each as of its last tick.
@@ -294,11 +316,7 @@ impl Hub {
         for counts in self.shard_counts() {
             sum += counts;
         }
-        // Every shard holds the same log and takes the same events.
-        let shards = self.inner.shards.len() as u64;
-        for same in [&mut sum.log_frames, &mut sum.log_bytes, &mut sum.events] {
-            *same /= shards;
-        }
+        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock().size();
         sum
     }
 
@@ -307,34 +325,38 @@ impl Hub {
         self.inner.shards.iter().map(|shard| shard.counts.load())
     }
 
-    /// The counts of one topic, or of all that have subscribers or retained events, sorted by name.
-    /// Blocks until every shard has answered, at most `patience` each: shards that did not are left out.
-    ///
-    /// # Panics
-    /// As [`Hub::publish`].
-    pub fn topics(&self, only: Option<&Topic>, patience: Duration) -> Vec<TopicCounts> {
-        let mut all: BTreeMap<String, TopicCounts> = BTreeMap::new();
-        for answered in self.ask(only) {
-            for counts in answered.recv_timeout(patience).unwrap_or_default() {
-                let sum = all.entry(counts.topic.clone()).or_default();
-                sum.subscribers += counts.subscribers;
-                sum.laggards += counts.laggards;
-                *sum = TopicCounts { subscribers: sum.subscribers, laggards: sum.laggards, ..counts };
-            }
-        }
-        all.into_values().collect()
+    /// What the simulator asks the log.
+    #[cfg(feature = "sim")]
+    pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
+        ask(self.inner.common.log.lock().log())
     }
 
-    /// Asks one shard after the other for the counts of its topics.
-    pub(crate) fn ask(&self, only: Option<&Topic>) -> impl Iterator<Item = mpsc::Receiver<Vec<TopicCounts>>> {
+    pub(crate) fn log(&self) -> &ProcessLog {
+        &self.inner.common.log
+    }
+
+    /// Asks every shard for the counts of these topics.
+    pub(crate) fn ask(&self, topics: &[Topic]) -> impl Iterator<Item = Result<Asked, InspectError>> {
         self.inner.assert_in_reach();
         self.inner.shards.iter().map(move |shard| {
-            let (answer, answered) = mpsc::sync_channel(1);
-            let ask = Mail::Inspect(only.cloned(), answer);
-            // Where it is refused, the answer fails at once.
-            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
-            answered
+            let (inspection, asked) = Inspection::new(topics.to_vec());
+            let ask = Mail::Inspect(Box::new(inspection));
+            match shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(())) {
+                Ok(()) => Ok(asked),
+                Err(Refused::Ended) => Err(InspectError::Stopped),
+                Err(Refused::Full | Refused::Failed(())) => Err(InspectError::Busy),
+            }
         })
+    }
+
+    /// Whose turn it is to ask.
+    pub(crate) fn inspections(&self) -> &Turns {
+        &self.inner.inspections
+    }
+
+    /// The time on the engine's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.clock.now()
     }
 
     /// The newest id: a cursor from which a reader gets only what is published later.
@@ -350,7 +372,7 @@ impl Hub {
 
     /// The newest number that is released.
     #[cfg(test)]
-    pub(crate) fn newest(&self) -> Arc<AtomicU64> {
+    pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         self.inner.common.newest()
     }
 
@@ -443,15 +465,3 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
-
-impl fmt::Display for AdoptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AdoptError::Busy => f.write_str("the shard is busy; try again in a moment"),
-            AdoptError::Stopped => f.write_str("the engine is shutting down"),
-            AdoptError::Io(error) => write!(f, "the socket cannot be adopted: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for AdoptError {}

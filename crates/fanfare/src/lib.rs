@@ -18,9 +18,12 @@
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 
 mod admission;
+mod adopt;
 mod counts;
+mod descriptors;
 mod engine;
 mod hub;
+mod inspect;
 mod mailbox;
 mod response;
 mod shard;
@@ -30,18 +33,24 @@ mod shared_log;
 pub mod sim;
 mod sync;
 
-pub use admission::{Admission, Decision, Refusal, Subscribe};
+pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
+pub use adopt::{AdoptError, AdoptRefusal};
 pub use counts::{Counts, TopicCounts};
+pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
-pub use fanfare_io::Backend;
 pub use fanfare_io::sockets::SocketOptions;
-pub use fanfare_proto::connection::Farewell;
+pub use fanfare_io::{Backend, DescriptorTables};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
 pub use fanfare_proto::form::form_fields;
-pub use fanfare_proto::frame::{HeartbeatForm, WireFormat};
+pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
-pub use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, Retention};
+pub use fanfare_proto::limits::{
+    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, Retention, RetentionRule,
+    TopicPattern,
+};
+pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{AdoptError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use inspect::{InspectError, TopicsPage};

@@ -3,16 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
-use crate::counts::TopicCounts;
 use crate::hub::{Amount, Capacity, WaitingPublishers};
+use crate::inspect::Inspection;
 use crate::sync::{AtomicBool, Mutex, Waker, lock};
 
 #[cfg(test)]
@@ -30,8 +28,8 @@ pub(crate) enum Mail {
     Event(Arc<Frame>),
     /// The socket comes on the shard's socket channel, in the same order.
     Adopt(Box<Adoption>),
-    /// Asks for the counts of one topic, or of all.
-    Inspect(Option<Topic>, SyncSender<Vec<TopicCounts>>),
+    /// Asks for the counts of topics.
+    Inspect(Box<Inspection>),
     /// End every stream within this time, then stop.
     Drain(Duration),
 }

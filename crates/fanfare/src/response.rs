@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use fanfare_proto::frame::WireFormat;
+use fanfare_proto::json::json_string;
 use httpdate::HttpDate;
 
 use crate::admission::{Refusal, Subscribe};
@@ -60,24 +61,6 @@ pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// A JSON string literal (RFC 8259, section 7).
-pub(crate) fn json_string(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            control if (control as u32) < 0x20 => {
-                let _ = write!(out, "\\u{:04x}", control as u32);
-            }
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
-}
-
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         204 => "No Content",
@@ -92,6 +75,7 @@ fn reason_phrase(status: u16) -> &'static str {
         421 => "Misdirected Request",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
@@ -106,7 +90,7 @@ mod tests {
     #[test]
     fn a_refusal_is_a_whole_response_with_its_exact_length() {
         let text =
-            refusal(&Refusal::new(400, "say \"what\"\n").header("Allow", "GET"), SystemTime::UNIX_EPOCH);
+            refusal(&Refusal::new(400, "say \"what\"\n").own_header("Allow", "GET"), SystemTime::UNIX_EPOCH);
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"));
@@ -114,11 +98,5 @@ mod tests {
         assert!(head.contains("\r\nAllow: GET"));
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
         assert!(body.contains(r#""detail":"say \"what\"\u000a""#));
-    }
-
-    #[test]
-    #[should_panic(expected = "not a field value")]
-    fn a_header_cannot_split_the_response() {
-        let _ = Refusal::new(400, "").header("X", "a\r\nSet-Cookie: b");
     }
 }

@@ -10,39 +10,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fanfare_proto::cursor::Epoch;
+use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{Limits, LogLimits};
+use fanfare_proto::limits::Limits;
 use fanfare_proto::log::{Log, ShardSet, Start};
 
+use crate::counts::TopicCounts;
 use crate::hub::WaitingPublishers;
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
-/// Which shards get the mail of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    /// All: each keeps a log of its own.
-    All,
-    /// Those that have registered readers of one of its topics: the process has one log.
-    Registered,
-}
-
-/// The one switch between the two.
-pub(crate) const INTEREST: Interest = Interest::All;
-
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
-    let total_bytes = limits.retention.bytes;
-    Log::new(epoch, LogLimits { retention: limits.retention, rules: Vec::new(), total_bytes }, seed)
+    Log::new(epoch, limits.log.clone(), seed)
 }
 
 /// The log, its lock, and what can be read without.
 pub(crate) struct ProcessLog {
     epoch: Epoch,
-    interest: Interest,
-    shards: usize,
     state: Mutex<State>,
     /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber that has had an
     /// event from one shard, and then comes to another, finds this raised there. Relaxed: the lock of the mailbox is between
@@ -76,13 +63,18 @@ impl ProcessLog {
     /// The shard that drops what is too old.
     pub(crate) const TRIMMING_SHARD: usize = 0;
 
-    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> ProcessLog {
+    pub(crate) fn new(log: Log) -> ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
+<<<<<<< HEAD
             interest,
             shards,
             state: Mutex::new(State { log, newest: 0, trims_at: None }),
             newest: Arc::default(),
+=======
+            newest: Arc::new(AtomicU64::new(log.newest())),
+            state: Mutex::new(State { log, trims_at: None }),
+>>>>>>> log2
         }
     }
 
@@ -113,9 +105,35 @@ impl ProcessLog {
 
 impl LockedLog<'_> {
     pub(crate) fn shards_to_mail(&self, topics: &[Topic]) -> ShardSet {
-        match self.process.interest {
-            Interest::All => ShardSet::all(self.process.shards),
-            Interest::Registered => self.state.log.shards_reading(topics),
+        self.state.log.shards_reading(topics)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn log(&self) -> &Log {
+        &self.state.log
+    }
+
+    /// Frames in the log, and its bytes with its indexes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let log = &self.state.log;
+        (log.len() as u64, (log.bytes() + log.reader_bytes()) as u64)
+    }
+
+    pub(crate) fn topics_page(&self, after: Option<u64>, limit: usize) -> (Vec<Topic>, Option<u64>) {
+        self.state.log.topics_page(after, limit)
+    }
+
+    /// What is known of a topic, with what the shards have counted.
+    pub(crate) fn topic_counts(&self, topic: Topic, subscribers: usize, laggards: usize) -> TopicCounts {
+        let extent = self.state.log.topic(&topic);
+        let id = |seq| Cursor { epoch: self.process.epoch, seq }.to_string();
+        let span = extent.as_ref().and_then(|extent| extent.span);
+        TopicCounts {
+            topic: topic.to_string(),
+            subscribers,
+            laggards,
+            retained: extent.map_or(0, |extent| extent.frames),
+            span: span.map(|(oldest, newest)| (id(oldest), id(newest))),
         }
     }
 
@@ -138,6 +156,7 @@ impl LockedLog<'_> {
         now: Duration,
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
+<<<<<<< HEAD
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
         let State { log, newest, trims_at } = &mut *self.state;
         let mut is_earlier = false;
@@ -150,6 +169,17 @@ impl LockedLog<'_> {
             if is_earlier {
                 *trims_at = expiry;
             }
+=======
+        let Some(newest) = frames.last().map(|frame| frame.seq()) else { return false };
+        let State { log, trims_at } = &mut *self.state;
+        for frame in frames {
+            log.append(frame, now, dropped);
+        }
+        let expiry = log.next_expiry();
+        let is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
+        if is_earlier {
+            *trims_at = expiry;
+>>>>>>> log2
         }
         *newest = last;
         self.process.newest.store(last, Ordering::Relaxed);
@@ -157,7 +187,6 @@ impl LockedLog<'_> {
     }
 }
 
-#[allow(dead_code)] // Shards use it when the process has one log.
 impl SharedLog {
     pub(crate) fn new(
         process: Arc<ProcessLog>,
@@ -166,61 +195,6 @@ impl SharedLog {
         waiting: Arc<WaitingPublishers>,
     ) -> SharedLog {
         SharedLog { process, shard, mailbox, waiting }
-    }
-
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.process.epoch
-    }
-
-    /// The newest number that is released.
-    pub(crate) fn newest(&self) -> u64 {
-        self.process.newest.load(Ordering::Relaxed)
-    }
-
-    /// Registers the shard's first reader of these topics. The answer is the newest number: the mailbox gets every later
-    /// event of these topics, what is up to it is read from the log.
-    pub(crate) fn add_reader(&self, topics: &[Topic]) -> u64 {
-        let mut log = self.process.lock();
-        log.state.log.add_reader(topics, self.shard);
-        log.state.newest
-    }
-
-    /// Ends what [`SharedLog::add_reader`] began. Mail that was pushed before may still come.
-    pub(crate) fn remove_reader(&self, topics: &[Topic]) {
-        self.process.lock().state.log.remove_reader(topics, self.shard);
-        if !self.waiting.is_empty() {
-            // A publisher may have waited for room in our mailbox that it does not need any more.
-            self.waiting.call(self.shard);
-        }
-    }
-
-    /// See [`Log::resume`].
-    pub(crate) fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        self.process.lock().state.log.resume(id, topics)
-    }
-
-    /// See [`Log::available_after`].
-    pub(crate) fn available_after(&self, topics: &[Topic]) -> u64 {
-        self.process.lock().state.log.available_after(topics)
-    }
-
-    /// See [`Log::read_after`]. What it takes the log's lock for grows with `max_frames`.
-    pub(crate) fn read_after(
-        &self,
-        topics: &[Topic],
-        sees_private: bool,
-        after: u64,
-        max_frames: usize,
-        max_bytes: usize,
-        into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64> {
-        let log = self.process.lock();
-        log.state.log.read_after(topics, sees_private, after, max_frames, max_bytes, into)
-    }
-
-    /// See [`Log::first_after`].
-    pub(crate) fn first_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> Option<Arc<Frame>> {
-        self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
     }
 
     /// Drops at most `budget` frames that are too old.
@@ -240,11 +214,91 @@ impl SharedLog {
         log.state.trims_at
     }
 
+    /// The index of this shard.
+    pub(crate) fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Whether this shard is the one that trims, and something is too old as far as it knows.
+    pub(crate) fn next_expiry_is_due(&self, now: Duration) -> bool {
+        self.shard == ProcessLog::TRIMMING_SHARD
+            && self.process.lock().state.log.next_expiry().is_some_and(|at| at <= now)
+    }
+
+    /// Whether this is the shard that trims.
+    #[cfg(feature = "sim")]
+    pub(crate) fn trims(&self) -> bool {
+        self.shard == ProcessLog::TRIMMING_SHARD
+    }
+
+    /// Checks the log, and that this shard has registered for exactly these topics.
+    ///
+    /// # Panics
+    /// Something does not hold.
+    #[cfg(feature = "sim")]
+    pub(crate) fn check<'topics>(&self, read: impl Iterator<Item = &'topics Topic>) {
+        let log = &self.process.lock().state.log;
+        log.check();
+        let mut count = 0;
+        for topic in read {
+            count += 1;
+            assert!(
+                log.shards_reading(std::slice::from_ref(topic)).contains(self.shard),
+                "{topic} is not registered"
+            );
+        }
+        let (topics, rest) = log.topics_page(None, usize::MAX);
+        assert!(rest.is_none(), "the simulator has few topics");
+        let is_read = |topic: &&Topic| log.shards_reading(std::slice::from_ref(*topic)).contains(self.shard);
+        assert_eq!(topics.iter().filter(is_read).count(), count, "topics that this shard has registered for");
+    }
+
     /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand either, so that
     /// it has acted on everything up to this number.
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
         let log = self.process.lock();
         self.mailbox.is_empty().then_some(log.state.newest)
+    }
+}
+
+impl EventLog for SharedLog {
+    fn add_reader(&mut self, topics: &[Topic]) -> u64 {
+        let mut log = self.process.lock();
+        log.state.log.add_reader(topics, self.shard);
+        log.state.newest
+    }
+
+    fn remove_reader(&mut self, topics: &[Topic]) {
+        self.process.lock().state.log.remove_reader(topics, self.shard);
+        if !self.waiting.is_empty() {
+            // A publisher may have waited for room in our mailbox that it does not need any more.
+            self.waiting.call(self.shard);
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.process.newest.load(Ordering::Relaxed)
+    }
+
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        self.process.lock().state.log.resume(id, topics, sees_private)
+    }
+
+    fn read_after(
+        &self,
+        wanted: &Wanted<'_>,
+        most: usize,
+        bytes: usize,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<u64, u64> {
+        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
+        let log = self.process.lock();
+        log.state.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
+    }
+
+    fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
+        let Wanted { topics, sees_private, after, .. } = *wanted;
+        self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
     }
 }

@@ -2,22 +2,22 @@
 //! driven by hand. Not part of the public interface.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Io, Notification, Socket, Waker, pass};
+use fanfare_io::{Clock, Io, Notification, Socket, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::Admission;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::counts::{Counts, SharedCounts};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle};
+pub use crate::inspect::Asked;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
-use crate::shared_log::{INTEREST, log_of};
+use crate::shared_log::log_of;
 
 /// How the engine under simulation is built.
 pub struct Plan {
@@ -44,11 +44,11 @@ pub struct SimShard<I: Io> {
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
     let networks: Vec<I> = networks.into_iter().collect();
-    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), INTEREST);
+    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len());
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
-        let (sockets, adopted) = pass::channel().expect("descriptors for the channel");
+        let (sockets, adopted) = fd_channel::channel().expect("descriptors for the channel");
         let mailbox = common.mailbox(index, waker.clone());
         let log = common.shared_log(index, Arc::clone(&mailbox));
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
@@ -56,15 +56,14 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
         let links = Links {
             mailbox,
             adopted,
-            hand_over: plan.hand_over.then(|| pass::channel().expect("descriptors for the channel").0),
+            hand_over: plan.hand_over.then(|| fd_channel::channel().expect("descriptors for the channel").0),
             counts,
             admission: Arc::clone(&plan.admission),
-            newest: common.newest(),
+            congestion: common.congestion(),
             log,
         };
         let seed = plan.seed.wrapping_add(index as u64);
-        let mut shard = Shard::new(io, links, plan.limits.clone(), plan.epoch, seed);
-        shard.set_budgets(plan.budgets);
+        let shard = Shard::new(io, links, plan.limits.clone(), plan.budgets, plan.epoch, seed);
         shards.push(SimShard { shard, waker });
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
@@ -99,9 +98,9 @@ pub fn drain(hub: &Hub, window: Duration) {
     hub.drain(window);
 }
 
-/// Asks every shard for the counts of its topics, as [`Hub::topics`] does, without waiting for the answers.
-pub fn ask(hub: &Hub, only: Option<&Topic>) -> Vec<Receiver<Vec<TopicCounts>>> {
-    hub.ask(only).collect()
+/// Asks every shard for the counts of these topics, as [`Hub::topic`] does, without waiting for the answers.
+pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Asked> {
+    hub.ask(topics).flatten().collect()
 }
 
 impl<I: Io> SimShard<I> {
@@ -125,7 +124,7 @@ impl<I: Io> SimShard<I> {
     /// One turn of the loop, and a check of all that must hold after it.
     pub fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
         self.shard.tick(now, notifications);
-        self.shard.check(now);
+        self.shard.check();
     }
 
     /// Whether the drain is over.
@@ -154,24 +153,42 @@ impl<I: Io> SimShard<I> {
 pub struct Look {
     /// What it has counted.
     pub counts: Counts,
-    /// The newest event that its log has had.
-    pub head: u64,
-    /// Everything after this is retained.
-    pub dropped: u64,
-    /// Topics that its log knows, by a frame or by a reader.
-    pub topics: usize,
-    /// Topics that its audiences read.
-    pub topics_read: usize,
-    /// Publishers' own ids that its log knows.
-    pub own_ids: usize,
-    /// Places in the line of laggards that can be served.
-    pub laggards_in_line: usize,
+    /// The newest event that any shard may have had.
+    pub newest: u64,
     /// Deadlines of requests, also of those that have left.
     pub deadlines: usize,
-    /// Those who wait until it has what another shard may have sent them.
+    /// Readers that wait for a number which is not released yet.
     pub resuming: usize,
     /// A sweep is under way.
     pub sweeping: bool,
     /// A drain is.
     pub draining: bool,
+}
+
+/// The log of the process, seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLook {
+    /// Frames that it holds.
+    pub frames: usize,
+    /// Their memory, with the indexes.
+    pub bytes: usize,
+    /// Pairs of a topic and a shard that reads it.
+    pub readers: usize,
+    /// Topics that it has an entry for.
+    pub topics: usize,
+}
+
+/// What the log has.
+pub fn look_at_log(hub: &Hub) -> LogLook {
+    hub.with_log(|log| LogLook {
+        frames: log.len(),
+        bytes: log.bytes(),
+        readers: log.readers(),
+        topics: log.topic_count(),
+    })
+}
+
+/// Every event of these topics after this number is in the log. Private ones count only with `sees_private`.
+pub fn available_after(hub: &Hub, topics: &[Topic], sees_private: bool) -> u64 {
+    hub.with_log(|log| log.available_after(topics, sees_private))
 }

@@ -15,10 +15,14 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, Engine, Event, HeadLimits, Hub,
-    Limits, PublishError, RequestHead, Retention, SocketOptions, Subscribe, Topic, WireFormat,
+    Admission, AdoptError, AdoptRefusal, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables,
+    Engine, Event, HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions,
+    Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
+
+/// So that a test whose events do not come fails instead of hanging. Shorter than the interval of heartbeats.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const PUBLISHERS: usize = 4;
 const BATCHES: usize = 40;
@@ -28,8 +32,8 @@ const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
 #[test]
 fn everybody_sees_one_order_whoever_publishes() {
     // ThreadSanitizer believes that a descriptor's number means the same in every thread.
-    let engine = Engine::builder().private_tables(false).shards(2).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
+    let engine = Engine::builder().descriptor_tables(DescriptorTables::Shared).shards(2);
+    let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let (hub, address) = (engine.hub(), engine.addresses()[0]);
     let accepted = (0..4).map(|_| subscribe(address));
     let streams: Vec<TcpStream> = accepted.chain((0..4).map(|_| adopted(&hub))).collect();
@@ -171,27 +175,62 @@ fn an_admission_cannot_publish_to_another_engine() {
     second.stop(Duration::ZERO).unwrap();
 }
 
-/// A panic in a drain ended a server as if all were well.
+/// One request at which the admission panicked ended the shard with all of its subscribers, and with it the service: the
+/// hub refused to publish from then on.
 #[test]
-fn who_stops_an_engine_learns_of_a_panic() {
-    let admission = |request: &RequestHead<'_>| {
-        assert_eq!(request.query(), Some("topic=a"), "on purpose");
-        Decision::Subscribe(Subscribe::from_request(request, 1).unwrap())
-    };
-    for private in [true, false] {
-        let engine = Engine::builder().shards(1).private_tables(private).admission(admission);
-        let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
-        let address = engine.addresses()[0];
-        let mut streams = vec![subscribe(address), adopted(&engine.hub())];
-        let mut culprit = TcpStream::connect(address).unwrap();
-        culprit.write_all(b"GET /events?topic=b HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-        streams.push(culprit);
-        for mut stream in streams {
-            // Its end, or a reset: the shard is gone, and so are all who were on it.
-            let _ = stream.read_to_end(&mut Vec::new());
+fn a_panic_in_an_admission_is_one_request_s_answer() {
+    const PANICS: usize = 50;
+    /// A payload whose own drop panics.
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on purpose, again");
         }
-        assert!(engine.stop(Duration::ZERO).is_err());
     }
+    let admission = |request: &RequestHead<'_>| match request.path() {
+        "/panic" => panic!("on purpose"),
+        "/bomb" => std::panic::panic_any(Bomb),
+        _ => Decision::Subscribe(Subscribe::from_request(request, 1).unwrap()),
+    };
+    let engine = Engine::builder().shards(2).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    let streams: Vec<TcpStream> = (0..8).map(|_| subscribe(address)).collect();
+
+    thread::scope(|scope| {
+        let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
+        for name in 0..PUBLISHERS {
+            let hub = &hub;
+            scope.spawn(move || publish(hub, name));
+        }
+        for path in ["/panic", "/bomb"] {
+            scope.spawn(move || {
+                for _ in 0..PANICS {
+                    let mut culprit = TcpStream::connect(address).unwrap();
+                    culprit.set_read_timeout(Some(PATIENCE)).unwrap();
+                    write!(culprit, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+                    let mut answer = String::new();
+                    culprit.read_to_string(&mut answer).unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 500 Internal Server Error\r\n"), "{answer}");
+                    assert!(
+                        answer.contains("application/problem+json") && answer.contains(r#""status":500"#)
+                    );
+                }
+            });
+        }
+        for reader in readers {
+            assert_eq!(reader.join().unwrap().len(), EVENTS);
+        }
+    });
+    assert!(engine.is_running());
+    let mut late = subscribe(address);
+    hub.publish(event("last".to_owned())).unwrap();
+    engine.stop(Duration::from_secs(1)).unwrap();
+    let mut text = String::new();
+    late.read_to_string(&mut text).unwrap();
+    assert!(text.contains("data: last\n"), "{text}");
+    let counts = hub.counts();
+    assert_eq!((counts.admission_panics, counts.refused), (2 * PANICS as u64, 2 * PANICS as u64));
 }
 
 /// When nobody was left to take them, requests that are no subscriptions were told for ever to come again in a moment.
@@ -261,7 +300,10 @@ fn the_longest_time_is_never() {
         heartbeat: never,
         connection_age: Some(never),
         retry: never,
-        retention: Retention { age: never, ..Retention::default() },
+        log: LogLimits {
+            retention: Retention { age: never, ..Retention::default() },
+            ..LogLimits::default()
+        },
         ..Limits::default()
     };
     let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());
@@ -304,9 +346,45 @@ fn what_the_kernel_refuses_is_not_adopted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = File::open("/dev/null").unwrap();
     for socket in [OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), file.into()] {
-        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain);
-        assert!(matches!(refused, Err(AdoptError::Io(_))), "{refused:?}");
+        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain).unwrap_err();
+        assert!(matches!(refused.reason(), AdoptRefusal::Io(_)), "{refused:?}");
     }
+}
+
+/// A refusal said "try again" when the socket was closed already.
+#[test]
+fn a_socket_that_is_not_adopted_is_given_back() {
+    // A mailbox that takes no socket.
+    let limits = Limits { mailbox_events: 0, mailbox_others: 0, ..Limits::default() };
+    let busy = Engine::builder().shards(1).limits(limits).start().unwrap();
+    let stopped = Engine::builder().shards(1).start().unwrap();
+    let hub_of_stopped = stopped.hub();
+    stopped.stop(Duration::ZERO).unwrap();
+    let engine = Engine::builder().shards(1).start().unwrap();
+
+    let (mut stream, socket) = UnixStream::pair().unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).greeting(None, "hello");
+    let refused = busy.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
+    assert!(refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Busy), "{refused:?}");
+    let (socket, subscribe) = refused.into_parts();
+    let refused = hub_of_stopped.adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
+    assert!(!refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Stopped), "{refused:?}");
+    let (socket, subscribe) = refused.into_parts();
+    engine.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap();
+    wait_for_prelude(&mut stream);
+    engine.hub().publish(event("last".to_owned())).unwrap();
+    let lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let data: Vec<String> = lines.filter(|line| line.starts_with("data: ")).take(2).collect();
+    assert_eq!(data, ["data: hello", "data: last"]);
+    engine.stop(Duration::ZERO).unwrap();
+
+    // What was not adopted can be answered, too.
+    let (mut stream, socket) = UnixStream::pair().unwrap();
+    let refused = busy.hub().adopt(socket, Subscribe::to([]), WireFormat::Plain).unwrap_err();
+    UnixStream::from(refused.into_socket()).write_all(b"HTTP/1.1 503 ").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "HTTP/1.1 503 ");
 }
 
 fn event(data: String) -> Event {
@@ -333,7 +411,8 @@ fn look_on(hub: &Hub, published: &AtomicBool) {
     let mut newest = hub.head();
     while !published.load(Ordering::Relaxed) {
         assert!(hub.counts().connections <= 8);
-        hub.topics(None, Duration::from_secs(60));
+        let page = hub.topics_page(None, 10, Duration::from_secs(60)).unwrap();
+        assert!(page.topics.iter().all(|counts| counts.subscribers <= 8) && page.next.is_none());
         let head = hub.head();
         assert!(head.seq >= newest.seq);
         newest = head;
@@ -344,6 +423,7 @@ fn look_on(hub: &Hub, published: &AtomicBool) {
 /// A subscriber that a shard accepted.
 fn subscribe(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET /events?topic=a HTTP/1.0\r\n\r\n").unwrap();
     wait_for_prelude(&mut stream);
     stream

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, EventId, Topic};
-use fanfare_proto::frame::Frame;
+use fanfare_proto::frame::{Checkpoint, Frame};
 use fanfare_proto::head::RequestHead;
-use fanfare_proto::limits::Retention;
-use fanfare_proto::old_log::{EARLIEST, Log};
+use fanfare_proto::limits::{LogLimits, Retention};
+use fanfare_proto::log::{EARLIEST, Log};
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 const MAX_TOPICS: usize = 4;
@@ -56,14 +56,15 @@ fn cursor_numbers(input: &[u8]) {
 /// `own-n` where n is even.
 fn log(epoch: Epoch, topic: &Topic) -> Log {
     let frames = (HEAD - FIRST_RETAINED + 1) as usize;
-    let mut log = Log::new(epoch, Retention { events: frames, ..Retention::default() });
+    let retention = Retention { events: frames, ..Retention::default() };
+    let mut log = Log::new(epoch, LogLimits { retention, ..LogLimits::default() }, 1);
     for seq in 1..=HEAD {
         let mut event = Event::new(topic.clone());
         if seq % 2 == 0 {
             event = event.id(EventId::new(format!("own-{seq}")).unwrap());
         }
         let frame = Frame::encode(seq, &Cursor { epoch, seq }.to_string(), event, Duration::ZERO);
-        log.append(Arc::new(frame), Duration::ZERO);
+        log.append(Arc::new(frame), Duration::ZERO, &mut Vec::new());
     }
     log
 }
@@ -78,11 +79,13 @@ fn resume(id: &str) {
         let own = seq >= FIRST_RETAINED && seq % 2 == 0 && id == format!("own-{seq}");
         own || id == Cursor { epoch, seq }.to_string()
     });
-    let start = log.resume(id, std::slice::from_ref(&topic));
+    let start = log.resume(id, std::slice::from_ref(&topic), false);
     let after = known.unwrap_or(FIRST_RETAINED - 1);
-    assert_eq!((start.cursor, start.gap), (after, known.is_none() && id != EARLIEST), "{id:?}");
-    let given: Vec<u64> = log.after(&[topic], start.cursor).map(|frame| frame.seq()).collect();
-    assert_eq!(given, (after + 1..=HEAD).collect::<Vec<_>>());
+    assert_eq!((start.cursor(), start.is_gap()), (after, known.is_none() && id != EARLIEST), "{id:?}");
+    let mut given = Vec::new();
+    let end = log.read_after(&[topic], false, start.cursor(), usize::MAX, usize::MAX, &mut given);
+    assert_eq!(end, Ok(HEAD));
+    assert!(given.iter().map(|frame| frame.seq()).eq(after + 1..=HEAD));
 }
 
 /// A subscription against a form parser of others.
@@ -108,6 +111,14 @@ fn subscription(id: &[u8], query: &[u8]) {
             assert_eq!(names, topics);
             assert!(!topics.is_empty() && topics.len() <= MAX_TOPICS);
             assert_eq!(read.gap_notice, all("gap").next_back().is_none_or(|gap| gap == "on"));
+            let checkpoint = all("checkpoint").next_back().map(|value| match value.as_str() {
+                "on" => Checkpoint::Block,
+                "off" => Checkpoint::Off,
+                "event" => Checkpoint::Event,
+                other => panic!("taken: {other:?}"),
+            });
+            assert_eq!(read.checkpoint, checkpoint.unwrap_or_default());
+            assert_eq!(read.heartbeat, all("heartbeat").next_back().and_then(|value| whole_seconds(&value)));
             let header = String::from_utf8_lossy(id.trim_ascii()).into_owned();
             let names = ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "evs_last_event_id"];
             let mut from_query = names.into_iter().flat_map(all).filter(|id| !id.is_empty());
@@ -124,7 +135,20 @@ fn subscription(id: &[u8], query: &[u8]) {
                 |topic: String| topic.is_empty() || topic.len() > 256 || topic.chars().any(char::is_control);
             assert!(all("topic").any(is_bad));
         }
+        Err(SubscribeError::Checkpoint) => {
+            assert!(all("checkpoint").any(|value| !["on", "off", "event"].contains(&value.as_str())));
+        }
+        Err(SubscribeError::Heartbeat) => {
+            assert!(all("heartbeat").any(|value| whole_seconds(&value).is_none()));
+        }
         Err(SubscribeError::Gap) => assert!(all("gap").any(|gap| gap != "on" && gap != "off")),
         Err(other) => panic!("unknown: {other:?}"),
     }
+}
+
+/// Seconds as a heartbeat is asked for; more than any integer is the largest one.
+fn whole_seconds(text: &str) -> Option<Duration> {
+    let only_digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    let seconds = text.parse().unwrap_or(u64::MAX);
+    (only_digits && seconds > 0).then(|| Duration::from_secs(seconds))
 }

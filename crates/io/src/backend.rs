@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
-use crate::uring;
+use crate::uring::{self, ProbeError};
 
 /// Which implementation of [`crate::Io`] a shard uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,24 +38,24 @@ impl Backend {
             Self::Epoll => Ok(Resolved { backend: Self::Epoll, fallback: None }),
             Self::IoUring => match uring::probe() {
                 Ok(()) => Ok(Resolved { backend: Self::IoUring, fallback: None }),
-                Err(error) => Err(io::Error::new(
-                    error.kind(),
-                    format!("io_uring cannot be used: {}; or start with --backend epoll", explain(&error)),
+                Err(refused) => Err(io::Error::new(
+                    refused.error.kind(),
+                    format!("io_uring cannot be used: {}; or start with --backend epoll", explain(&refused)),
                 )),
             },
             Self::Auto => Ok(match uring::probe() {
                 Ok(()) => Resolved { backend: Self::IoUring, fallback: None },
-                Err(error) => Resolved {
+                Err(refused) => Resolved {
                     backend: Self::Epoll,
-                    fallback: Some(format!("io_uring cannot be used, taking epoll: {}", explain(&error))),
+                    fallback: Some(format!("io_uring cannot be used, taking epoll: {}", explain(&refused))),
                 },
             }),
         }
     }
 }
 
-/// What refused, and what would change it.
-fn explain(error: &io::Error) -> String {
+/// Which call was refused, by what, and what would change it.
+fn explain(ProbeError { call, error }: &ProbeError) -> String {
     let advice = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => match uring_disabled().as_deref() {
             Some("2") => "sysctl kernel.io_uring_disabled is 2; set it to 0",
@@ -72,11 +72,13 @@ fn explain(error: &io::Error) -> String {
              io_uring_enter and io_uring_register in the container's profile"
         }
         Some(libc::EINVAL) => "the kernel is too old; Linux 6.1 or newer is needed",
-        Some(libc::ENOMEM) => "not enough memory, or RLIMIT_MEMLOCK is too low; raise `ulimit -l`",
+        Some(libc::ENOMEM | libc::EAGAIN) => {
+            "not enough memory, or RLIMIT_MEMLOCK is too low; raise `ulimit -l`"
+        }
         Some(libc::EMFILE | libc::ENFILE) => "no descriptor is free; raise RLIMIT_NOFILE",
-        _ => return error.to_string(),
+        _ => return format!("{call}: {error}"),
     };
-    format!("{error}: {advice}")
+    format!("{call}: {error}: {advice}")
 }
 
 /// The sysctl's value, `None` on kernels before 6.6, which do not have it.
@@ -137,8 +139,9 @@ mod tests {
             (libc::ENOMEM, "ulimit"),
             (libc::EMFILE, "NOFILE"),
         ] {
-            let text = explain(&io::Error::from_raw_os_error(errno));
-            assert!(text.contains(advice), "{text}");
+            let error = io::Error::from_raw_os_error(errno);
+            let text = explain(&ProbeError { call: "io_uring_setup", error });
+            assert!(text.starts_with("io_uring_setup: ") && text.contains(advice), "{text}");
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Every system call of the engine, and all of its `unsafe`.
+//! Every system call of the engine, and its `unsafe`.
 //!
-//! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses.
+//! Start with [`Io`], the contract; [`epoll`] and [`uring`] implement it. A [`Backend`] chooses between
+//! them, and [`DescriptorTables`] between descriptor tables.
 //! The rest is what a shard needs around it: [`sockets`] to listen on, a [`Waker`] to be called by,
-//! a descriptor [`table`] of its own, a way to [`pass`] sockets between such tables, a [`Clock`], and
-//! [`affinity`] to a core.
+//! a descriptor [`table`] of its own, an [`fd_channel`] that carries sockets between such tables, a
+//! [`Clock`], and [`affinity`] to a core.
 
 #![warn(missing_docs)]
 
@@ -13,16 +14,18 @@ pub mod clock;
 mod contract;
 pub mod epoll;
 mod errors;
+pub mod fd_channel;
 mod open;
-pub mod pass;
 pub mod sockets;
 pub mod table;
+mod table_choice;
 pub mod uring;
 mod waker;
 
 pub use backend::{Backend, Resolved};
 pub use clock::Clock;
 pub use contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
+pub use table_choice::{DescriptorTables, ResolvedTables};
 pub use waker::Waker;
 
 /// Tokens are carried through epoll and mio in a `usize`.

@@ -126,12 +126,15 @@ impl Uring {
         if unsent >= RING_SENDS_LEAST
             && let Some(ring) = &mut self.ring
         {
-            unsent = submit(ring, &self.slice, exceptions);
-            if unsent > 0 {
-                // The queue still names buffers that the caller gets back now. Closing the ring discards
-                // them; there is no other way to take an entry back.
-                self.ring = None;
-            }
+            unsent = match submit(ring, &self.slice, exceptions) {
+                Ok(()) => 0,
+                Err(refused) => {
+                    // The queue still names buffers that the caller gets back now. Closing the ring discards
+                    // them; there is no other way to take an entry back.
+                    self.ring = None;
+                    refused.unsent
+                }
+            };
         }
         for send in &self.slice[self.slice.len() - unsent..] {
             // SAFETY: the slice was filled by the call under way, whose caller lends the bytes until it ends.
@@ -142,9 +145,20 @@ impl Uring {
     }
 }
 
-/// Queues the sends, submits them and takes what is said of them. Returns how many of the last the kernel
-/// did not accept: zero but in dire want of memory.
-fn submit(ring: &mut IoUring, slice: &[PendingSend], exceptions: &mut Vec<Exception>) -> usize {
+/// A submission of which the kernel did not accept everything.
+struct SubmitRefused {
+    /// How many sends it did not accept: the last ones of the slice.
+    unsent: usize,
+    /// What `io_uring_enter(2)` said last.
+    error: io::Error,
+}
+
+/// Queues the sends, submits them and takes their completions.
+fn submit(
+    ring: &mut IoUring,
+    slice: &[PendingSend],
+    exceptions: &mut Vec<Exception>,
+) -> Result<(), SubmitRefused> {
     {
         let mut queue = ring.submission();
         debug_assert!(queue.is_empty(), "the last submission was whole");
@@ -161,31 +175,38 @@ fn submit(ring: &mut IoUring, slice: &[PendingSend], exceptions: &mut Vec<Except
         }
     }
 
-    let mut unsent = slice.len();
+    let mut result = Ok(());
     for _ in 0..SUBMIT_ATTEMPTS {
-        // An error or a partial submission means that the kernel was out of memory for requests (EAGAIN), or
-        // that a signal came first (EINTR): what was taken is told by the queue, and the rest is tried again.
         let submitted = ring.submit();
         let mut queue = ring.submission();
         queue.sync();
-        unsent = queue.len();
+        let unsent = queue.len();
         if unsent == 0 {
+            result = Ok(());
             break;
         }
+        // A partial submission means that the kernel had no memory for more requests. The call then reports the
+        // count of those that it accepted, and the next attempt reports the error.
+        let error = submitted.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN));
         debug_assert!(
-            !matches!(&submitted, Err(error) if error.raw_os_error() == Some(libc::EEXIST)),
+            error.raw_os_error() != Some(libc::EEXIST),
             "a backend belongs to the thread that opened it"
         );
+        let may_pass = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::EBUSY));
+        result = Err(SubmitRefused { unsent, error });
+        if !may_pass {
+            break;
+        }
         std::thread::yield_now();
     }
 
     for completion in ring.completion() {
         let send = slice[completion.user_data() as usize];
-        let result = i64::from(completion.result());
-        debug_assert!(result < send.bytes.len() as i64, "whole sends are not reported");
-        exceptions.push(exception(send.index, result));
+        let sent = i64::from(completion.result());
+        debug_assert!(sent < send.bytes.len() as i64, "whole sends are not reported");
+        exceptions.push(exception(send.index, sent));
     }
-    unsent
+    result
 }
 
 /// Sets up a ring as a shard uses it.
@@ -200,35 +221,47 @@ fn open_ring() -> io::Result<IoUring> {
         .build(SLICE_SENDS as u32)
 }
 
+/// Why this process cannot use io_uring.
+#[derive(Debug)]
+pub(crate) struct ProbeError {
+    /// The system call that was refused.
+    pub(crate) call: &'static str,
+    pub(crate) error: io::Error,
+}
+
 /// Finds out whether this process can use io_uring, and whether the kernel treats sends as [`Uring`] needs
-/// it: it sets up a ring, asks for the operation, and sends more than fits to a socket that nobody reads.
-pub(crate) fn probe() -> io::Result<()> {
-    let mut ring = open_ring()?;
+/// it: it sets up a ring, asks for the operation, and sends more than fits to a socket that nothing reads.
+/// It makes each of the three system calls, because a filter may refuse one and allow the others.
+pub(crate) fn probe() -> Result<(), ProbeError> {
+    let refused = |call| move |error| ProbeError { call, error };
+    let mut ring = open_ring().map_err(refused("io_uring_setup"))?;
     let mut operations = Probe::new();
-    ring.submitter().register_probe(&mut operations)?;
+    ring.submitter().register_probe(&mut operations).map_err(refused("io_uring_register"))?;
     if !operations.is_supported(opcode::Send::CODE) || !ring.params().is_feature_skip_cqe_on_success() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        let too_old = io::Error::from_raw_os_error(libc::EINVAL);
+        return Err(ProbeError { call: "io_uring_register", error: too_old });
     }
 
-    let (socket, _peer) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    let pair = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let (socket, _peer) = pair.map_err(refused("socketpair"))?;
     let chunk = vec![0_u8; 64 * 1024];
     let slice = [PendingSend { index: 0, socket: socket.as_raw_fd(), bytes: chunk.as_slice() }];
     let mut exceptions = Vec::new();
-    // The largest buffer a kernel gives a local socket unasked is well below 64 MiB.
+    // The largest buffer that a kernel gives a local socket unasked is well below 64 MiB.
     for _ in 0..1024 {
-        if submit(&mut ring, &slice, &mut exceptions) > 0 {
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        }
+        submit(&mut ring, &slice, &mut exceptions)
+            .map_err(|SubmitRefused { error, .. }| refused("io_uring_enter")(error))?;
         if !exceptions.is_empty() {
             break;
         }
     }
     match exceptions[..] {
         [Exception { cause: crate::Cause::Full, .. }] => Ok(()),
-        _ => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this kernel does not report short sends; Linux 6.1 or newer is needed",
-        )),
+        _ => {
+            let text = "this kernel does not report short sends; Linux 6.1 or newer is needed";
+            let error = io::Error::new(io::ErrorKind::Unsupported, text);
+            Err(ProbeError { call: "io_uring_enter", error })
+        }
     }
 }
 

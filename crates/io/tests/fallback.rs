@@ -4,7 +4,7 @@
 mod support;
 
 use fanfare_io::uring::Uring;
-use fanfare_io::{Backend, Resolved, Waker, table};
+use fanfare_io::{Backend, DescriptorTables, Resolved, Waker, table};
 use support::*;
 
 /// Makes a system call fail in this thread and those it starts from now on, as container profiles do.
@@ -28,34 +28,77 @@ fn forbid(call: libc::c_long, errno: i32) {
     }
 }
 
-fn check_refused(errno: i32, word: &str) {
-    forbid(libc::SYS_io_uring_setup, errno);
+/// Forbids one of the three system calls of io_uring, and expects that the fallback names it.
+fn check_refused(call: libc::c_long, name: &str, errno: i32, word: &str) {
+    forbid(call, errno);
     let Resolved { backend, fallback } = Backend::Auto.resolve().unwrap();
     assert_eq!(backend, Backend::Epoll);
     let reason = fallback.expect("the operator is told");
-    assert!(reason.contains("io_uring") && reason.contains(word) && !reason.contains('\n'), "{reason}");
+    for part in [name, word] {
+        assert!(reason.contains(part) && !reason.contains('\n'), "{reason}");
+    }
 
     let error = Backend::IoUring.resolve().unwrap_err();
     assert!(error.to_string().contains("--backend epoll"), "{error}");
     assert!(error.to_string().contains(word), "{error}");
 
     assert_eq!(Backend::Epoll.resolve().unwrap(), Resolved { backend: Backend::Epoll, fallback: None });
+}
+
+fn check_setup_refused(errno: i32, word: &str) {
+    check_refused(libc::SYS_io_uring_setup, "io_uring_setup", errno, word);
     assert!(Uring::open(&Waker::new().unwrap()).is_err());
 }
 
 #[test]
 fn auto_takes_epoll_where_a_filter_forbids_io_uring() {
-    in_child("auto_takes_epoll_where_a_filter_forbids_io_uring", || check_refused(libc::EPERM, "seccomp"));
+    in_child("auto_takes_epoll_where_a_filter_forbids_io_uring", || {
+        check_setup_refused(libc::EPERM, "seccomp");
+    });
 }
 
 #[test]
 fn auto_takes_epoll_where_a_filter_hides_io_uring() {
-    in_child("auto_takes_epoll_where_a_filter_hides_io_uring", || check_refused(libc::ENOSYS, "profile"));
+    in_child("auto_takes_epoll_where_a_filter_hides_io_uring", || {
+        check_setup_refused(libc::ENOSYS, "profile");
+    });
 }
 
 #[test]
 fn auto_takes_epoll_on_an_old_kernel() {
-    in_child("auto_takes_epoll_on_an_old_kernel", || check_refused(libc::EINVAL, "6.1"));
+    in_child("auto_takes_epoll_on_an_old_kernel", || check_setup_refused(libc::EINVAL, "6.1"));
+}
+
+/// A filter that allowed the setup of a ring and forbade its use was reported as want of memory: the operator was told
+/// to raise `ulimit -l`.
+#[test]
+fn auto_takes_epoll_where_a_filter_forbids_submissions() {
+    if without_io_uring() {
+        return;
+    }
+    in_child("auto_takes_epoll_where_a_filter_forbids_submissions", || {
+        check_refused(libc::SYS_io_uring_enter, "io_uring_enter", libc::EPERM, "seccomp");
+    });
+}
+
+#[test]
+fn auto_takes_epoll_where_a_filter_hides_submissions() {
+    if without_io_uring() {
+        return;
+    }
+    in_child("auto_takes_epoll_where_a_filter_hides_submissions", || {
+        check_refused(libc::SYS_io_uring_enter, "io_uring_enter", libc::ENOSYS, "profile");
+    });
+}
+
+#[test]
+fn auto_takes_epoll_where_a_filter_forbids_the_question_for_operations() {
+    if without_io_uring() {
+        return;
+    }
+    in_child("auto_takes_epoll_where_a_filter_forbids_the_question_for_operations", || {
+        check_refused(libc::SYS_io_uring_register, "io_uring_register", libc::EPERM, "seccomp");
+    });
 }
 
 #[test]
@@ -75,12 +118,44 @@ fn a_refused_private_table_leaves_the_shared_one() {
     in_child("a_refused_private_table_leaves_the_shared_one", || {
         let opened = std::thread::spawn(|| {
             forbid(libc::SYS_close_range, libc::EPERM);
-            let error = table::make_private(&[], &[]).unwrap_err();
+            // SAFETY: it fails, so that the thread still has the shared table.
+            let error = unsafe { table::make_private(&[], &[]) }.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EPERM));
             assert!(!table::is_private());
             std::fs::File::open("/dev/null").unwrap()
         });
         let opened = opened.join().unwrap();
         opened.metadata().expect("what the thread opened is in everybody's table");
+    });
+}
+
+/// Under Docker's default profile, which forbids `unshare`, no engine started.
+fn check_private_table_refused(call: libc::c_long, errno: i32, word: &str) {
+    assert_eq!(DescriptorTables::Auto.resolve().unwrap().tables, DescriptorTables::Private);
+    forbid(call, errno);
+    let resolved = DescriptorTables::Auto.resolve().unwrap();
+    assert_eq!(resolved.tables, DescriptorTables::Shared);
+    let reason = resolved.fallback.expect("the operator is told");
+    for part in ["unshare(2)", "RLIMIT_NOFILE", word] {
+        assert!(reason.contains(part) && !reason.contains('\n'), "{reason}");
+    }
+
+    let error = DescriptorTables::Private.resolve().unwrap_err().to_string();
+    assert!(error.contains("--descriptor-tables shared") && error.contains(word), "{error}");
+    assert_eq!(DescriptorTables::Shared.resolve().unwrap().fallback, None);
+    assert!(!table::is_private());
+}
+
+#[test]
+fn auto_takes_the_shared_table_where_a_filter_forbids_to_leave_it() {
+    in_child("auto_takes_the_shared_table_where_a_filter_forbids_to_leave_it", || {
+        check_private_table_refused(libc::SYS_unshare, libc::EPERM, "Docker");
+    });
+}
+
+#[test]
+fn auto_takes_the_shared_table_where_a_filter_hides_close_range() {
+    in_child("auto_takes_the_shared_table_where_a_filter_hides_close_range", || {
+        check_private_table_refused(libc::SYS_close_range, libc::ENOSYS, "5.9");
     });
 }

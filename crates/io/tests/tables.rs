@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use fanfare_io::{Waker, pass, table};
+use fanfare_io::{Waker, fd_channel, table};
 use support::*;
 
 /// Whether the number is open in this thread's table.
@@ -32,7 +32,8 @@ fn a_private_table_keeps_what_was_asked_for_and_nothing_else() {
     let numbers = [peer.as_raw_fd(), stream.as_raw_fd(), waker.as_raw_fd()];
     thread::spawn(move || {
         assert!(!table::is_private());
-        table::make_private(&[numbers[2], numbers[2], 1], &[]).unwrap();
+        // SAFETY: the thread owns no descriptor, and only asks which numbers are open.
+        unsafe { table::make_private(&[numbers[2], numbers[2], 1], &[]) }.unwrap();
         assert!(table::is_private());
         assert!(is_open(numbers[2]));
         assert!(!is_open(numbers[0]) && !is_open(numbers[1]));
@@ -53,7 +54,8 @@ fn a_private_table_holds_no_strangers_connection_open() {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let other = thread::spawn(move || {
-        table::make_private(&[], &[]).unwrap();
+        // SAFETY: the thread uses no descriptor; it waits for a word on a channel in memory.
+        unsafe { table::make_private(&[], &[]) }.unwrap();
         ready.send(()).unwrap();
         let _ = stopped.recv();
     });
@@ -69,7 +71,8 @@ fn a_waker_works_across_tables_under_the_same_number() {
     let waker = Waker::new().unwrap();
     let inside = waker.clone();
     let shard = thread::spawn(move || {
-        table::make_private(&[], std::slice::from_ref(&inside)).unwrap();
+        // SAFETY: the thread uses the waker, which is kept, and what it opens.
+        unsafe { table::make_private(&[], std::slice::from_ref(&inside)) }.unwrap();
         let mut io = fanfare_io::epoll::Epoll::open(&inside).unwrap();
         let mut seen = Vec::new();
         while seen.is_empty() {
@@ -87,7 +90,8 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
     let waker = Waker::new().unwrap();
     let number = waker.as_raw_fd();
     thread::spawn(move || {
-        table::make_private(&[], &[]).unwrap();
+        // SAFETY: the thread uses the waker, which checks itself, and the sockets that it opens.
+        unsafe { table::make_private(&[], &[]) }.unwrap();
         // A socket takes the waker's number.
         let (_mine, mut theirs) = loop {
             let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -123,7 +127,8 @@ fn a_waker_is_not_known_by_its_number() {
         let (give, given) = mpsc::channel();
         let inside = kept.clone();
         let other = thread::spawn(move || {
-            table::make_private(&[number], std::slice::from_ref(&inside)).unwrap();
+            // SAFETY: the thread uses wakers, which check themselves, and nothing else.
+            unsafe { table::make_private(&[number], std::slice::from_ref(&inside)) }.unwrap();
             parted.send(()).unwrap();
             let newer: Vec<Waker> = given.recv().unwrap();
             assert!(inside.is_in_reach());
@@ -143,7 +148,8 @@ fn a_waker_is_not_known_by_its_number() {
 #[test]
 fn no_signal_handler_runs_on_a_thread_with_a_private_table() {
     thread::spawn(|| {
-        table::make_private(&[], &[]).unwrap();
+        // SAFETY: the thread uses no descriptor.
+        unsafe { table::make_private(&[], &[]) }.unwrap();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1] {
             // SAFETY: a zeroed set is valid, and both calls only fill and read it.
             let blocked = unsafe {
@@ -165,7 +171,8 @@ fn each_table_has_the_whole_limit() {
         let tables: Vec<_> = (0..2)
             .map(|_| {
                 thread::spawn(|| {
-                    table::make_private(&[], &[]).unwrap();
+                    // SAFETY: the thread uses only the files that it opens.
+                    unsafe { table::make_private(&[], &[]) }.unwrap();
                     (0..280)
                         .map(|_| OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))
                         .collect::<Vec<_>>()
@@ -179,9 +186,18 @@ fn each_table_has_the_whole_limit() {
 }
 
 #[test]
+fn open_descriptors_are_counted() {
+    in_child("open_descriptors_are_counted", || {
+        let before = table::open_descriptors().unwrap();
+        let _files: Vec<_> = (0..7).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        assert_eq!(table::open_descriptors().unwrap(), before + 7);
+    });
+}
+
+#[test]
 fn sockets_pass_between_two_private_tables() {
     const COUNT: usize = 500;
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
 
@@ -190,7 +206,8 @@ fn sockets_pass_between_two_private_tables() {
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
     let (giving_left, taking_left) = (barrier.clone(), barrier.clone());
     let giving = thread::spawn(move || {
-        table::make_private(&[sender.as_raw_fd(), listener.as_raw_fd()], &[]).unwrap();
+        // SAFETY: the thread uses what it keeps, and the sockets that it accepts.
+        unsafe { table::make_private(&[sender.as_raw_fd(), listener.as_raw_fd()], &[]) }.unwrap();
         giving_left.wait();
         for index in 0..COUNT {
             let (stream, _) = listener.accept().unwrap();
@@ -202,7 +219,8 @@ fn sockets_pass_between_two_private_tables() {
         }
     });
     let taking = thread::spawn(move || {
-        table::make_private(&[receiver.as_raw_fd()], &[]).unwrap();
+        // SAFETY: the thread uses what it keeps, and the sockets that it receives.
+        unsafe { table::make_private(&[receiver.as_raw_fd()], &[]) }.unwrap();
         taking_left.wait();
         let mut buffer = Vec::new();
         let mut count = 0;
@@ -225,8 +243,11 @@ fn sockets_pass_between_two_private_tables() {
         }
     });
     barrier.wait();
-    table::close_left_behind(&left);
-    table::close_left_behind(&[left_receiver]);
+    // SAFETY: the owners moved to the two threads, which have both left this table.
+    unsafe {
+        table::close_left_behind(&left);
+        table::close_left_behind(&[left_receiver]);
+    }
     // Now each thread holds one end alone.
     for index in 0..COUNT {
         let mut peer = connect(address);
@@ -239,14 +260,14 @@ fn sockets_pass_between_two_private_tables() {
 
 #[test]
 fn the_largest_message_passes_and_a_larger_one_does_not() {
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let (_peer, stream) = pair();
-    let data = pattern(pass::DATA_LIMIT_BYTES, 1);
+    let data = pattern(fd_channel::DATA_LIMIT_BYTES, 1);
     sender.send(stream.as_fd(), &data).unwrap();
     let mut buffer = vec![1, 2, 3];
     assert!(receiver.receive(&mut buffer).unwrap().is_some());
     assert!(buffer == data);
-    let error = sender.send(stream.as_fd(), &pattern(pass::DATA_LIMIT_BYTES + 1, 1)).unwrap_err();
+    let error = sender.send(stream.as_fd(), &pattern(fd_channel::DATA_LIMIT_BYTES + 1, 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(receiver.receive(&mut buffer).unwrap().is_none());
     assert!(buffer.is_empty());
@@ -254,7 +275,7 @@ fn the_largest_message_passes_and_a_larger_one_does_not() {
 
 #[test]
 fn a_full_queue_and_each_end_say_so() {
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let (_peer, stream) = pair();
     assert!(!receiver.wait(Some(Duration::from_millis(1))).unwrap());
     let mut queued = 0;
@@ -280,7 +301,7 @@ fn a_full_queue_and_each_end_say_so() {
         assert_eq!(receiver.receive(&mut buffer).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     }
 
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     drop(receiver);
     assert_eq!(sender.send(stream.as_fd(), b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
@@ -289,7 +310,7 @@ fn a_full_queue_and_each_end_say_so() {
 fn a_full_table_loses_one_socket_and_says_so() {
     in_child("a_full_table_loses_one_socket_and_says_so", || {
         limit_descriptors(100);
-        let (sender, receiver) = pass::channel().unwrap();
+        let (sender, receiver) = fd_channel::channel().unwrap();
         let (mut first_peer, first) = pair();
         let (_second_peer, second) = pair();
         sender.send(first.as_fd(), b"first").unwrap();
@@ -311,7 +332,7 @@ fn a_full_table_loses_one_socket_and_says_so() {
 
 #[test]
 fn the_ends_lend_their_descriptors() {
-    let (sender, receiver) = pass::channel().unwrap();
+    let (sender, receiver) = fd_channel::channel().unwrap();
     let lent: [BorrowedFd<'_>; 2] = [sender.as_fd(), receiver.as_fd()];
     assert_eq!(lent.map(|fd| fd.as_raw_fd()), [sender.as_raw_fd(), receiver.as_raw_fd()]);
 }

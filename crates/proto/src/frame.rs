@@ -3,13 +3,16 @@
 //! The format is `text/event-stream` of the HTML standard, section 9.2.5 ("Parsing an event stream"); the
 //! chunks are those of RFC 9112, section 7.1.
 
+use std::borrow::Cow;
 use std::mem::size_of;
 use std::time::Duration;
 
 use memchr::memchr2;
 use smallvec::SmallVec;
 
+use crate::cursor::{Cursor, Epoch};
 use crate::event::{Event, EventId, Topic};
+use crate::json::json_string;
 
 /// How the body of a response is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +45,10 @@ impl Frame {
     ///
     /// `published` is when the hub took the event, by the hub's clock; retention by age reads it.
     ///
-    /// The fields stand in the order id, event, retry, data: whoever reads the data already knows the rest.
+    /// The fields stand in the order event, retry, data, id. The id is last because some clients adopt an id
+    /// when they read its line, before the blank line that dispatches the event. If the stream is cut between
+    /// the two, such a client resumes behind an event that it did not dispatch. With the id last, only a cut
+    /// between the last two line feeds of a frame does that.
     ///
     /// # Panics
     /// `wire_id` is empty or has a control character in it. It is made by the engine, never by a peer, and a
@@ -59,7 +65,6 @@ impl Frame {
 
         let mut wire = Vec::with_capacity(total);
         wire.extend_from_slice(size_line.as_bytes());
-        put_field(ID, wire_id.as_bytes(), &mut wire);
         if let Some(kind) = kind {
             put_field(EVENT, kind.as_bytes(), &mut wire);
         }
@@ -69,6 +74,7 @@ impl Frame {
         if let Some(data) = data {
             put_data(data, &mut wire);
         }
+        put_field(ID, wire_id.as_bytes(), &mut wire);
         wire.extend_from_slice(b"\n\r\n");
         assert_eq!(wire.len(), total, "the size was computed exactly");
 
@@ -98,7 +104,15 @@ impl Frame {
         &self.topics
     }
 
-    /// The publisher's own id, which is not on the wire.
+    /// The id that subscribers see: the publisher's own, otherwise the cursor of this event.
+    pub fn wire_id(&self, epoch: Epoch) -> Cow<'_, str> {
+        match self.own_id() {
+            Some(id) => Cow::Borrowed(id),
+            None => Cow::Owned(Cursor { epoch, seq: self.seq }.to_string()),
+        }
+    }
+
+    /// The publisher's own id.
     pub fn own_id(&self) -> Option<&str> {
         self.own_id.as_ref().map(EventId::as_str)
     }
@@ -149,7 +163,7 @@ pub fn wrap(body: &[u8], format: WireFormat, out: &mut Vec<u8>) {
 }
 
 /// Appends the body of an event without an id, so that it leaves the client's last event id alone: for
-/// greetings and for the engine's own events such as `fanfare.gap`. Wrap it with [`wrap`].
+/// greetings. Wrap it with [`wrap`].
 ///
 /// # Panics
 /// `kind` is empty or has a control character in it: it is the engine's own text, never a peer's.
@@ -160,6 +174,52 @@ pub fn encode_unnumbered(kind: Option<&str>, data: &str, out: &mut Vec<u8>) {
         put_field(EVENT, kind.as_bytes(), out);
     }
     put_data(data, out);
+    out.push(b'\n');
+}
+
+/// Appends the event that reports a gap: events may be missing between the event `after`, which the client
+/// asked to resume from, and `next`, the first event that follows `cursor` (`None`: there is none yet).
+///
+/// The id of the gap event is `cursor`, from which the stream continues, so a client that is cut right behind
+/// it resumes there. It is the last line, as in every frame.
+pub fn gap_event(after: &str, cursor: Cursor, next: Option<&Frame>, format: WireFormat, out: &mut Vec<u8>) {
+    let before = next.map_or("null".into(), |frame| json_string(&frame.wire_id(cursor.epoch)));
+    let mut body = Vec::with_capacity(128);
+    put_field(EVENT, b"fanfare.gap", &mut body);
+    put_data(&format!(r#"{{"after":{},"before":{before}}}"#, json_string(after)), &mut body);
+    put_field(ID, cursor.to_string().as_bytes(), &mut body);
+    body.push(b'\n');
+    wrap(&body, format, out);
+}
+
+/// How a client is told where it is when there is no event to carry the id.
+///
+/// A client that is cut before its first event has no id to come back with: it misses what was published
+/// meanwhile, and no gap is reported. A checkpoint gives it an id. Clients differ in what they do with one, so
+/// each subscription chooses; `docs/CLIENTS.md` says what each client needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Checkpoint {
+    /// No checkpoints: the client has an id from its first event on.
+    Off,
+    /// `id: <cursor>` and a blank line. "If the data buffer is an empty string, set the data buffer and the
+    /// event type buffer to the empty string and return" (HTML standard, section 9.2.6): a browser adopts the
+    /// id and dispatches nothing. Some clients ignore the block, and some make an empty message of it.
+    #[default]
+    Block,
+    /// An event of the type `fanfare.checkpoint` with the data `{}`, for clients that ignore blocks without
+    /// data. Every client adopts its id; a browser dispatches it only to listeners for its type.
+    Event,
+}
+
+/// Appends a checkpoint: the client has everything up to `cursor`. Nothing for [`Checkpoint::Off`]. Wrap it
+/// with [`wrap`]; it may share a chunk with the [`prelude`].
+pub fn checkpoint(form: Checkpoint, cursor: Cursor, out: &mut Vec<u8>) {
+    match form {
+        Checkpoint::Off => return,
+        Checkpoint::Block => {}
+        Checkpoint::Event => out.extend_from_slice(b"event: fanfare.checkpoint\ndata: {}\n"),
+    }
+    put_field(ID, cursor.to_string().as_bytes(), out);
     out.push(b'\n');
 }
 
@@ -334,7 +394,6 @@ impl ChunkSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cursor::{Cursor, Epoch};
     use crate::event::{EventType, Retry};
 
     fn event() -> Event {
@@ -353,20 +412,20 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_id_event_retry_data() {
+    fn the_order_is_event_retry_data_id() {
         let full = event()
             .id(EventId::new("own").unwrap())
             .kind(EventType::new("paid").unwrap())
             .retry(Retry::from_millis(3000))
             .data("hello");
-        assert_eq!(plain(full), "id: e-1\nevent: paid\nretry: 3000\ndata: hello\n\n");
-        assert_eq!(plain(event().data("hello")), "id: e-1\ndata: hello\n\n");
+        assert_eq!(plain(full), "event: paid\nretry: 3000\ndata: hello\nid: e-1\n\n");
+        assert_eq!(plain(event().data("hello")), "data: hello\nid: e-1\n\n");
     }
 
     #[test]
     fn no_data_is_no_data_line_and_empty_data_is_an_empty_one() {
         assert_eq!(plain(event()), "id: e-1\n\n");
-        assert_eq!(plain(event().data("")), "id: e-1\ndata:\n\n");
+        assert_eq!(plain(event().data("")), "data:\nid: e-1\n\n");
     }
 
     /// A CR that gets through is read as a line end: `x\revent: paid` would forge a field.
@@ -389,7 +448,7 @@ mod tests {
             ("\u{feff}a\0", "data: \u{feff}a\0\n"),
         ];
         for (data, expected) in cases {
-            assert_eq!(plain(event().data(data)), format!("id: e-1\n{expected}\n"), "{data:?}");
+            assert_eq!(plain(event().data(data)), format!("{expected}id: e-1\n\n"), "{data:?}");
         }
     }
 
@@ -463,10 +522,40 @@ mod tests {
     #[test]
     fn unnumbered_events_have_no_id() {
         assert_eq!(
-            written(|out| encode_unnumbered(Some("fanfare.gap"), "a\r\nb", out)),
-            "<event: fanfare.gap\ndata: a\ndata: b\n\n"
+            written(|out| encode_unnumbered(Some("hello"), "a\r\nb", out)),
+            "<event: hello\ndata: a\ndata: b\n\n"
         );
         assert_eq!(written(|out| encode_unnumbered(None, "", out)), "<data:\n\n");
+    }
+
+    #[test]
+    fn a_gap_event_names_what_is_around_the_gap_and_its_id_is_last() {
+        let epoch = Epoch::new(35);
+        let cursor = Cursor { epoch, seq: 7 };
+        assert_eq!(
+            written(|out| gap_event("a\"b", cursor, None, WireFormat::Plain, out)),
+            "<event: fanfare.gap\ndata: {\"after\":\"a\\\"b\",\"before\":null}\nid: 00000000z-7\n\n"
+        );
+        let next = Frame::encode(9, "00000000z-9", event(), Duration::ZERO);
+        let own = Frame::encode(9, "own", event().id(EventId::new("own").unwrap()), Duration::ZERO);
+        for (next, before) in [(next, "00000000z-9"), (own, "own")] {
+            let body = format!(
+                "event: fanfare.gap\ndata: {{\"after\":\"a\",\"before\":\"{before}\"}}\nid: 00000000z-7\n\n"
+            );
+            let chunk = format!("<{:x}\r\n{body}\r\n", body.len());
+            assert_eq!(written(|out| gap_event("a", cursor, Some(&next), WireFormat::Chunked, out)), chunk);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_an_id_and_a_blank_line_or_an_event() {
+        let cursor = Cursor { epoch: Epoch::new(35), seq: 7 };
+        assert_eq!(written(|out| checkpoint(Checkpoint::Off, cursor, out)), "<");
+        assert_eq!(written(|out| checkpoint(Checkpoint::Block, cursor, out)), "<id: 00000000z-7\n\n");
+        assert_eq!(
+            written(|out| checkpoint(Checkpoint::Event, cursor, out)),
+            "<event: fanfare.checkpoint\ndata: {}\nid: 00000000z-7\n\n"
+        );
     }
 
     #[test]

@@ -1,46 +1,39 @@
-//! Laggards: connections that are not at the head, because their socket is full or they still replay.
+//! Laggards: streams that are not at the head, because their link is full or they still replay.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::run::Remainder;
+use crate::frames::FrameStore;
+use crate::link::Unsent;
 
-/// A connection with a cursor of its own.
+/// A stream with a cursor of its own, and the link that it waits for.
 #[derive(Debug)]
 pub struct Laggard {
-    /// The connection's slot.
+    /// The stream's slot.
     pub slot: u32,
-    /// It was given everything up to here.
+    /// It was given everything up to here, or cannot get it any more.
     pub cursor: u64,
-    /// The audience's head when it fell behind, or when it came to replay: only what came after counts
-    /// against its bounds.
-    pub since: u64,
-    /// Begun and not finished: goes out before anything else.
-    pub remainder: Option<Remainder>,
-    /// When its socket last took a byte.
+    /// Some events up to here are gone, and the subscriber knows it. What is left of them comes.
+    pub incomplete_until: u64,
+    /// Begun on its link and not finished: goes out before anything else.
+    pub unsent: Option<Unsent>,
+    /// When its link last took a byte.
     pub progress_at: Duration,
-    /// Was at the head before, and did not come to replay.
+    /// It was at the head before, and did not come to replay.
     fell_behind: bool,
-    /// Stands in line to be served.
+    /// It stands in line to be served.
     in_line: bool,
 }
 
 impl Laggard {
-    /// Whether it was at the head before, and its socket has taken nothing since `time`.
+    /// Whether it was at the head before, and its link has taken nothing since `time`.
     pub fn at_standstill_since(&self, time: Duration) -> bool {
         self.fell_behind && self.progress_at <= time
     }
 
-    /// The window must reach back to here. What it has begun it holds by itself, so that a frame which the window had to
-    /// drop can still be finished.
-    pub fn needs_after(&self) -> u64 {
-        let begun = self.remainder.as_ref().and_then(Remainder::seq);
-        begun.unwrap_or(self.cursor).max(self.since)
-    }
-
-    /// Whether it waits for its turn rather than for its socket.
+    /// Whether it waits for its turn rather than for its link.
     pub fn in_line(&self) -> bool {
         self.in_line
     }
@@ -52,23 +45,33 @@ pub struct Laggards {
     table: Slab<Laggard>,
     line: VecDeque<u32>,
     fallen_behind: usize,
+    own_bytes: usize,
+}
+
+/// What a laggard begins with.
+pub struct NewLaggard {
+    /// The stream's slot.
+    pub slot: u32,
+    /// It was given everything up to here, or cannot get it any more.
+    pub cursor: u64,
+    /// Some events up to here are gone, and the subscriber knows it.
+    pub incomplete_until: u64,
+    /// Begun on its link and not finished.
+    pub unsent: Option<Unsent>,
+    /// Whether it was at the head before, and did not come to replay.
+    pub fell_behind: bool,
+    /// Whether its link has room now.
+    pub ready: bool,
 }
 
 impl Laggards {
-    /// Adds a laggard, in line at once if it is `ready` to be served.
-    pub fn insert(
-        &mut self,
-        slot: u32,
-        cursor: u64,
-        since: u64,
-        remainder: Option<Remainder>,
-        now: Duration,
-        ready: bool,
-    ) -> u32 {
-        let fell_behind = cursor >= since;
+    /// Adds a laggard, in line at once if it is ready to be served, and gives it a key.
+    pub fn insert(&mut self, new: NewLaggard, now: Duration) -> u32 {
+        let NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind, ready } = new;
         self.fallen_behind += usize::from(fell_behind);
+        self.own_bytes += unsent.as_ref().map_or(0, Unsent::own_bytes);
         let laggard =
-            Laggard { slot, cursor, since, remainder, progress_at: now, fell_behind, in_line: false };
+            Laggard { slot, cursor, incomplete_until, unsent, progress_at: now, fell_behind, in_line: false };
         let key = self.table.insert(laggard) as u32;
         if ready {
             self.ready(key);
@@ -76,7 +79,7 @@ impl Laggards {
         key
     }
 
-    /// Puts a laggard in line: its socket has room.
+    /// Puts a laggard in line: its link has room.
     pub fn ready(&mut self, key: u32) {
         let laggard = &mut self.table[key as usize];
         if !laggard.in_line {
@@ -99,6 +102,27 @@ impl Laggards {
         }
     }
 
+    /// Takes what is unsent, whether it is sent now or will never be.
+    pub fn take_unsent(&mut self, key: u32) -> Option<Unsent> {
+        let unsent = self.table[key as usize].unsent.take();
+        self.own_bytes -= unsent.as_ref().map_or(0, Unsent::own_bytes);
+        unsent
+    }
+
+    /// Notes what was begun and is not sent.
+    pub fn set_unsent(&mut self, key: u32, unsent: Unsent, store: &mut FrameStore) {
+        if let Some(old) = self.take_unsent(key) {
+            old.release(store);
+        }
+        self.own_bytes += unsent.own_bytes();
+        self.table[key as usize].unsent = Some(unsent);
+    }
+
+    /// Bytes of unsent pieces that are not frames.
+    pub fn own_bytes(&self) -> usize {
+        self.own_bytes
+    }
+
     /// Whether any can be served.
     pub fn any_ready(&self) -> bool {
         !self.line.is_empty()
@@ -119,13 +143,33 @@ impl Laggards {
         &self.table[key as usize]
     }
 
-    /// The laggard under this key.
-    pub fn get_mut(&mut self, key: u32) -> &mut Laggard {
-        &mut self.table[key as usize]
+    /// Notes that a laggard was given everything up to `cursor`.
+    pub fn advance(&mut self, key: u32, cursor: u64) {
+        self.table[key as usize].cursor = cursor;
+    }
+
+    /// Notes that a laggard was told that some events up to here are gone.
+    pub fn miss_until(&mut self, key: u32, incomplete_until: u64) {
+        self.table[key as usize].incomplete_until = incomplete_until;
+    }
+
+    /// Notes that its link took `sent` bytes of what was unsent, or of a new run.
+    pub fn progressed(&mut self, key: u32, now: Duration) {
+        self.table[key as usize].progress_at = now;
+    }
+
+    /// Notes that `sent` bytes of the unsent piece went out, but not all.
+    pub fn advance_unsent(&mut self, key: u32, sent: usize) {
+        if let Some(unsent) = &mut self.table[key as usize].unsent {
+            unsent.advance(sent);
+        }
     }
 
     /// Ends its being one.
-    pub fn remove(&mut self, key: u32) -> Laggard {
+    pub fn remove(&mut self, key: u32, store: &mut FrameStore) {
+        if let Some(unsent) = self.take_unsent(key) {
+            unsent.release(store);
+        }
         let laggard = self.table.remove(key as usize);
         self.fallen_behind -= usize::from(laggard.fell_behind);
         if self.table.is_empty() {
@@ -133,12 +177,21 @@ impl Laggards {
             self.table = Slab::new();
             self.line = VecDeque::new();
         }
-        laggard
     }
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Laggard)> {
         self.table.iter().map(|(key, laggard)| (key as u32, laggard))
+    }
+
+    /// The laggard under this key, if there is one.
+    pub fn find(&self, key: usize) -> Option<&Laggard> {
+        self.table.get(key)
+    }
+
+    /// One more than the largest key.
+    pub fn keys_end(&self) -> usize {
+        self.table.capacity()
     }
 
     /// How many there are.
@@ -149,5 +202,21 @@ impl Laggards {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+
+    /// Checks that the sums are right; for tests.
+    ///
+    /// # Panics
+    /// They are not.
+    pub fn check(&self) {
+        let own: usize =
+            self.table.iter().map(|(_, it)| it.unsent.as_ref().map_or(0, Unsent::own_bytes)).sum();
+        assert_eq!(self.own_bytes, own, "bytes of unsent pieces");
+        let fell = self.table.iter().filter(|(_, it)| it.fell_behind).count();
+        assert_eq!(self.fallen_behind, fell, "laggards that fell behind");
+        for (key, laggard) in &self.table {
+            let in_line = self.line.contains(&(key as u32));
+            assert!(in_line || !laggard.in_line, "a laggard is in line, and the line does not have it");
+        }
     }
 }

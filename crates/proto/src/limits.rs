@@ -48,8 +48,7 @@ pub struct Retention {
 }
 
 impl Default for Retention {
-    /// 100,000 events, 64 MiB, one hour: a topic alone may fill the log; [`LogLimits::total_bytes`] divides
-    /// it fairly.
+    /// 100,000 events, 64 MiB, one hour: a topic alone may fill the log; [`LogLimits::total_bytes`] divides it fairly.
     fn default() -> Retention {
         Retention { events: 100_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
     }
@@ -108,14 +107,13 @@ pub struct LogLimits {
     pub retention: Retention,
     /// Rules for some topics; the first that matches holds.
     pub rules: Vec<RetentionRule>,
-    /// Memory of all events in the log, in bytes, with their indexes and what is known of topics whose events
-    /// are gone. At the bound, the largest topics lose their oldest events.
+    /// Memory of all events in the log, in bytes, with their indexes and what is known of topics whose events are gone. At
+    /// the bound, the largest topics lose their oldest events.
     pub total_bytes: usize,
 }
 
 impl Default for LogLimits {
-    /// [`Retention::default`] for every topic, 64 MiB in all: a night's reconnects for a small hub, minutes
-    /// for a busy one.
+    /// [`Retention::default`] for every topic, 64 MiB in all: a night's reconnects for a small hub, minutes for a busy one.
     fn default() -> LogLimits {
         LogLimits { retention: Retention::default(), rules: Vec::new(), total_bytes: 64 << 20 }
     }
@@ -164,19 +162,25 @@ pub struct Limits {
     pub mailbox_total_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Frames that a laggard may be behind, at least one. At the bound [`Limits::laggard_policy`] applies.
-    pub laggard_frames: usize,
-    /// Bytes of frames that a laggard may be behind. The newest event, and one that it has begun to receive, may be larger.
+    /// Bytes per shard that it holds for links which have begun a frame, or their opening, and whose socket is full. Beyond
+    /// it the one that began the oldest frame is disconnected. How far a slow subscriber may be behind is what the log
+    /// retains: it reads from there.
     pub laggard_bytes: usize,
+    /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
+    /// and publishers of its topics wait.
+    pub delivery_bytes: usize,
     /// A laggard whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,
     /// What happens to a laggard at its bound.
     pub laggard_policy: LaggardPolicy,
-    /// What the log keeps for those who resume.
-    pub retention: Retention,
-    /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s, some
-    /// polyfills at 45 s.
+    /// What the log keeps, for those who resume and for laggards.
+    pub log: LogLimits,
+    /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s,
+    /// some polyfills at 45 s.
     pub heartbeat: Duration,
+    /// A subscription may ask for a shorter interval between heartbeats, down to this. Below it, it gets
+    /// this. Some clients give up after 5 s of silence. Every heartbeat costs about as much as a delivery.
+    pub heartbeat_min: Duration,
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
     /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
@@ -201,12 +205,13 @@ impl Default for Limits {
             mailbox_bytes: 4 << 20,
             mailbox_total_bytes: 64 << 20,
             mailbox_others: 4096,
-            laggard_frames: 16_384,
-            laggard_bytes: 8 << 20,
+            laggard_bytes: 32 << 20,
+            delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
             laggard_policy: LaggardPolicy::default(),
-            retention: Retention::default(),
+            log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
+            heartbeat_min: Duration::from_secs(1),
             heartbeat_form: HeartbeatForm::Line,
             connection_age: None,
             retry: Duration::from_secs(2),
@@ -214,13 +219,40 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// How much memory each part of an engine with so many shards takes at most, in bytes, by its name: what can be
+    /// multiplied from outside. The subscribers themselves come on top, with some sixty bytes each.
+    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 4] {
+        let each = |bytes: usize| bytes.saturating_mul(shards);
+        [
+            ("the log", self.log.total_bytes),
+            ("mailboxes", each(self.mailbox_bytes).min(self.mailbox_total_bytes)),
+            (
+                "slow subscribers and deliveries under way",
+                each(self.laggard_bytes.saturating_add(self.delivery_bytes)),
+            ),
+            ("incomplete requests", each(self.pending.saturating_mul(self.head.max_bytes))),
+        ]
+    }
+
+    /// The time between heartbeats of a subscription that allows at most `asked` of silence (`None`: it did
+    /// not ask): at least [`Limits::heartbeat_min`], at most [`Limits::heartbeat`], which is all that a
+    /// longer one needs.
+    pub fn heartbeat_interval(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.heartbeat, |asked| asked.max(self.heartbeat_min).min(self.heartbeat))
+    }
+}
+
 /// Members that one slice of a sweep sends to before others get their turn. At 2 to 7 us a send this
 /// is about a millisecond, which is what a small topic waits beside a broadcast.
 pub const SLICE_SENDS: usize = 256;
 
-/// Audiences of at most this many members have their turns in the first half of a slice, so that a topic
-/// of ten waits for half a slice of a broadcast, and very many small topics leave it the other half.
-pub const SMALL_AUDIENCE: usize = 64;
+/// An event that at most this many streams of a shard are to get has its turns in the first half of a slice, so that a
+/// topic of ten waits for half a slice of a broadcast, and very many such events leave it the other half.
+pub const SMALL_FAN_OUT: usize = 64;
+
+/// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
+pub const SWEEP_FRAMES: usize = 8192;
 
 /// When most connections are laggards whose sockets still take bytes, the path out is full, not the
 /// readers slow: then mail waits for at most this long at a time, and publishers learn that the mailbox is
@@ -241,8 +273,32 @@ pub const SLICE_BYTES: usize = 8 << 20;
 /// Laggards that are served between two slices.
 pub const LAGGARD_TURNS: usize = 64;
 
+/// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
+pub const RUN_FRAMES: usize = 512;
+
+/// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
+pub const SCANS: usize = 1 << 16;
+
+/// Streams that one turn of the loop ends with their last bytes.
+pub const ENDINGS: usize = 256;
+
+/// Laggards that one turn of the loop looks at for those that stand still.
+pub const LAGGARD_CHECKS: usize = 1024;
+
 /// Time between two looks at all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);
+
+/// How long a reader waits for a number that is newer than everything here, before it is told of a gap.
+pub const AHEAD_WAIT: Duration = Duration::from_secs(2);
+
+/// How often such a number is looked for.
+pub const AHEAD_POLL: Duration = Duration::from_millis(10);
+
+/// Such readers that one turn of the loop looks at.
+pub const RESUMES: usize = 256;
+
+/// Frames that one turn of the loop drops for their age.
+pub const TRIM_FRAMES: usize = 1024;
 
 /// How long a refused client may take to read its answer before the socket is closed under it.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -252,3 +308,22 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Old frames are dropped at most this late, so that a quiet shard wakes once for many of them.
 pub const EXPIRY_SLACK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_as_often_as_was_asked_within_the_bounds() {
+        let seconds = Duration::from_secs;
+        let limits = Limits { heartbeat: seconds(20), heartbeat_min: seconds(2), ..Limits::default() };
+        let cases =
+            [(None, 20), (Some(1), 2), (Some(2), 2), (Some(4), 4), (Some(20), 20), (Some(u64::MAX), 20)];
+        for (asked, interval) in cases {
+            assert_eq!(limits.heartbeat_interval(asked.map(seconds)), seconds(interval), "{asked:?}");
+        }
+        // A server whose own interval is below the least one keeps its own.
+        let quick = Limits { heartbeat: Duration::from_millis(200), ..limits };
+        assert_eq!(quick.heartbeat_interval(Some(seconds(1))), Duration::from_millis(200));
+    }
+}

@@ -3,23 +3,25 @@
 //! Built once for all members at the same cursor. A run of one frame is the frame's own bytes; only
 //! longer ones are copied together.
 
-use std::sync::Arc;
-
-use crate::frame::{Frame, WireFormat};
+use crate::frame::WireFormat;
+use crate::frames::{FrameKey, FrameStore};
 use crate::limits::RUN_BYTES;
+use crate::link::Unsent;
 use crate::shrink::shrink_buffer;
 
-/// A scratch piece of wire bytes, reused from slice to slice.
+/// A scratch piece of wire bytes, reused from slice to slice. It holds references to its frames until it is cleared.
 #[derive(Default)]
 pub struct Run {
-    frames: Vec<Arc<Frame>>,
+    frames: Vec<FrameKey>,
     /// Where each frame ends in the bytes.
     ends: Vec<usize>,
     /// The frames' bytes, empty where there is only one.
     joined: Vec<u8>,
     format: WireFormat,
-    /// The cursor of those who need this run.
+    /// The cursor of the readers that need this run.
     after: u64,
+    /// The cursor of a reader that was given all of it.
+    end: u64,
 }
 
 /// Where a send stopped.
@@ -27,75 +29,81 @@ pub struct Run {
 pub struct Cut {
     /// The last frame that went out whole, or the cursor before the run.
     pub cursor: u64,
-    /// The frame that was begun and not finished.
-    pub remainder: Option<Remainder>,
-}
-
-/// Bytes that must go out before anything else: the rest of something that was begun.
-#[derive(Debug, Clone)]
-pub struct Remainder {
-    source: Source,
-    offset: usize,
-}
-
-#[derive(Debug, Clone)]
-enum Source {
-    Frame(Arc<Frame>, WireFormat),
-    Own(Box<[u8]>),
-    Static(&'static [u8]),
+    /// The frame that was begun and not finished, with a reference to it.
+    pub unsent: Option<Unsent>,
 }
 
 impl Run {
     /// Fills the run with frames that follow the cursor `after`, until [`RUN_BYTES`] would be exceeded;
-    /// the first frame goes in whatever its size.
-    pub fn fill<'frames>(
+    /// the first frame goes in whatever its size. `end` is the cursor of a reader that was given all `frames`: it may
+    /// lie beyond the last of them.
+    pub fn fill(
         &mut self,
         after: u64,
+        end: u64,
         format: WireFormat,
-        frames: impl Iterator<Item = &'frames Arc<Frame>>,
+        frames: &[FrameKey],
+        store: &mut FrameStore,
     ) {
-        self.clear();
-        self.after = after;
-        self.format = format;
-        let mut end = 0;
-        for frame in frames {
-            let length = frame.wire(format).len();
-            if end > 0 && end + length > RUN_BYTES {
+        self.clear(store);
+        (self.after, self.format) = (after, format);
+        let mut length = 0;
+        for &key in frames {
+            let more = store.get(key).wire(format).len();
+            if length > 0 && length + more > RUN_BYTES {
                 break;
             }
-            end += length;
-            self.frames.push(Arc::clone(frame));
-            self.ends.push(end);
+            length += more;
+            self.frames.push(store.retain(key));
+            self.ends.push(length);
         }
+        let is_whole = self.frames.len() == frames.len();
+        self.end = match self.frames.last() {
+            Some(&last) if !is_whole => store.seq(last),
+            _ => end,
+        };
         if self.frames.len() > 1 {
-            self.joined.reserve(end);
-            for frame in &self.frames {
-                self.joined.extend_from_slice(frame.wire(format));
+            self.joined.reserve(length);
+            for &key in &self.frames {
+                self.joined.extend_from_slice(store.get(key).wire(format));
             }
         }
     }
 
+    /// The run serves readers at another cursor that need the same frames.
+    pub fn set_after(&mut self, after: u64) {
+        self.after = after;
+    }
+
+    /// Lets go of the frames.
+    pub fn clear(&mut self, store: &mut FrameStore) {
+        for key in self.frames.drain(..) {
+            store.release(key);
+        }
+        self.ends.clear();
+        self.joined.clear();
+    }
+
     /// Before a time without sends: lets go of the frames, and of the memory that a long run needed.
-    pub fn rest(&mut self) {
-        self.clear();
+    pub fn shrink_for_idle(&mut self, store: &mut FrameStore) {
+        self.clear(store);
         shrink_buffer(&mut self.frames);
         shrink_buffer(&mut self.ends);
         shrink_buffer(&mut self.joined);
     }
 
-    fn clear(&mut self) {
-        self.frames.clear();
-        self.ends.clear();
-        self.joined.clear();
-    }
-
     /// The wire bytes; empty where there was no frame to send.
-    pub fn bytes(&self) -> &[u8] {
-        match self.frames.as_slice() {
+    pub fn bytes<'run>(&'run self, store: &'run FrameStore) -> &'run [u8] {
+        match *self.frames.as_slice() {
             [] => &[],
-            [only] => only.wire(self.format),
+            [only] => store.get(only).wire(self.format),
             _ => &self.joined,
         }
+    }
+
+    /// How many wire bytes there are.
+    pub fn byte_len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
     }
 
     /// Frames in the run.
@@ -110,136 +118,112 @@ impl Run {
 
     /// The cursor after the whole run.
     pub fn end(&self) -> u64 {
-        self.frames.last().map_or(self.after, |frame| frame.seq())
-    }
-
-    /// Where a reader stands that got only the first `sent` bytes.
-    pub fn cut(&self, sent: usize) -> Cut {
-        let whole = self.ends.partition_point(|&end| end <= sent);
-        let cursor = if whole == 0 { self.after } else { self.frames[whole - 1].seq() };
-        let begun_at = if whole == 0 { 0 } else { self.ends[whole - 1] };
-        let remainder = (sent > begun_at).then(|| Remainder {
-            source: Source::Frame(Arc::clone(&self.frames[whole]), self.format),
-            offset: sent - begun_at,
-        });
-        Cut { cursor, remainder }
+        self.end
     }
 
     /// How many frames went out whole when `sent` bytes did.
     pub fn whole_frames(&self, sent: usize) -> usize {
         self.ends.partition_point(|&end| end <= sent)
     }
-}
 
-impl Remainder {
-    /// The rest of bytes that belong to one connection alone (a response head, a gap event).
-    pub fn own(bytes: Box<[u8]>, offset: usize) -> Remainder {
-        Remainder { source: Source::Own(bytes), offset }
-    }
-
-    /// The rest of constant bytes (a heartbeat).
-    pub fn constant(bytes: &'static [u8], offset: usize) -> Remainder {
-        Remainder { source: Source::Static(bytes), offset }
-    }
-
-    /// What is still to go.
-    pub fn bytes(&self) -> &[u8] {
-        let all = match &self.source {
-            Source::Frame(frame, format) => frame.wire(*format),
-            Source::Own(bytes) => bytes,
-            Source::Static(bytes) => bytes,
+    /// Where a reader stands that got only the first `sent` bytes, which are fewer than all.
+    pub fn cut(&self, sent: usize, store: &mut FrameStore) -> Cut {
+        let whole = self.whole_frames(sent);
+        let (cursor, begun_at) = match whole {
+            0 => (self.after, 0),
+            _ => (store.seq(self.frames[whole - 1]), self.ends[whole - 1]),
         };
-        &all[self.offset..]
-    }
-
-    /// Notes that `sent` more bytes went out.
-    pub fn advance(&mut self, sent: usize) {
-        self.offset += sent;
-    }
-
-    /// The cursor when this is done, where it is a frame.
-    pub fn seq(&self) -> Option<u64> {
-        match &self.source {
-            Source::Frame(frame, _) => Some(frame.seq()),
-            Source::Own(_) | Source::Static(_) => None,
-        }
+        let begun = sent > begun_at;
+        let unsent = begun.then(|| Unsent::frame(self.frames[whole], self.format, sent - begun_at, store));
+        Cut { cursor, unsent }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::event::{Event, Topic};
+    use crate::frame::Frame;
 
-    fn frames(count: u64, size: usize) -> Vec<Arc<Frame>> {
+    fn frames(count: u64, size: usize, store: &mut FrameStore) -> Vec<FrameKey> {
         let topic = Topic::new("a").unwrap();
-        (1..=count)
-            .map(|seq| {
-                let event = Event::new(topic.clone()).data("x".repeat(size));
-                Arc::new(Frame::encode(seq * 10, &seq.to_string(), event, Duration::ZERO))
-            })
-            .collect()
+        let frame = |seq: u64| {
+            let event = Event::new(topic.clone()).data("x".repeat(size));
+            Arc::new(Frame::encode(seq * 10, &seq.to_string(), event, Duration::ZERO))
+        };
+        (1..=count).map(|seq| store.insert(frame(seq))).collect()
     }
 
     #[test]
     fn every_cut_names_the_last_whole_frame_and_the_rest_of_the_next() {
         for format in [WireFormat::Chunked, WireFormat::Plain] {
             for count in [1, 3] {
-                let frames = frames(count, 20);
+                let mut store = FrameStore::default();
+                let keys = frames(count, 20, &mut store);
                 let mut run = Run::default();
-                run.fill(5, format, frames.iter());
-                let all: Vec<u8> = frames.iter().flat_map(|frame| frame.wire(format).to_vec()).collect();
-                assert_eq!(run.bytes(), all);
+                run.fill(5, count * 10, format, &keys, &mut store);
+                let wire = |key: &FrameKey| store.get(*key).wire(format).to_vec();
+                let all: Vec<u8> = keys.iter().flat_map(wire).collect();
+                assert_eq!(run.bytes(&store), all);
                 for sent in 0..all.len() {
-                    let cut = run.cut(sent);
-                    let done: usize = frames
-                        .iter()
-                        .filter(|frame| frame.seq() <= cut.cursor)
-                        .map(|frame| frame.wire(format).len())
-                        .sum();
-                    let next = frames.iter().find(|frame| frame.seq() > cut.cursor).unwrap();
-                    match cut.remainder {
+                    let cut = run.cut(sent, &mut store);
+                    let whole = keys.iter().filter(|key| store.seq(**key) <= cut.cursor);
+                    let done: usize = whole.map(|key| store.get(*key).wire(format).len()).sum();
+                    let next = *keys.iter().find(|key| store.seq(**key) > cut.cursor).unwrap();
+                    match cut.unsent {
                         None => assert_eq!(sent, done),
-                        Some(rest) => {
-                            assert_eq!(rest.seq(), Some(next.seq()));
-                            assert_eq!(rest.bytes(), &all[sent..done + next.wire(format).len()]);
+                        Some(unsent) => {
+                            assert_eq!(unsent.seq(&store), Some(store.seq(next)));
+                            let next_end = done + store.get(next).wire(format).len();
+                            assert_eq!(unsent.bytes(&store), &all[sent..next_end]);
+                            unsent.release(&mut store);
                         }
                     }
-                    if sent < frames[0].wire(format).len() {
+                    if sent < store.get(keys[0]).wire(format).len() {
                         assert_eq!(cut.cursor, 5);
                     }
                 }
+                run.clear(&mut store);
+                assert_eq!(store.references(), keys.len(), "cuts and runs keep nothing");
             }
         }
     }
 
     #[test]
     fn a_run_is_bounded_but_takes_one_frame_of_any_size() {
-        let small = frames(100, 2000);
+        let mut store = FrameStore::default();
+        let small = frames(100, 2000, &mut store);
         let mut run = Run::default();
-        run.fill(0, WireFormat::Chunked, small.iter());
-        assert!(run.bytes().len() <= RUN_BYTES && run.len() < 100);
+        run.fill(0, 1000, WireFormat::Chunked, &small, &mut store);
+        assert!(run.bytes(&store).len() <= RUN_BYTES && run.len() < 100);
         assert_eq!(run.end(), run.len() as u64 * 10);
+        assert_eq!(run.byte_len(), run.bytes(&store).len());
 
-        let big = frames(2, RUN_BYTES * 2);
-        run.fill(0, WireFormat::Chunked, big.iter());
+        let big = frames(2, RUN_BYTES * 2, &mut store);
+        run.fill(0, 20, WireFormat::Chunked, &big, &mut store);
         assert_eq!((run.len(), run.end()), (1, 10));
+        // A reader that was given everything stands where its source ended, beyond the last frame.
+        run.fill(0, 77, WireFormat::Chunked, &big[..1], &mut store);
+        assert_eq!(run.end(), 77);
     }
 
     /// After a burst, each shard held 60 KiB and more that it no longer needed.
     #[test]
-    fn who_rests_keeps_neither_frames_nor_much_memory() {
-        let (mut run, frames) = (Run::default(), frames(50, 1_000));
-        run.fill(0, WireFormat::Plain, frames.iter());
+    fn an_idle_run_keeps_neither_frames_nor_much_memory() {
+        let mut store = FrameStore::default();
+        let keys = frames(50, 1_000, &mut store);
+        let mut run = Run::default();
+        run.fill(0, 500, WireFormat::Plain, &keys, &mut store);
         assert!(run.joined.capacity() >= 50_000);
-        run.rest();
+        run.shrink_for_idle(&mut store);
         assert!(run.is_empty() && run.joined.capacity() <= 8 << 10);
-        assert!(frames.iter().all(|frame| Arc::strong_count(frame) == 1));
-        run.fill(0, WireFormat::Plain, frames[..2].iter());
+        assert_eq!(store.references(), keys.len());
+        run.fill(0, 20, WireFormat::Plain, &keys[..2], &mut store);
         let small = run.joined.capacity();
-        run.rest();
+        run.shrink_for_idle(&mut store);
         assert_eq!(run.joined.capacity(), small, "what is small stays");
     }
 }

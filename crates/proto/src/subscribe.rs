@@ -1,9 +1,11 @@
 //! What a subscribe request asks for: topics, and where to resume.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::event::{InvalidEvent, Topic};
 use crate::form::form_fields;
+use crate::frame::Checkpoint;
 use crate::head::RequestHead;
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
@@ -21,6 +23,11 @@ pub struct SubscribeQuery {
     pub resume: Option<String>,
     /// Whether a gap is told inside the stream too (`event: fanfare.gap`), and not only in the response's head.
     pub gap_notice: bool,
+    /// How the client is told where it is before its first event, and on a quiet stream.
+    pub checkpoint: Checkpoint,
+    /// The longest silence that the client asked for; `None`: it did not ask.
+    /// [`Limits::heartbeat_interval`](crate::limits::Limits::heartbeat_interval) says what it gets.
+    pub heartbeat: Option<Duration>,
 }
 
 impl SubscribeQuery {
@@ -28,12 +35,16 @@ impl SubscribeQuery {
     /// `Last-Event-ID`, which goes before the query because a browser keeps it up to date.
     ///
     /// At most `max_topics` different topics; unknown parameters are ignored; empty ids are absent ones.
+    /// `gap` is `on` or `off`, `checkpoint` is `on`, `off` or `event`, and `heartbeat` is a whole number of
+    /// seconds; where one of them is given several times, the last one counts.
     ///
     /// # Errors
-    /// No topic, a bad one, or too many; `gap` is neither `on` nor `off`.
+    /// No topic, a bad one, or too many; a bad value of `gap`, `checkpoint` or `heartbeat`.
     pub fn from_head(head: &RequestHead<'_>, max_topics: usize) -> Result<SubscribeQuery, SubscribeError> {
         let mut topics: Vec<Topic> = Vec::new();
         let mut gap_notice = true;
+        let mut checkpoint = Checkpoint::default();
+        let mut heartbeat = None;
         let mut query_id: Option<(usize, String)> = None;
 
         for (name, value) in form_fields(head.query().unwrap_or("").as_bytes()) {
@@ -56,6 +67,15 @@ impl SubscribeQuery {
                         _ => return Err(SubscribeError::Gap),
                     }
                 }
+                b"checkpoint" => {
+                    checkpoint = match &value[..] {
+                        b"on" => Checkpoint::Block,
+                        b"off" => Checkpoint::Off,
+                        b"event" => Checkpoint::Event,
+                        _ => return Err(SubscribeError::Checkpoint),
+                    }
+                }
+                b"heartbeat" => heartbeat = Some(seconds(&value).ok_or(SubscribeError::Heartbeat)?),
                 name => {
                     let Some(rank) = RESUME_PARAMETERS.iter().position(|known| known.as_bytes() == name)
                     else {
@@ -73,7 +93,7 @@ impl SubscribeQuery {
             return Err(SubscribeError::NoTopic);
         }
         let resume = head.last_event_id().map(lossy).or(query_id.map(|(_, id)| id));
-        Ok(SubscribeQuery { topics, resume, gap_notice })
+        Ok(SubscribeQuery { topics, resume, gap_notice, checkpoint, heartbeat })
     }
 }
 
@@ -94,6 +114,10 @@ pub enum SubscribeError {
     },
     /// `gap` is neither `on` nor `off`.
     Gap,
+    /// `checkpoint` is not `on`, `off` or `event`.
+    Checkpoint,
+    /// `heartbeat` is not a whole number of seconds, at least one.
+    Heartbeat,
 }
 
 impl SubscribeError {
@@ -119,6 +143,14 @@ impl fmt::Display for SubscribeError {
             SubscribeError::Gap => {
                 f.write_str("gap has to be \"on\" or \"off\"; gap=off turns the notice inside the stream off")
             }
+            SubscribeError::Checkpoint => f.write_str(
+                "checkpoint has to be \"on\", \"off\" or \"event\"; use off for clients that make an empty \
+                 message of an id alone, and event for clients that ignore it",
+            ),
+            SubscribeError::Heartbeat => f.write_str(
+                "heartbeat has to be a whole number of seconds, at least 1, such as heartbeat=4: the longest \
+                 silence that the client allows",
+            ),
         }
     }
 }
@@ -130,6 +162,16 @@ impl std::error::Error for SubscribeError {
             _ => None,
         }
     }
+}
+
+/// Whole seconds in ASCII digits, at least one. A number beyond any integer is the largest one.
+fn seconds(text: &[u8]) -> Option<Duration> {
+    let digits = str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    if digits.is_empty() {
+        return None;
+    }
+    let seconds = digits.parse().unwrap_or(u64::MAX);
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 fn lossy(bytes: impl AsRef<[u8]>) -> String {
@@ -231,5 +273,32 @@ mod tests {
         assert!(parse("/events?topic=a&gap=on").unwrap().gap_notice);
         assert!(!parse("/events?topic=a&gap=off").unwrap().gap_notice);
         assert_eq!(parse("/events?topic=a&gap=of"), Err(SubscribeError::Gap));
+    }
+
+    #[test]
+    fn the_checkpoint_has_three_values() {
+        assert_eq!(parse("/events?topic=a").unwrap().checkpoint, Checkpoint::Block);
+        assert_eq!(parse("/events?topic=a&checkpoint=on").unwrap().checkpoint, Checkpoint::Block);
+        assert_eq!(parse("/events?topic=a&checkpoint=off").unwrap().checkpoint, Checkpoint::Off);
+        assert_eq!(parse("/events?checkpoint=event&topic=a").unwrap().checkpoint, Checkpoint::Event);
+        for wrong in ["", "On", "0", "id", "event%20"] {
+            let error = parse(&format!("/events?topic=a&checkpoint={wrong}")).unwrap_err();
+            assert_eq!((&error, error.status()), (&SubscribeError::Checkpoint, 400), "{wrong:?}");
+        }
+        assert!(SubscribeError::Checkpoint.to_string().contains("use off"));
+    }
+
+    #[test]
+    fn the_heartbeat_is_whole_seconds() {
+        let heartbeat =
+            |value: &str| parse(&format!("/events?topic=a&heartbeat={value}")).map(|query| query.heartbeat);
+        assert_eq!(parse("/events?topic=a").unwrap().heartbeat, None);
+        assert_eq!(heartbeat("4"), Ok(Some(Duration::from_secs(4))));
+        assert_eq!(heartbeat("0015"), Ok(Some(Duration::from_secs(15))));
+        assert_eq!(heartbeat("99999999999999999999"), Ok(Some(Duration::from_secs(u64::MAX))));
+        for wrong in ["", "0", "00", "-1", "+1", "1.5", "4s", "4000ms", "%2B4", "4%20", "%D9%A3", "%ff"] {
+            assert_eq!(heartbeat(wrong), Err(SubscribeError::Heartbeat), "{wrong:?}");
+        }
+        assert!(SubscribeError::Heartbeat.to_string().contains("heartbeat=4"));
     }
 }

@@ -91,7 +91,7 @@ fn name() -> impl Strategy<Value = String> {
 fn event() -> impl Strategy<Value = Event> {
     (
         name(),
-        prop::option::of(name()),
+        prop::option::of(name().prop_filter("spaces that HTTP removes", |id| id.trim_matches(' ') == id)),
         prop::option::of(name()),
         prop::option::of(data()),
         prop::option::of(any::<u64>()),
@@ -179,8 +179,7 @@ proptest! {
         let (body, ended) = dechunk(frame.wire(WireFormat::Chunked));
         prop_assert!(!ended);
         prop_assert_eq!(&body[..], frame.wire(WireFormat::Plain));
-        prop_assert!(body.starts_with(b"id: e-1\n"));
-        prop_assert!(body.ends_with(b"\n\n"));
+        prop_assert!(body.ends_with(b"id: e-1\n\n"), "the id is the last line");
         prop_assert_eq!(body.windows(2).position(|two| two == b"\n\n"), Some(body.len() - 2), "one blank line, at the end");
     }
 

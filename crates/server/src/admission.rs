@@ -15,20 +15,19 @@ impl Admission for EventsAdmission {
             return Decision::HandOver;
         }
         let fields = self.cors.fields_for(request);
-        match Subscribe::from_request(request, self.max_topics) {
-            Ok(mut subscribe) => {
-                for (name, value) in fields {
-                    subscribe = subscribe.header(name, &value);
-                }
-                Decision::Subscribe(subscribe)
+        let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
+        let decided = match Subscribe::from_request(request, self.max_topics) {
+            Ok(subscribe) => {
+                let subscribe = fields.try_fold(subscribe, |head, (name, value)| head.header(name, value));
+                subscribe.map(Decision::Subscribe)
             }
             Err(error) => {
-                let mut refusal = Refusal::new(error.status(), error.to_string());
-                for (name, value) in fields {
-                    refusal = refusal.header(name, &value);
-                }
-                Decision::Refuse(refusal)
+                let refusal = Refusal::new(error.status(), error.to_string());
+                let refusal = fields.try_fold(refusal, |head, (name, value)| head.header(name, value));
+                refusal.map(Decision::Refuse)
             }
-        }
+        };
+        // A field echoes the origin.
+        decided.unwrap_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())))
     }
 }

@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fanfare::{Backend, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, Retention, SocketOptions};
+use fanfare::{
+    Backend, DescriptorTables, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention,
+    RetentionRule, SocketOptions, TopicPattern,
+};
+
+use crate::control::ControlLimits;
 
 /// Pushes Server-Sent Events to very many subscribers.
 ///
@@ -50,9 +55,10 @@ pub(crate) struct ServeOptions {
     /// Keep each shard on a core of its own
     #[arg(long)]
     pub(crate) pin: bool,
-    /// Let all threads share one descriptor table; then RLIMIT_NOFILE counts for the whole process
-    #[arg(long)]
-    pub(crate) shared_table: bool,
+    /// auto, private or shared; auto takes a private descriptor table for each shard where the kernel allows it.
+    /// In a shared table RLIMIT_NOFILE counts for the whole process
+    #[arg(long, env = "FANFARE_DESCRIPTOR_TABLES", default_value = "auto")]
+    pub(crate) descriptor_tables: DescriptorTables,
 
     /// Origin whose pages may subscribe and publish with credentials, or `*` for any without; may be
     /// given several times. Pages on this machine's loopback names and the same port always may
@@ -72,38 +78,49 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().event_bytes))]
     pub(crate) max_event: ByteSize,
     /// Body of a publish in JSON or as a form; NDJSON has no end, but each line this bound
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize::mib(4))]
+    #[arg(long, value_name = "SIZE", default_value_t = size(ControlLimits::default().body_bytes))]
     pub(crate) max_body: ByteSize,
+    /// Events of one JSON array. NDJSON has no such bound
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().array_events)]
+    pub(crate) max_array: usize,
     /// Time for a request head to be complete
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) head_time: Duration,
 
-    /// Events kept for those who resume
+    /// Events of each topic that are kept for subscribers that resume or are slow
     #[arg(long, env = "FANFARE_RETAIN_EVENTS", default_value_t = Retention::default().events)]
     pub(crate) retain_events: usize,
-    /// Bytes of events kept
+    /// Bytes of events of each topic that are kept
     #[arg(long, value_name = "SIZE", default_value_t = size(Retention::default().bytes))]
     pub(crate) retain_bytes: ByteSize,
-    /// Age of events kept
+    /// Age at which events are dropped
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "1h")]
     pub(crate) retain_age: Duration,
+    /// Other bounds for some topics; may be given several times, and the first that matches holds. TOPIC is a name,
+    /// or the beginning of names and `*`. A bound that is left out is the general one: `user/*=100,,10m`
+    #[arg(long = "retain", value_name = "TOPIC=EVENTS,SIZE,TIME", value_parser = RetainRule::parse)]
+    pub(crate) retain_rules: Vec<RetainRule>,
+    /// Memory of all events that are kept; at the bound, the largest topics lose their oldest events
+    #[arg(long, env = "FANFARE_LOG_BYTES", value_name = "SIZE", default_value_t = size(LogLimits::default().total_bytes))]
+    pub(crate) log_bytes: ByteSize,
 
-    /// Events that a slow subscriber may be behind
-    #[arg(long, default_value_t = Limits::default().laggard_frames)]
-    pub(crate) laggard_events: usize,
-    /// Bytes that a slow subscriber may be behind
+    /// Bytes per shard of events that slow subscribers have begun to receive; beyond it the one that is farthest behind is
+    /// disconnected. How far a subscriber may be behind is what is kept for its topics
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().laggard_bytes))]
     pub(crate) laggard_bytes: ByteSize,
     /// Time after which a subscriber that takes nothing is closed
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
     pub(crate) laggard_time: Duration,
-    /// What happens to a slow subscriber at its bound
+    /// What happens to a slow subscriber when what it needs is not kept any more
     #[arg(long, value_enum, default_value_t = AtBound::Disconnect)]
     pub(crate) laggard_policy: AtBound,
 
     /// A comment is sent where nothing else was for this long
     #[arg(long, env = "FANFARE_HEARTBEAT", value_name = "TIME", value_parser = time, default_value = "20s")]
     pub(crate) heartbeat: Duration,
+    /// The shortest interval between heartbeats that a subscriber may ask for (`heartbeat=SECONDS`)
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1s")]
+    pub(crate) heartbeat_min: Duration,
     /// End each heartbeat with a blank line, for clients that read no further than one
     #[arg(long)]
     pub(crate) heartbeat_blank_line: bool,
@@ -192,19 +209,15 @@ impl ServeOptions {
             head_time: self.head_time,
             topics_per_subscription: self.max_topics,
             event_bytes: self.max_event.as_u64() as usize,
-            laggard_frames: self.laggard_events,
             laggard_bytes: self.laggard_bytes.as_u64() as usize,
             laggard_time: self.laggard_time,
             laggard_policy: match self.laggard_policy {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,
                 AtBound::Skip => LaggardPolicy::Skip,
             },
-            retention: Retention {
-                events: self.retain_events,
-                bytes: self.retain_bytes.as_u64() as usize,
-                age: self.retain_age,
-            },
+            log: self.log_limits(),
             heartbeat: self.heartbeat,
+            heartbeat_min: self.heartbeat_min,
             heartbeat_form: match self.heartbeat_blank_line {
                 true => HeartbeatForm::Blank,
                 false => HeartbeatForm::Line,
@@ -215,10 +228,66 @@ impl ServeOptions {
         }
     }
 
+    fn log_limits(&self) -> LogLimits {
+        let retention = Retention {
+            events: self.retain_events,
+            bytes: self.retain_bytes.as_u64() as usize,
+            age: self.retain_age,
+        };
+        let rules = self.retain_rules.iter().map(|rule| rule.or(retention)).collect();
+        LogLimits { retention, rules, total_bytes: self.log_bytes.as_u64() as usize }
+    }
+
+    pub(crate) fn control_limits(&self) -> ControlLimits {
+        ControlLimits { body_bytes: self.max_body.as_u64() as usize, array_events: self.max_array }
+    }
+
     pub(crate) fn socket_options(&self) -> SocketOptions {
         let send_buffer = self.send_buffer.map(|size| size.as_u64().min(u64::from(u32::MAX)) as u32);
         SocketOptions { send_buffer, ..SocketOptions::default() }
     }
+}
+
+/// What `--retain` says of some topics.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RetainRule {
+    topics: TopicPattern,
+    events: Option<usize>,
+    bytes: Option<usize>,
+    age: Option<Duration>,
+}
+
+impl RetainRule {
+    fn parse(text: &str) -> Result<RetainRule, String> {
+        let form = "write for example user/*=100,1MiB,10m or orders=,,24h";
+        // The bounds have no `=` in them, a topic may have.
+        let (topics, bounds) = text.rsplit_once('=').ok_or_else(|| format!("without bounds; {form}"))?;
+        let topics = topics.parse::<TopicPattern>().map_err(|error| error.to_string())?;
+        let bounds: Vec<&str> = bounds.split(',').map(str::trim).collect();
+        let &[events, bytes, age] = bounds.as_slice() else {
+            return Err(format!("not three bounds; {form}"));
+        };
+        let events =
+            given(events, |text| text.parse().map_err(|_| format!("not a number of events; {form}")))?;
+        let bytes = given(bytes, |text| text.parse().map_err(|_| format!("not a size; {form}")))?;
+        let bytes = bytes.map(|size: ByteSize| size.as_u64() as usize);
+        Ok(RetainRule { topics, events, bytes, age: given(age, time)? })
+    }
+
+    /// The rule, with the general bounds where it has none.
+    fn or(&self, general: Retention) -> RetentionRule {
+        let retention = Retention {
+            events: self.events.unwrap_or(general.events),
+            bytes: self.bytes.unwrap_or(general.bytes),
+            age: self.age.unwrap_or(general.age),
+        };
+        RetentionRule { topics: self.topics.clone(), retention }
+    }
+}
+
+/// Reads a text that may be left out.
+fn given<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text.is_empty() { Ok(None) } else { read(text).map(Some) }
 }
 
 fn size(bytes: usize) -> ByteSize {
@@ -231,5 +300,26 @@ fn time(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err("must be longer than nothing, for example 1ms".to_owned()),
         Ok(time) => Ok(time),
         Err(_) => Err("not a time; write for example 20s, 500ms or 1h".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_retention_have_three_bounds_that_may_be_left_out() {
+        let options =
+            ["fanfare", "--retain-events", "7", "--retain", "a=b*=100,,10m", "--retain", "c=, 1KiB ,"];
+        let log = Cli::try_parse_from(options).unwrap().serve.limits().log;
+        let general = Retention { events: 7, ..Retention::default() };
+        let prefix = Retention { events: 100, age: Duration::from_secs(600), ..general };
+        let exact = Retention { bytes: 1024, ..general };
+        let rules = [("a=b*", prefix), ("c", exact)]
+            .map(|(topics, retention)| RetentionRule { topics: topics.parse().unwrap(), retention });
+        assert_eq!((log.retention, log.rules.as_slice()), (general, rules.as_slice()));
+        for wrong in ["a", "=1,,", "a=1", "a=1,2", "a=1,2,3s,4", "a=x,,", "a=,x,", "a=,,3", "a=,,0s"] {
+            assert!(RetainRule::parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -8,14 +8,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{Counts, Engine, Farewell};
+use bytesize::ByteSize;
+use fanfare::{CloseReason, Counts, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Inspections};
 use crate::cors::Cors;
 use crate::memory;
 
@@ -26,7 +27,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const MEMORY_INTERVALS: u32 = 20;
 
 /// Disconnected because they do not read as fast as they must.
-const SLOW: [Farewell; 2] = [Farewell::LaggardFull, Farewell::LaggardStalled];
+const SLOW: [CloseReason; 2] = [CloseReason::LaggardFull, CloseReason::LaggardStalled];
 
 pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -41,7 +42,8 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let mut builder = Engine::builder()
         .backend(options.backend)
         .pin(options.pin)
-        .private_tables(!options.shared_table)
+        .descriptor_tables(options.descriptor_tables)
+        .raise_descriptor_limit(true)
         .limits(limits)
         .socket_options(options.socket_options())
         .admission(EventsAdmission { cors: cors.clone(), max_topics })
@@ -59,8 +61,9 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             hub: engine.hub(),
             admission: EventsAdmission { cors: cors.clone(), max_topics },
             cors,
-            max_body: options.max_body.as_u64() as usize,
+            limits: options.control_limits(),
             draining: Arc::clone(&draining),
+            inspections: Inspections::default(),
         };
         control::start(control, sockets)?;
     }
@@ -85,9 +88,9 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let end = engine.stop(options.drain);
     let counts = hub.counts();
     tracing::info!(
-        drained = counts.farewell(Farewell::Drained),
-        cut = counts.farewell(Farewell::Cut),
-        slow = SLOW.map(|reason| counts.farewell(reason)).iter().sum::<u64>(),
+        drained = counts.closed_for(CloseReason::Drained),
+        cut = counts.closed_for(CloseReason::Cut),
+        slow = SLOW.map(|reason| counts.closed_for(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
     end.map_err(|_| "a shard has panicked; its message is above".into())
@@ -95,21 +98,33 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 
 /// Says where to look. A closed standard output is no reason not to serve.
 fn announce(engine: &Engine) {
-    let (backend, fallback) = engine.backend();
-    if let Some(reason) = fallback {
-        tracing::warn!("io_uring is refused, using epoll: {reason}");
+    let (backend, backend_fallback) = engine.backend();
+    let (tables, tables_fallback) = engine.descriptor_tables();
+    for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
+        tracing::warn!("{reason}");
+    }
+    let descriptors = engine.descriptor_limit();
+    if descriptors.in_force > descriptors.found {
+        let (from, to) = (descriptors.found, descriptors.in_force);
+        tracing::info!(
+            from,
+            to,
+            "the soft RLIMIT_NOFILE was raised to the hard one; `ulimit -Hn` lowers that"
+        );
     }
     let hub = engine.hub();
     let limits = hub.limits();
+    let bounds = limits.memory_bounds(engine.shards());
+    let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    let parts: Vec<String> =
+        bounds.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::b(*bytes as u64))).collect();
     tracing::info!(
         %backend,
+        %tables,
         shards = engine.shards(),
         connections_per_shard = limits.connections,
-        log_mib = limits.retention.bytes >> 20,
-        window_mib = limits.laggard_bytes >> 20,
-        mailbox_mib = limits.mailbox_bytes >> 20,
-        pending_mib = (limits.pending * limits.head.max_bytes) >> 20,
-        "bounds of each shard"
+        memory_at_most = %ByteSize::b(sum as u64),
+        "{}", parts.join(", ")
     );
     let mut out = io::stdout().lock();
     for address in engine.addresses() {
@@ -166,13 +181,17 @@ fn report(before: &Counts, now: &Counts) {
              watches (fs.epoll.max_user_watches) are used up"
         );
     }
+    if now.admission_panics > before.admission_panics {
+        let count = now.admission_panics - before.admission_panics;
+        tracing::error!(count, "requests were answered 500: a panic, whose message is above");
+    }
     if now.heads_timed_out > before.heads_timed_out {
         let count = now.heads_timed_out - before.heads_timed_out;
         tracing::info!(count, "request heads were not complete in time");
     }
     for reason in SLOW {
-        if now.farewell(reason) > before.farewell(reason) {
-            let count = now.farewell(reason) - before.farewell(reason);
+        if now.closed_for(reason) > before.closed_for(reason) {
+            let count = now.closed_for(reason) - before.closed_for(reason);
             tracing::info!(count, reason = reason.name(), "slow subscribers were disconnected");
         }
     }

@@ -75,7 +75,7 @@ on_both_backends! {
     }
 
     fn shards_have_descriptor_tables_of_their_own_unless_told_otherwise(backend) {
-        for (options, seen) in [(&[][..], 0), (&["--shared-table"][..], 20)] {
+        for (options, seen) in [(&[][..], 0), (&["--descriptor-tables", "shared"][..], 20)] {
             let server = Server::start_with(backend, options);
             let before = server.sockets_of_main_thread();
             let mut subscribers: Vec<Subscriber> = (0..20).map(|_| server.subscribe("topic=a")).collect();
@@ -89,6 +89,13 @@ on_both_backends! {
             });
             server.expect_health();
         }
+    }
+
+    fn the_server_raises_its_limit_of_descriptors_and_says_so(backend) {
+        let server = Server::start_with_soft_limit(backend, 200);
+        server.expect_log("RLIMIT_NOFILE was raised");
+        let _subscribers: Vec<Subscriber> = (0..300).map(|_| server.subscribe("topic=a")).collect();
+        server.expect_health();
     }
 
     fn a_drain_ends_streams_between_events_and_after_all_that_was_published(backend) {

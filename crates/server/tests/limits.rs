@@ -4,6 +4,7 @@ mod support;
 
 use std::io;
 
+use support::server::{arguments, limited, run};
 use support::{Backend, Connection, End, Item, Server, Subscriber, eventually, http, on_both_backends};
 
 /// What a newcomer got.
@@ -102,6 +103,24 @@ on_both_backends! {
             assert_eq!(got(&mut ask(&server), 20_000), Got::Closed);
         }
         expect_room_after_one_has_left(&server, first);
+    }
+
+    /// `--shards 5000` failed with "Too many open files". The error names the number of shards that fit, and so many run.
+    fn shards_that_do_not_fit_are_refused_with_the_number_that_does(backend) {
+        for tables in ["private", "shared"] {
+            let options = ["--descriptor-tables", tables, "--listen", "127.0.0.1:0", "--shards"];
+            let refused = run(limited("-n 256", &arguments(backend, &[&options[..], &["5000"]].concat())), "");
+            assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
+            assert!(refused.stderr.contains("RLIMIT_NOFILE of 256"), "{refused:?}");
+            let (_, most) = refused.stderr.trim_end().rsplit_once("start at most ").expect("a number of shards");
+            let most = most.trim_end_matches(" shards");
+
+            let server = Server::start_limited(backend, 256, &[&options[..], &[most]].concat());
+            let mut subscriber = server.subscribe("topic=a");
+            let mut other = server.subscribe("topic=a");
+            server.publish("a", "1");
+            assert_eq!((subscriber.data(1), other.data(1)), (vec!["1".to_owned()], vec!["1".to_owned()]));
+        }
     }
 
     fn descriptors_used_up_hold_newcomers_back_and_nothing_else(backend) {

@@ -125,8 +125,8 @@ on_both_backends! {
         let body = String::from_utf8(subscriber.body.clone()).expect("text");
         let (_, events) = body.split_once("retry: ").and_then(|(_, rest)| rest.split_once('\n')).expect("a prelude");
         let expected = format!(
-            "id: {epoch}-2\nevent: fanfare.gap\ndata: {{\"after\":\"{}\",\"before\":\"{}\"}}\n\n\
-             id: {}\ndata: 3\n\nid: {}\ndata: 4\n\n",
+            "event: fanfare.gap\ndata: {{\"after\":\"{}\",\"before\":\"{}\"}}\nid: {epoch}-2\n\n\
+             data: 3\nid: {}\n\ndata: 4\nid: {}\n\n",
             ids[0], ids[2], ids[2], ids[3]
         );
         assert_eq!(events, expected);

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use fanfare::{Cursor, Epoch, Subscribe, WireFormat, sim};
+use fanfare::{Checkpoint, Cursor, Epoch, EventType, Subscribe, WireFormat, sim};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Ask, Client, Link};
@@ -118,6 +118,12 @@ impl World {
             asks_in_query: shared.one_in(2),
             version: shared.pick(&[2, 2, 0, 1]),
             gap_notice: !shared.one_in(4),
+            checkpoint: shared.pick(&[
+                Checkpoint::Block,
+                Checkpoint::Block,
+                Checkpoint::Event,
+                Checkpoint::Off,
+            ]),
             greeting: shared.one_in(4),
             is_fast: true,
             statuses: &[],
@@ -192,6 +198,7 @@ impl World {
         let client = &mut self.clients[number];
         let mut subscribe = Subscribe::to(client.interest.topics.iter().cloned())
             .gap_notice(client.gap_notice)
+            .checkpoint(client.checkpoint)
             .sees_private(client.interest.sees_private);
         subscribe = match client.ask() {
             Ask::Now => subscribe,
@@ -199,7 +206,8 @@ impl World {
             Ask::Id(id) => subscribe.resume(id),
         };
         if client.greeting {
-            subscribe = subscribe.greeting(Some("hello"), "you");
+            let kind = EventType::new("hello").expect("a type");
+            subscribe = subscribe.greeting(Some(&kind), "you");
         }
         let format = if client.chunked() { WireFormat::Chunked } else { WireFormat::Plain };
         if let Err(refused) = self.shared.hub().adopt(socket, subscribe, format) {

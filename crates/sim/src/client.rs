@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fanfare::sim::Look;
-use fanfare::{Cursor, LaggardPolicy, Topic};
+use fanfare::{Checkpoint, Cursor, LaggardPolicy, Topic};
 
 use crate::history::{History, Interest};
 use crate::shared::{Shared, tell};
@@ -58,6 +58,7 @@ pub(crate) struct Client {
     /// 0: HTTP/1.0; 1: `Connection: close`; else chunked.
     pub(crate) version: usize,
     pub(crate) gap_notice: bool,
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) greeting: bool,
     /// It reads whatever comes at once.
     pub(crate) is_fast: bool,
@@ -102,6 +103,8 @@ pub(crate) struct Link {
     other_starts: Vec<u64>,
     /// A gap event must come before any other.
     gap_due: bool,
+    /// A checkpoint must come before any event but the greeting.
+    checkpoint_due: bool,
     greeted: bool,
     events: u64,
     head: Option<Head>,
@@ -126,6 +129,7 @@ impl Link {
             lenient_until: 0,
             other_starts: Vec::new(),
             gap_due: false,
+            checkpoint_due: false,
             greeted: false,
             events: 0,
             head: None,
@@ -193,6 +197,11 @@ impl Client {
         target.push_str(if self.interest.sees_private { "private&" } else { "" });
         target.push_str(if self.greeting { "hello&" } else { "" });
         target.push_str(if self.gap_notice { "" } else { "gap=off&" });
+        target.push_str(match self.checkpoint {
+            Checkpoint::Block => "",
+            Checkpoint::Off => "checkpoint=off&",
+            Checkpoint::Event => "checkpoint=event&",
+        });
         let text = |ask: &Ask| match ask {
             Ask::Now => None,
             Ask::Earliest => Some("earliest".to_owned()),
@@ -290,6 +299,7 @@ impl Client {
         let head = link.head.clone().expect("a head");
         let (moment, _) = link.began.expect("an answer before its beginning");
         link.gap_due = head.gap && self.gap_notice;
+        link.checkpoint_due = self.checkpoint != Checkpoint::Off && !link.gap_due;
         link.greeted = !self.greeting;
         if head.gap {
             shared.happened(Thing::Gap);
@@ -337,7 +347,10 @@ impl Client {
         if let Some(id) = &id {
             self.last_id.clone_from(id);
         }
-        let data = data.expect("every event here has data");
+        let Some(data) = data else {
+            assert!(self.checkpoint == Checkpoint::Block && kind.is_empty(), "every event here has data");
+            return self.take_checkpoint(link, &id.expect("a checkpoint is an id"), shared);
+        };
         match kind {
             "hello" => {
                 assert!(
@@ -346,9 +359,43 @@ impl Client {
                 );
                 link.greeted = true;
             }
+            "fanfare.checkpoint" => {
+                assert!(self.checkpoint == Checkpoint::Event && data == "{}", "a checkpoint as an event");
+                self.take_checkpoint(link, &id.expect("a checkpoint has an id"), shared);
+            }
             "fanfare.gap" => self.take_gap(link, data, &id.expect("a gap has an id"), stand, shared),
             _ => self.take_published(link, kind, data, &id.expect("an id"), stand, shared),
         }
+    }
+
+    /// It is told where its stream begins: somewhere within what its head left open.
+    fn take_checkpoint(&self, link: &mut Link, id: &str, shared: &Shared) {
+        assert!(std::mem::take(&mut link.checkpoint_due), "one checkpoint, behind the prelude");
+        assert!(
+            link.greeted && link.events == 0,
+            "the checkpoint comes behind the greeting, before any event"
+        );
+        shared.happened(Thing::Checkpoint);
+        let cursor = Cursor::parse(id).expect("a cursor");
+        let history = shared.history.borrow();
+        assert_eq!(cursor.epoch, history.epoch);
+        let seen = link.seen.expect("checkpoints come after the head");
+        let (moment, _) = link.began.expect("a checkpoint before the beginning");
+        let (is_start, begins) = match link.ask {
+            Ask::Now => ((seen..=moment.head_after.max(seen)).contains(&cursor.seq), cursor.seq),
+            // Below what the whole log has, where the topics of this one have nothing in between.
+            _ if link.lenient_until > 0 => {
+                let next = history.first_after(cursor.seq, &self.interest);
+                let nothing_between = cursor.seq >= seen || next.is_none_or(|entry| entry.seq > seen);
+                (nothing_between && cursor.seq <= link.lenient_until, cursor.seq.max(seen))
+            }
+            // Of an id that was used more than once, any bearer.
+            _ => (cursor.seq == seen || link.other_starts.contains(&cursor.seq), cursor.seq),
+        };
+        assert!(is_start, "client {}: a checkpoint at {id}, but its stream begins at {seen}", self.number);
+        link.other_starts.clear();
+        link.seen = Some(begins);
+        link.lenient_until = 0;
     }
 
     fn take_published(
@@ -364,6 +411,7 @@ impl Client {
         let mut seen = link.seen.expect("events come after the head");
         assert!(link.greeted, "the greeting comes first");
         assert!(!link.gap_due, "the gap is told first");
+        assert!(!link.checkpoint_due, "the checkpoint comes first");
         let got: u64 = data.split(' ').next().and_then(|seq| seq.parse().ok()).expect("an event of ours");
         let first = |start: u64| history.first_after(start, &self.interest).map(|entry| entry.seq);
         if let Some(&start) = link.other_starts.iter().find(|&&start| first(start) == Some(got)) {

@@ -122,7 +122,7 @@ impl World {
         let limits = self.shared.setting.limits.clone();
         self.pass(limits.head_time + LINGER + SECOND);
         self.check_all_closed();
-        self.pass(limits.retention.age + 2 * SECOND);
+        self.pass(limits.log.retention.age + 2 * SECOND);
         let now = self.shared.now.get();
         for seat in &mut self.seats {
             let look = seat.shard.look();

@@ -222,7 +222,7 @@ impl World {
 
     /// The log lets go of events for want of room or for their age, and for nothing else.
     fn check_log(&self, before: &Look, after: &Look) {
-        let retention = &self.shared.setting.limits.retention;
+        let retention = &self.shared.setting.limits.log.retention;
         let counts = &after.counts;
         if (after.dropped, after.head) == (before.dropped, before.head) {
             return;

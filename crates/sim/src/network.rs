@@ -565,7 +565,8 @@ impl Io for Network {
             net.numbers.remove(number);
             net.touch(wire);
             if *number < FIRST_SOCKET {
-                table::close_left_behind(&[*number]);
+                // SAFETY: `adopt` took the number from its owner, and the shard that has it gives it up here.
+                unsafe { table::close_left_behind(&[*number]) };
             } else {
                 net.free.insert(*number);
             }

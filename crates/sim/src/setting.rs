@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fanfare::sim::Budgets;
-use fanfare::{FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, Retention};
+use fanfare::{FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention};
 
 use crate::choices::Choices;
 
@@ -57,7 +57,7 @@ impl Setting {
             laggard_bytes: choices.pick(&[1 << 20, 30_000, 3_000]),
             laggard_time: choices.pick(&[30, 2]) * SECOND,
             laggard_policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
-            retention,
+            log: LogLimits { retention, ..LogLimits::default() },
             heartbeat: choices.pick(&[20, 4, 1]) * SECOND,
             heartbeat_form: choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]),
             connection_age: choices.pick(&[None, None, Some(10 * SECOND)]),

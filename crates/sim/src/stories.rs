@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::{Farewell, LaggardPolicy, Limits, Retention, Topic};
+use fanfare::{Farewell, LaggardPolicy, Limits, LogLimits, Retention, Topic};
 
 use crate::choices::Choices;
 use crate::client::Ask;
@@ -138,7 +138,8 @@ fn a_laggard_that_has_caught_up_is_not_silent() {
 fn a_gap_notice_names_the_event_that_comes_next() {
     let retention = Retention { events: 1, ..Retention::default() };
     let laggard_policy = LaggardPolicy::Skip;
-    let mut world = World::calm(Limits { laggard_frames: 4, laggard_policy, retention, ..Limits::default() });
+    let log = LogLimits { retention, ..LogLimits::default() };
+    let mut world = World::calm(Limits { laggard_frames: 4, laggard_policy, log, ..Limits::default() });
     let slow = world.join("a", 600);
     world.join("a", usize::MAX);
     for _ in 0..20 {

@@ -1,5 +1,5 @@
 //! A response as a strict client reads it: head, chunks, lines. It shares no code with the engine, and takes less
-//! than the standards allow: a chunk holds whole events, a comment stands between two of them.
+//! than the standards allow: a chunk holds whole events, an id is the last line of one, a comment stands between two.
 
 /// A response, read so far.
 #[derive(Default)]
@@ -149,6 +149,8 @@ impl Stream {
         }
         let (name, value) = line.split_once(':').expect("a field");
         let value = value.strip_prefix(' ').unwrap_or(value);
+        // Some clients adopt an id when they read its line: a cut behind it must not leave a part of the event out.
+        assert!(self.id.is_none(), "the field {name:?} stands behind the id, which is the last line");
         match name {
             "retry" if !self.in_event => {
                 assert!(value.bytes().all(|byte| byte.is_ascii_digit()));

@@ -31,6 +31,8 @@ things! {
     Delivery: "deliveries checked",
     /// A subscriber that came with an id.
     Resume: "resumes",
+    /// A subscriber that was told where its stream begins.
+    Checkpoint: "checkpoints",
     /// A gap told in a stream, or in its head.
     Gap: "gaps",
     /// A subscriber that became a laggard.

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use fanfare::sim::{self, Look, SimShard};
-use fanfare::{Decision, Epoch, Farewell, Refusal, RequestHead, Subscribe, TopicCounts};
+use fanfare::{Decision, Epoch, EventType, Farewell, Refusal, RequestHead, Subscribe, TopicCounts};
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
@@ -324,7 +324,8 @@ fn admit(request: &RequestHead<'_>) -> Decision {
     match Subscribe::from_request(request, 8) {
         Ok(mut subscribe) => {
             if query.contains("hello&") {
-                subscribe = subscribe.greeting(Some("hello"), "you");
+                let kind = EventType::new("hello").expect("a type");
+                subscribe = subscribe.greeting(Some(&kind), "you");
             }
             Decision::Subscribe(subscribe.sees_private(query.contains("private&")))
         }

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
@@ -162,6 +163,8 @@ impl Sequencer {
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Sequencer {
         let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
+        // A log may begin in the middle.
+        let newest = log.newest().load(Ordering::Relaxed);
         Sequencer {
             epoch: log.epoch(),
             clock,
@@ -170,7 +173,7 @@ impl Sequencer {
             total_bytes: limits.mailbox_total_bytes,
             log,
             shared: Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() }),
-            state: Mutex::new(State { newest: 0, total_at_most: 0, scratch }),
+            state: Mutex::new(State { newest, total_at_most: 0, scratch }),
         }
     }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Waker, pass};
+use fanfare_io::{Clock, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 
@@ -31,6 +32,11 @@ pub(crate) struct Shard {
     inbox: VecDeque<Mail>,
 }
 
+/// Every frame of these topics.
+fn wanted(topics: &[Topic]) -> Wanted<'_> {
+    Wanted { topics, sees_private: true, after: 0, incomplete_until: 0 }
+}
+
 /// A hub with shards whose turns the test takes.
 pub(crate) fn hub(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Shard>) {
     let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
@@ -43,7 +49,7 @@ pub(crate) fn hub(shards: usize, limits: Limits, interest: Interest) -> (Hub, Ve
     let shards: Vec<Shard> = (0..shards).map(shard).collect();
     let handles = shards.iter().map(|shard| ShardHandle {
         mailbox: Arc::clone(&shard.mailbox),
-        sockets: pass::channel().unwrap().0,
+        sockets: fd_channel::channel().unwrap().0,
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
     });
     let handles = handles.collect();
@@ -317,7 +323,7 @@ fn a_batch_is_visible_when_it_is_released() {
     // Whoever registers now finds it in the log.
     assert_eq!(shards[0].log.add_reader(&[topic("a")]), 2);
     let mut frames = Vec::new();
-    assert_eq!(shards[0].log.read_after(&[topic("a")], true, 0, 9, 9999, &mut frames), Ok(2));
+    assert_eq!(shards[0].log.read_after(&wanted(&[topic("a")]), 9, 9999, &mut frames), Ok(2));
     assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [1, 2]);
 }
 

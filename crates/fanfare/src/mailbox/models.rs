@@ -12,24 +12,27 @@ use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::Clock;
-use fanfare_io::pass::{self, SocketReceiver};
+use fanfare_io::fd_channel::{self, SocketReceiver};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::EventLog;
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::Limits;
 use loom::thread;
 
 use super::{Mail, Mailbox};
 use crate::admission::Subscribe;
+use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::SharedCounts;
-use crate::hub::{AdoptError, Amount, Common, Hub, PublishError, Published, ShardHandle};
-use crate::shared_log::{Interest, SharedLog, log_of};
+use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
+use crate::inspect::Inspection;
+use crate::shared_log::{SharedLog, log_of};
 use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
 
 /// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
@@ -46,15 +49,17 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
     println!("{} runs", runs.load(Ordering::Relaxed));
 }
 
-/// The hub with some shards, and what these have of it.
-pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
+/// The hub with some shards, and what these have of it. Each shard has readers of these topics.
+pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards);
+    let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
     let (handles, readers) = (0..shards)
         .map(|shard| {
             let mailbox = common.mailbox(shard, Waker::default());
-            let (sockets, adopted) = pass::channel().unwrap();
+            let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
-            let log = common.shared_log(shard, Arc::clone(&mailbox));
+            let mut log = common.shared_log(shard, Arc::clone(&mailbox));
+            log.add_reader(&topics);
             let mut reader = Reader::of(Arc::clone(&mailbox));
             (reader.adopted, reader.log) = (Some(adopted), Some(log));
             (ShardHandle { mailbox, sockets, counts }, reader)
@@ -64,13 +69,16 @@ pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, 
     (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles), readers, newest)
 }
 
+/// What the shards of most models read.
+const READ: [&str; 5] = ["a", "b", "first", "too many", "second"];
+
 fn world_of_one(limits: Limits) -> (Hub, Reader) {
-    let (hub, mut readers, _) = world(1, limits, Interest::All);
+    let (hub, mut readers, _) = world(1, limits, &READ);
     (hub, readers.remove(0))
 }
 
 fn world_of_two(limits: Limits) -> (Hub, Reader, Reader, Arc<AtomicU64>) {
-    let (hub, mut readers, newest) = world(2, limits, Interest::All);
+    let (hub, mut readers, newest) = world(2, limits, &READ);
     let second = readers.remove(1);
     (hub, readers.remove(0), second, newest)
 }
@@ -152,7 +160,7 @@ fn push_events(mailbox: &Mailbox, frames: Vec<Arc<Frame>>) {
 
 /// Something to push that is no event.
 fn push_question(mailbox: &Mailbox) {
-    let question = Mail::Inspect(None, mpsc::sync_channel(1).0);
+    let question = Mail::Inspect(Box::new(Inspection::new(Vec::new()).0));
     mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
 }
 
@@ -459,10 +467,7 @@ fn a_shard_that_ends_adopts_nobody() {
         let taken = reader.take().len();
         reader.mailbox.close();
         let adopted = adopter.join().unwrap();
-        assert!(
-            adopted.iter().all(|adopted| matches!(adopted, Ok(()) | Err(AdoptError::Stopped))),
-            "{adopted:?}"
-        );
+        assert!(refusals(&adopted).all(|refusal| matches!(refusal, AdoptRefusal::Stopped)), "{adopted:?}");
         assert!(adopted.iter().flatten().count() >= taken);
         assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
     });
@@ -474,17 +479,17 @@ fn a_question_to_a_shard_that_ends_is_not_left_open() {
     explore(5, || {
         let mut reader = Reader::alone();
         let mailbox = Arc::clone(&reader.mailbox);
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (inspection, asked) = Inspection::new(Vec::new());
         let asker = thread::spawn(move || {
-            let _ = mailbox.push_within(1, Mail::Inspect(None, answer), || Ok::<_, Infallible>(()));
+            let _ = mailbox.push_within(1, Mail::Inspect(Box::new(inspection)), || Ok::<_, Infallible>(()));
         });
         for mail in reader.take() {
-            let Mail::Inspect(_, answer) = mail else { panic!("only a question was asked") };
-            answer.try_send(Vec::new()).unwrap();
+            let Mail::Inspect(inspection) = mail else { panic!("only a question was asked") };
+            inspection.answer(Vec::new());
         }
         reader.mailbox.close();
         asker.join().unwrap();
-        assert!(!matches!(answered.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
+        assert!(!matches!(asked.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
     });
 }
 
@@ -516,6 +521,10 @@ fn a_drain_is_the_last() {
 }
 
 // ---- Sockets ----
+
+fn refusals(adopted: &[Result<(), AdoptError>]) -> impl Iterator<Item = &AdoptRefusal> {
+    adopted.iter().filter_map(|adopted| adopted.as_ref().err()).map(AdoptError::reason)
+}
 
 /// In a `File`, which can say what it is.
 fn socket() -> File {
@@ -568,10 +577,7 @@ fn sockets_are_bounded() {
             thread::spawn(move || hub.adopt(socket(), Subscribe::default(), WireFormat::Plain))
         });
         let adopted = adopters.map(|adopter| adopter.join().unwrap());
-        assert!(
-            adopted.iter().all(|adopted| matches!(adopted, Ok(()) | Err(AdoptError::Busy))),
-            "{adopted:?}"
-        );
+        assert!(refusals(&adopted).all(|refusal| matches!(refusal, AdoptRefusal::Busy)), "{adopted:?}");
         assert_eq!((adopted.iter().flatten().count(), reader.mailbox.len()), (1, 1));
         let sockets = reader.adopted.unwrap();
         assert!(sockets.receive(&mut Vec::new()).unwrap().is_some());

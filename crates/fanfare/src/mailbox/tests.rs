@@ -10,16 +10,46 @@ use std::time::Duration;
 use fanfare_io::epoll::Epoll;
 use fanfare_io::{Io, Waker};
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::EventLog;
 use fanfare_proto::limits::Limits;
+use fanfare_proto::log::Log;
 
 use super::{MAIL_KEPT, Mail, Mailbox};
 use crate::hub::{Amount, Hub, PublishError, tests};
+use crate::inspect::InspectError;
+<<<<<<< HEAD
 use crate::shared_log::Interest;
 
 fn hub(limits: Limits, shards: usize) -> (Hub, Vec<Waker>, Vec<Arc<Mailbox>>) {
     let (hub, shards) = tests::hub(shards, limits, Interest::All);
     let (wakers, mailboxes) = shards.into_iter().map(|shard| (shard.waker, shard.mailbox)).unzip();
     (hub, wakers, mailboxes)
+=======
+use crate::shared_log::log_of;
+
+fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU64>) {
+    let log = log_of(Epoch::new(1), &limits, 0);
+    hub_with(log, limits, wakers)
+}
+
+/// Each shard reads the topics "0", "1" and "t".
+fn hub_with(log: Log, limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU64>) {
+    let topics = ["0", "1", "t"].map(|name| Topic::new(name).unwrap());
+    let common = Common::new(log, wakers.len());
+    let shards = wakers.iter().enumerate();
+    let mailboxes: Vec<_> = shards.map(|(shard, waker)| common.mailbox(shard, waker.clone())).collect();
+    for (shard, mailbox) in mailboxes.iter().enumerate() {
+        common.shared_log(shard, Arc::clone(mailbox)).add_reader(&topics);
+    }
+    let handles = mailboxes.iter().map(|mailbox| ShardHandle {
+        mailbox: Arc::clone(mailbox),
+        sockets: fd_channel::channel().unwrap().0,
+        counts: Arc::new(CachePadded::new(SharedCounts::default())),
+    });
+    let newest = common.newest();
+    let hub = Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles.collect());
+    (hub, mailboxes, newest)
+>>>>>>> log2
 }
 
 /// Each publisher's events say whose they are and which one.
@@ -159,11 +189,56 @@ fn a_burst_leaves_no_large_queues() {
     assert!(capacities[2..].iter().all(|capacity| *capacity <= 4 * MAIL_KEPT), "{capacities:?}");
 }
 
+/// A log that begins in the middle has given numbers already: they are not given again.
+#[test]
+fn numbers_go_on_where_the_log_began() {
+    let limits = Limits::default();
+    let mut log = log_of(Epoch::new(1), &limits, 0);
+    log.begin_after(1_000);
+    let (hub, mailboxes, newest) = hub_with(log, limits, &[Waker::new().unwrap()]);
+    assert_eq!(newest.load(Ordering::Relaxed), 1_000);
+    publish(&hub, 0, 1);
+    let mut inbox = VecDeque::new();
+    mailboxes[0].take(&mut inbox);
+    let Some(Mail::Event(frame)) = inbox.pop_front() else { panic!("an event was sent") };
+    assert_eq!((frame.seq(), newest.load(Ordering::Relaxed)), (1_001, 1_001));
+}
+
 /// Two bounds that were both lifted overflowed to one that let nobody in.
 #[test]
 fn bounds_that_are_lifted_let_everybody_in() {
     let limits = Limits { mailbox_events: usize::MAX, mailbox_others: usize::MAX, ..Limits::default() };
     let (hub, _, mailboxes) = hub(limits, 1);
-    assert_eq!(hub.ask(None).count(), 1);
+    assert_eq!(hub.ask(&[]).filter(Result::is_ok).count(), 1);
     assert_eq!(mailboxes[0].len(), 1);
+}
+
+/// A shard that did not answer in time counted as one without topics: of 1,682 questions about a topic with
+/// 15,000 readers 1,595 were answered that it does not exist. What such questions had cost was added to the
+/// shard's work, although nobody waited for the answers any more.
+#[test]
+fn a_shard_that_does_not_answer_makes_no_answer_and_has_no_work_later() {
+    let (hub, _, mailboxes) = hub(Limits::default(), 2);
+    let topic = Topic::new("a").unwrap();
+    let moment = Duration::from_millis(1);
+    thread::scope(|scope| {
+        // One shard answers, the other one is too busy.
+        let asker = scope.spawn(|| hub.topic(&topic, Duration::from_millis(50)));
+        let mut inbox = VecDeque::new();
+        while inbox.is_empty() {
+            mailboxes[0].take(&mut inbox);
+        }
+        let Some(Mail::Inspect(inspection)) = inbox.pop_front() else { panic!("a question was asked") };
+        assert!(inspection.is_wanted());
+        inspection.answer(vec![(1, 0)]);
+        assert_eq!(asker.join().unwrap(), Err(InspectError::Busy));
+        assert!(!inspection.is_wanted());
+    });
+    let mut inbox = VecDeque::new();
+    mailboxes[1].take(&mut inbox);
+    let Some(Mail::Inspect(inspection)) = inbox.pop_front() else { panic!("a question was asked") };
+    assert!(!inspection.is_wanted());
+    mailboxes[0].close();
+    assert_eq!(hub.topic(&topic, moment), Err(InspectError::Stopped));
+    assert_eq!(hub.topics_page(None, 1, moment), Err(InspectError::Stopped));
 }

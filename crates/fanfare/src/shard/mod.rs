@@ -1,64 +1,37 @@
-//! A shard: one thread, one loop, one `Io`, one slab of connections. It shares nothing mutable.
+//! A shard: one thread, one loop, one `Io`, and one [`Delivery`], which decides what is sent to whom.
 //!
-//! [`Shard::tick`] is the whole loop. What it calls is in the files beside this one: [`greet`] makes
-//! subscribers of sockets, [`fanout`] delivers, [`upkeep`] looks after those who are idle or late,
-//! [`drain`] ends it all.
+//! [`Shard::tick`] is the whole loop. This file is the shell around the state machine: it takes notifications and mail,
+//! sends the batches that delivery names, and closes what has ended. [`arrivals`] makes subscribers of sockets.
 
-mod drain;
-mod fanout;
-mod greet;
+mod arrivals;
 #[cfg(feature = "sim")]
 mod invariants;
-mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
-use fanfare_io::pass::{SocketReceiver, SocketSender};
-use fanfare_io::{Clock, Exception, Io, Notification, Received, Socket, Token};
-use fanfare_proto::audience::{AudienceId, Audiences};
-use fanfare_proto::connection::{Connection, Farewell, Place, Tenths};
-use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::event::Topic;
-use fanfare_proto::laggard::Laggards;
-use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, LAGGARD_TURNS, Limits, SLICE_BYTES, SLICE_SENDS};
-use fanfare_proto::old_log::Log;
-use fanfare_proto::run::Run;
+use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
+use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
+use fanfare_proto::cursor::Epoch;
+use fanfare_proto::delivery::{Closed, Delivery, SendFailure, StreamKey};
+use fanfare_proto::jitter::Jitter;
+use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, EXPIRY_SLACK, Limits, TRIM_FRAMES};
 use fanfare_proto::shrink::shrink_buffer;
-use slab::Slab;
 
 use crate::admission::Admission;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::counts::{Counts, SharedCounts};
+use crate::hub::Congestion;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shared_log::SharedLog;
-use crate::sync::AtomicU64;
-use drain::Drain;
-pub(crate) use greet::RECEIVE_BYTES;
-use greet::{Pending, Resuming};
-use upkeep::Upkeep;
-
-/// How much of each kind of work one tick does. A simulation, which has few of everything, does less.
-#[derive(Clone, Copy, Debug)]
+use arrivals::Arrivals;
+pub(crate) use arrivals::RECEIVE_BYTES;
 #[allow(unreachable_pub)] // Simulations are given it.
-pub struct Budgets {
-    /// Audiences marked.
-    pub marks: usize,
-    /// Sends of a sweep.
-    pub sends: usize,
-    /// Bytes that they offer.
-    pub bytes: usize,
-    /// Laggards served.
-    pub laggards: usize,
-}
+pub use fanfare_proto::delivery::Budgets;
 
-impl Default for Budgets {
-    /// 4,096 marks are half a millisecond's worth.
-    fn default() -> Budgets {
-        Budgets { marks: 4096, sends: SLICE_SENDS, bytes: SLICE_BYTES, laggards: LAGGARD_TURNS }
-    }
-}
+/// What taking a socket in costs, in marks: newcomers share the budget of one turn of the loop with events.
+const ADOPTION_MARKS: usize = 32;
 
 /// What ties a shard to the rest of the process.
 pub(crate) struct Links {
@@ -69,11 +42,8 @@ pub(crate) struct Links {
     pub(crate) hand_over: Option<SocketSender>,
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
     pub(crate) admission: Arc<dyn Admission>,
-    /// The `seq` of the newest event that any shard may have.
-    pub(crate) newest: Arc<AtomicU64>,
-    /// The log of the process.
-    #[allow(dead_code)] // Until shards have no log of their own.
     pub(crate) log: SharedLog,
+    pub(crate) congestion: Arc<Congestion>,
 }
 
 pub(crate) struct Shard<I: Io> {
@@ -83,78 +53,49 @@ pub(crate) struct Shard<I: Io> {
     budgets: Budgets,
     /// What response heads say; set before each tick.
     date: SystemTime,
-    log: Log,
-    audiences: Audiences,
-    connections: Slab<Connection>,
-    laggards: Laggards,
-    pending: Slab<Pending>,
-    /// Those who resume, until we have all that another shard may have sent them. In the order of `from`.
-    resuming: VecDeque<Resuming>,
-    upkeep: Upkeep,
-    drain: Option<Drain>,
+    delivery: Delivery,
+    arrivals: Arrivals,
     /// Mail taken from the mailbox and not yet acted on.
     inbox: VecDeque<Mail>,
     mail_taken_at: Duration,
     counts: Counts,
-    /// Given to each new connection or pending request: tells it from others that had its slot.
-    generation: u32,
-    random: Random,
+    jitter: Jitter,
     /// When to accept again after descriptors ran out.
     accept_again_at: Option<Duration>,
-    scratch: Scratch,
-    stopped: bool,
-}
-
-/// Buffers that are reused from tick to tick; empty in between. A shard that goes to sleep gives back those that are large.
-#[derive(Default)]
-struct Scratch {
+    /// Reused from send to send.
     exceptions: Vec<Exception>,
-    run: Run,
-    /// Whose run that is: the audience, the cursor before it, and the audience's head when it was filled.
-    run_of: Option<(AudienceId, u64, u64)>,
-    /// Connections found gone in the middle of a turn.
-    gone: Vec<u32>,
     /// Sockets to close at the end of the tick.
     closing: Vec<(Socket, Option<Token>)>,
     /// Where a request head is received.
-    request: Vec<u8>,
-}
-
-impl Scratch {
-    /// Before a sleep: an idle shard pins no frames, and no memory that a burst needed.
-    fn rest(&mut self) {
-        self.run.rest();
-        self.run_of = None;
-        shrink_buffer(&mut self.exceptions);
-        shrink_buffer(&mut self.gone);
-        shrink_buffer(&mut self.closing);
-    }
+    received: Vec<u8>,
+    stopped: bool,
 }
 
 impl<I: Io> Shard<I> {
-    pub(crate) fn new(io: I, links: Links, limits: Limits, epoch: Epoch, seed: u64) -> Shard<I> {
-        let scratch = Scratch { request: vec![0; RECEIVE_BYTES], ..Scratch::default() };
+    pub(crate) fn new(
+        io: I,
+        links: Links,
+        limits: Limits,
+        budgets: Budgets,
+        epoch: Epoch,
+        seed: u64,
+    ) -> Shard<I> {
         Shard {
             io,
             links,
             date: SystemTime::UNIX_EPOCH,
-            log: Log::new(epoch, limits.retention),
-            audiences: Audiences::new(limits.laggard_frames, limits.laggard_bytes),
-            connections: Slab::new(),
-            laggards: Laggards::default(),
-            pending: Slab::new(),
-            resuming: VecDeque::new(),
-            upkeep: Upkeep::default(),
-            drain: None,
+            delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),
+            arrivals: Arrivals::default(),
             inbox: VecDeque::new(),
             mail_taken_at: Duration::ZERO,
             counts: Counts::default(),
-            generation: 0,
-            random: Random(seed | 1),
+            jitter: Jitter::new(seed.rotate_left(32)),
             accept_again_at: None,
-            scratch,
+            exceptions: Vec::new(),
+            closing: Vec::new(),
+            received: vec![0; RECEIVE_BYTES],
             stopped: false,
-            budgets: Budgets::default(),
+            budgets,
             limits,
         }
     }
@@ -182,57 +123,56 @@ impl<I: Io> Shard<I> {
     /// One turn of the loop: what happened, what was published, then a bounded piece of each kind of work.
     pub(crate) fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
         for notification in notifications.drain(..) {
-            self.notice(notification, now);
+            self.handle_notification(notification, now);
         }
-        self.end_overdue(now);
+        self.expire_pending(now);
         self.take_mail(now);
-        self.begin_resumed(now);
-        self.sweep(now);
-        self.serve_laggards(now);
-        self.look_after(now);
-        self.drain_some(now);
+        self.start_caught_up_resumes(now);
+        self.run_upkeep(now);
+        self.send(now);
         self.close_ended();
         self.publish_counts();
     }
 
     /// How long the next wait may last: not at all while there is work, else until the next timer.
     pub(crate) fn timeout(&mut self, now: Duration) -> Option<Duration> {
-        let work = self.audiences.dirty() || self.laggards.any_ready() || !self.inbox.is_empty();
+        let work = self.delivery.has_work() || !self.inbox.is_empty();
         // While congested, mail need not wake us: we look at it when the hold is over.
         let congested_until = self.congested_until(now);
         if work || (congested_until.is_none() && !self.links.mailbox.prepare_sleep()) {
             return Some(Duration::ZERO);
         }
-        self.scratch.rest();
-        let timers = [congested_until, self.accept_again_at, self.next_upkeep(), self.next_drain()];
+        self.delivery.shrink_for_idle();
+        shrink_buffer(&mut self.exceptions);
+        shrink_buffer(&mut self.closing);
+        let timers = [
+            congested_until,
+            self.accept_again_at,
+            self.arrivals.next_timeout(now),
+            self.delivery.next_timeout(),
+            self.links.log.next_expiry().map(|at| at.saturating_add(EXPIRY_SLACK)),
+        ];
         timers.into_iter().flatten().min().map(|at| at.saturating_sub(now))
     }
 
-    fn notice(&mut self, notification: Notification, now: Duration) {
+    fn handle_notification(&mut self, notification: Notification, now: Duration) {
         match notification {
             Notification::Accepted(socket) => self.accepted(socket, now),
             Notification::AcceptFailed(_) => {
                 self.counts.accept_pauses += 1;
                 // A drain has closed the listeners.
-                self.accept_again_at = self.drain.is_none().then_some(now + ACCEPT_PAUSE);
+                self.accept_again_at = (!self.delivery.is_draining()).then_some(now + ACCEPT_PAUSE);
             }
             Notification::Woken => {}
-            Notification::Ready { token, readable, writable, hung_up } => match Name::of(token) {
-                Name::Pending { slot, generation } => {
-                    if self.pending.get(slot).is_some_and(|pending| pending.generation == generation) {
-                        self.pending_ready(slot, readable || hung_up, now);
-                    }
-                }
-                Name::Connection { slot, generation } => {
-                    // A late notification of a connection that has left finds nobody, or a stranger.
-                    let Some(&connection) = self.connections.get(slot) else { return };
-                    if connection.generation != generation {
-                        return;
-                    }
-                    if hung_up || (readable && self.peer_ended(connection.socket)) {
-                        self.end(slot as u32, Farewell::PeerLeft);
-                    } else if let (true, Place::Laggard(key)) = (writable, connection.place) {
-                        self.laggards.ready(key);
+            Notification::Ready { token, readable, writable, hung_up } => match SlotKey::of(token) {
+                SlotKey::Pending(key) => self.pending_ready(key, readable || hung_up, now),
+                SlotKey::Stream(key) => {
+                    // A stale notification is ignored.
+                    let Some(socket) = self.delivery.socket(key) else { return };
+                    if hung_up || (readable && self.peer_ended(socket)) {
+                        self.delivery.handle_gone(key, &mut self.links.log);
+                    } else if writable {
+                        self.delivery.handle_writable(key);
                     }
                 }
             },
@@ -242,199 +182,169 @@ impl<I: Io> Shard<I> {
     /// Whatever a subscriber sends after its request is ignored, one buffer at a time: more of it
     /// causes the next notification.
     fn peer_ended(&mut self, socket: Socket) -> bool {
-        match self.io.receive(socket, &mut self.scratch.request) {
+        match self.io.receive(socket, &mut self.received) {
             Received::Bytes(_) | Received::Empty => false,
             Received::Ended | Received::Gone(_) => true,
         }
     }
 
     fn take_mail(&mut self, now: Duration) {
-        let mut marks = self.audiences.mark(self.budgets.marks);
-        // While a sweep or most of the connections are far behind, events wait in the mailbox, and
-        // publishers learn that it is full.
-        if self.inbox.is_empty() && !self.audiences.crowded() && self.congested_until(now).is_none() {
+        let mut marks = self.budgets.marks;
+        self.delivery.mark(&mut marks);
+        // While a sweep or most of the hub's streams are far behind, events wait in the mailbox, and publishers learn
+        // that it is full.
+        if self.inbox.is_empty() && !self.delivery.is_backlogged() && self.congested_until(now).is_none() {
             self.mail_taken_at = now;
             self.links.mailbox.take(&mut self.inbox);
         }
         while marks > 0
-            && !self.audiences.crowded()
+            && !self.delivery.is_backlogged()
             && let Some(letter) = self.inbox.pop_front()
         {
             match letter {
                 Mail::Event(frame) => {
                     self.counts.events += 1;
                     self.links.mailbox.release_capacity(&frame);
-                    self.log.append(Arc::clone(&frame), now);
-                    self.audiences.begin(frame);
-                    marks = self.audiences.mark(marks);
+                    self.delivery.handle_event(frame, &mut marks);
                 }
-                Mail::Adopt(adoption) => self.adopt(*adoption, now),
-                Mail::Inspect(only, answer) => {
-                    // Whoever asked may have stopped waiting.
-                    let _ = answer.try_send(self.inspect(only.as_ref()));
+                Mail::Adopt(adoption) => {
+                    marks = marks.saturating_sub(ADOPTION_MARKS);
+                    self.adopt(*adoption, now);
+                }
+                Mail::Inspect(inspection) => {
+                    if inspection.is_wanted() {
+                        marks = marks.saturating_sub(inspection.topics.len());
+                        let counts = inspection.topics.iter().map(|topic| self.delivery.topic(topic));
+                        inspection.answer(counts.map(Option::unwrap_or_default).collect());
+                    }
                 }
                 Mail::Drain(window) => self.begin_drain(window, now),
             }
         }
     }
 
-    /// Until when mail waits because most connections are behind and their sockets still take bytes. A
-    /// minority, those that replay, and those at a standstill hold up nobody.
+    /// Until when mail waits because most streams of the hub are behind and their sockets still take bytes. A minority,
+    /// streams that replay, and streams at a standstill hold up no mail.
     fn congested_until(&self, now: Duration) -> Option<Duration> {
-        let behind = self.laggards.fallen_behind().saturating_sub(self.upkeep.at_standstill);
-        let moving = self.connections.len().saturating_sub(self.upkeep.at_standstill);
+        let (behind, _) = self.delivery.moving();
         let until = self.mail_taken_at + CONGESTION_HOLD;
-        (behind * 2 > moving && now < until).then_some(until)
+        (behind > 0 && now < until && self.links.congestion.is_congested()).then_some(until)
     }
 
-    fn inspect(&self, only: Option<&Topic>) -> Vec<TopicCounts> {
-        let wanted = |topic: &Topic| only.is_none_or(|only| only == topic);
-        let mut topics: HashMap<&Topic, TopicCounts> = HashMap::new();
-        for (topic, extent) in self.log.extents().filter(|(topic, _)| wanted(topic)) {
-            let id = |seq| Cursor { epoch: self.log.epoch(), seq }.to_string();
-            let counts = topics.entry(topic).or_default();
-            counts.retained = extent.frames;
-            counts.span = extent.span.map(|(oldest, newest)| (id(oldest), id(newest)));
+    fn run_upkeep(&mut self, now: Duration) {
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.io.resume_accept();
         }
-        for (read, members, laggards) in self.audiences.counts() {
-            for topic in read.iter().filter(|topic| wanted(topic)) {
-                let counts = topics.entry(topic).or_default();
-                counts.subscribers += members + laggards;
-                counts.laggards += laggards;
-            }
+        if self.links.log.next_expiry_is_due(now) {
+            self.links.log.trim(now, TRIM_FRAMES);
         }
-        let named =
-            |(topic, counts): (&Topic, TopicCounts)| TopicCounts { topic: topic.to_string(), ..counts };
-        topics.into_iter().map(named).collect()
+        let needed = self.inbox.is_empty() && self.delivery.needs_caught_up_to(now);
+        let caught_up_to = needed.then(|| self.links.log.caught_up_to()).flatten();
+        self.delivery.handle_timeout(now, caught_up_to, &mut self.links.log);
     }
 
-    /// Ends a connection: out of its audience now, its socket closed at the end of the tick.
-    fn end(&mut self, slot: u32, reason: Farewell) {
-        let connection = self.connections.remove(slot as usize);
-        let audience = connection.audience;
-        match connection.place {
-            Place::Member(index) => {
-                self.audiences.leave(audience, index, |slot, index| {
-                    self.connections[slot as usize].place = Place::Member(index);
-                });
-            }
-            Place::Laggard(key) => {
-                self.laggards.remove(key);
-                self.audiences.remove_laggard(audience);
-            }
+    /// Sends what delivery names, as far as the budget of one turn goes.
+    fn send(&mut self, now: Duration) {
+        let Shard { io, delivery, links, exceptions, .. } = self;
+        let mut budget = delivery.budget();
+        while let Some(batch) = delivery.poll_send(now, &mut budget, &mut links.log) {
+            io.send_batch(batch.bytes, batch.sockets.iter().copied(), exceptions);
+            let failures = exceptions.drain(..).map(|exception| SendFailure {
+                index: exception.index,
+                sent: exception.sent,
+                is_gone: matches!(exception.cause, Cause::Gone(_)),
+            });
+            delivery.handle_sent(failures, now, &mut links.log);
         }
-        if let Some(subscription) = self.audiences.remove_if_empty(audience) {
-            self.log.release(subscription.topics());
-            self.scratch.run_of = None;
+    }
+
+    /// Accepts no more, and ends every stream within `window`.
+    fn begin_drain(&mut self, window: Duration, now: Duration) {
+        if self.delivery.is_draining() {
+            return;
         }
-        let token = Name::connection(slot, connection.generation).token();
-        self.scratch.closing.push((connection.socket, Some(token)));
-        self.counts.farewells[reason.index()] += 1;
-        if self.connections.is_empty() {
-            // Give back what a full house needed.
-            self.connections = Slab::new();
-        }
+        self.io.stop_listening();
+        self.accept_again_at = None;
+        self.close_all_pending();
+        self.delivery.begin_drain(window, now);
     }
 
     fn close_ended(&mut self) {
-        if !self.scratch.closing.is_empty() {
-            self.io.close(&self.scratch.closing);
-            self.scratch.closing.clear();
+        while let Some(Closed { socket, key, finish, .. }) = self.delivery.poll_closed() {
+            if finish {
+                // What the client has sent meanwhile would turn our close into a reset.
+                let _ = self.peer_ended(socket);
+                self.io.finish(socket);
+            }
+            self.closing.push((socket, Some(SlotKey::Stream(key).token())));
+        }
+        if self.delivery.is_draining() && self.delivery.is_empty() {
+            self.close_all_pending();
+            self.stopped = true;
+        }
+        if !self.closing.is_empty() {
+            self.io.close(&self.closing);
+            self.closing.clear();
         }
     }
 
-    fn next_generation(&mut self) -> u32 {
-        self.generation = (self.generation + 1) & Name::GENERATIONS;
-        self.generation
+    fn publish_counts(&mut self) {
+        let delivered = self.delivery.counts();
+        self.counts.subscribed = delivered.subscribed;
+        self.counts.deliveries = delivered.deliveries;
+        self.counts.sends = delivered.sends;
+        self.counts.heartbeats = delivered.heartbeats;
+        self.counts.gaps = delivered.gaps;
+        self.counts.closed = delivered.closed;
+        self.counts.connections = self.delivery.len() as u64;
+        self.counts.pending = self.arrivals.pending() as u64;
+        self.counts.laggards = self.delivery.laggards() as u64;
+        self.counts.audiences = self.delivery.audiences() as u64;
+        self.links.counts.store(&self.counts);
+        let (behind, moving) = self.delivery.moving();
+        self.links.congestion.note(self.links.log.shard(), behind, moving);
     }
 
-    fn publish_counts(&mut self) {
-        self.counts.connections = self.connections.len() as u64;
-        self.counts.pending = self.pending.len() as u64;
-        self.counts.laggards = self.laggards.len() as u64;
-        self.counts.audiences = self.audiences.len() as u64;
-        self.counts.log_frames = self.log.len() as u64;
-        self.counts.log_bytes = self.log.bytes() as u64;
-        self.links.counts.store(&self.counts);
+    fn jittered_retry_ms(&mut self) -> u64 {
+        milliseconds(self.jitter.percent(self.limits.retry, 100, 150))
     }
 }
 
 impl<I: Io> Drop for Shard<I> {
     fn drop(&mut self) {
-        // Also when the shard panics: publishers must learn that nobody listens.
+        // Also when the shard panics: publishers must learn that it takes no more mail.
         self.links.mailbox.close();
     }
 }
 
-/// What a token names: a slot, and the generation of whoever had it when the token was made.
-enum Name {
-    Connection { slot: usize, generation: u32 },
-    Pending { slot: usize, generation: u32 },
+/// What a token names: a stream or a pending request, by its slot and the generation that it had when the token was made.
+#[derive(Clone, Copy)]
+enum SlotKey {
+    Stream(StreamKey),
+    Pending(StreamKey),
 }
 
-impl Name {
-    const GENERATIONS: u32 = (1 << 29) - 1;
+impl SlotKey {
     const PENDING: u64 = 1 << 61;
 
-    fn connection(slot: u32, generation: u32) -> Name {
-        Name::Connection { slot: slot as usize, generation }
-    }
-
-    fn token(&self) -> Token {
-        let (slot, generation, kind) = match *self {
-            Name::Connection { slot, generation } => (slot, generation, 0),
-            Name::Pending { slot, generation } => (slot, generation, Name::PENDING),
+    fn token(self) -> Token {
+        let (key, kind) = match self {
+            SlotKey::Stream(key) => (key, 0),
+            SlotKey::Pending(key) => (key, SlotKey::PENDING),
         };
-        Token(kind | u64::from(generation) << 32 | slot as u64)
+        Token(kind | u64::from(key.generation) << 32 | u64::from(key.slot))
     }
 
-    fn of(token: Token) -> Name {
-        let slot = (token.0 & u64::from(u32::MAX)) as usize;
-        let generation = (token.0 >> 32) as u32 & Name::GENERATIONS;
-        match token.0 & Name::PENDING {
-            0 => Name::Connection { slot, generation },
-            _ => Name::Pending { slot, generation },
-        }
+    fn of(token: Token) -> SlotKey {
+        let slot = (token.0 & u64::from(u32::MAX)) as u32;
+        let generation = (token.0 >> 32) as u32 & StreamKey::GENERATIONS;
+        let key = StreamKey { slot, generation };
+        if token.0 & SlotKey::PENDING == 0 { SlotKey::Stream(key) } else { SlotKey::Pending(key) }
     }
 }
 
-/// Jitter: a xorshift* generator, good enough to spread reconnects and repeatable from its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Between `from` and `to` percent of `span`.
-    fn percent(&mut self, span: Duration, from: u32, to: u32) -> Duration {
-        let steps = u64::from(to - from) * 100;
-        let share = from * 100 + (self.next() % (steps + 1)) as u32;
-        span.saturating_mul(share) / 10_000
-    }
-}
-
-/// A time that does not fit is never reached.
-fn tenths(now: Duration) -> Tenths {
-    Tenths::try_from(now.as_millis() / 100).unwrap_or(Tenths::MAX)
-}
-
-fn millis(time: Duration) -> u64 {
+/// Saturates.
+fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An age of 14 years came round to one of weeks.
-    #[test]
-    fn a_time_beyond_the_counter_is_never() {
-        assert_eq!(tenths(Duration::from_millis(12_399)), 123);
-        assert_eq!(tenths(Duration::from_secs(14 * 365 * 24 * 3600)), Tenths::MAX);
-        assert_eq!((tenths(Duration::MAX), millis(Duration::MAX)), (Tenths::MAX, u64::MAX));
-    }
 }

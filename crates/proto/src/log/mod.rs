@@ -20,6 +20,7 @@
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
 
 mod check;
+mod dropped;
 mod expiry;
 mod fairness;
 mod forgotten;
@@ -66,7 +67,7 @@ pub struct Log {
     epoch: Epoch,
     limits: LogLimits,
     keys: HashKeys,
-    /// The highest `seq` ever appended.
+    /// The highest `seq` ever appended, or where the log began.
     newest: u64,
     topics: Slots<TopicEntry>,
     by_name: SlotTable,
@@ -121,12 +122,25 @@ impl Log {
         }
     }
 
+    /// Begins in the middle: for a log that is fed from a store or from another node, which no longer has the
+    /// events up to `seq`. The next number is higher. A reader that has less than `seq` is told of a gap,
+    /// whatever its topics are.
+    ///
+    /// # Panics
+    /// The log has been used.
+    pub fn begin_after(&mut self, seq: u64) {
+        assert!(self.newest == 0 && self.topics.len() == 0, "a log begins once, before all else");
+        self.newest = seq;
+        self.forgotten.raise_floor(seq);
+    }
+
     /// The identity of this log's lifetime.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The highest `seq` ever appended, retained or not; zero before the first event.
+    /// The highest `seq` ever appended, retained or not; before the first event, where the log began: zero, or
+    /// what [`Log::begin_after`] was given.
     pub fn newest(&self) -> u64 {
         self.newest
     }
@@ -143,8 +157,7 @@ impl Log {
 
     /// The memory of the frames and of everything that is kept because of them, in bytes: indexes, the
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
-    /// of 10 KiB and what an allocator rounds up. After each [`Log::append`] it is at most
-    /// [`LogLimits::total_bytes`].
+    /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
         self.held_bytes + self.holders.bytes() + self.expiries.bytes() + self.forgotten.bytes()
     }
@@ -178,7 +191,9 @@ impl Log {
             self.drop_unretained(slot, nanoseconds(now), dropped);
         }
         drop(frame);
-        while self.bytes() > self.limits.total_bytes
+        // What forgotten topics may take is never given away: readers that leave may need it at any time.
+        let at_most = self.limits.total_bytes - self.limits.total_bytes / FORGOTTEN_SHARE;
+        while self.bytes() - self.forgotten.bytes() > at_most
             && let Some(slot) = self.classes.take_turn(&self.topics)
         {
             self.drop_oldest(slot, dropped);
@@ -392,7 +407,7 @@ impl Log {
         let Some(held) = entry.held.as_deref_mut() else { return };
         let before = held.overhead_bytes();
         let Some(frame) = held.pop_oldest(self.keys) else { return };
-        entry.dropped = frame.seq();
+        entry.dropped.note(&frame);
         if held.is_empty() {
             let is_queued = held.expiry_stamp != 0;
             self.held_bytes -= before + entry.bytes();

@@ -1,9 +1,8 @@
-//! The log and the audiences against a naive model: a list of all events, and for each reader the bytes
-//! it must get.
+//! Delivery and the log against a naive model: a list of all events, and for each reader the bytes it must get.
 //!
-//! The world below does to `Log` and `Audiences` what a shard does, with sockets that take a random
-//! number of bytes. After each step every reader's stream must be a prefix of what the list says, and
-//! the tables must agree with each other; in the end everybody must have everything.
+//! The world below drives the same [`Delivery`] that a shard drives, with sockets that take a random number of bytes, and
+//! with mail that is handed over late. After each step every reader's stream must be a prefix of what the list says,
+//! and the tables must agree with each other; in the end everybody must have everything.
 //!
 //! What happens is chosen by a seed (the test) or by bytes (the fuzzer, which takes in this file by its path).
 
@@ -13,61 +12,67 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_proto::audience::{AudienceId, Audiences, Subscription};
+use fanfare_proto::audience::{Subscription, SweepBounds};
 use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::delivery::{Budgets, Closed, Delivery, SendFailure, StreamKey};
 use fanfare_proto::event::{Event, EventId, Topic};
-use fanfare_proto::frame::{Frame, WireFormat};
-use fanfare_proto::laggard::Laggards;
-use fanfare_proto::limits::{LaggardPolicy, Retention};
-use fanfare_proto::old_log::{EARLIEST, Log, Start};
-use fanfare_proto::run::{Remainder, Run};
+use fanfare_proto::event_log::UnsharedLog;
+use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbeat};
+use fanfare_proto::limits::{LaggardPolicy, Limits, LogLimits, Retention};
+use fanfare_proto::link::{Transport, Unsent};
+use fanfare_proto::log::{EARLIEST, Log, Start};
+use fanfare_proto::stream::{CloseReason, Deciseconds16, StreamOptions};
 
 const TOPICS: usize = 5;
-/// The log, the audiences and their readers, as on one shard.
+/// What the opening of a stream looks like here.
+const OPENING: &[u8] = b"opening of a stream\n";
+
+/// One shard's delivery and its readers, and the log.
 pub(crate) struct World {
     choices: Choices,
     now: Duration,
     epoch: Epoch,
+    limits: Limits,
+    budgets: Budgets,
     log: Log,
-    audiences: Audiences,
-    laggards: Laggards,
-    run: Run,
-    policy: LaggardPolicy,
-    laggard_frames: usize,
+    delivery: Delivery,
+    /// Events that were published and not handed to the shard yet.
+    mail: VecDeque<Arc<Frame>>,
     /// What readers choose from: few, so that they share audiences.
     menu: Vec<Subscription>,
     /// The naive log: all events ever.
     history: Vec<Arc<Frame>>,
     /// By slot.
     readers: BTreeMap<u32, Reader>,
-    next_slot: u32,
+    next_socket: i32,
+    draining: bool,
 }
 
 struct Reader {
-    audience: AudienceId,
+    key: StreamKey,
+    socket: i32,
     subscription: Subscription,
-    place: Place,
+    options: StreamOptions,
     /// How many bytes its socket takes before it is full; `None`: any number.
     room: Option<usize>,
+    /// Its socket was full, and no notification has come since.
+    is_blocked: bool,
     /// Its peer is gone.
     gone: bool,
-    /// What it got of the next event so far.
+    /// What it got and did not understand yet.
     begun: Vec<u8>,
     /// It was given, or told that it cannot get, everything up to here.
     seen: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
-    Member(u32),
-    Laggard(u32),
-}
-
-/// What a socket took.
-enum Sent {
-    Whole,
-    Full(usize),
-    Gone,
+    /// It was told that some events up to here are gone. What is left of them comes.
+    incomplete_until: u64,
+    /// How far its history is incomplete is not known exactly.
+    is_uncertain: bool,
+    /// It has had its opening.
+    is_open: bool,
+    /// When it was last sent something, or the shard knew that its socket was full.
+    heard_at: Duration,
+    /// The end of its stream has come.
+    ended: bool,
 }
 
 impl World {
@@ -79,22 +84,43 @@ impl World {
             bytes: choices.pick(&[2_000, 20_000, 10_000_000]),
             age: Duration::from_secs(choices.pick(&[3, 1000])),
         };
-        let laggard_frames = choices.pick(&[2, 6, 40]);
-        let laggard_bytes = choices.pick(&[1_500, 8_000, 400_000]);
+        let total_bytes = choices.pick(&[20_000, 100_000, 100_000_000]);
+        let log = LogLimits { retention, total_bytes, ..LogLimits::default() };
+        let limits = Limits {
+            laggard_policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
+            laggard_bytes: choices.pick(&[1_500, 45_000, 10_000_000]),
+            delivery_bytes: choices.pick(&[2_000, 100_000, 10_000_000]),
+            laggard_time: Duration::from_secs(choices.pick(&[5, 1000])),
+            heartbeat: Duration::from_secs(choices.pick(&[1, 20])),
+            heartbeat_form: choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]),
+            log: log.clone(),
+            ..Limits::default()
+        };
+        let budgets = Budgets {
+            marks: choices.pick(&[1, 3, 100]),
+            sends: choices.pick(&[1, 4, 100]),
+            bytes: choices.pick(&[1_000, 1_000_000]),
+            laggards: choices.pick(&[1, 8]),
+            scans: choices.pick(&[1, 3, 100]),
+            endings: choices.pick(&[1, 10]),
+            laggard_checks: choices.pick(&[1, 100]),
+            sweep: SweepBounds { frames: choices.pick(&[1, 6, 40]), bytes: choices.pick(&[1_500, 400_000]) },
+        };
+        let seed = choices.next();
         let menu = (0..1 + choices.below(4)).map(|_| choices.subscription()).collect();
         World {
             now: Duration::ZERO,
             epoch,
             menu,
-            log: Log::new(epoch, retention),
-            audiences: Audiences::new(laggard_frames, laggard_bytes),
-            laggards: Laggards::default(),
-            run: Run::default(),
-            policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
-            laggard_frames,
+            log: Log::new(epoch, log, seed),
+            delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),
+            limits,
+            budgets,
+            mail: VecDeque::new(),
             history: Vec::new(),
             readers: BTreeMap::new(),
-            next_slot: 0,
+            next_socket: 0,
+            draining: false,
             choices,
         }
     }
@@ -110,81 +136,117 @@ impl World {
         match self.choices.below(100) {
             0..15 => self.join(),
             15..20 => self.leave_some(),
-            20..25 => self.stall_some(),
-            25..35 => self.change_some_socket(),
-            35..60 => self.publish_some(),
-            60..80 => {
-                let slices = 1 + self.choices.below(4);
-                self.take_turn(slices);
-            }
-            80..92 => self.serve_laggard(),
-            92..96 => self.check_laggards(),
-            _ => {
-                self.now += Duration::from_millis(self.choices.below(1500) as u64);
-                self.log.trim(self.now);
-            }
+            20..32 => self.change_some_socket(),
+            32..57 => self.publish_some(),
+            57..92 => self.turn(),
+            92..99 => self.now += Duration::from_millis(self.choices.below(1500) as u64),
+            _ => self.log.trim(self.now, self.choices.below(5), &mut Vec::new()),
         }
-        self.ask_the_log();
     }
 
     /// Opens all sockets and works until nothing is left to do; then all have everything, and nothing is kept.
     pub(crate) fn finish(&mut self) {
         for slot in self.readers.keys().copied().collect::<Vec<_>>() {
-            self.open(slot);
+            self.open_socket(slot);
         }
-        for _ in 0..10_000 + 2 * self.readers.len() * self.history.len() {
-            if !self.audiences.dirty() && self.laggards.is_empty() {
-                break;
-            }
-            self.take_turn(3);
-            self.serve_laggard();
-            self.check();
-        }
-        assert!(!self.audiences.dirty() && self.laggards.is_empty(), "the work comes to an end");
-        assert!(!self.audiences.crowded());
+        self.work_off("after all sockets were opened");
         for reader in self.readers.values() {
-            assert!(reader.begun.is_empty());
-            assert!(self.first_after(reader, reader.seen).is_none(), "a reader misses an event");
-            let window = self.audiences.window(reader.audience);
-            assert!(window.is_empty() && window.bytes() == 0, "everybody has everything");
+            assert!(reader.begun.is_empty(), "{:?}: {:?}", reader.key, reader.begun);
+            let next = self.first_after(reader, reader.seen.max(reader.incomplete_until));
+            assert!(next.is_none() || self.may_skip_in_silence(reader, next), "a reader misses {next:?}");
+        }
+        self.delivery.shrink_for_idle();
+        self.delivery.check_sleep();
+        assert_eq!(self.delivery.held_bytes(), 0, "everybody has everything");
+        if self.choices.one_in(2) {
+            self.drain();
         }
         for slot in self.readers.keys().copied().collect::<Vec<_>>() {
             self.leave(slot);
         }
-        assert!(self.audiences.is_empty() && !self.audiences.crowded());
-        assert!(self.audiences.next_turn(true).is_none());
-        self.log.trim(Duration::MAX);
-        assert!(self.log.is_empty() && self.log.bytes() == 0);
-        let kept = (self.log.extents().count(), self.log.own_ids(), self.audiences.topics());
-        assert_eq!(kept, (0, 0, 0), "no topic and no id is kept for nobody");
+        assert!(self.delivery.is_empty() && self.delivery.audiences() == 0);
+        assert_eq!(self.delivery.topics_read().count(), 0, "no topic is read by nobody");
+        self.log.trim(Duration::MAX, usize::MAX, &mut Vec::new());
+        assert!(self.log.is_empty());
+        self.log.check();
     }
 
-    // What a shard does with newcomers and leavers.
+    fn work_off(&mut self, when: &str) {
+        for _ in 0..10_000 + 20 * self.readers.len() * (self.history.len() + 1) {
+            if !self.delivery.has_work() && self.mail.is_empty() && self.delivery.laggards() == 0 {
+                return;
+            }
+            self.turn();
+        }
+        panic!("the work does not come to an end {when}");
+    }
+
+    /// Everybody reads, so everybody gets a whole end.
+    fn drain(&mut self) {
+        self.draining = true;
+        self.delivery.begin_drain(Duration::from_millis(50), self.now);
+        for _ in 0..1000 + 100 * self.readers.len() {
+            if self.readers.is_empty() {
+                return;
+            }
+            self.now += Duration::from_millis(5);
+            self.turn();
+        }
+        panic!("a drain does not come to an end");
+    }
+
+    // What a shard does.
 
     fn join(&mut self) {
         let subscription = self.menu[self.choices.below(self.menu.len())].clone();
-        let start = match self.choices.below(4) {
+        let asked = match self.choices.below(4) {
             0 => Some(EARLIEST.to_owned()),
             1 => Some(self.some_cursor().to_string()),
             _ => None,
         };
-        let start = start.map(|id| self.log.resume(&id, subscription.topics()));
-        let (audience, new) = self.audiences.found(subscription.clone(), self.log.head());
-        if new {
-            self.log.hold(subscription.topics());
-        }
-        let head = self.audiences.head(audience);
-        let (slot, seen) = (self.next_slot, start.map_or(self.log.head(), |start| start.cursor));
-        self.next_slot += 1;
-        let behind = self.log.after(subscription.topics(), seen).any(|frame| subscription.admits(frame));
-        let place = if behind {
-            self.audiences.add_laggard(audience);
-            Place::Laggard(self.laggards.insert(slot, seen, head, None, self.now, true))
-        } else {
-            Place::Member(self.audiences.join(audience, slot as i32, slot))
+        let options = StreamOptions {
+            gap_notice: !self.choices.one_in(4),
+            checkpoint: self.choices.pick(&[Checkpoint::Off, Checkpoint::Block]),
+            heartbeat: self.choices.one_in(4).then(|| Deciseconds16::of(Duration::from_millis(700))),
         };
-        let (room, gone, begun) = (None, false, Vec::new());
-        self.readers.insert(slot, Reader { audience, subscription, place, room, gone, begun, seen });
+        let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
+        let key = self.delivery.reserve();
+        let sees_private = subscription.wanted_after(0, 0).sees_private;
+        let start = asked.map(|id| log.log.resume(&id, subscription.topics(), sees_private));
+        let opened = self.delivery.open(subscription.clone(), start, &mut log);
+        let (seen, incomplete_until) = (opened.cursor, opened.incomplete_until);
+        if let Some(Start::At { cursor, .. }) = start {
+            assert!(cursor == incomplete_until && !opened.gap);
+        }
+        if self.choices.one_in(20) {
+            return self.delivery.abandon(opened, &mut log);
+        }
+        self.next_socket += 1;
+        let (socket, now) = (self.next_socket, self.now);
+        let unsent = self.choices.one_in(3).then(|| Unsent::own(OPENING.into(), 0));
+        let is_open = unsent.is_none();
+        let reader = Reader {
+            key,
+            socket,
+            subscription,
+            options,
+            room: None,
+            is_blocked: !is_open,
+            gone: false,
+            begun: Vec::new(),
+            seen,
+            incomplete_until,
+            is_uncertain: false,
+            is_open,
+            heard_at: now,
+            ended: false,
+        };
+        assert!(self.readers.insert(key.slot, reader).is_none(), "a slot that is in use");
+        self.delivery.begin(key, opened, socket, options, unsent, now, &mut log);
+        self.take_closed();
+        if !is_open && self.readers.contains_key(&key.slot) && self.choices.one_in(2) {
+            self.open_socket(key.slot);
+        }
     }
 
     fn leave_some(&mut self) {
@@ -194,79 +256,44 @@ impl World {
     }
 
     fn leave(&mut self, slot: u32) {
-        let reader = self.readers.remove(&slot).unwrap();
-        match reader.place {
-            Place::Member(index) => {
-                self.take_member(reader.audience, index);
-            }
-            Place::Laggard(key) => {
-                self.laggards.remove(key);
-                self.audiences.remove_laggard(reader.audience);
-            }
-        }
-        if let Some(subscription) = self.audiences.remove_if_empty(reader.audience) {
-            self.log.release(subscription.topics());
-        }
-    }
-
-    fn take_member(&mut self, audience: AudienceId, index: u32) -> u64 {
-        let readers = &mut self.readers;
-        let member = self.audiences.leave(audience, index, |slot, index| {
-            readers.get_mut(&slot).unwrap().place = Place::Member(index);
-        });
-        member.cursor
-    }
-
-    /// A heartbeat finds a member's socket full: it becomes a laggard outside of any turn.
-    fn stall_some(&mut self) {
-        let Some(slot) = self.some_reader() else { return };
-        let Place::Member(index) = self.readers[&slot].place else { return };
-        self.readers.get_mut(&slot).unwrap().room = Some(0);
-        self.make_laggard(self.readers[&slot].audience, index, slot, None, None);
-    }
-
-    fn make_laggard(
-        &mut self,
-        audience: AudienceId,
-        index: u32,
-        slot: u32,
-        cursor: Option<u64>,
-        remainder: Option<Remainder>,
-    ) {
-        self.audiences.add_laggard(audience);
-        let stood_at = self.take_member(audience, index);
-        let cursor = cursor.unwrap_or(stood_at);
-        let key = self.laggards.insert(slot, cursor, cursor, remainder, self.now, false);
-        self.readers.get_mut(&slot).unwrap().place = Place::Laggard(key);
+        let key = self.readers[&slot].key;
+        let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
+        self.readers.get_mut(&slot).unwrap().gone = true;
+        self.delivery.handle_gone(key, &mut log);
+        // A notification that comes twice finds no stream.
+        self.delivery.handle_gone(key, &mut log);
+        self.take_closed();
+        assert!(!self.readers.contains_key(&slot));
     }
 
     fn change_some_socket(&mut self) {
         let Some(slot) = self.some_reader() else { return };
+        let key = self.readers[&slot].key;
         match self.choices.below(10) {
-            0..5 => self.open(slot),
-            5..9 => {
+            0..5 => self.open_socket(slot),
+            5..8 => {
                 let room = self.choices.pick(&[0, 1, 30, 100, 1_000, 50_000]);
                 self.readers.get_mut(&slot).unwrap().room = Some(room);
+            }
+            8 => {
+                // Stale and spurious notifications.
+                let generation = self.choices.below(3) as u32;
+                self.delivery.handle_writable(StreamKey { generation, ..key });
+                self.delivery.handle_writable(key);
             }
             _ => self.readers.get_mut(&slot).unwrap().gone = true,
         }
     }
 
-    fn open(&mut self, slot: u32) {
+    fn open_socket(&mut self, slot: u32) {
         let reader = self.readers.get_mut(&slot).unwrap();
         reader.room = None;
-        if let Place::Laggard(key) = reader.place {
-            self.laggards.ready(key);
+        if std::mem::take(&mut reader.is_blocked) {
+            self.delivery.handle_writable(reader.key);
         }
     }
 
-    // What a shard does with events.
-
     fn publish_some(&mut self) {
-        if self.audiences.crowded() {
-            assert!(self.audiences.dirty(), "what is crowded must get a turn");
-            return;
-        }
         for _ in 0..1 + self.choices.below(4) {
             let mut event = Event::new(self.choices.topic()).private(self.choices.one_in(4));
             for _ in 0..self.choices.below(3) {
@@ -276,245 +303,303 @@ impl World {
                 event = event.id(EventId::new(format!("own-{}", self.choices.below(4))).unwrap());
             }
             let size = self.choices.pick(&[0, 10, 10, 100, 100, 700, 40_000]);
-            let (seq, fill) = (self.history.len() as u64 + 1, "x".repeat(size));
+            // Numbers rise and have holes.
+            let seq = self.log.newest() + self.choices.pick(&[1, 1, 1, 7]);
             let id = self.cursor(seq).to_string();
-            let frame = Arc::new(Frame::encode(seq, &id, event.data(format!("{seq}{fill}")), self.now));
-            self.audiences.append(&frame);
-            self.log.append(Arc::clone(&frame), self.now);
+            let data = format!("{seq}{}", "x".repeat(size));
+            let frame = Arc::new(Frame::encode(seq, &id, event.data(data), self.now));
+            self.log.append(Arc::clone(&frame), self.now, &mut Vec::new());
+            if !self.log.shards_reading(frame.topics()).is_empty() {
+                self.mail.push_back(Arc::clone(&frame));
+            }
             self.history.push(frame);
         }
     }
 
-    fn take_turn(&mut self, slices: usize) {
-        let Some(audience) = self.audiences.next_turn(true) else { return };
-        let swept_to = self.audiences.swept_to(audience);
-        let mut gone = Vec::new();
-        for _ in 0..slices {
-            let (budget, tenths) = (1 + self.choices.below(4), (self.now.as_millis() / 100) as u32);
-            let Some(mut slice) = self.audiences.slice(audience, budget, tenths) else { break };
-            // A shard shortens a slice whose bytes it cannot afford.
-            slice.end -= self.choices.below(slice.end - slice.start);
-            self.audiences.fill(audience, slice.after, &mut self.run);
-            assert!(!self.run.is_empty(), "a member behind the head needs something");
-            let members = self.audiences.members(audience, slice).to_vec();
-            self.audiences.sent(audience, slice, self.run.end());
-            for (index, member) in members.iter().enumerate().rev() {
-                let index = (slice.start + index) as u32;
-                let bytes = self.run.bytes().to_vec();
-                match self.send(member.slot, &bytes) {
-                    Sent::Whole => {}
-                    Sent::Full(sent) => {
-                        let cut = self.run.cut(sent);
-                        self.make_laggard(audience, index, member.slot, Some(cut.cursor), cut.remainder);
-                    }
-                    Sent::Gone => gone.push(member.slot),
+    /// One turn of the loop.
+    fn turn(&mut self) {
+        let mut marks = self.budgets.marks;
+        self.delivery.mark(&mut marks);
+        let late = if self.draining { 0 } else { self.choices.below(4) };
+        while marks > 0 && self.mail.len() > late && !self.delivery.is_backlogged() {
+            let frame = self.mail.pop_front().unwrap();
+            self.delivery.handle_event(frame, &mut marks);
+        }
+        let caught_up_to = self.mail.is_empty().then_some(self.log.newest());
+        let now = self.now;
+        let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
+        self.delivery.handle_timeout(now, caught_up_to, &mut log);
+        self.take_closed();
+        let mut budget = self.delivery.budget();
+        for _ in 0.. {
+            let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
+            let Some(batch) = self.delivery.poll_send(now, &mut budget, &mut log) else { break };
+            assert!(!batch.bytes.is_empty() && !batch.sockets.is_empty(), "an empty batch");
+            let (bytes, sockets) = (batch.bytes.to_vec(), batch.sockets.to_vec());
+            let mut failures: Vec<SendFailure> = Vec::new();
+            for (index, &socket) in sockets.iter().enumerate() {
+                failures.extend(self.send(index, socket, &bytes));
+            }
+            if self.choices.one_in(2) {
+                failures.reverse();
+            }
+            let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
+            self.delivery.handle_sent(failures, now, &mut log);
+            self.take_closed();
+        }
+        self.take_closed();
+        assert!(!self.delivery.is_backlogged() || self.delivery.has_work(), "backlogged for ever");
+    }
+
+    fn take_closed(&mut self) {
+        while let Some(Closed { socket, key, reason, finish }) = self.delivery.poll_closed() {
+            let reader = self.readers.remove(&key.slot).unwrap();
+            assert_eq!((reader.socket, reader.key), (socket, key));
+            let may_be = match reason {
+                CloseReason::PeerLeft => reader.gone,
+                CloseReason::LaggardFull => self.may_be_over_a_bound(&reader),
+                CloseReason::LaggardStalled => {
+                    reader.is_blocked && self.now - reader.heard_at >= self.limits.laggard_time
                 }
-            }
-        }
-        self.audiences.end_turn(audience);
-        assert!(self.audiences.swept_to(audience) >= swept_to, "a sweep never goes back");
-        for slot in gone {
-            self.leave(slot);
-        }
-    }
-
-    fn serve_laggard(&mut self) {
-        let Some(key) = self.laggards.next_turn() else { return };
-        let slot = self.laggards.get(key).slot;
-        if let Some(remainder) = self.laggards.get(key).remainder.clone() {
-            match self.send(slot, remainder.bytes()) {
-                Sent::Whole => {
-                    let laggard = self.laggards.get_mut(key);
-                    laggard.cursor = remainder.seq().unwrap();
-                    laggard.remainder = None;
+                CloseReason::Aged => false,
+                CloseReason::Drained => {
+                    let next = self.first_after(&reader, reader.seen.max(reader.incomplete_until));
+                    self.draining && (next.is_none() || self.may_skip_in_silence(&reader, next))
                 }
-                Sent::Full(sent) => {
-                    return self.laggards.get_mut(key).remainder.as_mut().unwrap().advance(sent);
-                }
-                Sent::Gone => return self.leave(slot),
-            }
-        }
-        if !self.fill_for_laggard(key) {
-            return;
-        }
-        let bytes = self.run.bytes().to_vec();
-        let sent = if bytes.is_empty() { Sent::Whole } else { self.send(slot, &bytes) };
-        let audience = self.readers[&slot].audience;
-        match sent {
-            Sent::Whole if self.run.is_empty() || self.run.end() >= self.audiences.head(audience) => {
-                self.laggards.remove(key);
-                let index = self.audiences.join(audience, slot as i32, slot);
-                self.readers.get_mut(&slot).unwrap().place = Place::Member(index);
-                self.audiences.remove_laggard(audience);
-            }
-            Sent::Whole => {
-                self.laggards.get_mut(key).cursor = self.run.end();
-                self.laggards.ready(key);
-            }
-            Sent::Full(sent) => {
-                let cut = self.run.cut(sent);
-                let laggard = self.laggards.get_mut(key);
-                (laggard.cursor, laggard.remainder) = (cut.cursor, cut.remainder);
-            }
-            Sent::Gone => self.leave(slot),
+                CloseReason::Cut => false,
+            };
+            let next = self.first_after(&reader, reader.seen).map(|next| next.seq());
+            let available_after = self.available_after(&reader);
+            assert!(
+                may_be,
+                "{key:?} was closed as {reason:?}: has {}, needs {next:?}, available after {available_after}, begun {}, \
+                 {:?}",
+                reader.seen,
+                reader.begun.len(),
+                self.limits.laggard_policy
+            );
+            assert!(finish || reason != CloseReason::Drained);
+            assert!(reader.gone || !finish || reader.ended, "the end was sent");
         }
     }
 
-    /// From the window, else from the log, else there is a gap: the sign that this test accepts for a loss.
-    fn fill_for_laggard(&mut self, key: u32) -> bool {
-        let laggard = self.laggards.get(key);
-        let (slot, cursor, needs_after) = (laggard.slot, laggard.cursor, laggard.needs_after());
-        let reader = &self.readers[&slot];
-        let (audience, subscription) = (reader.audience, &reader.subscription);
-        let window_after = self.audiences.window_after(audience);
-        let in_log = self.log.available_after(subscription.topics());
-        let over_bound = needs_after < window_after;
-        if over_bound && self.policy == LaggardPolicy::Disconnect {
-            self.leave(slot);
-            return false;
-        }
-        if !over_bound && cursor >= window_after {
-            self.audiences.fill(audience, cursor, &mut self.run);
-            return true;
-        }
-        if !over_bound && cursor >= in_log {
-            let frames = self.log.after(subscription.topics(), cursor);
-            let admitted = frames.filter(|frame| subscription.admits(frame));
-            self.run.fill(cursor, subscription.format(), admitted);
-            return true;
-        }
-        let to = if over_bound { window_after } else { in_log.min(window_after) };
-        assert!(to > cursor, "a gap leads on");
-        if over_bound {
-            let lost = self.first_after(reader, cursor).is_some_and(|frame| frame.seq() <= to);
-            assert!(lost, "over its bound, yet nothing was dropped");
-        }
-        let laggard = self.laggards.get_mut(key);
-        laggard.cursor = to;
-        laggard.since = laggard.since.max(to);
-        self.laggards.ready(key);
-        self.readers.get_mut(&slot).unwrap().seen = to;
-        false
-    }
-
-    fn check_laggards(&mut self) {
-        let mut slowest = BTreeMap::new();
-        for (_, laggard) in self.laggards.iter() {
-            let audience = self.readers[&laggard.slot].audience;
-            let needs_after = laggard.needs_after();
-            let lowest = slowest.entry(self.some_member_key(audience)).or_insert((audience, needs_after));
-            lowest.1 = lowest.1.min(needs_after);
-        }
-        for (audience, needs_after) in slowest.into_values() {
-            self.audiences.trim_window(audience, needs_after);
-        }
-    }
-
-    /// An order for audiences, whose ids have none.
-    fn some_member_key(&self, audience: AudienceId) -> u32 {
-        *self.readers.iter().find(|(_, reader)| reader.audience == audience).unwrap().0
+    /// The log has dropped something that it needs, or links have begun more than they may.
+    fn may_be_over_a_bound(&self, reader: &Reader) -> bool {
+        let available_after = self.available_after(reader);
+        let misses = self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= available_after);
+        let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
+        // The notice of a gap is begun, too.
+        let has_begun = !reader.begun.is_empty() || !reader.is_open || reader.is_blocked || misses;
+        lost || (has_begun && self.limits.laggard_bytes < 1_000_000)
     }
 
     // The network, and what its readers must see.
 
-    fn send(&mut self, slot: u32, bytes: &[u8]) -> Sent {
-        let reader = self.readers.get_mut(&slot).unwrap();
+    fn send(&mut self, index: usize, socket: i32, bytes: &[u8]) -> Option<SendFailure> {
+        let now = self.now;
+        let reader = self.readers.values_mut().find(|reader| reader.socket == socket).expect("a socket");
+        assert!(!reader.ended, "nothing comes after the end of a stream");
         if reader.gone {
-            return Sent::Gone;
+            return Some(SendFailure { index, sent: 0, is_gone: true });
         }
         let sent = reader.room.unwrap_or(usize::MAX).min(bytes.len());
         reader.room = reader.room.map(|room| room - sent);
         reader.begun.extend_from_slice(&bytes[..sent]);
+        if sent > 0 {
+            reader.heard_at = now;
+        }
+        reader.is_blocked = sent < bytes.len();
+        let slot = reader.key.slot;
         self.read(slot);
-        if sent == bytes.len() { Sent::Whole } else { Sent::Full(sent) }
+        (sent < bytes.len()).then_some(SendFailure { index, sent, is_gone: false })
     }
 
-    /// Compares what a reader got with the list: whole events are done with, the rest must be the
-    /// beginning of the next.
+    /// Compares what a reader got with the list: whole pieces are done with, the rest must be the beginning of what may
+    /// come next.
     fn read(&mut self, slot: u32) {
         let mut reader = self.readers.remove(&slot).unwrap();
-        while !reader.begun.is_empty() {
-            let next =
-                self.first_after(&reader, reader.seen).expect("no more events for this reader").clone();
-            let wire = next.wire(reader.subscription.format());
-            let common = wire.len().min(reader.begun.len());
-            assert!(reader.begun[..common] == wire[..common], "not the bytes of event {}", next.seq());
-            if common < wire.len() {
-                break;
-            }
-            reader.begun.drain(..common);
-            reader.seen = next.seq();
-        }
+        while !reader.begun.is_empty() && self.read_piece(&mut reader) {}
         self.readers.insert(slot, reader);
     }
 
+    /// Takes one whole piece off. False where there is none yet.
+    fn read_piece(&self, reader: &mut Reader) -> bool {
+        let format = reader.subscription.format();
+        if !reader.is_open {
+            let taken = take_off(&mut reader.begun, OPENING);
+            assert!(taken != Match::Other, "something came before the opening");
+            reader.is_open |= taken == Match::Whole;
+            return reader.is_open;
+        }
+        // Of incomplete history, what is left comes.
+        let mut next = self.first_after(reader, reader.seen).cloned();
+        while let Some(left_out) = next.as_ref().filter(|it| it.seq() <= reader.incomplete_until) {
+            if matches_beginning(&reader.begun, left_out.wire(format)) {
+                break;
+            }
+            next = self.first_after(reader, left_out.seq()).cloned();
+        }
+        if let Some(next) = &next {
+            match take_off(&mut reader.begun, next.wire(format)) {
+                Match::Whole => {
+                    reader.seen = next.seq();
+                    return true;
+                }
+                Match::Beginning => return false,
+                Match::Other => {}
+            }
+        }
+        if self.may_skip_in_silence(reader, next.as_ref()) && !starts_a_block(&reader.begun, format) {
+            return self.read_behind_a_skip(reader, format);
+        }
+        match take_off(&mut reader.begun, heartbeat(self.limits.heartbeat_form, format)) {
+            Match::Whole => return true,
+            Match::Beginning => return false,
+            Match::Other => {}
+        }
+        self.read_block(reader, format)
+    }
+
+    /// A reader that does not want to be told of gaps loses what the log has dropped without a sign.
+    fn may_skip_in_silence(&self, reader: &Reader, next: Option<&Arc<Frame>>) -> bool {
+        let available_after = self.available_after(reader);
+        self.limits.laggard_policy == LaggardPolicy::Skip
+            && !reader.options.gap_notice
+            && next.is_some_and(|next| next.seq() <= available_after)
+    }
+
+    /// What came is a later event, and all before it were dropped by the log.
+    fn read_behind_a_skip(&self, reader: &mut Reader, format: WireFormat) -> bool {
+        let available_after = self.available_after(reader);
+        let mut seq = reader.seen;
+        while let Some(next) = self.first_after(reader, seq) {
+            match take_off(&mut reader.begun, next.wire(format)) {
+                Match::Whole => {
+                    reader.seen = next.seq();
+                    return true;
+                }
+                Match::Beginning => return false,
+                Match::Other => {
+                    assert!(next.seq() <= available_after, "{} was left out", next.seq());
+                    seq = next.seq();
+                }
+            }
+        }
+        panic!("no event for {:?}: {:?}", reader.key, reader.begun);
+    }
+
+    /// A checkpoint, a gap, or the end of the stream.
+    fn read_block(&self, reader: &mut Reader, format: WireFormat) -> bool {
+        let Some((body, length)) = block(&reader.begun, format) else { return false };
+        let body = body.to_owned();
+        reader.begun.drain(..length);
+        if body.starts_with("retry: ") {
+            reader.ended = true;
+            if format == WireFormat::Chunked && reader.begun.len() == 5 {
+                assert_eq!(reader.begun, b"0\r\n\r\n");
+                reader.begun.clear();
+            }
+            assert!(self.draining, "a stream ends");
+            return true;
+        }
+        let id = body.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id");
+        let cursor = Cursor::parse(id).expect("a cursor");
+        let available_after = self.available_after(reader);
+        let complete_after = reader.seen.max(reader.incomplete_until);
+        if body.starts_with("event: fanfare.gap\n") {
+            assert!(reader.options.gap_notice && self.limits.laggard_policy == LaggardPolicy::Skip);
+            let missing = self.first_after(reader, complete_after);
+            let is_one = missing.is_some_and(|missing| missing.seq() <= available_after);
+            assert!(is_one || reader.is_uncertain, "a gap that is none");
+            // It was written some time ago: what it names as complete tells what was gone then.
+            let until = match body.split_once(r#""before":""#).and_then(|(_, rest)| rest.split_once('"')) {
+                Some((id, _)) => {
+                    let (seq, is_certain) = self.seq_of(id, reader);
+                    reader.is_uncertain = !is_certain;
+                    seq - 1
+                }
+                None => {
+                    reader.is_uncertain = true;
+                    available_after
+                }
+            };
+            assert!(cursor.seq >= reader.seen && cursor.seq <= until, "the gap goes on at {}", cursor.seq);
+            (reader.seen, reader.incomplete_until) = (cursor.seq, until);
+        } else {
+            assert_eq!(
+                &body[..body.len().min(80)],
+                format!("id: {id}\n\n"),
+                "{:?} has {} and needs {:?}",
+                reader.key,
+                reader.seen,
+                self.first_after(reader, reader.seen).map(|next| next.seq())
+            );
+            assert!(reader.options.checkpoint != Checkpoint::Off, "a checkpoint that was not asked for");
+            let missing = self.first_after(reader, complete_after);
+            let in_silence = self.may_skip_in_silence(reader, missing);
+            let missing = if in_silence { self.first_after(reader, available_after) } else { missing };
+            assert!(
+                missing.is_none_or(|missing| missing.seq() > cursor.seq),
+                "a checkpoint at {} before {:?} was sent",
+                cursor.seq,
+                reader.seen
+            );
+            reader.seen = reader.seen.max(cursor.seq);
+        }
+        true
+    }
+
+    /// The last event that a reader knows by this id and that may be the first behind a gap, and whether it is the only
+    /// one: ids are used again.
+    fn seq_of(&self, id: &str, reader: &Reader) -> (u64, bool) {
+        if let Some(cursor) = Cursor::parse(id) {
+            return (cursor.seq, true);
+        }
+        let available_after = self.available_after(reader);
+        let (mut before, mut found, mut count) = (reader.seen, None, 0);
+        while before <= available_after
+            && let Some(frame) = self.first_after(reader, before)
+        {
+            if frame.own_id() == Some(id) {
+                (found, count) = (Some(frame.seq()), count + 1);
+            }
+            before = frame.seq();
+        }
+        (found.expect("an event with this id"), count == 1)
+    }
+
+    /// The log has every event for the reader after this number.
+    fn available_after(&self, reader: &Reader) -> u64 {
+        let wanted = reader.subscription.wanted_after(0, 0);
+        self.log.available_after(wanted.topics, wanted.sees_private)
+    }
+
     fn first_after(&self, reader: &Reader, seq: u64) -> Option<&Arc<Frame>> {
-        let matches = |frame: &&Arc<Frame>| {
-            frame.topics().iter().any(|topic| reader.subscription.topics().contains(topic))
-                && reader.subscription.admits(frame)
-        };
-        self.history[seq as usize..].iter().find(matches)
+        let at = self.history.partition_point(|frame| frame.seq() <= seq);
+        self.history[at..].iter().find(|frame| reader.subscription.wants(frame))
     }
 
     // What must hold after each step.
 
-    /// Members, cursors, windows and counts agree with each other.
+    /// Streams, audiences and laggards agree with each other, and with the log.
     pub(crate) fn check(&self) {
-        let mut members = 0;
-        for (&slot, reader) in &self.readers {
-            let id = reader.audience;
-            let window = self.audiences.window(id);
-            let swept_to = self.audiences.swept_to(id);
-            match reader.place {
-                Place::Member(index) => {
-                    members += 1;
-                    let member = self.audiences.member(id, index);
-                    assert_eq!(member.slot, slot, "the member's index");
-                    assert!(reader.begun.is_empty(), "a member stands between two events");
-                    assert!(member.cursor >= swept_to && member.cursor <= self.audiences.head(id));
-                    let missing = self.first_after(reader, reader.seen);
-                    // A gone member is counted as served until it is taken out, at the end of the turn.
-                    assert!(missing.is_none_or(|frame| frame.seq() > member.cursor), "a false cursor");
-                }
-                Place::Laggard(key) => assert_eq!(self.laggards.get(key).slot, slot),
-            }
-            assert!(self.audiences.window_after(id) <= swept_to, "trimmed under a member");
-            let (unswept, _) = window.measure_after(swept_to);
-            assert!(window.len() <= self.laggard_frames + unswept, "the window has a bound");
-        }
-        let counted = self.audiences.counts().fold((0, 0), |sum, (_, m, l)| (sum.0 + m, sum.1 + l));
-        assert_eq!(counted, (members, self.laggards.len()));
-        self.audiences.check();
+        self.delivery.check();
         self.log.check();
-        assert_eq!(self.log.holds(), self.audiences.reads(), "the log's readers are the audiences");
-        assert!(!self.audiences.crowded() || self.audiences.dirty());
-    }
-
-    /// The log's answers to a random reader, against the list.
-    fn ask_the_log(&mut self) {
-        let count = 1 + self.choices.below(3);
-        let mut topics: Vec<Topic> = (0..count).map(|_| self.choices.topic()).collect();
-        topics.dedup();
-        let retained = self.history.len() - self.log.len();
-        let of_topics = |frame: &&Arc<Frame>| frame.topics().iter().any(|topic| topics.contains(topic));
-        let own = format!("own-{}", self.choices.below(4));
-        let cursor = self.some_cursor();
-        for id in [EARLIEST.to_owned(), cursor.to_string(), own.clone()] {
-            let Start { cursor: from, gap } = self.log.resume(&id, &topics);
-            let given: Vec<u64> = self.log.after(&topics, from).map(|frame| frame.seq()).collect();
-            let all: Vec<u64> =
-                self.history[from as usize..].iter().filter(of_topics).map(|frame| frame.seq()).collect();
-            assert_eq!(given, all, "all after the start {from} of {id:?}");
-            if gap {
-                let kept = self.history[retained..].iter().find(of_topics);
-                assert!(kept.is_none_or(|frame| frame.seq() > from), "a gap loses nothing that is here");
-            } else if id == cursor.to_string() {
-                assert_eq!(from, cursor.seq);
-            } else if id == own {
-                let of_id = |frame: &&Arc<Frame>| frame.own_id() == Some(&own);
-                let first = self.history[retained..].iter().find(of_id).expect("the id is retained");
-                assert!(from <= first.seq(), "whoever saw {own} first misses what followed");
-            }
+        let mut read: Vec<&Topic> = self.delivery.topics_read().collect();
+        read.sort();
+        let mut wanted: Vec<&Topic> = self.readers.values().flat_map(|it| it.subscription.topics()).collect();
+        wanted.sort();
+        wanted.dedup();
+        assert_eq!(read, wanted, "the topics that the shard has registered for");
+        for topic in read {
+            assert!(
+                !self.log.shards_reading(std::slice::from_ref(topic)).is_empty(),
+                "{topic} is not registered"
+            );
+        }
+        for topic in wanted {
+            let readers = self.readers.values().filter(|it| it.subscription.topics().contains(topic)).count();
+            assert_eq!(self.delivery.topic(topic).map(|(streams, _)| streams), Some(readers), "{topic}");
         }
     }
 
@@ -522,15 +607,72 @@ impl World {
         Cursor { epoch: self.epoch, seq }
     }
 
-    /// Near the head, and sometimes beyond it.
+    /// Near the newest event, and sometimes beyond it.
     fn some_cursor(&mut self) -> Cursor {
         let back = self.choices.below(30) as u64;
-        self.cursor((self.history.len() as u64 + 1).saturating_sub(back))
+        self.cursor((self.log.newest() + 1).saturating_sub(back))
     }
 
     fn some_reader(&mut self) -> Option<u32> {
         let index = self.choices.below(self.readers.len().max(1));
         self.readers.keys().nth(index).copied()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Match {
+    Whole,
+    Beginning,
+    Other,
+}
+
+fn matches_beginning(begun: &[u8], piece: &[u8]) -> bool {
+    let common = piece.len().min(begun.len());
+    begun[..common] == piece[..common]
+}
+
+/// Takes `piece` off the front of `begun` if it is there whole.
+fn take_off(begun: &mut Vec<u8>, piece: &[u8]) -> Match {
+    let common = piece.len().min(begun.len());
+    if begun[..common] != piece[..common] {
+        return Match::Other;
+    }
+    if common < piece.len() {
+        return Match::Beginning;
+    }
+    begun.drain(..common);
+    Match::Whole
+}
+
+/// Whether these bytes are of no event.
+fn starts_a_block(bytes: &[u8], format: WireFormat) -> bool {
+    let body = match format {
+        WireFormat::Plain => bytes,
+        WireFormat::Chunked => {
+            bytes.iter().position(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[end + 1..])
+        }
+    };
+    let starts = [&b"id: "[..], b"retry: ", b":", b"event: fanfare.gap"];
+    body.is_empty() || starts.iter().any(|start| start.starts_with(body) || body.starts_with(start))
+}
+
+/// The first chunk, or what comes up to a blank line or is one `retry` line, and how many bytes it is on the wire.
+fn block(bytes: &[u8], format: WireFormat) -> Option<(&str, usize)> {
+    let text = str::from_utf8(bytes).expect("text");
+    match format {
+        WireFormat::Plain => {
+            if text.starts_with("retry: ") {
+                return text.find('\n').map(|end| (&text[..=end], end + 1));
+            }
+            let end = text.find("\n\n")? + 2;
+            Some((&text[..end], end))
+        }
+        WireFormat::Chunked => {
+            let (size, rest) = text.split_once("\r\n")?;
+            let length = usize::from_str_radix(size, 16).expect("a chunk size");
+            let body = rest.get(..length)?;
+            (rest.get(length..length + 2)? == "\r\n").then_some((body, size.len() + 2 + length + 2))
+        }
     }
 }
 
@@ -590,9 +732,10 @@ impl Choices {
     }
 
     fn subscription(&mut self) -> Subscription {
-        let topics = (0..1 + self.below(3)).map(|_| self.topic()).collect();
+        let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
         let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        Subscription::new(topics, format, self.one_in(2))
+        let sees_private = self.one_in(2);
+        Subscription::new(topics, format, Transport::Http1, sees_private)
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

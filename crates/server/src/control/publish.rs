@@ -4,7 +4,6 @@
 //! stands, and the answer says so.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, HttpBody};
@@ -17,20 +16,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use super::Control;
-use super::body::{self, Lines};
+use super::body::{self, JsonEvents, Lines};
+use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, ROOM_TIME};
 use super::problem::Problem;
-
-/// Events of a stream or an array that are published together.
-const BATCH: usize = 256;
-
-/// How long a publish waits for room in the mailboxes before it is answered 503.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A JSON or form body must be complete within this time; a stream must not pause for longer.
-const BODY_TIME: Duration = Duration::from_secs(30);
-
-/// What a line of NDJSON may hold besides its data: names, ids, and JSON's escapes.
-const LINE_EXTRA: usize = 64 << 10;
 
 pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
     let content_type =
@@ -57,30 +45,81 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
 }
 
 async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem> {
-    let body = collect(body, control.max_body).await?;
+    let body = collect(body, control.limits.body_bytes).await?;
     if !body::is_array(&body) {
         let mut events = vec![body::json_event(&body)?];
         let published = publish_waiting(&control.hub, &mut events, &mut Sum::default()).await?;
         return Ok(Json(json!({ "id": published.first })).into_response());
     }
-    let mut events = body::json_events(&body)?;
-    // All or nothing, also where the hub would take only a part at a time.
-    if let Err(error) = control.hub.check(&events) {
-        let index = fault_of(&error).1.unwrap_or_default();
-        return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
+    check_array(control, &body).await?;
+    let (mut part, mut sum) = (Part::default(), Sum::default());
+    for event in JsonEvents::new(&body) {
+        let event = event?;
+        let bytes = memory_of(&event);
+        part.events.push(event);
+        if part.has_read(bytes) {
+            part.publish(control, &mut sum).await?;
+        }
     }
-    let mut sum = Sum::default();
-    while !events.is_empty() {
-        let rest = events.split_off(events.len().min(BATCH));
-        let published = publish_waiting(&control.hub, &mut events, &mut sum).await;
-        sum.add(published.map_err(|problem| sum.describe(problem))?);
-        events = rest;
-    }
+    part.publish(control, &mut sum).await?;
     Ok(sum.into_response())
 }
 
+/// Reads every event once before the first one is published, and forgets it again: an array is published
+/// whole or not at all, also where the hub takes only a part at a time. To keep all events would take many
+/// times the body's memory.
+async fn check_array(control: &Control, body: &[u8]) -> Result<(), Problem> {
+    let limit = control.limits.array_events;
+    let mut part = Part::default();
+    for (index, event) in JsonEvents::new(body).enumerate() {
+        if index == limit {
+            let long = format!("the array has more than {limit} events; NDJSON has no such bound");
+            return Err(Problem::new(413, long));
+        }
+        let event = event?;
+        let bytes = memory_of(&event);
+        if let Err(error) = control.hub.check(&[event]) {
+            return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
+        }
+        if part.has_read(bytes) {
+            part = Part::default();
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// What one turn does: so much of a body is read, and its events are published together. Then others have
+/// their turns.
+#[derive(Default)]
+struct Part {
+    events: Vec<Event>,
+    pieces: usize,
+    bytes: usize,
+}
+
+impl Part {
+    /// Notes that an event or a blank line of so many bytes was read, and says whether that ends the turn.
+    fn has_read(&mut self, bytes: usize) -> bool {
+        self.pieces += 1;
+        self.bytes += bytes;
+        self.pieces >= PART_EVENTS || self.bytes >= PART_BYTES
+    }
+
+    /// Publishes the events, if there are any, and ends the turn.
+    async fn publish(&mut self, control: &Control, sum: &mut Sum) -> Result<(), Problem> {
+        let mut part = std::mem::take(self);
+        if !part.events.is_empty() {
+            let published = publish_waiting(&control.hub, &mut part.events, sum).await;
+            sum.add(published.map_err(|problem| sum.describe(problem))?);
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+}
+
 async fn publish_form(control: &Control, body: Body) -> Result<Response, Problem> {
-    let body = collect(body, control.max_body).await?;
+    let body = collect(body, control.limits.body_bytes).await?;
     let mut events = vec![body::form_event(&body)?];
     let published = publish_waiting(&control.hub, &mut events, &mut Sum::default()).await?;
     Ok(Json(json!({ "id": published.first })).into_response())
@@ -103,26 +142,29 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
             Some(Ok(bytes)) => lines.buffer.extend_from_slice(&bytes),
             None => {}
         }
-        let mut events = Vec::new();
+        let mut part = Part::default();
         let mut failure = None;
         while let Some(line) = lines.next(ended) {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
-                control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
-                Ok(event)
-            });
-            match event {
-                Ok(event) => events.push(event),
-                Err(problem) => {
-                    let number = lines.number;
-                    failure = Some(problem.at(&format!("line {number}")).member("line", number));
-                    break;
+            let mut bytes = line.len();
+            if !line.trim_ascii().is_empty() {
+                let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
+                    control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
+                    Ok(event)
+                });
+                match event {
+                    Ok(event) => {
+                        bytes = memory_of(&event);
+                        part.events.push(event);
+                    }
+                    Err(problem) => {
+                        let number = lines.number;
+                        failure = Some(problem.at(&format!("line {number}")).member("line", number));
+                        break;
+                    }
                 }
             }
-            if events.len() == BATCH {
-                flush(control, &mut events, &mut sum, lines.number).await?;
+            if part.has_read(bytes) {
+                publish_lines_up_to(control, &mut part, &mut sum, lines.number).await?;
             }
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
@@ -130,9 +172,7 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
             let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
             failure = Some(long.member("line", number));
         }
-        if !events.is_empty() {
-            flush(control, &mut events, &mut sum, lines.number).await?;
-        }
+        publish_lines_up_to(control, &mut part, &mut sum, lines.number).await?;
         if let Some(problem) = failure {
             return Err(sum.describe(problem));
         }
@@ -142,22 +182,30 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
     }
 }
 
-async fn flush(
+async fn publish_lines_up_to(
     control: &Control,
-    events: &mut Vec<Event>,
+    part: &mut Part,
     sum: &mut Sum,
     line: usize,
 ) -> Result<(), Problem> {
-    let published = publish_waiting(&control.hub, events, sum).await;
-    let published = published.map_err(|problem| sum.describe(problem.at(&format!("up to line {line}"))))?;
-    sum.add(published);
-    Ok(())
+    let published = part.publish(control, sum).await;
+    published.map_err(|problem| problem.at(&format!("up to line {line}")))
+}
+
+/// What an event takes in memory, in bytes: about what its parts do, and what the allocator adds to each.
+fn memory_of(event: &Event) -> usize {
+    /// The pointer to a topic, the counts of its owners, and what the allocator adds.
+    const TOPIC: usize = 48;
+    let topics: usize = event.topics().iter().map(|topic| TOPIC + topic.as_str().len()).sum();
+    let data = event.data_text().map_or(0, str::len);
+    let id = event.own_id().map_or(0, |id| id.as_str().len());
+    size_of::<Event>() + topics + data + id
 }
 
 /// Publishes, and waits for room where the mailboxes are full. What was published before a refusal is added to `sum`.
 async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> Result<Published, Problem> {
     let mut publishing = hub.publish_async(events);
-    let (error, published) = match tokio::time::timeout(PATIENCE, &mut publishing).await {
+    let (error, published) = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
         Ok(Ok(published)) => return Ok(published),
         Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
         Err(_) => (PublishError::Busy, publishing.published().cloned()),

@@ -5,25 +5,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
-use fanfare::{Topic, TopicCounts};
-use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::{Control, origin_and_host, publish};
+use super::{Control, origin_and_host, publish, topics};
 use crate::cors::Verdict;
-
-/// How long each shard may take to answer for its topics.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The page may talk to this server under each of its loopback names, and to nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -34,8 +27,8 @@ pub(super) fn router(control: Arc<Control>) -> Router {
     let events = post(publish::publish).head(subscribe_head).options(preflight);
     Router::new()
         .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
-        .route("/topics", only(get(topics), "GET, HEAD"))
-        .route("/topics/{*topic}", only(get(topic), "GET, HEAD"))
+        .route("/topics", only(get(topics::topics), "GET, HEAD"))
+        .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
         .route("/health/live", only(get(|| async { "live\n" }), "GET, HEAD"))
         .route("/health/ready", only(get(ready), "GET, HEAD"))
         .route("/", page("text/html; charset=utf-8", include_str!("../page/index.html")))
@@ -127,43 +120,4 @@ async fn ready(State(control): State<Arc<Control>>) -> Response {
         return Problem::new(503, "draining").into_response();
     }
     "ready\n".into_response()
-}
-
-async fn topics(State(control): State<Arc<Control>>) -> Response {
-    let all = ask(control, None).await;
-    let topics: Vec<Value> = all.iter().map(describe).collect();
-    Json(json!({ "topics": topics })).into_response()
-}
-
-async fn topic(State(control): State<Arc<Control>>, name: Result<Path<String>, PathRejection>) -> Response {
-    let Ok(Path(name)) = name else {
-        return Problem::new(400, "the topic in the path is not UTF-8 once its % escapes are decoded")
-            .into_response();
-    };
-    let topic = match Topic::new(&name) {
-        Ok(topic) => topic,
-        Err(error) => return Problem::new(400, error.to_string()).into_response(),
-    };
-    match ask(control, Some(topic)).await.first() {
-        Some(counts) => Json(describe(counts)).into_response(),
-        None => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
-            .into_response(),
-    }
-}
-
-async fn ask(control: Arc<Control>, only: Option<Topic>) -> Vec<TopicCounts> {
-    let asked = tokio::task::spawn_blocking(move || control.hub.topics(only.as_ref(), PATIENCE));
-    asked.await.unwrap_or_default()
-}
-
-fn describe(counts: &TopicCounts) -> Value {
-    let (oldest, newest) = counts.span.clone().unzip();
-    json!({
-        "topic": counts.topic,
-        "subscribers": counts.subscribers,
-        "laggards": counts.laggards,
-        "retained": counts.retained,
-        "oldest": oldest,
-        "newest": newest,
-    })
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -33,6 +34,42 @@ pub(crate) fn fanfare() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
     without_settings(&mut command);
     command
+}
+
+/// The program under these limits, in the words of `ulimit`.
+pub(crate) fn limited(limits: &str, arguments: &[String]) -> Command {
+    let mut command = Command::new("sh");
+    without_settings(&mut command);
+    let script = format!("ulimit {limits}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_fanfare")).args(arguments);
+    command
+}
+
+/// Has these system calls fail with `EPERM` in the program that the command starts, as Docker's default seccomp profile
+/// does with those that it does not list.
+pub(crate) fn forbid(command: &mut Command, calls: &[libc::c_long]) {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // The number of the system call is the first word of `seccomp_data`.
+    let mut program = vec![step(LOAD_NUMBER, 0, 0, 0)];
+    for &call in calls {
+        program.push(step(JUMP_IF_EQUAL, 0, 1, call as u32));
+        program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+    }
+    program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let install = move || {
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the kernel only reads the program, which outlives both calls.
+        let installed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
+        };
+        if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec, `install` makes two system calls. It allocates nothing and takes no lock.
+    unsafe { command.pre_exec(install) };
 }
 
 fn without_settings(command: &mut Command) {
@@ -67,10 +104,20 @@ impl Server {
 
     /// Starts under a limit of this many descriptors, which it cannot raise.
     pub(crate) fn start_limited(backend: Backend, descriptors: usize, options: &[&str]) -> Server {
-        let mut command = Command::new("sh");
-        without_settings(&mut command);
-        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
-        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_fanfare")).args(arguments(backend, options));
+        Server::run(limited(&format!("-n {descriptors}"), &arguments(backend, options)))
+    }
+
+    /// Starts under a soft limit of this many descriptors, which it can raise, with one shard in the shared table.
+    pub(crate) fn start_with_soft_limit(backend: Backend, descriptors: usize) -> Server {
+        let options = ["--shards", "1", "--descriptor-tables", "shared"];
+        Server::run(limited(&format!("-Sn {descriptors}"), &arguments(backend, &options)))
+    }
+
+    /// Starts with these options alone under a filter of system calls, as containers have one.
+    pub(crate) fn start_forbidden(calls: &[libc::c_long], options: &[&str]) -> Server {
+        let mut command = fanfare();
+        command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).args(options);
+        forbid(&mut command, calls);
         Server::run(command)
     }
 
@@ -114,6 +161,14 @@ impl Server {
     /// What the server has logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("no panic holds it").clone()
+    }
+
+    /// Waits until the server has logged this, and gives everything that it has logged so far.
+    pub(crate) fn expect_log(&self, text: &str) -> String {
+        eventually(&format!("the log says {text:?}"), || {
+            let log = self.log();
+            log.contains(text).then_some(log)
+        })
     }
 
     pub(crate) fn get(&self, target: &str) -> Response {
@@ -163,10 +218,24 @@ impl Server {
         (response.status == 200).then(|| response.json())
     }
 
+    /// Every topic that the server knows, from all pages.
+    pub(crate) fn topics(&self) -> Vec<Value> {
+        let mut connection = self.connect();
+        let (mut topics, mut next) = (Vec::new(), Some("/topics?limit=1000".to_owned()));
+        while let Some(target) = next {
+            let response = connection.request("GET", &target, &[]);
+            assert_eq!(response.status, 200, "{}", response.text());
+            let mut page = response.json();
+            next = page["next"].as_str().map(str::to_owned);
+            topics.append(page["topics"].as_array_mut().expect("a list"));
+        }
+        topics
+    }
+
     /// Waits until every shard has taken in what was published so far: they answer in the order of their mail. Until
     /// then a new subscriber may still get it as something new.
     pub(crate) fn settle(&self) {
-        assert_eq!(self.get("/topics").status, 200);
+        assert_eq!(self.get("/topics?limit=1").status, 200);
     }
 
     pub(crate) fn subscribers(&self, topic: &str) -> u64 {
@@ -297,7 +366,7 @@ fn sockets_in(table: &Path) -> HashSet<PathBuf> {
     links.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
 }
 
-fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
+pub(crate) fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
     let mut all = vec!["--backend".to_owned(), backend.to_string()];
     for (name, value) in [("--listen", "127.0.0.1:0"), ("--shards", "2")] {
         if !options.contains(&name) {

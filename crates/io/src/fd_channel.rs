@@ -1,9 +1,9 @@
-//! Sockets that change threads.
+//! A channel that carries sockets from one thread to another.
 //!
-//! A thread with a private descriptor table (see [`crate::table`]) cannot give another one a socket by
-//! its number. It sends it through a local socket pair as `SCM_RIGHTS`; the kernel puts it into the
-//! receiver's table under a new number. Each message carries one socket and the bytes that were already
-//! read from it. About 1 us per socket.
+//! A thread with a private descriptor table (see [`crate::table`]) cannot give another thread a socket by
+//! its number. It sends the socket through a local socket pair as `SCM_RIGHTS`, and the kernel puts it into
+//! the receiver's table under a new number. Each message carries one socket and the bytes that were already
+//! read from it. A message costs about 1 us.
 //!
 //! Both ends are made in the shared table, before the threads that use them leave it, and are in the
 //! `keep` of each such thread: the sender's end in the sender's, the receiver's in the receiver's.

@@ -1,0 +1,144 @@
+//! Marking: an event is noted in every audience that is to get it.
+//!
+//! A topic may have a million audiences of one member, so an event is marked in pieces. An event with a small fan-out
+//! does not wait for one with a large fan-out that came before it: it is marked at once, and where both reach the same
+//! audience, the older one is marked there first.
+
+use std::sync::Arc;
+
+use super::sweep::Sweep;
+use super::table::{Audiences, SweepKey};
+use super::{AudienceId, Subscription};
+use crate::frame::Frame;
+use crate::frames::{FrameKey, FrameStore};
+use crate::limits::SMALL_FAN_OUT;
+
+/// An event that is not marked everywhere yet.
+pub(super) struct Marking {
+    /// The event, with a reference to it.
+    frame: FrameKey,
+    /// Few streams are to get it.
+    is_small: bool,
+    /// The topic of the frame that is being gone through, and the next of its audiences.
+    topic: usize,
+    next: usize,
+}
+
+impl Audiences {
+    /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers how many audiences were
+    /// marked at once.
+    pub fn begin_marking(&mut self, frame: Arc<Frame>, store: &mut FrameStore) -> usize {
+        let readers = frame.topics().iter().filter_map(|topic| self.readers(topic));
+        let (audiences, streams) = readers.fold((0, 0), |(audiences, streams), readers| {
+            (audiences + readers.audiences.len(), streams + readers.subscribers())
+        });
+        if audiences == 0 {
+            return 0;
+        }
+        let is_small = streams <= SMALL_FAN_OUT;
+        let marking = Marking { frame: store.insert(frame), is_small, topic: 0, next: 0 };
+        if !is_small || self.markings.is_empty() {
+            self.markings.push_back(marking);
+            return 0;
+        }
+        let frame = Arc::clone(store.get(marking.frame));
+        for topic in frame.topics() {
+            let ids = self.readers(topic).map(|readers| readers.audiences.clone()).unwrap_or_default();
+            for id in ids {
+                self.mark_now(id, store);
+                self.mark_one(id, marking.frame, is_small, store);
+            }
+        }
+        store.release(marking.frame);
+        audiences
+    }
+
+    /// Marks at most `budget` audiences; says how much of the budget is left. Nothing left: there may be more to mark.
+    pub fn mark(&mut self, mut budget: usize, store: &mut FrameStore) -> usize {
+        while budget > 0
+            && let Some(mut marking) = self.markings.pop_front()
+        {
+            let frame = Arc::clone(store.get(marking.frame));
+            let Some(topic) = frame.topics().get(marking.topic) else {
+                store.release(marking.frame);
+                continue;
+            };
+            // Audiences may have left since the last piece; those that moved up were marked then.
+            let ids = self.readers(topic).map(|readers| &readers.audiences[..]).unwrap_or_default();
+            let ids: smallvec::SmallVec<[AudienceId; 64]> =
+                ids.iter().skip(marking.next).take(budget.min(64)).copied().collect();
+            if ids.is_empty() {
+                (marking.topic, marking.next) = (marking.topic + 1, 0);
+            } else {
+                marking.next += ids.len();
+                budget -= ids.len();
+            }
+            for &id in &ids {
+                self.mark_one(id, marking.frame, marking.is_small, store);
+            }
+            self.markings.push_front(marking);
+        }
+        budget
+    }
+
+    /// Whether an event is not marked everywhere yet.
+    pub fn is_marking(&self) -> bool {
+        !self.markings.is_empty()
+    }
+
+    /// Marks this audience ahead of its turn with every event that is still being marked, so that it can be told what it
+    /// is behind, or be marked with a newer event.
+    pub fn mark_now(&mut self, id: AudienceId, store: &mut FrameStore) {
+        for at in 0..self.markings.len() {
+            let Marking { frame, is_small, .. } = self.markings[at];
+            if self.table[id.0 as usize].subscription.wants(store.get(frame)) {
+                self.mark_one(id, frame, is_small, store);
+            }
+        }
+    }
+
+    /// Marks everything at once; for tests.
+    pub fn append(&mut self, frame: &Arc<Frame>, store: &mut FrameStore) {
+        self.begin_marking(Arc::clone(frame), store);
+        while self.is_marking() {
+            self.mark(usize::MAX, store);
+        }
+    }
+
+    /// Notes an event in an audience that reads one of its topics. Nothing changes where it is noted already (by
+    /// another of its topics), is older than the audience, or is not for this audience.
+    fn mark_one(&mut self, id: AudienceId, key: FrameKey, is_small: bool, store: &mut FrameStore) {
+        let audience = &mut self.table[id.0 as usize];
+        let seq = store.seq(key);
+        if audience.head >= seq || !Subscription::admits(&audience.subscription, store.get(key)) {
+            return;
+        }
+        let swept_to = std::mem::replace(&mut audience.head, seq);
+        if audience.members.is_empty() {
+            // Laggards read it from the log.
+            return;
+        }
+        let place = match audience.sweep {
+            Some(place) => place,
+            None => {
+                let place = SweepKey::of(self.sweeps.insert(Sweep::new(swept_to, seq)));
+                audience.sweep = Some(place);
+                place
+            }
+        };
+        let sweep = &mut self.sweeps[place.place()];
+        let was_backlogged = sweep.is_backlogged(&self.bounds);
+        if sweep.window.is_empty() {
+            sweep.begin_pass(seq);
+        }
+        sweep.window.push(key, store);
+        self.backlogged += usize::from(sweep.is_backlogged(&self.bounds) && !was_backlogged);
+        if is_small && !sweep.in_small_line {
+            sweep.in_small_line = true;
+            self.small_line.push_back(id);
+        } else if !sweep.in_small_line && !sweep.in_broad_line {
+            sweep.in_broad_line = true;
+            self.broad_line.push_back(id);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the members of an audience have in common.
+
+use smallvec::SmallVec;
+
+use crate::event::Topic;
+use crate::event_log::Wanted;
+use crate::frame::{Frame, WireFormat};
+use crate::link::Transport;
+
+/// The key of an audience: which events, and in which bytes they reach the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Subscription {
+    topics: SmallVec<[Topic; 1]>,
+    format: WireFormat,
+    transport: Transport,
+    sees_private: bool,
+}
+
+impl Subscription {
+    /// A subscription to these topics. Their order and repetitions make no difference.
+    pub fn new(
+        topics: impl IntoIterator<Item = Topic>,
+        format: WireFormat,
+        transport: Transport,
+        sees_private: bool,
+    ) -> Subscription {
+        let mut topics: SmallVec<[Topic; 1]> = topics.into_iter().collect();
+        topics.sort_unstable();
+        topics.dedup();
+        topics.shrink_to_fit();
+        Subscription { topics, format, transport, sees_private }
+    }
+
+    /// The topics, sorted.
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    /// How frames are delimited on the wire.
+    pub fn format(&self) -> WireFormat {
+        self.format
+    }
+
+    /// How bytes reach the socket.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Whether an event reaches this subscription, given that one of its topics does.
+    pub fn admits(&self, frame: &Frame) -> bool {
+        self.sees_private || !frame.private()
+    }
+
+    /// Whether an event reaches this subscription.
+    pub fn wants(&self, frame: &Frame) -> bool {
+        self.admits(frame) && frame.topics().iter().any(|topic| self.topics.binary_search(topic).is_ok())
+    }
+
+    /// What a reader of this subscription that stands at `after` asks the log for; see [`Wanted::incomplete_until`].
+    pub fn wanted_after(&self, after: u64, incomplete_until: u64) -> Wanted<'_> {
+        Wanted { topics: &self.topics, sees_private: self.sees_private, after, incomplete_until }
+    }
+}

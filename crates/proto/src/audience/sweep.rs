@@ -1,0 +1,248 @@
+//! Sweeps: the passes over an audience's members that bring each of them to the head.
+
+use super::table::{Audience, Audiences, SweepBounds, SweepKey};
+use super::{AudienceId, Member};
+use crate::frames::{FrameKey, FrameStore};
+use crate::stream::Deciseconds;
+use crate::window::Window;
+
+/// An unfinished sweep of one audience. It goes on until a pass has found every member at the head.
+pub(super) struct Sweep {
+    /// The frames that some member may still need.
+    pub(super) window: Window,
+    /// Every member has everything up to here.
+    swept_to: u64,
+    /// The next member to visit in this pass.
+    pub(super) next: u32,
+    /// The lowest cursor that this pass has left behind, and at most the head at its start.
+    reached: u64,
+    /// When this pass began.
+    pass_at: Deciseconds,
+    /// It stands in this line for a turn.
+    pub(super) in_small_line: bool,
+    pub(super) in_broad_line: bool,
+}
+
+/// An audience's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Whose turn it is.
+    pub audience: AudienceId,
+    /// It stood in the line of events with a small fan-out.
+    is_small: bool,
+}
+
+/// Members that stand next to each other and need the same frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The first member.
+    pub start: usize,
+    /// One past the last member.
+    pub end: usize,
+    /// The cursor of the first one. The others may have other cursors, but no frame of the audience lies between.
+    pub after: u64,
+    /// The first frame that they need.
+    pub first: u64,
+    /// Where it is in the window.
+    position: usize,
+}
+
+/// What a turn comes to next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// These members are to be sent to.
+    Slice(Slice),
+    /// The budget of members to look at is spent.
+    Scanned,
+    /// The pass is over.
+    PassOver,
+}
+
+impl Sweep {
+    pub(super) fn new(swept_to: u64, head: u64) -> Sweep {
+        Sweep {
+            window: Window::default(),
+            swept_to,
+            next: 0,
+            reached: head,
+            pass_at: Deciseconds::default(),
+            in_small_line: false,
+            in_broad_line: false,
+        }
+    }
+
+    pub(super) fn begin_pass(&mut self, head: u64) {
+        self.next = 0;
+        self.reached = head;
+    }
+
+    /// It is further behind than what makes sends cheaper.
+    pub(super) fn is_backlogged(&self, bounds: &SweepBounds) -> bool {
+        self.window.len() > bounds.frames || (self.window.len() > 1 && self.window.bytes() > bounds.bytes)
+    }
+}
+
+impl Audiences {
+    /// Whether some sweep is so far behind that the shard must not take more events until it has caught up.
+    pub fn is_backlogged(&self) -> bool {
+        self.backlogged > 0
+    }
+
+    /// Whether any sweep, or the marking for one, is unfinished.
+    pub fn has_work(&self) -> bool {
+        !self.small_line.is_empty() || !self.broad_line.is_empty() || self.is_marking()
+    }
+
+    /// Whose turn it is: an audience that an event with a small fan-out has marked first, or one that waits for the rest
+    /// of a broadcast. The caller gives the turn back with [`Audiences::end_turn`].
+    pub fn next_turn(&mut self, small_first: bool) -> Option<Turn> {
+        for is_small in [small_first, !small_first] {
+            let line = if is_small { &mut self.small_line } else { &mut self.broad_line };
+            while let Some(audience) = line.pop_front() {
+                // An audience that stood in line may have left the table since.
+                let Some(key) = self.table.get(audience.0 as usize).and_then(|audience| audience.sweep)
+                else {
+                    continue;
+                };
+                let sweep = &mut self.sweeps[key.place()];
+                let stands = if is_small { &mut sweep.in_small_line } else { &mut sweep.in_broad_line };
+                if std::mem::take(stands) {
+                    return Some(Turn { audience, is_small });
+                }
+            }
+        }
+        None
+    }
+
+    /// The next members of this sweep to send to, at most `most`. Takes what it looked at from `scans`.
+    pub fn slice(
+        &mut self,
+        id: AudienceId,
+        most: usize,
+        scans: &mut usize,
+        now: Deciseconds,
+        store: &mut FrameStore,
+    ) -> Step {
+        let audience = &mut self.table[id.0 as usize];
+        let Some(key) = audience.sweep else { return Step::PassOver };
+        let sweep = &mut self.sweeps[key.place()];
+        if sweep.next == 0 {
+            sweep.pass_at = now;
+        }
+        let Some(&newest) = sweep.window.from(0).last() else { return Step::PassOver };
+        let newest = store.seq(newest);
+        let members = &audience.members[sweep.next as usize..];
+        let looked_at = members.len().min(*scans);
+        let behind = members[..looked_at].iter().position(|member| member.cursor < newest);
+        let Some(skipped) = behind else {
+            *scans -= looked_at;
+            sweep.next += looked_at as u32;
+            if looked_at < members.len() {
+                return Step::Scanned;
+            }
+            self.complete_pass(id, key, store);
+            return Step::PassOver;
+        };
+        *scans -= skipped;
+        let after = members[skipped].cursor;
+        let position = sweep.window.position_after(after, store);
+        let frames = sweep.window.from(0);
+        let first = store.seq(frames[position]);
+        let before = position.checked_sub(1).map_or(0, |before| store.seq(frames[before]));
+        let needs_the_same = |member: &&Member| (before..first).contains(&member.cursor);
+        let length = members[skipped..].iter().take(most).take_while(needs_the_same).count();
+        let start = sweep.next as usize + skipped;
+        Step::Slice(Slice { start, end: start + length, after, first, position })
+    }
+
+    fn complete_pass(&mut self, id: AudienceId, key: SweepKey, store: &mut FrameStore) {
+        let audience = &mut self.table[id.0 as usize];
+        let sweep = &mut self.sweeps[key.place()];
+        let was_backlogged = sweep.is_backlogged(&self.bounds);
+        sweep.swept_to = sweep.swept_to.max(sweep.reached);
+        audience.swept_at = sweep.pass_at;
+        sweep.begin_pass(audience.head);
+        sweep.window.drop_until(sweep.swept_to, store);
+        self.backlogged -= usize::from(was_backlogged && !sweep.is_backlogged(&self.bounds));
+    }
+
+    /// The members of a slice.
+    pub fn members(&self, id: AudienceId, slice: Slice) -> &[Member] {
+        &self.table[id.0 as usize].members[slice.start..slice.end]
+    }
+
+    /// The frames that the members of a slice need.
+    pub fn frames(&self, id: AudienceId, slice: Slice) -> &[FrameKey] {
+        let sweep = self.table[id.0 as usize].sweep.map(|key| &self.sweeps[key.place()]);
+        sweep.map_or(&[], |sweep| sweep.window.from(slice.position))
+    }
+
+    /// Notes that the members of a slice now stand at `cursor`.
+    pub fn advance(&mut self, id: AudienceId, slice: Slice, cursor: u64) {
+        let audience = &mut self.table[id.0 as usize];
+        for member in &mut audience.members[slice.start..slice.end] {
+            member.cursor = cursor;
+        }
+        let Some(key) = audience.sweep else { return };
+        let sweep = &mut self.sweeps[key.place()];
+        sweep.next = slice.end as u32;
+        sweep.reached = sweep.reached.min(cursor);
+    }
+
+    /// Ends a turn: back in line if there is more to do. The audience may have been left by all of its streams.
+    pub fn end_turn(&mut self, turn: Turn, store: &mut FrameStore) {
+        let id = turn.audience;
+        let Some(audience) = self.table.get_mut(id.0 as usize) else { return };
+        let Some(key) = audience.sweep else { return };
+        let sweep = &mut self.sweeps[key.place()];
+        let is_over = sweep.window.is_empty() || audience.members.is_empty();
+        if !is_over {
+            let (stands, line) = match turn.is_small {
+                true => (&mut sweep.in_small_line, &mut self.small_line),
+                false => (&mut sweep.in_broad_line, &mut self.broad_line),
+            };
+            if !std::mem::replace(stands, true) {
+                line.push_back(id);
+            }
+        } else if !sweep.in_small_line && !sweep.in_broad_line {
+            self.drop_sweep(id, store);
+        }
+    }
+
+    /// Whether the member at `index` is still to be sent something that its audience was marked with.
+    pub fn is_member_behind(&self, id: AudienceId, index: u32, store: &FrameStore) -> bool {
+        let audience = &self.table[id.0 as usize];
+        let sweep = audience.sweep.map(|key| &self.sweeps[key.place()]);
+        let newest = sweep.and_then(|sweep| sweep.window.from(0).last());
+        newest.is_some_and(|&newest| audience.members[index as usize].cursor < store.seq(newest))
+    }
+
+    /// Ends a sweep, whether it is finished or not.
+    pub(super) fn drop_sweep(&mut self, id: AudienceId, store: &mut FrameStore) {
+        let Some(key) = self.table[id.0 as usize].sweep.take() else { return };
+        let mut sweep = self.sweeps.remove(key.place());
+        self.backlogged -= usize::from(sweep.is_backlogged(&self.bounds));
+        sweep.window.clear(store);
+        crate::shrink::drop_if_empty(&mut self.sweeps);
+    }
+
+    /// What must hold for one audience between two calls.
+    pub(super) fn check_sweep(&self, id: AudienceId, audience: &Audience, store: &FrameStore) {
+        let Some(key) = audience.sweep else { return };
+        let sweep = &self.sweeps[key.place()];
+        let stands =
+            |is_in: bool, line: &std::collections::VecDeque<AudienceId>| !is_in || line.contains(&id);
+        assert!(stands(sweep.in_small_line, &self.small_line), "it stands in a line that does not have it");
+        assert!(stands(sweep.in_broad_line, &self.broad_line), "it stands in a line that does not have it");
+        assert!(sweep.in_small_line || sweep.in_broad_line, "a sweep is forgotten");
+        let frames = sweep.window.from(0);
+        assert!(frames.iter().is_sorted_by_key(|&key| store.seq(key)), "the frames of a window are in order");
+        let bytes: usize = frames.iter().map(|&key| store.get(key).size()).sum();
+        assert_eq!(sweep.window.bytes(), bytes, "bytes of a window");
+        let first = frames.first().map(|&first| store.seq(first));
+        for member in &audience.members {
+            assert!(member.cursor >= sweep.swept_to, "{member:?} before {}", sweep.swept_to);
+            assert!(first.is_none_or(|first| first > sweep.swept_to), "a frame that every member has");
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The table of audiences: found by subscription and by topic, with counts that are always up to date.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::marking::Marking;
+use super::sweep::Sweep;
+use super::{AudienceId, Member, Subscription};
+use crate::event::Topic;
+use crate::frames::FrameStore;
+use crate::limits::{RUN_BYTES, SWEEP_FRAMES};
+use crate::shrink::{drop_if_empty, shrink_list, shrink_table};
+use crate::stream::Deciseconds;
+
+pub(super) struct Audience {
+    pub(super) subscription: Arc<Subscription>,
+    /// The topics, in the order of the subscription: where each is, and where this audience stands in its list, so that
+    /// it leaves a topic with a million audiences as fast as one with ten.
+    topics: SmallVec<[TopicPlace; 1]>,
+    pub(super) members: SmallVec<[Member; 1]>,
+    /// The newest event that marked this audience, or the newest of all when the audience began. Events up to here that
+    /// still come are ignored.
+    pub(super) head: u64,
+    /// The unfinished sweep, if there is one: its key.
+    pub(super) sweep: Option<SweepKey>,
+    /// When the last completed pass began: every member was sent something since, or had everything.
+    pub(super) swept_at: Deciseconds,
+    /// Streams of this audience that are not members now.
+    laggards: u32,
+}
+
+/// A sweep's place among the sweeps, plus one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SweepKey(std::num::NonZeroU32);
+
+impl SweepKey {
+    pub(super) fn of(place: usize) -> SweepKey {
+        SweepKey(std::num::NonZeroU32::MIN.saturating_add(place as u32))
+    }
+
+    pub(super) fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+#[derive(Clone, Copy)]
+struct TopicPlace {
+    topic: u32,
+    place: u32,
+}
+
+/// The audiences that read one topic.
+pub struct TopicReaders {
+    name: Topic,
+    pub(super) audiences: SmallVec<[AudienceId; 2]>,
+    subscribers: u32,
+    laggards: u32,
+}
+
+impl TopicReaders {
+    /// Streams that read the topic, laggards included.
+    pub fn subscribers(&self) -> usize {
+        self.subscribers as usize
+    }
+
+    /// Laggards that read the topic.
+    pub fn laggards(&self) -> usize {
+        self.laggards as usize
+    }
+}
+
+/// How far behind a sweep may be before the shard takes no more events.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepBounds {
+    /// Events that an unfinished sweep still has to bring to some member.
+    pub frames: usize,
+    /// Bytes of them: two full sends. More would not make sends cheaper, only later.
+    pub bytes: usize,
+}
+
+impl Default for SweepBounds {
+    fn default() -> SweepBounds {
+        SweepBounds { frames: SWEEP_FRAMES, bytes: 2 * RUN_BYTES }
+    }
+}
+
+/// The audiences of a shard.
+#[derive(Default)]
+pub struct Audiences {
+    pub(super) table: Slab<Audience>,
+    by_subscription: HashTable<AudienceId>,
+    topics: Slab<TopicReaders>,
+    by_topic: HashTable<u32>,
+    hasher: RandomState,
+    pub(super) sweeps: Slab<Sweep>,
+    /// Audiences that an event with a small fan-out has marked: they need not wait for a broadcast.
+    pub(super) small_line: VecDeque<AudienceId>,
+    pub(super) broad_line: VecDeque<AudienceId>,
+    /// Events that are not marked everywhere yet, the oldest first. Only the first one advances.
+    pub(super) markings: VecDeque<Marking>,
+    /// Sweeps that are far behind.
+    pub(super) backlogged: usize,
+    pub(super) bounds: SweepBounds,
+}
+
+impl Audiences {
+    /// An empty table.
+    pub fn new(bounds: SweepBounds) -> Audiences {
+        Audiences { bounds, ..Audiences::default() }
+    }
+
+    /// The audience of a subscription, if there is one.
+    pub fn find(&self, subscription: &Subscription) -> Option<AudienceId> {
+        let is_it = |id: &AudienceId| *self.table[id.0 as usize].subscription == *subscription;
+        self.by_subscription.find(self.hasher.hash_one(subscription), is_it).copied()
+    }
+
+    /// The topics of a subscription that no audience reads yet.
+    pub fn unread_topics(&self, subscription: &Subscription) -> SmallVec<[Topic; 1]> {
+        let is_unread = |topic: &&Topic| self.readers_key(topic).is_none();
+        subscription.topics().iter().filter(is_unread).cloned().collect()
+    }
+
+    /// Adds the audience of a subscription that has none, when the newest event is `head`.
+    pub fn create(&mut self, subscription: Subscription, head: u64) -> AudienceId {
+        debug_assert!(self.find(&subscription).is_none());
+        let hash = self.hasher.hash_one(&subscription);
+        let subscription = Arc::new(subscription);
+        let id = AudienceId(self.table.vacant_key() as u32);
+        let topics = subscription.topics().iter().map(|topic| self.add_to_topic(topic, id)).collect();
+        self.table.insert(Audience {
+            subscription,
+            topics,
+            members: SmallVec::new(),
+            head,
+            sweep: None,
+            swept_at: Deciseconds::default(),
+            laggards: 0,
+        });
+        let Audiences { by_subscription, table, hasher, .. } = self;
+        by_subscription.insert_unique(hash, id, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
+        id
+    }
+
+    fn add_to_topic(&mut self, topic: &Topic, id: AudienceId) -> TopicPlace {
+        let key = self.readers_key(topic).unwrap_or_else(|| {
+            let readers =
+                TopicReaders { name: topic.clone(), audiences: SmallVec::new(), subscribers: 0, laggards: 0 };
+            let key = self.topics.insert(readers) as u32;
+            let Audiences { by_topic, topics, hasher, .. } = self;
+            by_topic.insert_unique(hasher.hash_one(topic), key, |&key| {
+                hasher.hash_one(&topics[key as usize].name)
+            });
+            key
+        });
+        let audiences = &mut self.topics[key as usize].audiences;
+        audiences.push(id);
+        TopicPlace { topic: key, place: audiences.len() as u32 - 1 }
+    }
+
+    fn readers_key(&self, topic: &Topic) -> Option<u32> {
+        self.by_topic
+            .find(self.hasher.hash_one(topic), |&key| self.topics[key as usize].name == *topic)
+            .copied()
+    }
+
+    /// The audiences that read a topic, in constant time.
+    pub fn readers(&self, topic: &Topic) -> Option<&TopicReaders> {
+        self.readers_key(topic).map(|key| &self.topics[key as usize])
+    }
+
+    /// Removes an audience that has no stream any more, and answers which topics no audience reads now.
+    pub fn remove_if_empty(&mut self, id: AudienceId, store: &mut FrameStore) -> SmallVec<[Topic; 1]> {
+        let audience = &self.table[id.0 as usize];
+        if !audience.members.is_empty() || audience.laggards > 0 {
+            return SmallVec::new();
+        }
+        self.drop_sweep(id, store);
+        // Its places in line, if it has any, are found stale by `next_turn`.
+        let audience = self.table.remove(id.0 as usize);
+        let hash = self.hasher.hash_one(&*audience.subscription);
+        if let Ok(entry) = self.by_subscription.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+        let mut unread = SmallVec::new();
+        for &TopicPlace { topic, place } in &audience.topics {
+            let readers = &mut self.topics[topic as usize];
+            readers.audiences.swap_remove(place as usize);
+            shrink_list(&mut readers.audiences);
+            if let Some(&moved_id) = readers.audiences.get(place as usize) {
+                let moved = &mut self.table[moved_id.0 as usize];
+                if let Some(its) = moved.topics.iter_mut().find(|its| its.topic == topic) {
+                    its.place = place;
+                }
+                // It may have moved to where the marking has been already.
+                self.mark_now(moved_id, store);
+            } else if readers.audiences.is_empty() {
+                unread.push(self.remove_topic(topic));
+            }
+        }
+        drop_if_empty(&mut self.table);
+        let Audiences { by_subscription, table, hasher, .. } = self;
+        shrink_table(by_subscription, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
+        unread
+    }
+
+    fn remove_topic(&mut self, key: u32) -> Topic {
+        let name = self.topics.remove(key as usize).name;
+        if let Ok(entry) = self.by_topic.find_entry(self.hasher.hash_one(&name), |other| *other == key) {
+            entry.remove();
+        }
+        drop_if_empty(&mut self.topics);
+        let Audiences { by_topic, topics, hasher, .. } = self;
+        shrink_table(by_topic, |&key| hasher.hash_one(&topics[key as usize].name));
+        name
+    }
+
+    /// Takes a stream in that has everything up to its cursor, and says at which index it stands.
+    pub fn join(&mut self, id: AudienceId, member: Member) -> u32 {
+        self.count(id, 1, 0);
+        let members = &mut self.table[id.0 as usize].members;
+        members.push(member);
+        members.len() as u32 - 1
+    }
+
+    /// Takes the member at `index` out, and calls `moved(slot, index)` for each that took another's place.
+    pub fn leave(&mut self, id: AudienceId, index: u32, mut moved: impl FnMut(u32, u32)) -> Member {
+        self.count(id, -1, 0);
+        let audience = &mut self.table[id.0 as usize];
+        let sweep = audience.sweep.map(|key| &mut self.sweeps[key.place()]);
+        let index = index as usize;
+        let member = audience.members[index];
+        let mut hole = index;
+        if let Some(sweep) = sweep
+            && index < sweep.next as usize
+        {
+            // The hole moves to the border between the visited and those to visit, so that the member
+            // that fills it from the end is still visited in this pass.
+            hole = sweep.next as usize - 1;
+            if hole != index {
+                audience.members[index] = audience.members[hole];
+                moved(audience.members[index].slot, index as u32);
+            }
+            sweep.next -= 1;
+        }
+        audience.members.swap_remove(hole);
+        if let Some(filler) = audience.members.get(hole) {
+            moved(filler.slot, hole as u32);
+        }
+        shrink_list(&mut audience.members);
+        member
+    }
+
+    /// Counts a stream of this audience as a laggard.
+    pub fn add_laggard(&mut self, id: AudienceId) {
+        self.count(id, 1, 1);
+        self.table[id.0 as usize].laggards += 1;
+    }
+
+    /// Ends what [`Audiences::add_laggard`] began.
+    pub fn remove_laggard(&mut self, id: AudienceId) {
+        self.count(id, -1, -1);
+        self.table[id.0 as usize].laggards -= 1;
+    }
+
+    /// Keeps the counts of the audience's topics up to date.
+    fn count(&mut self, id: AudienceId, subscribers: i32, laggards: i32) {
+        for place in &self.table[id.0 as usize].topics {
+            let readers = &mut self.topics[place.topic as usize];
+            readers.subscribers = readers.subscribers.wrapping_add_signed(subscribers);
+            readers.laggards = readers.laggards.wrapping_add_signed(laggards);
+        }
+    }
+
+    /// The member at `index`.
+    pub fn member(&self, id: AudienceId, index: u32) -> Member {
+        self.table[id.0 as usize].members[index as usize]
+    }
+
+    /// Notes that the member at `index` has everything up to `cursor`, where no sweep is under way.
+    pub fn set_cursor(&mut self, id: AudienceId, index: u32, cursor: u64) {
+        let member = &mut self.table[id.0 as usize].members[index as usize];
+        member.cursor = member.cursor.max(cursor);
+    }
+
+    /// The newest event that marked this audience, or the newest of all when it began.
+    pub fn head(&self, id: AudienceId) -> u64 {
+        self.table[id.0 as usize].head
+    }
+
+    /// The common subscription.
+    pub fn subscription(&self, id: AudienceId) -> &Arc<Subscription> {
+        &self.table[id.0 as usize].subscription
+    }
+
+    /// When the last completed pass began.
+    pub fn swept_at(&self, id: AudienceId) -> Deciseconds {
+        self.table[id.0 as usize].swept_at
+    }
+
+    /// Whether a sweep of this audience is unfinished.
+    pub fn is_being_swept(&self, id: AudienceId) -> bool {
+        self.table[id.0 as usize].sweep.is_some()
+    }
+
+    /// Every audience, with how many members and laggards it has.
+    pub fn sizes(&self) -> impl Iterator<Item = (AudienceId, usize, usize)> {
+        self.table.iter().map(|(key, audience)| {
+            (AudienceId(key as u32), audience.members.len(), audience.laggards as usize)
+        })
+    }
+
+    /// Audiences in the table.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is no audience.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Audiences whose sweep is unfinished.
+    pub fn sweeps_under_way(&self) -> usize {
+        self.sweeps.len()
+    }
+
+    /// Topics that an audience reads.
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The names of these topics, in no order.
+    pub fn topic_names(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.iter().map(|(_, readers)| &readers.name)
+    }
+
+    /// Goes through everything and checks what must always hold between two calls; for tests.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self, store: &FrameStore) {
+        let backlogged = self.sweeps.iter().filter(|(_, sweep)| sweep.is_backlogged(&self.bounds)).count();
+        assert_eq!(self.backlogged, backlogged, "sweeps far behind");
+        assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
+        assert_eq!(self.topics.len(), self.by_topic.len(), "one entry for each topic");
+        let swept = self.table.iter().filter(|(_, audience)| audience.sweep.is_some()).count();
+        assert_eq!(self.sweeps.len(), swept, "one sweep for each audience that is being swept");
+        for (key, audience) in &self.table {
+            let id = AudienceId(key as u32);
+            assert_eq!(self.find(&audience.subscription), Some(id));
+            assert!(!audience.members.is_empty() || audience.laggards > 0, "an audience without a stream");
+            assert_eq!(audience.topics.len(), audience.subscription.topics().len(), "a place for each topic");
+            for (topic, place) in audience.subscription.topics().iter().zip(&audience.topics) {
+                let readers = &self.topics[place.topic as usize];
+                assert_eq!(readers.name, *topic);
+                assert_eq!(readers.audiences.get(place.place as usize), Some(&id), "its place in {topic}");
+            }
+            self.check_sweep(id, audience, store);
+        }
+        for (_, readers) in &self.topics {
+            let audiences = || readers.audiences.iter().map(|id| &self.table[id.0 as usize]);
+            assert!(!readers.audiences.is_empty(), "a topic that no audience reads");
+            let laggards: u32 = audiences().map(|audience| audience.laggards).sum();
+            let members: usize = audiences().map(|audience| audience.members.len()).sum();
+            let counted = (readers.subscribers as usize, readers.laggards);
+            assert_eq!(counted, (members + laggards as usize, laggards), "subscribers of {}", readers.name);
+        }
+    }
+}

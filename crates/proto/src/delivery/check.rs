@@ -1,0 +1,83 @@
+//! What must hold between two turns of the loop; for tests and the simulator.
+
+use std::collections::HashMap;
+
+use super::{Delivery, Subscriber};
+use crate::audience::AudienceId;
+use crate::event::Topic;
+use crate::stream::Place;
+
+impl Delivery {
+    /// Goes through everything and checks what must always hold.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
+        self.store.check();
+        self.laggards.check();
+        self.audiences.check(&self.store);
+        let mut sizes: HashMap<AudienceId, (usize, usize)> = HashMap::new();
+        let mut laggards = 0;
+        for (slot, Subscriber { link, stream }) in &self.subscribers {
+            let size = sizes.entry(stream.audience).or_default();
+            match stream.place {
+                Place::Member(index) => {
+                    size.0 += 1;
+                    let member = self.audiences.member(stream.audience, index);
+                    assert_eq!(
+                        (member.slot as usize, member.socket),
+                        (slot, link.socket),
+                        "a member's stream"
+                    );
+                }
+                Place::Laggard(key) => {
+                    size.1 += 1;
+                    laggards += 1;
+                    let laggard = self.laggards.get(key);
+                    assert_eq!(laggard.slot as usize, slot, "a laggard's stream");
+                    let unsent = laggard.unsent.as_ref();
+                    assert!(
+                        unsent.is_none_or(|unsent| !unsent.bytes(&self.store).is_empty()),
+                        "nothing unsent"
+                    );
+                }
+            }
+        }
+        assert_eq!(self.audiences.len(), sizes.len(), "audiences that have a stream");
+        for (audience, members, laggards) in self.audiences.sizes() {
+            assert_eq!(sizes.get(&audience), Some(&(members, laggards)), "an audience's size");
+        }
+        assert_eq!(self.laggards.len(), laggards, "a laggard without a stream");
+        assert!(!self.is_backlogged() || self.audiences.has_work(), "backlogged for ever");
+        let held = self.store.begun_bytes() + self.laggards.own_bytes();
+        assert!(held <= self.limits.laggard_bytes, "laggards hold {held} bytes");
+        let ended: u64 = self.counts.closed.iter().sum();
+        assert_eq!(self.counts.subscribed, self.subscribers.len() as u64 + ended, "every stream ends once");
+    }
+
+    /// Checks that a shard which goes to sleep has nothing to do and keeps no frame.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn check_sleep(&self) {
+        assert!(!self.has_work(), "it sleeps over its work");
+        assert!(self.sending.is_resting(), "an idle shard pins a run");
+        assert_eq!(self.audiences.sweeps_under_way(), 0, "an idle shard pins windows");
+    }
+
+    /// The topics that this shard has registered for; for tests.
+    pub fn topics_read(&self) -> impl Iterator<Item = &Topic> {
+        self.audiences.topic_names()
+    }
+
+    /// Each laggard's socket, and whether it is in line to be served; for tests.
+    pub fn laggards_in_line(&self) -> impl Iterator<Item = (i32, bool)> {
+        let socket = |slot: u32| self.subscribers[slot as usize].link.socket;
+        self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.in_line()))
+    }
+
+    /// Sockets of all streams; for tests.
+    pub fn sockets(&self) -> impl Iterator<Item = i32> {
+        self.subscribers.iter().map(|(_, subscriber)| subscriber.link.socket)
+    }
+}

@@ -1,0 +1,416 @@
+//! Delivery: the state machine of one shard, without IO. It decides which bytes go to which socket next.
+//!
+//! It owns the shard's streams and links, its audiences and its laggards. The log belongs to the process: whatever
+//! needs it takes an [`EventLog`]. Time is an argument, and the caller sends.
+//!
+//! ```text
+//!              handle_event ----------+                         +--> poll_send ----> the caller sends
+//!     open, begin, handle_writable, --+--> streams, audiences, -+                         |
+//!     handle_gone, handle_timeout,    |    laggards, upkeep     +--> poll_closed          |
+//!     begin_drain --------------------+         ^               +--> next_timeout         |
+//!                                               +----------------------- handle_sent <----+
+//! ```
+//!
+//! The order of calls in one turn of a shard's loop:
+//!
+//! 1. inputs, in any order: [`Delivery::handle_gone`], [`Delivery::handle_writable`]; for a newcomer
+//!    [`Delivery::reserve`], [`Delivery::open`], then [`Delivery::begin`] or [`Delivery::abandon`];
+//! 2. events, while [`Delivery::is_backlogged`] is false: [`Delivery::handle_event`], within the budget of
+//!    [`Delivery::mark`];
+//! 3. [`Delivery::handle_timeout`];
+//! 4. [`Delivery::poll_send`] until it gives nothing, and after each batch [`Delivery::handle_sent`];
+//! 5. [`Delivery::poll_closed`] until it gives nothing; those sockets are to be closed.
+//!
+//! Before it sleeps until [`Delivery::next_timeout`], a shard whose [`Delivery::has_work`] is false calls
+//! [`Delivery::shrink_for_idle`].
+
+mod check;
+mod drain;
+mod opening;
+mod sending;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::audience::{Audiences, Member, SweepBounds};
+use crate::cursor::{Cursor, Epoch};
+use crate::event::Topic;
+use crate::event_log::EventLog;
+use crate::frame::{Checkpoint, Frame};
+use crate::frames::FrameStore;
+use crate::jitter::Jitter;
+use crate::laggard::{Laggards, NewLaggard};
+use crate::limits::{ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, SCANS, SLICE_BYTES, SLICE_SENDS};
+use crate::link::{Link, Unsent};
+use crate::stream::{CloseReason, Deciseconds, Place, Stream};
+use drain::Drain;
+pub use opening::Opened;
+use sending::Sending;
+pub use sending::{Batch, SendFailure};
+use upkeep::Upkeep;
+
+/// One shard's state machine: see the module's documentation for the order of calls.
+pub struct Delivery {
+    limits: Limits,
+    budgets: Budgets,
+    epoch: Epoch,
+    subscribers: Slab<Subscriber>,
+    audiences: Audiences,
+    laggards: Laggards,
+    /// The frames that sweeps, laggards and the current run refer to.
+    store: FrameStore,
+    sending: Sending,
+    closed: Vec<Closed>,
+    upkeep: Upkeep,
+    drain: Option<Drain>,
+    generation: u32,
+    jitter: Jitter,
+    counts: DeliveryCounts,
+}
+
+/// An HTTP/1.1 link has exactly one stream: they share a record and a slot.
+#[derive(Clone, Copy)]
+struct Subscriber {
+    link: Link,
+    stream: Stream,
+}
+
+/// A stream's name: its slot, and the generation that tells it from others that had the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// The place in the table.
+    pub slot: u32,
+    /// At most [`StreamKey::GENERATIONS`].
+    pub generation: u32,
+}
+
+impl StreamKey {
+    /// The largest generation, so that slot and generation fit into a token beside what else a token says.
+    pub const GENERATIONS: u32 = (1 << 29) - 1;
+}
+
+/// A stream that has ended: its socket is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The socket.
+    pub socket: i32,
+    /// The name that its link had.
+    pub key: StreamKey,
+    /// Why.
+    pub reason: CloseReason,
+    /// The end of the stream was sent: the peer is to read to it, so our side of the connection is finished first.
+    pub finish: bool,
+}
+
+/// How much of each kind of work one turn of the loop does. A simulation, which has few of everything, does less.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// Audiences marked.
+    pub marks: usize,
+    /// Sends of sweeps.
+    pub sends: usize,
+    /// Bytes that they offer.
+    pub bytes: usize,
+    /// Laggards served.
+    pub laggards: usize,
+    /// Members looked at for those that are behind.
+    pub scans: usize,
+    /// Streams ended.
+    pub endings: usize,
+    /// Laggards looked at for those that stand still, and for one that makes room.
+    pub laggard_checks: usize,
+    /// How far behind a sweep may be before the shard takes no more events.
+    pub sweep: SweepBounds,
+}
+
+impl Default for Budgets {
+    /// 4,096 marks are a quarter of a millisecond's worth.
+    fn default() -> Budgets {
+        Budgets {
+            marks: 4096,
+            sends: SLICE_SENDS,
+            bytes: SLICE_BYTES,
+            laggards: LAGGARD_TURNS,
+            scans: SCANS,
+            endings: ENDINGS,
+            laggard_checks: LAGGARD_CHECKS,
+            sweep: SweepBounds::default(),
+        }
+    }
+}
+
+/// What delivery counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryCounts {
+    /// Streams begun.
+    pub subscribed: u64,
+    /// Events delivered: one event to one stream, given to the kernel whole.
+    pub deliveries: u64,
+    /// Sends that carried events.
+    pub sends: u64,
+    /// Heartbeats sent.
+    pub heartbeats: u64,
+    /// Gaps reported or noted.
+    pub gaps: u64,
+    /// Streams ended, by [`CloseReason::index`].
+    pub closed: [u64; CloseReason::ALL.len()],
+}
+
+impl Delivery {
+    /// A shard's delivery without any stream. `seed` is for jitter.
+    pub fn new(limits: Limits, epoch: Epoch, seed: u64) -> Delivery {
+        Delivery::with_budgets(limits, Budgets::default(), epoch, seed)
+    }
+
+    /// The same, with budgets of the caller's.
+    pub fn with_budgets(limits: Limits, budgets: Budgets, epoch: Epoch, seed: u64) -> Delivery {
+        Delivery {
+            audiences: Audiences::new(budgets.sweep),
+            limits,
+            budgets,
+            epoch,
+            subscribers: Slab::new(),
+            laggards: Laggards::default(),
+            store: FrameStore::default(),
+            sending: Sending::default(),
+            closed: Vec::new(),
+            upkeep: Upkeep::default(),
+            drain: None,
+            generation: 0,
+            jitter: Jitter::new(seed),
+            counts: DeliveryCounts::default(),
+        }
+    }
+
+    // Inputs.
+
+    /// An event of a topic that this shard has registered for. Events come in the order of their numbers.
+    pub fn handle_event(&mut self, frame: Arc<Frame>, marks: &mut usize) {
+        let marked = self.audiences.begin_marking(frame, &mut self.store);
+        *marks = marks.saturating_sub(marked.max(1));
+        self.mark(marks);
+    }
+
+    /// Goes on marking what is not marked everywhere yet.
+    pub fn mark(&mut self, marks: &mut usize) {
+        *marks = self.audiences.mark(*marks, &mut self.store);
+    }
+
+    /// A link has room again. A stale notification is ignored.
+    pub fn handle_writable(&mut self, key: StreamKey) {
+        if let Some(Subscriber { stream: Stream { place: Place::Laggard(laggard), .. }, .. }) = self.find(key)
+        {
+            self.laggards.ready(laggard);
+        }
+    }
+
+    /// A link's peer has left. A stale notification is ignored.
+    pub fn handle_gone(&mut self, key: StreamKey, log: &mut impl EventLog) {
+        if self.find(key).is_some() {
+            self.end(key.slot, CloseReason::PeerLeft, false, log);
+        }
+    }
+
+    // What the caller asks.
+
+    /// The socket of a stream that is still there.
+    pub fn socket(&self, key: StreamKey) -> Option<i32> {
+        self.find(key).map(|subscriber| subscriber.link.socket)
+    }
+
+    /// Whether something can be sent or marked now.
+    pub fn has_work(&self) -> bool {
+        self.audiences.has_work() || self.laggards.any_ready() || self.sending.has_work()
+    }
+
+    /// Whether the shard must not take more events before it has sent more of those that it has.
+    pub fn is_backlogged(&self) -> bool {
+        // An event that all audiences share is in each of their windows. Two of them may wait, and some more.
+        let references = 4 * self.audiences.len() + (1 << 16);
+        let over_bounds = self.store.references() > references
+            || self.store.bytes() - self.store.begun_bytes() > self.limits.delivery_bytes;
+        // What the last run and the laggards hold is no reason to wait: only sweeps are.
+        self.audiences.is_backlogged() || (over_bounds && self.audiences.has_work())
+    }
+
+    /// Whether an event is not marked in all of its audiences yet.
+    pub fn is_marking(&self) -> bool {
+        self.audiences.is_marking()
+    }
+
+    /// Whether a sweep, or the marking for one, is unfinished.
+    pub fn is_sweeping(&self) -> bool {
+        self.audiences.has_work()
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Whether there is no stream.
+    pub fn is_empty(&self) -> bool {
+        self.subscribers.is_empty()
+    }
+
+    /// How many laggards there are.
+    pub fn laggards(&self) -> usize {
+        self.laggards.len()
+    }
+
+    /// How many audiences there are.
+    pub fn audiences(&self) -> usize {
+        self.audiences.len()
+    }
+
+    /// How many streams fell behind and still take bytes, and how many streams are not at a standstill: the two numbers
+    /// that tell whether the path out is full. Streams that replay, and streams at a standstill, are not counted.
+    pub fn moving(&self) -> (usize, usize) {
+        let behind = self.laggards.fallen_behind().saturating_sub(self.upkeep.at_standstill);
+        (behind, self.subscribers.len().saturating_sub(self.upkeep.at_standstill))
+    }
+
+    /// Streams and laggards that read a topic, in constant time.
+    pub fn topic(&self, topic: &Topic) -> Option<(usize, usize)> {
+        self.audiences.readers(topic).map(|readers| (readers.subscribers(), readers.laggards()))
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> &DeliveryCounts {
+        &self.counts
+    }
+
+    /// Bytes that this shard holds for sweeps under way and for what links have begun.
+    pub fn held_bytes(&self) -> usize {
+        self.store.bytes() + self.laggards.own_bytes()
+    }
+
+    // Outputs.
+
+    /// A stream that has ended.
+    pub fn poll_closed(&mut self) -> Option<Closed> {
+        self.closed.pop()
+    }
+
+    /// When [`Delivery::handle_timeout`] has something to do next.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        let drain = self.drain.as_ref().map(Drain::next_step_at);
+        [self.next_upkeep(), drain].into_iter().flatten().min()
+    }
+
+    /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event of its topics.
+    pub fn needs_caught_up_to(&self, now: Duration) -> bool {
+        self.upkeep.checkpoints > 0 && self.next_upkeep().is_some_and(|at| at <= now)
+    }
+
+    /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends streams that
+    /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
+    /// is known: heartbeats may carry it.
+    pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
+        self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
+        self.run_upkeep(now, log);
+        self.step_drain(now, log);
+    }
+
+    /// Before a sleep: an idle shard pins no frames, and no memory that a burst needed.
+    pub fn shrink_for_idle(&mut self) {
+        self.sending.shrink_for_idle(&mut self.store);
+        crate::shrink::shrink_buffer(&mut self.closed);
+    }
+
+    // Transitions. Each is one method.
+
+    /// A member's link is full, or its last send was cut: it waits with a cursor of its own.
+    fn member_to_laggard(&mut self, slot: u32, cursor: Option<u64>, unsent: Option<Unsent>, now: Duration) {
+        let Stream { audience, place: Place::Member(index), .. } = self.subscribers[slot as usize].stream
+        else {
+            unreachable!("it is a member")
+        };
+        let member = self.leave_members(audience, index);
+        self.audiences.add_laggard(audience);
+        let cursor = cursor.unwrap_or(member.cursor);
+        let new = NewLaggard { slot, cursor, incomplete_until: 0, unsent, fell_behind: true, ready: false };
+        self.subscribers[slot as usize].stream.place = Place::Laggard(self.laggards.insert(new, now));
+    }
+
+    /// A laggard has everything that its audience has been marked with: it is swept with the others again.
+    fn laggard_to_member(&mut self, laggard: u32) {
+        let (slot, cursor) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
+        self.laggards.remove(laggard, &mut self.store);
+        let Subscriber { link, stream } = &mut self.subscribers[slot as usize];
+        debug_assert!(cursor >= self.audiences.head(stream.audience), "it misses an event");
+        self.audiences.remove_laggard(stream.audience);
+        let member = Member { socket: link.socket, slot, cursor };
+        stream.place = Place::Member(self.audiences.join(stream.audience, member));
+    }
+
+    fn leave_members(&mut self, audience: crate::audience::AudienceId, index: u32) -> Member {
+        let subscribers = &mut self.subscribers;
+        self.audiences.leave(audience, index, |slot, index| {
+            subscribers[slot as usize].stream.place = Place::Member(index);
+        })
+    }
+
+    /// Ends a stream: out of its audience now, its socket to be closed.
+    fn end(&mut self, slot: u32, reason: CloseReason, finish: bool, log: &mut impl EventLog) {
+        let Subscriber { link, stream } = self.subscribers[slot as usize];
+        match stream.place {
+            Place::Member(index) => {
+                self.leave_members(stream.audience, index);
+            }
+            Place::Laggard(key) => {
+                self.laggards.remove(key, &mut self.store);
+                self.audiences.remove_laggard(stream.audience);
+            }
+        }
+        self.subscribers.remove(slot as usize);
+        self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
+        self.remove_audience_if_empty(stream.audience, log);
+        let key = StreamKey { slot, generation: link.generation };
+        self.closed.push(Closed { socket: link.socket, key, reason, finish });
+        self.counts.closed[reason.index()] += 1;
+        if self.subscribers.is_empty() {
+            // Give back what a full house needed.
+            self.subscribers = Slab::new();
+            self.upkeep.forget_streams();
+        }
+    }
+
+    fn remove_audience_if_empty(&mut self, audience: crate::audience::AudienceId, log: &mut impl EventLog) {
+        let before = self.audiences.len();
+        let unread = self.audiences.remove_if_empty(audience, &mut self.store);
+        if self.audiences.len() < before {
+            self.sending.forget_run(&mut self.store);
+        }
+        if !unread.is_empty() {
+            log.remove_reader(&unread);
+        }
+    }
+
+    fn find(&self, key: StreamKey) -> Option<Subscriber> {
+        let subscriber = self.subscribers.get(key.slot as usize)?;
+        (subscriber.link.generation == key.generation).then_some(*subscriber)
+    }
+
+    /// A number of this log as a cursor.
+    pub fn cursor(&self, seq: u64) -> Cursor {
+        Cursor { epoch: self.epoch, seq }
+    }
+
+    fn jittered_retry_ms(&mut self) -> u64 {
+        let retry = self.jitter.percent(self.limits.retry, 100, 150);
+        u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When a stream that begins now ends because of its age.
+    fn end_of_age(&mut self, now: Duration) -> Deciseconds {
+        match self.limits.connection_age {
+            // Upkeep finds it within the last twentieth.
+            Some(age) => Deciseconds::of(now.saturating_add(self.jitter.percent(age, 80, 95))),
+            None => Deciseconds::MAX,
+        }
+    }
+}

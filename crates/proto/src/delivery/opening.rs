@@ -1,0 +1,112 @@
+//! The beginning of a stream.
+
+use std::time::Duration;
+
+use super::{Delivery, StreamKey, Subscriber};
+use crate::audience::{AudienceId, Member, Subscription};
+use crate::event_log::EventLog;
+use crate::frame::gap_event;
+use crate::laggard::NewLaggard;
+use crate::link::{Link, Unsent};
+use crate::log::Start;
+use crate::stream::{Deciseconds, Place, Stream, StreamOptions};
+
+/// A subscription that has its place in an audience. It becomes a stream with [`Delivery::begin`], or ends with
+/// [`Delivery::abandon`].
+#[must_use]
+pub struct Opened {
+    audience: AudienceId,
+    /// The stream has everything up to here, or cannot get it any more.
+    pub cursor: u64,
+    /// Some events up to here may be gone; what is left of those after the cursor comes. At most the cursor: none is.
+    pub incomplete_until: u64,
+    /// Events are missing that the reader did not ask to be without.
+    pub gap: bool,
+    /// The reader resumes: the log may have something for it.
+    replays: bool,
+}
+
+impl Delivery {
+    /// The name that the next stream will have.
+    pub fn reserve(&mut self) -> StreamKey {
+        self.generation = (self.generation + 1) & StreamKey::GENERATIONS;
+        StreamKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
+    }
+
+    /// Gives a subscription its place. `start` is where it resumes, as the log said; `None`: with the next event. From
+    /// here on no event of its topics passes by.
+    pub fn open(
+        &mut self,
+        subscription: Subscription,
+        start: Option<Start>,
+        log: &mut impl EventLog,
+    ) -> Opened {
+        let (audience, newest) = match self.audiences.find(&subscription) {
+            Some(audience) => (audience, log.newest()),
+            None => {
+                let unread = self.audiences.unread_topics(&subscription);
+                let newest = if unread.is_empty() { log.newest() } else { log.add_reader(&unread) };
+                (self.audiences.create(subscription, newest), newest)
+            }
+        };
+        let Some(start) = start else {
+            return Opened { audience, cursor: newest, incomplete_until: newest, gap: false, replays: false };
+        };
+        let (mut cursor, incomplete_until) = (start.from(), start.cursor());
+        if cursor < incomplete_until {
+            // Where nothing is left between the two, the stream goes on behind the gap.
+            let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
+            let next = log.first_after(&wanted);
+            if next.is_none_or(|next| next.seq() > incomplete_until) {
+                cursor = incomplete_until;
+            }
+        }
+        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), replays: true }
+    }
+
+    /// The event that reports the gap of a subscription: between the event `asked` and the next one from which on all are
+    /// there, something may be missing.
+    pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
+        let subscription = self.audiences.subscription(opened.audience);
+        let next = log.first_after(&subscription.wanted_after(opened.incomplete_until, 0));
+        gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.format(), out);
+    }
+
+    /// Begins a stream on a watched socket, under the name that was reserved. `unsent` is the rest of its opening bytes.
+    pub fn begin(
+        &mut self,
+        key: StreamKey,
+        opened: Opened,
+        socket: i32,
+        options: StreamOptions,
+        unsent: Option<Unsent>,
+        now: Duration,
+        log: &mut impl EventLog,
+    ) {
+        let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
+        let slot = key.slot;
+        let place = if replays || unsent.is_some() {
+            self.audiences.add_laggard(audience);
+            let ready = unsent.is_none();
+            let new = NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind: !replays, ready };
+            Place::Laggard(self.laggards.insert(new, now))
+        } else {
+            Place::Member(self.audiences.join(audience, Member { socket, slot, cursor }))
+        };
+        let sent_at = Deciseconds::of(now);
+        let ends_at = self.end_of_age(now);
+        let link = Link { socket, generation: key.generation };
+        let stream = Stream { audience, place, sent_at, ends_at, options };
+        let inserted = self.subscribers.insert(Subscriber { link, stream });
+        assert_eq!(inserted, slot as usize, "the name was reserved for this stream");
+        self.counts.subscribed += 1;
+        self.counts.gaps += u64::from(gap);
+        self.begin_upkeep(key, options, now);
+        self.make_room(log);
+    }
+
+    /// Gives back the place of a subscription whose socket is gone already.
+    pub fn abandon(&mut self, opened: Opened, log: &mut impl EventLog) {
+        self.remove_audience_if_empty(opened.audience, log);
+    }
+}

@@ -1,0 +1,195 @@
+//! Streams that are idle, late or old: heartbeats, ages, and laggards that stand still.
+//!
+//! Upkeep is a rotating slice of the table, not a timer per stream: each stream is looked at four times in a
+//! heartbeat's interval, or more often where ages are short. Streams that asked for an interval of their own have timers.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::sending::HeartbeatKind;
+use super::{Delivery, StreamKey, Subscriber};
+use crate::event_log::EventLog;
+use crate::frame::Checkpoint;
+use crate::limits::{LAGGARD_CHECK, STANDSTILL};
+use crate::shrink::shrink_slab;
+use crate::stream::{CloseReason, Deciseconds, Place, StreamOptions};
+
+/// Slots looked at in one slice, unless the table is so large that this would take too many slices.
+const SLICE_SLOTS: usize = 256;
+
+/// Slices come at most this often, so that a large table does not make a shard spin.
+const SLICE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// When upkeep of each kind is due.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    next_slice_at: Duration,
+    /// The slot at which the next slice begins.
+    next_slot: usize,
+    /// When the next pass over the laggards begins, or goes on.
+    next_laggard_check_at: Duration,
+    next_laggard: usize,
+    pass_began_at: Duration,
+    /// Laggards at a standstill: as of the last pass, and so far in this one.
+    pub(super) at_standstill: usize,
+    standing: usize,
+    /// Streams whose heartbeats carry their cursor.
+    pub(super) checkpoints: usize,
+    /// Where the search for a laggard that makes room goes on.
+    pub(super) next_to_make_room: usize,
+    /// Streams with a heartbeat interval of their own, and when each is to be looked at.
+    timers: BinaryHeap<Reverse<(Deciseconds, u32, u32)>>,
+}
+
+impl Upkeep {
+    /// The last stream has left.
+    pub(super) fn forget_streams(&mut self) {
+        self.timers = BinaryHeap::new();
+        self.at_standstill = 0;
+    }
+}
+
+impl Delivery {
+    pub(super) fn begin_upkeep(&mut self, key: StreamKey, options: StreamOptions, now: Duration) {
+        self.upkeep.checkpoints += usize::from(options.checkpoint != Checkpoint::Off);
+        if let Some(interval) = options.heartbeat {
+            let at = Deciseconds::of(now + interval.time());
+            self.upkeep.timers.push(Reverse((at, key.slot, key.generation)));
+        }
+    }
+
+    pub(super) fn next_upkeep(&self) -> Option<Duration> {
+        let timers = [
+            (!self.subscribers.is_empty()).then_some(self.upkeep.next_slice_at),
+            (!self.laggards.is_empty()).then_some(self.upkeep.next_laggard_check_at),
+            self.upkeep.timers.peek().map(|Reverse((at, ..))| at.time()),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn run_upkeep(&mut self, now: Duration, log: &mut impl EventLog) {
+        if self.laggards.is_empty() {
+            self.upkeep.at_standstill = 0;
+        } else if self.upkeep.next_laggard_check_at <= now {
+            self.check_laggards(now, log);
+        }
+        if !self.subscribers.is_empty() && self.upkeep.next_slice_at <= now {
+            self.look_at_slice(now);
+        }
+        self.run_timers(now);
+    }
+
+    /// Ends laggards that stand still: a piece of a pass over all of them.
+    fn check_laggards(&mut self, now: Duration, log: &mut impl EventLog) {
+        if self.upkeep.next_laggard == 0 {
+            (self.upkeep.standing, self.upkeep.pass_began_at) = (0, now);
+        }
+        let standstill_since = now.checked_sub(STANDSTILL);
+        let end = self.laggards.keys_end();
+        let from = self.upkeep.next_laggard;
+        let to = end.min(from + self.budgets.laggard_checks);
+        for key in from..to {
+            let Some(laggard) = self.laggards.find(key) else { continue };
+            let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
+            self.upkeep.standing += usize::from(standing);
+            let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
+            if stalled && !laggard.in_line() {
+                let slot = laggard.slot;
+                self.end(slot, CloseReason::LaggardStalled, false, log);
+            }
+        }
+        if to < end {
+            // The rest of this pass comes in the next turns of the loop.
+            self.upkeep.next_laggard = to;
+            self.upkeep.next_laggard_check_at = now;
+        } else {
+            self.upkeep.next_laggard = 0;
+            self.upkeep.at_standstill = self.upkeep.standing;
+            self.upkeep.next_laggard_check_at =
+                self.upkeep.pass_began_at.saturating_add(LAGGARD_CHECK).max(now);
+        }
+    }
+
+    /// The time in which each stream is looked at once.
+    fn look_period(&self) -> Duration {
+        let heartbeat = self.limits.heartbeat / 4;
+        let age = self.limits.connection_age.map_or(heartbeat, |age| age / 20);
+        heartbeat.min(age).max(SLICE_INTERVAL)
+    }
+
+    fn look_at_slice(&mut self, now: Duration) {
+        if self.upkeep.next_slot >= self.subscribers.capacity() {
+            // All have been looked at. The room of a crowd that has left would be looked at for as long as any stream stays.
+            shrink_slab(&mut self.subscribers);
+        }
+        let period = self.look_period();
+        let slots = self.subscribers.capacity();
+        let slices = slots.div_ceil(SLICE_SLOTS).max(1);
+        let interval = (period / slices as u32).max(SLICE_INTERVAL);
+        let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos()) as usize;
+        let per_slice = per_slice.min(slots);
+        self.upkeep.next_slice_at = now.saturating_add(interval);
+
+        // Around the end: a table that has just grown would have its new slots looked at, and its old ones too late.
+        let from = self.upkeep.next_slot % slots;
+        self.upkeep.next_slot = from + per_slice;
+        // Looked at every quarter of the interval, at least: silence of three quarters would grow past it.
+        // A shard younger than that has no stream that was silent for so long.
+        let quiet = self.limits.heartbeat - self.limits.heartbeat / 4;
+        let quiet_since = now.checked_sub(quiet).map(Deciseconds::of);
+        for slot in (from..from + per_slice).map(|slot| slot % slots) {
+            let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
+            let key = StreamKey { slot: slot as u32, generation: link.generation };
+            if stream.ends_at <= Deciseconds::of(now) {
+                // A stream in the middle of a frame ends when that is finished.
+                self.sending.queue_ending(key, CloseReason::Aged);
+            } else if stream.options.heartbeat.is_none()
+                && quiet_since.is_some_and(|since| self.last_sent_at(&stream) <= since)
+            {
+                self.queue_heartbeat(key, &stream);
+            }
+        }
+    }
+
+    fn last_sent_at(&self, stream: &crate::stream::Stream) -> Deciseconds {
+        stream.sent_at.max(self.audiences.swept_at(stream.audience))
+    }
+
+    fn queue_heartbeat(&mut self, key: StreamKey, stream: &crate::stream::Stream) {
+        // A laggard's link is full, or about to be sent to.
+        let Place::Member(index) = stream.place else { return };
+        let format = self.audiences.subscription(stream.audience).format();
+        // In the middle of a sweep a member may not have everything that this shard was handed. Where nothing was published
+        // since, the client knows its cursor already.
+        let cursor = self.audiences.member(stream.audience, index).cursor;
+        let is_news = self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
+            && !self.audiences.is_being_swept(stream.audience);
+        let checkpoint = if is_news { stream.options.checkpoint } else { Checkpoint::Off };
+        self.sending.queue_heartbeat(key, HeartbeatKind::new(format, checkpoint));
+    }
+
+    /// Heartbeats of streams with an interval of their own.
+    fn run_timers(&mut self, now: Duration) {
+        let tick = Deciseconds::of(now);
+        for _ in 0..self.budgets.sends {
+            let Some(&Reverse((at, slot, generation))) = self.upkeep.timers.peek() else { return };
+            if at > tick {
+                return;
+            }
+            self.upkeep.timers.pop();
+            let key = StreamKey { slot, generation };
+            let Some(Subscriber { stream, .. }) = self.find(key) else { continue };
+            let Some(interval) = stream.options.heartbeat else { continue };
+            let due = self.last_sent_at(&stream).plus(interval);
+            let next = if due <= tick {
+                self.queue_heartbeat(key, &stream);
+                tick.plus(interval)
+            } else {
+                due
+            };
+            self.upkeep.timers.push(Reverse((next, slot, generation)));
+        }
+    }
+}

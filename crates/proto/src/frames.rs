@@ -1,0 +1,153 @@
+//! The frames that a shard is delivering, each held once however many audiences are to get it.
+//!
+//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event may
+//! have to be marked in a million audiences, so a shard clones the `Arc` once, and its audiences and laggards count
+//! their references here, in memory that no other shard touches.
+
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::frame::Frame;
+use crate::shrink::drop_if_empty;
+
+/// A frame's place in the store. It is valid until its last reference is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameKey(u32);
+
+/// The frames that a shard holds, with the number of references to each.
+#[derive(Default)]
+pub struct FrameStore {
+    table: Slab<Held>,
+    bytes: usize,
+    begun_bytes: usize,
+    references: usize,
+}
+
+struct Held {
+    frame: Arc<Frame>,
+    references: u32,
+    /// Those of the references that belong to links which have begun the frame.
+    begun: u32,
+}
+
+impl FrameStore {
+    /// Takes a frame in, with one reference that belongs to the caller.
+    pub fn insert(&mut self, frame: Arc<Frame>) -> FrameKey {
+        self.bytes += frame.size();
+        self.references += 1;
+        FrameKey(self.table.insert(Held { frame, references: 1, begun: 0 }) as u32)
+    }
+
+    /// Adds a reference.
+    pub fn retain(&mut self, key: FrameKey) -> FrameKey {
+        self.table[key.0 as usize].references += 1;
+        self.references += 1;
+        key
+    }
+
+    /// Ends a reference. The frame leaves the store with its last one.
+    pub fn release(&mut self, key: FrameKey) {
+        let held = &mut self.table[key.0 as usize];
+        held.references -= 1;
+        self.references -= 1;
+        if held.references == 0 {
+            self.bytes -= held.frame.size();
+            self.table.remove(key.0 as usize);
+            drop_if_empty(&mut self.table);
+        }
+    }
+
+    /// Adds a reference for a link that has begun the frame and must finish it.
+    pub fn retain_begun(&mut self, key: FrameKey) -> FrameKey {
+        let held = &mut self.table[key.0 as usize];
+        if held.begun == 0 {
+            self.begun_bytes += held.frame.size();
+        }
+        held.begun += 1;
+        self.retain(key)
+    }
+
+    /// Ends a reference of [`FrameStore::retain_begun`].
+    pub fn release_begun(&mut self, key: FrameKey) {
+        let held = &mut self.table[key.0 as usize];
+        held.begun -= 1;
+        if held.begun == 0 {
+            self.begun_bytes -= held.frame.size();
+        }
+        self.release(key);
+    }
+
+    /// Bytes of the frames that some link has begun, each counted once.
+    pub fn begun_bytes(&self) -> usize {
+        self.begun_bytes
+    }
+
+    /// The frame.
+    pub fn get(&self, key: FrameKey) -> &Arc<Frame> {
+        &self.table[key.0 as usize].frame
+    }
+
+    /// The frame's number.
+    pub fn seq(&self, key: FrameKey) -> u64 {
+        self.get(key).seq()
+    }
+
+    /// Bytes of the frames held, each counted once.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// References to frames, all together.
+    pub fn references(&self) -> usize {
+        self.references
+    }
+
+    /// Frames held.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether no frame is held.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Checks that the sums are right; for tests.
+    ///
+    /// # Panics
+    /// They are not.
+    pub fn check(&self) {
+        let bytes: usize = self.table.iter().map(|(_, held)| held.frame.size()).sum();
+        assert_eq!(self.bytes, bytes, "bytes of the frames in the store");
+        let references: usize = self.table.iter().map(|(_, held)| held.references as usize).sum();
+        assert_eq!(self.references, references, "references to the frames in the store");
+        let begun = self.table.iter().filter(|(_, held)| held.begun > 0);
+        let begun_bytes: usize = begun.map(|(_, held)| held.frame.size()).sum();
+        assert_eq!(self.begun_bytes, begun_bytes, "bytes of the frames that were begun");
+        assert!(self.table.iter().all(|(_, held)| held.references > 0), "a frame without a reference");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::{Event, Topic};
+
+    #[test]
+    fn a_frame_leaves_with_its_last_reference() {
+        let event = Event::new(Topic::new("a").unwrap()).data("x");
+        let frame = Arc::new(Frame::encode(1, "1", event, Duration::ZERO));
+        let mut store = FrameStore::default();
+        let key = store.insert(Arc::clone(&frame));
+        let other = store.retain(key);
+        store.release(key);
+        assert_eq!((store.len(), store.bytes(), store.seq(other)), (1, frame.size(), 1));
+        store.check();
+        store.release(other);
+        assert!(store.is_empty() && store.bytes() == 0 && store.references() == 0);
+        assert_eq!(Arc::strong_count(&frame), 1);
+    }
+}
