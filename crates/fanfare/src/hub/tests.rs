@@ -18,11 +18,12 @@ use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
+use fanfare_proto::log::Log;
 
 use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle};
 use crate::counts::SharedCounts;
 use crate::mailbox::{Mail, Mailbox};
-use crate::shared_log::{Interest, SharedLog, log_of};
+use crate::shared_log::{SharedLog, log_of};
 
 /// A shard, as far as the hub is concerned.
 pub(crate) struct Shard {
@@ -37,13 +38,19 @@ fn wanted(topics: &[Topic]) -> Wanted<'_> {
     Wanted { topics, sees_private: true, after: 0, incomplete_until: 0 }
 }
 
-/// A hub with shards whose turns the test takes.
-pub(crate) fn hub(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Shard>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
+/// A hub with shards whose turns the test takes. Each of them reads these topics.
+pub(crate) fn hub(shards: usize, limits: Limits, read: &[&str]) -> (Hub, Vec<Shard>) {
+    hub_with(log_of(Epoch::new(1), &limits, 0), shards, limits, read)
+}
+
+pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -> (Hub, Vec<Shard>) {
+    let common = Common::new(log, shards);
+    let topics: Vec<Topic> = read.iter().map(|name| topic(name)).collect();
     let shard = |index| {
         let waker = Waker::new().unwrap();
         let mailbox = common.mailbox(index, waker.clone());
-        let log = common.shared_log(index, Arc::clone(&mailbox));
+        let mut log = common.shared_log(index, Arc::clone(&mailbox));
+        log.add_reader(&topics);
         Shard { waker, mailbox, log, inbox: VecDeque::new() }
     };
     let shards: Vec<Shard> = (0..shards).map(shard).collect();
@@ -57,7 +64,7 @@ pub(crate) fn hub(shards: usize, limits: Limits, interest: Interest) -> (Hub, Ve
 }
 
 fn hub_of_one(limits: Limits) -> (Hub, Shard) {
-    let (hub, mut shards) = hub(1, limits, Interest::All);
+    let (hub, mut shards) = hub(1, limits, &["a", "b", "c", "d", "many", "one"]);
     (hub, shards.remove(0))
 }
 
@@ -160,7 +167,7 @@ fn what_is_refused_is_given_back() {
 #[test]
 fn a_batch_that_is_larger_than_a_mailbox_is_taken_in_parts() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
-    publish(&hub, "traffic").unwrap();
+    publish(&hub, "a").unwrap();
     let mut batch = events("a", 6);
     let ids = |hub: &Hub, batch: &mut Vec<Event>| {
         let published = hub.publish_batch(batch)?;
@@ -205,7 +212,7 @@ fn all_mailboxes_together_are_bounded() {
     let size = Frame::size_at_most(&one);
     let limit = 12 * size;
     let limits = Limits { mailbox_total_bytes: limit, ..Limits::default() };
-    let (hub, mut shards) = hub(4, limits, Interest::All);
+    let (hub, mut shards) = hub(4, limits, &["a"]);
     let total = |shards: &[Shard]| shards.iter().map(|shard| shard.taken().bytes).sum::<usize>();
     let accepted = (0..10).take_while(|_| hub.publish(one.clone()).is_ok()).count();
     assert_eq!(accepted, 3);
@@ -235,7 +242,7 @@ fn all_mailboxes_together_are_bounded() {
 #[test]
 fn a_congested_shard_holds_up_only_what_it_reads() {
     let limits = Limits { mailbox_events: 2, ..Limits::default() };
-    let (hub, mut shards) = hub(2, limits, Interest::Registered);
+    let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("slow"), topic("both")]);
     shards[1].log.add_reader(&[topic("fast"), topic("both")]);
     assert_eq!(hub.publish_batch(&mut events("slow", 2)).unwrap().count, 2);
@@ -264,7 +271,7 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
 #[test]
 fn two_busy_shards_starve_nobody() {
     let limits = Limits { mailbox_events: 1, ..Limits::default() };
-    let (hub, mut shards) = hub(2, limits, Interest::Registered);
+    let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("left"), topic("both")]);
     shards[1].log.add_reader(&[topic("right"), topic("both")]);
     publish(&hub, "left").unwrap();
@@ -290,7 +297,7 @@ fn two_busy_shards_starve_nobody() {
 #[test]
 fn a_shard_without_readers_is_not_waited_for() {
     let limits = Limits { mailbox_events: 1, ..Limits::default() };
-    let (hub, mut shards) = hub(1, limits, Interest::Registered);
+    let (hub, mut shards) = hub(1, limits, &[]);
     shards[0].log.add_reader(&[topic("a")]);
     publish(&hub, "a").unwrap();
     let wakes = Arc::default();
@@ -309,7 +316,7 @@ fn a_shard_without_readers_is_not_waited_for() {
 /// mail, and one that has left does not.
 #[test]
 fn a_batch_is_visible_when_it_is_released() {
-    let (hub, mut shards) = hub(2, Limits::default(), Interest::Registered);
+    let (hub, mut shards) = hub(2, Limits::default(), &[]);
     shards[0].log.add_reader(&[topic("a")]);
     let batch = hub.sequence(&mut events("a", 2), Numbers::Next).unwrap();
     assert_eq!((batch.published().count, hub.head().seq), (2, 0));
@@ -332,7 +339,7 @@ fn a_batch_is_visible_when_it_is_released() {
 fn what_is_not_released_is_bounded() {
     let limit = 4 * Frame::size_at_most(&event("a"));
     let limits = Limits { mailbox_total_bytes: limit, ..Limits::default() };
-    let (hub, mut shards) = hub(1, limits, Interest::Registered);
+    let (hub, mut shards) = hub(1, limits, &[]);
     let first = hub.sequence(&mut events("a", 3), Numbers::Next).unwrap();
     assert_eq!(hub.sequence(&mut events("a", 2), Numbers::Next).err(), Some(PublishError::Busy));
     let second = hub.sequence(&mut events("a", 1), Numbers::Next).unwrap();
@@ -393,19 +400,19 @@ fn nobody_overtakes_one_that_needs_more_room() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
     assert_eq!(hub.publish_batch(&mut events("a", 4)).unwrap().count, 4);
     let wakes = Arc::default();
-    let mut batch = events("large", 3);
+    let mut batch = events("b", 3);
     let mut large = hub.publish_async(&mut batch);
     assert!(poll(&mut large, &wakes).is_pending());
     for freed in 1..=3 {
-        assert_eq!(publish(&hub, "small"), Err(PublishError::Busy));
+        assert_eq!(publish(&hub, "a"), Err(PublishError::Busy));
         assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "called with room for {}", freed - 1);
         shard.act_on(1);
     }
     expect_wakes(&wakes, 1);
-    assert_eq!(publish(&hub, "small"), Err(PublishError::Busy));
+    assert_eq!(publish(&hub, "a"), Err(PublishError::Busy));
     assert_eq!(poll(&mut large, &wakes), Poll::Ready(Ok(3)));
     assert_eq!(shard.act_on(3), [4, 5, 6]);
-    assert_eq!(publish(&hub, "small"), Ok(1));
+    assert_eq!(publish(&hub, "a"), Ok(1));
     assert_eq!(shard.act_on_all(), [7, 8]);
 }
 
@@ -468,11 +475,11 @@ fn patience_ends() {
 fn the_end_is_told_to_all_that_wait() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 1, ..Limits::default() });
     publish(&hub, "a").unwrap();
-    let (wakes, mut batch) = (Arc::default(), events("task", 1));
+    let (wakes, mut batch) = (Arc::default(), events("a", 1));
     let mut task = hub.publish_async(&mut batch);
     assert!(poll(&mut task, &wakes).is_pending());
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| hub.publish_wait(&mut events("thread", 1), Duration::MAX));
+        let waiting = scope.spawn(|| hub.publish_wait(&mut events("a", 1), Duration::MAX));
         hub.drain(Duration::ZERO);
         assert_eq!(waiting.join().unwrap().unwrap_err().error, PublishError::Stopped);
     });
