@@ -1,8 +1,9 @@
 //! What a publish costs the process, by the number of shards: it must not grow with them.
 //!
-//! For each number of shards and each kind of reader (none, or one on one of the shards) it publishes single events at
-//! a pace at which every shard sleeps in between, and batches as fast as the hub takes them. It reports the processor
-//! time of the whole process for an event, and for batches the rate. Rounds are interleaved.
+//! For each number of shards and each kind of reader (none, or one on one of the shards) it publishes single
+//! events at a pace at which every shard sleeps in between, and batches as fast as the hub takes them. It
+//! reports the processor time of the whole process for an event, and for batches the rate. Rounds are
+//! interleaved.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -77,7 +78,7 @@ fn run(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// A subscriber on one of the shards, and the thread that reads whatever it gets.
+/// A subscriber on one of the shards, and the thread that reads what it gets.
 fn read_along(hub: &Hub, topic: &Topic) -> Outcome<thread::JoinHandle<()>> {
     let (mut ours, theirs) = UnixStream::pair()?;
     hub.adopt(theirs, Subscribe::to([topic.clone()]), WireFormat::Plain)?;

@@ -1,7 +1,8 @@
 //! The process-wide handle: publish, adopt, count.
 //!
-//! [`sequencer`] gives events their order and shards their mail; [`capacity`] counts what waits in a mailbox; [`room`] has the
-//! publishers that wait for room, and [`tasks`] wakes those that are tasks; [`waiting`] is their side.
+//! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
+//! holds. [`waiting`] is a publisher that waits for room, [`room`] the line in which it waits, and [`tasks`]
+//! wakes it where it is a task.
 
 mod capacity;
 mod congestion;
@@ -46,7 +47,8 @@ pub(crate) use sequencer::{Numbers, Sequenced};
 use tasks::Tasks;
 pub use waiting::PublishFuture;
 
-/// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may publish.
+/// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may
+/// publish.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
@@ -95,8 +97,9 @@ pub struct Published {
 /// Why nothing was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
-    /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending takes longer
-    /// than publishing. Try again in a few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
+    /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
+    /// takes longer than publishing. Try again in a few milliseconds, or wait for room:
+    /// [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
@@ -116,7 +119,8 @@ pub enum PublishError {
     Stopped,
 }
 
-/// Events of a publisher, as a queue from whose front parts are taken. What is left goes back on drop.
+/// Events of a publisher, as a queue that parts are taken from. On drop, what is left goes back to the
+/// publisher.
 struct Rest<'events> {
     events: &'events mut Vec<Event>,
     queue: VecDeque<Event>,
@@ -131,7 +135,8 @@ pub struct NotPublished {
     pub event: Box<Event>,
 }
 
-/// A publish that waited for room and ended before every event was taken. Those that were not are in the publisher's vector.
+/// A publish that waited for room and ended before every event was taken. Those that were not are in the
+/// publisher's vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interrupted {
     /// Why it ended.
@@ -160,7 +165,7 @@ impl Common {
     }
 
     /// The newest number that is released.
-    #[cfg(test)]
+    #[cfg(all(test, not(fanfare_loom)))]
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         Arc::clone(self.log.newest())
     }
@@ -198,16 +203,17 @@ impl Hub {
         Hub { inner: Arc::new(inner) }
     }
 
-    /// Publishes one event to every subscriber of one of its topics, and keeps it for those that resume.
+    /// Publishes one event to every subscriber of one of its topics, and keeps it for readers that resume.
     ///
-    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the topics.
+    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the
+    /// topics.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
     ///
     /// # Panics
-    /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of this one cannot
-    /// be woken there. Nothing is published.
+    /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of
+    /// this one cannot be woken there. Nothing is published.
     pub fn publish(&self, event: Event) -> Result<Published, NotPublished> {
         let mut events = VecDeque::from([event]);
         self.publish_some(&mut events).map_err(|error| match events.pop_front() {
@@ -216,17 +222,18 @@ impl Hub {
         })
     }
 
-    /// Publishes several events under one lock and one wake. Takes them out of `events` where it succeeds, and leaves them
-    /// there where it does not.
+    /// Publishes several events under one lock and one wake. Takes them out of `events` where it succeeds,
+    /// and leaves them there where it does not.
     ///
-    /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all mailboxes
-    /// [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many events are taken from its
-    /// front as there is room for, at least one, and the rest stays in `events`: [`Published::count`] says how many were
-    /// taken. Taking a part moves the rest, so a batch should not be many times larger.
+    /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
+    /// mailboxes [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many
+    /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
+    /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
+    /// many times larger.
     ///
     /// # Errors
-    /// [`PublishError`]. `Busy` is worth another try. Only the events that could be taken are checked; [`Hub::check`] checks
-    /// them all.
+    /// [`PublishError`]. `Busy` is worth another try. Only the events that could be taken are checked;
+    /// [`Hub::check`] checks them all.
     ///
     /// # Panics
     /// As [`Hub::publish`].
@@ -235,7 +242,7 @@ impl Hub {
     }
 
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
-        // Before anything has changed: half of the shards would have the events.
+        // This is asked before anything changes: otherwise half of the shards would have the events.
         self.inner.assert_in_reach();
         match self.inner.sequencer.publish(events, None) {
             Attempt::Published(published) => Ok(published),
@@ -268,16 +275,17 @@ impl Hub {
         self.inner.sequencer.check(events.iter())
     }
 
-    /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it from
-    /// there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the request: what it
-    /// says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
+    /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it
+    /// from there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the
+    /// request: what it says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without
+    /// `Connection: close`.
     ///
     /// # Errors
     /// [`AdoptError`], which gives the socket and the subscription back.
     ///
     /// # Panics
-    /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket is not that
-    /// thread's to give.
+    /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket
+    /// is not that thread's to give.
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,
@@ -294,7 +302,8 @@ impl Hub {
             // The caller learns of it here; a shard could only close the socket.
             AdoptRefusal::Io(error)
         } else {
-            // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around it.
+            // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around
+            // it.
             let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), format }));
             let pass = || shard.sockets.send(socket.as_fd(), b"!");
             match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
@@ -371,7 +380,7 @@ impl Hub {
     }
 
     /// The newest number that is released.
-    #[cfg(test)]
+    #[cfg(all(test, not(fanfare_loom)))]
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         self.inner.common.newest()
     }

@@ -20,7 +20,7 @@ pub(crate) mod models;
 #[cfg(not(fanfare_loom))]
 mod tests;
 
-/// Mail whose place is kept although it is not needed now.
+/// Room for this much mail is kept although it is not needed now.
 const MAIL_KEPT: usize = 64;
 
 /// What others tell a shard.
@@ -58,7 +58,8 @@ pub(crate) struct Mailbox {
     /// What of it is reserved for events that are not pushed yet.
     #[cfg(feature = "sim")]
     reserved: Mutex<Amount>,
-    /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds `ended`.
+    /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds
+    /// `ended`.
     closed: AtomicBool,
     waker: Waker,
     /// They are told when there is room again, and when the shard has ended.
@@ -123,8 +124,8 @@ impl Mailbox {
         }
     }
 
-    /// Adds the events of one publish, for which exactly this room is reserved. True where the shard sleeps: then the caller is
-    /// to [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
+    /// Adds the events of one publish, for which exactly this room is reserved. True where the shard sleeps:
+    /// then the caller is to [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
     #[must_use]
     pub(crate) fn push_events(&self, frames: Vec<Arc<Frame>>, reserved: Amount) -> bool {
         let size = || frames.iter().map(|frame| frame.size()).sum();
@@ -144,7 +145,7 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Adds something else, whatever waits.
+    /// Adds something else, however much waits.
     pub(crate) fn push<E>(&self, mail: Mail, before_push: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         match self.push_within(usize::MAX, mail, before_push) {
             Err(Refused::Failed(error)) => Err(error),
@@ -152,9 +153,9 @@ impl Mailbox {
         }
     }
 
-    /// Adds something else where less than `limit` waits, events included. `before_push` runs under the mailbox's
-    /// lock: what it sends on another channel arrives there in the order of the mail. Mail that is refused is
-    /// dropped: whoever waits for an answer learns that there will be none.
+    /// Adds something else where less than `limit` waits, events included. `before_push` runs under the
+    /// mailbox's lock: what it sends on another channel arrives there in the order of the mail. Mail that is
+    /// refused is dropped, so that a thread that waits for an answer learns that there will be none.
     pub(crate) fn push_within<E>(
         &self,
         limit: usize,
@@ -179,7 +180,8 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier times.
+    /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier
+    /// times.
     pub(crate) fn take(&self, into: &mut VecDeque<Mail>) {
         debug_assert!(into.is_empty());
         let mut state = lock(&self.state);
@@ -196,8 +198,8 @@ impl Mailbox {
         }
     }
 
-    /// Announces that the shard is about to sleep: from here on a push wakes it. False where mail waits: then it must
-    /// not sleep.
+    /// Announces that the shard is about to sleep: from here on a push wakes it. False where mail waits: then
+    /// it must not sleep.
     pub(crate) fn prepare_sleep(&self) -> bool {
         let mut state = lock(&self.state);
         state.asleep = state.queue.is_empty();

@@ -1,10 +1,10 @@
 //! The log of the process, and what every shard may do with it.
 //!
-//! One lock guards the log. Publishers hold it to look up interest and to release; shards hold it to register readers and to
-//! read slices. Nothing is encoded, sent or freed under it.
+//! One lock guards the log. Publishers hold it to look up interest and to release; shards hold it to register
+//! readers and to read slices. Nothing is encoded, sent or freed under it.
 //!
-//! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's events are in
-//! the log, after it they come by mail.
+//! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's
+//! events are in the log, after it they come by mail.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,9 +31,10 @@ pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
 pub(crate) struct ProcessLog {
     epoch: Epoch,
     state: Mutex<State>,
-    /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber that has had an
-    /// event from one shard, and then comes to another, finds this raised there. Relaxed: the lock of the mailbox is between
-    /// the raise and the first shard's send, the reader's sockets are between that and the second shard's look.
+    /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber
+    /// that has had an event from one shard, and then comes to another, finds this raised there. Relaxed: the
+    /// lock of the mailbox is between the raise and the first shard's send, the reader's sockets are between
+    /// that and the second shard's look.
     newest: Arc<AtomicU64>,
 }
 
@@ -141,8 +142,8 @@ impl LockedLog<'_> {
         assert!(follows, "a batch is released after one that is newer");
     }
 
-    /// Appends frames and raises `newest`. True where the shard that trims must be woken, since something becomes too old
-    /// earlier than it knows.
+    /// Appends frames and raises `newest`. True where the shard that trims must be woken, since something
+    /// becomes too old earlier than it knows.
     pub(crate) fn append(
         &mut self,
         frames: Vec<Arc<Frame>>,
@@ -181,8 +182,8 @@ impl SharedLog {
         self.process.lock().state.log.trim(now, budget, &mut dropped);
     }
 
-    /// When [`SharedLog::trim`] is due, for the one shard that does it. It is woken where this becomes earlier after the
-    /// question.
+    /// When [`SharedLog::trim`] is due, for the one shard that does it. It is woken where this becomes
+    /// earlier after the question.
     pub(crate) fn next_expiry(&self) -> Option<Duration> {
         if self.shard != ProcessLog::TRIMMING_SHARD {
             return None;
@@ -231,8 +232,8 @@ impl SharedLog {
         assert_eq!(topics.iter().filter(is_read).count(), count, "topics that this shard has registered for");
     }
 
-    /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand either, so that
-    /// it has acted on everything up to this number.
+    /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand
+    /// either, so that it has acted on everything up to this number.
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
         let log = self.process.lock();

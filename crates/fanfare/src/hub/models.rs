@@ -1,4 +1,5 @@
-//! Models of the publish path: reservations, interest, and publishers that wait. See `crate::mailbox::models`.
+//! Models of the publish path: reservations, interest, and publishers that wait. See
+//! `crate::mailbox::models`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -78,8 +79,8 @@ fn taken(reader: &Reader) -> Amount {
 
 // ---- Reservations ----
 
-/// Either a publisher that asks for a call sees that there is room, or one of those that give room back is told to call:
-/// where the bound is one of events, of bytes, or neither but nothing is taken any more.
+/// Either a publisher that asks for a call sees that there is room, or a thread that gives room back is told
+/// to call. The call is due at a number of events, at a number of bytes, or when nothing is taken any more.
 #[test]
 fn a_call_is_not_lost() {
     for (kept, at) in [(1, (1, 99)), (1, (9, 0)), (0, (0, 0))] {
@@ -95,14 +96,14 @@ fn a_call_is_not_lost() {
             let seen = capacity.ask_to_be_called(at);
             let has_room = seen.events == 0 || (seen.events <= at.events && seen.bytes <= at.bytes);
             let calls = givers.map(|giver| giver.join().unwrap());
-            assert!(has_room || calls.contains(&true), "{seen:?} is taken, and nobody calls");
+            assert!(has_room || calls.contains(&true), "{seen:?} is taken, and no thread calls");
             assert_eq!(capacity.taken(), Amount { events: kept, bytes: 0 });
         });
     }
 }
 
-/// What is reserved, waits, or is in a shard's hands is never more than the bound; a batch that is dropped gives its room
-/// back, and its numbers are not used again.
+/// What is reserved, waits, or is in a shard's hands is never more than the bound; a batch that is dropped
+/// gives its room back, and its numbers are not used again.
 #[test]
 fn room_is_reserved_and_given_back() {
     explore(3, || {
@@ -140,8 +141,8 @@ fn room_is_reserved_and_given_back() {
 
 // ---- Interest ----
 
-/// A shard registers its first reader of a topic while events are published. The reader gets each of them exactly once:
-/// from the log what is up to the number that the shard was told, by mail what comes after.
+/// A shard registers its first reader of a topic while events are published. The reader gets each of them
+/// exactly once: from the log what is up to the number that the shard was told, by mail what comes after.
 #[test]
 fn between_the_log_and_the_mail_nothing_is_missing_and_nothing_is_there_twice() {
     explore(3, || {
@@ -197,8 +198,8 @@ fn a_shard_that_reads_no_topic_gets_no_mail() {
     });
 }
 
-/// A shard whose mailbox is empty, and that has acted on all that it took, has acted on everything up to the number that it
-/// is told.
+/// A shard whose mailbox is empty, and that has acted on all that it took, has acted on everything up to the
+/// number that it is told.
 #[test]
 fn a_shard_that_has_caught_up_has_had_everything() {
     explore(3, || {
@@ -259,7 +260,7 @@ fn publishers_that_wait_are_called_one_after_the_other() {
             publisher.join().unwrap();
         }
         assert_eq!(taken(&reader), Amount::default());
-        publish(&hub, "last").expect("nobody is left in the line");
+        publish(&hub, "last").expect("the line is empty");
     });
 }
 
@@ -280,7 +281,8 @@ fn a_task_that_waits_is_woken() {
     });
 }
 
-/// Who came first has its turn first, in whatever order tasks are polled; and nobody new overtakes them.
+/// Tasks have their turns in the order in which they came, whichever is polled first; and a new publisher
+/// does not overtake them.
 #[test]
 fn tasks_have_their_turns_in_order() {
     explore(1, || {

@@ -38,7 +38,7 @@ fn wanted(topics: &[Topic]) -> Wanted<'_> {
     Wanted { topics, sees_private: true, after: 0, incomplete_until: 0 }
 }
 
-/// A hub with shards whose turns the test takes. Each of them reads these topics.
+/// A hub with shards that the test acts for. Each of them reads these topics.
 pub(crate) fn hub(shards: usize, limits: Limits, read: &[&str]) -> (Hub, Vec<Shard>) {
     hub_with(log_of(Epoch::new(1), &limits, 0), shards, limits, read)
 }
@@ -238,7 +238,7 @@ fn all_mailboxes_together_are_bounded() {
 
 // ---- Interest ----
 
-/// A slow shard was the whole hub's: every publisher needed room in every mailbox.
+/// A slow shard held up the whole hub, because every publisher needed room in every mailbox.
 #[test]
 fn a_congested_shard_holds_up_only_what_it_reads() {
     let limits = Limits { mailbox_events: 2, ..Limits::default() };
@@ -250,10 +250,10 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
         assert_eq!(publish(&hub, "slow"), Err(PublishError::Busy));
         assert_eq!(publish(&hub, "both"), Err(PublishError::Busy));
         assert_eq!(publish(&hub, "fast"), Ok(1));
-        assert_eq!(publish(&hub, "nobody reads it"), Ok(1));
+        assert_eq!(publish(&hub, "no shard reads it"), Ok(1));
         assert_eq!(shards[1].act_on_all().len(), 1);
     }
-    // Also where somebody waits for both: it is the slow one that it waits for.
+    // A publisher that waits for both shards does not hold up the fast one.
     let wakes = Arc::default();
     let mut both = events("both", 1);
     let mut waits = hub.publish_async(&mut both);
@@ -266,10 +266,10 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
     assert_eq!((shards[0].act_on_all().len(), shards[1].act_on_all().len()), (1, 1));
 }
 
-/// A publisher that waits for two shards keeps its place for the one that has room while it waits for the other, else two
-/// busy shards could keep it waiting for ever.
+/// A publisher that waits for two shards keeps its place for the one that has room while it waits for the
+/// other, else two busy shards could keep it waiting for ever.
 #[test]
-fn two_busy_shards_starve_nobody() {
+fn two_busy_shards_do_not_starve_a_publisher() {
     let limits = Limits { mailbox_events: 1, ..Limits::default() };
     let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("left"), topic("both")]);
@@ -312,8 +312,8 @@ fn a_shard_without_readers_is_not_waited_for() {
 
 // ---- Sequence and release ----
 
-/// A batch is released later: until then nobody has it, and its room is taken. A shard that registers in between gets it by
-/// mail, and one that has left does not.
+/// A batch is released later: until then no shard has it, and its room is taken. A shard that registers in
+/// between gets it by mail, and one that has left does not.
 #[test]
 fn a_batch_is_visible_when_it_is_released() {
     let (hub, mut shards) = hub(2, Limits::default(), &[]);
@@ -327,7 +327,7 @@ fn a_batch_is_visible_when_it_is_released() {
     assert_eq!(hub.head().seq, 2);
     assert_eq!((shards[0].act_on_all(), shards[1].act_on_all()), (vec![], vec![1, 2]));
     assert_eq!((shards[0].taken(), shards[1].taken()), Default::default());
-    // Whoever registers now finds it in the log.
+    // A shard that registers now finds it in the log.
     assert_eq!(shards[0].log.add_reader(&[topic("a")]), 2);
     let mut frames = Vec::new();
     assert_eq!(shards[0].log.read_after(&wanted(&[topic("a")]), 9, 9999, &mut frames), Ok(2));
@@ -396,7 +396,7 @@ fn a_batch_cannot_be_released_behind_a_newer_one() {
 
 /// Small publishes took every place that became free, and one that needed more of them waited for ever.
 #[test]
-fn nobody_overtakes_one_that_needs_more_room() {
+fn a_publisher_that_needs_more_room_is_not_overtaken() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
     assert_eq!(hub.publish_batch(&mut events("a", 4)).unwrap().count, 4);
     let wakes = Arc::default();
@@ -452,7 +452,7 @@ fn parts_of_a_large_batch_take_turns_with_others() {
     assert_eq!((total, rest), (Ok(10), (4..=11).collect()));
 }
 
-/// A publisher whose patience ends has its events, and nobody waits behind it.
+/// When the patience of a publisher ends, it has its events back, and no publisher waits behind it.
 #[test]
 fn patience_ends() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 2, ..Limits::default() });
@@ -470,7 +470,7 @@ fn patience_ends() {
     assert_eq!((publish(&hub, "d"), two.len()), (Ok(1), 2));
 }
 
-/// Whoever waits when the engine drains learns of it, and the hub's thread ends.
+/// Publishers that wait when the engine drains learn of it, and the hub's thread ends.
 #[test]
 fn the_end_is_told_to_all_that_wait() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 1, ..Limits::default() });
@@ -492,9 +492,9 @@ fn the_end_is_told_to_all_that_wait() {
     assert!(matches!(shard.inbox.pop_front(), Some(Mail::Drain(_))));
 }
 
-/// An executor's waker that panics, and one that is not woken at all, take nobody else's turn.
+/// The panic of an executor's waker does not keep the turn from the next publisher.
 #[test]
-fn a_waker_that_panics_takes_nobody_elses_turn() {
+fn a_waker_that_panics_takes_no_other_turn() {
     struct Panics;
     impl Wake for Panics {
         fn wake(self: Arc<Self>) {

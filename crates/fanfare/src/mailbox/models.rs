@@ -1,8 +1,10 @@
-//! Models of everything that publishers and shards share. Loom runs each in every order of its threads' steps, up to
-//! some preemptions, and lets every load see every value that the memory model allows. `cargo xtask loom`.
+//! Models of everything that publishers and shards share. Loom runs each in every order of its threads'
+//! steps, up to some preemptions, and lets every load see every value that the memory model allows. `cargo
+//! xtask loom`.
 //!
-//! The hub, the mailbox and the channel for sockets are the real ones. A [`Reader`] is a shard reduced to its side of
-//! the mailbox, in the order of `Shard::run`. Loom itself finds a sleeper that nobody wakes: that is a deadlock.
+//! The hub, the mailbox and the channel for sockets are the real ones. A [`Reader`] is a shard reduced to its
+//! side of the mailbox, in the order of `Shard::run`. Loom itself finds a shard that sleeps and is
+//! not woken: that is a deadlock.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -35,8 +37,8 @@ use crate::inspect::Inspection;
 use crate::shared_log::{SharedLog, log_of};
 use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
 
-/// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
-/// costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
+/// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two;
+/// each more costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
 pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
@@ -182,8 +184,8 @@ pub(crate) fn publish(hub: &Hub, topic: &str) -> Result<Published, PublishError>
 
 // ---- Wake-ups ----
 
-/// A shard that found nothing and sleeps is woken by whoever pushes, however the two meet: also when it was woken for
-/// something else just before.
+/// A shard that found nothing and sleeps is woken by a push, in every order of their steps, and also when it
+/// was woken for something else just before.
 #[test]
 fn no_wake_up_is_lost() {
     explore(4, || {
@@ -247,9 +249,10 @@ fn a_sleeper_is_woken_once() {
     });
 }
 
-/// A shard that was woken for something else, or that must not sleep because mail waits, costs nobody a system call.
+/// A push costs no system call where the shard was woken for something else, or must not sleep because mail
+/// waits.
 #[test]
-fn nobody_wakes_who_is_awake() {
+fn a_shard_that_is_awake_is_not_woken() {
     explore(5, || {
         let mut reader = Reader::alone();
         assert!(reader.mailbox.prepare_sleep());
@@ -266,8 +269,8 @@ fn nobody_wakes_who_is_awake() {
 
 // ---- Bounds ----
 
-/// What waits, and what a shard has in hand, is never more than the bound, also where publishers race for the last
-/// place. When all is done, all is free.
+/// What waits, and what a shard has in hand, is never more than the bound, also where publishers race for the
+/// last place. When all is done, all is free.
 #[test]
 fn a_mailbox_is_bounded() {
     explore(3, || {
@@ -403,10 +406,10 @@ fn a_batch_is_whole() {
     });
 }
 
-/// A resume waits until the log has what `newest` said. So whoever has had an event from one shard must find it in
-/// `newest` at the other, and the other's log must come to what was found.
+/// A reader may know the number of an event from one shard, and resume at another one. There it finds
+/// `newest` raised to that number, and the mail of the other shard comes to it, too.
 #[test]
-fn who_changes_shards_finds_what_it_has_had() {
+fn a_reader_that_changes_shards_finds_what_it_has_had() {
     explore(3, || {
         let (hub, mut left, mut joined, newest) = world_of_two(Limits::default());
         let publisher = thread::spawn(move || {
@@ -433,7 +436,8 @@ fn who_changes_shards_finds_what_it_has_had() {
 
 // ---- The end ----
 
-/// A shard ends while publishers publish: nobody hangs, who comes later is told, and nothing is kept for it.
+/// A shard ends while publishers publish: no publisher hangs, later ones are told, and no mail is kept for
+/// the shard.
 #[test]
 fn a_shard_that_ends_is_noticed() {
     explore(3, || {
@@ -451,13 +455,13 @@ fn a_shard_that_ends_is_noticed() {
             let published = publisher.join().unwrap();
             assert!(matches!(published, Ok(_) | Err(PublishError::Stopped)), "{published:?}");
         }
-        assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
+        assert_eq!(reader.mailbox.len(), 0, "mail for a shard that has ended");
     });
 }
 
-/// Who hands a socket to a shard that ends is told, or its mail was there before the end.
+/// A caller that hands a socket to a shard that ends is told, or its mail was there before the end.
 #[test]
-fn a_shard_that_ends_adopts_nobody() {
+fn a_shard_that_ends_adopts_no_socket() {
     explore(4, || {
         let (hub, mut reader) = world_of_one(Limits::default());
         let adopter = thread::spawn(move || {
@@ -469,11 +473,11 @@ fn a_shard_that_ends_adopts_nobody() {
         let adopted = adopter.join().unwrap();
         assert!(refusals(&adopted).all(|refusal| matches!(refusal, AdoptRefusal::Stopped)), "{adopted:?}");
         assert!(adopted.iter().flatten().count() >= taken);
-        assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
+        assert_eq!(reader.mailbox.len(), 0, "mail for a shard that has ended");
     });
 }
 
-/// Whoever asks a shard that ends has an answer, or learns that there will be none.
+/// A thread that asks a shard that ends has an answer, or learns that there will be none.
 #[test]
 fn a_question_to_a_shard_that_ends_is_not_left_open() {
     explore(5, || {
@@ -531,7 +535,7 @@ fn socket() -> File {
     OwnedFd::from(UnixStream::pair().unwrap().0).into()
 }
 
-/// Tells sockets apart, whatever their numbers.
+/// Tells sockets apart without their numbers.
 fn inode(socket: &File) -> String {
     socket.metadata().unwrap().st_ino().to_string()
 }
@@ -566,7 +570,8 @@ fn sockets_come_in_the_order_of_their_mail() {
     });
 }
 
-/// Of adopters that race for the last place all but one are told to come again, and their sockets are not passed.
+/// Of adopters that race for the last place all but one are told to come again, and their sockets are not
+/// passed.
 #[test]
 fn sockets_are_bounded() {
     explore(4, || {

@@ -1,5 +1,5 @@
-//! The mailbox on real threads, with the eventfd and epoll of a real shard. What can happen in principle is in
-//! `models.rs`; here is what the machine makes of it, also under ThreadSanitizer.
+//! The mailbox on real threads, with the eventfd and epoll of a real shard. What can happen in principle is
+//! in `models.rs`; here is what the machine makes of it, also under ThreadSanitizer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn hub(limits: Limits, shards: usize) -> (Hub, Vec<Waker>, Vec<Arc<Mailbox>>) {
     (hub, wakers, mailboxes)
 }
 
-/// Each publisher's events say whose they are and which one.
+/// Each event says which publisher it is from, and its number there.
 fn event(publisher: usize, number: u64) -> Event {
     Event::new(Topic::new(publisher.to_string()).unwrap()).data(number.to_string())
 }
@@ -72,8 +72,8 @@ fn publish_as_a_task(hub: &Hub, publisher: usize, count: u64) {
     });
 }
 
-/// A shard's thread that does nothing but read its mail, in the order of `Shard::run`. Says whose each event is, in
-/// order.
+/// A shard's thread that does nothing but read its mail, in the order of `Shard::run`. Answers the
+/// publisher of each event, in order.
 fn read(waker: &Waker, mailbox: &Mailbox, newest: &AtomicU64, limit: usize, count: u64) -> Vec<usize> {
     let mut io = Epoll::open(waker).unwrap();
     let (mut inbox, mut notifications) = (VecDeque::new(), Vec::new());
@@ -129,8 +129,8 @@ fn nothing_is_lost_and_every_shard_has_the_same_order() {
     }
 }
 
-/// Only the data was counted against the bound, as it came: what stood around it, and the prefix of every line, was
-/// not. With many lines a mailbox held seven times its bound.
+/// Only the data was counted against the bound, as it came: what stood around it, and the prefix of every
+/// line, was not. With many lines a mailbox held seven times its bound.
 #[test]
 fn no_more_bytes_wait_than_may() {
     let limits = Limits { mailbox_bytes: 100_000, ..Limits::default() };
@@ -179,9 +179,9 @@ fn numbers_go_on_where_the_log_began() {
     assert_eq!((frame.seq(), hub.head().seq), (1_001, 1_001));
 }
 
-/// Two bounds that were both lifted overflowed to one that let nobody in.
+/// The sum of two bounds that were both lifted overflowed, and then no mail was taken.
 #[test]
-fn bounds_that_are_lifted_let_everybody_in() {
+fn bounds_that_are_lifted_refuse_nothing() {
     let limits = Limits { mailbox_events: usize::MAX, mailbox_others: usize::MAX, ..Limits::default() };
     let (hub, _, mailboxes) = hub(limits, 1);
     assert_eq!(hub.ask(&[]).filter(Result::is_ok).count(), 1);
@@ -190,7 +190,7 @@ fn bounds_that_are_lifted_let_everybody_in() {
 
 /// A shard that did not answer in time counted as one without topics: of 1,682 questions about a topic with
 /// 15,000 readers 1,595 were answered that it does not exist. What such questions had cost was added to the
-/// shard's work, although nobody waited for the answers any more.
+/// shard's work, although no thread waited for the answers any more.
 #[test]
 fn a_shard_that_does_not_answer_makes_no_answer_and_has_no_work_later() {
     let (hub, _, mailboxes) = hub(Limits::default(), 2);
