@@ -66,15 +66,8 @@ impl ProcessLog {
     pub(crate) fn new(log: Log) -> ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
-<<<<<<< HEAD
-            interest,
-            shards,
-            state: Mutex::new(State { log, newest: 0, trims_at: None }),
-            newest: Arc::default(),
-=======
             newest: Arc::new(AtomicU64::new(log.newest())),
-            state: Mutex::new(State { log, trims_at: None }),
->>>>>>> log2
+            state: Mutex::new(State { newest: log.newest(), log, trims_at: None }),
         }
     }
 
@@ -156,22 +149,8 @@ impl LockedLog<'_> {
         now: Duration,
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
-<<<<<<< HEAD
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
         let State { log, newest, trims_at } = &mut *self.state;
-        let mut is_earlier = false;
-        if self.process.interest == Interest::Registered {
-            for frame in frames {
-                log.append(frame, now, dropped);
-            }
-            let expiry = log.next_expiry();
-            is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
-            if is_earlier {
-                *trims_at = expiry;
-            }
-=======
-        let Some(newest) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, trims_at } = &mut *self.state;
         for frame in frames {
             log.append(frame, now, dropped);
         }
@@ -179,7 +158,6 @@ impl LockedLog<'_> {
         let is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
         if is_earlier {
             *trims_at = expiry;
->>>>>>> log2
         }
         *newest = last;
         self.process.newest.store(last, Ordering::Relaxed);

@@ -158,12 +158,7 @@ fn between_the_log_and_the_mail_nothing_is_missing_and_nothing_is_there_twice() 
         let topics = topics(&["a"]);
         let from = log.add_reader(&topics);
         let mut frames = Vec::new();
-<<<<<<< HEAD
         log.read_after(&wanted(&topics), 10, usize::MAX, &mut frames).unwrap();
-=======
-        let wanted = Wanted { topics: &topics, sees_private: true, after: 0 };
-        log.read_after(&wanted, 10, usize::MAX, &mut frames).unwrap();
->>>>>>> log2
         let mut seen: Vec<u64> = frames.iter().map(|frame| frame.seq()).filter(|seq| *seq <= from).collect();
         while seen.len() < 2 {
             let mail = reader.turn();

@@ -18,11 +18,15 @@ use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
+use fanfare_proto::log::Log;
 
 use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle};
 use crate::counts::SharedCounts;
 use crate::mailbox::{Mail, Mailbox};
-use crate::shared_log::{Interest, SharedLog, log_of};
+use crate::shared_log::{SharedLog, log_of};
+
+/// The topics of these tests.
+const ALL: [&str; 11] = ["a", "b", "c", "d", "large", "many", "one", "small", "task", "thread", "traffic"];
 
 /// A shard, as far as the hub is concerned.
 pub(crate) struct Shard {
@@ -37,13 +41,21 @@ fn wanted(topics: &[Topic]) -> Wanted<'_> {
     Wanted { topics, sees_private: true, after: 0, incomplete_until: 0 }
 }
 
-/// A hub with shards whose turns the test takes.
-pub(crate) fn hub(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Shard>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
+/// A hub with shards whose turns the test takes. Each of them reads these topics.
+pub(crate) fn hub(shards: usize, limits: Limits, topics_read: &[&str]) -> (Hub, Vec<Shard>) {
+    let log = log_of(Epoch::new(1), &limits, 0);
+    hub_on(log, shards, limits, topics_read)
+}
+
+/// The same, on a log of the caller's.
+pub(crate) fn hub_on(log: Log, shards: usize, limits: Limits, topics_read: &[&str]) -> (Hub, Vec<Shard>) {
+    let common = Common::new(log, shards);
+    let topics_read: Vec<Topic> = topics_read.iter().map(|name| Topic::new(name).unwrap()).collect();
     let shard = |index| {
         let waker = Waker::new().unwrap();
         let mailbox = common.mailbox(index, waker.clone());
-        let log = common.shared_log(index, Arc::clone(&mailbox));
+        let mut log = common.shared_log(index, Arc::clone(&mailbox));
+        log.add_reader(&topics_read);
         Shard { waker, mailbox, log, inbox: VecDeque::new() }
     };
     let shards: Vec<Shard> = (0..shards).map(shard).collect();
@@ -57,7 +69,7 @@ pub(crate) fn hub(shards: usize, limits: Limits, interest: Interest) -> (Hub, Ve
 }
 
 fn hub_of_one(limits: Limits) -> (Hub, Shard) {
-    let (hub, mut shards) = hub(1, limits, Interest::All);
+    let (hub, mut shards) = hub(1, limits, &ALL);
     (hub, shards.remove(0))
 }
 
@@ -205,7 +217,7 @@ fn all_mailboxes_together_are_bounded() {
     let size = Frame::size_at_most(&one);
     let limit = 12 * size;
     let limits = Limits { mailbox_total_bytes: limit, ..Limits::default() };
-    let (hub, mut shards) = hub(4, limits, Interest::All);
+    let (hub, mut shards) = hub(4, limits, &ALL);
     let total = |shards: &[Shard]| shards.iter().map(|shard| shard.taken().bytes).sum::<usize>();
     let accepted = (0..10).take_while(|_| hub.publish(one.clone()).is_ok()).count();
     assert_eq!(accepted, 3);
@@ -235,7 +247,7 @@ fn all_mailboxes_together_are_bounded() {
 #[test]
 fn a_congested_shard_holds_up_only_what_it_reads() {
     let limits = Limits { mailbox_events: 2, ..Limits::default() };
-    let (hub, mut shards) = hub(2, limits, Interest::Registered);
+    let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("slow"), topic("both")]);
     shards[1].log.add_reader(&[topic("fast"), topic("both")]);
     assert_eq!(hub.publish_batch(&mut events("slow", 2)).unwrap().count, 2);
@@ -264,7 +276,7 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
 #[test]
 fn two_busy_shards_starve_nobody() {
     let limits = Limits { mailbox_events: 1, ..Limits::default() };
-    let (hub, mut shards) = hub(2, limits, Interest::Registered);
+    let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("left"), topic("both")]);
     shards[1].log.add_reader(&[topic("right"), topic("both")]);
     publish(&hub, "left").unwrap();
@@ -290,7 +302,7 @@ fn two_busy_shards_starve_nobody() {
 #[test]
 fn a_shard_without_readers_is_not_waited_for() {
     let limits = Limits { mailbox_events: 1, ..Limits::default() };
-    let (hub, mut shards) = hub(1, limits, Interest::Registered);
+    let (hub, mut shards) = hub(1, limits, &[]);
     shards[0].log.add_reader(&[topic("a")]);
     publish(&hub, "a").unwrap();
     let wakes = Arc::default();
@@ -309,7 +321,7 @@ fn a_shard_without_readers_is_not_waited_for() {
 /// mail, and one that has left does not.
 #[test]
 fn a_batch_is_visible_when_it_is_released() {
-    let (hub, mut shards) = hub(2, Limits::default(), Interest::Registered);
+    let (hub, mut shards) = hub(2, Limits::default(), &[]);
     shards[0].log.add_reader(&[topic("a")]);
     let batch = hub.sequence(&mut events("a", 2), Numbers::Next).unwrap();
     assert_eq!((batch.published().count, hub.head().seq), (2, 0));
@@ -332,7 +344,7 @@ fn a_batch_is_visible_when_it_is_released() {
 fn what_is_not_released_is_bounded() {
     let limit = 4 * Frame::size_at_most(&event("a"));
     let limits = Limits { mailbox_total_bytes: limit, ..Limits::default() };
-    let (hub, mut shards) = hub(1, limits, Interest::Registered);
+    let (hub, mut shards) = hub(1, limits, &[]);
     let first = hub.sequence(&mut events("a", 3), Numbers::Next).unwrap();
     assert_eq!(hub.sequence(&mut events("a", 2), Numbers::Next).err(), Some(PublishError::Busy));
     let second = hub.sequence(&mut events("a", 1), Numbers::Next).unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fanfare_io::epoll::Epoll;
 use fanfare_io::{Io, Waker};
+use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::EventLog;
 use fanfare_proto::limits::Limits;
@@ -17,39 +18,11 @@ use fanfare_proto::log::Log;
 use super::{MAIL_KEPT, Mail, Mailbox};
 use crate::hub::{Amount, Hub, PublishError, tests};
 use crate::inspect::InspectError;
-<<<<<<< HEAD
-use crate::shared_log::Interest;
-
+/// Each shard reads the topics "0", "1" and "t".
 fn hub(limits: Limits, shards: usize) -> (Hub, Vec<Waker>, Vec<Arc<Mailbox>>) {
-    let (hub, shards) = tests::hub(shards, limits, Interest::All);
+    let (hub, shards) = tests::hub(shards, limits, &["0", "1", "t"]);
     let (wakers, mailboxes) = shards.into_iter().map(|shard| (shard.waker, shard.mailbox)).unzip();
     (hub, wakers, mailboxes)
-=======
-use crate::shared_log::log_of;
-
-fn hub(limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU64>) {
-    let log = log_of(Epoch::new(1), &limits, 0);
-    hub_with(log, limits, wakers)
-}
-
-/// Each shard reads the topics "0", "1" and "t".
-fn hub_with(log: Log, limits: Limits, wakers: &[Waker]) -> (Hub, Vec<Arc<Mailbox>>, Arc<AtomicU64>) {
-    let topics = ["0", "1", "t"].map(|name| Topic::new(name).unwrap());
-    let common = Common::new(log, wakers.len());
-    let shards = wakers.iter().enumerate();
-    let mailboxes: Vec<_> = shards.map(|(shard, waker)| common.mailbox(shard, waker.clone())).collect();
-    for (shard, mailbox) in mailboxes.iter().enumerate() {
-        common.shared_log(shard, Arc::clone(mailbox)).add_reader(&topics);
-    }
-    let handles = mailboxes.iter().map(|mailbox| ShardHandle {
-        mailbox: Arc::clone(mailbox),
-        sockets: fd_channel::channel().unwrap().0,
-        counts: Arc::new(CachePadded::new(SharedCounts::default())),
-    });
-    let newest = common.newest();
-    let hub = Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles.collect());
-    (hub, mailboxes, newest)
->>>>>>> log2
 }
 
 /// Each publisher's events say whose they are and which one.
@@ -193,13 +166,14 @@ fn a_burst_leaves_no_large_queues() {
 #[test]
 fn numbers_go_on_where_the_log_began() {
     let limits = Limits::default();
-    let mut log = log_of(Epoch::new(1), &limits, 0);
+    let mut log = crate::shared_log::log_of(Epoch::new(1), &limits, 0);
     log.begin_after(1_000);
-    let (hub, mailboxes, newest) = hub_with(log, limits, &[Waker::new().unwrap()]);
+    let (hub, shards) = tests::hub_on(log, 1, limits, &["0"]);
+    let (mailbox, newest) = (&shards[0].mailbox, hub.newest());
     assert_eq!(newest.load(Ordering::Relaxed), 1_000);
     publish(&hub, 0, 1);
     let mut inbox = VecDeque::new();
-    mailboxes[0].take(&mut inbox);
+    mailbox.take(&mut inbox);
     let Some(Mail::Event(frame)) = inbox.pop_front() else { panic!("an event was sent") };
     assert_eq!((frame.seq(), newest.load(Ordering::Relaxed)), (1_001, 1_001));
 }
