@@ -25,10 +25,8 @@ pub(crate) struct Bounds {
 }
 
 /// So small that faults reach them.
-pub(crate) const SMALL: Bounds = Bounds {
-    options: &["--retain-bytes", "512KiB", "--laggard-bytes", "1MiB"],
-    retained_bytes: 512 << 10,
-};
+pub(crate) const SMALL: Bounds =
+    Bounds { options: &["--retain-bytes", "512KiB", "--laggard-bytes", "1MiB"], retained_bytes: 512 << 10 };
 
 /// No fault reaches these: nothing may be missing, and nobody is cut.
 pub(crate) const LARGE: Bounds = Bounds {
