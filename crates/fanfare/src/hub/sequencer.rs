@@ -85,7 +85,7 @@ pub(crate) struct Sequenced {
     mail: SmallVec<[ShardMail; 1]>,
     /// What it takes of [`Shared::unreleased`].
     amount: Amount,
-    /// [`Log::readers_version`] when the shards were looked up.
+    /// The version of the log's readers when the shards were looked up.
     readers_version: u64,
     published: Published,
     shared: Arc<Shared>,
