@@ -18,9 +18,9 @@ use fanfare_proto::log::Log;
 use super::{MAIL_KEPT, Mail, Mailbox};
 use crate::hub::{Amount, Hub, PublishError, tests};
 use crate::inspect::InspectError;
-/// Each shard reads the topics "0", "1" and "t".
+/// Each shard reads the topics "0", "1", "2" and "t".
 fn hub(limits: Limits, shards: usize) -> (Hub, Vec<Waker>, Vec<Arc<Mailbox>>) {
-    let (hub, shards) = tests::hub(shards, limits, &["0", "1", "t"]);
+    let (hub, shards) = tests::hub(shards, limits, &["0", "1", "2", "t"]);
     let (wakers, mailboxes) = shards.into_iter().map(|shard| (shard.waker, shard.mailbox)).unzip();
     (hub, wakers, mailboxes)
 }
