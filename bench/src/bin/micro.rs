@@ -17,7 +17,7 @@ use fanfare_bench::{Outcome, finish};
 use fanfare_io::clock::thread_cpu_time;
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::decoder::Decoder;
-use fanfare_proto::delivery::Delivery;
+use fanfare_proto::delivery::{Delivery, NewStream};
 use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::frames::{FrameKey, FrameStore};
@@ -181,7 +181,8 @@ fn sweep(bench: &mut Bench) -> Outcome<()> {
         let key = delivery.reserve();
         let opened = delivery.open(subscription, None, &mut log);
         let options = StreamOptions::default();
-        delivery.begin(key, opened, member as i32, options, None, Duration::ZERO, &mut log);
+        let new = NewStream { key, socket: member as i32, options, unsent: None };
+        delivery.begin(opened, new, Duration::ZERO, &mut log);
     }
     let (now, mut seq, data) = (Duration::ZERO, 0, "x".repeat(200));
     bench.time("sweep_per_member", MEMBERS, || {
