@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control};
+use crate::control::{self, Control, OwedWakes};
 use crate::cors::Cors;
 use crate::memory;
 
@@ -62,6 +62,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             cors,
             max_body: options.max_body.as_u64() as usize,
             draining: Arc::clone(&draining),
+            owed_wakes: OwedWakes::default(),
         };
         control::start(control, sockets)?;
     }

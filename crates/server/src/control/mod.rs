@@ -5,6 +5,7 @@
 //! it.
 
 mod adopt;
+mod answer_first;
 mod body;
 mod problem;
 mod publish;
@@ -34,6 +35,7 @@ use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
 use crate::cors::Cors;
+pub(crate) use answer_first::OwedWakes;
 use fanfare::Admission;
 use problem::Problem;
 use strict::Strict;
@@ -58,6 +60,7 @@ pub(crate) struct Control {
     pub(crate) cors: Cors,
     pub(crate) max_body: usize,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) owed_wakes: OwedWakes,
 }
 
 /// Starts its threads. They end when the engine does.
@@ -114,11 +117,12 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
             Some(Err(problem)) => Some(Err(problem)),
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
+        let owed = control.owed_wakes.clone();
         async move {
             let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => answer.await.into_response(),
+                Some(Ok(answer)) => owed.answer_first(answer).await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
