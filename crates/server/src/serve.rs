@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control, Inspections};
+use crate::control::{self, Control, Inspections, OwedWakes};
 use crate::cors::Cors;
 use crate::memory;
 
@@ -64,6 +64,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             limits: options.control_limits(),
             draining: Arc::clone(&draining),
             inspections: Inspections::default(),
+            owed_wakes: OwedWakes::default(),
         };
         control::start(control, sockets)?;
     }

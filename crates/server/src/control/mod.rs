@@ -5,6 +5,7 @@
 //! it.
 
 mod adopt;
+mod answer_first;
 mod body;
 mod clients;
 mod limits;
@@ -36,6 +37,7 @@ use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
 use crate::cors::Cors;
+pub(crate) use answer_first::OwedWakes;
 use clients::{Client, Clients};
 use fanfare::Admission;
 pub(crate) use limits::ControlLimits;
@@ -52,6 +54,7 @@ pub(crate) struct Control {
     pub(crate) cors: Cors,
     pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) owed_wakes: OwedWakes,
     pub(crate) inspections: Inspections,
 }
 
@@ -113,11 +116,12 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
             Some(Err(problem)) => Some(Err(problem)),
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
+        let owed = control.owed_wakes.clone();
         async move {
             let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => answer.await.into_response(),
+                Some(Ok(answer)) => owed.answer_first(answer).await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
