@@ -59,7 +59,7 @@ impl Hub {
     }
 
     /// The counts of at most `limit` topics that have subscribers or retained events: the first ones, or
-    /// those that follow on a page before this one (see [`TopicsPage::next`]). Blocks until every shard has
+    /// the ones that follow a page (see [`TopicsPage::next`]). Blocks until every shard has
     /// answered, for at most `patience`.
     ///
     /// A topic that exists while all pages are read is on exactly one of them. No page is empty but the last
@@ -159,7 +159,7 @@ impl Answer {
 }
 
 /// Where a topic stands in the order of pages: by its name and the log's epoch alone, so that it stays there,
-/// and in a way that nobody can foresee.
+/// and in a way that cannot be foreseen.
 pub(crate) fn place(epoch: Epoch, topic: &Topic) -> u64 {
     let mut hasher = DefaultHasher::new();
     (epoch, topic).hash(&mut hasher);
@@ -174,7 +174,7 @@ pub(crate) struct Inspection {
     wanted: Weak<()>,
 }
 
-/// What whoever asked has.
+/// What the asker has: the answer comes here. Once it is dropped, the question is not answered any more.
 #[derive(Debug)]
 #[allow(unreachable_pub)] // Simulations are given it.
 pub struct Asked {
@@ -190,7 +190,7 @@ impl Inspection {
         (Inspection { question, answer: sender, wanted: Arc::downgrade(&wanted) }, asked)
     }
 
-    /// Whether somebody still waits for the answer.
+    /// Whether the asker still waits for the answer.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.strong_count() > 0
     }

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control, Inspections};
+use crate::control::{self, Bodies, Control, ControlLimits, Inspections, Notices, Reporter};
 use crate::cors::Cors;
 use crate::memory;
 
@@ -33,6 +33,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 
+    options.check()?;
     // Before anything else, so that no signal finds a half-started server.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let cors = Cors::new(&options.cors_origins);
@@ -54,18 +55,21 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     }
     let mut engine = builder.start()?;
     let draining = Arc::new(AtomicBool::new(false));
+    let (limits, notices) = (options.control_limits(), Arc::new(Notices::default()));
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
             admission: EventsAdmission { cors: cors.clone(), max_topics },
             cors,
-            limits: options.control_limits(),
+            limits,
             draining: Arc::clone(&draining),
             inspections: Inspections::default(),
+            bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
+            notices: Arc::clone(&notices),
         };
         control::start(control, sockets)?;
     }
-    announce(&engine);
+    announce(&engine, &limits);
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
@@ -76,7 +80,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             }
         }
     })?;
-    watch(&engine, &tell)?;
+    watch(&engine, &notices, &tell)?;
     drop(tell);
 
     let hub = engine.hub();
@@ -95,7 +99,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.
-fn announce(engine: &Engine) {
+fn announce(engine: &Engine, control: &ControlLimits) {
     let (backend, fallback) = engine.backend();
     if let Some(reason) = fallback {
         tracing::warn!("io_uring is refused, using epoll: {reason}");
@@ -111,6 +115,11 @@ fn announce(engine: &Engine) {
         mailbox_mib = limits.mailbox_bytes >> 20,
         pending_mib = (limits.pending * limits.head.max_bytes) >> 20,
         "bounds of each shard"
+    );
+    tracing::info!(
+        publishes = control.publishes,
+        publish_mib = control.publish_bytes >> 20,
+        "bounds of the control plane"
     );
     let mut out = io::stdout().lock();
     for address in engine.addresses() {
@@ -128,10 +137,11 @@ fn announce(engine: &Engine) {
 
 /// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
 /// logger's descriptor would mean something else in their tables.
-fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
+fn watch(engine: &Engine, notices: &Notices, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
+    let mut reporter = Reporter::default();
     for turn in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(_) => return Ok(()),
@@ -150,6 +160,7 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
             );
         }
         report(&before, &now);
+        reporter.report(notices, WATCH_INTERVAL * turn);
         (before, was_pausing) = (now, pausing);
         if turn % MEMORY_INTERVALS == 0 {
             memory::give_back();

@@ -1,4 +1,4 @@
-//! What a shard says of its topics when it is asked. What a question costs does not grow with what nobody
+//! What a shard says of its topics when it is asked. What a question costs does not grow with what was not
 //! asked for: one topic is looked up, and a page counts at most so many audiences.
 
 use std::collections::BinaryHeap;
@@ -12,7 +12,7 @@ use crate::counts::TopicCounts;
 use crate::inspect::{Answer, INSPECTED_AUDIENCES, Inspection, Question, cut_to, place};
 
 impl<I: Io> Shard<I> {
-    /// Answers, unless nobody waits for it any more.
+    /// Answers, unless the asker does not wait any more.
     pub(super) fn inspect(&self, inspection: &Inspection) {
         if inspection.is_wanted() {
             inspection.answer(match &inspection.question {

@@ -4,9 +4,11 @@
 //! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
 //! it.
 
+mod bodies;
 mod body;
 mod clients;
 mod limits;
+mod notices;
 mod problem;
 mod publish;
 mod routes;
@@ -35,10 +37,13 @@ use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
 use crate::cors::Cors;
+pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
 use fanfare::Admission;
 pub(crate) use limits::ControlLimits;
-use limits::{ANSWER_BYTES, CONNECTIONS, HEAD_TIME, LINGER, WAITING};
+use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, READ_BYTES, WAITING};
+use notices::Notice;
+pub(crate) use notices::{Notices, Reporter};
 use problem::Problem;
 use strict::Strict;
 pub(crate) use topics::Inspections;
@@ -52,17 +57,24 @@ pub(crate) struct Control {
     pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) inspections: Inspections,
+    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) notices: Arc<Notices>,
 }
 
 /// Starts its threads. They end when the engine does.
 pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (hand, mut handed) = mpsc::channel::<HandedOver>(WAITING);
+    let notices = Arc::clone(&control.notices);
     thread::Builder::new().name("fanfare-hand-over".to_owned()).spawn(move || {
         loop {
             match sockets.receive(None) {
-                // Full: the socket is dropped, and its client sees a closed connection.
-                Ok(Some(socket)) => drop(hand.try_send(socket)),
+                // Where that is full the socket is dropped, and its client sees a closed connection.
+                Ok(Some(socket)) => {
+                    if hand.try_send(socket).is_err() {
+                        notices.add(Notice::ConnectionRefused);
+                    }
+                }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
                 Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
@@ -73,9 +85,16 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         runtime.block_on(async move {
             let control = Arc::new(control);
             let router = routes::router(Arc::clone(&control));
-            let clients = Arc::new(Clients::new(CONNECTIONS, ANSWER_BYTES));
+            let clients = Arc::new(Clients::new(
+                control.limits.connections,
+                ANSWER_BYTES,
+                Arc::clone(&control.notices),
+            ));
             while let Some(socket) = handed.recv().await {
-                let Some(client) = clients.enter().map(Arc::new) else { continue };
+                let Some(client) = clients.enter().map(Arc::new) else {
+                    control.notices.add(Notice::ConnectionRefused);
+                    continue;
+                };
                 let (control, router) = (Arc::clone(&control), router.clone());
                 tokio::spawn(async move {
                     tokio::select! {
@@ -128,6 +147,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
+        .max_buf_size(READ_BYTES)
         .max_headers(control.hub.limits().head.max_headers)
         .serve_connection(TokioIo::new(socket), service);
     let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {
