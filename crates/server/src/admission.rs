@@ -1,12 +1,21 @@
-//! Who may subscribe: `GET /events`, with the cross-origin rules; everything else is the control plane's.
+//! Who may subscribe: `GET /events`, with the rules for hosts and origins; everything else is the control
+//! plane's.
+
+use std::sync::Arc;
 
 use fanfare::{Admission, Decision, Refusal, RequestHead, Subscribe};
 
+use crate::control::{Notice, Notices};
 use crate::cors::Cors;
+use crate::hosts::Hosts;
 
+/// The rules. Clones share what they count.
+#[derive(Clone)]
 pub(crate) struct EventsAdmission {
+    pub(crate) hosts: Hosts,
     pub(crate) cors: Cors,
     pub(crate) max_topics: usize,
+    pub(crate) notices: Arc<Notices>,
 }
 
 impl Admission for EventsAdmission {
@@ -15,20 +24,20 @@ impl Admission for EventsAdmission {
             return Decision::HandOver;
         }
         let fields = self.cors.fields_for(request);
-        match Subscribe::from_request(request, self.max_topics) {
-            Ok(mut subscribe) => {
-                for (name, value) in fields {
-                    subscribe = subscribe.header(name, &value);
-                }
-                Decision::Subscribe(subscribe)
-            }
-            Err(error) => {
-                let mut refusal = Refusal::new(error.status(), error.to_string());
-                for (name, value) in fields {
-                    refusal = refusal.header(name, &value);
-                }
-                Decision::Refuse(refusal)
-            }
+        let subscribe = if self.hosts.allow(request.host()) {
+            let subscribe = Subscribe::from_request(request, self.max_topics);
+            subscribe.map_err(|error| Refusal::new(error.status(), error.to_string()))
+        } else {
+            self.notices.add(Notice::HostRefused);
+            Err(Refusal::new(421, Hosts::refusal(request.host())))
+        };
+        match subscribe {
+            Ok(subscribe) => Decision::Subscribe(
+                fields.into_iter().fold(subscribe, |subscribe, (name, value)| subscribe.header(name, &value)),
+            ),
+            Err(refusal) => Decision::Refuse(
+                fields.into_iter().fold(refusal, |refusal, (name, value)| refusal.header(name, &value)),
+            ),
         }
     }
 }

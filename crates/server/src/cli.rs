@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfare::{Backend, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, Retention, SocketOptions};
 
 use crate::control::ControlLimits;
+use crate::hosts::HostName;
 
 /// Pushes Server-Sent Events to very many subscribers.
 ///
@@ -24,7 +25,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the push server (the default)
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Publish to a running server
     Pub(PubOptions),
     /// Subscribe to a running server; one line per event
@@ -56,6 +57,11 @@ pub(crate) struct ServeOptions {
     #[arg(long)]
     pub(crate) shared_table: bool,
 
+    /// Name that the server answers to, beside the addresses that it listens on and, on loopback, the names
+    /// of loopback; may be given several times. A server behind a proxy needs the name that the proxy passes
+    /// on. `*`: every name
+    #[arg(long = "host", env = "FANFARE_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) hosts: Vec<HostName>,
     /// Origin whose pages may subscribe and publish with credentials, or `*` for any without; may be
     /// given several times. Pages on this machine's loopback names and the same port always may
     #[arg(long = "cors-origin", env = "FANFARE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]

@@ -17,6 +17,7 @@ use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
 use crate::control::{self, Bodies, Control, ControlLimits, Inspections, Notices, Reporter};
 use crate::cors::Cors;
+use crate::hosts::Hosts;
 use crate::memory;
 
 /// Time between two looks at whether the shards run and what they had to refuse.
@@ -36,16 +37,21 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     options.check()?;
     // Before anything else, so that no signal finds a half-started server.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let cors = Cors::new(&options.cors_origins);
+    let notices = Arc::new(Notices::default());
     let limits = options.limits();
-    let max_topics = limits.topics_per_subscription;
+    let admission = EventsAdmission {
+        hosts: Hosts::new(&options.hosts, &options.listen),
+        cors: Cors::new(&options.cors_origins),
+        max_topics: limits.topics_per_subscription,
+        notices: Arc::clone(&notices),
+    };
     let mut builder = Engine::builder()
         .backend(options.backend)
         .pin(options.pin)
         .private_tables(!options.shared_table)
         .limits(limits)
         .socket_options(options.socket_options())
-        .admission(EventsAdmission { cors: cors.clone(), max_topics })
+        .admission(admission.clone())
         .hand_over(true);
     for address in &options.listen {
         builder = builder.listen(*address);
@@ -55,12 +61,11 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     }
     let mut engine = builder.start()?;
     let draining = Arc::new(AtomicBool::new(false));
-    let (limits, notices) = (options.control_limits(), Arc::new(Notices::default()));
+    let limits = options.control_limits();
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
-            admission: EventsAdmission { cors: cors.clone(), max_topics },
-            cors,
+            admission,
             limits,
             draining: Arc::clone(&draining),
             inspections: Inspections::default(),

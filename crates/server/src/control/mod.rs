@@ -36,14 +36,12 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
-use crate::cors::Cors;
 pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
 use fanfare::Admission;
 pub(crate) use limits::ControlLimits;
 use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, READ_BYTES, WAITING};
-use notices::Notice;
-pub(crate) use notices::{Notices, Reporter};
+pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
 use strict::Strict;
 pub(crate) use topics::Inspections;
@@ -53,7 +51,6 @@ use unread::Watched;
 pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
-    pub(crate) cors: Cors,
     pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) inspections: Inspections,

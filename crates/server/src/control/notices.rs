@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
+pub(crate) enum Notice {
     /// A connection was ended to make room for another, or for the answer of another.
     ConnectionEnded,
     /// A connection was closed at once: the control plane could not take it.
@@ -15,6 +15,8 @@ pub(super) enum Notice {
     PublishRefused,
     /// A publish was ended: its body came too slowly.
     SlowPublishEnded,
+    /// A request was refused: its host is not one of the server's.
+    HostRefused,
 }
 
 /// How long a notice is silent after a line of the log.
@@ -27,11 +29,12 @@ pub(crate) struct Notices {
 }
 
 impl Notice {
-    const ALL: [Notice; 4] = [
+    const ALL: [Notice; 5] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
         Notice::SlowPublishEnded,
+        Notice::HostRefused,
     ];
 
     fn text(self) -> &'static str {
@@ -49,12 +52,15 @@ impl Notice {
             Notice::SlowPublishEnded => {
                 "publishes were ended because their bodies came too slowly (--publish-rate, --max-publishes)"
             }
+            Notice::HostRefused => {
+                "requests were refused because their Host is not a name that the server answers to (--host)"
+            }
         }
     }
 }
 
 impl Notices {
-    pub(super) fn add(&self, notice: Notice) {
+    pub(crate) fn add(&self, notice: Notice) {
         self.counts[notice as usize].fetch_add(1, Ordering::Relaxed);
     }
 
