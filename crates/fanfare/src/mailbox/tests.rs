@@ -189,7 +189,7 @@ fn bounds_that_are_lifted_let_everybody_in() {
 
 /// A shard that did not answer in time counted as one without topics: of 1,682 questions about a topic with
 /// 15,000 readers 1,595 were answered that it does not exist. What such questions had cost was added to the
-/// shard's work, although nobody waited for the answers any more.
+/// shard's work, although no asker waited for the answers any more.
 #[test]
 fn a_shard_that_does_not_answer_makes_no_answer_and_has_no_work_later() {
     let (hub, _, mailboxes) = hub(Limits::default(), 2);
