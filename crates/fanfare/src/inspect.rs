@@ -48,7 +48,7 @@ impl Hub {
     }
 
     /// The counts of at most `limit` topics that have subscribers or retained events: the first ones, or
-    /// those that follow on a page before this one (see [`TopicsPage::next`]). Blocks until every shard has
+    /// the ones that follow a page (see [`TopicsPage::next`]). Blocks until every shard has
     /// answered, for at most `patience`.
     ///
     /// A topic that exists while all pages are read is on exactly one of them. No page is empty but the last
@@ -98,7 +98,7 @@ pub(crate) struct Inspection {
     wanted: Weak<()>,
 }
 
-/// What whoever asked has.
+/// What the asker has: the answer comes here. Once it is dropped, the question is not answered any more.
 #[derive(Debug)]
 #[allow(unreachable_pub)] // Simulations are given it.
 pub struct Asked {
@@ -114,7 +114,7 @@ impl Inspection {
         (Inspection { topics, answer: sender, wanted: Arc::downgrade(&wanted) }, asked)
     }
 
-    /// Whether somebody still waits for the answer.
+    /// Whether the asker still waits for the answer.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.strong_count() > 0
     }

@@ -39,7 +39,7 @@ pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
 pub use fanfare_io::sockets::SocketOptions;
-pub use fanfare_io::{Backend, DescriptorTables};
+pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};

@@ -11,6 +11,7 @@ use fanfare::{
 };
 
 use crate::control::ControlLimits;
+use crate::hosts::HostName;
 
 /// Pushes Server-Sent Events to very many subscribers.
 ///
@@ -27,7 +28,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the push server (the default)
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Publish to a running server
     Pub(PubOptions),
     /// Subscribe to a running server; one line per event
@@ -60,6 +61,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "FANFARE_DESCRIPTOR_TABLES", default_value = "auto")]
     pub(crate) descriptor_tables: DescriptorTables,
 
+    /// Name that the server answers to, beside the addresses that it listens on and, on loopback, the names
+    /// of loopback; may be given several times. A server behind a proxy needs the name that the proxy passes
+    /// on. `*`: every name
+    #[arg(long = "host", env = "FANFARE_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) hosts: Vec<HostName>,
     /// Origin whose pages may subscribe and publish with credentials, or `*` for any without; may be
     /// given several times. Pages on this machine's loopback names and the same port always may
     #[arg(long = "cors-origin", env = "FANFARE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -83,6 +89,22 @@ pub(crate) struct ServeOptions {
     /// Events of one JSON array. NDJSON has no such bound
     #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().array_events)]
     pub(crate) max_array: usize,
+    /// Connections at once that are no subscribers. At the bound the one that has been idle for the longest
+    /// time is closed
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().connections)]
+    pub(crate) max_control_connections: usize,
+    /// Publishes in progress at once. At the bound the one whose body comes most slowly is ended, or the
+    /// newcomer refused
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().publishes)]
+    pub(crate) max_publishes: usize,
+    /// Memory of all publishes in progress, those included that wait for the shards [default: 128 MiB, or
+    /// four times --max-body]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) publish_memory: Option<ByteSize>,
+    /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are
+    /// bounded
+    #[arg(long, value_name = "SIZE", default_value_t = size(ControlLimits::default().least_rate))]
+    pub(crate) publish_rate: ByteSize,
     /// Time for a request head to be complete
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) head_time: Duration,
@@ -239,7 +261,39 @@ impl ServeOptions {
     }
 
     pub(crate) fn control_limits(&self) -> ControlLimits {
-        ControlLimits { body_bytes: self.max_body.as_u64() as usize, array_events: self.max_array }
+        let body_bytes = self.max_body.as_u64() as usize;
+        let default = ControlLimits::default();
+        let publish_bytes = self.publish_memory.map(|size| size.as_u64() as usize);
+        ControlLimits {
+            connections: self.max_control_connections,
+            body_bytes,
+            array_events: self.max_array,
+            publishes: self.max_publishes,
+            publish_bytes: publish_bytes.unwrap_or(default.publish_bytes.max(body_bytes.saturating_mul(4))),
+            least_rate: self.publish_rate.as_u64() as usize,
+        }
+    }
+
+    /// What is wrong with the options together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let limits = self.control_limits();
+        let least = ControlLimits::least_publish_bytes(limits.body_bytes);
+        if limits.publish_bytes < least {
+            let (memory, body) = (size(limits.publish_bytes), self.max_body);
+            let least = size(least);
+            return Err(format!(
+                "--publish-memory {memory} is too little for --max-body {body}; it needs {least}"
+            ));
+        }
+        let most = limits.connections / 2;
+        if !(1..=most).contains(&limits.publishes) {
+            let (publishes, connections) = (limits.publishes, limits.connections);
+            return Err(format!(
+                "--max-publishes {publishes} has to be from 1 to {most}, half of --max-control-connections \
+                 {connections}, so that health checks find room"
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn socket_options(&self) -> SocketOptions {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
-use fanfare_proto::delivery::{Opened, StreamKey};
+use fanfare_proto::delivery::{NewStream, Opened, StreamKey};
 use fanfare_proto::event_log::EventLog;
 use fanfare_proto::frame::{WireFormat, checkpoint, ending, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
@@ -484,7 +484,8 @@ impl<I: Io> Shard<I> {
             Ok(sent) => {
                 let is_cut = sent < opening.len();
                 let unsent = is_cut.then(|| Unsent::own(opening.into_boxed_slice(), sent));
-                self.delivery.begin(key, opened, socket, options, unsent, now, &mut self.links.log);
+                let new = NewStream { key, socket, options, unsent };
+                self.delivery.begin(opened, new, now, &mut self.links.log);
             }
             Err(()) => {
                 self.delivery.abandon(opened, &mut self.links.log);

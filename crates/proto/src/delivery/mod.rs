@@ -47,7 +47,7 @@ use crate::limits::{ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, SCANS, SLICE
 use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 use drain::Drain;
-pub use opening::Opened;
+pub use opening::{NewStream, Opened};
 use sending::Sending;
 pub use sending::{Batch, SendFailure};
 use upkeep::Upkeep;

@@ -26,6 +26,18 @@ pub struct Opened {
     replays: bool,
 }
 
+/// What a stream begins with.
+pub struct NewStream {
+    /// The name that was reserved for it.
+    pub key: StreamKey,
+    /// Its socket.
+    pub socket: i32,
+    /// What the subscriber asked for.
+    pub options: StreamOptions,
+    /// The rest of its opening bytes, where the socket did not take all of them.
+    pub unsent: Option<Unsent>,
+}
+
 impl Delivery {
     /// The name that the next stream will have.
     pub fn reserve(&mut self) -> StreamKey {
@@ -72,17 +84,9 @@ impl Delivery {
         gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.format(), out);
     }
 
-    /// Begins a stream on a watched socket, under the name that was reserved. `unsent` is the rest of its opening bytes.
-    pub fn begin(
-        &mut self,
-        key: StreamKey,
-        opened: Opened,
-        socket: i32,
-        options: StreamOptions,
-        unsent: Option<Unsent>,
-        now: Duration,
-        log: &mut impl EventLog,
-    ) {
+    /// Begins a stream on a watched socket, under the name that was reserved.
+    pub fn begin(&mut self, opened: Opened, new: NewStream, now: Duration, log: &mut impl EventLog) {
+        let NewStream { key, socket, options, unsent } = new;
         let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
         let slot = key.slot;
         let place = if replays || unsent.is_some() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fanfare_proto::audience::{Subscription, SweepBounds};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::delivery::{Budgets, Closed, Delivery, SendFailure, StreamKey};
+use fanfare_proto::delivery::{Budgets, Closed, Delivery, NewStream, SendFailure, StreamKey};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbeat};
@@ -242,7 +242,7 @@ impl World {
             ended: false,
         };
         assert!(self.readers.insert(key.slot, reader).is_none(), "a slot that is in use");
-        self.delivery.begin(key, opened, socket, options, unsent, now, &mut log);
+        self.delivery.begin(opened, NewStream { key, socket, options, unsent }, now, &mut log);
         self.take_closed();
         if !is_open && self.readers.contains_key(&key.slot) && self.choices.one_in(2) {
             self.open_socket(key.slot);

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::notices::{Notice, Notices};
+
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -17,6 +19,7 @@ pub(super) struct Clients {
     limit: usize,
     /// Bytes of their answers.
     answer_limit: usize,
+    notices: Arc<Notices>,
     state: Mutex<State>,
 }
 
@@ -47,15 +50,15 @@ pub(super) struct Client {
 }
 
 impl Clients {
-    pub(super) fn new(limit: usize, answer_limit: usize) -> Clients {
-        Clients { limit, answer_limit, state: Mutex::default() }
+    pub(super) fn new(limit: usize, answer_limit: usize, notices: Arc<Notices>) -> Clients {
+        Clients { limit, answer_limit, notices, state: Mutex::default() }
     }
 
     /// Takes in a connection. Where there are too many, the one that has been idle for the longest time is
     /// ended; `None`: all are busy.
     pub(super) fn enter(self: &Arc<Clients>) -> Option<Client> {
         let mut state = self.lock();
-        if state.table.len() >= self.limit && !state.end_oldest(|_| true) {
+        if state.table.len() >= self.limit && !self.end_oldest(&mut state, |_| true) {
             return None;
         }
         state.count += 1;
@@ -65,21 +68,20 @@ impl Clients {
         Some(Client { clients: Arc::clone(self), number, ended })
     }
 
+    /// Ends the connection that has been idle for the longest time, among the wanted ones, and forgets it.
+    fn end_oldest(&self, state: &mut State, wanted: impl Fn(&Entry) -> bool) -> bool {
+        let idle = state.table.iter().filter(|(_, entry)| wanted(entry));
+        let oldest = idle.filter_map(|(number, entry)| Some((entry.idle_since?, *number))).min();
+        let Some(entry) = oldest.and_then(|(_, number)| state.table.remove(&number)) else { return false };
+        state.answer_bytes -= entry.answer_bytes;
+        entry.ended.notify_one();
+        self.notices.add(Notice::ConnectionEnded);
+        true
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Ends the connection that has been idle for the longest time, of those that are wanted, and forgets it.
-    fn end_oldest(&mut self, wanted: impl Fn(&Entry) -> bool) -> bool {
-        let idle = self.table.iter().filter(|(_, entry)| wanted(entry));
-        let oldest = idle.filter_map(|(number, entry)| Some((entry.idle_since?, *number))).min();
-        let Some(entry) = oldest.and_then(|(_, number)| self.table.remove(&number)) else { return false };
-        self.answer_bytes -= entry.answer_bytes;
-        entry.ended.notify_one();
-        true
     }
 }
 
@@ -92,7 +94,7 @@ impl Client {
     }
 
     /// An answer of so many bytes is given to the HTTP library. Where all answers together have too many,
-    /// those that wait for their clients for the longest time are thrown away, with their connections.
+    /// the ones that have waited for the longest time are thrown away, with their connections.
     pub(super) fn answers(&self, bytes: usize) {
         let mut state = self.clients.lock();
         state.count += 1;
@@ -102,8 +104,11 @@ impl Client {
         entry.answer_bytes += bytes;
         state.answer_bytes += bytes;
         while state.answer_bytes > self.clients.answer_limit
-            && state.end_oldest(|entry| entry.answer_bytes > 0 && entry.idle_since != Some(now))
-        {}
+            && self
+                .clients
+                .end_oldest(&mut state, |entry| entry.answer_bytes > 0 && entry.idle_since != Some(now))
+        {
+        }
     }
 
     /// The socket has taken all that was to be written.
@@ -140,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_was_idle_for_the_longest_time_makes_room() {
-        let clients = Arc::new(Clients::new(3, 100));
+        let clients = Arc::new(Clients::new(3, 100, Arc::default()));
         let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
         first.begins();
         second.begins();
@@ -160,7 +165,7 @@ mod tests {
     /// A thousand answers of 400 KB that were not read took a GiB for half a minute.
     #[test]
     fn answers_have_a_bound_over_all_connections() {
-        let clients = Arc::new(Clients::new(10, 100));
+        let clients = Arc::new(Clients::new(10, 100, Arc::default()));
         let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
         for client in [&first, &second, &third] {
             client.begins();

@@ -5,9 +5,12 @@
 //! it.
 
 mod adopt;
+mod answer_first;
+mod bodies;
 mod body;
 mod clients;
 mod limits;
+mod notices;
 mod problem;
 mod publish;
 mod routes;
@@ -35,11 +38,13 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
-use crate::cors::Cors;
+pub(crate) use answer_first::OwedWakes;
+pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
 use fanfare::Admission;
 pub(crate) use limits::ControlLimits;
-use limits::{ANSWER_BYTES, CONNECTIONS, HEAD_TIME, LINGER, WAITING};
+use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, READ_BYTES, WAITING};
+pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
 use strict::Strict;
 pub(crate) use topics::Inspections;
@@ -49,21 +54,28 @@ use unread::Watched;
 pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
-    pub(crate) cors: Cors,
     pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) owed_wakes: OwedWakes,
     pub(crate) inspections: Inspections,
+    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) notices: Arc<Notices>,
 }
 
 /// Starts its threads. They end when the engine does.
 pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (hand, mut handed) = mpsc::channel::<HandedOver>(WAITING);
+    let notices = Arc::clone(&control.notices);
     thread::Builder::new().name("fanfare-hand-over".to_owned()).spawn(move || {
         loop {
             match sockets.receive(None) {
-                // Full: the socket is dropped, and its client sees a closed connection.
-                Ok(Some(socket)) => drop(hand.try_send(socket)),
+                // Where that is full the socket is dropped, and its client sees a closed connection.
+                Ok(Some(socket)) => {
+                    if hand.try_send(socket).is_err() {
+                        notices.add(Notice::ConnectionRefused);
+                    }
+                }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
                 Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
@@ -74,9 +86,16 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         runtime.block_on(async move {
             let control = Arc::new(control);
             let router = routes::router(Arc::clone(&control));
-            let clients = Arc::new(Clients::new(CONNECTIONS, ANSWER_BYTES));
+            let clients = Arc::new(Clients::new(
+                control.limits.connections,
+                ANSWER_BYTES,
+                Arc::clone(&control.notices),
+            ));
             while let Some(socket) = handed.recv().await {
-                let Some(client) = clients.enter().map(Arc::new) else { continue };
+                let Some(client) = clients.enter().map(Arc::new) else {
+                    control.notices.add(Notice::ConnectionRefused);
+                    continue;
+                };
                 let (control, router) = (Arc::clone(&control), router.clone());
                 tokio::spawn(async move {
                     tokio::select! {
@@ -113,11 +132,12 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
             Some(Err(problem)) => Some(Err(problem)),
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
+        let owed = control.owed_wakes.clone();
         async move {
             let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => answer.await.into_response(),
+                Some(Ok(answer)) => owed.answer_first(answer).await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -129,6 +149,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
+        .max_buf_size(READ_BYTES)
         .max_headers(control.hub.limits().head.max_headers)
         .serve_connection(TokioIo::new(socket), service);
     let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {

@@ -15,8 +15,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
 use super::problem::Problem;
-use super::{Control, origin_and_host, publish, topics};
+use super::{Control, Notice, origin_and_host, publish, topics};
+use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
+use crate::hosts::Hosts;
 
 /// The page may talk to this server under each of its loopback names, and to nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -56,12 +58,19 @@ fn page(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Cont
     only(get(move || async move { (headers, text) }), "GET, HEAD")
 }
 
-/// Refuses what a page of another origin may not do, and adds the response fields that let it read the
-/// answer where it may. A page that may not is not even told what a publish would have answered.
+/// Refuses what is meant for another host, and what a page of another origin may not do, and adds the
+/// response fields that let it read the answer where it may. A page that may not is not even told what a
+/// publish would have answered.
 async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
+    let EventsAdmission { hosts, cors, notices, .. } = &control.admission;
     let (origin, host) = origin_and_host(&request);
-    let refused = control.cors.judge(origin, host) == Verdict::Refused;
-    let fields = control.cors.fields(origin, host);
+    let fields = cors.fields(origin, host);
+    // Monitors ask by the names that they know. There is nothing in the answer that a page should not know.
+    if !hosts.allow(host) && !request.uri().path().starts_with("/health/") {
+        notices.add(Notice::HostRefused);
+        return with_fields(Problem::new(421, Hosts::refusal(host)).into_response(), fields);
+    }
+    let refused = cors.judge(origin, host) == Verdict::Refused;
     if refused && request.method() == "POST" {
         let refusal = Problem::new(403, "pages of this origin may not publish; see --cors-origin");
         return with_fields(refusal.into_response(), fields);

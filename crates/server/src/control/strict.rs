@@ -233,7 +233,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let client = Arc::new(Arc::new(Clients::new(1, 1)).enter().unwrap());
+        let client = Arc::new(Arc::new(Clients::new(1, 1, Arc::default())).enter().unwrap());
         let mut strict = Strict::new(Vec::new(), socket, HeadLimits::default(), client);
         let error = loop {
             if let Err(error) = strict.write_all(&[0; 1 << 16]).await {

@@ -193,7 +193,7 @@ mod tests {
         drop(first);
         assert!(inspections.turn().await.is_ok());
         let _held = inspections.turn().await;
-        // Nobody waits for ever.
+        // A wait has an end.
         assert!(inspections.turn().await.is_err());
     }
 

@@ -86,7 +86,7 @@ impl Server {
         Server::start_with(backend, &[])
     }
 
-    /// Starts with these options too. `--shards` and `--listen` among them replace the tests' own.
+    /// Starts with these options too. `--shards`, `--listen` and `--host` among them replace the tests' own.
     pub(crate) fn start_with(backend: Backend, options: &[&str]) -> Server {
         let mut command = fanfare();
         command.args(arguments(backend, options));
@@ -368,7 +368,9 @@ fn sockets_in(table: &Path) -> HashSet<PathBuf> {
 
 pub(crate) fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
     let mut all = vec!["--backend".to_owned(), backend.to_string()];
-    for (name, value) in [("--listen", "127.0.0.1:0"), ("--shards", "2")] {
+    // The names are those of the tests' requests.
+    let own = [("--listen", "127.0.0.1:0"), ("--shards", "2"), ("--host", "h,x,fanfare.test,push.example")];
+    for (name, value) in own {
         if !options.contains(&name) {
             all.extend([name.to_owned(), value.to_owned()]);
         }
