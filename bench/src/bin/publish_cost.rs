@@ -84,7 +84,9 @@ fn read_along(hub: &Hub, topic: &Topic) -> Outcome<thread::JoinHandle<()>> {
     hub.adopt(theirs, Subscribe::to([topic.clone()]), WireFormat::Plain)?;
     let mut buffer = vec![0; 1 << 20];
     // The head of the response: from here on it gets what is published.
-    ours.read(&mut buffer)?;
+    if ours.read(&mut buffer)? == 0 {
+        return Err("the subscriber was refused".into());
+    }
     Ok(thread::spawn(move || while ours.read(&mut buffer).is_ok_and(|count| count > 0) {}))
 }
 

@@ -6,12 +6,14 @@
 
 mod capacity;
 mod congestion;
-#[cfg(all(test, fanfare_loom))]
+#[cfg(test)]
+#[cfg(fanfare_loom)]
 mod models;
 mod room;
 mod sequencer;
 mod tasks;
-#[cfg(all(test, not(fanfare_loom)))]
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
 pub(crate) mod tests;
 mod waiting;
 
