@@ -11,8 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use fanfare_io::epoll::Epoll;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Waker, fd_channel};
+use fanfare_io::{Clock, Io, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::{EventLog, Wanted};
@@ -125,10 +126,13 @@ fn poll(future: &mut PublishFuture<'_>, wakes: &Arc<Wakes>) -> Poll<Result<usize
     result.map(|result| result.map(|published| published.count).map_err(|interrupted| interrupted.error))
 }
 
-/// The thread of the hub has woken this task so often.
+/// The thread of the hub has woken this task so often. It has ten seconds for it.
 fn expect_wakes(wakes: &Wakes, count: usize) {
-    while wakes.0.load(Ordering::Relaxed) < count {
-        thread::yield_now();
+    for _ in 0..10_000 {
+        if wakes.0.load(Ordering::Relaxed) >= count {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(wakes.0.load(Ordering::Relaxed), count);
 }
@@ -234,6 +238,28 @@ fn all_mailboxes_together_are_bounded() {
     let large = event("a").data("x".repeat(20_000));
     assert!(hub.publish(large.clone()).is_ok());
     assert!(hub.publish(large).is_err());
+}
+
+/// A publisher that waits for the bound of all mailboxes is called when other shards than its own have room again, and
+/// is not overtaken by smaller events meanwhile.
+#[test]
+fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
+    let one = || event("a").data("x".repeat(1000));
+    let limits = Limits { mailbox_total_bytes: 8 * Frame::size_at_most(&one()), ..Limits::default() };
+    let (hub, mut shards) = hub(2, limits, &[]);
+    shards[0].log.add_reader(&[topic("a")]);
+    shards[1].log.add_reader(&[topic("b")]);
+    assert_eq!(hub.publish_batch(&mut vec![one(); 8]).unwrap().count, 8);
+    let (wakes, mut batch) = (Arc::default(), vec![event("b").data("x".repeat(1000)); 2]);
+    let mut waits = hub.publish_async(&mut batch);
+    assert!(poll(&mut waits, &wakes).is_pending());
+    assert_eq!(publish(&hub, "b"), Err(PublishError::Busy));
+    assert_eq!(publish(&hub, "no shard reads it"), Ok(1));
+    shards[0].act_on(4);
+    expect_wakes(&wakes, 1);
+    assert_eq!(poll(&mut waits, &wakes), Poll::Ready(Ok(2)));
+    assert_eq!(publish(&hub, "b"), Ok(1));
+    assert_eq!((shards[0].act_on_all().len(), shards[1].act_on_all().len()), (4, 3));
 }
 
 // ---- Interest ----
@@ -390,6 +416,32 @@ fn a_batch_cannot_be_released_behind_a_newer_one() {
     assert_eq!((hub.head().seq, shard.taken()), (2, Amount::default()));
     publish(&hub, "a").unwrap();
     assert_eq!(shard.act_on_all(), [3]);
+}
+
+/// One shard drops what is too old, for all. It sleeps, and reads nothing: it is woken where something becomes too old
+/// earlier than it knows, and only then.
+#[test]
+fn the_shard_that_trims_is_woken_in_time() {
+    let (hub, mut shards) = hub(2, Limits::default(), &[]);
+    shards[1].log.add_reader(&[topic("a")]);
+    let mut ios = shards.iter().map(|shard| Epoll::open(&shard.waker).unwrap()).collect::<Vec<_>>();
+    let mut woken = |shard: usize| {
+        let mut notifications = Vec::new();
+        ios[shard].wait(Some(Duration::ZERO), &mut notifications).unwrap();
+        !notifications.is_empty()
+    };
+    assert_eq!((shards[0].log.next_expiry(), shards[1].log.next_expiry()), (None, None));
+    publish(&hub, "a").unwrap();
+    assert_eq!((woken(0), woken(1)), (true, false), "the other one is not asleep");
+    publish(&hub, "a").unwrap();
+    assert!(!woken(0), "it knows of an earlier one");
+    let expiry = shards[0].log.next_expiry().unwrap();
+    assert_eq!(shards[1].log.next_expiry(), None);
+    shards[0].log.trim(expiry, 10);
+    shards[0].log.trim(2 * expiry, 10);
+    assert_eq!(shards[0].log.next_expiry(), None);
+    publish(&hub, "a").unwrap();
+    assert!(woken(0), "the log was empty");
 }
 
 // ---- Publishers that wait ----
