@@ -167,7 +167,7 @@ impl Common {
     }
 
     /// The newest number that is released.
-    #[cfg(all(test, not(fanfare_loom)))]
+    #[cfg(test)]
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         Arc::clone(self.log.newest())
     }
