@@ -142,6 +142,10 @@ impl Sending {
         self.heartbeats[kind.index()].push(key);
     }
 
+    pub(super) fn is_ending(&self, key: StreamKey) -> bool {
+        self.endings.iter().any(|(ending, _)| *ending == key)
+    }
+
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
         self.endings.push_back((key, reason));
     }
@@ -572,11 +576,6 @@ impl Delivery {
                 // A stream never ends in the middle of a frame: it is ended when that is finished.
                 continue;
             }
-            let retry_ms = self.jittered_retry_ms();
-            self.sending.own.clear();
-            let format = self.audiences.subscription(stream.audience).format();
-            ending(retry_ms, format, &mut self.sending.own);
-            self.sending.sockets.push(link.socket);
             // Since the drain chose it, it may have been sent what it was behind.
             let reason = match reason {
                 CloseReason::Drained | CloseReason::Cut if self.is_behind(key.slot as usize) => {
@@ -585,6 +584,11 @@ impl Delivery {
                 CloseReason::Drained | CloseReason::Cut => CloseReason::Drained,
                 _ => reason,
             };
+            let retry_ms = self.jittered_retry_ms();
+            self.sending.own.clear();
+            let format = self.audiences.subscription(stream.audience).format();
+            ending(retry_ms, format, &mut self.sending.own);
+            self.sending.sockets.push(link.socket);
             return Some(InFlight::Ending(key.slot, reason));
         }
     }
