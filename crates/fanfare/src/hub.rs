@@ -342,6 +342,12 @@ impl Hub {
         ask(self.inner.common.log.lock().log())
     }
 
+    /// What the simulator asks the sequencer.
+    #[cfg(feature = "sim")]
+    pub(crate) fn reserved_events(&self) -> (usize, usize) {
+        self.inner.sequencer.reserved_events()
+    }
+
     pub(crate) fn log(&self) -> &ProcessLog {
         &self.inner.common.log
     }

@@ -232,6 +232,12 @@ impl Mailbox {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// Events for which room is reserved and that are not pushed yet.
+    #[cfg(feature = "sim")]
+    pub(crate) fn reserved_events(&self) -> usize {
+        lock(&self.reserved).events
+    }
+
     /// What is counted is what waits, here and in the shard's inbox.
     #[cfg(feature = "sim")]
     pub(crate) fn check(&self, inbox: &VecDeque<Mail>) {

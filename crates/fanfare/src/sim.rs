@@ -1,5 +1,5 @@
-//! What the simulator drives: the real hub and the real shards, without threads, on any `Io` and a clock that is
-//! driven by hand. Not part of the public interface.
+//! What the simulator drives: the real hub and the real shards, without threads, on any `Io` and a clock that
+//! is driven by hand. Not part of the public interface.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use fanfare_io::{Clock, Io, Notification, Socket, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
+pub use fanfare_proto::log::TopicExtent;
 
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts};
@@ -35,7 +36,7 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// One shard whose turns somebody else takes.
+/// One shard whose turns the caller takes.
 pub struct SimShard<I: Io> {
     pub(crate) shard: Shard<I>,
     waker: Waker,
@@ -70,11 +71,12 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
     (Hub::new(common, Clock::by_hand(), limits, options, handles), shards)
 }
 
-/// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back, and its
-/// numbers become holes.
+/// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back,
+/// and its numbers become holes.
 pub struct Sequenced(hub::Sequenced);
 
-/// Does the first step of a publish. `numbers` are those that a log outside of the process has given, one for each event.
+/// Does the first step of a publish. `numbers` are those that a log outside of the process has given, one for
+/// each event.
 ///
 /// # Errors
 /// As [`Hub::publish_batch`].
@@ -111,7 +113,7 @@ impl<I: Io> SimShard<I> {
         timeout
     }
 
-    /// Whether somebody woke it since the last time that somebody asked.
+    /// Whether its waker was used since the last question.
     pub fn was_woken(&self) -> bool {
         self.waker.was_used()
     }
@@ -134,12 +136,12 @@ impl<I: Io> SimShard<I> {
 
     /// What it has counted.
     pub fn counts(&self) -> Counts {
-        self.shard.look().counts
+        self.shard.snapshot().counts
     }
 
     /// What else a model needs to know.
-    pub fn look(&self) -> Look {
-        self.shard.look()
+    pub fn snapshot(&self) -> ShardSnapshot {
+        self.shard.snapshot()
     }
 
     /// Each laggard's socket, and whether it is in line to be served.
@@ -148,26 +150,34 @@ impl<I: Io> SimShard<I> {
     }
 }
 
-/// A shard, seen from outside.
+/// The state of a shard, as a model sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct ShardSnapshot {
     /// What it has counted.
     pub counts: Counts,
-    /// The newest event that any shard may have had.
-    pub newest: u64,
     /// Deadlines of requests, also of those that have left.
     pub deadlines: usize,
     /// Readers that wait for a number which is not released yet.
     pub resuming: usize,
-    /// A sweep is under way.
-    pub sweeping: bool,
-    /// A drain is.
-    pub draining: bool,
+    /// An event is not marked in all of its audiences yet.
+    pub is_marking: bool,
+    /// A sweep, or the marking for one, is unfinished.
+    pub is_sweeping: bool,
+    /// Sweeps are so far behind that the shard takes no mail.
+    pub is_backlogged: bool,
+    /// A drain was begun.
+    pub is_draining: bool,
+    /// Streams that fell behind and still take bytes.
+    pub behind: usize,
+    /// Streams that are not at a standstill.
+    pub moving: usize,
+    /// Bytes that it holds for sweeps under way and for what links have begun.
+    pub held_bytes: usize,
 }
 
-/// The log of the process, seen from outside.
+/// The state of the log of the process, as a model sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogLook {
+pub struct LogSnapshot {
     /// Frames that it holds.
     pub frames: usize,
     /// Their memory, with the indexes.
@@ -178,9 +188,18 @@ pub struct LogLook {
     pub topics: usize,
 }
 
-/// What the log has.
-pub fn look_at_log(hub: &Hub) -> LogLook {
-    hub.with_log(|log| LogLook {
+/// What the log says of one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInLog {
+    /// Every event of the topic after this number is in the log: the public ones, and all.
+    pub available_after: [u64; 2],
+    /// What is kept of it; `None`: neither events nor readers.
+    pub extent: Option<TopicExtent>,
+}
+
+/// The log as a whole.
+pub fn log_snapshot(hub: &Hub) -> LogSnapshot {
+    hub.with_log(|log| LogSnapshot {
         frames: log.len(),
         bytes: log.bytes(),
         readers: log.readers(),
@@ -188,7 +207,20 @@ pub fn look_at_log(hub: &Hub) -> LogLook {
     })
 }
 
-/// Every event of these topics after this number is in the log. Private ones count only with `sees_private`.
-pub fn available_after(hub: &Hub, topics: &[Topic], sees_private: bool) -> u64 {
-    hub.with_log(|log| log.available_after(topics, sees_private))
+/// The log's answers about each of these topics.
+pub fn topics_in_log(hub: &Hub, topics: &[Topic]) -> Vec<TopicInLog> {
+    hub.with_log(|log| {
+        let of = |topic: &Topic| TopicInLog {
+            available_after: [false, true]
+                .map(|sees_private| log.available_after(std::slice::from_ref(topic), sees_private)),
+            extent: log.topic(topic),
+        };
+        topics.iter().map(of).collect()
+    })
+}
+
+/// Events that are sequenced and neither released nor dropped, and events for which room is reserved in
+/// mailboxes, summed over the mailboxes.
+pub fn reserved_events(hub: &Hub) -> (usize, usize) {
+    hub.reserved_events()
 }

@@ -25,6 +25,8 @@ pub struct Laggard {
     fell_behind: bool,
     /// It stands in line to be served.
     in_line: bool,
+    /// Where it is in the list of laggards with something unsent, while it has something.
+    place: u32,
 }
 
 impl Laggard {
@@ -44,6 +46,8 @@ impl Laggard {
 pub struct Laggards {
     table: Slab<Laggard>,
     line: VecDeque<u32>,
+    /// Laggards with something unsent, in no order.
+    with_unsent: Vec<u32>,
     fallen_behind: usize,
     own_bytes: usize,
 }
@@ -69,10 +73,20 @@ impl Laggards {
     pub fn insert(&mut self, new: NewLaggard, now: Duration) -> u32 {
         let NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind, ready } = new;
         self.fallen_behind += usize::from(fell_behind);
-        self.own_bytes += unsent.as_ref().map_or(0, Unsent::own_bytes);
-        let laggard =
-            Laggard { slot, cursor, incomplete_until, unsent, progress_at: now, fell_behind, in_line: false };
+        let laggard = Laggard {
+            slot,
+            cursor,
+            incomplete_until,
+            unsent: None,
+            progress_at: now,
+            fell_behind,
+            in_line: false,
+            place: 0,
+        };
         let key = self.table.insert(laggard) as u32;
+        if let Some(unsent) = unsent {
+            self.put_unsent(key, unsent);
+        }
         if ready {
             self.ready(key);
         }
@@ -104,9 +118,14 @@ impl Laggards {
 
     /// Takes what is unsent, whether it is sent now or will never be.
     pub fn take_unsent(&mut self, key: u32) -> Option<Unsent> {
-        let unsent = self.table[key as usize].unsent.take();
-        self.own_bytes -= unsent.as_ref().map_or(0, Unsent::own_bytes);
-        unsent
+        let Laggard { unsent, place, .. } = &mut self.table[key as usize];
+        let (unsent, place) = (unsent.take()?, *place as usize);
+        self.own_bytes -= unsent.own_bytes();
+        self.with_unsent.swap_remove(place);
+        if let Some(&moved) = self.with_unsent.get(place) {
+            self.table[moved as usize].place = place as u32;
+        }
+        Some(unsent)
     }
 
     /// Notes what was begun and is not sent.
@@ -114,8 +133,20 @@ impl Laggards {
         if let Some(old) = self.take_unsent(key) {
             old.release(store);
         }
+        self.put_unsent(key, unsent);
+    }
+
+    fn put_unsent(&mut self, key: u32, unsent: Unsent) {
         self.own_bytes += unsent.own_bytes();
-        self.table[key as usize].unsent = Some(unsent);
+        let laggard = &mut self.table[key as usize];
+        laggard.place = self.with_unsent.len() as u32;
+        laggard.unsent = Some(unsent);
+        self.with_unsent.push(key);
+    }
+
+    /// The keys of laggards with something unsent, in no order.
+    pub fn with_unsent(&self) -> &[u32] {
+        &self.with_unsent
     }
 
     /// Bytes of unsent pieces that are not frames.
@@ -176,6 +207,7 @@ impl Laggards {
             // Give back what a bad hour needed.
             self.table = Slab::new();
             self.line = VecDeque::new();
+            self.with_unsent = Vec::new();
         }
     }
 
@@ -212,6 +244,12 @@ impl Laggards {
         let own: usize =
             self.table.iter().map(|(_, it)| it.unsent.as_ref().map_or(0, Unsent::own_bytes)).sum();
         assert_eq!(self.own_bytes, own, "bytes of unsent pieces");
+        let unsent = self.table.iter().filter(|(_, it)| it.unsent.is_some());
+        assert_eq!(self.with_unsent.len(), unsent.clone().count(), "laggards with something unsent");
+        for (key, laggard) in unsent {
+            let listed = self.with_unsent[laggard.place as usize];
+            assert_eq!(listed as usize, key, "a laggard's place in the list of those with something unsent");
+        }
         let fell = self.table.iter().filter(|(_, it)| it.fell_behind).count();
         assert_eq!(self.fallen_behind, fell, "laggards that fell behind");
         for (key, laggard) in &self.table {

@@ -2,8 +2,8 @@
 
 /// The one source of randomness: from a seed, or from bytes that somebody else chose (a fuzzer).
 ///
-/// The same source gives the same story. Zero is always the dull choice, so that bytes that come to their end lead
-/// to a calm one.
+/// The same source gives the same story. Zero is always the dull choice, so that bytes that come to their end
+/// lead to a calm one.
 #[derive(Clone, Debug)]
 pub struct Choices {
     source: Source,

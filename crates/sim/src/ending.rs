@@ -1,14 +1,13 @@
-//! How a story ends: everybody reads, and has everything; then all leave, or the engine drains.
+//! How a story ends: every client reads, and has everything; then all leave, or the engine drains.
 
 use std::time::Duration;
 
-use fanfare::Farewell;
+use fanfare::CloseReason;
 use fanfare::sim;
 
-use crate::client::all_topics;
-use crate::shared::tell;
-use crate::tally::Thing;
-use crate::world::{SECOND, Seat, World};
+use crate::tally::Occurrence;
+use crate::trace::trace;
+use crate::world::{SECOND, World, WorldShard};
 
 /// How long a refused client may take to read, as the engine has it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -16,15 +15,25 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a drain may take at most, beyond its window.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// What the tables of an empty log take at most, beside what it knows of forgotten topics.
+const EMPTY_LOG: usize = 6_000;
+
 impl World {
-    /// The world becomes kind, and all who are there read everything. Then each has everything, nothing is kept for
-    /// anybody, and what is published now comes at once.
-    pub(crate) fn settle(&mut self) {
-        tell!(self.shared, "the world becomes kind");
+    /// The world becomes kind, and all clients that are there read everything. Then each has everything,
+    /// nothing is kept for any of them, and what is published now comes at once.
+    pub(crate) fn let_all_catch_up(&mut self) {
+        trace!(self.shared, "the world becomes kind");
         self.shared.hostile.set(false);
+        if self.shared.one_in(2) {
+            self.shared.drop_all_unreleased();
+        }
+        while !self.shared.unreleased.borrow().is_empty() {
+            self.shared.release_first(", in the end");
+        }
+        assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
         self.all_read();
         self.pass(3 * SECOND);
-        for topic in all_topics() {
+        for topic in self.shared.topics.clone() {
             let published = self.shared.publish_to(&topic, 10) || self.shared.setting.limits.event_bytes < 10;
             if !published {
                 // The mailbox was full a moment ago; what is in it is delivered in no time.
@@ -32,25 +41,31 @@ impl World {
                 assert!(self.shared.publish_to(&topic, 10), "busy though nothing is left to do");
             }
         }
-        // No timer must be needed for it: everybody was woken.
+        // No timer must be needed for it: every shard was woken.
         self.pass(Duration::ZERO);
-        self.check_settled();
-        let turns = |world: &World| world.seats.iter().map(|seat| seat.turns).max().unwrap_or_default();
+        self.check_caught_up();
+        self.check_inspection();
+        self.shared.is_quiet.set(true);
+        let turns = |world: &World| world.shards.iter().map(|shard| shard.turns).max().unwrap_or_default();
         let before = turns(self);
         self.pass(10 * SECOND);
+        self.shared.is_quiet.set(false);
         // Heartbeats, laggards' checks, and timers of what the story has left behind.
-        let beats = 16 / self.shared.setting.limits.heartbeat.as_secs();
-        let wanted = 10 * (beats + 8) + 500;
+        let limits = &self.shared.setting.limits;
+        let beats = 16 / limits.heartbeat.min(limits.heartbeat_min).as_secs();
+        let streams = self.clients.iter().filter(|client| client.connection.is_some()).count() as u64;
+        // A budget of one heartbeat a turn, and a second each.
+        let wanted = 10 * (beats + 8) + 500 + 20 * streams;
         assert!(turns(self) - before < wanted, "{} turns in ten idle seconds", turns(self) - before);
     }
 
     /// Every request goes out, every socket takes everything, every notification comes.
     fn all_read(&mut self) {
-        while self
-            .clients
-            .iter()
-            .any(|client| client.link.as_ref().is_some_and(|link| !link.request.is_empty()))
-        {
+        let is_sending = |world: &World| {
+            let mut connections = world.clients.iter().filter_map(|client| client.connection.as_ref());
+            connections.any(|at| !at.unsent.is_empty())
+        };
+        while is_sending(self) {
             let before = self.unsent();
             self.send_requests(1);
             if self.unsent() == before {
@@ -59,12 +74,12 @@ impl World {
         }
         for number in 0..self.clients.len() {
             let client = &mut self.clients[number];
-            let Some(link) = &client.link else { continue };
+            let Some(at) = &client.connection else { continue };
             client.is_fast = true;
-            self.seats[link.shard].net.borrow_mut().open(link.wire);
+            self.shards[at.shard].net.borrow_mut().open(at.index);
         }
-        for seat in &self.seats {
-            seat.net.borrow_mut().stir(true);
+        for shard in &self.shards {
+            shard.net.borrow_mut().notify_late(true);
         }
         for number in 0..self.clients.len() {
             self.read(number, usize::MAX);
@@ -72,45 +87,59 @@ impl World {
     }
 
     fn unsent(&self) -> usize {
-        self.clients.iter().filter_map(|client| Some(client.link.as_ref()?.request.len())).sum()
+        self.clients.iter().filter_map(|client| Some(client.connection.as_ref()?.unsent.len())).sum()
     }
 
-    fn check_settled(&mut self) {
-        let newest = self.shared.history.borrow().newest();
-        for (index, seat) in self.seats.iter().enumerate() {
-            let look = seat.shard.look();
-            assert_eq!(look.head, newest, "shard {index} sleeps over its mail");
-            assert!(
-                look.counts.laggards == 0 && !look.sweeping && look.resuming == 0,
-                "shard {index} is not done"
-            );
-            assert!(!seat.net.borrow().has_backlog(), "shard {index} accepts nobody any more");
+    fn check_caught_up(&mut self) {
+        for (index, shard) in self.shards.iter().enumerate() {
+            let snapshot = shard.shard.snapshot();
+            assert_eq!(self.mail_waiting(index), 0, "shard {index} sleeps over its mail");
+            let is_done = snapshot.counts.laggards == 0 && !snapshot.is_sweeping && snapshot.resuming == 0;
+            assert!(is_done, "shard {index} is not done");
+            assert_eq!(snapshot.held_bytes, 0, "shard {index} keeps events");
+            assert!(!shard.net.borrow().can_accept(), "shard {index} accepts no more");
         }
         for client in self.clients.iter().filter(|client| client.is_subscriber()) {
-            let Some(link) = &client.link else { continue };
-            let net = self.seats[link.shard].net.borrow();
-            let wire = net.wire(link.wire);
-            if wire.ended || wire.finished {
+            let Some(at) = &client.connection else { continue };
+            let net = self.shards[at.shard].net.borrow();
+            let it = net.connection(at.index);
+            if it.ended || it.finished {
                 continue;
             }
-            assert!(link.began.is_some(), "client {} waits for an answer", client.number);
-            if link.is_streaming() {
-                assert!(
-                    !client.misses(self.stand(link.shard), &self.shared),
-                    "client {} misses events",
-                    client.number
-                );
-                assert!(!link.stream.is_cut(), "client {} has half of something", client.number);
+            assert!(it.is_answered(), "client {} waits for an answer", client.number);
+            if it.is_live() {
+                assert!(!self.misses(client), "client {} misses events", client.number);
+                assert!(!it.verifier.response.is_cut(), "client {} has half of something", client.number);
             }
         }
         self.take_inspections();
         assert!(self.inspections.is_empty(), "an inspection without an answer");
         let hub = self.shared.hub().counts();
         let sum = |count: fn(&fanfare::Counts) -> u64| -> u64 {
-            self.seats.iter().map(|seat| count(&seat.shard.counts())).sum()
+            self.shards.iter().map(|shard| count(&shard.shard.counts())).sum()
         };
         assert_eq!(hub.connections, sum(|counts| counts.connections));
-        assert_eq!((hub.deliveries, hub.events), (sum(|counts| counts.deliveries), newest));
+        assert_eq!(
+            (hub.deliveries, hub.events),
+            (sum(|counts| counts.deliveries), sum(|counts| counts.events))
+        );
+    }
+
+    /// The counts of each topic are those of its streams.
+    fn check_inspection(&mut self) {
+        let answers = sim::ask(self.shared.hub(), &self.shared.topics);
+        self.pass(Duration::ZERO);
+        for (index, (answer, shard)) in answers.iter().zip(&self.shards).enumerate() {
+            let counts = answer.try_recv().expect("an answer");
+            let net = shard.net.borrow();
+            for (topic, (subscribers, laggards)) in self.shared.topics.iter().zip(counts) {
+                let reads = |it: &&crate::connection::Connection| {
+                    it.is_live() && it.verifier.request.interest.topics.contains(topic)
+                };
+                let streams = net.connections.iter().filter(reads).count();
+                assert_eq!((subscribers, laggards), (streams, 0), "streams of {topic} on shard {index}");
+            }
+        }
     }
 
     /// All leave; then nothing of them is left, and the shards sleep for ever.
@@ -122,27 +151,33 @@ impl World {
         let limits = self.shared.setting.limits.clone();
         self.pass(limits.head_time + LINGER + SECOND);
         self.check_all_closed();
-        self.pass(limits.log.retention.age + 2 * SECOND);
+        let longest = self.shared.log.borrow().longest_age();
+        self.pass(longest + 2 * SECOND);
+        let log = sim::log_snapshot(self.shared.hub());
+        assert_eq!((log.frames, log.topics, log.readers), (0, 0, 0), "something is retained for ever");
+        let forgotten = limits.log.total_bytes / 16;
+        assert!(log.bytes <= forgotten + EMPTY_LOG, "{} bytes are retained for ever", log.bytes);
         let now = self.shared.now.get();
-        for seat in &mut self.seats {
-            let look = seat.shard.look();
-            let counts = look.counts;
-            assert_eq!((counts.connections, counts.pending, counts.audiences), (0, 0, 0), "somebody is left");
-            assert_eq!((counts.log_frames, counts.log_bytes), (0, 0), "something is retained for ever");
-            assert_eq!((look.topics, look.topics_read), (0, 0), "a topic is known for ever");
-            assert_eq!(look.own_ids, 0, "an id is known for ever");
-            let waiting = (look.resuming, look.laggards_in_line, look.deadlines);
-            assert_eq!(waiting, (0, 0, 0), "somebody who has left is waited for");
-            assert_eq!(seat.shard.timeout(now), None, "nothing is left to wake up for");
+        for shard in &mut self.shards {
+            let snapshot = shard.shard.snapshot();
+            let counts = snapshot.counts;
+            assert_eq!((counts.connections, counts.pending, counts.audiences), (0, 0, 0), "streams are left");
+            assert_eq!(
+                (snapshot.resuming, snapshot.deadlines),
+                (0, 0),
+                "a client that has left is waited for"
+            );
+            assert_eq!(snapshot.held_bytes, 0, "events are kept for no stream");
+            assert_eq!(shard.shard.timeout(now), None, "nothing is left to wake up for");
         }
     }
 
     fn check_all_closed(&self) {
-        for seat in &self.seats {
-            let net = seat.net.borrow();
-            assert!(net.adopting.is_empty() || seat.shard.is_stopped(), "an adopted socket did not arrive");
-            for wire in net.wires().iter().filter(|wire| wire.has_arrived()) {
-                assert!(wire.closed, "a socket of client {} is left open", wire.client);
+        for shard in &self.shards {
+            let net = shard.net.borrow();
+            assert!(net.adopting.is_empty() || shard.shard.is_stopped(), "an adopted socket did not arrive");
+            for it in net.connections.iter().filter(|it| it.has_arrived()) {
+                assert!(it.closed, "a socket of client {} is left open", it.client);
             }
         }
     }
@@ -154,73 +189,88 @@ impl World {
     }
 
     pub(crate) fn drain_within(&mut self, window: Duration) {
-        let looks: Vec<_> = self.seats.iter().map(|seat| seat.shard.look()).collect();
-        let farewells = |world: &World, reason| -> u64 {
-            world.seats.iter().map(|seat| seat.shard.counts().farewell(reason)).sum()
+        let closed_for = |world: &World, reason| -> u64 {
+            world.shards.iter().map(|shard| shard.shard.counts().closed_for(reason)).sum()
         };
-        let cut_before = farewells(self, Farewell::Cut);
-        self.shared.happened(Thing::Drain);
-        if looks.iter().any(|look| look.counts.laggards > 0) {
-            self.shared.happened(Thing::DrainWithLaggards);
+        let cut_before = closed_for(self, CloseReason::Cut);
+        let drained_before = closed_for(self, CloseReason::Drained);
+        self.shared.happened(Occurrence::Drain);
+        if self.shards.iter().any(|shard| shard.shard.counts().laggards > 0) {
+            self.shared.happened(Occurrence::DrainWithLaggards);
         }
-        tell!(self.shared, "the engine drains within {window:?}");
-        // In a world that stays hostile nobody can be called healthy; in a kind one those are served to the end.
+        trace!(self.shared, "the engine drains within {window:?}");
+        // In a world that stays hostile no client can be called healthy; in a kind one the healthy ones are
+        // served to the end.
         let kind = !self.shared.mishap(2);
         if kind {
             self.shared.hostile.set(false);
-            for seat in &self.seats {
-                seat.net.borrow_mut().stir(true);
+            for shard in &self.shards {
+                shard.net.borrow_mut().notify_late(true);
             }
         }
         // Something is always under way.
         for _ in 0..self.shared.pick(&[10, 2]) {
             self.shared.publish_some(", before the end");
         }
-        self.shared.over.set(true);
-        self.shared.cuts_from.set(self.shared.now.get() + window);
-        sim::drain(self.shared.hub(), window);
+        self.begin_drain(window);
         self.shared.publish_some(", too late");
         let healthy: Vec<usize> = if kind { self.healthy().collect() } else { Vec::new() };
         let history_end = self.shared.history.borrow().newest();
         if self.shared.one_in(2) {
-            self.new_comers();
+            self.newcomers();
         }
         let in_time = self.drain_in_steps(window, if kind { SLACK } else { 4 * SLACK });
-        for (index, seat) in self.seats.iter().enumerate() {
-            assert!(seat.shard.is_stopped(), "shard {index} does not come to its end");
+        for (index, shard) in self.shards.iter().enumerate() {
+            assert!(shard.shard.is_stopped(), "shard {index} does not come to its end");
         }
         self.check_all_closed();
         let any_blocked =
-            self.seats.iter().any(|seat| seat.net.borrow().wires().iter().any(|wire| wire.ever_blocked));
-        let (drained, cut) =
-            (farewells(self, Farewell::Drained), farewells(self, Farewell::Cut) - cut_before);
+            self.shards.iter().any(|shard| shard.net.borrow().connections.iter().any(|it| it.ever_blocked));
+        let drained = closed_for(self, CloseReason::Drained) - drained_before;
+        let cut = closed_for(self, CloseReason::Cut) - cut_before;
         assert!(any_blocked || !kind || !in_time || cut == 0, "cut without a reason");
         // A stream at its age ends whatever is published meanwhile.
         if self.shared.setting.limits.connection_age.is_none() {
             let (missing, served): (Vec<usize>, Vec<usize>) =
                 healthy.iter().partition(|number| self.check_drained(**number, in_time, history_end));
             assert!(missing.len() as u64 <= cut, "{missing:?} miss events and {cut} are counted as cut");
-            // Who may have skipped something may have been cut as well.
-            let exact =
-                |number: &&usize| self.clients[**number].last_end.is_some_and(|end| end.seen <= history_end);
-            let served = served.iter().filter(exact).count() as u64;
+            let served = served.len() as u64;
             assert!(served <= drained, "{served} were sent everything and {drained} are counted");
         }
         assert!(self.shared.history.borrow().newest() == history_end, "published after the end");
+        assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
     }
 
-    /// Lets a drain run to its end; each round of turns takes a while. Says whether all that was published before
-    /// could be sent within the window.
+    /// The drain begins. Batches that have their numbers are released before, or never.
+    pub(crate) fn begin_drain(&mut self, window: Duration) {
+        if self.shared.one_in(2) {
+            self.shared.drop_all_unreleased();
+        }
+        while !self.shared.unreleased.borrow().is_empty() {
+            self.shared.release_first(", before the end");
+        }
+        self.shared.is_over.set(true);
+        self.shared.cuts_from.set(self.shared.now.get() + window);
+        sim::drain(self.shared.hub(), window);
+    }
+
+    /// Lets a drain run to its end; each round of turns takes a while. Says whether all that was published
+    /// before could be sent within the window.
     fn drain_in_steps(&mut self, window: Duration, slack: Duration) -> bool {
         let began_at = self.shared.now.get();
         let mut in_time = !window.is_zero();
         let step = Duration::from_millis(self.shared.pick(&[60, 20, 1, 100]));
+        // So many turns are needed where a turn ends few streams.
+        let streams =
+            self.shards.iter().map(|shard| shard.shard.counts().connections).max().unwrap_or_default();
+        let turns = 2 * streams as u32 / self.shared.setting.budgets.endings as u32 + 2;
+        let slack = slack.max(turns * step.max(Duration::from_millis(10)));
         // A shard takes the news with the rest of its mail, which waits while a sweep is far behind.
         let mut last_began_at = began_at;
         while self.shared.now.get() < last_began_at + window + slack {
             self.work_for(step);
-            let has_begun = |seat: &Seat| seat.shard.look().draining;
-            if !self.seats.iter().all(has_begun) {
+            let has_begun = |shard: &WorldShard| shard.shard.snapshot().is_draining;
+            if !self.shards.iter().all(has_begun) {
                 last_began_at = self.shared.now.get();
                 // Hundreds of events before it, one send at a time: that takes minutes, not hours.
                 assert!(last_began_at < began_at + 3600 * SECOND, "a shard does not begin to drain");
@@ -228,38 +278,40 @@ impl World {
             // Requests that were begun before go on.
             self.send_requests(4);
             let over = self.shared.now.get() >= began_at + window;
-            in_time &= !over || self.seats.iter().all(|seat| !seat.shard.look().sweeping);
+            in_time &= !over || self.shards.iter().all(|shard| !shard.shard.snapshot().is_sweeping);
         }
         in_time
     }
 
     /// Subscribers that are up to date, or will be as soon as they are served.
     fn healthy(&self) -> impl Iterator<Item = usize> {
-        let lagging: Vec<Vec<_>> =
-            self.seats.iter().map(|seat| seat.shard.laggards().map(|(number, _)| number).collect()).collect();
+        let laggards =
+            self.shards.iter().map(|shard| shard.shard.laggards().map(|(number, _)| number).collect());
+        let laggards: Vec<Vec<_>> = laggards.collect();
         self.clients.iter().filter_map(move |client| {
-            let link = client.link.as_ref()?;
-            let net = self.seats[link.shard].net.borrow();
-            let wire = net.wire(link.wire);
-            let lags = wire.blocked || lagging[link.shard].contains(&wire.number);
-            let healthy = link.is_streaming() && !lags && !wire.ended && !wire.closed && client.is_fast;
+            let at = client.connection.as_ref()?;
+            let net = self.shards[at.shard].net.borrow();
+            let it = net.connection(at.index);
+            let lags = it.blocked || laggards[at.shard].contains(&it.socket);
+            let healthy = it.is_live() && it.verifier.has_prelude() && !lags && !it.ended && client.is_fast;
             healthy.then_some(client.number)
         })
     }
 
     /// Says whether something is missing.
     fn check_drained(&self, number: usize, in_time: bool, newest: u64) -> bool {
-        let Some(ended) = &self.clients[number].last_end else { panic!("client {number} was not ended") };
-        assert!(!ended.is_cut, "client {number} was cut in the end");
-        let misses = self.shared.history.borrow().misses(ended.seen, newest, &self.clients[number].interest);
+        let client = &self.clients[number];
+        let Some(end) = &client.last_end else { panic!("client {number} was not ended") };
+        assert!(!end.is_cut, "client {number} was cut in the end");
+        let misses = self.shared.history.borrow().misses(end.cursor, newest, &client.request.interest);
         assert!(!(in_time && misses), "client {number} was cut off before its events");
         misses
     }
 
     /// Some come when all is over.
-    fn new_comers(&mut self) {
+    fn newcomers(&mut self) {
         for number in 0..self.clients.len() {
-            if self.clients[number].link.is_none() && self.clients[number].returns {
+            if self.clients[number].connection.is_none() && self.clients[number].returns {
                 self.begin(number);
             }
         }

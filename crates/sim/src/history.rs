@@ -1,4 +1,4 @@
-//! The naive model of the hub: a list of all events.
+//! The naive model of the hub: a list of all events that were released.
 
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ pub(crate) struct Entry {
     pub(crate) own_id: Option<String>,
     pub(crate) kind: Option<&'static str>,
     pub(crate) data: String,
+    /// When it got its number.
     pub(crate) published_at: Duration,
     /// What its frame counts for, where bytes are bounded.
     pub(crate) size: usize,
 }
 
-/// All events ever published, in order.
+/// All events that were released, in order. Their numbers rise and have holes.
 pub(crate) struct History {
     pub(crate) epoch: Epoch,
     pub(crate) events: Vec<Entry>,
@@ -47,37 +48,40 @@ impl Interest {
 }
 
 impl History {
+    /// The newest number that was released; zero before the first event.
     pub(crate) fn newest(&self) -> u64 {
-        self.events.len() as u64
+        self.events.last().map_or(0, |entry| entry.seq)
     }
 
-    /// The first event after `seq` that is for them.
-    pub(crate) fn first_after(&self, seq: u64, interest: &Interest) -> Option<&Entry> {
-        self.events.get(seq as usize..)?.iter().find(|entry| interest.wants(entry))
-    }
-
-    /// Whether they miss an event after `seq`, up to and including `until`.
-    pub(crate) fn misses(&self, seq: u64, until: u64, interest: &Interest) -> bool {
-        self.first_after(seq, interest).is_some_and(|entry| entry.seq <= until)
-    }
-
-    /// How many events after `seq`, up to and including `until`, are for them, and the bytes of these.
-    pub(crate) fn measure(&self, seq: u64, until: u64, interest: &Interest) -> (usize, usize) {
-        let wanted = self.between(seq, until).iter().filter(|entry| interest.wants(entry));
-        wanted.fold((0, 0), |(frames, bytes), entry| (frames + 1, bytes + entry.size))
+    /// The events after `seq`.
+    pub(crate) fn after(&self, seq: u64) -> &[Entry] {
+        &self.events[self.events.partition_point(|entry| entry.seq <= seq)..]
     }
 
     /// The events after `seq`, up to and including `until`.
     pub(crate) fn between(&self, seq: u64, until: u64) -> &[Entry] {
-        self.events.get(seq as usize..until as usize).unwrap_or_default()
+        let after = self.after(seq);
+        &after[..after.partition_point(|entry| entry.seq <= until)]
     }
 
-    /// The events that bear this id.
-    pub(crate) fn bearers<'history>(
-        &'history self,
-        id: &'history str,
-    ) -> impl Iterator<Item = u64> + 'history {
-        let bears = move |entry: &&Entry| entry.own_id.as_deref() == Some(id);
-        self.events.iter().filter(bears).map(|entry| entry.seq)
+    /// The event with this number.
+    pub(crate) fn get(&self, seq: u64) -> Option<&Entry> {
+        let at = self.events.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        self.events.get(at)
+    }
+
+    /// How many events bear this id of a publisher.
+    pub(crate) fn bearers(&self, id: &str) -> usize {
+        self.events.iter().filter(|entry| entry.own_id.as_deref() == Some(id)).count()
+    }
+
+    /// The first event after `seq` that this subscriber is to get.
+    pub(crate) fn first_after(&self, seq: u64, interest: &Interest) -> Option<&Entry> {
+        self.after(seq).iter().find(|entry| interest.wants(entry))
+    }
+
+    /// Whether there is an event after `seq`, up to and including `until`, that this subscriber is to get.
+    pub(crate) fn misses(&self, seq: u64, until: u64, interest: &Interest) -> bool {
+        self.between(seq, until).iter().any(|entry| interest.wants(entry))
     }
 }

@@ -1,42 +1,48 @@
-//! The engine, simulated: the real hub and the real shards, in one thread, on a hostile network in memory and a clock
-//! that is driven by hand, against a naive model.
+//! The engine, simulated: the real hub and the real shards, in one thread, on a hostile network in memory and
+//! a clock that is driven by hand, against a naive model.
 //!
-//! One seed is one story: its bounds, its clients, what they do and when. Each client checks every byte of its stream
-//! against the list of all events, over all of its connections; the network holds the shards to the contract of `Io`;
-//! after every tick the shards check themselves. In the end everybody has everything, and all leave, or the engine
-//! drains. A story that goes wrong panics.
+//! One seed is one story: its bounds, its clients, what they do and when. Each client checks every byte of
+//! its stream against the list of all events, over all of its connections; the network holds the shards to
+//! the contract of `Io`; after every tick the shards check themselves. In the end every client has
+//! everything, and all leave, or the engine drains. A story that goes wrong panics.
 //!
 //! - [`story`] tells one, from [`Choices`]: a seed, or bytes that a fuzzer has chosen;
 //! - `cargo xtask sim` tells very many, on all cores;
 //! - `cargo xtask planted` plants bugs, and looks whether they are found.
 
-mod acts;
+mod actions;
+mod checks;
 mod choices;
 mod client;
+mod connection;
 mod ending;
 mod history;
-mod look;
+mod log_model;
 mod network;
+mod network_io;
+mod pieces;
+mod publishers;
+mod response;
 mod setting;
 mod shared;
 #[cfg(test)]
 mod stories;
-mod stream;
 mod sweep;
 mod tally;
 mod trace;
+mod verifier;
 mod world;
 
 pub use choices::Choices;
 pub use sweep::{Failure, Sweep, Swept, sweep};
-pub use tally::{Tally, Thing};
+pub use tally::{Occurrence, Tally};
 pub use trace::Trace;
 
-/// Steps of a story, where nobody says otherwise.
+/// Steps of a story, if not told otherwise.
 pub const STEPS: usize = 300;
 
-/// Tells one story of at most so many steps (fewer where the choices come to their end before), and says what happened
-/// in it.
+/// Tells one story of at most so many steps (fewer where the choices come to their end before), and says what
+/// happened in it.
 ///
 /// # Panics
 /// Something is wrong: with the engine, or with the model.
@@ -53,7 +59,7 @@ pub fn story(choices: Choices, steps: usize, trace: Trace) -> Tally {
     if world.shared.one_in(3) {
         world.drain();
     } else {
-        world.settle();
+        world.let_all_catch_up();
         if world.shared.one_in(2) {
             world.drain();
         } else {

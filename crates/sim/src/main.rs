@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use fanfare_io::Clock;
-use fanfare_sim::{Choices, STEPS, Sweep, Swept, Thing, Trace, story, sweep};
+use fanfare_sim::{Choices, Occurrence, STEPS, Sweep, Swept, Trace, story, sweep};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Runs the engine in a simulated world, one story for each seed
@@ -48,10 +48,11 @@ fn main() -> ExitCode {
     let clock = Clock::start();
     let progress = Progress::new(options.seeds);
     let Options { from, seeds, steps, failures, .. } = options;
-    let swept = sweep(Sweep { from, seeds, steps, threads, failures }, &|| progress.told(&clock));
+    let swept = sweep(Sweep { from, seeds, steps, threads, failures }, &|| progress.story_done(&clock));
     progress.bar.finish_and_clear();
     summarize(&swept, clock.now());
     for failure in &swept.failures {
+        println!("{}", failure.account.join("\n"));
         println!("seed {} fails: {}", failure.seed, failure.message);
         let steps =
             if options.steps == STEPS { String::new() } else { format!(" --steps {}", options.steps) };
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
 struct Progress {
     bar: ProgressBar,
     plain: bool,
-    told: AtomicU64,
+    done: AtomicU64,
     total: u64,
 }
 
@@ -74,24 +75,24 @@ impl Progress {
         let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(total) };
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Progress { bar, plain, told: AtomicU64::new(0), total }
+        Progress { bar, plain, done: AtomicU64::new(0), total }
     }
 
-    fn told(&self, clock: &Clock) {
-        let told = self.told.fetch_add(1, Ordering::Relaxed) + 1;
+    fn story_done(&self, clock: &Clock) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         self.bar.inc(1);
         let tenth = (self.total / 10).max(1);
-        if self.plain && self.total >= 1000 && told.is_multiple_of(tenth) {
-            eprintln!("{told} of {} seeds after {:.0} s", self.total, clock.now().as_secs_f64());
+        if self.plain && self.total >= 1000 && done.is_multiple_of(tenth) {
+            eprintln!("{done} of {} seeds after {:.0} s", self.total, clock.now().as_secs_f64());
         }
     }
 }
 
 fn summarize(swept: &Swept, time: Duration) {
-    let per_minute = swept.tally.of(Thing::Tick) as f64 / time.as_secs_f64().max(1e-9) * 60.0;
+    let per_minute = swept.tally.of(Occurrence::Tick) as f64 / time.as_secs_f64().max(1e-9) * 60.0;
     let mut line = format!("{} seeds, {per_minute:.0} ticks/min", swept.seeds);
-    for &thing in Thing::ALL {
-        line.push_str(&format!(", {} {}", swept.tally.of(thing), thing.words()));
+    for &occurrence in Occurrence::ALL {
+        line.push_str(&format!(", {} {}", swept.tally.of(occurrence), occurrence.words()));
     }
     println!("{line}");
 }

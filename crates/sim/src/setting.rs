@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use fanfare::sim::Budgets;
-use fanfare::{FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention};
+use fanfare::{
+    FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention, RetentionRule,
+};
+use fanfare_proto::audience::SweepBounds;
 
 use crate::choices::Choices;
 
@@ -23,8 +26,12 @@ pub(crate) struct Setting {
     pub(crate) spurious: bool,
     /// Publishers use an id again.
     pub(crate) ids_repeat: bool,
+    /// Some publishers take numbers first and release later, or never.
+    pub(crate) reservations: bool,
+    /// There are topics of users beside the few that all share.
+    pub(crate) many_topics: bool,
     /// Hundreds connect at once, some time.
-    pub(crate) storm: bool,
+    pub(crate) crowd: bool,
     /// The clock may go hours forward.
     pub(crate) jumps: bool,
     /// How often something is published.
@@ -34,15 +41,7 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn random(choices: &mut Choices) -> Setting {
         let small = choices.one_in(2);
-        let mut retention = Retention {
-            events: choices.pick(&[1000, 50, 5, 0]),
-            bytes: choices.pick(&[1 << 20, 5_000]),
-            age: choices.pick(&[60, 2]) * SECOND,
-        };
-        if choices.one_in(2) {
-            // Where little is lost, more is checked.
-            retention = Retention { events: 10_000, bytes: 64 << 20, age: 3600 * SECOND };
-        }
+        let ids_repeat = choices.one_in(8);
         let limits = Limits {
             connections: if choices.one_in(4) { 3 } else { 1000 },
             when_full: choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]),
@@ -52,36 +51,31 @@ impl Setting {
             event_bytes: choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]),
             mailbox_events: choices.pick(&[512, 20, 4]),
             mailbox_bytes: choices.pick(&[4 << 20, 8_000]),
+            mailbox_total_bytes: choices.pick(&[64 << 20, 64 << 20, 60_000]),
             mailbox_others: choices.pick(&[4096, 4]),
-            laggard_frames: choices.pick(&[100, 20, 4]),
-            laggard_bytes: choices.pick(&[1 << 20, 30_000, 3_000]),
+            laggard_bytes: choices.pick(&[32 << 20, 32 << 20, 100_000, 30_000, 3_000]),
+            delivery_bytes: choices.pick(&[64 << 20, 64 << 20, 100_000, 3_000]),
             laggard_time: choices.pick(&[30, 2]) * SECOND,
             laggard_policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
-            log: LogLimits { retention, ..LogLimits::default() },
+            log: log_limits(choices, ids_repeat),
             heartbeat: choices.pick(&[20, 4, 1]) * SECOND,
+            heartbeat_min: choices.pick(&[1, 3]) * SECOND,
             heartbeat_form: choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]),
             connection_age: choices.pick(&[None, None, Some(10 * SECOND)]),
             ..Limits::default()
         };
-        let budgets = match small {
-            false => Budgets::default(),
-            true => Budgets {
-                marks: choices.pick(&[2, 1, 4096]),
-                sends: choices.pick(&[3, 1, 1, 256]),
-                bytes: choices.pick(&[1 << 20, 1_000]),
-                laggards: choices.pick(&[2, 1, 64]),
-            },
-        };
         Setting {
             shards: 1 + choices.below(3),
             limits,
-            budgets,
+            budgets: if small { small_budgets(choices) } else { Budgets::default() },
             hostile: true,
             hand_over: choices.one_in(4),
             slowness: choices.pick(&[1, 1, 4, 30]),
             spurious: choices.one_in(4),
-            ids_repeat: choices.one_in(8),
-            storm: choices.one_in(30),
+            ids_repeat,
+            reservations: choices.one_in(3),
+            many_topics: choices.one_in(4),
+            crowd: choices.one_in(30),
             jumps: choices.one_in(4),
             publishers: choices.pick(&[20, 40, 5]),
         }
@@ -89,7 +83,7 @@ impl Setting {
 
     /// One shard, and nothing is left to chance.
     #[cfg(test)]
-    pub(crate) fn calm(limits: Limits) -> Setting {
+    pub(crate) fn without_chance(limits: Limits) -> Setting {
         Setting {
             shards: 1,
             limits,
@@ -99,9 +93,54 @@ impl Setting {
             slowness: 1,
             spurious: false,
             ids_repeat: false,
-            storm: false,
+            reservations: false,
+            many_topics: false,
+            crowd: false,
             jumps: false,
             publishers: 0,
         }
+    }
+}
+
+fn log_limits(choices: &mut Choices, ids_repeat: bool) -> LogLimits {
+    if choices.one_in(2) {
+        // Where little is lost, more is checked.
+        let retention = Retention { events: 10_000, bytes: 64 << 20, age: 3600 * SECOND };
+        return LogLimits { retention, ..LogLimits::default() };
+    }
+    let rules = (0..choices.below(3)).map(|_| RetentionRule {
+        topics: choices.pick(&["a", "b", "user/1*", "user/*"]).parse().expect("a pattern"),
+        retention: retention(choices),
+    });
+    let rules = rules.collect();
+    let retention = retention(choices);
+    let total_bytes = choices.pick(&[64 << 20, 400_000, 60_000]);
+    // Which event bore an id first is known only where events go one by one: not to make room within a batch.
+    let total_bytes = if ids_repeat { 64 << 20 } else { total_bytes };
+    LogLimits { retention, rules, total_bytes }
+}
+
+fn retention(choices: &mut Choices) -> Retention {
+    Retention {
+        events: choices.pick(&[1000, 50, 5, 0]),
+        bytes: choices.pick(&[1 << 20, 5_000]),
+        age: choices.pick(&[60, 2]) * SECOND,
+    }
+}
+
+fn small_budgets(choices: &mut Choices) -> Budgets {
+    let all = Budgets::default();
+    Budgets {
+        marks: choices.pick(&[2, 1, all.marks]),
+        sends: choices.pick(&[3, 1, 1, all.sends]),
+        bytes: choices.pick(&[1 << 20, 1_000]),
+        laggards: choices.pick(&[2, 1, all.laggards]),
+        scans: choices.pick(&[all.scans, 3, 1]),
+        endings: choices.pick(&[all.endings, 3]),
+        laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
+        sweep: SweepBounds {
+            frames: choices.pick(&[all.sweep.frames, 6, 1]),
+            bytes: choices.pick(&[all.sweep.bytes, 1_500]),
+        },
     }
 }

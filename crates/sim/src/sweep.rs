@@ -6,7 +6,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::{Choices, Tally, Trace, story};
+use crate::world::ADMISSION_PANIC;
+use crate::{Choices, Tally, Trace, story, trace};
 
 thread_local! {
     /// The message of a panic in a story of this thread; `None` outside of stories.
@@ -18,8 +19,11 @@ thread_local! {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
-    /// Where, and what the panic said.
+    /// What the panic said, where in the code, and where in the story: the time, the shard, the client, its
+    /// connection, and the number up to which that was sent everything.
     pub message: String,
+    /// The last lines of the story's account.
+    pub account: Vec<String>,
 }
 
 /// What came of a sweep.
@@ -48,8 +52,8 @@ pub struct Sweep {
     pub failures: u64,
 }
 
-/// Tells them. `told` is called after each.
-pub fn sweep(plan: Sweep, told: &(impl Fn() + Sync)) -> Swept {
+/// Tells them. `story_done` is called after each.
+pub fn sweep(plan: Sweep, story_done: &(impl Fn() + Sync)) -> Swept {
     keep_panics();
     let (next, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let worker = || {
@@ -65,12 +69,12 @@ pub fn sweep(plan: Sweep, told: &(impl Fn() + Sync)) -> Swept {
                     swept.seeds += 1;
                     swept.tally.merge(&tally);
                 }
-                Err(message) => {
-                    swept.failures.push(Failure { seed, message });
+                Err(failure) => {
+                    swept.failures.push(failure);
                     failed.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            told();
+            story_done();
         }
         swept
     };
@@ -88,12 +92,24 @@ pub fn sweep(plan: Sweep, told: &(impl Fn() + Sync)) -> Swept {
     all
 }
 
-/// Tells one story, and says how it panicked if it did.
-fn attempt(seed: u64, steps: usize) -> Result<Tally, String> {
-    PANIC.set(Some(String::new()));
-    let told = panic::catch_unwind(AssertUnwindSafe(|| story(Choices::from_seed(seed), steps, Trace::Off)));
-    let message = PANIC.take().unwrap_or_default();
-    told.map_err(|_| message)
+/// Tells one story, and says how it went wrong if it did.
+fn attempt(seed: u64, steps: usize) -> Result<Tally, Failure> {
+    let tell = |trace| {
+        PANIC.set(Some(String::new()));
+        let told = panic::catch_unwind(AssertUnwindSafe(|| story(Choices::from_seed(seed), steps, trace)));
+        let message = PANIC.take().unwrap_or_default();
+        told.map_err(|_| message)
+    };
+    tell(Trace::Off).map_err(|message| {
+        // The same seed tells the same story: this time with its account.
+        let _ = tell(Trace::Recent);
+        Failure { seed, message, account: trace::take_recent() }
+    })
+}
+
+/// Whether panics of this thread are kept, because it tells stories of a sweep.
+pub(crate) fn keeps_panics() -> bool {
+    PANIC.with_borrow(Option::is_some)
 }
 
 /// Panics in stories are kept instead of printed.
@@ -104,8 +120,9 @@ fn keep_panics() {
         panic::set_hook(Box::new(move |info| {
             let kept = PANIC.with_borrow_mut(|message| match message {
                 Some(message) => {
-                    if message.is_empty() {
-                        *message = info.to_string().replace('\n', " ");
+                    let text = info.to_string().replace('\n', " ");
+                    if message.is_empty() && !text.contains(ADMISSION_PANIC) {
+                        *message = format!("{text} ({})", trace::position());
                     }
                     true
                 }

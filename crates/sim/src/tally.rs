@@ -1,28 +1,28 @@
 //! What happened in a story, counted: so that a reader sees that the interesting things did.
 
-macro_rules! things {
+macro_rules! occurrences {
     ($($(#[$doc:meta])* $name:ident: $words:literal,)*) => {
         /// Something that a story may hold.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Thing {
+        pub enum Occurrence {
             $($(#[$doc])* $name,)*
         }
 
-        impl Thing {
+        impl Occurrence {
             /// All of them.
-            pub const ALL: &[Thing] = &[$(Thing::$name,)*];
+            pub const ALL: &[Occurrence] = &[$(Occurrence::$name,)*];
 
             /// What it is called in a summary.
             pub fn words(self) -> &'static str {
                 match self {
-                    $(Thing::$name => $words,)*
+                    $(Occurrence::$name => $words,)*
                 }
             }
         }
     };
 }
 
-things! {
+occurrences! {
     /// A turn of a shard's loop.
     Tick: "ticks",
     /// An event that the hub took.
@@ -31,8 +31,6 @@ things! {
     Delivery: "deliveries checked",
     /// A subscriber that came with an id.
     Resume: "resumes",
-    /// A subscriber that was told where its stream begins.
-    Checkpoint: "checkpoints",
     /// A gap told in a stream, or in its head.
     Gap: "gaps",
     /// A subscriber that became a laggard.
@@ -43,14 +41,14 @@ things! {
     DrainWithLaggards: "drains with laggards",
     /// A resume at another shard than the one before.
     ResumeElsewhere: "resumes at another shard",
-    /// A reader that waited for its shard to have what another may have sent it.
-    MustWait: "resumes that waited",
+    /// A reader that waited for a number which was not released yet.
+    WaitsForNumber: "resumes that waited",
+    /// One that waited, and was told of a gap.
+    WaitedInVain: "resumes that waited in vain",
     /// A resume from a publisher's own id that was found.
     OwnIdResume: "resumes from own ids",
     /// A resume from an id that means nothing.
     UnknownId: "resumes from nowhere",
-    /// A resume that began ahead of what the hub had.
-    AheadOfHead: "resumes from ahead",
     /// A gap told only in the head, because that was asked for.
     QuietGap: "gaps without a notice",
     /// A gap told in the middle of a stream.
@@ -61,6 +59,12 @@ things! {
     PrivateHidden: "private events withheld",
     /// A batch of several events.
     Batch: "batches",
+    /// A batch that got its numbers.
+    Sequenced: "batches sequenced",
+    /// Such a batch that was released.
+    Released: "batches released later",
+    /// Such a batch that was dropped.
+    NeverReleased: "batches never released",
     /// A publish while a send was under way.
     PublishInSweep: "publishes within a sweep",
     /// A publisher was told to try again.
@@ -74,7 +78,7 @@ things! {
     /// A socket came from another server.
     Adopted: "adopted",
     /// Hundreds came at once.
-    Storm: "storms",
+    Crowd: "crowds",
     /// Descriptors were used up.
     AcceptFailed: "accept failed",
     /// A socket could not be watched.
@@ -87,11 +91,13 @@ things! {
     Dropped: "full: dropped",
     /// A request was refused for what it said.
     Refused: "refused",
+    /// An admission panicked.
+    AdmissionPanic: "admissions that panicked",
     /// A request came too slowly.
     HeadTimedOut: "slow heads",
     /// The pending table was full.
     TurnedAway: "turned away",
-    /// A laggard at its bound.
+    /// A laggard that needed what the log had dropped, or that made room.
     LaggardFull: "laggards at their bound",
     /// A laggard whose socket took nothing.
     LaggardStalled: "laggards stalled",
@@ -99,8 +105,12 @@ things! {
     Aged: "aged",
     /// A stream that a drain cut.
     Cut: "cut",
-    /// A heartbeat.
+    /// A heartbeat, with a cursor or without.
     Heartbeat: "heartbeats",
+    /// A heartbeat with a cursor.
+    Checkpoint: "checkpoints",
+    /// A turn in which mail was held, because most streams of the hub were behind.
+    MailHeld: "turns that held mail",
     /// A send that stopped somewhere.
     ShortSend: "short sends",
     /// A reset in the middle of a send.
@@ -117,29 +127,29 @@ things! {
     SpuriousWake: "spurious wakes",
     /// The clock went hours forward.
     Jump: "clock jumps",
-    /// Somebody asked for the counts of topics.
+    /// A question for the counts of topics.
     Inspection: "inspections",
 }
 
-/// Counts of [`Thing`]s.
+/// Counts of [`Occurrence`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tally([u64; Thing::ALL.len()]);
+pub struct Tally([u64; Occurrence::ALL.len()]);
 
 impl Default for Tally {
     fn default() -> Tally {
-        Tally([0; Thing::ALL.len()])
+        Tally([0; Occurrence::ALL.len()])
     }
 }
 
 impl Tally {
     /// How often it happened.
-    pub fn of(&self, thing: Thing) -> u64 {
-        self.0[thing as usize]
+    pub fn of(&self, occurrence: Occurrence) -> u64 {
+        self.0[occurrence as usize]
     }
 
     /// It happened this often more.
-    pub fn add(&mut self, thing: Thing, count: u64) {
-        self.0[thing as usize] += count;
+    pub fn add(&mut self, occurrence: Occurrence, count: u64) {
+        self.0[occurrence as usize] += count;
     }
 
     /// Adds what happened in another story.
@@ -150,7 +160,7 @@ impl Tally {
     }
 
     /// What has not happened at all.
-    pub fn missing(&self) -> impl Iterator<Item = Thing> {
-        Thing::ALL.iter().copied().filter(|thing| self.of(*thing) == 0)
+    pub fn missing(&self) -> impl Iterator<Item = Occurrence> {
+        Occurrence::ALL.iter().copied().filter(|occurrence| self.of(*occurrence) == 0)
     }
 }

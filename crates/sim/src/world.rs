@@ -1,46 +1,52 @@
 //! The world around the real hub and the real shards: their turns, and the clients.
 //!
-//! A shard that sleeps gets no turn before its waker was used, a notification is there, or its time has come: so
-//! a wake-up that is lost is found by whoever waits for an event.
+//! A shard that sleeps gets no turn before its waker was used, a notification is there, or its time has come:
+//! so a wake-up that is lost is found by the reader that waits for an event.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use fanfare::sim::{self, Look, SimShard};
-use fanfare::{Decision, Epoch, EventType, Farewell, Refusal, RequestHead, Subscribe, TopicCounts};
+use fanfare::sim::{self, ShardSnapshot, SimShard};
+use fanfare::{CloseReason, Decision, Epoch, Refusal, RequestHead, Subscribe};
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
-use crate::client::{Client, Moment, Stand};
+use crate::client::{Client, greet};
 use crate::network::{Net, Network};
 use crate::setting::Setting;
-use crate::shared::{Shared, tell};
-use crate::tally::Thing;
-use crate::trace::Trace;
+use crate::shared::Shared;
+use crate::tally::Occurrence;
+use crate::trace::{self, Trace, trace};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A shard that is later than this for its turn is not held to its times.
+/// A shard that has its turn later than this is not held to its times.
 const LATE: Duration = Duration::from_millis(50);
 
 /// So many turns at once without anything to show for them are a spin.
-const IDLE_TURNS: u32 = 300;
+const IDLE_TURNS: u32 = 1000;
+
+/// What an admission says that panics on purpose.
+pub(crate) const ADMISSION_PANIC: &str = "this admission panics on purpose";
+
+/// The shard that drops what is too old.
+pub(crate) const TRIMMING_SHARD: usize = 0;
 
 pub(crate) struct World {
     pub(crate) shared: Rc<Shared>,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) shards: Vec<WorldShard>,
     pub(crate) clients: Vec<Client>,
     /// How often a socket was given to `Hub::adopt`: it takes the shards in turn.
     pub(crate) adoptions: usize,
-    pub(crate) inspections: Vec<Receiver<Vec<TopicCounts>>>,
-    pub(crate) stormed: bool,
+    pub(crate) inspections: Vec<sim::Asked>,
+    pub(crate) had_crowd: bool,
 }
 
-/// A shard and its network.
-pub(crate) struct Seat {
+/// A shard whose turns the world takes, and its network.
+pub(crate) struct WorldShard {
     pub(crate) shard: SimShard<Network>,
     pub(crate) net: Rc<RefCell<Net>>,
     /// When it wants to be woken; `None`: never.
@@ -52,6 +58,8 @@ pub(crate) struct Seat {
     pub(crate) late_at: Duration,
     /// When a tick last ended within a sweep.
     pub(crate) swept_at: Duration,
+    /// Since when it leaves its mail although sweeps do not keep it from it.
+    pub(crate) leaves_mail_since: Option<Duration>,
     idle_turns: u32,
     pub(crate) turns: u64,
 }
@@ -63,11 +71,12 @@ impl World {
     }
 
     pub(crate) fn with(mut choices: Choices, setting: Setting, trace: Trace) -> World {
+        trace::start();
         Clock::turn_hand(Duration::ZERO);
         let epoch = Epoch::new(choices.below(1 << 40) as u64);
         let seed = choices.below(1 << 40) as u64;
         let shared = Rc::new(Shared::new(choices, setting.clone(), epoch, trace));
-        tell!(shared, "{} shards, {:?}, {:?}", setting.shards, setting.limits, setting.budgets);
+        trace!(shared, "{setting:?}");
         let networks: Vec<_> =
             (0..setting.shards).map(|_| Rc::new(RefCell::new(Net::new(Rc::clone(&shared))))).collect();
         let plan = sim::Plan {
@@ -83,13 +92,14 @@ impl World {
             networks.iter().map(|net| Network { net: Rc::clone(net), shared: Rc::clone(&shared) }),
         );
         assert!(shared.hub.set(hub).is_ok());
-        let seats = shards.into_iter().zip(networks).map(|(shard, net)| Seat::new(shard, net)).collect();
-        World { shared, seats, clients: Vec::new(), adoptions: 0, inspections: Vec::new(), stormed: false }
+        let shards =
+            shards.into_iter().zip(networks).map(|(shard, net)| WorldShard::new(shard, net)).collect();
+        World { shared, shards, clients: Vec::new(), adoptions: 0, inspections: Vec::new(), had_crowd: false }
     }
 
     // Time and turns.
 
-    /// Lets this time pass; at its end, whoever is due had some turns.
+    /// Lets this time pass; at its end, each shard that is due had some turns.
     pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.shared.now.get() + time;
         loop {
@@ -98,8 +108,8 @@ impl World {
             if now >= until {
                 return;
             }
-            let running = self.seats.iter().filter(|seat| !seat.shard.is_stopped());
-            let next = running.filter_map(|seat| seat.wakes_at).filter(|&at| at > now).min();
+            let running = self.shards.iter().filter(|shard| !shard.shard.is_stopped());
+            let next = running.filter_map(|shard| shard.wakes_at).filter(|&at| at > now).min();
             self.set_now(next.map_or(until, |next| next.min(until)));
         }
     }
@@ -107,32 +117,33 @@ impl World {
     fn set_now(&self, now: Duration) {
         self.shared.now.set(now);
         Clock::turn_hand(now);
+        trace::at(|position| position.time = now);
     }
 
-    /// Whoever is due has one turn, and that takes so long.
+    /// Each shard that is due has one turn, and that takes so long.
     pub(crate) fn work_for(&mut self, time: Duration) {
         self.turns(1);
         self.set_now(self.shared.now.get() + time);
     }
 
-    /// The clock goes forward, and nobody had a turn meanwhile.
+    /// The clock goes forward, and no shard had a turn meanwhile.
     pub(crate) fn jump(&mut self, time: Duration) {
-        tell!(self.shared, "the clock goes {time:?} forward");
-        self.shared.happened(Thing::Jump);
+        trace!(self.shared, "the clock goes {time:?} forward");
+        self.shared.happened(Occurrence::Jump);
         let now = self.shared.now.get() + time;
         self.set_now(now);
-        for seat in &mut self.seats {
-            seat.late_at = now;
+        for shard in &mut self.shards {
+            shard.late_at = now;
         }
     }
 
-    /// At most so many rounds of turns for all who are due.
+    /// At most so many rounds of turns for all shards that are due.
     fn turns(&mut self, rounds: usize) {
         for _ in 0..rounds {
-            let first = self.shared.below(self.seats.len());
+            let first = self.shared.below(self.shards.len());
             let mut any = false;
-            for offset in 0..self.seats.len() {
-                let index = (first + offset) % self.seats.len();
+            for offset in 0..self.shards.len() {
+                let index = (first + offset) % self.shards.len();
                 any |= self.may_turn(index);
             }
             if !any {
@@ -144,22 +155,22 @@ impl World {
     /// Gives a shard its turn if it is due, and not held up.
     fn may_turn(&mut self, index: usize) -> bool {
         let now = self.shared.now.get();
-        let last = index + 1 == self.seats.len();
+        let last = index + 1 == self.shards.len();
         let held_up = last && self.shared.setting.slowness > 1 && {
             self.shared.hostile.get()
-                && !self.shared.over.get()
+                && !self.shared.is_over.get()
                 && !self.shared.one_in(self.shared.setting.slowness)
         };
         let spurious = self.shared.setting.spurious && self.shared.mishap(50);
-        let seat = &mut self.seats[index];
-        if seat.shard.is_stopped() {
+        let shard = &mut self.shards[index];
+        if shard.shard.is_stopped() {
             return false;
         }
-        if !seat.is_due(now) {
+        if !shard.is_due(now) {
             if !spurious {
                 return false;
             }
-            self.shared.happened(Thing::SpuriousWake);
+            self.shared.happened(Occurrence::SpuriousWake);
         }
         if held_up {
             return true;
@@ -170,44 +181,71 @@ impl World {
 
     /// One turn of a shard's loop, and what must hold after it.
     pub(crate) fn turn(&mut self, index: usize) {
+        trace::at(|position| {
+            position.shard = Some(index);
+            position.forget_client();
+        });
         let now = self.shared.now.get();
-        let seat = &mut self.seats[index];
-        let before = seat.shard.look();
-        let bytes_before = seat.net.borrow().bytes_sent;
-        if seat.due_since.take().is_some_and(|since| now - since > LATE) {
-            seat.late_at = now;
+        let shard = &mut self.shards[index];
+        let before = shard.shard.snapshot();
+        if shard.due_since.take().is_some_and(|since| now - since > LATE) {
+            shard.late_at = now;
         }
-        seat.woken = false;
-        seat.turns += 1;
+        shard.woken = false;
+        shard.turns += 1;
+        shard.net.borrow_mut().begin_turn();
         let mut notifications = Vec::new();
-        Network { net: Rc::clone(&seat.net), shared: Rc::clone(&self.shared) }
+        Network { net: Rc::clone(&shard.net), shared: Rc::clone(&self.shared) }
             .wait(None, &mut notifications)
             .expect("a wait");
+        let notified = notifications.len();
         self.publish_meanwhile(", before a tick");
-        let newest = self.shared.history.borrow().newest();
-        let seat = &mut self.seats[index];
-        seat.shard.awake();
-        let told = notifications.len();
-        seat.shard.tick(now, &mut notifications);
-        let after = seat.shard.look();
-        self.shared.happened(Thing::Tick);
-        if after.resuming > before.resuming {
-            self.shared.happened(Thing::MustWait);
+        self.shared.observe_log();
+        let waiting = self.mail_waiting(index);
+        let newest = self.shared.log.borrow().newest();
+        let congested = self.is_congested();
+        let others_wait =
+            !self.inspections.is_empty() || !self.shards[index].net.borrow().adopting.is_empty();
+
+        self.shared.is_trimming.set(index == TRIMMING_SHARD);
+        let trims_at_once = self.shared.log.borrow().can_trim_at_once(now);
+        let shard = &mut self.shards[index];
+        shard.shard.awake();
+        shard.shard.tick(now, &mut notifications);
+        let after = shard.shard.snapshot();
+        self.shared.observe_log();
+        self.shared.is_trimming.set(false);
+        if index == TRIMMING_SHARD && trims_at_once {
+            assert!(!self.shared.log.borrow().has_due(now), "something too old is left in the log");
         }
-        tell!(self.shared, "shard {index} tick: {told} notifications, {}", Summary(&before, &after));
+
+        self.shared.happened(Occurrence::Tick);
+        if after.resuming > before.resuming {
+            self.shared.happened(Occurrence::WaitsForNumber);
+        }
+        trace!(
+            self.shared,
+            "shard {index} tick: {notified} notifications, {waiting} events waited, {}",
+            Summary(&before, &after)
+        );
         self.note_counts(&before, &after);
-        self.look_at(index, newest, &before, &after);
+        let turn = Turn { shard: index, before, after, newest, waiting, others_wait, congested };
+        self.check_turn(&turn);
         self.publish_meanwhile(", after a tick");
 
-        let seat = &mut self.seats[index];
-        let timeout = if seat.shard.is_stopped() { None } else { seat.shard.timeout(now) };
-        seat.wakes_at = timeout.map(|timeout| now + timeout);
-        let idle = told == 0
+        let shard = &mut self.shards[index];
+        let timeout = if shard.shard.is_stopped() { None } else { shard.shard.timeout(now) };
+        shard.wakes_at = timeout.map(|timeout| now + timeout);
+        let idle = notified == 0
             && before.counts == after.counts
-            && seat.net.borrow().bytes_sent == bytes_before
+            && shard.net.borrow().this_turn.bytes_sent == 0
             && timeout == Some(Duration::ZERO);
-        seat.idle_turns = if idle { seat.idle_turns + 1 } else { 0 };
-        assert!(seat.idle_turns < IDLE_TURNS, "shard {index} spins");
+        shard.idle_turns = if idle { shard.idle_turns + 1 } else { 0 };
+        assert!(shard.idle_turns < IDLE_TURNS, "shard {index} spins");
+        trace::at(|position| {
+            position.shard = None;
+            position.forget_client();
+        });
     }
 
     fn publish_meanwhile(&self, when: &str) {
@@ -216,43 +254,37 @@ impl World {
         }
     }
 
-    fn note_counts(&self, before: &Look, after: &Look) {
+    /// Events in a shard's mailbox, and in its hands.
+    pub(crate) fn mail_waiting(&self, shard: usize) -> u64 {
+        self.shared.mailed.borrow()[shard] - self.shards[shard].shard.counts().events
+    }
+
+    /// Whether most streams of the hub are behind, as each shard knew at the end of its last turn.
+    fn is_congested(&self) -> bool {
+        let snapshots = || self.shards.iter().map(|shard| shard.shard.snapshot());
+        let behind: usize = snapshots().map(|snapshot| snapshot.behind).sum();
+        2 * behind > snapshots().map(|snapshot| snapshot.moving).sum()
+    }
+
+    fn note_counts(&self, before: &ShardSnapshot, after: &ShardSnapshot) {
         let mut tally = self.shared.tally.borrow_mut();
-        let farewell = |reason| after.counts.farewell(reason) - before.counts.farewell(reason);
-        tally.add(Thing::LaggardFull, farewell(Farewell::LaggardFull));
-        tally.add(Thing::LaggardStalled, farewell(Farewell::LaggardStalled));
-        tally.add(Thing::Aged, farewell(Farewell::Aged));
-        tally.add(Thing::Cut, farewell(Farewell::Cut));
-        tally.add(Thing::Laggard, after.counts.laggards.saturating_sub(before.counts.laggards));
-        tally.add(Thing::HeadTimedOut, after.counts.heads_timed_out - before.counts.heads_timed_out);
-        tally.add(Thing::TurnedAway, after.counts.turned_away - before.counts.turned_away);
+        let (before, after) = (&before.counts, &after.counts);
+        let closed = |reason| after.closed_for(reason) - before.closed_for(reason);
+        tally.add(Occurrence::LaggardFull, closed(CloseReason::LaggardFull));
+        tally.add(Occurrence::LaggardStalled, closed(CloseReason::LaggardStalled));
+        tally.add(Occurrence::Aged, closed(CloseReason::Aged));
+        tally.add(Occurrence::Cut, closed(CloseReason::Cut));
+        tally.add(Occurrence::Laggard, after.laggards.saturating_sub(before.laggards));
+        tally.add(Occurrence::HeadTimedOut, after.heads_timed_out - before.heads_timed_out);
+        tally.add(Occurrence::TurnedAway, after.turned_away - before.turned_away);
+        tally.add(Occurrence::AdmissionPanic, after.admission_panics - before.admission_panics);
     }
 
-    /// Where a shard stood before and after its tick, and the hub before it.
-    pub(crate) fn moment(&self, newest: u64, before: &Look, after: &Look) -> Moment {
-        let begun = after.counts.subscribed - before.counts.subscribed;
-        let most = self.shared.setting.limits.connections as u64;
-        Moment {
-            head: before.head,
-            dropped: before.dropped,
-            head_after: after.head,
-            dropped_after: after.dropped,
-            newest,
-            // Whoever has left in the tick may have left after somebody came.
-            house_full: before.counts.connections + begun >= most,
-        }
-    }
-
-    /// What a shard has now.
-    pub(crate) fn stand(&self, shard: usize) -> Stand {
-        Stand::of(&self.seats[shard].shard.look())
-    }
-
-    /// Every shard's answer to those who asked for counts comes some time.
+    /// Each shard answers every question for its counts some time.
     pub(crate) fn take_inspections(&mut self) {
         self.inspections.retain(|answer| match answer.try_recv() {
             Ok(counts) => {
-                assert!(counts.iter().all(|counts| counts.laggards <= counts.subscribers));
+                assert!(counts.iter().all(|(subscribers, laggards)| laggards <= subscribers));
                 false
             }
             Err(TryRecvError::Empty) => true,
@@ -261,9 +293,33 @@ impl World {
     }
 }
 
-impl Seat {
-    fn new(shard: SimShard<Network>, net: Rc<RefCell<Net>>) -> Seat {
-        Seat {
+impl Drop for World {
+    fn drop(&mut self) {
+        // A sweep tells this itself.
+        if std::thread::panicking() && self.shared.trace == Trace::Recent && !crate::sweep::keeps_panics() {
+            eprintln!("{}\n{}", trace::position(), trace::take_recent().join("\n"));
+        }
+    }
+}
+
+/// A turn that a shard had.
+pub(crate) struct Turn {
+    pub(crate) shard: usize,
+    pub(crate) before: ShardSnapshot,
+    pub(crate) after: ShardSnapshot,
+    /// The newest number that was released before it.
+    pub(crate) newest: u64,
+    /// Events that waited for the shard before it.
+    pub(crate) waiting: u64,
+    /// Whether sockets to adopt, or questions, waited for it.
+    pub(crate) others_wait: bool,
+    /// Whether most streams of the hub were behind before it.
+    pub(crate) congested: bool,
+}
+
+impl WorldShard {
+    fn new(shard: SimShard<Network>, net: Rc<RefCell<Net>>) -> WorldShard {
+        WorldShard {
             shard,
             net,
             wakes_at: Some(Duration::ZERO),
@@ -271,6 +327,7 @@ impl Seat {
             due_since: None,
             late_at: Duration::ZERO,
             swept_at: Duration::ZERO,
+            leaves_mail_since: None,
             idle_turns: 0,
             turns: 0,
         }
@@ -287,12 +344,12 @@ impl Seat {
 }
 
 /// What a tick has changed, for the trace.
-struct Summary<'look>(&'look Look, &'look Look);
+struct Summary<'snapshot>(&'snapshot ShardSnapshot, &'snapshot ShardSnapshot);
 
 impl std::fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (before, after) = (&self.0.counts, &self.1.counts);
-        write!(f, "log at {}", self.1.head)?;
+        write!(f, "{} taken", after.events - before.events)?;
         for (name, before, after) in [
             ("connections", before.connections, after.connections),
             ("pending", before.pending, after.pending),
@@ -305,10 +362,20 @@ impl std::fmt::Display for Summary<'_> {
                 write!(f, ", {name} {before} -> {after}")?;
             }
         }
-        for reason in Farewell::ALL {
-            let count = after.farewell(reason) - before.farewell(reason);
+        for reason in CloseReason::ALL {
+            let count = after.closed_for(reason) - before.closed_for(reason);
             if count > 0 {
                 write!(f, ", {count} {}", reason.name())?;
+            }
+        }
+        for (state, is_so) in [
+            ("marking", self.1.is_marking),
+            ("sweeping", self.1.is_sweeping),
+            ("backlogged", self.1.is_backlogged),
+            ("draining", self.1.is_draining),
+        ] {
+            if is_so {
+                write!(f, ", {state}")?;
             }
         }
         Ok(())
@@ -317,6 +384,7 @@ impl std::fmt::Display for Summary<'_> {
 
 /// `GET /events`, with two switches of this world in the query.
 fn admit(request: &RequestHead<'_>) -> Decision {
+    assert!(request.path() != "/panic", "{ADMISSION_PANIC}");
     if request.path() != "/events" || request.method() != "GET" {
         return Decision::HandOver;
     }
@@ -324,8 +392,7 @@ fn admit(request: &RequestHead<'_>) -> Decision {
     match Subscribe::from_request(request, 8) {
         Ok(mut subscribe) => {
             if query.contains("hello&") {
-                let kind = EventType::new("hello").expect("a type");
-                subscribe = subscribe.greeting(Some(&kind), "you");
+                subscribe = greet(subscribe);
             }
             Decision::Subscribe(subscribe.sees_private(query.contains("private&")))
         }

@@ -482,6 +482,14 @@ impl Sequencer {
         released
     }
 
+    /// Events that are sequenced and not released, and events for which room is reserved, summed over the
+    /// mailboxes.
+    #[cfg(feature = "sim")]
+    pub(crate) fn reserved_events(&self) -> (usize, usize) {
+        let reserved = self.shared.mailboxes.iter().map(|mailbox| mailbox.reserved_events());
+        (self.shared.unreleased.taken().events, reserved.sum())
+    }
+
     /// Refuses every publish from now on. `tell_shards` runs when no publish is under way any more.
     pub(crate) fn close(&self, tell_shards: impl FnOnce()) {
         let _state = lock(&self.state);

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use fanfare_io::{Io, Socket};
-use fanfare_proto::event::Topic;
-use fanfare_proto::event_log::EventLog;
 use fanfare_proto::stream::CloseReason;
 
 use super::Shard;
-use crate::sim::Look;
+use crate::sim::ShardSnapshot;
 
 impl<I: Io> Shard<I> {
     pub(crate) fn awake(&self) {
@@ -19,23 +17,24 @@ impl<I: Io> Shard<I> {
         self.stopped
     }
 
-    pub(crate) fn look(&self) -> Look {
-        Look {
+    pub(crate) fn snapshot(&self) -> ShardSnapshot {
+        let (behind, moving) = self.delivery.moving();
+        ShardSnapshot {
             counts: self.counts,
-            newest: self.links.log.newest(),
             deadlines: self.arrivals.deadlines.heads.len() + self.arrivals.deadlines.lingers.len(),
             resuming: self.arrivals.resuming.len(),
-            sweeping: self.delivery.is_sweeping(),
-            draining: self.delivery.is_draining(),
+            is_marking: self.delivery.is_marking(),
+            is_sweeping: self.delivery.is_sweeping(),
+            is_backlogged: self.delivery.is_backlogged(),
+            is_draining: self.delivery.is_draining(),
+            behind,
+            moving,
+            held_bytes: self.delivery.held_bytes(),
         }
     }
 
     pub(crate) fn laggards_in_line(&self) -> impl Iterator<Item = (Socket, bool)> {
         self.delivery.laggards_in_line()
-    }
-
-    pub(crate) fn topics_read(&self) -> impl Iterator<Item = &Topic> {
-        self.delivery.topics_read()
     }
 
     /// A shard that sleeps has nothing to do, and keeps no frames.

@@ -73,22 +73,18 @@ impl Delivery {
             }
         }
         for slot in slots {
-            let behind = self.is_behind(slot);
-            let reason = if behind { CloseReason::Cut } else { CloseReason::Drained };
             let Subscriber { link, stream } = self.subscribers[slot];
             let key = StreamKey { slot: slot as u32, generation: link.generation };
-            let in_a_frame = matches!(stream.place, Place::Laggard(laggard)
-                if self.laggards.get(laggard).unsent.is_some());
-            if in_a_frame {
-                self.end(slot as u32, reason, false, log);
+            if self.is_in_a_piece(&stream) {
+                self.end(slot as u32, CloseReason::Cut, false, log);
             } else {
-                self.sending.queue_ending(key, reason);
+                self.sending.queue_ending(key, CloseReason::Drained);
             }
         }
     }
 
     /// Whether something that was published is still to be sent to this stream.
-    fn is_behind(&mut self, slot: usize) -> bool {
+    pub(super) fn is_behind(&mut self, slot: usize) -> bool {
         let stream = self.subscribers[slot].stream;
         match stream.place {
             Place::Laggard(_) => true,

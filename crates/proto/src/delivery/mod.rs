@@ -390,6 +390,11 @@ impl Delivery {
         }
     }
 
+    /// Whether something was begun on the link of this stream that must be finished before anything else.
+    fn is_in_a_piece(&self, stream: &Stream) -> bool {
+        matches!(stream.place, Place::Laggard(laggard) if self.laggards.get(laggard).unsent.is_some())
+    }
+
     fn find(&self, key: StreamKey) -> Option<Subscriber> {
         let subscriber = self.subscribers.get(key.slot as usize)?;
         (subscriber.link.generation == key.generation).then_some(*subscriber)

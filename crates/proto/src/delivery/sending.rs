@@ -9,6 +9,7 @@ use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
+use crate::laggard::Laggard;
 use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
 use crate::link::Unsent;
 use crate::run::Run;
@@ -141,6 +142,10 @@ impl Sending {
         self.heartbeats[kind.index()].push(key);
     }
 
+    pub(super) fn is_ending(&self, key: StreamKey) -> bool {
+        self.endings.iter().any(|(ending, _)| *ending == key)
+    }
+
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
         self.endings.push_back((key, reason));
     }
@@ -167,7 +172,7 @@ impl Delivery {
             Some(in_flight) => in_flight,
             None => self
                 .next_replay(now, budget, log)
-                .or_else(|| self.next_heartbeats())
+                .or_else(|| self.next_heartbeats(now))
                 .or_else(|| self.next_ending(budget))?,
         };
         self.sending.in_flight = in_flight;
@@ -473,41 +478,31 @@ impl Delivery {
     }
 
     fn farthest_behind(&mut self) -> Option<u32> {
-        let end = self.laggards.keys_end().max(1);
-        let mut worst: Option<(u64, u32, u32)> = None;
-        let (mut looked_at, mut begun) = (0, 0);
-        let from = self.upkeep.next_to_make_room;
-        for offset in 0..end {
-            let key = (from + offset) % end;
-            looked_at += 1;
-            if begun == self.budgets.laggard_checks || looked_at > 16 * self.budgets.laggard_checks {
-                break;
-            }
-            self.upkeep.next_to_make_room = key + 1;
-            let Some(laggard) = self.laggards.find(key) else { continue };
-            let Some(unsent) = &laggard.unsent else { continue };
-            begun += 1;
-            // Bytes of its own belong to a stream that has hardly begun: it goes after those that have a frame.
-            let seq = unsent.seq(&self.store).unwrap_or(u64::MAX);
-            let is_next = self.sending.next_laggard == Some(key as u32);
-            if !is_next && worst.is_none_or(|(oldest, ..)| seq < oldest) {
-                worst = Some((seq, laggard.slot, key as u32));
-            }
-        }
-        worst.map(|(_, slot, _)| slot)
+        let keys = self.laggards.with_unsent();
+        let (from, count) =
+            (self.upkeep.next_to_make_room, keys.len().min(self.budgets.laggard_checks.max(1)));
+        self.upkeep.next_to_make_room = from.wrapping_add(count);
+        let sample = (0..count).map(|offset| self.laggards.get(keys[from.wrapping_add(offset) % keys.len()]));
+        // Bytes of its own belong to a stream that has hardly begun: it goes after those that have a frame.
+        let seq = |laggard: &&Laggard| {
+            let unsent = laggard.unsent.as_ref();
+            unsent.and_then(|unsent| unsent.seq(&self.store)).unwrap_or(u64::MAX)
+        };
+        sample.min_by_key(seq).map(|laggard| laggard.slot)
     }
 
     // Heartbeats and endings.
 
-    fn next_heartbeats(&mut self) -> Option<InFlight> {
+    fn next_heartbeats(&mut self, now: Duration) -> Option<InFlight> {
         loop {
             let index = self.sending.heartbeats.iter().position(|keys| !keys.is_empty())?;
             let mut keys = std::mem::take(&mut self.sending.heartbeats[index]);
             self.sending.slots.clear();
             for key in keys.drain(..) {
-                // It may have left, or fallen behind, since its heartbeat was found due.
+                // It may have left, fallen behind, or been sent something since its heartbeat was found due.
                 let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-                if let Place::Member(_) = stream.place {
+                let is_member = matches!(stream.place, Place::Member(_));
+                if is_member && self.is_heartbeat_due(&stream, now) {
                     self.sending.sockets.push(link.socket);
                     self.sending.slots.push(key.slot);
                 }
@@ -577,12 +572,18 @@ impl Delivery {
             budget.endings = budget.endings.checked_sub(1)?;
             let (key, reason) = self.sending.endings.pop_front()?;
             let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-            if let Place::Laggard(laggard) = stream.place
-                && self.laggards.get(laggard).unsent.is_some()
-            {
+            if self.is_in_a_piece(&stream) {
                 // A stream never ends in the middle of a frame: it is ended when that is finished.
                 continue;
             }
+            // Since the drain chose it, it may have been sent what it was behind.
+            let reason = match reason {
+                CloseReason::Drained | CloseReason::Cut if self.is_behind(key.slot as usize) => {
+                    CloseReason::Cut
+                }
+                CloseReason::Drained | CloseReason::Cut => CloseReason::Drained,
+                _ => reason,
+            };
             let retry_ms = self.jittered_retry_ms();
             self.sending.own.clear();
             let format = self.audiences.subscription(stream.audience).format();

@@ -135,22 +135,31 @@ impl Delivery {
         // Around the end: a table that has just grown would have its new slots looked at, and its old ones too late.
         let from = self.upkeep.next_slot % slots;
         self.upkeep.next_slot = from + per_slice;
-        // Looked at every quarter of the interval, at least: silence of three quarters would grow past it.
-        // A shard younger than that has no stream that was silent for so long.
-        let quiet = self.limits.heartbeat - self.limits.heartbeat / 4;
-        let quiet_since = now.checked_sub(quiet).map(Deciseconds::of);
         for slot in (from..from + per_slice).map(|slot| slot % slots) {
             let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
             let key = StreamKey { slot: slot as u32, generation: link.generation };
             if stream.ends_at <= Deciseconds::of(now) {
-                // A stream in the middle of a frame ends when that is finished.
-                self.sending.queue_ending(key, CloseReason::Aged);
-            } else if stream.options.heartbeat.is_none()
-                && quiet_since.is_some_and(|since| self.last_sent_at(&stream) <= since)
-            {
+                // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to it. In the
+                // line of endings it would only keep others waiting, a drain among them.
+                if !self.is_in_a_piece(&stream) {
+                    self.sending.queue_ending(key, CloseReason::Aged);
+                }
+            } else if stream.options.heartbeat.is_none() && self.is_heartbeat_due(&stream, now) {
                 self.queue_heartbeat(key, &stream);
             }
         }
+    }
+
+    /// Whether a stream was silent for so long that it is to have a heartbeat.
+    pub(super) fn is_heartbeat_due(&self, stream: &crate::stream::Stream, now: Duration) -> bool {
+        let last_sent_at = self.last_sent_at(stream);
+        if let Some(interval) = stream.options.heartbeat {
+            return last_sent_at.plus(interval) <= Deciseconds::of(now);
+        }
+        // Looked at every quarter of the interval, at least: silence of three quarters would grow past it.
+        // A shard younger than that has no stream that was silent for so long.
+        let quiet = self.limits.heartbeat - self.limits.heartbeat / 4;
+        now.checked_sub(quiet).is_some_and(|since| last_sent_at <= Deciseconds::of(since))
     }
 
     fn last_sent_at(&self, stream: &crate::stream::Stream) -> Deciseconds {
@@ -182,12 +191,11 @@ impl Delivery {
             let key = StreamKey { slot, generation };
             let Some(Subscriber { stream, .. }) = self.find(key) else { continue };
             let Some(interval) = stream.options.heartbeat else { continue };
-            let due = self.last_sent_at(&stream).plus(interval);
-            let next = if due <= tick {
+            let next = if self.is_heartbeat_due(&stream, now) {
                 self.queue_heartbeat(key, &stream);
                 tick.plus(interval)
             } else {
-                due
+                self.last_sent_at(&stream).plus(interval)
             };
             self.upkeep.timers.push(Reverse((next, slot, generation)));
         }

@@ -1,9 +1,10 @@
-//! A response as a strict client reads it: head, chunks, lines. It shares no code with the engine, and takes less
-//! than the standards allow: a chunk holds whole events, an id is the last line of one, a comment stands between two.
+//! A response as a strict client reads it: head, chunks, lines. It shares no code with the engine, and takes
+//! less than the standards allow: a chunk holds whole events, an id is the last line of one, a comment stands
+//! between two.
 
 /// A response, read so far.
 #[derive(Default)]
-pub(crate) struct Stream {
+pub(crate) struct ResponseReader {
     /// Bytes of a head or a chunk that is not complete.
     begun: Vec<u8>,
     head: Option<Head>,
@@ -16,7 +17,8 @@ pub(crate) struct Stream {
     in_event: bool,
     /// The last chunk has come.
     pub(crate) terminated: bool,
-    pub(crate) bytes: usize,
+    /// Bytes that were read whole: up to the end of a head, a chunk or a line.
+    whole: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -28,9 +30,15 @@ pub(crate) struct Head {
     length: Option<usize>,
 }
 
-pub(crate) enum Found {
+/// Something that has come whole, and after how many bytes of the response.
+pub(crate) struct Found {
+    pub(crate) part: Part,
+    pub(crate) end: u64,
+}
+
+pub(crate) enum Part {
     Head(Head),
-    /// What stands before the blank line that ends it. No data: nobody is told, but the id counts.
+    /// What stands before the blank line that ends it. Without data nothing is dispatched, but the id counts.
     Event {
         kind: String,
         data: Option<String>,
@@ -40,30 +48,28 @@ pub(crate) enum Found {
     Comment,
 }
 
-impl Stream {
+impl ResponseReader {
     pub(crate) fn status(&self) -> Option<u16> {
         self.head.as_ref().map(|head| head.status)
     }
 
-    pub(crate) fn is_chunked(&self) -> bool {
-        self.head.as_ref().is_some_and(|head| head.chunked)
-    }
-
     /// Whether it is in the middle of a head, a chunk, an event or a refusal's body.
     pub(crate) fn is_cut(&self) -> bool {
-        let short = |head: &Head| head.length.is_some_and(|length| self.begun.len() < length);
-        let open = match &self.head {
-            Some(head) if head.status != 200 => short(head),
+        let is_short = |head: &Head| head.length.is_some_and(|length| self.begun.len() < length);
+        let is_open = match &self.head {
+            Some(head) if head.status != 200 => is_short(head),
             _ => !self.begun.is_empty(),
         };
-        open || !self.line.is_empty() || self.in_event
+        is_open || !self.line.is_empty() || self.in_event
     }
 
-    /// Whether that is anything but the end of a stream, which goes out as far as there is room.
+    /// Whether it is in the middle of anything but the end of a stream, which goes out as far as there is
+    /// room.
     pub(crate) fn is_cut_in_an_event(&self) -> bool {
         let ends = [&b"c\r\nretry: "[..], b"d\r\nretry: ", b"0\r\n\r\n"];
         let begins = |end: &&[u8]| end.iter().zip(&self.begun).all(|(expected, byte)| expected == byte);
-        let in_end = match self.is_chunked() {
+        let is_chunked = self.head.as_ref().is_some_and(|head| head.chunked);
+        let in_end = match is_chunked {
             true => !self.in_event && self.line.is_empty() && ends.iter().any(begins),
             false => {
                 !self.in_event && b"retry: ".iter().zip(&self.line).all(|(expected, byte)| expected == byte)
@@ -75,20 +81,20 @@ impl Stream {
     /// Takes what has come.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Found> {
         let mut found = Vec::new();
-        self.bytes += bytes.len();
         self.begun.extend_from_slice(bytes);
         if self.head.is_none() {
             let Some(end) = self.begun.windows(4).position(|four| four == b"\r\n\r\n") else { return found };
             let head: Vec<u8> = self.begun.drain(..end + 4).collect();
+            self.whole += head.len() as u64;
             let head = Head::read(str::from_utf8(&head).expect("a head of text"));
             self.head = Some(head.clone());
-            found.push(Found::Head(head));
+            found.push(Found { part: Part::Head(head), end: self.whole });
         }
         match self.head.as_ref().map(|head| (head.status, head.chunked)) {
             Some((200, true)) => self.take_chunks(&mut found),
             Some((200, false)) => {
                 let body = std::mem::take(&mut self.begun);
-                self.take_body(&body, &mut found);
+                self.take_lines(&body, &mut found);
             }
             _ => {}
         }
@@ -109,7 +115,11 @@ impl Stream {
                 break;
             }
             assert_eq!(&rest[end - 2..end], b"\r\n", "the end of a chunk");
-            self.take_body(&rest[line + 1..end - 2], found);
+            let (first, chunk_end) = (found.len(), self.whole + end as u64);
+            self.take_lines(&rest[line + 1..end - 2], found);
+            // Nothing of a chunk is read before it has come whole.
+            self.whole = chunk_end;
+            found[first..].iter_mut().for_each(|found| found.end = chunk_end);
             assert!(!self.in_event && self.line.is_empty(), "a chunk ends within an event");
             self.terminated = size == 0;
             rest = &rest[end..];
@@ -117,45 +127,47 @@ impl Stream {
         self.begun = rest.to_vec();
     }
 
-    fn take_body(&mut self, body: &[u8], found: &mut Vec<Found>) {
+    fn take_lines(&mut self, body: &[u8], found: &mut Vec<Found>) {
         let mut rest = body;
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, after) = (&rest[..end], &rest[end + 1..]);
             rest = after;
-            if self.line.is_empty() {
-                self.take_line(line, found);
+            let part = if self.line.is_empty() {
+                self.whole += line.len() as u64 + 1;
+                self.take_line(line)
             } else {
                 let mut whole = std::mem::take(&mut self.line);
                 whole.extend_from_slice(line);
-                self.take_line(&whole, found);
-            }
+                self.whole += whole.len() as u64 + 1;
+                self.take_line(&whole)
+            };
+            found.extend(part.map(|part| Found { part, end: self.whole }));
         }
         self.line.extend_from_slice(rest);
     }
 
-    fn take_line(&mut self, line: &[u8], found: &mut Vec<Found>) {
+    fn take_line(&mut self, line: &[u8]) -> Option<Part> {
         let line = str::from_utf8(line).expect("lines of text");
         if line.is_empty() {
-            if std::mem::take(&mut self.in_event) {
-                let (kind, data, id) = (std::mem::take(&mut self.kind), self.data.take(), self.id.take());
-                found.push(Found::Event { kind, data, id });
-            }
-            return;
+            return std::mem::take(&mut self.in_event).then(|| Part::Event {
+                kind: std::mem::take(&mut self.kind),
+                data: self.data.take(),
+                id: self.id.take(),
+            });
         }
         if line == ":" {
             assert!(!self.in_event, "a comment in the middle of an event");
-            found.push(Found::Comment);
-            return;
+            return Some(Part::Comment);
         }
         let (name, value) = line.split_once(':').expect("a field");
         let value = value.strip_prefix(' ').unwrap_or(value);
-        // Some clients adopt an id when they read its line: a cut behind it must not leave a part of the event out.
+        // Some clients adopt an id when they read its line: a cut behind it must not leave a part of the
+        // event out.
         assert!(self.id.is_none(), "the field {name:?} stands behind the id, which is the last line");
         match name {
             "retry" if !self.in_event => {
-                assert!(value.bytes().all(|byte| byte.is_ascii_digit()));
-                found.push(Found::Retry);
-                return;
+                assert!(value.bytes().all(|byte| byte.is_ascii_digit()), "the time to reconnect is digits");
+                return Some(Part::Retry);
             }
             "id" => self.id = Some(value.to_owned()),
             "event" => value.clone_into(&mut self.kind),
@@ -169,6 +181,7 @@ impl Stream {
             other => panic!("the field {other:?} in the stream"),
         }
         self.in_event = true;
+        None
     }
 }
 
@@ -182,5 +195,28 @@ impl Head {
             gap: field("Fanfare-Gap") == Some("true"),
             length: field("Content-Length").map(|length| length.parse().expect("a length")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(response: &str) -> Vec<u64> {
+        let mut reader = ResponseReader::default();
+        let found: Vec<Found> = response.bytes().flat_map(|byte| reader.feed(&[byte])).collect();
+        assert!(!reader.is_cut());
+        found.iter().map(|found| found.end).collect()
+    }
+
+    /// A client adopts an id only when it has read the event's end.
+    #[test]
+    fn each_part_ends_where_its_last_byte_is() {
+        let (head, event) = ("HTTP/1.1 200 OK\r\n\r\n", "data: 1\nid: 1\n\n");
+        let plain = format!("{head}:\n{event}");
+        assert_eq!(ends(&plain), [19, 21, 36]);
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let chunked = format!("{head}2\r\n:\n\r\nf\r\n{event}\r\n");
+        assert_eq!(ends(&chunked), [47, 54, 74]);
     }
 }

@@ -1,0 +1,406 @@
+//! What must hold after a shard's turn, seen from outside: at its sockets, and at its clients.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fanfare::{CloseReason, Cursor, FullPolicy, LaggardPolicy, Topic};
+use fanfare_proto::limits::{CONGESTION_HOLD, EXPIRY_SLACK, RUN_BYTES};
+
+use crate::client::{Client, Resume, StreamEnd};
+use crate::connection::Connection;
+use crate::pieces::PieceKind;
+use crate::tally::Occurrence;
+use crate::trace::{self, trace};
+use crate::verifier::Beginning;
+use crate::world::{SECOND, TRIMMING_SHARD, Turn, World};
+
+/// How late a shard may be that had its turns in time.
+const LATE: Duration = Duration::from_millis(100);
+
+/// At most so many bytes are the notice of a gap.
+const NOTICE_BYTES: usize = 300;
+
+/// The size of the largest frame of a world, roughly.
+const LARGEST_FRAME: usize = 36_000;
+
+impl World {
+    pub(crate) fn check_turn(&mut self, turn: &Turn) {
+        let shard = turn.shard;
+        self.check_laggards(shard);
+        self.check_stalled(turn);
+        self.check_room_made(turn);
+        let touched = self.shards[shard].net.borrow_mut().take_touched();
+        for index in touched {
+            self.look_at_connection(turn, index);
+        }
+        trace::at(trace::Position::forget_client);
+        self.shards[shard].net.borrow_mut().note_sweep(turn.after.is_sweeping);
+        if turn.after.is_sweeping {
+            self.shards[shard].swept_at = self.shared.now.get();
+        }
+        self.check_silence(shard);
+        self.check_early_heartbeats(turn);
+        self.check_mail(turn);
+        self.check_counts(turn);
+        self.check_memory(turn);
+        self.check_readers(turn);
+        self.check_resuming(turn);
+        self.check_ages();
+        let begun = turn.after.counts.subscribed - turn.before.counts.subscribed;
+        assert!(!turn.before.is_draining || begun == 0, "a stream begins in the drain");
+    }
+
+    /// A laggard waits for its turn, or a notification is owed to it.
+    fn check_laggards(&self, shard: usize) {
+        let shard = &self.shards[shard];
+        let mut net = shard.net.borrow_mut();
+        net.note_laggards(shard.shard.laggards().map(|(number, _)| number));
+        for (number, in_line) in shard.shard.laggards() {
+            let blocked = net.still_lags(number);
+            assert!(in_line || blocked || net.owes(number), "a laggard is forgotten");
+        }
+    }
+
+    /// A connection that is ended as stalled has taken no byte for long, though nothing kept it waiting.
+    fn check_stalled(&self, turn: &Turn) {
+        let count = turn.closed(CloseReason::LaggardStalled);
+        if count == 0 {
+            return;
+        }
+        let (now, limit) = (self.shared.now.get(), self.shared.setting.limits.laggard_time);
+        let net = self.shards[turn.shard].net.borrow();
+        let stalled = |it: &&Connection| it.closed && it.closed_at == now && it.has_stalled(now, limit);
+        let stalled = net.connections.iter().filter(stalled).count() as u64;
+        assert!(stalled >= count, "a connection whose socket had room was ended as stalled");
+    }
+
+    /// Connections in the middle of a piece were cut to make room: more was begun than may be, and the oldest
+    /// go.
+    fn check_room_made(&self, turn: &Turn) {
+        if turn.closed(CloseReason::LaggardFull) == 0 {
+            return;
+        }
+        let net = self.shards[turn.shard].net.borrow();
+        let setting = &self.shared.setting;
+        let skips = setting.limits.laggard_policy == LaggardPolicy::Skip;
+        let was_cut = |(index, ..): &&(usize, PieceKind, usize)| {
+            let it = net.connection(*index);
+            let stalled = it.has_stalled(self.shared.now.get(), setting.limits.laggard_time);
+            !it.ended && !it.finished && !stalled && self.shared.now.get() < self.shared.cuts_from.get()
+        };
+        let cut: Vec<_> = net.this_turn.cut_in_a_piece.iter().filter(was_cut).collect();
+        let Some(largest) = cut.iter().map(|(.., part)| *part).max() else { return };
+        // Before the last of them was cut, too.
+        let others: usize = cut.iter().map(|(.., part)| *part).sum::<usize>() - largest;
+        let notices = if skips { NOTICE_BYTES * net.connections.len() } else { 0 };
+        let begun = net.begun.peak + notices - others;
+        let limit = setting.limits.laggard_bytes;
+        assert!(begun > limit, "{} connections were cut where at most {begun} bytes were begun", cut.len());
+        let all_are_looked_at = setting.budgets.laggard_checks > net.connections.len();
+        let number = |kind: PieceKind| if let PieceKind::Frame(seq) = kind { seq } else { u64::MAX };
+        let newest_cut = cut.iter().map(|(_, kind, _)| number(*kind)).max().unwrap_or_default();
+        let oldest_left = net.connections.iter().filter(|it| it.is_live() && !it.ended);
+        let oldest_left = oldest_left.filter_map(|it| it.verifier.begun.as_ref());
+        let oldest_left = oldest_left.filter(|begun| begun.turn < net.turn());
+        let oldest_left = oldest_left.map(|begun| number(begun.kind)).min().unwrap_or(u64::MAX);
+        assert!(
+            !all_are_looked_at || skips || oldest_left >= newest_cut,
+            "one that had begun {newest_cut} was cut, and one that had begun {oldest_left} was not"
+        );
+    }
+
+    fn look_at_connection(&mut self, turn: &Turn, index: usize) {
+        let mut net = self.shards[turn.shard].net.borrow_mut();
+        let it = &mut net.connections[index];
+        if it.is_answered() {
+            // Streams that have left in the turn may have left after this one came.
+            let begun = turn.after.counts.subscribed - turn.before.counts.subscribed;
+            let most = self.shared.setting.limits.connections as u64;
+            it.came_to_a_full_house.get_or_insert(turn.before.counts.connections + begun >= most);
+        }
+        let (number, closed) = (it.client, it.closed);
+        trace::at(|position| {
+            (position.client, position.connection) = (Some(number), Some(index));
+            position.cursor = it.verifier.cursor;
+        });
+        drop(net);
+        let client = &self.clients[number];
+        let is_this = |at: &crate::client::ClientConnection| (at.shard, at.index) == (turn.shard, index);
+        if !client.connection.as_ref().is_some_and(is_this) {
+            return;
+        }
+        if client.is_fast || closed {
+            self.read(number, usize::MAX);
+        }
+        if closed {
+            self.check_closed(turn, number);
+        }
+    }
+
+    /// The client reads at most so many bytes.
+    pub(crate) fn read(&mut self, number: usize, count: usize) {
+        let client = &mut self.clients[number];
+        let Some(at) = &client.connection else { return };
+        let (bytes, items) = self.shards[at.shard].net.borrow_mut().client_reads(at.index, count);
+        if bytes > 0 {
+            trace!(self.shared, "    client {number} reads {bytes} bytes");
+        }
+        for item in items {
+            client.take(item);
+        }
+    }
+
+    /// The shard has closed a client's socket: for a reason?
+    fn check_closed(&mut self, turn: &Turn, number: usize) {
+        let now = self.shared.now.get();
+        let client = &mut self.clients[number];
+        let Some(at) = client.connection.take() else { return };
+        client.last_shard = Some(at.shard);
+        let net = self.shards[at.shard].net.borrow();
+        let it = net.connection(at.index);
+        let (verifier, response) = (&it.verifier, &it.verifier.response);
+        client.last_end = verifier
+            .cursor
+            .filter(|_| verifier.has_prelude())
+            .map(|cursor| StreamEnd { is_cut: response.is_cut(), cursor });
+        let client = &self.clients[number];
+        if it.ended {
+            return;
+        }
+        let limits = &self.shared.setting.limits;
+        let whole = !response.is_cut() && response.terminated == client.request.chunked;
+        let refused = turn.after.counts.refused > turn.before.counts.refused;
+        let begins = verifier.beginning.is_some_and(|beginning| beginning.at == now);
+        let begun = turn.after.counts.subscribed - turn.before.counts.subscribed;
+        let now_full = turn.before.counts.connections + begun >= limits.connections as u64;
+        let house_full = it.came_to_a_full_house.unwrap_or(now_full);
+        match response.status() {
+            None if !it.is_answered() => {
+                // The descriptor was not there, the table full, or the house: no answer says why.
+                let dropped = refused && house_full && limits.when_full == FullPolicy::Drop;
+                if dropped {
+                    self.shared.happened(Occurrence::Dropped);
+                }
+                let turned_away = turn.after.counts.turned_away > turn.before.counts.turned_away
+                    && (it.watch_refused || limits.pending < 100);
+                let is_right = dropped || turned_away || turn.after.is_draining;
+                assert!(is_right, "it is closed without an answer");
+            }
+            // A refusal that does not fit is not waited for. (Another's may be counted in this tick.)
+            None | Some(200) if begins && refused && it.is_short && !verifier.is_stream => {
+                let full = house_full && limits.when_full == FullPolicy::EndStream;
+                let may_be_refused = !client.is_subscriber()
+                    || (house_full && limits.when_full != FullPolicy::Drop)
+                    || self.is_bad_head(at.connected_at);
+                assert!(may_be_refused && (full || !verifier.ended_at_once), "it is refused");
+            }
+            Some(200) if verifier.ended_at_once => {
+                self.shared.happened(Occurrence::EndedAtOnce);
+                let is_full = house_full && limits.when_full == FullPolicy::EndStream;
+                assert!(is_full, "a stream that ends at once");
+                assert!(whole, "the last chunk ends it");
+            }
+            Some(200) if it.finished => {
+                // The end goes out as far as there is room.
+                assert!(it.is_short || whole, "the last chunk ends it, and it is whole");
+                assert!(!response.is_cut_in_an_event(), "a stream ends between events");
+                let age = now - verifier.beginning.expect("a beginning").at;
+                let aged = limits.connection_age.is_some_and(|most| age + SECOND / 5 >= most * 8 / 10);
+                assert!(aged || turn.after.is_draining, "a stream was ended after {age:?}");
+            }
+            None | Some(200) => {
+                assert!(!response.terminated, "a stream that has ended is closed without its end");
+                assert!(self.may_be_cut(turn.shard, it), "a healthy stream was cut");
+            }
+            Some(status) => {
+                assert!(it.is_short || !response.is_cut(), "a refusal is whole");
+                let statuses = client.statuses;
+                let full = status == 503 && limits.when_full == FullPolicy::Unavailable && house_full;
+                if full && client.is_subscriber() {
+                    self.shared.happened(Occurrence::Unavailable);
+                } else if statuses.contains(&status) {
+                    self.shared.happened(Occurrence::Refused);
+                }
+                let answered_at = verifier.beginning.map_or(now, |beginning| beginning.at);
+                let slow = status == 408 && answered_at - at.connected_at >= limits.head_time;
+                let too_long = status == 431 && limits.head.max_bytes < 1000;
+                let is_right = statuses.contains(&status) || (client.is_subscriber() && (full || too_long));
+                assert!(slow || is_right, "it got {status}");
+            }
+        }
+    }
+
+    /// Whether its head may be refused for what it is, or for how late it is.
+    fn is_bad_head(&self, connected_at: Duration) -> bool {
+        let limits = &self.shared.setting.limits;
+        limits.head.max_bytes < 1000 || self.shared.now.get() - connected_at >= limits.head_time
+    }
+
+    /// A stream may be cut for what its reader does, where the log no longer has what it needs, and at the
+    /// end of a drain: never for what others do.
+    fn may_be_cut(&self, shard: usize, it: &Connection) -> bool {
+        let (now, limits) = (self.shared.now.get(), &self.shared.setting.limits);
+        let skips = limits.laggard_policy == LaggardPolicy::Skip;
+        let verifier = &it.verifier;
+        let just_began = verifier.beginning.is_some_and(|Beginning { at, .. }| at == now);
+        // A member is never cut, however much is still to be sent to it, and whatever the log has.
+        let is_laggard = it.is_short || it.lags_since.is_some() || (verifier.resumes() && just_began);
+        // In the middle of a piece it is served from what it has begun.
+        let in_a_piece = it.was_begun;
+        let is_out_of_reach = !skips && !in_a_piece && verifier.is_out_of_reach(&self.shared);
+        // `check_room_made` judges which of them. A notice of a gap that is still to be begun counts, too.
+        let net = self.shards[shard].net.borrow();
+        let notices = if skips { NOTICE_BYTES * net.connections.len() } else { 0 };
+        let is_over = net.begun.peak + notices > limits.laggard_bytes;
+        let makes_room = is_over && ((in_a_piece && it.is_short) || (skips && verifier.request.gap_notice));
+        let in_drain = now >= self.shared.cuts_from.get() && (it.is_short || skips);
+        let is_full = is_laggard && (is_out_of_reach || makes_room);
+        is_full || in_drain || it.has_stalled(now, limits.laggard_time)
+    }
+
+    /// A stream is never silent for longer than its heartbeat's interval, unless its socket is full. A sweep
+    /// counts as something sent to all, also to members that had everything: so one that takes long makes
+    /// heartbeats late.
+    fn check_silence(&self, shard: usize) {
+        let (now, limits) = (self.shared.now.get(), &self.shared.setting.limits);
+        let shard = &self.shards[shard];
+        if self.is_slowed() {
+            return;
+        }
+        for it in shard.net.borrow().connections.iter().filter(|it| it.is_live()) {
+            if it.blocked || it.finished || it.ended {
+                continue;
+            }
+            let began_at = it.verifier.beginning.map_or(now, |beginning| beginning.at);
+            let since = it.sent_at.max(it.blocked_at).max(shard.late_at).max(shard.swept_at).max(began_at);
+            let silence = now.saturating_sub(since);
+            let interval = limits.heartbeat_interval(it.verifier.request.heartbeat);
+            assert!(silence <= interval + SECOND / 2, "client {}: no heartbeat for {silence:?}", it.client);
+        }
+    }
+
+    /// Whether a shard is kept from its turns.
+    fn is_slowed(&self) -> bool {
+        self.shared.setting.slowness > 1 && self.shared.hostile.get()
+    }
+
+    /// A heartbeat comes only after silence; where a sweep is not through, the shard does not know who had
+    /// silence.
+    fn check_early_heartbeats(&self, turn: &Turn) {
+        let net = self.shards[turn.shard].net.borrow();
+        for (client, silence) in &net.this_turn.early_heartbeats {
+            assert!(turn.after.is_sweeping, "client {client}: a heartbeat after {silence:?}");
+        }
+    }
+
+    /// A shard takes its mail at once, but while its sweeps are far behind, or while most streams of the hub
+    /// are, and then not for long. It gets no mail but that of topics that it has registered for.
+    fn check_mail(&mut self, turn: &Turn) {
+        let now = self.shared.now.get();
+        let taken = turn.after.counts.events - turn.before.counts.events;
+        let (shared, shard) = (&self.shared, &mut self.shards[turn.shard]);
+        let mailed = shared.mailed.borrow()[turn.shard];
+        assert!(
+            turn.after.counts.events <= mailed,
+            "it took {} events and was sent {mailed}",
+            turn.after.counts.events
+        );
+        // Adoptions and inspections take their part of a turn.
+        let is_busy = turn.before.is_marking || turn.before.is_backlogged || turn.others_wait;
+        if turn.waiting == 0 || taken > 0 || is_busy {
+            shard.leaves_mail_since = None;
+            return;
+        }
+        let is_slowed = shared.setting.slowness > 1 && shared.hostile.get();
+        let since = *shard.leaves_mail_since.get_or_insert(now);
+        assert!(
+            turn.congested,
+            "it leaves {} events though most streams of the hub are not behind",
+            turn.waiting
+        );
+        let held = now.saturating_sub(since.max(shard.late_at));
+        assert!(is_slowed || held <= CONGESTION_HOLD + LATE, "it leaves its mail for {held:?}");
+        shared.happened(Occurrence::MailHeld);
+    }
+
+    /// What the shard counts is what its sockets saw.
+    fn check_counts(&self, turn: &Turn) {
+        let net = self.shards[turn.shard].net.borrow();
+        let (before, after) = (&turn.before.counts, &turn.after.counts);
+        assert_eq!(after.deliveries - before.deliveries, net.this_turn.events, "deliveries that it counts");
+        assert_eq!(
+            after.heartbeats - before.heartbeats,
+            net.this_turn.heartbeats,
+            "heartbeats that it counts"
+        );
+        let live = net.connections.iter().filter(|it| it.is_live()).count() as u64;
+        assert_eq!(after.connections, live, "streams that it counts");
+    }
+
+    /// What the shard holds has bounds, whatever its readers do.
+    fn check_memory(&self, turn: &Turn) {
+        let net = self.shards[turn.shard].net.borrow();
+        let limits = &self.shared.setting.limits;
+        let begun = net.begun.bytes;
+        // What the peer has reset is given up when the shard hears of it.
+        let reset = net.connections.iter().filter(|it| it.is_live() && it.ended);
+        let reset: usize = reset.map(|it| net.begun.own_part(it.verifier.begun.as_ref())).sum();
+        assert!(begun <= limits.laggard_bytes + reset, "its links have begun {begun} bytes");
+        let bound = limits.delivery_bytes.saturating_add(limits.laggard_bytes);
+        let bound = bound.saturating_add(RUN_BYTES + 2 * LARGEST_FRAME);
+        let held = turn.after.held_bytes;
+        assert!(held <= bound, "it holds {held} bytes");
+    }
+
+    /// The shard has registered for the topics of its streams.
+    fn check_readers(&self, turn: &Turn) {
+        let net = self.shards[turn.shard].net.borrow();
+        let live = net.connections.iter().filter(|it| it.is_live());
+        let read: BTreeSet<&Topic> = live.flat_map(|it| &it.verifier.request.interest.topics).collect();
+        let log = self.shared.log.borrow();
+        for topic in &self.shared.topics {
+            let registered = log.shards_reading(std::slice::from_ref(topic)).contains(&turn.shard);
+            assert_eq!(registered, read.contains(topic), "whether it has registered for {topic}");
+        }
+    }
+
+    /// A reader waits only for a number that was not released.
+    fn check_resuming(&self, turn: &Turn) {
+        let net = self.shards[turn.shard].net.borrow();
+        let epoch = self.shared.history.borrow().epoch;
+        let is_ahead = |it: &&Connection| match &it.verifier.request.resume {
+            Resume::After(id) => {
+                Cursor::parse(id).is_some_and(|at| at.epoch == epoch && at.seq > turn.newest)
+            }
+            Resume::Now | Resume::Earliest => false,
+        };
+        let waits = |it: &&Connection| !it.closed && !it.is_answered() && it.verifier.asked_at.is_some();
+        let waiting = net.connections.iter().filter(waits).filter(is_ahead).count();
+        let resuming = turn.after.resuming;
+        assert!(resuming <= waiting, "{resuming} wait and {waiting} are ahead of {}", turn.newest);
+    }
+
+    /// What is too old is dropped soon.
+    fn check_ages(&self) {
+        let trimming = &self.shards[TRIMMING_SHARD];
+        let (late, now) = (trimming.late_at, self.shared.now.get());
+        if trimming.shard.is_stopped() || self.is_slowed() || now.saturating_sub(late) <= EXPIRY_SLACK + LATE
+        {
+            return;
+        }
+        self.shared.log.borrow().check_ages(now, EXPIRY_SLACK);
+    }
+
+    /// Whether a client was not sent something that was released.
+    pub(crate) fn misses(&self, client: &Client) -> bool {
+        let Some(at) = &client.connection else { return false };
+        self.shards[at.shard].net.borrow().connection(at.index).verifier.misses(&self.shared)
+    }
+}
+
+impl Turn {
+    /// Streams that were ended for this reason.
+    fn closed(&self, reason: CloseReason) -> u64 {
+        self.after.counts.closed_for(reason) - self.before.counts.closed_for(reason)
+    }
+}

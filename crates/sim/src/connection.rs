@@ -1,0 +1,183 @@
+//! One connection, seen from both ends, and what all connections of a shard have begun together.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use fanfare_io::{Socket, Token};
+
+use crate::client::Item;
+use crate::pieces::{Begun, PieceKind};
+use crate::verifier::Verifier;
+
+/// One connection, seen from both ends.
+pub(crate) struct Connection {
+    /// The number of its client.
+    pub(crate) client: usize,
+    pub(crate) socket: Socket,
+    pub(crate) verifier: Verifier,
+    /// What the client has sent and the shard has not received.
+    pub(crate) inbound: VecDeque<u8>,
+    /// Bytes of the request head that are still to be sent.
+    pub(crate) head_left: usize,
+    /// Bytes that the shard has sent, and bytes that the client has read.
+    pub(crate) sent: u64,
+    pub(crate) read: u64,
+    /// Bytes that it takes before it is full.
+    pub(crate) capacity: usize,
+    /// A send was short: a notification is owed.
+    pub(crate) blocked: bool,
+    pub(crate) ever_blocked: bool,
+    /// The last send to it was short.
+    pub(crate) is_short: bool,
+    /// Since when the shard has it among its laggards.
+    pub(crate) lags_since: Option<Duration>,
+    /// When it was last full, and when it last took a byte.
+    pub(crate) blocked_at: Duration,
+    pub(crate) sent_at: Duration,
+    /// When the sweep began in which it last took one: that is what the shard notes.
+    pub(crate) sweep_began: Duration,
+    /// The client has ended its side.
+    pub(crate) ended: bool,
+    /// The client is gone.
+    pub(crate) reset: bool,
+    pub(crate) token: Option<Token>,
+    pub(crate) watch_refused: bool,
+    /// The shard has ended its side.
+    pub(crate) finished: bool,
+    /// The shard has closed it.
+    pub(crate) closed: bool,
+    pub(crate) closed_at: Duration,
+    /// When it was closed, the shard could not know that it had room, and had begun a piece.
+    pub(crate) was_unheard: bool,
+    pub(crate) was_begun: bool,
+    /// When it was answered, the shard may have had as many streams as it may hold.
+    pub(crate) came_to_a_full_house: Option<bool>,
+    pub(crate) is_touched: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(client: usize, verifier: Verifier, capacity: usize, now: Duration) -> Connection {
+        Connection {
+            client,
+            socket: 0,
+            verifier,
+            inbound: VecDeque::new(),
+            head_left: 0,
+            sent: 0,
+            read: 0,
+            capacity,
+            blocked: false,
+            ever_blocked: false,
+            is_short: false,
+            lags_since: None,
+            blocked_at: now,
+            sent_at: now,
+            sweep_began: now,
+            ended: false,
+            reset: false,
+            token: None,
+            watch_refused: false,
+            finished: false,
+            closed: false,
+            closed_at: Duration::ZERO,
+            was_unheard: false,
+            was_begun: false,
+            came_to_a_full_house: None,
+            is_touched: false,
+        }
+    }
+
+    /// Whether the shard has ever heard of it, or it was turned away in its stead.
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.socket != 0 || self.closed
+    }
+
+    /// Whether the shard has begun to answer, or tried to.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.verifier.beginning.is_some()
+    }
+
+    /// Whether it is one of the shard's streams.
+    pub(crate) fn is_live(&self) -> bool {
+        self.verifier.is_stream && !self.closed
+    }
+
+    /// Whether it was a laggard that took nothing for this long, and was closed before the shard could know
+    /// of any room.
+    pub(crate) fn has_stalled(&self, now: Duration, time: Duration) -> bool {
+        let stands = self.is_short && self.was_unheard;
+        stands && self.lags_since.is_some_and(|since| now.saturating_sub(since.max(self.sent_at)) >= time)
+    }
+
+    /// Bytes that the client has not read.
+    pub(crate) fn unread(&self) -> usize {
+        (self.sent - self.read) as usize
+    }
+
+    pub(crate) fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.unread())
+    }
+
+    /// The client reads at most `count` bytes: what it finds in them.
+    pub(crate) fn read(&mut self, count: usize) -> Vec<Item> {
+        self.read += count.min(self.unread()) as u64;
+        self.verifier.items_until(self.read)
+    }
+}
+
+/// What the connections of a shard have begun and not finished, in bytes as the shard counts them.
+#[derive(Default)]
+pub(crate) struct BegunBytes {
+    /// Connections that have begun the frame of an event, by its number, and its size.
+    frames: BTreeMap<u64, (usize, usize)>,
+    pub(crate) bytes: usize,
+    /// The most that it was in this turn of the shard, with what is about to be closed.
+    pub(crate) peak: usize,
+}
+
+impl BegunBytes {
+    pub(crate) fn add(&mut self, begun: Option<&Begun>, size_of: impl Fn(u64) -> usize) {
+        match begun.map(|begun| begun.kind) {
+            Some(PieceKind::Frame(seq)) => {
+                let (count, size) = self.frames.entry(seq).or_insert_with(|| (0, size_of(seq)));
+                self.bytes += if *count == 0 { *size } else { 0 };
+                *count += 1;
+            }
+            Some(PieceKind::Own(bytes)) => self.bytes += bytes,
+            Some(PieceKind::Heartbeat) | None => {}
+        }
+        self.peak = self.peak.max(self.bytes);
+    }
+
+    pub(crate) fn remove(&mut self, begun: Option<&Begun>) {
+        match begun.map(|begun| begun.kind) {
+            Some(PieceKind::Frame(seq)) => {
+                let (count, size) = self.frames.get_mut(&seq).expect("a frame that was begun");
+                *count -= 1;
+                if *count == 0 {
+                    self.bytes -= *size;
+                    self.frames.remove(&seq);
+                }
+            }
+            Some(PieceKind::Own(bytes)) => self.bytes -= bytes,
+            Some(PieceKind::Heartbeat) | None => {}
+        }
+    }
+
+    /// What would be less if this were not begun.
+    pub(crate) fn own_part(&self, begun: Option<&Begun>) -> usize {
+        match begun.map(|begun| begun.kind) {
+            Some(PieceKind::Frame(seq)) => match self.frames.get(&seq) {
+                Some((1, size)) => *size,
+                _ => 0,
+            },
+            Some(PieceKind::Own(bytes)) => bytes,
+            Some(PieceKind::Heartbeat) | None => 0,
+        }
+    }
+
+    /// A turn of the shard begins.
+    pub(crate) fn begin_turn(&mut self) {
+        self.peak = self.bytes;
+    }
+}

@@ -1,0 +1,421 @@
+//! The log of the process against a naive list of events for each topic.
+//!
+//! The list obeys the retention of each topic by itself. Which events go because the log as a whole is full,
+//! it does not foretell: it observes what the log still has, and judges that there was a reason and that no
+//! smaller topic paid for a larger one. From the list alone follows where a reader starts, and whether it is
+//! told of a gap.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use fanfare::sim::{self, LogSnapshot, TopicInLog};
+use fanfare::{Cursor, Epoch, Hub, LogLimits, Retention, Topic};
+
+use crate::client::Resume;
+use crate::history::{Entry, Interest};
+
+/// What the log may keep for itself of its total: see `FORGOTTEN_SHARE` in the engine.
+const FORGOTTEN_SHARE: usize = 16;
+
+/// At most so many bytes are one forgotten topic's in the log's tables.
+const FORGOTTEN_TOPIC_BYTES: usize = 700;
+
+/// How late an event may be dropped for its age, beyond the engine's own slack.
+const LATE: Duration = Duration::from_millis(100);
+
+/// As many events as this, one turn of the trimming shard drops at once, with time to spare.
+const DROPPED_AT_ONCE: usize = 500;
+
+/// What may change the log between two observations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing drops events: only readers come and go.
+    Readers,
+    /// The shard that trims has its turn, too.
+    Trim,
+    /// Events were released, and [`LogModel::append`] knows them.
+    Release,
+}
+
+/// Where a reader starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// It has everything up to here, or is told that it cannot have it.
+    pub(crate) cursor: u64,
+    /// Some events up to here are gone. What is left of those after the cursor comes.
+    pub(crate) incomplete_until: u64,
+    /// Something is missing that it did not ask to be without.
+    pub(crate) gap: bool,
+    /// It asked for a number that is not released yet.
+    pub(crate) ahead: bool,
+}
+
+/// All topics of a world, and what the log must have of them.
+pub(crate) struct LogModel {
+    limits: LogLimits,
+    epoch: Epoch,
+    names: Vec<Topic>,
+    topics: Vec<TopicModel>,
+    /// The newest number that was released.
+    newest: u64,
+    /// The log may say of any topic without an entry that something was dropped up to here.
+    floor_at_most: u64,
+    before: LogSnapshot,
+    /// Since the last observation: bytes of events that were released, and bytes of those that their topics'
+    /// own retention dropped.
+    released_bytes: usize,
+    unretained_bytes: usize,
+}
+
+struct TopicModel {
+    retention: Retention,
+    retained: VecDeque<Retained>,
+    /// Bytes of the retained events.
+    bytes: usize,
+    /// The newest public event of the topic that was dropped, and the newest of all.
+    dropped: [u64; 2],
+    /// What the log says: every event after this is there, of the public ones and of all. At least `dropped`.
+    available_after: [u64; 2],
+    /// Ids that retained events bear.
+    own_ids: BTreeMap<String, OwnId>,
+    /// The shards that have readers of it.
+    shards: Vec<usize>,
+    has_entry: bool,
+}
+
+struct Retained {
+    seq: u64,
+    size: usize,
+    published_at: Duration,
+    own_id: Option<String>,
+    is_private: bool,
+}
+
+struct OwnId {
+    /// The first event that bore it, since the log last had none that did.
+    first: u64,
+    /// Retained events that bear it.
+    count: usize,
+}
+
+impl LogModel {
+    pub(crate) fn new(limits: LogLimits, epoch: Epoch, names: Vec<Topic>) -> LogModel {
+        let topics = names.iter().map(|name| TopicModel::new(retention_of(&limits, name))).collect();
+        LogModel {
+            limits,
+            epoch,
+            names,
+            topics,
+            newest: 0,
+            floor_at_most: 0,
+            before: LogSnapshot { frames: 0, bytes: 0, readers: 0, topics: 0 },
+            released_bytes: 0,
+            unretained_bytes: 0,
+        }
+    }
+
+    fn topic(&self, name: &Topic) -> &TopicModel {
+        let index = self.names.iter().position(|other| other == name);
+        &self.topics[index.expect("a topic of this world")]
+    }
+
+    // What happens.
+
+    /// An event is released.
+    pub(crate) fn append(&mut self, entry: &Entry, now: Duration) {
+        self.newest = entry.seq;
+        self.released_bytes += entry.size;
+        for (name, topic) in self.names.iter().zip(&mut self.topics) {
+            if entry.topics.contains(name) {
+                self.unretained_bytes += topic.append(entry, now);
+            }
+        }
+    }
+
+    /// Looks at what the log has, and judges what it has dropped since the last look.
+    ///
+    /// # Panics
+    /// The log has dropped something without a reason, or says that it has.
+    pub(crate) fn observe(&mut self, hub: &Hub, change: Change, now: Duration) {
+        let in_log = sim::topics_in_log(hub, &self.names);
+        let after = sim::log_snapshot(hub);
+        self.judge_dropped(&in_log, &after, change, now);
+        self.judge_claims(&in_log);
+        self.judge_sums(&after);
+        (self.released_bytes, self.unretained_bytes, self.before) = (0, 0, after);
+    }
+
+    /// Finds what the log has dropped beyond the topics' own retention.
+    fn judge_dropped(&mut self, in_log: &[TopicInLog], after: &LogSnapshot, change: Change, now: Duration) {
+        let mut evicted = Evicted::default();
+        for ((name, topic), in_log) in self.names.iter().zip(&mut self.topics).zip(in_log) {
+            let kept = in_log.extent.as_ref().map_or(0, |extent| extent.frames);
+            let bytes_before = topic.bytes;
+            while topic.retained.len() > kept {
+                let dropped = topic.drop_oldest();
+                if change == Change::Trim && topic.is_too_old(&dropped, now) {
+                    continue;
+                }
+                let seq = dropped.seq;
+                assert!(change == Change::Release, "the log has dropped {seq} of {name} for nothing");
+                evicted.note(bytes_before + 2_000 + 100 * topic.retained.len(), dropped.size);
+            }
+            let span = topic.retained.front().zip(topic.retained.back());
+            let span = span.map(|(oldest, newest)| (oldest.seq, newest.seq));
+            if let Some(extent) = &in_log.extent {
+                let expected = (topic.retained.len(), topic.bytes, span);
+                assert_eq!((kept, extent.bytes, extent.span), expected, "what the log has of {name}");
+                topic.shards = extent.shards.iter().collect();
+            } else {
+                topic.shards.clear();
+            }
+        }
+        if evicted.smallest_victim.is_some() {
+            self.judge_eviction(&evicted, after);
+        }
+    }
+
+    /// Events go for want of room only where there was none, and the largest topics lose them first.
+    fn judge_eviction(&self, evicted: &Evicted, after: &LogSnapshot) {
+        let at_most = self.limits.total_bytes - self.limits.total_bytes / FORGOTTEN_SHARE;
+        let frames = self.topics.iter().map(|topic| topic.retained.len()).sum::<usize>();
+        let overhead = 4_000 + 100 * frames + evicted.tables;
+        let were = after.bytes + evicted.largest_event + self.unretained_bytes + overhead;
+        let became = self.before.bytes + self.released_bytes + overhead;
+        assert!(
+            were.min(became) > at_most,
+            "the log made room where it had some: {} bytes before, {} released, {} after, {at_most} may be",
+            self.before.bytes,
+            self.released_bytes,
+            after.bytes
+        );
+        let largest = self.topics.iter().map(|topic| topic.bytes).max().unwrap_or_default();
+        let victim = evicted.smallest_victim.unwrap_or_default();
+        // The topics of a class may differ by a factor of two, and what was released meanwhile has its turn
+        // next.
+        assert!(
+            2 * victim + self.released_bytes > largest,
+            "unfair: a topic of {victim} bytes made room for one of {largest}"
+        );
+    }
+
+    /// What the log says of each topic: no loss is kept secret, and none is made up.
+    fn judge_claims(&mut self, in_log: &[TopicInLog]) {
+        let forgotten =
+            |topic: &TopicModel, in_log: &TopicInLog| in_log.extent.is_none() && topic.dropped[1] > 0;
+        let all = || self.topics.iter().zip(in_log).filter(|(topic, in_log)| forgotten(topic, in_log));
+        // So many have certainly room; a topic that came and went meanwhile may have needed some, too.
+        let room = (self.limits.total_bytes / FORGOTTEN_SHARE / FORGOTTEN_TOPIC_BYTES).saturating_sub(3);
+        if all().count() > room {
+            let newest = all().map(|(topic, _)| topic.dropped[1]).max().unwrap_or_default();
+            self.floor_at_most = self.floor_at_most.max(newest);
+        }
+        for ((name, topic), in_log) in self.names.iter().zip(&mut self.topics).zip(in_log) {
+            let says = in_log.available_after;
+            for (of, says, dropped, said) in [
+                ("public events", says[0], topic.dropped[0], topic.available_after[0]),
+                ("events", says[1], topic.dropped[1], topic.available_after[1]),
+            ] {
+                assert!(
+                    says >= dropped,
+                    "the log has dropped {of} of {name} up to {dropped} and says that all after {says} is there"
+                );
+                let at_most = dropped.max(self.floor_at_most);
+                assert!(
+                    says <= at_most,
+                    "the log says that {of} of {name} were dropped up to {says}, and it was up to {at_most}"
+                );
+                assert!(
+                    !topic.has_entry || in_log.extent.is_none() || says >= said,
+                    "what was dropped of {name} comes back"
+                );
+            }
+            (topic.available_after, topic.has_entry) = (says, in_log.extent.is_some());
+        }
+    }
+
+    fn judge_sums(&self, after: &LogSnapshot) {
+        let retained = self.topics.iter().flat_map(|topic| &topic.retained);
+        let distinct: HashSet<u64> = retained.map(|retained| retained.seq).collect();
+        assert_eq!(after.frames, distinct.len(), "distinct events in the log");
+        let entries = self.topics.iter().filter(|topic| topic.has_entry).count();
+        assert_eq!(after.topics, entries, "topics that the log knows");
+        let readers: usize = self.topics.iter().map(|topic| topic.shards.len()).sum();
+        assert_eq!(after.readers, readers, "pairs of a topic and a shard that reads it");
+        let largest = self.topics.iter().map(|topic| topic.bytes).max().unwrap_or_default();
+        assert!(after.bytes >= largest, "the log counts {} bytes and has {largest}", after.bytes);
+        let is_empty = after.frames == 0;
+        assert!(is_empty || after.bytes <= self.limits.total_bytes, "the log has {} bytes", after.bytes);
+    }
+
+    // What follows from it.
+
+    /// The newest number that was released.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Every event that interests a reader after this number is in the log.
+    pub(crate) fn available_after(&self, interest: &Interest) -> u64 {
+        let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private)];
+        interest.topics.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// Whether something that interests a reader is retained between these numbers.
+    fn has_between(&self, interest: &Interest, after: u64, until: u64) -> bool {
+        let retained = interest.topics.iter().flat_map(|topic| &self.topic(topic).retained);
+        let mut wanted = retained.filter(|it| interest.sees_private || !it.is_private);
+        wanted.any(|it| it.seq > after && it.seq <= until)
+    }
+
+    /// Where a reader starts now.
+    pub(crate) fn start(&self, interest: &Interest, resume: &Resume) -> Start {
+        let available = self.available_after(interest);
+        // Where nothing is left of what is incomplete, the stream goes on behind it.
+        let incomplete = |from: u64, gap: bool, ahead: bool| {
+            let cursor = if self.has_between(interest, from, available) { from } else { available.max(from) };
+            Start { cursor, incomplete_until: available, gap, ahead }
+        };
+        let complete = |cursor| Start { cursor, incomplete_until: cursor, gap: false, ahead: false };
+        let seq = match resume {
+            Resume::Now => return complete(self.newest),
+            Resume::Earliest => return incomplete(0, false, false),
+            Resume::After(id) => match Cursor::parse(id).filter(|cursor| cursor.epoch == self.epoch) {
+                Some(cursor) => Some(cursor.seq),
+                None => self.first_bearer(id, &interest.topics),
+            },
+        };
+        match seq {
+            Some(seq) if seq > self.newest => incomplete(0, true, true),
+            Some(seq) if seq >= available => complete(seq),
+            seq => incomplete(seq.unwrap_or(0), true, false),
+        }
+    }
+
+    /// The first event of these topics that bore an id, where one is retained that does.
+    fn first_bearer(&self, id: &str, topics: &[Topic]) -> Option<u64> {
+        let topics = topics.iter().map(|topic| self.topic(topic));
+        topics.filter_map(|topic| topic.own_ids.get(id)).map(|own_id| own_id.first).min()
+    }
+
+    /// The shards that read one of these topics.
+    pub(crate) fn shards_reading(&self, topics: &[Topic]) -> Vec<usize> {
+        let shards = topics.iter().flat_map(|topic| self.topic(topic).shards.iter().copied());
+        let mut shards: Vec<usize> = shards.collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+
+    /// Whether the shard that trims finds events that are too old, and so few that it drops all of them at
+    /// once.
+    pub(crate) fn can_trim_at_once(&self, now: Duration) -> bool {
+        let is_due = |topic: &&TopicModel| topic.oldest_is_too_old(now);
+        let due: usize = self.topics.iter().filter(is_due).map(|topic| topic.retained.len()).sum();
+        due < DROPPED_AT_ONCE
+    }
+
+    /// Whether the log has an event that is too old.
+    pub(crate) fn has_due(&self, now: Duration) -> bool {
+        self.topics.iter().any(|topic| topic.oldest_is_too_old(now))
+    }
+
+    /// No event is too old by more than `slack`.
+    pub(crate) fn check_ages(&self, now: Duration, slack: Duration) {
+        for (name, topic) in self.names.iter().zip(&self.topics) {
+            let Some(oldest) = topic.retained.front() else { continue };
+            let age = now - oldest.published_at;
+            let may_be = topic.retention.age.saturating_add(slack).saturating_add(LATE);
+            assert!(age <= may_be, "event {} of {name} is retained for {age:?}", oldest.seq);
+        }
+    }
+
+    /// The longest that any topic's events are retained.
+    pub(crate) fn longest_age(&self) -> Duration {
+        self.topics.iter().map(|topic| topic.retention.age).max().unwrap_or_default()
+    }
+}
+
+impl TopicModel {
+    fn new(retention: Retention) -> TopicModel {
+        TopicModel {
+            retention,
+            retained: VecDeque::new(),
+            bytes: 0,
+            dropped: [0; 2],
+            available_after: [0; 2],
+            own_ids: BTreeMap::new(),
+            shards: Vec::new(),
+            has_entry: false,
+        }
+    }
+
+    /// Says how many bytes its retention drops for it.
+    fn append(&mut self, entry: &Entry, now: Duration) -> usize {
+        let Entry { seq, size, published_at, .. } = *entry;
+        if let Some(id) = &entry.own_id {
+            let own_id = self.own_ids.entry(id.clone()).or_insert(OwnId { first: seq, count: 0 });
+            own_id.count += 1;
+        }
+        self.bytes += size;
+        let (own_id, is_private) = (entry.own_id.clone(), entry.private);
+        self.retained.push_back(Retained { seq, size, published_at, own_id, is_private });
+        let mut unretained = 0;
+        while self.retained.len() > self.retention.events
+            || self.bytes > self.retention.bytes
+            || self.oldest_is_too_old(now)
+        {
+            unretained += self.drop_oldest().size;
+        }
+        unretained
+    }
+
+    fn is_too_old(&self, retained: &Retained, now: Duration) -> bool {
+        retained.published_at.saturating_add(self.retention.age) <= now
+    }
+
+    fn oldest_is_too_old(&self, now: Duration) -> bool {
+        self.retained.front().is_some_and(|oldest| self.is_too_old(oldest, now))
+    }
+
+    fn drop_oldest(&mut self) -> Retained {
+        let oldest = self.retained.pop_front().expect("an event that is retained");
+        self.bytes -= oldest.size;
+        self.dropped[1] = oldest.seq;
+        if !oldest.is_private {
+            self.dropped[0] = oldest.seq;
+        }
+        if let Some(id) = &oldest.own_id {
+            let own_id = self.own_ids.get_mut(id).expect("the id of a retained event");
+            own_id.count -= 1;
+            if own_id.count == 0 {
+                self.own_ids.remove(id);
+            }
+        }
+        oldest
+    }
+}
+
+/// What was dropped to make room.
+#[derive(Default)]
+struct Evicted {
+    /// The most that the smallest topic that lost an event may have been charged with.
+    smallest_victim: Option<usize>,
+    largest_event: usize,
+    /// What tables may have given back when their last entries went.
+    tables: usize,
+}
+
+impl Evicted {
+    fn note(&mut self, topic_bytes: usize, event_bytes: usize) {
+        let smallest = self.smallest_victim.unwrap_or(usize::MAX);
+        self.smallest_victim = Some(smallest.min(topic_bytes));
+        self.largest_event = self.largest_event.max(event_bytes);
+        self.tables += 100;
+    }
+}
+
+fn retention_of(limits: &LogLimits, topic: &Topic) -> Retention {
+    let rule = limits.rules.iter().find(|rule| rule.topics.matches(topic));
+    rule.map_or(limits.retention, |rule| rule.retention)
+}

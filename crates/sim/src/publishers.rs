@@ -1,0 +1,320 @@
+//! The publishers of a world. Some publish at once; some do it in two steps, as a store or a log outside of
+//! the process does: events get numbers and room first, and are released later, or never.
+
+use fanfare::sim::{self, Sequenced};
+use fanfare::{Cursor, Event, EventId, EventType, PublishError, Published, Topic};
+use fanfare_proto::frame::Frame;
+
+use crate::history::Entry;
+use crate::log_model::Change;
+use crate::shared::Shared;
+use crate::tally::Occurrence;
+use crate::trace::trace;
+
+/// A batch that has its numbers and is not released.
+pub(crate) struct Unreleased {
+    batch: Sequenced,
+    entries: Vec<Entry>,
+}
+
+/// Batches that wait for their release, at most.
+const UNRELEASED: usize = 3;
+
+impl Shared {
+    /// Publishes one event, or a few at once. `when` says what is going on meanwhile.
+    pub(crate) fn publish_some(&self, when: &str) {
+        let waiting = self.unreleased.borrow().len();
+        match self.below(8) {
+            0 | 1 if waiting > 0 => self.release_first(when),
+            2 if waiting > 0 => self.drop_some(),
+            3..5 if self.setting.reservations && waiting < UNRELEASED && !self.is_over.get() => {
+                self.sequence_some(when);
+            }
+            // What comes at once is newer than what waits, which would have to be dropped then.
+            _ if waiting > 0 && !self.one_in(4) => self.release_first(when),
+            _ => {
+                self.drop_all_unreleased();
+                let (events, entries) = self.some_events(None);
+                self.publish(events, entries, when);
+            }
+        }
+    }
+
+    /// Publishes one event with this much data to one topic; false where that was refused.
+    pub(crate) fn publish_to(&self, topic: &Topic, size: usize) -> bool {
+        while !self.unreleased.borrow().is_empty() {
+            self.release_first("");
+        }
+        let (events, entries) = self.one_event(topic, size);
+        self.publish(events, entries, "")
+    }
+
+    /// Gives one event of this topic a number, this one if one is given, and keeps it.
+    #[cfg(test)]
+    pub(crate) fn sequence_to(&self, topic: &Topic, number: Option<u64>) {
+        let seq = number.unwrap_or(self.last_number.get() + 1);
+        let (events, mut entries) = self.one_event(topic, 10);
+        entries[0].seq = seq;
+        entries[0].data = format!("{seq} x");
+        let events = events.into_iter().map(|event| event.data(entries[0].data.clone())).collect();
+        self.sequence(events, entries, number.is_some(), "");
+    }
+
+    /// The oldest batch that has its numbers is not released.
+    #[cfg(test)]
+    pub(crate) fn drop_first(&self) {
+        self.unreleased.borrow_mut().pop_front();
+    }
+
+    fn one_event(&self, topic: &Topic, size: usize) -> (Vec<Event>, Vec<Entry>) {
+        let seq = self.last_number.get() + 1;
+        let data = format!("{seq} {}", "x".repeat(size));
+        let event = Event::new(topic.clone()).data(data.clone());
+        let entry = Entry {
+            seq,
+            topics: vec![topic.clone()],
+            private: false,
+            own_id: None,
+            kind: None,
+            data,
+            published_at: self.now.get(),
+            size: 0,
+        };
+        (vec![event], vec![entry])
+    }
+
+    /// Publishes at once. False where that was refused.
+    fn publish(&self, mut events: Vec<Event>, mut entries: Vec<Entry>, when: &str) -> bool {
+        self.measure(&events, &mut entries);
+        self.observe_log();
+        let is_larger = self.is_larger_than_a_mailbox(&events, &entries);
+        let bad = entries.iter().any(|entry| self.is_bad(entry));
+        assert_eq!(self.hub().check(&events).is_err(), bad, "the hub's own check");
+        let count = events.len();
+        let result = self.hub().publish_batch(&mut events);
+        match result {
+            Ok(published) => {
+                self.check_taken(&published, count, events.len(), is_larger, &mut entries);
+                trace!(self, "publish {} of {count} events from {}{when}", entries.len(), entries[0].seq);
+                self.released(entries);
+                true
+            }
+            Err(error) => {
+                assert_eq!(events.len(), count, "what was refused is left");
+                self.refused(&error, &entries, is_larger);
+                false
+            }
+        }
+    }
+
+    /// Gives some events numbers, and keeps them.
+    fn sequence_some(&self, when: &str) {
+        let is_given = self.one_in(2);
+        let hole = if is_given { self.pick(&[0, 0, 1, 5, 1000]) } else { 0 };
+        let (events, entries) = self.some_events(is_given.then_some(hole));
+        self.sequence(events, entries, is_given, when);
+    }
+
+    fn sequence(&self, mut events: Vec<Event>, mut entries: Vec<Entry>, is_given: bool, when: &str) {
+        self.measure(&events, &mut entries);
+        self.observe_log();
+        let is_larger = self.is_larger_than_a_mailbox(&events, &entries);
+        let numbers: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
+        let count = events.len();
+        match sim::sequence(self.hub(), &mut events, is_given.then_some(&numbers)) {
+            Ok(batch) => {
+                let taken = count - events.len();
+                assert!(taken == count || (is_larger && taken > 0), "half a batch");
+                entries.truncate(taken);
+                let last = entries.last().expect("at least one").seq;
+                self.last_number.set(last);
+                trace!(self, "sequence {} to {last}{when}", entries[0].seq);
+                self.happened(Occurrence::Sequenced);
+                self.unreleased.borrow_mut().push_back(Unreleased { batch, entries });
+            }
+            Err(error) => {
+                assert_eq!(events.len(), count, "what was refused is left");
+                self.refused(&error, &entries, is_larger);
+            }
+        }
+    }
+
+    /// Makes the oldest batch that has its numbers visible.
+    pub(crate) fn release_first(&self, when: &str) {
+        let Some(Unreleased { batch, mut entries }) = self.unreleased.borrow_mut().pop_front() else {
+            return;
+        };
+        self.observe_log();
+        let count = entries.len();
+        let published = sim::release(self.hub(), batch);
+        self.check_taken(&published, count, 0, false, &mut entries);
+        trace!(self, "release {} to {}{when}", entries[0].seq, entries[count - 1].seq);
+        self.happened(Occurrence::Released);
+        self.released(entries);
+    }
+
+    /// A batch is not released: its numbers are holes.
+    fn drop_some(&self) {
+        let index = self.below(self.unreleased.borrow().len());
+        let dropped = self.unreleased.borrow_mut().remove(index);
+        if let Some(Unreleased { entries, .. }) = &dropped {
+            trace!(self, "never release {} to {}", entries[0].seq, entries[entries.len() - 1].seq);
+            self.happened(Occurrence::NeverReleased);
+        }
+    }
+
+    pub(crate) fn drop_all_unreleased(&self) {
+        while !self.unreleased.borrow().is_empty() {
+            self.drop_some();
+        }
+    }
+
+    /// What the publisher is told is right. Leaves the entries that were taken.
+    fn check_taken(
+        &self,
+        published: &Published,
+        count: usize,
+        left: usize,
+        is_larger: bool,
+        entries: &mut Vec<Entry>,
+    ) {
+        let taken = published.count;
+        assert_eq!(left, count - taken, "what was published is taken");
+        assert!(taken == count || (is_larger && taken > 0), "half a batch");
+        entries.truncate(taken);
+        let bad = entries.iter().any(|entry| self.is_bad(entry));
+        assert!(!bad && !self.is_over.get(), "published what should be refused");
+        let epoch = self.history.borrow().epoch;
+        let ids = (entries[0].wire_id(epoch), entries[taken - 1].wire_id(epoch));
+        assert_eq!((&published.first, &published.last), (&ids.0, &ids.1), "the ids of a batch");
+    }
+
+    /// These events are visible now.
+    fn released(&self, entries: Vec<Entry>) {
+        self.tally.borrow_mut().add(Occurrence::Published, entries.len() as u64);
+        if entries.len() > 1 {
+            self.happened(Occurrence::Batch);
+        }
+        for entry in &entries {
+            // Looked at before the release.
+            for shard in self.log.borrow().shards_reading(&entry.topics) {
+                self.mailed.borrow_mut()[shard] += 1;
+            }
+            self.log.borrow_mut().append(entry, self.now.get());
+            self.last_number.set(self.last_number.get().max(entry.seq));
+        }
+        self.history.borrow_mut().events.extend(entries);
+        self.log.borrow_mut().observe(self.hub(), Change::Release, self.now.get());
+    }
+
+    /// Nothing was published: for a reason?
+    fn refused(&self, error: &PublishError, entries: &[Entry], is_larger: bool) {
+        let bad = entries.iter().any(|entry| self.is_bad(entry));
+        let occurrence = match error {
+            PublishError::Busy => {
+                assert!(is_larger || !bad, "what is wrong with an event is not said");
+                let topics = entries.iter().flat_map(|entry| entry.topics.iter().cloned());
+                let topics: Vec<Topic> = topics.collect();
+                let is_read = !self.log.borrow().shards_reading(&topics).is_empty();
+                let waits = !self.unreleased.borrow().is_empty();
+                assert!(is_read || waits, "busy, though no shard is to get the event");
+                Occurrence::Busy
+            }
+            PublishError::TooLarge { index, .. } => {
+                assert!(self.is_too_large(&entries[*index]), "an event of the right size is too large");
+                Occurrence::TooLarge
+            }
+            PublishError::ReservedId { index } => {
+                assert!(self.is_reserved(&entries[*index]), "an id is reserved");
+                Occurrence::ReservedId
+            }
+            PublishError::Empty => panic!("there were {} events", entries.len()),
+            PublishError::Stopped => {
+                assert!(self.is_over.get(), "refused though nothing has ended");
+                Occurrence::Stopped
+            }
+        };
+        trace!(self, "publish {} events: {}", entries.len(), occurrence.words());
+        self.happened(occurrence);
+    }
+
+    fn is_too_large(&self, entry: &Entry) -> bool {
+        entry.data.len() > self.setting.limits.event_bytes
+    }
+
+    fn is_reserved(&self, entry: &Entry) -> bool {
+        let cursor = entry.own_id.as_deref().and_then(Cursor::parse);
+        cursor.is_some_and(|cursor| cursor.epoch == self.history.borrow().epoch)
+    }
+
+    fn is_bad(&self, entry: &Entry) -> bool {
+        self.is_too_large(entry) || self.is_reserved(entry)
+    }
+
+    /// Whether a batch may be taken in parts: only one that is larger than an empty mailbox, or than all of
+    /// them.
+    fn is_larger_than_a_mailbox(&self, events: &[Event], entries: &[Entry]) -> bool {
+        let limits = &self.setting.limits;
+        let sizes = || events.iter().map(Frame::size_at_most);
+        let log = self.log.borrow();
+        let readers = entries.iter().map(|entry| log.shards_reading(&entry.topics).len());
+        let in_all: usize = sizes().zip(readers).map(|(size, shards)| size * shards).sum();
+        let is_large = sizes().sum::<usize>() > limits.mailbox_bytes || in_all > limits.mailbox_total_bytes;
+        events.len() > 1 && (events.len() > limits.mailbox_events || is_large)
+    }
+
+    fn measure(&self, events: &[Event], entries: &mut [Entry]) {
+        let epoch = self.history.borrow().epoch;
+        for (event, entry) in events.iter().zip(entries) {
+            let id = entry.wire_id(epoch);
+            entry.size = Frame::encode(entry.seq, &id, event.clone(), entry.published_at).size();
+        }
+    }
+
+    /// One event, or a few. `hole`: numbers are left out before each of them, at most so many.
+    fn some_events(&self, hole: Option<u64>) -> (Vec<Event>, Vec<Entry>) {
+        let count = self.pick(&[1, 1, 1, 2, 5]);
+        let mut seq = self.last_number.get();
+        let (mut events, mut entries) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            seq += 1 + hole.map_or(0, |hole| if self.one_in(2) { hole } else { 0 });
+            let (event, entry) = self.some_event(seq);
+            events.push(event);
+            entries.push(entry);
+        }
+        (events, entries)
+    }
+
+    fn some_event(&self, seq: u64) -> (Event, Entry) {
+        let mut topics = vec![self.topic()];
+        if self.one_in(4) {
+            topics.push(self.topic());
+            topics.dedup();
+        }
+        let private = self.one_in(5);
+        let own_id = match self.below(40) {
+            32..39 => Some(format!("own-{}", if self.setting.ids_repeat { seq % 5 } else { seq })),
+            39 if self.hostile.get() && self.one_in(4) => {
+                let epoch = self.history.borrow().epoch;
+                Some(Cursor { epoch, seq: self.below(100) as u64 }.to_string())
+            }
+            _ => None,
+        };
+        let kind = self.one_in(8).then_some("paid");
+        let size = self.pick(&[0, 10, 10, 100, 100, 500, 3_000, 35_000]);
+        let line_end = if self.one_in(8) { "\n" } else { " " };
+        let data = format!("{seq} {}{line_end}end", "x".repeat(size));
+        let mut event = Event::new(topics[0].clone()).private(private).data(data.clone());
+        for topic in &topics[1..] {
+            event = event.also(topic.clone()).expect("room for two topics");
+        }
+        if let Some(id) = &own_id {
+            event = event.id(EventId::new(id).expect("an id"));
+        }
+        if let Some(kind) = kind {
+            event = event.kind(EventType::new(kind).expect("a type"));
+        }
+        let published_at = self.now.get();
+        (event, Entry { seq, topics, private, own_id, kind, data, published_at, size: 0 })
+    }
+}

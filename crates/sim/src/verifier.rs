@@ -1,0 +1,426 @@
+//! Checks every byte that a shard sends on one connection, when it sends it, against the list of all events
+//! and against what the log has at that moment.
+//!
+//! From the request, and from the log when the stream begins, follows where the stream begins and whether it
+//! begins with a gap. From there on it must have every event of its topics, in order, once, whole. What the
+//! log has dropped may be left out, where a laggard skips; then a notice says so, unless the client does not
+//! want it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use fanfare::{Checkpoint, Cursor, LaggardPolicy};
+use fanfare_proto::limits::AHEAD_WAIT;
+
+use crate::client::{Item, Request, Resume};
+use crate::history::History;
+use crate::log_model::Start;
+use crate::pieces::{Begun, PieceKind, is_heartbeat, kind_of, piece_cut_at};
+use crate::response::{Head, Part, ResponseReader};
+use crate::shared::Shared;
+use crate::tally::Occurrence;
+use crate::trace::{self, trace};
+
+/// One connection, as its client should see it.
+pub(crate) struct Verifier {
+    pub(crate) request: Request,
+    pub(crate) response: ResponseReader,
+    /// When the whole request had been sent.
+    pub(crate) asked_at: Option<Duration>,
+    /// The answer has begun.
+    pub(crate) beginning: Option<Beginning>,
+    /// The answer is a stream: a `200` that does not end at once.
+    pub(crate) is_stream: bool,
+    /// A `200` that only ends: a refusal in disguise.
+    pub(crate) ended_at_once: bool,
+    /// It was sent everything up to here, or was told that it cannot have it.
+    pub(crate) cursor: Option<u64>,
+    /// Some events up to here are gone, and it knows. What is left of those after its cursor comes.
+    incomplete_until: u64,
+    /// What a send left unfinished.
+    pub(crate) begun: Option<Begun>,
+    /// What the client may read, with the number of bytes before its end.
+    items: VecDeque<(u64, Item)>,
+    /// What must still come before the first event.
+    opening: Opening,
+    /// Every event after this was in the log when the piece that is being sent was begun.
+    available_after: u64,
+    head: Option<Head>,
+    has_prelude: bool,
+    bytes: u64,
+}
+
+/// The moment in which a shard began to answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beginning {
+    pub(crate) at: Duration,
+    /// The newest number that was released.
+    pub(crate) newest: u64,
+    pub(crate) start: Start,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Opening {
+    checkpoint_due: bool,
+    greeting_due: bool,
+    gap_due: bool,
+}
+
+/// What a send brought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// Events that are whole now.
+    pub(crate) events: u64,
+    /// It was a heartbeat, and went out whole.
+    pub(crate) heartbeats: u64,
+}
+
+impl Verifier {
+    pub(crate) fn new(request: Request) -> Verifier {
+        Verifier {
+            request,
+            response: ResponseReader::default(),
+            asked_at: None,
+            beginning: None,
+            is_stream: false,
+            ended_at_once: false,
+            cursor: None,
+            incomplete_until: 0,
+            begun: None,
+            items: VecDeque::new(),
+            opening: Opening::default(),
+            available_after: 0,
+            head: None,
+            has_prelude: false,
+            bytes: 0,
+        }
+    }
+
+    /// Whether a heartbeat is offered, and not the rest of one.
+    pub(crate) fn is_fresh_heartbeat(&self, bytes: &[u8]) -> bool {
+        self.is_stream && self.begun.is_none() && is_heartbeat(bytes)
+    }
+
+    /// A send offers these bytes, and the socket takes `sent` of them. `turn` is the shard's.
+    pub(crate) fn sent(&mut self, bytes: &[u8], sent: usize, turn: u64, shared: &Shared) -> Sent {
+        let is_opening = self.beginning.is_none();
+        if is_opening {
+            self.begin(bytes, shared);
+        }
+        let before = self.begun.take();
+        if let Some(begun) = &before {
+            assert!(begun.rest == bytes, "something else is sent before the rest of a {:?}", begun.kind);
+        } else {
+            shared.observe_log_if_due();
+            self.available_after = shared.log.borrow().available_after(&self.request.interest);
+        }
+        let is_fresh_heartbeat = before.is_none() && !is_opening && is_heartbeat(bytes);
+        let heartbeats = u64::from(is_fresh_heartbeat && sent == bytes.len());
+        let mut result = Sent { events: 0, heartbeats };
+        self.bytes += sent as u64;
+        for found in self.response.feed(&bytes[..sent]) {
+            result.events += self.take(found.part, found.end, shared);
+        }
+        trace::at(|position| position.cursor = self.cursor);
+        self.begun = self.begun_by(bytes, sent, turn, is_opening, before);
+        result
+    }
+
+    /// What this send leaves unfinished.
+    fn begun_by(
+        &self,
+        bytes: &[u8],
+        sent: usize,
+        turn: u64,
+        is_opening: bool,
+        before: Option<Begun>,
+    ) -> Option<Begun> {
+        if sent == bytes.len() || !self.is_stream {
+            return None;
+        }
+        let rest = || bytes[sent..].to_vec();
+        match before {
+            Some(Begun { kind, turn, .. }) => Some(Begun { rest: rest(), kind, turn }),
+            None if is_opening => Some(Begun { rest: rest(), kind: PieceKind::Own(bytes.len()), turn }),
+            None => {
+                let (start, end) = piece_cut_at(bytes, self.request.chunked, sent)?;
+                let rest = bytes[sent..end].to_vec();
+                Some(Begun { rest, kind: kind_of(&bytes[start..end]), turn })
+            }
+        }
+    }
+
+    /// The answer begins.
+    fn begin(&mut self, bytes: &[u8], shared: &Shared) {
+        shared.observe_log();
+        let log = shared.log.borrow();
+        let start = log.start(&self.request.interest, &self.request.resume);
+        let beginning = Beginning { at: shared.now.get(), newest: log.newest(), start };
+        self.beginning = Some(beginning);
+        let mut scratch = ResponseReader::default();
+        let offered = scratch.feed(bytes);
+        let is_200 = scratch.status() == Some(200);
+        self.is_stream = is_200 && offered.iter().any(|found| matches!(found.part, Part::Comment));
+        self.ended_at_once = is_200 && !self.is_stream;
+        if self.is_stream {
+            assert!(!self.request.is_stranger, "a stream for a request that is no subscription");
+            (self.cursor, self.incomplete_until) = (Some(start.cursor), start.incomplete_until);
+            self.judge_wait(beginning, shared);
+        }
+    }
+
+    /// A reader waits for a number that is not released yet, and for nothing else.
+    fn judge_wait(&self, beginning: Beginning, shared: &Shared) {
+        let Start { ahead, .. } = beginning.start;
+        if ahead {
+            let asked_at = self.asked_at.expect("a whole request");
+            let waited = beginning.at - asked_at;
+            assert!(waited >= AHEAD_WAIT, "it was told of a gap after {waited:?}");
+            shared.happened(Occurrence::WaitedInVain);
+        }
+    }
+
+    /// Says whether it was an event that was published.
+    fn take(&mut self, part: Part, end: u64, shared: &Shared) -> u64 {
+        let (mut item, mut events) = (None, 0);
+        match part {
+            Part::Head(head) => self.take_head(head, shared),
+            Part::Comment if !self.has_prelude => self.take_prelude(shared),
+            Part::Comment => self.take_plain_heartbeat(shared),
+            Part::Retry => {}
+            Part::Event { kind, data, id } => {
+                assert!(self.has_prelude, "the prelude comes first");
+                let history = shared.history.borrow();
+                match (kind.as_str(), data.as_deref(), id) {
+                    ("hello", Some(data), id) => self.take_greeting(data, id),
+                    ("fanfare.gap", Some(data), Some(id)) => {
+                        item = Some(self.take_gap(data, id, &history, shared));
+                    }
+                    ("", None, Some(id)) => {
+                        item = Some(self.take_checkpoint(Checkpoint::Block, id, &history, shared));
+                    }
+                    ("fanfare.checkpoint", Some("{}"), Some(id)) => {
+                        item = Some(self.take_checkpoint(Checkpoint::Event, id, &history, shared));
+                    }
+                    (kind, Some(data), Some(id)) => {
+                        item = Some(self.take_published(kind, data, id, &history, shared));
+                        events = 1;
+                    }
+                    (kind, data, id) => panic!("an event of type {kind:?} with {data:?} and {id:?}"),
+                }
+            }
+        }
+        trace::at(|position| position.cursor = self.cursor);
+        if let Some(item) = item {
+            self.cursor = Some(item.has);
+            self.items.push_back((end, item));
+        }
+        events
+    }
+
+    fn take_head(&mut self, head: Head, shared: &Shared) {
+        trace!(shared, "    is sent {}{}", head.status, if head.gap { ", a gap" } else { "" });
+        if head.status == 200 {
+            assert_eq!(head.chunked, self.request.chunked, "how the body is delimited");
+        }
+        assert!(head.status == 200 || !head.gap, "a refusal with a gap");
+        self.head = Some(head);
+    }
+
+    /// A stream begins: where, and with what, follows from the log as it was then.
+    fn take_prelude(&mut self, shared: &Shared) {
+        self.has_prelude = true;
+        let head = self.head.as_ref().expect("a head");
+        let Beginning { start, newest, .. } = self.beginning.expect("a beginning");
+        let Request { resume, gap_notice, checkpoint, greeting, interest, .. } = &self.request;
+        assert_eq!(head.gap, start.gap, "a gap in the head, for {resume:?} where {start:?} is right");
+        self.opening = Opening {
+            // Incomplete history has no number from which nothing would be missed.
+            checkpoint_due: *checkpoint != Checkpoint::Off
+                && !(start.gap && *gap_notice)
+                && start.cursor >= start.incomplete_until,
+            greeting_due: *greeting,
+            gap_due: start.gap && *gap_notice,
+        };
+        if start.gap {
+            shared.happened(if *gap_notice { Occurrence::Gap } else { Occurrence::QuietGap });
+        }
+        if let Resume::After(id) = resume {
+            shared.happened(Occurrence::Resume);
+            let is_cursor = Cursor::parse(id).is_some();
+            if !is_cursor {
+                shared.happened(if start.gap { Occurrence::UnknownId } else { Occurrence::OwnIdResume });
+            }
+        }
+        let history = shared.history.borrow();
+        // An id that several events bear does not say which of them the client has.
+        let is_known = matches!(resume, Resume::After(id) if history.bearers(id) < 2);
+        if let (Some(has), false, true) = (self.request.has, start.gap, is_known) {
+            // What lay between two connections of the same client is in one of them.
+            let missed = history.misses(has, start.cursor, interest);
+            assert!(!missed, "what came after {has} and up to {} is lost, and no gap is told", start.cursor);
+        }
+        assert!(start.cursor <= newest || start.ahead, "a stream begins behind what is released");
+    }
+
+    fn take_plain_heartbeat(&mut self, shared: &Shared) {
+        self.check_opened();
+        let wants_more = self.request.checkpoint != Checkpoint::Off && shared.is_quiet.get();
+        assert!(!wants_more, "a heartbeat without the cursor, though the shard knows it");
+    }
+
+    /// Everything of the opening has come.
+    fn check_opened(&self) {
+        let Opening { checkpoint_due, greeting_due, gap_due } = self.opening;
+        assert!(!checkpoint_due, "the checkpoint comes in the opening");
+        assert!(!greeting_due, "the greeting comes in the opening");
+        assert!(!gap_due, "the gap is told in the opening");
+    }
+
+    fn take_greeting(&mut self, data: &str, id: Option<String>) {
+        let is_due = std::mem::take(&mut self.opening.greeting_due);
+        assert!(is_due && data == "you" && id.is_none(), "one greeting, in the opening");
+    }
+
+    /// The client is told where it is.
+    fn take_checkpoint(&mut self, form: Checkpoint, id: String, history: &History, shared: &Shared) -> Item {
+        assert_eq!(form, self.request.checkpoint, "the form of a checkpoint");
+        let to = cursor_of(&id, history);
+        let cursor = self.cursor.expect("a stream that has begun");
+        if std::mem::take(&mut self.opening.checkpoint_due) {
+            assert!(!self.opening.greeting_due, "the greeting comes before the checkpoint");
+            assert_eq!(to, cursor, "the opening's checkpoint is where the stream begins");
+        } else {
+            self.check_opened();
+            assert!(to >= cursor && to <= history.newest(), "a checkpoint at {to}");
+            self.judge_left_out(cursor, to, history, shared);
+            shared.happened(Occurrence::Checkpoint);
+        }
+        Item { id: Some(id), has: to }
+    }
+
+    fn take_published(
+        &mut self,
+        kind: &str,
+        data: &str,
+        id: String,
+        history: &History,
+        shared: &Shared,
+    ) -> Item {
+        self.check_opened();
+        let cursor = self.cursor.expect("events come after the head");
+        let seq: u64 = data.split(' ').next().and_then(|seq| seq.parse().ok()).expect("an event of ours");
+        assert!(seq > cursor, "event {seq} is doubled or out of order: {cursor} was there");
+        let interest = &self.request.interest;
+        let entry = history.get(seq).unwrap_or_else(|| panic!("event {seq} was not released"));
+        assert!(interest.wants(entry), "event {seq} is not for this reader");
+        self.judge_left_out(cursor, seq - 1, history, shared);
+        assert!(entry.data == data, "the data of {seq} is changed");
+        let expected = (entry.wire_id(history.epoch), entry.kind.unwrap_or_default());
+        assert_eq!((id.as_str(), kind), (expected.0.as_str(), expected.1), "the id and the type of {seq}");
+        shared.note_delivery(entry, interest);
+        let is_hidden = |entry: &&crate::history::Entry| interest.reads(entry) && !interest.wants(entry);
+        let hidden = history.between(cursor, seq).iter().filter(is_hidden).count();
+        shared.tally.borrow_mut().add(Occurrence::PrivateHidden, hidden as u64);
+        Item { id: Some(id), has: seq }
+    }
+
+    /// Events between these numbers were not sent. That is right only for a laggard that skips, of what the
+    /// log has dropped, where it does not want to be told.
+    fn judge_left_out(&self, cursor: u64, until: u64, history: &History, shared: &Shared) {
+        let interest = &self.request.interest;
+        let mut left_out = history.between(cursor, until).iter().filter(|entry| interest.wants(entry));
+        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
+        let may_be = |seq: u64| seq <= self.incomplete_until || (skips && seq <= self.available_after);
+        if let Some(lost) = left_out.find(|entry| !may_be(entry.seq)) {
+            panic!("event {} is lost, and what comes after {until} was sent", lost.seq);
+        }
+    }
+
+    /// The stream goes on after a gap.
+    fn take_gap(&mut self, data: &str, id: String, history: &History, shared: &Shared) -> Item {
+        assert!(self.request.gap_notice, "a notice for a client that does not want it");
+        assert!(!self.opening.greeting_due, "the greeting comes before the notice of a gap");
+        let interest = &self.request.interest;
+        let to = cursor_of(&id, history);
+        let cursor = self.cursor.expect("gaps come after the head");
+        let after = text_of(data, "after").expect("what was asked for");
+        let is_named = text_of(data, "before");
+        let until;
+        if std::mem::take(&mut self.opening.gap_due) {
+            let asked = matches!(&self.request.resume, Resume::After(id) if *id == after);
+            assert!(asked, "a gap after {after}, which was not asked for");
+            let Beginning { newest, start, .. } = self.beginning.expect("a beginning");
+            assert_eq!(to, start.cursor, "the gap in the opening goes on where the stream begins");
+            until = start.incomplete_until;
+            let was_there = history.first_after(until, interest).is_some_and(|next| next.seq <= newest);
+            assert_eq!(is_named.is_some(), was_there, "whether the first event behind the gap is named");
+        } else {
+            shared.happened(Occurrence::Skip);
+            let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
+            assert!(skips, "a gap within a stream, where laggards do not skip");
+            // It stood at its last event, or a little further on where nothing was its own; a checkpoint may
+            // have named a number behind that.
+            let after = cursor_of(&after, history);
+            let is_between = history.misses(after.min(cursor), after.max(cursor), interest);
+            assert!(!is_between, "a gap after {after}, where {cursor} was there");
+            until = self.available_after;
+            assert!(to >= after && to <= until, "a gap over {to}, which the log has");
+            let known = after.max(cursor).max(self.incomplete_until);
+            let is_missed = history.misses(known, until, interest);
+            assert!(is_missed, "a gap after {after} and up to {until}, where nothing is missing");
+        }
+        let next = history.first_after(until, interest);
+        trace!(shared, "    is told of a gap after {after}, up to {id}");
+        if let Some(before) = is_named {
+            let next = next.expect("an event behind the gap");
+            assert_eq!(before, next.wire_id(history.epoch), "the first event behind the gap");
+        }
+        self.incomplete_until = until;
+        Item { id: Some(id), has: to }
+    }
+
+    /// What the client finds when it has read so many bytes.
+    pub(crate) fn items_until(&mut self, read: u64) -> Vec<Item> {
+        let count = self.items.partition_point(|(end, _)| *end <= read);
+        self.items.drain(..count).map(|(_, item)| item).collect()
+    }
+
+    /// Whether some of what it asked for may still be replayed.
+    pub(crate) fn resumes(&self) -> bool {
+        self.request.resume != Resume::Now
+    }
+
+    /// Whether what is a stream's alone has come: behind the head of a refusal there is none.
+    pub(crate) fn has_prelude(&self) -> bool {
+        self.has_prelude
+    }
+
+    /// Whether the log no longer has something that this reader was not sent.
+    pub(crate) fn is_out_of_reach(&self, shared: &Shared) -> bool {
+        let interest = &self.request.interest;
+        let available = shared.log.borrow().available_after(interest);
+        let history = shared.history.borrow();
+        let cursor = self.cursor.map(|cursor| cursor.max(self.incomplete_until));
+        cursor.is_some_and(|cursor| history.misses(cursor, available, interest))
+    }
+
+    /// Whether an event was released that it was not sent.
+    pub(crate) fn misses(&self, shared: &Shared) -> bool {
+        let history = shared.history.borrow();
+        self.cursor.is_some_and(|cursor| history.first_after(cursor, &self.request.interest).is_some())
+    }
+}
+
+/// The number of a cursor of this log.
+fn cursor_of(id: &str, history: &History) -> u64 {
+    let cursor = Cursor::parse(id).unwrap_or_else(|| panic!("{id:?} is no cursor"));
+    assert_eq!(cursor.epoch, history.epoch, "the epoch of {id}");
+    cursor.seq
+}
+
+/// A text of the gap event's data.
+fn text_of(data: &str, name: &str) -> Option<String> {
+    let (_, value) = data.split_once(&format!("\"{name}\":"))?;
+    Some(value.strip_prefix('"')?.split('"').next()?.to_owned())
+}
