@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{AdoptError, Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
+use fanfare::{Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
 use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
 
@@ -49,11 +49,16 @@ impl Measured {
     /// # Errors
     /// The engine does not take it.
     pub fn adopt(&self, socket: &TcpStream, topic: &Topic) -> Outcome<()> {
+        let copy: OwnedFd = socket.try_clone()?.into();
+        let mut waiting = Some((copy, Subscribe::to([topic.clone()])));
         patiently("the engine adopts a socket", || {
-            let copy: OwnedFd = socket.try_clone()?.into();
-            match self.hub.adopt(copy, Subscribe::to([topic.clone()]), WireFormat::Chunked) {
+            let Some((socket, subscribe)) = waiting.take() else { return Ok(true) };
+            match self.hub.adopt(socket, subscribe, WireFormat::Chunked) {
                 Ok(()) => Ok(true),
-                Err(AdoptError::Busy) => Ok(false),
+                Err(error) if error.is_busy() => {
+                    waiting = Some(error.into_parts());
+                    Ok(false)
+                }
                 Err(error) => Err(error.into()),
             }
         })

@@ -16,6 +16,9 @@ use crate::client::Sink;
 /// Bytes of a stamp; the rest of the data is filler.
 pub const STAMP_BYTES: usize = 24;
 
+/// Bytes of a chunk's first line at most: seven digits, CR and LF.
+const LONGEST_SIZE_LINE: usize = 9;
+
 /// Latencies up to this are told apart; longer ones count as this long.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -141,11 +144,12 @@ impl Checker {
             stream.in_body = true;
             return;
         }
-        // A chunk with an event ends with `data: ` DATA LF LF CR LF.
-        let end = piece.len().saturating_sub(4);
-        let start = end.saturating_sub(self.data_bytes);
-        let is_event = start >= 6 && &piece[start - 6..start] == b"data: ";
-        let Some(stamp) = piece[start..end].first_chunk::<STAMP_BYTES>().filter(|_| is_event) else {
+        // A chunk with an event is its size, CR LF, `data: ` DATA LF `id: ` ID LF LF CR LF.
+        let body =
+            piece.iter().take(LONGEST_SIZE_LINE).position(|&byte| byte == b'\n').map(|end| &piece[end + 1..]);
+        let data = body.and_then(|body| body.strip_prefix(b"data: ")?.split_at_checked(self.data_bytes));
+        let data = data.filter(|(_, behind)| behind.starts_with(b"\nid: ")).map(|(data, _)| data);
+        let Some(stamp) = data.and_then(|data| data.first_chunk::<STAMP_BYTES>()) else {
             self.found.others += 1;
             return;
         };
@@ -271,7 +275,7 @@ mod tests {
     fn stream(numbers: &[u32]) -> Vec<u8> {
         let mut bytes = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nd\r\n:\nretry: 200\n\r\n".to_vec();
         for &number in numbers {
-            let body = format!("id: x\ndata: {}\n\n", data(number, Duration::from_nanos(1 << 33), 40));
+            let body = format!("data: {}\nid: x\n\n", data(number, Duration::from_nanos(1 << 33), 40));
             bytes.extend_from_slice(format!("{:x}\r\n{body}\r\n", body.len()).as_bytes());
         }
         bytes

@@ -15,12 +15,17 @@ use fanfare_bench::machine;
 use fanfare_bench::statistics::Spread;
 use fanfare_bench::{Outcome, finish};
 use fanfare_io::clock::thread_cpu_time;
-use fanfare_proto::audience::{Audiences, Subscription};
+use fanfare_proto::audience::Subscription;
 use fanfare_proto::decoder::Decoder;
+use fanfare_proto::delivery::{Delivery, NewStream};
+use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{Limits, LogLimits, Retention, SLICE_SENDS};
+use fanfare_proto::frames::{FrameKey, FrameStore};
+use fanfare_proto::limits::{Limits, LogLimits, Retention};
+use fanfare_proto::link::Transport;
 use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
+use fanfare_proto::stream::StreamOptions;
 
 /// CPU time of one repetition: long beside the clock's steps, short beside a scheduler's slice.
 const REPETITION: Duration = Duration::from_millis(10);
@@ -167,32 +172,33 @@ fn heads(bench: &mut Bench) -> Outcome<()> {
 
 /// One event to all members of an audience: what is left of a shard's work when sends are free.
 fn sweep(bench: &mut Bench) -> Outcome<()> {
-    let topic = topic()?;
-    let limits = Limits::default();
-    let mut audiences = Audiences::new(limits.laggard_frames, limits.laggard_bytes);
-    let subscription = Subscription::new(vec![topic.clone()], WireFormat::Chunked, false);
-    let (audience, _) = audiences.found(subscription, 0);
+    let (topic, epoch) = (topic()?, Epoch::new(1));
+    let mut log = Log::new(epoch, LogLimits::default(), 1);
+    let mut delivery = Delivery::new(Limits::default(), epoch, 1);
+    let mut log = UnsharedLog { log: &mut log, shard: 0 };
     for member in 0..MEMBERS {
-        audiences.join(audience, member as i32, member);
+        let subscription = Subscription::new([topic.clone()], WireFormat::Chunked, Transport::Http1, false);
+        let key = delivery.reserve();
+        let opened = delivery.open(subscription, None, &mut log);
+        let options = StreamOptions::default();
+        let new = NewStream { key, socket: member as i32, options, unsent: None };
+        delivery.begin(opened, new, Duration::ZERO, &mut log);
     }
-    let mut run = Run::default();
-    let mut seq = 0;
-    let data = "x".repeat(200);
+    let (now, mut seq, data) = (Duration::ZERO, 0, "x".repeat(200));
     bench.time("sweep_per_member", MEMBERS, || {
         seq += 1;
-        audiences.append(&Arc::new(frame(&topic, seq, &data)));
+        let mut marks = usize::MAX;
+        delivery.handle_event(Arc::new(frame(&topic, seq, &data)), &mut marks);
         let mut sent = 0;
-        while let Some(turn) = audiences.next_turn(true) {
-            while let Some(slice) = audiences.slice(turn, SLICE_SENDS, 0) {
-                audiences.fill(turn, slice.after, &mut run);
-                for member in audiences.members(turn, slice) {
-                    sent += black_box(member.socket) & 1;
-                }
-                audiences.sent(turn, slice, run.end());
+        while delivery.has_work() {
+            let mut budget = delivery.budget();
+            while let Some(batch) = delivery.poll_send(now, &mut budget, &mut log) {
+                sent += batch.sockets.iter().map(|socket| black_box(*socket) & 1).sum::<i32>();
+                black_box(batch.bytes);
+                delivery.handle_sent([], now, &mut log);
             }
-            audiences.end_turn(turn);
         }
-        black_box((sent, run.bytes()));
+        black_box(sent);
     });
     Ok(())
 }
@@ -211,15 +217,16 @@ fn log(bench: &mut Bench) -> Outcome<()> {
 
     let id = Cursor { epoch: Epoch::new(1), seq: log.newest() - u64::from(BEHIND) }.to_string();
     bench.time("log_resume", 1, || {
-        black_box(log.resume(black_box(&id), &topics));
+        black_box(log.resume(black_box(&id), &topics, false));
     });
-    let start = log.resume(&id, &topics).cursor();
-    let (mut run, mut frames) = (Run::default(), Vec::new());
+    let start = log.resume(&id, &topics, false).cursor();
+    let (mut run, mut frames, mut store) = (Run::default(), Vec::new(), FrameStore::default());
     bench.time("log_resume_run_per_frame", BEHIND, || {
         black_box(log.read_after(&topics, false, start, 1 << 10, 1 << 20, &mut frames).is_ok());
-        run.fill(start, WireFormat::Chunked, frames.iter());
-        frames.clear();
-        black_box(run.bytes());
+        let keys: Vec<FrameKey> = frames.drain(..).map(|frame| store.insert(frame)).collect();
+        run.fill(start, start, WireFormat::Chunked, &keys, &mut store);
+        black_box(run.bytes(&store));
+        keys.into_iter().for_each(|key| store.release(key));
     });
 
     // One topic after the other, so that each one has left the caches when its turn comes.

@@ -1,8 +1,9 @@
 //! What a publish costs the process, by the number of shards: it must not grow with them.
 //!
-//! For each number of shards and each kind of reader (none, or one on one of the shards) it publishes single events at
-//! a pace at which every shard sleeps in between, and batches as fast as the hub takes them. It reports the processor
-//! time of the whole process for an event, and for batches the rate. Rounds are interleaved.
+//! For each number of shards and each kind of reader (none, or one on one of the shards) it publishes single
+//! events at a pace at which every shard sleeps in between, and batches as fast as the hub takes them. It
+//! reports the processor time of the whole process for an event, and for batches the rate. Rounds are
+//! interleaved.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,13 +14,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use fanfare::{Backend, Engine, Event, Hub, PublishError, Subscribe, Topic, WireFormat};
+use fanfare::{Backend, Engine, Event, Hub, Subscribe, Topic, WireFormat};
 use fanfare_bench::statistics::Spread;
 use fanfare_bench::{Outcome, finish};
 use fanfare_io::Clock;
 
-/// The pause of a publisher that finds no room.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How long a publisher waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two single publishes: long enough for every shard to sleep again.
 const PACE: Duration = Duration::from_micros(500);
@@ -77,13 +78,15 @@ fn run(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// A subscriber on one of the shards, and the thread that reads whatever it gets.
+/// A subscriber on one of the shards, and the thread that reads what it gets.
 fn read_along(hub: &Hub, topic: &Topic) -> Outcome<thread::JoinHandle<()>> {
     let (mut ours, theirs) = UnixStream::pair()?;
     hub.adopt(theirs, Subscribe::to([topic.clone()]), WireFormat::Plain)?;
     let mut buffer = vec![0; 1 << 20];
     // The head of the response: from here on it gets what is published.
-    ours.read(&mut buffer)?;
+    if ours.read(&mut buffer)? == 0 {
+        return Err("the subscriber was refused".into());
+    }
     Ok(thread::spawn(move || while ours.read(&mut buffer).is_ok_and(|count| count > 0) {}))
 }
 
@@ -107,21 +110,10 @@ fn batches(hub: &Hub, topic: &Topic, events: usize, batch: usize) -> Outcome<(f6
     let before = process_cpu_time();
     let count = events.div_ceil(batch);
     for _ in 0..count {
-        publish(hub, &mut (0..batch).map(|_| event(topic)).collect())?;
+        hub.publish_wait(&mut (0..batch).map(|_| event(topic)).collect(), PATIENCE)?;
     }
     let (taken, published) = (clock.now(), (count * batch) as f64);
     Ok((micros(process_cpu_time() - before) / published, published / taken.as_secs_f64()))
-}
-
-/// As the server publishes.
-fn publish(hub: &Hub, events: &mut Vec<Event>) -> Outcome<()> {
-    loop {
-        match hub.publish_batch(events) {
-            Ok(_) => return Ok(()),
-            Err(PublishError::Busy) => thread::sleep(PAUSE),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn micros(time: Duration) -> f64 {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use fanfare::{Backend, Counts, Event, Farewell, Hub, PublishError, Topic};
+use fanfare::{Backend, CloseReason, Counts, Event, Hub, PublishError, Topic};
 use fanfare_bench::client::{Plan, Reader};
 use fanfare_bench::engine::{self, Measured};
 use fanfare_bench::machine::{self, Cores, ThreadClock};
@@ -250,8 +250,8 @@ impl Result {
         println!(
             "  laggards              {} at most; evicted: {} at their bound, {} stalled",
             self.most_laggards,
-            counts.farewell(Farewell::LaggardFull),
-            counts.farewell(Farewell::LaggardStalled),
+            counts.closed_for(CloseReason::LaggardFull),
+            counts.closed_for(CloseReason::LaggardStalled),
         );
         println!("  found by the clients  {:?}", self.found);
     }

@@ -25,7 +25,7 @@ use crate::counts::SharedCounts;
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hub::{Common, Hub, ShardHandle};
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
-use crate::shared_log::{INTEREST, log_of};
+use crate::shared_log::log_of;
 
 /// How an engine is started.
 pub struct Builder {
@@ -190,7 +190,7 @@ impl Builder {
         let clock = Clock::start();
         let random = RandomState::new();
         let epoch = Epoch::new(random.hash_one("epoch"));
-        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count, INTEREST);
+        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();

@@ -1,21 +1,27 @@
 //! The process-wide handle: publish, adopt, count.
 //!
-//! [`sequencer`] gives events their order and shards their mail; [`capacity`] counts what waits in a mailbox; [`room`] has the
-//! publishers that wait for room, and [`tasks`] wakes those that are tasks; [`waiting`] is their side.
+//! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
+//! holds. [`waiting`] is a publisher that waits for room, [`room`] the line in which it waits, and [`tasks`]
+//! wakes it where it is a task.
 
 mod capacity;
 mod congestion;
+#[cfg(test)]
+#[cfg(fanfare_loom)]
+mod models;
 mod room;
 mod sequencer;
 mod tasks;
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+pub(crate) mod tests;
 mod waiting;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
@@ -29,9 +35,11 @@ use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
 
 use crate::admission::Subscribe;
-use crate::counts::{Counts, SharedCounts, TopicCounts};
+use crate::adopt::{AdoptError, AdoptRefusal};
+use crate::counts::{Counts, SharedCounts};
+use crate::inspect::{Asked, InspectError, Inspection, Turns};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
-use crate::shared_log::{Interest, ProcessLog, SharedLog};
+use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
@@ -41,7 +49,8 @@ pub(crate) use sequencer::{Numbers, Sequenced};
 use tasks::Tasks;
 pub use waiting::PublishFuture;
 
-/// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may publish.
+/// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may
+/// publish.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
@@ -58,6 +67,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
+    inspections: Turns,
 }
 
 /// What the hub and every shard share.
@@ -89,8 +99,9 @@ pub struct Published {
 /// Why nothing was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
-    /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending takes longer
-    /// than publishing. Try again in a few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
+    /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
+    /// takes longer than publishing. Try again in a few milliseconds, or wait for room:
+    /// [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
@@ -110,6 +121,13 @@ pub enum PublishError {
     Stopped,
 }
 
+/// Events of a publisher, as a queue that parts are taken from. On drop, what is left goes back to the
+/// publisher.
+struct Rest<'events> {
+    events: &'events mut Vec<Event>,
+    queue: VecDeque<Event>,
+}
+
 /// An event that was not published, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotPublished {
@@ -119,7 +137,8 @@ pub struct NotPublished {
     pub event: Box<Event>,
 }
 
-/// A publish that waited for room and ended before every event was taken. Those that were not are in the publisher's vector.
+/// A publish that waited for room and ended before every event was taken. Those that were not are in the
+/// publisher's vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interrupted {
     /// Why it ended.
@@ -128,39 +147,10 @@ pub struct Interrupted {
     pub published: Option<Published>,
 }
 
-/// Some of the hub's topics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TopicsPage {
-    /// Their counts.
-    pub topics: Vec<TopicCounts>,
-    /// What to give as `after` for the next page; `None`: this is the last one.
-    pub next: Option<u64>,
-}
-
-/// Why the counts of topics are not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InspectError {
-    /// A shard did not answer in time, or has too much mail. Try again in a moment.
-    Busy,
-    /// The engine drains or has stopped.
-    Stopped,
-}
-
-/// Why a socket was not adopted. The socket was closed.
-#[derive(Debug)]
-pub enum AdoptError {
-    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds.
-    Busy,
-    /// The engine drains or has stopped.
-    Stopped,
-    /// The operating system refused: it is no socket, or an option is out of range.
-    Io(io::Error),
-}
-
 impl Common {
-    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> Common {
+    pub(crate) fn new(log: Log, shards: usize) -> Common {
         Common {
-            log: Arc::new(ProcessLog::new(log, shards, interest)),
+            log: Arc::new(ProcessLog::new(log)),
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards)),
         }
@@ -200,21 +190,32 @@ impl Hub {
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
-        let next_shard = AtomicUsize::new(0);
-        let inner = Inner { clock, limits, socket_options, common, sequencer, tasks, shards, next_shard };
+        let (next_shard, inspections) = (AtomicUsize::new(0), Turns::default());
+        let inner = Inner {
+            clock,
+            limits,
+            socket_options,
+            common,
+            sequencer,
+            tasks,
+            shards,
+            next_shard,
+            inspections,
+        };
         Hub { inner: Arc::new(inner) }
     }
 
-    /// Publishes one event to every subscriber of one of its topics, and keeps it for those that resume.
+    /// Publishes one event to every subscriber of one of its topics, and keeps it for readers that resume.
     ///
-    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the topics.
+    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the
+    /// topics.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
     ///
     /// # Panics
-    /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of this one cannot
-    /// be woken there. Nothing is published.
+    /// In an [`crate::Admission`] of another engine, if that has private descriptor tables: the shards of
+    /// this one cannot be woken there. Nothing is published.
     pub fn publish(&self, event: Event) -> Result<Published, NotPublished> {
         let mut events = VecDeque::from([event]);
         self.publish_some(&mut events).map_err(|error| match events.pop_front() {
@@ -223,29 +224,27 @@ impl Hub {
         })
     }
 
-    /// Publishes several events under one lock and one wake. Takes them out of `events` where it succeeds, and leaves them
-    /// there where it does not.
+    /// Publishes several events under one lock and one wake. Takes them out of `events` where it succeeds,
+    /// and leaves them there where it does not.
     ///
-    /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all mailboxes
-    /// [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many events are taken from its
-    /// front as there is room for, at least one, and the rest stays in `events`: [`Published::count`] says how many were
-    /// taken. Taking a part moves the rest, so a batch should not be many times larger.
+    /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
+    /// mailboxes [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many
+    /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
+    /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
+    /// many times larger.
     ///
     /// # Errors
-    /// [`PublishError`]. `Busy` is worth another try. Only the events that could be taken are checked; [`Hub::check`] checks
-    /// them all.
+    /// [`PublishError`]. `Busy` is worth another try. Only the events that could be taken are checked;
+    /// [`Hub::check`] checks them all.
     ///
     /// # Panics
     /// As [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
-        let mut queue = VecDeque::from(std::mem::take(events));
-        let published = self.publish_some(&mut queue);
-        *events = queue.into();
-        published
+        self.publish_some(&mut Rest::of(events).queue)
     }
 
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
-        // Before anything has changed: half of the shards would have the events.
+        // This is asked before anything changes: otherwise half of the shards would have the events.
         self.inner.assert_in_reach();
         match self.inner.sequencer.publish(events, None) {
             Attempt::Published(published) => Ok(published),
@@ -261,10 +260,7 @@ impl Hub {
         events: &mut Vec<Event>,
         numbers: Numbers<'_>,
     ) -> Result<Sequenced, PublishError> {
-        let mut queue = VecDeque::from(std::mem::take(events));
-        let sequenced = self.inner.sequencer.sequence(&mut queue, numbers);
-        *events = queue.into();
-        sequenced
+        self.inner.sequencer.sequence(&mut Rest::of(events).queue, numbers)
     }
 
     /// The last step of a publish.
@@ -281,16 +277,17 @@ impl Hub {
         self.inner.sequencer.check(events.iter())
     }
 
-    /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it from
-    /// there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the request: what it
-    /// says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without `Connection: close`.
+    /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it
+    /// from there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the
+    /// request: what it says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without
+    /// `Connection: close`.
     ///
     /// # Errors
-    /// [`AdoptError`]; the socket is closed then.
+    /// [`AdoptError`], which gives the socket and the subscription back.
     ///
     /// # Panics
-    /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket is not that
-    /// thread's to give.
+    /// In an [`crate::Admission`], which runs on a shard's thread: with private descriptor tables the socket
+    /// is not that thread's to give.
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,
@@ -301,19 +298,27 @@ impl Hub {
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[turn % self.inner.shards.len()];
-        if shard.mailbox.is_closed() {
-            return Err(AdoptError::Stopped);
-        }
-        // Here, where somebody learns of it if the kernel refuses.
-        sockets::configure(socket.as_fd(), &self.inner.socket_options).map_err(AdoptError::Io)?;
-        let mail = Mail::Adopt(Box::new(Adoption { subscribe, format }));
-        let pass = || shard.sockets.send(socket.as_fd(), b"!");
-        shard.mailbox.push_within(self.inner.mail_limit(), mail, pass).map_err(|refused| match refused {
-            Refused::Full => AdoptError::Busy,
-            Refused::Ended => AdoptError::Stopped,
-            Refused::Failed(error) if error.kind() == io::ErrorKind::WouldBlock => AdoptError::Busy,
-            Refused::Failed(error) => AdoptError::Io(error),
-        })
+        let reason = if shard.mailbox.is_closed() {
+            AdoptRefusal::Stopped
+        } else if let Err(error) = sockets::configure(socket.as_fd(), &self.inner.socket_options) {
+            // The caller learns of it here; a shard could only close the socket.
+            AdoptRefusal::Io(error)
+        } else {
+            // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around
+            // it.
+            let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), format }));
+            let pass = || shard.sockets.send(socket.as_fd(), b"!");
+            match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Full) => AdoptRefusal::Busy,
+                Err(Refused::Ended) => AdoptRefusal::Stopped,
+                Err(Refused::Failed(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    AdoptRefusal::Busy
+                }
+                Err(Refused::Failed(error)) => AdoptRefusal::Io(error),
+            }
+        };
+        Err(AdoptError::new(reason, socket, subscribe))
     }
 
     /// The sum of all shards' counts, each as of its last tick.
@@ -331,59 +336,6 @@ impl Hub {
         self.inner.shards.iter().map(|shard| shard.counts.load())
     }
 
-    /// The counts of one topic; `None` for a topic that has neither subscribers nor retained events. It costs each shard a
-    /// look-up. Blocks until every shard has answered, at most `patience`.
-    ///
-    /// # Errors
-    /// [`InspectError`]: what is known of some shards only is no answer.
-    ///
-    /// # Panics
-    /// As [`Hub::publish`].
-    pub fn topic(&self, topic: &Topic, patience: Duration) -> Result<Option<TopicCounts>, InspectError> {
-        let topics = vec![topic.clone()];
-        let counts = self.inspect(topics, patience)?.pop();
-        Ok(counts.filter(|counts| counts.subscribers > 0 || counts.retained > 0))
-    }
-
-    /// The counts of some topics that have subscribers or retained events, at most `limit`, in no order: the first page, or
-    /// the one that continues where another ended. A topic that is there all the time is on exactly one page.
-    ///
-    /// # Errors
-    /// As [`Hub::topic`].
-    ///
-    /// # Panics
-    /// As [`Hub::publish`].
-    pub fn topics_page(
-        &self,
-        after: Option<u64>,
-        limit: usize,
-        patience: Duration,
-    ) -> Result<TopicsPage, InspectError> {
-        let (topics, next) = self.inner.common.log.lock().topics_page(after, limit);
-        Ok(TopicsPage { topics: self.inspect(topics, patience)?, next })
-    }
-
-    fn inspect(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
-        let mut sums = vec![(0, 0); topics.len()];
-        let until = Instant::now() + patience;
-        for answered in self.ask(&topics) {
-            let left = until.saturating_duration_since(Instant::now());
-            let counts = answered.recv_timeout(left).map_err(|error| match error {
-                RecvTimeoutError::Timeout => InspectError::Busy,
-                RecvTimeoutError::Disconnected if self.is_stopped() => InspectError::Stopped,
-                RecvTimeoutError::Disconnected => InspectError::Busy,
-            })?;
-            for (sum, counts) in sums.iter_mut().zip(counts) {
-                *sum = (sum.0 + counts.0, sum.1 + counts.1);
-            }
-        }
-        let log = self.inner.common.log.lock();
-        let of = |(topic, (subscribers, laggards)): (Topic, (usize, usize))| {
-            log.topic_counts(topic, subscribers, laggards)
-        };
-        Ok(topics.into_iter().zip(sums).map(of).collect())
-    }
-
     /// What the simulator asks the log.
     #[cfg(feature = "sim")]
     pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
@@ -396,22 +348,32 @@ impl Hub {
         self.inner.sequencer.reserved_events()
     }
 
-    fn is_stopped(&self) -> bool {
-        self.inner.shards.iter().any(|shard| shard.mailbox.is_closed())
+    pub(crate) fn log(&self) -> &ProcessLog {
+        &self.inner.common.log
     }
 
-    /// Asks one shard after the other for the counts of these topics.
-    pub(crate) fn ask(&self, topics: &[Topic]) -> impl Iterator<Item = mpsc::Receiver<Vec<(usize, usize)>>> {
+    /// Asks every shard for the counts of these topics.
+    pub(crate) fn ask(&self, topics: &[Topic]) -> impl Iterator<Item = Result<Asked, InspectError>> {
         self.inner.assert_in_reach();
-        let ask = |shard: &ShardHandle| {
-            let (answer, answered) = mpsc::sync_channel(1);
-            let ask = Mail::Inspect(topics.to_vec(), answer);
-            // Where it is refused, the answer fails at once.
-            let _ = shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(()));
-            answered
-        };
-        // All are asked before the first answer is waited for.
-        self.inner.shards.iter().map(ask).collect::<Vec<_>>().into_iter()
+        self.inner.shards.iter().map(move |shard| {
+            let (inspection, asked) = Inspection::new(topics.to_vec());
+            let ask = Mail::Inspect(Box::new(inspection));
+            match shard.mailbox.push_within(self.inner.mail_limit(), ask, || Ok::<_, ()>(())) {
+                Ok(()) => Ok(asked),
+                Err(Refused::Ended) => Err(InspectError::Stopped),
+                Err(Refused::Full | Refused::Failed(())) => Err(InspectError::Busy),
+            }
+        })
+    }
+
+    /// Whose turn it is to ask.
+    pub(crate) fn inspections(&self) -> &Turns {
+        &self.inner.inspections
+    }
+
+    /// The time on the engine's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.inner.clock.now()
     }
 
     /// The newest id: a cursor from which a reader gets only what is published later.
@@ -423,6 +385,12 @@ impl Hub {
     /// The bounds in force: those of the builder, within what descriptors allow.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// The newest number that is released.
+    #[cfg(all(test, not(fanfare_loom)))]
+    pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
+        self.inner.common.newest()
     }
 
     pub(crate) fn drain(&self, window: Duration) {
@@ -437,6 +405,19 @@ impl Hub {
     /// Waits for the hub's own thread, when the shards have ended.
     pub(crate) fn end(&self) {
         self.inner.tasks.end();
+    }
+}
+
+impl Rest<'_> {
+    fn of(events: &mut Vec<Event>) -> Rest<'_> {
+        let queue = VecDeque::from(std::mem::take(events));
+        Rest { events, queue }
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        *self.events = std::mem::take(&mut self.queue).into();
     }
 }
 
@@ -501,26 +482,3 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
-
-impl fmt::Display for InspectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            InspectError::Busy => "a shard did not answer in time; try again in a moment",
-            InspectError::Stopped => "the server is shutting down",
-        })
-    }
-}
-
-impl std::error::Error for InspectError {}
-
-impl fmt::Display for AdoptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AdoptError::Busy => f.write_str("the shard is busy; try again in a moment"),
-            AdoptError::Stopped => f.write_str("the engine is shutting down"),
-            AdoptError::Io(error) => write!(f, "the socket cannot be adopted: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for AdoptError {}

@@ -18,10 +18,12 @@
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 
 mod admission;
+mod adopt;
 mod counts;
 mod descriptors;
 mod engine;
 mod hub;
+mod inspect;
 mod mailbox;
 mod response;
 mod shard;
@@ -32,11 +34,12 @@ pub mod sim;
 mod sync;
 
 pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
+pub use adopt::{AdoptError, AdoptRefusal};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
 pub use fanfare_io::sockets::SocketOptions;
-pub use fanfare_io::{Backend, DescriptorTables};
+pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
@@ -44,11 +47,10 @@ pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{
-    FullPolicy, LaggardPolicy, Limits, LogLimits, Retention, RetentionRule, TopicPattern,
+    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, Retention, RetentionRule,
+    TopicPattern,
 };
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{
-    AdoptError, Hub, InspectError, Interrupted, NotPublished, PublishError, PublishFuture, Published,
-    TopicsPage,
-};
+pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use inspect::{InspectError, TopicsPage};

@@ -3,15 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use fanfare_proto::event::Topic;
 use fanfare_proto::frame::{Frame, WireFormat};
 
 use crate::admission::Subscribe;
 use crate::hub::{Amount, Capacity, WaitingPublishers};
+use crate::inspect::Inspection;
 use crate::sync::{AtomicBool, Mutex, Waker, lock};
 
 #[cfg(test)]
@@ -21,7 +20,7 @@ pub(crate) mod models;
 #[cfg(not(fanfare_loom))]
 mod tests;
 
-/// Mail whose place is kept although it is not needed now.
+/// Room for this much mail is kept although it is not needed now.
 const MAIL_KEPT: usize = 64;
 
 /// What others tell a shard.
@@ -29,8 +28,8 @@ pub(crate) enum Mail {
     Event(Arc<Frame>),
     /// The socket comes on the shard's socket channel, in the same order.
     Adopt(Box<Adoption>),
-    /// Asks how many streams, and how many laggards among them, read each of these topics.
-    Inspect(Vec<Topic>, SyncSender<Vec<(usize, usize)>>),
+    /// Asks for the counts of topics.
+    Inspect(Box<Inspection>),
     /// End every stream within this time, then stop.
     Drain(Duration),
 }
@@ -59,7 +58,8 @@ pub(crate) struct Mailbox {
     /// What of it is reserved for events that are not pushed yet.
     #[cfg(feature = "sim")]
     reserved: Mutex<Amount>,
-    /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds `ended`.
+    /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds
+    /// `ended`.
     closed: AtomicBool,
     waker: Waker,
     /// They are told when there is room again, and when the shard has ended.
@@ -124,14 +124,14 @@ impl Mailbox {
         }
     }
 
-    /// Adds the events of one publish, for which room is reserved. True where the shard sleeps: then the caller is to
-    /// [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
+    /// Adds the events of one publish, for which exactly this room is reserved. True where the shard sleeps:
+    /// then the caller is to [`wake`](Mailbox::wake) it. A shard that has ended gets nothing.
     #[must_use]
-    pub(crate) fn push_events(&self, frames: Vec<Arc<Frame>>) -> bool {
+    pub(crate) fn push_events(&self, frames: Vec<Arc<Frame>>, reserved: Amount) -> bool {
+        let size = || frames.iter().map(|frame| frame.size()).sum();
+        debug_assert_eq!(reserved, Amount { events: frames.len(), bytes: size() }, "what is reserved");
         #[cfg(feature = "sim")]
-        for frame in &frames {
-            lock(&self.reserved).subtract(Amount { events: 1, bytes: frame.size() });
-        }
+        lock(&self.reserved).subtract(reserved);
         let mut state = lock(&self.state);
         if state.ended {
             return false;
@@ -145,7 +145,7 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Adds something else, whatever waits.
+    /// Adds something else, however much waits.
     pub(crate) fn push<E>(&self, mail: Mail, before_push: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         match self.push_within(usize::MAX, mail, before_push) {
             Err(Refused::Failed(error)) => Err(error),
@@ -153,9 +153,9 @@ impl Mailbox {
         }
     }
 
-    /// Adds something else where less than `limit` waits, events included. `before_push` runs under the mailbox's
-    /// lock: what it sends on another channel arrives there in the order of the mail. Mail that is refused is
-    /// dropped: whoever waits for an answer learns that there will be none.
+    /// Adds something else where less than `limit` waits, events included. `before_push` runs under the
+    /// mailbox's lock: what it sends on another channel arrives there in the order of the mail. Mail that is
+    /// refused is dropped, so that a thread that waits for an answer learns that there will be none.
     pub(crate) fn push_within<E>(
         &self,
         limit: usize,
@@ -180,7 +180,8 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier times.
+    /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier
+    /// times.
     pub(crate) fn take(&self, into: &mut VecDeque<Mail>) {
         debug_assert!(into.is_empty());
         let mut state = lock(&self.state);
@@ -197,8 +198,8 @@ impl Mailbox {
         }
     }
 
-    /// Announces that the shard is about to sleep: from here on a push wakes it. False where mail waits: then it must
-    /// not sleep.
+    /// Announces that the shard is about to sleep: from here on a push wakes it. False where mail waits: then
+    /// it must not sleep.
     pub(crate) fn prepare_sleep(&self) -> bool {
         let mut state = lock(&self.state);
         state.asleep = state.queue.is_empty();

@@ -1,10 +1,10 @@
 //! The log of the process, and what every shard may do with it.
 //!
-//! One lock guards the log. Publishers hold it to look up interest and to release; shards hold it to register readers and to
-//! read slices. Nothing is encoded, sent or freed under it.
+//! One lock guards the log. Publishers hold it to look up interest and to release; shards hold it to register
+//! readers and to read slices. Nothing is encoded, sent or freed under it.
 //!
-//! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's events are in
-//! the log, after it they come by mail.
+//! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's
+//! events are in the log, after it they come by mail.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,18 +22,6 @@ use crate::hub::WaitingPublishers;
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
-/// Which shards get the mail of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    /// All: each keeps a log of its own.
-    All,
-    /// Those that have registered readers of one of its topics: the process has one log.
-    Registered,
-}
-
-/// The one switch between the two.
-pub(crate) const INTEREST: Interest = Interest::Registered;
-
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
     Log::new(epoch, limits.log.clone(), seed)
@@ -42,17 +30,18 @@ pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
 /// The log, its lock, and what can be read without.
 pub(crate) struct ProcessLog {
     epoch: Epoch,
-    interest: Interest,
-    shards: usize,
     state: Mutex<State>,
-    /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber that has had an
-    /// event from one shard, and then comes to another, finds this raised there. Relaxed: the lock of the mailbox is between
-    /// the raise and the first shard's send, the reader's sockets are between that and the second shard's look.
+    /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber
+    /// that has had an event from one shard, and then comes to another, finds this raised there. Relaxed: the
+    /// lock of the mailbox is between the raise and the first shard's send, the reader's sockets are between
+    /// that and the second shard's look.
     newest: Arc<AtomicU64>,
 }
 
 struct State {
     log: Log,
+    /// What [`ProcessLog::newest`] shows to those without the lock.
+    newest: u64,
     /// When the shard that trims looks at the log again, as far as it knows.
     trims_at: Option<Duration>,
 }
@@ -75,13 +64,11 @@ impl ProcessLog {
     /// The shard that drops what is too old.
     pub(crate) const TRIMMING_SHARD: usize = 0;
 
-    pub(crate) fn new(log: Log, shards: usize, interest: Interest) -> ProcessLog {
+    pub(crate) fn new(log: Log) -> ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
-            interest,
-            shards,
-            state: Mutex::new(State { log, trims_at: None }),
-            newest: Arc::default(),
+            newest: Arc::new(AtomicU64::new(log.newest())),
+            state: Mutex::new(State { newest: log.newest(), log, trims_at: None }),
         }
     }
 
@@ -112,10 +99,7 @@ impl ProcessLog {
 
 impl LockedLog<'_> {
     pub(crate) fn shards_to_mail(&self, topics: &[Topic]) -> ShardSet {
-        match self.process.interest {
-            Interest::All => ShardSet::all(self.process.shards),
-            Interest::Registered => self.state.log.shards_reading(topics),
-        }
+        self.state.log.shards_reading(topics)
     }
 
     #[cfg(feature = "sim")]
@@ -154,33 +138,30 @@ impl LockedLog<'_> {
     /// # Panics
     /// Something newer has been released before.
     pub(crate) fn assert_follows(&self, frames: &[Arc<Frame>]) {
-        let newest = self.process.newest.load(Ordering::Relaxed);
-        let follows = frames.first().is_none_or(|first| first.seq() > newest);
+        let follows = frames.first().is_none_or(|first| first.seq() > self.state.newest);
         assert!(follows, "a batch is released after one that is newer");
     }
 
-    /// Appends frames and raises `newest`. True where the shard that trims must be woken, since something becomes too old
-    /// earlier than it knows.
+    /// Appends frames and raises `newest`. True where the shard that trims must be woken, since something
+    /// becomes too old earlier than it knows.
     pub(crate) fn append(
         &mut self,
         frames: Vec<Arc<Frame>>,
         now: Duration,
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
-        let Some(newest) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, trims_at } = &mut *self.state;
-        let mut is_earlier = false;
-        if self.process.interest == Interest::Registered {
-            for frame in frames {
-                log.append(frame, now, dropped);
-            }
-            let expiry = log.next_expiry();
-            is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
-            if is_earlier {
-                *trims_at = expiry;
-            }
+        let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
+        let State { log, newest, trims_at } = &mut *self.state;
+        for frame in frames {
+            log.append(frame, now, dropped);
         }
-        self.process.newest.store(newest, Ordering::Relaxed);
+        let expiry = log.next_expiry();
+        let is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
+        if is_earlier {
+            *trims_at = expiry;
+        }
+        *newest = last;
+        self.process.newest.store(last, Ordering::Relaxed);
         is_earlier
     }
 }
@@ -201,8 +182,8 @@ impl SharedLog {
         self.process.lock().state.log.trim(now, budget, &mut dropped);
     }
 
-    /// When [`SharedLog::trim`] is due, for the one shard that does it. It is woken where this becomes earlier after the
-    /// question.
+    /// When [`SharedLog::trim`] is due, for the one shard that does it. It is woken where this becomes
+    /// earlier after the question.
     pub(crate) fn next_expiry(&self) -> Option<Duration> {
         if self.shard != ProcessLog::TRIMMING_SHARD {
             return None;
@@ -251,12 +232,12 @@ impl SharedLog {
         assert_eq!(topics.iter().filter(is_read).count(), count, "topics that this shard has registered for");
     }
 
-    /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand either, so that
-    /// it has acted on everything up to this number.
+    /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand
+    /// either, so that it has acted on everything up to this number.
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
-        let _log = self.process.lock();
-        (self.mailbox.is_empty()).then(|| self.newest())
+        let log = self.process.lock();
+        self.mailbox.is_empty().then_some(log.state.newest)
     }
 }
 
@@ -264,7 +245,7 @@ impl EventLog for SharedLog {
     fn add_reader(&mut self, topics: &[Topic]) -> u64 {
         let mut log = self.process.lock();
         log.state.log.add_reader(topics, self.shard);
-        self.newest()
+        log.state.newest
     }
 
     fn remove_reader(&mut self, topics: &[Topic]) {
@@ -279,8 +260,8 @@ impl EventLog for SharedLog {
         self.process.newest.load(Ordering::Relaxed)
     }
 
-    fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        self.process.lock().state.log.resume(id, topics)
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        self.process.lock().state.log.resume(id, topics, sees_private)
     }
 
     fn read_after(
@@ -290,12 +271,13 @@ impl EventLog for SharedLog {
         bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let Wanted { topics, sees_private, after } = *wanted;
-        self.process.lock().state.log.read_after(topics, sees_private, after, most, bytes, into)
+        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
+        let log = self.process.lock();
+        log.state.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
     }
 
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
-        let Wanted { topics, sees_private, after } = *wanted;
+        let Wanted { topics, sees_private, after, .. } = *wanted;
         self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
     }
 }

@@ -2,7 +2,6 @@
 //! is driven by hand. Not part of the public interface.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -16,9 +15,10 @@ pub use fanfare_proto::log::TopicExtent;
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle};
+pub use crate::inspect::Asked;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
-use crate::shared_log::{INTEREST, log_of};
+use crate::shared_log::log_of;
 
 /// How the engine under simulation is built.
 pub struct Plan {
@@ -45,7 +45,7 @@ pub struct SimShard<I: Io> {
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
     let networks: Vec<I> = networks.into_iter().collect();
-    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), INTEREST);
+    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len());
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
@@ -100,9 +100,9 @@ pub fn drain(hub: &Hub, window: Duration) {
     hub.drain(window);
 }
 
-/// Asks every shard for the counts of its topics, as [`Hub::topics`] does, without waiting for the answers.
-pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Receiver<Vec<(usize, usize)>>> {
-    hub.ask(topics).collect()
+/// Asks every shard for the counts of these topics, as [`Hub::topic`] does, without waiting for the answers.
+pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Asked> {
+    hub.ask(topics).flatten().collect()
 }
 
 impl<I: Io> SimShard<I> {
@@ -191,8 +191,8 @@ pub struct LogSnapshot {
 /// What the log says of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicInLog {
-    /// Every event of the topic after this number is in the log.
-    pub available_after: u64,
+    /// Every event of the topic after this number is in the log: the public ones, and all.
+    pub available_after: [u64; 2],
     /// What is kept of it; `None`: neither events nor readers.
     pub extent: Option<TopicExtent>,
 }
@@ -211,7 +211,8 @@ pub fn log_snapshot(hub: &Hub) -> LogSnapshot {
 pub fn topics_in_log(hub: &Hub, topics: &[Topic]) -> Vec<TopicInLog> {
     hub.with_log(|log| {
         let of = |topic: &Topic| TopicInLog {
-            available_after: log.available_after(std::slice::from_ref(topic)),
+            available_after: [false, true]
+                .map(|sees_private| log.available_after(std::slice::from_ref(topic), sees_private)),
             extent: log.topic(topic),
         };
         topics.iter().map(of).collect()

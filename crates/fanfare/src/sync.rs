@@ -1,5 +1,5 @@
-//! What threads share. Built with `--cfg fanfare_loom`, the same names are loom's: it tries every order in which the
-//! threads of a model can run, and every value that a load may see (`cargo xtask loom`).
+//! What threads share. Built with `--cfg fanfare_loom`, the same names are loom's: it tries every order in
+//! which the threads of a model can run, and every value that a load may see (`cargo xtask loom`).
 
 use std::sync::PoisonError;
 
@@ -22,9 +22,9 @@ pub(crate) use std::sync::{
 #[cfg(not(fanfare_loom))]
 pub(crate) use std::thread;
 
-/// Locks, also where a thread has panicked with this lock. That is the policy for every lock of the crate: code under a
-/// lock checks what it was given before its first change, so a poisoned state is whole; and one panic (in an admission,
-/// say) must not end the service of all shards.
+/// Locks, also where a thread has panicked with this lock. That is the policy for every lock of the crate:
+/// code under a lock checks what it was given before its first change, so a poisoned state is whole; and one
+/// panic (in an admission, say) must not end the service of all shards.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -44,8 +44,8 @@ mod model {
 
     #[derive(Default)]
     struct Event {
-        /// Like the counter of an eventfd, it keeps a wake until the next wait. That wait may also end without one,
-        /// once, as a shard's wait does when a socket is ready.
+        /// Like the counter of an eventfd, it keeps a wake until the next wait. That wait may also end
+        /// without one, once, as a shard's wait does when a socket is ready.
         notify: Notify,
         /// Not loom's: what a model counts must not order what it checks.
         wakes: AtomicUsize,

@@ -15,9 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Admission, AdoptError, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables, Engine, Event,
-    HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions, Subscribe,
-    Topic, WireFormat,
+    Admission, AdoptError, AdoptRefusal, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables,
+    Engine, Event, HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions,
+    Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -91,6 +91,62 @@ fn an_admission_may_publish() {
     assert!(engine.is_running());
     engine.stop(Duration::from_secs(1)).unwrap();
     expect_the_last(streams);
+}
+
+/// A publisher that is a task waits for room. A shard has a descriptor table of its own, where the eventfd of the executor
+/// would be a subscriber's socket or nothing at all: so it is not the shard that wakes the task.
+#[test]
+fn tasks_wait_for_shards_with_tables_of_their_own() {
+    let limits = Limits { mailbox_events: 4, ..Limits::default() };
+    let engine = Engine::builder().shards(2).limits(limits).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    let hub = engine.hub();
+    let streams: Vec<TcpStream> = (0..8).map(|_| subscribe(engine.addresses()[0])).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let orders: Vec<Vec<String>> = thread::scope(|scope| {
+        let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for name in 0..PUBLISHERS {
+                let hub = hub.clone();
+                tasks.spawn(async move {
+                    for batch in 0..BATCHES {
+                        let number = |index| format!("{name}-{}", batch * BATCH + index);
+                        let mut events = (0..BATCH).map(|index| event(number(index))).collect();
+                        assert_eq!(hub.publish_async(&mut events).await.unwrap().count, BATCH);
+                    }
+                });
+            }
+            tasks.join_all().await;
+        });
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    assert!(orders.iter().all(|order| *order == orders[0]), "two subscribers saw different orders");
+    engine.stop(Duration::ZERO).unwrap();
+}
+
+/// A shard cannot wait for itself: an admission that would is told so at once.
+#[test]
+fn an_admission_cannot_wait_for_room() {
+    let hub: Arc<OnceLock<Hub>> = Arc::default();
+    let admission = {
+        let hub = Arc::clone(&hub);
+        move |request: &RequestHead<'_>| {
+            let mut events = vec![event("too long".to_owned())];
+            let wait = || hub.get().unwrap().publish_wait(&mut events, Duration::from_secs(1));
+            assert!(catch_unwind(AssertUnwindSafe(wait)).is_err());
+            let mut task = || drop(hub.get().unwrap().publish_async(&mut events));
+            assert!(catch_unwind(AssertUnwindSafe(&mut task)).is_err());
+            assert_eq!(events.len(), 1);
+            Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+        }
+    };
+    let engine = Engine::builder().shards(1).admission(admission).listen("127.0.0.1:0".parse().unwrap());
+    let engine = engine.start().unwrap();
+    assert!(hub.set(engine.hub()).is_ok());
+    let _stream = subscribe(engine.addresses()[0]);
+    assert_eq!(engine.hub().head().seq, 0);
+    engine.stop(Duration::ZERO).unwrap();
 }
 
 /// An admission that published to another engine raised the number of its newest event, and panicked before that
@@ -290,9 +346,45 @@ fn what_the_kernel_refuses_is_not_adopted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = File::open("/dev/null").unwrap();
     for socket in [OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap()), file.into()] {
-        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain);
-        assert!(matches!(refused, Err(AdoptError::Io(_))), "{refused:?}");
+        let refused = engine.hub().adopt(socket, subscribe.clone(), WireFormat::Plain).unwrap_err();
+        assert!(matches!(refused.reason(), AdoptRefusal::Io(_)), "{refused:?}");
     }
+}
+
+/// A refusal said "try again" when the socket was closed already.
+#[test]
+fn a_socket_that_is_not_adopted_is_given_back() {
+    // A mailbox that takes no socket.
+    let limits = Limits { mailbox_events: 0, mailbox_others: 0, ..Limits::default() };
+    let busy = Engine::builder().shards(1).limits(limits).start().unwrap();
+    let stopped = Engine::builder().shards(1).start().unwrap();
+    let hub_of_stopped = stopped.hub();
+    stopped.stop(Duration::ZERO).unwrap();
+    let engine = Engine::builder().shards(1).start().unwrap();
+
+    let (mut stream, socket) = UnixStream::pair().unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).greeting(None, "hello");
+    let refused = busy.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
+    assert!(refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Busy), "{refused:?}");
+    let (socket, subscribe) = refused.into_parts();
+    let refused = hub_of_stopped.adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
+    assert!(!refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Stopped), "{refused:?}");
+    let (socket, subscribe) = refused.into_parts();
+    engine.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap();
+    wait_for_prelude(&mut stream);
+    engine.hub().publish(event("last".to_owned())).unwrap();
+    let lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let data: Vec<String> = lines.filter(|line| line.starts_with("data: ")).take(2).collect();
+    assert_eq!(data, ["data: hello", "data: last"]);
+    engine.stop(Duration::ZERO).unwrap();
+
+    // What was not adopted can be answered, too.
+    let (mut stream, socket) = UnixStream::pair().unwrap();
+    let refused = busy.hub().adopt(socket, Subscribe::to([]), WireFormat::Plain).unwrap_err();
+    UnixStream::from(refused.into_socket()).write_all(b"HTTP/1.1 503 ").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "HTTP/1.1 503 ");
 }
 
 fn event(data: String) -> Event {
@@ -319,7 +411,8 @@ fn look_on(hub: &Hub, published: &AtomicBool) {
     let mut newest = hub.head();
     while !published.load(Ordering::Relaxed) {
         assert!(hub.counts().connections <= 8);
-        hub.topics_page(None, 100, Duration::from_secs(60)).unwrap();
+        let page = hub.topics_page(None, 10, Duration::from_secs(60)).unwrap();
+        assert!(page.topics.iter().all(|counts| counts.subscribers <= 8) && page.next.is_none());
         let head = hub.head();
         assert!(head.seq >= newest.seq);
         newest = head;

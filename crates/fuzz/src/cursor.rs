@@ -7,8 +7,8 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::frame::{Checkpoint, Frame};
 use fanfare_proto::head::RequestHead;
-use fanfare_proto::limits::Retention;
-use fanfare_proto::old_log::{EARLIEST, Log};
+use fanfare_proto::limits::{LogLimits, Retention};
+use fanfare_proto::log::{EARLIEST, Log};
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 const MAX_TOPICS: usize = 4;
@@ -56,14 +56,15 @@ fn cursor_numbers(input: &[u8]) {
 /// `own-n` where n is even.
 fn log(epoch: Epoch, topic: &Topic) -> Log {
     let frames = (HEAD - FIRST_RETAINED + 1) as usize;
-    let mut log = Log::new(epoch, Retention { events: frames, ..Retention::default() });
+    let retention = Retention { events: frames, ..Retention::default() };
+    let mut log = Log::new(epoch, LogLimits { retention, ..LogLimits::default() }, 1);
     for seq in 1..=HEAD {
         let mut event = Event::new(topic.clone());
         if seq % 2 == 0 {
             event = event.id(EventId::new(format!("own-{seq}")).unwrap());
         }
         let frame = Frame::encode(seq, &Cursor { epoch, seq }.to_string(), event, Duration::ZERO);
-        log.append(Arc::new(frame), Duration::ZERO);
+        log.append(Arc::new(frame), Duration::ZERO, &mut Vec::new());
     }
     log
 }
@@ -78,11 +79,13 @@ fn resume(id: &str) {
         let own = seq >= FIRST_RETAINED && seq % 2 == 0 && id == format!("own-{seq}");
         own || id == Cursor { epoch, seq }.to_string()
     });
-    let start = log.resume(id, std::slice::from_ref(&topic));
+    let start = log.resume(id, std::slice::from_ref(&topic), false);
     let after = known.unwrap_or(FIRST_RETAINED - 1);
-    assert_eq!((start.cursor, start.gap), (after, known.is_none() && id != EARLIEST), "{id:?}");
-    let given: Vec<u64> = log.after(&[topic], start.cursor).map(|frame| frame.seq()).collect();
-    assert_eq!(given, (after + 1..=HEAD).collect::<Vec<_>>());
+    assert_eq!((start.cursor(), start.is_gap()), (after, known.is_none() && id != EARLIEST), "{id:?}");
+    let mut given = Vec::new();
+    let end = log.read_after(&[topic], false, start.cursor(), usize::MAX, usize::MAX, &mut given);
+    assert_eq!(end, Ok(HEAD));
+    assert!(given.iter().map(|frame| frame.seq()).eq(after + 1..=HEAD));
 }
 
 /// A subscription against a form parser of others.

@@ -42,7 +42,7 @@ impl Draft {
     fn event(self) -> Option<Event> {
         let is_text =
             |text: &str, max: usize| (1..=max).contains(&text.len()) && !text.chars().any(|c| c.is_control());
-        let is_id = |text: &str| is_text(text, 256) && text != "earliest";
+        let is_id = |text: &str| is_text(text, 256) && text != "earliest" && text.trim_matches(' ') == text;
         let is_kind = |text: &str| {
             is_text(text, 128) && !["open", "error"].contains(&text) && !text.starts_with("fanfare.")
         };

@@ -6,11 +6,12 @@
 mod body;
 
 use fanfare::{Event, EventId, EventType, Retry, Topic};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::frame::arrive;
 use crate::pieces::ways_to_cut;
-use body::{Flaw, Lines, form_event, is_array, json_event, json_events};
+use body::{Flaw, JsonEvents, Lines, form_event, is_array, json_event};
 
 /// The input is a body, of each content type.
 pub(crate) fn check(input: &[u8]) {
@@ -33,9 +34,11 @@ fn one_json(body: &[u8]) {
 }
 
 fn json_array(body: &[u8]) {
-    match json_events(body) {
+    match JsonEvents::new(body).collect::<Result<Vec<Event>, Flaw>>() {
         Ok(events) => {
             assert!(is_array(body));
+            let values: Vec<&RawValue> = serde_json::from_slice(body).expect("what was accepted is an array");
+            assert_eq!(values.len(), events.len());
             arrive(&events);
             if let Ok(values) = serde_json::from_slice::<Vec<Value>>(body) {
                 assert_eq!(values.len(), events.len());
@@ -110,14 +113,15 @@ fn naive(value: &Value) -> Verdict<'_> {
     let Some(listed) = listed.filter(|listed| listed.iter().all(|topic| Topic::new(topic).is_ok())) else {
         return Verdict::Bad("its topics are not topics");
     };
+    // Repeated names count.
+    if !(1..=64).contains(&listed.len()) {
+        return Verdict::Bad("it has no topic, or too many");
+    }
     let mut topics: Vec<&str> = Vec::new();
     for topic in listed {
         if !topics.contains(&topic) {
             topics.push(topic);
         }
-    }
-    if !(1..=64).contains(&topics.len()) {
-        return Verdict::Bad("it has no topic, or too many");
     }
     let Some(id) = text(object, "id", |id| EventId::new(id).is_ok()) else {
         return Verdict::Bad("its id is bad");

@@ -26,7 +26,7 @@ pub use backend::{Backend, Resolved};
 pub use clock::Clock;
 pub use contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
 pub use table_choice::{DescriptorTables, ResolvedTables};
-pub use waker::Waker;
+pub use waker::{Waker, Wakes, collect_wakes};
 
 /// Tokens are carried through epoll and mio in a `usize`.
 const _: () = assert!(usize::BITS == 64, "fanfare-io needs a 64-bit target");

@@ -1,6 +1,8 @@
 //! How other threads end a shard's wait.
 
+use std::cell::RefCell;
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,8 +65,21 @@ impl Waker {
     /// On a thread with a private table that did not keep this waker: the number may be a subscriber's
     /// socket there, and the bytes meant for the waker would end in its stream.
     pub fn wake(&self) {
-        let fd = self.event.number;
         assert!(self.is_in_reach(), "this thread's private descriptor table does not keep the waker");
+        let collected = COLLECTED.with_borrow_mut(|collected| match collected {
+            Some(wakers) => {
+                wakers.push(self.clone());
+                true
+            }
+            None => false,
+        });
+        if !collected {
+            self.write();
+        }
+    }
+
+    fn write(&self) {
+        let fd = self.event.number;
         let one = 1_u64.to_ne_bytes();
         loop {
             // SAFETY: the eight bytes outlive the call, and the descriptor is open: `self` holds it.
@@ -81,6 +96,58 @@ impl Waker {
             }
         }
     }
+}
+
+thread_local! {
+    /// The wakers that were used in [`collect_wakes`] on this thread; `None` outside of it.
+    static COLLECTED: RefCell<Option<Vec<Waker>>> = const { RefCell::new(None) };
+}
+
+/// Wakes that are not made yet: see [`collect_wakes`]. Dropped, it makes them.
+///
+/// # Panics
+/// When it is dropped on a thread on which [`Waker::wake`] would panic.
+#[derive(Debug, Default)]
+#[must_use = "dropped at once, the wakes come no later"]
+pub struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        for waker in self.0.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+/// Does `work`, and hands back the wakes that it makes on this thread instead of making them. If `work` panics, they
+/// are made.
+///
+/// A thread that is woken may take the core of the thread that wakes it at once, and keep it for a few milliseconds.
+/// This is for a caller that has something short to do first.
+pub fn collect_wakes<R>(work: impl FnOnce() -> R) -> (R, Wakes) {
+    /// Puts back what was there before, also when `work` panics.
+    struct Collecting(Option<Vec<Waker>>);
+
+    impl Drop for Collecting {
+        fn drop(&mut self) {
+            let collected = COLLECTED.replace(self.0.take());
+            drop(Wakes(collected.unwrap_or_default()));
+        }
+    }
+
+    let collecting = Collecting(COLLECTED.replace(Some(Vec::new())));
+    let result = work();
+    let wakes = COLLECTED.with_borrow_mut(|collected| collected.as_mut().map(mem::take));
+    drop(collecting);
+    (result, Wakes(wakes.unwrap_or_default()))
 }
 
 #[cfg(feature = "sim")]
@@ -116,4 +183,49 @@ pub(crate) fn drain(fd: RawFd) -> bool {
     // SAFETY: eight bytes are valid to write to. EAGAIN means that nothing was there, which is as good.
     let read = unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
     read > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the waker was used since the last question.
+    fn is_woken(waker: &Waker) -> bool {
+        drain(waker.as_raw_fd())
+    }
+
+    #[test]
+    fn collected_wakes_are_made_when_they_are_dropped() {
+        let (one, other) = (Waker::new().unwrap(), Waker::new().unwrap());
+        let (inner, wakes) = collect_wakes(|| {
+            one.wake();
+            // Of two that are nested, the inner one has the wake.
+            collect_wakes(|| other.wake()).1
+        });
+        assert!(!is_woken(&one) && !is_woken(&other));
+        assert!(!wakes.is_empty() && !inner.is_empty());
+        drop(inner);
+        assert!(!is_woken(&one) && is_woken(&other));
+        drop(wakes);
+        assert!(is_woken(&one) && !is_woken(&other));
+        one.wake();
+        assert!(is_woken(&one), "outside of it, wakes are made at once");
+        assert!(collect_wakes(|| ()).1.is_empty());
+    }
+
+    #[test]
+    fn a_panic_loses_no_wake() {
+        let waker = Waker::new().unwrap();
+        let inside = waker.clone();
+        let panicked = std::panic::catch_unwind(move || {
+            let _ = collect_wakes(|| {
+                inside.wake();
+                panic!("on purpose");
+            });
+        });
+        assert!(panicked.is_err());
+        assert!(is_woken(&waker));
+        waker.wake();
+        assert!(is_woken(&waker));
+    }
 }

@@ -66,9 +66,12 @@ impl fmt::Display for Topic {
     }
 }
 
-/// A publisher's own id for an event: 1 to 256 bytes, no control characters, not `earliest`.
+/// A publisher's own id for an event: 1 to 256 bytes, no control characters, no space at either end, and not
+/// `earliest`.
 ///
-/// A NUL in an id makes clients ignore it and a line end would begin another field (HTML standard, 9.2.6).
+/// A NUL in an id makes clients ignore it and a line end would begin another field (HTML standard, 9.2.6). A
+/// space at an end does not come back in `Last-Event-ID`: "A field value does not include leading or trailing
+/// whitespace" (RFC 9110, section 5.5).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(Box<str>);
 
@@ -76,10 +79,14 @@ impl EventId {
     /// Checks `id` and makes an event id of it.
     ///
     /// # Errors
-    /// The id is empty, longer than [`MAX_EVENT_ID_BYTES`], has a control character in it, or is `earliest`.
+    /// The id is empty, longer than [`MAX_EVENT_ID_BYTES`], has a control character in it, begins or ends
+    /// with a space, or is `earliest`.
     pub fn new(id: impl AsRef<str>) -> Result<EventId, InvalidEvent> {
         let id = id.as_ref();
         check_text(Field::Id, id, MAX_EVENT_ID_BYTES)?;
+        if id.starts_with(' ') || id.ends_with(' ') {
+            return Err(InvalidEvent::OuterSpace);
+        }
         if id == RESERVED_ID {
             return Err(InvalidEvent::ReservedId);
         }
@@ -320,6 +327,8 @@ pub enum InvalidEvent {
         /// Where it is, in bytes from the field's beginning.
         at_byte: usize,
     },
+    /// The id begins or ends with a space, which HTTP removes from `Last-Event-ID`.
+    OuterSpace,
     /// The id is `earliest`, which means "everything retained" when a subscriber sends it.
     ReservedId,
     /// The type is one that `EventSource` dispatches itself.
@@ -342,7 +351,7 @@ impl InvalidEvent {
             InvalidEvent::Empty { field }
             | InvalidEvent::TooLong { field, .. }
             | InvalidEvent::ControlCharacter { field, .. } => *field,
-            InvalidEvent::ReservedId => Field::Id,
+            InvalidEvent::OuterSpace | InvalidEvent::ReservedId => Field::Id,
             InvalidEvent::ReservedType { .. } | InvalidEvent::ReservedTypePrefix => Field::Type,
             InvalidEvent::RetryNotDigits => Field::Retry,
             InvalidEvent::TooManyTopics => Field::Topic,
@@ -368,6 +377,9 @@ impl fmt::Display for InvalidEvent {
                 "the {} has the control character U+{:04X} at byte {at_byte}; remove it (line ends are allowed only in data)",
                 field.name(),
                 u32::from(*found)
+            ),
+            InvalidEvent::OuterSpace => f.write_str(
+                "the id begins or ends with a space, which HTTP removes from a Last-Event-ID; remove the space",
             ),
             InvalidEvent::ReservedId => f.write_str(
                 "the id \"earliest\" is reserved for asking for everything retained; use another id",
@@ -485,6 +497,18 @@ mod tests {
         assert_eq!(EventId::new("Earliest").unwrap().as_str(), "Earliest");
     }
 
+    /// Such an id came back without its space, so it was unknown: the reader was told of a gap that was none and
+    /// got the whole log again.
+    #[test]
+    fn an_id_that_http_would_change_is_refused() {
+        for changed in [" x", "x ", " x ", " ", "  ", " earliest"] {
+            assert_eq!(EventId::new(changed), Err(InvalidEvent::OuterSpace), "{changed:?}");
+        }
+        for kept in ["x y", "\u{a0}x\u{a0}", "\u{feff}", "x\u{3000}"] {
+            assert_eq!(EventId::new(kept).map(|id| id.as_str().to_owned()), Ok(kept.to_owned()));
+        }
+    }
+
     #[test]
     fn types_are_bounded_and_not_reserved() {
         assert_eq!(EventType::new(""), Err(InvalidEvent::Empty { field: Field::Type }));
@@ -552,6 +576,7 @@ mod tests {
             (EventType::new("x".repeat(200)).unwrap_err(), "type", "shorten it to 128"),
             (EventId::new("a\nb").unwrap_err(), "id", "U+000A at byte 1; remove it"),
             (EventId::new("earliest").unwrap_err(), "id", "use another id"),
+            (EventId::new("x ").unwrap_err(), "id", "with a space, which HTTP removes"),
             (EventType::new("open").unwrap_err(), "type", "use another type"),
             (EventType::new("fanfare.x").unwrap_err(), "type", "another beginning"),
             (Retry::parse("x").unwrap_err(), "retry", "digits"),

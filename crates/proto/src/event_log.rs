@@ -18,14 +18,15 @@ pub trait EventLog {
     /// The highest number that any reader may have seen. At least that of every event that this shard was handed.
     fn newest(&self) -> u64;
 
-    /// Where a reader of `topics` starts that has the event `id`.
-    fn resume(&self, id: &str, topics: &[Topic]) -> Start;
+    /// Where a reader of `topics` starts that has the event `id`. Private frames count only with `sees_private`.
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start;
 
     /// Appends to `into` the frames of `topics` after `after`, in order: at most `most` and about `bytes` of them, but at
     /// least one if there is one. Answers the cursor of a reader that was given all of them.
     ///
     /// # Errors
-    /// Some of these frames are gone: everything after the number that is returned is still there.
+    /// Some of these frames are gone that the reader does not know of: everything after the number that is returned is
+    /// still there.
     fn read_after(
         &self,
         wanted: &Wanted<'_>,
@@ -47,6 +48,9 @@ pub struct Wanted<'topics> {
     pub sees_private: bool,
     /// after this number.
     pub after: u64,
+    /// The reader knows that some of them up to this number are gone: it gets what is left. At most `after`: it has
+    /// missed none.
+    pub incomplete_until: u64,
 }
 
 /// One shard's access to a log that no other thread uses; for tests and models.
@@ -71,8 +75,8 @@ impl EventLog for UnsharedLog<'_> {
         self.log.newest()
     }
 
-    fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        self.log.resume(id, topics)
+    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        self.log.resume(id, topics, sees_private)
     }
 
     fn read_after(
@@ -82,7 +86,8 @@ impl EventLog for UnsharedLog<'_> {
         bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        self.log.read_after(wanted.topics, wanted.sees_private, wanted.after, most, bytes, into)
+        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
+        self.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
     }
 
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {

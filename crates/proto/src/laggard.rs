@@ -13,8 +13,10 @@ use crate::link::Unsent;
 pub struct Laggard {
     /// The stream's slot.
     pub slot: u32,
-    /// It was given everything up to here.
+    /// It was given everything up to here, or cannot get it any more.
     pub cursor: u64,
+    /// Some events up to here are gone, and the subscriber knows it. What is left of them comes.
+    pub incomplete_until: u64,
     /// Begun on its link and not finished: goes out before anything else.
     pub unsent: Option<Unsent>,
     /// When its link last took a byte.
@@ -54,8 +56,10 @@ pub struct Laggards {
 pub struct NewLaggard {
     /// The stream's slot.
     pub slot: u32,
-    /// It was given everything up to here.
+    /// It was given everything up to here, or cannot get it any more.
     pub cursor: u64,
+    /// Some events up to here are gone, and the subscriber knows it.
+    pub incomplete_until: u64,
     /// Begun on its link and not finished.
     pub unsent: Option<Unsent>,
     /// Whether it was at the head before, and did not come to replay.
@@ -67,10 +71,18 @@ pub struct NewLaggard {
 impl Laggards {
     /// Adds a laggard, in line at once if it is ready to be served, and gives it a key.
     pub fn insert(&mut self, new: NewLaggard, now: Duration) -> u32 {
-        let NewLaggard { slot, cursor, unsent, fell_behind, ready } = new;
+        let NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind, ready } = new;
         self.fallen_behind += usize::from(fell_behind);
-        let laggard =
-            Laggard { slot, cursor, unsent: None, progress_at: now, fell_behind, in_line: false, place: 0 };
+        let laggard = Laggard {
+            slot,
+            cursor,
+            incomplete_until,
+            unsent: None,
+            progress_at: now,
+            fell_behind,
+            in_line: false,
+            place: 0,
+        };
         let key = self.table.insert(laggard) as u32;
         if let Some(unsent) = unsent {
             self.put_unsent(key, unsent);
@@ -165,6 +177,11 @@ impl Laggards {
     /// Notes that a laggard was given everything up to `cursor`.
     pub fn advance(&mut self, key: u32, cursor: u64) {
         self.table[key as usize].cursor = cursor;
+    }
+
+    /// Notes that a laggard was told that some events up to here are gone.
+    pub fn miss_until(&mut self, key: u32, incomplete_until: u64) {
+        self.table[key as usize].incomplete_until = incomplete_until;
     }
 
     /// Notes that its link took `sent` bytes of what was unsent, or of a new run.

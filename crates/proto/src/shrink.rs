@@ -1,11 +1,10 @@
 //! Returns memory that a busier time needed: what is allocated follows what is held.
 //!
-//! A queue has room for an eighth more than it holds, a list or a map for some times as much, and a buffer
-//! that is empty has a page or two. Between two moves of the same queue or map, a twentieth of it has come or
+//! A queue has room for an eighth more than it holds, a list or a table for some times as much, and a buffer
+//! that is empty has a page or two. Between two moves of the same queue or table, a twentieth of it has come or
 //! gone.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 use slab::Slab;
@@ -41,15 +40,8 @@ pub(crate) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
     }
 }
 
-/// Shrinks a map after a removal. A map does not tell the size of its table, so it is asked to shrink
-/// whenever its length falls to a power of two; where the table is small enough, nothing happens.
-pub(crate) fn shrink_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
-    if map.len().is_power_of_two() {
-        map.shrink_to(2 * map.len().max(KEPT));
-    }
-}
-
-/// Shrinks a table after a removal, as [`shrink_map`]. `hash` gives the hash of an entry.
+/// Shrinks a table after a removal. It is asked to shrink whenever its length falls to a power of two; where the
+/// table is small enough, nothing happens. `hash` gives the hash of an entry.
 pub(crate) fn shrink_table<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
     if table.len().is_power_of_two() {
         table.shrink_to(2 * table.len().max(KEPT), hash);
@@ -83,31 +75,33 @@ mod tests {
     use super::*;
 
     /// Once, the queues of a log that is bounded by bytes stayed large after a burst of small frames, and its
-    /// maps after a crowd of topics.
+    /// tables after a crowd of topics.
     #[test]
-    fn queues_and_maps_shrink_in_few_moves() {
-        let (mut queue, mut map) = (VecDeque::new(), HashMap::new());
+    fn queues_and_tables_shrink_in_few_moves() {
+        let (mut queue, mut table) = (VecDeque::new(), HashTable::new());
+        let hash = |number: &u32| u64::from(*number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for number in 0..100_000_u32 {
             push(&mut queue, number);
-            map.insert(number, number);
+            table.insert_unique(hash(&number), number, hash);
         }
         let (mut moves, mut last) = (0, 0);
         for number in 0..99_990_u32 {
             queue.pop_front();
-            map.remove(&number);
+            table.find_entry(hash(&number), |other| *other == number).unwrap().remove();
             shrink_queue(&mut queue);
-            shrink_map(&mut map);
+            shrink_table(&mut table, hash);
             assert!(
                 queue.capacity() <= queue.len() + queue.len() / 8 + 2 * KEPT,
                 "{} for {}",
                 queue.capacity(),
                 queue.len()
             );
-            assert!(map.capacity() <= 8 * map.len().max(KEPT), "{} for {}", map.capacity(), map.len());
+            let (room, length) = (table.capacity(), table.len());
+            assert!(room <= 8 * length.max(KEPT), "{room} for {length}");
             moves += u32::from(std::mem::replace(&mut last, queue.capacity()) != queue.capacity());
         }
         assert!(moves < 180, "moved {moves} times");
-        assert_eq!((queue.len(), map.len()), (10, 10));
+        assert_eq!((queue.len(), table.len()), (10, 10));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use fanfare_proto::log::Log;
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// What every log takes: the empty tables, the heads of the size classes, and the smallest steps of tables that are not
-/// empty.
+/// What every log takes: the empty tables, the heads of the size classes, and the smallest steps of tables
+/// that are not empty.
 const CONSTANT_BYTES: usize = 12 << 10;
 
 /// One test, because the allocator counts for the whole process.
@@ -94,7 +94,7 @@ fn traffic(seed: u64) {
         }
         if random.below(3) == 0 {
             let length = 1 + random.below(40);
-            event = event.id(EventId::new(format!("{:length$}", random.below(3_000))).unwrap());
+            event = event.id(EventId::new(format!("{:0length$}", random.below(3_000))).unwrap());
         }
         let frame = frame(&log, event.data("x".repeat(random.below(600))), now);
         log.append(frame, now, &mut dropped);

@@ -60,6 +60,8 @@ struct World {
     now: Duration,
     topic_count: usize,
     shard_count: usize,
+    /// Everything up to here was gone when the log began.
+    began_after: u64,
     /// All events ever.
     history: Vec<Arc<Frame>>,
     /// By name; the log may have forgotten some.
@@ -69,8 +71,8 @@ struct World {
 #[derive(Default)]
 struct ModelTopic {
     retained: VecDeque<Arc<Frame>>,
-    /// The newest frame that was dropped.
-    dropped: u64,
+    /// The newest public frame that was dropped, and the newest private one.
+    dropped: [u64; 2],
     readers: BTreeSet<usize>,
     /// The first frame that bore an id, and how many retained ones do.
     own_ids: BTreeMap<String, (u64, usize)>,
@@ -85,6 +87,7 @@ impl World {
             now: Duration::ZERO,
             topic_count: 0,
             shard_count: 0,
+            began_after: 0,
             history: Vec::new(),
             topics: BTreeMap::new(),
         };
@@ -95,6 +98,10 @@ impl World {
         world.limits = LogLimits { retention: world.retention(), rules, total_bytes };
         let epoch = Epoch::new(world.next());
         world.log = Log::new(epoch, world.limits.clone(), world.random);
+        world.began_after = world.pick(&[0, 0, 1_000]);
+        if world.began_after > 0 {
+            world.log.begin_after(world.began_after);
+        }
         world
     }
 
@@ -304,10 +311,11 @@ impl World {
     }
 
     /// The number after which all is here. The log may not know it, and then names a later one.
-    fn available_after(&self, topics: &[Topic]) -> u64 {
-        let available = self.log.available_after(topics);
+    fn available_after(&self, topics: &[Topic], sees_private: bool) -> u64 {
+        let available = self.log.available_after(topics, sees_private);
         let models = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let dropped = models.map(|model| model.dropped).max().unwrap_or(0);
+        let dropped = models.flat_map(|model| &model.dropped[..1 + usize::from(sees_private)]);
+        let dropped = dropped.max().copied().unwrap_or(0).max(self.began_after);
         // In a large log, tombstones suffice.
         let exact = self.limits.total_bytes > 1 << 20;
         assert!(available == dropped || (available > dropped && !exact), "{available}, not {dropped}");
@@ -315,24 +323,25 @@ impl World {
     }
 
     fn ask_to_resume(&mut self) {
-        let topics = self.some_topics();
-        let available = self.available_after(&topics);
-        assert_eq!(self.log.resume(EARLIEST, &topics), Start::At { cursor: available });
+        let (topics, sees_private) = (self.some_topics(), self.below(2) == 0);
+        let available = self.available_after(&topics, sees_private);
+        let earliest = self.log.resume(EARLIEST, &topics, sees_private);
+        assert_eq!(earliest, Start::At { cursor: available, from: 0 });
         let seq = self.some_seq();
         let expected = match seq {
             _ if seq > self.log.newest() => Start::Ahead { seq, cursor: available },
-            _ if seq < available => Start::Gap { cursor: available },
-            _ => Start::At { cursor: seq },
+            _ if seq < available => Start::Gap { cursor: available, from: seq },
+            _ => Start::At { cursor: seq, from: seq },
         };
-        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), &topics), expected);
+        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), &topics, sees_private), expected);
         let id = self.own_id();
         let models = topics.iter().filter_map(|topic| self.topics.get(topic));
         let first = models.filter_map(|model| model.own_ids.get(&id)).map(|(first, _)| *first).min();
         let expected = match first {
-            Some(seq) if seq >= available => Start::At { cursor: seq },
-            _ => Start::Gap { cursor: available },
+            Some(seq) if seq >= available => Start::At { cursor: seq, from: seq },
+            first => Start::Gap { cursor: available, from: first.unwrap_or(0) },
         };
-        assert_eq!(self.log.resume(&id, &topics), expected, "{id}");
+        assert_eq!(self.log.resume(&id, &topics, sees_private), expected, "{id}");
     }
 
     fn ask_to_read(&mut self) {
@@ -350,7 +359,8 @@ impl World {
         let found = self.log.first_after(&topics, sees_private, after);
         assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
 
-        let available = self.available_after(&topics);
+        let available = self.available_after(&topics, sees_private);
+        self.check_replay(&topics, sees_private, after, available);
         let mut given = Vec::new();
         let read = self.log.read_after(&topics, sees_private, after, max_frames, max_bytes, &mut given);
         if after < available {
@@ -374,6 +384,18 @@ impl World {
         }
     }
 
+    /// A reader that knows what is missing gets all that is left.
+    fn check_replay(&self, topics: &[Topic], sees_private: bool, after: u64, available: u64) {
+        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let retained = models.flat_map(|model| &model.retained);
+        let seen = retained.filter(|frame| sees_private || !frame.private()).map(|frame| frame.seq());
+        let expected: BTreeSet<u64> = seen.filter(|seq| *seq > after).collect();
+        let (most, mut given) = (usize::MAX, Vec::new());
+        let end = self.log.replay_after(topics, sees_private, after, available, most, most, &mut given);
+        assert_eq!(end, Ok(self.log.newest().max(after)));
+        assert!(given.iter().map(|frame| frame.seq()).eq(expected), "all that is left after {after}");
+    }
+
     fn cursor(&self, seq: u64) -> Cursor {
         Cursor { epoch: self.log.epoch(), seq }
     }
@@ -382,7 +404,7 @@ impl World {
     fn some_seq(&mut self) -> u64 {
         let back = self.below(40);
         let index = self.history.len().checked_sub(1 + back);
-        let seq = index.map_or(0, |index| self.history[index].seq());
+        let seq = index.map_or(self.began_after, |index| self.history[index].seq());
         let around = self.below(3) as u64;
         seq.saturating_sub(1) + around
     }
@@ -430,7 +452,7 @@ impl ModelTopic {
 
     fn drop_oldest(&mut self) -> Arc<Frame> {
         let frame = self.retained.pop_front().unwrap();
-        self.dropped = frame.seq();
+        self.dropped[usize::from(frame.private())] = frame.seq();
         if let Some(id) = frame.own_id() {
             let own = self.own_ids.get_mut(id).unwrap();
             own.1 -= 1;

@@ -1,12 +1,21 @@
-//! Who may subscribe: `GET /events`, with the cross-origin rules; everything else is the control plane's.
+//! Who may subscribe: `GET /events`, with the rules for hosts and origins; everything else is the control
+//! plane's.
+
+use std::sync::Arc;
 
 use fanfare::{Admission, Decision, Refusal, RequestHead, Subscribe};
 
+use crate::control::{Notice, Notices};
 use crate::cors::Cors;
+use crate::hosts::Hosts;
 
+/// The rules. Clones share what they count.
+#[derive(Clone)]
 pub(crate) struct EventsAdmission {
+    pub(crate) hosts: Hosts,
     pub(crate) cors: Cors,
     pub(crate) max_topics: usize,
+    pub(crate) notices: Arc<Notices>,
 }
 
 impl Admission for EventsAdmission {
@@ -16,13 +25,19 @@ impl Admission for EventsAdmission {
         }
         let fields = self.cors.fields_for(request);
         let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
-        let decided = match Subscribe::from_request(request, self.max_topics) {
+        let subscribe = if self.hosts.allow(request.host()) {
+            let subscribe = Subscribe::from_request(request, self.max_topics);
+            subscribe.map_err(|error| Refusal::new(error.status(), error.to_string()))
+        } else {
+            self.notices.add(Notice::HostRefused);
+            Err(Refusal::new(421, Hosts::refusal(request.host())))
+        };
+        let decided = match subscribe {
             Ok(subscribe) => {
                 let subscribe = fields.try_fold(subscribe, |head, (name, value)| head.header(name, value));
                 subscribe.map(Decision::Subscribe)
             }
-            Err(error) => {
-                let refusal = Refusal::new(error.status(), error.to_string());
+            Err(refusal) => {
                 let refusal = fields.try_fold(refusal, |head, (name, value)| head.header(name, value));
                 refusal.map(Decision::Refuse)
             }

@@ -10,6 +10,9 @@ use fanfare::{
     RetentionRule, SocketOptions, TopicPattern,
 };
 
+use crate::control::ControlLimits;
+use crate::hosts::HostName;
+
 /// Pushes Server-Sent Events to very many subscribers.
 ///
 /// Without a command it serves, with good defaults.
@@ -25,7 +28,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the push server (the default)
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Publish to a running server
     Pub(PubOptions),
     /// Subscribe to a running server; one line per event
@@ -58,6 +61,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "FANFARE_DESCRIPTOR_TABLES", default_value = "auto")]
     pub(crate) descriptor_tables: DescriptorTables,
 
+    /// Name that the server answers to, beside the addresses that it listens on and, on loopback, the names
+    /// of loopback; may be given several times. A server behind a proxy needs the name that the proxy passes
+    /// on. `*`: every name
+    #[arg(long = "host", env = "FANFARE_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) hosts: Vec<HostName>,
     /// Origin whose pages may subscribe and publish with credentials, or `*` for any without; may be
     /// given several times. Pages on this machine's loopback names and the same port always may
     #[arg(long = "cors-origin", env = "FANFARE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -76,28 +84,45 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().event_bytes))]
     pub(crate) max_event: ByteSize,
     /// Body of a publish in JSON or as a form; NDJSON has no end, but each line this bound
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize::mib(4))]
+    #[arg(long, value_name = "SIZE", default_value_t = size(ControlLimits::default().body_bytes))]
     pub(crate) max_body: ByteSize,
+    /// Events of one JSON array. NDJSON has no such bound
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().array_events)]
+    pub(crate) max_array: usize,
+    /// Connections at once that are no subscribers. At the bound the one that has been idle for the longest
+    /// time is closed
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().connections)]
+    pub(crate) max_control_connections: usize,
+    /// Publishes in progress at once. At the bound the one whose body comes most slowly is ended, or the
+    /// newcomer refused
+    #[arg(long, value_name = "COUNT", default_value_t = ControlLimits::default().publishes)]
+    pub(crate) max_publishes: usize,
+    /// Memory of all publishes in progress, those included that wait for the shards [default: 128 MiB, or
+    /// four times --max-body]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) publish_memory: Option<ByteSize>,
+    /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are
+    /// bounded
+    #[arg(long, value_name = "SIZE", default_value_t = size(ControlLimits::default().least_rate))]
+    pub(crate) publish_rate: ByteSize,
     /// Time for a request head to be complete
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) head_time: Duration,
 
-    /// Events kept of each topic, for subscribers that resume or are slow
+    /// Events of each topic that are kept for subscribers that resume or are slow
     #[arg(long, env = "FANFARE_RETAIN_EVENTS", default_value_t = Retention::default().events)]
     pub(crate) retain_events: usize,
-    /// Bytes of events kept of each topic
+    /// Bytes of events of each topic that are kept
     #[arg(long, value_name = "SIZE", default_value_t = size(Retention::default().bytes))]
     pub(crate) retain_bytes: ByteSize,
-    /// Age of events kept of each topic
+    /// Age at which events are dropped
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "1h")]
     pub(crate) retain_age: Duration,
-
-    /// What is kept of topics with this name or, with a `*` at its end, this beginning, for example
-    /// `chat/*=events:1000,bytes:1MiB,age:10m`; what is left out is as for other topics. May be given several times: the
-    /// first pattern that matches counts
-    #[arg(long, value_name = "TOPIC=BOUNDS", value_parser = retention_rule)]
-    pub(crate) retain: Vec<RetentionRule>,
-    /// Memory of all events kept, with their indexes; where it is full the largest topics lose their oldest events
+    /// Other bounds for some topics; may be given several times, and the first that matches holds. TOPIC is a name,
+    /// or the beginning of names and `*`. A bound that is left out is the general one: `user/*=100,,10m`
+    #[arg(long = "retain", value_name = "TOPIC=EVENTS,SIZE,TIME", value_parser = RetainRule::parse)]
+    pub(crate) retain_rules: Vec<RetainRule>,
+    /// Memory of all events that are kept; at the bound, the largest topics lose their oldest events
     #[arg(long, env = "FANFARE_LOG_BYTES", value_name = "SIZE", default_value_t = size(LogLimits::default().total_bytes))]
     pub(crate) log_bytes: ByteSize,
 
@@ -212,15 +237,7 @@ impl ServeOptions {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,
                 AtBound::Skip => LaggardPolicy::Skip,
             },
-            log: LogLimits {
-                retention: Retention {
-                    events: self.retain_events,
-                    bytes: self.retain_bytes.as_u64() as usize,
-                    age: self.retain_age,
-                },
-                rules: self.retain.clone(),
-                total_bytes: self.log_bytes.as_u64() as usize,
-            },
+            log: self.log_limits(),
             heartbeat: self.heartbeat,
             heartbeat_min: self.heartbeat_min,
             heartbeat_form: match self.heartbeat_blank_line {
@@ -233,10 +250,98 @@ impl ServeOptions {
         }
     }
 
+    fn log_limits(&self) -> LogLimits {
+        let retention = Retention {
+            events: self.retain_events,
+            bytes: self.retain_bytes.as_u64() as usize,
+            age: self.retain_age,
+        };
+        let rules = self.retain_rules.iter().map(|rule| rule.or(retention)).collect();
+        LogLimits { retention, rules, total_bytes: self.log_bytes.as_u64() as usize }
+    }
+
+    pub(crate) fn control_limits(&self) -> ControlLimits {
+        let body_bytes = self.max_body.as_u64() as usize;
+        let default = ControlLimits::default();
+        let publish_bytes = self.publish_memory.map(|size| size.as_u64() as usize);
+        ControlLimits {
+            connections: self.max_control_connections,
+            body_bytes,
+            array_events: self.max_array,
+            publishes: self.max_publishes,
+            publish_bytes: publish_bytes.unwrap_or(default.publish_bytes.max(body_bytes.saturating_mul(4))),
+            least_rate: self.publish_rate.as_u64() as usize,
+        }
+    }
+
+    /// What is wrong with the options together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let limits = self.control_limits();
+        let least = ControlLimits::least_publish_bytes(limits.body_bytes);
+        if limits.publish_bytes < least {
+            let (memory, body) = (size(limits.publish_bytes), self.max_body);
+            let least = size(least);
+            return Err(format!(
+                "--publish-memory {memory} is too little for --max-body {body}; it needs {least}"
+            ));
+        }
+        let most = limits.connections / 2;
+        if !(1..=most).contains(&limits.publishes) {
+            let (publishes, connections) = (limits.publishes, limits.connections);
+            return Err(format!(
+                "--max-publishes {publishes} has to be from 1 to {most}, half of --max-control-connections \
+                 {connections}, so that health checks find room"
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) fn socket_options(&self) -> SocketOptions {
         let send_buffer = self.send_buffer.map(|size| size.as_u64().min(u64::from(u32::MAX)) as u32);
         SocketOptions { send_buffer, ..SocketOptions::default() }
     }
+}
+
+/// What `--retain` says of some topics.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RetainRule {
+    topics: TopicPattern,
+    events: Option<usize>,
+    bytes: Option<usize>,
+    age: Option<Duration>,
+}
+
+impl RetainRule {
+    fn parse(text: &str) -> Result<RetainRule, String> {
+        let form = "write for example user/*=100,1MiB,10m or orders=,,24h";
+        // The bounds have no `=` in them, a topic may have.
+        let (topics, bounds) = text.rsplit_once('=').ok_or_else(|| format!("without bounds; {form}"))?;
+        let topics = topics.parse::<TopicPattern>().map_err(|error| error.to_string())?;
+        let bounds: Vec<&str> = bounds.split(',').map(str::trim).collect();
+        let &[events, bytes, age] = bounds.as_slice() else {
+            return Err(format!("not three bounds; {form}"));
+        };
+        let events =
+            given(events, |text| text.parse().map_err(|_| format!("not a number of events; {form}")))?;
+        let bytes = given(bytes, |text| text.parse().map_err(|_| format!("not a size; {form}")))?;
+        let bytes = bytes.map(|size: ByteSize| size.as_u64() as usize);
+        Ok(RetainRule { topics, events, bytes, age: given(age, time)? })
+    }
+
+    /// The rule, with the general bounds where it has none.
+    fn or(&self, general: Retention) -> RetentionRule {
+        let retention = Retention {
+            events: self.events.unwrap_or(general.events),
+            bytes: self.bytes.unwrap_or(general.bytes),
+            age: self.age.unwrap_or(general.age),
+        };
+        RetentionRule { topics: self.topics.clone(), retention }
+    }
+}
+
+/// Reads a text that may be left out.
+fn given<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text.is_empty() { Ok(None) } else { read(text).map(Some) }
 }
 
 fn size(bytes: usize) -> ByteSize {
@@ -252,28 +357,23 @@ fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `chat/*=events:1000,bytes:1MiB,age:10m`.
-fn retention_rule(text: &str) -> Result<RetentionRule, String> {
-    let (topics, bounds) = text
-        .rsplit_once('=')
-        .ok_or("write a topic, `=`, and bounds, for example chat/*=events:1000,age:10m")?;
-    let topics: TopicPattern = topics.parse().map_err(|error| format!("{topics:?}: {error}"))?;
-    let mut retention = Retention::default();
-    for bound in bounds.split(',') {
-        let (name, value) = bound.split_once(':').unwrap_or((bound, ""));
-        match name {
-            "events" => {
-                retention.events =
-                    value.parse().map_err(|_| format!("{value:?} is not a number of events"))?;
-            }
-            "bytes" => {
-                let size: ByteSize =
-                    value.parse().map_err(|_| format!("{value:?} is not a size such as 1MiB"))?;
-                retention.bytes = size.as_u64() as usize;
-            }
-            "age" => retention.age = time(value)?,
-            _ => return Err(format!("{name:?} is not a bound; use events:COUNT, bytes:SIZE and age:TIME")),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_retention_have_three_bounds_that_may_be_left_out() {
+        let options =
+            ["fanfare", "--retain-events", "7", "--retain", "a=b*=100,,10m", "--retain", "c=, 1KiB ,"];
+        let log = Cli::try_parse_from(options).unwrap().serve.limits().log;
+        let general = Retention { events: 7, ..Retention::default() };
+        let prefix = Retention { events: 100, age: Duration::from_secs(600), ..general };
+        let exact = Retention { bytes: 1024, ..general };
+        let rules = [("a=b*", prefix), ("c", exact)]
+            .map(|(topics, retention)| RetentionRule { topics: topics.parse().unwrap(), retention });
+        assert_eq!((log.retention, log.rules.as_slice()), (general, rules.as_slice()));
+        for wrong in ["a", "=1,,", "a=1", "a=1,2", "a=1,2,3s,4", "a=x,,", "a=,x,", "a=,,3", "a=,,0s"] {
+            assert!(RetainRule::parse(wrong).is_err(), "{wrong}");
         }
     }
-    Ok(RetentionRule { topics, retention })
 }

@@ -4,6 +4,7 @@ mod admission;
 mod cli;
 mod control;
 mod cors;
+mod hosts;
 mod memory;
 mod publisher;
 mod serve;
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         None => serve::serve(cli.serve),
-        Some(Command::Serve(options)) => serve::serve(options),
+        Some(Command::Serve(options)) => serve::serve(*options),
         Some(Command::Pub(options)) => publisher::publish(&options),
         Some(Command::Sub(options)) => subscriber::subscribe(&options),
     };

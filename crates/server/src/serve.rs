@@ -16,8 +16,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
-use crate::control::{self, Control};
+use crate::control::{self, Bodies, Control, ControlLimits, Inspections, Notices, OwedWakes, Reporter};
 use crate::cors::Cors;
+use crate::hosts::Hosts;
 use crate::memory;
 
 /// Time between two looks at whether the shards run and what they had to refuse.
@@ -34,11 +35,17 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 
+    options.check()?;
     // Before anything else, so that no signal finds a half-started server.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let cors = Cors::new(&options.cors_origins);
+    let notices = Arc::new(Notices::default());
     let limits = options.limits();
-    let max_topics = limits.topics_per_subscription;
+    let admission = EventsAdmission {
+        hosts: Hosts::new(&options.hosts, &options.listen),
+        cors: Cors::new(&options.cors_origins),
+        max_topics: limits.topics_per_subscription,
+        notices: Arc::clone(&notices),
+    };
     let mut builder = Engine::builder()
         .backend(options.backend)
         .pin(options.pin)
@@ -46,7 +53,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         .raise_descriptor_limit(true)
         .limits(limits)
         .socket_options(options.socket_options())
-        .admission(EventsAdmission { cors: cors.clone(), max_topics })
+        .admission(admission.clone())
         .hand_over(true);
     for address in &options.listen {
         builder = builder.listen(*address);
@@ -56,17 +63,21 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     }
     let mut engine = builder.start()?;
     let draining = Arc::new(AtomicBool::new(false));
+    let limits = options.control_limits();
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
-            admission: EventsAdmission { cors: cors.clone(), max_topics },
-            cors,
-            max_body: options.max_body.as_u64() as usize,
+            admission,
+            limits,
             draining: Arc::clone(&draining),
+            inspections: Inspections::default(),
+            owed_wakes: OwedWakes::default(),
+            bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
+            notices: Arc::clone(&notices),
         };
         control::start(control, sockets)?;
     }
-    announce(&engine);
+    announce(&engine, &limits);
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
@@ -77,7 +88,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             }
         }
     })?;
-    watch(&engine, &tell)?;
+    watch(&engine, &notices, &tell)?;
     drop(tell);
 
     let hub = engine.hub();
@@ -96,7 +107,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.
-fn announce(engine: &Engine) {
+fn announce(engine: &Engine, control: &ControlLimits) {
     let (backend, backend_fallback) = engine.backend();
     let (tables, tables_fallback) = engine.descriptor_tables();
     for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
@@ -113,7 +124,8 @@ fn announce(engine: &Engine) {
     }
     let hub = engine.hub();
     let limits = hub.limits();
-    let bounds = limits.memory_bounds(engine.shards());
+    let mut bounds = limits.memory_bounds(engine.shards()).to_vec();
+    bounds.push(("publishes in progress", control.publish_bytes));
     let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
     let parts: Vec<String> =
         bounds.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::b(*bytes as u64))).collect();
@@ -122,6 +134,7 @@ fn announce(engine: &Engine) {
         %tables,
         shards = engine.shards(),
         connections_per_shard = limits.connections,
+        publishes = control.publishes,
         memory_at_most = %ByteSize::b(sum as u64),
         "{}", parts.join(", ")
     );
@@ -141,10 +154,11 @@ fn announce(engine: &Engine) {
 
 /// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
 /// logger's descriptor would mean something else in their tables.
-fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
+fn watch(engine: &Engine, notices: &Notices, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
+    let mut reporter = Reporter::default();
     for turn in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(_) => return Ok(()),
@@ -163,6 +177,7 @@ fn watch(engine: &Engine, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Erro
             );
         }
         report(&before, &now);
+        reporter.report(notices, WATCH_INTERVAL * turn);
         (before, was_pausing) = (now, pausing);
         if turn % MEMORY_INTERVALS == 0 {
             memory::give_back();

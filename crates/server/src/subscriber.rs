@@ -101,9 +101,6 @@ impl Reader<'_> {
             decoder.feed(received, &mut |decoded| match decoded {
                 Decoded::Event { kind, data, last_event_id } if !self.enough() => {
                     self.printed += 1;
-                    if !last_event_id.is_empty() {
-                        self.last_event_id = last_event_id.to_owned();
-                    }
                     let _ = match self.options.data {
                         true => writeln!(lines, "{}", data.replace('\\', "\\\\").replace('\n', "\\n")),
                         false => {
@@ -114,6 +111,10 @@ impl Reader<'_> {
                 Decoded::Retry(millis) => self.retry = Duration::from_millis(millis),
                 _ => {}
             })?;
+            // An id counts without an event too: a checkpoint tells where the stream begins.
+            if !decoder.last_event_id().is_empty() {
+                self.last_event_id = decoder.last_event_id().to_owned();
+            }
             let mut out = io::stdout().lock();
             match out.write_all(&lines).and_then(|()| out.flush()) {
                 Ok(()) => lines.clear(),

@@ -192,6 +192,21 @@ on_both_backends! {
         assert_eq!((&event["data"], &event["id"]), (&json!("after"), &json!(after)));
     }
 
+    /// Its stream ends before the first event. It used to come back without an id and to miss what was published
+    /// meanwhile.
+    fn sub_misses_nothing_before_its_first_event(backend) {
+        let server = Server::start_with(backend, &["--retry", "2s", "--max-age", "400ms"]);
+        server.publish("a", "before");
+        let mut running = Running::start(subscribe(&server, &["a", "--data"]));
+        server.expect_subscribers("a", 1);
+        server.expect_subscribers("a", 0);
+        server.publish("a", "between");
+        server.expect_subscribers("a", 1);
+        server.publish("a", "later");
+        assert_eq!(running.line(), "between\n");
+        assert_eq!(running.line(), "later\n");
+    }
+
     /// As with `fanfare sub news | head -1`.
     fn sub_ends_quietly_when_nobody_reads_its_output(backend) {
         let server = Server::start(backend);

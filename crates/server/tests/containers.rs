@@ -28,7 +28,7 @@ fn expect_delivery(forbidden: &[libc::c_long], fallbacks: &[&str]) {
     server.expect_health();
 
     // The line behind those of the fallbacks.
-    let log = server.expect_log("bounds of each shard");
+    let log = server.expect_log("memory_at_most");
     for fallback in fallbacks {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(fallback)).collect();
         let [line] = lines[..] else { panic!("one line is to say {fallback:?}:\n{log}") };

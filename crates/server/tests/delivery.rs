@@ -92,10 +92,10 @@ on_both_backends! {
     /// Byte for byte, chunked and not.
     fn events_are_exactly_these_bytes(backend) {
         let server = Server::start(backend);
-        let mut chunked = server.subscribe("topic=t");
-        let mut closing = server.subscribe_with("topic=t", &[("Connection", "close")]);
+        let mut chunked = server.subscribe("topic=t&checkpoint=off");
+        let mut closing = server.subscribe_with("topic=t&checkpoint=off", &[("Connection", "close")]);
         let mut old = server.connect();
-        old.send("GET /events?topic=t HTTP/1.0\r\n\r\n");
+        old.send("GET /events?topic=t&checkpoint=off HTTP/1.0\r\n\r\n");
         let mut old = Subscriber::on(old);
         let cases: &[(Value, &str)] = &[
             (json!({ "data": "hello" }), "data: hello\n"),
@@ -177,7 +177,7 @@ on_both_backends! {
         for number in 0..40 {
             let chunked = number % 2 == 0;
             let option = if chunked { "keep-alive" } else { "close" };
-            let mut connection = server.ask_to_subscribe("topic=a", &[("Connection", option)]);
+            let mut connection = server.ask_to_subscribe("topic=a&checkpoint=off", &[("Connection", option)]);
             connection.receive().expect("the answer's first segment");
             connection.read_head();
             let retry = expect_prelude(&connection.received, chunked);
@@ -190,9 +190,9 @@ on_both_backends! {
 
     fn heartbeats_come_where_nothing_else_was_sent(backend) {
         let server = Server::start_with(backend, &["--heartbeat", "1s"]);
-        let mut idle = server.subscribe("topic=idle");
-        let mut old = server.subscribe_with("topic=idle", &[("Connection", "close")]);
-        let mut busy = server.subscribe("topic=busy");
+        let mut idle = server.subscribe("topic=idle&checkpoint=off");
+        let mut old = server.subscribe_with("topic=idle&checkpoint=off", &[("Connection", "close")]);
+        let mut busy = server.subscribe("topic=busy&checkpoint=off");
         let mut publisher = server.publisher();
         let until = now() + Duration::from_secs(3);
         let (mut number, mut heartbeats) = (0, 0);
@@ -235,15 +235,60 @@ on_both_backends! {
 
     fn heartbeats_end_with_a_blank_line_where_that_is_asked_for(backend) {
         let server = Server::start_with(backend, &["--heartbeat", "200ms", "--heartbeat-blank-line"]);
-        let mut connection = server.ask_to_subscribe("topic=a", &[]);
+        let mut connection = server.ask_to_subscribe("topic=a&checkpoint=off", &[]);
         connection.read_head();
         connection.read_through(b"\r\n");
         expect_no_blank_line(&connection.read_through(b"\r\n"));
         assert_eq!(connection.read_exactly(2 * 8), b"3\r\n:\n\n\r\n3\r\n:\n\n\r\n");
-        let mut old = server.subscribe_with("topic=a", &[("Connection", "close")]);
+        let mut old = server.subscribe_with("topic=a&checkpoint=off", &[("Connection", "close")]);
         let prelude = old.body_of(12).len();
         old.body_of(prelude + 6);
         assert_eq!(&behind_prelude(&old)[..6], ":\n\n:\n\n");
+    }
+
+    /// A subscriber that was cut before its first event had no id to come back with: it lost what came meanwhile, and was
+    /// told of nothing.
+    fn a_checkpoint_opens_the_stream_and_follows_quiet_topics(backend) {
+        let server = Server::start_with(backend, &["--heartbeat", "400ms"]);
+        let first = server.publish("other", "1");
+        let mut quiet = server.subscribe("topic=quiet");
+        quiet.body_of(12 + first.len());
+        assert_eq!(behind_prelude(&quiet), format!("id: {first}\n\n"));
+        let missed = server.publish("quiet", "2");
+        assert_eq!(quiet.event().id, missed);
+        // Cut before the first event: the opening's id misses nothing.
+        let mut back = server.subscribe_with("topic=quiet", &[("Last-Event-ID", &first)]);
+        assert_eq!(back.header("Fanfare-Gap"), None);
+        assert_eq!(back.data(1), ["2"]);
+        // What happens elsewhere moves the id of a quiet stream on.
+        let last = server.publish("other", "3");
+        let moved_on = format!("id: {last}\n\n");
+        while !behind_prelude(&quiet).contains(&moved_on) {
+            let length = quiet.body.len();
+            quiet.body_of(length + 1);
+        }
+        // After that there is nothing new to say.
+        let length = quiet.body.len();
+        quiet.body_of(length + 4);
+        let (_, rest) = behind_prelude(&quiet).rsplit_once(&moved_on).map(|it| (it.0.to_owned(), it.1.to_owned())).unwrap();
+        assert!(rest.starts_with(":\n:\n"), "{rest:?}");
+        let mut back = server.subscribe_with("topic=quiet", &[("Last-Event-ID", &last)]);
+        assert_eq!(back.header("Fanfare-Gap"), None);
+        server.publish("quiet", "4");
+        assert_eq!(back.data(1), ["4"]);
+        let mut named = server.subscribe("topic=quiet&checkpoint=event");
+        let event = named.event();
+        assert_eq!((event.kind.as_str(), event.data.as_str()), ("fanfare.checkpoint", "{}"));
+    }
+
+    /// Some clients give up after five seconds of silence.
+    fn a_subscription_may_ask_for_its_heartbeat_interval(backend) {
+        let server = Server::start(backend);
+        let mut asks = server.subscribe("topic=a&checkpoint=off&heartbeat=1");
+        let prelude = asks.body_of(12).len();
+        asks.body_of(prelude + 4);
+        assert_eq!(&behind_prelude(&asks)[..4], ":\n:\n");
+        server.get("/events?topic=a&heartbeat=0").problem(400);
     }
 
     fn large_events_arrive_whole(backend) {

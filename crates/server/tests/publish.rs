@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::{Backend, Connection, Response, Server, http, on_both_backends};
 
@@ -141,6 +143,51 @@ on_both_backends! {
         assert_eq!(subscriber.event().data, "marker");
     }
 
+    /// A body of four MiB that was an array of 299,000 tiny events kept the control plane busy for seven
+    /// seconds: each batch moved the rest of the array, and no other request had a turn before the last one.
+    /// Health checks found no life.
+    fn a_long_array_lets_other_requests_have_their_turns(backend) {
+        const EVENTS: usize = 100_000;
+        let server = Server::start_with(backend, &["--max-array", "100000"]);
+        let mut others = server.connect();
+        assert_eq!(others.request("GET", "/health/live", &[]).status, 200);
+        let event = r#"{"topic":"a"}"#;
+        // Of the first one nothing is published, so that nothing has to wait for room in a mailbox: a wait is
+        // a turn for the others, too.
+        for (last, status) in [(r#"{"tpyo":"a"}"#, 400), (event, 200)] {
+            let body = format!("[{},{last}]", vec![event; EVENTS - 1].join(","));
+            let mut connection = server.connect();
+            let length = body.len().to_string();
+            let fields = [("Content-Type", JSON), ("Content-Length", length.as_str())];
+            connection.send(http::head("POST", "/events", &fields));
+            connection.send(body);
+            let mut answered = 0;
+            let moment = Duration::from_millis(1);
+            while connection.receive_within(moment).expect("the connection stands").is_none() {
+                assert_eq!(others.request("GET", "/health/live", &[]).status, 200);
+                answered += 1;
+            }
+            let response = connection.read_response();
+            assert_eq!(response.status, status, "{}", response.text());
+            assert!(answered >= 10, "while the array was read {answered} other requests were answered");
+            let (name, count) = if status == 200 { ("published", EVENTS) } else { ("index", EVENTS - 1) };
+            assert_eq!(response.json()[name], count);
+        }
+    }
+
+    fn an_array_has_a_bound_and_publishes_nothing_beyond_it(backend) {
+        let server = Server::start_with(backend, &["--max-array", "1000"]);
+        let mut subscriber = server.subscribe("topic=a");
+        let array = |count: usize| Value::from(vec![json!({ "topic": "a", "data": "x" }); count]).to_string();
+        let problem = post(&server, JSON, array(1001)).problem(413);
+        let detail = problem["detail"].as_str().expect("a reason");
+        assert!(detail.contains("1000 events") && detail.contains("NDJSON"), "{detail}");
+        server.publish("a", "marker");
+        assert_eq!(subscriber.event().data, "marker", "nothing of the long one was published");
+        assert_eq!(post(&server, JSON, array(1000)).json()["published"], 1000);
+        assert_eq!(subscriber.events(1000).len(), 1000);
+    }
+
     fn bodies_that_are_too_long_are_refused(backend) {
         let server = Server::start_with(backend, &["--max-body", "10KiB", "--max-event", "2KiB"]);
         let long = format!(r#"{{"topic":"a","data":"{}"}}"#, "x".repeat(20 << 10));
@@ -200,6 +247,8 @@ on_both_backends! {
             (json!({ "topic": "a", "id": "x\u{0}y" }), "id"),
             (json!({ "topic": "a", "id": "\u{7f}" }), "id"),
             (json!({ "topic": "a", "id": "earliest" }), "id"),
+            (json!({ "topic": "a", "id": " x" }), "id"),
+            (json!({ "topic": "a", "id": "x " }), "id"),
             (json!({ "topic": "a", "id": long(257) }), "id"),
             (json!({ "topic": "a", "type": "x\ny" }), "type"),
             (json!({ "topic": "a", "type": "x\r" }), "type"),

@@ -14,12 +14,6 @@ use fanfare::{Cursor, Epoch, Hub, LogLimits, Retention, Topic};
 use crate::client::Resume;
 use crate::history::{Entry, Interest};
 
-/// Whether a private event that was dropped counts as missing for a reader that may not see it, too.
-///
-/// The log does not keep the two apart yet: such a reader may be told of a gap, or be cut, where only private
-/// events were dropped. When the log does, this becomes false, and every such gap is a false one.
-pub(crate) const PRIVATE_DROPS_ARE_GAPS_FOR_EVERY_READER: bool = true;
-
 /// What the log may keep for itself of its total: see `FORGOTTEN_SHARE` in the engine.
 const FORGOTTEN_SHARE: usize = 16;
 
@@ -48,7 +42,9 @@ pub(crate) enum Change {
 pub(crate) struct Start {
     /// It has everything up to here, or is told that it cannot have it.
     pub(crate) cursor: u64,
-    /// Something may be missing before the cursor.
+    /// Some events up to here are gone. What is left of those after the cursor comes.
+    pub(crate) incomplete_until: u64,
+    /// Something is missing that it did not ask to be without.
     pub(crate) gap: bool,
     /// It asked for a number that is not released yet.
     pub(crate) ahead: bool,
@@ -76,10 +72,10 @@ struct TopicModel {
     retained: VecDeque<Retained>,
     /// Bytes of the retained events.
     bytes: usize,
-    /// The newest event of the topic that was dropped.
-    dropped: u64,
-    /// What the log says: every event after this is there. At least `dropped`.
-    available_after: u64,
+    /// The newest public event of the topic that was dropped, and the newest of all.
+    dropped: [u64; 2],
+    /// What the log says: every event after this is there, of the public ones and of all. At least `dropped`.
+    available_after: [u64; 2],
     /// Ids that retained events bear.
     own_ids: BTreeMap<String, OwnId>,
     /// The shards that have readers of it.
@@ -92,6 +88,7 @@ struct Retained {
     size: usize,
     published_at: Duration,
     own_id: Option<String>,
+    is_private: bool,
 }
 
 struct OwnId {
@@ -205,30 +202,34 @@ impl LogModel {
     /// What the log says of each topic: no loss is kept secret, and none is made up.
     fn judge_claims(&mut self, in_log: &[TopicInLog]) {
         let forgotten =
-            |topic: &TopicModel, in_log: &TopicInLog| in_log.extent.is_none() && topic.dropped > 0;
+            |topic: &TopicModel, in_log: &TopicInLog| in_log.extent.is_none() && topic.dropped[1] > 0;
         let all = || self.topics.iter().zip(in_log).filter(|(topic, in_log)| forgotten(topic, in_log));
         // So many have certainly room; a topic that came and went meanwhile may have needed some, too.
         let room = (self.limits.total_bytes / FORGOTTEN_SHARE / FORGOTTEN_TOPIC_BYTES).saturating_sub(3);
         if all().count() > room {
-            let newest = all().map(|(topic, _)| topic.dropped).max().unwrap_or_default();
+            let newest = all().map(|(topic, _)| topic.dropped[1]).max().unwrap_or_default();
             self.floor_at_most = self.floor_at_most.max(newest);
         }
         for ((name, topic), in_log) in self.names.iter().zip(&mut self.topics).zip(in_log) {
             let says = in_log.available_after;
-            assert!(
-                says >= topic.dropped,
-                "the log has dropped {} of {name} and says that all after {says} is there",
-                topic.dropped
-            );
-            let at_most = topic.dropped.max(self.floor_at_most);
-            assert!(
-                says <= at_most,
-                "the log says that something of {name} was dropped up to {says}, and it was up to {at_most}"
-            );
-            assert!(
-                !topic.has_entry || in_log.extent.is_none() || says >= topic.available_after,
-                "what was dropped of {name} comes back"
-            );
+            for (of, says, dropped, said) in [
+                ("public events", says[0], topic.dropped[0], topic.available_after[0]),
+                ("events", says[1], topic.dropped[1], topic.available_after[1]),
+            ] {
+                assert!(
+                    says >= dropped,
+                    "the log has dropped {of} of {name} up to {dropped} and says that all after {says} is there"
+                );
+                let at_most = dropped.max(self.floor_at_most);
+                assert!(
+                    says <= at_most,
+                    "the log says that {of} of {name} were dropped up to {says}, and it was up to {at_most}"
+                );
+                assert!(
+                    !topic.has_entry || in_log.extent.is_none() || says >= said,
+                    "what was dropped of {name} comes back"
+                );
+            }
             (topic.available_after, topic.has_entry) = (says, in_log.extent.is_some());
         }
     }
@@ -254,26 +255,40 @@ impl LogModel {
         self.newest
     }
 
-    /// Every event of these topics after this number is in the log.
-    pub(crate) fn available_after(&self, topics: &[Topic]) -> u64 {
-        topics.iter().map(|topic| self.topic(topic).available_after).max().unwrap_or_default()
+    /// Every event that interests a reader after this number is in the log.
+    pub(crate) fn available_after(&self, interest: &Interest) -> u64 {
+        let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private)];
+        interest.topics.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// Whether something that interests a reader is retained between these numbers.
+    fn has_between(&self, interest: &Interest, after: u64, until: u64) -> bool {
+        let retained = interest.topics.iter().flat_map(|topic| &self.topic(topic).retained);
+        let mut wanted = retained.filter(|it| interest.sees_private || !it.is_private);
+        wanted.any(|it| it.seq > after && it.seq <= until)
     }
 
     /// Where a reader starts now.
     pub(crate) fn start(&self, interest: &Interest, resume: &Resume) -> Start {
-        let available = self.available_after(&interest.topics);
+        let available = self.available_after(interest);
+        // Where nothing is left of what is incomplete, the stream goes on behind it.
+        let incomplete = |from: u64, gap: bool, ahead: bool| {
+            let cursor = if self.has_between(interest, from, available) { from } else { available.max(from) };
+            Start { cursor, incomplete_until: available, gap, ahead }
+        };
+        let complete = |cursor| Start { cursor, incomplete_until: cursor, gap: false, ahead: false };
         let seq = match resume {
-            Resume::Now => return Start { cursor: self.newest, gap: false, ahead: false },
-            Resume::Earliest => return Start { cursor: available, gap: false, ahead: false },
+            Resume::Now => return complete(self.newest),
+            Resume::Earliest => return incomplete(0, false, false),
             Resume::After(id) => match Cursor::parse(id).filter(|cursor| cursor.epoch == self.epoch) {
                 Some(cursor) => Some(cursor.seq),
                 None => self.first_bearer(id, &interest.topics),
             },
         };
         match seq {
-            Some(seq) if seq > self.newest => Start { cursor: available, gap: true, ahead: true },
-            Some(seq) if seq >= available => Start { cursor: seq, gap: false, ahead: false },
-            _ => Start { cursor: available, gap: true, ahead: false },
+            Some(seq) if seq > self.newest => incomplete(0, true, true),
+            Some(seq) if seq >= available => complete(seq),
+            seq => incomplete(seq.unwrap_or(0), true, false),
         }
     }
 
@@ -327,8 +342,8 @@ impl TopicModel {
             retention,
             retained: VecDeque::new(),
             bytes: 0,
-            dropped: 0,
-            available_after: 0,
+            dropped: [0; 2],
+            available_after: [0; 2],
             own_ids: BTreeMap::new(),
             shards: Vec::new(),
             has_entry: false,
@@ -343,7 +358,8 @@ impl TopicModel {
             own_id.count += 1;
         }
         self.bytes += size;
-        self.retained.push_back(Retained { seq, size, published_at, own_id: entry.own_id.clone() });
+        let (own_id, is_private) = (entry.own_id.clone(), entry.private);
+        self.retained.push_back(Retained { seq, size, published_at, own_id, is_private });
         let mut unretained = 0;
         while self.retained.len() > self.retention.events
             || self.bytes > self.retention.bytes
@@ -365,7 +381,10 @@ impl TopicModel {
     fn drop_oldest(&mut self) -> Retained {
         let oldest = self.retained.pop_front().expect("an event that is retained");
         self.bytes -= oldest.size;
-        self.dropped = oldest.seq;
+        self.dropped[1] = oldest.seq;
+        if !oldest.is_private {
+            self.dropped[0] = oldest.seq;
+        }
         if let Some(id) = &oldest.own_id {
             let own_id = self.own_ids.get_mut(id).expect("the id of a retained event");
             own_id.count -= 1;

@@ -14,7 +14,7 @@ use fanfare_proto::limits::AHEAD_WAIT;
 
 use crate::client::{Item, Request, Resume};
 use crate::history::History;
-use crate::log_model::{PRIVATE_DROPS_ARE_GAPS_FOR_EVERY_READER, Start};
+use crate::log_model::Start;
 use crate::pieces::{Begun, PieceKind, is_heartbeat, kind_of, piece_cut_at};
 use crate::response::{Head, Part, ResponseReader};
 use crate::shared::Shared;
@@ -35,8 +35,8 @@ pub(crate) struct Verifier {
     pub(crate) ended_at_once: bool,
     /// It was sent everything up to here, or was told that it cannot have it.
     pub(crate) cursor: Option<u64>,
-    /// The same without checkpoints: what the shard notes is where the last event was.
-    last_event: Option<u64>,
+    /// Some events up to here are gone, and it knows. What is left of those after its cursor comes.
+    incomplete_until: u64,
     /// What a send left unfinished.
     pub(crate) begun: Option<Begun>,
     /// What the client may read, with the number of bytes before its end.
@@ -85,7 +85,7 @@ impl Verifier {
             is_stream: false,
             ended_at_once: false,
             cursor: None,
-            last_event: None,
+            incomplete_until: 0,
             begun: None,
             items: VecDeque::new(),
             opening: Opening::default(),
@@ -112,7 +112,7 @@ impl Verifier {
             assert!(begun.rest == bytes, "something else is sent before the rest of a {:?}", begun.kind);
         } else {
             shared.observe_log_if_due();
-            self.available_after = shared.log.borrow().available_after(&self.request.interest.topics);
+            self.available_after = shared.log.borrow().available_after(&self.request.interest);
         }
         let is_fresh_heartbeat = before.is_none() && !is_opening && is_heartbeat(bytes);
         let heartbeats = u64::from(is_fresh_heartbeat && sent == bytes.len());
@@ -164,7 +164,7 @@ impl Verifier {
         self.ended_at_once = is_200 && !self.is_stream;
         if self.is_stream {
             assert!(!self.request.is_stranger, "a stream for a request that is no subscription");
-            (self.cursor, self.last_event) = (Some(start.cursor), Some(start.cursor));
+            (self.cursor, self.incomplete_until) = (Some(start.cursor), start.incomplete_until);
             self.judge_wait(beginning, shared);
         }
     }
@@ -182,7 +182,7 @@ impl Verifier {
 
     /// Says whether it was an event that was published.
     fn take(&mut self, part: Part, end: u64, shared: &Shared) -> u64 {
-        let (mut item, mut events, mut is_checkpoint) = (None, 0, false);
+        let (mut item, mut events) = (None, 0);
         match part {
             Part::Head(head) => self.take_head(head, shared),
             Part::Comment if !self.has_prelude => self.take_prelude(shared),
@@ -198,11 +198,9 @@ impl Verifier {
                     }
                     ("", None, Some(id)) => {
                         item = Some(self.take_checkpoint(Checkpoint::Block, id, &history, shared));
-                        is_checkpoint = true;
                     }
                     ("fanfare.checkpoint", Some("{}"), Some(id)) => {
                         item = Some(self.take_checkpoint(Checkpoint::Event, id, &history, shared));
-                        is_checkpoint = true;
                     }
                     (kind, Some(data), Some(id)) => {
                         item = Some(self.take_published(kind, data, id, &history, shared));
@@ -215,9 +213,6 @@ impl Verifier {
         trace::at(|position| position.cursor = self.cursor);
         if let Some(item) = item {
             self.cursor = Some(item.has);
-            if !is_checkpoint {
-                self.last_event = Some(item.has);
-            }
             self.items.push_back((end, item));
         }
         events
@@ -240,7 +235,10 @@ impl Verifier {
         let Request { resume, gap_notice, checkpoint, greeting, interest, .. } = &self.request;
         assert_eq!(head.gap, start.gap, "a gap in the head, for {resume:?} where {start:?} is right");
         self.opening = Opening {
-            checkpoint_due: *checkpoint != Checkpoint::Off && !(start.gap && *gap_notice),
+            // Incomplete history has no number from which nothing would be missed.
+            checkpoint_due: *checkpoint != Checkpoint::Off
+                && !(start.gap && *gap_notice)
+                && start.cursor >= start.incomplete_until,
             greeting_due: *greeting,
             gap_due: start.gap && *gap_notice,
         };
@@ -280,7 +278,6 @@ impl Verifier {
     }
 
     fn take_greeting(&mut self, data: &str, id: Option<String>) {
-        assert!(!self.opening.checkpoint_due, "the checkpoint comes before the greeting");
         let is_due = std::mem::take(&mut self.opening.greeting_due);
         assert!(is_due && data == "you" && id.is_none(), "one greeting, in the opening");
     }
@@ -291,6 +288,7 @@ impl Verifier {
         let to = cursor_of(&id, history);
         let cursor = self.cursor.expect("a stream that has begun");
         if std::mem::take(&mut self.opening.checkpoint_due) {
+            assert!(!self.opening.greeting_due, "the greeting comes before the checkpoint");
             assert_eq!(to, cursor, "the opening's checkpoint is where the stream begins");
         } else {
             self.check_opened();
@@ -333,7 +331,7 @@ impl Verifier {
         let interest = &self.request.interest;
         let mut left_out = history.between(cursor, until).iter().filter(|entry| interest.wants(entry));
         let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
-        let may_be = |seq: u64| skips && seq <= self.available_after;
+        let may_be = |seq: u64| seq <= self.incomplete_until || (skips && seq <= self.available_after);
         if let Some(lost) = left_out.find(|entry| !may_be(entry.seq)) {
             panic!("event {} is lost, and what comes after {until} was sent", lost.seq);
         }
@@ -347,14 +345,15 @@ impl Verifier {
         let to = cursor_of(&id, history);
         let cursor = self.cursor.expect("gaps come after the head");
         let after = text_of(data, "after").expect("what was asked for");
-        let next = history.first_after(to, interest);
         let is_named = text_of(data, "before");
+        let until;
         if std::mem::take(&mut self.opening.gap_due) {
             let asked = matches!(&self.request.resume, Resume::After(id) if *id == after);
             assert!(asked, "a gap after {after}, which was not asked for");
-            assert_eq!(to, cursor, "the gap in the opening goes on where the stream begins");
-            let newest = self.beginning.expect("a beginning").newest;
-            let was_there = next.is_some_and(|next| next.seq <= newest);
+            let Beginning { newest, start, .. } = self.beginning.expect("a beginning");
+            assert_eq!(to, start.cursor, "the gap in the opening goes on where the stream begins");
+            until = start.incomplete_until;
+            let was_there = history.first_after(until, interest).is_some_and(|next| next.seq <= newest);
             assert_eq!(is_named.is_some(), was_there, "whether the first event behind the gap is named");
         } else {
             shared.happened(Occurrence::Skip);
@@ -365,19 +364,19 @@ impl Verifier {
             let after = cursor_of(&after, history);
             let is_between = history.misses(after.min(cursor), after.max(cursor), interest);
             assert!(!is_between, "a gap after {after}, where {cursor} was there");
-            // A gap of private events alone may end before the last checkpoint.
-            let least = if PRIVATE_DROPS_ARE_GAPS_FOR_EVERY_READER { after } else { after.max(cursor) };
-            assert!(to > least && to <= self.available_after, "a gap over {to}, which the log has");
-            let last = history.get(to).filter(|entry| interest.reads(entry));
-            assert!(last.is_some(), "a gap up to {to}, which is no event of this reader's topics");
-            let is_missed = PRIVATE_DROPS_ARE_GAPS_FOR_EVERY_READER || history.misses(after, to, interest);
-            assert!(is_missed, "a gap after {after} and up to {to}, where nothing is missing");
+            until = self.available_after;
+            assert!(to >= after && to <= until, "a gap over {to}, which the log has");
+            let known = after.max(cursor).max(self.incomplete_until);
+            let is_missed = history.misses(known, until, interest);
+            assert!(is_missed, "a gap after {after} and up to {until}, where nothing is missing");
         }
+        let next = history.first_after(until, interest);
         trace!(shared, "    is told of a gap after {after}, up to {id}");
         if let Some(before) = is_named {
             let next = next.expect("an event behind the gap");
             assert_eq!(before, next.wire_id(history.epoch), "the first event behind the gap");
         }
+        self.incomplete_until = until;
         Item { id: Some(id), has: to }
     }
 
@@ -400,15 +399,10 @@ impl Verifier {
     /// Whether the log no longer has something that this reader was not sent.
     pub(crate) fn is_out_of_reach(&self, shared: &Shared) -> bool {
         let interest = &self.request.interest;
-        let available = shared.log.borrow().available_after(&interest.topics);
+        let available = shared.log.borrow().available_after(interest);
         let history = shared.history.borrow();
-        let counts = |entry: &&crate::history::Entry| match PRIVATE_DROPS_ARE_GAPS_FOR_EVERY_READER {
-            true => interest.reads(entry),
-            false => interest.wants(entry),
-        };
-        // Only private events can be between the last event and the last checkpoint.
-        let cursor = if PRIVATE_DROPS_ARE_GAPS_FOR_EVERY_READER { self.last_event } else { self.cursor };
-        cursor.is_some_and(|cursor| history.between(cursor, available).iter().any(|entry| counts(&entry)))
+        let cursor = self.cursor.map(|cursor| cursor.max(self.incomplete_until));
+        cursor.is_some_and(|cursor| history.misses(cursor, available, interest))
     }
 
     /// Whether an event was released that it was not sent.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use fanfare::sim::{self, ShardSnapshot, SimShard};
@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     /// How often a socket was given to `Hub::adopt`: it takes the shards in turn.
     pub(crate) adoptions: usize,
-    pub(crate) inspections: Vec<Receiver<Vec<(usize, usize)>>>,
+    pub(crate) inspections: Vec<sim::Asked>,
     pub(crate) had_crowd: bool,
 }
 

@@ -18,7 +18,7 @@ use crate::verify::Findings;
 /// How long nothing may come to a subscriber that has not everything, once a fault is over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Events that fill the log anew, 8 MiB and more, the same each time.
+/// Events that fill each topic's part of the log anew, the same each time.
 const FILLERS: usize = 96;
 const FILLER_EVENTS: usize = 100;
 const FILLER_LENGTH: usize = 800;

@@ -149,7 +149,7 @@ impl Poster {
         let mut head = String::new();
         let _ = write!(
             head,
-            "POST /events HTTP/1.1\r\nHost: torture\r\nContent-Type: {content_type}\r\nContent-Length: {announced}\r\n\r\n"
+            "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {announced}\r\n\r\n"
         );
         let mut sent = 0;
         stream.write_all(head.as_bytes()).map_err(|_| Broken::Unanswered)?;

@@ -46,7 +46,7 @@ pub(crate) struct Round {
     pub(crate) base: u64,
     pub(crate) records: Vec<Record>,
     pub(crate) epochs: Vec<Epoch>,
-    /// The log retains so much.
+    /// The log retains so much of each topic.
     pub(crate) retained_bytes: usize,
     /// Made when it is first needed, after the last of [`Round::came`].
     order: OnceLock<Order>,

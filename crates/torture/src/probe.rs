@@ -16,7 +16,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Threads of newcomers: none waits for long behind another.
 const THREADS: u32 = 4;
 
-const REQUEST: &[u8] = b"GET /events?topic=probe HTTP/1.1\r\nHost: torture\r\n\r\n";
+const REQUEST: &[u8] = b"GET /events?topic=probe HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Times of newcomers, in microseconds.
 pub(crate) struct Times {

@@ -17,7 +17,7 @@ use rustix::process::{Pid, kill_process};
 /// What every server is started with.
 const OPTIONS: [&str; 6] = ["--laggard-time", "10s", "--heartbeat", "2s", "--drain", "3s"];
 
-/// A server's bounds, and what its log retains at least.
+/// A server's bounds, and what its log retains of each topic at least.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     options: &'static [&'static str],
@@ -25,10 +25,8 @@ pub(crate) struct Bounds {
 }
 
 /// So small that faults reach them.
-pub(crate) const SMALL: Bounds = Bounds {
-    options: &["--retain-bytes", "8MiB", "--laggard-bytes", "1MiB", "--laggard-events", "2000"],
-    retained_bytes: 8 << 20,
-};
+pub(crate) const SMALL: Bounds =
+    Bounds { options: &["--retain-bytes", "512KiB", "--laggard-bytes", "1MiB"], retained_bytes: 512 << 10 };
 
 /// No fault reaches these: nothing may be missing, and nobody is cut.
 pub(crate) const LARGE: Bounds = Bounds {
@@ -37,10 +35,10 @@ pub(crate) const LARGE: Bounds = Bounds {
         "1GiB",
         "--retain-events",
         "1000000",
+        "--log-bytes",
+        "4GiB",
         "--laggard-bytes",
         "1GiB",
-        "--laggard-events",
-        "1000000",
     ],
     retained_bytes: 1 << 30,
 };

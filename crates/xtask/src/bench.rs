@@ -12,7 +12,7 @@ use clap::builder::PossibleValuesParser;
 use crate::{cargo, listen, must, output_of, root};
 
 const RESULTS: &str = "bench/results";
-const NAMES: [&str; 5] = ["fanout_limit", "saturate", "head_of_line", "idle_memory", "micro"];
+const NAMES: [&str; 6] = ["fanout_limit", "saturate", "head_of_line", "idle_memory", "micro", "many_topics"];
 
 /// What to measure.
 #[derive(clap::Args)]

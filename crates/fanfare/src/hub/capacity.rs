@@ -1,4 +1,4 @@
-//! How much waits, against a bound, and who is to be called when there is room again.
+//! How much is taken of a bound, and the call to a publisher when there is room again.
 
 use std::sync::atomic::Ordering;
 
@@ -18,21 +18,23 @@ pub(crate) struct Amount {
     pub(crate) bytes: usize,
 }
 
-/// What is taken of a [`Bound`]: reserved by a publisher, waiting, or in the hands of the one that works on it.
+/// What is taken of a [`Bound`]: by events that a publisher has reserved room for, that wait, or that a shard
+/// has in hand.
 ///
-/// Only the sequencer reserves, under its lock, so what it reads there may since have become less, never more. (A shard
-/// that registers between sequence and release gets mail without a reservation; see `Sequencer::release`.)
+/// Only the sequencer reserves, under its lock, so what it reads there may since have become less, never
+/// more. (A shard that registers between sequence and release gets mail without a reservation; see
+/// `Sequencer::release`.)
 ///
-/// A publisher that finds no room asks to be called ([`Capacity::ask_to_be_called`]). The request stands in the counter
-/// of events itself: its change and the change of the counter have one order, so either the publisher sees the room that
-/// was given back, or the one that gives it back sees the request.
+/// A publisher that finds no room asks to be called ([`Capacity::ask_to_be_called`]). The request is a bit of
+/// the counter of events, so requests and returns of room have one order: either the publisher sees the room
+/// that was given back, or the thread that gives it back sees the request.
 #[derive(Default)]
 pub(crate) struct Capacity {
     /// Events, and [`CALL`].
     events: AtomicUsize,
     bytes: AtomicUsize,
-    /// A publisher is to be called when not more than this is taken. Relaxed, like the bytes: the counter of events
-    /// publishes them.
+    /// A publisher is to be called when not more than this is taken. Relaxed, like the bytes: the counter of
+    /// events publishes them.
     call_at_events: AtomicUsize,
     call_at_bytes: AtomicUsize,
 }
@@ -41,8 +43,8 @@ pub(crate) struct Capacity {
 const CALL: usize = 1 << (usize::BITS - 1);
 
 impl Bound {
-    /// Whether `more` fits beside what is taken. Where nothing is taken anything fits, so that a large event is not refused
-    /// for ever.
+    /// Whether `more` fits beside what is taken. Anything fits where nothing is taken, so that a large event
+    /// is not refused for ever.
     pub(crate) fn fits(self, taken: Amount, more: Amount) -> bool {
         let within = taken.events.saturating_add(more.events) <= self.events
             && taken.bytes.saturating_add(more.bytes) <= self.bytes;
@@ -98,7 +100,8 @@ impl Capacity {
 
     #[cold]
     fn is_call_due(&self, events: usize) -> bool {
-        // Read only now: whatever was given back before the last change of the counter of events is seen.
+        // This is read behind the change of the counter of events, so that all bytes given back before it are
+        // seen.
         let bytes = self.bytes.load(Ordering::Relaxed);
         let enough = events <= self.call_at_events.load(Ordering::Relaxed)
             && bytes <= self.call_at_bytes.load(Ordering::Relaxed);
@@ -109,8 +112,8 @@ impl Capacity {
         due
     }
 
-    /// Asks for a call when not more than `at` is taken, or nothing. Says what is taken now: the caller looks whether there is
-    /// room already.
+    /// Asks for a call when not more than `at` is taken, or nothing is. Answers what is taken now: there may
+    /// be room already.
     pub(crate) fn ask_to_be_called(&self, at: Amount) -> Amount {
         self.call_at_events.store(at.events, Ordering::Relaxed);
         self.call_at_bytes.store(at.bytes, Ordering::Relaxed);

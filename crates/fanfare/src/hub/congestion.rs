@@ -6,8 +6,8 @@ use crossbeam_utils::CachePadded;
 
 use crate::sync::AtomicUsize;
 
-/// What each shard last knew of its streams. Relaxed: each number is only a measure, and the hold that follows from it is
-/// short.
+/// What each shard last knew of its streams. Relaxed: each number is only a measure, and the hold that
+/// follows from it is short.
 pub(crate) struct Congestion {
     shards: Box<[CachePadded<Moving>]>,
 }
@@ -31,8 +31,8 @@ impl Congestion {
         self.shards[shard].all.store(all, Ordering::Relaxed);
     }
 
-    /// Whether most streams of the hub are behind. One slow reader that is alone on its shard is no majority of the hub, and
-    /// must not hold up publishers of others.
+    /// Whether most streams of the hub are behind. One slow reader that is alone on its shard is no majority
+    /// of the hub, and must not hold up publishers of others.
     pub(crate) fn is_congested(&self) -> bool {
         let sum = |of: fn(&Moving) -> &AtomicUsize| -> usize {
             self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
@@ -46,8 +46,8 @@ impl Congestion {
 mod tests {
     use super::*;
 
-    /// With eight shards, five fast readers and one slow one, a hub took 1,935 events a second instead of 354,000: the slow
-    /// one was the majority of its shard.
+    /// With eight shards, five fast readers and one slow one, a hub took 1,935 events a second instead of
+    /// 354,000: the slow one was the majority of its shard.
     #[test]
     fn a_slow_reader_alone_on_its_shard_is_no_majority() {
         let congestion = Congestion::new(8);

@@ -1,19 +1,20 @@
 //! Publishers that wait for room, in the order in which they came.
 //!
 //! ```text
-//!   publisher --enter--> | ticket 1: shards {0}    called |  <--call(0)-- shard 0, which has room again
+//!                        | ticket 1: shards {0}    called |  <--call(0)-- shard 0 has room again
 //!                        | ticket 2: shards {0, 3}        |
-//!                        | ticket 3: shards {5}           |
-//!   publisher <--leave-- whose place becomes free passes its turn on: here ticket 2 is called next
+//!   publisher --enter--> | ticket 3: shards {5}           |  --leave--> a publisher that succeeded or gave up
+//!                                                                      passes its turn on: from 1 to 2
 //! ```
 //!
-//! A publisher waits for the shards in whose mailboxes it found no room, and does not overtake others that wait for one of
-//! them. It is called when it is the first for all of its shards, then tries again at its place, and leaves the line when
-//! it has succeeded, or given up.
+//! A publisher waits for the shards that had no room in their mailboxes, and it does not overtake another
+//! publisher that waits for one of them. It is called when it is the first one for all of its shards. Then it
+//! tries again, and keeps its place until it has succeeded or given up.
 //!
-//! Shards only mark a place and signal a condition variable: a shard may have a descriptor table of its own, where a task's
-//! waker (tokio's writes to an eventfd) would write to a number that is a subscriber's socket. So wakers are not here at
-//! all: the line knows a task by its ticket, and a thread of the hub ([`super::tasks`]) wakes it.
+//! A shard only marks a place and signals a condition variable. It must not run a task's waker, because it
+//! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
+//! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
+//! of the hub ([`super::tasks`]) wakes it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -31,8 +32,8 @@ pub(crate) type Ticket = u64;
 #[derive(Default)]
 pub(crate) struct WaitingPublishers {
     line: Mutex<Line>,
-    /// How many wait. Relaxed: it is raised only by publishers that hold the sequencer's lock, which others that ask hold
-    /// too. Where it is lowered meanwhile, an asker only looks at the line for nothing.
+    /// How many publishers wait. Relaxed: it is raised under the sequencer's lock, which a publisher that
+    /// asks holds too. Where it falls meanwhile, the publisher only looks at the line in vain.
     count: AtomicUsize,
     /// No publish will succeed any more: the engine drains, or a shard has ended.
     closed: AtomicBool,
@@ -44,8 +45,8 @@ pub(crate) struct WaitingPublishers {
 struct Line {
     next_ticket: Ticket,
     places: BTreeMap<Ticket, Waiting>,
-    /// How many publishers wait for each shard, and the shards for which any does: a publish asks for these, so it must not
-    /// cost more where many wait.
+    /// How many publishers wait for each shard, and the shards for which any does: a publish asks for these,
+    /// so it must not cost more where many wait.
     waiting_for: Vec<usize>,
     waited_for: ShardSet,
     /// Tickets of tasks to wake, in order.
@@ -54,8 +55,9 @@ struct Line {
 
 /// One publisher in the line.
 struct Waiting {
-    /// The shards in whose mailboxes it found no room, or others ahead wait for. Only grows: a publisher that waited for one
-    /// shard and finds another one full keeps its place for both, else two busy shards could starve it.
+    /// The shards that had no room, or that a publisher ahead waits for. The set only grows: a publisher that
+    /// waited for one shard, and then finds another one full, keeps its place for both. Otherwise two busy
+    /// shards could starve it.
     shards: ShardSet,
     /// It is its turn to try.
     is_called: bool,
@@ -83,7 +85,8 @@ impl WaitingPublishers {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether anybody waits. For shards that have done something on which a publisher may depend.
+    /// Whether no publisher waits. A shard asks when it has changed something on which a publisher may
+    /// depend.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Relaxed) == 0
     }
@@ -127,8 +130,8 @@ impl WaitingPublishers {
         }
     }
 
-    /// This shard has room again. Calls the first publisher that waits for it, unless that one waits behind others, which
-    /// will pass their turn on.
+    /// This shard has room again. Calls the first publisher that waits for it, unless that publisher waits
+    /// behind others for another shard: these will pass their turn on.
     pub(crate) fn call(&self, shard: usize) {
         let mut line = lock(&self.line);
         if !line.waited_for.contains(shard) {
@@ -172,7 +175,7 @@ impl WaitingPublishers {
                 line.waited_for.remove(shard);
             }
         }
-        // Whoever waited behind this one, and behind nobody else, has its turn.
+        // A publisher that waited behind this one, and behind no other one, has its turn.
         let mut ahead = ShardSet::new();
         let mut called = Vec::new();
         for (&other, waiting) in &line.places {
@@ -192,10 +195,10 @@ impl WaitingPublishers {
         }
     }
 
-    /// No publish succeeds from now on: everybody is called, to learn of it.
+    /// No publish succeeds from now on. Every publisher is called, so that it learns of that.
     pub(crate) fn close(&self) {
         let line = lock(&self.line);
-        // Under the lock, so that nobody looks before and waits after.
+        // Under the lock, so that no publisher looks before and waits behind.
         self.closed.store(true, Ordering::Release);
         for thread in line.places.values().filter_map(|waiting| waiting.thread.as_ref()) {
             thread.notify_one();
@@ -203,7 +206,8 @@ impl WaitingPublishers {
         self.tasks_called.notify_one();
     }
 
-    /// For the thread that wakes tasks: waits for the next one that is called. `None`: the line is closed, and all are.
+    /// For the thread that wakes tasks: waits for the next one that is called. `None`: the line is closed,
+    /// and all are.
     pub(crate) fn next_called_task(&self) -> Option<Ticket> {
         let mut line = lock(&self.line);
         loop {
@@ -232,8 +236,8 @@ impl Place {
         self.line.is_closed() || line.places.get(&self.ticket).is_none_or(|waiting| waiting.is_called)
     }
 
-    /// Waits for the turn of a publisher that waits as a thread. `time_left` says how long it may still wait; false: no time
-    /// is left, and it was not called.
+    /// Waits for the turn of a publisher that waits as a thread. `time_left` says how long it may still wait;
+    /// false: no time is left, and it was not called.
     pub(crate) fn wait(&self, mut time_left: impl FnMut() -> Duration) -> bool {
         let mut line = lock(&self.line.line);
         while !self.is_called_in(&line) {

@@ -1,16 +1,17 @@
 //! From events to mail: sequence, commit, release.
 //!
-//! - [`Sequencer::sequence`] reserves room in the mailboxes of the shards that read one of an event's topics, gives numbers,
-//!   and encodes. Its lock is the publishers' own; shards never take it.
-//! - Commit is where a store will stand. Until then it is nothing.
-//! - [`Sequencer::release`] makes the frames visible: under the log's lock they are appended, `newest` is raised, and their
-//!   mail is pushed. Batches are released in the order of their numbers.
+//! - [`Sequencer::sequence`] reserves room in the mailboxes of the shards that read one of an event's topics,
+//!   gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
+//! - Commit is where a store will stand. There is none yet.
+//! - [`Sequencer::release`] makes the frames visible: under the log's lock they are appended, `newest` is
+//!   raised, and their mail is pushed. Batches are released in the order of their numbers.
 //!
-//! In between, a [`Sequenced`] batch owns its frames and its room. Dropped, it gives the room back, and its numbers become
-//! holes.
+//! Between the first and the last step, a [`Sequenced`] batch owns its frames and its room. Where it is
+//! dropped, it gives the room back, and its numbers become holes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
@@ -18,6 +19,7 @@ use fanfare_proto::event::Event;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 use fanfare_proto::log::ShardSet;
+use fanfare_proto::shrink::shrink_buffer;
 use smallvec::SmallVec;
 
 use super::capacity::{Amount, Bound, Capacity};
@@ -41,7 +43,7 @@ pub(crate) struct Sequencer {
     state: Mutex<State>,
 }
 
-/// What a batch needs that is not released yet, wherever it is.
+/// What a batch keeps until it is released, also on the thread of a store.
 struct Shared {
     mailboxes: Vec<Arc<Mailbox>>,
     waiting: Arc<WaitingPublishers>,
@@ -53,8 +55,8 @@ struct Shared {
 struct State {
     /// The newest number given.
     newest: u64,
-    /// At least what is taken in all mailboxes together, in bytes. Counted anew only at the bound, so that a publish does not
-    /// look at every shard.
+    /// An upper bound of what is taken in all mailboxes together, in bytes. It is computed again only where
+    /// it reaches the limit, so that a publish does not look at every shard.
     total_at_most: usize,
     scratch: Scratch,
 }
@@ -83,7 +85,7 @@ pub(crate) struct Sequenced {
     mail: SmallVec<[ShardMail; 1]>,
     /// What it takes of [`Shared::unreleased`].
     amount: Amount,
-    /// [`Log::readers_version`] when the shards were looked up.
+    /// The version of the log's readers when the shards were looked up.
     readers_version: u64,
     published: Published,
     shared: Arc<Shared>,
@@ -97,7 +99,8 @@ struct ShardMail {
     reserved: Amount,
 }
 
-/// What remains to be done when all locks are released, on drop: shards that sleep are woken, dropped frames are freed.
+/// What remains to be done when all locks are released. It happens on drop: shards that sleep are woken, and
+/// frames that the log has dropped are freed.
 pub(crate) struct Released<'hub> {
     mailboxes: &'hub [Arc<Mailbox>],
     asleep: SmallVec<[usize; 4]>,
@@ -114,13 +117,13 @@ pub(crate) enum Numbers<'numbers> {
     Given(&'numbers [u64]),
 }
 
-/// What came of a try to publish.
+/// The result of one try to publish.
 pub(crate) enum Attempt {
     /// Some events, at least one, are taken.
     Published(Published),
-    /// None is.
+    /// No event is taken.
     Refused(PublishError),
-    /// There is no room; the publisher has a place in the line.
+    /// There is no room, and the publisher has a place in the line.
     Waits,
 }
 
@@ -132,9 +135,11 @@ enum Unable {
 
 /// Where room is missing.
 struct NoRoom {
-    /// To wait for: shards without room, and shards that others ahead wait for.
+    /// The shards to wait for: those without room, and those that publishers ahead wait for.
     shards: ShardSet,
-    /// Who is to call, and when: not those that others ahead wait for.
+    /// The shards among them that publishers ahead wait for.
+    behind: ShardSet,
+    /// The calls to ask for. Publishers ahead have asked for theirs.
     calls: Vec<Call>,
 }
 
@@ -160,6 +165,8 @@ impl Sequencer {
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Sequencer {
         let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
+        // A log may begin in the middle.
+        let newest = log.newest().load(Ordering::Relaxed);
         Sequencer {
             epoch: log.epoch(),
             clock,
@@ -168,7 +175,7 @@ impl Sequencer {
             total_bytes: limits.mailbox_total_bytes,
             log,
             shared: Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() }),
-            state: Mutex::new(State { newest: 0, total_at_most: 0, scratch }),
+            state: Mutex::new(State { newest, total_at_most: 0, scratch }),
         }
     }
 
@@ -190,8 +197,8 @@ impl Sequencer {
         Ok(())
     }
 
-    /// One try to publish the first part of these events: sequence and release in one, so that the order is kept. `wait` is
-    /// the place in the line of a publisher that waits, or will.
+    /// One try to publish the first part of these events. It sequences and releases under one lock, so that
+    /// the order is kept. `wait` is the place in the line of a publisher that waits, or that will wait.
     pub(crate) fn publish(
         &self,
         events: &mut VecDeque<Event>,
@@ -217,16 +224,18 @@ impl Sequencer {
             };
             let Some((place, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
             self.shared.waiting.enter(place, &no_room.shards, *by);
-            // In the line first: whoever is asked to call finds us there.
-            if !self.ask(&no_room.calls) {
+            // The publisher enters the line first: from here on, a call and a turn that is passed on find it
+            // there. What has changed before is seen now.
+            let ahead = self.shared.waiting.waited_for_ahead(place.as_ref());
+            let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
+            if !self.ask(&no_room.calls) && !is_next {
                 return Attempt::Waits;
             }
-            // Room has come meanwhile.
         }
     }
 
-    /// Reserves room for the first part of these events, gives them numbers and encodes them. Takes them out of `events`, or
-    /// leaves them where it refuses.
+    /// Reserves room for the first part of these events, gives them numbers and encodes them. Takes them out
+    /// of `events`, or leaves them where it refuses.
     #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     pub(crate) fn sequence(
         &self,
@@ -275,7 +284,7 @@ impl Sequencer {
                 Numbers::Next => seq + 1,
                 Numbers::Given(given) => given[index],
             };
-            // Also where encoding panics: a number that was given is not given again.
+            // A number that was given is not given again, even where encoding panics.
             state.newest = seq;
             let own_id = event.own_id().map(|id| id.as_str().to_owned());
             let id = own_id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq }.to_string());
@@ -291,10 +300,12 @@ impl Sequencer {
         }
         batch.published.count = count;
         batch.return_excess();
+        scratch.clear();
         Ok(batch)
     }
 
-    /// Measures the events of the first part: those that fit into one empty mailbox, at least one. Says how many.
+    /// Measures the events of the first part, and answers how many they are: as many as fit into one empty
+    /// mailbox, and at least one.
     fn measure(&self, scratch: &mut Scratch, events: &VecDeque<Event>) -> usize {
         scratch.sizes.clear();
         let mut part = Amount::default();
@@ -309,9 +320,9 @@ impl Sequencer {
         scratch.sizes.len()
     }
 
-    /// Adds up what the part needs in each mailbox, and says how many events it has. It ends where it would exceed the bound
-    /// of all mailboxes, and a batch that is larger than a mailbox also where there is no more room, though not before its
-    /// first event.
+    /// Adds up what the part needs in each mailbox, and answers how many events it has. The part ends where
+    /// it would exceed the bound of all mailboxes. Where the batch is larger than a mailbox, it also ends
+    /// where there is no more room. It has at least one event.
     fn count_needs(&self, scratch: &mut Scratch, is_larger: bool, ahead: &ShardSet) -> usize {
         for shard in std::mem::take(&mut scratch.needed).iter() {
             scratch.needs[shard].amount = Amount::default();
@@ -341,7 +352,7 @@ impl Sequencer {
         self.shared.mailboxes[shard].capacity().taken()
     }
 
-    /// Whether there is room for the needs of the first `count` events, and nobody ahead waits for it.
+    /// Whether there is room for the needs of the first `count` events, and no publisher ahead waits for it.
     fn find_room(
         &self,
         state: &mut State,
@@ -350,13 +361,14 @@ impl Sequencer {
         ahead: &ShardSet,
     ) -> Result<(), NoRoom> {
         let scratch = &state.scratch;
-        let mut no_room = NoRoom { shards: ShardSet::new(), calls: Vec::new() };
+        let mut no_room = NoRoom { shards: ShardSet::new(), behind: ShardSet::new(), calls: Vec::new() };
         let mut mail_bytes = 0;
         for shard in scratch.needed.iter() {
             let amount = scratch.needs[shard].amount;
             mail_bytes += amount.bytes;
             if ahead.contains(shard) {
                 no_room.shards.insert(shard);
+                no_room.behind.insert(shard);
             } else if !self.mailbox.fits(self.taken(shard), amount) {
                 no_room.shards.insert(shard);
                 let wanted = if is_larger { self.wanted_by_larger(amount) } else { amount };
@@ -378,7 +390,8 @@ impl Sequencer {
                 (0..self.shared.mailboxes.len()).map(|shard| self.taken(shard)).collect();
             state.total_at_most = taken.iter().map(|taken| taken.bytes).sum();
             if state.total_at_most > 0 && state.total_at_most.saturating_add(mail_bytes) > self.total_bytes {
-                // When one of them has half as much as now there is room again, or it is asked once more.
+                // When one mailbox has half as much as now, there is room again, or the publisher asks once
+                // more.
                 let busy = taken.iter().enumerate().filter(|(_, taken)| taken.events > 0);
                 let calls = busy.map(|(shard, taken)| Call { by: CallBy::Shard(shard), at: taken.half() });
                 return Err(self.no_room_in_all(ahead, calls));
@@ -387,17 +400,19 @@ impl Sequencer {
         Ok(())
     }
 
-    /// A batch that is larger than a mailbox comes in parts that are worth a turn, where there is no room for its first event.
+    /// What a batch that is larger than a mailbox waits for, where there is no room for its first event: half
+    /// a mailbox, so that each part is worth a turn.
     fn wanted_by_larger(&self, first: Amount) -> Amount {
         let half = Amount { events: self.mailbox.events, bytes: self.mailbox.bytes }.half();
         Amount { events: half.events.max(first.events), bytes: half.bytes.max(first.bytes) }
     }
 
-    /// A bound of the hub is reached: whoever needs any mailbox waits behind.
+    /// A bound of the hub is reached: every publisher that needs room in any mailbox waits.
     fn no_room_in_all(&self, ahead: &ShardSet, calls: impl IntoIterator<Item = Call>) -> NoRoom {
         let is_ours = |call: &Call| !matches!(call.by, CallBy::Shard(shard) if ahead.contains(shard));
         NoRoom {
-            shards: (0..self.shared.mailboxes.len()).collect(),
+            shards: ShardSet::all(self.shared.mailboxes.len()),
+            behind: ahead.clone(),
             calls: calls.into_iter().filter(is_ours).collect(),
         }
     }
@@ -425,7 +440,7 @@ impl Sequencer {
         }
     }
 
-    /// Asks for calls. True where there is room meanwhile: then it is worth another try.
+    /// Asks for calls. True where room has come meanwhile: then the publisher tries again.
     fn ask(&self, calls: &[Call]) -> bool {
         let mut has_room = false;
         for Call { by, at } in calls {
@@ -439,9 +454,11 @@ impl Sequencer {
         has_room
     }
 
-    /// Makes a batch visible. Its mail goes to every shard that reads one of an event's topics now, also to one that has
-    /// registered after the batch was sequenced: the room that this takes without a reservation is at most what was sequenced
-    /// and not released, which the hub's bound in bytes bounds, and the frames are the same ones.
+    /// Makes a batch visible. Its mail goes to every shard that reads one of an event's topics now, also to a
+    /// shard that has registered after the batch was sequenced. That mail takes room without a reservation:
+    /// in one mailbox at most as much as is sequenced and not released, which is bounded by
+    /// [`Limits::mailbox_total_bytes`]. The frames are the same as in the other mailboxes, so their memory is
+    /// not taken again.
     ///
     /// # Panics
     /// Something newer has been released before.
@@ -457,22 +474,23 @@ impl Sequencer {
         if log.append(std::mem::take(&mut batch.frames), now, &mut released.dropped) {
             released.asleep.push(ProcessLog::TRIMMING_SHARD);
         }
-        for ShardMail { shard, frames, .. } in std::mem::take(&mut batch.mail) {
-            if self.shared.mailboxes[shard].push_events(frames) {
+        for ShardMail { shard, frames, reserved } in std::mem::take(&mut batch.mail) {
+            if self.shared.mailboxes[shard].push_events(frames, reserved) {
                 released.asleep.push(shard);
             }
         }
         released
     }
 
-    /// Events that are sequenced and not released, and events for which room is reserved, summed over the mailboxes.
+    /// Events that are sequenced and not released, and events for which room is reserved, summed over the
+    /// mailboxes.
     #[cfg(feature = "sim")]
     pub(crate) fn reserved_events(&self) -> (usize, usize) {
         let reserved = self.shared.mailboxes.iter().map(|mailbox| mailbox.reserved_events());
         (self.shared.unreleased.taken().events, reserved.sum())
     }
 
-    /// Nothing is published from now on. `tell_shards` runs when no publish is under way any more.
+    /// Refuses every publish from now on. `tell_shards` runs when no publish is under way any more.
     pub(crate) fn close(&self, tell_shards: impl FnOnce()) {
         let _state = lock(&self.state);
         tell_shards();
@@ -481,6 +499,14 @@ impl Sequencer {
 }
 
 impl Scratch {
+    /// Keeps no memory that only a large batch needed.
+    fn clear(&mut self) {
+        self.sizes.clear();
+        self.interest.clear();
+        shrink_buffer(&mut self.sizes);
+        shrink_buffer(&mut self.interest);
+    }
+
     /// The first events, and their sizes at most.
     fn part(&self, count: usize) -> Amount {
         Amount { events: count, bytes: self.sizes[..count].iter().sum() }
@@ -494,7 +520,7 @@ impl Sequenced {
         &self.published
     }
 
-    /// Frames may be smaller than their events could have been, and a mailbox counts what they are.
+    /// Gives back what was reserved and is not needed: a frame may be smaller than its event allowed.
     fn return_excess(&mut self) {
         for mail in &mut self.mail {
             let size = mail.frames.iter().map(|frame| frame.size()).sum();
@@ -504,7 +530,7 @@ impl Sequenced {
         }
     }
 
-    /// Interest has changed since the shards were looked up.
+    /// Looks the shards up once more, because readers have come or gone since the batch was sequenced.
     fn address_again(&mut self, log: &LockedLog<'_>) {
         let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
         for frame in &self.frames {
@@ -517,7 +543,8 @@ impl Sequenced {
                 mail[index].reserved.add(Amount { events: 1, bytes: frame.size() });
             }
         }
-        // First what is needed now, so that what was reserved already is not free in between.
+        // The new room is reserved before the old room is given back, so that no other publisher takes it
+        // between.
         for mail in &mail {
             self.shared.mailboxes[mail.shard].reserve(mail.reserved);
         }
@@ -529,12 +556,12 @@ impl Sequenced {
 
 impl Drop for Sequenced {
     fn drop(&mut self) {
-        // The mail of a batch that was released is the shards'.
+        // Of a batch that was released, no mail is left here: it belongs to the shards.
         for mail in &self.mail {
             self.shared.mailboxes[mail.shard].cancel_reservation(mail.reserved);
         }
         if self.shared.unreleased.give_back(self.amount) {
-            // Its publishers wait for every shard.
+            // A publisher that waits for a release waits for every shard, so for the first one too.
             self.shared.waiting.call(0);
         }
     }
@@ -545,6 +572,6 @@ impl Drop for Released<'_> {
         for &shard in &self.asleep {
             self.mailboxes[shard].wake();
         }
-        // Only now are the dropped frames freed: readers come first.
+        // The dropped frames are freed behind this, because readers come first.
     }
 }

@@ -1,7 +1,7 @@
 //! Waking the tasks among the publishers that wait.
 //!
-//! A waker runs code of an executor, which may use descriptors. So shards, which may have descriptor tables of their own,
-//! never have one: they call a ticket, and one thread of the hub looks for its waker here.
+//! A waker runs code of an executor, and that may use descriptors. A shard may have a descriptor table of its
+//! own, so it never has a waker: it calls a ticket, and one thread of the hub looks for the waker here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,7 +35,8 @@ impl Tasks {
         Ok(())
     }
 
-    /// The task with this ticket is to be woken when it is called. The caller looks afterwards whether it has been.
+    /// Notes the waker of the task with this ticket, for when it is called. The caller looks behind this
+    /// whether the task has been called already.
     pub(crate) fn register(&self, ticket: Ticket, waker: &Waker) {
         let waker = waker.clone();
         // The one before is dropped without the lock: it may run any code.
@@ -60,7 +61,7 @@ impl Tasks {
     pub(crate) fn end(&self) {
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
-            // It catches whatever a waker does.
+            // It cannot have panicked, because it catches the panics of wakers.
             let _ = thread.join();
         }
     }
@@ -68,7 +69,7 @@ impl Tasks {
 
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
-        // What an executor does in it is not ours: others are still to be woken.
+        // A panic is the executor's; other tasks are still to be woken.
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }

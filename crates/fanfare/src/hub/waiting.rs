@@ -1,6 +1,5 @@
 //! The publisher's side of waiting for room: as a thread, or as a task.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,11 +9,12 @@ use fanfare_io::table;
 use fanfare_proto::event::Event;
 
 use super::room::{Place, WaitBy};
-use super::{Attempt, Hub, Interrupted, PublishError, Published};
+use super::{Attempt, Hub, Interrupted, PublishError, Published, Rest};
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
 ///
-/// Dropped before it is done, it gives up its place in the line, and leaves what was not taken in the publisher's vector.
+/// Where it is dropped before it is done, it gives up its place in the line, and the events that were not
+/// taken are back in the publisher's vector.
 #[must_use = "a future does nothing unless it is polled"]
 pub struct PublishFuture<'hub> {
     publishing: Publishing<'hub>,
@@ -23,25 +23,23 @@ pub struct PublishFuture<'hub> {
 /// A publish under way, in parts if it must.
 struct Publishing<'hub> {
     hub: &'hub Hub,
-    /// Where the rest goes back to.
-    events: &'hub mut Vec<Event>,
-    rest: VecDeque<Event>,
+    rest: Rest<'hub>,
     published: Option<Published>,
     place: Option<Place>,
 }
 
 impl Hub {
-    /// Publishes all of these events, and waits for room where there is none, at most for `patience`. Publishers that wait
-    /// have their turns in the order in which they came, as far as they need room in the same mailboxes. A batch that is
-    /// larger than a mailbox is taken in parts, with turns of others in between. Takes the events out of `events`, as far as
-    /// they are published.
+    /// Publishes all of these events, and waits for room where there is none, at most for `patience`.
+    /// Publishers that wait have their turns in the order in which they came, as far as they need room in the
+    /// same mailboxes. A batch that is larger than a mailbox is taken in parts, with turns of others in
+    /// between. Takes the events out of `events`, as far as they are published.
     ///
     /// # Errors
     /// [`Interrupted`]: `Busy` where there was no room in time, and what [`Hub::publish_batch`] says.
     ///
     /// # Panics
-    /// On a shard's thread with a private descriptor table, which is where an [`crate::Admission`] runs: a shard that waits
-    /// for its own mailbox would wait for ever. And as [`Hub::publish`].
+    /// On a shard's thread with a private descriptor table, which is where an [`crate::Admission`] runs: a
+    /// shard that waits for its own mailbox would wait for ever. And as [`Hub::publish`].
     pub fn publish_wait(
         &self,
         events: &mut Vec<Event>,
@@ -64,13 +62,16 @@ impl Hub {
         }
     }
 
-    /// [`Hub::publish_wait`] as a future, for any executor. It waits until there is room; whoever wants to wait for less time
-    /// drops it, or, to learn what was published before, polls it by reference and asks [`PublishFuture::published`].
+    /// [`Hub::publish_wait`] as a future, for any executor. It waits until there is room, and has no limit of
+    /// time: a caller that has one drops the future. To learn what was published before, it polls the future
+    /// by reference and asks [`PublishFuture::published`].
     ///
-    /// A future whose turn has come holds up those behind it that need the same mailboxes until it is polled or dropped.
+    /// When the turn of a future has come, it should be polled soon, or dropped: until then publishers behind
+    /// it that need the same mailboxes wait.
     ///
     /// # Errors
-    /// The output is as of [`Hub::publish_wait`]. `Busy` says that the thread which wakes tasks could not be started.
+    /// The output is as of [`Hub::publish_wait`]. `Busy` says that the thread which wakes tasks could not be
+    /// started.
     ///
     /// # Panics
     /// As [`Hub::publish_wait`].
@@ -95,7 +96,7 @@ impl Future for PublishFuture<'_> {
         loop {
             if let Some(place) = &publishing.place {
                 tasks.register(place.ticket(), context.waker());
-                // Behind the registration, so that a call in between is not lost.
+                // This is asked behind the registration, so that a call in between is not lost.
                 if !place.is_called() {
                     return Poll::Pending;
                 }
@@ -117,14 +118,14 @@ impl<'hub> Publishing<'hub> {
             !table::is_private(),
             "a shard's thread cannot wait for room in a mailbox, which may be its own"
         );
-        let rest = VecDeque::from(std::mem::take(events));
-        Publishing { hub, events, rest, published: None, place: None }
+        Publishing { hub, rest: Rest::of(events), published: None, place: None }
     }
 
-    /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place in the line.
+    /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place
+    /// in the line.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
         loop {
-            match self.hub.inner.sequencer.publish(&mut self.rest, Some((&mut self.place, by))) {
+            match self.hub.inner.sequencer.publish(&mut self.rest.queue, Some((&mut self.place, by))) {
                 Attempt::Waits => return None,
                 Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
                 Attempt::Published(part) => match &mut self.published {
@@ -135,7 +136,7 @@ impl<'hub> Publishing<'hub> {
                     None => self.published = Some(part),
                 },
             }
-            if self.rest.is_empty()
+            if self.rest.queue.is_empty()
                 && let Some(published) = self.published.take()
             {
                 return Some(Ok(published));
@@ -144,15 +145,20 @@ impl<'hub> Publishing<'hub> {
     }
 
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
+        self.leave();
         Interrupted { error, published: self.published.take() }
+    }
+
+    /// Leaves the line, if it has a place there.
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.hub.inner.tasks.remove(place.ticket());
+        }
     }
 }
 
 impl Drop for Publishing<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.hub.inner.tasks.remove(place.ticket());
-        }
-        *self.events = std::mem::take(&mut self.rest).into();
+        self.leave();
     }
 }

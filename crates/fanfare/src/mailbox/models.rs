@@ -1,8 +1,10 @@
-//! Models of everything that publishers and shards share. Loom runs each in every order of its threads' steps, up to
-//! some preemptions, and lets every load see every value that the memory model allows. `cargo xtask loom`.
+//! Models of everything that publishers and shards share. Loom runs each in every order of its threads'
+//! steps, up to some preemptions, and lets every load see every value that the memory model allows. `cargo
+//! xtask loom`.
 //!
-//! The hub, the mailbox and the channel for sockets are the real ones. A [`Reader`] is a shard reduced to its side of
-//! the mailbox, in the order of `Shard::run`. Loom itself finds a sleeper that nobody wakes: that is a deadlock.
+//! The hub, the mailbox and the channel for sockets are the real ones. A [`Reader`] is a shard reduced to its
+//! side of the mailbox, in the order of `Shard::run`. Loom itself finds a shard that sleeps and is
+//! not woken: that is a deadlock.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,7 +14,7 @@ use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -21,19 +23,22 @@ use fanfare_io::fd_channel::{self, SocketReceiver};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::event_log::EventLog;
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::Limits;
 use loom::thread;
 
 use super::{Mail, Mailbox};
 use crate::admission::Subscribe;
+use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::SharedCounts;
-use crate::hub::{AdoptError, Amount, Common, Hub, PublishError, Published, ShardHandle};
-use crate::shared_log::{Interest, SharedLog, log_of};
+use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
+use crate::inspect::Inspection;
+use crate::shared_log::{SharedLog, log_of};
 use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
 
-/// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two; each more
-/// costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
+/// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two;
+/// each more costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
 pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
@@ -46,15 +51,17 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
     println!("{} runs", runs.load(Ordering::Relaxed));
 }
 
-/// The hub with some shards, and what these have of it.
-pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, interest);
+/// The hub with some shards, and what these have of it. Each shard has readers of these topics.
+pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards);
+    let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
     let (handles, readers) = (0..shards)
         .map(|shard| {
             let mailbox = common.mailbox(shard, Waker::default());
             let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
-            let log = common.shared_log(shard, Arc::clone(&mailbox));
+            let mut log = common.shared_log(shard, Arc::clone(&mailbox));
+            log.add_reader(&topics);
             let mut reader = Reader::of(Arc::clone(&mailbox));
             (reader.adopted, reader.log) = (Some(adopted), Some(log));
             (ShardHandle { mailbox, sockets, counts }, reader)
@@ -64,13 +71,16 @@ pub(crate) fn world(shards: usize, limits: Limits, interest: Interest) -> (Hub, 
     (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles), readers, newest)
 }
 
+/// What the shards of most models read.
+const READ: [&str; 5] = ["a", "b", "first", "too many", "second"];
+
 fn world_of_one(limits: Limits) -> (Hub, Reader) {
-    let (hub, mut readers, _) = world(1, limits, Interest::All);
+    let (hub, mut readers, _) = world(1, limits, &READ);
     (hub, readers.remove(0))
 }
 
 fn world_of_two(limits: Limits) -> (Hub, Reader, Reader, Arc<AtomicU64>) {
-    let (hub, mut readers, newest) = world(2, limits, Interest::All);
+    let (hub, mut readers, newest) = world(2, limits, &READ);
     let second = readers.remove(1);
     (hub, readers.remove(0), second, newest)
 }
@@ -82,7 +92,7 @@ pub(crate) struct Reader {
     adopted: Option<SocketReceiver>,
     pub(crate) head: u64,
     /// The topic of each event, in order.
-    topics: Vec<String>,
+    pub(crate) topics: Vec<String>,
 }
 
 impl Reader {
@@ -124,7 +134,7 @@ impl Reader {
     }
 
     /// Turns of the loop until everything up to this event has come.
-    fn read_to(&mut self, seq: u64) {
+    pub(crate) fn read_to(&mut self, seq: u64) {
         while self.head < seq {
             let inbox = self.turn();
             self.act_on_all(inbox);
@@ -143,15 +153,16 @@ fn frame(seq: u64) -> Arc<Frame> {
 /// As a release does it.
 fn push_events(mailbox: &Mailbox, frames: Vec<Arc<Frame>>) {
     let bytes = frames.iter().map(|frame| frame.size()).sum();
-    mailbox.reserve(Amount { events: frames.len(), bytes });
-    if mailbox.push_events(frames) {
+    let amount = Amount { events: frames.len(), bytes };
+    mailbox.reserve(amount);
+    if mailbox.push_events(frames, amount) {
         mailbox.wake();
     }
 }
 
 /// Something to push that is no event.
 fn push_question(mailbox: &Mailbox) {
-    let question = Mail::Inspect(Vec::new(), mpsc::sync_channel(1).0);
+    let question = Mail::Inspect(Box::new(Inspection::new(Vec::new()).0));
     mailbox.push(question, || Ok::<_, Infallible>(())).unwrap();
 }
 
@@ -173,8 +184,8 @@ pub(crate) fn publish(hub: &Hub, topic: &str) -> Result<Published, PublishError>
 
 // ---- Wake-ups ----
 
-/// A shard that found nothing and sleeps is woken by whoever pushes, however the two meet: also when it was woken for
-/// something else just before.
+/// A shard that found nothing and sleeps is woken by a push, in every order of their steps, and also when it
+/// was woken for something else just before.
 #[test]
 fn no_wake_up_is_lost() {
     explore(4, || {
@@ -238,9 +249,10 @@ fn a_sleeper_is_woken_once() {
     });
 }
 
-/// A shard that was woken for something else, or that must not sleep because mail waits, costs nobody a system call.
+/// A push costs no system call where the shard was woken for something else, or must not sleep because mail
+/// waits.
 #[test]
-fn nobody_wakes_who_is_awake() {
+fn a_shard_that_is_awake_is_not_woken() {
     explore(5, || {
         let mut reader = Reader::alone();
         assert!(reader.mailbox.prepare_sleep());
@@ -257,8 +269,8 @@ fn nobody_wakes_who_is_awake() {
 
 // ---- Bounds ----
 
-/// What waits, and what a shard has in hand, is never more than the bound, also where publishers race for the last
-/// place. When all is done, all is free.
+/// What waits, and what a shard has in hand, is never more than the bound, also where publishers race for the
+/// last place. When all is done, all is free.
 #[test]
 fn a_mailbox_is_bounded() {
     explore(3, || {
@@ -394,10 +406,10 @@ fn a_batch_is_whole() {
     });
 }
 
-/// A resume waits until the log has what `newest` said. So whoever has had an event from one shard must find it in
-/// `newest` at the other, and the other's log must come to what was found.
+/// A reader may know the number of an event from one shard, and resume at another one. There it finds
+/// `newest` raised to that number, and the mail of the other shard comes to it, too.
 #[test]
-fn who_changes_shards_finds_what_it_has_had() {
+fn a_reader_that_changes_shards_finds_what_it_has_had() {
     explore(3, || {
         let (hub, mut left, mut joined, newest) = world_of_two(Limits::default());
         let publisher = thread::spawn(move || {
@@ -424,7 +436,8 @@ fn who_changes_shards_finds_what_it_has_had() {
 
 // ---- The end ----
 
-/// A shard ends while publishers publish: nobody hangs, who comes later is told, and nothing is kept for it.
+/// A shard ends while publishers publish: no publisher hangs, later ones are told, and no mail is kept for
+/// the shard.
 #[test]
 fn a_shard_that_ends_is_noticed() {
     explore(3, || {
@@ -442,13 +455,13 @@ fn a_shard_that_ends_is_noticed() {
             let published = publisher.join().unwrap();
             assert!(matches!(published, Ok(_) | Err(PublishError::Stopped)), "{published:?}");
         }
-        assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
+        assert_eq!(reader.mailbox.len(), 0, "mail for a shard that has ended");
     });
 }
 
-/// Who hands a socket to a shard that ends is told, or its mail was there before the end.
+/// A caller that hands a socket to a shard that ends is told, or its mail was there before the end.
 #[test]
-fn a_shard_that_ends_adopts_nobody() {
+fn a_shard_that_ends_adopts_no_socket() {
     explore(4, || {
         let (hub, mut reader) = world_of_one(Limits::default());
         let adopter = thread::spawn(move || {
@@ -458,32 +471,29 @@ fn a_shard_that_ends_adopts_nobody() {
         let taken = reader.take().len();
         reader.mailbox.close();
         let adopted = adopter.join().unwrap();
-        assert!(
-            adopted.iter().all(|adopted| matches!(adopted, Ok(()) | Err(AdoptError::Stopped))),
-            "{adopted:?}"
-        );
+        assert!(refusals(&adopted).all(|refusal| matches!(refusal, AdoptRefusal::Stopped)), "{adopted:?}");
         assert!(adopted.iter().flatten().count() >= taken);
-        assert_eq!(reader.mailbox.len(), 0, "mail for nobody");
+        assert_eq!(reader.mailbox.len(), 0, "mail for a shard that has ended");
     });
 }
 
-/// Whoever asks a shard that ends has an answer, or learns that there will be none.
+/// A thread that asks a shard that ends has an answer, or learns that there will be none.
 #[test]
 fn a_question_to_a_shard_that_ends_is_not_left_open() {
     explore(5, || {
         let mut reader = Reader::alone();
         let mailbox = Arc::clone(&reader.mailbox);
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (inspection, asked) = Inspection::new(Vec::new());
         let asker = thread::spawn(move || {
-            let _ = mailbox.push_within(1, Mail::Inspect(Vec::new(), answer), || Ok::<_, Infallible>(()));
+            let _ = mailbox.push_within(1, Mail::Inspect(Box::new(inspection)), || Ok::<_, Infallible>(()));
         });
         for mail in reader.take() {
-            let Mail::Inspect(_, answer) = mail else { panic!("only a question was asked") };
-            answer.try_send(Vec::new()).unwrap();
+            let Mail::Inspect(inspection) = mail else { panic!("only a question was asked") };
+            inspection.answer(Vec::new());
         }
         reader.mailbox.close();
         asker.join().unwrap();
-        assert!(!matches!(answered.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
+        assert!(!matches!(asked.try_recv(), Err(TryRecvError::Empty)), "it waits for ever");
     });
 }
 
@@ -516,12 +526,16 @@ fn a_drain_is_the_last() {
 
 // ---- Sockets ----
 
+fn refusals(adopted: &[Result<(), AdoptError>]) -> impl Iterator<Item = &AdoptRefusal> {
+    adopted.iter().filter_map(|adopted| adopted.as_ref().err()).map(AdoptError::reason)
+}
+
 /// In a `File`, which can say what it is.
 fn socket() -> File {
     OwnedFd::from(UnixStream::pair().unwrap().0).into()
 }
 
-/// Tells sockets apart, whatever their numbers.
+/// Tells sockets apart without their numbers.
 fn inode(socket: &File) -> String {
     socket.metadata().unwrap().st_ino().to_string()
 }
@@ -556,7 +570,8 @@ fn sockets_come_in_the_order_of_their_mail() {
     });
 }
 
-/// Of adopters that race for the last place all but one are told to come again, and their sockets are not passed.
+/// Of adopters that race for the last place all but one are told to come again, and their sockets are not
+/// passed.
 #[test]
 fn sockets_are_bounded() {
     explore(4, || {
@@ -567,10 +582,7 @@ fn sockets_are_bounded() {
             thread::spawn(move || hub.adopt(socket(), Subscribe::default(), WireFormat::Plain))
         });
         let adopted = adopters.map(|adopter| adopter.join().unwrap());
-        assert!(
-            adopted.iter().all(|adopted| matches!(adopted, Ok(()) | Err(AdoptError::Busy))),
-            "{adopted:?}"
-        );
+        assert!(refusals(&adopted).all(|refusal| matches!(refusal, AdoptRefusal::Busy)), "{adopted:?}");
         assert_eq!((adopted.iter().flatten().count(), reader.mailbox.len()), (1, 1));
         let sockets = reader.adopted.unwrap();
         assert!(sockets.receive(&mut Vec::new()).unwrap().is_some());

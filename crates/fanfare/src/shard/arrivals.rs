@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
-use fanfare_proto::delivery::{Opened, StreamKey};
+use fanfare_proto::delivery::{NewStream, Opened, StreamKey};
 use fanfare_proto::event_log::EventLog;
 use fanfare_proto::frame::{WireFormat, checkpoint, ending, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
@@ -297,7 +297,8 @@ impl<I: Io> Shard<I> {
 
     /// Where a reader starts; `None`: with the next event.
     fn start_of(&self, subscribe: &Subscribe) -> Option<Start> {
-        subscribe.resume.as_ref().map(|id| self.links.log.resume(id, &subscribe.topics))
+        let Subscribe { topics, sees_private, .. } = subscribe;
+        subscribe.resume.as_ref().map(|id| self.links.log.resume(id, topics, *sees_private))
     }
 
     /// A reader that has a number which is not released here waits for it, within bounds.
@@ -483,7 +484,8 @@ impl<I: Io> Shard<I> {
             Ok(sent) => {
                 let is_cut = sent < opening.len();
                 let unsent = is_cut.then(|| Unsent::own(opening.into_boxed_slice(), sent));
-                self.delivery.begin(key, opened, socket, options, unsent, now, &mut self.links.log);
+                let new = NewStream { key, socket, options, unsent };
+                self.delivery.begin(opened, new, now, &mut self.links.log);
             }
             Err(()) => {
                 self.delivery.abandon(opened, &mut self.links.log);
@@ -500,12 +502,13 @@ impl<I: Io> Shard<I> {
         let mut body = Vec::with_capacity(64);
         let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
         prelude(retry_ms, &mut body);
+        body.extend_from_slice(&subscribe.greeting);
         let has_notice = opened.gap && subscribe.gap_notice;
-        if !has_notice {
-            // The notice of a gap has an id itself.
+        if !has_notice && opened.cursor >= opened.incomplete_until {
+            // The notice of a gap has an id itself. A reader that gets what is left of incomplete history has no cursor yet
+            // from which it would miss nothing.
             checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
         }
-        body.extend_from_slice(&subscribe.greeting);
         wrap(&body, format, &mut bytes);
         if has_notice {
             let asked = subscribe.resume.as_deref().unwrap_or_default();

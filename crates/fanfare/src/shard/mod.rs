@@ -211,11 +211,12 @@ impl<I: Io> Shard<I> {
                     marks = marks.saturating_sub(ADOPTION_MARKS);
                     self.adopt(*adoption, now);
                 }
-                Mail::Inspect(topics, answer) => {
-                    marks = marks.saturating_sub(topics.len());
-                    let counts = topics.iter().map(|topic| self.delivery.topic(topic).unwrap_or_default());
-                    // The asker may have stopped waiting.
-                    let _ = answer.try_send(counts.collect());
+                Mail::Inspect(inspection) => {
+                    if inspection.is_wanted() {
+                        marks = marks.saturating_sub(inspection.topics.len());
+                        let counts = inspection.topics.iter().map(|topic| self.delivery.topic(topic));
+                        inspection.answer(counts.map(Option::unwrap_or_default).collect());
+                    }
                 }
                 Mail::Drain(window) => self.begin_drain(window, now),
             }

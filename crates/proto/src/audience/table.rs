@@ -282,6 +282,12 @@ impl Audiences {
         self.table[id.0 as usize].members[index as usize]
     }
 
+    /// Notes that the member at `index` has everything up to `cursor`, where no sweep is under way.
+    pub fn set_cursor(&mut self, id: AudienceId, index: u32, cursor: u64) {
+        let member = &mut self.table[id.0 as usize].members[index as usize];
+        member.cursor = member.cursor.max(cursor);
+    }
+
     /// The newest event that marked this audience, or the newest of all when it began.
     pub fn head(&self, id: AudienceId) -> u64 {
         self.table[id.0 as usize].head

@@ -47,7 +47,7 @@ use crate::limits::{ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, SCANS, SLICE
 use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 use drain::Drain;
-pub use opening::Opened;
+pub use opening::{NewStream, Opened};
 use sending::Sending;
 pub use sending::{Batch, SendFailure};
 use upkeep::Upkeep;
@@ -332,7 +332,7 @@ impl Delivery {
         let member = self.leave_members(audience, index);
         self.audiences.add_laggard(audience);
         let cursor = cursor.unwrap_or(member.cursor);
-        let new = NewLaggard { slot, cursor, unsent, fell_behind: true, ready: false };
+        let new = NewLaggard { slot, cursor, incomplete_until: 0, unsent, fell_behind: true, ready: false };
         self.subscribers[slot as usize].stream.place = Place::Laggard(self.laggards.insert(new, now));
     }
 

@@ -16,12 +16,26 @@ use crate::stream::{Deciseconds, Place, Stream, StreamOptions};
 #[must_use]
 pub struct Opened {
     audience: AudienceId,
-    /// The stream has everything up to here.
+    /// The stream has everything up to here, or cannot get it any more.
     pub cursor: u64,
-    /// Events before the cursor may be missing.
+    /// Some events up to here may be gone; what is left of those after the cursor comes. At most the cursor: none is.
+    pub incomplete_until: u64,
+    /// Events are missing that the reader did not ask to be without.
     pub gap: bool,
     /// The reader resumes: the log may have something for it.
     replays: bool,
+}
+
+/// What a stream begins with.
+pub struct NewStream {
+    /// The name that was reserved for it.
+    pub key: StreamKey,
+    /// Its socket.
+    pub socket: i32,
+    /// What the subscriber asked for.
+    pub options: StreamOptions,
+    /// The rest of its opening bytes, where the socket did not take all of them.
+    pub unsent: Option<Unsent>,
 }
 
 impl Delivery {
@@ -47,39 +61,38 @@ impl Delivery {
                 (self.audiences.create(subscription, newest), newest)
             }
         };
-        let (cursor, gap) = match start {
-            None => (newest, false),
-            Some(Start::At { cursor }) => (cursor, false),
-            Some(Start::Gap { cursor } | Start::Ahead { cursor, .. }) => (cursor, true),
+        let Some(start) = start else {
+            return Opened { audience, cursor: newest, incomplete_until: newest, gap: false, replays: false };
         };
-        Opened { audience, cursor, gap, replays: start.is_some() }
+        let (mut cursor, incomplete_until) = (start.from(), start.cursor());
+        if cursor < incomplete_until {
+            // Where nothing is left between the two, the stream goes on behind the gap.
+            let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
+            let next = log.first_after(&wanted);
+            if next.is_none_or(|next| next.seq() > incomplete_until) {
+                cursor = incomplete_until;
+            }
+        }
+        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), replays: true }
     }
 
-    /// The event that reports the gap of a subscription: between the event `asked` and the first one that it gets,
-    /// something may be missing.
+    /// The event that reports the gap of a subscription: between the event `asked` and the next one from which on all are
+    /// there, something may be missing.
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
-        let next = log.first_after(&subscription.wanted_after(opened.cursor));
+        let next = log.first_after(&subscription.wanted_after(opened.incomplete_until, 0));
         gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.format(), out);
     }
 
-    /// Begins a stream on a watched socket, under the name that was reserved. `unsent` is the rest of its opening bytes.
-    pub fn begin(
-        &mut self,
-        key: StreamKey,
-        opened: Opened,
-        socket: i32,
-        options: StreamOptions,
-        unsent: Option<Unsent>,
-        now: Duration,
-        log: &mut impl EventLog,
-    ) {
-        let Opened { audience, cursor, gap, replays } = opened;
+    /// Begins a stream on a watched socket, under the name that was reserved.
+    pub fn begin(&mut self, opened: Opened, new: NewStream, now: Duration, log: &mut impl EventLog) {
+        let NewStream { key, socket, options, unsent } = new;
+        let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
         let slot = key.slot;
         let place = if replays || unsent.is_some() {
             self.audiences.add_laggard(audience);
             let ready = unsent.is_none();
-            let new = NewLaggard { slot, cursor, unsent, fell_behind: !replays, ready };
+            let new = NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind: !replays, ready };
             Place::Laggard(self.laggards.insert(new, now))
         } else {
             Place::Member(self.audiences.join(audience, Member { socket, slot, cursor }))

@@ -9,8 +9,8 @@ use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
-use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
 use crate::laggard::Laggard;
+use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
 use crate::link::Unsent;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
@@ -339,12 +339,20 @@ impl Delivery {
             self.sending.queue_ending(StreamKey { slot, generation: link.generation }, CloseReason::Aged);
             return None;
         }
-        let cursor = self.laggards.get(key).cursor;
+        let (cursor, incomplete_until) = {
+            let laggard = self.laggards.get(key);
+            (laggard.cursor, laggard.incomplete_until)
+        };
         let subscription = Arc::clone(self.audiences.subscription(stream.audience));
         let Sending { run, run_of, keys, frames, .. } = &mut self.sending;
         (*run_of, _) = (None, keys.clear());
         frames.clear();
-        match log.read_after(&subscription.wanted_after(cursor), RUN_FRAMES, RUN_BYTES, frames) {
+        match log.read_after(
+            &subscription.wanted_after(cursor, incomplete_until),
+            RUN_FRAMES,
+            RUN_BYTES,
+            frames,
+        ) {
             Ok(end) => {
                 keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
                 run.fill(cursor, end, subscription.format(), keys, &mut self.store);
@@ -368,20 +376,26 @@ impl Delivery {
         }
     }
 
-    /// What the laggard needs is no longer kept: it goes on after the gap, and the gap is reported.
+    /// Some of what the laggard needs is no longer kept: it goes on with what is left, and the gap is reported.
     fn skip(&mut self, key: u32, available_after: u64, log: &mut impl EventLog) {
-        let (slot, cursor) = (self.laggards.get(key).slot, self.laggards.get(key).cursor);
+        let (slot, asked) = (self.laggards.get(key).slot, self.laggards.get(key).cursor);
         let stream = self.subscribers[slot as usize].stream;
+        let subscription = self.audiences.subscription(stream.audience);
+        let left = log.first_after(&subscription.wanted_after(asked, available_after));
+        let cursor = match left {
+            Some(left) if left.seq() <= available_after => asked,
+            _ => available_after,
+        };
         self.counts.gaps += 1;
         if stream.options.gap_notice {
-            let subscription = self.audiences.subscription(stream.audience);
-            let next = log.first_after(&subscription.wanted_after(available_after));
+            let next = log.first_after(&subscription.wanted_after(available_after, 0));
             let mut bytes = Vec::new();
-            let (asked, goes_on) = (self.cursor(cursor).to_string(), self.cursor(available_after));
+            let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));
             gap_event(&asked, goes_on, next.as_deref(), subscription.format(), &mut bytes);
             self.laggards.set_unsent(key, Unsent::own(bytes.into(), 0), &mut self.store);
         }
-        self.laggards.advance(key, available_after);
+        self.laggards.advance(key, cursor);
+        self.laggards.miss_until(key, available_after);
         self.laggards.ready(key);
         self.make_room(log);
     }
@@ -465,7 +479,8 @@ impl Delivery {
 
     fn farthest_behind(&mut self) -> Option<u32> {
         let keys = self.laggards.with_unsent();
-        let (from, count) = (self.upkeep.next_to_make_room, keys.len().min(self.budgets.laggard_checks.max(1)));
+        let (from, count) =
+            (self.upkeep.next_to_make_room, keys.len().min(self.budgets.laggard_checks.max(1)));
         self.upkeep.next_to_make_room = from.wrapping_add(count);
         let sample = (0..count).map(|offset| self.laggards.get(keys[from.wrapping_add(offset) % keys.len()]));
         // Bytes of its own belong to a stream that has hardly begun: it goes after those that have a frame.
@@ -522,8 +537,13 @@ impl Delivery {
     ) {
         let slots = std::mem::take(&mut self.sending.slots);
         self.counts.heartbeats += slots.len() as u64;
+        let cursor = self.sending.caught_up_to.filter(|_| kind.checkpoint != Checkpoint::Off);
         for &slot in &slots {
-            self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
+            let stream = &mut self.subscribers[slot as usize].stream;
+            stream.sent_at = Deciseconds::of(now);
+            if let (Some(cursor), Place::Member(index)) = (cursor, stream.place) {
+                self.audiences.set_cursor(stream.audience, index, cursor);
+            }
         }
         for failure in failures {
             self.counts.heartbeats -= 1;
@@ -558,7 +578,9 @@ impl Delivery {
             }
             // Since the drain chose it, it may have been sent what it was behind.
             let reason = match reason {
-                CloseReason::Drained | CloseReason::Cut if self.is_behind(key.slot as usize) => CloseReason::Cut,
+                CloseReason::Drained | CloseReason::Cut if self.is_behind(key.slot as usize) => {
+                    CloseReason::Cut
+                }
                 CloseReason::Drained | CloseReason::Cut => CloseReason::Drained,
                 _ => reason,
             };

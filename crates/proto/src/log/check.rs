@@ -72,13 +72,14 @@ impl Log {
 
     fn check_topic(&self, entry: &TopicEntry, held: &HeldFrames) {
         let name = &entry.name;
+        assert!(entry.dropped.newest_public <= entry.dropped.newest, "what was dropped of {name}");
         let retention = self.limits.retention_at(held.rule);
         assert_eq!(held.rule, self.limits.rule_of(name), "the retention of {name}");
         assert!((1..=retention.events).contains(&held.len()), "{} frames in {name}", held.len());
         assert!(held.frame_bytes <= retention.bytes, "{} bytes in {name}", held.frame_bytes);
         let (mut bytes, mut own_ids) = (0, HashMap::new());
         for queue in held.queues(true) {
-            let mut previous = entry.dropped;
+            let mut previous = entry.dropped.newest;
             for (seq, frame) in queue {
                 assert!(*seq > previous && *seq <= self.newest, "the order of the frames in {name}");
                 previous = *seq;

@@ -1,19 +1,20 @@
 //! What the log still knows of topics that it has no entry for.
 //!
 //! A topic that has neither frames nor readers has no entry. So that its next reader is not told of a gap
-//! that is none, a *tombstone* stays: a hash of its name, and the newest frame of it that was dropped.
+//! that is none, a *tombstone* stays: a hash of its name, and the newest frames of it that were dropped.
 //! Tombstones have a bound in bytes. Only when the oldest of them goes does the floor rise that holds for all
 //! topics without entry and tombstone.
 
 use std::num::NonZeroU64;
 
+use super::dropped::Dropped;
 use super::names::SlotTable;
 use super::slots::{NO_SLOT, Slots};
 
 /// The tombstones, oldest first, and the floor.
 pub(super) struct Forgotten {
-    /// No frame after this one has been dropped of any topic that has neither an entry nor a tombstone.
-    floor: u64,
+    /// No frame after this has been dropped of any topic that has neither an entry nor a tombstone.
+    floor: Dropped,
     tombstones: Slots<Tombstone>,
     by_hash: SlotTable,
     oldest: u32,
@@ -25,16 +26,24 @@ struct Tombstone {
     /// Of the topic's name. Two names with one hash would share a tombstone; the log's keys are secret, so
     /// that no client can compute such a pair, and by chance one in 2^64 pairs is one.
     hash: u64,
-    /// No frame of the topic after this one has been dropped.
-    dropped: NonZeroU64,
+    /// What [`Dropped::newest`] was. A topic that has lost nothing has no tombstone.
+    newest_dropped: NonZeroU64,
+    /// What [`Dropped::newest_public`] was.
+    newest_public_dropped: u64,
     older: u32,
     newer: u32,
+}
+
+impl Tombstone {
+    fn dropped(&self) -> Dropped {
+        Dropped { newest: self.newest_dropped.get(), newest_public: self.newest_public_dropped }
+    }
 }
 
 impl Forgotten {
     pub(super) fn new(max_bytes: usize) -> Forgotten {
         Forgotten {
-            floor: 0,
+            floor: Dropped::default(),
             tombstones: Slots::new(),
             by_hash: SlotTable::new(),
             oldest: NO_SLOT,
@@ -54,38 +63,42 @@ impl Forgotten {
         self.tombstones.len()
     }
 
-    /// No frame after this one has been dropped of the topic with this hash, which has no entry.
-    pub(super) fn dropped(&self, hash: u64) -> u64 {
-        self.find(hash).map_or(self.floor, |slot| self.tombstones[slot].dropped.get())
+    /// What has been dropped of the topic with this hash, which has no entry.
+    pub(super) fn dropped(&self, hash: u64) -> Dropped {
+        self.find(hash).map_or(self.floor, |slot| self.tombstones[slot].dropped())
     }
 
     /// The same, for a topic that gets an entry: its tombstone goes.
-    pub(super) fn take(&mut self, hash: u64) -> u64 {
+    pub(super) fn take(&mut self, hash: u64) -> Dropped {
         let Some(slot) = self.find(hash) else { return self.floor };
-        self.remove(slot).dropped.get()
+        self.remove(slot).dropped()
+    }
+
+    /// Every frame up to this number is gone, of all topics that have neither an entry nor a tombstone.
+    pub(super) fn raise_floor(&mut self, seq: u64) {
+        self.floor = self.floor.and(Dropped { newest: seq, newest_public: seq });
     }
 
     /// Notes what is known of a topic whose entry goes.
-    pub(super) fn insert(&mut self, hash: u64, dropped: u64) {
+    pub(super) fn insert(&mut self, hash: u64, dropped: Dropped) {
         // The floor says as much already.
-        if dropped <= self.floor {
+        if self.floor.and(dropped) == self.floor {
             return;
         }
-        let Some(dropped) = NonZeroU64::new(dropped) else { return };
-        if let Some(slot) = self.find(hash) {
-            let tombstone = &mut self.tombstones[slot];
-            tombstone.dropped = tombstone.dropped.max(dropped);
-            return;
-        }
-        let older = self.newest;
-        let slot = self.tombstones.insert(Tombstone { hash, dropped, older, newer: NO_SLOT });
+        // Two topics with one hash.
+        let dropped = self.find(hash).map_or(dropped, |slot| self.remove(slot).dropped().and(dropped));
+        let Dropped { newest, newest_public: newest_public_dropped } = dropped;
+        let Some(newest_dropped) = NonZeroU64::new(newest) else { return };
+        let (older, newer) = (self.newest, NO_SLOT);
+        let tombstone = Tombstone { hash, newest_dropped, newest_public_dropped, older, newer };
+        let slot = self.tombstones.insert(tombstone);
         *self.newer_of(older) = slot;
         self.newest = slot;
         let tombstones = &self.tombstones;
         self.by_hash.insert(hash, slot, |slot| tombstones[slot].hash);
         while self.bytes() > self.max_bytes && self.oldest != NO_SLOT {
             let oldest = self.remove(self.oldest);
-            self.floor = self.floor.max(oldest.dropped.get());
+            self.floor = self.floor.and(oldest.dropped());
         }
     }
 
@@ -133,27 +146,40 @@ impl Forgotten {
 mod tests {
     use super::*;
 
+    fn public(seq: u64) -> Dropped {
+        Dropped { newest: seq, newest_public: seq }
+    }
+
     #[test]
     fn the_floor_rises_only_when_a_tombstone_goes_for_want_of_room() {
         let mut forgotten = Forgotten::new(40_000);
         for topic in 1..=500 {
-            forgotten.insert(topic << 35 | topic, topic);
+            forgotten.insert(topic << 35 | topic, public(topic));
             forgotten.check();
         }
-        assert_eq!((forgotten.floor, forgotten.len()), (0, 500));
-        assert_eq!(forgotten.dropped(7 << 35 | 7), 7);
-        assert_eq!(forgotten.dropped(1), 0, "nothing was ever dropped of a topic without a tombstone");
+        assert_eq!((forgotten.floor, forgotten.len()), (public(0), 500));
+        assert_eq!(forgotten.dropped(7 << 35 | 7), public(7));
+        assert_eq!(
+            forgotten.dropped(1),
+            public(0),
+            "nothing was ever dropped of a topic without a tombstone"
+        );
         // A tombstone that was taken over comes back as the newest.
-        assert_eq!(forgotten.take(1 << 35 | 1), 1);
-        forgotten.insert(1 << 35 | 1, 600);
+        assert_eq!(forgotten.take(1 << 35 | 1), public(1));
+        forgotten.insert(1 << 35 | 1, public(600));
         for topic in 1_000..10_000_u64 {
-            forgotten.insert(topic << 35 | topic, topic);
+            // Of every other topic, the last frame was private.
+            let newest_public = topic - topic % 2;
+            forgotten.insert(topic << 35 | topic, Dropped { newest: topic, newest_public });
         }
         forgotten.check();
         let kept = forgotten.len() as u64;
         assert!(kept > 500, "{kept} tombstones fit");
-        assert_eq!(forgotten.floor, 9_999 - kept, "the oldest go first");
-        assert_eq!(forgotten.dropped(9_999 << 35 | 9_999), 9_999);
+        let (newest, oldest_kept) = (9_999, 10_000 - kept);
+        assert_eq!(forgotten.floor.newest, oldest_kept - 1, "the oldest go first");
+        assert_eq!(forgotten.floor.newest_public, (oldest_kept - 1) & !1);
+        let of_newest = forgotten.dropped(newest << 35 | newest);
+        assert_eq!(of_newest, Dropped { newest, newest_public: newest - 1 });
         assert_eq!(forgotten.dropped(7 << 35 | 7), forgotten.floor);
     }
 }

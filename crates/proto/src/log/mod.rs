@@ -20,6 +20,7 @@
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
 
 mod check;
+mod dropped;
 mod expiry;
 mod fairness;
 mod forgotten;
@@ -66,7 +67,7 @@ pub struct Log {
     epoch: Epoch,
     limits: LogLimits,
     keys: HashKeys,
-    /// The highest `seq` ever appended.
+    /// The highest `seq` ever appended, or where the log began.
     newest: u64,
     topics: Slots<TopicEntry>,
     by_name: SlotTable,
@@ -121,12 +122,25 @@ impl Log {
         }
     }
 
+    /// Begins in the middle: for a log that is fed from a store or from another node, which no longer has the
+    /// events up to `seq`. The next number is higher. A reader that has less than `seq` is told of a gap,
+    /// whatever its topics are.
+    ///
+    /// # Panics
+    /// The log has been used.
+    pub fn begin_after(&mut self, seq: u64) {
+        assert!(self.newest == 0 && self.topics.len() == 0, "a log begins once, before all else");
+        self.newest = seq;
+        self.forgotten.raise_floor(seq);
+    }
+
     /// The identity of this log's lifetime.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The highest `seq` ever appended, retained or not; zero before the first event.
+    /// The highest `seq` ever appended, retained or not; before the first event, where the log began: zero, or
+    /// what [`Log::begin_after`] was given.
     pub fn newest(&self) -> u64 {
         self.newest
     }
@@ -393,7 +407,7 @@ impl Log {
         let Some(held) = entry.held.as_deref_mut() else { return };
         let before = held.overhead_bytes();
         let Some(frame) = held.pop_oldest(self.keys) else { return };
-        entry.dropped = frame.seq();
+        entry.dropped.note(&frame);
         if held.is_empty() {
             let is_queued = held.expiry_stamp != 0;
             self.held_bytes -= before + entry.bytes();

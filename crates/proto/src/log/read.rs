@@ -11,61 +11,77 @@ use crate::event::Topic;
 use crate::frame::{Frame, WireFormat};
 
 /// Where a resuming reader starts.
+///
+/// After `cursor` everything is here. Where the reader's topics have not dropped the same, some of them have
+/// older frames that it has not seen either: those after `from`, which is at most `cursor`.
+/// [`Log::replay_after`] gives them too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Nothing is missing.
+    /// Nothing is missing: the reader has everything up to `from`, or has asked for everything retained.
     At {
-        /// The reader has everything up to here.
+        /// Everything after this is here.
         cursor: u64,
+        /// The reader has everything up to here, or can no longer get it.
+        from: u64,
     },
     /// Something may be missing before `cursor`.
     Gap {
         /// Everything after this is here.
         cursor: u64,
+        /// The reader has everything up to here, or can no longer get it.
+        from: u64,
     },
     /// The epoch is this one, but the number is newer than everything here: another shard or node may have
-    /// been ahead.
+    /// been ahead. If the number does not come, this is a gap, and the reader gets everything retained.
     Ahead {
         /// The number that the reader has.
         seq: u64,
-        /// Where it starts, after a gap, if this number does not come.
+        /// Everything after this is here.
         cursor: u64,
     },
 }
 
 impl Start {
-    /// The reader has, or can no longer get, everything up to here. For [`Start::Ahead`]: if it is not waited
-    /// for.
+    /// Everything after this is here.
     pub fn cursor(self) -> u64 {
         match self {
-            Start::At { cursor } | Start::Gap { cursor } | Start::Ahead { cursor, .. } => cursor,
+            Start::At { cursor, .. } | Start::Gap { cursor, .. } | Start::Ahead { cursor, .. } => cursor,
         }
     }
 
-    /// Whether something may be missing before the cursor. For [`Start::Ahead`]: if it is not waited for.
+    /// The reader has everything up to here, or can no longer get it.
+    pub fn from(self) -> u64 {
+        match self {
+            Start::At { from, .. } | Start::Gap { from, .. } => from,
+            Start::Ahead { .. } => 0,
+        }
+    }
+
+    /// Whether something may be missing before the cursor. For [`Start::Ahead`]: if the number does not come.
     pub fn is_gap(self) -> bool {
         !matches!(self, Start::At { .. })
     }
 }
 
 impl Log {
-    /// Where a reader of `topics` starts that says it has everything up to the event `id`.
+    /// Where a reader of `topics` starts that says it has everything up to the event `id`. Private frames count
+    /// only with `sees_private`.
     ///
     /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
     /// bears) is a gap, and the reader gets everything retained.
-    pub fn resume(&self, id: &str, topics: &[Topic]) -> Start {
-        let available = self.available_after(topics);
+    pub fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        let cursor = self.available_after(topics, sees_private);
         if id == EARLIEST {
-            return Start::At { cursor: available };
+            return Start::At { cursor, from: 0 };
         }
         let seq = match Cursor::parse(id) {
             Some(Cursor { epoch, seq }) if epoch == self.epoch => Some(seq),
             _ => self.first_with_own_id(id, topics),
         };
         match seq {
-            Some(seq) if seq > self.newest => Start::Ahead { seq, cursor: available },
-            Some(seq) if seq >= available => Start::At { cursor: seq },
-            _ => Start::Gap { cursor: available },
+            Some(seq) if seq > self.newest => Start::Ahead { seq, cursor },
+            Some(seq) if seq >= cursor => Start::At { cursor: seq, from: seq },
+            _ => Start::Gap { cursor, from: seq.unwrap_or(0) },
         }
     }
 
@@ -77,14 +93,16 @@ impl Log {
         held.filter_map(|held| held.own_ids()?.first(id, self.keys)).min()
     }
 
-    /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped.
-    pub fn available_after(&self, topics: &[Topic]) -> u64 {
+    /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped. Private
+    /// frames count only with `sees_private`.
+    pub fn available_after(&self, topics: &[Topic], sees_private: bool) -> u64 {
         let dropped = topics.iter().map(|topic| {
             let hash = self.keys.hash(topic.as_str());
-            match self.find_hashed(topic, hash) {
+            let dropped = match self.find_hashed(topic, hash) {
                 Some(slot) => self.topics[slot].dropped,
                 None => self.forgotten.dropped(hash),
-            }
+            };
+            dropped.seen_by(sees_private)
         });
         dropped.max().unwrap_or(self.newest)
     }
@@ -106,8 +124,27 @@ impl Log {
         max_bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let available = self.available_after(topics);
-        if available > after {
+        self.replay_after(topics, sees_private, after, after, max_frames, max_bytes, into)
+    }
+
+    /// The same as [`Log::read_after`] for a reader that knows that frames up to `incomplete_until` are
+    /// missing: what is left of them it gets.
+    ///
+    /// # Errors
+    /// Frames after both `after` and `incomplete_until` are gone; with [`Log::available_after`].
+    #[allow(clippy::too_many_arguments, reason = "the reader's five, and the two bounds of a slice")]
+    pub fn replay_after(
+        &self,
+        topics: &[Topic],
+        sees_private: bool,
+        after: u64,
+        incomplete_until: u64,
+        max_frames: usize,
+        max_bytes: usize,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<u64, u64> {
+        let available = self.available_after(topics, sees_private);
+        if available > after.max(incomplete_until) {
             return Err(available);
         }
         let (mut cursor, mut count, mut bytes) = (after, 0, 0_usize);
@@ -153,6 +190,10 @@ impl<'log> Iterator for FramesAfter<'log> {
     type Item = &'log Arc<Frame>;
 
     fn next(&mut self) -> Option<&'log Arc<Frame>> {
+        if let [(queue, next)] = &mut self.queues[..] {
+            *next += 1;
+            return queue.get(*next - 1).map(|(_, frame)| frame);
+        }
         let heads = self.queues.iter().filter_map(|(queue, next)| queue.get(*next));
         let (first, frame) = heads.min_by_key(|(seq, _)| *seq)?;
         for (queue, next) in &mut self.queues {

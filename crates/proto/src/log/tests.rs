@@ -56,7 +56,21 @@ fn read(log: &Log, topics: &[Topic], after: u64) -> Result<Vec<u64>, u64> {
 
 /// Everything that is retained of some topics.
 fn retained(log: &Log, topics: &[Topic]) -> Vec<u64> {
-    read(log, topics, log.available_after(topics)).unwrap()
+    let start = log.resume(EARLIEST, topics, true);
+    let mut frames = Vec::new();
+    let end = log.replay_after(topics, true, start.from(), start.cursor(), 1 << 20, 1 << 30, &mut frames);
+    assert_eq!((end, start.is_gap()), (Ok(log.newest()), false));
+    frames.iter().map(|frame| frame.seq()).collect()
+}
+
+/// A reader that says it has everything up to `seq` misses nothing.
+fn at(seq: u64) -> Start {
+    Start::At { cursor: seq, from: seq }
+}
+
+/// Everything after `cursor` is here, and the reader has everything up to `from`.
+fn gap(cursor: u64, from: u64) -> Start {
+    Start::Gap { cursor, from }
 }
 
 fn id(log: &Log, seq: u64) -> String {
@@ -91,7 +105,7 @@ fn numbers_rise_and_may_have_holes() {
     assert_eq!(read(&log, &a, 0).unwrap(), [3, 4, 1_000, 1_000_000_000_000]);
     // Also from a number that no frame has.
     assert_eq!(read(&log, &a, 500).unwrap(), [1_000, 1_000_000_000_000]);
-    assert_eq!(log.resume(&id(&log, 500), &a), Start::At { cursor: 500 });
+    assert_eq!(log.resume(&id(&log, 500), &a, true), at(500));
     log.check();
 }
 
@@ -136,7 +150,7 @@ fn retention_by_count_bytes_and_age() {
     let mut none = log(0);
     append(&mut none, "a");
     assert!(none.is_empty() && none.topic(&a[0]).is_none());
-    assert_eq!(none.resume(&id(&none, 0), &a), Start::Gap { cursor: 1 });
+    assert_eq!(none.resume(&id(&none, 0), &a, true), gap(1, 0));
     for log in [by_count, by_bytes, by_age, none] {
         log.check();
     }
@@ -220,13 +234,13 @@ fn a_cursor_before_what_is_retained_is_a_gap() {
         append(&mut log, "a");
     }
     let a = [topic("a")];
-    assert_eq!(log.resume(&id(&log, 2), &a), Start::Gap { cursor: 3 });
+    assert_eq!(log.resume(&id(&log, 2), &a, true), gap(3, 2));
     assert_eq!(read(&log, &a, 2), Err(3));
     // Everything after 3 is retained, so a reader at 3 misses nothing.
-    assert_eq!(log.resume(&id(&log, 3), &a), Start::At { cursor: 3 });
-    assert_eq!(log.resume(&id(&log, 5), &a), Start::At { cursor: 5 });
-    assert_eq!(log.resume(EARLIEST, &a), Start::At { cursor: 3 });
-    assert_eq!(log.available_after(&[]), 5);
+    assert_eq!(log.resume(&id(&log, 3), &a, true), at(3));
+    assert_eq!(log.resume(&id(&log, 5), &a, true), at(5));
+    assert_eq!(log.resume(EARLIEST, &a, true), Start::At { cursor: 3, from: 0 });
+    assert_eq!(log.available_after(&[], true), 5);
 }
 
 #[test]
@@ -234,14 +248,14 @@ fn unknown_epochs_and_ids_are_gaps_and_future_numbers_are_ahead() {
     let mut log = log(10);
     append(&mut log, "a");
     let a = [topic("a")];
-    let start = Start::Gap { cursor: 0 };
-    assert_eq!(log.resume(&Cursor { epoch: Epoch::new(8), seq: 1 }.to_string(), &a), start);
-    assert_eq!(log.resume("never-seen", &a), start);
-    let ahead = log.resume(&id(&log, 2), &a);
+    let start = gap(0, 0);
+    assert_eq!(log.resume(&Cursor { epoch: Epoch::new(8), seq: 1 }.to_string(), &a, true), start);
+    assert_eq!(log.resume("never-seen", &a, true), start);
+    let ahead = log.resume(&id(&log, 2), &a, true);
     assert_eq!(ahead, Start::Ahead { seq: 2, cursor: 0 });
-    assert!(ahead.is_gap() && start.is_gap() && !log.resume(EARLIEST, &a).is_gap());
+    assert!(ahead.is_gap() && start.is_gap() && !log.resume(EARLIEST, &a, true).is_gap());
     append(&mut log, "b");
-    assert_eq!(log.resume(&id(&log, 2), &a), Start::At { cursor: 2 });
+    assert_eq!(log.resume(&id(&log, 2), &a, true), at(2));
 }
 
 /// Once, a reader of a quiet topic that reconnected after another topic had been forgotten was told of a gap
@@ -263,15 +277,39 @@ fn a_forgotten_topic_is_no_gap_for_another_one() {
     trim_all(&mut log, 3600 * SECOND);
     assert_eq!((log.len(), log.topic_count()), (0, 0), "all topics are forgotten");
     log.check();
-    assert_eq!(log.resume(&id(&log, 2), &quiet), Start::At { cursor: 2 });
-    assert_eq!(log.resume(&id(&log, 1), &quiet), Start::Gap { cursor: 2 });
-    assert_eq!(log.resume(&id(&log, 0), &other), Start::At { cursor: 0 });
+    assert_eq!(log.resume(&id(&log, 2), &quiet, true), at(2));
+    assert_eq!(log.resume(&id(&log, 1), &quiet, true), gap(2, 1));
+    assert_eq!(log.resume(&id(&log, 0), &other, true), at(0));
     // A new entry knows what the tombstone knew, and a new tombstone what the entry knew.
     log.add_reader(&quiet, 0);
-    assert_eq!(log.available_after(&quiet), 2);
+    assert_eq!(log.available_after(&quiet, true), 2);
     log.remove_reader(&quiet, 0);
-    assert_eq!(log.available_after(&quiet), 2);
+    assert_eq!(log.available_after(&quiet, true), 2);
     log.check();
+}
+
+/// A reader of a busy and of a quiet topic gets what is left of the quiet one's history, whatever the busy
+/// one has dropped.
+#[test]
+fn a_gap_in_one_topic_does_not_cost_what_another_one_retains() {
+    let mut log = log(3);
+    append(&mut log, "quiet");
+    append(&mut log, "quiet");
+    for _ in 0..10 {
+        append(&mut log, "busy");
+    }
+    let both = [topic("busy"), topic("quiet")];
+    assert_eq!(retained(&log, &both), [1, 2, 10, 11, 12]);
+    let start = log.resume(&id(&log, 1), &both, true);
+    assert_eq!(start, gap(9, 1));
+    // In slices; a loss beyond the gap that the reader knows of is told.
+    let mut frames = Vec::new();
+    assert_eq!(log.replay_after(&both, false, 1, 9, 1, 1 << 20, &mut frames), Ok(2));
+    assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Ok(10));
+    append(&mut log, "busy");
+    assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Err(10));
+    assert_eq!(log.read_after(&both, false, 10, 9, 1 << 20, &mut frames), Ok(13));
+    assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [2, 10, 11, 12, 13]);
 }
 
 /// Without room for tombstones the log says "gap" rather than nothing.
@@ -284,10 +322,82 @@ fn what_the_log_cannot_remember_is_a_gap() {
     }
     trim_all(&mut log, 3600 * SECOND);
     log.check();
-    let start = log.resume(&id(&log, 0), &[topic("first")]);
+    let start = log.resume(&id(&log, 0), &[topic("first")], true);
     assert!(start.is_gap() && start.cursor() > 1_000, "{start:?}");
-    assert_eq!(log.resume(&id(&log, 1_999), &[topic("t1999")]), Start::Gap { cursor: 2_001 });
-    assert_eq!(log.resume(&id(&log, 2_001), &[topic("t1999")]), Start::At { cursor: 2_001 });
+    assert_eq!(log.resume(&id(&log, 1_999), &[topic("t1999")], true), gap(2_001, 1_999));
+    assert_eq!(log.resume(&id(&log, 2_001), &[topic("t1999")], true), at(2_001));
+}
+
+/// Once, the log kept one number for both: a reader without the grant was told of a gap, or was cut, when only
+/// private frames of its topic had been dropped.
+#[test]
+fn a_private_frame_that_is_dropped_is_no_gap_for_a_reader_without_the_grant() {
+    let mut log = log(3);
+    let a = [topic("a")];
+    for private in [false, true, true, true, true, false] {
+        append_at(&mut log, Event::new(topic("a")).private(private), Duration::ZERO);
+    }
+    // The public frame 1 and the private frames 2 and 3 are gone.
+    assert_eq!((log.available_after(&a, false), log.available_after(&a, true)), (1, 3));
+    assert_eq!(log.resume(&id(&log, 1), &a, false), at(1));
+    assert_eq!(log.resume(&id(&log, 1), &a, true), gap(3, 1));
+    assert_eq!(log.resume(&id(&log, 0), &a, false), gap(1, 0));
+    let mut frames = Vec::new();
+    assert_eq!(log.read_after(&a, true, 1, 9, 1 << 20, &mut frames), Err(3));
+    assert_eq!(log.read_after(&a, false, 1, 9, 1 << 20, &mut frames), Ok(6));
+    assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [6]);
+    // The topic's tombstone knows both numbers as well, and its next entry has them from there.
+    let mut only_private = log_of(retention(9), 64 * MIB);
+    append_at(&mut only_private, Event::new(topic("a")).private(true), Duration::ZERO);
+    for has_entry in [false, true] {
+        trim_all(&mut only_private, 3600 * SECOND);
+        assert!(only_private.is_empty());
+        if has_entry {
+            only_private.add_reader(&a, 0);
+        }
+        assert_eq!(only_private.topic_count(), usize::from(has_entry));
+        assert_eq!((only_private.available_after(&a, false), only_private.available_after(&a, true)), (0, 1));
+        assert_eq!(only_private.resume(&id(&only_private, 0), &a, false), at(0));
+        assert_eq!(only_private.resume(&id(&only_private, 0), &a, true), gap(1, 0));
+        only_private.check();
+    }
+}
+
+/// A log whose events come from a store, or from other nodes, does not have those before it began.
+#[test]
+fn a_log_that_begins_in_the_middle_has_nothing_before() {
+    let mut log = log(10);
+    let (a, b) = ([topic("a")], [topic("b")]);
+    log.begin_after(1_000);
+    assert_eq!((log.newest(), log.len(), log.bytes()), (1_000, 0, 0));
+    log.add_reader(&b, 0);
+    append(&mut log, "a");
+    log.check();
+    assert_eq!(log.newest(), 1_001);
+    for topics in [&a, &b] {
+        for sees_private in [false, true] {
+            assert_eq!(log.available_after(topics, sees_private), 1_000);
+            assert_eq!(log.resume(&id(&log, 1_000), topics, sees_private), at(1_000));
+            assert_eq!(log.resume(&id(&log, 999), topics, sees_private), gap(1_000, 999));
+            let earliest = Start::At { cursor: 1_000, from: 0 };
+            assert_eq!(log.resume(EARLIEST, topics, sees_private), earliest);
+        }
+    }
+    assert_eq!(read(&log, &a, 999), Err(1_000));
+    assert_eq!(read(&log, &a, 1_000).unwrap(), [1_001]);
+    // Also a topic that loses frames and is forgotten keeps to it.
+    log.remove_reader(&b, 0);
+    trim_all(&mut log, 3600 * SECOND);
+    assert_eq!((log.available_after(&a, true), log.available_after(&b, true)), (1_001, 1_000));
+    log.check();
+}
+
+#[test]
+#[should_panic(expected = "a log begins once")]
+fn a_log_that_was_used_does_not_begin_again() {
+    let mut log = log(10);
+    append(&mut log, "a");
+    log.begin_after(1_000);
 }
 
 #[test]
@@ -298,7 +408,7 @@ fn traffic_of_other_topics_is_no_gap_for_a_quiet_one() {
     for _ in 0..5 {
         append(&mut log, "busy");
     }
-    assert_eq!(log.resume(&id(&log, 0), &quiet), Start::At { cursor: 0 });
+    assert_eq!(log.resume(&id(&log, 0), &quiet, true), at(0));
     assert_eq!(retained(&log, &quiet), [1]);
 }
 
@@ -309,11 +419,11 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
     append_own(&mut log, "a", "one");
     append(&mut log, "a");
     let a = [topic("a")];
-    assert_eq!(log.resume("one", &a), Start::At { cursor: 1 });
+    assert_eq!(log.resume("one", &a, true), at(1));
     append(&mut log, "a");
-    assert_eq!(log.resume("one", &a), Start::At { cursor: 1 });
+    assert_eq!(log.resume("one", &a, true), at(1));
     append(&mut log, "a");
-    assert_eq!(log.resume("one", &a), Start::Gap { cursor: 2 });
+    assert_eq!(log.resume("one", &a, true), gap(2, 0));
     log.check();
 }
 
@@ -328,7 +438,7 @@ fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     append(&mut log, "a");
     append_own(&mut log, "a", "one");
     let a = [topic("a")];
-    assert_eq!(log.resume("one", &a), Start::Gap { cursor: 2 });
+    assert_eq!(log.resume("one", &a, true), gap(2, 1));
     assert_eq!(read(&log, &a, 2).unwrap(), [3, 4, 5]);
 }
 
@@ -342,10 +452,10 @@ fn own_ids_of_other_topics_are_unknown() {
     append_own(&mut log, "a", "two");
     append_own(&mut log, "b", "two");
     let (a, b) = ([topic("a")], [topic("b")]);
-    assert_eq!(log.resume("one", &a), Start::Gap { cursor: 0 });
-    assert_eq!(log.resume("two", &a), Start::At { cursor: 3 });
-    assert_eq!(log.resume("two", &b), Start::At { cursor: 4 });
-    assert_eq!(log.resume("two", &[topic("a"), topic("b")]), Start::At { cursor: 3 });
+    assert_eq!(log.resume("one", &a, true), gap(0, 0));
+    assert_eq!(log.resume("two", &a, true), at(3));
+    assert_eq!(log.resume("two", &b, true), at(4));
+    assert_eq!(log.resume("two", &[topic("a"), topic("b")], true), at(3));
 }
 
 /// Once, a reader without a grant searched all private frames for one that it may get.
@@ -523,7 +633,7 @@ fn a_burst_in_one_topic_leaves_the_others_alone() {
     assert_eq!(dropped.len(), 4);
     assert!(log.topic(&topic("burst")).is_none());
     assert_eq!(log.len(), 1_000);
-    assert_eq!(log.resume(&id(&log, 0), &[topic("burst")]), Start::Gap { cursor: log.newest() });
+    assert_eq!(log.resume(&id(&log, 0), &[topic("burst")], true), gap(log.newest(), 0));
     log.check();
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::dropped::Dropped;
 use super::names::HashKeys;
 use super::own_ids::OwnIds;
 use super::shards::ShardSet;
@@ -18,8 +19,7 @@ pub(super) struct TopicEntry {
     pub(super) hash: u64,
     /// The shards that have readers of it.
     pub(super) readers: ShardSet,
-    /// No frame of this topic after this one has been dropped.
-    pub(super) dropped: u64,
+    pub(super) dropped: Dropped,
     /// Boxed, so that a topic that is only read costs one word here.
     pub(super) held: Option<Box<HeldFrames>>,
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fanfare_proto::audience::{Subscription, SweepBounds};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::delivery::{Budgets, Closed, Delivery, SendFailure, StreamKey};
+use fanfare_proto::delivery::{Budgets, Closed, Delivery, NewStream, SendFailure, StreamKey};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbeat};
@@ -63,6 +63,10 @@ struct Reader {
     begun: Vec<u8>,
     /// It was given, or told that it cannot get, everything up to here.
     seen: u64,
+    /// It was told that some events up to here are gone. What is left of them comes.
+    incomplete_until: u64,
+    /// How far its history is incomplete is not known exactly.
+    is_uncertain: bool,
     /// It has had its opening.
     is_open: bool,
     /// When it was last sent something, or the shard knew that its socket was full.
@@ -148,7 +152,7 @@ impl World {
         self.work_off("after all sockets were opened");
         for reader in self.readers.values() {
             assert!(reader.begun.is_empty(), "{:?}: {:?}", reader.key, reader.begun);
-            let next = self.first_after(reader, reader.seen);
+            let next = self.first_after(reader, reader.seen.max(reader.incomplete_until));
             assert!(next.is_none() || self.may_skip_in_silence(reader, next), "a reader misses {next:?}");
         }
         self.delivery.shrink_for_idle();
@@ -207,11 +211,12 @@ impl World {
         };
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
         let key = self.delivery.reserve();
-        let start = asked.map(|id| log.log.resume(&id, subscription.topics()));
+        let sees_private = subscription.wanted_after(0, 0).sees_private;
+        let start = asked.map(|id| log.log.resume(&id, subscription.topics(), sees_private));
         let opened = self.delivery.open(subscription.clone(), start, &mut log);
-        let seen = opened.cursor;
-        if let Some(Start::At { cursor }) = start {
-            assert!(cursor == seen && !opened.gap);
+        let (seen, incomplete_until) = (opened.cursor, opened.incomplete_until);
+        if let Some(Start::At { cursor, .. }) = start {
+            assert!(cursor == incomplete_until && !opened.gap);
         }
         if self.choices.one_in(20) {
             return self.delivery.abandon(opened, &mut log);
@@ -230,12 +235,14 @@ impl World {
             gone: false,
             begun: Vec::new(),
             seen,
+            incomplete_until,
+            is_uncertain: false,
             is_open,
             heard_at: now,
             ended: false,
         };
         assert!(self.readers.insert(key.slot, reader).is_none(), "a slot that is in use");
-        self.delivery.begin(key, opened, socket, options, unsent, now, &mut log);
+        self.delivery.begin(opened, NewStream { key, socket, options, unsent }, now, &mut log);
         self.take_closed();
         if !is_open && self.readers.contains_key(&key.slot) && self.choices.one_in(2) {
             self.open_socket(key.slot);
@@ -356,13 +363,13 @@ impl World {
                 }
                 CloseReason::Aged => false,
                 CloseReason::Drained => {
-                    let next = self.first_after(&reader, reader.seen);
+                    let next = self.first_after(&reader, reader.seen.max(reader.incomplete_until));
                     self.draining && (next.is_none() || self.may_skip_in_silence(&reader, next))
                 }
                 CloseReason::Cut => false,
             };
             let next = self.first_after(&reader, reader.seen).map(|next| next.seq());
-            let available_after = self.log.available_after(reader.subscription.topics());
+            let available_after = self.available_after(&reader);
             assert!(
                 may_be,
                 "{key:?} was closed as {reason:?}: has {}, needs {next:?}, available after {available_after}, begun {}, \
@@ -378,7 +385,7 @@ impl World {
 
     /// The log has dropped something that it needs, or links have begun more than they may.
     fn may_be_over_a_bound(&self, reader: &Reader) -> bool {
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         let misses = self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
         // The notice of a gap is begun, too.
@@ -418,12 +425,19 @@ impl World {
     /// Takes one whole piece off. False where there is none yet.
     fn read_piece(&self, reader: &mut Reader) -> bool {
         let format = reader.subscription.format();
-        let next = self.first_after(reader, reader.seen).cloned();
         if !reader.is_open {
             let taken = take_off(&mut reader.begun, OPENING);
             assert!(taken != Match::Other, "something came before the opening");
             reader.is_open |= taken == Match::Whole;
             return reader.is_open;
+        }
+        // Of incomplete history, what is left comes.
+        let mut next = self.first_after(reader, reader.seen).cloned();
+        while let Some(left_out) = next.as_ref().filter(|it| it.seq() <= reader.incomplete_until) {
+            if matches_beginning(&reader.begun, left_out.wire(format)) {
+                break;
+            }
+            next = self.first_after(reader, left_out.seq()).cloned();
         }
         if let Some(next) = &next {
             match take_off(&mut reader.begun, next.wire(format)) {
@@ -448,7 +462,7 @@ impl World {
 
     /// A reader that does not want to be told of gaps loses what the log has dropped without a sign.
     fn may_skip_in_silence(&self, reader: &Reader, next: Option<&Arc<Frame>>) -> bool {
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         self.limits.laggard_policy == LaggardPolicy::Skip
             && !reader.options.gap_notice
             && next.is_some_and(|next| next.seq() <= available_after)
@@ -456,7 +470,7 @@ impl World {
 
     /// What came is a later event, and all before it were dropped by the log.
     fn read_behind_a_skip(&self, reader: &mut Reader, format: WireFormat) -> bool {
-        let available_after = self.log.available_after(reader.subscription.topics());
+        let available_after = self.available_after(reader);
         let mut seq = reader.seen;
         while let Some(next) = self.first_after(reader, seq) {
             match take_off(&mut reader.begun, next.wire(format)) {
@@ -490,18 +504,27 @@ impl World {
         }
         let id = body.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id");
         let cursor = Cursor::parse(id).expect("a cursor");
-        let missed = self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= cursor.seq);
+        let available_after = self.available_after(reader);
+        let complete_after = reader.seen.max(reader.incomplete_until);
         if body.starts_with("event: fanfare.gap\n") {
             assert!(reader.options.gap_notice && self.limits.laggard_policy == LaggardPolicy::Skip);
-            assert!(missed, "a gap that is none");
-            let next = self.first_after(reader, cursor.seq);
-            // When the notice was written there may have been no next event.
-            if let Some(own) =
-                next.and_then(|next| next.own_id()).filter(|_| !body.contains(r#""before":null"#))
-            {
-                assert!(body.contains(&format!(r#""before":"{own}""#)), "{body}");
-            }
-            reader.seen = cursor.seq;
+            let missing = self.first_after(reader, complete_after);
+            let is_one = missing.is_some_and(|missing| missing.seq() <= available_after);
+            assert!(is_one || reader.is_uncertain, "a gap that is none");
+            // It was written some time ago: what it names as complete tells what was gone then.
+            let until = match body.split_once(r#""before":""#).and_then(|(_, rest)| rest.split_once('"')) {
+                Some((id, _)) => {
+                    let (seq, is_certain) = self.seq_of(id, reader);
+                    reader.is_uncertain = !is_certain;
+                    seq - 1
+                }
+                None => {
+                    reader.is_uncertain = true;
+                    available_after
+                }
+            };
+            assert!(cursor.seq >= reader.seen && cursor.seq <= until, "the gap goes on at {}", cursor.seq);
+            (reader.seen, reader.incomplete_until) = (cursor.seq, until);
         } else {
             assert_eq!(
                 &body[..body.len().min(80)],
@@ -512,15 +535,43 @@ impl World {
                 self.first_after(reader, reader.seen).map(|next| next.seq())
             );
             assert!(reader.options.checkpoint != Checkpoint::Off, "a checkpoint that was not asked for");
-            let available_after = self.log.available_after(reader.subscription.topics());
-            let in_silence = self.may_skip_in_silence(reader, self.first_after(reader, reader.seen))
-                && cursor.seq <= available_after.max(reader.seen);
-            let rest = self.first_after(reader, available_after).is_some_and(|next| next.seq() <= cursor.seq);
-            let missed = missed && !in_silence && (rest || reader.options.gap_notice);
-            assert!(!missed, "a checkpoint at {} before {:?} was sent", cursor.seq, reader.seen);
+            let missing = self.first_after(reader, complete_after);
+            let in_silence = self.may_skip_in_silence(reader, missing);
+            let missing = if in_silence { self.first_after(reader, available_after) } else { missing };
+            assert!(
+                missing.is_none_or(|missing| missing.seq() > cursor.seq),
+                "a checkpoint at {} before {:?} was sent",
+                cursor.seq,
+                reader.seen
+            );
             reader.seen = reader.seen.max(cursor.seq);
         }
         true
+    }
+
+    /// The last event that a reader knows by this id and that may be the first behind a gap, and whether it is the only
+    /// one: ids are used again.
+    fn seq_of(&self, id: &str, reader: &Reader) -> (u64, bool) {
+        if let Some(cursor) = Cursor::parse(id) {
+            return (cursor.seq, true);
+        }
+        let available_after = self.available_after(reader);
+        let (mut before, mut found, mut count) = (reader.seen, None, 0);
+        while before <= available_after
+            && let Some(frame) = self.first_after(reader, before)
+        {
+            if frame.own_id() == Some(id) {
+                (found, count) = (Some(frame.seq()), count + 1);
+            }
+            before = frame.seq();
+        }
+        (found.expect("an event with this id"), count == 1)
+    }
+
+    /// The log has every event for the reader after this number.
+    fn available_after(&self, reader: &Reader) -> u64 {
+        let wanted = reader.subscription.wanted_after(0, 0);
+        self.log.available_after(wanted.topics, wanted.sees_private)
     }
 
     fn first_after(&self, reader: &Reader, seq: u64) -> Option<&Arc<Frame>> {
@@ -573,6 +624,11 @@ enum Match {
     Whole,
     Beginning,
     Other,
+}
+
+fn matches_beginning(begun: &[u8], piece: &[u8]) -> bool {
+    let common = piece.len().min(begun.len());
+    begun[..common] == piece[..common]
 }
 
 /// Takes `piece` off the front of `begun` if it is there whole.
@@ -678,7 +734,8 @@ impl Choices {
     fn subscription(&mut self) -> Subscription {
         let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
         let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        Subscription::new(topics, format, Transport::Http1, true)
+        let sees_private = self.one_in(2);
+        Subscription::new(topics, format, Transport::Http1, sees_private)
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

@@ -6,9 +6,9 @@
 use std::fmt;
 
 use bytes::BytesMut;
-use fanfare::{Event, EventId, EventType, InvalidEvent, Retry, Topic, form_fields};
+use fanfare::{Event, EventId, EventType, InvalidEvent, MAX_TOPICS_PER_EVENT, Retry, Topic, form_fields};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// What is wrong with a body.
@@ -37,17 +37,77 @@ pub(super) fn is_array(body: &[u8]) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
 }
 
-/// The events of a JSON array.
-pub(super) fn json_events(body: &[u8]) -> Result<Vec<Event>, Flaw> {
-    let raw: Vec<&RawValue> = serde_json::from_slice(body).map_err(not_json)?;
-    let event = |(index, value): (usize, &&RawValue)| {
-        json_event(value.get().as_bytes()).map_err(|flaw| Flaw {
-            detail: format!("event {}: {}", index + 1, flaw.detail),
-            index: Some(index),
-            ..flaw
+/// The events of a JSON array, one after the other: an array of any length needs no more memory than one
+/// event.
+pub(super) struct JsonEvents<'body> {
+    /// What has not been read yet.
+    rest: &'body [u8],
+    /// Events that have been read.
+    count: usize,
+    /// The array has ended, or has a flaw.
+    over: bool,
+}
+
+impl<'body> JsonEvents<'body> {
+    /// The events of a body for which [`is_array`] holds.
+    pub(super) fn new(body: &'body [u8]) -> JsonEvents<'body> {
+        JsonEvents { rest: body, count: 0, over: false }
+    }
+
+    /// The text of the next event; `None` at the end of the array, behind which nothing may follow.
+    fn next_text(&mut self) -> Result<Option<&'body [u8]>, Flaw> {
+        let wrong = |detail: &str| Err(Flaw::new(format!("not a JSON event: {detail}")));
+        // The array's bracket stands before its first event, as a comma does before each of the others.
+        let separator = if self.count == 0 { b'[' } else { b',' };
+        let at = skip_space(self.rest);
+        let inside = at.strip_prefix(&[separator]).map(skip_space);
+        let end = if self.count == 0 { inside } else { Some(at) };
+        if let Some(behind) = end.and_then(|end| end.strip_prefix(b"]")) {
+            return if skip_space(behind).is_empty() { Ok(None) } else { wrong("trailing characters") };
+        }
+        let Some(inside) = inside else {
+            return wrong("an array has commas between its events and ends with ]");
+        };
+        let mut values = serde_json::Deserializer::from_slice(inside).into_iter::<&RawValue>();
+        let Some(value) = values.next() else { return wrong("the array has no end") };
+        let text = value.map_err(not_json)?.get().as_bytes();
+        self.rest = &inside[values.byte_offset()..];
+        self.count += 1;
+        Ok(Some(text))
+    }
+}
+
+/// Without the white space of JSON at its beginning (RFC 8259, section 2).
+fn skip_space(text: &[u8]) -> &[u8] {
+    let space = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+    &text[space..]
+}
+
+impl Iterator for JsonEvents<'_> {
+    type Item = Result<Event, Flaw>;
+
+    /// The next event. Nothing follows a flaw.
+    fn next(&mut self) -> Option<Result<Event, Flaw>> {
+        if self.over {
+            return None;
+        }
+        let event = match self.next_text() {
+            Ok(None) => None,
+            Ok(Some(text)) => Some(json_event(text)),
+            Err(flaw) => {
+                self.over = true;
+                return Some(Err(flaw));
+            }
+        };
+        self.over = !matches!(event, Some(Ok(_)));
+        event.map(|event| {
+            event.map_err(|flaw| Flaw {
+                detail: format!("event {}: {}", self.count, flaw.detail),
+                index: Some(self.count - 1),
+                ..flaw
+            })
         })
-    };
-    raw.iter().enumerate().map(event).collect()
+    }
 }
 
 /// The event of a JSON object.
@@ -76,6 +136,9 @@ pub(super) fn form_event(body: &[u8]) -> Result<Event, Flaw> {
         let value = String::from_utf8(value.into_owned())
             .map_err(|_| Flaw::of_field(&name, format!("{name} is not UTF-8")));
         match name.as_ref() {
+            "topic" if draft.topics.len() > MAX_TOPICS_PER_EVENT => {
+                return Err(invalid(InvalidEvent::TooManyTopics));
+            }
             "topic" => draft.topics.push(value?),
             "data" => draft.data = Some(value?),
             "id" => draft.id = Some(value?).filter(|id| !id.is_empty()),
@@ -136,6 +199,10 @@ struct Draft {
 
 impl Draft {
     fn event(self) -> Result<Event, Flaw> {
+        // Repeated names count here: each of them is compared with those before it.
+        if self.topics.len() > MAX_TOPICS_PER_EVENT {
+            return Err(invalid(InvalidEvent::TooManyTopics));
+        }
         let mut topics = self.topics.iter();
         let first = topics
             .next()
@@ -233,10 +300,16 @@ impl<'json> Deserialize<'json> for OneOrMany {
             }
 
             fn visit_seq<A: SeqAccess<'json>>(self, mut topics: A) -> Result<OneOrMany, A::Error> {
-                let mut all = Vec::new();
-                while let Some(topic) = topics.next_element()? {
-                    all.push(topic);
+                // One more than an event may name is enough to refuse it: a body of a million names needs no
+                // memory for them.
+                let mut all: Vec<String> = Vec::new();
+                while all.len() <= MAX_TOPICS_PER_EVENT {
+                    match topics.next_element()? {
+                        Some(topic) => all.push(topic),
+                        None => return Ok(OneOrMany(all)),
+                    }
                 }
+                while topics.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(OneOrMany(all))
             }
         }
@@ -289,8 +362,62 @@ mod tests {
     #[test]
     fn an_array_is_no_event() {
         assert!(json_event(br#"["a",1,null,null,null,true]"#).is_err());
-        let flaw = json_events(br#"[{"topic":"a"},["a",1,null,null,null,true]]"#).unwrap_err();
+        let events = JsonEvents::new(br#"[{"topic":"a"},["a",1,null,null,null,true]]"#);
+        let flaw = events.collect::<Result<Vec<_>, _>>().unwrap_err();
         assert_eq!(flaw.index, Some(1));
+    }
+
+    #[test]
+    fn an_array_is_read_event_by_event_and_strictly() {
+        let events = |text: &str| JsonEvents::new(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+        for (text, count) in [
+            ("[]", 0),
+            (" [ \n] ", 0),
+            (r#"[{"topic":"a"}]"#, 1),
+            (" [ {\"topic\":\"a,]\"} ,\t{\"topic\":[\"b\",\"c\"]}\r\n] ", 2),
+        ] {
+            assert_eq!(events(text).unwrap().len(), count, "{text}");
+        }
+        let event = r#"{"topic":"a"}"#;
+        for text in [
+            "[".to_owned(),
+            "[,]".to_owned(),
+            "[]]".to_owned(),
+            "[] x".to_owned(),
+            "[5]".to_owned(),
+            "[nonsense]".to_owned(),
+            format!("[,{event}]"),
+            format!("[{event}"),
+            format!("[{event},"),
+            format!("[{event},]"),
+            format!("[{event},,{event}]"),
+            format!("[{event} {event}]"),
+            format!("[{event}[{event}]"),
+            format!("[{event}]]"),
+            format!("[{event}]{event}"),
+            format!("[{event}}}"),
+            format!("[[{event}]]"),
+        ] {
+            let mut events = JsonEvents::new(text.as_bytes());
+            assert!(events.any(|event| event.is_err()), "{text}");
+            assert!(events.next().is_none(), "{text}: nothing follows a flaw");
+        }
+    }
+
+    /// Names that were listed took memory before they were refused: a body of four MiB made a million of
+    /// them.
+    #[test]
+    fn of_too_many_topics_few_are_kept() {
+        let names = |count: usize| vec![r#""a""#; count].join(",");
+        let listed =
+            |count: usize| serde_json::from_str::<OneOrMany>(&format!("[{}]", names(count))).unwrap().0;
+        assert_eq!(listed(1_000_000).len(), MAX_TOPICS_PER_EVENT + 1);
+        let event = |count: usize| json_event(format!(r#"{{"topic":[{}]}}"#, names(count)).as_bytes());
+        assert_eq!(event(MAX_TOPICS_PER_EVENT).unwrap().topics().len(), 1);
+        assert_eq!(event(MAX_TOPICS_PER_EVENT + 1).unwrap_err().field.as_deref(), Some("topic"));
+        let form = |count: usize| form_event("topic=a&".repeat(count).as_bytes());
+        assert_eq!(form(MAX_TOPICS_PER_EVENT).unwrap().topics().len(), 1);
+        assert_eq!(form(MAX_TOPICS_PER_EVENT + 1).unwrap_err().field.as_deref(), Some("topic"));
     }
 
     #[test]

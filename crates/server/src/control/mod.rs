@@ -4,11 +4,18 @@
 //! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
 //! it.
 
+mod adopt;
+mod answer_first;
+mod bodies;
 mod body;
+mod clients;
+mod limits;
+mod notices;
 mod problem;
 mod publish;
 mod routes;
 mod strict;
+mod topics;
 mod unread;
 
 use std::convert::Infallible;
@@ -16,58 +23,59 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, WireFormat};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
-use crate::cors::Cors;
+pub(crate) use answer_first::OwedWakes;
+pub(crate) use bodies::Bodies;
+use clients::{Client, Clients};
 use fanfare::Admission;
+pub(crate) use limits::ControlLimits;
+use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, READ_BYTES, WAITING};
+pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
 use strict::Strict;
+pub(crate) use topics::Inspections;
 use unread::Watched;
-
-/// Connections that the control plane serves at once; further ones are closed.
-const CONNECTIONS: usize = 4096;
-
-/// Sockets that wait between the shards and the control plane.
-const WAITING: usize = 1024;
-
-/// Time for a head on a connection that is kept open, the wait for it included.
-const HEAD_TIME: Duration = Duration::from_secs(30);
-
-/// How long a client may go on sending after its last answer, before the socket is closed under it.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What the control plane works with.
 pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
-    pub(crate) cors: Cors,
-    pub(crate) max_body: usize,
+    pub(crate) limits: ControlLimits,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) owed_wakes: OwedWakes,
+    pub(crate) inspections: Inspections,
+    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) notices: Arc<Notices>,
 }
 
 /// Starts its threads. They end when the engine does.
 pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (hand, mut handed) = mpsc::channel::<HandedOver>(WAITING);
+    let notices = Arc::clone(&control.notices);
     thread::Builder::new().name("fanfare-hand-over".to_owned()).spawn(move || {
         loop {
             match sockets.receive(None) {
-                // Full: the socket is dropped, and its client sees a closed connection.
-                Ok(Some(socket)) => drop(hand.try_send(socket)),
+                // Where that is full the socket is dropped, and its client sees a closed connection.
+                Ok(Some(socket)) => {
+                    if hand.try_send(socket).is_err() {
+                        notices.add(Notice::ConnectionRefused);
+                    }
+                }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
                 Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
@@ -78,13 +86,23 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         runtime.block_on(async move {
             let control = Arc::new(control);
             let router = routes::router(Arc::clone(&control));
-            let room = Arc::new(Semaphore::new(CONNECTIONS));
+            let clients = Arc::new(Clients::new(
+                control.limits.connections,
+                ANSWER_BYTES,
+                Arc::clone(&control.notices),
+            ));
             while let Some(socket) = handed.recv().await {
-                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+                let Some(client) = clients.enter().map(Arc::new) else {
+                    control.notices.add(Notice::ConnectionRefused);
+                    continue;
+                };
                 let (control, router) = (Arc::clone(&control), router.clone());
                 tokio::spawn(async move {
-                    serve(&control, router, socket).await;
-                    drop(permit);
+                    tokio::select! {
+                        () = serve(&control, router, socket, &client) => {}
+                        // Others need its place, or the memory of its answer.
+                        () = client.ended() => {}
+                    }
                 });
             }
         });
@@ -93,12 +111,13 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
 }
 
 /// Serves one connection until it ends or becomes a subscriber's.
-async fn serve(control: &Control, router: Router, handed: HandedOver) {
+async fn serve(control: &Control, router: Router, handed: HandedOver, client: &Arc<Client>) {
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
-    let socket = Strict::new(handed.received, socket, control.hub.limits().head);
+    let socket = Strict::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
     let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
+        client.begins();
         let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
         let is_last = refusal.is_some() || strict::is_last(request.headers());
         let (head, body) = request.into_parts();
@@ -113,21 +132,24 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
             Some(Err(problem)) => Some(Err(problem)),
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
+        let owed = control.owed_wakes.clone();
         async move {
             let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => answer.await.into_response(),
+                Some(Ok(answer)) => owed.answer_first(answer).await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            client.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
             Ok::<_, Infallible>(response)
         }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
+        .max_buf_size(READ_BYTES)
         .max_headers(control.hub.limits().head.max_headers)
         .serve_connection(TokioIo::new(socket), service);
     let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {
@@ -142,11 +164,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
     let socket = connection.into_parts().io.into_inner().into_inner();
     let Some((subscribe, format)) = subscribe else { return linger(socket).await };
     match socket.into_std() {
-        Ok(socket) => {
-            if let Err(error) = control.hub.adopt(socket, subscribe, format) {
-                tracing::warn!("a subscriber was lost: {error}");
-            }
-        }
+        Ok(socket) => adopt::adopt(&control.hub, socket, subscribe, format).await,
         Err(error) => tracing::warn!("a subscriber was lost: {error}"),
     }
 }

@@ -4,33 +4,22 @@
 //! stands, and the answer says so.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::BytesMut;
 use fanfare::{Event, Hub, PublishError, Published};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::Control;
-use super::body::{self, Lines};
+use super::bodies::{Receiving, Share};
+use super::body::{self, JsonEvents, Lines};
+use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, ROOM_TIME};
 use super::problem::Problem;
-
-/// Events of a stream or an array that are published together.
-const BATCH: usize = 256;
-
-/// How long a publish waits for room in the mailboxes before it is answered 503.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A JSON or form body must be complete within this time; a stream must not pause for longer.
-const BODY_TIME: Duration = Duration::from_secs(30);
-
-/// What a line of NDJSON may hold besides its data: names, ids, and JSON's escapes.
-const LINE_EXTRA: usize = 64 << 10;
 
 pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
     let content_type =
@@ -43,86 +32,166 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
             .header("Accept-Encoding", "identity")
             .into_response();
     }
-    let answer = match essence.as_str() {
-        "application/json" => publish_json(&control, body).await,
-        "application/x-www-form-urlencoded" => publish_form(&control, body).await,
-        "application/x-ndjson" | "application/jsonl" => publish_lines(&control, body).await,
-        _ => Err(Problem::new(
-            415,
-            "publish with Content-Type application/json, application/x-ndjson or application/x-www-form-urlencoded",
-        )
-        .header("Accept-Post", "application/json, application/x-ndjson, application/x-www-form-urlencoded")),
+    let form = match essence.as_str() {
+        "application/json" => Form::Json,
+        "application/x-www-form-urlencoded" => Form::Fields,
+        "application/x-ndjson" | "application/jsonl" => Form::Lines,
+        _ => {
+            let types = "application/json, application/x-ndjson or application/x-www-form-urlencoded";
+            let problem = Problem::new(415, format!("publish with Content-Type {types}"));
+            return problem.header("Accept-Post", types.replace(" or ", ", ")).into_response();
+        }
+    };
+    let answer = match control.bodies.receive(body) {
+        Err(problem) => Err(problem),
+        Ok(body) => match form {
+            Form::Json => publish_json(&control, body).await,
+            Form::Fields => publish_form(&control, body).await,
+            Form::Lines => publish_lines(&control, body).await,
+        },
     };
     answer.into_response()
 }
 
-async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem> {
-    let body = collect(body, control.max_body).await?;
-    if !body::is_array(&body) {
-        let mut events = vec![body::json_event(&body)?];
-        let published = publish_waiting(&control.hub, &mut events, &mut Sum::default()).await?;
-        return Ok(Json(json!({ "id": published.first })).into_response());
+/// How a body says what its events are.
+enum Form {
+    Json,
+    Fields,
+    Lines,
+}
+
+async fn publish_json(control: &Control, body: Receiving) -> Result<Response, Problem> {
+    let (text, share) = collect(body, control.limits.body_bytes).await?;
+    if !body::is_array(&text) {
+        return publish_one(control, &share, body::json_event(&text)?, text).await;
     }
-    let mut events = body::json_events(&body)?;
-    // All or nothing, also where the hub would take only a part at a time.
-    if let Err(error) = control.hub.check(&events) {
-        let index = fault_of(&error).1.unwrap_or_default();
-        return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
+    check_array(control, &text).await?;
+    let (mut part, mut sum) = (Part::default(), Sum::default());
+    for event in JsonEvents::new(&text) {
+        let event = event?;
+        let bytes = memory_of(&event);
+        part.events.push(event);
+        if part.has_read(bytes) {
+            part.publish(control, &share, text.capacity(), &mut sum).await?;
+        }
     }
-    let mut sum = Sum::default();
-    while !events.is_empty() {
-        let rest = events.split_off(events.len().min(BATCH));
-        let published = publish_waiting(&control.hub, &mut events, &mut sum).await;
-        sum.add(published.map_err(|problem| sum.describe(problem))?);
-        events = rest;
-    }
+    part.publish(control, &share, text.capacity(), &mut sum).await?;
     Ok(sum.into_response())
 }
 
-async fn publish_form(control: &Control, body: Body) -> Result<Response, Problem> {
-    let body = collect(body, control.max_body).await?;
-    let mut events = vec![body::form_event(&body)?];
-    let published = publish_waiting(&control.hub, &mut events, &mut Sum::default()).await?;
+async fn publish_form(control: &Control, body: Receiving) -> Result<Response, Problem> {
+    let (text, share) = collect(body, control.limits.body_bytes).await?;
+    publish_one(control, &share, body::form_event(&text)?, text).await
+}
+
+async fn publish_one(
+    control: &Control,
+    share: &Share,
+    event: Event,
+    text: BytesMut,
+) -> Result<Response, Problem> {
+    drop(text);
+    share.hold(memory_of(&event))?;
+    let published = publish_waiting(&control.hub, &mut vec![event], &mut Sum::default()).await?;
     Ok(Json(json!({ "id": published.first })).into_response())
 }
 
-async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Problem> {
+/// Reads every event once before the first one is published, and forgets it again: an array is published
+/// whole or not at all, also where the hub takes only a part at a time. To keep all events would take many
+/// times the body's memory.
+async fn check_array(control: &Control, body: &[u8]) -> Result<(), Problem> {
+    let limit = control.limits.array_events;
+    let mut part = Part::default();
+    for (index, event) in JsonEvents::new(body).enumerate() {
+        if index == limit {
+            let long = format!("the array has more than {limit} events; NDJSON has no such bound");
+            return Err(Problem::new(413, long));
+        }
+        let event = event?;
+        let bytes = memory_of(&event);
+        if let Err(error) = control.hub.check(&[event]) {
+            return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
+        }
+        if part.has_read(bytes) {
+            part = Part::default();
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// What one turn does: so much of a body is read, and its events are published together. Then others have
+/// their turns.
+#[derive(Default)]
+struct Part {
+    events: Vec<Event>,
+    pieces: usize,
+    bytes: usize,
+}
+
+impl Part {
+    /// Notes that an event or a blank line of so many bytes was read, and says whether that ends the turn.
+    fn has_read(&mut self, bytes: usize) -> bool {
+        self.pieces += 1;
+        self.bytes += bytes;
+        self.pieces >= PART_EVENTS || self.bytes >= PART_BYTES
+    }
+
+    /// Publishes the events, if there are any, and ends the turn. The publish holds `held` bytes besides.
+    async fn publish(
+        &mut self,
+        control: &Control,
+        share: &Share,
+        held: usize,
+        sum: &mut Sum,
+    ) -> Result<(), Problem> {
+        let mut part = std::mem::take(self);
+        if !part.events.is_empty() {
+            share.hold(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
+            let published = publish_waiting(&control.hub, &mut part.events, sum).await;
+            sum.add(published.map_err(|problem| sum.describe(problem))?);
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+}
+
+async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Response, Problem> {
     let line_limit = control.hub.limits().event_bytes + LINE_EXTRA;
     let mut lines = Lines::default();
     let mut sum = Sum::default();
     loop {
-        let chunk = match tokio::time::timeout(BODY_TIME, body.frame()).await {
-            Err(_) => Some(Err(Problem::new(408, "the body paused for too long"))),
-            Ok(None) => None,
-            Ok(Some(Err(_))) => Some(Err(Problem::new(400, "the body ended before its end"))),
-            Ok(Some(Ok(frame))) => Some(Ok(frame.into_data().unwrap_or_default())),
-        };
-        let ended = chunk.is_none();
-        match chunk {
+        body.share.hold(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
+        let bytes = body.next(None).await;
+        let ended = bytes.is_none();
+        match bytes {
             Some(Err(problem)) => return Err(sum.describe(problem)),
             Some(Ok(bytes)) => lines.buffer.extend_from_slice(&bytes),
             None => {}
         }
-        let mut events = Vec::new();
+        let mut part = Part::default();
         let mut failure = None;
         while let Some(line) = lines.next(ended) {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
-                control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
-                Ok(event)
-            });
-            match event {
-                Ok(event) => events.push(event),
-                Err(problem) => {
-                    let number = lines.number;
-                    failure = Some(problem.at(&format!("line {number}")).member("line", number));
-                    break;
+            let mut bytes = line.len();
+            if !line.trim_ascii().is_empty() {
+                let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
+                    control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
+                    Ok(event)
+                });
+                match event {
+                    Ok(event) => {
+                        bytes = memory_of(&event);
+                        part.events.push(event);
+                    }
+                    Err(problem) => {
+                        let number = lines.number;
+                        failure = Some(problem.at(&format!("line {number}")).member("line", number));
+                        break;
+                    }
                 }
             }
-            if events.len() == BATCH {
-                flush(control, &mut events, &mut sum, lines.number).await?;
+            if part.has_read(bytes) {
+                publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
             }
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
@@ -130,9 +199,7 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
             let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
             failure = Some(long.member("line", number));
         }
-        if !events.is_empty() {
-            flush(control, &mut events, &mut sum, lines.number).await?;
-        }
+        publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
         if let Some(problem) = failure {
             return Err(sum.describe(problem));
         }
@@ -142,22 +209,31 @@ async fn publish_lines(control: &Control, mut body: Body) -> Result<Response, Pr
     }
 }
 
-async fn flush(
+async fn publish_lines_up_to(
     control: &Control,
-    events: &mut Vec<Event>,
+    share: &Share,
+    lines: &Lines,
+    part: &mut Part,
     sum: &mut Sum,
-    line: usize,
 ) -> Result<(), Problem> {
-    let published = publish_waiting(&control.hub, events, sum).await;
-    let published = published.map_err(|problem| sum.describe(problem.at(&format!("up to line {line}"))))?;
-    sum.add(published);
-    Ok(())
+    let published = part.publish(control, share, lines.buffer.capacity(), sum).await;
+    published.map_err(|problem| problem.at(&format!("up to line {}", lines.number)))
+}
+
+/// What an event takes in memory, in bytes: about what its parts do, and what the allocator adds to each.
+fn memory_of(event: &Event) -> usize {
+    /// The pointer to a topic, the counts of its owners, and what the allocator adds.
+    const TOPIC: usize = 48;
+    let topics: usize = event.topics().iter().map(|topic| TOPIC + topic.as_str().len()).sum();
+    let data = event.data_text().map_or(0, str::len);
+    let id = event.own_id().map_or(0, |id| id.as_str().len());
+    size_of::<Event>() + topics + data + id
 }
 
 /// Publishes, and waits for room where the mailboxes are full. What was published before a refusal is added to `sum`.
 async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> Result<Published, Problem> {
     let mut publishing = hub.publish_async(events);
-    let (error, published) = match tokio::time::timeout(PATIENCE, &mut publishing).await {
+    let (error, published) = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
         Ok(Ok(published)) => return Ok(published),
         Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
         Err(_) => (PublishError::Busy, publishing.published().cloned()),
@@ -184,20 +260,25 @@ fn refused(error: &PublishError) -> Problem {
     if status == 503 { problem.header("Retry-After", "1") } else { problem }
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// Receives a whole body.
+async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, Share), Problem> {
     let long =
         || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
     // What announces its length is refused before any of it is read.
-    if body.size_hint().lower() > limit as u64 {
+    if body.announced_bytes() > limit as u64 {
         return Err(long());
     }
-    let whole = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await;
-    match whole {
-        Err(_) => Err(Problem::new(408, "the body was not complete in time")),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(long()),
-        Ok(Err(_)) => Err(Problem::new(400, "the body ended before its end")),
+    let deadline = Instant::now() + BODY_TIME;
+    let mut text = BytesMut::new();
+    while let Some(bytes) = body.next(Some(deadline)).await {
+        let bytes = bytes?;
+        if text.len() + bytes.len() > limit {
+            return Err(long());
+        }
+        text.extend_from_slice(&bytes);
+        body.share.hold(text.capacity())?;
     }
+    Ok((text, body.share))
 }
 
 /// What a batch or a stream has published so far.

@@ -5,25 +5,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
-use fanfare::{Topic, TopicCounts};
-use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::{Control, origin_and_host, publish};
+use super::{Control, Notice, origin_and_host, publish, topics};
+use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
-
-/// How long each shard may take to answer for its topics.
-const PATIENCE: Duration = Duration::from_secs(1);
+use crate::hosts::Hosts;
 
 /// The page may talk to this server under each of its loopback names, and to nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -34,8 +29,8 @@ pub(super) fn router(control: Arc<Control>) -> Router {
     let events = post(publish::publish).head(subscribe_head).options(preflight);
     Router::new()
         .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
-        .route("/topics", only(get(topics), "GET, HEAD"))
-        .route("/topics/{*topic}", only(get(topic), "GET, HEAD"))
+        .route("/topics", only(get(topics::topics), "GET, HEAD"))
+        .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
         .route("/health/live", only(get(|| async { "live\n" }), "GET, HEAD"))
         .route("/health/ready", only(get(ready), "GET, HEAD"))
         .route("/", page("text/html; charset=utf-8", include_str!("../page/index.html")))
@@ -63,12 +58,19 @@ fn page(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Cont
     only(get(move || async move { (headers, text) }), "GET, HEAD")
 }
 
-/// Refuses what a page of another origin may not do, and adds the response fields that let it read the
-/// answer where it may. A page that may not is not even told what a publish would have answered.
+/// Refuses what is meant for another host, and what a page of another origin may not do, and adds the
+/// response fields that let it read the answer where it may. A page that may not is not even told what a
+/// publish would have answered.
 async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
+    let EventsAdmission { hosts, cors, notices, .. } = &control.admission;
     let (origin, host) = origin_and_host(&request);
-    let refused = control.cors.judge(origin, host) == Verdict::Refused;
-    let fields = control.cors.fields(origin, host);
+    let fields = cors.fields(origin, host);
+    // Monitors ask by the names that they know. There is nothing in the answer that a page should not know.
+    if !hosts.allow(host) && !request.uri().path().starts_with("/health/") {
+        notices.add(Notice::HostRefused);
+        return with_fields(Problem::new(421, Hosts::refusal(host)).into_response(), fields);
+    }
+    let refused = cors.judge(origin, host) == Verdict::Refused;
     if refused && request.method() == "POST" {
         let refusal = Problem::new(403, "pages of this origin may not publish; see --cors-origin");
         return with_fields(refusal.into_response(), fields);
@@ -127,47 +129,4 @@ async fn ready(State(control): State<Arc<Control>>) -> Response {
         return Problem::new(503, "draining").into_response();
     }
     "ready\n".into_response()
-}
-
-async fn topics(State(control): State<Arc<Control>>) -> Response {
-    let asked = tokio::task::spawn_blocking(move || control.hub.topics_page(None, 1000, PATIENCE));
-    match asked.await {
-        Ok(Ok(page)) => {
-            let topics: Vec<Value> = page.topics.iter().map(describe).collect();
-            Json(json!({ "topics": topics })).into_response()
-        }
-        _ => Problem::new(503, "the shards did not answer in time").into_response(),
-    }
-}
-
-async fn topic(State(control): State<Arc<Control>>, name: Result<Path<String>, PathRejection>) -> Response {
-    let Ok(Path(name)) = name else {
-        return Problem::new(400, "the topic in the path is not UTF-8 once its % escapes are decoded")
-            .into_response();
-    };
-    let topic = match Topic::new(&name) {
-        Ok(topic) => topic,
-        Err(error) => return Problem::new(400, error.to_string()).into_response(),
-    };
-    let asked = tokio::task::spawn_blocking(move || control.hub.topic(&topic, PATIENCE));
-    match asked.await {
-        Ok(Ok(Some(counts))) => Json(describe(&counts)).into_response(),
-        Ok(Ok(None)) => {
-            Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
-                .into_response()
-        }
-        _ => Problem::new(503, "the shards did not answer in time").into_response(),
-    }
-}
-
-fn describe(counts: &TopicCounts) -> Value {
-    let (oldest, newest) = counts.span.clone().unzip();
-    json!({
-        "topic": counts.topic,
-        "subscribers": counts.subscribers,
-        "laggards": counts.laggards,
-        "retained": counts.retained,
-        "oldest": oldest,
-        "newest": newest,
-    })
 }

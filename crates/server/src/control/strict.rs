@@ -7,11 +7,10 @@
 //! Where the next head begins is known behind a body of a known length. Behind a body in chunks it is not, unless one
 //! takes the chunks apart: such a request is the last one of its connection ([`is_last`]).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::http::{HeaderMap, Uri, header};
 use fanfare::{HeadError, HeadLimits, HeadScanner};
@@ -19,9 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// How long a client may take nothing of its answer. Only so many connections are served at once: those who never read
-/// would keep everybody else out.
-const WRITE_TIME: Duration = Duration::from_secs(30);
+use super::clients::Client;
+use super::limits::WRITE_TIME;
 
 /// What the library gets instead of a head that is refused, so that the answers before it go out first.
 const STAND_IN: &[u8] = b"GET /refused HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
@@ -47,10 +45,16 @@ pub(super) struct Strict {
     refused: Refused,
     /// Since the socket was found full, until it takes something.
     stalled: Option<Pin<Box<Sleep>>>,
+    client: Arc<Client>,
 }
 
 impl Strict {
-    pub(super) fn new(received: Vec<u8>, socket: TcpStream, limits: HeadLimits) -> Strict {
+    pub(super) fn new(
+        received: Vec<u8>,
+        socket: TcpStream,
+        limits: HeadLimits,
+        client: Arc<Client>,
+    ) -> Strict {
         Strict {
             socket,
             limits,
@@ -59,6 +63,7 @@ impl Strict {
             scanner: HeadScanner::new(),
             refused: Refused::default(),
             stalled: None,
+            client,
         }
     }
 
@@ -162,13 +167,13 @@ impl AsyncRead for Strict {
     }
 }
 
-impl AsyncWrite for Strict {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
+impl Strict {
+    /// Gives up a client that has taken nothing for too long.
+    fn written(
+        &mut self,
         context: &mut Context<'_>,
-        bytes: &[u8],
+        written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -177,8 +182,35 @@ impl AsyncWrite for Strict {
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
+}
 
+impl AsyncWrite for Strict {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.written(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
+        self.written(context, written)
+    }
+
+    /// The library would copy each answer into a buffer, which the connection keeps in its largest size.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// The library calls this when it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.client.flushed();
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
@@ -190,6 +222,7 @@ impl AsyncWrite for Strict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::clients::Clients;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
@@ -200,7 +233,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let mut strict = Strict::new(Vec::new(), socket, HeadLimits::default());
+        let client = Arc::new(Arc::new(Clients::new(1, 1, Arc::default())).enter().unwrap());
+        let mut strict = Strict::new(Vec::new(), socket, HeadLimits::default(), client);
         let error = loop {
             if let Err(error) = strict.write_all(&[0; 1 << 16]).await {
                 break error;

@@ -196,8 +196,8 @@ impl Exchange<'_> {
 
     /// What is published now comes, whatever others publish before it.
     fn expect_event(&mut self, topic: &str, data: &str) -> Result<(), String> {
-        self.server.publish(topic, data);
-        self.at = self.find(self.at, format!("data: {data}\n\n").as_bytes())?;
+        let id = self.server.publish(topic, data);
+        self.at = self.find(self.at, format!("data: {data}\nid: {id}\n\n").as_bytes())?;
         Ok(())
     }
 

@@ -86,7 +86,7 @@ impl Server {
         Server::start_with(backend, &[])
     }
 
-    /// Starts with these options too. `--shards` and `--listen` among them replace the tests' own.
+    /// Starts with these options too. `--shards`, `--listen` and `--host` among them replace the tests' own.
     pub(crate) fn start_with(backend: Backend, options: &[&str]) -> Server {
         let mut command = fanfare();
         command.args(arguments(backend, options));
@@ -218,10 +218,24 @@ impl Server {
         (response.status == 200).then(|| response.json())
     }
 
+    /// Every topic that the server knows, from all pages.
+    pub(crate) fn topics(&self) -> Vec<Value> {
+        let mut connection = self.connect();
+        let (mut topics, mut next) = (Vec::new(), Some("/topics?limit=1000".to_owned()));
+        while let Some(target) = next {
+            let response = connection.request("GET", &target, &[]);
+            assert_eq!(response.status, 200, "{}", response.text());
+            let mut page = response.json();
+            next = page["next"].as_str().map(str::to_owned);
+            topics.append(page["topics"].as_array_mut().expect("a list"));
+        }
+        topics
+    }
+
     /// Waits until every shard has taken in what was published so far: they answer in the order of their mail. Until
     /// then a new subscriber may still get it as something new.
     pub(crate) fn settle(&self) {
-        assert_eq!(self.get("/topics").status, 200);
+        assert_eq!(self.get("/topics?limit=1").status, 200);
     }
 
     pub(crate) fn subscribers(&self, topic: &str) -> u64 {
@@ -354,7 +368,9 @@ fn sockets_in(table: &Path) -> HashSet<PathBuf> {
 
 pub(crate) fn arguments(backend: Backend, options: &[&str]) -> Vec<String> {
     let mut all = vec!["--backend".to_owned(), backend.to_string()];
-    for (name, value) in [("--listen", "127.0.0.1:0"), ("--shards", "2")] {
+    // The names are those of the tests' requests.
+    let own = [("--listen", "127.0.0.1:0"), ("--shards", "2"), ("--host", "h,x,fanfare.test,push.example")];
+    for (name, value) in own {
         if !options.contains(&name) {
             all.extend([name.to_owned(), value.to_owned()]);
         }

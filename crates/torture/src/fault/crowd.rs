@@ -24,8 +24,8 @@ const STAY: Duration = Duration::from_millis(500);
 
 /// Complete, so that it can be cut anywhere.
 const SUBSCRIBE: &[u8] =
-    b"GET /events?topic=t0&topic=t7&last_event_id=earliest HTTP/1.1\r\nHost: storm\r\n\r\n";
-const PUBLISH: &[u8] = b"POST /events HTTP/1.1\r\nHost: storm\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{\"topic\":\"t0\",";
+    b"GET /events?topic=t0&topic=t7&last_event_id=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const PUBLISH: &[u8] = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{\"topic\":\"t0\",";
 
 /// A thousand clients a second connect, and vanish before, in or after their request or in the middle of the stream, by
 /// FIN, RST or half-close.

@@ -38,7 +38,7 @@ fn fill(arena: &Arena, field: &mut Field) -> Result<Saw, String> {
     let incomplete: Vec<_> =
         (0..INCOMPLETE).filter_map(|_| connect(b"GET /events?topic=t0 HT").ok()).collect();
     let mut whole: Vec<(TcpStream, Vec<u8>)> = (0..WHOLE)
-        .filter_map(|_| connect(b"GET /events?topic=probe HTTP/1.1\r\nHost: torture\r\n\r\n").ok())
+        .filter_map(|_| connect(b"GET /events?topic=probe HTTP/1.1\r\nHost: localhost\r\n\r\n").ok())
         .map(|stream| (stream, Vec::new()))
         .collect();
     arena.wait(arena.scaled(Duration::from_secs(3), Duration::from_secs(1)));

@@ -179,7 +179,7 @@ fn open(address: SocketAddr, clock: Clock, network: u8, number: usize) -> io::Re
     let source = Ipv4Addr::new(127, 4, network, (1 + number / PER_SOURCE) as u8);
     let socket: TcpStream = sockets::connect(Some(IpAddr::V4(source)), address)?.into();
     socket.set_nonblocking(true)?;
-    (&socket).write_all(b"GET /events?topic=t0 HTTP/1.1\r\nHost: slow\r\nX-Slow: ")?;
+    (&socket).write_all(b"GET /events?topic=t0 HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")?;
     Ok(Head { socket, opened: clock.now() })
 }
 

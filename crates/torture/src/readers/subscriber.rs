@@ -415,7 +415,7 @@ fn request(wish: &Wish, last_event_id: &str) -> String {
         fields.push_str("Connection: close\r\n");
     }
     let version = if wish.format == Format::Http10 { "1.0" } else { "1.1" };
-    format!("GET /events?{} HTTP/{version}\r\nHost: torture\r\n{fields}\r\n", query.join("&"))
+    format!("GET /events?{} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n", query.join("&"))
 }
 
 #[cfg(test)]

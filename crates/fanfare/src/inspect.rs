@@ -1,0 +1,201 @@
+//! Questions about topics: one topic, or a page of all of them.
+//!
+//! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own readers up to
+//! date, so that a question costs it a look-up for each topic. One question of a process is under way at a time, so that
+//! questions do not add up to work that holds up delivery.
+
+use std::fmt;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use fanfare_proto::event::Topic;
+
+use crate::counts::TopicCounts;
+use crate::hub::Hub;
+
+/// Some of the topics, in an order that stays the same while topics come and go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicsPage {
+    /// At most as many as were asked for. Fewer do not mean that these are the last.
+    pub topics: Vec<TopicCounts>,
+    /// What to give to [`Hub::topics_page`] for the topics after these; `None` behind the last one.
+    pub next: Option<u64>,
+}
+
+/// Why a question about topics has no answer. Parts of an answer are never given for the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InspectError {
+    /// A shard did not answer in time, has no room for the question, or other questions take too long. Try
+    /// again in a second.
+    Busy,
+    /// The engine drains or has stopped.
+    Stopped,
+}
+
+impl Hub {
+    /// The counts of one topic; `None` if it has neither subscribers nor retained events. Blocks until every
+    /// shard has answered, for at most `patience`.
+    ///
+    /// # Errors
+    /// [`InspectError`]. `Busy` is worth another try.
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn topic(&self, topic: &Topic, patience: Duration) -> Result<Option<TopicCounts>, InspectError> {
+        let counts = self.counts_of(vec![topic.clone()], patience)?.pop();
+        Ok(counts.filter(|counts| counts.subscribers > 0 || counts.retained > 0))
+    }
+
+    /// The counts of at most `limit` topics that have subscribers or retained events: the first ones, or
+    /// the ones that follow a page (see [`TopicsPage::next`]). Blocks until every shard has
+    /// answered, for at most `patience`.
+    ///
+    /// A topic that exists while all pages are read is on exactly one of them. No page is empty but the last
+    /// one.
+    ///
+    /// # Errors
+    /// [`InspectError`]. `Busy` is worth another try.
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn topics_page(
+        &self,
+        after: Option<u64>,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<TopicsPage, InspectError> {
+        let (topics, next) = self.log().lock().topics_page(after, limit.max(1));
+        Ok(TopicsPage { topics: self.counts_of(topics, patience)?, next })
+    }
+
+    /// The sum of every shard's answer, or none.
+    fn counts_of(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
+        let deadline = self.now().saturating_add(patience);
+        let _turn = self.inspections().take(patience).ok_or(InspectError::Busy)?;
+        // All shards are asked before the first answer is waited for.
+        let asked: Vec<Asked> = self.ask(&topics).collect::<Result<_, _>>()?;
+        let mut sums = vec![(0, 0); topics.len()];
+        for asked in asked {
+            let counts = asked.wait(deadline.saturating_sub(self.now()))?;
+            for (sum, counts) in sums.iter_mut().zip(counts) {
+                *sum = (sum.0 + counts.0, sum.1 + counts.1);
+            }
+        }
+        let log = self.log().lock();
+        let of = |(topic, (subscribers, laggards)): (Topic, (usize, usize))| {
+            log.topic_counts(topic, subscribers, laggards)
+        };
+        Ok(topics.into_iter().zip(sums).map(of).collect())
+    }
+}
+
+/// A question in a shard's mailbox.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    pub(crate) topics: Vec<Topic>,
+    answer: SyncSender<Vec<(usize, usize)>>,
+    wanted: Weak<()>,
+}
+
+/// What the asker has: the answer comes here. Once it is dropped, the question is not answered any more.
+#[derive(Debug)]
+#[allow(unreachable_pub)] // Simulations are given it.
+pub struct Asked {
+    answer: Receiver<Vec<(usize, usize)>>,
+    _wanted: Arc<()>,
+}
+
+impl Inspection {
+    pub(crate) fn new(topics: Vec<Topic>) -> (Inspection, Asked) {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let wanted = Arc::new(());
+        let asked = Asked { answer: receiver, _wanted: Arc::clone(&wanted) };
+        (Inspection { topics, answer: sender, wanted: Arc::downgrade(&wanted) }, asked)
+    }
+
+    /// Whether the asker still waits for the answer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.strong_count() > 0
+    }
+
+    /// Streams, and laggards among them, that read each topic.
+    pub(crate) fn answer(&self, answer: Vec<(usize, usize)>) {
+        // The asker may have stopped waiting.
+        let _ = self.answer.try_send(answer);
+    }
+}
+
+impl Asked {
+    fn wait(&self, patience: Duration) -> Result<Vec<(usize, usize)>, InspectError> {
+        self.answer.recv_timeout(patience).map_err(|error| match error {
+            RecvTimeoutError::Timeout => InspectError::Busy,
+            RecvTimeoutError::Disconnected => InspectError::Stopped,
+        })
+    }
+
+    /// The answer, if it has come: streams and laggards that read each topic.
+    ///
+    /// # Errors
+    /// It has not come yet, or the shard has ended.
+    #[allow(dead_code, unreachable_pub)] // Simulations and models ask for it.
+    pub fn try_recv(&self) -> Result<Vec<(usize, usize)>, TryRecvError> {
+        self.answer.try_recv()
+    }
+}
+
+/// Whose turn it is to ask: one at a time.
+#[derive(Default)]
+pub(crate) struct Turns {
+    taken: Mutex<bool>,
+    freed: Condvar,
+}
+
+/// A turn, until it is dropped.
+struct Turn<'turns>(&'turns Turns);
+
+impl Turns {
+    /// Waits for a turn, at most this long.
+    fn take(&self, patience: Duration) -> Option<Turn<'_>> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_timeout_while(taken, patience, |taken| *taken);
+        let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() && *taken {
+            return None;
+        }
+        *taken = true;
+        Some(Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.freed.notify_one();
+    }
+}
+
+impl fmt::Display for InspectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InspectError::Busy => "the shards are too busy to count; try again in a second",
+            InspectError::Stopped => "the engine is shutting down",
+        })
+    }
+}
+
+impl std::error::Error for InspectError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_given_to_one_at_a_time() {
+        let turns = Turns::default();
+        let first = turns.take(Duration::ZERO);
+        assert!(first.is_some() && turns.take(Duration::ZERO).is_none());
+        drop(first);
+        assert!(turns.take(Duration::ZERO).is_some());
+    }
+}

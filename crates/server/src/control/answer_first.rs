@@ -1,0 +1,101 @@
+//! The answer to a publisher leaves before the shards begin to send.
+//!
+//! A shard that is woken has a broadcast to do. Where there are as many shards as cores it often takes the core of the
+//! control plane's thread, and the publisher whose event it sends waited 3 ms for its answer. So what a request's handler
+//! wakes is woken when the handler's connection has written what it has: by a task that stands behind it in the queue of
+//! the runtime, which has one thread.
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use fanfare::Wakes;
+
+/// Wakes that shards are owed.
+#[derive(Clone, Default)]
+pub(crate) struct OwedWakes(Arc<Mutex<Wakes>>);
+
+impl OwedWakes {
+    /// Runs a request's handler. What it wakes is woken after the handler's connection had its turn, or before the next
+    /// handler runs: an event waits for one answer at most, however many publishers there are.
+    pub(super) async fn answer_first<F: Future>(&self, handler: F) -> F::Output {
+        let mut handler = pin!(handler);
+        std::future::poll_fn(|context| self.poll(handler.as_mut(), context)).await
+    }
+
+    fn poll<F: Future>(&self, handler: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.make();
+        let (poll, wakes) = fanfare::collect_wakes(|| handler.poll(context));
+        if !wakes.is_empty() {
+            drop(self.replace(wakes));
+            let owed = self.clone();
+            tokio::spawn(async move { owed.make() });
+        }
+        poll
+    }
+
+    fn make(&self) {
+        drop(self.replace(Wakes::default()));
+    }
+
+    fn replace(&self, wakes: Wakes) -> Wakes {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), wakes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use fanfare::{Engine, Event, Hub, Topic};
+
+    use super::*;
+
+    fn publish(hub: &Hub) {
+        hub.publish(Event::new(Topic::new("a").unwrap()).data("1")).unwrap();
+    }
+
+    /// Events that the one shard has taken, after a time in which it would have taken those that it was woken for.
+    fn taken(hub: &Hub) -> u64 {
+        thread::sleep(Duration::from_millis(20));
+        hub.counts().events
+    }
+
+    /// Waits without a turn for other tasks.
+    fn expect_taken(hub: &Hub, count: u64) {
+        assert!((0..1000).any(|_| taken(hub) == count), "the shard has not taken {count} events");
+    }
+
+    /// A shard was woken before the answer was written, and took the core that was to write it.
+    #[tokio::test]
+    async fn what_a_handler_wakes_is_woken_when_its_connection_had_its_turn() {
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let (hub, owed) = (engine.hub(), OwedWakes::default());
+        let mut published = 0;
+        // A shard that is not asleep yet needs no wake.
+        let is_deferred = loop {
+            owed.answer_first(async { publish(&hub) }).await;
+            published += 1;
+            let is_deferred = taken(&hub) < published;
+            tokio::task::yield_now().await;
+            expect_taken(&hub, published);
+            if is_deferred || published == 20 {
+                break is_deferred;
+            }
+        };
+        assert!(is_deferred, "the shard was woken by the handler");
+    }
+
+    /// With many publishers an event would wait for all of their answers.
+    #[tokio::test]
+    async fn an_event_waits_for_one_answer_at_most() {
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let (hub, owed) = (engine.hub(), OwedWakes::default());
+        for published in 1..=5 {
+            owed.answer_first(async { publish(&hub) }).await;
+            owed.answer_first(async {}).await;
+            expect_taken(&hub, published);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Publishes in progress, and the memory of their bodies.
+//!
+//! Two bounds hold over all of them: how many there are, and how much memory they hold, also while they wait
+//! for room in the shards' mailboxes. Where a bound is reached, the publish whose body comes most slowly is
+//! ended, so that slow bodies cannot shut out others. Where all come fast, or wait for the shards, the
+//! newcomer is refused.
+//!
+//! A body has a least rate besides: each byte that comes buys time, and a body without time is ended.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::limits::{BODY_GRACE, BODY_OVERHEAD, ControlLimits, SLOW_BODY_AGE};
+use super::notices::{Notice, Notices};
+use super::problem::Problem;
+
+/// All publishes in progress.
+pub(crate) struct Bodies {
+    limits: ControlLimits,
+    notices: Arc<Notices>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By a number that nothing else has had.
+    table: BTreeMap<u64, Entry>,
+    count: u64,
+    bytes: usize,
+}
+
+struct Entry {
+    bytes: usize,
+    pace: Pace,
+    ended: Arc<Notify>,
+}
+
+/// How fast a body comes. Only the time in which the server waits for the client counts.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Since when the server waits for the client, if it does.
+    waits_since: Option<Instant>,
+    /// Time that the server has waited before that.
+    waited: Duration,
+    /// The bytes of each second, halved with each second that is waited after it.
+    recent_bytes: f64,
+    /// Time that the client has left.
+    credit: Duration,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        Pace { waits_since: None, waited: Duration::ZERO, recent_bytes: 0.0, credit: BODY_GRACE }
+    }
+
+    /// Ends a wait, in which so many bytes came.
+    fn has_come(&mut self, bytes: usize, least_rate: usize, now: Instant) {
+        let Some(since) = self.waits_since.take() else { return };
+        let waited = now.saturating_duration_since(since);
+        self.waited += waited;
+        self.recent_bytes = self.recent_bytes * 0.5_f64.powf(waited.as_secs_f64()) + bytes as f64;
+        let bought = match least_rate {
+            0 => BODY_GRACE,
+            rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
+        };
+        self.credit = self.credit.saturating_sub(waited).saturating_add(bought).min(BODY_GRACE);
+    }
+
+    /// How fast it comes, if the server waits for it and has done so for long enough to tell.
+    fn rate(&self, now: Instant) -> Option<f64> {
+        let waits = now.saturating_duration_since(self.waits_since?);
+        let is_known = self.waited + waits >= SLOW_BODY_AGE;
+        is_known.then(|| self.recent_bytes * 0.5_f64.powf(waits.as_secs_f64()))
+    }
+}
+
+impl Bodies {
+    pub(crate) fn new(limits: ControlLimits, notices: Arc<Notices>) -> Bodies {
+        Bodies { limits, notices, state: Mutex::default() }
+    }
+
+    /// Begins to receive a body.
+    ///
+    /// # Errors
+    /// 503: too many publishes are in progress.
+    pub(super) fn receive(self: &Arc<Bodies>, body: Body) -> Result<Receiving, Problem> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let fits = |state: &State| {
+            state.table.len() < self.limits.publishes
+                && state.bytes + BODY_OVERHEAD <= self.limits.publish_bytes
+        };
+        while !fits(&state) {
+            if !self.end_slowest(&mut state, None, now) {
+                return Err(self.refuse());
+            }
+        }
+        state.count += 1;
+        state.bytes += BODY_OVERHEAD;
+        let (number, ended) = (state.count, Arc::new(Notify::new()));
+        let entry = Entry { bytes: BODY_OVERHEAD, pace: Pace::new(), ended: Arc::clone(&ended) };
+        state.table.insert(number, entry);
+        drop(state);
+        Ok(Receiving { body, share: Share { bodies: Arc::clone(self), number }, ended })
+    }
+
+    /// Ends the publish whose body comes most slowly, and says whether there is one. Its memory counts no
+    /// more: it is given back at its next turn.
+    fn end_slowest(&self, state: &mut State, other_than: Option<u64>, now: Instant) -> bool {
+        let others = state.table.iter().filter(|(number, _)| Some(**number) != other_than);
+        let rates = others.filter_map(|(number, entry)| Some((entry.pace.rate(now)?, *number)));
+        let slowest = rates.min_by(|one, other| one.0.total_cmp(&other.0));
+        let Some(entry) = slowest.and_then(|(_, number)| state.table.remove(&number)) else { return false };
+        state.bytes -= entry.bytes;
+        entry.ended.notify_one();
+        self.notices.add(Notice::SlowPublishEnded);
+        true
+    }
+
+    fn refuse(&self) -> Problem {
+        self.notices.add(Notice::PublishRefused);
+        let full = "too many publishes are in progress, or their bodies are too large; try again in a second";
+        Problem::new(503, full).header("Retry-After", "1")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body of one publish.
+pub(super) struct Receiving {
+    body: Body,
+    pub(super) share: Share,
+    ended: Arc<Notify>,
+}
+
+/// What one publish has of the bounds, until it is dropped.
+pub(super) struct Share {
+    bodies: Arc<Bodies>,
+    number: u64,
+}
+
+impl Receiving {
+    /// The length that the body says that it has; zero if it says nothing.
+    pub(super) fn announced_bytes(&self) -> u64 {
+        self.body.size_hint().lower()
+    }
+
+    /// The next bytes; `None` at the end of the body.
+    ///
+    /// # Errors
+    /// 408: they do not come in time, or not before `deadline`. 503: others need the room. 400: the body breaks
+    /// off.
+    pub(super) async fn next(&mut self, deadline: Option<Instant>) -> Option<Result<Bytes, Problem>> {
+        let credit_ends = self.share.begin_wait();
+        let until = deadline.map_or(credit_ends, |deadline| deadline.min(credit_ends));
+        let next = tokio::select! {
+            biased;
+            frame = self.body.frame() => Ok(frame),
+            () = self.ended.notified() => Err(Problem::new(
+                503,
+                "the body comes slowly, and others need the room; send it faster, or in smaller parts",
+            )
+            .header("Retry-After", "1")),
+            () = tokio::time::sleep_until(until) => Err(self.share.too_slow(until == credit_ends)),
+        };
+        match next {
+            Err(problem) => Some(Err(problem)),
+            Ok(None) => None,
+            Ok(Some(Err(_))) => Some(Err(Problem::new(400, "the body ended before its end"))),
+            Ok(Some(Ok(frame))) => {
+                let bytes = frame.into_data().unwrap_or_default();
+                self.share.end_wait(bytes.len());
+                Some(Ok(bytes))
+            }
+        }
+    }
+}
+
+impl Share {
+    fn too_slow(&self, by_rate: bool) -> Problem {
+        if !by_rate {
+            return Problem::new(
+                408,
+                "the body was not complete in time; NDJSON is published while it comes",
+            );
+        }
+        self.bodies.notices.add(Notice::SlowPublishEnded);
+        let (grace, rate) = (BODY_GRACE.as_secs(), self.bodies.limits.least_rate);
+        Problem::new(
+            408,
+            match rate {
+                0 => format!("the body paused for more than {grace} seconds"),
+                rate => format!(
+                    "the body comes too slowly: at least {rate} bytes a second, or a pause of {grace} seconds"
+                ),
+            },
+        )
+    }
+
+    /// Notes that the server waits for the client, and says until when it does.
+    fn begin_wait(&self) -> Instant {
+        let now = Instant::now();
+        let mut state = self.bodies.lock();
+        let Some(entry) = state.table.get_mut(&self.number) else { return now };
+        entry.pace.waits_since = Some(now);
+        now + entry.pace.credit
+    }
+
+    fn end_wait(&self, bytes: usize) {
+        let mut state = self.bodies.lock();
+        if let Some(entry) = state.table.get_mut(&self.number) {
+            entry.pace.has_come(bytes, self.bodies.limits.least_rate, Instant::now());
+        }
+    }
+
+    /// Notes that the publish holds so much memory now.
+    ///
+    /// # Errors
+    /// 503: all publishes together would hold too much.
+    pub(super) fn hold(&self, bytes: usize) -> Result<(), Problem> {
+        let mut guard = self.bodies.lock();
+        let state = &mut *guard;
+        let now = Instant::now();
+        let wanted = bytes.saturating_add(BODY_OVERHEAD);
+        loop {
+            // It may have been ended already; then it learns that when it waits.
+            let Some(entry) = state.table.get_mut(&self.number) else { return Ok(()) };
+            let others = state.bytes - entry.bytes;
+            if wanted <= entry.bytes || others.saturating_add(wanted) <= self.bodies.limits.publish_bytes {
+                entry.bytes = wanted;
+                state.bytes = others + wanted;
+                return Ok(());
+            }
+            if !self.bodies.end_slowest(state, Some(self.number), now) {
+                return Err(self.bodies.refuse());
+            }
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut state = self.bodies.lock();
+        if let Some(entry) = state.table.remove(&self.number) {
+            state.bytes -= entry.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
+
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use hyper::body::Frame;
+    use tokio::time::Sleep;
+
+    use super::*;
+
+    const LIMITS: ControlLimits = ControlLimits {
+        connections: 100,
+        body_bytes: 1000,
+        array_events: 10,
+        publishes: 3,
+        publish_bytes: 4 * BODY_OVERHEAD,
+        least_rate: 100,
+    };
+
+    /// A body without an end, of which a piece comes in each interval.
+    struct Pieces {
+        bytes: usize,
+        interval: Duration,
+        next: Pin<Box<Sleep>>,
+    }
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            ready!(self.next.as_mut().poll(context));
+            let interval = self.interval;
+            self.next.as_mut().reset(Instant::now() + interval);
+            Poll::Ready(Some(Ok(Frame::data(vec![b'x'; self.bytes].into()))))
+        }
+    }
+
+    fn pieces(bytes: usize, interval: Duration) -> Body {
+        Body::new(Pieces { bytes, interval, next: Box::pin(tokio::time::sleep(interval)) })
+    }
+
+    fn bodies() -> Arc<Bodies> {
+        Arc::new(Bodies::new(LIMITS, Arc::default()))
+    }
+
+    fn status(problem: Problem) -> StatusCode {
+        problem.into_response().status()
+    }
+
+    /// Receives for so long, and says how it ended, if it did.
+    async fn receive_for(receiving: &mut Receiving, time: Duration) -> Option<StatusCode> {
+        let received = async {
+            loop {
+                if let Err(problem) = receiving.next(None).await.expect("it has no end") {
+                    return status(problem);
+                }
+            }
+        };
+        tokio::time::timeout(time, received).await.ok()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A body of which a byte came now and then had its place for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_a_least_rate_and_may_pause() {
+        let bodies = bodies();
+        for (bytes, seconds, fast_enough) in
+            [(1, 1, false), (99, 1, false), (100, 1, true), (2_500, 25, true), (1_000_000, 31, false)]
+        {
+            let mut receiving = bodies.receive(pieces(bytes, seconds * SECOND)).ok().unwrap();
+            let ended = receive_for(&mut receiving, HOUR).await;
+            assert_eq!(ended.is_none(), fast_enough, "{bytes} bytes every {seconds} s");
+            assert!(ended.is_none_or(|status| status == StatusCode::REQUEST_TIMEOUT));
+        }
+    }
+
+    /// With 4,096 bodies that trickled no other client could publish, and health checks were closed without
+    /// an answer.
+    #[tokio::test(start_paused = true)]
+    async fn the_slowest_body_makes_room() {
+        let bodies = bodies();
+        let mut slow = bodies.receive(pieces(200, SECOND)).ok().unwrap();
+        let mut slower = bodies.receive(pieces(150, SECOND)).ok().unwrap();
+        let mut fast = bodies.receive(pieces(10_000, SECOND)).ok().unwrap();
+        // Nothing is known of them yet.
+        assert_eq!(bodies.receive(Body::empty()).err().map(status), Some(StatusCode::SERVICE_UNAVAILABLE));
+        let time = 10 * SECOND + SECOND / 2;
+        let (one, two, three, newcomer) = tokio::join!(
+            receive_for(&mut slow, time),
+            receive_for(&mut slower, time),
+            receive_for(&mut fast, time),
+            async {
+                tokio::time::sleep(10 * SECOND).await;
+                bodies.receive(Body::empty())
+            },
+        );
+        assert!(newcomer.is_ok());
+        assert_eq!((one, two, three), (None, Some(StatusCode::SERVICE_UNAVAILABLE), None));
+    }
+
+    /// A body that waits for room in a mailbox is not slow, whatever it takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_waits_for_the_server_is_not_ended() {
+        let bodies = bodies();
+        let mut waiting = Vec::new();
+        for _ in 0..LIMITS.publishes {
+            let mut receiving = bodies.receive(pieces(1000, SECOND)).ok().unwrap();
+            assert!(receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()));
+            waiting.push(receiving);
+        }
+        tokio::time::sleep(HOUR).await;
+        assert!(bodies.receive(Body::empty()).is_err());
+        for receiving in &mut waiting {
+            assert!(receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()));
+        }
+    }
+
+    /// Bodies that waited for full mailboxes held 7.3 GiB.
+    #[tokio::test(start_paused = true)]
+    async fn bodies_hold_no_more_than_they_may_together() {
+        let bodies = bodies();
+        let first = bodies.receive(Body::empty()).ok().unwrap();
+        let mut second = bodies.receive(pieces(1, 2 * SECOND)).ok().unwrap();
+        first.share.hold(2 * BODY_OVERHEAD).ok().unwrap();
+        // None of them is slow yet.
+        assert!(first.share.hold(2 * BODY_OVERHEAD + 1).is_err());
+        second.share.hold(0).ok().unwrap();
+        assert!(second.share.hold(1).is_err());
+        let (ended, held) = tokio::join!(receive_for(&mut second, HOUR), async {
+            tokio::time::sleep(SECOND + SECOND / 2).await;
+            first.share.hold(3 * BODY_OVERHEAD)
+        });
+        assert_eq!(ended, Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(held.is_ok());
+        drop((first, second));
+        let state = bodies.lock();
+        assert_eq!((state.bytes, state.table.len()), (0, 0));
+    }
+}

@@ -1,0 +1,186 @@
+//! The connections of the control plane, and the memory that their answers take.
+//!
+//! A connection is *busy* from the head of a request until its answer is given to the HTTP library, and
+//! *idle* before and after, also while its client takes the answer. An answer takes memory until the socket
+//! has taken all of it. Where a bound is reached, the connections that have been idle for the longest time
+//! are ended: a client that never reads, or never asks again, makes room for one that does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::notices::{Notice, Notices};
+
+/// All connections.
+#[derive(Debug)]
+pub(super) struct Clients {
+    /// Connections at once.
+    limit: usize,
+    /// Bytes of their answers.
+    answer_limit: usize,
+    notices: Arc<Notices>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By a number that nothing else has had.
+    table: BTreeMap<u64, Entry>,
+    /// Counts connections and their rests, so that numbers tell what came first.
+    count: u64,
+    answer_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// When it became idle, as a number of [`State::count`]; `None`: it is busy.
+    idle_since: Option<u64>,
+    /// Bytes of its answer that the socket may not have taken yet.
+    answer_bytes: usize,
+    ended: Arc<Notify>,
+}
+
+/// One connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Client {
+    clients: Arc<Clients>,
+    number: u64,
+    ended: Arc<Notify>,
+}
+
+impl Clients {
+    pub(super) fn new(limit: usize, answer_limit: usize, notices: Arc<Notices>) -> Clients {
+        Clients { limit, answer_limit, notices, state: Mutex::default() }
+    }
+
+    /// Takes in a connection. Where there are too many, the one that has been idle for the longest time is
+    /// ended; `None`: all are busy.
+    pub(super) fn enter(self: &Arc<Clients>) -> Option<Client> {
+        let mut state = self.lock();
+        if state.table.len() >= self.limit && !self.end_oldest(&mut state, |_| true) {
+            return None;
+        }
+        state.count += 1;
+        let (number, ended) = (state.count, Arc::new(Notify::new()));
+        let entry = Entry { idle_since: Some(number), answer_bytes: 0, ended: Arc::clone(&ended) };
+        state.table.insert(number, entry);
+        Some(Client { clients: Arc::clone(self), number, ended })
+    }
+
+    /// Ends the connection that has been idle for the longest time, among the wanted ones, and forgets it.
+    fn end_oldest(&self, state: &mut State, wanted: impl Fn(&Entry) -> bool) -> bool {
+        let idle = state.table.iter().filter(|(_, entry)| wanted(entry));
+        let oldest = idle.filter_map(|(number, entry)| Some((entry.idle_since?, *number))).min();
+        let Some(entry) = oldest.and_then(|(_, number)| state.table.remove(&number)) else { return false };
+        state.answer_bytes -= entry.answer_bytes;
+        entry.ended.notify_one();
+        self.notices.add(Notice::ConnectionEnded);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Client {
+    /// A request has come.
+    pub(super) fn begins(&self) {
+        if let Some(entry) = self.clients.lock().table.get_mut(&self.number) {
+            entry.idle_since = None;
+        }
+    }
+
+    /// An answer of so many bytes is given to the HTTP library. Where all answers together have too many,
+    /// the ones that have waited for the longest time are thrown away, with their connections.
+    pub(super) fn answers(&self, bytes: usize) {
+        let mut state = self.clients.lock();
+        state.count += 1;
+        let now = state.count;
+        let Some(entry) = state.table.get_mut(&self.number) else { return };
+        entry.idle_since = Some(now);
+        entry.answer_bytes += bytes;
+        state.answer_bytes += bytes;
+        while state.answer_bytes > self.clients.answer_limit
+            && self
+                .clients
+                .end_oldest(&mut state, |entry| entry.answer_bytes > 0 && entry.idle_since != Some(now))
+        {
+        }
+    }
+
+    /// The socket has taken all that was to be written.
+    pub(super) fn flushed(&self) {
+        let mut state = self.clients.lock();
+        let Some(entry) = state.table.get_mut(&self.number) else { return };
+        let bytes = std::mem::take(&mut entry.answer_bytes);
+        state.answer_bytes -= bytes;
+    }
+
+    /// Waits until this connection has to make room for others.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut state = self.clients.lock();
+        if let Some(entry) = state.table.remove(&self.number) {
+            state.answer_bytes -= entry.answer_bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a connection has been ended.
+    fn is_ended(client: &Client) -> bool {
+        !client.clients.lock().table.contains_key(&client.number)
+    }
+
+    #[test]
+    fn the_connection_that_was_idle_for_the_longest_time_makes_room() {
+        let clients = Arc::new(Clients::new(3, 100, Arc::default()));
+        let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
+        first.begins();
+        second.begins();
+        second.answers(1);
+        second.flushed();
+        let fourth = clients.enter().unwrap();
+        assert_eq!([&first, &second, &third].map(is_ended), [false, false, true]);
+        fourth.begins();
+        let fifth = clients.enter().unwrap();
+        assert_eq!([&first, &second, &fourth].map(is_ended), [false, true, false]);
+        fifth.begins();
+        assert!(clients.enter().is_none(), "all are busy");
+        drop((first, second, third));
+        assert!(clients.enter().is_some());
+    }
+
+    /// A thousand answers of 400 KB that were not read took a GiB for half a minute.
+    #[test]
+    fn answers_have_a_bound_over_all_connections() {
+        let clients = Arc::new(Clients::new(10, 100, Arc::default()));
+        let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
+        for client in [&first, &second, &third] {
+            client.begins();
+        }
+        first.answers(60);
+        second.answers(30);
+        first.flushed();
+        first.begins();
+        third.answers(60);
+        assert_eq!([&first, &second, &third].map(is_ended), [false; 3]);
+        // The answer of the second has waited for the longest time.
+        first.answers(20);
+        assert_eq!([&first, &second, &third].map(is_ended), [false, true, false]);
+        assert_eq!(clients.lock().answer_bytes, 80);
+        drop((first, second, third));
+        assert_eq!(clients.lock().answer_bytes, 0);
+    }
+}

@@ -1,0 +1,110 @@
+//! Every bound of the control plane, in one place: its name, unit, default, reason, and what happens there.
+//!
+//! The engine's bounds are in [`fanfare::Limits`].
+
+use std::time::Duration;
+
+/// Sockets that wait between the shards and the control plane.
+pub(super) const WAITING: usize = 1024;
+
+/// Time for a head on a connection that is kept open, the wait for it included.
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// How long a client may go on sending after its last answer, before the socket is closed under it.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// Bytes of answers that clients have not taken yet, over all connections. At the bound the answers that have
+/// waited for the longest time are thrown away, with their connections. Answers are small but for pages of
+/// topics.
+pub(super) const ANSWER_BYTES: usize = 16 << 20;
+
+/// How long a client may take nothing of its answer. Only so many connections are served at once: clients
+/// that never read would keep all others out.
+pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
+
+/// Events of a stream or an array that are read or published before other requests get their turn. Those of a
+/// part are published together.
+pub(super) const PART_EVENTS: usize = 256;
+
+/// Bytes of memory that the events of a part take. One event may take more.
+pub(super) const PART_BYTES: usize = 256 << 10;
+
+/// How long a publish waits for room in the mailboxes before it is answered 503.
+pub(super) const ROOM_TIME: Duration = Duration::from_secs(5);
+
+/// A JSON or form body must be complete within this time: 408.
+pub(super) const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// How long a body may pause: 408. Each byte that comes buys time ([`ControlLimits::least_rate`]), never more
+/// than this.
+pub(super) const BODY_GRACE: Duration = Duration::from_secs(30);
+
+/// A body is not ended as slow before the server has waited for so long for its bytes.
+pub(super) const SLOW_BODY_AGE: Duration = Duration::from_secs(1);
+
+/// Bytes that the HTTP library reads at once. A request head must fit (see [`fanfare::Limits::head`]).
+pub(super) const READ_BYTES: usize = 40 << 10;
+
+/// What a publish holds besides its body: what the HTTP library has read and not given out, what it has given
+/// out, and what both need to know.
+pub(super) const BODY_OVERHEAD: usize = 3 * READ_BYTES;
+
+/// What a line of NDJSON may hold besides its data: names, ids, and JSON's escapes.
+pub(super) const LINE_EXTRA: usize = 64 << 10;
+
+/// Topics on one page of `GET /topics`, at most: 400. Such a page has at most some 700 KB.
+pub(super) const TOPICS_PER_PAGE: usize = 1000;
+
+/// Topics on one page where the request does not say.
+pub(super) const TOPICS_PER_PAGE_DEFAULT: usize = 100;
+
+/// Questions about topics that wait for their turn: 503.
+pub(super) const INSPECTION_QUEUE: usize = 256;
+
+/// How long a question waits for its turn: 503.
+pub(super) const INSPECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the shards may take to answer one question: 503.
+pub(super) const INSPECTION_TIME: Duration = Duration::from_secs(2);
+
+/// The bounds that are settings of the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ControlLimits {
+    /// Connections at once that are no subscribers: the one that has been idle for the longest time is ended.
+    pub(crate) connections: usize,
+    /// Bytes of a JSON or form body: 413. NDJSON has no such bound, because it is published while it comes.
+    pub(crate) body_bytes: usize,
+    /// Events of a JSON array: 413. Each of them is read twice, because an array is published whole or not at
+    /// all.
+    pub(crate) array_events: usize,
+    /// Publishes in progress at once, at most half of the connections: the slowest one is ended (503), or the
+    /// newcomer refused (503).
+    pub(crate) publishes: usize,
+    /// Bytes that all publishes in progress hold, also while they wait for room in the shards' mailboxes: as
+    /// above.
+    pub(crate) publish_bytes: usize,
+    /// Bytes a second that a body must have on average, pauses of [`BODY_GRACE`] aside: 408. Zero: pauses
+    /// alone count.
+    pub(crate) least_rate: usize,
+}
+
+impl ControlLimits {
+    /// The least that [`ControlLimits::publish_bytes`] may be: one body, the buffer that it has grown into,
+    /// and its event.
+    pub(crate) fn least_publish_bytes(body_bytes: usize) -> usize {
+        BODY_OVERHEAD.saturating_add(body_bytes.saturating_mul(3))
+    }
+}
+
+impl Default for ControlLimits {
+    fn default() -> ControlLimits {
+        ControlLimits {
+            connections: 4096,
+            body_bytes: 4 << 20,
+            array_events: 10_000,
+            publishes: 512,
+            publish_bytes: 128 << 20,
+            least_rate: 32,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the control plane tells the operator when a bound is reached: counts, from which the server makes a
+//! few lines of its log, however many clients there are.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// A connection was ended to make room for another, or for the answer of another.
+    ConnectionEnded,
+    /// A connection was closed at once: the control plane could not take it.
+    ConnectionRefused,
+    /// A publish was refused: too many are in progress, or they hold too much memory.
+    PublishRefused,
+    /// A publish was ended: its body came too slowly.
+    SlowPublishEnded,
+    /// A request was refused: its host is not one of the server's.
+    HostRefused,
+}
+
+/// How long a notice is silent after a line of the log.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How often each of them happened.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    counts: [AtomicU64; Notice::ALL.len()],
+}
+
+impl Notice {
+    const ALL: [Notice; 5] = [
+        Notice::ConnectionEnded,
+        Notice::ConnectionRefused,
+        Notice::PublishRefused,
+        Notice::SlowPublishEnded,
+        Notice::HostRefused,
+    ];
+
+    fn text(self) -> &'static str {
+        match self {
+            Notice::ConnectionEnded => {
+                "idle connections were closed to make room: the bound of connections that are no subscribers \
+                 (--max-control-connections), or of unread answers, is reached"
+            }
+            Notice::ConnectionRefused => {
+                "connections that are no subscribers were closed at once: the server has no room for them"
+            }
+            Notice::PublishRefused => {
+                "publishes were refused: too many are in progress (--max-publishes, --publish-memory)"
+            }
+            Notice::SlowPublishEnded => {
+                "publishes were ended because their bodies came too slowly (--publish-rate, --max-publishes)"
+            }
+            Notice::HostRefused => {
+                "requests were refused because their Host is not a name that the server answers to (--host)"
+            }
+        }
+    }
+}
+
+impl Notices {
+    pub(crate) fn add(&self, notice: Notice) {
+        self.counts[notice as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self, notice: Notice) -> u64 {
+        self.counts[notice as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// Makes the lines: the first one at once, then one for all that happened in a while.
+#[derive(Debug, Default)]
+pub(crate) struct Reporter {
+    reported: [u64; Notice::ALL.len()],
+    silent_until: [Duration; Notice::ALL.len()],
+}
+
+impl Reporter {
+    /// Logs what has happened since the last line. `now` is any clock's time.
+    pub(crate) fn report(&mut self, notices: &Notices, now: Duration) {
+        for (text, count) in self.due(notices, now) {
+            tracing::warn!(count, "{text}");
+        }
+    }
+
+    fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(&'static str, u64)> {
+        let mut due = Vec::new();
+        for notice in Notice::ALL {
+            let index = notice as usize;
+            let count = notices.count(notice) - self.reported[index];
+            if count > 0 && now >= self.silent_until[index] {
+                self.reported[index] += count;
+                self.silent_until[index] = now + SILENCE;
+                due.push((notice.text(), count));
+            }
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each connection that found no descriptor was a line of the log.
+    #[test]
+    fn a_line_stands_for_all_that_happened() {
+        let (notices, mut reporter) = (Notices::default(), Reporter::default());
+        let mut counts = |at: u64| {
+            let due = reporter.due(&notices, Duration::from_secs(at));
+            due.into_iter().map(|(_, count)| count).collect::<Vec<_>>()
+        };
+        assert!(counts(0).is_empty());
+        notices.add(Notice::PublishRefused);
+        assert_eq!(counts(1), [1]);
+        for _ in 0..1000 {
+            notices.add(Notice::PublishRefused);
+        }
+        notices.add(Notice::ConnectionRefused);
+        assert_eq!(counts(2), [1], "another notice is not silent");
+        assert!(counts(10).is_empty());
+        assert_eq!(counts(11), [1000]);
+        assert!(counts(100).is_empty());
+    }
+}

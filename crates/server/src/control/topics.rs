@@ -1,0 +1,234 @@
+//! `GET /topics` and `GET /topics/{topic}`: what the engine knows of topics, in pages of a bounded size.
+//!
+//! A question makes every shard work, so one is under way at a time. The others wait in a queue, which a
+//! client leaves when its connection ends: its question is never asked then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use fanfare::{Hub, InspectError, Topic, TopicCounts, form_fields};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Control;
+use super::limits::{
+    INSPECTION_QUEUE, INSPECTION_TIME, INSPECTION_WAIT, TOPICS_PER_PAGE, TOPICS_PER_PAGE_DEFAULT,
+};
+use super::problem::Problem;
+
+/// The turn to ask, and the queue for it.
+pub(crate) struct Inspections {
+    turn: Arc<Semaphore>,
+    queue: Semaphore,
+}
+
+impl Default for Inspections {
+    fn default() -> Inspections {
+        Inspections { turn: Arc::new(Semaphore::new(1)), queue: Semaphore::new(INSPECTION_QUEUE) }
+    }
+}
+
+impl Inspections {
+    /// Waits for the turn to ask. A client that leaves meanwhile has left the queue.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let Ok(_place) = self.queue.try_acquire() else {
+            return Err(busy("too many questions about topics wait; try again in a second"));
+        };
+        match tokio::time::timeout(INSPECTION_WAIT, Arc::clone(&self.turn).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(busy("other questions about topics take too long; try again in a second")),
+        }
+    }
+}
+
+fn busy(detail: &str) -> Problem {
+    Problem::new(503, detail).header("Retry-After", "1")
+}
+
+pub(super) async fn topics(State(control): State<Arc<Control>>, RawQuery(query): RawQuery) -> Response {
+    match page(&control, query.as_deref().unwrap_or_default()).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn page(control: &Arc<Control>, query: &str) -> Result<Response, Problem> {
+    let Query { after, limit } = Query::parse(query)?;
+    let page = ask(control, move |hub, patience| hub.topics_page(after, limit, patience)).await?;
+    let mut topics = page.topics;
+    topics.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
+    let topics = topics.iter().map(Described::new).collect();
+    let next = page.next.map(|next| format!("/topics?after={next}&limit={limit}"));
+    let mut response = Json(DescribedPage { topics, next: next.as_deref() }).into_response();
+    if let Some(link) = next.and_then(|next| format!("<{next}>; rel=\"next\"").parse().ok()) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+pub(super) async fn topic(
+    State(control): State<Arc<Control>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Response {
+    let Ok(Path(name)) = name else {
+        return Problem::new(400, "the topic in the path is not UTF-8 once its % escapes are decoded")
+            .into_response();
+    };
+    let topic = match Topic::new(&name) {
+        Ok(topic) => topic,
+        Err(error) => return Problem::new(400, error.to_string()).into_response(),
+    };
+    match ask(&control, move |hub, patience| hub.topic(&topic, patience)).await {
+        Ok(Some(counts)) => Json(Described::new(&counts)).into_response(),
+        Ok(None) => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
+            .into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Asks the engine when it is this question's turn.
+async fn ask<T: Send + 'static>(
+    control: &Arc<Control>,
+    question: impl FnOnce(&Hub, Duration) -> Result<T, InspectError> + Send + 'static,
+) -> Result<T, Problem> {
+    let turn = control.inspections.turn().await?;
+    let control = Arc::clone(control);
+    let asked = tokio::task::spawn_blocking(move || {
+        // Also where the client leaves meanwhile: the next question waits for the end of this one.
+        let _turn = turn;
+        question(&control.hub, INSPECTION_TIME)
+    });
+    match asked.await {
+        Ok(answer) => answer.map_err(|error| busy(&error.to_string())),
+        Err(_) => Err(Problem::new(500, "the question has failed")),
+    }
+}
+
+/// Which page is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    after: Option<u64>,
+    limit: usize,
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Query, Problem> {
+        let wrong = |detail: String| Problem::new(400, detail);
+        let mut parsed = Query { after: None, limit: TOPICS_PER_PAGE_DEFAULT };
+        for (name, value) in form_fields(query.as_bytes()) {
+            let number = std::str::from_utf8(&value).ok().and_then(|value| value.parse::<u64>().ok());
+            match name.as_ref() {
+                b"after" => {
+                    let unknown = || wrong("after is not what a page gave as its next".to_owned());
+                    parsed.after = Some(number.ok_or_else(unknown)?);
+                }
+                b"limit" => {
+                    let bound = 1..=TOPICS_PER_PAGE as u64;
+                    let Some(limit) = number.filter(|number| bound.contains(number)) else {
+                        return Err(wrong(format!("limit is not a number from 1 to {TOPICS_PER_PAGE}")));
+                    };
+                    parsed.limit = limit as usize;
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// A topic as JSON.
+#[derive(Serialize)]
+struct Described<'counts> {
+    topic: &'counts str,
+    subscribers: usize,
+    laggards: usize,
+    retained: usize,
+    oldest: Option<&'counts str>,
+    newest: Option<&'counts str>,
+}
+
+impl<'counts> Described<'counts> {
+    fn new(counts: &'counts TopicCounts) -> Described<'counts> {
+        let span = counts.span.as_ref();
+        let (oldest, newest) = span.map(|(oldest, newest)| (oldest.as_str(), newest.as_str())).unzip();
+        Described {
+            topic: &counts.topic,
+            subscribers: counts.subscribers,
+            laggards: counts.laggards,
+            retained: counts.retained,
+            oldest,
+            newest,
+        }
+    }
+}
+
+/// A page as JSON.
+#[derive(Serialize)]
+struct DescribedPage<'page> {
+    topics: Vec<Described<'page>>,
+    /// Where the next page is.
+    next: Option<&'page str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A question whose client had left ran on for its time, and so did each of thousands behind it.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_has_left_the_queue() {
+        let inspections = Inspections::default();
+        let first = inspections.turn().await;
+        assert!(first.is_ok());
+        let waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.turn())).collect();
+        for mut turn in waiting {
+            assert!(poll_once(&mut turn).await.is_none(), "it waits");
+            // And is dropped here.
+        }
+        drop(first);
+        assert!(inspections.turn().await.is_ok());
+        let _held = inspections.turn().await;
+        // A wait has an end.
+        assert!(inspections.turn().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_has_an_end() {
+        let inspections = Inspections::default();
+        let _first = inspections.turn().await;
+        let mut waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.turn())).collect();
+        for turn in &mut waiting {
+            assert!(poll_once(turn).await.is_none(), "it waits");
+        }
+        assert!(inspections.turn().await.is_err(), "there is no room for one more");
+        waiting.pop();
+        assert!(poll_once(&mut Box::pin(inspections.turn())).await.is_none(), "now there is");
+    }
+
+    /// Polls once.
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = std::future::ready(()) => None,
+        }
+    }
+
+    #[test]
+    fn a_page_is_asked_for_by_what_the_one_before_gave() {
+        let parse = |query: &str| Query::parse(query).ok();
+        let query = |after, limit| Some(Query { after, limit });
+        assert_eq!(parse(""), query(None, TOPICS_PER_PAGE_DEFAULT));
+        assert_eq!(parse("limit=1000&after=18446744073709551615&x=y"), query(Some(u64::MAX), 1000));
+        for wrong in
+            ["limit=0", "limit=1001", "limit=", "limit=-1", "after=", "after=a", "after=18446744073709551616"]
+        {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}
