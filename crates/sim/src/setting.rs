@@ -141,6 +141,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         sweep: SweepBounds {
             frames: choices.pick(&[all.sweep.frames, 6, 1]),
             bytes: choices.pick(&[all.sweep.bytes, 1_500]),
+            small_fan_out: choices.pick(&[all.sweep.small_fan_out, 2, 1]),
         },
     }
 }

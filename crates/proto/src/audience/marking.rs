@@ -11,7 +11,6 @@ use super::table::{Audiences, SweepKey};
 use super::{AudienceId, Subscription};
 use crate::frame::Frame;
 use crate::frames::{FrameKey, FrameStore};
-use crate::limits::SMALL_FAN_OUT;
 
 /// An event that is not marked everywhere yet.
 pub(super) struct Marking {
@@ -35,7 +34,7 @@ impl Audiences {
         if audiences == 0 {
             return 0;
         }
-        let is_small = streams <= SMALL_FAN_OUT;
+        let is_small = streams <= self.bounds.small_fan_out;
         let marking = Marking { frame: store.insert(frame), is_small, topic: 0, next: 0 };
         if !is_small || self.markings.is_empty() {
             self.markings.push_back(marking);

@@ -13,7 +13,7 @@ use super::sweep::Sweep;
 use super::{AudienceId, Member, Subscription};
 use crate::event::Topic;
 use crate::frames::FrameStore;
-use crate::limits::{RUN_BYTES, SWEEP_FRAMES};
+use crate::limits::{RUN_BYTES, SMALL_FAN_OUT, SWEEP_FRAMES};
 use crate::shrink::{drop_if_empty, shrink_list, shrink_table};
 use crate::stream::Deciseconds;
 
@@ -74,18 +74,20 @@ impl TopicReaders {
     }
 }
 
-/// How far behind a sweep may be before the shard takes no more events.
+/// How far behind a sweep may be before the shard takes no more events, and which events need not wait for it.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepBounds {
     /// Events that an unfinished sweep still has to bring to some member.
     pub frames: usize,
     /// Bytes of them: two full sends. More would not make sends cheaper, only later.
     pub bytes: usize,
+    /// An event that at most this many streams are to get overtakes larger ones.
+    pub small_fan_out: usize,
 }
 
 impl Default for SweepBounds {
     fn default() -> SweepBounds {
-        SweepBounds { frames: SWEEP_FRAMES, bytes: 2 * RUN_BYTES }
+        SweepBounds { frames: SWEEP_FRAMES, bytes: 2 * RUN_BYTES, small_fan_out: SMALL_FAN_OUT }
     }
 }
 

@@ -104,7 +104,11 @@ impl World {
             scans: choices.pick(&[1, 3, 100]),
             endings: choices.pick(&[1, 10]),
             laggard_checks: choices.pick(&[1, 100]),
-            sweep: SweepBounds { frames: choices.pick(&[1, 6, 40]), bytes: choices.pick(&[1_500, 400_000]) },
+            sweep: SweepBounds {
+                frames: choices.pick(&[1, 6, 40]),
+                bytes: choices.pick(&[1_500, 400_000]),
+                small_fan_out: choices.pick(&[64, 1]),
+            },
         };
         let seed = choices.next();
         let menu = (0..1 + choices.below(4)).map(|_| choices.subscription()).collect();
