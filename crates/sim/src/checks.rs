@@ -160,9 +160,9 @@ impl World {
         let it = net.connection(at.index);
         let (verifier, response) = (&it.verifier, &it.verifier.response);
         client.last_end = verifier
-            .cursor
+            .complete_until(&self.shared)
             .filter(|_| verifier.has_prelude())
-            .map(|cursor| StreamEnd { is_cut: response.is_cut(), cursor });
+            .map(|complete_until| StreamEnd { is_cut: response.is_cut(), complete_until });
         let client = &self.clients[number];
         if it.ended {
             return;

@@ -61,8 +61,8 @@ pub(crate) struct Client {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamEnd {
     pub(crate) is_cut: bool,
-    /// Nothing up to here is missing.
-    pub(crate) cursor: u64,
+    /// Everything up to here was sent, or is known to be gone.
+    pub(crate) complete_until: u64,
 }
 
 /// What a client knows of its connection. The rest is in the network of the shard.

@@ -303,7 +303,8 @@ impl World {
         let client = &self.clients[number];
         let Some(end) = &client.last_end else { panic!("client {number} was not ended") };
         assert!(!end.is_cut, "client {number} was cut in the end");
-        let misses = self.shared.history.borrow().misses(end.cursor, newest, &client.request.interest);
+        let misses =
+            self.shared.history.borrow().misses(end.complete_until, newest, &client.request.interest);
         assert!(!(in_time && misses), "client {number} was cut off before its events");
         misses
     }

@@ -437,6 +437,15 @@ impl Verifier {
         cursor.is_some_and(|cursor| history.misses(cursor, available, interest))
     }
 
+    /// Nothing up to here is to come any more: it was sent, or is gone. Where a laggard skips and the client does not want to
+    /// be told, that is all that the log has dropped.
+    pub(crate) fn complete_until(&self, shared: &Shared) -> Option<u64> {
+        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
+        let available_after = shared.log.borrow().available_after(&self.request.interest);
+        let dropped = if skips { available_after } else { self.incomplete_until[1] };
+        self.cursor.map(|cursor| cursor.max(dropped))
+    }
+
     /// Whether an event was released that it was not sent.
     pub(crate) fn misses(&self, shared: &Shared) -> bool {
         let history = shared.history.borrow();
