@@ -437,8 +437,8 @@ impl Verifier {
         cursor.is_some_and(|cursor| history.misses(cursor, available, interest))
     }
 
-    /// Nothing up to here is to come any more: it was sent, or is gone. Where a laggard skips and the client does not want to
-    /// be told, that is all that the log has dropped.
+    /// Nothing up to here is to come any more: it was sent, or is gone. Where a laggard skips and the client
+    /// does not want to be told, that is all that the log has dropped.
     pub(crate) fn complete_until(&self, shared: &Shared) -> Option<u64> {
         let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
         let available_after = shared.log.borrow().available_after(&self.request.interest);
