@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{Counts, Engine, Farewell};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +36,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 
     options.check()?;
     // Before anything else, so that no signal finds a half-started server.
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let notices = Arc::new(Notices::default());
     let limits = options.limits();
     let admission = EventsAdmission {
@@ -59,7 +59,13 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     if let Some(shards) = options.shards {
         builder = builder.shards(usize::from(shards));
     }
-    let mut engine = builder.start()?;
+    let shards =
+        options.shards.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let start = builder.start().map_err(|error| match descriptors_used_up(error.cause(), shards, &options) {
+        Some(reason) => format!("{error}{reason}"),
+        None => error.to_string(),
+    });
+    let mut engine = start?;
     let draining = Arc::new(AtomicBool::new(false));
     let limits = options.control_limits();
     if let Some(sockets) = engine.hand_over() {
@@ -72,13 +78,21 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
             notices: Arc::clone(&notices),
         };
-        control::start(control, sockets)?;
+        control::start(control, sockets).map_err(|error| {
+            let reason = descriptors_used_up(&error, shards, &options).unwrap_or_default();
+            format!("cannot start the control plane: {error}{reason}")
+        })?;
     }
     announce(&engine, &limits);
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                // A terminal that is closed sends it, and so does an operator who wants a reload.
+                tracing::info!("SIGHUP is ignored; SIGTERM or SIGINT stops the server");
+                continue;
+            }
             if told.send(signal).is_err() {
                 // The drain is under way and somebody is impatient.
                 std::process::exit(128 + signal);
@@ -101,6 +115,31 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
     end.map_err(|_| "a shard has panicked; its message is above".into())
+}
+
+/// What to do where descriptors are used up at the start, if that is what has happened.
+fn descriptors_used_up(error: &io::Error, shards: usize, options: &ServeOptions) -> Option<String> {
+    /// The error numbers of Linux, the same on every architecture (errno(3)).
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    /// What the process has besides.
+    const OTHERS: usize = 16;
+    match error.raw_os_error()? {
+        EMFILE => {}
+        ENFILE => return Some("; the system's table of open files is full (fs.file-max)".to_owned()),
+        _ => return None,
+    }
+    // A waker and three ends of channels, a listener for each address, and the backend's own where it shares
+    // the table.
+    let each = 4 + options.listen.len() + if options.shared_table { 3 } else { 0 };
+    let (needed, limits) = (shards * each + OTHERS, std::fs::read_to_string("/proc/self/limits").ok()?);
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let limit: usize = line.split_ascii_whitespace().next()?.parse().ok()?;
+    let fit = limit.saturating_sub(OTHERS) / each;
+    Some(format!(
+        "; {shards} shards need about {needed} descriptors to start, and RLIMIT_NOFILE allows {limit}, enough \
+         for {fit} shards; start fewer (--shards), or raise the limit (ulimit -n, or LimitNOFILE of systemd)"
+    ))
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.

@@ -196,6 +196,21 @@ on_both_backends! {
     }
 
     /// On the same port, while the old server's connections are still in TIME-WAIT.
+    /// A terminal that was closed cut every stream: the signal's default is death without a drain.
+    fn a_hangup_is_ignored_with_a_line_of_the_log(backend) {
+        let mut server = Server::start(backend);
+        let mut subscriber = server.subscribe("topic=a");
+        server.signal("HUP");
+        eventually("the log says so", || server.log().contains("SIGHUP is ignored").then_some(()));
+        server.publish("a", "after it");
+        assert_eq!(subscriber.event().data, "after it");
+        // Nor does it count as the second signal, which ends a drain.
+        server.signal("TERM");
+        server.signal("HUP");
+        expect_polite_end(subscriber, 2000);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
     fn after_a_restart_old_ids_are_a_gap(backend) {
         let mut old = Server::start_apart(backend, &["--drain", "100ms"]);
         let mut subscriber = old.subscribe("topic=a");

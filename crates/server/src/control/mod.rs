@@ -74,7 +74,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
-                Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
+                Err(error) => notices.add_error(Notice::ConnectionLost, &error),
             }
         }
     })?;
@@ -161,10 +161,10 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     match socket.into_std() {
         Ok(socket) => {
             if let Err(error) = control.hub.adopt(socket, subscribe, format) {
-                tracing::warn!("a subscriber was lost: {error}");
+                control.notices.add_error(Notice::SubscriberLost, &error);
             }
         }
-        Err(error) => tracing::warn!("a subscriber was lost: {error}"),
+        Err(error) => control.notices.add_error(Notice::SubscriberLost, &error),
     }
 }
 
