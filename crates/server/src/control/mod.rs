@@ -78,7 +78,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
-                Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
+                Err(error) => notices.add_error(Notice::ConnectionLost, &error),
             }
         }
     })?;
@@ -164,8 +164,8 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     let socket = connection.into_parts().io.into_inner().into_inner();
     let Some((subscribe, format)) = subscribe else { return linger(socket).await };
     match socket.into_std() {
-        Ok(socket) => adopt::adopt(&control.hub, socket, subscribe, format).await,
-        Err(error) => tracing::warn!("a subscriber was lost: {error}"),
+        Ok(socket) => adopt::adopt(&control.hub, &control.notices, socket, subscribe, format).await,
+        Err(error) => control.notices.add_error(Notice::SubscriberLost, &error),
     }
 }
 
