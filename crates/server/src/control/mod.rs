@@ -79,6 +79,8 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         }
     })?;
     thread::Builder::new().name("fanfare-control".to_owned()).spawn(move || {
+        // Where that is refused, answers come later while broadcasts run.
+        let _ = fanfare::take_short_turns();
         runtime.block_on(async move {
             let control = Arc::new(control);
             let router = routes::router(Arc::clone(&control));
