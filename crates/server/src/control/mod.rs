@@ -119,12 +119,11 @@ async fn serve(control: &Control, router: Router, handed: HandedOver) {
             Some(Err(problem)) => Some(Err(problem)),
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
-        let owed = control.owed_wakes.clone();
         async move {
             let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => owed.answer_first(answer).await.into_response(),
+                Some(Ok(answer)) => answer.await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -63,7 +63,7 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
     let body = collect(body, control.max_body).await?;
     if !body::is_array(&body) {
         let mut events = vec![body::json_event(&body)?];
-        let published = publish_waiting(&control.hub, &mut events).await?;
+        let published = publish_one(control, &mut events).await?;
         return Ok(Json(json!({ "id": published.first })).into_response());
     }
     let mut events = body::json_events(&body)?;
@@ -85,7 +85,7 @@ async fn publish_json(control: &Control, body: Body) -> Result<Response, Problem
 async fn publish_form(control: &Control, body: Body) -> Result<Response, Problem> {
     let body = collect(body, control.max_body).await?;
     let mut events = vec![body::form_event(&body)?];
-    let published = publish_waiting(&control.hub, &mut events).await?;
+    let published = publish_one(control, &mut events).await?;
     Ok(Json(json!({ "id": published.first })).into_response())
 }
 
@@ -155,6 +155,11 @@ async fn flush(
     let published = published.map_err(|problem| sum.describe(problem.at(&format!("up to line {line}"))))?;
     sum.add(published);
     Ok(())
+}
+
+/// Publishes what the whole request is about: its answer goes first.
+async fn publish_one(control: &Control, events: &mut Vec<Event>) -> Result<Published, Problem> {
+    control.owed_wakes.answer_first(publish_waiting(&control.hub, events)).await
 }
 
 /// Publishes, and waits for room where the mailboxes are full.
