@@ -1,9 +1,10 @@
 //! The answer to a publisher leaves before the shards begin to send.
 //!
 //! A shard that is woken has a broadcast to do. Where there are as many shards as cores it often takes the core of the
-//! control plane's thread, and the publisher whose event it sends waited 3 ms for its answer. So what a request's handler
-//! wakes is woken when the handler's connection has written what it has: by a task that stands behind it in the queue of
-//! the runtime, which has one thread.
+//! control plane's thread, and the publisher whose event it sends waited 3 ms for its answer. So what the publish of a
+//! single event wakes is woken when the publisher's connection has written what it has: by a task that stands behind it in
+//! the queue of the runtime, which has one thread. Publishes of many events wake at once: shards that send meanwhile make
+//! room for the rest. (Woken after each piece of a body, they halved the rate of NDJSON.)
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,16 +17,16 @@ use fanfare::Wakes;
 pub(crate) struct OwedWakes(Arc<Mutex<Wakes>>);
 
 impl OwedWakes {
-    /// Runs a request's handler. What it wakes is woken after the handler's connection had its turn, or before the next
-    /// handler runs: an event waits for one answer at most, however many publishers there are.
-    pub(super) async fn answer_first<F: Future>(&self, handler: F) -> F::Output {
-        let mut handler = pin!(handler);
-        std::future::poll_fn(|context| self.poll(handler.as_mut(), context)).await
+    /// Runs a publish that is followed by its answer. What it wakes is woken after the publisher's connection had its
+    /// turn, or before the next such publish: an event waits for one answer at most, however many publishers there are.
+    pub(super) async fn answer_first<F: Future>(&self, publish: F) -> F::Output {
+        let mut publish = pin!(publish);
+        std::future::poll_fn(|context| self.poll(publish.as_mut(), context)).await
     }
 
-    fn poll<F: Future>(&self, handler: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll<F: Future>(&self, publish: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
         self.make();
-        let (poll, wakes) = fanfare::collect_wakes(|| handler.poll(context));
+        let (poll, wakes) = fanfare::collect_wakes(|| publish.poll(context));
         if !wakes.is_empty() {
             drop(self.replace(wakes));
             let owed = self.clone();
@@ -69,7 +70,7 @@ mod tests {
 
     /// A shard was woken before the answer was written, and took the core that was to write it.
     #[tokio::test]
-    async fn what_a_handler_wakes_is_woken_when_its_connection_had_its_turn() {
+    async fn what_a_publish_wakes_is_woken_when_its_connection_had_its_turn() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
         let mut published = 0;
@@ -84,7 +85,7 @@ mod tests {
                 break is_deferred;
             }
         };
-        assert!(is_deferred, "the shard was woken by the handler");
+        assert!(is_deferred, "the shard was woken by the publish");
     }
 
     /// With many publishers an event would wait for all of their answers.
