@@ -197,6 +197,7 @@ on_both_backends! {
     fn sub_misses_nothing_before_its_first_event(backend) {
         let server = Server::start_with(backend, &["--retry", "2s", "--max-age", "400ms"]);
         server.publish("a", "before");
+        server.settle();
         let mut running = Running::start(subscribe(&server, &["a", "--data"]));
         server.expect_subscribers("a", 1);
         server.expect_subscribers("a", 0);
