@@ -75,7 +75,8 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
             notices: Arc::clone(&notices),
         };
-        control::start(control, sockets).map_err(|error| format!("cannot start the control plane: {error}"))?;
+        control::start(control, sockets)
+            .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
     announce(&engine, &limits);
 

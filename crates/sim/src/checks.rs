@@ -14,6 +14,8 @@ use crate::trace::{self, trace};
 use crate::verifier::Beginning;
 use crate::world::{SECOND, TRIMMING_SHARD, Turn, World};
 
+/// After how many ends of streams to make room a shard goes on in its next turn.
+const ROOM_ENDINGS: u64 = 16;
 /// How late a shard may be that had its turns in time.
 const LATE: Duration = Duration::from_millis(100);
 
@@ -74,8 +76,7 @@ impl World {
         assert!(stalled >= count, "a connection whose socket had room was ended as stalled");
     }
 
-    /// Connections in the middle of a piece were cut to make room: more was begun than may be, and the oldest
-    /// go.
+    /// Connections in the middle of a piece were cut to make room: more was begun than may be.
     fn check_room_made(&self, turn: &Turn) {
         if turn.closed(CloseReason::LaggardFull) == 0 {
             return;
@@ -96,17 +97,6 @@ impl World {
         let begun = net.begun.peak + notices - others;
         let limit = setting.limits.laggard_bytes;
         assert!(begun > limit, "{} connections were cut where at most {begun} bytes were begun", cut.len());
-        let all_are_looked_at = setting.budgets.laggard_checks > net.connections.len();
-        let number = |kind: PieceKind| if let PieceKind::Frame(seq) = kind { seq } else { u64::MAX };
-        let newest_cut = cut.iter().map(|(_, kind, _)| number(*kind)).max().unwrap_or_default();
-        let oldest_left = net.connections.iter().filter(|it| it.is_live() && !it.ended);
-        let oldest_left = oldest_left.filter_map(|it| it.verifier.begun.as_ref());
-        let oldest_left = oldest_left.filter(|begun| begun.turn < net.turn());
-        let oldest_left = oldest_left.map(|begun| number(begun.kind)).min().unwrap_or(u64::MAX);
-        assert!(
-            !all_are_looked_at || skips || oldest_left >= newest_cut,
-            "one that had begun {newest_cut} was cut, and one that had begun {oldest_left} was not"
-        );
     }
 
     fn look_at_connection(&mut self, turn: &Turn, index: usize) {
@@ -345,7 +335,9 @@ impl World {
         // What the peer has reset is given up when the shard hears of it.
         let reset = net.connections.iter().filter(|it| it.is_live() && it.ended);
         let reset: usize = reset.map(|it| net.begun.own_part(it.verifier.begun.as_ref())).sum();
-        assert!(begun <= limits.laggard_bytes + reset, "its links have begun {begun} bytes");
+        // The rest of a large crowd is ended in the next turn.
+        let goes_on = turn.closed(CloseReason::LaggardFull) >= ROOM_ENDINGS;
+        assert!(goes_on || begun <= limits.laggard_bytes + reset, "its links have begun {begun} bytes");
         let bound = limits.delivery_bytes.saturating_add(limits.laggard_bytes);
         let bound = bound.saturating_add(RUN_BYTES + 2 * LARGEST_FRAME);
         let held = turn.after.held_bytes;

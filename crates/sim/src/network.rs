@@ -158,11 +158,6 @@ impl Net {
         self.this_turn = TurnCounts::default();
     }
 
-    /// In which turn of the shard this is.
-    pub(crate) fn turn(&self) -> u64 {
-        self.turns
-    }
-
     /// A sweep is under way after a tick, or none.
     pub(crate) fn note_sweep(&mut self, is_under_way: bool) {
         let began = self.sweep_began.unwrap_or(self.shared.now.get());

@@ -227,9 +227,10 @@ impl Delivery {
         self.find(key).map(|subscriber| subscriber.link.socket)
     }
 
-    /// Whether something can be sent or marked now.
+    /// Whether something can be sent, marked or ended now.
     pub fn has_work(&self) -> bool {
-        self.audiences.has_work() || self.laggards.any_ready() || self.sending.has_work()
+        let has_sends = self.laggards.any_ready() || self.sending.has_work();
+        self.audiences.has_work() || has_sends || self.upkeep.is_making_room
     }
 
     /// Whether the shard must not take more events before it has sent more of those that it has.
