@@ -25,6 +25,8 @@ pub struct Laggard {
     fell_behind: bool,
     /// It stands in line to be served.
     in_line: bool,
+    /// It is to be ended, and waits for that.
+    ends: bool,
     /// Where it is in the list of laggards with something unsent, while it has something.
     place: u32,
 }
@@ -35,9 +37,9 @@ impl Laggard {
         self.fell_behind && self.progress_at <= time
     }
 
-    /// Whether it waits for its turn rather than for its link.
+    /// Whether it waits for its turn, or for its end, rather than for its link.
     pub fn in_line(&self) -> bool {
-        self.in_line
+        self.in_line || self.ends
     }
 }
 
@@ -81,6 +83,7 @@ impl Laggards {
             progress_at: now,
             fell_behind,
             in_line: false,
+            ends: false,
             place: 0,
         };
         let key = self.table.insert(laggard) as u32;
@@ -100,6 +103,11 @@ impl Laggards {
             laggard.in_line = true;
             self.line.push_back(key);
         }
+    }
+
+    /// Notes that a laggard whose link has room is to be ended.
+    pub fn ends(&mut self, key: u32) {
+        self.table[key as usize].ends = true;
     }
 
     /// The next to be served. It is out of line until [`Laggards::ready`].

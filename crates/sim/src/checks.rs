@@ -295,8 +295,10 @@ impl World {
             "it took {} events and was sent {mailed}",
             turn.after.counts.events
         );
+        // What a link has begun is no reason to leave mail. When its peer leaves, it is only the sweeps'.
+        let is_left = turn.before.is_sweeping && turn.closed(CloseReason::PeerLeft) > 0;
         // Adoptions and inspections take their part of a turn.
-        let is_busy = turn.before.is_marking || turn.before.is_backlogged || turn.others_wait;
+        let is_busy = turn.before.is_marking || turn.before.is_backlogged || is_left || turn.others_wait;
         if turn.waiting == 0 || taken > 0 || is_busy {
             shard.leaves_mail_since = None;
             return;

@@ -268,6 +268,11 @@ impl LogModel {
         wanted.any(|it| it.seq > after && it.seq <= until)
     }
 
+    /// Whether the log has this event for a reader.
+    pub(crate) fn has(&self, interest: &Interest, seq: u64) -> bool {
+        self.has_between(interest, seq - 1, seq)
+    }
+
     /// Where a reader starts now.
     pub(crate) fn start(&self, interest: &Interest, resume: &Resume) -> Start {
         let available = self.available_after(interest);

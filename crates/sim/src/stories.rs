@@ -212,6 +212,28 @@ fn aged_streams_in_the_middle_of_an_event_hold_up_no_drain() {
     assert_eq!(world.counted().closed_for(CloseReason::Cut), 8);
 }
 
+/// A laggard that had room and was to be ended for its age stood in no line of laggards any more. Where many
+/// were to be ended, it was taken for one whose socket takes nothing, and cut without its end.
+#[test]
+fn an_aged_laggard_that_waits_for_its_end_does_not_stand_still() {
+    let limits = Limits { connection_age: Some(SECOND), laggard_time: 2 * SECOND, ..Limits::default() };
+    let mut setting = Setting::without_chance(limits);
+    setting.budgets.endings = 1;
+    let mut world = World::of(setting);
+    for _ in 0..40 {
+        world.join("a", 180);
+    }
+    world.pass(SECOND);
+    assert_eq!(world.counted().laggards, 40);
+    for slow in 0..40 {
+        world.opens(slow);
+    }
+    for _ in 0..60 {
+        world.work_for(SECOND / 10);
+    }
+    assert_eq!(world.counted().closed_for(CloseReason::Aged), 40);
+}
+
 /// What a laggard was sent whole did not count: it had been silent since its first byte, and as soon as it
 /// had caught up there was a heartbeat behind its events.
 #[test]

@@ -35,8 +35,9 @@ pub(crate) struct Verifier {
     pub(crate) ended_at_once: bool,
     /// It was sent everything up to here, or was told that it cannot have it.
     pub(crate) cursor: Option<u64>,
-    /// Some events up to here are gone, and it knows. What is left of those after its cursor comes.
-    incomplete_until: u64,
+    /// Some events up to here are gone, and it knows. What is left of those after its cursor comes. A notice
+    /// does not say up to where exactly that is: at least, and at most.
+    incomplete_until: [u64; 2],
     /// What a send left unfinished.
     pub(crate) begun: Option<Begun>,
     /// What the client may read, with the number of bytes before its end.
@@ -45,8 +46,6 @@ pub(crate) struct Verifier {
     opening: Opening,
     /// Every event after this was in the log when the piece that is being sent was begun.
     available_after: u64,
-    /// How far a gap within the stream reaches is not known exactly.
-    is_uncertain: bool,
     head: Option<Head>,
     has_prelude: bool,
     bytes: u64,
@@ -87,12 +86,11 @@ impl Verifier {
             is_stream: false,
             ended_at_once: false,
             cursor: None,
-            incomplete_until: 0,
+            incomplete_until: [0; 2],
             begun: None,
             items: VecDeque::new(),
             opening: Opening::default(),
             available_after: 0,
-            is_uncertain: false,
             head: None,
             has_prelude: false,
             bytes: 0,
@@ -167,7 +165,7 @@ impl Verifier {
         self.ended_at_once = is_200 && !self.is_stream;
         if self.is_stream {
             assert!(!self.request.is_stranger, "a stream for a request that is no subscription");
-            (self.cursor, self.incomplete_until) = (Some(start.cursor), start.incomplete_until);
+            (self.cursor, self.incomplete_until) = (Some(start.cursor), [start.incomplete_until; 2]);
             self.judge_wait(beginning, shared);
         }
     }
@@ -270,9 +268,9 @@ impl Verifier {
 
     fn take_plain_heartbeat(&mut self, shared: &Shared) {
         self.check_opened();
-        let is_behind = self.cursor.is_some_and(|cursor| cursor < shared.history.borrow().newest());
-        let wants_more = self.request.checkpoint != Checkpoint::Off && shared.is_quiet.get() && is_behind;
-        assert!(!wants_more, "a heartbeat without the cursor, though the shard knows it");
+        let is_news = self.cursor.is_some_and(|cursor| cursor < shared.log.borrow().newest());
+        let wants_more = self.request.checkpoint != Checkpoint::Off && shared.is_quiet.get() && is_news;
+        assert!(!wants_more, "a heartbeat without the cursor, though it is news and the shard knows it");
     }
 
     /// Everything of the opening has come.
@@ -331,15 +329,16 @@ impl Verifier {
         Item { id: Some(id), has: seq }
     }
 
-    /// Events between these numbers were not sent. That is right only for a laggard that skips, of what the
-    /// log has dropped, where it does not want to be told.
+    /// Events between these numbers were not sent. That is right only of what the log has dropped: up to
+    /// where the client was told, and where a laggard skips and the client does not want to be told.
     fn judge_left_out(&self, cursor: u64, until: u64, history: &History, shared: &Shared) {
-        let interest = &self.request.interest;
-        let mut left_out = history.between(cursor, until).iter().filter(|entry| interest.wants(entry));
+        let (interest, log) = (&self.request.interest, shared.log.borrow());
+        let left_out = history.between(cursor, until).iter().filter(|entry| interest.wants(entry));
         let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
-        let may_be = |seq: u64| seq <= self.incomplete_until || (skips && seq <= self.available_after);
-        if let Some(lost) = left_out.find(|entry| !may_be(entry.seq)) {
-            panic!("event {} is lost, and what comes after {until} was sent", lost.seq);
+        let is_known = |seq: u64| seq <= self.incomplete_until[1] || (skips && seq <= self.available_after);
+        for lost in left_out.map(|entry| entry.seq) {
+            assert!(is_known(lost), "event {lost} is lost, and what comes after {until} was sent");
+            assert!(!log.has(interest, lost), "event {lost} is left out, and the log has it");
         }
     }
 
@@ -347,72 +346,72 @@ impl Verifier {
     fn take_gap(&mut self, data: &str, id: String, history: &History, shared: &Shared) -> Item {
         assert!(self.request.gap_notice, "a notice for a client that does not want it");
         assert!(!self.opening.greeting_due, "the greeting comes before the notice of a gap");
-        let interest = &self.request.interest;
         let to = cursor_of(&id, history);
-        let cursor = self.cursor.expect("gaps come after the head");
-        let after = text_of(data, "after").expect("what was asked for");
-        let is_named = text_of(data, "before");
-        let until;
+        let (after, before) = (text_of(data, "after").expect("what was asked for"), text_of(data, "before"));
         if std::mem::take(&mut self.opening.gap_due) {
-            let asked = matches!(&self.request.resume, Resume::After(id) if *id == after);
-            assert!(asked, "a gap after {after}, which was not asked for");
-            let Beginning { newest, start, .. } = self.beginning.expect("a beginning");
-            assert_eq!(to, start.cursor, "the gap in the opening goes on where the stream begins");
-            until = start.incomplete_until;
-            let was_there = history.first_after(until, interest).is_some_and(|next| next.seq <= newest);
-            assert_eq!(is_named.is_some(), was_there, "whether the first event behind the gap is named");
+            self.judge_opening_gap(&after, before, to, history);
         } else {
             shared.happened(Occurrence::Skip);
             let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
             assert!(skips, "a gap within a stream, where laggards do not skip");
-            // It stood at its last event, or a little further on where nothing was its own; a checkpoint may
-            // have named a number behind that.
-            let after = cursor_of(&after, history);
-            let is_between = history.misses(after.min(cursor), after.max(cursor), interest);
-            assert!(!is_between, "a gap after {after}, where {cursor} was there");
-            let known = after.max(cursor).max(self.incomplete_until);
-            let is_missed = history.misses(known, self.available_after, interest);
-            let was_certain = !std::mem::take(&mut self.is_uncertain);
-            assert!(is_missed || !was_certain, "a gap after {after}, where nothing is missing");
-            // It was written when it was first offered, which may be some time ago: what it names as complete tells
-            // what was gone then.
-            let named = is_named.as_deref().map(|id| self.named(id, known, history));
-            until = match named {
-                Some((Some(seq), is_certain)) => {
-                    self.is_uncertain = !is_certain;
-                    seq - 1
-                }
-                Some((None, _)) => panic!("{is_named:?} is named as complete, and the log has dropped it"),
-                None => {
-                    self.is_uncertain = true;
-                    self.available_after
-                }
-            };
-            assert!(to >= after && to <= until, "a gap over {to}, which the log has");
+            self.incomplete_until = self.judge_gap(cursor_of(&after, history), before, to, history, shared);
         }
-        let next = history.first_after(until, interest);
-        trace!(shared, "    is told of a gap after {after}, up to {id}");
-        if let Some(before) = is_named {
-            let next = next.expect("an event behind the gap");
-            assert_eq!(before, next.wire_id(history.epoch), "the first event behind the gap");
-        }
-        self.incomplete_until = until;
+        trace!(shared, "    is told of a gap after {after}, and goes on after {id}");
         Item { id: Some(id), has: to }
     }
 
-    /// The number of the event that a gap within the stream names, and whether no other has the same id.
-    fn named(&self, id: &str, known: u64, history: &History) -> (Option<u64>, bool) {
+    fn judge_opening_gap(&self, after: &str, before: Option<String>, to: u64, history: &History) {
+        let asked = matches!(&self.request.resume, Resume::After(id) if *id == after);
+        assert!(asked, "a gap after {after}, which was not asked for");
+        let Beginning { newest, start, .. } = self.beginning.expect("a beginning");
+        assert_eq!(to, start.cursor, "the gap in the opening goes on where the stream begins");
+        let next = history.first_after(start.incomplete_until, &self.request.interest);
+        let next = next.filter(|next| next.seq <= newest).map(|next| next.wire_id(history.epoch));
+        assert_eq!(before, next, "the first event from which on all are there");
+    }
+
+    /// A laggard is told that the log has dropped something after `after`, and that it goes on after `to`;
+    /// `before` is the first event behind what is incomplete. Says where that ends: at least, and at most.
+    fn judge_gap(
+        &self,
+        after: u64,
+        before: Option<String>,
+        to: u64,
+        history: &History,
+        shared: &Shared,
+    ) -> [u64; 2] {
         let interest = &self.request.interest;
-        let mut bearers = history.after(known).iter().filter(|entry| interest.wants(entry));
-        let (mut last, mut count) = (None, 0);
-        // The log has everything behind this, so one of those up to the next event is meant.
-        let end = history.first_after(self.available_after, interest).map_or(u64::MAX, |next| next.seq);
-        for entry in bearers.by_ref().take_while(|entry| entry.seq <= end) {
-            if entry.wire_id(history.epoch) == id {
-                (last, count) = (Some(entry.seq), count + 1);
-            }
+        let cursor = self.cursor.expect("gaps come after the head");
+        // It stood at its last event, or a little further on where nothing was its own.
+        if after >= cursor {
+            self.judge_left_out(cursor, after, history, shared);
+        } else {
+            assert!(
+                !history.misses(after, cursor, interest),
+                "a gap after {after}, where {cursor} was there"
+            );
         }
-        (last, count <= 1)
+        let mut bounds = [to, self.available_after];
+        if to > after {
+            // Nothing is left of what is incomplete, so it goes on behind that.
+            bounds[1] = to;
+        }
+        // An id that several events bear does not say which of them it is.
+        if let Some(before) = before.filter(|before| history.bearers(before) < 2) {
+            let mut behind = history.after(to).iter().filter(|entry| interest.wants(entry));
+            let next = behind.find(|entry| entry.wire_id(history.epoch) == before);
+            let next = next.unwrap_or_else(|| panic!("{before} is no event behind {to}")).seq;
+            bounds[1] = bounds[1].min(next - 1);
+            let last = history.between(to, next - 1).iter().rfind(|entry| interest.wants(entry));
+            bounds[0] = bounds[0].max(last.map_or(0, |last| last.seq));
+        }
+        assert!(to >= after && bounds[0] <= bounds[1], "a gap over what the log has: {bounds:?}");
+        let known = after.max(cursor).max(self.incomplete_until[0]);
+        let missed = history.between(known, bounds[1]).iter().find(|entry| interest.wants(entry));
+        let missed = missed.unwrap_or_else(|| {
+            panic!("a gap after {after} within {known} to {bounds:?}, where nothing is missing")
+        });
+        [bounds[0].max(missed.seq), bounds[1]]
     }
 
     /// What the client finds when it has read so many bytes.
@@ -436,7 +435,7 @@ impl Verifier {
         let interest = &self.request.interest;
         let available = shared.log.borrow().available_after(interest);
         let history = shared.history.borrow();
-        let cursor = self.cursor.map(|cursor| cursor.max(self.incomplete_until));
+        let cursor = self.cursor.map(|cursor| cursor.max(self.incomplete_until[0]));
         cursor.is_some_and(|cursor| history.misses(cursor, available, interest))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Delivery, StreamKey, Subscriber};
+use super::{Delivery, Subscriber};
 use crate::audience::AudienceId;
 use crate::event::Topic;
 use crate::stream::Place;
@@ -71,13 +71,10 @@ impl Delivery {
         self.audiences.topic_names()
     }
 
-    /// Each laggard's socket, and whether it has its turn by itself, to be served or to be ended; for tests.
+    /// Each laggard's socket, and whether it waits for its turn rather than for its link; for tests.
     pub fn laggards_in_line(&self) -> impl Iterator<Item = (i32, bool)> {
-        self.laggards.iter().map(|(_, laggard)| {
-            let link = self.subscribers[laggard.slot as usize].link;
-            let key = StreamKey { slot: laggard.slot, generation: link.generation };
-            (link.socket, laggard.in_line() || self.sending.is_ending(key))
-        })
+        let socket = |slot: u32| self.subscribers[slot as usize].link.socket;
+        self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.in_line()))
     }
 
     /// Sockets of all streams; for tests.

@@ -143,10 +143,6 @@ impl Sending {
         self.heartbeats[kind.index()].push(key);
     }
 
-    pub(super) fn is_ending(&self, key: StreamKey) -> bool {
-        self.endings.iter().any(|(ending, _)| *ending == key)
-    }
-
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
         self.endings.push_back((key, reason));
     }
@@ -338,6 +334,7 @@ impl Delivery {
         // A slow reader may be in the middle of a frame whenever upkeep looks at it.
         if stream.ends_at <= Deciseconds::of(now) {
             self.sending.queue_ending(StreamKey { slot, generation: link.generation }, CloseReason::Aged);
+            self.laggards.ends(key);
             return None;
         }
         let (cursor, incomplete_until) = {
