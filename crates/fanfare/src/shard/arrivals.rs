@@ -261,7 +261,7 @@ impl<I: Io> Shard<I> {
             Reply::Subscribe(subscribe, format) => {
                 let start = self.start_of(&subscribe);
                 // Any client can ask for a number that will not come: such readers may not fill the place of others that wait.
-                let may_wait = self.arrivals.resuming.len() < self.limits.pending / 4;
+                let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
                 if let Some(Start::Ahead { seq, .. }) = start.filter(|_| may_wait) {
                     self.wait_until_caught_up(socket, seq, subscribe, format, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, format, start, now) {

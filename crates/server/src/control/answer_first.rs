@@ -46,12 +46,29 @@ impl OwedWakes {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
     use std::thread;
     use std::time::Duration;
 
-    use fanfare::{Engine, Event, Hub, Topic};
+    use fanfare::{Engine, Event, Hub, Subscribe, Topic, WireFormat};
 
     use super::*;
+
+    /// A shard is given the events of topics that it has a reader of.
+    fn add_reader(hub: &Hub) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+        hub.adopt(OwnedFd::from(socket), subscribe, WireFormat::Plain).unwrap();
+        let has_come = || hub.counts().connections == 1;
+        assert!((0..5000).any(|_| has_come() || {
+            thread::sleep(Duration::from_millis(1));
+            false
+        }));
+        client
+    }
 
     fn publish(hub: &Hub) {
         hub.publish(Event::new(Topic::new("a").unwrap()).data("1")).unwrap();
@@ -73,6 +90,7 @@ mod tests {
     async fn what_a_publish_wakes_is_woken_when_its_connection_had_its_turn() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
+        let _reader = add_reader(&hub);
         let mut published = 0;
         // A shard that is not asleep yet needs no wake.
         let is_deferred = loop {
@@ -93,6 +111,7 @@ mod tests {
     async fn an_event_waits_for_one_answer_at_most() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
+        let _reader = add_reader(&hub);
         for published in 1..=5 {
             owed.answer_first(async { publish(&hub) }).await;
             owed.answer_first(async {}).await;
