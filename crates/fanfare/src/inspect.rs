@@ -51,8 +51,8 @@ impl Hub {
     /// the ones that follow a page (see [`TopicsPage::next`]). Blocks until every shard has
     /// answered, for at most `patience`.
     ///
-    /// A topic that exists while all pages are read is on exactly one of them. No page is empty but the last
-    /// one.
+    /// A topic that exists while all pages are read is on exactly one of them. A page may be empty although others
+    /// follow: the last one is the one without a next.
     ///
     /// # Errors
     /// [`InspectError`]. `Busy` is worth another try.

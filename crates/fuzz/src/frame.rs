@@ -6,6 +6,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use fanfare_proto::event::{Event, EventId, EventType, Retry, Topic};
 use fanfare_proto::frame::{Frame, HeartbeatForm, WireFormat, heartbeat};
+use fanfare_proto::frames::{FrameKey, FrameStore};
 use fanfare_proto::run::Run;
 
 use crate::decoder::{Found, decode, interpret};
@@ -149,26 +150,31 @@ fn dechunk(mut wire: &[u8]) -> Vec<u8> {
 /// Wherever a send stops: what went out, what is left of the frame that was begun, and the frames after the
 /// cursor are together the whole run.
 fn runs_are_cut_at_frames(frames: &[Arc<Frame>], format: WireFormat, room: &[u16]) {
+    let mut store = FrameStore::default();
+    let keys: Vec<FrameKey> = frames.iter().map(|frame| store.insert(Arc::clone(frame))).collect();
     let mut run = Run::default();
-    run.fill(0, format, frames.iter());
+    run.fill(0, frames.last().map_or(0, |frame| frame.seq()), format, &keys, &mut store);
     let all: Vec<u8> = frames[..run.len()].iter().flat_map(|frame| frame.wire(format).to_vec()).collect();
-    assert_eq!(run.bytes(), all);
+    assert_eq!(run.bytes(&store), all);
     assert_eq!(run.is_empty(), frames.is_empty());
     for &room in room {
         let sent = usize::from(room);
         if sent >= all.len() {
             continue;
         }
-        let cut = run.cut(sent);
+        let cut = run.cut(sent, &mut store);
         let mut bytes = all[..sent].to_vec();
         let mut cursor = cut.cursor;
-        if let Some(rest) = cut.remainder {
-            bytes.extend_from_slice(rest.bytes());
-            cursor = rest.seq().unwrap();
+        if let Some(unsent) = cut.unsent {
+            bytes.extend_from_slice(unsent.bytes(&store));
+            cursor = unsent.seq(&store).unwrap();
+            unsent.release(&mut store);
         }
         for frame in frames[..run.len()].iter().filter(|frame| frame.seq() > cursor) {
             bytes.extend_from_slice(frame.wire(format));
         }
         assert_eq!(bytes, all, "cut after {sent} bytes");
     }
+    run.clear(&mut store);
+    assert_eq!(store.references(), keys.len(), "runs and cuts keep no frame");
 }

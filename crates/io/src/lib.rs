@@ -4,7 +4,7 @@
 //! them, and [`DescriptorTables`] between descriptor tables.
 //! The rest is what a shard needs around it: [`sockets`] to listen on, a [`Waker`] to be called by,
 //! a descriptor [`table`] of its own, an [`fd_channel`] that carries sockets between such tables, a
-//! [`Clock`], and [`affinity`] to a core.
+//! [`Clock`], [`affinity`] to a core, and [`scheduling`] beside others.
 
 #![warn(missing_docs)]
 
@@ -16,6 +16,7 @@ pub mod epoll;
 mod errors;
 pub mod fd_channel;
 mod open;
+pub mod scheduling;
 pub mod sockets;
 pub mod table;
 mod table_choice;

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -19,6 +21,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// After how many questions without an answer it is gone.
 const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How often the lock of a port is tried, and how long the pauses between are: five seconds in all.
+const LOCK_TRIES: u32 = 5000;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// `include/uapi/linux/tcp.h`
 const TCP_RTO_MAX_MS: libc::c_int = 44;
@@ -74,7 +80,7 @@ impl Default for SocketOptions {
 /// # Errors
 /// The message names the address. `AddrInUse` also if another process of the same user listens there *with*
 /// `SO_REUSEPORT`: the kernel would let us join, and the two servers would each get a part of the
-/// connections in silence. (Two servers that start within the same few microseconds are not told.)
+/// connections in silence. `ResourceBusy`: another process has been starting on this port for five seconds.
 pub fn listen(
     address: SocketAddr,
     backlog: u32,
@@ -82,9 +88,14 @@ pub fn listen(
     shards: usize,
 ) -> io::Result<Vec<OwnedFd>> {
     let explain = |error: io::Error| annotate(&error, format_args!("cannot listen on {address}"));
-    if address.port() != 0 {
-        refuse_shared(address).map_err(explain)?;
-    }
+    let _lock = match address.port() {
+        0 => None,
+        port => {
+            let lock = lock_port(port).map_err(explain)?;
+            refuse_shared(address).map_err(explain)?;
+            lock
+        }
+    };
     let mut address = address;
     let mut listeners = Vec::with_capacity(shards);
     for _ in 0..shards {
@@ -95,6 +106,33 @@ pub fn listen(
         listeners.push(listener.into());
     }
     Ok(listeners)
+}
+
+/// Lets one process at a time look whether a port is free and take it. Two servers that started on one port
+/// at the same moment both found it free, and both ran.
+///
+/// The lock is a socket in the abstract namespace of Unix sockets, which is the network namespace's, as ports
+/// are. It ends with the process. Which addresses of a port exclude each other is for the kernel to know,
+/// which is asked under this lock. Other users need no lock: `SO_REUSEPORT` does not let them join.
+fn lock_port(port: u16) -> io::Result<Option<UnixDatagram>> {
+    let name = UnixAddress::from_abstract_name(port_lock_name(port))?;
+    for _ in 0..LOCK_TRIES {
+        match UnixDatagram::bind_addr(&name) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(LOCK_PAUSE),
+            // A sandbox without Unix sockets is no reason not to serve.
+            Err(_) => return Ok(None),
+        }
+    }
+    let busy = "another process has been starting on this port for too long";
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, busy))
+}
+
+/// The name of the lock that a process holds while it takes this port.
+pub fn port_lock_name(port: u16) -> String {
+    // SAFETY: it has no arguments and cannot fail (geteuid(2)).
+    let user = unsafe { libc::geteuid() };
+    format!("fanfare/listen/{user}/{port}")
 }
 
 /// Binds once without `SO_REUSEPORT`, which fails if anybody listens there, and lets go again.

@@ -3,9 +3,13 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixStream};
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
 use fanfare_io::sockets::{self, BACKLOG, SocketOptions};
@@ -190,4 +194,66 @@ fn a_bound_source_does_not_use_up_its_ports() {
     };
     assert_eq!((result, on), (0, 1));
     assert_ne!(sockets::local_address(socket.as_fd()).unwrap().port(), 0);
+}
+
+/// A port that is free on this address now.
+fn free_port(address: [u8; 4]) -> SocketAddr {
+    TcpListener::bind(SocketAddr::from((address, 0))).unwrap().local_addr().unwrap()
+}
+
+/// Both looked whether the port was free before either had taken it, and each got a part of the connections:
+/// subscribers of one server missed what the other one acknowledged. Of 40 pairs 4 ran.
+#[test]
+fn of_servers_that_start_at_the_same_moment_one_gets_the_port() {
+    const SERVERS: usize = 8;
+    for _ in 0..200 {
+        let address = free_port([127, 0, 0, 3]);
+        let together = Barrier::new(SERVERS);
+        let started: Vec<_> = thread::scope(|scope| {
+            let start = || {
+                together.wait();
+                sockets::listen(address, BACKLOG, &SocketOptions::default(), 4)
+            };
+            let servers: Vec<_> = (0..SERVERS).map(|_| scope.spawn(start)).collect();
+            servers.into_iter().map(|server| server.join().unwrap()).collect()
+        });
+        assert_eq!(started.iter().filter(|started| started.is_ok()).count(), 1, "{started:?}");
+        let refused = started.iter().filter_map(|started| started.as_ref().err());
+        for error in refused {
+            assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_starts_waits_for_one_that_is_starting_on_its_port() {
+    let address = free_port([127, 0, 0, 4]);
+    let name = UnixAddress::from_abstract_name(sockets::port_lock_name(address.port())).unwrap();
+    let lock = UnixDatagram::bind_addr(&name).unwrap();
+    thread::scope(|scope| {
+        let start = scope.spawn(|| sockets::listen(address, BACKLOG, &SocketOptions::default(), 1));
+        // Other ports do not wait.
+        sockets::listen(any(), BACKLOG, &SocketOptions::default(), 1).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        assert!(!start.is_finished());
+        drop(lock);
+        start.join().unwrap().unwrap();
+    });
+    // It is let go again.
+    UnixDatagram::bind_addr(&name).unwrap();
+}
+
+#[test]
+fn addresses_share_a_port_unless_one_is_every_address() {
+    let options = SocketOptions::default();
+    let first = free_port([127, 0, 0, 5]);
+    let second = SocketAddr::from(([127, 0, 0, 6], first.port()));
+    let _first = sockets::listen(first, BACKLOG, &options, 2).unwrap();
+    let _second = sockets::listen(second, BACKLOG, &options, 2).unwrap();
+    for every in ["0.0.0.0", "::"] {
+        let every = SocketAddr::from((every.parse::<IpAddr>().unwrap(), first.port()));
+        let error = sockets::listen(every, BACKLOG, &options, 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+        assert!(error.to_string().contains(&every.to_string()), "{error}");
+    }
 }

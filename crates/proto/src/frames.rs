@@ -93,6 +93,12 @@ impl FrameStore {
         self.release(key);
     }
 
+    /// What each link that has begun this frame has as its share of it, in bytes.
+    pub fn begun_share(&self, key: FrameKey) -> usize {
+        let held = &self.table[key.0 as usize];
+        held.frame.size() / held.begun.max(1) as usize
+    }
+
     /// Bytes of the frames that some link has begun, each counted once.
     pub fn begun_bytes(&self) -> usize {
         self.begun_bytes

@@ -224,6 +224,11 @@ impl Laggards {
         self.table.iter().map(|(key, laggard)| (key as u32, laggard))
     }
 
+    /// Gives back what a bad hour needed, behind the last laggard.
+    pub fn shrink(&mut self) {
+        crate::shrink::shrink_slab(&mut self.table);
+    }
+
     /// The laggard under this key, if there is one.
     pub fn find(&self, key: usize) -> Option<&Laggard> {
         self.table.get(key)

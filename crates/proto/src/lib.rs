@@ -4,10 +4,12 @@
 //!
 //! 1. [`event`]: what a publisher sends, checked; a bad topic, id or type cannot be constructed.
 //! 2. [`frame`]: the event encoded once to wire bytes, shared by every shard.
-//! 3. [`log`]: the bounded, ordered recent frames; [`cursor`]: where a reader stands in them.
-//! 4. [`audience`]: who gets it, and the sweep that brings members from their cursor to the head;
+//! 3. [`log`]: the recent frames of each topic, for the whole process; [`cursor`]: where a reader stands in them.
+//! 4. [`delivery`]: one shard's streams as a state machine. Events come in, and it names what to send to which
+//!    sockets, and when it wants to be called again.
+//! 5. [`audience`]: who gets an event, and the sweep that brings members from their cursor to the head;
 //!    [`window`] holds what a sweep still needs, [`run`] joins frames to what one send carries.
-//! 5. [`connection`] and [`laggard`]: what a subscriber costs, and what happens to a slow one.
+//! 6. [`link`] and [`stream`]: what a subscriber costs; [`laggard`]: what happens to a slow one.
 //!
 //! [`head`] and [`subscribe`] read the request that makes a subscriber; [`decoder`] is the other side
 //! of the wire. [`limits`] holds every bound.

@@ -17,7 +17,7 @@ pub enum LaggardPolicy {
     /// Its connection is closed; it reconnects and resumes from its last id.
     #[default]
     Disconnect,
-    /// It stays, loses what the window no longer holds, and is told so by a `fanfare.gap` event.
+    /// It stays, loses what the log does not keep any more, and is told so by a `fanfare.gap` event.
     Skip,
 }
 
@@ -272,6 +272,15 @@ pub const SLICE_BYTES: usize = 8 << 20;
 
 /// Laggards that are served between two slices.
 pub const LAGGARD_TURNS: usize = 64;
+
+/// Events for many that may wait to be marked behind another one before the shard takes no more.
+pub const MARKINGS: usize = 16;
+
+/// Streams that are ended at once to make room for what other links have begun.
+pub const ROOM_ENDINGS: usize = 16;
+
+/// Deadlines that one turn of the loop acts on.
+pub const EXPIRIES: usize = 256;
 
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;

@@ -79,6 +79,15 @@ impl Unsent {
         }
     }
 
+    /// What would be free if the link were closed, in bytes: of a frame that several links have begun, its share.
+    pub fn share(&self, store: &FrameStore) -> usize {
+        match &self.source {
+            Source::Frame(key, _) => store.begun_share(*key),
+            Source::Own(bytes) => bytes.len(),
+            Source::Static(_) => 0,
+        }
+    }
+
     /// Bytes that nothing else holds: those of a frame are counted in the store.
     pub fn own_bytes(&self) -> usize {
         match &self.source {

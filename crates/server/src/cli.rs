@@ -50,8 +50,8 @@ pub(crate) struct ServeOptions {
     /// auto, epoll or io-uring; auto takes io_uring where the kernel allows it
     #[arg(long, env = "FANFARE_BACKEND", default_value = "auto")]
     pub(crate) backend: Backend,
-    /// Threads that serve subscribers [default: one per core]
-    #[arg(long, env = "FANFARE_SHARDS", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Threads that serve subscribers, at most 1024 [default: one per core]
+    #[arg(long, env = "FANFARE_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) shards: Option<u16>,
     /// Keep each shard on a core of its own
     #[arg(long)]
@@ -146,8 +146,8 @@ pub(crate) struct ServeOptions {
     /// End each heartbeat with a blank line, for clients that read no further than one
     #[arg(long)]
     pub(crate) heartbeat_blank_line: bool,
-    /// Time after which subscribers are told to reconnect; each gets up to half more
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "2s")]
+    /// Time after which subscribers are to reconnect, from 100ms to 1h; each is told up to half more
+    #[arg(long, value_name = "TIME", value_parser = retry_time, default_value = "2s")]
     pub(crate) retry: Duration,
     /// End streams at 80 to 100 % of this age [default: never]
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -355,6 +355,14 @@ fn time(text: &str) -> Result<Duration, String> {
         Ok(time) => Ok(time),
         Err(_) => Err("not a time; write for example 20s, 500ms or 1h".to_owned()),
     }
+}
+
+/// The bounds of a `retry` (`crates/proto`, `Retry`): shorter ones make a crowd come back at once, longer
+/// ones lose it.
+fn retry_time(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);
+    bounds.contains(&time).then_some(time).ok_or_else(|| "must be from 100ms to 1h".to_owned())
 }
 
 #[cfg(test)]

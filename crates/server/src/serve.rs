@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use fanfare::{CloseReason, Counts, Engine};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
@@ -37,7 +37,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 
     options.check()?;
     // Before anything else, so that no signal finds a half-started server.
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let notices = Arc::new(Notices::default());
     let limits = options.limits();
     let admission = EventsAdmission {
@@ -75,13 +75,19 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
             notices: Arc::clone(&notices),
         };
-        control::start(control, sockets)?;
+        control::start(control, sockets)
+            .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
     announce(&engine, &limits);
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                // A terminal that is closed sends it, and so does an operator who wants a reload.
+                tracing::info!("SIGHUP is ignored; SIGTERM or SIGINT stops the server");
+                continue;
+            }
             if told.send(signal).is_err() {
                 // The drain is under way and somebody is impatient.
                 std::process::exit(128 + signal);

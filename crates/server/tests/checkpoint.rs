@@ -27,6 +27,7 @@ on_both_backends! {
         for (query, connection) in
             [("topic=a", "keep-alive"), ("topic=a&checkpoint=event", "keep-alive"), ("topic=a", "close")]
         {
+            server.settle();
             let mut subscriber = server.subscribe_with(query, &[("Connection", connection)]);
             let (_, id) = opening(&mut subscriber);
             subscriber.leave(true);
@@ -47,6 +48,7 @@ on_both_backends! {
     fn a_checkpoint_has_the_form_that_was_asked_for(backend) {
         let server = Server::start(backend);
         let newest = server.publish("a", "before");
+        server.settle();
         let block = format!("id: {newest}");
         let event = format!("event: fanfare.checkpoint\ndata: {{}}\nid: {newest}");
         for (switch, expected) in
@@ -77,6 +79,7 @@ on_both_backends! {
     fn a_gap_event_is_the_checkpoint(backend) {
         let server = Server::start(backend);
         let first = server.publish("a", "1");
+        server.settle();
         let epoch = first.split_once('-').expect("an id has an epoch").0;
         let mut told = server.subscribe_with("topic=a", &[("Last-Event-ID", "unknown")]);
         let (body, id) = opening(&mut told);

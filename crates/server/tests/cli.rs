@@ -197,6 +197,7 @@ on_both_backends! {
     fn sub_misses_nothing_before_its_first_event(backend) {
         let server = Server::start_with(backend, &["--retry", "2s", "--max-age", "400ms"]);
         server.publish("a", "before");
+        server.settle();
         let mut running = Running::start(subscribe(&server, &["a", "--data"]));
         server.expect_subscribers("a", 1);
         server.expect_subscribers("a", 0);
@@ -255,6 +256,10 @@ fn wrong_options_are_named_and_the_exit_code_is_2() {
         (&["--listen", "nowhere"], "--listen"),
         (&["--backend", "kqueue"], "--backend"),
         (&["--shards", "0"], "--shards"),
+        (&["--shards", "5000"], "1..=1024"),
+        (&["--retry", "1ns"], "from 100ms to 1h"),
+        (&["--retry", "99ms"], "from 100ms to 1h"),
+        (&["--retry", "61min"], "from 100ms to 1h"),
         (&["--heartbeat", "0s"], "longer than nothing"),
         (&["--heartbeat", "soon"], "not a time"),
         (&["--max-body", "some"], "--max-body"),

@@ -42,6 +42,27 @@ fn post(server: &Server, headers: &[(&str, &str)]) -> u16 {
 }
 
 on_both_backends! {
+    /// A page of another origin that reads a stream with `fetch` could not see that something was missing.
+    fn pages_of_other_origins_may_read_that_there_is_a_gap(backend) {
+        let exposed = |head: &str| http::header(head, "Access-Control-Expose-Headers").map(str::to_owned);
+        let read = Some("Fanfare-Gap".to_owned());
+        for listed in ["https://app.example", "*"] {
+            let server = Server::start_with(backend, &["--cors-origin", listed]);
+            for (case, head) in heads(&server, "https://app.example", "push.example") {
+                assert_eq!(exposed(&head), read, "{case} with {listed}");
+            }
+            let gap = [("Origin", "https://app.example"), ("Last-Event-ID", "unknown")];
+            let head = server.subscribe_with("topic=a", &gap).head;
+            assert_eq!((http::header(&head, "Fanfare-Gap"), exposed(&head)), (Some("true"), read.clone()));
+            for (case, head) in heads(&server, "null", "push.example") {
+                assert_eq!(exposed(&head), None, "{case}: this page may read nothing");
+            }
+            for (case, head) in heads(&server, "http://push.example", "push.example") {
+                assert_eq!(exposed(&head), None, "{case}: the server's own page may read everything");
+            }
+        }
+    }
+
     fn a_listed_origin_is_echoed_with_credentials(backend) {
         let server = Server::start_with(backend, &["--cors-origin", "https://app.example,https://b.example:8443"]);
         for origin in ["https://app.example", "https://b.example:8443"] {

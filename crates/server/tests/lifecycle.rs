@@ -2,9 +2,11 @@
 
 mod support;
 
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Stdio};
 
-use support::server::{fanfare, run};
+use support::server::{Guard, fanfare, run};
 use support::{Backend, End, Item, Server, Subscriber, eventually, now, on_both_backends};
 
 /// Checks that what a stream ends with is a retry in a chunk of its own, and gives the events before it.
@@ -36,6 +38,41 @@ on_both_backends! {
         assert!(ran.stderr.contains("in use"), "{ran:?}");
         assert_eq!(ran.stdout, "");
         server.expect_health();
+    }
+
+    /// Of 40 pairs of servers that started on one port at the same moment, both ran in four: subscribers of
+    /// one missed what the other one acknowledged.
+    fn of_servers_that_start_at_the_same_moment_one_runs(backend) {
+        for _ in 0..20 {
+            // A port of an address that no other test has.
+            let own = if backend == Backend::Epoll { "127.0.7.1:0" } else { "127.0.7.2:0" };
+            let free = TcpListener::bind(own).expect("it is free");
+            let address = free.local_addr().expect("it listens").to_string();
+            drop(free);
+            let servers: Vec<Child> = (0..4)
+                .map(|_| {
+                    let mut command = fanfare();
+                    command.args(["--backend", &backend.to_string(), "--listen", &address, "--shards", "2"]);
+                    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                    command.spawn().expect("the program is there")
+                })
+                .collect();
+            let mut running = Vec::new();
+            for mut server in servers {
+                let mut line = String::new();
+                let output = server.stdout.take().expect("it is piped");
+                BufReader::new(output).read_line(&mut line).expect("text");
+                if line.contains("is listening on") {
+                    running.push(Guard(server));
+                    continue;
+                }
+                let ended = server.wait_with_output().expect("it is our child");
+                let error = String::from_utf8_lossy(&ended.stderr);
+                assert_eq!(ended.status.code(), Some(1), "{error}");
+                assert!(error.contains(&address) && error.contains("in use"), "{error}");
+            }
+            assert_eq!(running.len(), 1, "so many run on {address}");
+        }
     }
 
     fn the_server_listens_on_every_address_it_is_given(backend) {
@@ -203,6 +240,21 @@ on_both_backends! {
     }
 
     /// On the same port, while the old server's connections are still in TIME-WAIT.
+    /// A terminal that was closed cut every stream: the signal's default is death without a drain.
+    fn a_hangup_is_ignored_with_a_line_of_the_log(backend) {
+        let mut server = Server::start(backend);
+        let mut subscriber = server.subscribe("topic=a");
+        server.signal("HUP");
+        eventually("the log says so", || server.log().contains("SIGHUP is ignored").then_some(()));
+        server.publish("a", "after it");
+        assert_eq!(subscriber.event().data, "after it");
+        // Nor does it count as the second signal, which ends a drain.
+        server.signal("TERM");
+        server.signal("HUP");
+        expect_polite_end(subscriber, 2000);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
     fn after_a_restart_old_ids_are_a_gap(backend) {
         let mut old = Server::start_apart(backend, &["--drain", "100ms"]);
         let mut subscriber = old.subscribe("topic=a");

@@ -3,6 +3,7 @@
 mod support;
 
 use std::io;
+use std::process::Command;
 
 use support::server::{arguments, limited, run};
 use support::{Backend, Connection, End, Item, Server, Subscriber, eventually, http, on_both_backends};
@@ -105,11 +106,11 @@ on_both_backends! {
         expect_room_after_one_has_left(&server, first);
     }
 
-    /// `--shards 5000` failed with "Too many open files". The error names the number of shards that fit, and so many run.
+    /// Too many shards failed with "Too many open files". The error names the number of shards that fit, and so many run.
     fn shards_that_do_not_fit_are_refused_with_the_number_that_does(backend) {
         for tables in ["private", "shared"] {
             let options = ["--descriptor-tables", tables, "--listen", "127.0.0.1:0", "--shards"];
-            let refused = run(limited("-n 256", &arguments(backend, &[&options[..], &["5000"]].concat())), "");
+            let refused = run(limited("-n 256", &arguments(backend, &[&options[..], &["1000"]].concat())), "");
             assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
             assert!(refused.stderr.contains("RLIMIT_NOFILE of 256"), "{refused:?}");
             let (_, most) = refused.stderr.trim_end().rsplit_once("start at most ").expect("a number of shards");
@@ -165,6 +166,42 @@ on_both_backends! {
         }
         server.expect_health();
         server.expect_idle();
+    }
+
+    /// With few descriptors each connection that found none was a line of the log: 700 lines a second.
+    fn connections_that_find_no_descriptor_are_one_line_of_the_log(backend) {
+        const LIMIT: usize = 64;
+        let server = Server::start_limited(backend, LIMIT, &["--shards", "1"]);
+        let mut crowd: Vec<Connection> = Vec::new();
+        for _ in 0..10 * LIMIT {
+            let mut connection = server.connect();
+            connection.send_what_it_takes(http::head("GET", "/health/live", &[]));
+            crowd.push(connection);
+            // As many stay as fill the table.
+            if crowd.len() > 2 * LIMIT {
+                drop(crowd.remove(0));
+            }
+        }
+        eventually("the log says why", || server.log().contains("did not reach").then_some(()));
+        // What is logged once in ten seconds was logged once or twice.
+        let lines = server.log().matches("did not reach").count();
+        assert!(lines <= 2, "{lines} lines:\n{}", server.log());
+        assert!(server.log().contains("Too many open files"), "{}", server.log());
+        drop(crowd);
+    }
+
+    fn shards_that_find_no_descriptors_say_what_to_do(backend) {
+        for options in [&["--shards", "100"][..], &["--shards", "100", "--descriptor-tables", "shared"]] {
+            let mut command = Command::new("sh");
+            let script = "ulimit -n 256; exec \"$0\" \"$@\"";
+            command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_fanfare"));
+            command.args(["--backend", &backend.to_string(), "--listen", "127.0.0.1:0"]).args(options);
+            let ran = run(command, "");
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            for part in ["100 shards", "RLIMIT_NOFILE of 256", "has room for", "start at most"] {
+                assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+            }
+        }
     }
 
     /// Nobody reads what is wrong with them, and nobody sends what they began.

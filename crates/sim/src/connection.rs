@@ -130,6 +130,8 @@ impl Connection {
 pub(crate) struct BegunBytes {
     /// Connections that have begun the frame of an event, by its number, and its size.
     frames: BTreeMap<u64, (usize, usize)>,
+    /// The same when this turn of the shard began.
+    before: BTreeMap<u64, (usize, usize)>,
     pub(crate) bytes: usize,
     /// The most that it was in this turn of the shard, with what is about to be closed.
     pub(crate) peak: usize,
@@ -176,8 +178,42 @@ impl BegunBytes {
         }
     }
 
+    /// What the shard holds for one of the connections that have begun this, at least in this turn: of a
+    /// frame that several have begun, its part.
+    pub(crate) fn share_at_least(&self, kind: PieceKind) -> usize {
+        match kind {
+            PieceKind::Frame(seq) => {
+                let of =
+                    |frames: &BTreeMap<u64, (usize, usize)>| frames.get(&seq).map_or(0, |(count, _)| *count);
+                let count = of(&self.frames).max(of(&self.before)).max(1);
+                self.frames.get(&seq).map_or(0, |(_, size)| size / count)
+            }
+            PieceKind::Own(bytes) => bytes,
+            PieceKind::Heartbeat => 0,
+        }
+    }
+
+    /// What the shard held for a connection that was closed, at most: it may have been the last that was.
+    pub(crate) fn share_at_most(&self, kind: PieceKind, size: usize) -> usize {
+        match kind {
+            PieceKind::Frame(seq) => size / (self.frames.get(&seq).map_or(0, |(count, _)| *count) + 1),
+            PieceKind::Own(bytes) => bytes,
+            PieceKind::Heartbeat => 0,
+        }
+    }
+
+    /// The size of what this is a part of.
+    pub(crate) fn size(&self, kind: PieceKind) -> usize {
+        match kind {
+            PieceKind::Frame(seq) => self.frames.get(&seq).map_or(0, |(_, size)| *size),
+            PieceKind::Own(bytes) => bytes,
+            PieceKind::Heartbeat => 0,
+        }
+    }
+
     /// A turn of the shard begins.
     pub(crate) fn begin_turn(&mut self) {
+        self.before.clone_from(&self.frames);
         self.peak = self.bytes;
     }
 }

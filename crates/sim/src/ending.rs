@@ -263,16 +263,18 @@ impl World {
         let began_at = self.shared.now.get();
         let mut in_time = !window.is_zero();
         let step = Duration::from_millis(self.shared.pick(&[60, 20, 1, 100]));
-        // So many turns are needed where a turn ends few streams. Those at their age stand in that line, some
-        // of them more than once.
-        let streams =
-            self.shards.iter().map(|shard| shard.shard.counts().connections).max().unwrap_or_default();
-        let times = if self.shared.setting.limits.connection_age.is_some() { 8 } else { 2 };
-        let turns = times * streams as u32 / self.shared.setting.budgets.endings as u32 + 2;
-        let slack = slack.max(turns * step.max(Duration::from_millis(10)));
+        let step_time = step.max(Duration::from_millis(10));
+        let mut slack = slack;
         // A shard takes the news with the rest of its mail, which waits while a sweep is far behind.
         let mut last_began_at = began_at;
         while self.shared.now.get() < last_began_at + window + slack {
+            // So many turns are needed where a turn ends few streams; those at their age stand in that line
+            // more than once. Newcomers are served until it begins.
+            let streams = self.shards.iter().map(|shard| shard.shard.counts().connections).max();
+            let times = if self.shared.setting.limits.connection_age.is_some() { 8 } else { 2 };
+            let endings = self.shared.setting.budgets.endings as u32;
+            let turns = times * streams.unwrap_or_default() as u32 / endings + 2;
+            slack = slack.max(turns * step_time);
             self.work_for(step);
             let has_begun = |shard: &WorldShard| shard.shard.snapshot().is_draining;
             if !self.shards.iter().all(has_begun) {

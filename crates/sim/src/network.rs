@@ -81,9 +81,19 @@ pub(crate) struct TurnCounts {
     pub(crate) heartbeats: u64,
     /// Clients to which a heartbeat came where something had just been sent, and how long before.
     pub(crate) early_heartbeats: Vec<(usize, Duration)>,
-    /// Connections that were closed in the middle of a piece: what that was, and how much less is begun
-    /// without it.
-    pub(crate) cut_in_a_piece: Vec<(usize, PieceKind, usize)>,
+    /// Connections that were closed in the middle of a piece.
+    pub(crate) cut_in_a_piece: Vec<CutPiece>,
+}
+
+/// A piece in whose middle a connection was closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CutPiece {
+    /// The connection's index.
+    pub(crate) index: usize,
+    pub(crate) kind: PieceKind,
+    pub(crate) size: usize,
+    /// How much less is begun without it.
+    pub(crate) part: usize,
 }
 
 impl Net {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanfare_io::{Exception, Io, Notification, Received, Socket, Token, table};
 
-use crate::network::{ECONNRESET, FIRST_SOCKET, Network};
+use crate::network::{CutPiece, ECONNRESET, FIRST_SOCKET, Network};
 use crate::tally::Occurrence;
 use crate::trace::trace;
 
@@ -147,9 +147,10 @@ impl Io for Network {
             (it.closed, it.closed_at, it.was_unheard) = (true, self.shared.now.get(), unheard);
             if let Some(begun) = it.verifier.begun.take() {
                 it.was_begun = true;
-                let part = net.begun.own_part(Some(&begun));
+                let (kind, part) = (begun.kind, net.begun.own_part(Some(&begun)));
+                let size = net.begun.size(kind);
                 net.begun.remove(Some(&begun));
-                net.this_turn.cut_in_a_piece.push((index, begun.kind, part));
+                net.this_turn.cut_in_a_piece.push(CutPiece { index, kind, size, part });
             }
             trace!(self.shared, "    client {}'s socket is closed", it.client);
             net.numbers.remove(number);

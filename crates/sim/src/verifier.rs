@@ -176,7 +176,9 @@ impl Verifier {
         if ahead {
             let asked_at = self.asked_at.expect("a whole request");
             let waited = beginning.at - asked_at;
-            assert!(waited >= AHEAD_WAIT, "it was told of a gap after {waited:?}");
+            // Where few may be pending, fewer may wait.
+            let may_wait = shared.setting.limits.pending >= 100;
+            assert!(!may_wait || waited >= AHEAD_WAIT, "it was told of a gap after {waited:?}");
             shared.happened(Occurrence::WaitedInVain);
         }
     }

@@ -13,8 +13,8 @@ pub(crate) enum Entry {
     Began { at: Duration, resumed: bool, gap: bool },
     /// The stream ended, in whatever way.
     Ended { at: Duration },
-    /// A gap event: after this `seq` of the epoch in which it is told (0: of another epoch), up to this one.
-    Gap { epoch: EpochNumber, after: u64, upto: u64 },
+    /// A gap event: after this `seq` of the epoch in which it is told (0: of another epoch), up to this one; and up to where some are missing.
+    Gap { epoch: EpochNumber, after: u64, upto: u64, incomplete_until: u64 },
     /// An event.
     Event { key: u64, mask: u32, epoch: EpochNumber, seq: u64 },
     /// Something that is no event of ours, with what is wrong.
@@ -149,10 +149,10 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                 }
             }
             Entry::Ended { at } => away.push((*at, Duration::MAX)),
-            Entry::Gap { epoch, after, upto } => {
+            Entry::Gap { epoch, after, upto, incomplete_until } => {
                 told = true;
                 unnamed = false;
-                gaps.push((*epoch, *after, *upto, round.retained_after(*epoch, began)));
+                gaps.push((*epoch, *after, *incomplete_until, round.retained_after(*epoch, began)));
                 *position = Some((*epoch, *upto));
             }
             Entry::Damage(text) => {
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_told_gap_excuses_what_it_names_and_no_more() {
         let round = round_of_five();
-        let gap = Entry::Gap { epoch: 0, after: 0, upto: 3 };
+        let gap = Entry::Gap { epoch: 0, after: 0, upto: 3, incomplete_until: 3 };
         let found = verify(&round, 1, &mut Some((0, 0)), &[gap.clone(), event(5)]);
         assert_eq!((found.missed_in_gap, found.lost), (3, 1));
     }
@@ -306,7 +306,7 @@ mod tests {
         ledger.acknowledged(0, 6, "a-1", "a-6").unwrap();
         let round = ledger.end_round();
         let began = |at| Entry::Began { at, resumed: true, gap: true };
-        let gap = |upto| Entry::Gap { epoch: 0, after: 0, upto };
+        let gap = |upto| Entry::Gap { epoch: 0, after: 0, upto, incomplete_until: upto };
         let found = |log: &[Entry]| {
             let found = verify(&round, 1, &mut Some((0, 0)), log);
             (found.missed_in_gap, found.lost, found.disordered)
@@ -391,7 +391,7 @@ mod tests {
         let ended = Entry::Ended { at: Duration::from_secs(1) };
         let away = vec![one, two, ended, began(false), four.clone()];
         assert_eq!(summary(away.clone()), (1, 0, 1));
-        let gap = Entry::Gap { epoch: 0, after: 2, upto: 3 };
+        let gap = Entry::Gap { epoch: 0, after: 2, upto: 3, incomplete_until: 3 };
         assert_eq!(summary([&away[..3], &[began(true), gap, four]].concat()), (0, 1, 1));
         // It was away until the next epoch.
         assert_eq!(summary(away[..3].to_vec()), (0, 0, 3));

@@ -14,7 +14,7 @@ use fanfare_proto::delivery::{NewStream, Opened, StreamKey};
 use fanfare_proto::event_log::EventLog;
 use fanfare_proto::frame::{WireFormat, checkpoint, ending, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
-use fanfare_proto::limits::{AHEAD_POLL, AHEAD_WAIT, FullPolicy, LINGER, RESUMES};
+use fanfare_proto::limits::{AHEAD_POLL, AHEAD_WAIT, EXPIRIES, FullPolicy, LINGER, RESUMES};
 use fanfare_proto::link::{Transport, Unsent};
 use fanfare_proto::log::Start;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
@@ -260,7 +260,9 @@ impl<I: Io> Shard<I> {
         match reply {
             Reply::Subscribe(subscribe, format) => {
                 let start = self.start_of(&subscribe);
-                if let Some(Start::Ahead { seq, .. }) = start {
+                // Any client can ask for a number that will not come: such readers may not fill the place of others that wait.
+                let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
+                if let Some(Start::Ahead { seq, .. }) = start.filter(|_| may_wait) {
                     self.wait_until_caught_up(socket, seq, subscribe, format, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, format, start, now) {
                     self.reply(socket, other, now);
@@ -403,7 +405,8 @@ impl<I: Io> Shard<I> {
 
     /// Answers requests whose head did not come in time, and closes sockets that lingered long enough.
     pub(super) fn expire_pending(&mut self, now: Duration) {
-        while let Some(key) = due(&mut self.arrivals.deadlines.heads, now) {
+        for _ in 0..EXPIRIES {
+            let Some(key) = due(&mut self.arrivals.deadlines.heads, now) else { break };
             // A shard that is late itself may not have looked at what came in time.
             self.pending_ready(key, true, now);
             if self.arrivals.find(key).is_none() {
@@ -415,7 +418,8 @@ impl<I: Io> Shard<I> {
             let late = Refusal::new(408, "the request head was not complete in time");
             self.reply(socket, Reply::Refuse(late), now);
         }
-        while let Some(key) = due(&mut self.arrivals.deadlines.lingers, now) {
+        for _ in 0..EXPIRIES {
+            let Some(key) = due(&mut self.arrivals.deadlines.lingers, now) else { break };
             if self.arrivals.find(key).is_some() {
                 self.close_pending(key);
             }

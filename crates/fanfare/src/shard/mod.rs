@@ -189,8 +189,10 @@ impl<I: Io> Shard<I> {
     }
 
     fn take_mail(&mut self, now: Duration) {
-        let mut marks = self.budgets.marks;
-        self.delivery.mark(&mut marks);
+        // Half of the budget goes on with what is marked already, so that an event for few overtakes one for many.
+        let mut half = self.budgets.marks.div_ceil(2);
+        self.delivery.mark(&mut half);
+        let mut marks = self.budgets.marks / 2 + half;
         // While a sweep or most of the hub's streams are far behind, events wait in the mailbox, and publishers learn
         // that it is full.
         if self.inbox.is_empty() && !self.delivery.is_backlogged() && self.congested_until(now).is_none() {

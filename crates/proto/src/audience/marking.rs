@@ -85,6 +85,11 @@ impl Audiences {
         !self.markings.is_empty()
     }
 
+    /// Events that are not marked everywhere yet.
+    pub fn markings(&self) -> usize {
+        self.markings.len()
+    }
+
     /// Marks this audience ahead of its turn with every event that is still being marked, so that it can be told what it
     /// is behind, or be marked with a newer event.
     pub fn mark_now(&mut self, id: AudienceId, store: &mut FrameStore) {

@@ -43,7 +43,9 @@ use crate::frame::{Checkpoint, Frame};
 use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggards, NewLaggard};
-use crate::limits::{ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, SCANS, SLICE_BYTES, SLICE_SENDS};
+use crate::limits::{
+    ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, SCANS, SLICE_BYTES, SLICE_SENDS,
+};
 use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 use drain::Drain;
@@ -189,9 +191,13 @@ impl Delivery {
 
     /// An event of a topic that this shard has registered for. Events come in the order of their numbers.
     pub fn handle_event(&mut self, frame: Arc<Frame>, marks: &mut usize) {
+        let is_first = !self.audiences.is_marking();
         let marked = self.audiences.begin_marking(frame, &mut self.store);
         *marks = marks.saturating_sub(marked.max(1));
-        self.mark(marks);
+        // Behind another one it is marked at once, or waits: it does not spend the budget of those that come after it.
+        if is_first {
+            self.mark(marks);
+        }
     }
 
     /// Goes on marking what is not marked everywhere yet.
@@ -221,9 +227,10 @@ impl Delivery {
         self.find(key).map(|subscriber| subscriber.link.socket)
     }
 
-    /// Whether something can be sent or marked now.
+    /// Whether something can be sent, marked or ended now.
     pub fn has_work(&self) -> bool {
-        self.audiences.has_work() || self.laggards.any_ready() || self.sending.has_work()
+        let has_sends = self.laggards.any_ready() || self.sending.has_work();
+        self.audiences.has_work() || has_sends || self.upkeep.is_making_room
     }
 
     /// Whether the shard must not take more events before it has sent more of those that it has.
@@ -233,7 +240,9 @@ impl Delivery {
         let over_bounds = self.store.references() > references
             || self.store.bytes() - self.store.begun_bytes() > self.limits.delivery_bytes;
         // What the last run and the laggards hold is no reason to wait: only sweeps are.
-        self.audiences.is_backlogged() || (over_bounds && self.audiences.has_work())
+        self.audiences.is_backlogged()
+            || self.audiences.markings() >= MARKINGS
+            || (over_bounds && self.audiences.has_work())
     }
 
     /// Whether an event is not marked in all of its audiences yet.
@@ -310,6 +319,7 @@ impl Delivery {
     /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
     /// is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
+        self.make_room(log);
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
         self.step_drain(now, log);

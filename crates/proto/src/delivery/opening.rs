@@ -89,7 +89,10 @@ impl Delivery {
         let NewStream { key, socket, options, unsent } = new;
         let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
         let slot = key.slot;
-        let place = if replays || unsent.is_some() {
+        // Every event after the audience's head comes by mail: a reader that has everything up to there need not replay, and
+        // must not, where the log keeps an event for less than one turn of the loop.
+        let is_up_to_date = cursor >= incomplete_until && cursor >= self.audiences.head(audience);
+        let place = if (replays && !is_up_to_date) || unsent.is_some() {
             self.audiences.add_laggard(audience);
             let ready = unsent.is_none();
             let new = NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind: !replays, ready };

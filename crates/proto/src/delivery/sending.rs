@@ -1,5 +1,6 @@
 //! What is sent next, and what came of it. One batch is under way at a time.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
 use crate::laggard::Laggard;
-use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
+use crate::limits::{LaggardPolicy, ROOM_ENDINGS, RUN_BYTES, RUN_FRAMES};
 use crate::link::Unsent;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
@@ -272,7 +273,7 @@ impl Delivery {
         let mut failed = std::mem::take(&mut self.sending.failures);
         failed.extend(failures);
         // From the back: taking one out moves only those behind it.
-        failed.sort_unstable_by_key(|failure| std::cmp::Reverse(failure.index));
+        failed.sort_unstable_by_key(|failure| Reverse(failure.index));
         for failure in failed.drain(..) {
             let run = &self.sending.run;
             self.counts.deliveries -= (run.len() - run.whole_frames(failure.sent)) as u64;
@@ -465,27 +466,31 @@ impl Delivery {
         }
     }
 
-    /// While links have begun more than the bound allows, the one that began the oldest frame is ended, of a sample. It
-    /// cannot be told of a gap in the middle of a frame.
+    /// While links have begun more than the bound allows, the one whose end frees most is ended, of a sample, or of several
+    /// the one that began the oldest frame. It cannot be told of a gap in the middle of a frame. A crowd that shares one
+    /// frame holds little each, so it is not ended for what one other link holds. The rest goes on in the next turn.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
-        while self.store.begun_bytes() + self.laggards.own_bytes() > self.limits.laggard_bytes {
-            let Some(slot) = self.farthest_behind() else { return };
+        let mut left = ROOM_ENDINGS;
+        while left > 0 && self.store.begun_bytes() + self.laggards.own_bytes() > self.limits.laggard_bytes {
+            let Some(slot) = self.largest_holder() else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);
+            left -= 1;
         }
+        self.upkeep.is_making_room = left == 0;
     }
 
-    fn farthest_behind(&mut self) -> Option<u32> {
+    fn largest_holder(&mut self) -> Option<u32> {
         let keys = self.laggards.with_unsent();
         let (from, count) =
             (self.upkeep.next_to_make_room, keys.len().min(self.budgets.laggard_checks.max(1)));
         self.upkeep.next_to_make_room = from.wrapping_add(count);
         let sample = (0..count).map(|offset| self.laggards.get(keys[from.wrapping_add(offset) % keys.len()]));
-        // Bytes of its own belong to a stream that has hardly begun: it goes after those that have a frame.
-        let seq = |laggard: &&Laggard| {
+        let rank = |laggard: &&Laggard| {
             let unsent = laggard.unsent.as_ref();
-            unsent.and_then(|unsent| unsent.seq(&self.store)).unwrap_or(u64::MAX)
+            let share = unsent.map_or(0, |unsent| unsent.share(&self.store));
+            (share, Reverse(unsent.and_then(|unsent| unsent.seq(&self.store))))
         };
-        sample.min_by_key(seq).map(|laggard| laggard.slot)
+        sample.max_by_key(rank).map(|laggard| laggard.slot)
     }
 
     // Heartbeats and endings.

@@ -38,6 +38,8 @@ pub(super) struct Upkeep {
     pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
+    /// More has to be ended to make room than one turn ends.
+    pub(super) is_making_room: bool,
     /// Streams with a heartbeat interval of their own, and when each is to be looked at.
     timers: BinaryHeap<Reverse<(Deciseconds, u32, u32)>>,
 }
@@ -55,8 +57,20 @@ impl Delivery {
         self.upkeep.checkpoints += usize::from(options.checkpoint != Checkpoint::Off);
         if let Some(interval) = options.heartbeat {
             let at = Deciseconds::of(now + interval.time());
+            self.forget_stale_timers();
             self.upkeep.timers.push(Reverse((at, key.slot, key.generation)));
         }
+    }
+
+    /// Timers of streams that have left go when they are more than those of streams that stay.
+    fn forget_stale_timers(&mut self) {
+        if self.upkeep.timers.len() <= 2 * self.subscribers.len() + 1024 {
+            return;
+        }
+        let mut timers = std::mem::take(&mut self.upkeep.timers);
+        timers.retain(|&Reverse((_, slot, generation))| self.find(StreamKey { slot, generation }).is_some());
+        timers.shrink_to_fit();
+        self.upkeep.timers = timers;
     }
 
     pub(super) fn next_upkeep(&self) -> Option<Duration> {
@@ -71,7 +85,7 @@ impl Delivery {
     /// Does what is due.
     pub(super) fn run_upkeep(&mut self, now: Duration, log: &mut impl EventLog) {
         if self.laggards.is_empty() {
-            self.upkeep.at_standstill = 0;
+            (self.upkeep.at_standstill, self.upkeep.next_laggard, self.upkeep.standing) = (0, 0, 0);
         } else if self.upkeep.next_laggard_check_at <= now {
             self.check_laggards(now, log);
         }
@@ -105,6 +119,7 @@ impl Delivery {
             self.upkeep.next_laggard = to;
             self.upkeep.next_laggard_check_at = now;
         } else {
+            self.laggards.shrink();
             self.upkeep.next_laggard = 0;
             self.upkeep.at_standstill = self.upkeep.standing;
             self.upkeep.next_laggard_check_at =

@@ -322,8 +322,9 @@ impl World {
 
     /// One turn of the loop.
     fn turn(&mut self) {
-        let mut marks = self.budgets.marks;
-        self.delivery.mark(&mut marks);
+        let mut half = self.budgets.marks.div_ceil(2);
+        self.delivery.mark(&mut half);
+        let mut marks = self.budgets.marks / 2 + half;
         let late = if self.draining { 0 } else { self.choices.below(4) };
         while marks > 0 && self.mail.len() > late && !self.delivery.is_backlogged() {
             let frame = self.mail.pop_front().unwrap();

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fanfare::{AdoptError, Hub, Subscribe, WireFormat};
 
+use super::notices::{Notice, Notices};
+
 /// How often a busy engine is asked before the subscriber is refused, and the time in between: a mailbox is full for as
 /// long as a large sweep takes.
 const ATTEMPTS: usize = 50;
@@ -23,9 +25,15 @@ const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"the server is busy; try again in a moment\"}\n";
 
 /// Gives the hub a subscriber. One that the engine does not take is told.
-pub(super) async fn adopt(hub: &Hub, socket: TcpStream, subscribe: Subscribe, format: WireFormat) {
+pub(super) async fn adopt(
+    hub: &Hub,
+    notices: &Notices,
+    socket: TcpStream,
+    subscribe: Subscribe,
+    format: WireFormat,
+) {
     let Err(refused) = try_for_a_while(hub, socket.into(), subscribe, format).await else { return };
-    tracing::warn!("a subscriber was refused: {refused}");
+    notices.add_error(Notice::SubscriberLost, &refused);
     // The socket does not block, and has room for so little. A client that has left needs no answer.
     let _ = TcpStream::from(refused.into_socket()).write_all(UNAVAILABLE.as_bytes());
 }
@@ -65,7 +73,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
-        adopt(&engine.hub(), socket, subscribe, WireFormat::Chunked).await;
+        adopt(&engine.hub(), &Notices::default(), socket, subscribe, WireFormat::Chunked).await;
 
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();

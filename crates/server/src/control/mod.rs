@@ -78,11 +78,13 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
-                Err(error) => tracing::warn!("a socket did not reach the control plane: {error}"),
+                Err(error) => notices.add_error(Notice::ConnectionLost, &error),
             }
         }
     })?;
     thread::Builder::new().name("fanfare-control".to_owned()).spawn(move || {
+        // Where that is refused, answers come later while broadcasts run.
+        let _ = fanfare::take_short_turns();
         runtime.block_on(async move {
             let control = Arc::new(control);
             let router = routes::router(Arc::clone(&control));
@@ -132,12 +134,11 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
             Some(Err(problem)) => Some(Err(problem)),
             None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
         };
-        let owed = control.owed_wakes.clone();
         async move {
             let mut response: Response<Body> = match reply {
                 None => std::future::pending().await,
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => owed.answer_first(answer).await.into_response(),
+                Some(Ok(answer)) => answer.await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -164,8 +165,8 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     let socket = connection.into_parts().io.into_inner().into_inner();
     let Some((subscribe, format)) = subscribe else { return linger(socket).await };
     match socket.into_std() {
-        Ok(socket) => adopt::adopt(&control.hub, socket, subscribe, format).await,
-        Err(error) => tracing::warn!("a subscriber was lost: {error}"),
+        Ok(socket) => adopt::adopt(&control.hub, &control.notices, socket, subscribe, format).await,
+        Err(error) => control.notices.add_error(Notice::SubscriberLost, &error),
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the control plane tells the operator when a bound is reached: counts, from which the server makes a
 //! few lines of its log, however many clients there are.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// What happened.
@@ -17,6 +19,10 @@ pub(crate) enum Notice {
     SlowPublishEnded,
     /// A request was refused: its host is not one of the server's.
     HostRefused,
+    /// A connection was lost: the system gave the control plane no descriptor for it.
+    ConnectionLost,
+    /// A subscriber on a connection that was kept open was lost: its shard could not take it.
+    SubscriberLost,
 }
 
 /// How long a notice is silent after a line of the log.
@@ -26,15 +32,19 @@ const SILENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     counts: [AtomicU64; Notice::ALL.len()],
+    /// Why it happened the last time.
+    errors: [Mutex<Option<String>>; Notice::ALL.len()],
 }
 
 impl Notice {
-    const ALL: [Notice; 5] = [
+    const ALL: [Notice; 7] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
         Notice::SlowPublishEnded,
         Notice::HostRefused,
+        Notice::ConnectionLost,
+        Notice::SubscriberLost,
     ];
 
     fn text(self) -> &'static str {
@@ -55,6 +65,10 @@ impl Notice {
             Notice::HostRefused => {
                 "requests were refused because their Host is not a name that the server answers to (--host)"
             }
+            Notice::ConnectionLost => "connections did not reach the control plane",
+            Notice::SubscriberLost => {
+                "subscribers on kept connections were lost: their shards could not take them"
+            }
         }
     }
 }
@@ -62,6 +76,17 @@ impl Notice {
 impl Notices {
     pub(crate) fn add(&self, notice: Notice) {
         self.counts[notice as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// As [`Notices::add`], with the reason. Not for the threads of shards: it takes a lock.
+    pub(super) fn add_error(&self, notice: Notice, error: &impl Display) {
+        *self.errors[notice as usize].lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(error.to_string());
+        self.add(notice);
+    }
+
+    fn error(&self, notice: Notice) -> Option<String> {
+        self.errors[notice as usize].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn count(&self, notice: Notice) -> u64 {
@@ -79,12 +104,12 @@ pub(crate) struct Reporter {
 impl Reporter {
     /// Logs what has happened since the last line. `now` is any clock's time.
     pub(crate) fn report(&mut self, notices: &Notices, now: Duration) {
-        for (text, count) in self.due(notices, now) {
-            tracing::warn!(count, "{text}");
+        for (notice, count) in self.due(notices, now) {
+            tracing::warn!(count, error = notices.error(notice), "{}", notice.text());
         }
     }
 
-    fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(&'static str, u64)> {
+    fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(Notice, u64)> {
         let mut due = Vec::new();
         for notice in Notice::ALL {
             let index = notice as usize;
@@ -92,7 +117,7 @@ impl Reporter {
             if count > 0 && now >= self.silent_until[index] {
                 self.reported[index] += count;
                 self.silent_until[index] = now + SILENCE;
-                due.push((notice.text(), count));
+                due.push((notice, count));
             }
         }
         due

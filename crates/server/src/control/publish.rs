@@ -92,7 +92,9 @@ async fn publish_one(
 ) -> Result<Response, Problem> {
     drop(text);
     share.hold(memory_of(&event))?;
-    let published = publish_waiting(&control.hub, &mut vec![event], &mut Sum::default()).await?;
+    let (mut events, mut sum) = (vec![event], Sum::default());
+    let published =
+        control.owed_wakes.answer_first(publish_waiting(&control.hub, &mut events, &mut sum)).await?;
     Ok(Json(json!({ "id": published.first })).into_response())
 }
 

@@ -116,7 +116,7 @@ impl Server {
     /// Starts with these options alone under a filter of system calls, as containers have one.
     pub(crate) fn start_forbidden(calls: &[libc::c_long], options: &[&str]) -> Server {
         let mut command = fanfare();
-        command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).args(options);
+        command.args(["--listen", "127.0.0.1:0", "--shards", "2", "--host", "fanfare.test"]).args(options);
         forbid(&mut command, calls);
         Server::run(command)
     }

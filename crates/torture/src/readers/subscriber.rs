@@ -393,7 +393,11 @@ impl Subscriber {
             return Entry::Damage(format!("{:?} was told of the gap {data}, asked for {asked}", self.wish));
         }
         let after = split_id(asked).filter(|(of, _)| *of == name).map_or(0, |(_, seq)| seq);
-        Entry::Gap { epoch, after, upto }
+        // What the log still has of the incomplete part comes behind the notice. Where no event is named, no number is
+        // known from which all are there: what was retained says it.
+        let before = parsed["before"].as_str().and_then(split_id).filter(|(of, _)| *of == name);
+        let incomplete_until = before.map_or(u64::MAX, |(_, seq)| seq - 1);
+        Entry::Gap { epoch, after, upto, incomplete_until }
     }
 }
 
