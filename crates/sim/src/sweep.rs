@@ -6,7 +6,6 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::world::ADMISSION_PANIC;
 use crate::{Choices, Tally, Trace, story, trace};
 
 thread_local! {
@@ -121,7 +120,7 @@ fn keep_panics() {
             let kept = PANIC.with_borrow_mut(|message| match message {
                 Some(message) => {
                     let text = info.to_string().replace('\n', " ");
-                    if message.is_empty() && !text.contains(ADMISSION_PANIC) {
+                    if message.is_empty() {
                         *message = format!("{text} ({})", trace::position());
                     }
                     true
