@@ -437,9 +437,8 @@ impl Net {
         let silence = now - it.sweep_began;
         let (limits, asked) = (&self.shared.setting.limits, it.verifier.request.heartbeat);
         let interval = limits.heartbeat_interval(asked);
-        // Streams with an interval of their own have a timer; the others are looked at four times in the
-        // interval.
-        let least = if interval < limits.heartbeat { interval } else { interval * 3 / 4 };
+        // Streams with an interval of their own have a timer; the others are looked at 16 times in the interval.
+        let least = if interval < limits.heartbeat { interval } else { interval * 15 / 16 };
         // A tenth of a second is the unit of a stream's times. What a full socket took later is not known to
         // have been sent then.
         let is_due = silence + Duration::from_millis(100) >= least;
