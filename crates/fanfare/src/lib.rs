@@ -13,7 +13,7 @@
 //!
 //! - [`Engine`] starts, pins and stops the shards: one thread, one loop, one slab each.
 //! - [`Hub`] publishes one event or a batch, at once or when there is room, adopts sockets, and counts.
-//! - [`Admission`] decides what a request is: a subscription, a refusal, or somebody else's.
+//! - [`Admission`] decides about a request: subscribe it, refuse it, or hand it over to another server.
 //!
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 

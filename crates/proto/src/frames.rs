@@ -1,8 +1,9 @@
 //! The frames that a shard is delivering, each held once however many audiences are to get it.
 //!
-//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event may
-//! have to be marked in a million audiences, so a shard clones the `Arc` once, and its audiences and laggards count
-//! their references here, in memory that no other shard touches.
+//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event
+//! may have to be marked in a million audiences, so audiences count their references here, in memory that no
+//! other shard touches. Marking clones the `Arc` once for many audiences, and a laggard clones each frame that
+//! it reads.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Fanfare's protocol, without IO: no socket, no clock, no randomness, no `unsafe`.
+//! Fanfare's protocol, without IO: no socket, no clock, no `unsafe`, and no randomness but the keys of the
+//! hash tables of audiences.
 //!
 //! The way of an event through this crate:
 //!
