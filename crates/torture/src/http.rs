@@ -1,4 +1,4 @@
-//! The little HTTP/1.1 that the torturer speaks: request heads, response heads, chunks, and a publisher's connection.
+//! The little HTTP/1.1 that the torturer speaks: response heads and a publisher's connection.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -47,54 +47,6 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
         content_length: field("content-length").and_then(|value| value.parse().ok()).unwrap_or_default(),
         length,
     }))
-}
-
-/// Takes the chunks' own text out of a body, however it is cut.
-#[derive(Debug, Default)]
-pub(crate) struct Chunks {
-    /// The line of a size, as far as it has come.
-    size: Vec<u8>,
-    /// Data left in this chunk.
-    left: usize,
-    /// Bytes of the line end after a chunk's data that are still to come.
-    line_end: usize,
-    ended: bool,
-}
-
-impl Chunks {
-    /// Appends the data in `bytes` to `out`.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
-        while !bytes.is_empty() && !self.ended {
-            if self.left > 0 {
-                let take = self.left.min(bytes.len());
-                out.extend_from_slice(&bytes[..take]);
-                self.left -= take;
-                bytes = &bytes[take..];
-                continue;
-            }
-            let byte = bytes[0];
-            bytes = &bytes[1..];
-            if self.line_end > 0 {
-                if byte != b"\n\r"[self.line_end - 1] {
-                    return Err("a chunk's data does not end where its size says".to_owned());
-                }
-                self.line_end -= 1;
-                continue;
-            }
-            self.size.push(byte);
-            if byte == b'\n' {
-                let line = std::mem::take(&mut self.size);
-                let text = str::from_utf8(&line).ok().and_then(|line| line.strip_suffix("\r\n"));
-                let size = text.and_then(|text| usize::from_str_radix(text, 16).ok());
-                self.left = size.ok_or_else(|| format!("{line:?} is no chunk size"))?;
-                self.line_end = 2;
-                self.ended = self.left == 0;
-            } else if self.size.len() > 16 {
-                return Err("a chunk size without an end".to_owned());
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A publisher's answer.
@@ -212,21 +164,6 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<(Answer, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_are_the_same_however_they_are_cut() {
-        let body = b"5\r\nhello\r\n1\r\n \r\nb\r\nbig, world!\r\n0\r\n\r\n";
-        for piece in 1..=body.len() {
-            let (mut chunks, mut out) = (Chunks::default(), Vec::new());
-            for bytes in body.chunks(piece) {
-                chunks.feed(bytes, &mut out).unwrap();
-            }
-            assert_eq!(out, b"hello big, world!", "in pieces of {piece}");
-        }
-        for wrong in ["x\r\n", "3\r\nabcdef", "\r\n", "11111111111111111"] {
-            assert!(Chunks::default().feed(wrong.as_bytes(), &mut Vec::new()).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn heads_are_read_whole() {

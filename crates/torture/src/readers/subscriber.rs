@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::{Decoded, Decoder};
+use fanfare_testkit::chunks::ChunkReader;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::event;
-use crate::http::{self, Chunks};
+use crate::http;
 use crate::ledger::{EpochNumber, Ledger, split_id};
 use crate::verify::{Entry, Position};
 
@@ -86,7 +87,7 @@ struct Stream {
     /// What has come of the head; `None` once it was whole.
     head: Option<Vec<u8>>,
     /// `None` where the stream ends with the connection.
-    chunks: Option<Chunks>,
+    chunks: Option<ChunkReader>,
     decoder: Decoder,
     /// There may be more to read than was read.
     readable: bool,
@@ -334,7 +335,7 @@ impl Subscriber {
         // Not `now`: a round of all readers may take a second, and this must not be before the server looked at its log.
         let at = ledger.now();
         self.log.push(Entry::Began { at, resumed: !self.last_event_id.is_empty(), gap: parsed.gap });
-        stream.chunks = parsed.chunked.then(Chunks::default);
+        stream.chunks = parsed.chunked.then(ChunkReader::default);
         let rest = head.split_off(parsed.length);
         stream.head = None;
         self.take_body(stream, ledger, &rest).map(|()| true)
@@ -344,7 +345,7 @@ impl Subscriber {
         let mut unwrapped = Vec::new();
         let body = match &mut stream.chunks {
             Some(chunks) => {
-                chunks.feed(bytes, &mut unwrapped)?;
+                chunks.feed(bytes, &mut unwrapped).map_err(|error| error.to_string())?;
                 unwrapped.as_slice()
             }
             None => bytes,
