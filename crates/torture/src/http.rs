@@ -59,7 +59,7 @@ pub(crate) struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum Broken {
+pub(crate) enum NoAnswer {
     /// There was no connection: nothing has been sent.
     NotConnected,
     /// The connection broke: what was sent may have been published.
@@ -68,20 +68,20 @@ pub(crate) enum Broken {
 
 /// A connection that publishes, kept open between requests.
 #[derive(Debug)]
-pub(crate) struct Poster {
+pub(crate) struct PublishConnection {
     address: SocketAddr,
     stream: Option<TcpStream>,
     /// How many outages had begun and ended when it last had an answer.
     pub(crate) answered_in: Option<u64>,
 }
 
-impl Poster {
-    pub(crate) fn new(address: SocketAddr) -> Poster {
-        Poster { address, stream: None, answered_in: None }
+impl PublishConnection {
+    pub(crate) fn new(address: SocketAddr) -> PublishConnection {
+        PublishConnection { address, stream: None, answered_in: None }
     }
 
     /// Sends a body and reads the answer.
-    pub(crate) fn post(&mut self, content_type: &str, body: &[u8]) -> Result<Answer, Broken> {
+    pub(crate) fn post(&mut self, content_type: &str, body: &[u8]) -> Result<Answer, NoAnswer> {
         self.post_in_pieces(content_type, body.len(), [body], Duration::ZERO)
     }
 
@@ -93,10 +93,10 @@ impl Poster {
         announced: usize,
         pieces: impl IntoIterator<Item = &'body [u8]>,
         pause: Duration,
-    ) -> Result<Answer, Broken> {
+    ) -> Result<Answer, NoAnswer> {
         let mut stream = match self.stream.take().filter(is_open) {
             Some(stream) => stream,
-            None => connect(self.address).map_err(|_| Broken::NotConnected)?,
+            None => connect(self.address).map_err(|_| NoAnswer::NotConnected)?,
         };
         let mut head = String::new();
         let _ = write!(
@@ -104,18 +104,18 @@ impl Poster {
             "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {announced}\r\n\r\n"
         );
         let mut sent = 0;
-        stream.write_all(head.as_bytes()).map_err(|_| Broken::Unanswered)?;
+        stream.write_all(head.as_bytes()).map_err(|_| NoAnswer::Unanswered)?;
         for piece in pieces {
-            stream.write_all(piece).map_err(|_| Broken::Unanswered)?;
+            stream.write_all(piece).map_err(|_| NoAnswer::Unanswered)?;
             sent += piece.len();
             if !pause.is_zero() {
                 std::thread::sleep(pause);
             }
         }
         if sent < announced {
-            return Err(Broken::Unanswered);
+            return Err(NoAnswer::Unanswered);
         }
-        let (answer, closes) = read_answer(&mut stream).map_err(|_| Broken::Unanswered)?;
+        let (answer, closes) = read_answer(&mut stream).map_err(|_| NoAnswer::Unanswered)?;
         if !closes {
             self.stream = Some(stream);
         }

@@ -35,7 +35,7 @@ pub(crate) struct Record {
 #[derive(Clone, Debug)]
 pub(crate) struct Epoch {
     name: String,
-    pub(crate) told_to_stop: Option<Duration>,
+    pub(crate) stop_requested: Option<Duration>,
     pub(crate) killed: Option<Duration>,
 }
 
@@ -187,22 +187,22 @@ impl Ledger {
         let mut round = self.round();
         let known = round.epochs.iter().position(|epoch| epoch.name == name);
         known.unwrap_or_else(|| {
-            round.epochs.push(Epoch { name: name.to_owned(), told_to_stop: None, killed: None });
+            round.epochs.push(Epoch { name: name.to_owned(), stop_requested: None, killed: None });
             round.epochs.len() - 1
         })
     }
 
     /// The server of the newest epoch is about to be told to stop: from what is acknowledged by now, nothing may be
     /// lost.
-    pub(crate) fn tell_to_stop(&self) {
+    pub(crate) fn note_stop_request(&self) {
         let now = self.clock.now();
         if let Some(epoch) = self.round().epochs.last_mut() {
-            epoch.told_to_stop = Some(now);
+            epoch.stop_requested = Some(now);
         }
     }
 
     /// The server of the newest epoch is about to be killed.
-    pub(crate) fn kill(&self) {
+    pub(crate) fn note_kill(&self) {
         let now = self.clock.now();
         if let Some(epoch) = self.round().epochs.last_mut() {
             epoch.killed = Some(now);

@@ -4,18 +4,19 @@
 //! [`field`] is a server with its honest load; [`fault`] is what is done to it; [`verify`] holds each subscriber's log
 //! against the publishers' [`ledger`]; [`report`] concludes.
 
-mod arena;
 mod event;
 mod fault;
-mod field;
 mod http;
 mod ledger;
-mod probe;
+mod newcomer;
+mod outcome;
 mod publishers;
 mod readers;
 mod report;
+mod run;
 mod server;
 mod sockets;
+mod target;
 mod verify;
 
 use std::net::SocketAddr;
@@ -28,20 +29,20 @@ use clap::{Parser, ValueEnum};
 use fanfare_io::Clock;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::arena::Arena;
 use crate::fault::Fault;
-use crate::field::Field;
 use crate::report::Report;
+use crate::run::Run;
 use crate::server::Plan;
+use crate::target::Target;
 
 /// Shards of the server: enough that 20,000 slow heads are within the bound of a quarter of each shard's descriptors.
 const SHARDS: usize = 6;
 
 /// Time for which the server may still hold what faults needed: heads end after 10 s, kept connections after 30 s.
-const AFTERMATH: Duration = Duration::from_secs(45);
+const RECOVERY_TIME: Duration = Duration::from_secs(45);
 
 /// The server gives freed memory back every 10 s.
-const GIVEN_BACK: Duration = Duration::from_secs(15);
+const PURGE_TIME: Duration = Duration::from_secs(15);
 
 /// Does real faults to a running server under load, and checks every delivery.
 #[derive(Parser)]
@@ -120,7 +121,7 @@ fn torture(
     let smoke = options.smoke;
     let faults = if options.faults.is_empty() { Fault::value_variants() } else { &options.faults };
     let plan = Plan {
-        program: server::beside_us()?,
+        program: server::find_program()?,
         backend: backend.to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         shards: SHARDS,
@@ -130,66 +131,66 @@ fn torture(
     let mut report = Report::new(backend, faults);
     let subscribers = if smoke { 150 } else { 400 };
     println!("{backend}: {subscribers} honest subscribers on {SHARDS} shards");
-    let mut field = Field::start(&plan, subscribers, clock, &mut random)?;
+    let mut target = Target::start(&plan, subscribers, clock, &mut random)?;
     // The log and every buffer that honest load needs are as large as they get before memory is read.
     let mut fill = |rest| {
-        let (findings, memory) = field.fill_log(if smoke { Duration::ZERO } else { rest })?;
+        let (findings, memory) = target.fill_log(if smoke { Duration::ZERO } else { rest })?;
         report.deliveries("before all faults", &findings);
         Ok::<_, String>(memory)
     };
     fill(Duration::ZERO)?;
-    let memory_before = fill(GIVEN_BACK)?;
-    let mut arena = Arena {
-        field,
+    let memory_before = fill(PURGE_TIME)?;
+    let mut run = Run {
+        target,
         plan,
         clock,
         random,
         smoke,
         stop: Arc::clone(stop),
-        calm: probe::Times::new(),
-        beset: probe::Times::new(),
+        without_slow_heads: newcomer::ConnectTimes::new(),
+        with_slow_heads: newcomer::ConnectTimes::new(),
     };
 
     let ended_before = sockets::ended_for_memory();
     let mut line: Vec<Fault> = Vec::new();
     let mut first_turn = true;
-    let deadline = time.saturating_sub(AFTERMATH);
-    while !arena.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
+    let deadline = time.saturating_sub(RECOVERY_TIME);
+    while !run.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
         if line.is_empty() {
             line = faults.to_vec();
-            arena.random.shuffle(&mut line);
+            run.random.shuffle(&mut line);
         }
         let Some(fault) = line.pop() else { break };
         first_turn &= !line.is_empty();
-        let outcome = fault.act(&mut arena).and_then(|saw| Ok((saw, arena.field.settle()?)));
+        let outcome = fault.apply(&mut run).and_then(|saw| Ok((saw, run.target.settle()?)));
         match outcome {
             Ok((mut saw, findings)) => {
-                let memory = arena.field.server.memory().unwrap_or(0);
-                saw.log += &arena.field.server.news();
+                let memory = run.target.server.memory().unwrap_or(0);
+                saw.log += &run.target.server.new_log_lines();
                 report.round(fault, clock.now(), memory, saw, findings);
             }
             Err(problem) => {
-                let log = arena.field.server.news();
-                report.violation(format!("{}: {problem}; the arena's server logged:\n{log}", fault.name()));
-                if arena.field.server.ended().is_some() {
+                let log = run.target.server.new_log_lines();
+                report.violation(format!("{}: {problem}; the run's server logged:\n{log}", fault.name()));
+                if run.target.server.ended().is_some() {
                     break;
                 }
             }
         }
     }
 
-    report.partial = arena.stopped();
-    if arena.field.server.ended().is_none() {
-        let rest = if smoke { Duration::ZERO } else { AFTERMATH };
-        let (findings, memory_after) = arena.field.fill_log(rest)?;
+    report.partial = run.stopped();
+    if run.target.server.ended().is_none() {
+        let rest = if smoke { Duration::ZERO } else { RECOVERY_TIME };
+        let (findings, memory_after) = run.target.fill_log(rest)?;
         report.deliveries("after all faults", &findings);
         report.memory = memory_before.zip(memory_after);
     }
-    arena.field.violations().into_iter().for_each(|problem| report.violation(problem));
+    run.target.violations().into_iter().for_each(|problem| report.violation(problem));
     let ended = ended_before.zip(sockets::ended_for_memory());
     report.ended_for_memory = ended.map_or(0, |(before, after)| after - before);
-    report.calm = arena.calm;
-    report.beset = arena.beset;
+    report.without_slow_heads = run.without_slow_heads;
+    report.with_slow_heads = run.with_slow_heads;
     let judged = !smoke && !report.partial;
     Ok(report.conclude(judged))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::event::{self, MARKER, TOPICS};
-use crate::http::{Answer, Broken, Poster};
+use crate::http::{Answer, NoAnswer, PublishConnection};
 use crate::ledger::Ledger;
 
 const THREADS: usize = 4;
@@ -18,7 +18,7 @@ const THREADS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(40);
 
 /// Pause before a publisher comes again that was refused or not connected.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A server that lives takes a publish within this time.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(60) };
@@ -47,7 +47,7 @@ pub(crate) struct Problems {
     /// Answers of 503, all with `Retry-After`.
     pub(crate) busy: AtomicU64,
     /// Answers that should not have been, or should have.
-    pub(crate) odd: Mutex<Vec<String>>,
+    pub(crate) unexpected: Mutex<Vec<String>>,
     /// Odd while the server may leave publishes without an answer: it ends, or TCP has no memory.
     outages: AtomicU64,
 }
@@ -60,7 +60,7 @@ impl Problems {
     }
 
     pub(crate) fn note(&self, problem: String) {
-        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut odd = self.unexpected.lock().unwrap_or_else(PoisonError::into_inner);
         if odd.len() < 8 {
             odd.push(problem);
         }
@@ -114,7 +114,7 @@ impl Publishers {
                 some if self.shared.ledger.now() > deadline => {
                     return Err(format!("{some} of {THREADS} publishers have published within {PATIENCE:?}"));
                 }
-                _ => thread::sleep(AGAIN),
+                _ => thread::sleep(RETRY_PAUSE),
             }
         }
     }
@@ -150,12 +150,12 @@ impl Drop for Publishers {
 
 impl Shared {
     fn publish_steadily(&self, index: usize, address: SocketAddr, random: &mut fastrand::Rng) {
-        let (mut poster, mut served) = (Poster::new(address), false);
+        let (mut connection, mut served) = (PublishConnection::new(address), false);
         while !self.stop.load(Ordering::Relaxed) {
             {
                 let _working = self.work[index].lock().unwrap_or_else(PoisonError::into_inner);
                 let batch = Batch::mixed(&self.ledger, random);
-                let taken = batch.publish(&mut poster, &self.ledger, &self.problems, &self.pause);
+                let taken = batch.publish(&mut connection, &self.ledger, &self.problems, &self.pause);
                 if taken && !served {
                     served = true;
                     self.served.fetch_add(1, Ordering::Relaxed);
@@ -252,7 +252,7 @@ impl Batch {
     /// this does not end by itself. Returns whether it was acknowledged.
     pub(crate) fn publish(
         &self,
-        poster: &mut Poster,
+        connection: &mut PublishConnection,
         ledger: &Ledger,
         problems: &Problems,
         stop: &AtomicBool,
@@ -265,23 +265,23 @@ impl Batch {
                 break;
             }
             let outages = problems.outages.load(Ordering::Acquire);
-            match poster.post(self.content_type(), body.as_bytes()) {
+            match connection.post(self.content_type(), body.as_bytes()) {
                 Ok(answer) if answer.status == 503 && answer.body["published"].as_u64().unwrap_or(0) == 0 => {
                     problems.busy.fetch_add(1, Ordering::Relaxed);
                     if !answer.retry_after {
                         problems.note("a 503 without Retry-After".to_owned());
                     }
-                    thread::sleep(AGAIN);
+                    thread::sleep(RETRY_PAUSE);
                 }
                 Ok(answer) => {
-                    poster.answered_in = Some(outages);
+                    connection.answered_in = Some(outages);
                     return self.answered(&answer, ledger, problems);
                 }
-                Err(Broken::NotConnected) => thread::sleep(AGAIN),
+                Err(NoAnswer::NotConnected) => thread::sleep(RETRY_PAUSE),
                 // It may have been published: nobody will know.
-                Err(Broken::Unanswered) => {
+                Err(NoAnswer::Unanswered) => {
                     // A connection from before an outage may have lost its other end in silence.
-                    let seen = poster.answered_in.replace(outages).unwrap_or(outages);
+                    let seen = connection.answered_in.replace(outages).unwrap_or(outages);
                     let all = [seen, problems.outages.load(Ordering::Acquire)];
                     if outages.is_multiple_of(2) && all == [outages; 2] {
                         problems.note(format!(
@@ -352,12 +352,17 @@ mod tests {
     }
 
     /// Publishes an event to a server that answers like this.
-    fn publish(listener: &TcpListener, text: &str, poster: &mut Poster, problems: &Problems) -> bool {
+    fn publish(
+        listener: &TcpListener,
+        text: &str,
+        connection: &mut PublishConnection,
+        problems: &Problems,
+    ) -> bool {
         let ledger = Ledger::new(Clock::start(), 0);
         let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
         thread::scope(|scope| {
             scope.spawn(|| answer(listener, text));
-            batch.publish(poster, &ledger, problems, &AtomicBool::new(false))
+            batch.publish(connection, &ledger, problems, &AtomicBool::new(false))
         })
     }
 
@@ -367,12 +372,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let problems = Arc::new(Problems::default());
-        let noted = || problems.odd.lock().unwrap().len();
+        let noted = || problems.unexpected.lock().unwrap().len();
         let outage = problems.outage();
-        assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
+        assert!(!publish(&listener, "", &mut PublishConnection::new(address), &problems));
         assert_eq!(noted(), 0);
         drop(outage);
-        assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
+        assert!(!publish(&listener, "", &mut PublishConnection::new(address), &problems));
         assert_eq!(noted(), 1);
     }
 
@@ -386,8 +391,8 @@ mod tests {
         let (ledger, problems) = (Ledger::new(Clock::start(), 0), Problems::default());
         let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
         let never = AtomicBool::new(false);
-        assert!(!batch.publish(&mut Poster::new(nobody), &ledger, &problems, &never));
-        assert_eq!(problems.odd.lock().unwrap().len(), 1);
+        assert!(!batch.publish(&mut PublishConnection::new(nobody), &ledger, &problems, &never));
+        assert_eq!(problems.unexpected.lock().unwrap().len(), 1);
     }
 
     /// The last line of a body could be missing, and the server said so.
@@ -398,9 +403,9 @@ mod tests {
         let answer = |status, body| Answer { status, retry_after: true, body };
         let part = json!({ "published": 1, "first": "a-1", "last": "a-1" });
         assert!(!batch.answered(&answer(503, part.clone()), &ledger, &problems));
-        assert!(problems.odd.lock().unwrap().is_empty());
+        assert!(problems.unexpected.lock().unwrap().is_empty());
         assert!(!batch.answered(&answer(200, part), &ledger, &problems));
-        assert_eq!(problems.odd.lock().unwrap().len(), 1);
+        assert_eq!(problems.unexpected.lock().unwrap().len(), 1);
     }
 
     /// The server closes kept connections after a while, and when it ends: nothing was sent there.
@@ -409,10 +414,10 @@ mod tests {
         const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"id\":\"a-1\"}";
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let problems = Problems::default();
-        let mut poster = Poster::new(listener.local_addr().unwrap());
+        let mut connection = PublishConnection::new(listener.local_addr().unwrap());
         for _ in 0..2 {
-            assert!(publish(&listener, OK, &mut poster, &problems));
+            assert!(publish(&listener, OK, &mut connection, &problems));
         }
-        assert!(problems.odd.lock().unwrap().is_empty());
+        assert!(problems.unexpected.lock().unwrap().is_empty());
     }
 }

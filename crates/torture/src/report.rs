@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use crate::fault::{Fault, Saw};
-use crate::probe::Times;
-use crate::verify::{Findings, LATE};
+use crate::fault::Fault;
+use crate::newcomer::ConnectTimes;
+use crate::outcome::Outcome;
+use crate::verify::{BUSY_MACHINE, Findings};
 
 /// An honest newcomer has its head within this time at p99, whatever stands beside it.
 const CONNECT: Duration = Duration::from_millis(100);
@@ -26,8 +27,8 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     /// Violations that are of no one fault.
     violations: Vec<String>,
-    pub(crate) calm: Times,
-    pub(crate) beset: Times,
+    pub(crate) without_slow_heads: ConnectTimes,
+    pub(crate) with_slow_heads: ConnectTimes,
     /// Anonymous memory before the first fault and after the last.
     pub(crate) memory: Option<(u64, u64)>,
     /// Connections that had no other end any more, and the sockets that the kernel ended for want of memory.
@@ -58,8 +59,8 @@ impl Report {
             backend: backend.to_owned(),
             rows: faults.iter().map(row).collect(),
             violations: Vec::new(),
-            calm: Times::new(),
-            beset: Times::new(),
+            without_slow_heads: ConnectTimes::new(),
+            with_slow_heads: ConnectTimes::new(),
             memory: None,
             half_open: 0,
             ended_for_memory: 0,
@@ -73,13 +74,13 @@ impl Report {
         fault: Fault,
         at: Duration,
         memory: u64,
-        mut saw: Saw,
+        mut outcome: Outcome,
         deliveries: Findings,
     ) {
-        let mut findings = std::mem::take(&mut saw.findings);
+        let mut findings = std::mem::take(&mut outcome.findings);
         findings += deliveries;
-        saw.violations.extend(cut_for_nothing(fault, &findings));
-        let good = findings.good() && saw.violations.is_empty();
+        outcome.violations.extend(ended_without_cause(fault, &findings));
+        let good = findings.good() && outcome.violations.is_empty();
         println!(
             "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps told, {} reconnects, {:.1} MiB; {}{}",
             at.as_secs(),
@@ -87,24 +88,24 @@ impl Report {
             fault.name(),
             findings.delivered,
             findings.gaps,
-            findings.breaks.reconnects,
+            findings.stream_ends.reconnects,
             mebibytes(memory),
-            saw.note,
+            outcome.note,
             if good { "" } else { "  VIOLATION" },
         );
-        for violation in findings.examples.drain(..).chain(saw.violations.iter().cloned()) {
+        for violation in findings.examples.drain(..).chain(outcome.violations.iter().cloned()) {
             println!("         {violation}");
             self.violations.push(format!("{}: {violation}", fault.name()));
         }
-        for line in saw.log.lines().filter(|_| !good) {
+        for line in outcome.log.lines().filter(|_| !good) {
             println!("         | {line}");
         }
         self.half_open += findings.half_open;
         let Some(row) = self.rows.iter_mut().find(|row| row.fault == fault) else { return };
-        row.rounds += u64::from(!saw.skipped);
-        row.violations += saw.violations.len() as u64;
+        row.rounds += u64::from(!outcome.skipped);
+        row.violations += outcome.violations.len() as u64;
         row.findings += findings;
-        row.note = saw.note;
+        row.note = outcome.note;
     }
 
     /// Takes in deliveries that are of no one fault.
@@ -158,8 +159,8 @@ impl Report {
                 found.gaps,
                 found.missed_in_gap,
                 found.lost_with_process,
-                found.breaks.cut,
-                found.breaks.reconnects,
+                found.stream_ends.cut,
+                found.stream_ends.reconnects,
                 found.half_open,
                 row.violations,
             ];
@@ -185,15 +186,18 @@ impl Report {
     }
 
     fn newcomers(&mut self, judged: bool) {
-        let failed = self.calm.failed + self.beset.failed;
-        let failure = self.beset.first_failure.take().or(self.calm.first_failure.take());
+        let failed = self.without_slow_heads.failed + self.with_slow_heads.failed;
+        let failure =
+            self.with_slow_heads.first_failure.take().or(self.without_slow_heads.first_failure.take());
         if failed > 0 {
             self.violations.push(format!("{failed} newcomers failed: {}", failure.unwrap_or_default()));
         }
         if self.rows.iter().all(|row| row.fault != Fault::SlowHeads) {
             return;
         }
-        for (name, times) in [("without slow heads", &self.calm), ("beside slow heads ", &self.beset)] {
+        for (name, times) in
+            [("without slow heads", &self.without_slow_heads), ("beside slow heads ", &self.with_slow_heads)]
+        {
             println!(
                 "connect to head {name}: p50 {:.2} ms, p99 {:.2} ms, {} newcomers, {} failed",
                 millis(times.at(50.0)),
@@ -202,8 +206,8 @@ impl Report {
                 times.failed
             );
         }
-        let added = self.beset.at(99.0).saturating_sub(self.calm.at(99.0));
-        let enough = self.calm.count().min(self.beset.count()) >= ENOUGH;
+        let added = self.with_slow_heads.at(99.0).saturating_sub(self.without_slow_heads.at(99.0));
+        let enough = self.without_slow_heads.count().min(self.with_slow_heads.count()) >= ENOUGH;
         println!(
             "slow heads add {:.2} ms to p99 (promised: {ADDED:?}){}",
             millis(added),
@@ -213,7 +217,7 @@ impl Report {
             self.violations.push(format!("fewer than {ENOUGH} newcomers of a kind got their heads: no p99"));
         }
         if judged && enough {
-            if self.beset.at(99.0) > CONNECT {
+            if self.with_slow_heads.at(99.0) > CONNECT {
                 self.violations
                     .push(format!("newcomers beside slow heads wait longer than {CONNECT:?} at p99"));
             }
@@ -228,7 +232,7 @@ impl Report {
         let row = self.rows.iter().find(|row| row.fault == Fault::Stall);
         if judged
             && row.is_some_and(|row| {
-                row.rounds > 0 && row.findings.breaks.reconnects == row.findings.at_ease.reconnects
+                row.rounds > 0 && row.findings.stream_ends.reconnects == row.findings.unhindered.reconnects
             })
         {
             self.violations.push("no stalled reader was over a bound: none was cut and resumed".to_owned());
@@ -278,9 +282,9 @@ impl Report {
 }
 
 /// Resuming hides that a server ends streams for no reason.
-fn cut_for_nothing(fault: Fault, found: &Findings) -> Option<String> {
-    let count = found.at_ease.reconnects;
-    (count > 0 && fault.spares_who_reads() && found.late < LATE)
+fn ended_without_cause(fault: Fault, found: &Findings) -> Option<String> {
+    let count = found.unhindered.reconnects;
+    (count > 0 && fault.keeps_streams_of_readers() && found.late < BUSY_MACHINE)
         .then(|| format!("{count} streams ended although their subscribers read all the time"))
 }
 
@@ -295,15 +299,15 @@ fn mebibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::Breaks;
+    use crate::verify::StreamEnds;
 
     /// All is well with it.
     fn report() -> Report {
         let mut report = Report::new("epoll", &[Fault::SlowHeads]);
         report.rows[0].rounds = 1;
         for _ in 0..ENOUGH {
-            report.calm.record(Duration::from_millis(1));
-            report.beset.record(Duration::from_millis(2));
+            report.without_slow_heads.record(Duration::from_millis(1));
+            report.with_slow_heads.record(Duration::from_millis(2));
         }
         report.memory = Some((100, 101));
         report
@@ -328,8 +332,8 @@ mod tests {
     #[test]
     fn newcomers_that_all_fail_are_a_violation() {
         for judged in [false, true] {
-            let mut report = Report { beset: Times::new(), ..report() };
-            report.beset.failed = 3;
+            let mut report = Report { with_slow_heads: ConnectTimes::new(), ..report() };
+            report.with_slow_heads.failed = 3;
             assert!(!report.conclude(judged), "judged: {judged}");
         }
     }
@@ -340,13 +344,13 @@ mod tests {
         let stalled = |reconnects| {
             let mut report = report();
             report.rows = Report::new("epoll", &[Fault::Stall]).rows;
-            let breaks = Breaks { reconnects, ..Breaks::default() };
-            let findings = Findings { breaks, ..Findings::default() };
+            let stream_ends = StreamEnds { reconnects, ..StreamEnds::default() };
+            let findings = Findings { stream_ends, ..Findings::default() };
             report.round(
                 Fault::Stall,
                 Duration::ZERO,
                 0,
-                Saw { findings, ..Saw::default() },
+                Outcome { findings, ..Outcome::default() },
                 Findings::default(),
             );
             report
@@ -360,12 +364,12 @@ mod tests {
     #[test]
     fn who_reads_keeps_its_stream() {
         let ended = |fault, late| {
-            let at_ease = Breaks { reconnects: 2, ..Breaks::default() };
-            let findings = Findings { breaks: at_ease, at_ease, late, ..Findings::default() };
-            cut_for_nothing(fault, &findings).is_some()
+            let unhindered = StreamEnds { reconnects: 2, ..StreamEnds::default() };
+            let findings = Findings { stream_ends: unhindered, unhindered, late, ..Findings::default() };
+            ended_without_cause(fault, &findings).is_some()
         };
         assert!(ended(Fault::Stall, Duration::ZERO) && ended(Fault::Storm, Duration::ZERO));
-        assert!(!ended(Fault::Storm, LATE) && !ended(Fault::Kill, Duration::ZERO));
+        assert!(!ended(Fault::Storm, BUSY_MACHINE) && !ended(Fault::Kill, Duration::ZERO));
     }
 
     #[test]
@@ -377,7 +381,7 @@ mod tests {
                 Fault::Memory,
                 Duration::ZERO,
                 0,
-                Saw { skipped: true, ..Saw::default() },
+                Outcome { skipped: true, ..Outcome::default() },
                 Findings::default(),
             );
             report
@@ -407,7 +411,7 @@ mod tests {
 
     #[test]
     fn too_few_newcomers_are_a_violation_where_they_are_judged() {
-        let few = || Report { beset: Times::new(), ..report() };
+        let few = || Report { with_slow_heads: ConnectTimes::new(), ..report() };
         assert!(!few().conclude(true));
         assert!(few().conclude(false));
     }

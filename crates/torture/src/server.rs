@@ -77,7 +77,7 @@ impl Server {
     }
 
     /// Starts it again on the same port after its end.
-    pub(crate) fn start_again(&mut self) -> Result<(), String> {
+    pub(crate) fn restart(&mut self) -> Result<(), String> {
         let (child, _, log_reader) = spawn(&self.plan, &self.log)?;
         self.child = child;
         self.log_reader = Some(log_reader);
@@ -140,11 +140,11 @@ impl Server {
     }
 
     /// What it has logged since somebody last asked.
-    pub(crate) fn news(&mut self) -> String {
+    pub(crate) fn new_log_lines(&mut self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = log[self.read..].to_owned();
+        let new_log_lines = log[self.read..].to_owned();
         self.read = log.len();
-        news
+        new_log_lines
     }
 
     /// Whether its log has this.
@@ -185,7 +185,7 @@ fn cut_at_end(log: &str, ends: usize) -> Result<u64, String> {
 }
 
 /// The server's program beside our own.
-pub(crate) fn beside_us() -> Result<PathBuf, String> {
+pub(crate) fn find_program() -> Result<PathBuf, String> {
     let ours = std::env::current_exe().map_err(|error| error.to_string())?;
     let program = ours.parent().unwrap_or(Path::new(".")).join("fanfare");
     if program.exists() {

@@ -29,22 +29,22 @@ const IN_TIME: Duration = Duration::from_secs(1);
 
 /// Threads of readers that were kept from their sockets for so long are on a machine that is busy with other things:
 /// how the streams of those who read at their ease ended there says nothing about the server.
-pub(crate) const LATE: Duration = Duration::from_millis(250);
+pub(crate) const BUSY_MACHINE: Duration = Duration::from_millis(250);
 
 /// How streams ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Breaks {
+pub(crate) struct StreamEnds {
     /// Subscribers that did not get the last events before a graceful end.
     pub(crate) cut: u64,
     /// Subscribers that had not got what was acknowledged more than [`IN_TIME`] before a kill.
-    pub(crate) forgotten: u64,
+    pub(crate) missing_at_kill: u64,
     pub(crate) reconnects: u64,
 }
 
-impl AddAssign for Breaks {
-    fn add_assign(&mut self, other: Breaks) {
+impl AddAssign for StreamEnds {
+    fn add_assign(&mut self, other: StreamEnds) {
         self.cut += other.cut;
-        self.forgotten += other.forgotten;
+        self.missing_at_kill += other.missing_at_kill;
         self.reconnects += other.reconnects;
     }
 }
@@ -64,13 +64,13 @@ pub(crate) struct Findings {
     pub(crate) missed_in_gap: u64,
     /// Acknowledged events that ended with their process, told by a gap.
     pub(crate) lost_with_process: u64,
-    pub(crate) breaks: Breaks,
+    pub(crate) stream_ends: StreamEnds,
     /// Of these, those of subscribers that have an ordinary receive buffer and were not asked to stall or to read slowly.
-    pub(crate) at_ease: Breaks,
+    pub(crate) unhindered: StreamEnds,
     /// The longest that a thread of readers was kept from its sockets.
     pub(crate) late: Duration,
     /// The same while a server ended that had been told to.
-    pub(crate) late_at_end: Duration,
+    pub(crate) delay_at_stop: Duration,
     /// Subscribers whose connection had no other end any more, and that came back by themselves.
     pub(crate) half_open: u64,
     /// Subscribers that had no stream, or not everything, a long time after the fault.
@@ -103,10 +103,10 @@ impl AddAssign for Findings {
         self.gaps += other.gaps;
         self.missed_in_gap += other.missed_in_gap;
         self.lost_with_process += other.lost_with_process;
-        self.breaks += other.breaks;
-        self.at_ease += other.at_ease;
+        self.stream_ends += other.stream_ends;
+        self.unhindered += other.unhindered;
         self.late = self.late.max(other.late);
-        self.late_at_end = self.late_at_end.max(other.late_at_end);
+        self.delay_at_stop = self.delay_at_stop.max(other.delay_at_stop);
         self.half_open += other.half_open;
         self.absent += other.absent;
         let room = Findings::EXAMPLES.saturating_sub(self.examples.len());
@@ -124,7 +124,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
     // The last `seq` that came of each epoch.
     let mut reached: HashMap<EpochNumber, u64> = position.iter().copied().collect();
     // Epochs whose end came before everything had, told or not.
-    let (mut cut, mut forgotten) = (HashSet::new(), HashSet::new());
+    let (mut cut, mut missing_at_kill) = (HashSet::new(), HashSet::new());
     // When the newest stream began: what was sent later is behind its gap.
     let mut began = Duration::MAX;
     // From the end of a stream to the beginning of the next.
@@ -132,18 +132,18 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
     // A gap was told, in the head or in the stream, since the epoch changed.
     let mut told = false;
     // A gap in a head that no event in the stream has named yet (`gap=off`): it ends before the next event.
-    let mut unnamed = false;
+    let mut gap_in_head = false;
     for entry in log {
         match entry {
             Entry::Began { at, resumed, gap } => {
-                found.breaks.reconnects += 1;
+                found.stream_ends.reconnects += 1;
                 began = *at;
                 if let Some((_, until)) = away.last_mut() {
                     *until = (*until).min(*at);
                 }
                 found.gaps += u64::from(*gap);
                 told |= gap;
-                unnamed |= gap;
+                gap_in_head |= gap;
                 if !resumed {
                     fresh_since = Some(*at);
                 }
@@ -151,7 +151,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
             Entry::Ended { at } => away.push((*at, Duration::MAX)),
             Entry::Gap { epoch, after, upto, incomplete_until } => {
                 told = true;
-                unnamed = false;
+                gap_in_head = false;
                 gaps.push((*epoch, *after, *incomplete_until, round.retained_after(*epoch, began)));
                 *position = Some((*epoch, *upto));
             }
@@ -170,9 +170,11 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                     *position = None;
                 }
                 told = false;
-                if std::mem::take(&mut unnamed) {
+                if std::mem::take(&mut gap_in_head) {
+                    // What the log still had of the incomplete part comes first, so this event does not say where
+                    // the history is complete again. Only the bound of what the log can have dropped does.
                     let after = position.map_or(0, |(_, seq)| seq);
-                    gaps.push((*epoch, after, seq.saturating_sub(1), round.retained_after(*epoch, began)));
+                    gaps.push((*epoch, after, u64::MAX, round.retained_after(*epoch, began)));
                 }
                 let known = key.checked_sub(round.base).filter(|index| *index < seen.len() as u64);
                 let again = known.is_none_or(|index| seen[index as usize]);
@@ -220,7 +222,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
         // Nothing is promised to who had lost its stream before, as a laggard say, and could not come back.
         let was_there = |since, stop| !away.iter().any(|&(from, until)| from < stop && since < until);
         let ends = &round.epochs[epoch];
-        let promised = ends.told_to_stop.is_some_and(|stop| at < stop && was_there(stop, stop));
+        let promised = ends.stop_requested.is_some_and(|stop| at < stop && was_there(stop, stop));
         let late = |kill: Duration| at < kill.saturating_sub(IN_TIME) && was_there(at, kill);
         // Only the end of what there was: a server that lived on sent what came later, and owed what is before it. Who came
         // back in the next epoch only misses such an end too.
@@ -231,7 +233,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                 cut.insert(epoch);
             }
             if ends.killed.is_some_and(late) {
-                forgotten.insert(epoch);
+                missing_at_kill.insert(epoch);
             }
         } else if gaps.iter().any(|&(of, after, upto, retained_after)| {
             of == epoch && after < seq.1 && seq.0 <= upto.min(retained_after)
@@ -245,8 +247,8 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
             });
         }
     }
-    found.breaks.cut = cut.len() as u64;
-    found.breaks.forgotten = forgotten.len() as u64;
+    found.stream_ends.cut = cut.len() as u64;
+    found.stream_ends.missing_at_kill = missing_at_kill.len() as u64;
     found
 }
 
@@ -320,6 +322,29 @@ mod tests {
         assert_eq!(found(&[began(Duration::ZERO), gap(3), event(4), event(5), event(6)]), (0, 3, 0));
     }
 
+    /// A subscriber of two topics with `gap=off` gets first what the log still has of the topic that lost less. The
+    /// verifier took the first event that came for the end of the gap, and reported what the other topic had dropped
+    /// behind it as lost.
+    #[test]
+    fn a_gap_without_an_event_ends_where_the_log_has_everything() {
+        let ledger = Ledger::new(Clock::start(), 250);
+        let topics = [1, 2, 1, 2, 1, 2];
+        ledger.begin(&topics.map(|topic| (topic, 100)));
+        ledger.acknowledged(0, 6, "a-1", "a-6").unwrap();
+        let round = ledger.end_round();
+        let event = |seq: u64| Entry::Event { key: seq - 1, mask: topics[seq as usize - 1], epoch: 0, seq };
+        let began = Entry::Began { at: Duration::MAX, resumed: true, gap: true };
+        let summary = |sequence: &[u64]| {
+            let log: Vec<Entry> =
+                [began.clone()].into_iter().chain(sequence.iter().copied().map(event)).collect();
+            let found = verify(&round, 0b11, &mut Some((0, 0)), &log);
+            (found.missed_in_gap, found.lost)
+        };
+        assert_eq!(summary(&[2, 4, 5, 6]), (2, 0));
+        // The log retains the last two of them for certain.
+        assert_eq!(summary(&[2, 4, 6]), (2, 1));
+    }
+
     /// Nobody had answered for it, so nobody missed it.
     #[test]
     fn what_came_to_one_is_owed_to_all() {
@@ -344,15 +369,15 @@ mod tests {
         let mut round = ledger.end_round();
         let second = Entry::Event { key: 1, mask: 1, epoch: 1, seq: 1 };
         let began = |at| Entry::Began { at: Duration::from_secs(at), resumed: true, gap: true };
-        let mut forgotten = |killed, log: &[Entry]| {
+        let mut missing_at_kill = |killed, log: &[Entry]| {
             round.epochs[0].killed = Some(Duration::from_secs(killed));
-            verify(&round, 1, &mut Some((0, 0)), log).breaks.forgotten
+            verify(&round, 1, &mut Some((0, 0)), log).stream_ends.missing_at_kill
         };
         let log = [began(100), second.clone()];
-        assert_eq!((forgotten(50, &log), forgotten(1, &log)), (1, 0));
+        assert_eq!((missing_at_kill(50, &log), missing_at_kill(1, &log)), (1, 0));
         // It had no stream for a while.
         let ended = Entry::Ended { at: Duration::from_secs(10) };
-        assert_eq!(forgotten(50, &[ended, began(20), second]), 0);
+        assert_eq!(missing_at_kill(50, &[ended, began(20), second]), 0);
     }
 
     #[test]
@@ -418,7 +443,7 @@ mod tests {
         let ledger = Ledger::new(Clock::start(), 0);
         ledger.begin(&[(1, 100); 3]);
         ledger.acknowledged(0, 2, "a-1", "a-2").unwrap();
-        ledger.tell_to_stop();
+        ledger.note_stop_request();
         ledger.acknowledged(2, 1, "b-1", "b-1").unwrap();
         let round = ledger.end_round();
         let [first, second] = [event(1), event(2)];
@@ -426,7 +451,7 @@ mod tests {
         let third = Entry::Event { key: 2, mask: 1, epoch: 1, seq: 1 };
         let summary = |log: &[Entry]| {
             let found = verify(&round, 1, &mut Some((0, 0)), log);
-            (found.lost, found.lost_with_process, found.breaks.cut)
+            (found.lost, found.lost_with_process, found.stream_ends.cut)
         };
         assert_eq!(summary(&[first.clone(), second.clone(), began.clone(), third.clone()]), (0, 0, 0));
         assert_eq!(summary(&[first, began.clone(), third.clone()]), (0, 1, 1));

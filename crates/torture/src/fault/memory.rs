@@ -9,8 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::Saw;
-use crate::arena::Arena;
+use crate::outcome::Outcome;
+use crate::run::Run;
 
 const LIMITS: &str = "/proc/sys/net/ipv4/tcp_mem";
 
@@ -21,47 +21,50 @@ const LEFT_PAGES: u64 = 64;
 const TRIES: usize = 3;
 
 /// How long the limit is low, and how often the use is looked at.
-const BESET: Duration = Duration::from_secs(4);
-const LOOK: Duration = Duration::from_millis(10);
+const LOWERED_FOR: Duration = Duration::from_secs(4);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
-    if arena.smoke {
-        return Ok(Saw { skipped: true, ..Saw::noted("skipped: machine-wide, not part of --smoke") });
+pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
+    if run.smoke {
+        return Ok(Outcome { skipped: true, ..Outcome::noted("skipped: machine-wide, not part of --smoke") });
     }
     if !rustix::process::geteuid().is_root() {
-        return Ok(Saw { skipped: true, ..Saw::noted("skipped: needs root to lower net.ipv4.tcp_mem") });
+        return Ok(Outcome {
+            skipped: true,
+            ..Outcome::noted("skipped: needs root to lower net.ipv4.tcp_mem")
+        });
     }
     // One run at a time: two would take each other's limit for the machine's, and put that back.
     let turn = File::open(LIMITS).and_then(|file| file.lock().map(|()| file));
     let _turn = turn.map_err(|error| format!("{LIMITS} cannot be locked: {error}"))?;
-    let outage = arena.field.problems.outage();
-    let (mut most, mut peak) = beset(arena)?;
+    let outage = run.target.problems.outage();
+    let (mut most, mut peak) = beset(run)?;
     for _ in 1..TRIES {
         if peak >= most {
             break;
         }
-        (most, peak) = beset(arena)?;
+        (most, peak) = beset(run)?;
     }
     drop(outage);
-    let mut saw = Saw::noted(format!("{most} pages allowed, {peak} used at most"));
-    if !arena.stopped() {
-        saw.violations.extend(short_of(most, peak));
+    let mut outcome = Outcome::noted(format!("{most} pages allowed, {peak} used at most"));
+    if !run.stopped() {
+        outcome.violations.extend(short_of(most, peak));
     }
-    Ok(saw)
+    Ok(outcome)
 }
 
 /// Returns how many pages were allowed for a while, and how many were used at most.
-fn beset(arena: &mut Arena) -> Result<(u64, u64), String> {
+fn beset(run: &mut Run) -> Result<(u64, u64), String> {
     let used = used_pages().ok_or("/proc/net/sockstat does not tell TCP's memory")?;
     let most = used + LEFT_PAGES;
     let lowered =
         Lowered::to(&format!("{} {} {most}", most / 4, most / 2)).map_err(|error| error.to_string())?;
     // What stalls now holds memory that others need.
-    arena.field.readers.stall(0.3, Duration::from_secs(3));
+    run.target.readers.stall(0.3, Duration::from_secs(3));
     let mut peak = used;
-    let deadline = arena.clock.now() + BESET;
-    while arena.clock.now() < deadline && !arena.stopped() {
-        arena.wait(LOOK);
+    let deadline = run.clock.now() + LOWERED_FOR;
+    while run.clock.now() < deadline && !run.stopped() {
+        run.wait(CHECK_EVERY);
         peak = peak.max(used_pages().unwrap_or(0));
     }
     lowered.put_back()?;

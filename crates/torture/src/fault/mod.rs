@@ -1,20 +1,20 @@
-//! The faults. Each is done to the arena's field, or to a field of its own, and says what it saw besides deliveries.
+//! The faults. Each is done to the arena's field, or to a field of its own, and says what it outcome besides deliveries.
 
-mod crowd;
 mod descriptors;
 mod ends;
 mod memory;
 mod publishers;
 mod slow_heads;
+mod storm;
 
 use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::Signal;
 
-use crate::arena::Arena;
-use crate::probe;
-use crate::verify::Findings;
+use crate::newcomer;
+use crate::outcome::Outcome;
+use crate::run::Run;
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,49 +41,29 @@ pub(crate) enum Fault {
     Burst,
 }
 
-/// What a fault saw besides the deliveries on the arena's field.
-#[derive(Default)]
-pub(crate) struct Saw {
-    /// Deliveries on a field of the fault's own.
-    pub(crate) findings: Findings,
-    /// For the reader of the report.
-    pub(crate) note: String,
-    pub(crate) violations: Vec<String>,
-    /// What the servers logged meanwhile.
-    pub(crate) log: String,
-    /// It was not done, for this reason.
-    pub(crate) skipped: bool,
-}
-
-impl Saw {
-    fn noted(note: impl Into<String>) -> Saw {
-        Saw { note: note.into(), ..Saw::default() }
-    }
-}
-
 impl Fault {
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     /// Does it once.
-    pub(crate) fn act(self, arena: &mut Arena) -> Result<Saw, String> {
+    pub(crate) fn apply(self, run: &mut Run) -> Result<Outcome, String> {
         match self {
-            Fault::Stall => stall(arena),
-            Fault::Storm => crowd::storm(arena),
-            Fault::SlowHeads => slow_heads::act(arena),
-            Fault::Descriptors => descriptors::act(arena),
-            Fault::Memory => memory::act(arena),
-            Fault::Freeze => freeze(arena),
-            Fault::Kill => ends::kill(arena),
-            Fault::End => ends::end(arena),
-            Fault::Publishers => publishers::vanish(arena),
-            Fault::Burst => publishers::burst(arena),
+            Fault::Stall => stall(run),
+            Fault::Storm => storm::apply(run),
+            Fault::SlowHeads => slow_heads::apply(run),
+            Fault::Descriptors => descriptors::apply(run),
+            Fault::Memory => memory::apply(run),
+            Fault::Freeze => freeze(run),
+            Fault::Kill => ends::kill(run),
+            Fault::End => ends::end(run),
+            Fault::Publishers => publishers::broken_bodies(run),
+            Fault::Burst => publishers::burst(run),
         }
     }
 
     /// Whether whoever reads as fast as events come keeps its stream.
-    pub(crate) fn spares_who_reads(self) -> bool {
+    pub(crate) fn keeps_streams_of_readers(self) -> bool {
         match self {
             Fault::Stall
             | Fault::Storm
@@ -97,31 +77,31 @@ impl Fault {
     }
 }
 
-fn stall(arena: &mut Arena) -> Result<Saw, String> {
-    let longest = arena.scaled(Duration::from_secs(8), Duration::from_millis(1500));
-    let share = 0.1 + 0.8 * arena.random.f64();
-    arena.field.readers.stall(share, longest);
-    arena.wait(longest);
-    let mut saw = Saw::default();
-    saw.findings += arena.field.settle()?;
+fn stall(run: &mut Run) -> Result<Outcome, String> {
+    let longest = run.scaled(Duration::from_secs(8), Duration::from_millis(1500));
+    let share = 0.1 + 0.8 * run.random.f64();
+    run.target.readers.stall(share, longest);
+    run.wait(longest);
+    let mut outcome = Outcome::default();
+    outcome.findings += run.target.settle()?;
     // Nothing else ends a stream meanwhile: these were over a bound.
-    let cut = saw.findings.breaks.reconnects - saw.findings.at_ease.reconnects;
-    saw.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
-    Ok(saw)
+    let cut = outcome.findings.stream_ends.reconnects - outcome.findings.unhindered.reconnects;
+    outcome.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
+    Ok(outcome)
 }
 
-fn freeze(arena: &mut Arena) -> Result<Saw, String> {
-    let time = if arena.smoke { arena.seconds(0.5, 1.0) } else { arena.seconds(1.0, 5.0) };
-    arena.field.server.signal(Signal::STOP);
-    arena.wait(time);
-    arena.field.server.signal(Signal::CONT);
-    let mut saw = Saw::noted(format!("{:.1} s", time.as_secs_f64()));
-    match probe::come(arena.field.server.address) {
+fn freeze(run: &mut Run) -> Result<Outcome, String> {
+    let time = if run.smoke { run.seconds(0.5, 1.0) } else { run.seconds(1.0, 5.0) };
+    run.target.server.signal(Signal::STOP);
+    run.wait(time);
+    run.target.server.signal(Signal::CONT);
+    let mut outcome = Outcome::noted(format!("{:.1} s", time.as_secs_f64()));
+    match newcomer::connect(run.target.server.address) {
         Ok((head, _)) if head.status == 200 => {}
         Ok((head, _)) => {
-            saw.violations.push(format!("after a freeze a newcomer is answered {}", head.status))
+            outcome.violations.push(format!("after a freeze a newcomer is answered {}", head.status))
         }
-        Err(error) => saw.violations.push(format!("after a freeze a newcomer fails: {error}")),
+        Err(error) => outcome.violations.push(format!("after a freeze a newcomer fails: {error}")),
     }
-    Ok(saw)
+    Ok(outcome)
 }

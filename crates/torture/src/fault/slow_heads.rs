@@ -12,8 +12,8 @@ use fanfare_io::{Clock, sockets, table};
 use rustix::process::setpriority_process;
 use socket2::SockRef;
 
-use super::Saw;
-use crate::arena::Arena;
+use crate::outcome::Outcome;
+use crate::run::Run;
 
 const THREADS: usize = 2;
 
@@ -30,7 +30,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const TURNED_AWAY: Duration = Duration::from_secs(8);
 
 /// Time after which a head is looked at again that should have been ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const CHECK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Heads that a thread opens before it looks at those that it has.
 const OPENED_AT_A_TIME: usize = 200;
@@ -43,66 +43,67 @@ const PER_SOURCE: usize = 2_000;
 
 /// What the threads that hold slow heads have in common.
 #[derive(Default)]
-struct Siege {
+struct SlowHeads {
     over: AtomicBool,
     opened: AtomicUsize,
     /// Heads that the server had neither answered nor closed when it was over.
-    stood: AtomicUsize,
+    still_open: AtomicUsize,
     turned_away: AtomicUsize,
     /// Heads that a thread could not open, or a table it could not get.
     failed: AtomicUsize,
 }
 
 /// Times newcomers without and beside slow heads, in turns.
-pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
-    let heads = arena.scaled(20_000, 1_000);
-    let window = arena.scaled(Duration::from_secs(4), Duration::from_millis(700));
+pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
+    let heads = run.scaled(20_000, 1_000);
+    let window = run.scaled(Duration::from_secs(4), Duration::from_millis(700));
     let mut least = heads;
-    let mut saw = Saw::default();
-    for _ in 0..arena.scaled(2, 1) {
-        measure(arena, window, false);
-        let siege = Siege::default();
-        let (address, clock, second) = (arena.field.server.address, arena.clock, arena.random.u8(1..=60));
+    let mut outcome = Outcome::default();
+    for _ in 0..run.scaled(2, 1) {
+        measure(run, window, false);
+        let shared = SlowHeads::default();
+        let (address, clock, second) = (run.target.server.address, run.clock, run.random.u8(1..=60));
         thread::scope(|scope| {
             for index in 0..THREADS {
-                let siege = &siege;
-                scope.spawn(move || hold(address, clock, heads / THREADS, second * 2 + index as u8, siege));
+                let shared = &shared;
+                scope.spawn(move || hold(address, clock, heads / THREADS, second * 2 + index as u8, shared));
             }
             let deadline = clock.now() + Duration::from_secs(30);
-            while siege.opened.load(Ordering::Relaxed) < heads * 99 / 100
+            while shared.opened.load(Ordering::Relaxed) < heads * 99 / 100
                 && clock.now() < deadline
-                && !arena.stopped()
+                && !run.stopped()
             {
                 thread::sleep(TURN);
             }
-            measure(arena, window, true);
-            siege.over.store(true, Ordering::Relaxed);
+            measure(run, window, true);
+            shared.over.store(true, Ordering::Relaxed);
         });
-        least = least.min(siege.stood.into_inner());
-        let turned_away = siege.turned_away.into_inner();
+        least = least.min(shared.still_open.into_inner());
+        let turned_away = shared.turned_away.into_inner();
         if turned_away > 0 {
-            saw.violations
+            outcome
+                .violations
                 .push(format!("{turned_away} of {heads} slow heads were turned away: too few stood"));
         }
-        if siege.failed.into_inner() > 0 {
-            saw.violations.push("slow heads could not be opened".to_owned());
+        if shared.failed.into_inner() > 0 {
+            outcome.violations.push("slow heads could not be opened".to_owned());
         }
         // What was closed on this side is closed on the other before anybody is timed again.
-        arena.wait(Duration::from_millis(500));
+        run.wait(Duration::from_millis(500));
     }
-    if least < heads * 95 / 100 && !arena.stopped() {
-        saw.violations.push(format!("only {least} of {heads} slow heads stood"));
+    if least < heads * 95 / 100 && !run.stopped() {
+        outcome.violations.push(format!("only {least} of {heads} slow heads stood"));
     }
-    saw.note = format!("at least {least} stood at the end");
-    Ok(saw)
+    outcome.note = format!("at least {least} stood at the end");
+    Ok(outcome)
 }
 
-fn measure(arena: &mut Arena, window: Duration, beset: bool) {
-    let deadline = arena.clock.now() + window;
-    let stop = std::sync::Arc::clone(&arena.stop);
-    let times = if beset { &mut arena.beset } else { &mut arena.calm };
+fn measure(run: &mut Run, window: Duration, beset: bool) {
+    let deadline = run.clock.now() + window;
+    let stop = std::sync::Arc::clone(&run.stop);
+    let times = if beset { &mut run.with_slow_heads } else { &mut run.without_slow_heads };
     let stopped = || stop.load(Ordering::Relaxed);
-    times.measure(arena.field.server.address, arena.clock, deadline, NEWCOMERS, stopped);
+    times.measure(run.target.server.address, run.clock, deadline, NEWCOMERS, stopped);
 }
 
 /// A head that does not end.
@@ -112,10 +113,10 @@ struct Head {
 }
 
 /// Holds so many heads in a descriptor table of this thread's own.
-fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, siege: &Siege) {
+fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, shared: &SlowHeads) {
     // SAFETY: this thread uses no descriptor but the sockets that it opens below, and starts no thread.
     if unsafe { table::make_private(&[], &[]) }.is_err() {
-        siege.failed.fetch_add(1, Ordering::Relaxed);
+        shared.failed.fetch_add(1, Ordering::Relaxed);
         return;
     }
     // A real attacker takes no processor time from the server and from those who are timed.
@@ -125,29 +126,29 @@ fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, siege: &Si
     let mut next = 0;
     // When to look at which, since it ends about then.
     let mut ends = BinaryHeap::with_capacity(count);
-    while !siege.over.load(Ordering::Relaxed) {
+    while !shared.over.load(Ordering::Relaxed) {
         for number in (heads.len()..count).take(OPENED_AT_A_TIME) {
             match open(address, clock, network, number) {
                 Ok(head) => heads.push(head),
                 Err(_) => {
-                    siege.failed.fetch_add(1, Ordering::Relaxed);
+                    shared.failed.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
             }
             ends.push(Reverse((clock.now() + HEAD_TIME, number)));
-            siege.opened.fetch_add(1, Ordering::Relaxed);
+            shared.opened.fetch_add(1, Ordering::Relaxed);
         }
         let replace_if_gone = |head: &mut Head, number| {
-            if head.stands() {
+            if head.is_open() {
                 return;
             }
             if clock.now() - head.opened < TURNED_AWAY {
-                siege.turned_away.fetch_add(1, Ordering::Relaxed);
+                shared.turned_away.fetch_add(1, Ordering::Relaxed);
             }
             match open(address, clock, network, number) {
                 Ok(fresh) => *head = fresh,
                 Err(_) => {
-                    siege.failed.fetch_add(1, Ordering::Relaxed);
+                    shared.failed.fetch_add(1, Ordering::Relaxed);
                 }
             }
         };
@@ -162,13 +163,13 @@ fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, siege: &Si
         {
             ends.pop();
             replace_if_gone(&mut heads[number], number);
-            ends.push(Reverse(((heads[number].opened + HEAD_TIME).max(now + LOOK_AGAIN), number)));
+            ends.push(Reverse(((heads[number].opened + HEAD_TIME).max(now + CHECK_AGAIN), number)));
         }
         if heads.len() == count {
             thread::sleep(TURN);
         }
     }
-    siege.stood.fetch_add(standing(&heads), Ordering::Relaxed);
+    shared.still_open.fetch_add(standing(&heads), Ordering::Relaxed);
     for head in &heads {
         // Leaves no port in TIME-WAIT.
         let _ = SockRef::from(&head.socket).set_linger(Some(Duration::ZERO));
@@ -191,14 +192,14 @@ impl Head {
     }
 
     /// False where the server has answered or closed.
-    fn stands(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 }
 
 /// How many the server has neither answered nor closed.
 fn standing(heads: &[Head]) -> usize {
-    heads.iter().filter(|head| head.stands()).count()
+    heads.iter().filter(|head| head.is_open()).count()
 }
 
 #[cfg(test)]

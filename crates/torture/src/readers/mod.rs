@@ -17,14 +17,14 @@ use crate::ledger::{EpochNumber, Ledger, Round};
 use crate::sockets::Table;
 use crate::verify::{Entry, Findings, verify};
 use subscriber::Subscriber;
-pub(crate) use subscriber::{Format, Wish};
+pub(crate) use subscriber::{Format, Preferences};
 
 const THREADS: usize = 2;
 const WAKER: Token = Token(usize::MAX);
 const BUFFER: usize = 64 << 10;
 
 /// A thread of readers comes round at least this often. When it does not, something has kept it from reading.
-const BEAT: Duration = Duration::from_millis(100);
+const LOOP_PERIOD: Duration = Duration::from_millis(100);
 
 /// A server that is told to end needs no longer than this, the machine's own delays aside.
 const END: Duration = Duration::from_secs(4);
@@ -94,7 +94,7 @@ impl Readers {
                 address,
                 clock,
                 ledger: Arc::clone(ledger),
-                subscribers: share.map(|number| Subscriber::new(wish(number, random))).collect(),
+                subscribers: share.map(|number| Subscriber::new(preferences(number, random))).collect(),
                 poll,
                 orders: take,
                 waiting: None,
@@ -188,7 +188,7 @@ impl Drop for Readers {
 }
 
 /// Most read two or three topics, some one, some all; formats and habits are mixed.
-fn wish(number: usize, random: &mut fastrand::Rng) -> Wish {
+fn preferences(number: usize, random: &mut fastrand::Rng) -> Preferences {
     let bits = match number % 10 {
         0 => TOPICS,
         1..=3 => 1,
@@ -198,7 +198,7 @@ fn wish(number: usize, random: &mut fastrand::Rng) -> Wish {
     while mask.count_ones() < bits {
         mask |= 1 << random.u32(0..TOPICS);
     }
-    Wish {
+    Preferences {
         mask,
         format: match number % 4 {
             0 | 1 => Format::Chunked,
@@ -219,7 +219,7 @@ struct Worker {
     poll: Poll,
     orders: Receiver<Order>,
     waiting: Option<Waiting>,
-    /// Rounds of the loop in this round of the ledger that took longer than [`BEAT`]: when they were over, and by how much.
+    /// Rounds of the loop in this round of the ledger that took longer than [`LOOP_PERIOD`]: when they were over, and by how much.
     late: Vec<(Duration, Duration)>,
     /// When silent connections are next looked for.
     next_search: Duration,
@@ -253,23 +253,23 @@ impl Worker {
         let mut before = self.clock.now();
         loop {
             let now = self.clock.now();
-            let late = (now - before).saturating_sub(BEAT);
+            let late = (now - before).saturating_sub(LOOP_PERIOD);
             if !late.is_zero() {
                 self.late.push((now, late));
             }
             before = now;
             for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
                 let registry = self.poll.registry();
-                subscriber.look(self.address, registry, Token(index), now, &mut self.random);
-                if subscriber.next_look().is_some_and(|at| at <= now) {
+                subscriber.connect_if_due(self.address, registry, Token(index), now, &mut self.random);
+                if subscriber.next_due().is_some_and(|at| at <= now) {
                     subscriber.read(&self.ledger, now, &mut buffer, &mut self.random);
                 }
             }
-            self.leave_half_open(now);
+            self.reconnect_half_open(now);
             self.answer_waiting(now);
-            let looks = self.subscribers.iter().filter_map(Subscriber::next_look);
+            let due_times = self.subscribers.iter().filter_map(Subscriber::next_due);
             let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline(&self.subscribers));
-            let next = looks.chain(deadline).chain([now + BEAT]).min();
+            let next = due_times.chain(deadline).chain([now + LOOP_PERIOD]).min();
             let timeout = next.map(|at| at.saturating_sub(self.clock.now()));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -284,7 +284,7 @@ impl Worker {
             }
             while let Ok(order) = self.orders.try_recv() {
                 let began = self.clock.now();
-                if !self.obey(order) {
+                if !self.handle(order) {
                     return;
                 }
                 // That it verifies for long says nothing of the machine.
@@ -295,7 +295,7 @@ impl Worker {
 
     /// Lets those begin again whose connection has no other end: they would wait for ever. A server that has forgotten a
     /// reader still has its socket.
-    fn leave_half_open(&mut self, now: Duration) {
+    fn reconnect_half_open(&mut self, now: Duration) {
         if self.next_search > now
             || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
         {
@@ -306,7 +306,7 @@ impl Worker {
         for subscriber in &mut self.subscribers {
             let Some(own) = subscriber.silent(now) else { continue };
             let there = table.has(self.address, own);
-            self.half_open += u64::from(subscriber.looked_for_other_end(there, now));
+            self.half_open += u64::from(subscriber.checked_other_end(there, now));
         }
     }
 
@@ -319,13 +319,13 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self, order: Order) -> bool {
+    fn handle(&mut self, order: Order) -> bool {
         match order {
             Order::Stall { share, at_most } => {
                 let now = self.clock.now();
                 for subscriber in &mut self.subscribers {
                     if self.random.f64() < share {
-                        subscriber.hold_up(now + at_most.mul_f64(self.random.f64()));
+                        subscriber.stall_until(now + at_most.mul_f64(self.random.f64()));
                     }
                 }
             }
@@ -351,21 +351,22 @@ impl Worker {
                     Findings { half_open: std::mem::take(&mut self.half_open), ..Findings::default() };
                 for subscriber in &mut self.subscribers {
                     let log = std::mem::take(&mut subscriber.log);
-                    let mut found = verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);
-                    if subscriber.was_at_ease(now) {
-                        found.at_ease = found.breaks;
+                    let mut found =
+                        verify(&round, subscriber.preferences.mask, &mut subscriber.position, &log);
+                    if subscriber.was_unhindered(now) {
+                        found.unhindered = found.stream_ends;
                     }
                     sum += found;
                     subscriber.marked = 0;
                 }
-                let stop = round.epochs.iter().filter_map(|epoch| epoch.told_to_stop).max();
+                let stop = round.epochs.iter().filter_map(|epoch| epoch.stop_requested).max();
                 let at_end = |at: Duration, late| {
                     stop.is_some_and(|stop| at > stop && at.saturating_sub(late) < stop + END)
                 };
                 for (at, late) in self.late.drain(..) {
                     sum.late = sum.late.max(late);
                     if at_end(at, late) {
-                        sum.late_at_end = sum.late_at_end.max(late);
+                        sum.delay_at_stop = sum.delay_at_stop.max(late);
                     }
                 }
                 let _ = answer.send(sum);
@@ -383,14 +384,15 @@ mod tests {
     /// Who was held up in a round of the ledger, or still is in the next, may be cut at an end; nobody else.
     #[test]
     fn who_is_held_up_or_has_a_small_buffer_is_not_at_ease() {
-        let wish = |small_buffer| Wish { small_buffer, ..wish(0, &mut fastrand::Rng::with_seed(1)) };
+        let preferences =
+            |small_buffer| Preferences { small_buffer, ..preferences(0, &mut fastrand::Rng::with_seed(1)) };
         let second = Duration::from_secs(1);
-        assert!(!Subscriber::new(wish(true)).was_at_ease(second));
-        for hold in [Subscriber::hold_up, Subscriber::slow_down] {
-            let mut subscriber = Subscriber::new(wish(false));
-            assert!(subscriber.was_at_ease(second));
+        assert!(!Subscriber::new(preferences(true)).was_unhindered(second));
+        for hold in [Subscriber::stall_until, Subscriber::slow_down] {
+            let mut subscriber = Subscriber::new(preferences(false));
+            assert!(subscriber.was_unhindered(second));
             hold(&mut subscriber, 5 * second);
-            let answers = [2, 4, 6, 7].map(|at| subscriber.was_at_ease(at * second));
+            let answers = [2, 4, 6, 7].map(|at| subscriber.was_unhindered(at * second));
             assert_eq!(answers, [false, false, false, true]);
         }
     }

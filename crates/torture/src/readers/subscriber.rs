@@ -37,7 +37,7 @@ const SILENCE: Duration = Duration::from_secs(8);
 
 /// What a subscriber asks for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
+pub(crate) struct Preferences {
     pub(crate) mask: u32,
     pub(crate) format: Format,
     pub(crate) small_buffer: bool,
@@ -57,7 +57,7 @@ pub(crate) enum Format {
 
 /// A subscriber and its log.
 pub(super) struct Subscriber {
-    pub(super) wish: Wish,
+    pub(super) preferences: Preferences,
     pub(super) log: Vec<Entry>,
     pub(super) position: Position,
     /// The topics whose marker has come in this round.
@@ -69,7 +69,7 @@ pub(super) struct Subscriber {
     /// It reads little at a time until then.
     slow_until: Duration,
     /// It was asked to stall or to be slow until then, in this round or one before.
-    held_up_until: Option<Duration>,
+    hindered_until: Option<Duration>,
     link: Link,
     last_event_id: String,
     /// The name and number of the epoch it is in.
@@ -98,16 +98,16 @@ struct Stream {
 }
 
 impl Subscriber {
-    pub(super) fn new(wish: Wish) -> Subscriber {
+    pub(super) fn new(preferences: Preferences) -> Subscriber {
         Subscriber {
-            wish,
+            preferences,
             log: Vec::new(),
             position: None,
             marked: 0,
             grew_at: Duration::ZERO,
             stalled_until: None,
             slow_until: Duration::ZERO,
-            held_up_until: None,
+            hindered_until: None,
             link: Link::Waiting { until: Duration::ZERO },
             last_event_id: String::new(),
             epoch: None,
@@ -115,22 +115,22 @@ impl Subscriber {
     }
 
     /// Lets it not read until then.
-    pub(super) fn hold_up(&mut self, until: Duration) {
+    pub(super) fn stall_until(&mut self, until: Duration) {
         self.stalled_until = Some(until);
-        self.held_up_until = self.held_up_until.max(Some(until));
+        self.hindered_until = self.hindered_until.max(Some(until));
     }
 
     /// Lets it read little at a time until then.
     pub(super) fn slow_down(&mut self, until: Duration) {
         self.slow_until = until;
-        self.held_up_until = self.held_up_until.max(Some(until));
+        self.hindered_until = self.hindered_until.max(Some(until));
     }
 
     /// Whether it read as fast as it could in the round that ends now, into an ordinary buffer.
-    pub(super) fn was_at_ease(&mut self, now: Duration) -> bool {
-        let held_up = self.held_up_until.is_some();
-        self.held_up_until = self.held_up_until.filter(|until| *until > now);
-        !held_up && !self.wish.small_buffer
+    pub(super) fn was_unhindered(&mut self, now: Duration) -> bool {
+        let hindered = self.hindered_until.is_some();
+        self.hindered_until = self.hindered_until.filter(|until| *until > now);
+        !hindered && !self.preferences.small_buffer
     }
 
     /// Whether its stream has begun.
@@ -140,11 +140,11 @@ impl Subscriber {
 
     /// Whether it has the markers of all its topics.
     pub(super) fn settled(&self) -> bool {
-        self.marked & self.wish.mask == self.wish.mask
+        self.marked & self.preferences.mask == self.preferences.mask
     }
 
     /// When it wants to be looked at although nothing happened on its socket; zero: at once.
-    pub(super) fn next_look(&self) -> Option<Duration> {
+    pub(super) fn next_due(&self) -> Option<Duration> {
         match &self.link {
             Link::Waiting { until } => Some(*until),
             Link::Open(stream) if stream.readable => Some(self.stalled_until.unwrap_or_default()),
@@ -153,7 +153,7 @@ impl Subscriber {
     }
 
     /// Connects if it is time to.
-    pub(super) fn look(
+    pub(super) fn connect_if_due(
         &mut self,
         address: SocketAddr,
         registry: &Registry,
@@ -189,7 +189,7 @@ impl Subscriber {
     }
 
     /// Its silent connection has another end, or not. Found twice without one, it is begun again. Returns whether it is.
-    pub(super) fn looked_for_other_end(&mut self, there: bool, now: Duration) -> bool {
+    pub(super) fn checked_other_end(&mut self, there: bool, now: Duration) -> bool {
         let Link::Open(stream) = &mut self.link else { return false };
         if there {
             stream.heard_at = now;
@@ -212,7 +212,7 @@ impl Subscriber {
         now: Duration,
     ) -> io::Result<Stream> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        if self.wish.small_buffer {
+        if self.preferences.small_buffer {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
         }
         socket.set_nonblocking(true)?;
@@ -257,7 +257,7 @@ impl Subscriber {
         self.stalled_until = None;
         let Link::Open(stream) = &mut self.link else { return };
         if !stream.asked {
-            let request = request(&self.wish, &self.last_event_id);
+            let request = request(&self.preferences, &self.last_event_id);
             match stream.socket.write(request.as_bytes()) {
                 Ok(count) if count == request.len() => stream.asked = true,
                 // Connecting still, or refused: reading tells.
@@ -329,8 +329,8 @@ impl Subscriber {
                 Err(format!("a subscriber was answered {}", parsed.status))
             };
         }
-        if parsed.chunked != (self.wish.format == Format::Chunked) {
-            return Err(format!("a stream is framed as was not asked for: {:?}", self.wish));
+        if parsed.chunked != (self.preferences.format == Format::Chunked) {
+            return Err(format!("a stream is framed as was not asked for: {:?}", self.preferences));
         }
         // Not `now`: a round of all readers may take a second, and this must not be before the server looked at its log.
         let at = ledger.now();
@@ -356,6 +356,11 @@ impl Subscriber {
                 self.event(ledger, kind, data, last_event_id, &mut scratch);
             }
         });
+        // As a browser does: a checkpoint moves the id and is no event.
+        if !stream.decoder.last_event_id().is_empty() && stream.decoder.last_event_id() != self.last_event_id
+        {
+            self.last_event_id = stream.decoder.last_event_id().to_owned();
+        }
         fed.map_err(|error| error.to_string())
     }
 
@@ -390,8 +395,11 @@ impl Subscriber {
     /// A gap event must name the id that was asked for.
     fn gap(&self, data: &str, asked: &str, name: &str, epoch: EpochNumber, upto: u64) -> Entry {
         let parsed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-        if self.wish.gap_off || parsed["after"] != asked {
-            return Entry::Damage(format!("{:?} was told of the gap {data}, asked for {asked}", self.wish));
+        if self.preferences.gap_off || parsed["after"] != asked {
+            return Entry::Damage(format!(
+                "{:?} was told of the gap {data}, asked for {asked}",
+                self.preferences
+            ));
         }
         let after = split_id(asked).filter(|(of, _)| *of == name).map_or(0, |(_, seq)| seq);
         // What the log still has of the incomplete part comes behind the notice. Where no event is named, no number is
@@ -402,24 +410,25 @@ impl Subscriber {
     }
 }
 
-fn request(wish: &Wish, last_event_id: &str) -> String {
-    let mut query: Vec<String> = event::topics(wish.mask).map(|topic| format!("topic={topic}")).collect();
-    if wish.gap_off {
+fn request(preferences: &Preferences, last_event_id: &str) -> String {
+    let mut query: Vec<String> =
+        event::topics(preferences.mask).map(|topic| format!("topic={topic}")).collect();
+    if preferences.gap_off {
         query.push("gap=off".to_owned());
     }
     let mut fields = String::new();
     if !last_event_id.is_empty() {
-        match wish.id_in_query {
+        match preferences.id_in_query {
             true => query.push(format!("last_event_id={last_event_id}")),
             false => {
                 let _ = write!(fields, "Last-Event-ID: {last_event_id}\r\n");
             }
         }
     }
-    if wish.format == Format::ConnectionClose {
+    if preferences.format == Format::ConnectionClose {
         fields.push_str("Connection: close\r\n");
     }
-    let version = if wish.format == Format::Http10 { "1.0" } else { "1.1" };
+    let version = if preferences.format == Format::Http10 { "1.0" } else { "1.1" };
     format!("GET /events?{} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n", query.join("&"))
 }
 
@@ -434,25 +443,25 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let poll = mio::Poll::new().unwrap();
         let mut random = fastrand::Rng::with_seed(1);
-        let wish = Wish {
+        let preferences = Preferences {
             mask: 1,
             format: Format::Chunked,
             small_buffer: false,
             id_in_query: false,
             gap_off: false,
         };
-        let mut subscriber = Subscriber::new(wish);
-        subscriber.look(address, poll.registry(), Token(0), Duration::ZERO, &mut random);
+        let mut subscriber = Subscriber::new(preferences);
+        subscriber.connect_if_due(address, poll.registry(), Token(0), Duration::ZERO, &mut random);
         assert_eq!(subscriber.silent(SILENCE - Duration::from_secs(1)), None);
         assert!(subscriber.silent(SILENCE).is_some());
-        assert!(!subscriber.looked_for_other_end(false, SILENCE));
-        assert!(!subscriber.looked_for_other_end(true, SILENCE));
+        assert!(!subscriber.checked_other_end(false, SILENCE));
+        assert!(!subscriber.checked_other_end(true, SILENCE));
         assert_eq!(subscriber.silent(SILENCE), None);
-        assert!(!subscriber.looked_for_other_end(false, 2 * SILENCE));
-        assert!(subscriber.looked_for_other_end(false, 2 * SILENCE));
-        assert_eq!(subscriber.next_look(), Some(2 * SILENCE));
-        subscriber.hold_up(9 * SILENCE);
-        subscriber.look(address, poll.registry(), Token(1), 2 * SILENCE, &mut random);
+        assert!(!subscriber.checked_other_end(false, 2 * SILENCE));
+        assert!(subscriber.checked_other_end(false, 2 * SILENCE));
+        assert_eq!(subscriber.next_due(), Some(2 * SILENCE));
+        subscriber.stall_until(9 * SILENCE);
+        subscriber.connect_if_due(address, poll.registry(), Token(1), 2 * SILENCE, &mut random);
         assert_eq!(subscriber.silent(4 * SILENCE), None);
     }
 }

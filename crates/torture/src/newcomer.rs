@@ -19,7 +19,7 @@ const THREADS: u32 = 4;
 const REQUEST: &[u8] = b"GET /events?topic=probe HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Times of newcomers, in microseconds.
-pub(crate) struct Times {
+pub(crate) struct ConnectTimes {
     histogram: Histogram<u64>,
     /// Those that were not answered 200.
     pub(crate) failed: u64,
@@ -27,11 +27,11 @@ pub(crate) struct Times {
     pub(crate) first_failure: Option<String>,
 }
 
-impl Times {
-    pub(crate) fn new() -> Times {
+impl ConnectTimes {
+    pub(crate) fn new() -> ConnectTimes {
         // Three digits, up to a minute.
         let histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("these bounds are valid");
-        Times { histogram, failed: 0, first_failure: None }
+        ConnectTimes { histogram, failed: 0, first_failure: None }
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -54,7 +54,7 @@ impl Times {
     ) {
         let began = clock.now();
         let probe = |index: u32| {
-            let mut times = Times::new();
+            let mut times = ConnectTimes::new();
             let mut due = began + interval * index;
             while due < deadline && !stop() {
                 if clock.now() > deadline + PATIENCE {
@@ -62,7 +62,7 @@ impl Times {
                     break;
                 }
                 std::thread::sleep(due.saturating_sub(clock.now()));
-                match come(address) {
+                match connect(address) {
                     Ok((head, _)) if head.status == 200 => times.record(clock.now() - due),
                     Ok((head, _)) => times.fail(format!("answered {}", head.status)),
                     Err(error) => times.fail(error.to_string()),
@@ -82,7 +82,7 @@ impl Times {
         });
     }
 
-    fn add(&mut self, other: Times) {
+    fn add(&mut self, other: ConnectTimes) {
         self.histogram += other.histogram;
         self.failed += other.failed;
         self.first_failure = self.first_failure.take().or(other.first_failure);
@@ -99,7 +99,7 @@ impl Times {
 }
 
 /// Connects, asks, and waits for the head. The stream goes on for as long as the socket is kept.
-pub(crate) fn come(address: SocketAddr) -> io::Result<(Head, TcpStream)> {
+pub(crate) fn connect(address: SocketAddr) -> io::Result<(Head, TcpStream)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
@@ -142,7 +142,7 @@ mod tests {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
             }
         });
-        let (mut times, clock) = (Times::new(), Clock::start());
+        let (mut times, clock) = (ConnectTimes::new(), Clock::start());
         let deadline = clock.now() + Duration::from_secs(1);
         times.measure(address, clock, deadline, Duration::from_millis(3), || false);
         assert_eq!((times.failed, times.first_failure.clone()), (0, None));

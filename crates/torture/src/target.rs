@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use fanfare_io::Clock;
 
-use crate::fault::Saw;
-use crate::http::Poster;
+use crate::http::PublishConnection;
 use crate::ledger::Ledger;
+use crate::outcome::Outcome;
 use crate::publishers::{Batch, Problems, Publishers};
 use crate::readers::Readers;
 use crate::server::{Plan, Server};
@@ -24,7 +24,7 @@ const FILLER_EVENTS: usize = 100;
 const FILLER_LENGTH: usize = 800;
 
 /// A server under honest load.
-pub(crate) struct Field {
+pub(crate) struct Target {
     // In the order in which they end.
     publishers: Publishers,
     pub(crate) readers: Readers,
@@ -34,14 +34,14 @@ pub(crate) struct Field {
     never: AtomicBool,
 }
 
-impl Field {
+impl Target {
     /// Starts it all, and waits until every subscriber has had an event: from then on each has an id to resume from.
     pub(crate) fn start(
         plan: &Plan,
         subscribers: usize,
         clock: Clock,
         random: &mut fastrand::Rng,
-    ) -> Result<Field, String> {
+    ) -> Result<Target, String> {
         let server = Server::start(plan)?;
         let ledger = Arc::new(Ledger::new(clock, plan.bounds.retained_bytes));
         let problems = Arc::new(Problems::default());
@@ -53,13 +53,13 @@ impl Field {
         }
         let publishers = Publishers::start(server.address, &ledger, &problems, random);
         publishers.await_connections()?;
-        let mut field =
-            Field { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
-        let findings = field.settle()?;
+        let mut target =
+            Target { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
+        let findings = target.settle()?;
         if !findings.good() {
             return Err(format!("before any fault: {findings:?}"));
         }
-        Ok(field)
+        Ok(target)
     }
 
     /// Lets publishers pause until every subscriber has what was published, and holds the logs against the ledger.
@@ -67,23 +67,23 @@ impl Field {
     /// # Errors
     /// The server has ended, or takes no publishes.
     pub(crate) fn settle(&mut self) -> Result<Findings, String> {
-        self.quietly(|quiet| quiet.settle())
+        self.while_paused(|paused| paused.settle())
     }
 
     /// Fills the log with the same events as each time and nothing between them, so that memory can be compared. Also
     /// returns the server's memory when nothing has been published for so long after that.
     pub(crate) fn fill_log(&mut self, rest: Duration) -> Result<(Findings, Option<u64>), String> {
-        self.quietly(|quiet| {
-            let findings = quiet.fill_log()?;
+        self.while_paused(|paused| {
+            let findings = paused.fill_log()?;
             thread::sleep(rest);
-            Ok((findings, quiet.server.memory()))
+            Ok((findings, paused.server.memory()))
         })
     }
 
     /// Does something while the publishers pause.
-    fn quietly<T>(&mut self, act: impl FnOnce(&mut Quiet<'_>) -> T) -> T {
-        let Field { publishers, readers, server, ledger, problems, never } = self;
-        publishers.paused(|| act(&mut Quiet { readers, server, ledger, problems, never }))
+    fn while_paused<T>(&mut self, act: impl FnOnce(&mut PausedTarget<'_>) -> T) -> T {
+        let Target { publishers, readers, server, ledger, problems, never } = self;
+        publishers.paused(|| act(&mut PausedTarget { readers, server, ledger, problems, never }))
     }
 
     /// Waits until all subscribers stream. An error names how many do not.
@@ -94,15 +94,15 @@ impl Field {
         }
     }
 
-    /// Does something to a field of a fault's own, and adds to what that saw what the server logged.
-    pub(crate) fn told(
+    /// Does something to a field of a fault's own, and adds to what that outcome what the server logged.
+    pub(crate) fn with_log(
         &mut self,
-        act: impl FnOnce(&mut Field) -> Result<Saw, String>,
-    ) -> Result<Saw, String> {
+        act: impl FnOnce(&mut Target) -> Result<Outcome, String>,
+    ) -> Result<Outcome, String> {
         let outcome = act(self);
-        let log = self.server.news();
+        let log = self.server.new_log_lines();
         match outcome {
-            Ok(saw) => Ok(Saw { log, ..saw }),
+            Ok(outcome) => Ok(Outcome { log, ..outcome }),
             Err(problem) => Err(format!("{problem}; its server logged:\n{log}")),
         }
     }
@@ -112,13 +112,13 @@ impl Field {
         let mut all = self.server.panics();
         all.extend(self.readers.violations());
         all.extend(self.publishers.violations());
-        all.append(&mut self.problems.odd.lock().unwrap_or_else(PoisonError::into_inner));
+        all.append(&mut self.problems.unexpected.lock().unwrap_or_else(PoisonError::into_inner));
         all
     }
 }
 
 /// A field whose publishers pause.
-struct Quiet<'a> {
+struct PausedTarget<'a> {
     readers: &'a Readers,
     server: &'a mut Server,
     ledger: &'a Ledger,
@@ -126,15 +126,15 @@ struct Quiet<'a> {
     never: &'a AtomicBool,
 }
 
-impl Quiet<'_> {
+impl PausedTarget<'_> {
     fn settle(&mut self) -> Result<Findings, String> {
         if let Some(status) = self.server.ended() {
             return Err(format!("the server ended by itself: {status}"));
         }
         // Nobody who still reconnects is to take the markers for granted.
         let without_stream = self.readers.await_streams(PATIENCE)?;
-        let mut poster = Poster::new(self.server.address);
-        if !Batch::markers(self.ledger).publish(&mut poster, self.ledger, self.problems, self.never) {
+        let mut connection = PublishConnection::new(self.server.address);
+        if !Batch::markers(self.ledger).publish(&mut connection, self.ledger, self.problems, self.never) {
             return Err("the markers of a round's end were not acknowledged".to_owned());
         }
         let without_markers = self.readers.await_markers(PATIENCE)?;
@@ -152,10 +152,10 @@ impl Quiet<'_> {
         let mut random = fastrand::Rng::with_seed(1);
         let mut sum = Findings::default();
         for _ in 0..4 {
-            let mut poster = Poster::new(self.server.address);
+            let mut connection = PublishConnection::new(self.server.address);
             for _ in 0..FILLERS / 4 {
                 let batch = Batch::array(self.ledger, FILLER_EVENTS, FILLER_LENGTH, &mut random);
-                if !batch.publish(&mut poster, self.ledger, self.problems, self.never) {
+                if !batch.publish(&mut connection, self.ledger, self.problems, self.never) {
                     self.problems.note("events that fill the log were not acknowledged".to_owned());
                 }
             }

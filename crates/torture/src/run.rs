@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use fanfare_io::Clock;
 
-use crate::field::Field;
-use crate::probe::Times;
+use crate::newcomer::ConnectTimes;
 use crate::server::Plan;
+use crate::target::Target;
 
 /// One backend's server, and everything that faults share.
-pub(crate) struct Arena {
-    pub(crate) field: Field,
+pub(crate) struct Run {
+    pub(crate) target: Target,
     pub(crate) plan: Plan,
     pub(crate) clock: Clock,
     pub(crate) random: fastrand::Rng,
@@ -22,11 +22,11 @@ pub(crate) struct Arena {
     pub(crate) smoke: bool,
     pub(crate) stop: Arc<AtomicBool>,
     /// Newcomers without slow heads, and beside them.
-    pub(crate) calm: Times,
-    pub(crate) beset: Times,
+    pub(crate) without_slow_heads: ConnectTimes,
+    pub(crate) with_slow_heads: ConnectTimes,
 }
 
-impl Arena {
+impl Run {
     /// This in a full run, that in a smoke test.
     pub(crate) fn scaled<T>(&self, full: T, smoke: T) -> T {
         if self.smoke { smoke } else { full }

@@ -34,7 +34,7 @@ pub(super) fn is_last(headers: &HeaderMap) -> bool {
 }
 
 /// Reads give the received bytes first, then the socket's.
-pub(super) struct Strict {
+pub(super) struct HeadGuard {
     socket: TcpStream,
     limits: HeadLimits,
     /// Received, and not yet given out.
@@ -48,14 +48,14 @@ pub(super) struct Strict {
     client: Arc<Client>,
 }
 
-impl Strict {
+impl HeadGuard {
     pub(super) fn new(
         received: Vec<u8>,
         socket: TcpStream,
         limits: HeadLimits,
         client: Arc<Client>,
-    ) -> Strict {
-        Strict {
+    ) -> HeadGuard {
+        HeadGuard {
             socket,
             limits,
             held: received,
@@ -139,7 +139,7 @@ impl Strict {
     }
 }
 
-impl AsyncRead for Strict {
+impl AsyncRead for HeadGuard {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -167,7 +167,7 @@ impl AsyncRead for Strict {
     }
 }
 
-impl Strict {
+impl HeadGuard {
     /// Gives up a client that has taken nothing for too long.
     fn written(
         &mut self,
@@ -184,7 +184,7 @@ impl Strict {
     }
 }
 
-impl AsyncWrite for Strict {
+impl AsyncWrite for HeadGuard {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -234,9 +234,9 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         let client = Arc::new(Arc::new(Clients::new(1, 1, Arc::default())).enter().unwrap());
-        let mut strict = Strict::new(Vec::new(), socket, HeadLimits::default(), client);
+        let mut guard = HeadGuard::new(Vec::new(), socket, HeadLimits::default(), client);
         let error = loop {
-            if let Err(error) = strict.write_all(&[0; 1 << 16]).await {
+            if let Err(error) = guard.write_all(&[0; 1 << 16]).await {
                 break error;
             }
         };

@@ -10,8 +10,8 @@ use std::time::Duration;
 use fanfare_io::{Clock, sockets};
 use socket2::SockRef;
 
-use super::Saw;
-use crate::arena::Arena;
+use crate::outcome::Outcome;
+use crate::run::Run;
 
 const THREADS: u64 = 2;
 const PER_SECOND: u64 = 1_000;
@@ -29,16 +29,16 @@ const PUBLISH: &[u8] = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Typ
 
 /// A thousand clients a second connect, and vanish before, in or after their request or in the middle of the stream, by
 /// FIN, RST or half-close.
-pub(super) fn storm(arena: &mut Arena) -> Result<Saw, String> {
-    let time = arena.scaled(Duration::from_secs(8), Duration::from_secs(1));
-    let (address, clock, deadline) = (arena.field.server.address, arena.clock, arena.clock.now() + time);
-    let stop = &arena.stop;
-    let randoms: Vec<fastrand::Rng> = (0..THREADS).map(|_| arena.random.fork()).collect();
+pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
+    let time = run.scaled(Duration::from_secs(8), Duration::from_secs(1));
+    let (address, clock, deadline) = (run.target.server.address, run.clock, run.clock.now() + time);
+    let stop = &run.stop;
+    let randoms: Vec<fastrand::Rng> = (0..THREADS).map(|_| run.random.fork()).collect();
     let (mut came, mut refused, mut panicked) = (0, 0, 0);
     thread::scope(|scope| {
         let crowds: Vec<_> = randoms
             .into_iter()
-            .map(|random| scope.spawn(move || crowd(address, clock, deadline, random, stop)))
+            .map(|random| scope.spawn(move || run_clients(address, clock, deadline, random, stop)))
             .collect();
         for crowd in crowds {
             match crowd.join() {
@@ -50,27 +50,27 @@ pub(super) fn storm(arena: &mut Arena) -> Result<Saw, String> {
             }
         }
     });
-    let mut saw = Saw::noted(format!("{came} clients in {time:?}"));
+    let mut outcome = Outcome::noted(format!("{came} clients in {time:?}"));
     // A storm that is scaled down or was ended early may be less.
-    if !arena.smoke && !arena.stopped() {
-        saw.violations.extend(lull(came, time));
+    if !run.smoke && !run.stopped() {
+        outcome.violations.extend(too_few(came, time));
     }
     if panicked > 0 {
-        saw.violations.push(format!("{panicked} of the storm's {THREADS} threads panicked"));
+        outcome.violations.push(format!("{panicked} of the storm's {THREADS} threads panicked"));
     }
     if refused > 0 {
-        saw.violations.push(format!("{refused} clients of a storm of {came} could not connect"));
+        outcome.violations.push(format!("{refused} clients of a storm of {came} could not connect"));
     }
-    Ok(saw)
+    Ok(outcome)
 }
 
 /// What is wrong with a storm of so many.
-fn lull(came: u64, time: Duration) -> Option<String> {
+fn too_few(came: u64, time: Duration) -> Option<String> {
     let least = LEAST_PER_SECOND * time.as_secs();
     (came < least).then(|| format!("only {came} clients came in {time:?}, where {least} are a storm"))
 }
 
-fn crowd(
+fn run_clients(
     address: SocketAddr,
     clock: Clock,
     deadline: Duration,
@@ -87,7 +87,7 @@ fn crowd(
         let now = clock.now();
         while staying.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, stream)) = staying.pop_front() {
-                half_closed.extend(vanish(stream, &mut random).map(|stream| (now + STAY, stream)));
+                half_closed.extend(leave(stream, &mut random).map(|stream| (now + STAY, stream)));
             }
         }
         while half_closed.front().is_some_and(|(until, _)| *until <= now) {
@@ -98,7 +98,7 @@ fn crowd(
             came += 1;
             let host = Ipv4Addr::new(127, 3, random.u8(0..=255), random.u8(1..=254));
             match sockets::connect(Some(IpAddr::V4(host)), address) {
-                Ok(socket) => match misbehave(socket.into(), &mut random) {
+                Ok(socket) => match send_and_leave(socket.into(), &mut random) {
                     Left::Nothing => {}
                     Left::Open(stream) => staying.push_back((now + STAY, stream)),
                     Left::HalfClosed(stream) => half_closed.push_back((now + STAY, stream)),
@@ -120,7 +120,7 @@ enum Left {
 }
 
 /// Goes some way and vanishes, or stays.
-fn misbehave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Left {
+fn send_and_leave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Left {
     let request = if random.u32(0..8) == 0 { PUBLISH } else { SUBSCRIBE };
     let way = random.u32(0..6);
     let part = match way {
@@ -138,11 +138,11 @@ fn misbehave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Left {
         4 | 5 => return Left::Open(stream),
         _ => {}
     }
-    vanish(stream, random).map_or(Left::Nothing, Left::HalfClosed)
+    leave(stream, random).map_or(Left::Nothing, Left::HalfClosed)
 }
 
 /// Ends a client. What is half-closed is given back: it is no half-close if it is dropped at once.
-fn vanish(stream: TcpStream, random: &mut fastrand::Rng) -> Option<TcpStream> {
+fn leave(stream: TcpStream, random: &mut fastrand::Rng) -> Option<TcpStream> {
     match random.u32(0..3) {
         0 => None,
         1 => {
@@ -165,8 +165,8 @@ mod tests {
     /// However few came, it passed as a storm.
     #[test]
     fn few_clients_are_no_storm() {
-        assert!(lull(6_399, Duration::from_secs(8)).is_some());
-        assert!(lull(6_400, Duration::from_secs(8)).is_none());
+        assert!(too_few(6_399, Duration::from_secs(8)).is_some());
+        assert!(too_few(6_400, Duration::from_secs(8)).is_none());
     }
 
     /// It was closed at once.
@@ -177,7 +177,7 @@ mod tests {
         let half_closed = (0..100).find_map(|_| {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (peer, _) = listener.accept().unwrap();
-            vanish(stream, &mut random).map(|stream| (stream, peer))
+            leave(stream, &mut random).map(|stream| (stream, peer))
         });
         let (mut stream, mut peer) = half_closed.unwrap();
         assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
