@@ -4,13 +4,13 @@ use std::fmt;
 
 /// An incremental, strict reader of one chunked body.
 ///
-/// The input is the bytes of the body as they arrive, in pieces of any size. [`next`](ChunkReader::next) takes one
-/// part off the front of the input, and has to be called until it returns `None`; [`feed`](ChunkReader::feed) does
-/// that and collects the data. [`place`](ChunkReader::place) says where the reader stands. After an error every call
-/// returns the same error.
+/// The input is the bytes of the body as they arrive, in pieces of any size. [`next`](ChunkReader::next)
+/// takes one part off the front of the input, and has to be called until it returns `None`;
+/// [`feed`](ChunkReader::feed) does that and collects the data. [`place`](ChunkReader::place) says where the
+/// reader stands. After an error every call returns the same error.
 ///
-/// It takes less than the RFC allows: a size has hexadecimal digits, no leading zero and no extension; every line
-/// ends with CRLF; there are no trailers.
+/// It takes less than the RFC allows: a size has hexadecimal digits, no leading zero and no extension; every
+/// line ends with CRLF; there are no trailers.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkReader {
     state: State,
@@ -200,7 +200,8 @@ impl State {
     }
 }
 
-/// The first chunk of `bytes`: its data, and how many bytes the whole chunk takes. `None`: it has not come whole.
+/// The first chunk of `bytes`: its data, and how many bytes the whole chunk takes. `None`: it has not come
+/// whole.
 ///
 /// # Errors
 /// The bytes do not begin with a chunk.

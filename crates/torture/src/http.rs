@@ -1,4 +1,4 @@
-//! The little HTTP/1.1 that the torturer speaks: response heads and a publisher's connection.
+//! The part of HTTP/1.1 that torture needs: response heads, and the connection of a publisher.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -8,10 +8,10 @@ use std::time::Duration;
 /// The longest response head.
 const HEAD_BYTES: usize = 16 << 10;
 
-/// A publisher gives up an answer after this time. A server waits for 5 s for room before it answers 503.
+/// How long a publisher waits for an answer. The server waits for room for 5 s before it answers 503.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// What of a response head counts here.
+/// The parts of a response head that torture looks at.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -20,11 +20,11 @@ pub(crate) struct Head {
     pub(crate) retry_after: bool,
     pub(crate) closes: bool,
     pub(crate) content_length: usize,
-    /// Bytes of the head.
+    /// The length of the head in bytes.
     pub(crate) length: usize,
 }
 
-/// Reads a response head; `None` when it is not all there yet.
+/// Reads a response head. `None`: the head is not complete yet.
 pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
@@ -49,7 +49,7 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
     }))
 }
 
-/// A publisher's answer.
+/// The answer to a publish.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -60,18 +60,18 @@ pub(crate) struct Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// There was no connection: nothing has been sent.
+    /// No connection could be made, so nothing was sent.
     NotConnected,
-    /// The connection broke: what was sent may have been published.
+    /// The connection broke. What was sent may have been published.
     Unanswered,
 }
 
-/// A connection that publishes, kept open between requests.
+/// A publisher's connection. It stays open between requests.
 #[derive(Debug)]
 pub(crate) struct PublishConnection {
     address: SocketAddr,
     stream: Option<TcpStream>,
-    /// How many outages had begun and ended when it last had an answer.
+    /// How many outages had begun and ended when the last answer came.
     pub(crate) answered_in: Option<u64>,
 }
 
@@ -85,8 +85,8 @@ impl PublishConnection {
         self.post_in_pieces(content_type, body.len(), [body], Duration::ZERO)
     }
 
-    /// Sends a body in pieces with pauses between them. Where they are fewer bytes than announced, the connection ends
-    /// there and there is no answer.
+    /// Sends a body in pieces with a pause after each. Where the pieces have fewer bytes than announced, the
+    /// connection is closed after the last piece and there is no answer.
     pub(crate) fn post_in_pieces<'body>(
         &mut self,
         content_type: &str,
@@ -101,7 +101,8 @@ impl PublishConnection {
         let mut head = String::new();
         let _ = write!(
             head,
-            "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {announced}\r\n\r\n"
+            "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {announced}\r\n\r\n"
         );
         let mut sent = 0;
         stream.write_all(head.as_bytes()).map_err(|_| NoAnswer::Unanswered)?;
@@ -131,7 +132,7 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Whether the server has kept a connection that nothing is due on.
+/// Whether the server keeps an idle connection open.
 fn is_open(stream: &TcpStream) -> bool {
     let quiet = || {
         stream.set_nonblocking(true)?;
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_read_whole() {
+    fn heads_are_complete_at_their_empty_line() {
         let text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nFanfare-Gap: true\r\n\r\n5";
         assert_eq!(parse_head(&text[..40]), Ok(None));
         let head = parse_head(text).unwrap().unwrap();

@@ -1,8 +1,23 @@
-//! `fanfare-torture`: real faults on real sockets, to a server that many honest subscribers read from, and a verdict on
+//! `fanfare-torture` applies real faults to a running server that many subscribers read from, and checks
 //! every delivery.
 //!
-//! [`field`] is a server with its honest load; [`fault`] is what is done to it; [`verify`] holds each subscriber's log
-//! against the publishers' [`ledger`]; [`report`] concludes.
+//! The modules, from the lowest to the highest. Each uses only modules before it; `tests/module_order.rs`
+//! checks that.
+//!
+//! 1. [`event`]: the events that are published
+//! 2. [`http`]: response heads, and the connection of a publisher
+//! 3. [`ledger`]: what the publishers know of every event
+//! 4. [`server`]: the process of the server under test
+//! 5. [`sockets`]: what the kernel knows about TCP sockets
+//! 6. [`newcomer`]: clients whose time from `connect` to the response head is measured
+//! 7. [`verify`]: the comparison of a subscriber's log with the ledger
+//! 8. [`publishers`]: the steady load of publishes
+//! 9. [`readers`]: the subscribers, which keep logs
+//! 10. [`outcome`]: what one round of a fault showed
+//! 11. [`target`]: a server with its subscribers and publishers
+//! 12. [`run`]: what the faults of one run share
+//! 13. [`fault`]: the faults
+//! 14. [`report`]: the table, and what is violated
 
 mod event;
 mod fault;
@@ -35,29 +50,30 @@ use crate::run::Run;
 use crate::server::Plan;
 use crate::target::Target;
 
-/// Shards of the server: enough that 20,000 slow heads are within the bound of a quarter of each shard's descriptors.
+/// Shards of the server. Incomplete heads have a quarter of each shard's descriptors, and 20,000 have to fit.
 const SHARDS: usize = 6;
 
-/// Time for which the server may still hold what faults needed: heads end after 10 s, kept connections after 30 s.
+/// The time after which the server has released everything that faults needed: incomplete heads end after 10
+/// s, idle connections after 30 s.
 const RECOVERY_TIME: Duration = Duration::from_secs(45);
 
-/// The server gives freed memory back every 10 s.
+/// The server returns freed memory to the kernel every 10 s.
 const PURGE_TIME: Duration = Duration::from_secs(15);
 
-/// Does real faults to a running server under load, and checks every delivery.
+/// Applies real faults to a running server under load, and checks every delivery.
 #[derive(Parser)]
 #[command(name = "cargo xtask torture", bin_name = "cargo xtask torture")]
 struct Options {
-    /// How long in all; each backend has its part
+    /// The duration of the whole run; each backend gets an equal part
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
     /// The backends, one after the other
     #[arg(long, value_enum, default_value_t = Backends::Both)]
     backend: Backends,
-    /// Every fault once, scaled down, without root; nothing timed is judged
+    /// Applies every fault once, scaled down, without root; times and memory are not judged
     #[arg(long, conflicts_with = "minutes")]
     smoke: bool,
-    /// Repeats a run's choices
+    /// Repeats the random choices of a run
     #[arg(long)]
     seed: Option<u64>,
     /// The faults [default: all]
@@ -84,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether all is well.
+/// Returns whether nothing was violated.
 fn run(options: &Options) -> Result<bool, String> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -108,7 +124,7 @@ fn run(options: &Options) -> Result<bool, String> {
     Ok(good)
 }
 
-/// One backend, for so long.
+/// Runs against one backend for this time.
 fn torture(
     backend: &str,
     time: Duration,
@@ -130,9 +146,9 @@ fn torture(
     };
     let mut report = Report::new(backend, faults);
     let subscribers = if smoke { 150 } else { 400 };
-    println!("{backend}: {subscribers} honest subscribers on {SHARDS} shards");
+    println!("{backend}: {subscribers} subscribers on {SHARDS} shards");
     let mut target = Target::start(&plan, subscribers, clock, &mut random)?;
-    // The log and every buffer that honest load needs are as large as they get before memory is read.
+    // Memory is read when the log and all buffers that the load needs have reached their size.
     let mut fill = |rest| {
         let (findings, memory) = target.fill_log(if smoke { Duration::ZERO } else { rest })?;
         report.deliveries("before all faults", &findings);
@@ -152,22 +168,22 @@ fn torture(
     };
 
     let ended_before = sockets::ended_for_memory();
-    let mut line: Vec<Fault> = Vec::new();
+    let mut due: Vec<Fault> = Vec::new();
     let mut first_turn = true;
     let deadline = time.saturating_sub(RECOVERY_TIME);
     while !run.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
-        if line.is_empty() {
-            line = faults.to_vec();
-            run.random.shuffle(&mut line);
+        if due.is_empty() {
+            due = faults.to_vec();
+            run.random.shuffle(&mut due);
         }
-        let Some(fault) = line.pop() else { break };
-        first_turn &= !line.is_empty();
-        let outcome = fault.apply(&mut run).and_then(|saw| Ok((saw, run.target.settle()?)));
-        match outcome {
-            Ok((mut saw, findings)) => {
+        let Some(fault) = due.pop() else { break };
+        first_turn &= !due.is_empty();
+        let result = fault.apply(&mut run).and_then(|outcome| Ok((outcome, run.target.settle()?)));
+        match result {
+            Ok((mut outcome, findings)) => {
                 let memory = run.target.server.memory().unwrap_or(0);
-                saw.log += &run.target.server.new_log_lines();
-                report.round(fault, clock.now(), memory, saw, findings);
+                outcome.log += &run.target.server.new_log_lines();
+                report.round(fault, clock.now(), memory, outcome, findings);
             }
             Err(problem) => {
                 let log = run.target.server.new_log_lines();

@@ -1,4 +1,5 @@
-//! An honest newcomer: how long it takes from `connect` to the response head.
+//! A newcomer: a client that connects and subscribes while a fault is active. Its time from `connect` to the
+//! response head is measured.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,26 +11,26 @@ use socket2::SockRef;
 
 use crate::http::{Head, parse_head};
 
-/// A newcomer gives up after this time.
+/// How long a newcomer waits for its response head.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Threads of newcomers: none waits for long behind another.
+/// Threads of newcomers, so that one slow newcomer does not delay the next ones.
 const THREADS: u32 = 4;
 
 const REQUEST: &[u8] = b"GET /events?topic=probe HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Times of newcomers, in microseconds.
+/// The times of newcomers from `connect` to the response head, in microseconds.
 pub(crate) struct ConnectTimes {
     histogram: Histogram<u64>,
-    /// Those that were not answered 200.
+    /// Newcomers that were not answered 200.
     pub(crate) failed: u64,
-    /// Why the first of them failed.
+    /// Why the first of these failed.
     pub(crate) first_failure: Option<String>,
 }
 
 impl ConnectTimes {
     pub(crate) fn new() -> ConnectTimes {
-        // Three digits, up to a minute.
+        // Three significant digits, up to a minute.
         let histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("these bounds are valid");
         ConnectTimes { histogram, failed: 0, first_failure: None }
     }
@@ -42,8 +43,8 @@ impl ConnectTimes {
         Duration::from_micros(self.histogram.value_at_percentile(percentile))
     }
 
-    /// Lets newcomers come every `interval` until `deadline` or until `stop`. Each time counts from when the newcomer was
-    /// to come, also where it waited until one of those before it had its answer.
+    /// Starts a newcomer every `interval` until `deadline` or until `stop`. A time begins when the newcomer
+    /// was due, even if it had to wait for the newcomer before it.
     pub(crate) fn measure(
         &mut self,
         address: SocketAddr,
@@ -98,12 +99,12 @@ impl ConnectTimes {
     }
 }
 
-/// Connects, asks, and waits for the head. The stream goes on for as long as the socket is kept.
+/// Connects, subscribes, and waits for the response head. The stream continues until the socket is dropped.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<(Head, TcpStream)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    // Leaves no port in TIME-WAIT: there are many of us.
+    // The reset leaves no port in TIME-WAIT; there are many newcomers.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     stream.write_all(REQUEST)?;
     let mut received = Vec::new();
@@ -127,9 +128,10 @@ mod tests {
 
     use super::*;
 
-    /// A server that answered nobody for 300 ms of each second delayed one newcomer in each, of hundreds.
+    /// A server that paused for 300 ms of each second delayed a hundred newcomers, and only the time of one
+    /// of them was counted.
     #[test]
-    fn who_would_have_come_in_a_pause_counts() {
+    fn newcomers_that_were_due_in_a_pause_count() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {

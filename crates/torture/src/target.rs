@@ -1,4 +1,4 @@
-//! A server with its honest subscribers and publishers: what faults are done to.
+//! A server with its subscribers and publishers: what faults are applied to.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
@@ -15,17 +15,17 @@ use crate::readers::Readers;
 use crate::server::{Plan, Server};
 use crate::verify::Findings;
 
-/// How long nothing may come to a subscriber that has not everything, once a fault is over.
+/// How long a subscriber that lacks events may get nothing after a fault is over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Events that fill each topic's part of the log anew, the same each time.
+/// Requests that replace all events of the log, with the same events each time.
 const FILLERS: usize = 96;
 const FILLER_EVENTS: usize = 100;
 const FILLER_LENGTH: usize = 800;
 
-/// A server under honest load.
+/// A server under load.
 pub(crate) struct Target {
-    // In the order in which they end.
+    // Fields are dropped in this order: publishers first, the server last.
     publishers: Publishers,
     pub(crate) readers: Readers,
     pub(crate) server: Server,
@@ -35,7 +35,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Starts it all, and waits until every subscriber has had an event: from then on each has an id to resume from.
+    /// Starts the server and its load, and waits until every subscriber has had an event. After that each of
+    /// them has an id to resume from.
     pub(crate) fn start(
         plan: &Plan,
         subscribers: usize,
@@ -56,22 +57,22 @@ impl Target {
         let mut target =
             Target { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
         let findings = target.settle()?;
-        if !findings.good() {
+        if !findings.is_good() {
             return Err(format!("before any fault: {findings:?}"));
         }
         Ok(target)
     }
 
-    /// Lets publishers pause until every subscriber has what was published, and holds the logs against the ledger.
+    /// Pauses the publishers until every subscriber has every event, and compares the logs with the ledger.
     ///
     /// # Errors
-    /// The server has ended, or takes no publishes.
+    /// The server has ended, or accepts no publishes.
     pub(crate) fn settle(&mut self) -> Result<Findings, String> {
         self.while_paused(|paused| paused.settle())
     }
 
-    /// Fills the log with the same events as each time and nothing between them, so that memory can be compared. Also
-    /// returns the server's memory when nothing has been published for so long after that.
+    /// Fills the log with the same events each time, so that memory can be compared. Also returns the memory
+    /// of the server when nothing has been published for `rest` after that.
     pub(crate) fn fill_log(&mut self, rest: Duration) -> Result<(Findings, Option<u64>), String> {
         self.while_paused(|paused| {
             let findings = paused.fill_log()?;
@@ -80,13 +81,16 @@ impl Target {
         })
     }
 
-    /// Does something while the publishers pause.
+    /// Calls `act` while the publishers pause.
     fn while_paused<T>(&mut self, act: impl FnOnce(&mut PausedTarget<'_>) -> T) -> T {
         let Target { publishers, readers, server, ledger, problems, never } = self;
         publishers.paused(|| act(&mut PausedTarget { readers, server, ledger, problems, never }))
     }
 
-    /// Waits until all subscribers stream. An error names how many do not.
+    /// Waits until all subscribers have a stream.
+    ///
+    /// # Errors
+    /// Some have none; their number.
     pub(crate) fn await_streams(&self) -> Result<(), String> {
         match self.readers.await_streams(PATIENCE)? {
             0 => Ok(()),
@@ -94,7 +98,7 @@ impl Target {
         }
     }
 
-    /// Does something to a field of a fault's own, and adds to what that outcome what the server logged.
+    /// Calls `act`, and adds to its outcome or error what the server has logged.
     pub(crate) fn with_log(
         &mut self,
         act: impl FnOnce(&mut Target) -> Result<Outcome, String>,
@@ -107,7 +111,8 @@ impl Target {
         }
     }
 
-    /// What is wrong besides deliveries: panics, the server's and our own, and answers that should not have been.
+    /// Violations besides those of deliveries: panics of the server and of torture, and wrong answers to
+    /// publishers.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut all = self.server.panics();
         all.extend(self.readers.violations());
@@ -117,7 +122,7 @@ impl Target {
     }
 }
 
-/// A field whose publishers pause.
+/// A target whose publishers pause.
 struct PausedTarget<'a> {
     readers: &'a Readers,
     server: &'a mut Server,
@@ -131,7 +136,7 @@ impl PausedTarget<'_> {
         if let Some(status) = self.server.ended() {
             return Err(format!("the server ended by itself: {status}"));
         }
-        // Nobody who still reconnects is to take the markers for granted.
+        // A subscriber that still reconnects must not begin behind the markers.
         let without_stream = self.readers.await_streams(PATIENCE)?;
         let mut connection = PublishConnection::new(self.server.address);
         if !Batch::markers(self.ledger).publish(&mut connection, self.ledger, self.problems, self.never) {
@@ -142,7 +147,8 @@ impl PausedTarget<'_> {
         findings.absent = (without_stream + without_markers) as u64;
         if findings.absent > 0 {
             findings.examples.push(format!(
-                "after the fault {without_stream} subscribers get no stream, {without_markers} not what was published last"
+                "after the fault {without_stream} subscribers get no stream, \
+                 {without_markers} not what was published last"
             ));
         }
         Ok(findings)

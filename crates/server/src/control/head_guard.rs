@@ -1,11 +1,12 @@
 //! A socket that lets through only request heads that a shard would take.
 //!
 //! The control plane's HTTP library is more lenient than a shard: it resolves a `Content-Length` beside a
-//! `Transfer-Encoding` where we refuse both, and it never shows the service what it resolved. So that a connection
-//! that is kept open is no way around the rules, each head is held back until [`HeadScanner`] has read it.
+//! `Transfer-Encoding` where we refuse both, and it never shows the service what it resolved. So that a
+//! connection that is kept open is no way around the rules, each head is held back until [`HeadScanner`] has
+//! read it.
 //!
-//! Where the next head begins is known behind a body of a known length. Behind a body in chunks it is not, unless one
-//! takes the chunks apart: such a request is the last one of its connection ([`is_last`]).
+//! Where the next head begins is known behind a body of a known length. Behind a body in chunks it is not,
+//! unless one takes the chunks apart: such a request is the last one of its connection ([`is_last`]).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -24,8 +25,8 @@ use super::limits::WRITE_TIME;
 /// What the library gets instead of a head that is refused, so that the answers before it go out first.
 const STAND_IN: &[u8] = b"GET /refused HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
 
-/// Why a head was refused. Once it is set, the next request that the service sees is the stand-in: the library reads on
-/// only when it has given out all requests that it has read.
+/// Why a head was refused. Once it is set, the next request that the service sees is the stand-in: the
+/// library reads on only when it has given out all requests that it has read.
 pub(super) type Refused = Arc<OnceLock<HeadError>>;
 
 /// Whether no further request is read on the connection of this one.
@@ -81,7 +82,8 @@ impl HeadGuard {
         let parsed = self.scanner.parse(&self.held, &self.limits);
         let length = parsed.and_then(|head| match head {
             None => Ok(None),
-            // The library takes fewer bytes in a path, and no length near the end of 64 bits; it gives no reasons.
+            // The library takes fewer bytes in a path, and no length near the end of 64 bits; it gives no
+            // reasons.
             Some((head, _)) if Uri::try_from(head.target()).is_err() => Err(HeadError::TargetByte),
             Some((head, _)) if head.content_length() > Some(u64::MAX >> 1) => Err(HeadError::ContentLength),
             Some((head, len)) => {
@@ -226,8 +228,8 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
-    /// Clients that asked for large answers and never read them kept their places for ever; at 4,096 of them nobody could
-    /// publish.
+    /// Clients that asked for large answers and never read them kept their places for ever; at 4,096 of them
+    /// nobody could publish.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_its_answer_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! A server with a small descriptor table, filled to the brim.
+//! A server whose small descriptor tables are full.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,14 +11,14 @@ use crate::run::Run;
 use crate::target::Target;
 
 const DESCRIPTORS: usize = 160;
-/// More than two tables hold, together with those inside.
+/// Newcomers. Together with the subscribers they are more than two tables can hold.
 const WHOLE: usize = 300;
 const INCOMPLETE: usize = 120;
 const INSIDE: usize = 60;
 
-/// Subscribers and incomplete heads fill both shards' tables. Newcomers are answered 503 with `Retry-After`, are closed
-/// (too many incomplete heads), or wait in the listener's queue; those inside lose nothing; when the crowd has left,
-/// newcomers are served.
+/// Subscribers and incomplete heads fill the tables of both shards. Newcomers are answered 503 with
+/// `Retry-After`, are closed (too many incomplete heads), or wait in the listener's queue. Subscribers lose
+/// nothing. When the others have left, newcomers are served.
 pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
     let plan = crate::server::Plan { descriptors: Some(DESCRIPTORS), ..run.plan_apart() };
     let mut target = Target::start(&plan, INSIDE, run.clock, &mut run.random)?;

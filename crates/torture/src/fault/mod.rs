@@ -1,4 +1,4 @@
-//! The faults. Each is done to the arena's field, or to a field of its own, and says what it outcome besides deliveries.
+//! The faults. Each is applied to the run's target, or to a target of its own, and returns its outcome.
 
 mod descriptors;
 mod ends;
@@ -19,13 +19,13 @@ use crate::run::Run;
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
-    /// Readers do not read for seconds, and go on
+    /// Subscribers stop reading for seconds, and continue
     Stall,
-    /// A thousand clients a second connect and vanish at random points
+    /// A thousand clients a second connect and leave at random points
     Storm,
-    /// 20,000 request heads that never end, beside honest newcomers
+    /// 20,000 request heads that never end, while newcomers are timed
     SlowHeads,
-    /// A server's descriptor table fills
+    /// The descriptor tables of a server are full
     Descriptors,
     /// The kernel's memory for TCP is used up (root; machine-wide)
     Memory,
@@ -33,11 +33,11 @@ pub(crate) enum Fault {
     Freeze,
     /// The server is killed (SIGKILL) and started again
     Kill,
-    /// The server is told to end (SIGTERM) and started again
+    /// The server is asked to stop (SIGTERM) and started again
     End,
-    /// Publishers vanish in the middle of a body, or are slow
+    /// Publishers leave in the middle of a body, or are slow
     Publishers,
-    /// A burst of publishes reaches the bound of the mailboxes
+    /// A burst of publishes reaches the bounds of the log and of the mailboxes
     Burst,
 }
 
@@ -46,7 +46,7 @@ impl Fault {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Does it once.
+    /// Applies the fault once.
     pub(crate) fn apply(self, run: &mut Run) -> Result<Outcome, String> {
         match self {
             Fault::Stall => stall(run),
@@ -62,7 +62,7 @@ impl Fault {
         }
     }
 
-    /// Whether whoever reads as fast as events come keeps its stream.
+    /// Whether a subscriber that reads without a pause keeps its stream during this fault.
     pub(crate) fn keeps_streams_of_readers(self) -> bool {
         match self {
             Fault::Stall
@@ -71,7 +71,8 @@ impl Fault {
             | Fault::Descriptors
             | Fault::Freeze
             | Fault::Publishers => true,
-            // The server ends, the kernel ends streams, or events come faster than anybody reads.
+            // The server ends, the kernel ends streams, or events are published faster than subscribers can
+            // read.
             Fault::Memory | Fault::Kill | Fault::End | Fault::Burst => false,
         }
     }
@@ -84,9 +85,9 @@ fn stall(run: &mut Run) -> Result<Outcome, String> {
     run.wait(longest);
     let mut outcome = Outcome::default();
     outcome.findings += run.target.settle()?;
-    // Nothing else ends a stream meanwhile: these were over a bound.
+    // Nothing else ends a stream during this fault, so these were over a bound.
     let cut = outcome.findings.stream_ends.reconnects - outcome.findings.unhindered.reconnects;
-    outcome.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
+    outcome.note = format!("{:.0} % for up to {longest:?}, {cut} disconnected and resumed", share * 100.0);
     Ok(outcome)
 }
 

@@ -1,4 +1,4 @@
-//! Publishers that vanish, that are slow, and that are too many.
+//! Publishers that leave, that are slow, and that are too many.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -14,7 +14,7 @@ use crate::target::Target;
 /// The share of the readers that do not read for a part of the burst, so that they miss what the log drops.
 const STALLED_SHARE: f64 = 0.3;
 
-/// Publishers vanish in the middle of a body; others take seconds for theirs.
+/// Some publishers leave in the middle of a body, others take seconds for theirs.
 pub(super) fn broken_bodies(run: &mut Run) -> Result<Outcome, String> {
     let time = run.scaled(Duration::from_secs(6), Duration::from_secs(1));
     let (address, clock) = (run.target.server.address, run.clock);
@@ -60,8 +60,8 @@ pub(super) fn broken_bodies(run: &mut Run) -> Result<Outcome, String> {
     Ok(Outcome::noted(format!("{} vanished, {} slow", vanished.into_inner(), slow.into_inner())))
 }
 
-/// Sends a part of a body and vanishes. What was not sent whole must not come: nothing of an array, of NDJSON no line
-/// whose end was not sent.
+/// Sends a part of a body and leaves. Events that were not sent completely must not be delivered: no event of
+/// an array, and no line of NDJSON whose end was not sent.
 fn cut(
     batch: &Batch,
     connection: &mut PublishConnection,
@@ -80,20 +80,22 @@ fn cut(
     ledger.refused(batch.first + whole as u64, batch.count - whole);
 }
 
-/// More than the arena's server delivers: its readers fall behind, are cut, come back, and are told what its small log no
-/// longer has. Then so much for a server with a large log that publishers are told to wait: nothing may be missing.
+/// First more events than the run's server can deliver: subscribers fall behind, are disconnected, resume,
+/// and get a gap for what the small log has dropped. Then so many events for a server with a large log that
+/// publishers are refused for lack of room: no event may be missing.
 pub(super) fn burst(run: &mut Run) -> Result<Outcome, String> {
     let small = Burst {
         time: run.scaled(Duration::from_secs(2), Duration::from_millis(300)),
         publishers: 16,
         events: 200,
-        length: 100,
+        // So large that also a busy machine replaces the whole log in this time.
+        length: 400,
     };
     let mut random = run.random.fork();
     // A machine that is fast enough may let every reader keep pace, and then no gap is reported.
     run.target.readers.stall(STALLED_SHARE, 2 * small.time);
     let (acknowledged, _) = small.publish(run, &run.target, &mut random);
-    let told = run.target.settle()?;
+    let small_findings = run.target.settle()?;
     let plan = Plan { bounds: LARGE, ..run.plan_apart() };
     let subscribers = run.scaled(100, 60);
     let mut target = Target::start(&plan, subscribers, run.clock, &mut run.random)?;
@@ -105,19 +107,19 @@ pub(super) fn burst(run: &mut Run) -> Result<Outcome, String> {
     };
     let (mut acknowledged_large, mut busy) = (0, 0);
     let mut outcome = target.with_log(|target| {
-        // Readers that are all slow and still move hold up the mail, and so the publishers.
+        // Where all subscribers are slow and still read, mail waits for them, and so do publishers.
         target.readers.slow_down(large.time);
         (acknowledged_large, busy) = large.publish(run, target, &mut random);
         target.readers.slow_down(Duration::ZERO);
         let findings = target.settle()?;
         Ok(Outcome { findings, violations: target.violations(), ..Outcome::default() })
     })?;
-    // A load that is scaled down may be too little for this.
-    if !run.smoke && !run.stopped() && (busy == 0 || told.gaps == 0) {
-        let what = format!("{} gaps told, {busy} answers of 503", told.gaps);
+    // A load that is scaled down may be too small for this.
+    if !run.smoke && !run.stopped() && (busy == 0 || small_findings.gaps == 0) {
+        let what = format!("{} gaps, {busy} answers of 503", small_findings.gaps);
         outcome.violations.push(format!("the burst did not reach its bounds: {what}"));
     }
-    outcome.findings += told;
+    outcome.findings += small_findings;
     outcome.note =
         format!("{acknowledged} and {acknowledged_large} events acknowledged, {busy} answers of 503");
     Ok(outcome)
@@ -125,10 +127,10 @@ pub(super) fn burst(run: &mut Run) -> Result<Outcome, String> {
 
 /// Publishers that do not pause.
 struct Burst {
-    /// At most; it is over once one of them is told to wait.
+    /// The longest time. The burst is over when the first publisher is refused.
     time: Duration,
     publishers: usize,
-    /// In each request.
+    /// Events of each request.
     events: usize,
     /// Characters of each event.
     length: usize,

@@ -1,4 +1,4 @@
-//! Request heads that never end: a byte now and then, from thousands of sockets, while honest newcomers are timed.
+//! Request heads that never end: thousands of sockets send a byte now and then, while newcomers are timed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,40 +20,40 @@ const THREADS: usize = 2;
 /// Each head gets a byte this often.
 const BYTE_EVERY: Duration = Duration::from_secs(4);
 
-/// Time between two turns of a thread.
+/// The time between two turns of a thread.
 const TURN: Duration = Duration::from_millis(10);
 
-/// The server ends heads after this time: then another takes the place.
+/// The server closes an incomplete head after this time. Then another one takes its place.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// One that it closes much earlier was turned away.
-const TURNED_AWAY: Duration = Duration::from_secs(8);
+/// A head that the server closes before this time was refused for lack of room.
+const REFUSED_BEFORE: Duration = Duration::from_secs(8);
 
-/// Time after which a head is looked at again that should have been ended.
+/// How long after its expected end a head is checked again.
 const CHECK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Heads that a thread opens before it looks at those that it has.
+/// How many heads a thread opens before it serves those that it has.
 const OPENED_AT_A_TIME: usize = 200;
 
-/// Honest newcomers come this often.
+/// The time between two newcomers.
 const NEWCOMERS: Duration = Duration::from_millis(3);
 
-/// Sockets of one source address.
+/// How many sockets have the same source address.
 const PER_SOURCE: usize = 2_000;
 
-/// What the threads that hold slow heads have in common.
+/// What the threads that hold slow heads share.
 #[derive(Default)]
 struct SlowHeads {
     over: AtomicBool,
     opened: AtomicUsize,
-    /// Heads that the server had neither answered nor closed when it was over.
+    /// Heads that the server had neither answered nor closed at the end.
     still_open: AtomicUsize,
-    turned_away: AtomicUsize,
-    /// Heads that a thread could not open, or a table it could not get.
+    refused: AtomicUsize,
+    /// Threads that could not open a head, or got no descriptor table of their own.
     failed: AtomicUsize,
 }
 
-/// Times newcomers without and beside slow heads, in turns.
+/// Times newcomers alternately without and with slow heads.
 pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
     let heads = run.scaled(20_000, 1_000);
     let window = run.scaled(Duration::from_secs(4), Duration::from_millis(700));
@@ -79,52 +79,52 @@ pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
             shared.over.store(true, Ordering::Relaxed);
         });
         least = least.min(shared.still_open.into_inner());
-        let turned_away = shared.turned_away.into_inner();
-        if turned_away > 0 {
+        let refused = shared.refused.into_inner();
+        if refused > 0 {
             outcome
                 .violations
-                .push(format!("{turned_away} of {heads} slow heads were turned away: too few stood"));
+                .push(format!("{refused} of {heads} slow heads were refused: too few stayed open"));
         }
         if shared.failed.into_inner() > 0 {
             outcome.violations.push("slow heads could not be opened".to_owned());
         }
-        // What was closed on this side is closed on the other before anybody is timed again.
+        // The server closes its side of the heads before the next newcomers are timed.
         run.wait(Duration::from_millis(500));
     }
     if least < heads * 95 / 100 && !run.stopped() {
-        outcome.violations.push(format!("only {least} of {heads} slow heads stood"));
+        outcome.violations.push(format!("only {least} of {heads} slow heads stayed open"));
     }
-    outcome.note = format!("at least {least} stood at the end");
+    outcome.note = format!("at least {least} stayed open");
     Ok(outcome)
 }
 
-fn measure(run: &mut Run, window: Duration, beset: bool) {
+fn measure(run: &mut Run, window: Duration, with_slow_heads: bool) {
     let deadline = run.clock.now() + window;
     let stop = std::sync::Arc::clone(&run.stop);
-    let times = if beset { &mut run.with_slow_heads } else { &mut run.without_slow_heads };
+    let times = if with_slow_heads { &mut run.with_slow_heads } else { &mut run.without_slow_heads };
     let stopped = || stop.load(Ordering::Relaxed);
     times.measure(run.target.server.address, run.clock, deadline, NEWCOMERS, stopped);
 }
 
-/// A head that does not end.
+/// A request head that never ends.
 struct Head {
     socket: TcpStream,
     opened: Duration,
 }
 
-/// Holds so many heads in a descriptor table of this thread's own.
+/// Holds `count` heads in a descriptor table of this thread's own.
 fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, shared: &SlowHeads) {
     // SAFETY: this thread uses no descriptor but the sockets that it opens below, and starts no thread.
     if unsafe { table::make_private(&[], &[]) }.is_err() {
         shared.failed.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    // A real attacker takes no processor time from the server and from those who are timed.
+    // A real attacker takes no processor time from the server and from the newcomers that are timed.
     let _ = setpriority_process(None, 10);
     let mut heads: Vec<Head> = Vec::with_capacity(count);
     let per_turn = (count as u128 * TURN.as_nanos()).div_ceil(BYTE_EVERY.as_nanos()) as usize;
     let mut next = 0;
-    // When to look at which, since it ends about then.
+    // When the server is expected to close each head.
     let mut ends = BinaryHeap::with_capacity(count);
     while !shared.over.load(Ordering::Relaxed) {
         for number in (heads.len()..count).take(OPENED_AT_A_TIME) {
@@ -142,8 +142,8 @@ fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, shared: &S
             if head.is_open() {
                 return;
             }
-            if clock.now() - head.opened < TURNED_AWAY {
-                shared.turned_away.fetch_add(1, Ordering::Relaxed);
+            if clock.now() - head.opened < REFUSED_BEFORE {
+                shared.refused.fetch_add(1, Ordering::Relaxed);
             }
             match open(address, clock, network, number) {
                 Ok(fresh) => *head = fresh,
@@ -187,17 +187,17 @@ fn open(address: SocketAddr, clock: Clock, network: u8, number: usize) -> io::Re
 impl Head {
     /// Sends another byte.
     fn send(&mut self) {
-        // A server that has closed is seen by whoever looks.
+        // An error means that the server has closed, which `is_open` reports.
         let _ = self.socket.write(b"a");
     }
 
-    /// False where the server has answered or closed.
+    /// Whether the server has neither answered nor closed.
     fn is_open(&self) -> bool {
         self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 }
 
-/// How many the server has neither answered nor closed.
+/// How many heads the server has neither answered nor closed.
 fn standing(heads: &[Head]) -> usize {
     heads.iter().filter(|head| head.is_open()).count()
 }
@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// Those that had been opened counted as standing, whatever the server did to them.
+    /// Every head that had been opened counted as open, whatever the server did with it.
     #[test]
     fn a_head_that_was_answered_or_closed_does_not_stand() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -218,7 +218,7 @@ mod tests {
         let heads: Vec<Head> = (0..4).map(|number| open(address, clock, 1, number).unwrap()).collect();
         let mut peers: Vec<TcpStream> = heads.iter().map(|_| listener.accept().unwrap().0).collect();
         assert_eq!(standing(&heads), 4);
-        // Closed with what was sent unread: a reset. Closed without: an end.
+        // A socket that is closed with unread bytes sends a reset, one without sends FIN.
         drop(peers.pop());
         let _ = peers[2].read(&mut [0; 512]).unwrap();
         drop(peers.pop());

@@ -1,4 +1,4 @@
-//! The honest subscribers, on threads of their own.
+//! The subscribers, on threads of their own.
 
 mod subscriber;
 
@@ -23,38 +23,40 @@ const THREADS: usize = 2;
 const WAKER: Token = Token(usize::MAX);
 const BUFFER: usize = 64 << 10;
 
-/// A thread of readers comes round at least this often. When it does not, something has kept it from reading.
+/// The loop of a thread of readers takes at most this long. Where it takes longer, the machine kept the
+/// thread from reading.
 const LOOP_PERIOD: Duration = Duration::from_millis(100);
 
-/// A server that is told to end needs no longer than this, the machine's own delays aside.
+/// A server that is asked to stop has stopped within this time, apart from delays of the machine.
 const END: Duration = Duration::from_secs(4);
 
-/// How often silent connections are looked for in the kernel's table.
+/// How often silent connections are searched for in the kernel's table.
 const SEARCH: Duration = Duration::from_secs(1);
 
-/// What the readers' threads are asked to do.
+/// A command to the threads of readers.
 enum Order {
-    /// This share of the subscribers does not read for a while, each for up to so long.
+    /// A random share of the subscribers stops reading, each for a random time up to `at_most`.
     Stall {
         share: f64,
         at_most: Duration,
     },
-    /// All read little at a time, for so long.
+    /// All subscribers read slowly for this time.
     SlowDown {
         time: Duration,
     },
-    /// Say when all are so, or how many are not although nothing has come to any of them for this long.
+    /// Answer when `done` is true of every subscriber, or after `patience` without any delivery with the
+    /// number of those of which it is not.
     Await {
         done: fn(&Subscriber) -> bool,
         patience: Duration,
         answer: Sender<usize>,
     },
-    /// Say which of the events that nobody answered for have come.
+    /// Answer with the unanswered events that have arrived.
     Came {
         round: Arc<Round>,
         answer: Sender<Vec<(u64, EpochNumber, u64)>>,
     },
-    /// Hold the logs against the ledger, and begin new ones.
+    /// Compare the logs with the ledger, and begin new logs.
     Verify {
         round: Arc<Round>,
         answer: Sender<Findings>,
@@ -62,13 +64,13 @@ enum Order {
     Stop,
 }
 
-/// The honest subscribers of a server.
+/// The subscribers of a server.
 pub(crate) struct Readers {
     threads: Vec<Thread>,
     pub(crate) count: usize,
 }
 
-/// A thread of readers, and how to reach it.
+/// A thread of readers, and the means to give it commands.
 struct Thread {
     orders: Sender<Order>,
     waker: Arc<Waker>,
@@ -76,7 +78,7 @@ struct Thread {
 }
 
 impl Readers {
-    /// Starts so many, with wishes drawn at random.
+    /// Starts `count` subscribers with random preferences.
     pub(crate) fn start(
         address: SocketAddr,
         count: usize,
@@ -94,11 +96,13 @@ impl Readers {
                 address,
                 clock,
                 ledger: Arc::clone(ledger),
-                subscribers: share.map(|number| Subscriber::new(preferences(number, random))).collect(),
+                subscribers: share
+                    .map(|number| Subscriber::new(random_preferences(number, random)))
+                    .collect(),
                 poll,
                 orders: take,
                 waiting: None,
-                late: Vec::new(),
+                delays: Vec::new(),
                 next_search: Duration::ZERO,
                 half_open: 0,
                 random: random.fork(),
@@ -112,13 +116,16 @@ impl Readers {
 
     fn order(&self, mut order: impl FnMut() -> Order) {
         for thread in &self.threads {
-            // A thread that has ended by a panic gives no answer.
+            // A thread that has panicked gives no answer.
             let _ = thread.orders.send(order());
             let _ = thread.waker.wake();
         }
     }
 
-    /// The answers of all threads. It is an error if one gives none: nothing is known about its subscribers.
+    /// The answers of all threads.
+    ///
+    /// # Errors
+    /// A thread gives no answer, so nothing is known about its subscribers.
     fn ask<T>(&self, order: impl Fn(Sender<T>) -> Order) -> Result<Vec<T>, String> {
         let (answer, answers) = mpsc::channel();
         self.order(|| order(answer.clone()));
@@ -130,36 +137,38 @@ impl Readers {
         }
     }
 
-    /// What is wrong with the threads themselves: none ends before it is told to.
+    /// Threads that ended too early, which means that they panicked.
     pub(crate) fn violations(&self) -> Vec<String> {
         let ended = |thread: &&Thread| thread.handle.as_ref().is_none_or(JoinHandle::is_finished);
         let count = self.threads.iter().filter(ended).count();
         if count > 0 { vec![format!("{count} threads of readers panicked")] } else { Vec::new() }
     }
 
-    /// Lets a share of them stall, each for up to `at_most`.
+    /// Lets a random share of the subscribers stop reading, each for a random time up to `at_most`.
     pub(crate) fn stall(&self, share: f64, at_most: Duration) {
         self.order(|| Order::Stall { share, at_most });
     }
 
-    /// Lets all of them read little at a time, for so long.
+    /// Lets all subscribers read slowly for this time.
     pub(crate) fn slow_down(&self, time: Duration) {
         self.order(|| Order::SlowDown { time });
     }
 
-    /// Waits until all stream. Returns how many do not, although nothing has come to any of them for this long.
+    /// Waits until all subscribers have a stream. Returns how many have none after `patience` without any
+    /// delivery.
     pub(crate) fn await_streams(&self, patience: Duration) -> Result<usize, String> {
         let done = Subscriber::streaming;
         Ok(self.ask(|answer| Order::Await { done, patience, answer })?.iter().sum())
     }
 
-    /// Waits until all have the markers of their topics. Returns how many do not, likewise.
+    /// Waits until all subscribers have the markers of their topics. Returns how many lack one after
+    /// `patience` without any delivery.
     pub(crate) fn await_markers(&self, patience: Duration) -> Result<usize, String> {
         let done = Subscriber::settled;
         Ok(self.ask(|answer| Order::Await { done, patience, answer })?.iter().sum())
     }
 
-    /// Holds every log against the ledger.
+    /// Compares every log with the ledger.
     pub(crate) fn verify(&self, round: Round) -> Result<Findings, String> {
         let round = Arc::new(round);
         let came = self.ask(|answer| Order::Came { round: Arc::clone(&round), answer })?;
@@ -187,8 +196,9 @@ impl Drop for Readers {
     }
 }
 
-/// Most read two or three topics, some one, some all; formats and habits are mixed.
-fn preferences(number: usize, random: &mut fastrand::Rng) -> Preferences {
+/// Random preferences: most subscribers read two or three topics, some read one, some read all; formats are
+/// mixed.
+fn random_preferences(number: usize, random: &mut fastrand::Rng) -> Preferences {
     let bits = match number % 10 {
         0 => TOPICS,
         1..=3 => 1,
@@ -219,16 +229,16 @@ struct Worker {
     poll: Poll,
     orders: Receiver<Order>,
     waiting: Option<Waiting>,
-    /// Rounds of the loop in this round of the ledger that took longer than [`LOOP_PERIOD`]: when they were over, and by how much.
-    late: Vec<(Duration, Duration)>,
-    /// When silent connections are next looked for.
+    /// When loops of this round ended that took longer than [`LOOP_PERIOD`], and by how much.
+    delays: Vec<(Duration, Duration)>,
+    /// When silent connections are next searched for.
     next_search: Duration,
-    /// Connections in this round of the ledger that had no other end.
+    /// Connections of this round that had no other end.
     half_open: u64,
     random: fastrand::Rng,
 }
 
-/// Somebody waits for this.
+/// A question that is not answered yet.
 struct Waiting {
     done: fn(&Subscriber) -> bool,
     asked_at: Duration,
@@ -237,8 +247,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// A machine that is busy with other things delays everything, a server that loses delivers nothing more: time runs
-    /// from the last delivery. Those who come nearer without ever arriving have ten times as long.
+    /// On a busy machine everything takes longer, while a server that has lost an event delivers nothing
+    /// more. So the time begins with the last delivery, and is limited to ten times the patience.
     fn deadline(&self, subscribers: &[Subscriber]) -> Duration {
         let missing = subscribers.iter().filter(|subscriber| !(self.done)(subscriber));
         let latest = missing.map(|subscriber| subscriber.grew_at).max().unwrap_or_default();
@@ -255,7 +265,7 @@ impl Worker {
             let now = self.clock.now();
             let late = (now - before).saturating_sub(LOOP_PERIOD);
             if !late.is_zero() {
-                self.late.push((now, late));
+                self.delays.push((now, late));
             }
             before = now;
             for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
@@ -287,14 +297,15 @@ impl Worker {
                 if !self.handle(order) {
                     return;
                 }
-                // That it verifies for long says nothing of the machine.
+                // The time that commands take is not a delay by the machine.
                 before += self.clock.now() - began;
             }
         }
     }
 
-    /// Lets those begin again whose connection has no other end: they would wait for ever. A server that has forgotten a
-    /// reader still has its socket.
+    /// Reconnects subscribers whose connection has no other end, which would wait for ever. A subscriber that
+    /// the server has lost in its tables still has the server's socket as its other end, and is not
+    /// reconnected.
     fn reconnect_half_open(&mut self, now: Duration) {
         if self.next_search > now
             || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
@@ -363,8 +374,8 @@ impl Worker {
                 let at_end = |at: Duration, late| {
                     stop.is_some_and(|stop| at > stop && at.saturating_sub(late) < stop + END)
                 };
-                for (at, late) in self.late.drain(..) {
-                    sum.late = sum.late.max(late);
+                for (at, late) in self.delays.drain(..) {
+                    sum.longest_delay = sum.longest_delay.max(late);
                     if at_end(at, late) {
                         sum.delay_at_stop = sum.delay_at_stop.max(late);
                     }
@@ -381,11 +392,14 @@ impl Worker {
 mod tests {
     use super::*;
 
-    /// Who was held up in a round of the ledger, or still is in the next, may be cut at an end; nobody else.
+    /// A subscriber that was hindered in a round, or still is in the next, may be cut when the server stops.
+    /// No other may.
     #[test]
-    fn who_is_held_up_or_has_a_small_buffer_is_not_at_ease() {
-        let preferences =
-            |small_buffer| Preferences { small_buffer, ..preferences(0, &mut fastrand::Rng::with_seed(1)) };
+    fn a_subscriber_that_stalls_or_has_a_small_buffer_is_not_unhindered() {
+        let preferences = |small_buffer| Preferences {
+            small_buffer,
+            ..random_preferences(0, &mut fastrand::Rng::with_seed(1))
+        };
         let second = Duration::from_secs(1);
         assert!(!Subscriber::new(preferences(true)).was_unhindered(second));
         for hold in [Subscriber::stall_until, Subscriber::slow_down] {
@@ -397,12 +411,12 @@ mod tests {
         }
     }
 
-    /// It gave no answer, and its subscribers were taken for verified.
+    /// A thread that had panicked gave no answer, and its subscribers counted as verified.
     #[test]
     fn a_thread_that_panicked_is_an_error() {
         let clock = Clock::start();
         let ledger = Arc::new(Ledger::new(clock, 0));
-        // Nobody is asked to connect: there are no subscribers.
+        // There are no subscribers, so nothing connects to this address.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut random = fastrand::Rng::with_seed(1);
         let mut readers = Readers::start(nowhere, 0, &ledger, clock, &mut random).unwrap();
