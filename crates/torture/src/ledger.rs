@@ -1,10 +1,13 @@
 //! What the publishers know of every event. The log of each subscriber is compared with the events of a
 //! round.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use fanfare_io::Clock;
+
+use crate::event::TOPICS;
 
 /// The number of an epoch, in the order in which torture saw them.
 pub(crate) type EpochNumber = usize;
@@ -59,12 +62,15 @@ struct Order {
     /// The acknowledged events by epoch and last possible `seq`, the newest first.
     newest_first: Vec<(EpochNumber, u64, usize)>,
     open: Vec<usize>,
+    /// For each epoch and topic, the highest `seq` that the retention of the topic can have dropped by the end of the
+    /// round.
+    droppable: HashMap<EpochNumber, [u64; TOPICS as usize]>,
 }
 
 impl Round {
     fn order(&self) -> &Order {
         self.order.get_or_init(|| {
-            let mut order = Order { newest_first: Vec::new(), open: Vec::new() };
+            let mut order = Order { newest_first: Vec::new(), open: Vec::new(), droppable: HashMap::new() };
             for (place, record) in self.records.iter().enumerate() {
                 match record.fate {
                     Fate::Acknowledged { epoch, seq: (_, to), .. } => {
@@ -75,8 +81,39 @@ impl Round {
                 }
             }
             order.newest_first.sort_unstable_by(|one, other| other.cmp(one));
+            order.droppable = self.droppable(&order);
             order
         })
+    }
+
+    fn droppable(&self, order: &Order) -> HashMap<EpochNumber, [u64; TOPICS as usize]> {
+        let mut unanswered = [0; TOPICS as usize];
+        for &place in &order.open {
+            let Record { mask, bytes, .. } = self.records[place];
+            bits(mask).for_each(|topic| unanswered[topic] += bytes);
+        }
+        let mut sums = HashMap::new();
+        let mut droppable = HashMap::new();
+        for &(epoch, seq, place) in &order.newest_first {
+            let Record { mask, bytes, .. } = self.records[place];
+            let sums = sums.entry(epoch).or_insert(unanswered);
+            let droppable = droppable.entry(epoch).or_insert([0; TOPICS as usize]);
+            for topic in bits(mask) {
+                sums[topic] += bytes;
+                if sums[topic] > self.retained_bytes && droppable[topic] == 0 {
+                    droppable[topic] = seq;
+                }
+            }
+        }
+        droppable
+    }
+
+    /// Whether the retention of topics can have dropped an acknowledged event by the end of the round, so that a reader
+    /// of the topics in `mask` could not get it any more: every one of them that the event has must have dropped it.
+    pub(crate) fn may_be_dropped(&self, record: &Record, mask: u32) -> bool {
+        let Fate::Acknowledged { epoch, seq, .. } = record.fate else { return false };
+        let Some(droppable) = self.order().droppable.get(&epoch) else { return false };
+        bits(record.mask & mask).all(|topic| seq.0 <= droppable[topic])
     }
 
     /// The log certainly retains every event of this epoch behind the returned `seq`, as far as only events
@@ -221,6 +258,11 @@ impl Ledger {
         let next = Round { base, epochs, retained_bytes, ..Round::default() };
         std::mem::replace(&mut *round, next)
     }
+}
+
+/// The numbers of the topics in a mask.
+fn bits(mask: u32) -> impl Iterator<Item = usize> {
+    (0..TOPICS as usize).filter(move |topic| mask & (1 << topic) != 0)
 }
 
 /// The epoch and the `seq` of an id.
