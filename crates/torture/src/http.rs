@@ -5,11 +5,17 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use fanfare_io::Clock;
+
 /// The longest response head.
 const HEAD_BYTES: usize = 16 << 10;
 
 /// How long a publisher waits for an answer. The server waits for room for 5 s before it answers 503.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// A connection that has been idle for longer is not used again. The server closes idle connections after 30 s, and a
+/// request that crosses such a close gets no answer (RFC 9112, section 9.5).
+const REUSED_WITHIN: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(20) };
 
 /// The parts of a response head that torture looks at.
 #[derive(Debug, PartialEq)]
@@ -70,14 +76,16 @@ pub(crate) enum NoAnswer {
 #[derive(Debug)]
 pub(crate) struct PublishConnection {
     address: SocketAddr,
-    stream: Option<TcpStream>,
+    clock: Clock,
+    /// The open connection, and when its last answer came.
+    idle: Option<(TcpStream, Duration)>,
     /// How many outages had begun and ended when the last answer came.
     pub(crate) answered_in: Option<u64>,
 }
 
 impl PublishConnection {
     pub(crate) fn new(address: SocketAddr) -> PublishConnection {
-        PublishConnection { address, stream: None, answered_in: None }
+        PublishConnection { address, clock: Clock::start(), idle: None, answered_in: None }
     }
 
     /// Sends a body and reads the answer.
@@ -94,8 +102,11 @@ impl PublishConnection {
         pieces: impl IntoIterator<Item = &'body [u8]>,
         pause: Duration,
     ) -> Result<Answer, NoAnswer> {
-        let mut stream = match self.stream.take().filter(is_open) {
-            Some(stream) => stream,
+        let now = self.clock.now();
+        let is_usable =
+            |(stream, since): &(TcpStream, Duration)| now < *since + REUSED_WITHIN && is_open(stream);
+        let mut stream = match self.idle.take().filter(is_usable) {
+            Some((stream, _)) => stream,
             None => connect(self.address).map_err(|_| NoAnswer::NotConnected)?,
         };
         let mut head = String::new();
@@ -118,7 +129,7 @@ impl PublishConnection {
         }
         let (answer, closes) = read_answer(&mut stream).map_err(|_| NoAnswer::Unanswered)?;
         if !closes {
-            self.stream = Some(stream);
+            self.idle = Some((stream, self.clock.now()));
         }
         Ok(answer)
     }
@@ -164,7 +175,39 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<(Answer, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+
+    /// On a busy machine all publishers paused for just as long as the server keeps idle connections. Their next
+    /// requests crossed the closes, and four publishes were reported as unanswered.
+    #[test]
+    fn a_connection_that_was_idle_for_long_is_not_used_again() {
+        const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut connection = PublishConnection::new(listener.local_addr().unwrap());
+        // Each connection is answered once and stays open.
+        let server = thread::spawn(move || {
+            let answer = || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"{}") {
+                    let mut buffer = [0; 4096];
+                    let count = stream.read(&mut buffer).unwrap();
+                    assert!(count > 0);
+                    request.extend_from_slice(&buffer[..count]);
+                }
+                stream.write_all(OK).unwrap();
+                stream
+            };
+            [answer(), answer()]
+        });
+        assert_eq!(connection.post("application/json", b"{}").unwrap().status, 200);
+        thread::sleep(REUSED_WITHIN);
+        assert_eq!(connection.post("application/json", b"{}").unwrap().status, 200);
+        server.join().unwrap();
+    }
 
     #[test]
     fn heads_are_complete_at_their_empty_line() {
