@@ -201,6 +201,11 @@ impl Batch {
         Batch::new(ledger, count, Form::Array, None, |_| (some_topics(random), length))
     }
 
+    /// A JSON array of `count` events on one topic, each with this many characters.
+    pub(crate) fn topic(ledger: &Ledger, topic: u32, count: usize, length: usize) -> Batch {
+        Batch::new(ledger, count, Form::Array, None, |_| (1 << topic, length))
+    }
+
     /// NDJSON with one small event on each line.
     pub(crate) fn lines(ledger: &Ledger, count: usize, random: &mut fastrand::Rng) -> Batch {
         Batch::new(ledger, count, Form::Lines, None, |_| (some_topics(random), random.usize(0..500)))

@@ -12,8 +12,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use rustix::process::Signal;
 
+use crate::event::TOPICS;
+use crate::http::PublishConnection;
 use crate::newcomer;
 use crate::outcome::Outcome;
+use crate::publishers::Batch;
 use crate::run::Run;
 
 /// A fault.
@@ -82,13 +85,27 @@ fn stall(run: &mut Run) -> Result<Outcome, String> {
     let longest = run.scaled(Duration::from_secs(8), Duration::from_millis(1500));
     let share = 0.1 + 0.8 * run.random.f64();
     run.target.readers.stall(share, longest);
-    run.wait(longest);
+    publish_beside(run, longest);
     let mut outcome = Outcome::default();
     outcome.findings += run.target.settle()?;
     // Nothing else ends a stream during this fault, so these were over a bound.
     let cut = outcome.findings.stream_ends.reconnects - outcome.findings.unhindered.reconnects;
     outcome.note = format!("{:.0} % for up to {longest:?}, {cut} disconnected and resumed", share * 100.0);
     Ok(outcome)
+}
+
+/// Publishes steadily to one topic for this time, so much in eight seconds that the log replaces the history of the
+/// topic four times: subscribers of the topic that stall for long are at a laggard's bound. The load of all faults
+/// alone takes longer than a stall to replace the history of a topic.
+fn publish_beside(run: &mut Run, time: Duration) {
+    let topic = run.random.u32(0..TOPICS);
+    let (ledger, problems) = (&run.target.ledger, &run.target.problems);
+    let mut connection = PublishConnection::new(run.target.server.address);
+    let deadline = run.clock.now() + time;
+    while run.clock.now() < deadline && !run.stopped() {
+        Batch::topic(ledger, topic, 25, 600).publish(&mut connection, ledger, problems, &run.stop);
+        run.wait(Duration::from_millis(75));
+    }
 }
 
 fn freeze(run: &mut Run) -> Result<Outcome, String> {
