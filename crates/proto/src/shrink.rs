@@ -25,6 +25,15 @@ pub(crate) fn push<T>(queue: &mut VecDeque<T>, value: T) {
     queue.push_back(value);
 }
 
+/// The same for a list. Where memory is counted, a list that doubles looks as if thousands of entries came at
+/// once.
+pub(crate) fn push_to_list<T>(list: &mut Vec<T>, value: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(if list.is_empty() { 1 } else { list.len() / 16 + 4 });
+    }
+    list.push(value);
+}
+
 /// Frees a large buffer that is empty. One that is not empty stays as it is.
 pub fn shrink_buffer<T>(buffer: &mut Vec<T>) {
     if buffer.is_empty() && buffer.capacity() * size_of::<T>() > BUFFER_BYTES {

@@ -1,6 +1,8 @@
 //! A binary heap in chunks. A heap in one piece copies all of it where it doubles, and takes twice what it
 //! needs just then: a log at its bound would make room for that.
 
+use crate::shrink::push_to_list;
+
 /// Entries of a chunk.
 const CHUNK_ENTRIES: usize = 256;
 
@@ -41,7 +43,7 @@ impl<T: Copy + Ord> ChunkedHeap<T> {
     /// one moves to it or beyond it.
     pub(super) fn push(&mut self, entry: T) {
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK_ENTRIES) {
-            self.chunks.push(Vec::new());
+            push_to_list(&mut self.chunks, Vec::new());
         }
         let Some(last) = self.chunks.last_mut() else { return };
         if last.len() == last.capacity() {

@@ -7,8 +7,10 @@
 
 use hashbrown::HashTable;
 
+use crate::shrink::push_to_list;
+
 /// Entries of a part on average, at most. A part that is to be split next has about twice as many.
-const PART_ENTRIES: usize = 64;
+const PART_ENTRIES: usize = 256;
 
 /// Parts are merged when they have fewer entries than this on average.
 const MERGED_ENTRIES: usize = PART_ENTRIES / 4;
@@ -92,23 +94,19 @@ impl<T> PartTable<T> {
     /// Adds a part, and moves entries to it from the one that had them until now.
     fn split(&mut self, hash_of: impl Fn(&T) -> u64) {
         let added = self.parts.len();
-        if added == 0 {
-            // Many tables never have more than one part.
-            self.parts.reserve_exact(1);
-        }
-        self.parts.push(HashTable::new());
+        push_to_list(&mut self.parts, HashTable::new());
         if added == 0 {
             return;
         }
         let before = std::mem::take(&mut self.parts[buddy_of(added)]);
         self.table_bytes -= before.allocation_size();
         let parts = self.parts.len();
-        let (moved, stay): (Vec<T>, Vec<T>) =
-            before.into_iter().partition(|entry| part_of(hash_of(entry), parts) == added);
+        let hashed = before.into_iter().map(|entry| (hash_of(&entry), entry));
+        let (moved, stay): (Vec<_>, Vec<_>) = hashed.partition(|(hash, _)| part_of(*hash, parts) == added);
         for (part, entries) in [(added, moved), (buddy_of(added), stay)] {
             let mut table = HashTable::with_capacity(entries.len());
-            for entry in entries {
-                table.insert_unique(hash_of(&entry), entry, &hash_of);
+            for (hash, entry) in entries {
+                table.insert_unique(hash, entry, &hash_of);
             }
             self.table_bytes += table.allocation_size();
             self.parts[part] = table;
