@@ -117,6 +117,9 @@ pub enum PublishError {
     },
     /// There is no event in the batch.
     Empty,
+    /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited, it
+    /// might wait for itself. Try again later, or publish from a thread of your own.
+    WouldBlock,
     /// The engine drains or has stopped.
     Stopped,
 }
@@ -454,6 +457,9 @@ impl fmt::Display for PublishError {
                 f.write_str("ids of the form <epoch>-<seq> are the hub's own; choose another id or none")
             }
             PublishError::Empty => f.write_str("there is no event to publish"),
+            PublishError::WouldBlock => {
+                f.write_str("the hub is busy, and a shard's thread cannot wait; publish from another thread")
+            }
             PublishError::Stopped => f.write_str("the server is shutting down"),
         }
     }

@@ -13,6 +13,7 @@ use fanfare_proto::event::Topic;
 
 use crate::counts::TopicCounts;
 use crate::hub::Hub;
+use crate::shard_thread;
 
 /// Some of the topics, in an order that stays the same while topics come and go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub enum InspectError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
+    /// The calling thread is a shard, where an [`crate::Admission`] runs: it would wait for its own answer. Ask on a
+    /// thread of your own.
+    WouldBlock,
 }
 
 impl Hub {
@@ -38,7 +42,7 @@ impl Hub {
     /// shard has answered, for at most `patience`.
     ///
     /// # Errors
-    /// [`InspectError`]. `Busy` is worth another try.
+    /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.
     ///
     /// # Panics
     /// As [`Hub::publish`].
@@ -55,7 +59,7 @@ impl Hub {
     /// follow: the last one is the one without a next.
     ///
     /// # Errors
-    /// [`InspectError`]. `Busy` is worth another try.
+    /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.
     ///
     /// # Panics
     /// As [`Hub::publish`].
@@ -71,6 +75,9 @@ impl Hub {
 
     /// The sum of every shard's answer, or none.
     fn counts_of(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
+        if shard_thread::is_current() {
+            return Err(InspectError::WouldBlock);
+        }
         let deadline = self.now().saturating_add(patience);
         let _turn = self.inspections().take(patience).ok_or(InspectError::Busy)?;
         // All shards are asked before the first answer is waited for.
@@ -180,6 +187,7 @@ impl fmt::Display for InspectError {
         f.write_str(match self {
             InspectError::Busy => "the shards are too busy to count; try again in a second",
             InspectError::Stopped => "the engine is shutting down",
+            InspectError::WouldBlock => "a shard's thread cannot wait for the shards; ask on another thread",
         })
     }
 }

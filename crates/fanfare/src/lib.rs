@@ -27,6 +27,7 @@ mod inspect;
 mod mailbox;
 mod response;
 mod shard;
+mod shard_thread;
 mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
