@@ -286,7 +286,8 @@ pub const EXPIRIES: usize = 256;
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;
 
-/// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
+/// Members that one turn of the loop looks at for those that are behind, a quarter of a millisecond; and streams that it
+/// looks at for those that a drain ends.
 pub const SCANS: usize = 1 << 16;
 
 /// Streams that one turn of the loop ends with their last bytes.

@@ -17,8 +17,10 @@ pub(super) struct Drain {
     next_step_at: Duration,
     /// Streams when it began.
     total: usize,
-    /// The slot at which the next step begins.
+    /// The slot at which the search for streams to end goes on.
     next_slot: usize,
+    /// Slots that the step under way may still look at: each of the table once. Zero: the next step begins.
+    left: usize,
 }
 
 impl Drain {
@@ -32,7 +34,8 @@ impl Delivery {
     pub fn begin_drain(&mut self, window: Duration, now: Duration) {
         if self.drain.is_none() {
             let total = self.subscribers.len();
-            self.drain = Some(Drain { began_at: now, window, next_step_at: now, total, next_slot: 0 });
+            self.drain =
+                Some(Drain { began_at: now, window, next_step_at: now, total, next_slot: 0, left: 0 });
         }
     }
 
@@ -41,37 +44,44 @@ impl Delivery {
         self.drain.is_some()
     }
 
-    /// Ends as many streams as the time that has passed asks for.
+    /// Ends as many streams as the time that has passed asks for. A step that finds too few in the part of the table that
+    /// it may look at goes on in the next turn of the loop.
     pub(super) fn step_drain(&mut self, now: Duration, log: &mut impl EventLog) {
         let Some(drain) = &mut self.drain else { return };
         // Those of the step before go first, so that none is counted twice.
         if drain.next_step_at > now || self.sending.endings_queued() > 0 {
             return;
         }
-        drain.next_step_at = now + STEP;
         let passed = now - drain.began_at;
         let over = passed >= drain.window;
         let share = if over { 1.0 } else { passed.as_secs_f64() / drain.window.as_secs_f64() };
         let may_remain = drain.total - (drain.total as f64 * share) as usize;
-        if !over && self.audiences.has_work() {
+        let capacity = self.subscribers.capacity();
+        if capacity == 0 || (!over && self.audiences.has_work()) {
+            (drain.next_step_at, drain.left) = (now + STEP, 0);
             return;
         }
         let excess = self.subscribers.len().saturating_sub(may_remain);
-        let capacity = self.subscribers.capacity();
-        let from = drain.next_slot;
+        let wanted = excess.min(self.budgets.endings);
         // Laggards have the whole window: something that was acknowledged is still to be written to them.
-        let may_end = |slot: &usize| {
-            let subscriber = self.subscribers.get(*slot);
+        let may_end = |slot: usize| {
+            let subscriber = self.subscribers.get(slot);
             subscriber.is_some_and(|it| over || matches!(it.stream.place, Place::Member(_)))
         };
-        let slots = (from..capacity).chain(0..from).filter(may_end);
-        let slots: Vec<usize> = slots.take(excess.min(self.budgets.endings)).collect();
-        if let Some(drain) = &mut self.drain {
-            drain.next_slot = slots.last().map_or(0, |last| (last + 1) % capacity);
-            if excess > slots.len() && over {
-                drain.next_step_at = now;
+        let left = if drain.left == 0 { capacity } else { drain.left.min(capacity) };
+        let (mut slots, mut looked_at) = (Vec::new(), 0);
+        while slots.len() < wanted && looked_at < left.min(self.budgets.scans.max(1)) {
+            let slot = (drain.next_slot + looked_at) % capacity;
+            looked_at += 1;
+            if may_end(slot) {
+                slots.push(slot);
             }
         }
+        drain.next_slot = (drain.next_slot + looked_at) % capacity;
+        drain.left = if slots.len() == wanted { 0 } else { left - looked_at };
+        // Where every stream that may end was looked at and too few were found, others may end a step later.
+        let goes_on = drain.left > 0 || (slots.len() < excess && (over || slots.len() == wanted));
+        drain.next_step_at = if goes_on { now } else { now + STEP };
         for slot in slots {
             let Subscriber { link, stream } = self.subscribers[slot];
             let key = StreamKey { slot: slot as u32, generation: link.generation };
@@ -93,5 +103,81 @@ impl Delivery {
                 self.audiences.is_member_behind(stream.audience, index, &self.store)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Budgets, NewStream};
+    use super::*;
+    use crate::audience::Subscription;
+    use crate::cursor::Epoch;
+    use crate::event::Topic;
+    use crate::event_log::UnsharedLog;
+    use crate::frame::WireFormat;
+    use crate::limits::{Limits, LogLimits};
+    use crate::link::{Transport, Unsent};
+    use crate::log::Log;
+    use crate::stream::StreamOptions;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LAGGARDS: usize = 1_000;
+
+    /// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
+    /// them each turn of the loop, a hundred times a second.
+    #[test]
+    fn a_step_looks_at_a_part_of_the_table() {
+        let limits = Limits { heartbeat: 1_000 * SECOND, laggard_time: 1_000 * SECOND, ..Limits::default() };
+        let mut log = Log::new(Epoch::new(1), LogLimits::default(), 1);
+        let log = &mut UnsharedLog { log: &mut log, shard: 0 };
+        let budgets = Budgets { scans: 100, ..Budgets::default() };
+        let mut delivery = Delivery::with_budgets(limits, budgets, Epoch::new(1), 1);
+        let mut begin = |is_laggard: bool| {
+            let topic = [Topic::new("a").unwrap()];
+            let subscription = Subscription::new(topic, WireFormat::Chunked, Transport::Http1, false);
+            let key = delivery.reserve();
+            let opened = delivery.open(subscription, None, log);
+            let unsent = is_laggard.then(|| Unsent::own(b"abc".as_slice().into(), 1));
+            let new = NewStream { key, socket: key.slot as i32, options: StreamOptions::default(), unsent };
+            delivery.begin(opened, new, Duration::ZERO, log);
+        };
+        (0..LAGGARDS).for_each(|_| begin(true));
+        begin(false);
+        delivery.begin_drain(10 * SECOND, Duration::ZERO);
+        let slot = |delivery: &Delivery| delivery.drain.as_ref().map_or(0, |drain| drain.next_slot);
+        let (mut turns, mut before) = (0, 0);
+        // The one member is found, a part of the table in each turn.
+        while delivery.len() > LAGGARDS {
+            turn(&mut delivery, SECOND, log);
+            let slots = delivery.subscribers.capacity();
+            let looked_at = (slot(&delivery) + slots - before) % slots;
+            assert!(looked_at <= 100, "one step looked at {looked_at} slots");
+            (before, turns) = (slot(&delivery), turns + 1);
+            assert!(turns < 20, "the member is never found");
+        }
+        assert_eq!(turns, LAGGARDS / 100 + 1);
+        // Laggards have the whole window. A search that was in vain does not begin again at once.
+        while delivery.next_timeout().is_some_and(|at| at <= SECOND) {
+            turn(&mut delivery, SECOND, log);
+            turns += 1;
+            assert!(turns < 40, "it searches for ever");
+        }
+        assert_eq!(delivery.len(), LAGGARDS);
+        while !delivery.is_empty() {
+            turn(&mut delivery, 10 * SECOND, log);
+            turns += 1;
+            assert!(turns < 60, "a drain that is over has an end");
+        }
+        assert_eq!(delivery.counts().closed[CloseReason::Cut.index()], LAGGARDS as u64);
+        assert_eq!(delivery.counts().closed[CloseReason::Drained.index()], 1);
+    }
+
+    fn turn(delivery: &mut Delivery, now: Duration, log: &mut UnsharedLog<'_>) {
+        delivery.handle_timeout(now, None, log);
+        let mut budget = delivery.budget();
+        while delivery.poll_send(now, &mut budget, log).is_some() {
+            delivery.handle_sent([], now, log);
+        }
+        while delivery.poll_closed().is_some() {}
     }
 }

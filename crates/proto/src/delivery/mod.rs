@@ -118,7 +118,7 @@ pub struct Budgets {
     pub bytes: usize,
     /// Laggards served.
     pub laggards: usize,
-    /// Members looked at for those that are behind.
+    /// Members looked at for those that are behind; and streams looked at for those that a drain ends.
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,

@@ -118,7 +118,8 @@ impl ExpiryQueue {
     /// Checks what must always hold; for tests. `stamp_of` gives the stamp of a topic.
     pub(super) fn check(&self, stamp_of: impl Fn(u32) -> u32) -> Vec<Expiry> {
         self.heap.check();
-        let live: Vec<Expiry> = self.heap.iter().filter(|entry| stamp_of(entry.slot) == entry.stamp).collect();
+        let live: Vec<Expiry> =
+            self.heap.iter().filter(|entry| stamp_of(entry.slot) == entry.stamp).collect();
         assert_eq!(live.len(), self.live, "entries that are not stale");
         assert!(self.heap.len() <= 4 * self.live + 2 * STALE_ALLOWED, "too many stale entries");
         live
