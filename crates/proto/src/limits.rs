@@ -286,12 +286,14 @@ pub const EXPIRIES: usize = 256;
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;
 
-/// Members that one turn of the loop looks at for those that are behind, a quarter of a millisecond; and streams that it
-/// looks at for those that a drain ends.
+/// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;
 
 /// Streams that one turn of the loop ends with their last bytes.
 pub const ENDINGS: usize = 256;
+
+/// Streams that one turn of the loop looks at for those that a drain ends: half a millisecond.
+pub const DRAIN_LOOKS: usize = 1 << 16;
 
 /// Laggards that one turn of the loop looks at for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;

@@ -70,7 +70,7 @@ impl Delivery {
         };
         let left = if drain.left == 0 { capacity } else { drain.left.min(capacity) };
         let (mut slots, mut looked_at) = (Vec::new(), 0);
-        while slots.len() < wanted && looked_at < left.min(self.budgets.scans.max(1)) {
+        while slots.len() < wanted && looked_at < left.min(self.budgets.drain_looks.max(1)) {
             let slot = (drain.next_slot + looked_at) % capacity;
             looked_at += 1;
             if may_end(slot) {
@@ -130,7 +130,7 @@ mod tests {
         let limits = Limits { heartbeat: 1_000 * SECOND, laggard_time: 1_000 * SECOND, ..Limits::default() };
         let mut log = Log::new(Epoch::new(1), LogLimits::default(), 1);
         let log = &mut UnsharedLog { log: &mut log, shard: 0 };
-        let budgets = Budgets { scans: 100, ..Budgets::default() };
+        let budgets = Budgets { drain_looks: 100, ..Budgets::default() };
         let mut delivery = Delivery::with_budgets(limits, budgets, Epoch::new(1), 1);
         let mut begin = |is_laggard: bool| {
             let topic = [Topic::new("a").unwrap()];

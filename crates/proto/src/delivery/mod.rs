@@ -44,7 +44,7 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggards, NewLaggard};
 use crate::limits::{
-    ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, SCANS, SLICE_BYTES, SLICE_SENDS,
+    DRAIN_LOOKS, ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, SCANS, SLICE_BYTES, SLICE_SENDS,
 };
 use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -118,10 +118,12 @@ pub struct Budgets {
     pub bytes: usize,
     /// Laggards served.
     pub laggards: usize,
-    /// Members looked at for those that are behind; and streams looked at for those that a drain ends.
+    /// Members looked at for those that are behind.
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
+    /// Streams looked at for those that a drain ends.
+    pub drain_looks: usize,
     /// Laggards looked at for those that stand still, and for one that makes room.
     pub laggard_checks: usize,
     /// How far behind a sweep may be before the shard takes no more events.
@@ -138,6 +140,7 @@ impl Default for Budgets {
             laggards: LAGGARD_TURNS,
             scans: SCANS,
             endings: ENDINGS,
+            drain_looks: DRAIN_LOOKS,
             laggard_checks: LAGGARD_CHECKS,
             sweep: SweepBounds::default(),
         }
