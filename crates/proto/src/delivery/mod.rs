@@ -44,7 +44,8 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggards, NewLaggard};
 use crate::limits::{
-    DRAIN_LOOKS, ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, SCANS, SLICE_BYTES, SLICE_SENDS,
+    DRAIN_LOOKS, ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS, SCANS, SLICE_BYTES,
+    SLICE_SENDS,
 };
 use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -122,6 +123,8 @@ pub struct Budgets {
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
+    /// Streams ended at once to make room for what other links have begun.
+    pub room_endings: usize,
     /// Streams looked at for those that a drain ends.
     pub drain_looks: usize,
     /// Laggards looked at for those that stand still, and for one that makes room.
@@ -140,6 +143,7 @@ impl Default for Budgets {
             laggards: LAGGARD_TURNS,
             scans: SCANS,
             endings: ENDINGS,
+            room_endings: ROOM_ENDINGS,
             drain_looks: DRAIN_LOOKS,
             laggard_checks: LAGGARD_CHECKS,
             sweep: SweepBounds::default(),
@@ -234,6 +238,11 @@ impl Delivery {
     pub fn has_work(&self) -> bool {
         let has_sends = self.laggards.any_ready() || self.sending.has_work();
         self.audiences.has_work() || has_sends || self.upkeep.is_making_room
+    }
+
+    /// Whether links have begun more than the bound, and streams are still to be ended for that.
+    pub fn is_making_room(&self) -> bool {
+        self.upkeep.is_making_room
     }
 
     /// Whether the shard must not take more events before it has sent more of those that it has.

@@ -11,7 +11,7 @@ use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
 use crate::laggard::Laggard;
-use crate::limits::{LaggardPolicy, ROOM_ENDINGS, RUN_BYTES, RUN_FRAMES};
+use crate::limits::{LaggardPolicy, RUN_BYTES, RUN_FRAMES};
 use crate::link::Unsent;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
@@ -470,7 +470,7 @@ impl Delivery {
     /// the one that began the oldest frame. It cannot be told of a gap in the middle of a frame. A crowd that shares one
     /// frame holds little each, so it is not ended for what one other link holds. The rest goes on in the next turn.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
-        let mut left = ROOM_ENDINGS;
+        let mut left = self.budgets.room_endings.max(1);
         while left > 0 && self.store.begun_bytes() + self.laggards.own_bytes() > self.limits.laggard_bytes {
             let Some(slot) = self.largest_holder() else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);
