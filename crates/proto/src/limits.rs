@@ -280,6 +280,12 @@ pub const MARKINGS: usize = 16;
 /// Streams that are ended at once to make room for what other links have begun.
 pub const ROOM_ENDINGS: usize = 16;
 
+/// Laggards that one turn of the loop looks at for those that make room. Behind that, the largest of a few is ended.
+pub const ROOM_LOOKS: usize = 1 << 14;
+
+/// Laggards that are looked at in any case for one that makes room.
+pub const ROOM_LOOKS_MIN: usize = 8;
+
 /// Deadlines that one turn of the loop acts on.
 pub const EXPIRIES: usize = 256;
 
@@ -288,6 +294,14 @@ pub const RUN_FRAMES: usize = 512;
 
 /// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;
+
+/// What a turn of an audience costs of these, where nothing was sent in it: about as long as looking at so many members.
+/// Very many audiences may stand in line that have nothing to send, because their members have left.
+pub const TURN_SCANS: usize = 16;
+
+/// Streams that one turn of the loop sends heartbeats to. After a broadcast to a million streams, those of 2,000 are due
+/// in each piece of upkeep.
+pub const HEARTBEATS: usize = 256;
 
 /// Streams that one turn of the loop ends with their last bytes.
 pub const ENDINGS: usize = 256;

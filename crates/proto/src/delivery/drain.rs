@@ -27,6 +27,12 @@ impl Drain {
     pub(super) fn next_step_at(&self) -> Duration {
         self.next_step_at
     }
+
+    /// The slot at which the search for streams to end goes on.
+    #[cfg(test)]
+    pub(super) fn next_slot(&self) -> usize {
+        self.next_slot
+    }
 }
 
 impl Delivery {
@@ -103,81 +109,5 @@ impl Delivery {
                 self.audiences.is_member_behind(stream.audience, index, &self.store)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{Budgets, NewStream};
-    use super::*;
-    use crate::audience::Subscription;
-    use crate::cursor::Epoch;
-    use crate::event::Topic;
-    use crate::event_log::UnsharedLog;
-    use crate::frame::WireFormat;
-    use crate::limits::{Limits, LogLimits};
-    use crate::link::{Transport, Unsent};
-    use crate::log::Log;
-    use crate::stream::StreamOptions;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const LAGGARDS: usize = 1_000;
-
-    /// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
-    /// them each turn of the loop, a hundred times a second.
-    #[test]
-    fn a_step_looks_at_a_part_of_the_table() {
-        let limits = Limits { heartbeat: 1_000 * SECOND, laggard_time: 1_000 * SECOND, ..Limits::default() };
-        let mut log = Log::new(Epoch::new(1), LogLimits::default(), 1);
-        let log = &mut UnsharedLog { log: &mut log, shard: 0 };
-        let budgets = Budgets { drain_looks: 100, ..Budgets::default() };
-        let mut delivery = Delivery::with_budgets(limits, budgets, Epoch::new(1), 1);
-        let mut begin = |is_laggard: bool| {
-            let topic = [Topic::new("a").unwrap()];
-            let subscription = Subscription::new(topic, WireFormat::Chunked, Transport::Http1, false);
-            let key = delivery.reserve();
-            let opened = delivery.open(subscription, None, log);
-            let unsent = is_laggard.then(|| Unsent::own(b"abc".as_slice().into(), 1));
-            let new = NewStream { key, socket: key.slot as i32, options: StreamOptions::default(), unsent };
-            delivery.begin(opened, new, Duration::ZERO, log);
-        };
-        (0..LAGGARDS).for_each(|_| begin(true));
-        begin(false);
-        delivery.begin_drain(10 * SECOND, Duration::ZERO);
-        let slot = |delivery: &Delivery| delivery.drain.as_ref().map_or(0, |drain| drain.next_slot);
-        let (mut turns, mut before) = (0, 0);
-        // The one member is found, a part of the table in each turn.
-        while delivery.len() > LAGGARDS {
-            turn(&mut delivery, SECOND, log);
-            let slots = delivery.subscribers.capacity();
-            let looked_at = (slot(&delivery) + slots - before) % slots;
-            assert!(looked_at <= 100, "one step looked at {looked_at} slots");
-            (before, turns) = (slot(&delivery), turns + 1);
-            assert!(turns < 20, "the member is never found");
-        }
-        assert_eq!(turns, LAGGARDS / 100 + 1);
-        // Laggards have the whole window. A search that was in vain does not begin again at once.
-        while delivery.next_timeout().is_some_and(|at| at <= SECOND) {
-            turn(&mut delivery, SECOND, log);
-            turns += 1;
-            assert!(turns < 40, "it searches for ever");
-        }
-        assert_eq!(delivery.len(), LAGGARDS);
-        while !delivery.is_empty() {
-            turn(&mut delivery, 10 * SECOND, log);
-            turns += 1;
-            assert!(turns < 60, "a drain that is over has an end");
-        }
-        assert_eq!(delivery.counts().closed[CloseReason::Cut.index()], LAGGARDS as u64);
-        assert_eq!(delivery.counts().closed[CloseReason::Drained.index()], 1);
-    }
-
-    fn turn(delivery: &mut Delivery, now: Duration, log: &mut UnsharedLog<'_>) {
-        delivery.handle_timeout(now, None, log);
-        let mut budget = delivery.budget();
-        while delivery.poll_send(now, &mut budget, log).is_some() {
-            delivery.handle_sent([], now, log);
-        }
-        while delivery.poll_closed().is_some() {}
     }
 }

@@ -28,6 +28,8 @@ mod check;
 mod drain;
 mod opening;
 mod sending;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::sync::Arc;
@@ -44,8 +46,8 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggards, NewLaggard};
 use crate::limits::{
-    DRAIN_LOOKS, ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS, SCANS, SLICE_BYTES,
-    SLICE_SENDS,
+    DRAIN_LOOKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS,
+    ROOM_LOOKS, SCANS, SLICE_BYTES, SLICE_SENDS,
 };
 use crate::link::{Link, Unsent};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -123,6 +125,8 @@ pub struct Budgets {
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
+    /// Streams that heartbeats are sent to.
+    pub heartbeats: usize,
     /// Streams ended at once to make room for what other links have begun.
     pub room_endings: usize,
     /// Streams looked at for those that a drain ends.
@@ -143,6 +147,7 @@ impl Default for Budgets {
             laggards: LAGGARD_TURNS,
             scans: SCANS,
             endings: ENDINGS,
+            heartbeats: HEARTBEATS,
             room_endings: ROOM_ENDINGS,
             drain_looks: DRAIN_LOOKS,
             laggard_checks: LAGGARD_CHECKS,
@@ -331,7 +336,9 @@ impl Delivery {
     /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
     /// is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
+        self.upkeep.room_looks = ROOM_LOOKS;
         self.make_room(log);
+        self.sending.forget_checkpoints();
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
         self.step_drain(now, log);

@@ -38,6 +38,8 @@ pub(super) struct Upkeep {
     pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
+    /// How many laggards this turn of the loop still looks at for those that make room.
+    pub(super) room_looks: usize,
     /// More has to be ended to make room than one turn ends.
     pub(super) is_making_room: bool,
     /// Streams with a heartbeat interval of their own, and when each is to be looked at.
