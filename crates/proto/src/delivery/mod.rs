@@ -329,7 +329,8 @@ impl Delivery {
 
     /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event of its topics.
     pub fn needs_caught_up_to(&self, now: Duration) -> bool {
-        self.upkeep.checkpoints > 0 && self.next_upkeep().is_some_and(|at| at <= now)
+        let is_due = self.next_upkeep().is_some_and(|at| at <= now);
+        (self.upkeep.checkpoints > 0 && is_due) || self.sending.wants_caught_up_to()
     }
 
     /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends streams that
@@ -338,7 +339,6 @@ impl Delivery {
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
         self.upkeep.room_looks = ROOM_LOOKS;
         self.make_room(log);
-        self.sending.forget_checkpoints();
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
         self.step_drain(now, log);

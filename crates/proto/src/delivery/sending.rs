@@ -15,7 +15,7 @@ use crate::limits::{LaggardPolicy, ROOM_LOOKS_MIN, RUN_BYTES, RUN_FRAMES, TURN_S
 use crate::link::Unsent;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
-use crate::stream::{CloseReason, Deciseconds, Place};
+use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 
 /// The same bytes for each of these sockets.
 #[derive(Clone, Copy, Debug)]
@@ -148,16 +148,10 @@ impl Sending {
         self.heartbeats[kind.index()].push_back(key);
     }
 
-    /// Heartbeats that are left over from the turn before say nothing of a cursor: since they were queued, an event may have
-    /// come that their streams do not have.
-    pub(super) fn forget_checkpoints(&mut self) {
-        for kind in HeartbeatKind::ALL {
-            let plain = HeartbeatKind::new(kind.format, Checkpoint::Off);
-            if kind != plain && !self.heartbeats[kind.index()].is_empty() {
-                let left = std::mem::take(&mut self.heartbeats[kind.index()]);
-                self.heartbeats[plain.index()].extend(left);
-            }
-        }
+    /// Whether heartbeats are queued that may carry a cursor.
+    pub(super) fn wants_caught_up_to(&self) -> bool {
+        let mut kinds = HeartbeatKind::ALL.iter().filter(|kind| kind.checkpoint != Checkpoint::Off);
+        kinds.any(|kind| !self.heartbeats[kind.index()].is_empty())
     }
 
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
@@ -518,30 +512,44 @@ impl Delivery {
 
     fn next_heartbeats(&mut self, now: Duration, budget: &mut Budgets) -> Option<InFlight> {
         loop {
-            let index = self.sending.heartbeats.iter().position(|keys| !keys.is_empty())?;
-            let mut keys = std::mem::take(&mut self.sending.heartbeats[index]);
+            let kind =
+                *HeartbeatKind::ALL.iter().find(|kind| !self.sending.heartbeats[kind.index()].is_empty())?;
+            let plain = HeartbeatKind::new(kind.format, Checkpoint::Off);
+            let mut keys = std::mem::take(&mut self.sending.heartbeats[kind.index()]);
             let count = keys.len().min(budget.heartbeats);
             budget.heartbeats -= count;
             self.sending.slots.clear();
             for key in keys.drain(..count) {
                 // It may have left, fallen behind, or been sent something since its heartbeat was found due.
                 let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-                let is_member = matches!(stream.place, Place::Member(_));
-                if is_member && self.is_heartbeat_due(&stream, now) {
-                    self.sending.sockets.push(link.socket);
-                    self.sending.slots.push(key.slot);
+                let Place::Member(index) = stream.place else { continue };
+                if !self.is_heartbeat_due(&stream, now) {
+                    continue;
                 }
+                if kind != plain && !self.is_cursor_news(&stream, index) {
+                    self.sending.queue_heartbeat(key, plain);
+                    continue;
+                }
+                self.sending.sockets.push(link.socket);
+                self.sending.slots.push(key.slot);
             }
-            self.sending.heartbeats[index] = keys;
+            self.sending.heartbeats[kind.index()] = keys;
             if count == 0 {
                 return None;
             }
             if !self.sending.slots.is_empty() {
-                let kind = HeartbeatKind::ALL[index];
                 self.fill_heartbeat(kind);
                 return Some(InFlight::Heartbeats(kind));
             }
         }
+    }
+
+    /// Whether a member's heartbeat can tell it a cursor that it does not know. In the middle of a sweep a member may not have
+    /// everything that this shard was handed. Where nothing was published since, the client knows its cursor already.
+    fn is_cursor_news(&self, stream: &Stream, index: u32) -> bool {
+        let cursor = self.audiences.member(stream.audience, index).cursor;
+        self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
+            && !self.audiences.is_being_swept(stream.audience)
     }
 
     fn fill_heartbeat(&mut self, kind: HeartbeatKind) {

@@ -185,15 +185,10 @@ impl Delivery {
 
     fn queue_heartbeat(&mut self, key: StreamKey, stream: &crate::stream::Stream) {
         // A laggard's link is full, or about to be sent to.
-        let Place::Member(index) = stream.place else { return };
-        let format = self.audiences.subscription(stream.audience).format();
-        // In the middle of a sweep a member may not have everything that this shard was handed. Where nothing was published
-        // since, the client knows its cursor already.
-        let cursor = self.audiences.member(stream.audience, index).cursor;
-        let is_news = self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
-            && !self.audiences.is_being_swept(stream.audience);
-        let checkpoint = if is_news { stream.options.checkpoint } else { Checkpoint::Off };
-        self.sending.queue_heartbeat(key, HeartbeatKind::new(format, checkpoint));
+        if matches!(stream.place, Place::Member(_)) {
+            let format = self.audiences.subscription(stream.audience).format();
+            self.sending.queue_heartbeat(key, HeartbeatKind::new(format, stream.options.checkpoint));
+        }
     }
 
     /// Heartbeats of streams with an interval of their own.

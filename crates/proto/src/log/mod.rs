@@ -28,7 +28,6 @@ mod heap;
 mod holders;
 mod names;
 mod own_ids;
-mod parts;
 mod read;
 mod shards;
 mod slots;

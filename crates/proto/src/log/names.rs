@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use super::parts::PartTable;
+use crate::parts::PartTable;
 
 /// The keys of the log's hashes, so that names that collide cannot be computed from outside.
 #[derive(Clone, Copy)]

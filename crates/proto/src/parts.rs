@@ -1,7 +1,7 @@
 //! A hash table in many small parts, which grows and shrinks by one part at a time.
 //!
-//! One table of a million entries doubles at once, and for milliseconds it moves every entry under the log's
-//! lock. Here an insertion moves the entries of at most one part, and a removal those of at most two (linear
+//! One table of a million entries moves every entry where it doubles: for a tenth of a second under the log's lock,
+//! and for more than a second where the hash of an entry is that of a subscription. Here an insertion moves the entries of at most one part, and a removal those of at most two (linear
 //! hashing, W. Litwin, 1980). With `n` parts, an entry's part is given by the lowest bits of its hash, as
 //! many as `n` needs; a part that does not exist yet is still in the one whose number has no highest bit.
 
@@ -16,40 +16,46 @@ const PART_ENTRIES: usize = 256;
 const MERGED_ENTRIES: usize = PART_ENTRIES / 4;
 
 /// Entries by hash.
-pub(super) struct PartTable<T> {
+pub(crate) struct PartTable<T> {
     parts: Vec<HashTable<T>>,
     length: usize,
     /// The memory of the parts' tables.
     table_bytes: usize,
 }
 
+impl<T> Default for PartTable<T> {
+    fn default() -> PartTable<T> {
+        PartTable::new()
+    }
+}
+
 impl<T> PartTable<T> {
-    pub(super) fn new() -> PartTable<T> {
+    pub(crate) fn new() -> PartTable<T> {
         PartTable { parts: Vec::new(), length: 0, table_bytes: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 
     /// The memory of the table, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.parts.capacity() * size_of::<HashTable<T>>() + self.table_bytes
     }
 
     /// The entry with this hash for which `is_it` holds.
-    pub(super) fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
+    pub(crate) fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
         self.parts.get(part_of(hash, self.parts.len()))?.find(hash, is_it)
     }
 
     /// The same, to be changed in a way that leaves its hash.
-    pub(super) fn find_mut(&mut self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&mut T> {
+    pub(crate) fn find_mut(&mut self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&mut T> {
         let part = part_of(hash, self.parts.len());
         self.parts.get_mut(part)?.find_mut(hash, is_it)
     }
 
     /// Adds an entry that is not in the table. `hash_of` gives the hash of any entry.
-    pub(super) fn insert(&mut self, hash: u64, entry: T, hash_of: impl Fn(&T) -> u64) {
+    pub(crate) fn insert(&mut self, hash: u64, entry: T, hash_of: impl Fn(&T) -> u64) {
         if self.length >= self.parts.len() * PART_ENTRIES {
             self.split(&hash_of);
         }
@@ -61,7 +67,7 @@ impl<T> PartTable<T> {
     }
 
     /// Removes the entry with this hash for which `is_it` holds. `hash_of` gives the hash of any other entry.
-    pub(super) fn remove(
+    pub(crate) fn remove(
         &mut self,
         hash: u64,
         is_it: impl FnMut(&T) -> bool,
@@ -87,7 +93,7 @@ impl<T> PartTable<T> {
         Some(removed)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.parts.iter().flatten()
     }
 
@@ -136,7 +142,7 @@ impl<T> PartTable<T> {
     }
 
     /// Checks what must always hold; for tests.
-    pub(super) fn check(&self, hash_of: impl Fn(&T) -> u64) {
+    pub(crate) fn check(&self, hash_of: impl Fn(&T) -> u64) {
         let (mut length, mut bytes) = (0, 0);
         for (number, part) in self.parts.iter().enumerate() {
             let is_here = |entry| part_of(hash_of(entry), self.parts.len()) == number;
@@ -147,6 +153,14 @@ impl<T> PartTable<T> {
         let (least, most) = (self.length / PART_ENTRIES, self.length / MERGED_ENTRIES + 1);
         assert!((least..=most).contains(&self.parts.len()), "{} parts for {length}", self.parts.len());
     }
+}
+
+/// A hash of a number that no client chooses, so it needs no key. Every bit of the number moves every bit of its hash (the
+/// finalizer of MurmurHash3, A. Appleby), because a table looks at three places of it.
+pub(crate) fn hash_of_number(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    mixed ^ (mixed >> 33)
 }
 
 /// The part of a hash, of so many. The table of a part looks at the lowest and at the highest bits.
@@ -166,10 +180,8 @@ fn buddy_of(part: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Any number will do as a hash, if its bits are mixed.
     fn hash(number: &u64) -> u64 {
-        let mixed = (number ^ (number >> 30)).wrapping_add(1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
+        hash_of_number(*number)
     }
 
     #[test]
