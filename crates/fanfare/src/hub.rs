@@ -231,7 +231,8 @@ impl Hub {
     /// and leaves them there where it does not.
     ///
     /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
-    /// mailboxes [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many
+    /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`crate::PART_TOPICS`] topics, counted
+    /// once for each event, is taken whole or not at all. Of a larger one, as many
     /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
     /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
     /// many times larger.

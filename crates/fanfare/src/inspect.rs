@@ -24,6 +24,9 @@ pub struct TopicsPage {
     pub next: Option<u64>,
 }
 
+/// Topics whose counts are looked up under one hold of the log's lock.
+const TOPICS_AT_ONCE: usize = 64;
+
 /// Why a question about topics has no answer. Parts of an answer are never given for the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InspectError {
@@ -89,11 +92,17 @@ impl Hub {
                 *sum = (sum.0 + counts.0, sum.1 + counts.1);
             }
         }
-        let log = self.log().lock();
-        let of = |(topic, (subscribers, laggards)): (Topic, (usize, usize))| {
-            log.topic_counts(topic, subscribers, laggards)
-        };
-        Ok(topics.into_iter().zip(sums).map(of).collect())
+        let mut sums = topics.into_iter().zip(sums);
+        let mut counts = Vec::with_capacity(sums.len());
+        // Publishers and shards have their turns between the pieces.
+        while sums.len() > 0 {
+            let log = self.log().lock();
+            let piece = sums.by_ref().take(TOPICS_AT_ONCE);
+            counts.extend(
+                piece.map(|(topic, (subscribers, laggards))| log.topic_counts(topic, subscribers, laggards)),
+            );
+        }
+        Ok(counts)
     }
 }
 

@@ -324,6 +324,10 @@ pub const AHEAD_POLL: Duration = Duration::from_millis(10);
 /// Such readers that one turn of the loop looks at.
 pub const RESUMES: usize = 256;
 
+/// Topics of all events that one publish takes at once: each is looked up, and gets the event, under the log's lock, for
+/// about two milliseconds in all.
+pub const PART_TOPICS: usize = 2048;
+
 /// Frames that one append drops because the retention of the event's topics does not cover them any more, and
 /// two for each topic: 0.1 ms under the log's lock. The rest goes in the next turns of a shard's loop.
 pub const APPEND_DROPS: usize = 256;
