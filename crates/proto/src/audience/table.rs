@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -14,7 +13,8 @@ use super::{AudienceId, Member, Subscription};
 use crate::event::Topic;
 use crate::frames::FrameStore;
 use crate::limits::{RUN_BYTES, SMALL_FAN_OUT, SWEEP_FRAMES};
-use crate::shrink::{drop_if_empty, shrink_list, shrink_table};
+use crate::parts::PartTable;
+use crate::shrink::{drop_if_empty, shrink_list};
 use crate::stream::Deciseconds;
 
 pub(super) struct Audience {
@@ -95,9 +95,9 @@ impl Default for SweepBounds {
 #[derive(Default)]
 pub struct Audiences {
     pub(super) table: Slab<Audience>,
-    by_subscription: HashTable<AudienceId>,
+    by_subscription: PartTable<AudienceId>,
     topics: Slab<TopicReaders>,
-    by_topic: HashTable<u32>,
+    by_topic: PartTable<u32>,
     hasher: RandomState,
     pub(super) sweeps: Slab<Sweep>,
     /// Audiences that an event with a small fan-out has marked: they need not wait for a broadcast.
@@ -145,7 +145,7 @@ impl Audiences {
             laggards: 0,
         });
         let Audiences { by_subscription, table, hasher, .. } = self;
-        by_subscription.insert_unique(hash, id, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
+        by_subscription.insert(hash, id, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
         id
     }
 
@@ -155,9 +155,7 @@ impl Audiences {
                 TopicReaders { name: topic.clone(), audiences: SmallVec::new(), subscribers: 0, laggards: 0 };
             let key = self.topics.insert(readers) as u32;
             let Audiences { by_topic, topics, hasher, .. } = self;
-            by_topic.insert_unique(hasher.hash_one(topic), key, |&key| {
-                hasher.hash_one(&topics[key as usize].name)
-            });
+            by_topic.insert(hasher.hash_one(topic), key, |&key| hasher.hash_one(&topics[key as usize].name));
             key
         });
         let audiences = &mut self.topics[key as usize].audiences;
@@ -183,12 +181,11 @@ impl Audiences {
             return SmallVec::new();
         }
         self.drop_sweep(id, store);
+        let Audiences { by_subscription, table, hasher, .. } = self;
+        let hash_of = |id: &AudienceId| hasher.hash_one(&*table[id.0 as usize].subscription);
+        by_subscription.remove(hash_of(&id), |other| *other == id, hash_of);
         // Its places in line, if it has any, are found stale by `next_turn`.
         let audience = self.table.remove(id.0 as usize);
-        let hash = self.hasher.hash_one(&*audience.subscription);
-        if let Ok(entry) = self.by_subscription.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
         let mut unread = SmallVec::new();
         for &TopicPlace { topic, place } in &audience.topics {
             let readers = &mut self.topics[topic as usize];
@@ -206,19 +203,15 @@ impl Audiences {
             }
         }
         drop_if_empty(&mut self.table);
-        let Audiences { by_subscription, table, hasher, .. } = self;
-        shrink_table(by_subscription, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
         unread
     }
 
     fn remove_topic(&mut self, key: u32) -> Topic {
-        let name = self.topics.remove(key as usize).name;
-        if let Ok(entry) = self.by_topic.find_entry(self.hasher.hash_one(&name), |other| *other == key) {
-            entry.remove();
-        }
-        drop_if_empty(&mut self.topics);
         let Audiences { by_topic, topics, hasher, .. } = self;
-        shrink_table(by_topic, |&key| hasher.hash_one(&topics[key as usize].name));
+        let hash_of = |key: &u32| hasher.hash_one(&topics[*key as usize].name);
+        by_topic.remove(hash_of(&key), |other| *other == key, hash_of);
+        let name = topics.remove(key as usize).name;
+        drop_if_empty(topics);
         name
     }
 

@@ -11,11 +11,11 @@ use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
 use crate::laggard::Laggard;
-use crate::limits::{LaggardPolicy, ROOM_ENDINGS, RUN_BYTES, RUN_FRAMES};
+use crate::limits::{LaggardPolicy, ROOM_LOOKS_MIN, RUN_BYTES, RUN_FRAMES, TURN_SCANS};
 use crate::link::Unsent;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
-use crate::stream::{CloseReason, Deciseconds, Place};
+use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 
 /// The same bytes for each of these sockets.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,9 @@ pub struct SendFailure {
     /// The connection is gone; otherwise the socket is full, and a notification follows when there is room again.
     pub is_gone: bool,
 }
+
+/// Room for heartbeats that an idle shard keeps.
+const HEARTBEATS_KEPT: usize = 512;
 
 /// What the batch under way is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,7 +103,7 @@ pub(super) struct Sending {
     /// A laggard whose unsent bytes have just gone out, and whose turn goes on.
     next_laggard: Option<u32>,
     /// Streams whose heartbeat is due, by its kind.
-    heartbeats: [Vec<StreamKey>; HeartbeatKind::ALL.len()],
+    heartbeats: [VecDeque<StreamKey>; HeartbeatKind::ALL.len()],
     /// Streams to be ended, and why.
     endings: VecDeque<(StreamKey, CloseReason)>,
     /// What heartbeats may say: every event up to here has been handed to this shard.
@@ -122,7 +125,9 @@ impl Sending {
         shrink_buffer(&mut self.keys);
         shrink_buffer(&mut self.failures);
         shrink_buffer(&mut self.gone);
-        self.heartbeats.iter_mut().for_each(shrink_buffer);
+        self.heartbeats.iter_mut().filter(|keys| keys.capacity() > HEARTBEATS_KEPT).for_each(|keys| {
+            *keys = VecDeque::new();
+        });
     }
 
     /// An audience has left: another may get its place.
@@ -140,7 +145,13 @@ impl Sending {
     }
 
     pub(super) fn queue_heartbeat(&mut self, key: StreamKey, kind: HeartbeatKind) {
-        self.heartbeats[kind.index()].push(key);
+        self.heartbeats[kind.index()].push_back(key);
+    }
+
+    /// Whether heartbeats are queued that may carry a cursor.
+    pub(super) fn wants_caught_up_to(&self) -> bool {
+        let mut kinds = HeartbeatKind::ALL.iter().filter(|kind| kind.checkpoint != Checkpoint::Off);
+        kinds.any(|kind| !self.heartbeats[kind.index()].is_empty())
     }
 
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
@@ -169,7 +180,7 @@ impl Delivery {
             Some(in_flight) => in_flight,
             None => self
                 .next_replay(now, budget, log)
-                .or_else(|| self.next_heartbeats(now))
+                .or_else(|| self.next_heartbeats(now, budget))
                 .or_else(|| self.next_ending(budget))?,
         };
         self.sending.in_flight = in_flight;
@@ -225,7 +236,7 @@ impl Delivery {
                 Some(turn) => turn,
                 None => {
                     let small_first = budget.sends > self.budgets.sends / 2;
-                    let turn = self.audiences.next_turn(small_first)?;
+                    let turn = self.audiences.next_turn(small_first, &mut budget.scans)?;
                     self.sending.turn = Some(turn);
                     turn
                 }
@@ -233,7 +244,10 @@ impl Delivery {
             let (most, scans) = (budget.sends, &mut budget.scans);
             match self.audiences.slice(turn.audience, most, scans, Deciseconds::of(now), &mut self.store) {
                 Step::Slice(slice) => return Some(self.fill_slice(turn.audience, slice, budget)),
-                Step::PassOver | Step::Scanned => self.end_turn(log),
+                Step::PassOver | Step::Scanned => {
+                    budget.scans = budget.scans.saturating_sub(TURN_SCANS);
+                    self.end_turn(log);
+                }
             }
         }
     }
@@ -314,7 +328,7 @@ impl Delivery {
                 Some(key) => key,
                 None => {
                     budget.laggards = budget.laggards.checked_sub(1)?;
-                    self.laggards.next_turn()?
+                    self.laggards.next_turn(&mut budget.scans)?
                 }
             };
             if let Some(in_flight) = self.serve(key, now, log) {
@@ -470,7 +484,7 @@ impl Delivery {
     /// the one that began the oldest frame. It cannot be told of a gap in the middle of a frame. A crowd that shares one
     /// frame holds little each, so it is not ended for what one other link holds. The rest goes on in the next turn.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
-        let mut left = ROOM_ENDINGS;
+        let mut left = self.budgets.room_endings.max(1);
         while left > 0 && self.store.begun_bytes() + self.laggards.own_bytes() > self.limits.laggard_bytes {
             let Some(slot) = self.largest_holder() else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);
@@ -481,8 +495,9 @@ impl Delivery {
 
     fn largest_holder(&mut self) -> Option<u32> {
         let keys = self.laggards.with_unsent();
-        let (from, count) =
-            (self.upkeep.next_to_make_room, keys.len().min(self.budgets.laggard_checks.max(1)));
+        let looks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_looks.max(ROOM_LOOKS_MIN));
+        let (from, count) = (self.upkeep.next_to_make_room, keys.len().min(looks));
+        self.upkeep.room_looks = self.upkeep.room_looks.saturating_sub(count);
         self.upkeep.next_to_make_room = from.wrapping_add(count);
         let sample = (0..count).map(|offset| self.laggards.get(keys[from.wrapping_add(offset) % keys.len()]));
         let rank = |laggard: &&Laggard| {
@@ -495,27 +510,46 @@ impl Delivery {
 
     // Heartbeats and endings.
 
-    fn next_heartbeats(&mut self, now: Duration) -> Option<InFlight> {
+    fn next_heartbeats(&mut self, now: Duration, budget: &mut Budgets) -> Option<InFlight> {
         loop {
-            let index = self.sending.heartbeats.iter().position(|keys| !keys.is_empty())?;
-            let mut keys = std::mem::take(&mut self.sending.heartbeats[index]);
+            let kind =
+                *HeartbeatKind::ALL.iter().find(|kind| !self.sending.heartbeats[kind.index()].is_empty())?;
+            let plain = HeartbeatKind::new(kind.format, Checkpoint::Off);
+            let mut keys = std::mem::take(&mut self.sending.heartbeats[kind.index()]);
+            let count = keys.len().min(budget.heartbeats);
+            budget.heartbeats -= count;
             self.sending.slots.clear();
-            for key in keys.drain(..) {
+            for key in keys.drain(..count) {
                 // It may have left, fallen behind, or been sent something since its heartbeat was found due.
                 let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-                let is_member = matches!(stream.place, Place::Member(_));
-                if is_member && self.is_heartbeat_due(&stream, now) {
-                    self.sending.sockets.push(link.socket);
-                    self.sending.slots.push(key.slot);
+                let Place::Member(index) = stream.place else { continue };
+                if !self.is_heartbeat_due(&stream, now) {
+                    continue;
                 }
+                if kind != plain && !self.is_cursor_news(&stream, index) {
+                    self.sending.queue_heartbeat(key, plain);
+                    continue;
+                }
+                self.sending.sockets.push(link.socket);
+                self.sending.slots.push(key.slot);
             }
-            self.sending.heartbeats[index] = keys;
+            self.sending.heartbeats[kind.index()] = keys;
+            if count == 0 {
+                return None;
+            }
             if !self.sending.slots.is_empty() {
-                let kind = HeartbeatKind::ALL[index];
                 self.fill_heartbeat(kind);
                 return Some(InFlight::Heartbeats(kind));
             }
         }
+    }
+
+    /// Whether a member's heartbeat can tell it a cursor that it does not know. In the middle of a sweep a member may not have
+    /// everything that this shard was handed. Where nothing was published since, the client knows its cursor already.
+    fn is_cursor_news(&self, stream: &Stream, index: u32) -> bool {
+        let cursor = self.audiences.member(stream.audience, index).cursor;
+        self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
+            && !self.audiences.is_being_swept(stream.audience)
     }
 
     fn fill_heartbeat(&mut self, kind: HeartbeatKind) {

@@ -43,6 +43,8 @@ pub(super) struct Upkeep {
     pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
+    /// How many laggards this turn of the loop still looks at for those that make room.
+    pub(super) room_looks: usize,
     /// More has to be ended to make room than one turn ends.
     pub(super) is_making_room: bool,
     /// Streams with a heartbeat interval of their own, and when each is to be looked at.
@@ -193,15 +195,10 @@ impl Delivery {
 
     fn queue_heartbeat(&mut self, key: StreamKey, stream: &crate::stream::Stream) {
         // A laggard's link is full, or about to be sent to.
-        let Place::Member(index) = stream.place else { return };
-        let format = self.audiences.subscription(stream.audience).format();
-        // In the middle of a sweep a member may not have everything that this shard was handed. Where nothing was published
-        // since, the client knows its cursor already.
-        let cursor = self.audiences.member(stream.audience, index).cursor;
-        let is_news = self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
-            && !self.audiences.is_being_swept(stream.audience);
-        let checkpoint = if is_news { stream.options.checkpoint } else { Checkpoint::Off };
-        self.sending.queue_heartbeat(key, HeartbeatKind::new(format, checkpoint));
+        if matches!(stream.place, Place::Member(_)) {
+            let format = self.audiences.subscription(stream.audience).format();
+            self.sending.queue_heartbeat(key, HeartbeatKind::new(format, stream.options.checkpoint));
+        }
     }
 
     /// Heartbeats of streams with an interval of their own.

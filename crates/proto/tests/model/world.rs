@@ -104,6 +104,9 @@ impl World {
             laggards: choices.pick(&[1, 8]),
             scans: choices.pick(&[1, 3, 100]),
             endings: choices.pick(&[1, 10]),
+            heartbeats: choices.pick(&[1, 100]),
+            room_endings: choices.pick(&[1, 100]),
+            drain_looks: choices.pick(&[1, 100]),
             laggard_checks: choices.pick(&[1, 100]),
             sweep: SweepBounds {
                 frames: choices.pick(&[1, 6, 40]),
