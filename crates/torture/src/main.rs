@@ -90,7 +90,7 @@ enum Backends {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options) {
+    match run_backends(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 /// Returns whether nothing was violated.
-fn run(options: &Options) -> Result<bool, String> {
+fn run_backends(options: &Options) -> Result<bool, String> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| error.to_string())?;
