@@ -137,7 +137,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         laggards: choices.pick(&[2, 1, all.laggards]),
         scans: choices.pick(&[all.scans, 3, 1]),
         endings: choices.pick(&[all.endings, 3]),
-        heartbeats: choices.pick(&[all.heartbeats, 2, 1]),
+        heartbeats: choices.pick(&[all.heartbeats, 100]),
         room_endings: choices.pick(&[all.room_endings, 3, 1]),
         drain_looks: choices.pick(&[all.drain_looks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),

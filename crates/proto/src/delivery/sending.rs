@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::{Budgets, Delivery, StreamKey, Subscriber};
 use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
@@ -148,6 +150,11 @@ impl Sending {
         self.heartbeats[kind.index()].push_back(key);
     }
 
+    /// Heartbeats that are queued.
+    pub(super) fn heartbeats_queued(&self) -> usize {
+        self.heartbeats.iter().map(VecDeque::len).sum()
+    }
+
     /// Whether heartbeats are queued that may carry a cursor.
     pub(super) fn wants_caught_up_to(&self) -> bool {
         let mut kinds = HeartbeatKind::ALL.iter().filter(|kind| kind.checkpoint != Checkpoint::Off);
@@ -283,12 +290,16 @@ impl Delivery {
         let count = (slice.end - slice.start) as u64;
         self.counts.sends += count;
         self.counts.deliveries += count * run.len() as u64;
-        self.audiences.advance(audience, slice, run.end());
         let mut failed = std::mem::take(&mut self.sending.failures);
         failed.extend(failures);
         // From the back: taking one out moves only those behind it.
         failed.sort_unstable_by_key(|failure| Reverse(failure.index));
-        for failure in failed.drain(..) {
+        // The run begins at the cursor of the first member. Others may have been told a later one by a heartbeat.
+        let position = |failure: &SendFailure| (slice.start + failure.index) as u32;
+        let cursor_of = |failure: &SendFailure| self.audiences.member(audience, position(failure)).cursor;
+        let cursors: SmallVec<[u64; 8]> = failed.iter().map(cursor_of).collect();
+        self.audiences.advance(audience, slice, run.end());
+        for (failure, cursor) in failed.drain(..).zip(cursors) {
             let run = &self.sending.run;
             self.counts.deliveries -= (run.len() - run.whole_frames(failure.sent)) as u64;
             let slot = self.audiences.member(audience, (slice.start + failure.index) as u32).slot;
@@ -296,7 +307,7 @@ impl Delivery {
                 self.sending.gone.push(slot);
             } else {
                 let cut = self.sending.run.cut(failure.sent, &mut self.store);
-                self.member_to_laggard(slot, Some(cut.cursor), cut.unsent, now);
+                self.member_to_laggard(slot, Some(cut.cursor.max(cursor)), cut.unsent, now);
             }
         }
         self.sending.failures = failed;
@@ -530,6 +541,8 @@ impl Delivery {
                     self.sending.queue_heartbeat(key, plain);
                     continue;
                 }
+                // It may be queued twice, where it waited for its turn for so long that upkeep found it again.
+                self.subscribers[key.slot as usize].stream.sent_at = Deciseconds::of(now);
                 self.sending.sockets.push(link.socket);
                 self.sending.slots.push(key.slot);
             }
@@ -575,8 +588,7 @@ impl Delivery {
         self.counts.heartbeats += slots.len() as u64;
         let cursor = self.sending.caught_up_to.filter(|_| kind.checkpoint != Checkpoint::Off);
         for &slot in &slots {
-            let stream = &mut self.subscribers[slot as usize].stream;
-            stream.sent_at = Deciseconds::of(now);
+            let stream = &self.subscribers[slot as usize].stream;
             if let (Some(cursor), Place::Member(index)) = (cursor, stream.place) {
                 self.audiences.set_cursor(stream.audience, index, cursor);
             }

@@ -147,6 +147,11 @@ impl Delivery {
     }
 
     fn look_at_slice(&mut self, now: Duration) {
+        if self.sending.heartbeats_queued() > 0 {
+            // Those of the slice before go first: where sends are slow, the queue would grow.
+            self.upkeep.next_slice_at = now.saturating_add(SLICE_INTERVAL);
+            return;
+        }
         if self.upkeep.next_slot >= self.subscribers.capacity() {
             // All have been looked at. The room of a crowd that has left would be looked at for as long as any stream stays.
             shrink_slab(&mut self.subscribers);
@@ -204,7 +209,8 @@ impl Delivery {
     /// Heartbeats of streams with an interval of their own.
     fn run_timers(&mut self, now: Duration) {
         let tick = Deciseconds::of(now);
-        for _ in 0..self.budgets.sends {
+        let room = self.budgets.sends.saturating_sub(self.sending.heartbeats_queued());
+        for _ in 0..room {
             let Some(&Reverse((at, slot, generation))) = self.upkeep.timers.peek() else { return };
             if at > tick {
                 return;
