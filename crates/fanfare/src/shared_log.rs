@@ -45,6 +45,9 @@ struct State {
     newest: u64,
     /// When the shard that trims looks at the log again, as far as it knows.
     trims_at: Option<Duration>,
+    /// [`Log::changes`] when the log was last checked.
+    #[cfg(feature = "sim")]
+    checked: Option<u64>,
 }
 
 /// The log under its lock.
@@ -59,6 +62,9 @@ pub(crate) struct SharedLog {
     shard: usize,
     mailbox: Arc<Mailbox>,
     waiting: Arc<WaitingPublishers>,
+    /// [`Log::changes`] when all registrations of this shard were last checked, and how many there were.
+    #[cfg(feature = "sim")]
+    checked: std::cell::Cell<Option<(u64, usize)>>,
 }
 
 impl ProcessLog {
@@ -69,7 +75,13 @@ impl ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
             newest: Arc::new(AtomicU64::new(log.newest())),
-            state: Mutex::new(State { newest: log.newest(), log, trims_at: None }),
+            state: Mutex::new(State {
+                newest: log.newest(),
+                log,
+                trims_at: None,
+                #[cfg(feature = "sim")]
+                checked: None,
+            }),
         }
     }
 
@@ -152,7 +164,7 @@ impl LockedLog<'_> {
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, newest, trims_at } = &mut *self.state;
+        let State { log, newest, trims_at, .. } = &mut *self.state;
         for frame in frames {
             log.append(frame, now, dropped);
         }
@@ -174,7 +186,14 @@ impl SharedLog {
         mailbox: Arc<Mailbox>,
         waiting: Arc<WaitingPublishers>,
     ) -> SharedLog {
-        SharedLog { process, shard, mailbox, waiting }
+        SharedLog {
+            process,
+            shard,
+            mailbox,
+            waiting,
+            #[cfg(feature = "sim")]
+            checked: std::cell::Cell::default(),
+        }
     }
 
     /// Drops at most `budget` frames that are too old.
@@ -211,14 +230,19 @@ impl SharedLog {
         self.shard == ProcessLog::TRIMMING_SHARD
     }
 
-    /// Checks the log, and that this shard has registered for exactly these topics.
+    /// Checks the log, and that this shard has registered for exactly these topics. What cannot have changed since
+    /// the last check is left out: to look at the whole log after every tick takes most of a simulation's time.
     ///
     /// # Panics
     /// Something does not hold.
     #[cfg(feature = "sim")]
     pub(crate) fn check<'topics>(&self, read: impl Iterator<Item = &'topics Topic>) {
-        let log = &self.process.lock().state.log;
-        log.check();
+        let mut locked = self.process.lock();
+        let changes = locked.state.log.changes();
+        if locked.state.checked.replace(changes) != Some(changes) {
+            locked.state.log.check();
+        }
+        let log = &locked.state.log;
         let mut count = 0;
         for topic in read {
             count += 1;
@@ -226,6 +250,9 @@ impl SharedLog {
                 log.shards_reading(std::slice::from_ref(topic)).contains(self.shard),
                 "{topic} is not registered"
             );
+        }
+        if self.checked.replace(Some((changes, count))) == Some((changes, count)) {
+            return;
         }
         let (topics, rest) = log.topics_page(None, usize::MAX);
         assert!(rest.is_none(), "the simulator has few topics");

@@ -209,6 +209,11 @@ pub fn log_snapshot(hub: &Hub) -> LogSnapshot {
     })
 }
 
+/// Changes with every call that may change the log.
+pub fn log_changes(hub: &Hub) -> u64 {
+    hub.with_log(|log| log.changes())
+}
+
 /// The log's answers about each of these topics.
 pub fn topics_in_log(hub: &Hub, topics: &[Topic]) -> Vec<TopicInLog> {
     hub.with_log(|log| {

@@ -85,6 +85,8 @@ pub struct Log {
     /// Pairs of a topic and a shard that reads it.
     readers: usize,
     readers_version: u64,
+    /// How many calls have changed the log.
+    changes: u64,
 }
 
 /// What the log keeps of one topic.
@@ -119,6 +121,7 @@ impl Log {
             reader_bytes: 0,
             readers: 0,
             readers_version: 0,
+            changes: 0,
             limits,
         }
     }
@@ -130,6 +133,7 @@ impl Log {
     /// # Panics
     /// The log has been used.
     pub fn begin_after(&mut self, seq: u64) {
+        self.changes += 1;
         assert!(self.newest == 0 && self.topics.len() == 0, "a log begins once, before all else");
         self.newest = seq;
         self.forgotten.raise_floor(seq);
@@ -179,6 +183,7 @@ impl Log {
     /// # Panics
     /// The frame's `seq` is not higher than all before it.
     pub fn append(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
+        self.changes += 1;
         let seq = frame.seq();
         assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
         self.newest = seq;
@@ -206,6 +211,7 @@ impl Log {
     /// Drops at most `budget` frames that are too old, or that an append has left over, and looks at no more topics than that. Where it had to
     /// stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
+        self.changes += 1;
         let now = nanoseconds(now);
         let mut left = budget;
         while left > 0
@@ -243,6 +249,7 @@ impl Log {
     /// # Panics
     /// The shard reads one of the topics already.
     pub fn add_reader(&mut self, topics: &[Topic], shard: usize) {
+        self.changes += 1;
         for topic in topics {
             let slot = self.find_or_insert(topic);
             self.change_readers(slot, |readers| readers.insert(shard));
@@ -256,6 +263,7 @@ impl Log {
     /// # Panics
     /// The shard does not read one of the topics.
     pub fn remove_reader(&mut self, topics: &[Topic], shard: usize) {
+        self.changes += 1;
         for topic in topics {
             let slot = self.find(topic).expect("a topic with readers has an entry");
             self.change_readers(slot, |readers| readers.remove(shard));
@@ -278,6 +286,11 @@ impl Log {
     /// answer of [`Log::shards_reading`].
     pub fn readers_version(&self) -> u64 {
         self.readers_version
+    }
+
+    /// Changes with every call that may change the log: while it is the same, so is everything that the log says.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Pairs of a topic and a shard that reads it: what [`Log::add_reader`] has noted and
