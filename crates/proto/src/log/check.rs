@@ -77,7 +77,7 @@ impl Log {
         assert!(entry.dropped.newest_public <= entry.dropped.newest, "what was dropped of {name}");
         let retention = self.limits.retention_at(held.rule);
         assert_eq!(held.rule, self.limits.rule_of(name), "the retention of {name}");
-        assert!(held.len() > 0, "no frames in {name}");
+        assert!(!held.is_empty(), "no frames in {name}");
         let is_within = held.len() <= retention.events && held.frame_bytes <= retention.bytes;
         let (frames, bytes) = (held.len(), held.frame_bytes);
         assert!(is_within || held.is_due_at_once, "{frames} frames and {bytes} bytes in {name}");

@@ -145,7 +145,7 @@ mod tests {
                 let entry = (random, step);
                 heap.push(entry);
                 set.insert(entry);
-            } else if random % 2 == 0 {
+            } else if random.is_multiple_of(2) {
                 let first = set.pop_first();
                 assert_eq!((heap.first(), heap.remove(0)), (first, first));
             } else if heap.len() > 0 {
