@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Holds COUNT live subscribers on this one machine, client included, and delivers broadcasts to every one.
 #
-#   loadtest/million.sh [COUNT] [--backend epoll|io-uring] [--raise]
+#   loadtest/million.sh [COUNT] [--backend epoll|io-uring] [--steered] [--raise]
 #
+# With --steered the server has core 0, and the client and the receivers' kernel work have core 1, as behind a network
+# card: the server's CPU is then its own. Without it both share the cores, and a send includes the receiver's work.
 # It checks every limit first and names each that is too low, with the command that raises it. With --raise (as root) it
 # raises them itself, and puts them back at the end. Server and client run in a network namespace of their own; the
 # server runs as nobody, under the descriptor limit that it finds. When 1 GiB of memory is left the run ends and says
@@ -10,10 +12,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-name=million.sh count=1000000 backend=epoll raise=no
+name=million.sh count=1000000 backend=epoll raise=no steered=no
 while [ $# -gt 0 ]; do
   case $1 in
     --raise) raise=yes ;;
+    --steered) steered=yes ;;
     --backend) backend=$2; shift ;;
     [0-9]*) count=$1 ;;
     *) echo "$name: unknown argument $1; see its first lines" >&2; exit 2 ;;
@@ -40,12 +43,16 @@ for _ in $(seq 100); do grep -q listening "$files/said" && break; sleep 0.1; don
 grep -q listening "$files/said" || { cat "$files/said" >&2; exit 1; }
 say "$count subscribers, $shards shards of at most $descriptors descriptors, server $server as nobody"
 
+arrangement=()
+[ "$steered" = no ] || arrangement=(--steered --server-cores 0 --client-cores 1)
+suffix=$([ "$steered" = no ] || echo -steered)
+
 # The broadcasts must not overlap: each takes both cores about ten seconds a million.
 code=0
 bounded $((300 + count / 2000)) "$load/fanfare-load" idle -n "$count" --server-pid "$server" --events 3 \
   --rate "$(awk "BEGIN { print 50000 / ($count + 50000) }")" --duration 20s \
   --connect-rate 100000 --connect-burst 4000 --head-timeout 60s --patience 60s --least-memory "$least_memory" \
-  --json "$results/million-$count-$backend.json" || code=$?
+  "${arrangement[@]}" --json "$results/million-$count-$backend$suffix.json" || code=$?
 say "the server at the end:"
 grep -E '^(VmRSS|Threads)' "/proc/$server/status" >&2
 exit "$code"

@@ -48,6 +48,7 @@ figures! {
     SLAB, "slab B/pair", |report| report.kernel_slab_bytes_per_pair;
     STACKS, "stack+tables B/pair", |report| report.kernel_stack_bytes_per_pair;
     OPENED, "opened/s", |report| Some(report.opening.per_second).filter(|rate| *rate > 0.0);
+    OPENING_CPU, "CPU us/opening", |report| report.server_cpu_us_per_opening;
     OPENING, "opening p99 us", |report| Some(report.opening.latency_us.as_ref()?.p99);
     ALL_BACK, "all back ms", |report| report.storm_all_back_ms;
     MISSED, "missed while away", |report| Some(report.missed_while_away as f64);
@@ -79,7 +80,7 @@ pub(super) fn columns(contest: Contest) -> Vec<Column> {
         Contest::Fanout => {
             vec![P50, P99, P99_9, MAX, LAST, THROUGHPUT, CPU, RANGE, USER, USER_AFTER, SLAB, FAULTS]
         }
-        Contest::Idle => vec![IDLE_CPU, USER, USER_AFTER, SLAB, STACKS, OPENED, OPENING, FAULTS],
+        Contest::Idle => vec![IDLE_CPU, USER, USER_AFTER, SLAB, STACKS, OPENED, OPENING_CPU, OPENING, FAULTS],
         Contest::Saturate => vec![THROUGHPUT, CPU, RANGE, CPU_SHARE, USER, USER_AFTER, FAULTS],
         Contest::Storm => vec![ALL_BACK, OPENING, MISSED, P99, MAX, CPU, USER, USER_AFTER, FAULTS],
         Contest::Slow => vec![STEADY_BEFORE, STEADY_STALLED, MAX, GROWN, BUFFERS, SLOW_LOST, CPU, FAULTS],

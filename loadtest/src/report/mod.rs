@@ -149,6 +149,8 @@ pub(crate) struct Report {
     pub(crate) server_cpu_us_per_delivery: Option<f64>,
     pub(crate) server_cpu_share: Option<f64>,
     pub(crate) server_idle_cpu_share: Option<f64>,
+    /// From before the first stream was opened until half a second after the last.
+    pub(crate) server_cpu_us_per_opening: Option<f64>,
     pub(crate) server_user_bytes_per_connection: Option<f64>,
     pub(crate) server_user_bytes_per_connection_after: Option<f64>,
     pub(crate) kernel_slab_bytes_per_pair: Option<f64>,

@@ -80,6 +80,7 @@ pub(crate) fn summary(report: &Report) -> String {
     optional("deliveries a second", report.deliveries_per_s);
     optional("server CPU per delivery, us", report.server_cpu_us_per_delivery);
     optional("server CPU while idle, % of a core", report.server_idle_cpu_share.map(|share| share * 100.0));
+    optional("server CPU per opened stream, us", report.server_cpu_us_per_opening);
     optional("server user bytes per stream", report.server_user_bytes_per_connection);
     optional("  after deliveries", report.server_user_bytes_per_connection_after);
     optional("kernel slab bytes per pair of sockets", report.kernel_slab_bytes_per_pair);

@@ -237,6 +237,11 @@ fn server(report: &mut Report, case: &Case<'_>, evidence: &Evidence, books: &Boo
     if let Some((begin, end)) = &evidence.idle {
         report.server_idle_cpu_share = used(begin, end).map(|(_, share)| round(share));
     }
+    if let Some((ns, _)) = used(&evidence.before, &evidence.open)
+        && evidence.open.at > 0
+    {
+        report.server_cpu_us_per_opening = Some(round(ns / 1e3 / streams));
+    }
     let grown = |from: Option<u64>, to: Option<u64>| Some(to? as f64 - from? as f64);
     let each = |bytes: f64| round(bytes / streams);
     report.server_user_bytes_per_connection = grown(evidence.before.user, evidence.open.user).map(each);
