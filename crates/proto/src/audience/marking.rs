@@ -40,9 +40,9 @@ impl Audiences {
             self.markings.push_back(marking);
             return 0;
         }
-        let frame = Arc::clone(store.get(marking.frame));
-        for topic in frame.topics() {
-            let ids = self.readers(topic).map(|readers| readers.audiences.clone()).unwrap_or_default();
+        for topic in 0..store.get(marking.frame).topics().len() {
+            let readers = self.readers(&store.get(marking.frame).topics()[topic]);
+            let ids = readers.map(|readers| readers.audiences.clone()).unwrap_or_default();
             for id in ids {
                 self.mark_now(id, store);
                 self.mark_one(id, marking.frame, is_small, store);
@@ -57,8 +57,7 @@ impl Audiences {
         while budget > 0
             && let Some(mut marking) = self.markings.pop_front()
         {
-            let frame = Arc::clone(store.get(marking.frame));
-            let Some(topic) = frame.topics().get(marking.topic) else {
+            let Some(topic) = store.get(marking.frame).topics().get(marking.topic) else {
                 store.release(marking.frame);
                 continue;
             };

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Delivery, StreamKey, Subscriber};
+use super::{Delivery, Subscriber};
 use crate::audience::{AudienceId, Member, Subscription};
 use crate::event_log::EventLog;
 use crate::frame::gap_event;
 use crate::laggard::NewLaggard;
-use crate::link::{Link, Unsent};
+use crate::link::{Link, LinkKey};
 use crate::log::Start;
 use crate::stream::{Deciseconds, Place, Stream, StreamOptions};
+use crate::unsent::Unsent;
 
 /// A subscription that has its place in an audience. It becomes a stream with [`Delivery::begin`], or ends with
 /// [`Delivery::abandon`].
@@ -28,9 +29,9 @@ pub struct Opened {
 
 /// What a stream begins with.
 pub struct NewStream {
-    /// The name that was reserved for it.
-    pub key: StreamKey,
-    /// Its socket.
+    /// The name that was reserved for its link.
+    pub link: LinkKey,
+    /// The link's socket.
     pub socket: i32,
     /// What the subscriber asked for.
     pub options: StreamOptions,
@@ -39,10 +40,10 @@ pub struct NewStream {
 }
 
 impl Delivery {
-    /// The name that the next stream will have.
-    pub fn reserve(&mut self) -> StreamKey {
-        self.generation = (self.generation + 1) & StreamKey::GENERATIONS;
-        StreamKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
+    /// The name that the link of the next stream will have.
+    pub fn reserve(&mut self) -> LinkKey {
+        self.generation = (self.generation + 1) & LinkKey::GENERATIONS;
+        LinkKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
     }
 
     /// Gives a subscription its place. `start` is where it resumes, as the log said; `None`: with the next event. From
@@ -81,12 +82,12 @@ impl Delivery {
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
         let next = log.first_after(&subscription.wanted_after(opened.incomplete_until, 0));
-        gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.format(), out);
+        gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.encoding(), out);
     }
 
-    /// Begins a stream on a watched socket, under the name that was reserved.
+    /// Begins a link on a watched socket, under the name that was reserved, with its stream.
     pub fn begin(&mut self, opened: Opened, new: NewStream, now: Duration, log: &mut impl EventLog) {
-        let NewStream { key, socket, options, unsent } = new;
+        let NewStream { link: key, socket, options, unsent } = new;
         let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
         let slot = key.slot;
         // Every event after the audience's head comes by mail: a reader that has everything up to there need not replay, and
@@ -95,20 +96,23 @@ impl Delivery {
         let place = if (replays && !is_up_to_date) || unsent.is_some() {
             self.audiences.add_laggard(audience);
             let ready = unsent.is_none();
-            let new = NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind: !replays, ready };
+            if let Some(unsent) = unsent {
+                self.unsent.insert(slot, unsent);
+            }
+            let new = NewLaggard { slot, cursor, incomplete_until, fell_behind: !replays, ready };
             Place::Laggard(self.laggards.insert(new, now))
         } else {
             Place::Member(self.audiences.join(audience, Member { socket, slot, cursor }))
         };
         let sent_at = Deciseconds::of(now);
         let ends_at = self.end_of_age(now);
-        let link = Link { socket, generation: key.generation };
+        let link = Link::new(socket, key, self.audiences.subscription(audience).encoding().transport);
         let stream = Stream { audience, place, sent_at, ends_at, options };
         let inserted = self.subscribers.insert(Subscriber { link, stream });
         assert_eq!(inserted, slot as usize, "the name was reserved for this stream");
         self.counts.subscribed += 1;
         self.counts.gaps += u64::from(gap);
-        self.begin_upkeep(key, options, now);
+        self.begin_upkeep(self.key_of(slot), options, now);
         self.make_room(log);
     }
 

@@ -162,11 +162,11 @@ impl Delivery {
         self.upkeep.next_slot = from + per_slice;
         for slot in (from..from + per_slice).map(|slot| slot % slots) {
             let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
-            let key = StreamKey { slot: slot as u32, generation: link.generation };
+            let key = StreamKey { slot: slot as u32, generation: link.generation() };
             if stream.ends_at <= Deciseconds::of(now) {
                 // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to it. In the
                 // line of endings it would only keep others waiting, a drain among them.
-                if !self.is_in_a_piece(&stream) {
+                if !self.unsent.contains(key.slot) {
                     self.sending.queue_ending(key, CloseReason::Aged);
                 }
             } else if stream.options.heartbeat.is_none() && self.is_heartbeat_due(&stream, now) {
@@ -194,14 +194,14 @@ impl Delivery {
     fn queue_heartbeat(&mut self, key: StreamKey, stream: &crate::stream::Stream) {
         // A laggard's link is full, or about to be sent to.
         let Place::Member(index) = stream.place else { return };
-        let format = self.audiences.subscription(stream.audience).format();
+        let encoding = self.audiences.subscription(stream.audience).encoding();
         // In the middle of a sweep a member may not have everything that this shard was handed. Where nothing was published
         // since, the client knows its cursor already.
         let cursor = self.audiences.member(stream.audience, index).cursor;
         let is_news = self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
             && !self.audiences.is_being_swept(stream.audience);
         let checkpoint = if is_news { stream.options.checkpoint } else { Checkpoint::Off };
-        self.sending.queue_heartbeat(key, HeartbeatKind::new(format, checkpoint));
+        self.sending.queue_heartbeat(key, HeartbeatKind { encoding, checkpoint });
     }
 
     /// Heartbeats of streams with an interval of their own.
