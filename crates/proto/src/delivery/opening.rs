@@ -23,8 +23,10 @@ pub struct Opened {
     pub incomplete_until: u64,
     /// Events are missing that the reader did not ask to be without.
     pub gap: bool,
-    /// The reader resumes: the log may have something for it.
-    replays: bool,
+    /// The reader resumes.
+    resumes: bool,
+    /// Nothing for the reader is between its cursor and this number, which is at most the newest.
+    nothing_until: u64,
 }
 
 /// What a stream begins with.
@@ -63,7 +65,9 @@ impl Delivery {
             }
         };
         let Some(start) = start else {
-            return Opened { audience, cursor: newest, incomplete_until: newest, gap: false, replays: false };
+            let cursor = newest;
+            let (incomplete_until, nothing_until) = (cursor, cursor);
+            return Opened { audience, cursor, incomplete_until, gap: false, resumes: false, nothing_until };
         };
         let (mut cursor, incomplete_until) = (start.from(), start.cursor());
         if cursor < incomplete_until {
@@ -74,7 +78,19 @@ impl Delivery {
                 cursor = incomplete_until;
             }
         }
-        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), replays: true }
+        let mut nothing_until = cursor;
+        if cursor < self.audiences.head(audience) {
+            // A reader of quiet topics has everything, though its number is old. It is a member at once: as a laggard it
+            // would read from the log what comes next, and a log that keeps little may have lost it by then.
+            let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
+            let mut first = Vec::new();
+            if let Ok(end) = log.read_after(&wanted, 1, 0, &mut first)
+                && first.is_empty()
+            {
+                nothing_until = end;
+            }
+        }
+        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), resumes: true, nothing_until }
     }
 
     /// The event that reports the gap of a subscription: between the event `asked` and the next one from which on all are
@@ -88,18 +104,19 @@ impl Delivery {
     /// Begins a link on a watched socket, under the name that was reserved, with its stream.
     pub fn begin(&mut self, opened: Opened, new: NewStream, now: Duration, log: &mut impl EventLog) {
         let NewStream { link: key, socket, options, unsent } = new;
-        let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
+        let Opened { audience, cursor, incomplete_until, gap, resumes, nothing_until } = opened;
         let slot = key.slot;
-        // Every event after the audience's head comes by mail: a reader that has everything up to there need not replay, and
-        // must not, where the log keeps an event for less than one turn of the loop.
+        // It has everything up to where nothing is for it.
+        let cursor = cursor.max(nothing_until);
+        // Every event after the audience's head comes by mail, so a reader that has everything up to there need not replay.
         let is_up_to_date = cursor >= incomplete_until && cursor >= self.audiences.head(audience);
-        let place = if (replays && !is_up_to_date) || unsent.is_some() {
+        let place = if (resumes && !is_up_to_date) || unsent.is_some() {
             self.audiences.add_laggard(audience);
             let ready = unsent.is_none();
             if let Some(unsent) = unsent {
                 self.unsent.insert(slot, unsent);
             }
-            let new = NewLaggard { slot, cursor, incomplete_until, fell_behind: !replays, ready };
+            let new = NewLaggard { slot, cursor, incomplete_until, fell_behind: !resumes, ready };
             Place::Laggard(self.laggards.insert(new, now))
         } else {
             Place::Member(self.audiences.join(audience, Member { socket, slot, cursor }))
