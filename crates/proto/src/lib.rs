@@ -35,6 +35,8 @@ pub mod link;
 pub mod log;
 pub mod run;
 pub mod shrink;
+mod slot_table;
+mod slots;
 pub mod stream;
 pub mod subscribe;
 pub mod unsent;

@@ -94,7 +94,7 @@ impl Audiences {
     pub fn mark_now(&mut self, id: AudienceId, store: &mut FrameStore) {
         for at in 0..self.markings.len() {
             let Marking { frame, is_small, .. } = self.markings[at];
-            if self.table[id.0 as usize].subscription.wants(store.get(frame)) {
+            if self.table[id.0].subscription.wants(store.get(frame)) {
                 self.mark_one(id, frame, is_small, store);
             }
         }
@@ -111,7 +111,7 @@ impl Audiences {
     /// Notes an event in an audience that reads one of its topics. Nothing changes where it is noted already (by
     /// another of its topics), is older than the audience, or is not for this audience.
     fn mark_one(&mut self, id: AudienceId, key: FrameKey, is_small: bool, store: &mut FrameStore) {
-        let audience = &mut self.table[id.0 as usize];
+        let audience = &mut self.table[id.0];
         let seq = store.seq(key);
         if audience.head >= seq || !Subscription::admits(&audience.subscription, store.get(key)) {
             return;

@@ -20,7 +20,7 @@ fn topic(name: &str) -> Topic {
 impl Table {
     fn new() -> Table {
         let bounds = SweepBounds { frames: 4, bytes: 1 << 20, ..SweepBounds::default() };
-        Table { audiences: Audiences::new(bounds), store: FrameStore::default() }
+        Table { audiences: Audiences::new(bounds, 1), store: FrameStore::default() }
     }
 
     fn found(&mut self, topics: &[&str]) -> AudienceId {

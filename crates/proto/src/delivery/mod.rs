@@ -162,7 +162,7 @@ pub struct DeliveryCounts {
 }
 
 impl Delivery {
-    /// A shard's delivery without any stream. `seed` is for jitter.
+    /// A shard's delivery without any stream. `seed` is for jitter and for the keys of hashes, so it is random in production.
     pub fn new(limits: Limits, epoch: Epoch, seed: u64) -> Delivery {
         Delivery::with_budgets(limits, Budgets::default(), epoch, seed)
     }
@@ -170,7 +170,7 @@ impl Delivery {
     /// The same, with budgets of the caller's.
     pub fn with_budgets(limits: Limits, budgets: Budgets, epoch: Epoch, seed: u64) -> Delivery {
         Delivery {
-            audiences: Audiences::new(budgets.sweep),
+            audiences: Audiences::new(budgets.sweep, seed),
             limits,
             budgets,
             epoch,

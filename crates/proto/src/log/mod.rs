@@ -25,11 +25,9 @@ mod expiry;
 mod fairness;
 mod forgotten;
 mod holders;
-mod names;
 mod own_ids;
 mod read;
 mod shards;
-mod slots;
 mod topic;
 
 #[cfg(test)]
@@ -42,13 +40,13 @@ use self::expiry::{ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::holders::Holders;
-use self::names::{HashKeys, SlotTable};
-use self::slots::Slots;
 use self::topic::{HeldFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::limits::{LogLimits, Retention};
+use crate::slot_table::{HashKeys, SlotTable};
+use crate::slots::Slots;
 
 pub use self::read::Start;
 pub use self::shards::ShardSet;

@@ -3,7 +3,7 @@
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::names::HashKeys;
+use crate::slot_table::HashKeys;
 
 /// The own ids that retained frames of one topic bear.
 pub(super) struct OwnIds {

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::dropped::Dropped;
-use super::names::HashKeys;
 use super::own_ids::OwnIds;
 use super::shards::ShardSet;
-use super::slots::NO_SLOT;
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::shrink::{push, shrink_queue};
+use crate::slot_table::HashKeys;
+use crate::slots::NO_SLOT;
 
 /// A topic that has frames or readers.
 pub(super) struct TopicEntry {
