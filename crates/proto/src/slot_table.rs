@@ -34,6 +34,9 @@ pub(crate) struct SlotTable {
 }
 
 impl SlotTable {
+    /// The most that an entry takes: five bytes, when seven sixteenths of the table are used.
+    pub(crate) const ENTRY_BYTES: usize = 12;
+
     pub(crate) fn new() -> SlotTable {
         SlotTable { parts: (0..PARTS).map(|_| HashTable::new()).collect(), length: 0, bytes: 0 }
     }

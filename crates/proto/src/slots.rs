@@ -31,6 +31,9 @@ struct Chunk<T> {
 }
 
 impl<T> Slots<T> {
+    /// The most that an entry takes in a chunk that is full, in bytes: the chunk has some for itself.
+    pub(crate) const ENTRY_BYTES: usize = size_of::<Option<T>>() + 3;
+
     pub(crate) fn new() -> Slots<T> {
         Slots { chunks: Vec::new(), unallocated: Vec::new(), with_room: NO_SLOT, length: 0 }
     }

@@ -475,14 +475,17 @@ impl<I: Io> Shard<I> {
         if self.delivery.len() >= self.limits.connections {
             return Err(self.no_room(subscribe, encoding));
         }
+        let topics = subscribe.topics.iter().cloned();
+        let subscription = Subscription::new(topics, encoding, subscribe.sees_private);
+        if !self.delivery.has_room_for(&subscription) {
+            return Err(self.no_room(subscribe, encoding));
+        }
         let link = self.delivery.reserve();
         let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {
             self.counts.turned_away += 1;
             return Err(Reply::Close);
         }
-        let topics = subscribe.topics.iter().cloned();
-        let subscription = Subscription::new(topics, encoding, subscribe.sees_private);
         let opened = self.delivery.open(subscription, start, &mut self.links.log);
         let heartbeat = self.limits.heartbeat_interval(subscribe.heartbeat);
         let options = StreamOptions {

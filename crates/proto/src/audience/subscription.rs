@@ -29,6 +29,15 @@ impl Subscription {
         Subscription { topics, encoding: encoding.into(), sees_private }
     }
 
+    /// Replaces names by equal ones that `known` has, so that a text that is known already is not kept twice.
+    pub(super) fn share_names(&mut self, known: impl Fn(&Topic) -> Option<Topic>) {
+        for topic in &mut self.topics {
+            if let Some(same) = known(topic) {
+                *topic = same;
+            }
+        }
+    }
+
     /// The topics, sorted.
     pub fn topics(&self) -> &[Topic] {
         &self.topics

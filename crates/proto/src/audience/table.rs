@@ -12,6 +12,7 @@ use super::{AudienceId, Member, Subscription};
 use crate::event::Topic;
 use crate::frames::FrameStore;
 use crate::limits::{RUN_BYTES, SMALL_FAN_OUT, SWEEP_FRAMES};
+use crate::log::Log;
 use crate::shrink::shrink_list;
 use crate::slot_table::{HashKeys, SlotTable};
 use crate::slots::Slots;
@@ -56,6 +57,22 @@ struct TopicPlace {
     place: u32,
 }
 
+impl Audience {
+    /// The memory of an audience of this subscription without its members and topics, in bytes; an upper bound.
+    fn bytes(subscription: &Subscription) -> usize {
+        const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
+        // A place in a topic's list, which has up to four times the room that it needs.
+        const PLACE_BYTES: usize = 4 * size_of::<AudienceId>();
+        let topics = subscription.topics().len();
+        let spilled = if topics > 1 { size_of::<Topic>() + size_of::<TopicPlace>() } else { 0 };
+        Slots::<Audience>::ENTRY_BYTES
+            + SlotTable::ENTRY_BYTES
+            + COUNTERS_BYTES
+            + size_of::<Subscription>()
+            + topics * (spilled + PLACE_BYTES)
+    }
+}
+
 /// The audiences that read one topic.
 pub struct TopicReaders {
     name: Topic,
@@ -67,6 +84,12 @@ pub struct TopicReaders {
 }
 
 impl TopicReaders {
+    /// The memory of a topic that a shard reads, in bytes, without its audiences: here, in the log, and its name. An upper
+    /// bound, because other shards may read the topic too.
+    fn bytes(topic: &Topic) -> usize {
+        Slots::<TopicReaders>::ENTRY_BYTES + SlotTable::ENTRY_BYTES + Log::reader_entry_bytes(topic)
+    }
+
     /// Streams that read the topic, laggards included.
     pub fn subscribers(&self) -> usize {
         self.subscribers as usize
@@ -104,6 +127,8 @@ pub struct Audiences {
     by_subscription: SlotTable,
     topics: Slots<TopicReaders>,
     by_topic: SlotTable,
+    /// The memory of the tables above, and of the topics' entries in the log.
+    bytes: usize,
     keys: HashKeys,
     pub(super) sweeps: Slab<Sweep>,
     /// Audiences that an event with a small fan-out has marked: they need not wait for a broadcast.
@@ -124,6 +149,7 @@ impl Audiences {
             by_subscription: SlotTable::new(),
             topics: Slots::new(),
             by_topic: SlotTable::new(),
+            bytes: 0,
             keys: HashKeys::new(seed),
             sweeps: Slab::new(),
             small_line: VecDeque::new(),
@@ -153,10 +179,33 @@ impl Audiences {
         subscription.topics().iter().filter(is_unread).cloned().collect()
     }
 
+    /// The memory of all audiences and topics in bytes, with the topics' entries in the log: what subscriptions take
+    /// beside the records of streams. An upper bound.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// By how much [`Audiences::bytes`] would rise with a stream of this subscription.
+    pub fn bytes_of_new(&self, subscription: &Subscription) -> usize {
+        if self.find(subscription).is_some() {
+            return 0;
+        }
+        let unread = subscription.topics().iter().filter(|topic| self.readers_key(topic).is_none());
+        Audience::bytes(subscription) + unread.map(TopicReaders::bytes).sum::<usize>()
+    }
+
+    /// The most that [`Audiences::bytes_of_new`] may answer, without a look into the tables.
+    pub fn bytes_of_new_at_most(subscription: &Subscription) -> usize {
+        Audience::bytes(subscription) + subscription.topics().iter().map(TopicReaders::bytes).sum::<usize>()
+    }
+
     /// Adds the audience of a subscription that has none, when the newest event is `head`.
-    pub fn create(&mut self, subscription: Subscription, head: u64) -> AudienceId {
+    pub fn create(&mut self, mut subscription: Subscription, head: u64) -> AudienceId {
         let hash = self.keys.hash(&subscription);
         debug_assert!(self.find_hashed(&subscription, hash).is_none());
+        self.bytes += Audience::bytes(&subscription);
+        // A name that many audiences have is in memory once.
+        subscription.share_names(|topic| self.readers(topic).map(|readers| readers.name.clone()));
         let subscription = Arc::new(subscription);
         let id = AudienceId(self.table.insert(Audience {
             subscription: Arc::clone(&subscription),
@@ -180,6 +229,7 @@ impl Audiences {
         let key = self.topic_hashed(topic, hash).unwrap_or_else(|| {
             let (name, audiences) = (topic.clone(), SmallVec::new());
             let readers = TopicReaders { name, hash, audiences, subscribers: 0, laggards: 0 };
+            self.bytes += TopicReaders::bytes(topic);
             let key = self.topics.insert(readers);
             let Audiences { by_topic, topics, .. } = self;
             by_topic.insert(hash, key, |key| topics[key].hash);
@@ -215,6 +265,7 @@ impl Audiences {
         self.drop_sweep(id, store);
         // Its places in line, if it has any, are found stale by `next_turn`.
         let audience = self.table.remove(id.0);
+        self.bytes -= Audience::bytes(&audience.subscription);
         let Audiences { by_subscription, table, .. } = self;
         by_subscription.remove(audience.hash, id.0, |slot| table[slot].hash);
         let mut unread = SmallVec::new();
@@ -238,6 +289,7 @@ impl Audiences {
 
     fn remove_topic(&mut self, key: u32) -> Topic {
         let TopicReaders { name, hash, .. } = self.topics.remove(key);
+        self.bytes -= TopicReaders::bytes(&name);
         let Audiences { by_topic, topics, .. } = self;
         by_topic.remove(hash, key, |key| topics[key].hash);
         name
@@ -370,6 +422,9 @@ impl Audiences {
     pub fn check(&self, store: &FrameStore) {
         let backlogged = self.sweeps.iter().filter(|(_, sweep)| sweep.is_backlogged(&self.bounds)).count();
         assert_eq!(self.backlogged, backlogged, "sweeps far behind");
+        let audiences = self.table.iter().map(|(_, audience)| Audience::bytes(&audience.subscription));
+        let topics = self.topics.iter().map(|(_, readers)| TopicReaders::bytes(&readers.name));
+        assert_eq!(self.bytes, audiences.chain(topics).sum(), "bytes of audiences and topics");
         assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
         assert_eq!(self.topics.len(), self.by_topic.len(), "one entry for each topic");
         let swept = self.table.iter().filter(|(_, audience)| audience.sweep.is_some()).count();

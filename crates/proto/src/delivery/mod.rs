@@ -35,14 +35,14 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::audience::{Audiences, Member, SweepBounds};
+use crate::audience::{Audiences, Member, Subscription, SweepBounds};
 use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame};
 use crate::frames::FrameStore;
 use crate::jitter::Jitter;
-use crate::laggard::{Laggards, NewLaggard};
+use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
     ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, SCANS, SLICE_BYTES, SLICE_SENDS,
 };
@@ -84,8 +84,16 @@ struct Subscriber {
     stream: Stream,
 }
 
-/// What an idle subscriber costs, beside what is free in the tables.
+/// What an idle subscriber costs, beside its topics and what is free in the tables.
 const _: () = assert!(size_of::<Subscriber>() + size_of::<Member>() <= 48);
+
+/// The most memory that a subscriber takes beside its audience and topics, in bytes: its record, its place as a laggard,
+/// which is more than that of a member, what is unsent on its link, and its timer; all in tables that may be half empty.
+pub const SUBSCRIBER_BYTES: usize =
+    2 * (size_of::<Subscriber>() + size_of::<Laggard>() + size_of::<(u32, Unsent)>() + TIMER_AND_LINE_BYTES);
+
+/// A timer, and a place in the line of laggards.
+const TIMER_AND_LINE_BYTES: usize = 12 + 4;
 
 /// A stream's name in the queues of delivery: its slot, and the generation that tells it from others that had the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,6 +278,19 @@ impl Delivery {
     /// How many laggards there are.
     pub fn laggards(&self) -> usize {
         self.laggards.len()
+    }
+
+    /// Whether a stream of this subscription may begin: the audiences and topics of all of them stay within
+    /// [`Limits::subscription_bytes`].
+    pub fn has_room_for(&self, subscription: &Subscription) -> bool {
+        let left = self.limits.subscription_bytes.saturating_sub(self.audiences.bytes());
+        Audiences::bytes_of_new_at_most(subscription) <= left
+            || self.audiences.bytes_of_new(subscription) <= left
+    }
+
+    /// The memory of the audiences and topics of all subscriptions, in bytes; an upper bound.
+    pub fn subscription_bytes(&self) -> usize {
+        self.audiences.bytes()
     }
 
     /// How many audiences there are.
