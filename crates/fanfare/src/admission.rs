@@ -14,6 +14,9 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 /// It runs on a shard's thread, between two sends: it must not block, and it must not use descriptors
 /// that it did not open itself in the same call, because a shard has a descriptor table of its own (a
 /// logger's file is not there, its number may be a subscriber). It may publish to its own engine's hub, to no other's.
+/// Calls that would wait for a shard refuse there, because it might be the same one: [`crate::Hub::publish_wait`],
+/// [`crate::Hub::publish_async`], [`crate::Hub::topic`], [`crate::Hub::topics_page`], [`crate::HandOver::receive`];
+/// [`crate::Engine::stop`] begins the end and does not wait for it.
 ///
 /// A panic in it is an answer to one request: 500, and [`crate::Counts::admission_panics`] counts it. The shard serves on
 /// and calls it again, so state that its calls share must bear a panic, as behind a mutex that is poisoned.

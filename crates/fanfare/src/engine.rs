@@ -25,6 +25,7 @@ use crate::counts::SharedCounts;
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hub::{Common, Hub, ShardHandle};
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
+use crate::shard_thread;
 use crate::shared_log::log_of;
 
 /// How an engine is started.
@@ -310,14 +311,26 @@ impl Engine {
 
     /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
     ///
+    /// On a shard's thread, where an [`Admission`] runs, it begins the end and does not wait for it: a shard cannot wait for
+    /// itself.
+    ///
     /// # Errors
-    /// A shard has panicked, now or before: its streams broke. It has said why on standard error.
+    /// A shard has panicked, now or before: its streams broke. It has said why on standard error. On a shard's thread: the
+    /// shards have not ended yet; the error is a `&str` that says so.
     pub fn stop(mut self, window: Duration) -> thread::Result<()> {
         self.drain(window)
     }
 
     fn drain(&mut self, window: Duration) -> thread::Result<()> {
         self.hub.drain(window);
+        if shard_thread::is_current() {
+            self.shards.clear();
+            if table::is_private() {
+                // Their descriptors' numbers are other descriptors here, so they are not closed.
+                std::mem::forget((self.hand_over.take(), self.hub.clone()));
+            }
+            return Err(Box::new("a shard's thread cannot wait for the end of the shards"));
+        }
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.hub.end();
@@ -336,8 +349,13 @@ impl HandOver {
     /// Waits for the next socket, at most `timeout`.
     ///
     /// # Errors
-    /// `UnexpectedEof`: the engine has stopped. Others (`EMFILE`) concern one socket, which is lost.
+    /// `UnexpectedEof`: the engine has stopped. `WouldBlock`: the calling thread is a shard, which would wait for what it
+    /// is to send itself. Others (`EMFILE`) concern one socket, which is lost.
     pub fn receive(&mut self, timeout: Option<Duration>) -> io::Result<Option<HandedOver>> {
+        if shard_thread::is_current() {
+            let text = "a shard's thread cannot wait for sockets that shards hand over";
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+        }
         let mut received = Vec::new();
         if !self.receiver.wait(timeout)? {
             return Ok(None);

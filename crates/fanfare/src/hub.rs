@@ -117,6 +117,9 @@ pub enum PublishError {
     },
     /// There is no event in the batch.
     Empty,
+    /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited, it
+    /// might wait for itself. Try again later, or publish from a thread of your own.
+    WouldBlock,
     /// The engine drains or has stopped.
     Stopped,
 }
@@ -228,7 +231,8 @@ impl Hub {
     /// and leaves them there where it does not.
     ///
     /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
-    /// mailboxes [`Limits::mailbox_total_bytes`]) is taken whole or not at all. Of a larger one, as many
+    /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`crate::PART_TOPICS`] topics, counted
+    /// once for each event, is taken whole or not at all. Of a larger one, as many
     /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
     /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
     /// many times larger.
@@ -454,6 +458,9 @@ impl fmt::Display for PublishError {
                 f.write_str("ids of the form <epoch>-<seq> are the hub's own; choose another id or none")
             }
             PublishError::Empty => f.write_str("there is no event to publish"),
+            PublishError::WouldBlock => {
+                f.write_str("the hub is busy, and a shard's thread cannot wait; publish from another thread")
+            }
             PublishError::Stopped => f.write_str("the server is shutting down"),
         }
     }

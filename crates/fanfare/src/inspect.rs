@@ -13,6 +13,7 @@ use fanfare_proto::event::Topic;
 
 use crate::counts::TopicCounts;
 use crate::hub::Hub;
+use crate::shard_thread;
 
 /// Some of the topics, in an order that stays the same while topics come and go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub struct TopicsPage {
     pub next: Option<u64>,
 }
 
+/// Topics whose counts are looked up under one hold of the log's lock.
+const TOPICS_AT_ONCE: usize = 64;
+
 /// Why a question about topics has no answer. Parts of an answer are never given for the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InspectError {
@@ -31,6 +35,9 @@ pub enum InspectError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
+    /// The calling thread is a shard, where an [`crate::Admission`] runs: it would wait for its own answer. Ask on a
+    /// thread of your own.
+    WouldBlock,
 }
 
 impl Hub {
@@ -38,7 +45,7 @@ impl Hub {
     /// shard has answered, for at most `patience`.
     ///
     /// # Errors
-    /// [`InspectError`]. `Busy` is worth another try.
+    /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.
     ///
     /// # Panics
     /// As [`Hub::publish`].
@@ -55,7 +62,7 @@ impl Hub {
     /// follow: the last one is the one without a next.
     ///
     /// # Errors
-    /// [`InspectError`]. `Busy` is worth another try.
+    /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.
     ///
     /// # Panics
     /// As [`Hub::publish`].
@@ -71,6 +78,9 @@ impl Hub {
 
     /// The sum of every shard's answer, or none.
     fn counts_of(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
+        if shard_thread::is_current() {
+            return Err(InspectError::WouldBlock);
+        }
         let deadline = self.now().saturating_add(patience);
         let _turn = self.inspections().take(patience).ok_or(InspectError::Busy)?;
         // All shards are asked before the first answer is waited for.
@@ -82,11 +92,17 @@ impl Hub {
                 *sum = (sum.0 + counts.0, sum.1 + counts.1);
             }
         }
-        let log = self.log().lock();
-        let of = |(topic, (subscribers, laggards)): (Topic, (usize, usize))| {
-            log.topic_counts(topic, subscribers, laggards)
-        };
-        Ok(topics.into_iter().zip(sums).map(of).collect())
+        let mut sums = topics.into_iter().zip(sums);
+        let mut counts = Vec::with_capacity(sums.len());
+        // Publishers and shards have their turns between the pieces.
+        while sums.len() > 0 {
+            let log = self.log().lock();
+            let piece = sums.by_ref().take(TOPICS_AT_ONCE);
+            counts.extend(
+                piece.map(|(topic, (subscribers, laggards))| log.topic_counts(topic, subscribers, laggards)),
+            );
+        }
+        Ok(counts)
     }
 }
 
@@ -180,6 +196,7 @@ impl fmt::Display for InspectError {
         f.write_str(match self {
             InspectError::Busy => "the shards are too busy to count; try again in a second",
             InspectError::Stopped => "the engine is shutting down",
+            InspectError::WouldBlock => "a shard's thread cannot wait for the shards; ask on another thread",
         })
     }
 }

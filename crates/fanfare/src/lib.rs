@@ -13,7 +13,7 @@
 //!
 //! - [`Engine`] starts, pins and stops the shards: one thread, one loop, one slab each.
 //! - [`Hub`] publishes one event or a batch, at once or when there is room, adopts sockets, and counts.
-//! - [`Admission`] decides what a request is: a subscription, a refusal, or somebody else's.
+//! - [`Admission`] decides about a request: subscribe it, refuse it, or hand it over to another server.
 //!
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 
@@ -27,6 +27,7 @@ mod inspect;
 mod mailbox;
 mod response;
 mod shard;
+mod shard_thread;
 mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
@@ -48,8 +49,8 @@ pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{
-    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, Retention, RetentionRule,
-    TopicPattern,
+    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, PART_TOPICS, Retention,
+    RetentionRule, TopicPattern,
 };
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;

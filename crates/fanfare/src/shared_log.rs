@@ -1,7 +1,8 @@
 //! The log of the process, and what every shard may do with it.
 //!
 //! One lock guards the log. Publishers hold it to look up interest and to release; shards hold it to register
-//! readers and to read slices. Nothing is encoded, sent or freed under it.
+//! for topics and to read runs of frames. Under it no frame is encoded, sent or freed. A release takes the locks
+//! of mailboxes under it; the order of all locks is in `docs/ARCHITECTURE.md`.
 //!
 //! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's
 //! events are in the log, after it they come by mail.

@@ -167,6 +167,8 @@ pub struct ShardSnapshot {
     pub is_backlogged: bool,
     /// A drain was begun.
     pub is_draining: bool,
+    /// Links have begun more than the bound, and streams are still to be ended for that.
+    pub is_making_room: bool,
     /// Streams that fell behind and still take bytes.
     pub behind: usize,
     /// Streams that are not at a standstill.

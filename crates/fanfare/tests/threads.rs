@@ -4,20 +4,21 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 use std::fs::File;
+use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use fanfare::{
     Admission, AdoptError, AdoptRefusal, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables,
-    Engine, Event, HeadLimits, Hub, Limits, LogLimits, PublishError, RequestHead, Retention, SocketOptions,
-    Subscribe, Topic, WireFormat,
+    Engine, Event, HandOver, HeadLimits, Hub, InspectError, Limits, LogLimits, PublishError, RequestHead,
+    Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -125,28 +126,118 @@ fn tasks_wait_for_shards_with_tables_of_their_own() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// A shard cannot wait for itself: an admission that would is told so at once.
+/// Where shards share the process's descriptor table (Docker's default), an admission that waited for room or for an
+/// answer waited for its own shard: until its patience was over, or for ever. With private tables it panicked.
 #[test]
-fn an_admission_cannot_wait_for_room() {
-    let hub: Arc<OnceLock<Hub>> = Arc::default();
-    let admission = {
-        let hub = Arc::clone(&hub);
-        move |request: &RequestHead<'_>| {
-            let mut events = vec![event("too long".to_owned())];
-            let wait = || hub.get().unwrap().publish_wait(&mut events, Duration::from_secs(1));
-            assert!(catch_unwind(AssertUnwindSafe(wait)).is_err());
-            let mut task = || drop(hub.get().unwrap().publish_async(&mut events));
-            assert!(catch_unwind(AssertUnwindSafe(&mut task)).is_err());
-            assert_eq!(events.len(), 1);
-            Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+fn an_admission_does_not_wait_for_its_own_shard() {
+    for tables in [DescriptorTables::Shared, DescriptorTables::Private] {
+        let hub: Arc<OnceLock<Hub>> = Arc::default();
+        let (hand_over, (told, is_told)) = (Arc::new(Mutex::new(None)), mpsc::channel());
+        let admission = {
+            let (hub, hand_over) = (Arc::clone(&hub), Arc::clone(&hand_over));
+            move |request: &RequestHead<'_>| {
+                if request.path() == "/asks" {
+                    told.send(waits_of_an_admission(hub.get().unwrap(), &hand_over)).unwrap();
+                }
+                Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+            }
+        };
+        let limits = Limits { mailbox_events: 4, ..Limits::default() };
+        let engine = Engine::builder().shards(1).descriptor_tables(tables).limits(limits).hand_over(true);
+        let engine = engine.admission(admission).listen("127.0.0.1:0".parse().unwrap()).start();
+        let mut engine = engine.unwrap();
+        *hand_over.lock().unwrap() = engine.hand_over();
+        assert!(hub.set(engine.hub()).is_ok());
+        // Its shard has mail, and takes none while the admission runs.
+        let first = subscribe(engine.addresses()[0]);
+        let second = subscribe_at(engine.addresses()[0], "/asks");
+        let WaitsOfAnAdmission { published, waited, task, left, topic, page, received } =
+            is_told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(published, 4, "what there is room for is published");
+        assert_eq!((waited, task, left), (PublishError::WouldBlock, PublishError::WouldBlock, 1));
+        assert_eq!((topic, page), (InspectError::WouldBlock, InspectError::WouldBlock));
+        assert_eq!(received, std::io::ErrorKind::WouldBlock);
+        assert!(engine.is_running(), "the shard goes on");
+        assert_eq!(
+            engine.hub().publish_wait(&mut vec![event("last".to_owned())], PATIENCE).unwrap().count,
+            1
+        );
+        engine.stop(Duration::from_secs(1)).unwrap();
+        expect_the_last(vec![first, second]);
+    }
+}
+
+/// So that a call that waits is told that it was in vain, and the test fails instead of hanging.
+const A_MOMENT: Duration = Duration::from_millis(500);
+
+/// What an admission was told by calls that would wait.
+struct WaitsOfAnAdmission {
+    published: usize,
+    waited: PublishError,
+    task: PublishError,
+    left: usize,
+    topic: InspectError,
+    page: InspectError,
+    received: std::io::ErrorKind,
+}
+
+fn waits_of_an_admission(hub: &Hub, hand_over: &Mutex<Option<HandOver>>) -> WaitsOfAnAdmission {
+    let mut published = 0;
+    let mut events = vec![event("one of few".to_owned())];
+    let waited = loop {
+        match hub.publish_wait(&mut events, A_MOMENT) {
+            Ok(_) => published += 1,
+            Err(interrupted) => break interrupted.error,
+        }
+        events.push(event("one of few".to_owned()));
+        assert!(published < 100, "a mailbox has room for ever");
+    };
+    let task = {
+        let mut publishing = std::pin::pin!(hub.publish_async(&mut events));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match publishing.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(result) => result.unwrap_err().error,
+            std::task::Poll::Pending => panic!("it waits"),
         }
     };
-    let engine = Engine::builder().shards(1).admission(admission).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
-    assert!(hub.set(engine.hub()).is_ok());
-    let _stream = subscribe(engine.addresses()[0]);
-    assert_eq!(engine.hub().head().seq, 0);
-    engine.stop(Duration::ZERO).unwrap();
+    let topic = hub.topic(&Topic::new("t").unwrap(), A_MOMENT).unwrap_err();
+    let page = hub.topics_page(None, 10, A_MOMENT).unwrap_err();
+    let received =
+        hand_over.lock().unwrap().as_mut().unwrap().receive(Some(A_MOMENT)).map(drop).unwrap_err().kind();
+    WaitsOfAnAdmission { published, waited, task, left: events.len(), topic, page, received }
+}
+
+/// An admission that owned the engine, and let it end, waited for the end of its own thread.
+#[test]
+fn an_admission_that_stops_its_engine_does_not_wait_for_itself() {
+    for tables in [DescriptorTables::Shared, DescriptorTables::Private] {
+        let (owned, (told, is_told)) = (Arc::new(Mutex::new(None::<Engine>)), mpsc::channel());
+        let admission = {
+            let owned = Arc::clone(&owned);
+            move |request: &RequestHead<'_>| {
+                if request.path() == "/stops" {
+                    let engine = owned.lock().unwrap().take().unwrap();
+                    let error = engine.stop(Duration::ZERO).unwrap_err();
+                    told.send(*error.downcast::<&str>().unwrap()).unwrap();
+                }
+                Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
+            }
+        };
+        let engine = Engine::builder().shards(2).descriptor_tables(tables).admission(admission);
+        let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        let (address, hub) = (engine.addresses()[0], engine.hub());
+        let mut stays: Vec<TcpStream> = (0..4).map(|_| subscribe(address)).collect();
+        *owned.lock().unwrap() = Some(engine);
+        stays.push(request(address, "/stops"));
+        let text = is_told.recv_timeout(PATIENCE).unwrap();
+        assert!(text.contains("cannot wait"), "{text}");
+        // Everything ends all the same.
+        for mut stream in stays {
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+        }
+        assert_eq!(hub.publish(event("late".to_owned())).unwrap_err().error, PublishError::Stopped);
+    }
 }
 
 /// An admission that published to another engine raised the number of its newest event, and panicked before that
@@ -422,10 +513,20 @@ fn look_on(hub: &Hub, published: &AtomicBool) {
 
 /// A subscriber that a shard accepted.
 fn subscribe(address: SocketAddr) -> TcpStream {
+    subscribe_at(address, "/events")
+}
+
+fn subscribe_at(address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = request(address, path);
+    wait_for_prelude(&mut stream);
+    stream
+}
+
+/// A subscriber that has not looked at its answer yet.
+fn request(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"GET /events?topic=a HTTP/1.0\r\n\r\n").unwrap();
-    wait_for_prelude(&mut stream);
+    stream.write_all(format!("GET {path}?topic=a HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
     stream
 }
 

@@ -8,6 +8,7 @@ use fanfare_proto::event::{Event, EventId, EventType, Retry, Topic};
 use fanfare_proto::frame::{Frame, HeartbeatForm, WireFormat, heartbeat};
 use fanfare_proto::frames::{FrameKey, FrameStore};
 use fanfare_proto::run::Run;
+use fanfare_testkit::chunks::{Place, read_body};
 
 use crate::decoder::{Found, decode, interpret};
 
@@ -88,7 +89,8 @@ pub(crate) fn arrive(events: &[Event]) -> Vec<Arc<Frame>> {
         last_id = event.own_id().map_or_else(|| format!("e-{seq}"), |id| id.as_str().to_owned());
         let frame = Frame::encode(seq, &last_id, event.clone(), Duration::ZERO);
         let plain = frame.wire(WireFormat::Plain);
-        assert_eq!(dechunk(frame.wire(WireFormat::Chunked)), plain);
+        let chunked = read_body(frame.wire(WireFormat::Chunked)).expect("a chunked body");
+        assert_eq!(chunked, (plain.to_vec(), Place::Boundary));
         only_its_fields(plain, event);
         assert_eq!((frame.seq(), frame.topics(), frame.private()), (seq, event.topics(), event.is_private()));
         assert!(frame.size() >= frame.wire(WireFormat::Chunked).len());
@@ -130,21 +132,6 @@ fn only_its_fields(plain: &[u8], event: &Event) {
     assert_eq!(count("retry"), usize::from(event.retry_wait().is_some()));
     assert_eq!(count("data"), data_lines);
     assert_eq!(lines.len(), count("id") + count("event") + count("retry") + count("data"));
-}
-
-/// Takes chunks apart (RFC 9112, section 7.1).
-fn dechunk(mut wire: &[u8]) -> Vec<u8> {
-    let mut body = Vec::new();
-    while !wire.is_empty() {
-        let end = wire.windows(2).position(|two| two == b"\r\n").expect("a size line");
-        let digits = std::str::from_utf8(&wire[..end]).expect("ASCII");
-        let len = usize::from_str_radix(digits, 16).expect("hexadecimal");
-        assert!(len > 0, "an empty chunk ends the stream");
-        let (chunk, after) = wire[end + 2..].split_at(len);
-        body.extend_from_slice(chunk);
-        wire = after.strip_prefix(b"\r\n").expect("CRLF behind a chunk");
-    }
-    body
 }
 
 /// Wherever a send stops: what went out, what is left of the frame that was begun, and the frames after the

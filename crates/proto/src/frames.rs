@@ -1,16 +1,17 @@
 //! The frames that a shard is delivering, each held once however many audiences are to get it.
 //!
-//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event may
-//! have to be marked in a million audiences, so a shard clones the `Arc` once, and its audiences and laggards count
-//! their references here, in memory that no other shard touches.
+//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event
+//! may have to be marked in a million audiences, so audiences count their references here, in memory that no
+//! other shard touches. A shard takes over the `Arc` of its mail, and a laggard clones each frame that
+//! it reads.
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::frame::Frame;
-use crate::shrink::{drop_if_empty, shrink_table};
+use crate::parts::{PartTable, hash_of_number};
+use crate::shrink::drop_if_empty;
 
 /// A frame's place in the store. It is valid until its last reference is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct FrameStore {
     table: Slab<Held>,
     /// The frames that some link has begun, by their number. Each is in the store once, also where several laggards
     /// have read it from the log one after the other.
-    by_seq: HashTable<FrameKey>,
+    by_seq: PartTable<FrameKey>,
     bytes: usize,
     begun_bytes: usize,
     references: usize,
@@ -66,14 +67,17 @@ impl FrameStore {
     /// link may have begun the same frame under another one.
     pub fn retain_begun(&mut self, key: FrameKey) -> FrameKey {
         let seq = self.seq(key);
-        let found = self.by_seq.find(hash(seq), |other| self.table[other.0 as usize].frame.seq() == seq);
+        let found =
+            self.by_seq.find(hash_of_number(seq), |other| self.table[other.0 as usize].frame.seq() == seq);
         let key = found.copied().unwrap_or(key);
         let held = &mut self.table[key.0 as usize];
         held.begun += 1;
         if held.begun == 1 {
             self.begun_bytes += held.frame.size();
             let table = &self.table;
-            self.by_seq.insert_unique(hash(seq), key, |other| hash(table[other.0 as usize].frame.seq()));
+            self.by_seq.insert(hash_of_number(seq), key, |other| {
+                hash_of_number(table[other.0 as usize].frame.seq())
+            });
         }
         self.retain(key)
     }
@@ -84,11 +88,9 @@ impl FrameStore {
         held.begun -= 1;
         if held.begun == 0 {
             self.begun_bytes -= held.frame.size();
-            if let Ok(entry) = self.by_seq.find_entry(hash(held.frame.seq()), |other| *other == key) {
-                entry.remove();
-            }
             let table = &self.table;
-            shrink_table(&mut self.by_seq, |other| hash(table[other.0 as usize].frame.seq()));
+            let hash_of = |other: &FrameKey| hash_of_number(table[other.0 as usize].frame.seq());
+            self.by_seq.remove(hash_of(&key), |other| *other == key, hash_of);
         }
         self.release(key);
     }
@@ -150,11 +152,6 @@ impl FrameStore {
         let begun = self.table.iter().filter(|(_, held)| held.begun > 0);
         assert_eq!(self.by_seq.len(), begun.count(), "frames that were begun, by their number");
     }
-}
-
-/// Numbers that no client chooses need no secret. The product's low and high bits differ from one number to the next.
-fn hash(seq: u64) -> u64 {
-    seq.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

@@ -94,8 +94,8 @@ impl Laggards {
         self.table[key as usize].ends = true;
     }
 
-    /// The next to be served. It is out of line until [`Laggards::ready`].
-    pub fn next_turn(&mut self) -> Option<u32> {
+    /// The next to be served. It is out of line until [`Laggards::ready`]. Takes from `scans` what it looked at in vain.
+    pub fn next_turn(&mut self, scans: &mut usize) -> Option<u32> {
         loop {
             let key = self.line.pop_front()?;
             // A key may be of one that has left since.
@@ -105,6 +105,7 @@ impl Laggards {
                 laggard.in_line = false;
                 return Some(key);
             }
+            *scans = scans.checked_sub(1)?;
         }
     }
 

@@ -33,6 +33,7 @@ pub mod laggard;
 pub mod limits;
 pub mod link;
 pub mod log;
+mod parts;
 pub mod run;
 pub mod shrink;
 mod slot_table;

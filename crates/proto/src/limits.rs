@@ -37,7 +37,8 @@ pub enum FullPolicy {
     Drop,
 }
 
-/// How long and how much the log keeps of one topic. The bound that is reached first decides.
+/// How long and how much the log keeps of one topic. The bound that is reached first decides. Where one event takes the
+/// place of very many, the last of these go a moment later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Events kept at most. Zero keeps none: every resume is a gap.
@@ -296,6 +297,12 @@ pub const MARKINGS: usize = 16;
 /// Streams that are ended at once to make room for what other links have begun.
 pub const ROOM_ENDINGS: usize = 16;
 
+/// Laggards that one turn of the loop looks at for those that make room. Behind that, the largest of a few is ended.
+pub const ROOM_LOOKS: usize = 1 << 14;
+
+/// Laggards that are looked at in any case for one that makes room.
+pub const ROOM_LOOKS_MIN: usize = 8;
+
 /// Deadlines that one turn of the loop acts on.
 pub const EXPIRIES: usize = 256;
 
@@ -305,8 +312,19 @@ pub const RUN_FRAMES: usize = 512;
 /// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;
 
+/// What a turn of an audience costs of these, where nothing was sent in it: about as long as looking at so many members.
+/// Very many audiences may stand in line that have nothing to send, because their members have left.
+pub const TURN_SCANS: usize = 16;
+
+/// Streams that one turn of the loop sends heartbeats to. After a broadcast to a million streams, those of 2,000 are due
+/// in each piece of upkeep.
+pub const HEARTBEATS: usize = 256;
+
 /// Streams that one turn of the loop ends with their last bytes.
 pub const ENDINGS: usize = 256;
+
+/// Streams that one turn of the loop looks at for those that a drain ends: half a millisecond.
+pub const DRAIN_LOOKS: usize = 1 << 16;
 
 /// Laggards that one turn of the loop looks at for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;
@@ -323,7 +341,15 @@ pub const AHEAD_POLL: Duration = Duration::from_millis(10);
 /// Such readers that one turn of the loop looks at.
 pub const RESUMES: usize = 256;
 
-/// Frames that one turn of the loop drops for their age.
+/// Topics of all events that one publish takes at once: each is looked up, and gets the event, under the log's lock, for
+/// about two milliseconds in all.
+pub const PART_TOPICS: usize = 2048;
+
+/// Frames that one append drops because the retention of the event's topics does not cover them any more, and
+/// two for each topic: 0.1 ms under the log's lock. The rest goes in the next turns of a shard's loop.
+pub const APPEND_DROPS: usize = 256;
+
+/// Frames that one turn of the loop drops because retention does not cover them any more.
 pub const TRIM_FRAMES: usize = 1024;
 
 /// How long a refused client may take to read its answer before the socket is closed under it.

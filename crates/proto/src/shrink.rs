@@ -1,12 +1,11 @@
 //! Returns memory that a busier time needed: what is allocated follows what is held.
 //!
-//! A queue has room for an eighth more than it holds, a list or a table for some times as much, and a buffer
-//! that is empty has a page or two. Between two moves of the same queue or table, a twentieth of it has come or
+//! A queue has room for an eighth more than it holds, a list for some times as much, and a buffer
+//! that is empty has a page or two. Between two moves of the same queue, a twentieth of it has come or
 //! gone.
 
 use std::collections::VecDeque;
 
-use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::{Array, SmallVec};
 
@@ -25,6 +24,15 @@ pub(crate) fn push<T>(queue: &mut VecDeque<T>, value: T) {
     queue.push_back(value);
 }
 
+/// The same for a list. Where memory is counted, a list that doubles looks as if thousands of entries came at
+/// once.
+pub(crate) fn push_to_list<T>(list: &mut Vec<T>, value: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(if list.is_empty() { 1 } else { list.len() / 16 + 4 });
+    }
+    list.push(value);
+}
+
 /// Frees a large buffer that is empty. One that is not empty stays as it is.
 pub fn shrink_buffer<T>(buffer: &mut Vec<T>) {
     if buffer.is_empty() && buffer.capacity() * size_of::<T>() > BUFFER_BYTES {
@@ -37,14 +45,6 @@ pub(crate) fn shrink_queue<T>(queue: &mut VecDeque<T>) {
     let length = queue.len();
     if queue.capacity() > length + length / 8 + 2 * KEPT {
         queue.shrink_to(length + length / 16 + KEPT);
-    }
-}
-
-/// Shrinks a table after a removal. It is asked to shrink whenever its length falls to a power of two; where the
-/// table is small enough, nothing happens. `hash` gives the hash of an entry.
-pub(crate) fn shrink_table<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
-    if table.len().is_power_of_two() {
-        table.shrink_to(2 * table.len().max(KEPT), hash);
     }
 }
 
@@ -74,34 +74,27 @@ pub(crate) fn drop_if_empty<T>(slab: &mut Slab<T>) {
 mod tests {
     use super::*;
 
-    /// Once, the queues of a log that is bounded by bytes stayed large after a burst of small frames, and its
-    /// tables after a crowd of topics.
+    /// Once, the queues of a log that is bounded by bytes stayed large after a burst of small frames.
     #[test]
-    fn queues_and_tables_shrink_in_few_moves() {
-        let (mut queue, mut table) = (VecDeque::new(), HashTable::new());
-        let hash = |number: &u32| u64::from(*number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn queues_shrink_in_few_moves() {
+        let mut queue = VecDeque::new();
         for number in 0..100_000_u32 {
             push(&mut queue, number);
-            table.insert_unique(hash(&number), number, hash);
         }
         let (mut moves, mut last) = (0, 0);
-        for number in 0..99_990_u32 {
+        for _ in 0..99_990 {
             queue.pop_front();
-            table.find_entry(hash(&number), |other| *other == number).unwrap().remove();
             shrink_queue(&mut queue);
-            shrink_table(&mut table, hash);
             assert!(
                 queue.capacity() <= queue.len() + queue.len() / 8 + 2 * KEPT,
                 "{} for {}",
                 queue.capacity(),
                 queue.len()
             );
-            let (room, length) = (table.capacity(), table.len());
-            assert!(room <= 8 * length.max(KEPT), "{room} for {length}");
             moves += u32::from(std::mem::replace(&mut last, queue.capacity()) != queue.capacity());
         }
         assert!(moves < 180, "moved {moves} times");
-        assert_eq!((queue.len(), table.len()), (10, 10));
+        assert_eq!(queue.len(), 10);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::hash::{Hash, Hasher};
 
-use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
+
+use crate::parts::PartTable;
 
 /// The keys of hashes of text from outside, so that texts that collide cannot be computed there.
 #[derive(Clone, Copy)]
@@ -22,15 +23,9 @@ impl HashKeys {
     }
 }
 
-/// Tables that grow one by one: a single table of a million entries would stop the thread that adds one, and
-/// those that wait for it, while it grows.
-const PARTS: usize = 64;
-
 /// Slot numbers by hash.
 pub(crate) struct SlotTable {
-    parts: Box<[HashTable<u32>]>,
-    length: usize,
-    bytes: usize,
+    slots: PartTable<u32>,
 }
 
 impl SlotTable {
@@ -38,56 +33,37 @@ impl SlotTable {
     pub(crate) const ENTRY_BYTES: usize = 12;
 
     pub(crate) fn new() -> SlotTable {
-        SlotTable { parts: (0..PARTS).map(|_| HashTable::new()).collect(), length: 0, bytes: 0 }
+        SlotTable { slots: PartTable::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.length
+        self.slots.len()
     }
 
-    /// The memory of the tables, in bytes.
+    /// The memory of the table, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.slots.bytes()
     }
 
     /// The slot with this hash for which `is_it` holds.
     pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.parts[part_of(hash)].find(hash, |slot| is_it(*slot)).copied()
+        self.slots.find(hash, |slot| is_it(*slot)).copied()
     }
 
     /// Adds a slot that is not in the table. `hash_of` gives the hash of any slot in it, and of this one.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
-        self.change(hash, |part| {
-            part.insert_unique(hash, slot, |slot| hash_of(*slot));
-        });
-        self.length += 1;
+        self.slots.insert(hash, slot, |slot| hash_of(*slot));
     }
 
     /// Removes a slot that is in the table. `hash_of` gives the hash of any other slot in it.
     pub(crate) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
-        self.change(hash, |part| {
-            if let Ok(entry) = part.find_entry(hash, |other| *other == slot) {
-                entry.remove();
-            }
-            // Asked as its length falls to a power of two: most times, that is nothing to do.
-            if part.len().is_power_of_two() || part.is_empty() {
-                part.shrink_to(2 * part.len(), |slot| hash_of(*slot));
-            }
-        });
-        self.length -= 1;
+        self.slots.remove(hash, |other| *other == slot, |slot| hash_of(*slot));
     }
 
-    fn change(&mut self, hash: u64, change: impl FnOnce(&mut HashTable<u32>)) {
-        let part = &mut self.parts[part_of(hash)];
-        let before = part.allocation_size();
-        change(part);
-        self.bytes = self.bytes + part.allocation_size() - before;
+    /// Checks what must always hold; for tests. `hash_of` gives the hash of any slot in the table.
+    pub(crate) fn check(&self, hash_of: impl Fn(u32) -> u64) {
+        self.slots.check(|slot| hash_of(*slot));
     }
-}
-
-/// The tables look at the lowest and at the highest bits of a hash.
-fn part_of(hash: u64) -> usize {
-    (hash >> 40) as usize % PARTS
 }
 
 #[cfg(test)]

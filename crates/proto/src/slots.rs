@@ -6,6 +6,8 @@
 use std::array;
 use std::ops::{Index, IndexMut};
 
+use crate::shrink::push_to_list;
+
 /// The number that no slot has.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
@@ -96,7 +98,7 @@ impl<T> Slots<T> {
         } else if used == 0 {
             self.unlink(number);
             self.chunks[number as usize] = None;
-            self.unallocated.push(number);
+            push_to_list(&mut self.unallocated, number);
         }
         value
     }
@@ -131,7 +133,7 @@ impl<T> Slots<T> {
     fn allocate_chunk(&mut self) {
         let chunk = Chunk { slots: array::from_fn(|_| None), used: 0, previous: NO_SLOT, next: NO_SLOT };
         let number = self.unallocated.pop().unwrap_or_else(|| {
-            self.chunks.push(None);
+            push_to_list(&mut self.chunks, None);
             self.chunks.len() as u32 - 1
         });
         assert!(number < NO_SLOT / CHUNK_SLOTS as u32, "the slots' numbers are used up");

@@ -6,11 +6,10 @@
 
 use std::cmp::Reverse;
 
-use hashbrown::HashTable;
-
 use crate::frames::{FrameKey, FrameStore};
 use crate::link::Encoding;
-use crate::shrink::{shrink_buffer, shrink_table};
+use crate::parts::{PartTable, hash_of_number};
+use crate::shrink::shrink_buffer;
 
 /// Bytes that were begun on a link and must go out before anything else.
 #[derive(Debug)]
@@ -91,7 +90,7 @@ pub struct UnsentTable {
     /// The link's slot with its bytes, in no order.
     entries: Vec<(u32, Unsent)>,
     /// Indexes of `entries`, by the link's slot.
-    by_link: HashTable<u32>,
+    by_link: PartTable<u32>,
     /// Bytes that are not of frames.
     own_bytes: usize,
 }
@@ -100,6 +99,16 @@ impl UnsentTable {
     /// What is unsent on the link in this slot.
     pub fn get(&self, link: u32) -> Option<&Unsent> {
         self.find(link).map(|index| &self.entries[index].1)
+    }
+
+    /// How many links have something unsent.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no link has something unsent.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Whether something was begun on the link in this slot that must be finished before anything else is written to it.
@@ -117,13 +126,14 @@ impl UnsentTable {
         let index = self.entries.len() as u32;
         self.entries.push((link, unsent));
         let entries = &self.entries;
-        self.by_link.insert_unique(hash(link), index, |&index| hash(entries[index as usize].0));
+        self.by_link.insert(hash(link), index, |&index| hash(entries[index as usize].0));
     }
 
     /// Takes what is unsent on a link out, where all of it went out or never will.
     pub fn take(&mut self, link: u32) -> Option<Unsent> {
-        let is_it = |index: &u32| self.entries[*index as usize].0 == link;
-        let (index, _) = self.by_link.find_entry(hash(link), is_it).ok()?.remove();
+        let entries = &self.entries;
+        let is_it = |index: &u32| entries[*index as usize].0 == link;
+        let index = self.by_link.remove(hash(link), is_it, |&index| hash(entries[index as usize].0))?;
         let last = self.entries.len() as u32 - 1;
         if index != last {
             // The last one gets its place.
@@ -134,8 +144,6 @@ impl UnsentTable {
         }
         let (_, unsent) = self.entries.swap_remove(index as usize);
         self.own_bytes -= unsent.own_bytes();
-        let entries = &self.entries;
-        shrink_table(&mut self.by_link, |&index| hash(entries[index as usize].0));
         shrink_buffer(&mut self.entries);
         Some(unsent)
     }
@@ -187,9 +195,8 @@ impl UnsentTable {
     }
 }
 
-/// Slots that no client chooses need no secret. The product's low and high bits differ from one number to the next.
-fn hash(slot: u32) -> u64 {
-    u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+fn hash(link: u32) -> u64 {
+    hash_of_number(u64::from(link))
 }
 
 #[cfg(test)]

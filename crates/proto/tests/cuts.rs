@@ -9,6 +9,7 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::decoder::{Decoded, Decoder};
 use fanfare_proto::event::{Event, EventType, Retry, Topic};
 use fanfare_proto::frame::{Frame, WireFormat, gap_event, prelude, wrap};
+use fanfare_testkit::chunks::read_body;
 
 /// The gap event and five others.
 const ALL: [u64; 6] = [0, 1, 2, 3, 4, 5];
@@ -45,7 +46,8 @@ impl Client {
     /// Reads a stream that ends, or is cut, behind `wire`.
     fn read(&mut self, wire: &[u8], format: WireFormat) {
         let body = match format {
-            WireFormat::Chunked => received_of_chunks(wire),
+            // A client also has the beginning of a chunk.
+            WireFormat::Chunked => read_body(wire).expect("a chunked body").0,
             WireFormat::Plain => wire.to_vec(),
         };
         let mut decoder = Decoder::new(usize::MAX);
@@ -73,19 +75,6 @@ impl Client {
     fn seq(&self) -> u64 {
         Cursor::parse(&self.last_event_id).expect("a cursor").seq
     }
-}
-
-/// The body that a client has when its connection ends behind `wire`: also the beginning of a chunk.
-fn received_of_chunks(mut wire: &[u8]) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Some(end) = wire.windows(2).position(|two| two == b"\r\n") {
-        let size = str::from_utf8(&wire[..end]).ok().and_then(|line| usize::from_str_radix(line, 16).ok());
-        let size = size.expect("a chunk's size");
-        let rest = &wire[end + 2..];
-        body.extend_from_slice(&rest[..size.min(rest.len())]);
-        wire = rest.get(size + 2..).unwrap_or_default();
-    }
-    body
 }
 
 /// The stream of a client that has everything up to `after`, from its first byte.

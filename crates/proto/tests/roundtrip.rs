@@ -7,6 +7,7 @@ use fanfare_proto::event::{Event, EventId, EventType, Retry, Topic};
 use fanfare_proto::frame::{
     Frame, HeartbeatForm, WireFormat, encode_unnumbered, ending, heartbeat, prelude, wrap,
 };
+use fanfare_testkit::chunks::{Place, read_body};
 use proptest::prelude::*;
 
 /// What a decoder found, owned.
@@ -44,24 +45,6 @@ fn decode(stream: &[u8], lengths: &[usize], limit: usize) -> (Vec<Found>, Result
         }
     }
     (found, result, decoder.last_event_id().to_owned())
-}
-
-/// Takes chunks apart (RFC 9112, section 7.1); whether the last chunk was there.
-fn dechunk(mut wire: &[u8]) -> (Vec<u8>, bool) {
-    let mut body = Vec::new();
-    while !wire.is_empty() {
-        let end = wire.windows(2).position(|two| two == b"\r\n").expect("a size line");
-        let digits = str::from_utf8(&wire[..end]).expect("ASCII");
-        let len = usize::from_str_radix(digits, 16).expect("hexadecimal");
-        let (chunk, after) = wire[end + 2..].split_at(len);
-        body.extend_from_slice(chunk);
-        wire = after.strip_prefix(b"\r\n").expect("CRLF behind a chunk");
-        if len == 0 {
-            assert!(wire.is_empty(), "nothing follows the last chunk");
-            return (body, true);
-        }
-    }
-    (body, false)
 }
 
 /// Line ends as a client sees them, computed the slow way.
@@ -161,8 +144,8 @@ proptest! {
         let body = match format {
             WireFormat::Plain => wire,
             WireFormat::Chunked => {
-                let (body, ended) = dechunk(&wire);
-                prop_assert!(ended);
+                let (body, place) = read_body(&wire).expect("a chunked body");
+                prop_assert_eq!(place, Place::End);
                 body
             }
         };
@@ -176,8 +159,8 @@ proptest! {
     #[test]
     fn both_formats_hold_the_same_body(event in event()) {
         let frame = Frame::encode(1, "e-1", event, Duration::ZERO);
-        let (body, ended) = dechunk(frame.wire(WireFormat::Chunked));
-        prop_assert!(!ended);
+        let (body, place) = read_body(frame.wire(WireFormat::Chunked)).expect("a chunked body");
+        prop_assert_eq!(place, Place::Boundary);
         prop_assert_eq!(&body[..], frame.wire(WireFormat::Plain));
         prop_assert!(body.ends_with(b"id: e-1\n\n"), "the id is the last line");
         prop_assert_eq!(body.windows(2).position(|two| two == b"\n\n"), Some(body.len() - 2), "one blank line, at the end");

@@ -14,8 +14,6 @@ use crate::trace::{self, trace};
 use crate::verifier::Beginning;
 use crate::world::{SECOND, TRIMMING_SHARD, Turn, World};
 
-/// After how many ends of streams to make room a shard goes on in its next turn.
-const ROOM_ENDINGS: u64 = 16;
 /// How late a shard may be that had its turns in time.
 const LATE: Duration = Duration::from_millis(100);
 
@@ -349,10 +347,16 @@ impl World {
         // What the peer has reset is given up when the shard hears of it.
         let reset = net.connections.iter().filter(|it| it.is_live() && it.ended);
         let reset: usize = reset.map(|it| net.begun.own_part(it.verifier.begun.as_ref())).sum();
-        // The rest of a large crowd is ended in the next turn.
-        let goes_on = turn.closed(CloseReason::LaggardFull) >= ROOM_ENDINGS;
-        assert!(goes_on || begun <= limits.laggard_bytes + reset, "its links have begun {begun} bytes");
-        let bound = limits.delivery_bytes.saturating_add(limits.laggard_bytes);
+        // The rest of a large crowd is ended in the next turns: the shard says so, and each of them ends as many
+        // streams as it may.
+        let is_within = begun <= limits.laggard_bytes + reset;
+        let ended = turn.closed(CloseReason::LaggardFull);
+        let goes_on = turn.after.is_making_room && ended >= self.shared.setting.budgets.room_endings as u64;
+        assert!(is_within || goes_on, "its links have begun {begun} bytes, and {ended} were ended for that");
+        if !is_within {
+            self.shared.happened(Occurrence::RoomMadeInTurns);
+        }
+        let bound = limits.delivery_bytes.saturating_add(limits.laggard_bytes.max(begun));
         let bound = bound.saturating_add(RUN_BYTES + 2 * LARGEST_FRAME);
         let held = turn.after.held_bytes;
         assert!(held <= bound, "it holds {held} bytes");
@@ -384,6 +388,35 @@ impl World {
         let waiting = net.connections.iter().filter(waits).filter(is_ahead).count();
         let resuming = turn.after.resuming;
         assert!(resuming <= waiting, "{resuming} wait and {waiting} are ahead of {}", turn.newest);
+        drop(net);
+        self.check_room_to_wait(turn);
+    }
+
+    /// A quarter of those that may be pending may wait for a number, and one may in any case. A reader is told of
+    /// a gap at once only where so many wait.
+    fn check_room_to_wait(&self, turn: &Turn) {
+        let mut net = self.shards[turn.shard].net.borrow_mut();
+        let may_wait = (self.shared.setting.limits.pending / 4).max(1);
+        let resuming = turn.after.resuming;
+        assert!(resuming <= may_wait, "{resuming} wait for a number, and {may_wait} may");
+        let told = |it: &mut Connection| std::mem::take(&mut it.verifier.was_told_at_once);
+        let told_at_once = net.connections.iter_mut().map(told).filter(|told| *told).count();
+        if told_at_once == 0 {
+            return;
+        }
+        // Those that waited, and were answered or closed in this turn.
+        let now = self.shared.now.get();
+        let left = |it: &&Connection| {
+            let resumes = matches!(it.verifier.request.resume, Resume::After(_));
+            let answered = it.verifier.beginning.is_some_and(|beginning| beginning.at == now);
+            resumes && (answered || (it.closed && it.closed_at == now))
+        };
+        let left = net.connections.iter().filter(left).count() - told_at_once;
+        assert!(
+            resuming + left >= may_wait,
+            "{told_at_once} were told of a gap at once, where {resuming} wait, {left} waited, and {may_wait} may"
+        );
+        self.shared.happened(Occurrence::NoRoomToWait);
     }
 
     /// What is too old is dropped soon.

@@ -273,7 +273,10 @@ impl World {
             let streams = self.shards.iter().map(|shard| shard.shard.counts().connections).max();
             let times = if self.shared.setting.limits.connection_age.is_some() { 8 } else { 2 };
             let endings = self.shared.setting.budgets.endings as u32;
-            let turns = times * streams.unwrap_or_default() as u32 / endings + 2;
+            // A drain looks at a part of the table in each turn. The table has at most twice as many places as
+            // there were streams at a time.
+            let looks = (2 * self.clients.len() + 8).div_ceil(self.shared.setting.budgets.drain_looks) as u32;
+            let turns = times * streams.unwrap_or_default() as u32 / endings + 2 * looks + 2;
             slack = slack.max(turns * step_time);
             self.work_for(step);
             let has_begun = |shard: &WorldShard| shard.shard.snapshot().is_draining;

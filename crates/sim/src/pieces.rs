@@ -1,6 +1,8 @@
 //! What a send offers, taken apart: frames, one behind the other, or one piece of the connection's own. A
 //! piece that a socket took a part of must be finished before anything else.
 
+use fanfare_testkit::chunks::first_chunk;
+
 /// A piece of a stream that was begun and is not sent whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Begun {
@@ -32,8 +34,8 @@ pub(crate) fn is_heartbeat(bytes: &[u8]) -> bool {
 
 /// Whether a piece is a checkpoint alone. Events that were published have data, and their id is last.
 fn is_checkpoint(bytes: &[u8]) -> bool {
-    let body = match bytes.iter().position(|&byte| byte == b'\n') {
-        Some(end) if bytes[..end].ends_with(b"\r") => &bytes[end + 1..],
+    let body = match first_chunk(bytes) {
+        Ok(Some((body, _))) => body,
         _ => bytes,
     };
     body.starts_with(b"id: ") || body.starts_with(b"event: fanfare.checkpoint\n")
@@ -56,10 +58,9 @@ pub(crate) fn piece_cut_at(bytes: &[u8], chunked: bool, offset: usize) -> Option
 /// How long the first piece is.
 fn first_piece(bytes: &[u8], chunked: bool) -> usize {
     if chunked {
-        let line = bytes.iter().position(|&byte| byte == b'\n').expect("the line of a chunk's size");
-        let digits = str::from_utf8(&bytes[..line - 1]).expect("a chunk's size");
-        let size = usize::from_str_radix(digits, 16).expect("a chunk's size");
-        return line + 1 + size + 2;
+        let first = first_chunk(bytes).unwrap_or_else(|error| panic!("{error}"));
+        let (_, length) = first.expect("a piece is a whole chunk");
+        return length;
     }
     // A frame ends with its blank line; what has none is one piece.
     let blank = bytes.windows(2).position(|two| two == b"\n\n");

@@ -229,6 +229,7 @@ impl Shared {
                 Occurrence::ReservedId
             }
             PublishError::Empty => panic!("there were {} events", entries.len()),
+            PublishError::WouldBlock => panic!("no publisher of a world asks to wait on a shard's thread"),
             PublishError::Stopped => {
                 assert!(self.is_over.get(), "refused though nothing has ended");
                 Occurrence::Stopped

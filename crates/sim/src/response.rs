@@ -2,6 +2,8 @@
 //! less than the standards allow: a chunk holds whole events, an id is the last line of one, a comment stands
 //! between two.
 
+use fanfare_testkit::chunks::first_chunk;
+
 /// A response, read so far.
 #[derive(Default)]
 pub(crate) struct ResponseReader {
@@ -106,22 +108,15 @@ impl ResponseReader {
         let mut rest = begun.as_slice();
         while !rest.is_empty() {
             assert!(!self.terminated, "nothing follows the last chunk");
-            let Some(line) = rest.iter().take(20).position(|&byte| byte == b'\n') else { break };
-            let digits = rest[..line].strip_suffix(b"\r").expect("CRLF behind a chunk's size");
-            let digits = str::from_utf8(digits).expect("a chunk's size");
-            let size = usize::from_str_radix(digits, 16).expect("a chunk's size");
-            let end = line + 1 + size + 2;
-            if rest.len() < end {
-                break;
-            }
-            assert_eq!(&rest[end - 2..end], b"\r\n", "the end of a chunk");
+            let chunk = first_chunk(rest).unwrap_or_else(|error| panic!("{error}"));
+            let Some((data, end)) = chunk else { break };
             let (first, chunk_end) = (found.len(), self.whole + end as u64);
-            self.take_lines(&rest[line + 1..end - 2], found);
+            self.take_lines(data, found);
             // Nothing of a chunk is read before it has come whole.
             self.whole = chunk_end;
             found[first..].iter_mut().for_each(|found| found.end = chunk_end);
             assert!(!self.in_event && self.line.is_empty(), "a chunk ends within an event");
-            self.terminated = size == 0;
+            self.terminated = data.is_empty();
             rest = &rest[end..];
         }
         self.begun = rest.to_vec();

@@ -45,7 +45,7 @@ impl Setting {
         let limits = Limits {
             connections: if choices.one_in(4) { 3 } else { 1000 },
             when_full: choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]),
-            pending: if choices.one_in(5) { 2 } else { 1000 },
+            pending: if choices.one_in(5) { choices.pick(&[2, 9]) } else { 1000 },
             head_time: SECOND,
             head: HeadLimits { max_bytes: choices.pick(&[16 << 10, 400]), ..HeadLimits::default() },
             event_bytes: choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]),
@@ -137,6 +137,9 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         laggards: choices.pick(&[2, 1, all.laggards]),
         scans: choices.pick(&[all.scans, 3, 1]),
         endings: choices.pick(&[all.endings, 3]),
+        heartbeats: choices.pick(&[all.heartbeats, 100]),
+        room_endings: choices.pick(&[all.room_endings, 3, 1]),
+        drain_looks: choices.pick(&[all.drain_looks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
         sweep: SweepBounds {
             frames: choices.pick(&[all.sweep.frames, 6, 1]),

@@ -99,6 +99,10 @@ occurrences! {
     TurnedAway: "turned away",
     /// A laggard that needed what the log had dropped, or that made room.
     LaggardFull: "laggards at their bound",
+    /// A turn that left more to be ended to make room.
+    RoomMadeInTurns: "turns that left room to be made",
+    /// A reader that was told of a gap at once, because as many waited for a number as may.
+    NoRoomToWait: "readers ahead without room to wait",
     /// A laggard whose socket took nothing.
     LaggardStalled: "laggards stalled",
     /// A stream at its age.

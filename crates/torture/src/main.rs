@@ -1,21 +1,37 @@
-//! `fanfare-torture`: real faults on real sockets, to a server that many honest subscribers read from, and a verdict on
+//! `fanfare-torture` applies real faults to a running server that many subscribers read from, and checks
 //! every delivery.
 //!
-//! [`field`] is a server with its honest load; [`fault`] is what is done to it; [`verify`] holds each subscriber's log
-//! against the publishers' [`ledger`]; [`report`] concludes.
+//! The modules, from the lowest to the highest. Each uses only modules before it; `tests/module_order.rs`
+//! checks that.
+//!
+//! 1. [`event`]: the events that are published
+//! 2. [`http`]: response heads, and the connection of a publisher
+//! 3. [`ledger`]: what the publishers know of every event
+//! 4. [`server`]: the process of the server under test
+//! 5. [`sockets`]: what the kernel knows about TCP sockets
+//! 6. [`newcomer`]: clients whose time from `connect` to the response head is measured
+//! 7. [`verify`]: the comparison of a subscriber's log with the ledger
+//! 8. [`publishers`]: the steady load of publishes
+//! 9. [`readers`]: the subscribers, which keep logs
+//! 10. [`outcome`]: what one round of a fault showed
+//! 11. [`target`]: a server with its subscribers and publishers
+//! 12. [`run`]: what the faults of one run share
+//! 13. [`fault`]: the faults
+//! 14. [`report`]: the table, and what is violated
 
-mod arena;
 mod event;
 mod fault;
-mod field;
 mod http;
 mod ledger;
-mod probe;
+mod newcomer;
+mod outcome;
 mod publishers;
 mod readers;
 mod report;
+mod run;
 mod server;
 mod sockets;
+mod target;
 mod verify;
 
 use std::net::SocketAddr;
@@ -28,35 +44,36 @@ use clap::{Parser, ValueEnum};
 use fanfare_io::Clock;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::arena::Arena;
 use crate::fault::Fault;
-use crate::field::Field;
 use crate::report::Report;
+use crate::run::Run;
 use crate::server::Plan;
+use crate::target::Target;
 
-/// Shards of the server: enough that 20,000 slow heads are within the bound of a quarter of each shard's descriptors.
+/// Shards of the server. Incomplete heads have a quarter of each shard's descriptors, and 20,000 have to fit.
 const SHARDS: usize = 6;
 
-/// Time for which the server may still hold what faults needed: heads end after 10 s, kept connections after 30 s.
-const AFTERMATH: Duration = Duration::from_secs(45);
+/// The time after which the server has released everything that faults needed: incomplete heads end after 10
+/// s, idle connections after 30 s.
+const RECOVERY_TIME: Duration = Duration::from_secs(45);
 
-/// The server gives freed memory back every 10 s.
-const GIVEN_BACK: Duration = Duration::from_secs(15);
+/// The server returns freed memory to the kernel every 10 s.
+const PURGE_TIME: Duration = Duration::from_secs(15);
 
-/// Does real faults to a running server under load, and checks every delivery.
+/// Applies real faults to a running server under load, and checks every delivery.
 #[derive(Parser)]
 #[command(name = "cargo xtask torture", bin_name = "cargo xtask torture")]
 struct Options {
-    /// How long in all; each backend has its part
+    /// The duration of the whole run; each backend gets an equal part
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
     /// The backends, one after the other
     #[arg(long, value_enum, default_value_t = Backends::Both)]
     backend: Backends,
-    /// Every fault once, scaled down, without root; nothing timed is judged
+    /// Applies every fault once, scaled down, without root; times and memory are not judged
     #[arg(long, conflicts_with = "minutes")]
     smoke: bool,
-    /// Repeats a run's choices
+    /// Repeats the random choices of a run
     #[arg(long)]
     seed: Option<u64>,
     /// The faults [default: all]
@@ -73,7 +90,7 @@ enum Backends {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options) {
+    match run_backends(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {
@@ -83,8 +100,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether all is well.
-fn run(options: &Options) -> Result<bool, String> {
+/// Returns whether nothing was violated.
+fn run_backends(options: &Options) -> Result<bool, String> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| error.to_string())?;
@@ -107,7 +124,7 @@ fn run(options: &Options) -> Result<bool, String> {
     Ok(good)
 }
 
-/// One backend, for so long.
+/// Runs against one backend for this time.
 fn torture(
     backend: &str,
     time: Duration,
@@ -120,7 +137,7 @@ fn torture(
     let smoke = options.smoke;
     let faults = if options.faults.is_empty() { Fault::value_variants() } else { &options.faults };
     let plan = Plan {
-        program: server::beside_us()?,
+        program: server::find_program()?,
         backend: backend.to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         shards: SHARDS,
@@ -129,67 +146,67 @@ fn torture(
     };
     let mut report = Report::new(backend, faults);
     let subscribers = if smoke { 150 } else { 400 };
-    println!("{backend}: {subscribers} honest subscribers on {SHARDS} shards");
-    let mut field = Field::start(&plan, subscribers, clock, &mut random)?;
-    // The log and every buffer that honest load needs are as large as they get before memory is read.
+    println!("{backend}: {subscribers} subscribers on {SHARDS} shards");
+    let mut target = Target::start(&plan, subscribers, clock, &mut random)?;
+    // Memory is read when the log and all buffers that the load needs have reached their size.
     let mut fill = |rest| {
-        let (findings, memory) = field.fill_log(if smoke { Duration::ZERO } else { rest })?;
+        let (findings, memory) = target.fill_log(if smoke { Duration::ZERO } else { rest })?;
         report.deliveries("before all faults", &findings);
         Ok::<_, String>(memory)
     };
     fill(Duration::ZERO)?;
-    let memory_before = fill(GIVEN_BACK)?;
-    let mut arena = Arena {
-        field,
+    let memory_before = fill(PURGE_TIME)?;
+    let mut run = Run {
+        target,
         plan,
         clock,
         random,
         smoke,
         stop: Arc::clone(stop),
-        calm: probe::Times::new(),
-        beset: probe::Times::new(),
+        without_slow_heads: newcomer::ConnectTimes::new(),
+        with_slow_heads: newcomer::ConnectTimes::new(),
     };
 
     let ended_before = sockets::ended_for_memory();
-    let mut line: Vec<Fault> = Vec::new();
+    let mut due: Vec<Fault> = Vec::new();
     let mut first_turn = true;
-    let deadline = time.saturating_sub(AFTERMATH);
-    while !arena.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
-        if line.is_empty() {
-            line = faults.to_vec();
-            arena.random.shuffle(&mut line);
+    let deadline = time.saturating_sub(RECOVERY_TIME);
+    while !run.stopped() && (first_turn || (!smoke && clock.now() < deadline)) {
+        if due.is_empty() {
+            due = faults.to_vec();
+            run.random.shuffle(&mut due);
         }
-        let Some(fault) = line.pop() else { break };
-        first_turn &= !line.is_empty();
-        let outcome = fault.act(&mut arena).and_then(|saw| Ok((saw, arena.field.settle()?)));
-        match outcome {
-            Ok((mut saw, findings)) => {
-                let memory = arena.field.server.memory().unwrap_or(0);
-                saw.log += &arena.field.server.news();
-                report.round(fault, clock.now(), memory, saw, findings);
+        let Some(fault) = due.pop() else { break };
+        first_turn &= !due.is_empty();
+        let result = fault.apply(&mut run).and_then(|outcome| Ok((outcome, run.target.settle()?)));
+        match result {
+            Ok((mut outcome, findings)) => {
+                let memory = run.target.server.memory().unwrap_or(0);
+                outcome.log += &run.target.server.new_log_lines();
+                report.round(fault, clock.now(), memory, outcome, findings);
             }
             Err(problem) => {
-                let log = arena.field.server.news();
-                report.violation(format!("{}: {problem}; the arena's server logged:\n{log}", fault.name()));
-                if arena.field.server.ended().is_some() {
+                let log = run.target.server.new_log_lines();
+                report.violation(format!("{}: {problem}; the run's server logged:\n{log}", fault.name()));
+                if run.target.server.ended().is_some() {
                     break;
                 }
             }
         }
     }
 
-    report.partial = arena.stopped();
-    if arena.field.server.ended().is_none() {
-        let rest = if smoke { Duration::ZERO } else { AFTERMATH };
-        let (findings, memory_after) = arena.field.fill_log(rest)?;
+    report.partial = run.stopped();
+    if run.target.server.ended().is_none() {
+        let rest = if smoke { Duration::ZERO } else { RECOVERY_TIME };
+        let (findings, memory_after) = run.target.fill_log(rest)?;
         report.deliveries("after all faults", &findings);
         report.memory = memory_before.zip(memory_after);
     }
-    arena.field.violations().into_iter().for_each(|problem| report.violation(problem));
+    run.target.violations().into_iter().for_each(|problem| report.violation(problem));
     let ended = ended_before.zip(sockets::ended_for_memory());
     report.ended_for_memory = ended.map_or(0, |(before, after)| after - before);
-    report.calm = arena.calm;
-    report.beset = arena.beset;
+    report.without_slow_heads = run.without_slow_heads;
+    report.with_slow_heads = run.with_slow_heads;
     let judged = !smoke && !report.partial;
     Ok(report.conclude(judged))
 }

@@ -1,4 +1,4 @@
-//! Publishers: a steady mixed load on threads of their own, and single publishes for whoever needs one.
+//! Publishers: a steady mixed load on threads of their own, and single batches for faults.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,65 +9,66 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::event::{self, MARKER, TOPICS};
-use crate::http::{Answer, Broken, Poster};
+use crate::http::{Answer, NoAnswer, PublishConnection};
 use crate::ledger::Ledger;
 
 const THREADS: usize = 4;
 
-/// Pause of each publisher between two requests, on average.
+/// The average pause of a publisher between two requests.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// Pause before a publisher comes again that was refused or not connected.
-const AGAIN: Duration = Duration::from_millis(50);
+/// The pause of a publisher that was refused or could not connect.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// A server that lives takes a publish within this time.
+/// A running server accepts a publish within this time.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(60) };
 
-/// The steady load.
+/// The publishers of the steady load.
 pub(crate) struct Publishers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    /// Held by each publisher while it is at work, and by all who want none to be.
+    /// Each publisher holds its lock while it publishes. Holding all of them pauses the load.
     work: [Mutex<()>; THREADS],
-    /// Nobody is to begin, or to come again where there is no room.
+    /// Publishers must not begin a request, and must not repeat one that was refused.
     pause: AtomicBool,
     stop: AtomicBool,
-    /// Publishers that have had an answer.
+    /// Publishers that have got an answer.
     served: AtomicUsize,
     ledger: Arc<Ledger>,
     problems: Arc<Problems>,
 }
 
-/// What publishers met.
+/// What publishers observed.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    /// Answers of 503, all with `Retry-After`.
+    /// How many answers were 503.
     pub(crate) busy: AtomicU64,
-    /// Answers that should not have been, or should have.
-    pub(crate) odd: Mutex<Vec<String>>,
-    /// Odd while the server may leave publishes without an answer: it ends, or TCP has no memory.
+    /// Answers that are wrong, and answers that are missing.
+    pub(crate) unexpected: Mutex<Vec<String>>,
+    /// Beginnings and ends of outages. The number is odd during an outage: the server stops, or TCP has no
+    /// memory, and publishes may remain unanswered.
     outages: AtomicU64,
 }
 
 impl Problems {
-    /// Publishes may be left without an answer until this is dropped.
+    /// Begins an outage, which ends when the returned value is dropped.
     pub(crate) fn outage(self: &Arc<Problems>) -> Outage {
         self.outages.fetch_add(1, Ordering::AcqRel);
         Outage { problems: Arc::clone(self) }
     }
 
     pub(crate) fn note(&self, problem: String) {
-        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut odd = self.unexpected.lock().unwrap_or_else(PoisonError::into_inner);
         if odd.len() < 8 {
             odd.push(problem);
         }
     }
 }
 
-/// The server may leave publishes without an answer.
+/// A time in which publishes may remain unanswered.
 pub(crate) struct Outage {
     problems: Arc<Problems>,
 }
@@ -101,11 +102,11 @@ impl Publishers {
         Publishers { shared, threads }
     }
 
-    /// Waits until all have published: from then on they keep their connections, and are no newcomers to a server that
-    /// has no room for these.
+    /// Waits until every publisher has published. After that they keep their connections, so a server without
+    /// room for new connections still serves them.
     ///
     /// # Errors
-    /// Not all of them do.
+    /// Some publisher got no answer in time.
     pub(crate) fn await_connections(&self) -> Result<(), String> {
         let deadline = self.shared.ledger.now() + PATIENCE;
         loop {
@@ -114,12 +115,12 @@ impl Publishers {
                 some if self.shared.ledger.now() > deadline => {
                     return Err(format!("{some} of {THREADS} publishers have published within {PATIENCE:?}"));
                 }
-                _ => thread::sleep(AGAIN),
+                _ => thread::sleep(RETRY_PAUSE),
             }
         }
     }
 
-    /// Does something while no publisher of these is at work.
+    /// Calls `act` while the load is paused.
     pub(crate) fn paused<T>(&self, act: impl FnOnce() -> T) -> T {
         self.shared.pause.store(true, Ordering::Relaxed);
         let all = self.shared.work.each_ref().map(|work| work.lock().unwrap_or_else(PoisonError::into_inner));
@@ -129,7 +130,7 @@ impl Publishers {
         done
     }
 
-    /// What is wrong with the threads themselves: none ends before it is told to.
+    /// Threads that ended too early, which means that they panicked.
     pub(crate) fn violations(&self) -> Vec<String> {
         let count = self.threads.iter().filter(|thread| thread.is_finished()).count();
         if count > 0 { vec![format!("{count} publishers' threads panicked")] } else { Vec::new() }
@@ -150,12 +151,12 @@ impl Drop for Publishers {
 
 impl Shared {
     fn publish_steadily(&self, index: usize, address: SocketAddr, random: &mut fastrand::Rng) {
-        let (mut poster, mut served) = (Poster::new(address), false);
+        let (mut connection, mut served) = (PublishConnection::new(address), false);
         while !self.stop.load(Ordering::Relaxed) {
             {
                 let _working = self.work[index].lock().unwrap_or_else(PoisonError::into_inner);
                 let batch = Batch::mixed(&self.ledger, random);
-                let taken = batch.publish(&mut poster, &self.ledger, &self.problems, &self.pause);
+                let taken = batch.publish(&mut connection, &self.ledger, &self.problems, &self.pause);
                 if taken && !served {
                     served = true;
                     self.served.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +167,7 @@ impl Shared {
     }
 }
 
-/// Events that go out in one request, with keys in a row.
+/// Events of one request, with consecutive keys.
 pub(crate) struct Batch {
     pub(crate) first: u64,
     pub(crate) count: usize,
@@ -182,29 +183,35 @@ enum Form {
 }
 
 impl Batch {
-    /// Mostly one event, sometimes several; mostly small, sometimes large.
+    /// A batch of the steady load: mostly one event, sometimes several; mostly small, sometimes large.
     fn mixed(ledger: &Ledger, random: &mut fastrand::Rng) -> Batch {
         let (count, form) = match random.u32(0..10) {
             0 => (random.usize(2..=32), Form::Array),
             1 => (random.usize(2..=32), Form::Lines),
             _ => (1, Form::One),
         };
-        // Many large ones at once are over a laggard's small bound before anybody can read them.
+        // Several large events at once would exceed the small bound of laggards before a subscriber can read
+        // them.
         let largest = if count == 1 && random.u32(0..50) == 0 { 60_000 } else { 1_200 };
         Batch::new(ledger, count, form, None, |_| (some_topics(random), random.usize(0..largest)))
     }
 
-    /// An array of `count` events on random topics, each of this length.
+    /// A JSON array of `count` events on random topics, each with this many characters.
     pub(crate) fn array(ledger: &Ledger, count: usize, length: usize, random: &mut fastrand::Rng) -> Batch {
         Batch::new(ledger, count, Form::Array, None, |_| (some_topics(random), length))
     }
 
-    /// NDJSON, one small event in each line.
+    /// A JSON array of `count` events on one topic, each with this many characters.
+    pub(crate) fn topic(ledger: &Ledger, topic: u32, count: usize, length: usize) -> Batch {
+        Batch::new(ledger, count, Form::Array, None, |_| (1 << topic, length))
+    }
+
+    /// NDJSON with one small event on each line.
     pub(crate) fn lines(ledger: &Ledger, count: usize, random: &mut fastrand::Rng) -> Batch {
         Batch::new(ledger, count, Form::Lines, None, |_| (some_topics(random), random.usize(0..500)))
     }
 
-    /// One marker for each topic.
+    /// A marker for each topic.
     pub(crate) fn markers(ledger: &Ledger) -> Batch {
         Batch::new(ledger, TOPICS as usize, Form::Array, Some(MARKER), |index| (1 << index, 0))
     }
@@ -248,11 +255,11 @@ impl Batch {
         }
     }
 
-    /// Publishes, again and again while the answer is 503 or there is no server, until `stop`, or until it is clear that
-    /// this does not end by itself. Returns whether it was acknowledged.
+    /// Publishes the batch. Repeats that while the answer is 503 or no connection can be made, until `stop`
+    /// or for at most [`PATIENCE`]. Returns whether the batch was acknowledged.
     pub(crate) fn publish(
         &self,
-        poster: &mut Poster,
+        connection: &mut PublishConnection,
         ledger: &Ledger,
         problems: &Problems,
         stop: &AtomicBool,
@@ -265,23 +272,23 @@ impl Batch {
                 break;
             }
             let outages = problems.outages.load(Ordering::Acquire);
-            match poster.post(self.content_type(), body.as_bytes()) {
+            match connection.post(self.content_type(), body.as_bytes()) {
                 Ok(answer) if answer.status == 503 && answer.body["published"].as_u64().unwrap_or(0) == 0 => {
                     problems.busy.fetch_add(1, Ordering::Relaxed);
                     if !answer.retry_after {
                         problems.note("a 503 without Retry-After".to_owned());
                     }
-                    thread::sleep(AGAIN);
+                    thread::sleep(RETRY_PAUSE);
                 }
                 Ok(answer) => {
-                    poster.answered_in = Some(outages);
+                    connection.answered_in = Some(outages);
                     return self.answered(&answer, ledger, problems);
                 }
-                Err(Broken::NotConnected) => thread::sleep(AGAIN),
-                // It may have been published: nobody will know.
-                Err(Broken::Unanswered) => {
-                    // A connection from before an outage may have lost its other end in silence.
-                    let seen = poster.answered_in.replace(outages).unwrap_or(outages);
+                Err(NoAnswer::NotConnected) => thread::sleep(RETRY_PAUSE),
+                // The batch may have been published, or not.
+                Err(NoAnswer::Unanswered) => {
+                    // A connection that was made before an outage may have lost its other end during it.
+                    let seen = connection.answered_in.replace(outages).unwrap_or(outages);
                     let all = [seen, problems.outages.load(Ordering::Acquire)];
                     if outages.is_multiple_of(2) && all == [outages; 2] {
                         problems.note(format!(
@@ -298,7 +305,7 @@ impl Batch {
         false
     }
 
-    /// Notes what an answer says. Returns whether all was acknowledged.
+    /// Notes an answer in the ledger. Returns whether the whole batch was acknowledged.
     pub(crate) fn answered(&self, answer: &Answer, ledger: &Ledger, problems: &Problems) -> bool {
         let text = |name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();
         let (count, first, last) = match (&self.form, answer.status) {
@@ -312,7 +319,7 @@ impl Batch {
         }
         let rest = self.count.saturating_sub(count);
         ledger.refused(self.first + count as u64, rest);
-        // Either all is published, or the answer says that it is not.
+        // An answer of 200 means that every event was published.
         if !matches!(answer.status, 200 | 503) || (answer.status == 200 && count != self.count) {
             problems.note(format!("{} events were answered {}: {}", self.count, answer.status, answer.body));
         }
@@ -320,7 +327,7 @@ impl Batch {
     }
 }
 
-/// Mostly one topic, sometimes several.
+/// A random set of topics: mostly one, sometimes several.
 fn some_topics(random: &mut fastrand::Rng) -> u32 {
     let mut mask = 1 << random.u32(0..TOPICS);
     while random.u32(0..5) == 0 {
@@ -339,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers a connection's first request with this, or with nothing, and closes it.
+    /// Accepts a connection, answers its first request with this text, and closes it.
     fn answer(listener: &TcpListener, answer: &str) {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = Vec::new();
@@ -351,46 +358,51 @@ mod tests {
         stream.write_all(answer.as_bytes()).unwrap();
     }
 
-    /// Publishes an event to a server that answers like this.
-    fn publish(listener: &TcpListener, text: &str, poster: &mut Poster, problems: &Problems) -> bool {
+    /// Publishes one event to a server that answers with this text.
+    fn publish(
+        listener: &TcpListener,
+        text: &str,
+        connection: &mut PublishConnection,
+        problems: &Problems,
+    ) -> bool {
         let ledger = Ledger::new(Clock::start(), 0);
         let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
         thread::scope(|scope| {
             scope.spawn(|| answer(listener, text));
-            batch.publish(poster, &ledger, problems, &AtomicBool::new(false))
+            batch.publish(connection, &ledger, problems, &AtomicBool::new(false))
         })
     }
 
-    /// Such events may be missing: a server that answered nothing was violating nothing.
+    /// Unanswered events may be missing, so a server that never answered passed.
     #[test]
     fn a_publish_without_an_answer_is_odd_except_in_an_outage() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let problems = Arc::new(Problems::default());
-        let noted = || problems.odd.lock().unwrap().len();
+        let noted = || problems.unexpected.lock().unwrap().len();
         let outage = problems.outage();
-        assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
+        assert!(!publish(&listener, "", &mut PublishConnection::new(address), &problems));
         assert_eq!(noted(), 0);
         drop(outage);
-        assert!(!publish(&listener, "", &mut Poster::new(address), &problems));
+        assert!(!publish(&listener, "", &mut PublishConnection::new(address), &problems));
         assert_eq!(noted(), 1);
     }
 
-    /// The torture stood still, with a server that had crashed or took nothing any more.
+    /// A server that had crashed, or accepted nothing any more, stopped the whole run.
     #[test]
     fn a_publish_that_is_never_taken_comes_to_an_end() {
-        // Nobody listens, and nobody else gets the port.
+        // No process listens on this port, and no other process can take it.
         let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        let nobody = bound.local_addr().unwrap().as_socket().unwrap();
+        let unused_address = bound.local_addr().unwrap().as_socket().unwrap();
         let (ledger, problems) = (Ledger::new(Clock::start(), 0), Problems::default());
         let batch = Batch::new(&ledger, 1, Form::One, None, |_| (1, 10));
         let never = AtomicBool::new(false);
-        assert!(!batch.publish(&mut Poster::new(nobody), &ledger, &problems, &never));
-        assert_eq!(problems.odd.lock().unwrap().len(), 1);
+        assert!(!batch.publish(&mut PublishConnection::new(unused_address), &ledger, &problems, &never));
+        assert_eq!(problems.unexpected.lock().unwrap().len(), 1);
     }
 
-    /// The last line of a body could be missing, and the server said so.
+    /// An answer that reported fewer events than were sent passed.
     #[test]
     fn a_part_is_not_published_with_200() {
         let (ledger, problems) = (Ledger::new(Clock::start(), 0), Problems::default());
@@ -398,21 +410,22 @@ mod tests {
         let answer = |status, body| Answer { status, retry_after: true, body };
         let part = json!({ "published": 1, "first": "a-1", "last": "a-1" });
         assert!(!batch.answered(&answer(503, part.clone()), &ledger, &problems));
-        assert!(problems.odd.lock().unwrap().is_empty());
+        assert!(problems.unexpected.lock().unwrap().is_empty());
         assert!(!batch.answered(&answer(200, part), &ledger, &problems));
-        assert_eq!(problems.odd.lock().unwrap().len(), 1);
+        assert_eq!(problems.unexpected.lock().unwrap().len(), 1);
     }
 
-    /// The server closes kept connections after a while, and when it ends: nothing was sent there.
+    /// The server closes idle connections after a while, and when it stops. A request on such a connection
+    /// was counted as unanswered.
     #[test]
     fn a_kept_connection_that_was_closed_is_not_used_again() {
         const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"id\":\"a-1\"}";
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let problems = Problems::default();
-        let mut poster = Poster::new(listener.local_addr().unwrap());
+        let mut connection = PublishConnection::new(listener.local_addr().unwrap());
         for _ in 0..2 {
-            assert!(publish(&listener, OK, &mut poster, &problems));
+            assert!(publish(&listener, OK, &mut connection, &problems));
         }
-        assert!(problems.odd.lock().unwrap().is_empty());
+        assert!(problems.unexpected.lock().unwrap().is_empty());
     }
 }

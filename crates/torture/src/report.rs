@@ -4,36 +4,37 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use crate::fault::{Fault, Saw};
-use crate::probe::Times;
-use crate::verify::{Findings, LATE};
+use crate::fault::Fault;
+use crate::newcomer::ConnectTimes;
+use crate::outcome::Outcome;
+use crate::verify::{BUSY_MACHINE, Findings};
 
-/// An honest newcomer has its head within this time at p99, whatever stands beside it.
+/// A newcomer has its response head within this time at p99, with slow heads too.
 const CONNECT: Duration = Duration::from_millis(100);
 
-/// Slow heads add at most this to an honest newcomer's p99.
+/// Slow heads add at most this to the p99 of newcomers.
 const ADDED: Duration = Duration::from_millis(2);
 
-/// Newcomers of each kind below which a p99 says nothing.
+/// The fewest newcomers of each kind for which a p99 is meaningful.
 const ENOUGH: u64 = 1_000;
 
-/// Once all faults are gone, the server's memory is within this part of what it was.
+/// After all faults the server's memory has grown by at most this part.
 const MEMORY: f64 = 0.05;
 
-/// What one backend's server went through.
+/// What one run against one backend has shown.
 pub(crate) struct Report {
     backend: String,
     rows: Vec<Row>,
-    /// Violations that are of no one fault.
+    /// Violations that belong to no single fault.
     violations: Vec<String>,
-    pub(crate) calm: Times,
-    pub(crate) beset: Times,
+    pub(crate) without_slow_heads: ConnectTimes,
+    pub(crate) with_slow_heads: ConnectTimes,
     /// Anonymous memory before the first fault and after the last.
     pub(crate) memory: Option<(u64, u64)>,
-    /// Connections that had no other end any more, and the sockets that the kernel ended for want of memory.
+    /// Connections that had lost their other end, and the sockets that the kernel ended for lack of memory.
     half_open: u64,
     pub(crate) ended_for_memory: u64,
-    /// It was ended early, by a signal.
+    /// A signal ended the run early.
     pub(crate) partial: bool,
 }
 
@@ -58,8 +59,8 @@ impl Report {
             backend: backend.to_owned(),
             rows: faults.iter().map(row).collect(),
             violations: Vec::new(),
-            calm: Times::new(),
-            beset: Times::new(),
+            without_slow_heads: ConnectTimes::new(),
+            with_slow_heads: ConnectTimes::new(),
             memory: None,
             half_open: 0,
             ended_for_memory: 0,
@@ -67,62 +68,63 @@ impl Report {
         }
     }
 
-    /// Takes in one round of a fault, and says a line about it; where something is wrong, also what the server logged.
+    /// Adds one round of a fault, and prints a line about it. Where something is wrong it also prints what
+    /// the server logged.
     pub(crate) fn round(
         &mut self,
         fault: Fault,
         at: Duration,
         memory: u64,
-        mut saw: Saw,
+        mut outcome: Outcome,
         deliveries: Findings,
     ) {
-        let mut findings = std::mem::take(&mut saw.findings);
+        let mut findings = std::mem::take(&mut outcome.findings);
         findings += deliveries;
-        saw.violations.extend(cut_for_nothing(fault, &findings));
-        let good = findings.good() && saw.violations.is_empty();
+        outcome.violations.extend(ended_without_cause(fault, &findings));
+        let good = findings.is_good() && outcome.violations.is_empty();
         println!(
-            "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps told, {} reconnects, {:.1} MiB; {}{}",
+            "{:>5} s  {:<9} {:<12} {:>9} deliveries, {} gaps, {} reconnects, {:.1} MiB; {}{}",
             at.as_secs(),
             self.backend,
             fault.name(),
             findings.delivered,
             findings.gaps,
-            findings.breaks.reconnects,
+            findings.stream_ends.reconnects,
             mebibytes(memory),
-            saw.note,
+            outcome.note,
             if good { "" } else { "  VIOLATION" },
         );
-        for violation in findings.examples.drain(..).chain(saw.violations.iter().cloned()) {
+        for violation in findings.examples.drain(..).chain(outcome.violations.iter().cloned()) {
             println!("         {violation}");
             self.violations.push(format!("{}: {violation}", fault.name()));
         }
-        for line in saw.log.lines().filter(|_| !good) {
+        for line in outcome.log.lines().filter(|_| !good) {
             println!("         | {line}");
         }
         self.half_open += findings.half_open;
         let Some(row) = self.rows.iter_mut().find(|row| row.fault == fault) else { return };
-        row.rounds += u64::from(!saw.skipped);
-        row.violations += saw.violations.len() as u64;
+        row.rounds += u64::from(!outcome.skipped);
+        row.violations += outcome.violations.len() as u64;
         row.findings += findings;
-        row.note = saw.note;
+        row.note = outcome.note;
     }
 
-    /// Takes in deliveries that are of no one fault.
+    /// Adds deliveries that belong to no single fault.
     pub(crate) fn deliveries(&mut self, when: &str, findings: &Findings) {
         self.half_open += findings.half_open;
-        if !findings.good() {
+        if !findings.is_good() {
             self.violation(format!("{when}: {findings:?}"));
         }
     }
 
-    /// A violation that is of no one fault.
+    /// Adds a violation that belongs to no single fault.
     pub(crate) fn violation(&mut self, text: String) {
         println!("         VIOLATION: {text}");
         self.violations.push(text);
     }
 
-    /// Prints the table and what else was measured. Returns whether all is well, and was done. What is timed and what memory is held
-    /// is judged only where `judged` says so.
+    /// Prints the table and the other measurements. Returns whether nothing was violated and the run was
+    /// complete. Times and memory are judged only if `judged` is true.
     pub(crate) fn conclude(mut self, judged: bool) -> bool {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -135,7 +137,7 @@ impl Report {
             "disordered",
             "damaged",
             "absent",
-            "gaps told",
+            "gaps",
             "missed in gap",
             "lost with process",
             "cut",
@@ -158,8 +160,8 @@ impl Report {
                 found.gaps,
                 found.missed_in_gap,
                 found.lost_with_process,
-                found.breaks.cut,
-                found.breaks.reconnects,
+                found.stream_ends.cut,
+                found.stream_ends.reconnects,
                 found.half_open,
                 row.violations,
             ];
@@ -176,7 +178,7 @@ impl Report {
         self.stalls(judged);
         self.left_out(judged);
         self.other_ends();
-        let good = self.violations.is_empty() && self.rows.iter().all(|row| row.findings.good());
+        let good = self.violations.is_empty() && self.rows.iter().all(|row| row.findings.is_good());
         for violation in &self.violations {
             println!("violation: {violation}");
         }
@@ -185,15 +187,18 @@ impl Report {
     }
 
     fn newcomers(&mut self, judged: bool) {
-        let failed = self.calm.failed + self.beset.failed;
-        let failure = self.beset.first_failure.take().or(self.calm.first_failure.take());
+        let failed = self.without_slow_heads.failed + self.with_slow_heads.failed;
+        let failure =
+            self.with_slow_heads.first_failure.take().or(self.without_slow_heads.first_failure.take());
         if failed > 0 {
             self.violations.push(format!("{failed} newcomers failed: {}", failure.unwrap_or_default()));
         }
         if self.rows.iter().all(|row| row.fault != Fault::SlowHeads) {
             return;
         }
-        for (name, times) in [("without slow heads", &self.calm), ("beside slow heads ", &self.beset)] {
+        for (name, times) in
+            [("without slow heads", &self.without_slow_heads), ("with slow heads   ", &self.with_slow_heads)]
+        {
             println!(
                 "connect to head {name}: p50 {:.2} ms, p99 {:.2} ms, {} newcomers, {} failed",
                 millis(times.at(50.0)),
@@ -202,8 +207,8 @@ impl Report {
                 times.failed
             );
         }
-        let added = self.beset.at(99.0).saturating_sub(self.calm.at(99.0));
-        let enough = self.calm.count().min(self.beset.count()) >= ENOUGH;
+        let added = self.with_slow_heads.at(99.0).saturating_sub(self.without_slow_heads.at(99.0));
+        let enough = self.without_slow_heads.count().min(self.with_slow_heads.count()) >= ENOUGH;
         println!(
             "slow heads add {:.2} ms to p99 (promised: {ADDED:?}){}",
             millis(added),
@@ -213,9 +218,9 @@ impl Report {
             self.violations.push(format!("fewer than {ENOUGH} newcomers of a kind got their heads: no p99"));
         }
         if judged && enough {
-            if self.beset.at(99.0) > CONNECT {
+            if self.with_slow_heads.at(99.0) > CONNECT {
                 self.violations
-                    .push(format!("newcomers beside slow heads wait longer than {CONNECT:?} at p99"));
+                    .push(format!("newcomers with slow heads wait longer than {CONNECT:?} at p99"));
             }
             if added > ADDED {
                 self.violations.push(format!("slow heads add more than {ADDED:?} to a newcomer's p99"));
@@ -223,36 +228,37 @@ impl Report {
         }
     }
 
-    /// Over the whole run: how far behind a stalled reader falls depends on what is drawn for a round.
+    /// Judged over the whole run, because how far a stalled subscriber falls behind in one round is random.
     fn stalls(&mut self, judged: bool) {
         let row = self.rows.iter().find(|row| row.fault == Fault::Stall);
         if judged
             && row.is_some_and(|row| {
-                row.rounds > 0 && row.findings.breaks.reconnects == row.findings.at_ease.reconnects
+                row.rounds > 0 && row.findings.stream_ends.reconnects == row.findings.unhindered.reconnects
             })
         {
-            self.violations.push("no stalled reader was over a bound: none was cut and resumed".to_owned());
+            self.violations.push("no stalled reader was over a bound: none was disconnected".to_owned());
         }
     }
 
-    /// Who asks for a fault and does not get it has not seen what it does.
+    /// A fault that was asked for and was skipped is a violation.
     fn left_out(&mut self, judged: bool) {
         for row in self.rows.iter().filter(|row| judged && row.rounds == 0) {
             let name = row.fault.name();
             self.violations
-                .push(format!("{name} was not done (name the others to leave it out): {}", row.note));
+                .push(format!("{name} was skipped (name the others to leave it out): {}", row.note));
         }
     }
 
-    /// A connection loses its other end in silence only where the kernel takes it from the server.
+    /// A connection may lose its other end only where the kernel has ended the server's socket.
     fn other_ends(&mut self) {
         let (count, ended) = (self.half_open, self.ended_for_memory);
         println!(
-            "connections without an other end: {count}; the kernel ended {ended} sockets for want of memory"
+            "connections without an other end: {count}; the kernel ended {ended} sockets for lack of memory"
         );
         if count > ended {
-            self.violations
-                .push(format!("{count} connections lost their other end, and the kernel took {ended}"));
+            self.violations.push(format!(
+                "{count} connections lost their other end, and the kernel ended {ended} sockets"
+            ));
         }
     }
 
@@ -265,7 +271,8 @@ impl Report {
         };
         let grown = after as f64 / before as f64 - 1.0;
         println!(
-            "anonymous memory of the server: {:.2} MiB before the faults, {:.2} MiB after, {:+.1} % (promised: 5 %){}",
+            "anonymous memory of the server: {:.2} MiB before the faults, {:.2} MiB after, {:+.1} % \
+             (promised: 5 %){}",
             mebibytes(before),
             mebibytes(after),
             grown * 100.0,
@@ -277,10 +284,10 @@ impl Report {
     }
 }
 
-/// Resuming hides that a server ends streams for no reason.
-fn cut_for_nothing(fault: Fault, found: &Findings) -> Option<String> {
-    let count = found.at_ease.reconnects;
-    (count > 0 && fault.spares_who_reads() && found.late < LATE)
+/// A violation if streams of unhindered subscribers ended: resuming would hide that.
+fn ended_without_cause(fault: Fault, found: &Findings) -> Option<String> {
+    let count = found.unhindered.reconnects;
+    (count > 0 && fault.keeps_streams_of_readers() && found.longest_delay < BUSY_MACHINE)
         .then(|| format!("{count} streams ended although their subscribers read all the time"))
 }
 
@@ -295,28 +302,28 @@ fn mebibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::Breaks;
+    use crate::verify::StreamEnds;
 
-    /// All is well with it.
+    /// A report without violations.
     fn report() -> Report {
         let mut report = Report::new("epoll", &[Fault::SlowHeads]);
         report.rows[0].rounds = 1;
         for _ in 0..ENOUGH {
-            report.calm.record(Duration::from_millis(1));
-            report.beset.record(Duration::from_millis(2));
+            report.without_slow_heads.record(Duration::from_millis(1));
+            report.with_slow_heads.record(Duration::from_millis(2));
         }
         report.memory = Some((100, 101));
         report
     }
 
     #[test]
-    fn a_good_run_is_good() {
+    fn a_run_without_violations_passes() {
         assert!(report().conclude(true));
     }
 
-    /// What was lost while the log was filled before the first fault was not looked at.
+    /// Losses while the log was filled before the first fault were ignored.
     #[test]
-    fn what_is_lost_besides_faults_is_a_violation() {
+    fn a_loss_outside_of_faults_is_a_violation() {
         let mut report = report();
         report.deliveries("before all faults", &Findings { delivered: 7, ..Findings::default() });
         assert!(report.violations.is_empty());
@@ -324,29 +331,30 @@ mod tests {
         assert!(!report.conclude(false));
     }
 
-    /// Failures are not in the histogram, and an empty histogram was taken for a fault that was not asked for.
+    /// Failures are not in the histogram, and an empty histogram was taken for a fault that was not asked
+    /// for.
     #[test]
     fn newcomers_that_all_fail_are_a_violation() {
         for judged in [false, true] {
-            let mut report = Report { beset: Times::new(), ..report() };
-            report.beset.failed = 3;
+            let mut report = Report { with_slow_heads: ConnectTimes::new(), ..report() };
+            report.with_slow_heads.failed = 3;
             assert!(!report.conclude(judged), "judged: {judged}");
         }
     }
 
-    /// Stalls that no reader was cut for show nothing of what happens at a laggard's bound.
+    /// Stalls in which no subscriber is disconnected do not show what happens at a laggard's bound.
     #[test]
-    fn stalls_that_cut_nobody_are_a_violation_where_they_are_judged() {
+    fn stalls_without_a_disconnect_are_a_violation_where_they_are_judged() {
         let stalled = |reconnects| {
             let mut report = report();
             report.rows = Report::new("epoll", &[Fault::Stall]).rows;
-            let breaks = Breaks { reconnects, ..Breaks::default() };
-            let findings = Findings { breaks, ..Findings::default() };
+            let stream_ends = StreamEnds { reconnects, ..StreamEnds::default() };
+            let findings = Findings { stream_ends, ..Findings::default() };
             report.round(
                 Fault::Stall,
                 Duration::ZERO,
                 0,
-                Saw { findings, ..Saw::default() },
+                Outcome { findings, ..Outcome::default() },
                 Findings::default(),
             );
             report
@@ -356,16 +364,18 @@ mod tests {
         assert!(stalled(3).conclude(true));
     }
 
-    /// Resuming made up for it, and in stalls it even counted as a laggard at its bound.
+    /// Resuming hid streams that the server ended, and in stalls these even counted as laggards at their
+    /// bound.
     #[test]
-    fn who_reads_keeps_its_stream() {
+    fn a_subscriber_that_reads_keeps_its_stream() {
         let ended = |fault, late| {
-            let at_ease = Breaks { reconnects: 2, ..Breaks::default() };
-            let findings = Findings { breaks: at_ease, at_ease, late, ..Findings::default() };
-            cut_for_nothing(fault, &findings).is_some()
+            let unhindered = StreamEnds { reconnects: 2, ..StreamEnds::default() };
+            let findings =
+                Findings { stream_ends: unhindered, unhindered, longest_delay: late, ..Findings::default() };
+            ended_without_cause(fault, &findings).is_some()
         };
         assert!(ended(Fault::Stall, Duration::ZERO) && ended(Fault::Storm, Duration::ZERO));
-        assert!(!ended(Fault::Storm, LATE) && !ended(Fault::Kill, Duration::ZERO));
+        assert!(!ended(Fault::Storm, BUSY_MACHINE) && !ended(Fault::Kill, Duration::ZERO));
     }
 
     #[test]
@@ -377,7 +387,7 @@ mod tests {
                 Fault::Memory,
                 Duration::ZERO,
                 0,
-                Saw { skipped: true, ..Saw::default() },
+                Outcome { skipped: true, ..Outcome::default() },
                 Findings::default(),
             );
             report
@@ -386,9 +396,9 @@ mod tests {
         assert!(left_out().conclude(false));
     }
 
-    /// Without the kernel's doing, the server has closed a socket and left the reader waiting.
+    /// Where the kernel has ended no socket, the server has closed one and its subscriber waits.
     #[test]
-    fn who_is_left_without_an_other_end_is_a_violation_unless_the_kernel_did_it() {
+    fn a_half_open_connection_is_a_violation_unless_the_kernel_ended_the_socket() {
         let left = |half_open, ended_for_memory| {
             let mut report = Report { ended_for_memory, ..report() };
             report.deliveries("after all faults", &Findings { half_open, ..Findings::default() });
@@ -407,7 +417,7 @@ mod tests {
 
     #[test]
     fn too_few_newcomers_are_a_violation_where_they_are_judged() {
-        let few = || Report { beset: Times::new(), ..report() };
+        let few = || Report { with_slow_heads: ConnectTimes::new(), ..report() };
         assert!(!few().conclude(true));
         assert!(few().conclude(false));
     }

@@ -1,4 +1,4 @@
-//! The server: a process of its own, that is stopped, killed and started again, and looked at from outside.
+//! The server under test, in a process of its own: it is started, stopped, killed and observed from outside.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -14,21 +14,21 @@ use fanfare_io::Clock;
 pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
-/// What every server is started with.
+/// The options that every server is started with.
 const OPTIONS: [&str; 6] = ["--laggard-time", "10s", "--heartbeat", "2s", "--drain", "3s"];
 
-/// A server's bounds, and what its log retains of each topic at least.
+/// The bounds of a server, and how many bytes of each topic its log retains at least.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     options: &'static [&'static str],
     pub(crate) retained_bytes: usize,
 }
 
-/// So small that faults reach them.
+/// Bounds that are so small that faults reach them.
 pub(crate) const SMALL: Bounds =
     Bounds { options: &["--retain-bytes", "512KiB", "--laggard-bytes", "1MiB"], retained_bytes: 512 << 10 };
 
-/// No fault reaches these: nothing may be missing, and nobody is cut.
+/// Bounds that no fault reaches: no event may be missing, and no subscriber is disconnected.
 pub(crate) const LARGE: Bounds = Bounds {
     options: &[
         "--retain-bytes",
@@ -43,7 +43,7 @@ pub(crate) const LARGE: Bounds = Bounds {
     retained_bytes: 1 << 30,
 };
 
-/// How to start a server.
+/// How a server is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) program: PathBuf,
@@ -51,24 +51,24 @@ pub(crate) struct Plan {
     pub(crate) listen: SocketAddr,
     pub(crate) shards: usize,
     pub(crate) bounds: Bounds,
-    /// Its RLIMIT_NOFILE, if it is not to be ours.
+    /// The RLIMIT_NOFILE of the server. `None`: that of this process.
     pub(crate) descriptors: Option<usize>,
 }
 
-/// A running server. It is killed when this is dropped.
+/// A running server. Dropping it kills the process.
 pub(crate) struct Server {
     plan: Plan,
     child: Child,
     pub(crate) address: SocketAddr,
-    /// What all its processes have logged.
+    /// The log output of all processes of this server.
     log: Arc<Mutex<String>>,
-    /// Of these, bytes that somebody has asked for.
+    /// How many bytes of the log [`Server::new_log_lines`] has returned.
     read: usize,
     log_reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
+    /// Starts the server and waits until it listens.
     pub(crate) fn start(plan: &Plan) -> Result<Server, String> {
         let log = Arc::new(Mutex::new(String::new()));
         let (child, address, log_reader) = spawn(plan, &log)?;
@@ -76,8 +76,8 @@ impl Server {
         Ok(Server { plan, child, address, log, read: 0, log_reader: Some(log_reader) })
     }
 
-    /// Starts it again on the same port after its end.
-    pub(crate) fn start_again(&mut self) -> Result<(), String> {
+    /// Starts the server again on the same port after its process has ended.
+    pub(crate) fn restart(&mut self) -> Result<(), String> {
         let (child, _, log_reader) = spawn(&self.plan, &self.log)?;
         self.child = child;
         self.log_reader = Some(log_reader);
@@ -87,15 +87,15 @@ impl Server {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            // It may have ended: whoever waits for it will see that.
+            // The process may have ended; `ended` and `await_end` report that.
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// Kills it, as a crash would, and waits until it is gone.
+    /// Kills the process, as a crash would, and waits until it has ended.
     ///
     /// # Errors
-    /// It had ended by itself.
+    /// The process had ended by itself.
     pub(crate) fn kill(&mut self) -> Result<(), String> {
         let before = self.ended();
         let _ = self.child.kill();
@@ -108,7 +108,7 @@ impl Server {
         }
     }
 
-    /// Waits for its end. `None` if it does not come in time.
+    /// Waits until the process ends. `None`: it does not end in time.
     pub(crate) fn await_end(&mut self, clock: Clock, patience: Duration) -> Option<ExitStatus> {
         let deadline = clock.now() + patience;
         while clock.now() < deadline {
@@ -121,7 +121,7 @@ impl Server {
         None
     }
 
-    /// How it has ended although nobody asked it to.
+    /// The exit status, if the process has ended by itself.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -133,34 +133,36 @@ impl Server {
         }
     }
 
-    /// Lines of its log that tell of a panic.
+    /// The lines of the log that report a panic.
     pub(crate) fn panics(&self) -> Vec<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
     }
 
-    /// What it has logged since somebody last asked.
-    pub(crate) fn news(&mut self) -> String {
+    /// The log output since the last call.
+    pub(crate) fn new_log_lines(&mut self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = log[self.read..].to_owned();
+        let new_log_lines = log[self.read..].to_owned();
         self.read = log.len();
-        news
+        new_log_lines
     }
 
-    /// Whether its log has this.
+    /// Whether the log contains a text.
     pub(crate) fn logged(&self, text: &str) -> bool {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
     }
 
-    /// How many streams the last of its processes said that it had cut, of so many that were told to end by now.
+    /// How many streams the last process reported as cut. `ends` is how many of its processes were asked to
+    /// stop by now.
     ///
     /// # Errors
-    /// The log has not so many last words.
+    /// The log does not have one last line for each of them.
     pub(crate) fn cut_at_end(&self, ends: usize) -> Result<u64, String> {
         cut_at_end(&self.log.lock().unwrap_or_else(PoisonError::into_inner), ends)
     }
 
-    /// Its anonymous memory in bytes: heap, stacks, tables; not the program's text, nor the kernel's sockets.
+    /// The anonymous memory of the process in bytes: heap, stacks and tables, without the program's text and
+    /// the kernel's sockets.
     pub(crate) fn memory(&self) -> Option<u64> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).ok()?;
         let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
@@ -170,7 +172,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended before: whoever asks for that has been told.
+        // The process may have ended before, which `ended` has reported.
         let _ = self.kill();
     }
 }
@@ -184,8 +186,8 @@ fn cut_at_end(log: &str, ends: usize) -> Result<u64, String> {
         .ok_or_else(|| format!("the server ended {ends} times and its last words are {lines:?}"))
 }
 
-/// The server's program beside our own.
-pub(crate) fn beside_us() -> Result<PathBuf, String> {
+/// The program of the server, in the directory of this program.
+pub(crate) fn find_program() -> Result<PathBuf, String> {
     let ours = std::env::current_exe().map_err(|error| error.to_string())?;
     let program = ours.parent().unwrap_or(Path::new(".")).join("fanfare");
     if program.exists() {
@@ -209,7 +211,7 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
     let (listen, shards) = (plan.listen.to_string(), plan.shards.to_string());
     command.args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards]);
     command.args(plan.bounds.options).args(OPTIONS);
-    // A group of its own: Ctrl-C is for us, and we end the server.
+    // The server has a process group of its own: Ctrl-C reaches only this program, which ends the server.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;
 
@@ -227,7 +229,7 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
     let mut first = String::new();
     let mut stdout = BufReader::new(child.stdout.take().ok_or("no standard output")?);
     let _ = stdout.read_line(&mut first);
-    // What else it prints goes nowhere.
+    // All other output is discarded.
     thread::spawn(move || drop(stdout.read_to_end(&mut Vec::new())));
     let address =
         first.trim_end().split_once(" is listening on http://").and_then(|(_, text)| text.parse().ok());
@@ -247,7 +249,7 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
 mod tests {
     use super::*;
 
-    /// It was taken for killed: a server that crashed under load passed, if a kill came next.
+    /// A server that crashed under load was taken for killed, if a kill came next.
     #[test]
     fn a_server_that_ended_by_itself_was_not_killed() {
         let server = |script: &str| {
@@ -271,9 +273,9 @@ mod tests {
         }
     }
 
-    /// The sum over all ends let one end's cuts excuse another's.
+    /// The cuts were summed over all processes, so the cuts of one excused those of another.
     #[test]
-    fn last_words_are_of_the_last_end() {
+    fn the_last_line_belongs_to_the_last_end() {
         let line = |cut| format!("12:00 INFO stopped; the cut were not sent drained=7 cut={cut} slow=2\n");
         let log = format!("started\n{}started\n{}", line(9), line(1));
         assert_eq!(cut_at_end(&log, 2), Ok(1));

@@ -1,24 +1,26 @@
-//! What the kernel knows of TCP sockets, for streams that fell silent.
+//! What the kernel knows about TCP sockets, for connections that have become silent.
 //!
-//! While the kernel had no memory left for TCP, readers were seen that were established and whose other end was in no table.
-//! Presumably it ended the server's socket, and the peer dropped the reset as stray, as it must where the reset is outside
-//! its window (RFC 9293, 3.10.7.4); the reset itself was not caught. Nothing that a server in user space does can reach
-//! such a peer.
+//! While the kernel had no memory left for TCP, subscribers had established connections whose other end was
+//! in no table. Presumably the kernel ended the server's socket, and the subscriber's kernel discarded the
+//! reset, as it must where the reset is outside the window (RFC 9293, 3.10.7.4); the reset itself was not
+//! observed. A server in user space cannot reach such a subscriber.
 
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 
-/// The sockets that the kernel has.
+/// The TCP sockets of the machine.
 pub(crate) struct Table(String);
 
 impl Table {
-    /// Reads the machine's table. Sockets that move in it meanwhile may be missing: look twice.
+    /// Reads the machine's table. Sockets that move in the table meanwhile may be missing, so one absence
+    /// proves nothing.
     pub(crate) fn read() -> io::Result<Table> {
         fs::read_to_string("/proc/net/tcp").map(Table)
     }
 
-    /// Whether there is a socket of this address with this peer, in whatever state. IPv6 has another table: there may be.
+    /// Whether there is a socket with this address and this peer, in any state. True for IPv6, which has
+    /// another table.
     pub(crate) fn has(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (local, peer) else { return true };
         let (local, peer) = (as_listed(local), as_listed(peer));
@@ -30,17 +32,19 @@ impl Table {
     }
 }
 
-/// As proc_net_tcp.rst has it: the address as a number in the machine's byte order, the port in the network's.
+/// The format of the kernel's proc_net_tcp.rst: the address as a number in the machine's byte order, the port
+/// in network order.
 fn as_listed(address: SocketAddrV4) -> String {
     format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
 }
 
-/// How many sockets the kernel has ended for want of memory since the machine (or its network namespace) began.
+/// How many sockets the kernel has ended for lack of memory since the machine (or its network namespace)
+/// started.
 pub(crate) fn ended_for_memory() -> Option<u64> {
     counter(&fs::read_to_string("/proc/net/netstat").ok()?, "TcpExt:", "TCPAbortOnMemory")
 }
 
-/// A line of names is followed by a line of values.
+/// The value of a counter: a line of names is followed by a line of values.
 fn counter(text: &str, family: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(family));
     let (names, values) = (lines.next()?, lines.next()?);

@@ -11,6 +11,9 @@ use serde::Deserialize;
 use crate::{cargo, output_of, root, sim};
 
 const LIST: &str = "crates/sim/planted.toml";
+/// Says of each bug in plain words what it does.
+#[cfg(test)]
+const DOCUMENT: &str = "docs/TESTING.md";
 const FOLDER: &str = "target/planted";
 
 /// A simulation that needs more seeds than this has not found a bug.
@@ -220,6 +223,21 @@ mod tests {
             let text = fs::read_to_string(root().join(&bug.file)).unwrap();
             assert!(bug.planted_in(&text).is_ok_and(|planted| planted != text), "{}", bug.name);
         }
+    }
+
+    /// The document had 38 bugs where the list had 67, and eleven of its names did not exist any more.
+    #[test]
+    fn the_document_and_the_list_have_the_same_bugs() {
+        let text = fs::read_to_string(root().join(DOCUMENT)).unwrap();
+        let (_, section) = text.split_once("\n## Planted bugs\n").expect("it has a section for them");
+        let section = section.split_once("\n## ").map_or(section, |(section, _)| section);
+        let documented: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("- `")?.split_once("`: ").map(|(name, _)| name))
+            .collect();
+        let list = List::read().unwrap();
+        let planted: Vec<&str> = list.bug.iter().map(|bug| bug.name.as_str()).collect();
+        assert_eq!(documented, planted, "left: {DOCUMENT}, right: {LIST}, both in the same order");
     }
 
     #[test]

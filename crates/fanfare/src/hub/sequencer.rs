@@ -17,7 +17,7 @@ use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::Event;
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{Limits, PART_TOPICS};
 use fanfare_proto::log::ShardSet;
 use fanfare_proto::shrink::shrink_buffer;
 use smallvec::SmallVec;
@@ -305,13 +305,14 @@ impl Sequencer {
     }
 
     /// Measures the events of the first part, and answers how many they are: as many as fit into one empty
-    /// mailbox, and at least one.
+    /// mailbox and have at most [`PART_TOPICS`] topics, and at least one.
     fn measure(&self, scratch: &mut Scratch, events: &VecDeque<Event>) -> usize {
         scratch.sizes.clear();
-        let mut part = Amount::default();
+        let (mut part, mut topics) = (Amount::default(), 0);
         for event in events {
             let one = Amount { events: 1, bytes: Frame::size_at_most(event) };
-            if !self.mailbox.fits(part, one) {
+            topics += event.topics().len();
+            if !self.mailbox.fits(part, one) || (part.events > 0 && topics > PART_TOPICS) {
                 break;
             }
             part.add(one);

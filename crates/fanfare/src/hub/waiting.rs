@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fanfare_io::table;
 use fanfare_proto::event::Event;
 
 use super::room::{Place, WaitBy};
 use super::{Attempt, Hub, Interrupted, PublishError, Published, Rest};
+use crate::shard_thread;
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
 ///
@@ -34,12 +34,14 @@ impl Hub {
     /// same mailboxes. A batch that is larger than a mailbox is taken in parts, with turns of others in
     /// between. Takes the events out of `events`, as far as they are published.
     ///
+    /// On a shard's thread, where an [`crate::Admission`] runs, it does not wait: a shard would wait for itself.
+    ///
     /// # Errors
-    /// [`Interrupted`]: `Busy` where there was no room in time, and what [`Hub::publish_batch`] says.
+    /// [`Interrupted`]: `Busy` where there was no room in time, `WouldBlock` where there was none on a shard's
+    /// thread, and what [`Hub::publish_batch`] says.
     ///
     /// # Panics
-    /// On a shard's thread with a private descriptor table, which is where an [`crate::Admission`] runs: a
-    /// shard that waits for its own mailbox would wait for ever. And as [`Hub::publish`].
+    /// As [`Hub::publish`].
     pub fn publish_wait(
         &self,
         events: &mut Vec<Event>,
@@ -70,8 +72,8 @@ impl Hub {
     /// it that need the same mailboxes wait.
     ///
     /// # Errors
-    /// The output is as of [`Hub::publish_wait`]. `Busy` says that the thread which wakes tasks could not be
-    /// started.
+    /// The output is as of [`Hub::publish_wait`]; `WouldBlock` where it is polled on a shard's thread, and there
+    /// is no room. `Busy` says that the thread which wakes tasks could not be started.
     ///
     /// # Panics
     /// As [`Hub::publish_wait`].
@@ -98,6 +100,9 @@ impl Future for PublishFuture<'_> {
                 tasks.register(place.ticket(), context.waker());
                 // This is asked behind the registration, so that a call in between is not lost.
                 if !place.is_called() {
+                    if shard_thread::is_current() {
+                        return Poll::Ready(Err(publishing.interrupted(PublishError::WouldBlock)));
+                    }
                     return Poll::Pending;
                 }
                 tasks.remove(place.ticket());
@@ -114,19 +119,21 @@ impl Future for PublishFuture<'_> {
 
 impl<'hub> Publishing<'hub> {
     fn begin(hub: &'hub Hub, events: &'hub mut Vec<Event>) -> Publishing<'hub> {
-        assert!(
-            !table::is_private(),
-            "a shard's thread cannot wait for room in a mailbox, which may be its own"
-        );
         Publishing { hub, rest: Rest::of(events), published: None, place: None }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place
-    /// in the line.
+    /// in the line. A shard's thread takes no place: without room, its publish is over.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
+        let may_wait = self.place.is_some() || !shard_thread::is_current();
         loop {
-            match self.hub.inner.sequencer.publish(&mut self.rest.queue, Some((&mut self.place, by))) {
+            self.hub.inner.assert_in_reach();
+            let wait = may_wait.then_some((&mut self.place, by));
+            match self.hub.inner.sequencer.publish(&mut self.rest.queue, wait) {
                 Attempt::Waits => return None,
+                Attempt::Refused(PublishError::Busy) if !may_wait => {
+                    return Some(Err(self.interrupted(PublishError::WouldBlock)));
+                }
                 Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
                 Attempt::Published(part) => match &mut self.published {
                     Some(published) => {

@@ -27,6 +27,7 @@ impl<I: Io> Shard<I> {
             is_sweeping: self.delivery.is_sweeping(),
             is_backlogged: self.delivery.is_backlogged(),
             is_draining: self.delivery.is_draining(),
+            is_making_room: self.delivery.is_making_room(),
             behind,
             moving,
             held_bytes: self.delivery.held_bytes(),

@@ -103,6 +103,7 @@ impl<I: Io> Shard<I> {
 
     /// Runs until the drain is over.
     pub(crate) fn run(mut self, clock: Clock) {
+        crate::shard_thread::begin();
         let mut notifications = Vec::new();
         let mut now = clock.now();
         while !self.stopped {

@@ -94,13 +94,15 @@ impl Audiences {
     }
 
     /// Whose turn it is: an audience that an event with a small fan-out has marked first, or one that waits for the rest
-    /// of a broadcast. The caller gives the turn back with [`Audiences::end_turn`].
-    pub fn next_turn(&mut self, small_first: bool) -> Option<Turn> {
+    /// of a broadcast. The caller gives the turn back with [`Audiences::end_turn`]. Takes from `scans` what it looked at in
+    /// vain.
+    pub fn next_turn(&mut self, small_first: bool, scans: &mut usize) -> Option<Turn> {
         for is_small in [small_first, !small_first] {
             let line = if is_small { &mut self.small_line } else { &mut self.broad_line };
             while let Some(audience) = line.pop_front() {
                 // An audience that stood in line may have left the table since.
                 let Some(key) = self.table.get(audience.0).and_then(|audience| audience.sweep) else {
+                    *scans = scans.checked_sub(1)?;
                     continue;
                 };
                 let sweep = &mut self.sweeps[key.place()];
@@ -108,6 +110,7 @@ impl Audiences {
                 if std::mem::take(stands) {
                     return Some(Turn { audience, is_small });
                 }
+                *scans = scans.checked_sub(1)?;
             }
         }
         None

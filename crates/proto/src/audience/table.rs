@@ -264,10 +264,10 @@ impl Audiences {
         }
         self.drop_sweep(id, store);
         // Its places in line, if it has any, are found stale by `next_turn`.
+        let Audiences { by_subscription, table, .. } = self;
+        by_subscription.remove(table[id.0].hash, id.0, |slot| table[slot].hash);
         let audience = self.table.remove(id.0);
         self.bytes -= Audience::bytes(&audience.subscription);
-        let Audiences { by_subscription, table, .. } = self;
-        by_subscription.remove(audience.hash, id.0, |slot| table[slot].hash);
         let mut unread = SmallVec::new();
         for &TopicPlace { topic, place } in &audience.topics {
             let readers = &mut self.topics[topic];
@@ -288,10 +288,10 @@ impl Audiences {
     }
 
     fn remove_topic(&mut self, key: u32) -> Topic {
-        let TopicReaders { name, hash, .. } = self.topics.remove(key);
-        self.bytes -= TopicReaders::bytes(&name);
         let Audiences { by_topic, topics, .. } = self;
-        by_topic.remove(hash, key, |key| topics[key].hash);
+        by_topic.remove(topics[key].hash, key, |key| topics[key].hash);
+        let name = topics.remove(key).name;
+        self.bytes -= TopicReaders::bytes(&name);
         name
     }
 

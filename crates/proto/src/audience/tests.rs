@@ -43,7 +43,7 @@ impl Table {
     /// All turns until nothing is left to do; answers the slots in the order in which they were sent to.
     fn sweep(&mut self) -> Vec<u32> {
         let mut order = Vec::new();
-        while let Some(turn) = self.audiences.next_turn(true) {
+        while let Some(turn) = self.audiences.next_turn(true, &mut usize::MAX.clone()) {
             let mut scans = 1_000_000;
             let now = Deciseconds::default();
             let id = turn.audience;
@@ -155,7 +155,7 @@ fn looking_for_members_that_are_behind_has_a_budget() {
     }
     table.join(id, 100, 0);
     table.append("a", 1..=1);
-    let turn = table.audiences.next_turn(true).unwrap();
+    let turn = table.audiences.next_turn(true, &mut usize::MAX.clone()).unwrap();
     let now = Deciseconds::default();
     let mut steps = 0;
     loop {

@@ -17,13 +17,21 @@ pub(super) struct Drain {
     next_step_at: Duration,
     /// Streams when it began.
     total: usize,
-    /// The slot at which the next step begins.
+    /// The slot at which the search for streams to end goes on.
     next_slot: usize,
+    /// Slots that the step under way may still look at: each of the table once. Zero: the next step begins.
+    left: usize,
 }
 
 impl Drain {
     pub(super) fn next_step_at(&self) -> Duration {
         self.next_step_at
+    }
+
+    /// The slot at which the search for streams to end goes on.
+    #[cfg(test)]
+    pub(super) fn next_slot(&self) -> usize {
+        self.next_slot
     }
 }
 
@@ -32,7 +40,8 @@ impl Delivery {
     pub fn begin_drain(&mut self, window: Duration, now: Duration) {
         if self.drain.is_none() {
             let total = self.subscribers.len();
-            self.drain = Some(Drain { began_at: now, window, next_step_at: now, total, next_slot: 0 });
+            self.drain =
+                Some(Drain { began_at: now, window, next_step_at: now, total, next_slot: 0, left: 0 });
         }
     }
 
@@ -41,37 +50,44 @@ impl Delivery {
         self.drain.is_some()
     }
 
-    /// Ends as many streams as the time that has passed asks for.
+    /// Ends as many streams as the time that has passed asks for. A step that finds too few in the part of the table that
+    /// it may look at goes on in the next turn of the loop.
     pub(super) fn step_drain(&mut self, now: Duration, log: &mut impl EventLog) {
         let Some(drain) = &mut self.drain else { return };
         // Those of the step before go first, so that none is counted twice.
         if drain.next_step_at > now || self.sending.endings_queued() > 0 {
             return;
         }
-        drain.next_step_at = now + STEP;
         let passed = now - drain.began_at;
         let over = passed >= drain.window;
         let share = if over { 1.0 } else { passed.as_secs_f64() / drain.window.as_secs_f64() };
         let may_remain = drain.total - (drain.total as f64 * share) as usize;
-        if !over && self.audiences.has_work() {
+        let capacity = self.subscribers.capacity();
+        if capacity == 0 || (!over && self.audiences.has_work()) {
+            (drain.next_step_at, drain.left) = (now + STEP, 0);
             return;
         }
         let excess = self.subscribers.len().saturating_sub(may_remain);
-        let capacity = self.subscribers.capacity();
-        let from = drain.next_slot;
+        let wanted = excess.min(self.budgets.endings);
         // Laggards have the whole window: something that was acknowledged is still to be written to them.
-        let may_end = |slot: &usize| {
-            let subscriber = self.subscribers.get(*slot);
+        let may_end = |slot: usize| {
+            let subscriber = self.subscribers.get(slot);
             subscriber.is_some_and(|it| over || matches!(it.stream.place, Place::Member(_)))
         };
-        let slots = (from..capacity).chain(0..from).filter(may_end);
-        let slots: Vec<usize> = slots.take(excess.min(self.budgets.endings)).collect();
-        if let Some(drain) = &mut self.drain {
-            drain.next_slot = slots.last().map_or(0, |last| (last + 1) % capacity);
-            if excess > slots.len() && over {
-                drain.next_step_at = now;
+        let left = if drain.left == 0 { capacity } else { drain.left.min(capacity) };
+        let (mut slots, mut looked_at) = (Vec::new(), 0);
+        while slots.len() < wanted && looked_at < left.min(self.budgets.drain_looks.max(1)) {
+            let slot = (drain.next_slot + looked_at) % capacity;
+            looked_at += 1;
+            if may_end(slot) {
+                slots.push(slot);
             }
         }
+        drain.next_slot = (drain.next_slot + looked_at) % capacity;
+        drain.left = if slots.len() == wanted { 0 } else { left - looked_at };
+        // Where every stream that may end was looked at and too few were found, others may end a step later.
+        let goes_on = drain.left > 0 || (slots.len() < excess && (over || slots.len() == wanted));
+        drain.next_step_at = if goes_on { now } else { now + STEP };
         for slot in slots {
             let slot = slot as u32;
             if self.unsent.contains(slot) {

@@ -28,6 +28,8 @@ mod check;
 mod drain;
 mod opening;
 mod sending;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::sync::Arc;
@@ -44,7 +46,8 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
-    ENDINGS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, SCANS, SLICE_BYTES, SLICE_SENDS,
+    DRAIN_LOOKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS,
+    ROOM_LOOKS, SCANS, SLICE_BYTES, SLICE_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -130,6 +133,12 @@ pub struct Budgets {
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
+    /// Streams that heartbeats are sent to.
+    pub heartbeats: usize,
+    /// Streams ended at once to make room for what other links have begun.
+    pub room_endings: usize,
+    /// Streams looked at for those that a drain ends.
+    pub drain_looks: usize,
     /// Laggards looked at for those that stand still, and for one that makes room.
     pub laggard_checks: usize,
     /// How far behind a sweep may be before the shard takes no more events.
@@ -146,6 +155,9 @@ impl Default for Budgets {
             laggards: LAGGARD_TURNS,
             scans: SCANS,
             endings: ENDINGS,
+            heartbeats: HEARTBEATS,
+            room_endings: ROOM_ENDINGS,
+            drain_looks: DRAIN_LOOKS,
             laggard_checks: LAGGARD_CHECKS,
             sweep: SweepBounds::default(),
         }
@@ -243,6 +255,11 @@ impl Delivery {
         self.audiences.has_work() || has_sends || self.upkeep.is_making_room
     }
 
+    /// Whether links have begun more than the bound, and streams are still to be ended for that.
+    pub fn is_making_room(&self) -> bool {
+        self.upkeep.is_making_room
+    }
+
     /// Whether the shard must not take more events before it has sent more of those that it has.
     pub fn is_backlogged(&self) -> bool {
         // An event that all audiences share is in each of their windows. Two of them may wait, and some more.
@@ -335,13 +352,15 @@ impl Delivery {
 
     /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event of its topics.
     pub fn needs_caught_up_to(&self, now: Duration) -> bool {
-        self.upkeep.checkpoints > 0 && self.next_upkeep().is_some_and(|at| at <= now)
+        let is_due = self.next_upkeep().is_some_and(|at| at <= now);
+        (self.upkeep.checkpoints > 0 && is_due) || self.sending.wants_caught_up_to()
     }
 
     /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends streams that
     /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
     /// is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
+        self.upkeep.room_looks = ROOM_LOOKS;
         self.make_room(log);
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);

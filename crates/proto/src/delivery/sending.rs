@@ -5,16 +5,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::{Budgets, Delivery, StreamKey, Subscriber};
 use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
-use crate::limits::{LaggardPolicy, ROOM_ENDINGS, RUN_BYTES, RUN_FRAMES};
+use crate::limits::{LaggardPolicy, ROOM_LOOKS_MIN, RUN_BYTES, RUN_FRAMES, TURN_SCANS};
 use crate::link::Encoding;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
-use crate::stream::{CloseReason, Deciseconds, Place};
+use crate::stream::{CloseReason, Deciseconds, Place, Stream};
 use crate::unsent::Unsent;
 
 /// The same bytes for each of these sockets.
@@ -36,6 +38,9 @@ pub struct SendFailure {
     /// The connection is gone; otherwise the socket is full, and a notification follows when there is room again.
     pub is_gone: bool,
 }
+
+/// Room for heartbeats that an idle shard keeps.
+const HEARTBEATS_KEPT: usize = 512;
 
 /// What the batch under way is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +86,7 @@ pub(super) struct Sending {
     /// A laggard whose unsent bytes have just gone out, and whose turn goes on.
     next_laggard: Option<u32>,
     /// Streams whose heartbeat is due, by its kind: one batch has the same bytes for all.
-    heartbeats: Vec<(HeartbeatKind, Vec<StreamKey>)>,
+    heartbeats: Vec<(HeartbeatKind, VecDeque<StreamKey>)>,
     /// Streams to be ended, and why.
     endings: VecDeque<(StreamKey, CloseReason)>,
     /// What heartbeats may say: every event up to here has been handed to this shard.
@@ -103,7 +108,9 @@ impl Sending {
         shrink_buffer(&mut self.keys);
         shrink_buffer(&mut self.failures);
         shrink_buffer(&mut self.gone);
-        self.heartbeats.iter_mut().for_each(|(_, keys)| shrink_buffer(keys));
+        for (_, keys) in self.heartbeats.iter_mut().filter(|(_, keys)| keys.capacity() > HEARTBEATS_KEPT) {
+            *keys = VecDeque::new();
+        }
     }
 
     /// An audience has left: another may get its place.
@@ -122,9 +129,19 @@ impl Sending {
 
     pub(super) fn queue_heartbeat(&mut self, key: StreamKey, kind: HeartbeatKind) {
         match self.heartbeats.iter_mut().find(|(other, _)| *other == kind) {
-            Some((_, keys)) => keys.push(key),
-            None => self.heartbeats.push((kind, vec![key])),
+            Some((_, keys)) => keys.push_back(key),
+            None => self.heartbeats.push((kind, VecDeque::from([key]))),
         }
+    }
+
+    /// Heartbeats that are queued.
+    pub(super) fn heartbeats_queued(&self) -> usize {
+        self.heartbeats.iter().map(|(_, keys)| keys.len()).sum()
+    }
+
+    /// Whether heartbeats are queued that may carry a cursor.
+    pub(super) fn wants_caught_up_to(&self) -> bool {
+        self.heartbeats.iter().any(|(kind, keys)| kind.checkpoint != Checkpoint::Off && !keys.is_empty())
     }
 
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
@@ -153,7 +170,7 @@ impl Delivery {
             Some(in_flight) => in_flight,
             None => self
                 .next_replay(now, budget, log)
-                .or_else(|| self.next_heartbeats(now))
+                .or_else(|| self.next_heartbeats(now, budget))
                 .or_else(|| self.next_ending(budget))?,
         };
         self.sending.in_flight = in_flight;
@@ -208,7 +225,7 @@ impl Delivery {
                 Some(turn) => turn,
                 None => {
                     let small_first = budget.sends > self.budgets.sends / 2;
-                    let turn = self.audiences.next_turn(small_first)?;
+                    let turn = self.audiences.next_turn(small_first, &mut budget.scans)?;
                     self.sending.turn = Some(turn);
                     turn
                 }
@@ -216,7 +233,10 @@ impl Delivery {
             let (most, scans) = (budget.sends, &mut budget.scans);
             match self.audiences.slice(turn.audience, most, scans, Deciseconds::of(now), &mut self.store) {
                 Step::Slice(slice) => return Some(self.fill_slice(turn.audience, slice, budget)),
-                Step::PassOver | Step::Scanned => self.end_turn(log),
+                Step::PassOver | Step::Scanned => {
+                    budget.scans = budget.scans.saturating_sub(TURN_SCANS);
+                    self.end_turn(log);
+                }
             }
         }
     }
@@ -252,12 +272,16 @@ impl Delivery {
         let count = (slice.end - slice.start) as u64;
         self.counts.sends += count;
         self.counts.deliveries += count * run.len() as u64;
-        self.audiences.advance(audience, slice, run.end());
         let mut failed = std::mem::take(&mut self.sending.failures);
         failed.extend(failures);
         // From the back: taking one out moves only those behind it.
         failed.sort_unstable_by_key(|failure| Reverse(failure.index));
-        for failure in failed.drain(..) {
+        // The run begins at the cursor of the first member. Others may have been told a later one by a heartbeat.
+        let position = |failure: &SendFailure| (slice.start + failure.index) as u32;
+        let cursor_of = |failure: &SendFailure| self.audiences.member(audience, position(failure)).cursor;
+        let cursors: SmallVec<[u64; 8]> = failed.iter().map(cursor_of).collect();
+        self.audiences.advance(audience, slice, run.end());
+        for (failure, cursor) in failed.drain(..).zip(cursors) {
             let run = &self.sending.run;
             self.counts.deliveries -= (run.len() - run.whole_frames(failure.sent)) as u64;
             let slot = self.audiences.member(audience, (slice.start + failure.index) as u32).slot;
@@ -265,7 +289,7 @@ impl Delivery {
                 self.sending.gone.push(slot);
             } else {
                 let cut = self.sending.run.cut(failure.sent, &mut self.store);
-                self.member_to_laggard(slot, Some(cut.cursor), cut.unsent, now);
+                self.member_to_laggard(slot, Some(cut.cursor.max(cursor)), cut.unsent, now);
             }
         }
         self.sending.failures = failed;
@@ -297,7 +321,7 @@ impl Delivery {
                 Some(key) => key,
                 None => {
                     budget.laggards = budget.laggards.checked_sub(1)?;
-                    self.laggards.next_turn()?
+                    self.laggards.next_turn(&mut budget.scans)?
                 }
             };
             if let Some(in_flight) = self.serve(key, now, log) {
@@ -453,9 +477,11 @@ impl Delivery {
     /// While links have begun more than the bound allows, streams end whose links hold most of it; see
     /// [`crate::unsent::UnsentTable::largest_holder`]. The rest goes on in the next turn.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
-        let mut left = ROOM_ENDINGS;
+        let mut left = self.budgets.room_endings.max(1);
         while left > 0 && self.unsent.held_bytes(&self.store) > self.limits.laggard_bytes {
-            let (from, count) = (self.upkeep.next_to_make_room, self.budgets.laggard_checks.max(1));
+            let looks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_looks.max(ROOM_LOOKS_MIN));
+            let (from, count) = (self.upkeep.next_to_make_room, self.unsent.len().min(looks));
+            self.upkeep.room_looks = self.upkeep.room_looks.saturating_sub(count);
             self.upkeep.next_to_make_room = from.wrapping_add(count);
             let Some(slot) = self.unsent.largest_holder(from, count, &self.store) else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);
@@ -466,27 +492,48 @@ impl Delivery {
 
     // Heartbeats and endings.
 
-    fn next_heartbeats(&mut self, now: Duration) -> Option<InFlight> {
+    fn next_heartbeats(&mut self, now: Duration, budget: &mut Budgets) -> Option<InFlight> {
         loop {
             let index = self.sending.heartbeats.iter().position(|(_, keys)| !keys.is_empty())?;
             let (kind, keys) = &mut self.sending.heartbeats[index];
             let (kind, mut keys) = (*kind, std::mem::take(keys));
+            let plain = HeartbeatKind { checkpoint: Checkpoint::Off, ..kind };
+            let count = keys.len().min(budget.heartbeats);
+            budget.heartbeats -= count;
             self.sending.slots.clear();
-            for key in keys.drain(..) {
+            for key in keys.drain(..count) {
                 // It may have left, fallen behind, or been sent something since its heartbeat was found due.
                 let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-                let is_member = matches!(stream.place, Place::Member(_));
-                if is_member && self.is_heartbeat_due(&stream, now) {
-                    self.sending.sockets.push(link.socket);
-                    self.sending.slots.push(key.slot);
+                let Place::Member(index) = stream.place else { continue };
+                if !self.is_heartbeat_due(&stream, now) {
+                    continue;
                 }
+                if kind != plain && !self.is_cursor_news(&stream, index) {
+                    self.sending.queue_heartbeat(key, plain);
+                    continue;
+                }
+                // It may be queued twice, where it waited for its turn for so long that upkeep found it again.
+                self.subscribers[key.slot as usize].stream.sent_at = Deciseconds::of(now);
+                self.sending.sockets.push(link.socket);
+                self.sending.slots.push(key.slot);
             }
             self.sending.heartbeats[index].1 = keys;
+            if count == 0 {
+                return None;
+            }
             if !self.sending.slots.is_empty() {
                 self.fill_heartbeat(kind);
                 return Some(InFlight::Heartbeats(kind));
             }
         }
+    }
+
+    /// Whether a member's heartbeat can tell it a cursor that it does not know. In the middle of a sweep a member may not have
+    /// everything that this shard was handed. Where nothing was published since, the client knows its cursor already.
+    fn is_cursor_news(&self, stream: &Stream, index: u32) -> bool {
+        let cursor = self.audiences.member(stream.audience, index).cursor;
+        self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
+            && !self.audiences.is_being_swept(stream.audience)
     }
 
     fn fill_heartbeat(&mut self, kind: HeartbeatKind) {
@@ -512,8 +559,7 @@ impl Delivery {
         self.counts.heartbeats += slots.len() as u64;
         let cursor = self.sending.caught_up_to.filter(|_| kind.checkpoint != Checkpoint::Off);
         for &slot in &slots {
-            let stream = &mut self.subscribers[slot as usize].stream;
-            stream.sent_at = Deciseconds::of(now);
+            let stream = &self.subscribers[slot as usize].stream;
             if let (Some(cursor), Place::Member(index)) = (cursor, stream.place) {
                 self.audiences.set_cursor(stream.audience, index, cursor);
             }

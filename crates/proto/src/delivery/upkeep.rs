@@ -43,6 +43,8 @@ pub(super) struct Upkeep {
     pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
+    /// How many laggards this turn of the loop still looks at for those that make room.
+    pub(super) room_looks: usize,
     /// More has to be ended to make room than one turn ends.
     pub(super) is_making_room: bool,
     /// Streams with a heartbeat interval of their own, and when each is to be looked at.
@@ -145,6 +147,11 @@ impl Delivery {
     }
 
     fn look_at_slice(&mut self, now: Duration) {
+        if self.sending.heartbeats_queued() > 0 {
+            // Those of the slice before go first: where sends are slow, the queue would grow.
+            self.upkeep.next_slice_at = now.saturating_add(SLICE_INTERVAL);
+            return;
+        }
         if self.upkeep.next_slot >= self.subscribers.capacity() {
             // All have been looked at. The room of a crowd that has left would be looked at for as long as any stream stays.
             shrink_slab(&mut self.subscribers);
@@ -193,21 +200,18 @@ impl Delivery {
 
     fn queue_heartbeat(&mut self, key: StreamKey, stream: &crate::stream::Stream) {
         // A laggard's link is full, or about to be sent to.
-        let Place::Member(index) = stream.place else { return };
-        let encoding = self.audiences.subscription(stream.audience).encoding();
-        // In the middle of a sweep a member may not have everything that this shard was handed. Where nothing was published
-        // since, the client knows its cursor already.
-        let cursor = self.audiences.member(stream.audience, index).cursor;
-        let is_news = self.sending.caught_up_to.is_some_and(|caught_up_to| caught_up_to > cursor)
-            && !self.audiences.is_being_swept(stream.audience);
-        let checkpoint = if is_news { stream.options.checkpoint } else { Checkpoint::Off };
-        self.sending.queue_heartbeat(key, HeartbeatKind { encoding, checkpoint });
+        if matches!(stream.place, Place::Member(_)) {
+            let encoding = self.audiences.subscription(stream.audience).encoding();
+            let checkpoint = stream.options.checkpoint;
+            self.sending.queue_heartbeat(key, HeartbeatKind { encoding, checkpoint });
+        }
     }
 
     /// Heartbeats of streams with an interval of their own.
     fn run_timers(&mut self, now: Duration) {
         let tick = Deciseconds::of(now);
-        for _ in 0..self.budgets.sends {
+        let room = self.budgets.sends.saturating_sub(self.sending.heartbeats_queued());
+        for _ in 0..room {
             let Some(&Reverse((at, slot, generation))) = self.upkeep.timers.peek() else { return };
             if at > tick {
                 return;

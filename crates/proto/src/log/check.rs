@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::expiry::{NEVER, expires_at};
+use super::expiry::{AT_ONCE, NEVER, expires_at};
 use super::topic::{HeldFrames, TopicEntry, frame_memory};
 use super::{Log, stamp_of};
 
@@ -13,6 +13,8 @@ impl Log {
     /// It does not hold.
     pub fn check(&self) {
         self.topics.check();
+        self.by_name.check(|slot| self.topics[slot].hash);
+        self.holders.check();
         self.forgotten.check();
         self.classes.check(&self.topics);
         self.check_names();
@@ -75,8 +77,10 @@ impl Log {
         assert!(entry.dropped.newest_public <= entry.dropped.newest, "what was dropped of {name}");
         let retention = self.limits.retention_at(held.rule);
         assert_eq!(held.rule, self.limits.rule_of(name), "the retention of {name}");
-        assert!((1..=retention.events).contains(&held.len()), "{} frames in {name}", held.len());
-        assert!(held.frame_bytes <= retention.bytes, "{} bytes in {name}", held.frame_bytes);
+        assert!(!held.is_empty(), "no frames in {name}");
+        let is_within = held.len() <= retention.events && held.frame_bytes <= retention.bytes;
+        let (frames, bytes) = (held.len(), held.frame_bytes);
+        assert!(is_within || held.is_due_at_once, "{frames} frames and {bytes} bytes in {name}");
         let (mut bytes, mut own_ids) = (0, HashMap::new());
         for queue in held.queues(true) {
             let mut previous = entry.dropped.newest;
@@ -99,6 +103,7 @@ impl Log {
             (own_ids.len(), !own_ids.is_empty()),
             "own ids of {name}"
         );
+        held.own_ids().into_iter().for_each(|own_ids| own_ids.check());
         let mut text_bytes = 0;
         for (id, frames, first) in held.own_ids().into_iter().flat_map(|own_ids| own_ids.iter()) {
             let (expected, retained) = own_ids[id];
@@ -117,7 +122,10 @@ impl Log {
         for (slot, entry) in self.topics.iter() {
             let Some(held) = &entry.held else { continue };
             let oldest = held.oldest().expect("a topic that holds frames has an oldest");
-            let at = expires_at(oldest, self.limits.retention_at(held.rule).age);
+            let at = match held.is_due_at_once {
+                true => AT_ONCE,
+                false => expires_at(oldest, self.limits.retention_at(held.rule).age),
+            };
             match entries.get(&slot) {
                 Some(queued) => assert!(*queued <= at, "topic {} expires before its entry", entry.name),
                 None => assert_eq!(at, NEVER, "topic {} has no entry in the queue by age", entry.name),

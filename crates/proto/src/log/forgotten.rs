@@ -129,6 +129,7 @@ impl Forgotten {
     /// Checks what must always hold; for tests.
     pub(super) fn check(&self) {
         self.tombstones.check();
+        self.by_hash.check(|slot| self.tombstones[slot].hash);
         assert_eq!(self.by_hash.len(), self.tombstones.len(), "tombstones by their hash");
         let (mut count, mut slot, mut older) = (0, self.oldest, NO_SLOT);
         while slot != NO_SLOT {

@@ -24,6 +24,7 @@ mod dropped;
 mod expiry;
 mod fairness;
 mod forgotten;
+mod heap;
 mod holders;
 mod own_ids;
 mod read;
@@ -36,7 +37,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::expiry::{ExpiryQueue, expires_at, has_come, nanoseconds};
+use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::holders::Holders;
@@ -44,7 +45,7 @@ use self::topic::{HeldFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
 use crate::frame::Frame;
-use crate::limits::{LogLimits, Retention};
+use crate::limits::{APPEND_DROPS, LogLimits, Retention};
 use crate::slot_table::{HashKeys, SlotTable};
 use crate::slots::Slots;
 
@@ -109,7 +110,7 @@ impl Log {
             by_name: SlotTable::new(),
             classes: SizeClasses::new(),
             expiries: ExpiryQueue::new(),
-            holders: Holders::default(),
+            holders: Holders::new(),
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
             frames: 0,
             held_bytes: 0,
@@ -174,7 +175,8 @@ impl Log {
     }
 
     /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic
-    /// is the largest, until everything fits. Frames that no topic holds any more go into `dropped`, so that
+    /// is the largest, until everything fits. Where the retention of its topics lets many frames go at once,
+    /// the rest of them goes with [`Log::trim`], for which [`Log::next_expiry`] asks at once. Frames that no topic holds any more go into `dropped`, so that
     /// the caller frees them after it has unlocked the log; the new frame may be among them.
     ///
     /// # Panics
@@ -188,10 +190,11 @@ impl Log {
         if frame.topics().len() > 1 {
             self.holders.add(seq, frame.topics().len() as u32);
         }
+        let mut left = APPEND_DROPS;
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
             self.push(slot, Arc::clone(&frame));
-            self.drop_unretained(slot, nanoseconds(now), dropped);
+            self.drop_unretained(slot, nanoseconds(now), &mut left, dropped);
         }
         drop(frame);
         // What forgotten topics may take is never given away: readers that leave may need it at any time.
@@ -203,7 +206,7 @@ impl Log {
         }
     }
 
-    /// Drops at most `budget` frames that are too old, and looks at no more topics than that. Where it had to
+    /// Drops at most `budget` frames that are too old, or that an append has left over, and looks at no more topics than that. Where it had to
     /// stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         let now = nanoseconds(now);
@@ -214,11 +217,11 @@ impl Log {
             left -= 1;
             let topic = self.topics.get_mut(due.slot).and_then(|entry| entry.held.as_mut());
             let Some(held) = topic.filter(|held| held.expiry_stamp == due.stamp) else { continue };
-            held.expiry_stamp = 0;
-            self.expiries.end();
+            (held.expiry_stamp, held.is_due_at_once) = (0, false);
+            self.end_expiry();
             // The step that the entry took is the first frame's, where there is one to drop.
             let mut steps = left + 1;
-            while let Some(at) = self.expires_at(due.slot) {
+            while let Some(at) = self.due_at(due.slot) {
                 if !has_come(at, now) || steps == 0 {
                     self.queue_expiry(due.slot, at);
                     break;
@@ -390,17 +393,23 @@ impl Log {
         self.queue_expiry(slot, expires);
     }
 
-    /// Drops what the topic's own retention no longer covers.
-    fn drop_unretained(&mut self, slot: u32, now: u64, dropped: &mut Vec<Arc<Frame>>) {
-        while let Some(held) = self.topics.get(slot).and_then(|entry| entry.held.as_deref()) {
-            let Retention { events, bytes, age } = *self.limits.retention_at(held.rule);
-            let too_many = held.len() > events || held.frame_bytes > bytes;
-            let too_old = || held.oldest().is_some_and(|oldest| has_come(expires_at(oldest, age), now));
-            if !too_many && !too_old() {
+    /// Drops what the topic's own retention no longer covers, within a budget. One that is left with too much
+    /// is due at once in the queue by age; one that is left with frames that are too old is due there anyway.
+    fn drop_unretained(&mut self, slot: u32, now: u64, left: &mut usize, dropped: &mut Vec<Arc<Frame>>) {
+        // Two in any case, so that what is left of an excess becomes less with every append to the topic.
+        let mut drops = 2.max(*left);
+        let before = drops;
+        while let Some(at) = self.due_at(slot).filter(|at| has_come(*at, now)) {
+            if drops == 0 {
+                if at == AT_ONCE {
+                    self.queue_at_once(slot);
+                }
                 break;
             }
             self.drop_oldest(slot, dropped);
+            drops -= 1;
         }
+        *left = left.saturating_sub(before - drops);
     }
 
     /// Drops the oldest frame of a topic that has some. The entry goes with the last one, if there are no
@@ -418,10 +427,8 @@ impl Log {
             self.classes.remove(&mut self.topics, slot);
             self.topics[slot].held = None;
             if is_queued {
-                self.expiries.end();
+                self.end_expiry();
             }
-            let topics = &self.topics;
-            self.expiries.shrink(|slot| stamp_of(topics, slot));
             self.remove_if_unused(slot);
         } else {
             self.held_bytes = self.held_bytes + held.overhead_bytes() - before;
@@ -434,17 +441,38 @@ impl Log {
         }
     }
 
-    /// When the oldest frame of a topic expires, if it has frames.
-    fn expires_at(&self, slot: u32) -> Option<u64> {
+    /// When a topic is to lose its oldest frame, if it has frames: at once where it has more than its
+    /// retention covers.
+    fn due_at(&self, slot: u32) -> Option<u64> {
         let held = self.topics.get(slot)?.held.as_deref()?;
-        Some(expires_at(held.oldest()?, self.limits.retention_at(held.rule).age))
+        let Retention { events, bytes, age } = *self.limits.retention_at(held.rule);
+        let has_too_much = held.len() > events || held.frame_bytes > bytes;
+        Some(if has_too_much { AT_ONCE } else { expires_at(held.oldest()?, age) })
     }
 
     /// Puts the topic, which has frames and no entry in the queue by age, into it.
     fn queue_expiry(&mut self, slot: u32, at: u64) {
         if let Some(held) = self.topics[slot].held.as_deref_mut() {
             held.expiry_stamp = self.expiries.push(at, slot);
+            held.is_due_at_once = at == AT_ONCE;
         }
+    }
+
+    /// Makes the topic, which has more frames than its retention covers, due at once.
+    fn queue_at_once(&mut self, slot: u32) {
+        let Some(held) = self.topics[slot].held.as_deref_mut().filter(|held| !held.is_due_at_once) else {
+            return;
+        };
+        if std::mem::take(&mut held.expiry_stamp) != 0 {
+            self.end_expiry();
+        }
+        self.queue_expiry(slot, AT_ONCE);
+    }
+
+    /// Notes that the entry of a topic in the queue by age is stale.
+    fn end_expiry(&mut self) {
+        let topics = &self.topics;
+        self.expiries.end(|slot| stamp_of(topics, slot));
     }
 }
 

@@ -1,13 +1,11 @@
 //! The publishers' own ids of one topic.
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-
+use crate::parts::PartTable;
 use crate::slot_table::HashKeys;
 
 /// The own ids that retained frames of one topic bear.
 pub(super) struct OwnIds {
-    table: HashTable<OwnId>,
+    table: PartTable<OwnId>,
     /// Bytes of the ids' texts.
     text_bytes: usize,
 }
@@ -26,12 +24,12 @@ struct OwnId {
 
 impl OwnIds {
     pub(super) fn new() -> OwnIds {
-        OwnIds { table: HashTable::new(), text_bytes: 0 }
+        OwnIds { table: PartTable::new(), text_bytes: 0 }
     }
 
     /// The memory that this is, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        size_of::<OwnIds>() + self.table.allocation_size() + self.text_bytes
+        size_of::<OwnIds>() + self.table.bytes() + self.text_bytes
     }
 
     pub(super) fn len(&self) -> usize {
@@ -42,28 +40,26 @@ impl OwnIds {
     pub(super) fn add(&mut self, text: &str, seq: u64, keys: HashKeys) {
         let hash = keys.hash(text) as u32;
         let is_it = |own: &OwnId| own.hash == hash && *own.text == *text;
-        match self.table.entry(spread(hash), is_it, |own| spread(own.hash)) {
-            Entry::Occupied(mut entry) => entry.get_mut().frames += 1,
-            Entry::Vacant(entry) => {
-                self.text_bytes += text.len();
-                entry.insert(OwnId { text: text.into(), first: seq, frames: 1, hash });
-            }
+        if let Some(own) = self.table.find_mut(spread(hash), is_it) {
+            own.frames += 1;
+            return;
         }
+        self.text_bytes += text.len();
+        let own = OwnId { text: text.into(), first: seq, frames: 1, hash };
+        self.table.insert(spread(hash), own, |own| spread(own.hash));
     }
 
     /// Notes that a frame that bears the id is no longer retained.
     pub(super) fn remove(&mut self, text: &str, keys: HashKeys) {
         let hash = spread(keys.hash(text) as u32);
-        let Ok(mut entry) = self.table.find_entry(hash, |own| *own.text == *text) else { return };
-        entry.get_mut().frames -= 1;
-        if entry.get().frames > 0 {
+        let is_it = |own: &OwnId| *own.text == *text;
+        let Some(own) = self.table.find_mut(hash, is_it) else { return };
+        own.frames -= 1;
+        if own.frames > 0 {
             return;
         }
         self.text_bytes -= text.len();
-        entry.remove();
-        if self.table.len().is_power_of_two() || self.table.is_empty() {
-            self.table.shrink_to(2 * self.table.len(), |own| spread(own.hash));
-        }
+        self.table.remove(hash, is_it, |own| spread(own.hash));
     }
 
     /// The first frame that bore the id, while a retained one does.
@@ -76,12 +72,17 @@ impl OwnIds {
         self.table.iter().map(|own| (&*own.text, own.frames as usize, own.first))
     }
 
+    /// Checks what must always hold; for tests.
+    pub(super) fn check(&self) {
+        self.table.check(|own| spread(own.hash));
+    }
+
     pub(super) fn text_bytes(&self) -> usize {
         self.text_bytes
     }
 }
 
-/// A table looks at the lowest and at the highest bits of a hash.
+/// A table looks at the lowest, at the highest, and at some bits in between.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cursor::Cursor;
 use crate::event::{Event, EventId};
-use crate::limits::{RetentionRule, TopicPattern};
+use crate::limits::{APPEND_DROPS, RetentionRule, TopicPattern};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MIB: usize = 1 << 20;
@@ -190,6 +190,44 @@ fn trim_has_a_budget_and_next_expiry_says_when_it_is_not_done() {
         rounds += 1;
     }
     assert_eq!((rounds, log.len(), log.next_expiry()), (7, 0, None));
+}
+
+/// An append dropped everything that its topic's retention did not cover any more: 20,000 frames at once,
+/// where a topic had been silent for an hour, or where one large event took the place of all.
+#[test]
+fn an_append_drops_a_bounded_number_of_frames_and_trim_drops_the_rest() {
+    let too_old = Retention { events: usize::MAX, bytes: usize::MAX, age: 60 * SECOND };
+    let too_large = Retention { events: usize::MAX, bytes: 5_000_000, age: Duration::MAX };
+    for retention in [too_old, too_large] {
+        let mut log = log_of(retention, 64 << 20);
+        for _ in 0..20_000 {
+            append(&mut log, "a");
+        }
+        // A topic that is queued by its age already.
+        let dropped = append_at(&mut log, Event::new(topic("a")).data("x".repeat(4_900_000)), 61 * SECOND);
+        log.check();
+        assert!((1..=APPEND_DROPS).contains(&dropped.len()), "one append dropped {} frames", dropped.len());
+        let (mut left, mut appended) = (log.len(), 1);
+        // Each append makes the excess smaller.
+        for _ in 0..3 {
+            append_at(&mut log, Event::new(topic("a")), 61 * SECOND);
+            assert!(log.len() < left, "what is too much becomes less");
+            (left, appended) = (log.len(), appended + 1);
+            log.check();
+        }
+        let mut calls = 0;
+        while log.next_expiry().is_some_and(|at| at <= 61 * SECOND) {
+            let mut dropped = Vec::new();
+            log.trim(61 * SECOND, 1_000, &mut dropped);
+            log.check();
+            assert!(dropped.len() <= 1_000, "{} frames with a budget of 1,000", dropped.len());
+            calls += 1;
+        }
+        assert!(calls >= 15, "{calls} calls dropped {left} frames");
+        let extent = log.topic(&topic("a")).expect("a topic with frames");
+        assert!(extent.bytes <= retention.bytes && extent.frames >= appended, "{extent:?}");
+        assert!(extent.frames < 1_000, "{extent:?}");
+    }
 }
 
 /// A caller that sleeps until `next_expiry` wakes at most once too early for each topic, and never twice at

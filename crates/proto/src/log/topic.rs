@@ -36,6 +36,8 @@ pub(super) struct HeldFrames {
     pub(super) rule: u32,
     /// This topic's entry in the queue by age; zero: it has none.
     pub(super) expiry_stamp: u32,
+    /// That entry is due at once, because the topic has more than its retention covers.
+    pub(super) is_due_at_once: bool,
     /// The size class, and the neighbours in its ring.
     pub(super) class: u8,
     pub(super) previous: u32,
@@ -85,6 +87,7 @@ impl HeldFrames {
             frame_bytes: 0,
             rule,
             expiry_stamp: 0,
+            is_due_at_once: false,
             class: 0,
             previous: NO_SLOT,
             next: NO_SLOT,

@@ -23,6 +23,7 @@ use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Log, Start};
 use fanfare_proto::stream::{CloseReason, Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
+use fanfare_testkit::chunks::{ChunkReader, Part, first_chunk};
 
 const TOPICS: usize = 5;
 /// What the opening of a stream looks like here.
@@ -104,6 +105,9 @@ impl World {
             laggards: choices.pick(&[1, 8]),
             scans: choices.pick(&[1, 3, 100]),
             endings: choices.pick(&[1, 10]),
+            heartbeats: choices.pick(&[1, 100]),
+            room_endings: choices.pick(&[1, 100]),
+            drain_looks: choices.pick(&[1, 100]),
             laggard_checks: choices.pick(&[1, 100]),
             sweep: SweepBounds {
                 frames: choices.pick(&[1, 6, 40]),
@@ -655,7 +659,11 @@ fn starts_a_block(bytes: &[u8], format: WireFormat) -> bool {
     let body = match format {
         WireFormat::Plain => bytes,
         WireFormat::Chunked => {
-            bytes.iter().position(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[end + 1..])
+            let first = ChunkReader::default().next(&mut &*bytes).expect("a chunk");
+            match first {
+                Some(Part::Data(data)) => data,
+                _ => &[],
+            }
         }
     };
     let starts = [&b"id: "[..], b"retry: ", b":", b"event: fanfare.gap"];
@@ -674,10 +682,8 @@ fn block(bytes: &[u8], format: WireFormat) -> Option<(&str, usize)> {
             Some((&text[..end], end))
         }
         WireFormat::Chunked => {
-            let (size, rest) = text.split_once("\r\n")?;
-            let length = usize::from_str_radix(size, 16).expect("a chunk size");
-            let body = rest.get(..length)?;
-            (rest.get(length..length + 2)? == "\r\n").then_some((body, size.len() + 2 + length + 2))
+            let (body, length) = first_chunk(bytes).expect("a chunk")?;
+            Some((str::from_utf8(body).expect("text"), length))
         }
     }
 }

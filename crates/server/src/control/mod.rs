@@ -9,12 +9,12 @@ mod answer_first;
 mod bodies;
 mod body;
 mod clients;
+mod head_guard;
 mod limits;
 mod notices;
 mod problem;
 mod publish;
 mod routes;
-mod strict;
 mod topics;
 mod unread;
 
@@ -42,11 +42,11 @@ pub(crate) use answer_first::OwedWakes;
 pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
 use fanfare::Admission;
+use head_guard::HeadGuard;
 pub(crate) use limits::ControlLimits;
 use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, READ_BYTES, WAITING};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
-use strict::Strict;
 pub(crate) use topics::Inspections;
 use unread::Watched;
 
@@ -116,12 +116,12 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
 async fn serve(control: &Control, router: Router, handed: HandedOver, client: &Arc<Client>) {
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
-    let socket = Strict::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
+    let socket = HeadGuard::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
     let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
         client.begins();
         let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
-        let is_last = refusal.is_some() || strict::is_last(request.headers());
+        let is_last = refusal.is_some() || head_guard::is_last(request.headers());
         let (head, body) = request.into_parts();
         let (body, unread) = Watched::new(body);
         let request = Request::from_parts(head, body);

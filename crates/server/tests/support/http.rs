@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use fanfare_testkit::chunks::{ChunkReader, Part};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -161,15 +162,20 @@ impl Connection {
     }
 
     fn read_chunks(&mut self) -> Vec<u8> {
-        let mut body = Vec::new();
+        let (mut reader, mut body) = (ChunkReader::default(), Vec::new());
         loop {
-            let line = self.read_through(b"\r\n");
-            let digits = std::str::from_utf8(&line[..line.len() - 2]).expect("a chunk's length is text");
-            let length = usize::from_str_radix(digits, 16).expect("a chunk's length");
-            body.extend(self.read_exactly(length));
-            assert_eq!(self.read_exactly(2), b"\r\n");
-            if length == 0 {
-                return body;
+            let received = self.read_exactly(1.max(self.received.len()));
+            let mut rest = received.as_slice();
+            while let Some(part) = reader.next(&mut rest).unwrap_or_else(|error| panic!("{error}")) {
+                match part {
+                    Part::Data(data) => body.extend_from_slice(data),
+                    Part::ChunkEnd => {}
+                    Part::End => {
+                        // The next answer may have come already.
+                        self.received = rest.to_vec();
+                        return body;
+                    }
+                }
             }
         }
     }

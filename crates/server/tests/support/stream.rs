@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use fanfare::{Decoded, Decoder};
+use fanfare_testkit::chunks::{ChunkReader, Part, Place};
 
 use super::http::{self, Connection};
 use super::{PATIENCE, now};
@@ -14,7 +15,8 @@ pub(crate) struct Subscriber {
     connection: Connection,
     /// The head of the answer, with its last empty line.
     pub(crate) head: String,
-    framing: Framing,
+    /// `None`: the body ends with the connection.
+    chunks: Option<ChunkReader>,
     decoder: Decoder,
     items: VecDeque<Item>,
     /// The body without its chunks, as far as it has come.
@@ -22,19 +24,6 @@ pub(crate) struct Subscriber {
     /// Where each chunk ends in the body.
     pub(crate) chunk_ends: Vec<usize>,
     end: Option<End>,
-}
-
-#[derive(Debug)]
-enum Framing {
-    Plain,
-    /// A chunk's length line comes next.
-    ChunkLine,
-    /// So much of a chunk is still to come, its line end not counted.
-    Chunk(usize),
-    ChunkEnd,
-    /// The empty line behind the last chunk.
-    LastEnd,
-    Over,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +69,7 @@ impl Subscriber {
         Subscriber {
             connection,
             head,
-            framing: if chunked { Framing::ChunkLine } else { Framing::Plain },
+            chunks: chunked.then(ChunkReader::default),
             decoder: Decoder::new(16 << 20),
             items: VecDeque::new(),
             body: Vec::new(),
@@ -211,7 +200,7 @@ impl Subscriber {
         match received {
             Ok(None) => {}
             Ok(Some(0)) => {
-                let whole = matches!(self.framing, Framing::Plain | Framing::Over);
+                let whole = self.chunks.as_ref().is_none_or(|chunks| chunks.place() == Place::End);
                 self.end = Some(if whole { End::Whole } else { End::Cut });
             }
             Ok(Some(_)) => {}
@@ -222,47 +211,19 @@ impl Subscriber {
 
     fn take_apart(&mut self) {
         let received = std::mem::take(&mut self.connection.received);
+        let Some(mut chunks) = self.chunks.take() else { return self.decode(&received) };
         let mut rest = received.as_slice();
         loop {
-            match self.framing {
-                Framing::Plain => {
-                    self.decode(rest);
-                    return;
-                }
-                Framing::ChunkLine => {
-                    let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") else { break };
-                    let line = std::str::from_utf8(&rest[..at]).expect("a chunk's length is text");
-                    let length = usize::from_str_radix(line, 16);
-                    let length =
-                        length.unwrap_or_else(|_| panic!("no length: {line:?} after {}", self.tail()));
-                    rest = &rest[at + 2..];
-                    self.framing = if length == 0 { Framing::LastEnd } else { Framing::Chunk(length) };
-                }
-                Framing::Chunk(left) => {
-                    let (piece, behind) = rest.split_at(left.min(rest.len()));
-                    rest = behind;
-                    self.decode(piece);
-                    if piece.len() < left {
-                        self.framing = Framing::Chunk(left - piece.len());
-                        break;
-                    }
-                    self.framing = Framing::ChunkEnd;
-                    self.chunk_ends.push(self.body.len());
-                }
-                Framing::ChunkEnd | Framing::LastEnd => {
-                    let Some((end, behind)) = rest.split_at_checked(2) else { break };
-                    assert_eq!(end, b"\r\n", "a chunk ends with a line end, after {}", self.tail());
-                    rest = behind;
-                    let last = matches!(self.framing, Framing::LastEnd);
-                    self.framing = if last { Framing::Over } else { Framing::ChunkLine };
-                }
-                Framing::Over => {
-                    assert!(rest.is_empty(), "bytes behind the last chunk: {rest:?}");
-                    break;
-                }
+            match chunks.next(&mut rest) {
+                Ok(Some(Part::Data(data))) => self.decode(data),
+                Ok(Some(Part::ChunkEnd)) => self.chunk_ends.push(self.body.len()),
+                Ok(Some(Part::End)) => {}
+                Ok(None) => break,
+                Err(error) => panic!("{error}, after {}", self.tail()),
             }
         }
-        self.connection.received = rest.to_vec();
+        assert!(rest.is_empty(), "bytes behind the last chunk: {rest:?}");
+        self.chunks = Some(chunks);
     }
 
     fn decode(&mut self, bytes: &[u8]) {

@@ -1,112 +1,116 @@
-//! Servers that end, badly or well, and are started again on the same port.
+//! Servers that are killed or asked to stop, and started again on the same port.
 //!
-//! The log is in memory: the new process has another epoch. What it owes to those who resume is to tell them of the gap,
-//! and everything that it acknowledges. What a process owes that is told to end is everything that it has acknowledged, or
-//! to say how many did not take it in time. Who has an ordinary buffer and reads takes it in time: such a reader is cut only
-//! where the machine does not let it read. Nobody reaches a laggard's bound here: who is disconnected as slow while megabytes
-//! are still on their way to it notices that after the end has begun, and would look like one that the end cut.
+//! The log is in memory, so the new process has another epoch. It must report the gap to every subscriber
+//! that resumes, and deliver everything that it acknowledges. A process that is asked to stop must deliver
+//! everything that it has acknowledged, or report how many subscribers did not take it in time. A subscriber
+//! that has an ordinary receive buffer and reads takes it in time, unless the machine keeps it from reading.
+//! No subscriber reaches a laggard's bound here: one that is disconnected as slow while megabytes are on
+//! their way notices that only after the server has begun to stop, and would count as cut.
 
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::Saw;
-use crate::arena::Arena;
-use crate::field::Field;
+use crate::outcome::Outcome;
+use crate::run::Run;
 use crate::server::{self, Plan, Server};
-use crate::verify::{Breaks, Findings, LATE};
+use crate::target::Target;
+use crate::verify::{BUSY_MACHINE, Findings, StreamEnds};
 
-/// A drain lasts 3 s here; a server that needs longer than this hangs.
+/// The longest time in which a server stops. Its drain takes 3 s here.
 const END_TIME: Duration = Duration::from_secs(15);
 
-pub(super) fn kill(arena: &mut Arena) -> Result<Saw, String> {
-    let kill = |field: &mut Field, _: &Arena| {
-        field.ledger.kill();
-        field.server.kill()
+pub(super) fn kill(run: &mut Run) -> Result<Outcome, String> {
+    let kill = |target: &mut Target, _: &Run| {
+        target.ledger.note_kill();
+        target.server.kill()
     };
-    act(arena, kill, |_, _| Ok(0))
+    act(run, kill, |_, _| Ok(0))
 }
 
-pub(super) fn end(arena: &mut Arena) -> Result<Saw, String> {
-    let end = |field: &mut Field, arena: &Arena| {
-        if let Some(status) = field.server.ended() {
-            return Err(format!("the server had ended by itself when it was told to stop: {status}"));
+pub(super) fn end(run: &mut Run) -> Result<Outcome, String> {
+    let end = |target: &mut Target, run: &Run| {
+        if let Some(status) = target.server.ended() {
+            return Err(format!("the server had ended by itself when it was asked to stop: {status}"));
         }
-        field.ledger.tell_to_stop();
-        field.server.signal(Signal::TERM);
-        match field.server.await_end(arena.clock, END_TIME) {
+        target.ledger.note_stop_request();
+        target.server.signal(Signal::TERM);
+        match target.server.await_end(run.clock, END_TIME) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(format!("a server that was told to stop ended with {status}")),
-            None => Err(format!("a server that was told to stop runs on after {END_TIME:?}")),
+            Some(status) => Err(format!("a server that was asked to stop ended with {status}")),
+            None => Err(format!("a server that was asked to stop runs on after {END_TIME:?}")),
         }
     };
-    act(arena, end, Server::cut_at_end)
+    act(run, end, Server::cut_at_end)
 }
 
-/// Ends a server of its own some times at random moments, under load. `said_cut` is how many it said at the last of so many
-/// ends that it had cut.
+/// Ends a server of this fault's own several times at random moments under load. `reported_cut` gives how
+/// many streams the server reported as cut at the last of so many ends.
 fn act(
-    arena: &mut Arena,
-    end: fn(&mut Field, &Arena) -> Result<(), String>,
-    said_cut: fn(&Server, usize) -> Result<u64, String>,
-) -> Result<Saw, String> {
-    let plan = Plan { bounds: server::LARGE, ..arena.plan_apart() };
-    let subscribers = arena.scaled(200, 60);
-    let mut field = Field::start(&plan, subscribers, arena.clock, &mut arena.random)?;
-    field.told(|field| end_some_times(arena, field, end, said_cut))
+    run: &mut Run,
+    end: fn(&mut Target, &Run) -> Result<(), String>,
+    reported_cut: fn(&Server, usize) -> Result<u64, String>,
+) -> Result<Outcome, String> {
+    let plan = Plan { bounds: server::LARGE, ..run.plan_apart() };
+    let subscribers = run.scaled(200, 60);
+    let mut target = Target::start(&plan, subscribers, run.clock, &mut run.random)?;
+    target.with_log(|target| end_some_times(run, target, end, reported_cut))
 }
 
 fn end_some_times(
-    arena: &mut Arena,
-    field: &mut Field,
-    end: fn(&mut Field, &Arena) -> Result<(), String>,
-    said_cut: fn(&Server, usize) -> Result<u64, String>,
-) -> Result<Saw, String> {
-    let (times, subscribers) = (arena.scaled(4, 1), field.readers.count);
-    let mut saw = Saw::default();
-    let mut said = 0;
+    run: &mut Run,
+    target: &mut Target,
+    end: fn(&mut Target, &Run) -> Result<(), String>,
+    reported_cut: fn(&Server, usize) -> Result<u64, String>,
+) -> Result<Outcome, String> {
+    let (times, subscribers) = (run.scaled(4, 1), target.readers.count);
+    let mut outcome = Outcome::default();
+    let mut reported = 0;
     for ends in 1..=times {
-        let under_load = if arena.smoke { arena.seconds(0.2, 0.6) } else { arena.seconds(0.3, 2.5) };
-        arena.wait(under_load);
-        let outage = field.problems.outage();
-        end(field, arena)?;
-        let down = arena.seconds(0.0, 0.3);
-        arena.wait(down);
-        field.server.start_again()?;
+        let under_load = if run.smoke { run.seconds(0.2, 0.6) } else { run.seconds(0.3, 2.5) };
+        run.wait(under_load);
+        let outage = target.problems.outage();
+        end(target, run)?;
+        let down = run.seconds(0.0, 0.3);
+        run.wait(down);
+        target.server.restart()?;
         drop(outage);
-        field.await_streams()?;
-        // Some of what the new process acknowledges comes before everyone is back, some after.
-        let after = arena.seconds(0.0, 0.5);
-        arena.wait(after);
-        let found = field.settle()?;
-        let cut = said_cut(&field.server, ends)?;
-        said += cut;
-        saw.violations.extend(judge(&found, cut));
-        saw.findings += found;
+        target.await_streams()?;
+        // Some events of the new process are acknowledged before every subscriber has reconnected, some
+        // after.
+        let after = run.seconds(0.0, 0.5);
+        run.wait(after);
+        let found = target.settle()?;
+        let cut = reported_cut(&target.server, ends)?;
+        reported += cut;
+        outcome.violations.extend(judge(&found, cut));
+        outcome.findings += found;
     }
-    let Findings { breaks: Breaks { cut, .. }, at_ease, late, late_at_end, .. } = saw.findings;
-    saw.note = format!(
-        "{times} times, {subscribers} subscribers, {cut} of {said} cut, {} at ease, readers at most {late:.0?} late, \
-         {late_at_end:.0?} while it ended",
-        at_ease.cut
+    let Findings { stream_ends: StreamEnds { cut, .. }, unhindered, longest_delay, delay_at_stop, .. } =
+        outcome.findings;
+    outcome.note = format!(
+        "{times} times, {subscribers} subscribers, {cut} of {reported} cut, {} unhindered, \
+         readers at most {longest_delay:.0?} delayed, \
+         {delay_at_stop:.0?} while it ended",
+        unhindered.cut
     );
-    saw.violations.extend(field.violations());
-    Ok(saw)
+    outcome.violations.extend(target.violations());
+    Ok(outcome)
 }
 
-/// What is wrong with whom one end cut.
-fn judge(found: &Findings, said: u64) -> Vec<String> {
+/// The violations of one end.
+fn judge(found: &Findings, reported: u64) -> Vec<String> {
     let mut wrong = Vec::new();
-    if found.breaks.cut > said {
-        let cut = found.breaks.cut;
-        wrong.push(format!("{cut} subscribers were cut at an end, and the server says {said}"));
+    if found.stream_ends.cut > reported {
+        let cut = found.stream_ends.cut;
+        wrong.push(format!("{cut} subscribers were cut at an end, and the server says {reported}"));
     }
-    let Breaks { cut, forgotten, .. } = found.at_ease;
-    if cut > 0 && found.late_at_end < LATE {
+    let StreamEnds { cut, missing_at_kill, .. } = found.unhindered;
+    if cut > 0 && found.delay_at_stop < BUSY_MACHINE {
         wrong.push(format!("{cut} subscribers were cut at an end although they read all the time"));
     }
-    if forgotten > 0 && found.late < LATE {
-        wrong.push(format!("{forgotten} subscribers had not got in time what a kill made them lose"));
+    if missing_at_kill > 0 && found.longest_delay < BUSY_MACHINE {
+        wrong.push(format!("{missing_at_kill} subscribers had not got in time what a kill made them lose"));
     }
     wrong
 }
@@ -115,20 +119,21 @@ fn judge(found: &Findings, said: u64) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// A server that cut everyone at each end, and counted them, passed.
+    /// A server that cut every subscriber at each end, and counted them, passed.
     #[test]
-    fn only_who_cannot_read_may_be_cut_and_is_counted() {
-        let wrong = |all, cut_at_ease, said, late| {
-            let cut = |cut| Breaks { cut, ..Breaks::default() };
-            let (breaks, at_ease) = (cut(all), cut(cut_at_ease));
-            let late_at_end = Duration::from_millis(late);
-            judge(&Findings { breaks, at_ease, late_at_end, ..Findings::default() }, said).len()
+    fn only_subscribers_that_cannot_read_may_be_cut_and_are_counted() {
+        let wrong = |all, cut_unhindered, reported, late| {
+            let cut = |cut| StreamEnds { cut, ..StreamEnds::default() };
+            let (stream_ends, unhindered) = (cut(all), cut(cut_unhindered));
+            let delay_at_stop = Duration::from_millis(late);
+            judge(&Findings { stream_ends, unhindered, delay_at_stop, ..Findings::default() }, reported).len()
         };
         assert_eq!(wrong(0, 0, 0, 0), 0);
         assert_eq!(wrong(3, 0, 3, 0), 0);
         assert_eq!(wrong(3, 0, 2, 0), 1);
         assert_eq!(wrong(200, 130, 200, 20), 1);
-        // Readers that do not run cannot tell a server that cuts from one that waited in vain.
+        // Where the threads of readers do not run, a server that cuts cannot be told from one that waited in
+        // vain.
         assert_eq!(wrong(200, 130, 200, 2_000), 0);
         assert_eq!(wrong(200, 130, 199, 2_000), 1);
     }

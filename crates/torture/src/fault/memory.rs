@@ -1,7 +1,8 @@
 //! The kernel's memory for TCP is used up.
 //!
-//! `net.ipv4.tcp_mem` is one value for the whole machine: a network namespace has none of its own. So it is lowered for
-//! seconds only, and put back by a process of its own as soon as ours lets go of it, however that happens.
+//! `net.ipv4.tcp_mem` is one value for the whole machine: a network namespace has none of its own. So it is
+//! lowered for seconds only, and a process of its own restores it as soon as this process lets go of it, in
+//! whatever way.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,66 +10,70 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::Saw;
-use crate::arena::Arena;
+use crate::outcome::Outcome;
+use crate::run::Run;
 
 const LIMITS: &str = "/proc/sys/net/ipv4/tcp_mem";
 
-/// Pages that are left to all of the machine's TCP sockets beyond what they use.
+/// How many pages all TCP sockets of the machine may use beyond what they use already.
 const LEFT_PAGES: u64 = 64;
 
-/// What other programs used as it was lowered they may have given back at once: then the limit is not reached.
+/// How often the limit is lowered at most. Other programs may free memory after a limit was computed, and
+/// then the limit is not reached.
 const TRIES: usize = 3;
 
-/// How long the limit is low, and how often the use is looked at.
-const BESET: Duration = Duration::from_secs(4);
-const LOOK: Duration = Duration::from_millis(10);
+/// How long the limit is low, and how often the use is read.
+const LOWERED_FOR: Duration = Duration::from_secs(4);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
-    if arena.smoke {
-        return Ok(Saw { skipped: true, ..Saw::noted("skipped: machine-wide, not part of --smoke") });
+pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
+    if run.smoke {
+        return Ok(Outcome { skipped: true, ..Outcome::noted("skipped: machine-wide, not part of --smoke") });
     }
     if !rustix::process::geteuid().is_root() {
-        return Ok(Saw { skipped: true, ..Saw::noted("skipped: needs root to lower net.ipv4.tcp_mem") });
+        return Ok(Outcome {
+            skipped: true,
+            ..Outcome::noted("skipped: needs root to lower net.ipv4.tcp_mem")
+        });
     }
-    // One run at a time: two would take each other's limit for the machine's, and put that back.
+    // One run at a time: two runs would take each other's limit for the machine's, and restore that.
     let turn = File::open(LIMITS).and_then(|file| file.lock().map(|()| file));
     let _turn = turn.map_err(|error| format!("{LIMITS} cannot be locked: {error}"))?;
-    let outage = arena.field.problems.outage();
-    let (mut most, mut peak) = beset(arena)?;
+    let outage = run.target.problems.outage();
+    let (mut most, mut peak) = lower_limit(run)?;
     for _ in 1..TRIES {
         if peak >= most {
             break;
         }
-        (most, peak) = beset(arena)?;
+        (most, peak) = lower_limit(run)?;
     }
     drop(outage);
-    let mut saw = Saw::noted(format!("{most} pages allowed, {peak} used at most"));
-    if !arena.stopped() {
-        saw.violations.extend(short_of(most, peak));
+    let mut outcome = Outcome::noted(format!("{most} pages allowed, {peak} used at most"));
+    if !run.stopped() {
+        outcome.violations.extend(short_of(most, peak));
     }
-    Ok(saw)
+    Ok(outcome)
 }
 
-/// Returns how many pages were allowed for a while, and how many were used at most.
-fn beset(arena: &mut Arena) -> Result<(u64, u64), String> {
+/// Lowers the limit for a while. Returns the limit and the highest use, in pages.
+fn lower_limit(run: &mut Run) -> Result<(u64, u64), String> {
     let used = used_pages().ok_or("/proc/net/sockstat does not tell TCP's memory")?;
     let most = used + LEFT_PAGES;
     let lowered =
         Lowered::to(&format!("{} {} {most}", most / 4, most / 2)).map_err(|error| error.to_string())?;
-    // What stalls now holds memory that others need.
-    arena.field.readers.stall(0.3, Duration::from_secs(3));
+    // Subscribers that stall hold memory that others need.
+    run.target.readers.stall(0.3, Duration::from_secs(3));
     let mut peak = used;
-    let deadline = arena.clock.now() + BESET;
-    while arena.clock.now() < deadline && !arena.stopped() {
-        arena.wait(LOOK);
+    let deadline = run.clock.now() + LOWERED_FOR;
+    while run.clock.now() < deadline && !run.stopped() {
+        run.wait(CHECK_EVERY);
         peak = peak.max(used_pages().unwrap_or(0));
     }
     lowered.put_back()?;
     Ok((most, peak))
 }
 
-/// The kernel refuses nobody memory before this much is used.
+/// A violation if the limit was not reached: the kernel refuses no memory below it.
 fn short_of(most: u64, peak: u64) -> Option<String> {
     (peak < most).then(|| format!("TCP used {peak} pages at most, its limit of {most} was not reached"))
 }
@@ -79,8 +84,8 @@ fn used_pages() -> Option<u64> {
     line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
 }
 
-/// The lowered limits. A shell puts the old ones back when its standard input ends: by our dropping this, by a panic, by
-/// any signal to us.
+/// The lowered limits. A shell restores the old ones when its standard input ends: because this is dropped,
+/// by a panic, or because any signal ends this process.
 struct Lowered {
     limits: String,
     before: String,
@@ -90,8 +95,8 @@ struct Lowered {
 impl Lowered {
     fn to(limits: &str) -> io::Result<Lowered> {
         let before = fs::read_to_string(LIMITS)?.split_whitespace().collect::<Vec<_>>().join(" ");
-        // Whoever has set others meanwhile keeps them. Not `read`: some shells read one byte at a time, and such a file
-        // gives nothing after the first.
+        // Limits that were set by others meanwhile stay. `cat` instead of `read`, because some shells read
+        // one byte at a time, and this file gives nothing after the first byte.
         let script = "trap '' INT TERM HUP; read -r _
             set -- \"$1\" \"$2\" $(cat \"$0\"); [ \"$3 $4 $5\" != \"$2\" ] || echo \"$1\" > \"$0\"";
         let mut keeper = Command::new("sh");
@@ -126,7 +131,7 @@ impl Drop for Lowered {
 mod tests {
     use super::*;
 
-    /// A limit that nobody reached was a fault that did not happen, and passed.
+    /// A limit that was not reached passed, although the fault did not happen.
     #[test]
     fn a_limit_that_is_not_reached_is_a_violation() {
         assert!(short_of(1_000, 999).is_some());

@@ -1,31 +1,34 @@
-//! The faults. Each is done to the arena's field, or to a field of its own, and says what it saw besides deliveries.
+//! The faults. Each is applied to the run's target, or to a target of its own, and returns its outcome.
 
-mod crowd;
 mod descriptors;
 mod ends;
 mod memory;
 mod publishers;
 mod slow_heads;
+mod storm;
 
 use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::Signal;
 
-use crate::arena::Arena;
-use crate::probe;
-use crate::verify::Findings;
+use crate::event::TOPICS;
+use crate::http::PublishConnection;
+use crate::newcomer;
+use crate::outcome::Outcome;
+use crate::publishers::Batch;
+use crate::run::Run;
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
-    /// Readers do not read for seconds, and go on
+    /// Subscribers stop reading for seconds, and continue
     Stall,
-    /// A thousand clients a second connect and vanish at random points
+    /// A thousand clients a second connect and leave at random points
     Storm,
-    /// 20,000 request heads that never end, beside honest newcomers
+    /// 20,000 request heads that never end, while newcomers are timed
     SlowHeads,
-    /// A server's descriptor table fills
+    /// The descriptor tables of a server are full
     Descriptors,
     /// The kernel's memory for TCP is used up (root; machine-wide)
     Memory,
@@ -33,32 +36,12 @@ pub(crate) enum Fault {
     Freeze,
     /// The server is killed (SIGKILL) and started again
     Kill,
-    /// The server is told to end (SIGTERM) and started again
+    /// The server is asked to stop (SIGTERM) and started again
     End,
-    /// Publishers vanish in the middle of a body, or are slow
+    /// Publishers leave in the middle of a body, or are slow
     Publishers,
-    /// A burst of publishes reaches the bound of the mailboxes
+    /// A burst of publishes reaches the bounds of the log and of the mailboxes
     Burst,
-}
-
-/// What a fault saw besides the deliveries on the arena's field.
-#[derive(Default)]
-pub(crate) struct Saw {
-    /// Deliveries on a field of the fault's own.
-    pub(crate) findings: Findings,
-    /// For the reader of the report.
-    pub(crate) note: String,
-    pub(crate) violations: Vec<String>,
-    /// What the servers logged meanwhile.
-    pub(crate) log: String,
-    /// It was not done, for this reason.
-    pub(crate) skipped: bool,
-}
-
-impl Saw {
-    fn noted(note: impl Into<String>) -> Saw {
-        Saw { note: note.into(), ..Saw::default() }
-    }
 }
 
 impl Fault {
@@ -66,24 +49,24 @@ impl Fault {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Does it once.
-    pub(crate) fn act(self, arena: &mut Arena) -> Result<Saw, String> {
+    /// Applies the fault once.
+    pub(crate) fn apply(self, run: &mut Run) -> Result<Outcome, String> {
         match self {
-            Fault::Stall => stall(arena),
-            Fault::Storm => crowd::storm(arena),
-            Fault::SlowHeads => slow_heads::act(arena),
-            Fault::Descriptors => descriptors::act(arena),
-            Fault::Memory => memory::act(arena),
-            Fault::Freeze => freeze(arena),
-            Fault::Kill => ends::kill(arena),
-            Fault::End => ends::end(arena),
-            Fault::Publishers => publishers::vanish(arena),
-            Fault::Burst => publishers::burst(arena),
+            Fault::Stall => stall(run),
+            Fault::Storm => storm::apply(run),
+            Fault::SlowHeads => slow_heads::apply(run),
+            Fault::Descriptors => descriptors::apply(run),
+            Fault::Memory => memory::apply(run),
+            Fault::Freeze => freeze(run),
+            Fault::Kill => ends::kill(run),
+            Fault::End => ends::end(run),
+            Fault::Publishers => publishers::broken_bodies(run),
+            Fault::Burst => publishers::burst(run),
         }
     }
 
-    /// Whether whoever reads as fast as events come keeps its stream.
-    pub(crate) fn spares_who_reads(self) -> bool {
+    /// Whether a subscriber that reads without a pause keeps its stream during this fault.
+    pub(crate) fn keeps_streams_of_readers(self) -> bool {
         match self {
             Fault::Stall
             | Fault::Storm
@@ -91,37 +74,52 @@ impl Fault {
             | Fault::Descriptors
             | Fault::Freeze
             | Fault::Publishers => true,
-            // The server ends, the kernel ends streams, or events come faster than anybody reads.
+            // The server ends, the kernel ends streams, or events are published faster than subscribers can
+            // read.
             Fault::Memory | Fault::Kill | Fault::End | Fault::Burst => false,
         }
     }
 }
 
-fn stall(arena: &mut Arena) -> Result<Saw, String> {
-    let longest = arena.scaled(Duration::from_secs(8), Duration::from_millis(1500));
-    let share = 0.1 + 0.8 * arena.random.f64();
-    arena.field.readers.stall(share, longest);
-    arena.wait(longest);
-    let mut saw = Saw::default();
-    saw.findings += arena.field.settle()?;
-    // Nothing else ends a stream meanwhile: these were over a bound.
-    let cut = saw.findings.breaks.reconnects - saw.findings.at_ease.reconnects;
-    saw.note = format!("{:.0} % for up to {longest:?}, {cut} cut and resumed", share * 100.0);
-    Ok(saw)
+fn stall(run: &mut Run) -> Result<Outcome, String> {
+    let longest = run.scaled(Duration::from_secs(8), Duration::from_millis(1500));
+    let share = 0.1 + 0.8 * run.random.f64();
+    run.target.readers.stall(share, longest);
+    publish_beside(run, longest);
+    let mut outcome = Outcome::default();
+    outcome.findings += run.target.settle()?;
+    // Nothing else ends a stream during this fault, so these were over a bound.
+    let cut = outcome.findings.stream_ends.reconnects - outcome.findings.unhindered.reconnects;
+    outcome.note = format!("{:.0} % for up to {longest:?}, {cut} disconnected and resumed", share * 100.0);
+    Ok(outcome)
 }
 
-fn freeze(arena: &mut Arena) -> Result<Saw, String> {
-    let time = if arena.smoke { arena.seconds(0.5, 1.0) } else { arena.seconds(1.0, 5.0) };
-    arena.field.server.signal(Signal::STOP);
-    arena.wait(time);
-    arena.field.server.signal(Signal::CONT);
-    let mut saw = Saw::noted(format!("{:.1} s", time.as_secs_f64()));
-    match probe::come(arena.field.server.address) {
+/// Publishes steadily to one topic for this time, so much in eight seconds that the log replaces the history of the
+/// topic four times: subscribers of the topic that stall for long are at a laggard's bound. The load of all faults
+/// alone takes longer than a stall to replace the history of a topic.
+fn publish_beside(run: &mut Run, time: Duration) {
+    let topic = run.random.u32(0..TOPICS);
+    let (ledger, problems) = (&run.target.ledger, &run.target.problems);
+    let mut connection = PublishConnection::new(run.target.server.address);
+    let deadline = run.clock.now() + time;
+    while run.clock.now() < deadline && !run.stopped() {
+        Batch::topic(ledger, topic, 25, 600).publish(&mut connection, ledger, problems, &run.stop);
+        run.wait(Duration::from_millis(75));
+    }
+}
+
+fn freeze(run: &mut Run) -> Result<Outcome, String> {
+    let time = if run.smoke { run.seconds(0.5, 1.0) } else { run.seconds(1.0, 5.0) };
+    run.target.server.signal(Signal::STOP);
+    run.wait(time);
+    run.target.server.signal(Signal::CONT);
+    let mut outcome = Outcome::noted(format!("{:.1} s", time.as_secs_f64()));
+    match newcomer::connect(run.target.server.address) {
         Ok((head, _)) if head.status == 200 => {}
         Ok((head, _)) => {
-            saw.violations.push(format!("after a freeze a newcomer is answered {}", head.status))
+            outcome.violations.push(format!("after a freeze a newcomer is answered {}", head.status))
         }
-        Err(error) => saw.violations.push(format!("after a freeze a newcomer fails: {error}")),
+        Err(error) => outcome.violations.push(format!("after a freeze a newcomer fails: {error}")),
     }
-    Ok(saw)
+    Ok(outcome)
 }

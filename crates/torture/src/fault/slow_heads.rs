@@ -1,4 +1,4 @@
-//! Request heads that never end: a byte now and then, from thousands of sockets, while honest newcomers are timed.
+//! Request heads that never end: thousands of sockets send a byte now and then, while newcomers are timed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,142 +12,156 @@ use fanfare_io::{Clock, sockets, table};
 use rustix::process::setpriority_process;
 use socket2::SockRef;
 
-use super::Saw;
-use crate::arena::Arena;
+use crate::outcome::Outcome;
+use crate::run::Run;
 
 const THREADS: usize = 2;
 
 /// Each head gets a byte this often.
 const BYTE_EVERY: Duration = Duration::from_secs(4);
 
-/// Time between two turns of a thread.
+/// The time between two turns of a thread.
 const TURN: Duration = Duration::from_millis(10);
 
-/// The server ends heads after this time: then another takes the place.
+/// The server closes an incomplete head after this time. Then another one takes its place.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// One that it closes much earlier was turned away.
-const TURNED_AWAY: Duration = Duration::from_secs(8);
+/// A head that the server closes before this time was refused for lack of room.
+const REFUSED_BEFORE: Duration = Duration::from_secs(8);
 
-/// Time after which a head is looked at again that should have been ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long after its expected end a head is checked again.
+const CHECK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Heads that a thread opens before it looks at those that it has.
+/// How many heads a thread opens before it serves those that it has.
 const OPENED_AT_A_TIME: usize = 200;
 
-/// Honest newcomers come this often.
+/// The time between two newcomers.
 const NEWCOMERS: Duration = Duration::from_millis(3);
 
-/// Sockets of one source address.
+/// How many sockets have the same source address.
 const PER_SOURCE: usize = 2_000;
 
-/// What the threads that hold slow heads have in common.
+/// What the threads that hold slow heads share.
 #[derive(Default)]
-struct Siege {
+struct SlowHeads {
     over: AtomicBool,
     opened: AtomicUsize,
-    /// Heads that the server had neither answered nor closed when it was over.
-    stood: AtomicUsize,
-    turned_away: AtomicUsize,
-    /// Heads that a thread could not open, or a table it could not get.
+    /// Heads that the server had neither answered nor closed at the end.
+    still_open: AtomicUsize,
+    refused: AtomicUsize,
+    /// Heads that were opened in the place of others that the server had closed.
+    replaced: AtomicUsize,
+    /// Threads that could not open a head, or got no descriptor table of their own.
     failed: AtomicUsize,
 }
 
-/// Times newcomers without and beside slow heads, in turns.
-pub(super) fn act(arena: &mut Arena) -> Result<Saw, String> {
-    let heads = arena.scaled(20_000, 1_000);
-    let window = arena.scaled(Duration::from_secs(4), Duration::from_millis(700));
+/// Times newcomers alternately without and with slow heads.
+pub(super) fn apply(run: &mut Run) -> Result<Outcome, String> {
+    let heads = run.scaled(20_000, 1_000);
+    let window = run.scaled(Duration::from_secs(4), Duration::from_millis(700));
     let mut least = heads;
-    let mut saw = Saw::default();
-    for _ in 0..arena.scaled(2, 1) {
-        measure(arena, window, false);
-        let siege = Siege::default();
-        let (address, clock, second) = (arena.field.server.address, arena.clock, arena.random.u8(1..=60));
+    let (mut opened_in, mut replaced) = (Duration::ZERO, 0);
+    let mut outcome = Outcome::default();
+    for _ in 0..run.scaled(2, 1) {
+        measure(run, window, false);
+        let shared = SlowHeads::default();
+        let (address, clock, second) = (run.target.server.address, run.clock, run.random.u8(1..=60));
         thread::scope(|scope| {
             for index in 0..THREADS {
-                let siege = &siege;
-                scope.spawn(move || hold(address, clock, heads / THREADS, second * 2 + index as u8, siege));
+                let shared = &shared;
+                scope.spawn(move || hold(address, clock, heads / THREADS, second * 2 + index as u8, shared));
             }
-            let deadline = clock.now() + Duration::from_secs(30);
-            while siege.opened.load(Ordering::Relaxed) < heads * 99 / 100
+            let began = clock.now();
+            let deadline = began + Duration::from_secs(30);
+            while shared.opened.load(Ordering::Relaxed) < heads * 99 / 100
                 && clock.now() < deadline
-                && !arena.stopped()
+                && !run.stopped()
             {
                 thread::sleep(TURN);
             }
-            measure(arena, window, true);
-            siege.over.store(true, Ordering::Relaxed);
+            opened_in = opened_in.max(clock.now() - began);
+            let before = shared.replaced.load(Ordering::Relaxed);
+            measure(run, window, true);
+            replaced += shared.replaced.load(Ordering::Relaxed) - before;
+            shared.over.store(true, Ordering::Relaxed);
         });
-        least = least.min(siege.stood.into_inner());
-        let turned_away = siege.turned_away.into_inner();
-        if turned_away > 0 {
-            saw.violations
-                .push(format!("{turned_away} of {heads} slow heads were turned away: too few stood"));
+        least = least.min(shared.still_open.into_inner());
+        let refused = shared.refused.into_inner();
+        if refused > 0 {
+            outcome
+                .violations
+                .push(format!("{refused} of {heads} slow heads were refused: too few stayed open"));
         }
-        if siege.failed.into_inner() > 0 {
-            saw.violations.push("slow heads could not be opened".to_owned());
+        if shared.failed.into_inner() > 0 {
+            outcome.violations.push("slow heads could not be opened".to_owned());
         }
-        // What was closed on this side is closed on the other before anybody is timed again.
-        arena.wait(Duration::from_millis(500));
+        // The server closes its side of the heads before the next newcomers are timed.
+        run.wait(Duration::from_millis(500));
     }
-    if least < heads * 95 / 100 && !arena.stopped() {
-        saw.violations.push(format!("only {least} of {heads} slow heads stood"));
+    if least < heads * 95 / 100 && !run.stopped() {
+        outcome.violations.push(format!("only {least} of {heads} slow heads stayed open"));
     }
-    saw.note = format!("at least {least} stood at the end");
-    Ok(saw)
+    // Heads that are replaced while newcomers are timed compete with these for the server.
+    outcome.note = format!(
+        "at least {least} stayed open, opened within {opened_in:.1?}, {replaced} replaced while newcomers were timed"
+    );
+    Ok(outcome)
 }
 
-fn measure(arena: &mut Arena, window: Duration, beset: bool) {
-    let deadline = arena.clock.now() + window;
-    let stop = std::sync::Arc::clone(&arena.stop);
-    let times = if beset { &mut arena.beset } else { &mut arena.calm };
+fn measure(run: &mut Run, window: Duration, with_slow_heads: bool) {
+    let deadline = run.clock.now() + window;
+    let stop = std::sync::Arc::clone(&run.stop);
+    let times = if with_slow_heads { &mut run.with_slow_heads } else { &mut run.without_slow_heads };
     let stopped = || stop.load(Ordering::Relaxed);
-    times.measure(arena.field.server.address, arena.clock, deadline, NEWCOMERS, stopped);
+    times.measure(run.target.server.address, run.clock, deadline, NEWCOMERS, stopped);
 }
 
-/// A head that does not end.
+/// A request head that never ends.
 struct Head {
     socket: TcpStream,
     opened: Duration,
 }
 
-/// Holds so many heads in a descriptor table of this thread's own.
-fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, siege: &Siege) {
+/// Holds `count` heads in a descriptor table of this thread's own.
+fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, shared: &SlowHeads) {
     // SAFETY: this thread uses no descriptor but the sockets that it opens below, and starts no thread.
     if unsafe { table::make_private(&[], &[]) }.is_err() {
-        siege.failed.fetch_add(1, Ordering::Relaxed);
+        shared.failed.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    // A real attacker takes no processor time from the server and from those who are timed.
+    // A real attacker takes no processor time from the server and from the newcomers that are timed.
     let _ = setpriority_process(None, 10);
     let mut heads: Vec<Head> = Vec::with_capacity(count);
     let per_turn = (count as u128 * TURN.as_nanos()).div_ceil(BYTE_EVERY.as_nanos()) as usize;
     let mut next = 0;
-    // When to look at which, since it ends about then.
+    // When the server is expected to close each head.
     let mut ends = BinaryHeap::with_capacity(count);
-    while !siege.over.load(Ordering::Relaxed) {
+    while !shared.over.load(Ordering::Relaxed) {
         for number in (heads.len()..count).take(OPENED_AT_A_TIME) {
             match open(address, clock, network, number) {
                 Ok(head) => heads.push(head),
                 Err(_) => {
-                    siege.failed.fetch_add(1, Ordering::Relaxed);
+                    shared.failed.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
             }
             ends.push(Reverse((clock.now() + HEAD_TIME, number)));
-            siege.opened.fetch_add(1, Ordering::Relaxed);
+            shared.opened.fetch_add(1, Ordering::Relaxed);
         }
         let replace_if_gone = |head: &mut Head, number| {
-            if head.stands() {
+            if head.is_open() {
                 return;
             }
-            if clock.now() - head.opened < TURNED_AWAY {
-                siege.turned_away.fetch_add(1, Ordering::Relaxed);
+            if clock.now() - head.opened < REFUSED_BEFORE {
+                shared.refused.fetch_add(1, Ordering::Relaxed);
             }
             match open(address, clock, network, number) {
-                Ok(fresh) => *head = fresh,
+                Ok(fresh) => {
+                    *head = fresh;
+                    shared.replaced.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(_) => {
-                    siege.failed.fetch_add(1, Ordering::Relaxed);
+                    shared.failed.fetch_add(1, Ordering::Relaxed);
                 }
             }
         };
@@ -162,13 +176,13 @@ fn hold(address: SocketAddr, clock: Clock, count: usize, network: u8, siege: &Si
         {
             ends.pop();
             replace_if_gone(&mut heads[number], number);
-            ends.push(Reverse(((heads[number].opened + HEAD_TIME).max(now + LOOK_AGAIN), number)));
+            ends.push(Reverse(((heads[number].opened + HEAD_TIME).max(now + CHECK_AGAIN), number)));
         }
         if heads.len() == count {
             thread::sleep(TURN);
         }
     }
-    siege.stood.fetch_add(standing(&heads), Ordering::Relaxed);
+    shared.still_open.fetch_add(standing(&heads), Ordering::Relaxed);
     for head in &heads {
         // Leaves no port in TIME-WAIT.
         let _ = SockRef::from(&head.socket).set_linger(Some(Duration::ZERO));
@@ -186,19 +200,19 @@ fn open(address: SocketAddr, clock: Clock, network: u8, number: usize) -> io::Re
 impl Head {
     /// Sends another byte.
     fn send(&mut self) {
-        // A server that has closed is seen by whoever looks.
+        // An error means that the server has closed, which `is_open` reports.
         let _ = self.socket.write(b"a");
     }
 
-    /// False where the server has answered or closed.
-    fn stands(&self) -> bool {
+    /// Whether the server has neither answered nor closed.
+    fn is_open(&self) -> bool {
         self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 }
 
-/// How many the server has neither answered nor closed.
+/// How many heads the server has neither answered nor closed.
 fn standing(heads: &[Head]) -> usize {
-    heads.iter().filter(|head| head.stands()).count()
+    heads.iter().filter(|head| head.is_open()).count()
 }
 
 #[cfg(test)]
@@ -208,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// Those that had been opened counted as standing, whatever the server did to them.
+    /// Every head that had been opened counted as open, whatever the server did with it.
     #[test]
     fn a_head_that_was_answered_or_closed_does_not_stand() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -217,7 +231,7 @@ mod tests {
         let heads: Vec<Head> = (0..4).map(|number| open(address, clock, 1, number).unwrap()).collect();
         let mut peers: Vec<TcpStream> = heads.iter().map(|_| listener.accept().unwrap().0).collect();
         assert_eq!(standing(&heads), 4);
-        // Closed with what was sent unread: a reset. Closed without: an end.
+        // A socket that is closed with unread bytes sends a reset, one without sends FIN.
         drop(peers.pop());
         let _ = peers[2].read(&mut [0; 512]).unwrap();
         drop(peers.pop());

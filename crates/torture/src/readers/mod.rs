@@ -1,4 +1,4 @@
-//! The honest subscribers, on threads of their own.
+//! The subscribers, on threads of their own.
 
 mod subscriber;
 
@@ -17,44 +17,46 @@ use crate::ledger::{EpochNumber, Ledger, Round};
 use crate::sockets::Table;
 use crate::verify::{Entry, Findings, verify};
 use subscriber::Subscriber;
-pub(crate) use subscriber::{Format, Wish};
+pub(crate) use subscriber::{Format, Preferences};
 
 const THREADS: usize = 2;
 const WAKER: Token = Token(usize::MAX);
 const BUFFER: usize = 64 << 10;
 
-/// A thread of readers comes round at least this often. When it does not, something has kept it from reading.
-const BEAT: Duration = Duration::from_millis(100);
+/// The loop of a thread of readers takes at most this long. Where it takes longer, the machine kept the
+/// thread from reading.
+const LOOP_PERIOD: Duration = Duration::from_millis(100);
 
-/// A server that is told to end needs no longer than this, the machine's own delays aside.
+/// A server that is asked to stop has stopped within this time, apart from delays of the machine.
 const END: Duration = Duration::from_secs(4);
 
-/// How often silent connections are looked for in the kernel's table.
+/// How often silent connections are searched for in the kernel's table.
 const SEARCH: Duration = Duration::from_secs(1);
 
-/// What the readers' threads are asked to do.
+/// A command to the threads of readers.
 enum Order {
-    /// This share of the subscribers does not read for a while, each for up to so long.
+    /// A random share of the subscribers stops reading, each for a random time up to `at_most`.
     Stall {
         share: f64,
         at_most: Duration,
     },
-    /// All read little at a time, for so long.
+    /// All subscribers read slowly for this time.
     SlowDown {
         time: Duration,
     },
-    /// Say when all are so, or how many are not although nothing has come to any of them for this long.
+    /// Answer when `done` is true of every subscriber, or after `patience` without any delivery with the
+    /// number of those of which it is not.
     Await {
         done: fn(&Subscriber) -> bool,
         patience: Duration,
         answer: Sender<usize>,
     },
-    /// Say which of the events that nobody answered for have come.
+    /// Answer with the unanswered events that have arrived.
     Came {
         round: Arc<Round>,
         answer: Sender<Vec<(u64, EpochNumber, u64)>>,
     },
-    /// Hold the logs against the ledger, and begin new ones.
+    /// Compare the logs with the ledger, and begin new logs.
     Verify {
         round: Arc<Round>,
         answer: Sender<Findings>,
@@ -62,13 +64,13 @@ enum Order {
     Stop,
 }
 
-/// The honest subscribers of a server.
+/// The subscribers of a server.
 pub(crate) struct Readers {
     threads: Vec<Thread>,
     pub(crate) count: usize,
 }
 
-/// A thread of readers, and how to reach it.
+/// A thread of readers, and the means to give it commands.
 struct Thread {
     orders: Sender<Order>,
     waker: Arc<Waker>,
@@ -76,7 +78,7 @@ struct Thread {
 }
 
 impl Readers {
-    /// Starts so many, with wishes drawn at random.
+    /// Starts `count` subscribers with random preferences.
     pub(crate) fn start(
         address: SocketAddr,
         count: usize,
@@ -94,11 +96,13 @@ impl Readers {
                 address,
                 clock,
                 ledger: Arc::clone(ledger),
-                subscribers: share.map(|number| Subscriber::new(wish(number, random))).collect(),
+                subscribers: share
+                    .map(|number| Subscriber::new(random_preferences(number, random)))
+                    .collect(),
                 poll,
                 orders: take,
                 waiting: None,
-                late: Vec::new(),
+                delays: Vec::new(),
                 next_search: Duration::ZERO,
                 half_open: 0,
                 random: random.fork(),
@@ -112,13 +116,16 @@ impl Readers {
 
     fn order(&self, mut order: impl FnMut() -> Order) {
         for thread in &self.threads {
-            // A thread that has ended by a panic gives no answer.
+            // A thread that has panicked gives no answer.
             let _ = thread.orders.send(order());
             let _ = thread.waker.wake();
         }
     }
 
-    /// The answers of all threads. It is an error if one gives none: nothing is known about its subscribers.
+    /// The answers of all threads.
+    ///
+    /// # Errors
+    /// A thread gives no answer, so nothing is known about its subscribers.
     fn ask<T>(&self, order: impl Fn(Sender<T>) -> Order) -> Result<Vec<T>, String> {
         let (answer, answers) = mpsc::channel();
         self.order(|| order(answer.clone()));
@@ -130,36 +137,38 @@ impl Readers {
         }
     }
 
-    /// What is wrong with the threads themselves: none ends before it is told to.
+    /// Threads that ended too early, which means that they panicked.
     pub(crate) fn violations(&self) -> Vec<String> {
         let ended = |thread: &&Thread| thread.handle.as_ref().is_none_or(JoinHandle::is_finished);
         let count = self.threads.iter().filter(ended).count();
         if count > 0 { vec![format!("{count} threads of readers panicked")] } else { Vec::new() }
     }
 
-    /// Lets a share of them stall, each for up to `at_most`.
+    /// Lets a random share of the subscribers stop reading, each for a random time up to `at_most`.
     pub(crate) fn stall(&self, share: f64, at_most: Duration) {
         self.order(|| Order::Stall { share, at_most });
     }
 
-    /// Lets all of them read little at a time, for so long.
+    /// Lets all subscribers read slowly for this time.
     pub(crate) fn slow_down(&self, time: Duration) {
         self.order(|| Order::SlowDown { time });
     }
 
-    /// Waits until all stream. Returns how many do not, although nothing has come to any of them for this long.
+    /// Waits until all subscribers have a stream. Returns how many have none after `patience` without any
+    /// delivery.
     pub(crate) fn await_streams(&self, patience: Duration) -> Result<usize, String> {
         let done = Subscriber::streaming;
         Ok(self.ask(|answer| Order::Await { done, patience, answer })?.iter().sum())
     }
 
-    /// Waits until all have the markers of their topics. Returns how many do not, likewise.
+    /// Waits until all subscribers have the markers of their topics. Returns how many lack one after
+    /// `patience` without any delivery.
     pub(crate) fn await_markers(&self, patience: Duration) -> Result<usize, String> {
         let done = Subscriber::settled;
         Ok(self.ask(|answer| Order::Await { done, patience, answer })?.iter().sum())
     }
 
-    /// Holds every log against the ledger.
+    /// Compares every log with the ledger.
     pub(crate) fn verify(&self, round: Round) -> Result<Findings, String> {
         let round = Arc::new(round);
         let came = self.ask(|answer| Order::Came { round: Arc::clone(&round), answer })?;
@@ -187,8 +196,9 @@ impl Drop for Readers {
     }
 }
 
-/// Most read two or three topics, some one, some all; formats and habits are mixed.
-fn wish(number: usize, random: &mut fastrand::Rng) -> Wish {
+/// Random preferences: most subscribers read two or three topics, some read one, some read all; formats are
+/// mixed.
+fn random_preferences(number: usize, random: &mut fastrand::Rng) -> Preferences {
     let bits = match number % 10 {
         0 => TOPICS,
         1..=3 => 1,
@@ -198,7 +208,7 @@ fn wish(number: usize, random: &mut fastrand::Rng) -> Wish {
     while mask.count_ones() < bits {
         mask |= 1 << random.u32(0..TOPICS);
     }
-    Wish {
+    Preferences {
         mask,
         format: match number % 4 {
             0 | 1 => Format::Chunked,
@@ -219,16 +229,16 @@ struct Worker {
     poll: Poll,
     orders: Receiver<Order>,
     waiting: Option<Waiting>,
-    /// Rounds of the loop in this round of the ledger that took longer than [`BEAT`]: when they were over, and by how much.
-    late: Vec<(Duration, Duration)>,
-    /// When silent connections are next looked for.
+    /// When loops of this round ended that took longer than [`LOOP_PERIOD`], and by how much.
+    delays: Vec<(Duration, Duration)>,
+    /// When silent connections are next searched for.
     next_search: Duration,
-    /// Connections in this round of the ledger that had no other end.
+    /// Connections of this round that had no other end.
     half_open: u64,
     random: fastrand::Rng,
 }
 
-/// Somebody waits for this.
+/// A question that is not answered yet.
 struct Waiting {
     done: fn(&Subscriber) -> bool,
     asked_at: Duration,
@@ -237,8 +247,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// A machine that is busy with other things delays everything, a server that loses delivers nothing more: time runs
-    /// from the last delivery. Those who come nearer without ever arriving have ten times as long.
+    /// On a busy machine everything takes longer, while a server that has lost an event delivers nothing
+    /// more. So the time begins with the last delivery, and is limited to ten times the patience.
     fn deadline(&self, subscribers: &[Subscriber]) -> Duration {
         let missing = subscribers.iter().filter(|subscriber| !(self.done)(subscriber));
         let latest = missing.map(|subscriber| subscriber.grew_at).max().unwrap_or_default();
@@ -253,23 +263,23 @@ impl Worker {
         let mut before = self.clock.now();
         loop {
             let now = self.clock.now();
-            let late = (now - before).saturating_sub(BEAT);
+            let late = (now - before).saturating_sub(LOOP_PERIOD);
             if !late.is_zero() {
-                self.late.push((now, late));
+                self.delays.push((now, late));
             }
             before = now;
             for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
                 let registry = self.poll.registry();
-                subscriber.look(self.address, registry, Token(index), now, &mut self.random);
-                if subscriber.next_look().is_some_and(|at| at <= now) {
+                subscriber.connect_if_due(self.address, registry, Token(index), now, &mut self.random);
+                if subscriber.next_due().is_some_and(|at| at <= now) {
                     subscriber.read(&self.ledger, now, &mut buffer, &mut self.random);
                 }
             }
-            self.leave_half_open(now);
+            self.reconnect_half_open(now);
             self.answer_waiting(now);
-            let looks = self.subscribers.iter().filter_map(Subscriber::next_look);
+            let due_times = self.subscribers.iter().filter_map(Subscriber::next_due);
             let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline(&self.subscribers));
-            let next = looks.chain(deadline).chain([now + BEAT]).min();
+            let next = due_times.chain(deadline).chain([now + LOOP_PERIOD]).min();
             let timeout = next.map(|at| at.saturating_sub(self.clock.now()));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -284,18 +294,19 @@ impl Worker {
             }
             while let Ok(order) = self.orders.try_recv() {
                 let began = self.clock.now();
-                if !self.obey(order) {
+                if !self.handle(order) {
                     return;
                 }
-                // That it verifies for long says nothing of the machine.
+                // The time that commands take is not a delay by the machine.
                 before += self.clock.now() - began;
             }
         }
     }
 
-    /// Lets those begin again whose connection has no other end: they would wait for ever. A server that has forgotten a
-    /// reader still has its socket.
-    fn leave_half_open(&mut self, now: Duration) {
+    /// Reconnects subscribers whose connection has no other end, which would wait for ever. A subscriber that
+    /// the server has lost in its tables still has the server's socket as its other end, and is not
+    /// reconnected.
+    fn reconnect_half_open(&mut self, now: Duration) {
         if self.next_search > now
             || self.subscribers.iter().all(|subscriber| subscriber.silent(now).is_none())
         {
@@ -306,7 +317,7 @@ impl Worker {
         for subscriber in &mut self.subscribers {
             let Some(own) = subscriber.silent(now) else { continue };
             let there = table.has(self.address, own);
-            self.half_open += u64::from(subscriber.looked_for_other_end(there, now));
+            self.half_open += u64::from(subscriber.checked_other_end(there, now));
         }
     }
 
@@ -319,13 +330,13 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self, order: Order) -> bool {
+    fn handle(&mut self, order: Order) -> bool {
         match order {
             Order::Stall { share, at_most } => {
                 let now = self.clock.now();
                 for subscriber in &mut self.subscribers {
                     if self.random.f64() < share {
-                        subscriber.hold_up(now + at_most.mul_f64(self.random.f64()));
+                        subscriber.stall_until(now + at_most.mul_f64(self.random.f64()));
                     }
                 }
             }
@@ -351,21 +362,22 @@ impl Worker {
                     Findings { half_open: std::mem::take(&mut self.half_open), ..Findings::default() };
                 for subscriber in &mut self.subscribers {
                     let log = std::mem::take(&mut subscriber.log);
-                    let mut found = verify(&round, subscriber.wish.mask, &mut subscriber.position, &log);
-                    if subscriber.was_at_ease(now) {
-                        found.at_ease = found.breaks;
+                    let mut found =
+                        verify(&round, subscriber.preferences.mask, &mut subscriber.position, &log);
+                    if subscriber.was_unhindered(now) {
+                        found.unhindered = found.stream_ends;
                     }
                     sum += found;
                     subscriber.marked = 0;
                 }
-                let stop = round.epochs.iter().filter_map(|epoch| epoch.told_to_stop).max();
+                let stop = round.epochs.iter().filter_map(|epoch| epoch.stop_requested).max();
                 let at_end = |at: Duration, late| {
                     stop.is_some_and(|stop| at > stop && at.saturating_sub(late) < stop + END)
                 };
-                for (at, late) in self.late.drain(..) {
-                    sum.late = sum.late.max(late);
+                for (at, late) in self.delays.drain(..) {
+                    sum.longest_delay = sum.longest_delay.max(late);
                     if at_end(at, late) {
-                        sum.late_at_end = sum.late_at_end.max(late);
+                        sum.delay_at_stop = sum.delay_at_stop.max(late);
                     }
                 }
                 let _ = answer.send(sum);
@@ -380,27 +392,31 @@ impl Worker {
 mod tests {
     use super::*;
 
-    /// Who was held up in a round of the ledger, or still is in the next, may be cut at an end; nobody else.
+    /// A subscriber that was hindered in a round, or still is in the next, may be cut when the server stops.
+    /// No other may.
     #[test]
-    fn who_is_held_up_or_has_a_small_buffer_is_not_at_ease() {
-        let wish = |small_buffer| Wish { small_buffer, ..wish(0, &mut fastrand::Rng::with_seed(1)) };
+    fn a_subscriber_that_stalls_or_has_a_small_buffer_is_not_unhindered() {
+        let preferences = |small_buffer| Preferences {
+            small_buffer,
+            ..random_preferences(0, &mut fastrand::Rng::with_seed(1))
+        };
         let second = Duration::from_secs(1);
-        assert!(!Subscriber::new(wish(true)).was_at_ease(second));
-        for hold in [Subscriber::hold_up, Subscriber::slow_down] {
-            let mut subscriber = Subscriber::new(wish(false));
-            assert!(subscriber.was_at_ease(second));
+        assert!(!Subscriber::new(preferences(true)).was_unhindered(second));
+        for hold in [Subscriber::stall_until, Subscriber::slow_down] {
+            let mut subscriber = Subscriber::new(preferences(false));
+            assert!(subscriber.was_unhindered(second));
             hold(&mut subscriber, 5 * second);
-            let answers = [2, 4, 6, 7].map(|at| subscriber.was_at_ease(at * second));
+            let answers = [2, 4, 6, 7].map(|at| subscriber.was_unhindered(at * second));
             assert_eq!(answers, [false, false, false, true]);
         }
     }
 
-    /// It gave no answer, and its subscribers were taken for verified.
+    /// A thread that had panicked gave no answer, and its subscribers counted as verified.
     #[test]
     fn a_thread_that_panicked_is_an_error() {
         let clock = Clock::start();
         let ledger = Arc::new(Ledger::new(clock, 0));
-        // Nobody is asked to connect: there are no subscribers.
+        // There are no subscribers, so nothing connects to this address.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut random = fastrand::Rng::with_seed(1);
         let mut readers = Readers::start(nowhere, 0, &ledger, clock, &mut random).unwrap();

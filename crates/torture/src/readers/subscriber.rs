@@ -1,4 +1,4 @@
-//! One honest subscriber: connects, reads, keeps a log, comes back with its last id.
+//! One subscriber: it connects, reads, keeps a log, and reconnects with its last event id.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read, Write};
@@ -6,47 +6,49 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::{Decoded, Decoder};
+use fanfare_testkit::chunks::ChunkReader;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::event;
-use crate::http::{self, Chunks};
+use crate::http;
 use crate::ledger::{EpochNumber, Ledger, split_id};
 use crate::verify::{Entry, Position};
 
-/// The longest event that a subscriber takes.
+/// The longest event that a subscriber accepts, in bytes.
 const EVENT_BYTES: usize = 1 << 20;
 
-/// The receive buffer of those that have a small one: a stall soon reaches the server.
+/// The receive buffer of subscribers with a small one: when they stop reading, the server soon notices.
 const SMALL_BUFFER: usize = 8 << 10;
 
-/// Bytes read from one subscriber before the others get their turn.
+/// How many bytes one subscriber reads before the other subscribers get their turn.
 const TURN_BYTES: usize = 256 << 10;
 
-/// What a slow reader reads at a time, and its pause after that.
+/// How many bytes a slow subscriber reads at a time, and its pause after that.
 const SLOW_BYTES: usize = 4 << 10;
 const SLOW_PAUSE: Duration = Duration::from_millis(20);
 
-/// The wait before a reconnect; up to twice as long, so that they do not come in step.
+/// The shortest wait before a reconnect. It is random up to twice this, so that subscribers do not reconnect
+/// together.
 const RETRY: Duration = Duration::from_millis(60);
 
-/// Four heartbeats: who hears nothing for so long asks whether its connection has another end.
+/// Four heartbeats. After a silence of this length the other end of the connection is searched for.
 const SILENCE: Duration = Duration::from_secs(8);
 
-/// What a subscriber asks for.
+/// How a subscriber subscribes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
+pub(crate) struct Preferences {
     pub(crate) mask: u32,
     pub(crate) format: Format,
     pub(crate) small_buffer: bool,
-    /// Sends its last id in the query.
+    /// Its last id is sent in the query.
     pub(crate) id_in_query: bool,
-    /// Wants no gap events.
+    /// It asks for no gap events.
     pub(crate) gap_off: bool,
 }
 
-/// How a subscriber has its stream framed.
+/// How the body of the stream is framed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Format {
     Chunked,
@@ -56,22 +58,22 @@ pub(crate) enum Format {
 
 /// A subscriber and its log.
 pub(super) struct Subscriber {
-    pub(super) wish: Wish,
+    pub(super) preferences: Preferences,
     pub(super) log: Vec<Entry>,
     pub(super) position: Position,
-    /// The topics whose marker has come in this round.
+    /// The topics whose marker has arrived in this round.
     pub(super) marked: u32,
     /// When its log last grew.
     pub(super) grew_at: Duration,
-    /// It does not read until then.
+    /// It does not read before this time.
     stalled_until: Option<Duration>,
-    /// It reads little at a time until then.
+    /// It reads slowly until this time.
     slow_until: Duration,
-    /// It was asked to stall or to be slow until then, in this round or one before.
-    held_up_until: Option<Duration>,
+    /// It was asked to stall or to read slowly until this time, in this round or an earlier one.
+    hindered_until: Option<Duration>,
     link: Link,
     last_event_id: String,
-    /// The name and number of the epoch it is in.
+    /// The name and the number of its epoch.
     epoch: Option<(String, EpochNumber)>,
 }
 
@@ -83,53 +85,54 @@ enum Link {
 struct Stream {
     socket: TcpStream,
     asked: bool,
-    /// What has come of the head; `None` once it was whole.
+    /// The bytes of the response head; `None` once the head is complete.
     head: Option<Vec<u8>>,
-    /// `None` where the stream ends with the connection.
-    chunks: Option<Chunks>,
+    /// `None`: the body ends with the connection.
+    chunks: Option<ChunkReader>,
     decoder: Decoder,
-    /// There may be more to read than was read.
+    /// The socket may have more to read.
     readable: bool,
-    /// When anything last came, or it was found to have another end.
+    /// When the last bytes arrived, or the other end was last found.
     heard_at: Duration,
-    /// It had no other end at the last look.
+    /// The last search found no other end.
     doubted: bool,
 }
 
 impl Subscriber {
-    pub(super) fn new(wish: Wish) -> Subscriber {
+    pub(super) fn new(preferences: Preferences) -> Subscriber {
         Subscriber {
-            wish,
+            preferences,
             log: Vec::new(),
             position: None,
             marked: 0,
             grew_at: Duration::ZERO,
             stalled_until: None,
             slow_until: Duration::ZERO,
-            held_up_until: None,
+            hindered_until: None,
             link: Link::Waiting { until: Duration::ZERO },
             last_event_id: String::new(),
             epoch: None,
         }
     }
 
-    /// Lets it not read until then.
-    pub(super) fn hold_up(&mut self, until: Duration) {
+    /// Makes it stop reading until this time.
+    pub(super) fn stall_until(&mut self, until: Duration) {
         self.stalled_until = Some(until);
-        self.held_up_until = self.held_up_until.max(Some(until));
+        self.hindered_until = self.hindered_until.max(Some(until));
     }
 
-    /// Lets it read little at a time until then.
+    /// Makes it read slowly until this time.
     pub(super) fn slow_down(&mut self, until: Duration) {
         self.slow_until = until;
-        self.held_up_until = self.held_up_until.max(Some(until));
+        self.hindered_until = self.hindered_until.max(Some(until));
     }
 
-    /// Whether it read as fast as it could in the round that ends now, into an ordinary buffer.
-    pub(super) fn was_at_ease(&mut self, now: Duration) -> bool {
-        let held_up = self.held_up_until.is_some();
-        self.held_up_until = self.held_up_until.filter(|until| *until > now);
-        !held_up && !self.wish.small_buffer
+    /// Whether it has an ordinary receive buffer and was not asked to stall or to read slowly in the round
+    /// that ends now.
+    pub(super) fn was_unhindered(&mut self, now: Duration) -> bool {
+        let hindered = self.hindered_until.is_some();
+        self.hindered_until = self.hindered_until.filter(|until| *until > now);
+        !hindered && !self.preferences.small_buffer
     }
 
     /// Whether its stream has begun.
@@ -139,11 +142,11 @@ impl Subscriber {
 
     /// Whether it has the markers of all its topics.
     pub(super) fn settled(&self) -> bool {
-        self.marked & self.wish.mask == self.wish.mask
+        self.marked & self.preferences.mask == self.preferences.mask
     }
 
-    /// When it wants to be looked at although nothing happened on its socket; zero: at once.
-    pub(super) fn next_look(&self) -> Option<Duration> {
+    /// When it has something to do without a notification of its socket; zero: now.
+    pub(super) fn next_due(&self) -> Option<Duration> {
         match &self.link {
             Link::Waiting { until } => Some(*until),
             Link::Open(stream) if stream.readable => Some(self.stalled_until.unwrap_or_default()),
@@ -151,8 +154,8 @@ impl Subscriber {
         }
     }
 
-    /// Connects if it is time to.
-    pub(super) fn look(
+    /// Connects if the wait before a reconnect is over.
+    pub(super) fn connect_if_due(
         &mut self,
         address: SocketAddr,
         registry: &Registry,
@@ -177,7 +180,7 @@ impl Subscriber {
         self.link = Link::Waiting { until: now + RETRY.mul_f64(1.0 + random.f64()) };
     }
 
-    /// Its own address, if it has heard nothing for long although it listens.
+    /// Its own address, if nothing has arrived for long although it reads.
     pub(super) fn silent(&self, now: Duration) -> Option<SocketAddr> {
         match &self.link {
             Link::Open(stream) if self.stalled_until.is_none() && now >= stream.heard_at + SILENCE => {
@@ -187,8 +190,9 @@ impl Subscriber {
         }
     }
 
-    /// Its silent connection has another end, or not. Found twice without one, it is begun again. Returns whether it is.
-    pub(super) fn looked_for_other_end(&mut self, there: bool, now: Duration) -> bool {
+    /// Takes the result of a search for the other end of its silent connection. After two searches without a
+    /// result it reconnects. Returns whether it does.
+    pub(super) fn checked_other_end(&mut self, there: bool, now: Duration) -> bool {
         let Link::Open(stream) = &mut self.link else { return false };
         if there {
             stream.heard_at = now;
@@ -211,7 +215,7 @@ impl Subscriber {
         now: Duration,
     ) -> io::Result<Stream> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        if self.wish.small_buffer {
+        if self.preferences.small_buffer {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
         }
         socket.set_nonblocking(true)?;
@@ -235,14 +239,15 @@ impl Subscriber {
         })
     }
 
-    /// Its socket is ready for something.
+    /// Notes that its socket is ready.
     pub(super) fn notified(&mut self) {
         if let Link::Open(stream) = &mut self.link {
             stream.readable = true;
         }
     }
 
-    /// Reads what is there, unless it is stalled. A stream that ends or breaks is begun again later.
+    /// Reads what has arrived, unless it is stalled. After the end of the stream it waits for its next
+    /// connect.
     pub(super) fn read(
         &mut self,
         ledger: &Ledger,
@@ -256,10 +261,10 @@ impl Subscriber {
         self.stalled_until = None;
         let Link::Open(stream) = &mut self.link else { return };
         if !stream.asked {
-            let request = request(&self.wish, &self.last_event_id);
+            let request = request(&self.preferences, &self.last_event_id);
             match stream.socket.write(request.as_bytes()) {
                 Ok(count) if count == request.len() => stream.asked = true,
-                // Connecting still, or refused: reading tells.
+                // The connection is not established or was refused; reading reports which.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {}
                 _ => return self.wait(now, random),
             }
@@ -293,7 +298,7 @@ impl Subscriber {
         }
     }
 
-    /// False where the stream is of no use any more.
+    /// Takes bytes of the response. Returns whether the connection is still useful.
     fn received(&mut self, ledger: &Ledger, bytes: &[u8], now: Duration) -> bool {
         let Link::Open(mut stream) = std::mem::replace(&mut self.link, Link::Waiting { until: now }) else {
             return false;
@@ -320,7 +325,7 @@ impl Subscriber {
         head.extend_from_slice(bytes);
         let Some(parsed) = http::parse_head(head)? else { return Ok(true) };
         if parsed.status != 200 {
-            // Refused: it comes again. A server that has no room says so with 503.
+            // A refused subscriber tries again. A server without room answers 503.
             let known = matches!(parsed.status, 503 | 408);
             return if known {
                 Ok(false)
@@ -328,13 +333,14 @@ impl Subscriber {
                 Err(format!("a subscriber was answered {}", parsed.status))
             };
         }
-        if parsed.chunked != (self.wish.format == Format::Chunked) {
-            return Err(format!("a stream is framed as was not asked for: {:?}", self.wish));
+        if parsed.chunked != (self.preferences.format == Format::Chunked) {
+            return Err(format!("a stream is framed as was not asked for: {:?}", self.preferences));
         }
-        // Not `now`: a round of all readers may take a second, and this must not be before the server looked at its log.
+        // Not `now`, because a loop over all subscribers may take a second, and this time must not be before
+        // the server looked at its log.
         let at = ledger.now();
         self.log.push(Entry::Began { at, resumed: !self.last_event_id.is_empty(), gap: parsed.gap });
-        stream.chunks = parsed.chunked.then(Chunks::default);
+        stream.chunks = parsed.chunked.then(ChunkReader::default);
         let rest = head.split_off(parsed.length);
         stream.head = None;
         self.take_body(stream, ledger, &rest).map(|()| true)
@@ -344,7 +350,7 @@ impl Subscriber {
         let mut unwrapped = Vec::new();
         let body = match &mut stream.chunks {
             Some(chunks) => {
-                chunks.feed(bytes, &mut unwrapped)?;
+                chunks.feed(bytes, &mut unwrapped).map_err(|error| error.to_string())?;
                 unwrapped.as_slice()
             }
             None => bytes,
@@ -355,6 +361,11 @@ impl Subscriber {
                 self.event(ledger, kind, data, last_event_id, &mut scratch);
             }
         });
+        // Like a browser: a checkpoint changes the last event id and dispatches no event.
+        if !stream.decoder.last_event_id().is_empty() && stream.decoder.last_event_id() != self.last_event_id
+        {
+            self.last_event_id = stream.decoder.last_event_id().to_owned();
+        }
         fed.map_err(|error| error.to_string())
     }
 
@@ -386,39 +397,40 @@ impl Subscriber {
         }
     }
 
-    /// A gap event must name the id that was asked for.
+    /// The entry for a gap event, which must name the id that was sent in the request.
     fn gap(&self, data: &str, asked: &str, name: &str, epoch: EpochNumber, upto: u64) -> Entry {
         let parsed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-        if self.wish.gap_off || parsed["after"] != asked {
-            return Entry::Damage(format!("{:?} was told of the gap {data}, asked for {asked}", self.wish));
+        if self.preferences.gap_off || parsed["after"] != asked {
+            return Entry::Damage(format!("{:?} got the gap {data}, asked for {asked}", self.preferences));
         }
         let after = split_id(asked).filter(|(of, _)| *of == name).map_or(0, |(_, seq)| seq);
-        // What the log still has of the incomplete part comes behind the notice. Where no event is named, no number is
-        // known from which all are there: what was retained says it.
+        // What the log still has of the incomplete part follows the gap event. Where the gap event names no
+        // complete event, the bound of what the log can have dropped decides.
         let before = parsed["before"].as_str().and_then(split_id).filter(|(of, _)| *of == name);
         let incomplete_until = before.map_or(u64::MAX, |(_, seq)| seq - 1);
         Entry::Gap { epoch, after, upto, incomplete_until }
     }
 }
 
-fn request(wish: &Wish, last_event_id: &str) -> String {
-    let mut query: Vec<String> = event::topics(wish.mask).map(|topic| format!("topic={topic}")).collect();
-    if wish.gap_off {
+fn request(preferences: &Preferences, last_event_id: &str) -> String {
+    let mut query: Vec<String> =
+        event::topics(preferences.mask).map(|topic| format!("topic={topic}")).collect();
+    if preferences.gap_off {
         query.push("gap=off".to_owned());
     }
     let mut fields = String::new();
     if !last_event_id.is_empty() {
-        match wish.id_in_query {
+        match preferences.id_in_query {
             true => query.push(format!("last_event_id={last_event_id}")),
             false => {
                 let _ = write!(fields, "Last-Event-ID: {last_event_id}\r\n");
             }
         }
     }
-    if wish.format == Format::ConnectionClose {
+    if preferences.format == Format::ConnectionClose {
         fields.push_str("Connection: close\r\n");
     }
-    let version = if wish.format == Format::Http10 { "1.0" } else { "1.1" };
+    let version = if preferences.format == Format::Http10 { "1.0" } else { "1.1" };
     format!("GET /events?{} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n", query.join("&"))
 }
 
@@ -426,32 +438,32 @@ fn request(wish: &Wish, last_event_id: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Once is no proof: the kernel's table may lack a socket while others come and go.
+    /// One absence proves nothing: the kernel's table may lack a socket while others are opened and closed.
     #[test]
     fn a_silent_connection_without_an_other_end_twice_is_begun_again() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let poll = mio::Poll::new().unwrap();
         let mut random = fastrand::Rng::with_seed(1);
-        let wish = Wish {
+        let preferences = Preferences {
             mask: 1,
             format: Format::Chunked,
             small_buffer: false,
             id_in_query: false,
             gap_off: false,
         };
-        let mut subscriber = Subscriber::new(wish);
-        subscriber.look(address, poll.registry(), Token(0), Duration::ZERO, &mut random);
+        let mut subscriber = Subscriber::new(preferences);
+        subscriber.connect_if_due(address, poll.registry(), Token(0), Duration::ZERO, &mut random);
         assert_eq!(subscriber.silent(SILENCE - Duration::from_secs(1)), None);
         assert!(subscriber.silent(SILENCE).is_some());
-        assert!(!subscriber.looked_for_other_end(false, SILENCE));
-        assert!(!subscriber.looked_for_other_end(true, SILENCE));
+        assert!(!subscriber.checked_other_end(false, SILENCE));
+        assert!(!subscriber.checked_other_end(true, SILENCE));
         assert_eq!(subscriber.silent(SILENCE), None);
-        assert!(!subscriber.looked_for_other_end(false, 2 * SILENCE));
-        assert!(subscriber.looked_for_other_end(false, 2 * SILENCE));
-        assert_eq!(subscriber.next_look(), Some(2 * SILENCE));
-        subscriber.hold_up(9 * SILENCE);
-        subscriber.look(address, poll.registry(), Token(1), 2 * SILENCE, &mut random);
+        assert!(!subscriber.checked_other_end(false, 2 * SILENCE));
+        assert!(subscriber.checked_other_end(false, 2 * SILENCE));
+        assert_eq!(subscriber.next_due(), Some(2 * SILENCE));
+        subscriber.stall_until(9 * SILENCE);
+        subscriber.connect_if_due(address, poll.registry(), Token(1), 2 * SILENCE, &mut random);
         assert_eq!(subscriber.silent(4 * SILENCE), None);
     }
 }

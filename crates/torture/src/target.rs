@@ -1,4 +1,4 @@
-//! A server with its honest subscribers and publishers: what faults are done to.
+//! A server with its subscribers and publishers: what faults are applied to.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use fanfare_io::Clock;
 
-use crate::fault::Saw;
-use crate::http::Poster;
+use crate::http::PublishConnection;
 use crate::ledger::Ledger;
+use crate::outcome::Outcome;
 use crate::publishers::{Batch, Problems, Publishers};
 use crate::readers::Readers;
 use crate::server::{Plan, Server};
 use crate::verify::Findings;
 
-/// How long nothing may come to a subscriber that has not everything, once a fault is over.
+/// How long a subscriber that lacks events may get nothing after a fault is over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Events that fill each topic's part of the log anew, the same each time.
+/// Requests that replace all events of the log, with the same events each time.
 const FILLERS: usize = 96;
 const FILLER_EVENTS: usize = 100;
 const FILLER_LENGTH: usize = 800;
 
-/// A server under honest load.
-pub(crate) struct Field {
-    // In the order in which they end.
+/// A server under load.
+pub(crate) struct Target {
+    // Fields are dropped in this order: publishers first, the server last.
     publishers: Publishers,
     pub(crate) readers: Readers,
     pub(crate) server: Server,
@@ -34,14 +34,15 @@ pub(crate) struct Field {
     never: AtomicBool,
 }
 
-impl Field {
-    /// Starts it all, and waits until every subscriber has had an event: from then on each has an id to resume from.
+impl Target {
+    /// Starts the server and its load, and waits until every subscriber has had an event. After that each of
+    /// them has an id to resume from.
     pub(crate) fn start(
         plan: &Plan,
         subscribers: usize,
         clock: Clock,
         random: &mut fastrand::Rng,
-    ) -> Result<Field, String> {
+    ) -> Result<Target, String> {
         let server = Server::start(plan)?;
         let ledger = Arc::new(Ledger::new(clock, plan.bounds.retained_bytes));
         let problems = Arc::new(Problems::default());
@@ -53,40 +54,43 @@ impl Field {
         }
         let publishers = Publishers::start(server.address, &ledger, &problems, random);
         publishers.await_connections()?;
-        let mut field =
-            Field { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
-        let findings = field.settle()?;
-        if !findings.good() {
+        let mut target =
+            Target { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
+        let findings = target.settle()?;
+        if !findings.is_good() {
             return Err(format!("before any fault: {findings:?}"));
         }
-        Ok(field)
+        Ok(target)
     }
 
-    /// Lets publishers pause until every subscriber has what was published, and holds the logs against the ledger.
+    /// Pauses the publishers until every subscriber has every event, and compares the logs with the ledger.
     ///
     /// # Errors
-    /// The server has ended, or takes no publishes.
+    /// The server has ended, or accepts no publishes.
     pub(crate) fn settle(&mut self) -> Result<Findings, String> {
-        self.quietly(|quiet| quiet.settle())
+        self.while_paused(|paused| paused.settle())
     }
 
-    /// Fills the log with the same events as each time and nothing between them, so that memory can be compared. Also
-    /// returns the server's memory when nothing has been published for so long after that.
+    /// Fills the log with the same events each time, so that memory can be compared. Also returns the memory
+    /// of the server when nothing has been published for `rest` after that.
     pub(crate) fn fill_log(&mut self, rest: Duration) -> Result<(Findings, Option<u64>), String> {
-        self.quietly(|quiet| {
-            let findings = quiet.fill_log()?;
+        self.while_paused(|paused| {
+            let findings = paused.fill_log()?;
             thread::sleep(rest);
-            Ok((findings, quiet.server.memory()))
+            Ok((findings, paused.server.memory()))
         })
     }
 
-    /// Does something while the publishers pause.
-    fn quietly<T>(&mut self, act: impl FnOnce(&mut Quiet<'_>) -> T) -> T {
-        let Field { publishers, readers, server, ledger, problems, never } = self;
-        publishers.paused(|| act(&mut Quiet { readers, server, ledger, problems, never }))
+    /// Calls `act` while the publishers pause.
+    fn while_paused<T>(&mut self, act: impl FnOnce(&mut PausedTarget<'_>) -> T) -> T {
+        let Target { publishers, readers, server, ledger, problems, never } = self;
+        publishers.paused(|| act(&mut PausedTarget { readers, server, ledger, problems, never }))
     }
 
-    /// Waits until all subscribers stream. An error names how many do not.
+    /// Waits until all subscribers have a stream.
+    ///
+    /// # Errors
+    /// Some have none; their number.
     pub(crate) fn await_streams(&self) -> Result<(), String> {
         match self.readers.await_streams(PATIENCE)? {
             0 => Ok(()),
@@ -94,31 +98,32 @@ impl Field {
         }
     }
 
-    /// Does something to a field of a fault's own, and adds to what that saw what the server logged.
-    pub(crate) fn told(
+    /// Calls `act`, and adds to its outcome or error what the server has logged.
+    pub(crate) fn with_log(
         &mut self,
-        act: impl FnOnce(&mut Field) -> Result<Saw, String>,
-    ) -> Result<Saw, String> {
+        act: impl FnOnce(&mut Target) -> Result<Outcome, String>,
+    ) -> Result<Outcome, String> {
         let outcome = act(self);
-        let log = self.server.news();
+        let log = self.server.new_log_lines();
         match outcome {
-            Ok(saw) => Ok(Saw { log, ..saw }),
+            Ok(outcome) => Ok(Outcome { log, ..outcome }),
             Err(problem) => Err(format!("{problem}; its server logged:\n{log}")),
         }
     }
 
-    /// What is wrong besides deliveries: panics, the server's and our own, and answers that should not have been.
+    /// Violations besides those of deliveries: panics of the server and of torture, and wrong answers to
+    /// publishers.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut all = self.server.panics();
         all.extend(self.readers.violations());
         all.extend(self.publishers.violations());
-        all.append(&mut self.problems.odd.lock().unwrap_or_else(PoisonError::into_inner));
+        all.append(&mut self.problems.unexpected.lock().unwrap_or_else(PoisonError::into_inner));
         all
     }
 }
 
-/// A field whose publishers pause.
-struct Quiet<'a> {
+/// A target whose publishers pause.
+struct PausedTarget<'a> {
     readers: &'a Readers,
     server: &'a mut Server,
     ledger: &'a Ledger,
@@ -126,15 +131,15 @@ struct Quiet<'a> {
     never: &'a AtomicBool,
 }
 
-impl Quiet<'_> {
+impl PausedTarget<'_> {
     fn settle(&mut self) -> Result<Findings, String> {
         if let Some(status) = self.server.ended() {
             return Err(format!("the server ended by itself: {status}"));
         }
-        // Nobody who still reconnects is to take the markers for granted.
+        // A subscriber that still reconnects must not begin behind the markers.
         let without_stream = self.readers.await_streams(PATIENCE)?;
-        let mut poster = Poster::new(self.server.address);
-        if !Batch::markers(self.ledger).publish(&mut poster, self.ledger, self.problems, self.never) {
+        let mut connection = PublishConnection::new(self.server.address);
+        if !Batch::markers(self.ledger).publish(&mut connection, self.ledger, self.problems, self.never) {
             return Err("the markers of a round's end were not acknowledged".to_owned());
         }
         let without_markers = self.readers.await_markers(PATIENCE)?;
@@ -142,7 +147,8 @@ impl Quiet<'_> {
         findings.absent = (without_stream + without_markers) as u64;
         if findings.absent > 0 {
             findings.examples.push(format!(
-                "after the fault {without_stream} subscribers get no stream, {without_markers} not what was published last"
+                "after the fault {without_stream} subscribers get no stream, \
+                 {without_markers} not what was published last"
             ));
         }
         Ok(findings)
@@ -152,10 +158,10 @@ impl Quiet<'_> {
         let mut random = fastrand::Rng::with_seed(1);
         let mut sum = Findings::default();
         for _ in 0..4 {
-            let mut poster = Poster::new(self.server.address);
+            let mut connection = PublishConnection::new(self.server.address);
             for _ in 0..FILLERS / 4 {
                 let batch = Batch::array(self.ledger, FILLER_EVENTS, FILLER_LENGTH, &mut random);
-                if !batch.publish(&mut poster, self.ledger, self.problems, self.never) {
+                if !batch.publish(&mut connection, self.ledger, self.problems, self.never) {
                     self.problems.note("events that fill the log were not acknowledged".to_owned());
                 }
             }

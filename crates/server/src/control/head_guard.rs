@@ -1,11 +1,12 @@
 //! A socket that lets through only request heads that a shard would take.
 //!
 //! The control plane's HTTP library is more lenient than a shard: it resolves a `Content-Length` beside a
-//! `Transfer-Encoding` where we refuse both, and it never shows the service what it resolved. So that a connection
-//! that is kept open is no way around the rules, each head is held back until [`HeadScanner`] has read it.
+//! `Transfer-Encoding` where we refuse both, and it never shows the service what it resolved. So that a
+//! connection that is kept open is no way around the rules, each head is held back until [`HeadScanner`] has
+//! read it.
 //!
-//! Where the next head begins is known behind a body of a known length. Behind a body in chunks it is not, unless one
-//! takes the chunks apart: such a request is the last one of its connection ([`is_last`]).
+//! Where the next head begins is known behind a body of a known length. Behind a body in chunks it is not,
+//! unless one takes the chunks apart: such a request is the last one of its connection ([`is_last`]).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -24,8 +25,8 @@ use super::limits::WRITE_TIME;
 /// What the library gets instead of a head that is refused, so that the answers before it go out first.
 const STAND_IN: &[u8] = b"GET /refused HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
 
-/// Why a head was refused. Once it is set, the next request that the service sees is the stand-in: the library reads on
-/// only when it has given out all requests that it has read.
+/// Why a head was refused. Once it is set, the next request that the service sees is the stand-in: the
+/// library reads on only when it has given out all requests that it has read.
 pub(super) type Refused = Arc<OnceLock<HeadError>>;
 
 /// Whether no further request is read on the connection of this one.
@@ -34,7 +35,7 @@ pub(super) fn is_last(headers: &HeaderMap) -> bool {
 }
 
 /// Reads give the received bytes first, then the socket's.
-pub(super) struct Strict {
+pub(super) struct HeadGuard {
     socket: TcpStream,
     limits: HeadLimits,
     /// Received, and not yet given out.
@@ -48,14 +49,14 @@ pub(super) struct Strict {
     client: Arc<Client>,
 }
 
-impl Strict {
+impl HeadGuard {
     pub(super) fn new(
         received: Vec<u8>,
         socket: TcpStream,
         limits: HeadLimits,
         client: Arc<Client>,
-    ) -> Strict {
-        Strict {
+    ) -> HeadGuard {
+        HeadGuard {
             socket,
             limits,
             held: received,
@@ -81,7 +82,8 @@ impl Strict {
         let parsed = self.scanner.parse(&self.held, &self.limits);
         let length = parsed.and_then(|head| match head {
             None => Ok(None),
-            // The library takes fewer bytes in a path, and no length near the end of 64 bits; it gives no reasons.
+            // The library takes fewer bytes in a path, and no length near the end of 64 bits; it gives no
+            // reasons.
             Some((head, _)) if Uri::try_from(head.target()).is_err() => Err(HeadError::TargetByte),
             Some((head, _)) if head.content_length() > Some(u64::MAX >> 1) => Err(HeadError::ContentLength),
             Some((head, len)) => {
@@ -139,7 +141,7 @@ impl Strict {
     }
 }
 
-impl AsyncRead for Strict {
+impl AsyncRead for HeadGuard {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -167,7 +169,7 @@ impl AsyncRead for Strict {
     }
 }
 
-impl Strict {
+impl HeadGuard {
     /// Gives up a client that has taken nothing for too long.
     fn written(
         &mut self,
@@ -184,7 +186,7 @@ impl Strict {
     }
 }
 
-impl AsyncWrite for Strict {
+impl AsyncWrite for HeadGuard {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -226,17 +228,17 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
-    /// Clients that asked for large answers and never read them kept their places for ever; at 4,096 of them nobody could
-    /// publish.
+    /// Clients that asked for large answers and never read them kept their places for ever; at 4,096 of them
+    /// nobody could publish.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_its_answer_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         let client = Arc::new(Arc::new(Clients::new(1, 1, Arc::default())).enter().unwrap());
-        let mut strict = Strict::new(Vec::new(), socket, HeadLimits::default(), client);
+        let mut guard = HeadGuard::new(Vec::new(), socket, HeadLimits::default(), client);
         let error = loop {
-            if let Err(error) = strict.write_all(&[0; 1 << 16]).await {
+            if let Err(error) = guard.write_all(&[0; 1 << 16]).await {
                 break error;
             }
         };

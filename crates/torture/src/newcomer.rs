@@ -1,4 +1,5 @@
-//! An honest newcomer: how long it takes from `connect` to the response head.
+//! A newcomer: a client that connects and subscribes while a fault is active. Its time from `connect` to the
+//! response head is measured.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,28 +11,28 @@ use socket2::SockRef;
 
 use crate::http::{Head, parse_head};
 
-/// A newcomer gives up after this time.
+/// How long a newcomer waits for its response head.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Threads of newcomers: none waits for long behind another.
+/// Threads of newcomers, so that one slow newcomer does not delay the next ones.
 const THREADS: u32 = 4;
 
 const REQUEST: &[u8] = b"GET /events?topic=probe HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Times of newcomers, in microseconds.
-pub(crate) struct Times {
+/// The times of newcomers from `connect` to the response head, in microseconds.
+pub(crate) struct ConnectTimes {
     histogram: Histogram<u64>,
-    /// Those that were not answered 200.
+    /// Newcomers that were not answered 200.
     pub(crate) failed: u64,
-    /// Why the first of them failed.
+    /// Why the first of these failed.
     pub(crate) first_failure: Option<String>,
 }
 
-impl Times {
-    pub(crate) fn new() -> Times {
-        // Three digits, up to a minute.
+impl ConnectTimes {
+    pub(crate) fn new() -> ConnectTimes {
+        // Three significant digits, up to a minute.
         let histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("these bounds are valid");
-        Times { histogram, failed: 0, first_failure: None }
+        ConnectTimes { histogram, failed: 0, first_failure: None }
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -42,8 +43,8 @@ impl Times {
         Duration::from_micros(self.histogram.value_at_percentile(percentile))
     }
 
-    /// Lets newcomers come every `interval` until `deadline` or until `stop`. Each time counts from when the newcomer was
-    /// to come, also where it waited until one of those before it had its answer.
+    /// Starts a newcomer every `interval` until `deadline` or until `stop`. A time begins when the newcomer
+    /// was due, even if it had to wait for the newcomer before it.
     pub(crate) fn measure(
         &mut self,
         address: SocketAddr,
@@ -54,7 +55,7 @@ impl Times {
     ) {
         let began = clock.now();
         let probe = |index: u32| {
-            let mut times = Times::new();
+            let mut times = ConnectTimes::new();
             let mut due = began + interval * index;
             while due < deadline && !stop() {
                 if clock.now() > deadline + PATIENCE {
@@ -62,7 +63,7 @@ impl Times {
                     break;
                 }
                 std::thread::sleep(due.saturating_sub(clock.now()));
-                match come(address) {
+                match connect(address) {
                     Ok((head, _)) if head.status == 200 => times.record(clock.now() - due),
                     Ok((head, _)) => times.fail(format!("answered {}", head.status)),
                     Err(error) => times.fail(error.to_string()),
@@ -82,7 +83,7 @@ impl Times {
         });
     }
 
-    fn add(&mut self, other: Times) {
+    fn add(&mut self, other: ConnectTimes) {
         self.histogram += other.histogram;
         self.failed += other.failed;
         self.first_failure = self.first_failure.take().or(other.first_failure);
@@ -98,12 +99,12 @@ impl Times {
     }
 }
 
-/// Connects, asks, and waits for the head. The stream goes on for as long as the socket is kept.
-pub(crate) fn come(address: SocketAddr) -> io::Result<(Head, TcpStream)> {
+/// Connects, subscribes, and waits for the response head. The stream continues until the socket is dropped.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<(Head, TcpStream)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    // Leaves no port in TIME-WAIT: there are many of us.
+    // The reset leaves no port in TIME-WAIT; there are many newcomers.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     stream.write_all(REQUEST)?;
     let mut received = Vec::new();
@@ -127,9 +128,10 @@ mod tests {
 
     use super::*;
 
-    /// A server that answered nobody for 300 ms of each second delayed one newcomer in each, of hundreds.
+    /// A server that paused for 300 ms of each second delayed a hundred newcomers, and only the time of one
+    /// of them was counted.
     #[test]
-    fn who_would_have_come_in_a_pause_counts() {
+    fn newcomers_that_were_due_in_a_pause_count() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
@@ -142,7 +144,7 @@ mod tests {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
             }
         });
-        let (mut times, clock) = (Times::new(), Clock::start());
+        let (mut times, clock) = (ConnectTimes::new(), Clock::start());
         let deadline = clock.now() + Duration::from_secs(1);
         times.measure(address, clock, deadline, Duration::from_millis(3), || false);
         assert_eq!((times.failed, times.first_failure.clone()), (0, None));

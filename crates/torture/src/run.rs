@@ -1,4 +1,4 @@
-//! What a fault has at hand.
+//! One run against one backend.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,36 +8,36 @@ use std::time::Duration;
 
 use fanfare_io::Clock;
 
-use crate::field::Field;
-use crate::probe::Times;
+use crate::newcomer::ConnectTimes;
 use crate::server::Plan;
+use crate::target::Target;
 
-/// One backend's server, and everything that faults share.
-pub(crate) struct Arena {
-    pub(crate) field: Field,
+/// What the faults of one run share.
+pub(crate) struct Run {
+    pub(crate) target: Target,
     pub(crate) plan: Plan,
     pub(crate) clock: Clock,
     pub(crate) random: fastrand::Rng,
-    /// Scaled down, and nothing timed is judged.
+    /// Faults are scaled down, and times are not judged.
     pub(crate) smoke: bool,
     pub(crate) stop: Arc<AtomicBool>,
-    /// Newcomers without slow heads, and beside them.
-    pub(crate) calm: Times,
-    pub(crate) beset: Times,
+    /// The times of newcomers without and with slow heads.
+    pub(crate) without_slow_heads: ConnectTimes,
+    pub(crate) with_slow_heads: ConnectTimes,
 }
 
-impl Arena {
-    /// This in a full run, that in a smoke test.
+impl Run {
+    /// The first value in a full run, the second in a smoke run.
     pub(crate) fn scaled<T>(&self, full: T, smoke: T) -> T {
         if self.smoke { smoke } else { full }
     }
 
-    /// A time between these, in seconds.
+    /// A random time between two times in seconds.
     pub(crate) fn seconds(&mut self, from: f64, to: f64) -> Duration {
         Duration::from_secs_f64(from + (to - from) * self.random.f64())
     }
 
-    /// Waits, but not once somebody wants us to stop.
+    /// Waits, unless the run is asked to stop.
     pub(crate) fn wait(&self, time: Duration) {
         let deadline = self.clock.now() + time;
         while !self.stopped() && self.clock.now() < deadline {
@@ -50,8 +50,9 @@ impl Arena {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// A plan for another server, on an address of its own: on a port that clients use too, a client that connects while
-    /// the server is down may meet itself and keep the port.
+    /// The plan of another server, on an address of its own. On a shared address, a client that connects
+    /// while the server is down may get the server's port for its own end, connect to itself, and keep the
+    /// port.
     pub(crate) fn plan_apart(&mut self) -> Plan {
         let host = Ipv4Addr::new(127, 77, self.random.u8(1..=254), self.random.u8(1..=254));
         Plan { listen: SocketAddr::from((host, 0)), shards: 2, ..self.plan.clone() }

@@ -1,0 +1,192 @@
+//! Each kind of work in a turn of the loop has a bound, whatever clients do.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::audience::Subscription;
+use crate::event::Event;
+use crate::event_log::UnsharedLog;
+use crate::frame::WireFormat;
+use crate::limits::{LogLimits, ROOM_LOOKS_MIN};
+use crate::log::Log;
+use crate::stream::StreamOptions;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A delivery, its log, and what the sockets do.
+struct World {
+    delivery: Delivery,
+    log: Log,
+    now: Duration,
+    /// How many bytes each socket takes of a send.
+    takes: usize,
+    /// Sends of the last turn.
+    sends: usize,
+}
+
+impl World {
+    fn new(limits: Limits, budgets: Budgets) -> World {
+        let log = Log::new(Epoch::new(1), LogLimits::default(), 1);
+        let delivery = Delivery::with_budgets(limits, budgets, Epoch::new(1), 1);
+        World { delivery, log, now: Duration::ZERO, takes: usize::MAX, sends: 0 }
+    }
+
+    /// A stream that reads these topics; `unsent` is what is left of its opening.
+    fn begin(&mut self, topics: &[&str], unsent: Option<Unsent>) -> LinkKey {
+        let topics = topics.iter().map(|name| Topic::new(name).unwrap());
+        let subscription = Subscription::new(topics, WireFormat::Chunked, false);
+        let log = &mut UnsharedLog { log: &mut self.log, shard: 0 };
+        let link = self.delivery.reserve();
+        let opened = self.delivery.open(subscription, None, log);
+        let new = NewStream { link, socket: link.slot as i32, options: StreamOptions::default(), unsent };
+        self.delivery.begin(opened, new, self.now, log);
+        link
+    }
+
+    /// An event, marked in all of its audiences.
+    fn publish(&mut self, topic: &str, bytes: usize) {
+        let event = Event::new(Topic::new(topic).unwrap()).data("x".repeat(bytes));
+        let seq = self.log.newest() + 1;
+        let frame = Arc::new(Frame::encode(seq, &seq.to_string(), event, self.now));
+        self.log.append(Arc::clone(&frame), self.now, &mut Vec::new());
+        self.delivery.handle_event(frame, &mut usize::MAX.clone());
+        self.delivery.mark(&mut usize::MAX.clone());
+    }
+
+    fn turn(&mut self) {
+        let (now, log) = (self.now, &mut UnsharedLog { log: &mut self.log, shard: 0 });
+        self.delivery.handle_timeout(now, None, log);
+        let mut budget = self.delivery.budget();
+        self.sends = 0;
+        while let Some(batch) = self.delivery.poll_send(now, &mut budget, log) {
+            self.sends += batch.sockets.len();
+            let sent = self.takes;
+            let is_short = sent < batch.bytes.len();
+            let failures = (0..if is_short { batch.sockets.len() } else { 0 })
+                .map(|index| SendFailure { index, sent, is_gone: false })
+                .collect::<Vec<_>>();
+            self.delivery.handle_sent(failures, now, log);
+        }
+        while self.delivery.poll_closed().is_some() {}
+        self.delivery.check();
+    }
+}
+
+/// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
+/// them a hundred times a second.
+#[test]
+fn a_step_of_a_drain_looks_at_a_part_of_the_table() {
+    const LAGGARDS: usize = 1_000;
+    let limits = Limits { heartbeat: 1_000 * SECOND, laggard_time: 1_000 * SECOND, ..Limits::default() };
+    let mut world = World::new(limits, Budgets { drain_looks: 100, ..Budgets::default() });
+    for _ in 0..LAGGARDS {
+        world.begin(&["a"], Some(Unsent::own(b"abc".as_slice().into(), 1)));
+    }
+    world.begin(&["a"], None);
+    world.delivery.begin_drain(10 * SECOND, Duration::ZERO);
+    world.now = SECOND;
+    let (mut turns, mut before) = (0, 0);
+    // The one member is found, a part of the table in each turn.
+    while world.delivery.len() > LAGGARDS {
+        world.turn();
+        let slots = world.delivery.subscribers.capacity();
+        let next = world.delivery.drain.as_ref().map_or(0, Drain::next_slot);
+        let looked_at = (next + slots - before) % slots;
+        assert!(looked_at <= 100, "one step looked at {looked_at} slots");
+        (before, turns) = (next, turns + 1);
+        assert!(turns < 20, "the member is never found");
+    }
+    assert_eq!(turns, LAGGARDS / 100 + 1);
+    // Laggards have the whole window. A search that was in vain does not begin again at once.
+    while world.delivery.next_timeout().is_some_and(|at| at <= world.now) {
+        world.turn();
+        turns += 1;
+        assert!(turns < 40, "it searches for ever");
+    }
+    assert_eq!(world.delivery.len(), LAGGARDS);
+    world.now = 10 * SECOND;
+    while !world.delivery.is_empty() {
+        world.turn();
+        turns += 1;
+        assert!(turns < 60, "a drain that is over has an end");
+    }
+    let closed = world.delivery.counts().closed;
+    assert_eq!(closed[CloseReason::Cut.index()], LAGGARDS as u64);
+    assert_eq!(closed[CloseReason::Drained.index()], 1);
+}
+
+/// All heartbeats that were due went out in one batch: with a million streams that a broadcast had reached, 2,000 in
+/// one turn, and with short ages far more, while events for a small topic waited.
+#[test]
+fn a_turn_sends_a_bounded_number_of_heartbeats() {
+    let mut world = World::new(Limits::default(), Budgets { heartbeats: 10, ..Budgets::default() });
+    for _ in 0..1_000 {
+        world.begin(&["a"], None);
+    }
+    world.now = 20 * SECOND;
+    let mut turns = 0;
+    while world.delivery.counts().heartbeats < 1_000 {
+        world.turn();
+        assert!(world.sends <= 10, "one turn sent {} heartbeats", world.sends);
+        if !world.delivery.has_work() {
+            world.now = world.delivery.next_timeout().unwrap();
+        }
+        turns += 1;
+        assert!(turns < 1_000, "some get none");
+    }
+    assert!(turns >= 100 && world.now < 26 * SECOND, "{turns} turns until {:?}", world.now);
+    assert_eq!(world.delivery.counts().heartbeats, 1_000);
+}
+
+/// The audiences of a crowd that had left stayed in line, and one turn looked at all of them.
+#[test]
+fn a_turn_looks_at_a_bounded_number_of_audiences_that_have_left() {
+    let mut world = World::new(Limits::default(), Budgets { scans: 100, ..Budgets::default() });
+    let links: Vec<LinkKey> =
+        (0..2_000).map(|user| world.begin(&["all", &format!("user/{user}")], None)).collect();
+    world.publish("all", 10);
+    let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
+    for link in links {
+        world.delivery.handle_gone(link, log);
+    }
+    let mut turns = 0;
+    while world.delivery.has_work() {
+        world.turn();
+        turns += 1;
+        assert!(turns < 100, "they are in line for ever");
+    }
+    assert!(turns >= 2_000 / 101, "{turns} turns for 2,000 audiences");
+}
+
+/// Room for what links have begun is made after each audience's turn. Where a crowd had to go for one frame, every one of
+/// these looked at 16,384 laggards: four million in one turn of the loop.
+#[test]
+fn a_turn_looks_at_a_bounded_number_of_laggards_to_make_room() {
+    const CROWD: usize = 1_500;
+    let limits = Limits { laggard_bytes: 15_000, laggard_time: 1_000 * SECOND, ..Limits::default() };
+    let mut world = World::new(limits, Budgets::default());
+    world.takes = 100;
+    for _ in 0..CROWD {
+        world.begin(&["a"], None);
+    }
+    for user in 0..CROWD {
+        world.begin(&["b", &format!("user/{user}")], None);
+    }
+    // Each crowd is in the middle of one event. Both events together are more than the bound.
+    for topic in ["a", "b"] {
+        world.publish(topic, 10_000);
+        let mut turns = 0;
+        while world.delivery.has_work() {
+            let (before, streams) = (world.delivery.upkeep.next_to_make_room, world.delivery.len());
+            world.turn();
+            let looks = world.delivery.upkeep.next_to_make_room.wrapping_sub(before);
+            let ended = streams - world.delivery.len();
+            let bound = ROOM_LOOKS + LAGGARD_CHECKS + ROOM_LOOKS_MIN * ended;
+            assert!(looks <= bound, "one turn looked at {looks} laggards and ended {ended}");
+            turns += 1;
+            assert!(turns < 1_000, "room is never made");
+        }
+    }
+    assert!(world.delivery.held_bytes() <= 15_000, "{} bytes are held", world.delivery.held_bytes());
+    assert!(world.delivery.counts().closed[CloseReason::LaggardFull.index()] > 0);
+}

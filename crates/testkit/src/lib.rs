@@ -1,0 +1,10 @@
+//! What the test tools of Fanfare share. It shares no code with what is under test.
+//!
+//! The tests of `proto` and `server`, the simulator, the fuzzers and torture read chunked bodies with the
+//! strict [`chunks::ChunkReader`]. Two tools have readers of their own, because they have to be fast:
+//!
+//! - `loadtest` measures servers of others, so it also takes extensions, trailers, leading zeros and a
+//!   bare LF.
+//! - `bench` looks only at the size lines of one engine, whose frames it knows.
+
+pub mod chunks;
