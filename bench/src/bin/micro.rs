@@ -22,7 +22,6 @@ use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::frames::{FrameKey, FrameStore};
 use fanfare_proto::limits::{Limits, LogLimits, Retention};
-use fanfare_proto::link::Transport;
 use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
 use fanfare_proto::stream::StreamOptions;
@@ -177,7 +176,7 @@ fn sweep(bench: &mut Bench) -> Outcome<()> {
     let mut delivery = Delivery::new(Limits::default(), epoch, 1);
     let mut log = UnsharedLog { log: &mut log, shard: 0 };
     for member in 0..MEMBERS {
-        let subscription = Subscription::new([topic.clone()], WireFormat::Chunked, Transport::Http1, false);
+        let subscription = Subscription::new([topic.clone()], WireFormat::Chunked, false);
         let key = delivery.reserve();
         let opened = delivery.open(subscription, None, &mut log);
         let options = StreamOptions::default();

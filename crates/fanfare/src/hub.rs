@@ -30,8 +30,8 @@ use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::{Event, Topic};
-use fanfare_proto::frame::WireFormat;
 use fanfare_proto::limits::Limits;
+use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Log;
 
 use crate::admission::Subscribe;
@@ -283,8 +283,8 @@ impl Hub {
 
     /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it
     /// from there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the
-    /// request: what it says goes into `subscribe`, and `format` is `Chunked` for HTTP/1.1 requests without
-    /// `Connection: close`.
+    /// request: what it says goes into `subscribe`. A [`crate::WireFormat`] is an encoding: `Chunked` for HTTP/1.1 requests
+    /// without `Connection: close`.
     ///
     /// # Errors
     /// [`AdoptError`], which gives the socket and the subscription back.
@@ -296,9 +296,9 @@ impl Hub {
         &self,
         socket: impl Into<OwnedFd>,
         subscribe: Subscribe,
-        format: WireFormat,
+        encoding: impl Into<Encoding>,
     ) -> Result<(), AdoptError> {
-        let socket: OwnedFd = socket.into();
+        let (socket, encoding) = (socket.into(), encoding.into());
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[turn % self.inner.shards.len()];
@@ -310,7 +310,7 @@ impl Hub {
         } else {
             // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around
             // it.
-            let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), format }));
+            let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), encoding }));
             let pass = || shard.sockets.send(socket.as_fd(), b"!");
             match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
                 Ok(()) => return Ok(()),

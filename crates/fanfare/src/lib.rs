@@ -52,6 +52,7 @@ pub use fanfare_proto::limits::{
     FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, PART_TOPICS, Retention,
     RetentionRule, TopicPattern,
 };
+pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};

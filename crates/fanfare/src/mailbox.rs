@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use fanfare_proto::frame::{Frame, WireFormat};
+use fanfare_proto::frame::Frame;
+use fanfare_proto::link::Encoding;
 
 use crate::admission::Subscribe;
 use crate::hub::{Amount, Capacity, WaitingPublishers};
@@ -36,7 +37,7 @@ pub(crate) enum Mail {
 
 pub(crate) struct Adoption {
     pub(crate) subscribe: Subscribe,
-    pub(crate) format: WireFormat,
+    pub(crate) encoding: Encoding,
 }
 
 /// Why a mailbox did not take something other than events.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use fanfare_proto::frame::WireFormat;
 use fanfare_proto::json::json_string;
+use fanfare_proto::link::{Encoding, Transport};
 use httpdate::HttpDate;
 
 use crate::admission::{Refusal, Subscribe};
@@ -16,11 +17,12 @@ use crate::admission::{Refusal, Subscribe};
 /// (RFC 9110, section 6.6.1).
 pub(crate) fn stream_head(
     subscribe: &Subscribe,
-    format: WireFormat,
+    encoding: Encoding,
     gap: bool,
     date: SystemTime,
     out: &mut Vec<u8>,
 ) {
+    let Encoding { transport: Transport::Http1, format } = encoding;
     out.extend_from_slice(
         b"HTTP/1.1 200 OK\r\n\
           Content-Type: text/event-stream\r\n\

@@ -140,7 +140,7 @@ fn runs_are_cut_at_frames(frames: &[Arc<Frame>], format: WireFormat, room: &[u16
     let mut store = FrameStore::default();
     let keys: Vec<FrameKey> = frames.iter().map(|frame| store.insert(Arc::clone(frame))).collect();
     let mut run = Run::default();
-    run.fill(0, frames.last().map_or(0, |frame| frame.seq()), format, &keys, &mut store);
+    run.fill(0, frames.last().map_or(0, |frame| frame.seq()), format.into(), &keys, &mut store);
     let all: Vec<u8> = frames[..run.len()].iter().flat_map(|frame| frame.wire(format).to_vec()).collect();
     assert_eq!(run.bytes(&store), all);
     assert_eq!(run.is_empty(), frames.is_empty());

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::cursor::{Cursor, Epoch};
 use crate::event::{Event, EventId, Topic};
 use crate::json::json_string;
+use crate::link::{Encoding, Transport};
 
 /// How the body of a response is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,8 +128,9 @@ impl Frame {
         self.published
     }
 
-    /// The bytes to send.
-    pub fn wire(&self, format: WireFormat) -> &[u8] {
+    /// The bytes to send. A bare [`WireFormat`] means HTTP/1, here as in the functions below.
+    pub fn wire(&self, encoding: impl Into<Encoding>) -> &[u8] {
+        let Encoding { transport: Transport::Http1, format } = encoding.into();
         match format {
             WireFormat::Chunked => &self.wire,
             WireFormat::Plain => &self.wire[self.body_start..self.wire.len() - 2],
@@ -148,7 +150,8 @@ impl Frame {
 /// Appends `body` to `out`: as one chunk, or as it is.
 ///
 /// An empty body appends nothing: an empty chunk would end the stream (RFC 9112, section 7.1).
-pub fn wrap(body: &[u8], format: WireFormat, out: &mut Vec<u8>) {
+pub fn wrap(body: &[u8], encoding: impl Into<Encoding>, out: &mut Vec<u8>) {
+    let Encoding { transport: Transport::Http1, format } = encoding.into();
     match format {
         WireFormat::Plain => out.extend_from_slice(body),
         WireFormat::Chunked if body.is_empty() => {}
@@ -182,14 +185,20 @@ pub fn encode_unnumbered(kind: Option<&str>, data: &str, out: &mut Vec<u8>) {
 ///
 /// The id of the gap event is `cursor`, from which the stream continues, so a client that is cut right behind
 /// it resumes there. It is the last line, as in every frame.
-pub fn gap_event(after: &str, cursor: Cursor, next: Option<&Frame>, format: WireFormat, out: &mut Vec<u8>) {
+pub fn gap_event(
+    after: &str,
+    cursor: Cursor,
+    next: Option<&Frame>,
+    encoding: impl Into<Encoding>,
+    out: &mut Vec<u8>,
+) {
     let before = next.map_or("null".into(), |frame| json_string(&frame.wire_id(cursor.epoch)));
     let mut body = Vec::with_capacity(128);
     put_field(EVENT, b"fanfare.gap", &mut body);
     put_data(&format!(r#"{{"after":{},"before":{before}}}"#, json_string(after)), &mut body);
     put_field(ID, cursor.to_string().as_bytes(), &mut body);
     body.push(b'\n');
-    wrap(&body, format, out);
+    wrap(&body, encoding, out);
 }
 
 /// How a client is told where it is when there is no event to carry the id.
@@ -235,7 +244,8 @@ pub enum HeartbeatForm {
 }
 
 /// The bytes of one heartbeat.
-pub fn heartbeat(form: HeartbeatForm, format: WireFormat) -> &'static [u8] {
+pub fn heartbeat(form: HeartbeatForm, encoding: impl Into<Encoding>) -> &'static [u8] {
+    let Encoding { transport: Transport::Http1, format } = encoding.into();
     match (form, format) {
         (HeartbeatForm::Line, WireFormat::Plain) => b":\n",
         (HeartbeatForm::Line, WireFormat::Chunked) => b"2\r\n:\n\r\n",
@@ -246,12 +256,13 @@ pub fn heartbeat(form: HeartbeatForm, format: WireFormat) -> &'static [u8] {
 
 /// Appends the end of a stream: a `retry` line, then in [`WireFormat::Chunked`] the last chunk (RFC 9112,
 /// section 7.1). `retry_ms` is the wait in milliseconds; the caller puts the jitter in.
-pub fn ending(retry_ms: u64, format: WireFormat, out: &mut Vec<u8>) {
+pub fn ending(retry_ms: u64, encoding: impl Into<Encoding>, out: &mut Vec<u8>) {
+    let encoding @ Encoding { transport: Transport::Http1, format } = encoding.into();
     let mut line = SmallVec::<[u8; 32]>::new();
     line.extend_from_slice(RETRY);
     line.extend_from_slice(Decimal::of(retry_ms).as_bytes());
     line.push(b'\n');
-    wrap(&line, format, out);
+    wrap(&line, encoding, out);
     if format == WireFormat::Chunked {
         out.extend_from_slice(b"0\r\n\r\n");
     }

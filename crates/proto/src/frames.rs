@@ -2,7 +2,7 @@
 //!
 //! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event
 //! may have to be marked in a million audiences, so audiences count their references here, in memory that no
-//! other shard touches. Marking clones the `Arc` once for many audiences, and a laggard clones each frame that
+//! other shard touches. A shard takes over the `Arc` of its mail, and a laggard clones each frame that
 //! it reads.
 
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! Fanfare's protocol, without IO: no socket, no clock, no `unsafe`, and no randomness but the keys of the
-//! hash tables of audiences.
+//! Fanfare's protocol, without IO: no socket, no clock, no randomness, no `unsafe`.
 //!
 //! The way of an event through this crate:
 //!
@@ -10,7 +9,8 @@
 //!    sockets, and when it wants to be called again.
 //! 5. [`audience`]: who gets an event, and the sweep that brings members from their cursor to the head;
 //!    [`window`] holds what a sweep still needs, [`run`] joins frames to what one send carries.
-//! 6. [`link`] and [`stream`]: what a subscriber costs; [`laggard`]: what happens to a slow one.
+//! 6. [`link`] and [`stream`]: what a subscriber costs; [`laggard`]: what happens to a slow one, and [`unsent`]: what was
+//!    begun on its link.
 //!
 //! [`head`] and [`subscribe`] read the request that makes a subscriber; [`decoder`] is the other side
 //! of the wire. [`limits`] holds every bound.
@@ -36,6 +36,9 @@ pub mod log;
 mod parts;
 pub mod run;
 pub mod shrink;
+mod slot_table;
+mod slots;
 pub mod stream;
 pub mod subscribe;
+pub mod unsent;
 pub mod window;

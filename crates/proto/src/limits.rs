@@ -6,6 +6,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::delivery::SUBSCRIBER_BYTES;
 use crate::event::{InvalidEvent, Topic};
 pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::frame::HeartbeatForm;
@@ -172,6 +173,10 @@ pub struct Limits {
     pub delivery_bytes: usize,
     /// A laggard whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,
+    /// Bytes per shard of what its subscriptions read: the topics with their names, here and in the log, and the audiences.
+    /// A subscription that would exceed it is answered as [`Limits::when_full`] says. One whose audience is there already
+    /// takes nothing of it.
+    pub subscription_bytes: usize,
     /// What happens to a laggard at its bound.
     pub laggard_policy: LaggardPolicy,
     /// What the log keeps, for those who resume and for laggards.
@@ -209,6 +214,7 @@ impl Default for Limits {
             laggard_bytes: 32 << 20,
             delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
+            subscription_bytes: 512 << 20,
             laggard_policy: LaggardPolicy::default(),
             log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
@@ -222,9 +228,17 @@ impl Default for Limits {
 
 impl Limits {
     /// How much memory each part of an engine with so many shards takes at most, in bytes, by its name: what can be
-    /// multiplied from outside. The subscribers themselves come on top, with some sixty bytes each.
-    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 4] {
+    /// multiplied from outside.
+    ///
+    /// It leaves out what the kernel holds for sockets, what an allocator adds, the events of publishers that wait for
+    /// room (their own), and what does not grow with what comes: buffers of a shard, code, stacks.
+    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 7] {
         let each = |bytes: usize| bytes.saturating_mul(shards);
+        // What a request's head has become: its text, or the topics and fields that were read from it.
+        const TOPIC_BYTES: usize = 48;
+        const REQUEST_BYTES: usize = 512;
+        let topics = self.topics_per_subscription.saturating_mul(TOPIC_BYTES);
+        let request = self.head.max_bytes.saturating_add(topics).saturating_add(REQUEST_BYTES);
         [
             ("the log", self.log.total_bytes),
             ("mailboxes", each(self.mailbox_bytes).min(self.mailbox_total_bytes)),
@@ -232,7 +246,10 @@ impl Limits {
                 "slow subscribers and deliveries under way",
                 each(self.laggard_bytes.saturating_add(self.delivery_bytes)),
             ),
-            ("incomplete requests", each(self.pending.saturating_mul(self.head.max_bytes))),
+            ("incomplete requests", each(self.pending.saturating_mul(request))),
+            ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
+            ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
+            ("topics of subscribers", each(self.subscription_bytes)),
         ]
     }
 

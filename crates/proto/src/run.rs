@@ -3,11 +3,11 @@
 //! Built once for all members at the same cursor. A run of one frame is the frame's own bytes; only
 //! longer ones are copied together.
 
-use crate::frame::WireFormat;
 use crate::frames::{FrameKey, FrameStore};
 use crate::limits::RUN_BYTES;
-use crate::link::Unsent;
+use crate::link::Encoding;
 use crate::shrink::shrink_buffer;
+use crate::unsent::Unsent;
 
 /// A scratch piece of wire bytes, reused from slice to slice. It holds references to its frames until it is cleared.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub struct Run {
     ends: Vec<usize>,
     /// The frames' bytes, empty where there is only one.
     joined: Vec<u8>,
-    format: WireFormat,
+    encoding: Encoding,
     /// The cursor of the readers that need this run.
     after: u64,
     /// The cursor of a reader that was given all of it.
@@ -41,15 +41,15 @@ impl Run {
         &mut self,
         after: u64,
         end: u64,
-        format: WireFormat,
+        encoding: Encoding,
         frames: &[FrameKey],
         store: &mut FrameStore,
     ) {
         self.clear(store);
-        (self.after, self.format) = (after, format);
+        (self.after, self.encoding) = (after, encoding);
         let mut length = 0;
         for &key in frames {
-            let more = store.get(key).wire(format).len();
+            let more = store.get(key).wire(encoding).len();
             if length > 0 && length + more > RUN_BYTES {
                 break;
             }
@@ -65,7 +65,7 @@ impl Run {
         if self.frames.len() > 1 {
             self.joined.reserve(length);
             for &key in &self.frames {
-                self.joined.extend_from_slice(store.get(key).wire(format));
+                self.joined.extend_from_slice(store.get(key).wire(encoding));
             }
         }
     }
@@ -96,7 +96,7 @@ impl Run {
     pub fn bytes<'run>(&'run self, store: &'run FrameStore) -> &'run [u8] {
         match *self.frames.as_slice() {
             [] => &[],
-            [only] => store.get(only).wire(self.format),
+            [only] => store.get(only).wire(self.encoding),
             _ => &self.joined,
         }
     }
@@ -134,7 +134,7 @@ impl Run {
             _ => (store.seq(self.frames[whole - 1]), self.ends[whole - 1]),
         };
         let begun = sent > begun_at;
-        let unsent = begun.then(|| Unsent::frame(self.frames[whole], self.format, sent - begun_at, store));
+        let unsent = begun.then(|| Unsent::frame(self.frames[whole], self.encoding, sent - begun_at, store));
         Cut { cursor, unsent }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Topic};
-    use crate::frame::Frame;
+    use crate::frame::{Frame, WireFormat};
 
     fn frames(count: u64, size: usize, store: &mut FrameStore) -> Vec<FrameKey> {
         let topic = Topic::new("a").unwrap();
@@ -164,7 +164,7 @@ mod tests {
                 let mut store = FrameStore::default();
                 let keys = frames(count, 20, &mut store);
                 let mut run = Run::default();
-                run.fill(5, count * 10, format, &keys, &mut store);
+                run.fill(5, count * 10, format.into(), &keys, &mut store);
                 let wire = |key: &FrameKey| store.get(*key).wire(format).to_vec();
                 let all: Vec<u8> = keys.iter().flat_map(wire).collect();
                 assert_eq!(run.bytes(&store), all);
@@ -197,16 +197,16 @@ mod tests {
         let mut store = FrameStore::default();
         let small = frames(100, 2000, &mut store);
         let mut run = Run::default();
-        run.fill(0, 1000, WireFormat::Chunked, &small, &mut store);
+        run.fill(0, 1000, WireFormat::Chunked.into(), &small, &mut store);
         assert!(run.bytes(&store).len() <= RUN_BYTES && run.len() < 100);
         assert_eq!(run.end(), run.len() as u64 * 10);
         assert_eq!(run.byte_len(), run.bytes(&store).len());
 
         let big = frames(2, RUN_BYTES * 2, &mut store);
-        run.fill(0, 20, WireFormat::Chunked, &big, &mut store);
+        run.fill(0, 20, WireFormat::Chunked.into(), &big, &mut store);
         assert_eq!((run.len(), run.end()), (1, 10));
         // A reader that was given everything stands where its source ended, beyond the last frame.
-        run.fill(0, 77, WireFormat::Chunked, &big[..1], &mut store);
+        run.fill(0, 77, WireFormat::Chunked.into(), &big[..1], &mut store);
         assert_eq!(run.end(), 77);
     }
 
@@ -216,12 +216,12 @@ mod tests {
         let mut store = FrameStore::default();
         let keys = frames(50, 1_000, &mut store);
         let mut run = Run::default();
-        run.fill(0, 500, WireFormat::Plain, &keys, &mut store);
+        run.fill(0, 500, WireFormat::Plain.into(), &keys, &mut store);
         assert!(run.joined.capacity() >= 50_000);
         run.shrink_for_idle(&mut store);
         assert!(run.is_empty() && run.joined.capacity() <= 8 << 10);
         assert_eq!(store.references(), keys.len());
-        run.fill(0, 20, WireFormat::Plain, &keys[..2], &mut store);
+        run.fill(0, 20, WireFormat::Plain.into(), &keys[..2], &mut store);
         let small = run.joined.capacity();
         run.shrink_for_idle(&mut store);
         assert_eq!(run.joined.capacity(), small, "what is small stays");

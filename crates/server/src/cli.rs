@@ -130,6 +130,10 @@ pub(crate) struct ServeOptions {
     /// disconnected. How far a subscriber may be behind is what is kept for its topics
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().laggard_bytes))]
     pub(crate) laggard_bytes: ByteSize,
+    /// Bytes per shard of the topics that its subscribers read; beyond it a subscription to further topics is answered
+    /// as at --connections
+    #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().subscription_bytes))]
+    pub(crate) subscription_bytes: ByteSize,
     /// Time after which a subscriber that takes nothing is closed
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
     pub(crate) laggard_time: Duration,
@@ -232,6 +236,7 @@ impl ServeOptions {
             topics_per_subscription: self.max_topics,
             event_bytes: self.max_event.as_u64() as usize,
             laggard_bytes: self.laggard_bytes.as_u64() as usize,
+            subscription_bytes: self.subscription_bytes.as_u64() as usize,
             laggard_time: self.laggard_time,
             laggard_policy: match self.laggard_policy {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,

@@ -131,7 +131,7 @@ fn announce(engine: &Engine, control: &ControlLimits) {
     let hub = engine.hub();
     let limits = hub.limits();
     let mut bounds = limits.memory_bounds(engine.shards()).to_vec();
-    bounds.push(("publishes in progress", control.publish_bytes));
+    bounds.extend(control.memory_bounds());
     let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
     let parts: Vec<String> =
         bounds.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::b(*bytes as u64))).collect();

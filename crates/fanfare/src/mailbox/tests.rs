@@ -11,6 +11,7 @@ use fanfare_io::epoll::Epoll;
 use fanfare_io::{Io, Waker};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
+use fanfare_proto::frame::WireFormat;
 use fanfare_proto::limits::Limits;
 
 use super::{MAIL_KEPT, Mail, Mailbox};
@@ -94,7 +95,7 @@ fn read(waker: &Waker, mailbox: &Mailbox, newest: &AtomicU64, limit: usize, coun
             assert!(newest.load(Ordering::Relaxed) >= frame.seq());
             let publisher: usize = frame.topics()[0].as_str().parse().unwrap();
             let line = format!("data: {}\n", next[publisher]);
-            assert!(String::from_utf8_lossy(frame.wire(Default::default())).contains(&line), "not {line:?}");
+            assert!(String::from_utf8_lossy(frame.wire(WireFormat::Plain)).contains(&line), "not {line:?}");
             next[publisher] += 1;
             order.push(publisher);
         }

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Received, Socket};
 use fanfare_proto::audience::Subscription;
-use fanfare_proto::delivery::{NewStream, Opened, StreamKey};
+use fanfare_proto::delivery::{NewStream, Opened};
 use fanfare_proto::event_log::EventLog;
-use fanfare_proto::frame::{WireFormat, checkpoint, ending, prelude, wrap};
+use fanfare_proto::frame::{checkpoint, ending, prelude, wrap};
 use fanfare_proto::head::{HeadScanner, RequestHead};
 use fanfare_proto::limits::{AHEAD_POLL, AHEAD_WAIT, EXPIRIES, FullPolicy, LINGER, RESUMES};
-use fanfare_proto::link::{Transport, Unsent};
+use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
+use fanfare_proto::unsent::Unsent;
 use slab::Slab;
 
 use super::{Shard, SlotKey, milliseconds};
@@ -60,15 +61,24 @@ pub(super) struct Resuming {
     pub(super) until: Duration,
     pub(super) socket: Socket,
     subscribe: Box<Subscribe>,
-    format: WireFormat,
+    encoding: Encoding,
 }
 
 enum Stage {
-    /// What has come of the head.
-    Receiving(Vec<u8>, HeadScanner),
+    /// Its head is not complete.
+    Receiving(Receiving),
     /// The answer is out; what still comes is thrown away, so that the close does not reset the
     /// connection under the answer (RFC 9112, section 9.6).
     Lingering,
+}
+
+/// A head that is being received.
+struct Receiving {
+    /// How bytes travel over the socket: its listener's.
+    transport: Transport,
+    /// What has come of the head.
+    received: Vec<u8>,
+    scanner: HeadScanner,
 }
 
 /// Deadlines of pending sockets. Each queue has one duration, so it is in order by itself.
@@ -79,7 +89,7 @@ pub(super) struct Deadlines {
 }
 
 /// When, and whose.
-pub(super) type Deadline = VecDeque<(Duration, StreamKey)>;
+pub(super) type Deadline = VecDeque<(Duration, LinkKey)>;
 
 impl Arrivals {
     /// Requests whose head is not complete, or whose refusal is still being read.
@@ -98,11 +108,11 @@ impl Arrivals {
         timers.into_iter().flatten().min()
     }
 
-    fn find(&self, key: StreamKey) -> Option<&Pending> {
+    fn find(&self, key: LinkKey) -> Option<&Pending> {
         self.pending.get(key.slot as usize).filter(|pending| pending.generation == key.generation)
     }
 
-    fn remove(&mut self, key: StreamKey) -> Socket {
+    fn remove(&mut self, key: LinkKey) -> Socket {
         self.pending.remove(key.slot as usize).socket
     }
 
@@ -125,7 +135,7 @@ impl Arrivals {
 
     /// Notes a deadline; now and then lets go of those whose sockets have left, so that the queue stays in
     /// proportion to the table.
-    fn note_deadline(&mut self, queue: fn(&mut Deadlines) -> &mut Deadline, at: Duration, key: StreamKey) {
+    fn note_deadline(&mut self, queue: fn(&mut Deadlines) -> &mut Deadline, at: Duration, key: LinkKey) {
         let queue = queue(&mut self.deadlines);
         if queue.len() > 2 * self.pending.len() + 1024 {
             let pending = &self.pending;
@@ -145,7 +155,7 @@ enum Progress {
 }
 
 enum Reply {
-    Subscribe(Box<Subscribe>, WireFormat),
+    Subscribe(Box<Subscribe>, Encoding),
     Refuse(Refusal),
     /// This, whole, then the end.
     Answer(Vec<u8>),
@@ -156,20 +166,19 @@ enum Reply {
 }
 
 impl<I: Io> Shard<I> {
-    pub(super) fn accepted(&mut self, socket: Socket, now: Duration) {
+    pub(super) fn accepted(&mut self, socket: Socket, transport: Transport, now: Duration) {
         self.counts.accepted += 1;
         if self.delivery.is_draining() {
             self.closing.push((socket, None));
             return;
         }
-        let (mut received, mut scanner) = (Vec::new(), HeadScanner::new());
-        match self.receive_head(socket, &mut received, &mut scanner) {
+        let mut receiving = Receiving { transport, received: Vec::new(), scanner: HeadScanner::new() };
+        match self.receive_head(socket, &mut receiving) {
             Progress::Closed => self.closing.push((socket, None)),
             Progress::Answer(reply) => self.reply(socket, reply, now),
             Progress::Incomplete => {
                 let deadline = now.saturating_add(self.limits.head_time);
-                let stage = Stage::Receiving(received, scanner);
-                if let Some(key) = self.watch_pending(socket, stage) {
+                if let Some(key) = self.watch_pending(socket, Stage::Receiving(receiving)) {
                     self.arrivals.note_deadline(|all| &mut all.heads, deadline, key);
                 }
             }
@@ -177,21 +186,20 @@ impl<I: Io> Shard<I> {
     }
 
     /// A pending socket has something to receive. A stale notification is ignored.
-    pub(super) fn pending_ready(&mut self, key: StreamKey, readable: bool, now: Duration) {
+    pub(super) fn pending_ready(&mut self, key: LinkKey, readable: bool, now: Duration) {
         if !readable || self.arrivals.find(key).is_none() {
             return;
         }
         let pending = &mut self.arrivals.pending[key.slot as usize];
         let socket = pending.socket;
-        let progress = match &mut pending.stage {
+        let progress = match std::mem::replace(&mut pending.stage, Stage::Lingering) {
             Stage::Lingering => match self.io.receive(socket, &mut self.received) {
                 Received::Bytes(_) | Received::Empty => Progress::Incomplete,
                 Received::Ended | Received::Gone(_) => Progress::Closed,
             },
-            Stage::Receiving(received, scanner) => {
-                let (mut received, mut scanner) = (std::mem::take(received), std::mem::take(scanner));
-                let progress = self.receive_head(socket, &mut received, &mut scanner);
-                self.arrivals.pending[key.slot as usize].stage = Stage::Receiving(received, scanner);
+            Stage::Receiving(mut receiving) => {
+                let progress = self.receive_head(socket, &mut receiving);
+                self.arrivals.pending[key.slot as usize].stage = Stage::Receiving(receiving);
                 progress
             }
         };
@@ -207,12 +215,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Receives until the head is complete, wrong, or nothing more is there.
-    fn receive_head(
-        &mut self,
-        socket: Socket,
-        received: &mut Vec<u8>,
-        scanner: &mut HeadScanner,
-    ) -> Progress {
+    fn receive_head(&mut self, socket: Socket, receiving: &mut Receiving) -> Progress {
+        let Receiving { transport, received, scanner } = receiving;
         let mut buffer = std::mem::take(&mut self.received);
         let progress = loop {
             let fresh = match self.io.receive(socket, &mut buffer) {
@@ -228,7 +232,7 @@ impl<I: Io> Shard<I> {
             };
             let answer = match scanner.parse(bytes, &self.limits.head) {
                 Ok(None) => None,
-                Ok(Some((head, _))) => Some(self.decide(&head, bytes)),
+                Ok(Some((head, _))) => Some(self.decide(&head, *transport, bytes)),
                 Err(error) => Some(Reply::Refuse(Refusal::new(error.status(), error.to_string()))),
             };
             if let Some(reply) = answer {
@@ -242,9 +246,12 @@ impl<I: Io> Shard<I> {
         progress
     }
 
-    fn decide(&mut self, head: &RequestHead<'_>, bytes: &[u8]) -> Reply {
+    fn decide(&mut self, head: &RequestHead<'_>, transport: Transport, bytes: &[u8]) -> Reply {
         match admission::decide(&*self.links.admission, head) {
-            Ok(Decision::Subscribe(subscribe)) => Reply::Subscribe(Box::new(subscribe), head.wire_format()),
+            Ok(Decision::Subscribe(subscribe)) => {
+                let encoding = Encoding { transport, format: head.wire_format() };
+                Reply::Subscribe(Box::new(subscribe), encoding)
+            }
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
             Ok(Decision::HandOver) if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
@@ -258,13 +265,13 @@ impl<I: Io> Shard<I> {
     /// Acts on a reply to a socket that is not watched.
     fn reply(&mut self, socket: Socket, reply: Reply, now: Duration) {
         match reply {
-            Reply::Subscribe(subscribe, format) => {
+            Reply::Subscribe(subscribe, encoding) => {
                 let start = self.start_of(&subscribe);
                 // Any client can ask for a number that will not come: such readers may not fill the place of others that wait.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
                 if let Some(Start::Ahead { seq, .. }) = start.filter(|_| may_wait) {
-                    self.wait_until_caught_up(socket, seq, subscribe, format, now);
-                } else if let Err(other) = self.subscribe(socket, &subscribe, format, start, now) {
+                    self.wait_until_caught_up(socket, seq, subscribe, encoding, now);
+                } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                     self.reply(socket, other, now);
                 }
             }
@@ -309,7 +316,7 @@ impl<I: Io> Shard<I> {
         socket: Socket,
         from: u64,
         subscribe: Box<Subscribe>,
-        format: WireFormat,
+        encoding: Encoding,
         now: Duration,
     ) {
         if !self.room_to_wait() {
@@ -318,7 +325,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         let until = now.saturating_add(AHEAD_WAIT);
-        self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, format });
+        self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
     }
 
     /// Begins the streams of readers that waited for a number, and of those that waited long enough: they get a gap.
@@ -331,9 +338,9 @@ impl<I: Io> Shard<I> {
                 self.arrivals.resuming.push_back(resuming);
                 continue;
             }
-            let Resuming { socket, subscribe, format, .. } = resuming;
+            let Resuming { socket, subscribe, encoding, .. } = resuming;
             let start = self.start_of(&subscribe);
-            if let Err(other) = self.subscribe(socket, &subscribe, format, start, now) {
+            if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                 self.reply(socket, other, now);
             }
         }
@@ -352,12 +359,12 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    fn watch_pending(&mut self, socket: Socket, stage: Stage) -> Option<StreamKey> {
+    fn watch_pending(&mut self, socket: Socket, stage: Stage) -> Option<LinkKey> {
         let room = self.room_to_wait();
         let arrivals = &mut self.arrivals;
-        arrivals.generation = (arrivals.generation + 1) & StreamKey::GENERATIONS;
+        arrivals.generation = (arrivals.generation + 1) & LinkKey::GENERATIONS;
         let (slot, generation) = (arrivals.pending.vacant_key() as u32, arrivals.generation);
-        let key = StreamKey { slot, generation };
+        let key = LinkKey { slot, generation };
         if !room || self.io.watch(socket, SlotKey::Pending(key).token()).is_err() {
             self.counts.turned_away += 1;
             self.closing.push((socket, None));
@@ -398,7 +405,7 @@ impl<I: Io> Shard<I> {
         false
     }
 
-    fn close_pending(&mut self, key: StreamKey) {
+    fn close_pending(&mut self, key: LinkKey) {
         let socket = self.arrivals.remove(key);
         self.closing.push((socket, Some(SlotKey::Pending(key).token())));
     }
@@ -431,11 +438,11 @@ impl<I: Io> Shard<I> {
         while let Some(Resuming { socket, .. }) = self.arrivals.resuming.pop_front() {
             self.closing.push((socket, None));
         }
-        let key = |(slot, pending): (usize, &Pending)| StreamKey {
+        let key = |(slot, pending): (usize, &Pending)| LinkKey {
             slot: slot as u32,
             generation: pending.generation,
         };
-        let keys: Vec<StreamKey> = self.arrivals.pending.iter().map(key).collect();
+        let keys: Vec<LinkKey> = self.arrivals.pending.iter().map(key).collect();
         for key in keys {
             self.close_pending(key);
         }
@@ -450,7 +457,7 @@ impl<I: Io> Shard<I> {
         };
         let socket = self.io.adopt(socket);
         let reply = match self.delivery.is_draining() {
-            false => Reply::Subscribe(Box::new(adoption.subscribe), adoption.format),
+            false => Reply::Subscribe(Box::new(adoption.subscribe), adoption.encoding),
             true => Reply::Close,
         };
         self.reply(socket, reply, now);
@@ -461,21 +468,24 @@ impl<I: Io> Shard<I> {
         &mut self,
         socket: Socket,
         subscribe: &Subscribe,
-        format: WireFormat,
+        encoding: Encoding,
         start: Option<Start>,
         now: Duration,
     ) -> Result<(), Reply> {
         if self.delivery.len() >= self.limits.connections {
-            return Err(self.no_room(subscribe, format));
+            return Err(self.no_room(subscribe, encoding));
         }
-        let key = self.delivery.reserve();
-        let token = SlotKey::Stream(key).token();
+        let topics = subscribe.topics.iter().cloned();
+        let subscription = Subscription::new(topics, encoding, subscribe.sees_private);
+        if !self.delivery.has_room_for(&subscription) {
+            return Err(self.no_room(subscribe, encoding));
+        }
+        let link = self.delivery.reserve();
+        let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {
             self.counts.turned_away += 1;
             return Err(Reply::Close);
         }
-        let topics = subscribe.topics.iter().cloned();
-        let subscription = Subscription::new(topics, format, Transport::Http1, subscribe.sees_private);
         let opened = self.delivery.open(subscription, start, &mut self.links.log);
         let heartbeat = self.limits.heartbeat_interval(subscribe.heartbeat);
         let options = StreamOptions {
@@ -483,12 +493,12 @@ impl<I: Io> Shard<I> {
             checkpoint: subscribe.checkpoint,
             heartbeat: (heartbeat < self.limits.heartbeat).then(|| Deciseconds16::of(heartbeat)),
         };
-        let opening = self.opening(subscribe, format, &opened);
+        let opening = self.opening(subscribe, encoding, &opened);
         match self.send_own(&opening, socket) {
             Ok(sent) => {
                 let is_cut = sent < opening.len();
                 let unsent = is_cut.then(|| Unsent::own(opening.into_boxed_slice(), sent));
-                let new = NewStream { key, socket, options, unsent };
+                let new = NewStream { link, socket, options, unsent };
                 self.delivery.begin(opened, new, now, &mut self.links.log);
             }
             Err(()) => {
@@ -500,9 +510,9 @@ impl<I: Io> Shard<I> {
     }
 
     /// The head, the prelude, the gap notice and the greeting: what is this subscriber's alone.
-    fn opening(&mut self, subscribe: &Subscribe, format: WireFormat, opened: &Opened) -> Vec<u8> {
+    fn opening(&mut self, subscribe: &Subscribe, encoding: Encoding, opened: &Opened) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
-        response::stream_head(subscribe, format, opened.gap, self.date, &mut bytes);
+        response::stream_head(subscribe, encoding, opened.gap, self.date, &mut bytes);
         let mut body = Vec::with_capacity(64);
         let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
         prelude(retry_ms, &mut body);
@@ -513,7 +523,7 @@ impl<I: Io> Shard<I> {
             // from which it would miss nothing.
             checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
         }
-        wrap(&body, format, &mut bytes);
+        wrap(&body, encoding, &mut bytes);
         if has_notice {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
             self.delivery.opening_gap_event(opened, asked, &self.links.log, &mut bytes);
@@ -535,7 +545,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// The configured answer to a subscriber that finds no room.
-    fn no_room(&mut self, subscribe: &Subscribe, format: WireFormat) -> Reply {
+    fn no_room(&mut self, subscribe: &Subscribe, encoding: Encoding) -> Reply {
         match self.limits.when_full {
             FullPolicy::Unavailable => {
                 let wait = 1 + self.jitter.next_number() % 10;
@@ -544,8 +554,8 @@ impl<I: Io> Shard<I> {
             }
             FullPolicy::EndStream => {
                 let mut bytes = Vec::new();
-                response::stream_head(subscribe, format, false, self.date, &mut bytes);
-                ending(self.jittered_retry_ms(), format, &mut bytes);
+                response::stream_head(subscribe, encoding, false, self.date, &mut bytes);
+                ending(self.jittered_retry_ms(), encoding, &mut bytes);
                 Reply::Answer(bytes)
             }
             FullPolicy::Drop => {
@@ -562,7 +572,7 @@ fn nothing_here() -> Refusal {
 }
 
 /// The next entry whose time has come.
-fn due(queue: &mut Deadline, now: Duration) -> Option<StreamKey> {
+fn due(queue: &mut Deadline, now: Duration) -> Option<LinkKey> {
     let (at, key) = *queue.front()?;
     (at <= now).then(|| {
         queue.pop_front();

@@ -15,9 +15,10 @@ use crossbeam_utils::CachePadded;
 use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::cursor::Epoch;
-use fanfare_proto::delivery::{Closed, Delivery, SendFailure, StreamKey};
+use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
 use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, EXPIRY_SLACK, Limits, TRIM_FRAMES};
+use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
 
 use crate::admission::Admission;
@@ -158,7 +159,8 @@ impl<I: Io> Shard<I> {
 
     fn handle_notification(&mut self, notification: Notification, now: Duration) {
         match notification {
-            Notification::Accepted(socket) => self.accepted(socket, now),
+            // Every listener speaks HTTP/1 on the bare socket.
+            Notification::Accepted(socket) => self.accepted(socket, Transport::Http1, now),
             Notification::AcceptFailed(_) => {
                 self.counts.accept_pauses += 1;
                 // A drain has closed the listeners.
@@ -167,13 +169,13 @@ impl<I: Io> Shard<I> {
             Notification::Woken => {}
             Notification::Ready { token, readable, writable, hung_up } => match SlotKey::of(token) {
                 SlotKey::Pending(key) => self.pending_ready(key, readable || hung_up, now),
-                SlotKey::Stream(key) => {
+                SlotKey::Link(link) => {
                     // A stale notification is ignored.
-                    let Some(socket) = self.delivery.socket(key) else { return };
+                    let Some(socket) = self.delivery.socket(link) else { return };
                     if hung_up || (readable && self.peer_ended(socket)) {
-                        self.delivery.handle_gone(key, &mut self.links.log);
+                        self.delivery.handle_gone(link, &mut self.links.log);
                     } else if writable {
-                        self.delivery.handle_writable(key);
+                        self.delivery.handle_writable(link);
                     }
                 }
             },
@@ -274,13 +276,13 @@ impl<I: Io> Shard<I> {
     }
 
     fn close_ended(&mut self) {
-        while let Some(Closed { socket, key, finish, .. }) = self.delivery.poll_closed() {
+        while let Some(Closed { socket, link, finish, .. }) = self.delivery.poll_closed() {
             if finish {
                 // What the client has sent meanwhile would turn our close into a reset.
                 let _ = self.peer_ended(socket);
                 self.io.finish(socket);
             }
-            self.closing.push((socket, Some(SlotKey::Stream(key).token())));
+            self.closing.push((socket, Some(SlotKey::Link(link).token())));
         }
         if self.delivery.is_draining() && self.delivery.is_empty() {
             self.close_all_pending();
@@ -321,11 +323,12 @@ impl<I: Io> Drop for Shard<I> {
     }
 }
 
-/// What a token names: a stream or a pending request, by its slot and the generation that it had when the token was made.
+/// What a token names: a link of delivery or the socket of a pending request, by its slot and the generation that it had
+/// when the token was made.
 #[derive(Clone, Copy)]
 enum SlotKey {
-    Stream(StreamKey),
-    Pending(StreamKey),
+    Link(LinkKey),
+    Pending(LinkKey),
 }
 
 impl SlotKey {
@@ -333,7 +336,7 @@ impl SlotKey {
 
     fn token(self) -> Token {
         let (key, kind) = match self {
-            SlotKey::Stream(key) => (key, 0),
+            SlotKey::Link(key) => (key, 0),
             SlotKey::Pending(key) => (key, SlotKey::PENDING),
         };
         Token(kind | u64::from(key.generation) << 32 | u64::from(key.slot))
@@ -341,9 +344,9 @@ impl SlotKey {
 
     fn of(token: Token) -> SlotKey {
         let slot = (token.0 & u64::from(u32::MAX)) as u32;
-        let generation = (token.0 >> 32) as u32 & StreamKey::GENERATIONS;
-        let key = StreamKey { slot, generation };
-        if token.0 & SlotKey::PENDING == 0 { SlotKey::Stream(key) } else { SlotKey::Pending(key) }
+        let generation = (token.0 >> 32) as u32 & LinkKey::GENERATIONS;
+        let key = LinkKey { slot, generation };
+        if token.0 & SlotKey::PENDING == 0 { SlotKey::Link(key) } else { SlotKey::Pending(key) }
     }
 }
 

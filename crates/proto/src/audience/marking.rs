@@ -40,9 +40,9 @@ impl Audiences {
             self.markings.push_back(marking);
             return 0;
         }
-        let frame = Arc::clone(store.get(marking.frame));
-        for topic in frame.topics() {
-            let ids = self.readers(topic).map(|readers| readers.audiences.clone()).unwrap_or_default();
+        for topic in 0..store.get(marking.frame).topics().len() {
+            let readers = self.readers(&store.get(marking.frame).topics()[topic]);
+            let ids = readers.map(|readers| readers.audiences.clone()).unwrap_or_default();
             for id in ids {
                 self.mark_now(id, store);
                 self.mark_one(id, marking.frame, is_small, store);
@@ -57,8 +57,7 @@ impl Audiences {
         while budget > 0
             && let Some(mut marking) = self.markings.pop_front()
         {
-            let frame = Arc::clone(store.get(marking.frame));
-            let Some(topic) = frame.topics().get(marking.topic) else {
+            let Some(topic) = store.get(marking.frame).topics().get(marking.topic) else {
                 store.release(marking.frame);
                 continue;
             };
@@ -95,7 +94,7 @@ impl Audiences {
     pub fn mark_now(&mut self, id: AudienceId, store: &mut FrameStore) {
         for at in 0..self.markings.len() {
             let Marking { frame, is_small, .. } = self.markings[at];
-            if self.table[id.0 as usize].subscription.wants(store.get(frame)) {
+            if self.table[id.0].subscription.wants(store.get(frame)) {
                 self.mark_one(id, frame, is_small, store);
             }
         }
@@ -112,7 +111,7 @@ impl Audiences {
     /// Notes an event in an audience that reads one of its topics. Nothing changes where it is noted already (by
     /// another of its topics), is older than the audience, or is not for this audience.
     fn mark_one(&mut self, id: AudienceId, key: FrameKey, is_small: bool, store: &mut FrameStore) {
-        let audience = &mut self.table[id.0 as usize];
+        let audience = &mut self.table[id.0];
         let seq = store.seq(key);
         if audience.head >= seq || !Subscription::admits(&audience.subscription, store.get(key)) {
             return;

@@ -4,15 +4,14 @@ use smallvec::SmallVec;
 
 use crate::event::Topic;
 use crate::event_log::Wanted;
-use crate::frame::{Frame, WireFormat};
-use crate::link::Transport;
+use crate::frame::Frame;
+use crate::link::Encoding;
 
 /// The key of an audience: which events, and in which bytes they reach the socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Subscription {
     topics: SmallVec<[Topic; 1]>,
-    format: WireFormat,
-    transport: Transport,
+    encoding: Encoding,
     sees_private: bool,
 }
 
@@ -20,15 +19,23 @@ impl Subscription {
     /// A subscription to these topics. Their order and repetitions make no difference.
     pub fn new(
         topics: impl IntoIterator<Item = Topic>,
-        format: WireFormat,
-        transport: Transport,
+        encoding: impl Into<Encoding>,
         sees_private: bool,
     ) -> Subscription {
         let mut topics: SmallVec<[Topic; 1]> = topics.into_iter().collect();
         topics.sort_unstable();
         topics.dedup();
         topics.shrink_to_fit();
-        Subscription { topics, format, transport, sees_private }
+        Subscription { topics, encoding: encoding.into(), sees_private }
+    }
+
+    /// Replaces names by equal ones that `known` has, so that a text that is known already is not kept twice.
+    pub(super) fn share_names(&mut self, known: impl Fn(&Topic) -> Option<Topic>) {
+        for topic in &mut self.topics {
+            if let Some(same) = known(topic) {
+                *topic = same;
+            }
+        }
     }
 
     /// The topics, sorted.
@@ -36,14 +43,9 @@ impl Subscription {
         &self.topics
     }
 
-    /// How frames are delimited on the wire.
-    pub fn format(&self) -> WireFormat {
-        self.format
-    }
-
-    /// How bytes reach the socket.
-    pub fn transport(&self) -> Transport {
-        self.transport
+    /// In which bytes events reach the socket.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// Whether an event reaches this subscription, given that one of its topics does.

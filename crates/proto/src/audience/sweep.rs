@@ -101,8 +101,7 @@ impl Audiences {
             let line = if is_small { &mut self.small_line } else { &mut self.broad_line };
             while let Some(audience) = line.pop_front() {
                 // An audience that stood in line may have left the table since.
-                let Some(key) = self.table.get(audience.0 as usize).and_then(|audience| audience.sweep)
-                else {
+                let Some(key) = self.table.get(audience.0).and_then(|audience| audience.sweep) else {
                     *scans = scans.checked_sub(1)?;
                     continue;
                 };
@@ -126,7 +125,7 @@ impl Audiences {
         now: Deciseconds,
         store: &mut FrameStore,
     ) -> Step {
-        let audience = &mut self.table[id.0 as usize];
+        let audience = &mut self.table[id.0];
         let Some(key) = audience.sweep else { return Step::PassOver };
         let sweep = &mut self.sweeps[key.place()];
         if sweep.next == 0 {
@@ -159,7 +158,7 @@ impl Audiences {
     }
 
     fn complete_pass(&mut self, id: AudienceId, key: SweepKey, store: &mut FrameStore) {
-        let audience = &mut self.table[id.0 as usize];
+        let audience = &mut self.table[id.0];
         let sweep = &mut self.sweeps[key.place()];
         let was_backlogged = sweep.is_backlogged(&self.bounds);
         sweep.swept_to = sweep.swept_to.max(sweep.reached);
@@ -171,18 +170,18 @@ impl Audiences {
 
     /// The members of a slice.
     pub fn members(&self, id: AudienceId, slice: Slice) -> &[Member] {
-        &self.table[id.0 as usize].members[slice.start..slice.end]
+        &self.table[id.0].members[slice.start..slice.end]
     }
 
     /// The frames that the members of a slice need.
     pub fn frames(&self, id: AudienceId, slice: Slice) -> &[FrameKey] {
-        let sweep = self.table[id.0 as usize].sweep.map(|key| &self.sweeps[key.place()]);
+        let sweep = self.table[id.0].sweep.map(|key| &self.sweeps[key.place()]);
         sweep.map_or(&[], |sweep| sweep.window.from(slice.position))
     }
 
     /// Notes that the members of a slice now stand at `cursor`.
     pub fn advance(&mut self, id: AudienceId, slice: Slice, cursor: u64) {
-        let audience = &mut self.table[id.0 as usize];
+        let audience = &mut self.table[id.0];
         for member in &mut audience.members[slice.start..slice.end] {
             member.cursor = cursor;
         }
@@ -195,7 +194,7 @@ impl Audiences {
     /// Ends a turn: back in line if there is more to do. The audience may have been left by all of its streams.
     pub fn end_turn(&mut self, turn: Turn, store: &mut FrameStore) {
         let id = turn.audience;
-        let Some(audience) = self.table.get_mut(id.0 as usize) else { return };
+        let Some(audience) = self.table.get_mut(id.0) else { return };
         let Some(key) = audience.sweep else { return };
         let sweep = &mut self.sweeps[key.place()];
         let is_over = sweep.window.is_empty() || audience.members.is_empty();
@@ -214,7 +213,7 @@ impl Audiences {
 
     /// Whether the member at `index` is still to be sent something that its audience was marked with.
     pub fn is_member_behind(&self, id: AudienceId, index: u32, store: &FrameStore) -> bool {
-        let audience = &self.table[id.0 as usize];
+        let audience = &self.table[id.0];
         let sweep = audience.sweep.map(|key| &self.sweeps[key.place()]);
         let newest = sweep.and_then(|sweep| sweep.window.from(0).last());
         newest.is_some_and(|&newest| audience.members[index as usize].cursor < store.seq(newest))
@@ -222,7 +221,7 @@ impl Audiences {
 
     /// Ends a sweep, whether it is finished or not.
     pub(super) fn drop_sweep(&mut self, id: AudienceId, store: &mut FrameStore) {
-        let Some(key) = self.table[id.0 as usize].sweep.take() else { return };
+        let Some(key) = self.table[id.0].sweep.take() else { return };
         let mut sweep = self.sweeps.remove(key.place());
         self.backlogged -= usize::from(sweep.is_backlogged(&self.bounds));
         sweep.window.clear(store);

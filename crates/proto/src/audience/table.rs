@@ -1,7 +1,6 @@
 //! The table of audiences: found by subscription and by topic, with counts that are always up to date.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -13,12 +12,16 @@ use super::{AudienceId, Member, Subscription};
 use crate::event::Topic;
 use crate::frames::FrameStore;
 use crate::limits::{RUN_BYTES, SMALL_FAN_OUT, SWEEP_FRAMES};
-use crate::parts::PartTable;
-use crate::shrink::{drop_if_empty, shrink_list};
+use crate::log::Log;
+use crate::shrink::shrink_list;
+use crate::slot_table::{HashKeys, SlotTable};
+use crate::slots::Slots;
 use crate::stream::Deciseconds;
 
 pub(super) struct Audience {
     pub(super) subscription: Arc<Subscription>,
+    /// The subscription's hash, so that a table that grows need not read it.
+    hash: u64,
     /// The topics, in the order of the subscription: where each is, and where this audience stands in its list, so that
     /// it leaves a topic with a million audiences as fast as one with ten.
     topics: SmallVec<[TopicPlace; 1]>,
@@ -54,15 +57,39 @@ struct TopicPlace {
     place: u32,
 }
 
+impl Audience {
+    /// The memory of an audience of this subscription without its members and topics, in bytes; an upper bound.
+    fn bytes(subscription: &Subscription) -> usize {
+        const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
+        // A place in a topic's list, which has up to four times the room that it needs.
+        const PLACE_BYTES: usize = 4 * size_of::<AudienceId>();
+        let topics = subscription.topics().len();
+        let spilled = if topics > 1 { size_of::<Topic>() + size_of::<TopicPlace>() } else { 0 };
+        Slots::<Audience>::ENTRY_BYTES
+            + SlotTable::ENTRY_BYTES
+            + COUNTERS_BYTES
+            + size_of::<Subscription>()
+            + topics * (spilled + PLACE_BYTES)
+    }
+}
+
 /// The audiences that read one topic.
 pub struct TopicReaders {
     name: Topic,
+    /// The name's hash.
+    hash: u64,
     pub(super) audiences: SmallVec<[AudienceId; 2]>,
     subscribers: u32,
     laggards: u32,
 }
 
 impl TopicReaders {
+    /// The memory of a topic that a shard reads, in bytes, without its audiences: here, in the log, and its name. An upper
+    /// bound, because other shards may read the topic too.
+    fn bytes(topic: &Topic) -> usize {
+        Slots::<TopicReaders>::ENTRY_BYTES + SlotTable::ENTRY_BYTES + Log::reader_entry_bytes(topic)
+    }
+
     /// Streams that read the topic, laggards included.
     pub fn subscribers(&self) -> usize {
         self.subscribers as usize
@@ -92,13 +119,17 @@ impl Default for SweepBounds {
 }
 
 /// The audiences of a shard.
-#[derive(Default)]
+///
+/// There may be a million of them, and nothing is delivered while a table grows: so none of these tables grows in one
+/// piece.
 pub struct Audiences {
-    pub(super) table: Slab<Audience>,
-    by_subscription: PartTable<AudienceId>,
-    topics: Slab<TopicReaders>,
-    by_topic: PartTable<u32>,
-    hasher: RandomState,
+    pub(super) table: Slots<Audience>,
+    by_subscription: SlotTable,
+    topics: Slots<TopicReaders>,
+    by_topic: SlotTable,
+    /// The memory of the tables above, and of the topics' entries in the log.
+    bytes: usize,
+    keys: HashKeys,
     pub(super) sweeps: Slab<Sweep>,
     /// Audiences that an event with a small fan-out has marked: they need not wait for a broadcast.
     pub(super) small_line: VecDeque<AudienceId>,
@@ -111,15 +142,35 @@ pub struct Audiences {
 }
 
 impl Audiences {
-    /// An empty table.
-    pub fn new(bounds: SweepBounds) -> Audiences {
-        Audiences { bounds, ..Audiences::default() }
+    /// An empty table. `seed` makes its hashes unpredictable, so it is random in production.
+    pub fn new(bounds: SweepBounds, seed: u64) -> Audiences {
+        Audiences {
+            table: Slots::new(),
+            by_subscription: SlotTable::new(),
+            topics: Slots::new(),
+            by_topic: SlotTable::new(),
+            bytes: 0,
+            keys: HashKeys::new(seed),
+            sweeps: Slab::new(),
+            small_line: VecDeque::new(),
+            broad_line: VecDeque::new(),
+            markings: VecDeque::new(),
+            backlogged: 0,
+            bounds,
+        }
     }
 
     /// The audience of a subscription, if there is one.
     pub fn find(&self, subscription: &Subscription) -> Option<AudienceId> {
-        let is_it = |id: &AudienceId| *self.table[id.0 as usize].subscription == *subscription;
-        self.by_subscription.find(self.hasher.hash_one(subscription), is_it).copied()
+        self.find_hashed(subscription, self.keys.hash(subscription))
+    }
+
+    fn find_hashed(&self, subscription: &Subscription, hash: u64) -> Option<AudienceId> {
+        let is_it = |slot: u32| {
+            let audience = &self.table[slot];
+            audience.hash == hash && *audience.subscription == *subscription
+        };
+        self.by_subscription.find(hash, is_it).map(AudienceId)
     }
 
     /// The topics of a subscription that no audience reads yet.
@@ -128,71 +179,102 @@ impl Audiences {
         subscription.topics().iter().filter(is_unread).cloned().collect()
     }
 
+    /// The memory of all audiences and topics in bytes, with the topics' entries in the log: what subscriptions take
+    /// beside the records of streams. An upper bound.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// By how much [`Audiences::bytes`] would rise with a stream of this subscription.
+    pub fn bytes_of_new(&self, subscription: &Subscription) -> usize {
+        if self.find(subscription).is_some() {
+            return 0;
+        }
+        let unread = subscription.topics().iter().filter(|topic| self.readers_key(topic).is_none());
+        Audience::bytes(subscription) + unread.map(TopicReaders::bytes).sum::<usize>()
+    }
+
+    /// The most that [`Audiences::bytes_of_new`] may answer, without a look into the tables.
+    pub fn bytes_of_new_at_most(subscription: &Subscription) -> usize {
+        Audience::bytes(subscription) + subscription.topics().iter().map(TopicReaders::bytes).sum::<usize>()
+    }
+
     /// Adds the audience of a subscription that has none, when the newest event is `head`.
-    pub fn create(&mut self, subscription: Subscription, head: u64) -> AudienceId {
-        debug_assert!(self.find(&subscription).is_none());
-        let hash = self.hasher.hash_one(&subscription);
+    pub fn create(&mut self, mut subscription: Subscription, head: u64) -> AudienceId {
+        let hash = self.keys.hash(&subscription);
+        debug_assert!(self.find_hashed(&subscription, hash).is_none());
+        self.bytes += Audience::bytes(&subscription);
+        // A name that many audiences have is in memory once.
+        subscription.share_names(|topic| self.readers(topic).map(|readers| readers.name.clone()));
         let subscription = Arc::new(subscription);
-        let id = AudienceId(self.table.vacant_key() as u32);
-        let topics = subscription.topics().iter().map(|topic| self.add_to_topic(topic, id)).collect();
-        self.table.insert(Audience {
-            subscription,
-            topics,
+        let id = AudienceId(self.table.insert(Audience {
+            subscription: Arc::clone(&subscription),
+            hash,
+            topics: SmallVec::new(),
             members: SmallVec::new(),
             head,
             sweep: None,
             swept_at: Deciseconds::default(),
             laggards: 0,
-        });
-        let Audiences { by_subscription, table, hasher, .. } = self;
-        by_subscription.insert(hash, id, |id| hasher.hash_one(&*table[id.0 as usize].subscription));
+        }));
+        self.table[id.0].topics =
+            subscription.topics().iter().map(|topic| self.add_to_topic(topic, id)).collect();
+        let Audiences { by_subscription, table, .. } = self;
+        by_subscription.insert(hash, id.0, |slot| table[slot].hash);
         id
     }
 
     fn add_to_topic(&mut self, topic: &Topic, id: AudienceId) -> TopicPlace {
-        let key = self.readers_key(topic).unwrap_or_else(|| {
-            let readers =
-                TopicReaders { name: topic.clone(), audiences: SmallVec::new(), subscribers: 0, laggards: 0 };
-            let key = self.topics.insert(readers) as u32;
-            let Audiences { by_topic, topics, hasher, .. } = self;
-            by_topic.insert(hasher.hash_one(topic), key, |&key| hasher.hash_one(&topics[key as usize].name));
+        let hash = self.keys.hash(topic);
+        let key = self.topic_hashed(topic, hash).unwrap_or_else(|| {
+            let (name, audiences) = (topic.clone(), SmallVec::new());
+            let readers = TopicReaders { name, hash, audiences, subscribers: 0, laggards: 0 };
+            self.bytes += TopicReaders::bytes(topic);
+            let key = self.topics.insert(readers);
+            let Audiences { by_topic, topics, .. } = self;
+            by_topic.insert(hash, key, |key| topics[key].hash);
             key
         });
-        let audiences = &mut self.topics[key as usize].audiences;
+        let audiences = &mut self.topics[key].audiences;
         audiences.push(id);
         TopicPlace { topic: key, place: audiences.len() as u32 - 1 }
     }
 
     fn readers_key(&self, topic: &Topic) -> Option<u32> {
-        self.by_topic
-            .find(self.hasher.hash_one(topic), |&key| self.topics[key as usize].name == *topic)
-            .copied()
+        self.topic_hashed(topic, self.keys.hash(topic))
+    }
+
+    fn topic_hashed(&self, topic: &Topic, hash: u64) -> Option<u32> {
+        self.by_topic.find(hash, |key| {
+            let readers = &self.topics[key];
+            readers.hash == hash && readers.name == *topic
+        })
     }
 
     /// The audiences that read a topic, in constant time.
     pub fn readers(&self, topic: &Topic) -> Option<&TopicReaders> {
-        self.readers_key(topic).map(|key| &self.topics[key as usize])
+        self.readers_key(topic).map(|key| &self.topics[key])
     }
 
     /// Removes an audience that has no stream any more, and answers which topics no audience reads now.
     pub fn remove_if_empty(&mut self, id: AudienceId, store: &mut FrameStore) -> SmallVec<[Topic; 1]> {
-        let audience = &self.table[id.0 as usize];
+        let audience = &self.table[id.0];
         if !audience.members.is_empty() || audience.laggards > 0 {
             return SmallVec::new();
         }
         self.drop_sweep(id, store);
-        let Audiences { by_subscription, table, hasher, .. } = self;
-        let hash_of = |id: &AudienceId| hasher.hash_one(&*table[id.0 as usize].subscription);
-        by_subscription.remove(hash_of(&id), |other| *other == id, hash_of);
         // Its places in line, if it has any, are found stale by `next_turn`.
-        let audience = self.table.remove(id.0 as usize);
+        let Audiences { by_subscription, table, .. } = self;
+        by_subscription.remove(table[id.0].hash, id.0, |slot| table[slot].hash);
+        let audience = self.table.remove(id.0);
+        self.bytes -= Audience::bytes(&audience.subscription);
         let mut unread = SmallVec::new();
         for &TopicPlace { topic, place } in &audience.topics {
-            let readers = &mut self.topics[topic as usize];
+            let readers = &mut self.topics[topic];
             readers.audiences.swap_remove(place as usize);
             shrink_list(&mut readers.audiences);
             if let Some(&moved_id) = readers.audiences.get(place as usize) {
-                let moved = &mut self.table[moved_id.0 as usize];
+                let moved = &mut self.table[moved_id.0];
                 if let Some(its) = moved.topics.iter_mut().find(|its| its.topic == topic) {
                     its.place = place;
                 }
@@ -202,23 +284,21 @@ impl Audiences {
                 unread.push(self.remove_topic(topic));
             }
         }
-        drop_if_empty(&mut self.table);
         unread
     }
 
     fn remove_topic(&mut self, key: u32) -> Topic {
-        let Audiences { by_topic, topics, hasher, .. } = self;
-        let hash_of = |key: &u32| hasher.hash_one(&topics[*key as usize].name);
-        by_topic.remove(hash_of(&key), |other| *other == key, hash_of);
-        let name = topics.remove(key as usize).name;
-        drop_if_empty(topics);
+        let Audiences { by_topic, topics, .. } = self;
+        by_topic.remove(topics[key].hash, key, |key| topics[key].hash);
+        let name = topics.remove(key).name;
+        self.bytes -= TopicReaders::bytes(&name);
         name
     }
 
     /// Takes a stream in that has everything up to its cursor, and says at which index it stands.
     pub fn join(&mut self, id: AudienceId, member: Member) -> u32 {
         self.count(id, 1, 0);
-        let members = &mut self.table[id.0 as usize].members;
+        let members = &mut self.table[id.0].members;
         members.push(member);
         members.len() as u32 - 1
     }
@@ -226,7 +306,7 @@ impl Audiences {
     /// Takes the member at `index` out, and calls `moved(slot, index)` for each that took another's place.
     pub fn leave(&mut self, id: AudienceId, index: u32, mut moved: impl FnMut(u32, u32)) -> Member {
         self.count(id, -1, 0);
-        let audience = &mut self.table[id.0 as usize];
+        let audience = &mut self.table[id.0];
         let sweep = audience.sweep.map(|key| &mut self.sweeps[key.place()]);
         let index = index as usize;
         let member = audience.members[index];
@@ -254,19 +334,19 @@ impl Audiences {
     /// Counts a stream of this audience as a laggard.
     pub fn add_laggard(&mut self, id: AudienceId) {
         self.count(id, 1, 1);
-        self.table[id.0 as usize].laggards += 1;
+        self.table[id.0].laggards += 1;
     }
 
     /// Ends what [`Audiences::add_laggard`] began.
     pub fn remove_laggard(&mut self, id: AudienceId) {
         self.count(id, -1, -1);
-        self.table[id.0 as usize].laggards -= 1;
+        self.table[id.0].laggards -= 1;
     }
 
     /// Keeps the counts of the audience's topics up to date.
     fn count(&mut self, id: AudienceId, subscribers: i32, laggards: i32) {
-        for place in &self.table[id.0 as usize].topics {
-            let readers = &mut self.topics[place.topic as usize];
+        for place in &self.table[id.0].topics {
+            let readers = &mut self.topics[place.topic];
             readers.subscribers = readers.subscribers.wrapping_add_signed(subscribers);
             readers.laggards = readers.laggards.wrapping_add_signed(laggards);
         }
@@ -274,40 +354,40 @@ impl Audiences {
 
     /// The member at `index`.
     pub fn member(&self, id: AudienceId, index: u32) -> Member {
-        self.table[id.0 as usize].members[index as usize]
+        self.table[id.0].members[index as usize]
     }
 
     /// Notes that the member at `index` has everything up to `cursor`, where no sweep is under way.
     pub fn set_cursor(&mut self, id: AudienceId, index: u32, cursor: u64) {
-        let member = &mut self.table[id.0 as usize].members[index as usize];
+        let member = &mut self.table[id.0].members[index as usize];
         member.cursor = member.cursor.max(cursor);
     }
 
     /// The newest event that marked this audience, or the newest of all when it began.
     pub fn head(&self, id: AudienceId) -> u64 {
-        self.table[id.0 as usize].head
+        self.table[id.0].head
     }
 
     /// The common subscription.
     pub fn subscription(&self, id: AudienceId) -> &Arc<Subscription> {
-        &self.table[id.0 as usize].subscription
+        &self.table[id.0].subscription
     }
 
     /// When the last completed pass began.
     pub fn swept_at(&self, id: AudienceId) -> Deciseconds {
-        self.table[id.0 as usize].swept_at
+        self.table[id.0].swept_at
     }
 
     /// Whether a sweep of this audience is unfinished.
     pub fn is_being_swept(&self, id: AudienceId) -> bool {
-        self.table[id.0 as usize].sweep.is_some()
+        self.table[id.0].sweep.is_some()
     }
 
     /// Every audience, with how many members and laggards it has.
     pub fn sizes(&self) -> impl Iterator<Item = (AudienceId, usize, usize)> {
-        self.table.iter().map(|(key, audience)| {
-            (AudienceId(key as u32), audience.members.len(), audience.laggards as usize)
-        })
+        self.table
+            .iter()
+            .map(|(key, audience)| (AudienceId(key), audience.members.len(), audience.laggards as usize))
     }
 
     /// Audiences in the table.
@@ -317,7 +397,7 @@ impl Audiences {
 
     /// Whether there is no audience.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.table.len() == 0
     }
 
     /// Audiences whose sweep is unfinished.
@@ -342,24 +422,27 @@ impl Audiences {
     pub fn check(&self, store: &FrameStore) {
         let backlogged = self.sweeps.iter().filter(|(_, sweep)| sweep.is_backlogged(&self.bounds)).count();
         assert_eq!(self.backlogged, backlogged, "sweeps far behind");
+        let audiences = self.table.iter().map(|(_, audience)| Audience::bytes(&audience.subscription));
+        let topics = self.topics.iter().map(|(_, readers)| TopicReaders::bytes(&readers.name));
+        assert_eq!(self.bytes, audiences.chain(topics).sum(), "bytes of audiences and topics");
         assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
         assert_eq!(self.topics.len(), self.by_topic.len(), "one entry for each topic");
         let swept = self.table.iter().filter(|(_, audience)| audience.sweep.is_some()).count();
         assert_eq!(self.sweeps.len(), swept, "one sweep for each audience that is being swept");
-        for (key, audience) in &self.table {
-            let id = AudienceId(key as u32);
+        for (key, audience) in self.table.iter() {
+            let id = AudienceId(key);
             assert_eq!(self.find(&audience.subscription), Some(id));
             assert!(!audience.members.is_empty() || audience.laggards > 0, "an audience without a stream");
             assert_eq!(audience.topics.len(), audience.subscription.topics().len(), "a place for each topic");
             for (topic, place) in audience.subscription.topics().iter().zip(&audience.topics) {
-                let readers = &self.topics[place.topic as usize];
+                let readers = &self.topics[place.topic];
                 assert_eq!(readers.name, *topic);
                 assert_eq!(readers.audiences.get(place.place as usize), Some(&id), "its place in {topic}");
             }
             self.check_sweep(id, audience, store);
         }
-        for (_, readers) in &self.topics {
-            let audiences = || readers.audiences.iter().map(|id| &self.table[id.0 as usize]);
+        for (_, readers) in self.topics.iter() {
+            let audiences = || readers.audiences.iter().map(|id| &self.table[id.0]);
             assert!(!readers.audiences.is_empty(), "a topic that no audience reads");
             let laggards: u32 = audiences().map(|audience| audience.laggards).sum();
             let members: usize = audiences().map(|audience| audience.members.len()).sum();

@@ -6,7 +6,6 @@ use crate::event::{Event, Topic};
 use crate::frame::{Frame, WireFormat};
 use crate::frames::FrameStore;
 use crate::limits::SMALL_FAN_OUT;
-use crate::link::Transport;
 use crate::stream::Deciseconds;
 
 struct Table {
@@ -21,12 +20,12 @@ fn topic(name: &str) -> Topic {
 impl Table {
     fn new() -> Table {
         let bounds = SweepBounds { frames: 4, bytes: 1 << 20, ..SweepBounds::default() };
-        Table { audiences: Audiences::new(bounds), store: FrameStore::default() }
+        Table { audiences: Audiences::new(bounds, 1), store: FrameStore::default() }
     }
 
     fn found(&mut self, topics: &[&str]) -> AudienceId {
         let topics = topics.iter().map(|name| topic(name));
-        let subscription = Subscription::new(topics, WireFormat::Chunked, Transport::Http1, false);
+        let subscription = Subscription::new(topics, WireFormat::Chunked, false);
         let found = self.audiences.find(&subscription);
         found.unwrap_or_else(|| self.audiences.create(subscription, 0))
     }

@@ -15,6 +15,7 @@ impl Delivery {
     pub fn check(&self) {
         self.store.check();
         self.laggards.check();
+        self.unsent.check(&self.store);
         self.audiences.check(&self.store);
         let mut sizes: HashMap<AudienceId, (usize, usize)> = HashMap::new();
         let mut laggards = 0;
@@ -35,11 +36,6 @@ impl Delivery {
                     laggards += 1;
                     let laggard = self.laggards.get(key);
                     assert_eq!(laggard.slot as usize, slot, "a laggard's stream");
-                    let unsent = laggard.unsent.as_ref();
-                    assert!(
-                        unsent.is_none_or(|unsent| !unsent.bytes(&self.store).is_empty()),
-                        "nothing unsent"
-                    );
                 }
             }
         }
@@ -49,9 +45,15 @@ impl Delivery {
         }
         assert_eq!(self.laggards.len(), laggards, "a laggard without a stream");
         assert!(!self.is_backlogged() || self.audiences.has_work(), "backlogged for ever");
-        let held = self.store.begun_bytes() + self.laggards.own_bytes();
+        for link in self.unsent.links() {
+            let stream = self.subscribers[link as usize].stream;
+            assert!(matches!(stream.place, Place::Laggard(_)), "a sweep writes into what a link has begun");
+        }
+        let held = self.unsent.held_bytes(&self.store);
         let may_exceed = self.upkeep.is_making_room;
-        assert!(held <= self.limits.laggard_bytes || may_exceed, "laggards hold {held} bytes");
+        assert!(held <= self.limits.laggard_bytes || may_exceed, "links hold {held} bytes");
+        let bytes = self.audiences.bytes();
+        assert!(bytes <= self.limits.subscription_bytes, "subscriptions take {bytes} bytes");
         let ended: u64 = self.counts.closed.iter().sum();
         assert_eq!(self.counts.subscribed, self.subscribers.len() as u64 + ended, "every stream ends once");
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Delivery, StreamKey, Subscriber};
+use super::Delivery;
 use crate::event_log::EventLog;
 use crate::stream::{CloseReason, Place};
 
@@ -89,12 +89,11 @@ impl Delivery {
         let goes_on = drain.left > 0 || (slots.len() < excess && (over || slots.len() == wanted));
         drain.next_step_at = if goes_on { now } else { now + STEP };
         for slot in slots {
-            let Subscriber { link, stream } = self.subscribers[slot];
-            let key = StreamKey { slot: slot as u32, generation: link.generation };
-            if self.is_in_a_piece(&stream) {
-                self.end(slot as u32, CloseReason::Cut, false, log);
+            let slot = slot as u32;
+            if self.unsent.contains(slot) {
+                self.end(slot, CloseReason::Cut, false, log);
             } else {
-                self.sending.queue_ending(key, CloseReason::Drained);
+                self.sending.queue_ending(self.key_of(slot), CloseReason::Drained);
             }
         }
     }

@@ -37,20 +37,21 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::audience::{Audiences, Member, SweepBounds};
+use crate::audience::{Audiences, Member, Subscription, SweepBounds};
 use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame};
 use crate::frames::FrameStore;
 use crate::jitter::Jitter;
-use crate::laggard::{Laggards, NewLaggard};
+use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
     DRAIN_LOOKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS,
     ROOM_LOOKS, SCANS, SLICE_BYTES, SLICE_SENDS,
 };
-use crate::link::{Link, Unsent};
+use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
+use crate::unsent::{Unsent, UnsentTable};
 use drain::Drain;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
@@ -65,6 +66,8 @@ pub struct Delivery {
     subscribers: Slab<Subscriber>,
     audiences: Audiences,
     laggards: Laggards,
+    /// What links have begun: nothing else is written to them before it is out.
+    unsent: UnsentTable,
     /// The frames that sweeps, laggards and the current run refer to.
     store: FrameStore,
     sending: Sending,
@@ -76,35 +79,40 @@ pub struct Delivery {
     counts: DeliveryCounts,
 }
 
-/// An HTTP/1.1 link has exactly one stream: they share a record and a slot.
+/// An HTTP/1.1 link has exactly one stream, so they share a record, a slot and a generation. [`Delivery::stream_on`] and
+/// [`Delivery::stream_ended`] are where the one leads to the other.
 #[derive(Clone, Copy)]
 struct Subscriber {
     link: Link,
     stream: Stream,
 }
 
-/// A stream's name: its slot, and the generation that tells it from others that had the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    /// The place in the table.
-    pub slot: u32,
-    /// At most [`StreamKey::GENERATIONS`].
-    pub generation: u32,
+/// What an idle subscriber costs, beside its topics and what is free in the tables.
+const _: () = assert!(size_of::<Subscriber>() + size_of::<Member>() <= 48);
+
+/// The most memory that a subscriber takes beside its audience and topics, in bytes: its record, its place as a laggard,
+/// which is more than that of a member, what is unsent on its link, and its timer; all in tables that may be half empty.
+pub const SUBSCRIBER_BYTES: usize =
+    2 * (size_of::<Subscriber>() + size_of::<Laggard>() + size_of::<(u32, Unsent)>() + TIMER_AND_LINE_BYTES);
+
+/// A timer, and a place in the line of laggards.
+const TIMER_AND_LINE_BYTES: usize = 12 + 4;
+
+/// A stream's name in the queues of delivery: its slot, and the generation that tells it from others that had the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StreamKey {
+    slot: u32,
+    generation: u32,
 }
 
-impl StreamKey {
-    /// The largest generation, so that slot and generation fit into a token beside what else a token says.
-    pub const GENERATIONS: u32 = (1 << 29) - 1;
-}
-
-/// A stream that has ended: its socket is to be closed.
+/// A command: this link's socket is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
     /// The socket.
     pub socket: i32,
-    /// The name that its link had.
-    pub key: StreamKey,
-    /// Why.
+    /// The name that the link had.
+    pub link: LinkKey,
+    /// Why its last stream ended.
     pub reason: CloseReason,
     /// The end of the stream was sent: the peer is to read to it, so our side of the connection is finished first.
     pub finish: bool,
@@ -174,7 +182,7 @@ pub struct DeliveryCounts {
 }
 
 impl Delivery {
-    /// A shard's delivery without any stream. `seed` is for jitter.
+    /// A shard's delivery without any stream. `seed` is for jitter and for the keys of hashes, so it is random in production.
     pub fn new(limits: Limits, epoch: Epoch, seed: u64) -> Delivery {
         Delivery::with_budgets(limits, Budgets::default(), epoch, seed)
     }
@@ -182,12 +190,13 @@ impl Delivery {
     /// The same, with budgets of the caller's.
     pub fn with_budgets(limits: Limits, budgets: Budgets, epoch: Epoch, seed: u64) -> Delivery {
         Delivery {
-            audiences: Audiences::new(budgets.sweep),
+            audiences: Audiences::new(budgets.sweep, seed),
             limits,
             budgets,
             epoch,
             subscribers: Slab::new(),
             laggards: Laggards::default(),
+            unsent: UnsentTable::default(),
             store: FrameStore::default(),
             sending: Sending::default(),
             closed: Vec::new(),
@@ -218,25 +227,26 @@ impl Delivery {
     }
 
     /// A link has room again. A stale notification is ignored.
-    pub fn handle_writable(&mut self, key: StreamKey) {
-        if let Some(Subscriber { stream: Stream { place: Place::Laggard(laggard), .. }, .. }) = self.find(key)
-        {
+    pub fn handle_writable(&mut self, link: LinkKey) {
+        let stream = self.stream_on(link).and_then(|key| self.find(key)).map(|subscriber| subscriber.stream);
+        if let Some(Stream { place: Place::Laggard(laggard), .. }) = stream {
             self.laggards.ready(laggard);
         }
     }
 
     /// A link's peer has left. A stale notification is ignored.
-    pub fn handle_gone(&mut self, key: StreamKey, log: &mut impl EventLog) {
-        if self.find(key).is_some() {
-            self.end(key.slot, CloseReason::PeerLeft, false, log);
+    pub fn handle_gone(&mut self, link: LinkKey, log: &mut impl EventLog) {
+        if let Some(stream) = self.stream_on(link) {
+            self.end(stream.slot, CloseReason::PeerLeft, false, log);
         }
     }
 
     // What the caller asks.
 
-    /// The socket of a stream that is still there.
-    pub fn socket(&self, key: StreamKey) -> Option<i32> {
-        self.find(key).map(|subscriber| subscriber.link.socket)
+    /// The socket of a link that is still there.
+    pub fn socket(&self, link: LinkKey) -> Option<i32> {
+        let subscriber = self.subscribers.get(link.slot as usize)?;
+        (subscriber.link.generation() == link.generation).then_some(subscriber.link.socket)
     }
 
     /// Whether something can be sent, marked or ended now.
@@ -287,6 +297,19 @@ impl Delivery {
         self.laggards.len()
     }
 
+    /// Whether a stream of this subscription may begin: the audiences and topics of all of them stay within
+    /// [`Limits::subscription_bytes`].
+    pub fn has_room_for(&self, subscription: &Subscription) -> bool {
+        let left = self.limits.subscription_bytes.saturating_sub(self.audiences.bytes());
+        Audiences::bytes_of_new_at_most(subscription) <= left
+            || self.audiences.bytes_of_new(subscription) <= left
+    }
+
+    /// The memory of the audiences and topics of all subscriptions, in bytes; an upper bound.
+    pub fn subscription_bytes(&self) -> usize {
+        self.audiences.bytes()
+    }
+
     /// How many audiences there are.
     pub fn audiences(&self) -> usize {
         self.audiences.len()
@@ -311,12 +334,12 @@ impl Delivery {
 
     /// Bytes that this shard holds for sweeps under way and for what links have begun.
     pub fn held_bytes(&self) -> usize {
-        self.store.bytes() + self.laggards.own_bytes()
+        self.store.bytes() - self.store.begun_bytes() + self.unsent.held_bytes(&self.store)
     }
 
     // Outputs.
 
-    /// A stream that has ended.
+    /// A link that is to be closed.
     pub fn poll_closed(&mut self) -> Option<Closed> {
         self.closed.pop()
     }
@@ -361,14 +384,18 @@ impl Delivery {
         let member = self.leave_members(audience, index);
         self.audiences.add_laggard(audience);
         let cursor = cursor.unwrap_or(member.cursor);
-        let new = NewLaggard { slot, cursor, incomplete_until: 0, unsent, fell_behind: true, ready: false };
+        if let Some(unsent) = unsent {
+            self.unsent.insert(slot, unsent);
+        }
+        let new = NewLaggard { slot, cursor, incomplete_until: 0, fell_behind: true, ready: false };
         self.subscribers[slot as usize].stream.place = Place::Laggard(self.laggards.insert(new, now));
     }
 
     /// A laggard has everything that its audience has been marked with: it is swept with the others again.
     fn laggard_to_member(&mut self, laggard: u32) {
         let (slot, cursor) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
-        self.laggards.remove(laggard, &mut self.store);
+        self.laggards.remove(laggard);
+        debug_assert!(!self.unsent.contains(slot), "a sweep would write into what its link has begun");
         let Subscriber { link, stream } = &mut self.subscribers[slot as usize];
         debug_assert!(cursor >= self.audiences.head(stream.audience), "it misses an event");
         self.audiences.remove_laggard(stream.audience);
@@ -383,24 +410,40 @@ impl Delivery {
         })
     }
 
-    /// Ends a stream: out of its audience now, its socket to be closed.
+    /// Ends a stream: it is out of its audience now, and its link is told. `finish`: the end of the stream was sent.
     fn end(&mut self, slot: u32, reason: CloseReason, finish: bool, log: &mut impl EventLog) {
-        let Subscriber { link, stream } = self.subscribers[slot as usize];
+        let Subscriber { stream, .. } = self.subscribers[slot as usize];
         match stream.place {
             Place::Member(index) => {
                 self.leave_members(stream.audience, index);
             }
             Place::Laggard(key) => {
-                self.laggards.remove(key, &mut self.store);
+                self.laggards.remove(key);
                 self.audiences.remove_laggard(stream.audience);
             }
         }
-        self.subscribers.remove(slot as usize);
         self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
         self.remove_audience_if_empty(stream.audience, log);
-        let key = StreamKey { slot, generation: link.generation };
-        self.closed.push(Closed { socket: link.socket, key, reason, finish });
         self.counts.closed[reason.index()] += 1;
+        self.stream_ended(slot, reason, finish);
+    }
+
+    /// What a link does when a stream of it has ended: the one place where that depends on the transport.
+    fn stream_ended(&mut self, slot: u32, reason: CloseReason, finish: bool) {
+        match self.subscribers[slot as usize].link.transport() {
+            // It has no other stream and gets none, so it ends as well.
+            Transport::Http1 => self.close_link(slot, reason, finish),
+        }
+    }
+
+    /// Lets go of a link without streams and of what is unsent on it: its socket is to be closed.
+    fn close_link(&mut self, slot: u32, reason: CloseReason, finish: bool) {
+        let Subscriber { link, .. } = self.subscribers.remove(slot as usize);
+        if let Some(unsent) = self.unsent.take(slot) {
+            unsent.release(&mut self.store);
+        }
+        let key = LinkKey { slot, generation: link.generation() };
+        self.closed.push(Closed { socket: link.socket, link: key, reason, finish });
         if self.subscribers.is_empty() {
             // Give back what a full house needed.
             self.subscribers = Slab::new();
@@ -419,14 +462,19 @@ impl Delivery {
         }
     }
 
-    /// Whether something was begun on the link of this stream that must be finished before anything else.
-    fn is_in_a_piece(&self, stream: &Stream) -> bool {
-        matches!(stream.place, Place::Laggard(laggard) if self.laggards.get(laggard).unsent.is_some())
+    /// The stream of a link that is still there.
+    fn stream_on(&self, link: LinkKey) -> Option<StreamKey> {
+        self.socket(link).map(|_| StreamKey { slot: link.slot, generation: link.generation })
     }
 
     fn find(&self, key: StreamKey) -> Option<Subscriber> {
         let subscriber = self.subscribers.get(key.slot as usize)?;
-        (subscriber.link.generation == key.generation).then_some(*subscriber)
+        (subscriber.link.generation() == key.generation).then_some(*subscriber)
+    }
+
+    /// The name of the stream in this slot.
+    fn key_of(&self, slot: u32) -> StreamKey {
+        StreamKey { slot, generation: self.subscribers[slot as usize].link.generation() }
     }
 
     /// A number of this log as a cursor.

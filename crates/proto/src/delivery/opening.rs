@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Delivery, StreamKey, Subscriber};
+use super::{Delivery, Subscriber};
 use crate::audience::{AudienceId, Member, Subscription};
 use crate::event_log::EventLog;
 use crate::frame::gap_event;
 use crate::laggard::NewLaggard;
-use crate::link::{Link, Unsent};
+use crate::link::{Link, LinkKey};
 use crate::log::Start;
 use crate::stream::{Deciseconds, Place, Stream, StreamOptions};
+use crate::unsent::Unsent;
 
 /// A subscription that has its place in an audience. It becomes a stream with [`Delivery::begin`], or ends with
 /// [`Delivery::abandon`].
@@ -22,15 +23,17 @@ pub struct Opened {
     pub incomplete_until: u64,
     /// Events are missing that the reader did not ask to be without.
     pub gap: bool,
-    /// The reader resumes: the log may have something for it.
-    replays: bool,
+    /// The reader resumes.
+    resumes: bool,
+    /// Nothing for the reader is between its cursor and this number, which is at most the newest.
+    nothing_until: u64,
 }
 
 /// What a stream begins with.
 pub struct NewStream {
-    /// The name that was reserved for it.
-    pub key: StreamKey,
-    /// Its socket.
+    /// The name that was reserved for its link.
+    pub link: LinkKey,
+    /// The link's socket.
     pub socket: i32,
     /// What the subscriber asked for.
     pub options: StreamOptions,
@@ -39,10 +42,10 @@ pub struct NewStream {
 }
 
 impl Delivery {
-    /// The name that the next stream will have.
-    pub fn reserve(&mut self) -> StreamKey {
-        self.generation = (self.generation + 1) & StreamKey::GENERATIONS;
-        StreamKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
+    /// The name that the link of the next stream will have.
+    pub fn reserve(&mut self) -> LinkKey {
+        self.generation = (self.generation + 1) & LinkKey::GENERATIONS;
+        LinkKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
     }
 
     /// Gives a subscription its place. `start` is where it resumes, as the log said; `None`: with the next event. From
@@ -62,7 +65,9 @@ impl Delivery {
             }
         };
         let Some(start) = start else {
-            return Opened { audience, cursor: newest, incomplete_until: newest, gap: false, replays: false };
+            let cursor = newest;
+            let (incomplete_until, nothing_until) = (cursor, cursor);
+            return Opened { audience, cursor, incomplete_until, gap: false, resumes: false, nothing_until };
         };
         let (mut cursor, incomplete_until) = (start.from(), start.cursor());
         if cursor < incomplete_until {
@@ -73,7 +78,19 @@ impl Delivery {
                 cursor = incomplete_until;
             }
         }
-        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), replays: true }
+        let mut nothing_until = cursor;
+        if cursor < self.audiences.head(audience) {
+            // A reader of quiet topics has everything, though its number is old. It is a member at once: as a laggard it
+            // would read from the log what comes next, and a log that keeps little may have lost it by then.
+            let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
+            let mut first = Vec::new();
+            if let Ok(end) = log.read_after(&wanted, 1, 0, &mut first)
+                && first.is_empty()
+            {
+                nothing_until = end;
+            }
+        }
+        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), resumes: true, nothing_until }
     }
 
     /// The event that reports the gap of a subscription: between the event `asked` and the next one from which on all are
@@ -81,34 +98,38 @@ impl Delivery {
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
         let next = log.first_after(&subscription.wanted_after(opened.incomplete_until, 0));
-        gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.format(), out);
+        gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.encoding(), out);
     }
 
-    /// Begins a stream on a watched socket, under the name that was reserved.
+    /// Begins a link on a watched socket, under the name that was reserved, with its stream.
     pub fn begin(&mut self, opened: Opened, new: NewStream, now: Duration, log: &mut impl EventLog) {
-        let NewStream { key, socket, options, unsent } = new;
-        let Opened { audience, cursor, incomplete_until, gap, replays } = opened;
+        let NewStream { link: key, socket, options, unsent } = new;
+        let Opened { audience, cursor, incomplete_until, gap, resumes, nothing_until } = opened;
         let slot = key.slot;
-        // Every event after the audience's head comes by mail: a reader that has everything up to there need not replay, and
-        // must not, where the log keeps an event for less than one turn of the loop.
+        // It has everything up to where nothing is for it.
+        let cursor = cursor.max(nothing_until);
+        // Every event after the audience's head comes by mail, so a reader that has everything up to there need not replay.
         let is_up_to_date = cursor >= incomplete_until && cursor >= self.audiences.head(audience);
-        let place = if (replays && !is_up_to_date) || unsent.is_some() {
+        let place = if (resumes && !is_up_to_date) || unsent.is_some() {
             self.audiences.add_laggard(audience);
             let ready = unsent.is_none();
-            let new = NewLaggard { slot, cursor, incomplete_until, unsent, fell_behind: !replays, ready };
+            if let Some(unsent) = unsent {
+                self.unsent.insert(slot, unsent);
+            }
+            let new = NewLaggard { slot, cursor, incomplete_until, fell_behind: !resumes, ready };
             Place::Laggard(self.laggards.insert(new, now))
         } else {
             Place::Member(self.audiences.join(audience, Member { socket, slot, cursor }))
         };
         let sent_at = Deciseconds::of(now);
         let ends_at = self.end_of_age(now);
-        let link = Link { socket, generation: key.generation };
+        let link = Link::new(socket, key, self.audiences.subscription(audience).encoding().transport);
         let stream = Stream { audience, place, sent_at, ends_at, options };
         let inserted = self.subscribers.insert(Subscriber { link, stream });
         assert_eq!(inserted, slot as usize, "the name was reserved for this stream");
         self.counts.subscribed += 1;
         self.counts.gaps += u64::from(gap);
-        self.begin_upkeep(key, options, now);
+        self.begin_upkeep(self.key_of(slot), options, now);
         self.make_room(log);
     }
 

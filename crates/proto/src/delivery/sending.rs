@@ -10,14 +10,14 @@ use smallvec::SmallVec;
 use super::{Budgets, Delivery, StreamKey, Subscriber};
 use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
-use crate::frame::{Checkpoint, Frame, WireFormat, checkpoint, ending, gap_event, heartbeat, wrap};
+use crate::frame::{Checkpoint, Frame, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
-use crate::laggard::Laggard;
 use crate::limits::{LaggardPolicy, ROOM_LOOKS_MIN, RUN_BYTES, RUN_FRAMES, TURN_SCANS};
-use crate::link::Unsent;
+use crate::link::Encoding;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
+use crate::unsent::Unsent;
 
 /// The same bytes for each of these sockets.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ enum InFlight {
     #[default]
     Nothing,
     Slice(AudienceId, Slice),
-    /// What was begun on a laggard's link.
+    /// What was begun on the link in this slot.
     Unsent(u32),
     /// The current run, to one laggard.
     Replay(u32),
@@ -60,27 +60,8 @@ enum InFlight {
 /// Which bytes a heartbeat is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeartbeatKind {
-    format: WireFormat,
-    checkpoint: Checkpoint,
-}
-
-impl HeartbeatKind {
-    const ALL: [HeartbeatKind; 6] = [
-        HeartbeatKind::new(WireFormat::Chunked, Checkpoint::Off),
-        HeartbeatKind::new(WireFormat::Plain, Checkpoint::Off),
-        HeartbeatKind::new(WireFormat::Chunked, Checkpoint::Block),
-        HeartbeatKind::new(WireFormat::Plain, Checkpoint::Block),
-        HeartbeatKind::new(WireFormat::Chunked, Checkpoint::Event),
-        HeartbeatKind::new(WireFormat::Plain, Checkpoint::Event),
-    ];
-
-    pub(super) const fn new(format: WireFormat, checkpoint: Checkpoint) -> HeartbeatKind {
-        HeartbeatKind { format, checkpoint }
-    }
-
-    fn index(self) -> usize {
-        2 * self.checkpoint as usize + usize::from(self.format == WireFormat::Plain)
-    }
+    pub(super) encoding: Encoding,
+    pub(super) checkpoint: Checkpoint,
 }
 
 /// Buffers that are reused from batch to batch, and what is queued to be sent.
@@ -104,8 +85,8 @@ pub(super) struct Sending {
     gone: Vec<u32>,
     /// A laggard whose unsent bytes have just gone out, and whose turn goes on.
     next_laggard: Option<u32>,
-    /// Streams whose heartbeat is due, by its kind.
-    heartbeats: [VecDeque<StreamKey>; HeartbeatKind::ALL.len()],
+    /// Streams whose heartbeat is due, by its kind: one batch has the same bytes for all.
+    heartbeats: Vec<(HeartbeatKind, VecDeque<StreamKey>)>,
     /// Streams to be ended, and why.
     endings: VecDeque<(StreamKey, CloseReason)>,
     /// What heartbeats may say: every event up to here has been handed to this shard.
@@ -114,7 +95,7 @@ pub(super) struct Sending {
 
 impl Sending {
     pub(super) fn has_work(&self) -> bool {
-        !self.endings.is_empty() || self.heartbeats.iter().any(|keys| !keys.is_empty())
+        !self.endings.is_empty() || self.heartbeats.iter().any(|(_, keys)| !keys.is_empty())
     }
 
     pub(super) fn shrink_for_idle(&mut self, store: &mut FrameStore) {
@@ -127,9 +108,9 @@ impl Sending {
         shrink_buffer(&mut self.keys);
         shrink_buffer(&mut self.failures);
         shrink_buffer(&mut self.gone);
-        self.heartbeats.iter_mut().filter(|keys| keys.capacity() > HEARTBEATS_KEPT).for_each(|keys| {
+        for (_, keys) in self.heartbeats.iter_mut().filter(|(_, keys)| keys.capacity() > HEARTBEATS_KEPT) {
             *keys = VecDeque::new();
-        });
+        }
     }
 
     /// An audience has left: another may get its place.
@@ -147,18 +128,20 @@ impl Sending {
     }
 
     pub(super) fn queue_heartbeat(&mut self, key: StreamKey, kind: HeartbeatKind) {
-        self.heartbeats[kind.index()].push_back(key);
+        match self.heartbeats.iter_mut().find(|(other, _)| *other == kind) {
+            Some((_, keys)) => keys.push_back(key),
+            None => self.heartbeats.push((kind, VecDeque::from([key]))),
+        }
     }
 
     /// Heartbeats that are queued.
     pub(super) fn heartbeats_queued(&self) -> usize {
-        self.heartbeats.iter().map(VecDeque::len).sum()
+        self.heartbeats.iter().map(|(_, keys)| keys.len()).sum()
     }
 
     /// Whether heartbeats are queued that may carry a cursor.
     pub(super) fn wants_caught_up_to(&self) -> bool {
-        let mut kinds = HeartbeatKind::ALL.iter().filter(|kind| kind.checkpoint != Checkpoint::Off);
-        kinds.any(|kind| !self.heartbeats[kind.index()].is_empty())
+        self.heartbeats.iter().any(|(kind, keys)| kind.checkpoint != Checkpoint::Off && !keys.is_empty())
     }
 
     pub(super) fn queue_ending(&mut self, key: StreamKey, reason: CloseReason) {
@@ -193,9 +176,8 @@ impl Delivery {
         self.sending.in_flight = in_flight;
         let bytes = match in_flight {
             InFlight::Slice(..) | InFlight::Replay(_) => self.sending.run.bytes(&self.store),
-            InFlight::Unsent(key) => {
-                let unsent = &self.laggards.get(key).unsent;
-                unsent.as_ref().map_or(&[][..], |unsent| unsent.bytes(&self.store))
+            InFlight::Unsent(link) => {
+                self.unsent.get(link).map_or(&[][..], |unsent| unsent.bytes(&self.store))
             }
             InFlight::Heartbeats(_) | InFlight::Ending(..) => &self.sending.own,
             InFlight::Nothing => &[],
@@ -213,7 +195,7 @@ impl Delivery {
         match std::mem::take(&mut self.sending.in_flight) {
             InFlight::Nothing => unreachable!("no batch is under way"),
             InFlight::Slice(audience, slice) => self.slice_sent(audience, slice, failures, now),
-            InFlight::Unsent(key) => self.unsent_sent(key, failures.into_iter().next(), now, log),
+            InFlight::Unsent(link) => self.unsent_sent(link, failures.into_iter().next(), now, log),
             InFlight::Replay(key) => self.replay_sent(key, failures.into_iter().next(), now, log),
             InFlight::Heartbeats(kind) => self.heartbeats_sent(kind, failures, now, log),
             InFlight::Ending(slot, reason) => {
@@ -265,8 +247,8 @@ impl Delivery {
         if *run_of != Some((audience, slice.first, head)) {
             keys.clear();
             keys.extend_from_slice(self.audiences.frames(audience, slice));
-            let format = self.audiences.subscription(audience).format();
-            run.fill(slice.after, head, format, keys, &mut self.store);
+            let encoding = self.audiences.subscription(audience).encoding();
+            run.fill(slice.after, head, encoding, keys, &mut self.store);
             *run_of = Some((audience, slice.first, head));
         }
         run.set_after(slice.after);
@@ -352,13 +334,13 @@ impl Delivery {
     fn serve(&mut self, key: u32, now: Duration, log: &mut impl EventLog) -> Option<InFlight> {
         let slot = self.laggards.get(key).slot;
         let Subscriber { link, stream } = self.subscribers[slot as usize];
-        if self.laggards.get(key).unsent.is_some() {
+        if self.unsent.contains(slot) {
             self.sending.sockets.push(link.socket);
-            return Some(InFlight::Unsent(key));
+            return Some(InFlight::Unsent(slot));
         }
         // A slow reader may be in the middle of a frame whenever upkeep looks at it.
         if stream.ends_at <= Deciseconds::of(now) {
-            self.sending.queue_ending(StreamKey { slot, generation: link.generation }, CloseReason::Aged);
+            self.sending.queue_ending(self.key_of(slot), CloseReason::Aged);
             self.laggards.ends(key);
             return None;
         }
@@ -378,7 +360,7 @@ impl Delivery {
         ) {
             Ok(end) => {
                 keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
-                run.fill(cursor, end, subscription.format(), keys, &mut self.store);
+                run.fill(cursor, end, subscription.encoding(), keys, &mut self.store);
                 keys.drain(..).for_each(|key| self.store.release(key));
                 if run.is_empty() {
                     self.laggards.advance(key, end);
@@ -414,8 +396,8 @@ impl Delivery {
             let next = log.first_after(&subscription.wanted_after(available_after, 0));
             let mut bytes = Vec::new();
             let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));
-            gap_event(&asked, goes_on, next.as_deref(), subscription.format(), &mut bytes);
-            self.laggards.set_unsent(key, Unsent::own(bytes.into(), 0), &mut self.store);
+            gap_event(&asked, goes_on, next.as_deref(), subscription.encoding(), &mut bytes);
+            self.unsent.insert(slot, Unsent::own(bytes.into(), 0));
         }
         self.laggards.advance(key, cursor);
         self.laggards.miss_until(key, available_after);
@@ -425,28 +407,29 @@ impl Delivery {
 
     fn unsent_sent(
         &mut self,
-        key: u32,
+        link: u32,
         failure: Option<SendFailure>,
         now: Duration,
         log: &mut impl EventLog,
     ) {
-        let slot = self.laggards.get(key).slot;
+        let stream = &mut self.subscribers[link as usize].stream;
+        let Place::Laggard(key) = stream.place else { unreachable!("a member's link has nothing unsent") };
         match failure {
             None => {
+                stream.sent_at = Deciseconds::of(now);
                 self.laggards.progressed(key, now);
-                if let Some(unsent) = self.laggards.take_unsent(key) {
+                if let Some(unsent) = self.unsent.take(link) {
                     if let Some(seq) = unsent.seq(&self.store) {
                         self.laggards.advance(key, seq);
                         self.counts.deliveries += 1;
                     }
                     unsent.release(&mut self.store);
                 }
-                self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
                 self.sending.next_laggard = Some(key);
             }
-            Some(failure) if failure.is_gone => self.end(slot, CloseReason::PeerLeft, false, log),
+            Some(failure) if failure.is_gone => self.end(link, CloseReason::PeerLeft, false, log),
             Some(failure) => {
-                self.laggards.advance_unsent(key, failure.sent);
+                self.unsent.advance(link, failure.sent);
                 if failure.sent > 0 {
                     self.laggards.progressed(key, now);
                 }
@@ -485,48 +468,36 @@ impl Delivery {
                 let cut = self.sending.run.cut(failure.sent, &mut self.store);
                 self.laggards.advance(key, cut.cursor);
                 if let Some(unsent) = cut.unsent {
-                    self.laggards.set_unsent(key, unsent, &mut self.store);
+                    self.unsent.insert(slot, unsent);
                 }
             }
         }
     }
 
-    /// While links have begun more than the bound allows, the one whose end frees most is ended, of a sample, or of several
-    /// the one that began the oldest frame. It cannot be told of a gap in the middle of a frame. A crowd that shares one
-    /// frame holds little each, so it is not ended for what one other link holds. The rest goes on in the next turn.
+    /// While links have begun more than the bound allows, streams end whose links hold most of it; see
+    /// [`crate::unsent::UnsentTable::largest_holder`]. The rest goes on in the next turn.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
         let mut left = self.budgets.room_endings.max(1);
-        while left > 0 && self.store.begun_bytes() + self.laggards.own_bytes() > self.limits.laggard_bytes {
-            let Some(slot) = self.largest_holder() else { break };
+        while left > 0 && self.unsent.held_bytes(&self.store) > self.limits.laggard_bytes {
+            let looks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_looks.max(ROOM_LOOKS_MIN));
+            let (from, count) = (self.upkeep.next_to_make_room, self.unsent.len().min(looks));
+            self.upkeep.room_looks = self.upkeep.room_looks.saturating_sub(count);
+            self.upkeep.next_to_make_room = from.wrapping_add(count);
+            let Some(slot) = self.unsent.largest_holder(from, count, &self.store) else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);
             left -= 1;
         }
         self.upkeep.is_making_room = left == 0;
     }
 
-    fn largest_holder(&mut self) -> Option<u32> {
-        let keys = self.laggards.with_unsent();
-        let looks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_looks.max(ROOM_LOOKS_MIN));
-        let (from, count) = (self.upkeep.next_to_make_room, keys.len().min(looks));
-        self.upkeep.room_looks = self.upkeep.room_looks.saturating_sub(count);
-        self.upkeep.next_to_make_room = from.wrapping_add(count);
-        let sample = (0..count).map(|offset| self.laggards.get(keys[from.wrapping_add(offset) % keys.len()]));
-        let rank = |laggard: &&Laggard| {
-            let unsent = laggard.unsent.as_ref();
-            let share = unsent.map_or(0, |unsent| unsent.share(&self.store));
-            (share, Reverse(unsent.and_then(|unsent| unsent.seq(&self.store))))
-        };
-        sample.max_by_key(rank).map(|laggard| laggard.slot)
-    }
-
     // Heartbeats and endings.
 
     fn next_heartbeats(&mut self, now: Duration, budget: &mut Budgets) -> Option<InFlight> {
         loop {
-            let kind =
-                *HeartbeatKind::ALL.iter().find(|kind| !self.sending.heartbeats[kind.index()].is_empty())?;
-            let plain = HeartbeatKind::new(kind.format, Checkpoint::Off);
-            let mut keys = std::mem::take(&mut self.sending.heartbeats[kind.index()]);
+            let index = self.sending.heartbeats.iter().position(|(_, keys)| !keys.is_empty())?;
+            let (kind, keys) = &mut self.sending.heartbeats[index];
+            let (kind, mut keys) = (*kind, std::mem::take(keys));
+            let plain = HeartbeatKind { checkpoint: Checkpoint::Off, ..kind };
             let count = keys.len().min(budget.heartbeats);
             budget.heartbeats -= count;
             self.sending.slots.clear();
@@ -546,7 +517,7 @@ impl Delivery {
                 self.sending.sockets.push(link.socket);
                 self.sending.slots.push(key.slot);
             }
-            self.sending.heartbeats[kind.index()] = keys;
+            self.sending.heartbeats[index].1 = keys;
             if count == 0 {
                 return None;
             }
@@ -571,9 +542,9 @@ impl Delivery {
             Some(seq) if kind.checkpoint != Checkpoint::Off => {
                 let mut body = Vec::with_capacity(64);
                 checkpoint(kind.checkpoint, self.cursor(seq), &mut body);
-                wrap(&body, kind.format, &mut self.sending.own);
+                wrap(&body, kind.encoding, &mut self.sending.own);
             }
-            _ => self.sending.own.extend_from_slice(heartbeat(self.limits.heartbeat_form, kind.format)),
+            _ => self.sending.own.extend_from_slice(heartbeat(self.limits.heartbeat_form, kind.encoding)),
         }
     }
 
@@ -607,7 +578,7 @@ impl Delivery {
     }
 
     fn begun_heartbeat(&self, kind: HeartbeatKind, sent: usize) -> Unsent {
-        let constant = heartbeat(self.limits.heartbeat_form, kind.format);
+        let constant = heartbeat(self.limits.heartbeat_form, kind.encoding);
         if self.sending.own == constant {
             Unsent::constant(constant, sent)
         } else {
@@ -620,7 +591,7 @@ impl Delivery {
             budget.endings = budget.endings.checked_sub(1)?;
             let (key, reason) = self.sending.endings.pop_front()?;
             let Some(Subscriber { link, stream }) = self.find(key) else { continue };
-            if self.is_in_a_piece(&stream) {
+            if self.unsent.contains(key.slot) {
                 // A stream never ends in the middle of a frame: it is ended when that is finished.
                 continue;
             }
@@ -634,8 +605,8 @@ impl Delivery {
             };
             let retry_ms = self.jittered_retry_ms();
             self.sending.own.clear();
-            let format = self.audiences.subscription(stream.audience).format();
-            ending(retry_ms, format, &mut self.sending.own);
+            let encoding = self.audiences.subscription(stream.audience).encoding();
+            ending(retry_ms, encoding, &mut self.sending.own);
             self.sending.sockets.push(link.socket);
             return Some(InFlight::Ending(key.slot, reason));
         }

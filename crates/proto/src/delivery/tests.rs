@@ -8,7 +8,6 @@ use crate::event::Event;
 use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
 use crate::limits::{LogLimits, ROOM_LOOKS_MIN};
-use crate::link::Transport;
 use crate::log::Log;
 use crate::stream::StreamOptions;
 
@@ -33,15 +32,15 @@ impl World {
     }
 
     /// A stream that reads these topics; `unsent` is what is left of its opening.
-    fn begin(&mut self, topics: &[&str], unsent: Option<Unsent>) -> StreamKey {
+    fn begin(&mut self, topics: &[&str], unsent: Option<Unsent>) -> LinkKey {
         let topics = topics.iter().map(|name| Topic::new(name).unwrap());
-        let subscription = Subscription::new(topics, WireFormat::Chunked, Transport::Http1, false);
+        let subscription = Subscription::new(topics, WireFormat::Chunked, false);
         let log = &mut UnsharedLog { log: &mut self.log, shard: 0 };
-        let key = self.delivery.reserve();
+        let link = self.delivery.reserve();
         let opened = self.delivery.open(subscription, None, log);
-        let new = NewStream { key, socket: key.slot as i32, options: StreamOptions::default(), unsent };
+        let new = NewStream { link, socket: link.slot as i32, options: StreamOptions::default(), unsent };
         self.delivery.begin(opened, new, self.now, log);
-        key
+        link
     }
 
     /// An event, marked in all of its audiences.
@@ -143,12 +142,12 @@ fn a_turn_sends_a_bounded_number_of_heartbeats() {
 #[test]
 fn a_turn_looks_at_a_bounded_number_of_audiences_that_have_left() {
     let mut world = World::new(Limits::default(), Budgets { scans: 100, ..Budgets::default() });
-    let keys: Vec<StreamKey> =
+    let links: Vec<LinkKey> =
         (0..2_000).map(|user| world.begin(&["all", &format!("user/{user}")], None)).collect();
     world.publish("all", 10);
     let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
-    for key in keys {
-        world.delivery.handle_gone(key, log);
+    for link in links {
+        world.delivery.handle_gone(link, log);
     }
     let mut turns = 0;
     while world.delivery.has_work() {

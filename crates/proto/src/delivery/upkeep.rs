@@ -169,11 +169,11 @@ impl Delivery {
         self.upkeep.next_slot = from + per_slice;
         for slot in (from..from + per_slice).map(|slot| slot % slots) {
             let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
-            let key = StreamKey { slot: slot as u32, generation: link.generation };
+            let key = StreamKey { slot: slot as u32, generation: link.generation() };
             if stream.ends_at <= Deciseconds::of(now) {
                 // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to it. In the
                 // line of endings it would only keep others waiting, a drain among them.
-                if !self.is_in_a_piece(&stream) {
+                if !self.unsent.contains(key.slot) {
                     self.sending.queue_ending(key, CloseReason::Aged);
                 }
             } else if stream.options.heartbeat.is_none() && self.is_heartbeat_due(&stream, now) {
@@ -201,8 +201,9 @@ impl Delivery {
     fn queue_heartbeat(&mut self, key: StreamKey, stream: &crate::stream::Stream) {
         // A laggard's link is full, or about to be sent to.
         if matches!(stream.place, Place::Member(_)) {
-            let format = self.audiences.subscription(stream.audience).format();
-            self.sending.queue_heartbeat(key, HeartbeatKind::new(format, stream.options.checkpoint));
+            let encoding = self.audiences.subscription(stream.audience).encoding();
+            let checkpoint = stream.options.checkpoint;
+            self.sending.queue_heartbeat(key, HeartbeatKind { encoding, checkpoint });
         }
     }
 

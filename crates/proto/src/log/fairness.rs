@@ -5,8 +5,8 @@
 //! twice its size: the shares are max-min fair within a factor of two, and one eviction costs the same
 //! whatever the number of topics.
 
-use super::slots::{NO_SLOT, Slots};
 use super::topic::{HeldFrames, TopicEntry};
+use crate::slots::{NO_SLOT, Slots};
 
 const CLASSES: usize = usize::BITS as usize;
 

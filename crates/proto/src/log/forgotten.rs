@@ -8,8 +8,8 @@
 use std::num::NonZeroU64;
 
 use super::dropped::Dropped;
-use super::names::SlotTable;
-use super::slots::{NO_SLOT, Slots};
+use crate::slot_table::SlotTable;
+use crate::slots::{NO_SLOT, Slots};
 
 /// The tombstones, oldest first, and the floor.
 pub(super) struct Forgotten {

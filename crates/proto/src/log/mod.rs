@@ -26,11 +26,9 @@ mod fairness;
 mod forgotten;
 mod heap;
 mod holders;
-mod names;
 mod own_ids;
 mod read;
 mod shards;
-mod slots;
 mod topic;
 
 #[cfg(test)]
@@ -43,13 +41,13 @@ use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::holders::Holders;
-use self::names::{HashKeys, SlotTable};
-use self::slots::Slots;
 use self::topic::{HeldFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::limits::{APPEND_DROPS, LogLimits, Retention};
+use crate::slot_table::{HashKeys, SlotTable};
+use crate::slots::Slots;
 
 pub use self::read::Start;
 pub use self::shards::ShardSet;
@@ -168,11 +166,16 @@ impl Log {
     }
 
     /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that
-    /// topics have left behind in the tables. It is not evicted: the bounds of connections and of topics for
-    /// each bound it.
+    /// topics have left behind in the tables. It is not evicted: each shard bounds what its
+    /// subscriptions take here, see [`crate::limits::Limits::subscription_bytes`].
     pub fn reader_bytes(&self) -> usize {
         let used = self.topics.len() * TopicEntry::TABLE_BYTES;
         self.reader_bytes + (self.topics.bytes() + self.by_name.bytes()).saturating_sub(used)
+    }
+
+    /// The memory of the entry of a topic that is only read, with its name, in bytes.
+    pub(crate) fn reader_entry_bytes(topic: &Topic) -> usize {
+        TopicEntry::bytes_of(topic)
     }
 
     /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic

@@ -1,7 +1,7 @@
 //! The publishers' own ids of one topic.
 
-use super::names::HashKeys;
 use crate::parts::PartTable;
+use crate::slot_table::HashKeys;
 
 /// The own ids that retained frames of one topic bear.
 pub(super) struct OwnIds {

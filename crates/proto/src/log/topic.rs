@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::dropped::Dropped;
-use super::names::HashKeys;
 use super::own_ids::OwnIds;
 use super::shards::ShardSet;
-use super::slots::NO_SLOT;
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::shrink::{push, shrink_queue};
+use crate::slot_table::{HashKeys, SlotTable};
+use crate::slots::{NO_SLOT, Slots};
 
 /// A topic that has frames or readers.
 pub(super) struct TopicEntry {
@@ -47,10 +47,6 @@ pub(super) struct HeldFrames {
 /// Frames in order, each with its `seq` beside it, so that a search does not touch them.
 pub(super) type FrameQueue = VecDeque<(u64, Arc<Frame>)>;
 
-/// The most that a slot takes in the table of names: five bytes, when seven sixteenths of them are used.
-const NAME_SLOT_BYTES: usize = 12;
-/// A slot's part of what the table of slots has for each chunk.
-const CHUNK_SHARE_BYTES: usize = 3;
 /// The counters before a shared text, and what its length is rounded up by.
 const SHARED_TEXT_BYTES: usize = 2 * size_of::<usize>() + size_of::<usize>() - 1;
 
@@ -62,13 +58,17 @@ pub(super) fn frame_memory(frame: &Frame) -> usize {
 
 impl TopicEntry {
     /// The part of an entry that is in tables, which may have more room than they use.
-    pub(super) const TABLE_BYTES: usize =
-        size_of::<Option<TopicEntry>>() + NAME_SLOT_BYTES + CHUNK_SHARE_BYTES;
+    pub(super) const TABLE_BYTES: usize = Slots::<TopicEntry>::ENTRY_BYTES + SlotTable::ENTRY_BYTES;
 
     /// The memory of the entry without its frames and readers, in bytes: the slot, the places in tables, the
     /// name.
     pub(super) fn bytes(&self) -> usize {
-        TopicEntry::TABLE_BYTES + SHARED_TEXT_BYTES + self.name.as_str().len()
+        TopicEntry::bytes_of(&self.name)
+    }
+
+    /// The same for an entry with this name.
+    pub(super) fn bytes_of(name: &Topic) -> usize {
+        TopicEntry::TABLE_BYTES + SHARED_TEXT_BYTES + name.as_str().len()
     }
 
     /// The bytes that the topic is charged with when room is made: its frames in full, also those that other

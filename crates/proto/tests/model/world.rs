@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use fanfare_proto::audience::{Subscription, SweepBounds};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::delivery::{Budgets, Closed, Delivery, NewStream, SendFailure, StreamKey};
+use fanfare_proto::delivery::{Budgets, Closed, Delivery, NewStream, SendFailure};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbeat};
 use fanfare_proto::limits::{LaggardPolicy, Limits, LogLimits, Retention};
-use fanfare_proto::link::{Transport, Unsent};
+use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Log, Start};
 use fanfare_proto::stream::{CloseReason, Deciseconds16, StreamOptions};
+use fanfare_proto::unsent::Unsent;
 use fanfare_testkit::chunks::{ChunkReader, Part, first_chunk};
 
 const TOPICS: usize = 5;
@@ -50,7 +51,7 @@ pub(crate) struct World {
 }
 
 struct Reader {
-    key: StreamKey,
+    link: LinkKey,
     socket: i32,
     subscription: Subscription,
     options: StreamOptions,
@@ -159,7 +160,7 @@ impl World {
         }
         self.work_off("after all sockets were opened");
         for reader in self.readers.values() {
-            assert!(reader.begun.is_empty(), "{:?}: {:?}", reader.key, reader.begun);
+            assert!(reader.begun.is_empty(), "{:?}: {:?}", reader.link, reader.begun);
             let next = self.first_after(reader, reader.seen.max(reader.incomplete_until));
             assert!(next.is_none() || self.may_skip_in_silence(reader, next), "a reader misses {next:?}");
         }
@@ -218,7 +219,7 @@ impl World {
             heartbeat: self.choices.one_in(4).then(|| Deciseconds16::of(Duration::from_millis(700))),
         };
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
-        let key = self.delivery.reserve();
+        let link = self.delivery.reserve();
         let sees_private = subscription.wanted_after(0, 0).sees_private;
         let start = asked.map(|id| log.log.resume(&id, subscription.topics(), sees_private));
         let opened = self.delivery.open(subscription.clone(), start, &mut log);
@@ -234,7 +235,7 @@ impl World {
         let unsent = self.choices.one_in(3).then(|| Unsent::own(OPENING.into(), 0));
         let is_open = unsent.is_none();
         let reader = Reader {
-            key,
+            link,
             socket,
             subscription,
             options,
@@ -249,11 +250,11 @@ impl World {
             heard_at: now,
             ended: false,
         };
-        assert!(self.readers.insert(key.slot, reader).is_none(), "a slot that is in use");
-        self.delivery.begin(opened, NewStream { key, socket, options, unsent }, now, &mut log);
+        assert!(self.readers.insert(link.slot, reader).is_none(), "a slot that is in use");
+        self.delivery.begin(opened, NewStream { link, socket, options, unsent }, now, &mut log);
         self.take_closed();
-        if !is_open && self.readers.contains_key(&key.slot) && self.choices.one_in(2) {
-            self.open_socket(key.slot);
+        if !is_open && self.readers.contains_key(&link.slot) && self.choices.one_in(2) {
+            self.open_socket(link.slot);
         }
     }
 
@@ -264,19 +265,19 @@ impl World {
     }
 
     fn leave(&mut self, slot: u32) {
-        let key = self.readers[&slot].key;
+        let link = self.readers[&slot].link;
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
         self.readers.get_mut(&slot).unwrap().gone = true;
-        self.delivery.handle_gone(key, &mut log);
+        self.delivery.handle_gone(link, &mut log);
         // A notification that comes twice finds no stream.
-        self.delivery.handle_gone(key, &mut log);
+        self.delivery.handle_gone(link, &mut log);
         self.take_closed();
         assert!(!self.readers.contains_key(&slot));
     }
 
     fn change_some_socket(&mut self) {
         let Some(slot) = self.some_reader() else { return };
-        let key = self.readers[&slot].key;
+        let link = self.readers[&slot].link;
         match self.choices.below(10) {
             0..5 => self.open_socket(slot),
             5..8 => {
@@ -286,8 +287,8 @@ impl World {
             8 => {
                 // Stale and spurious notifications.
                 let generation = self.choices.below(3) as u32;
-                self.delivery.handle_writable(StreamKey { generation, ..key });
-                self.delivery.handle_writable(key);
+                self.delivery.handle_writable(LinkKey { generation, ..link });
+                self.delivery.handle_writable(link);
             }
             _ => self.readers.get_mut(&slot).unwrap().gone = true,
         }
@@ -297,7 +298,7 @@ impl World {
         let reader = self.readers.get_mut(&slot).unwrap();
         reader.room = None;
         if std::mem::take(&mut reader.is_blocked) {
-            self.delivery.handle_writable(reader.key);
+            self.delivery.handle_writable(reader.link);
         }
     }
 
@@ -361,9 +362,9 @@ impl World {
     }
 
     fn take_closed(&mut self) {
-        while let Some(Closed { socket, key, reason, finish }) = self.delivery.poll_closed() {
-            let reader = self.readers.remove(&key.slot).unwrap();
-            assert_eq!((reader.socket, reader.key), (socket, key));
+        while let Some(Closed { socket, link, reason, finish }) = self.delivery.poll_closed() {
+            let reader = self.readers.remove(&link.slot).unwrap();
+            assert_eq!((reader.socket, reader.link), (socket, link));
             let may_be = match reason {
                 CloseReason::PeerLeft => reader.gone,
                 CloseReason::LaggardFull => self.may_be_over_a_bound(&reader),
@@ -381,7 +382,7 @@ impl World {
             let available_after = self.available_after(&reader);
             assert!(
                 may_be,
-                "{key:?} was closed as {reason:?}: has {}, needs {next:?}, available after {available_after}, begun {}, \
+                "{link:?} was closed as {reason:?}: has {}, needs {next:?}, available after {available_after}, begun {}, \
                  {:?}",
                 reader.seen,
                 reader.begun.len(),
@@ -418,7 +419,7 @@ impl World {
             reader.heard_at = now;
         }
         reader.is_blocked = sent < bytes.len();
-        let slot = reader.key.slot;
+        let slot = reader.link.slot;
         self.read(slot);
         (sent < bytes.len()).then_some(SendFailure { index, sent, is_gone: false })
     }
@@ -433,7 +434,7 @@ impl World {
 
     /// Takes one whole piece off. False where there is none yet.
     fn read_piece(&self, reader: &mut Reader) -> bool {
-        let format = reader.subscription.format();
+        let format = reader.subscription.encoding().format;
         if !reader.is_open {
             let taken = take_off(&mut reader.begun, OPENING);
             assert!(taken != Match::Other, "something came before the opening");
@@ -494,7 +495,7 @@ impl World {
                 }
             }
         }
-        panic!("no event for {:?}: {:?}", reader.key, reader.begun);
+        panic!("no event for {:?}: {:?}", reader.link, reader.begun);
     }
 
     /// A checkpoint, a gap, or the end of the stream.
@@ -539,7 +540,7 @@ impl World {
                 &body[..body.len().min(80)],
                 format!("id: {id}\n\n"),
                 "{:?} has {} and needs {:?}",
-                reader.key,
+                reader.link,
                 reader.seen,
                 self.first_after(reader, reader.seen).map(|next| next.seq())
             );
@@ -746,7 +747,7 @@ impl Choices {
         let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
         let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
         let sees_private = self.one_in(2);
-        Subscription::new(topics, format, Transport::Http1, sees_private)
+        Subscription::new(topics, format, sees_private)
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

@@ -89,6 +89,17 @@ pub(crate) struct ControlLimits {
 }
 
 impl ControlLimits {
+    /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out what the kernel
+    /// holds for sockets, and the response to one question about topics.
+    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 4] {
+        [
+            ("publishes in progress", self.publish_bytes),
+            ("unread answers", ANSWER_BYTES),
+            ("sockets on their way to the control plane", WAITING * READ_BYTES),
+            ("connections of the control plane", self.connections.saturating_mul(2 * READ_BYTES)),
+        ]
+    }
+
     /// The least that [`ControlLimits::publish_bytes`] may be: one body, the buffer that it has grown into,
     /// and its event.
     pub(crate) fn least_publish_bytes(body_bytes: usize) -> usize {

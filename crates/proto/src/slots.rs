@@ -1,7 +1,7 @@
 //! A table whose entries have numbers that stay, in chunks that go when they are empty.
 //!
-//! Not a `Slab`, which is one vector: that doubles, which copies a million entries under the log's lock, and
-//! it shrinks only behind its last entry.
+//! Not a `Slab`, which is one vector: that doubles, which copies a million entries while others wait, and it
+//! shrinks only behind its last entry.
 
 use std::array;
 use std::ops::{Index, IndexMut};
@@ -9,13 +9,13 @@ use std::ops::{Index, IndexMut};
 use crate::shrink::push_to_list;
 
 /// The number that no slot has.
-pub(super) const NO_SLOT: u32 = u32::MAX;
+pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 /// Slots of one chunk. Few, so that one entry that stays does not keep many free slots.
 const CHUNK_SLOTS: usize = 16;
 
 /// Entries by slot number.
-pub(super) struct Slots<T> {
+pub(crate) struct Slots<T> {
     chunks: Vec<Option<Box<Chunk<T>>>>,
     /// Indexes of `chunks` that are `None`.
     unallocated: Vec<u32>,
@@ -33,21 +33,24 @@ struct Chunk<T> {
 }
 
 impl<T> Slots<T> {
-    pub(super) fn new() -> Slots<T> {
+    /// The most that an entry takes in a chunk that is full, in bytes: the chunk has some for itself.
+    pub(crate) const ENTRY_BYTES: usize = size_of::<Option<T>>() + 3;
+
+    pub(crate) fn new() -> Slots<T> {
         Slots { chunks: Vec::new(), unallocated: Vec::new(), with_room: NO_SLOT, length: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 
     /// Every slot's number is below this.
-    pub(super) fn end(&self) -> u32 {
+    pub(crate) fn end(&self) -> u32 {
         (self.chunks.len() * CHUNK_SLOTS) as u32
     }
 
     /// The memory of all chunks, in bytes, free slots included.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let allocated = self.chunks.len() - self.unallocated.len();
         allocated * size_of::<Chunk<T>>()
             + self.chunks.capacity() * size_of::<Option<Box<Chunk<T>>>>()
@@ -57,8 +60,8 @@ impl<T> Slots<T> {
     /// Puts an entry into a free slot.
     ///
     /// # Panics
-    /// There are 2^32 - 16 entries already: 200 GiB of them, so a log's bounds come first.
-    pub(super) fn insert(&mut self, value: T) -> u32 {
+    /// There are 2^32 - 16 entries already: 200 GiB of them, so other bounds come first.
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
         if self.with_room == NO_SLOT {
             self.allocate_chunk();
         }
@@ -79,7 +82,7 @@ impl<T> Slots<T> {
     ///
     /// # Panics
     /// The slot is free already.
-    pub(super) fn remove(&mut self, slot: u32) -> T {
+    pub(crate) fn remove(&mut self, slot: u32) -> T {
         let number = slot / CHUNK_SLOTS as u32;
         let chunk = self.chunk_mut(number);
         let value =
@@ -100,25 +103,25 @@ impl<T> Slots<T> {
         value
     }
 
-    pub(super) fn get(&self, slot: u32) -> Option<&T> {
+    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
         let chunk = self.chunks.get(slot as usize / CHUNK_SLOTS)?.as_ref()?;
         chunk.slots[slot as usize % CHUNK_SLOTS].as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         let chunk = self.chunks.get_mut(slot as usize / CHUNK_SLOTS)?.as_mut()?;
         chunk.slots[slot as usize % CHUNK_SLOTS].as_mut()
     }
 
     /// The first slot from `slot` on that is not in a chunk without entries.
-    pub(super) fn skip_unallocated(&self, slot: u32) -> u32 {
+    pub(crate) fn skip_unallocated(&self, slot: u32) -> u32 {
         match self.chunks.get(slot as usize / CHUNK_SLOTS) {
             Some(None) => (slot / CHUNK_SLOTS as u32 + 1) * CHUNK_SLOTS as u32,
             _ => slot,
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..self.end()).filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 
@@ -161,7 +164,7 @@ impl<T> Slots<T> {
     }
 
     /// Checks what must always hold; for tests.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         assert_eq!(self.iter().count(), self.length, "entries in the slots");
         let free = self.chunks.iter().filter(|chunk| chunk.is_none()).count();
         assert_eq!(free, self.unallocated.len(), "chunks that are not allocated");

@@ -1,64 +1,67 @@
-//! Hash tables from a hash to a slot number: the names stand in the slots, once.
+//! Hash tables from a hash to a slot number: what was hashed stands in the slots, once, with its hash.
 
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
 use siphasher::sip::SipHasher13;
 
 use crate::parts::PartTable;
 
-/// The keys of the log's hashes, so that names that collide cannot be computed from outside.
+/// The keys of hashes of text from outside, so that texts that collide cannot be computed there.
 #[derive(Clone, Copy)]
-pub(super) struct HashKeys(u64, u64);
+pub(crate) struct HashKeys(u64, u64);
 
 impl HashKeys {
-    pub(super) fn new(seed: u64) -> HashKeys {
+    pub(crate) fn new(seed: u64) -> HashKeys {
         // Any two words that depend on the whole seed will do: the secret is the seed.
         HashKeys(seed, seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15)
     }
 
-    pub(super) fn hash(self, text: &str) -> u64 {
+    pub(crate) fn hash(self, value: &(impl Hash + ?Sized)) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
-        hasher.write(text.as_bytes());
+        value.hash(&mut hasher);
         hasher.finish()
     }
 }
 
 /// Slot numbers by hash.
-pub(super) struct SlotTable {
+pub(crate) struct SlotTable {
     slots: PartTable<u32>,
 }
 
 impl SlotTable {
-    pub(super) fn new() -> SlotTable {
+    /// The most that an entry takes: five bytes, when seven sixteenths of the table are used.
+    pub(crate) const ENTRY_BYTES: usize = 12;
+
+    pub(crate) fn new() -> SlotTable {
         SlotTable { slots: PartTable::new() }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// The memory of the table, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.slots.bytes()
     }
 
     /// The slot with this hash for which `is_it` holds.
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         self.slots.find(hash, |slot| is_it(*slot)).copied()
     }
 
     /// Adds a slot that is not in the table. `hash_of` gives the hash of any slot in it, and of this one.
-    pub(super) fn insert(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
+    pub(crate) fn insert(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
         self.slots.insert(hash, slot, |slot| hash_of(*slot));
     }
 
     /// Removes a slot that is in the table. `hash_of` gives the hash of any other slot in it.
-    pub(super) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
+    pub(crate) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
         self.slots.remove(hash, |other| *other == slot, |slot| hash_of(*slot));
     }
 
     /// Checks what must always hold; for tests. `hash_of` gives the hash of any slot in the table.
-    pub(super) fn check(&self, hash_of: impl Fn(u32) -> u64) {
+    pub(crate) fn check(&self, hash_of: impl Fn(u32) -> u64) {
         self.slots.check(|slot| hash_of(*slot));
     }
 }
@@ -70,7 +73,7 @@ mod tests {
     #[test]
     fn a_table_finds_what_is_in_it_and_shrinks() {
         let keys = HashKeys::new(1);
-        let hash_of = |slot: u32| keys.hash(&slot.to_string());
+        let hash_of = |slot: u32| keys.hash(slot.to_string().as_str());
         let mut table = SlotTable::new();
         for slot in 0..10_000 {
             table.insert(hash_of(slot), slot, hash_of);
