@@ -1,5 +1,5 @@
-//! Laggards: streams that are not at the head, because their link is full or they still replay. What was begun on the link
-//! is not here, but in [`crate::unsent`]: it belongs to the link.
+//! Laggards: streams that are not at the head, because their link is full or they still replay. What was
+//! begun on the link is not here, but in [`crate::unsent`]: it belongs to the link.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -94,7 +94,8 @@ impl Laggards {
         self.table[key as usize].ends = true;
     }
 
-    /// The next to be served. It is out of line until [`Laggards::ready`]. Takes from `scans` what it looked at in vain.
+    /// The next to be served. It is out of line until [`Laggards::ready`]. Takes from `scans` what it looked
+    /// at in vain.
     pub fn next_turn(&mut self, scans: &mut usize) -> Option<u32> {
         loop {
             let key = self.line.pop_front()?;

@@ -164,9 +164,9 @@ pub struct Limits {
     pub mailbox_total_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Bytes per shard that it holds for links which have begun a frame, or their opening, and whose socket is full. Beyond
-    /// it the one that began the oldest frame is disconnected. How far a slow subscriber may be behind is what the log
-    /// retains: it reads from there.
+    /// Bytes per shard that it holds for links which have begun a frame, or their opening, and whose socket is full.
+    /// Beyond it, of a sample of these links, the one whose end frees most is disconnected. How far a slow subscriber may
+    /// be behind is what the log retains: it reads from there.
     pub laggard_bytes: usize,
     /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
     /// and publishers of its topics wait.

@@ -1,14 +1,15 @@
 //! A link: one socket, how bytes travel over it, and its name. What was begun on it and is not sent yet is in
 //! [`crate::unsent`].
 //!
-//! A link is not a stream. With HTTP/1.1 it carries exactly one, and the two share a record and a slot. A transport that
-//! carries several streams has one link for all of them: bytes that were begun belong to the link, because nothing else
-//! may be written before they are finished, and the end of a stream is not the end of its link.
+//! A link is not a stream. With HTTP/1.1 it carries exactly one, and the two share a record and a slot. A
+//! transport that carries several streams has one link for all of them: bytes that were begun belong to the
+//! link, because nothing else may be written before they are finished, and the end of a stream is not the end
+//! of its link.
 
 use crate::frame::WireFormat;
 
-/// How the bytes of a stream reach the socket. It is known where the socket comes from: from a listener, or from the
-/// program that gives it to be adopted.
+/// How the bytes of a stream reach the socket. It is known where the socket comes from: from a listener, or
+/// from the program that gives it to be adopted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// HTTP/1 on the bare socket: the bytes of a send go to every member as they are.
@@ -20,8 +21,8 @@ impl Transport {
     const ALL: [Transport; 1] = [Transport::Http1];
 }
 
-/// In which bytes a stream's events, heartbeats, gaps and end are written: how they travel, and how they are delimited. It
-/// is part of an audience's key, because members of one audience are sent the same bytes.
+/// In which bytes a stream's events, heartbeats, gaps and end are written: how they travel, and how they are
+/// delimited. It is part of an audience's key, because members of one audience are sent the same bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Encoding {
     /// How the bytes reach the socket.
@@ -37,8 +38,8 @@ impl From<WireFormat> for Encoding {
     }
 }
 
-/// A link's name: its slot, and the generation that tells it from others that had the slot. A notification of the
-/// operating system bears it, so a stale one is recognized.
+/// A link's name: its slot, and the generation that tells it from others that had the slot. A notification of
+/// the operating system bears it, so a stale one is recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LinkKey {
     /// The place in the table.

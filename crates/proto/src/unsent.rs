@@ -1,8 +1,8 @@
 //! What was begun on links and is not sent yet.
 //!
-//! It belongs to the link and not to a stream, because nothing else may be written to a socket before it is finished. Few
-//! links have something unsent, so it is in a table of its own, and an idle link costs nothing here. The table also counts
-//! the memory that these bytes hold: one budget of the shard bounds it.
+//! It belongs to the link and not to a stream, because nothing else may be written to a socket before it is
+//! finished. Few links have something unsent, so it is in a table of its own, and an idle link costs nothing
+//! here. The table also counts the memory that these bytes hold: one budget of the shard bounds it.
 
 use std::cmp::Reverse;
 
@@ -59,7 +59,8 @@ impl Unsent {
         }
     }
 
-    /// What would be free if the link were closed, in bytes: of a frame that several links have begun, its share.
+    /// What would be free if the link were closed, in bytes: of a frame that several links have begun, its
+    /// share.
     fn share(&self, store: &FrameStore) -> usize {
         match &self.source {
             Source::Frame(key, _) => store.begun_share(*key),
@@ -111,7 +112,8 @@ impl UnsentTable {
         self.entries.is_empty()
     }
 
-    /// Whether something was begun on the link in this slot that must be finished before anything else is written to it.
+    /// Whether something was begun on the link in this slot that must be finished before anything else is
+    /// written to it.
     pub fn contains(&self, link: u32) -> bool {
         self.find(link).is_some()
     }
@@ -160,9 +162,9 @@ impl UnsentTable {
         store.begun_bytes() + self.own_bytes
     }
 
-    /// Of a sample of `count` links from `from` on, the slot of the one whose end would free most; of several, of the one
-    /// that began the oldest frame. It cannot be told of a gap in the middle of a frame. A crowd that shares one frame holds
-    /// little each, so it is not ended for what one other link holds.
+    /// Of a sample of `count` links from `from` on, the slot of the one whose end would free most; of
+    /// several, of the one that began the oldest frame. It cannot be told of a gap in the middle of a frame.
+    /// A crowd that shares one frame holds little each, so it is not ended for what one other link holds.
     pub fn largest_holder(&self, from: usize, count: usize, store: &FrameStore) -> Option<u32> {
         let length = self.entries.len();
         let sample = (0..count.min(length)).map(|offset| &self.entries[from.wrapping_add(offset) % length]);

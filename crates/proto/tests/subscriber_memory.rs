@@ -56,8 +56,8 @@ fn long_name(reader: usize, topic: usize) -> String {
     start + &padding
 }
 
-/// One test, because the allocator counts for the whole process. A reader of 64 long topics took 28.9 KB, and the bounds
-/// that the server prints said nothing of it.
+/// One test, because the allocator counts for the whole process. A reader of 64 long topics took 28.9 KB, and
+/// the bounds that the server prints said nothing of it.
 #[test]
 fn topics_of_subscribers_take_what_is_counted_and_have_a_bound() {
     let long = |reader: usize| (0..64).map(move |topic| long_name(reader, topic));

@@ -22,12 +22,12 @@ pub(super) struct Audience {
     pub(super) subscription: Arc<Subscription>,
     /// The subscription's hash, so that a table that grows need not read it.
     hash: u64,
-    /// The topics, in the order of the subscription: where each is, and where this audience stands in its list, so that
-    /// it leaves a topic with a million audiences as fast as one with ten.
+    /// The topics, in the order of the subscription: where each is, and where this audience stands in its
+    /// list, so that it leaves a topic with a million audiences as fast as one with ten.
     topics: SmallVec<[TopicPlace; 1]>,
     pub(super) members: SmallVec<[Member; 1]>,
-    /// The newest event that marked this audience, or the newest of all when the audience began. Events up to here that
-    /// still come are ignored.
+    /// The newest event that marked this audience, or the newest of all when the audience began. Events up to
+    /// here that still come are ignored.
     pub(super) head: u64,
     /// The unfinished sweep, if there is one: its key.
     pub(super) sweep: Option<SweepKey>,
@@ -58,7 +58,8 @@ struct TopicPlace {
 }
 
 impl Audience {
-    /// The memory of an audience of this subscription without its members and topics, in bytes; an upper bound.
+    /// The memory of an audience of this subscription without its members and topics, in bytes; an upper
+    /// bound.
     fn bytes(subscription: &Subscription) -> usize {
         const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
         // A place in a topic's list, which has up to four times the room that it needs.
@@ -84,8 +85,8 @@ pub struct TopicReaders {
 }
 
 impl TopicReaders {
-    /// The memory of a topic that a shard reads, in bytes, without its audiences: here, in the log, and its name. An upper
-    /// bound, because other shards may read the topic too.
+    /// The memory of a topic that a shard reads, in bytes, without its audiences: here, in the log, and its
+    /// name. An upper bound, because other shards may read the topic too.
     fn bytes(topic: &Topic) -> usize {
         Slots::<TopicReaders>::ENTRY_BYTES + SlotTable::ENTRY_BYTES + Log::reader_entry_bytes(topic)
     }
@@ -101,7 +102,8 @@ impl TopicReaders {
     }
 }
 
-/// How far behind a sweep may be before the shard takes no more events, and which events need not wait for it.
+/// How far behind a sweep may be before the shard takes no more events, and which events need not wait for
+/// it.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepBounds {
     /// Events that an unfinished sweep still has to bring to some member.
@@ -120,8 +122,8 @@ impl Default for SweepBounds {
 
 /// The audiences of a shard.
 ///
-/// There may be a million of them, and nothing is delivered while a table grows: so none of these tables grows in one
-/// piece.
+/// There may be a million of them, and nothing is delivered while a table grows: so none of these tables
+/// grows in one piece.
 pub struct Audiences {
     pub(super) table: Slots<Audience>,
     by_subscription: SlotTable,
@@ -179,8 +181,8 @@ impl Audiences {
         subscription.topics().iter().filter(is_unread).cloned().collect()
     }
 
-    /// The memory of all audiences and topics in bytes, with the topics' entries in the log: what subscriptions take
-    /// beside the records of streams. An upper bound.
+    /// The memory of all audiences and topics in bytes, with the topics' entries in the log: what
+    /// subscriptions take beside the records of streams. An upper bound.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

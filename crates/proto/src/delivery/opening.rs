@@ -12,14 +12,15 @@ use crate::log::Start;
 use crate::stream::{Deciseconds, Place, Stream, StreamOptions};
 use crate::unsent::Unsent;
 
-/// A subscription that has its place in an audience. It becomes a stream with [`Delivery::begin`], or ends with
-/// [`Delivery::abandon`].
+/// A subscription that has its place in an audience. It becomes a stream with [`Delivery::begin`], or ends
+/// with [`Delivery::abandon`].
 #[must_use]
 pub struct Opened {
     audience: AudienceId,
     /// The stream has everything up to here, or cannot get it any more.
     pub cursor: u64,
-    /// Some events up to here may be gone; what is left of those after the cursor comes. At most the cursor: none is.
+    /// Some events up to here may be gone; what is left of those after the cursor comes. At most the cursor:
+    /// none is.
     pub incomplete_until: u64,
     /// Events are missing that the reader did not ask to be without.
     pub gap: bool,
@@ -48,8 +49,8 @@ impl Delivery {
         LinkKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
     }
 
-    /// Gives a subscription its place. `start` is where it resumes, as the log said; `None`: with the next event. From
-    /// here on no event of its topics passes by.
+    /// Gives a subscription its place. `start` is where it resumes, as the log said; `None`: with the next
+    /// event. From here on no event of its topics passes by.
     pub fn open(
         &mut self,
         subscription: Subscription,
@@ -80,8 +81,9 @@ impl Delivery {
         }
         let mut nothing_until = cursor;
         if cursor < self.audiences.head(audience) {
-            // A reader of quiet topics has everything, though its number is old. It is a member at once: as a laggard it
-            // would read from the log what comes next, and a log that keeps little may have lost it by then.
+            // A reader of quiet topics has everything, though its number is old. It is a member at once: as a
+            // laggard it would read from the log what comes next, and a log that keeps little may have lost
+            // it by then.
             let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
             let mut first = Vec::new();
             if let Ok(end) = log.read_after(&wanted, 1, 0, &mut first)
@@ -93,8 +95,8 @@ impl Delivery {
         Opened { audience, cursor, incomplete_until, gap: start.is_gap(), resumes: true, nothing_until }
     }
 
-    /// The event that reports the gap of a subscription: between the event `asked` and the next one from which on all are
-    /// there, something may be missing.
+    /// The event that reports the gap of a subscription: between the event `asked` and the next one from
+    /// which on all are there, something may be missing.
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
         let next = log.first_after(&subscription.wanted_after(opened.incomplete_until, 0));
@@ -108,7 +110,8 @@ impl Delivery {
         let slot = key.slot;
         // It has everything up to where nothing is for it.
         let cursor = cursor.max(nothing_until);
-        // Every event after the audience's head comes by mail, so a reader that has everything up to there need not replay.
+        // Every event after the audience's head comes by mail, so a reader that has everything up to there
+        // need not replay.
         let is_up_to_date = cursor >= incomplete_until && cursor >= self.audiences.head(audience);
         let place = if (resumes && !is_up_to_date) || unsent.is_some() {
             self.audiences.add_laggard(audience);
