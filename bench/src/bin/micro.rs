@@ -180,7 +180,7 @@ fn sweep(bench: &mut Bench) -> Outcome<()> {
         let key = delivery.reserve();
         let opened = delivery.open(subscription, None, &mut log);
         let options = StreamOptions::default();
-        let new = NewStream { key, socket: member as i32, options, unsent: None };
+        let new = NewStream { link: key, socket: member as i32, options, unsent: None };
         delivery.begin(opened, new, Duration::ZERO, &mut log);
     }
     let (now, mut seq, data) = (Duration::ZERO, 0, "x".repeat(200));
@@ -223,7 +223,7 @@ fn log(bench: &mut Bench) -> Outcome<()> {
     bench.time("log_resume_run_per_frame", BEHIND, || {
         black_box(log.read_after(&topics, false, start, 1 << 10, 1 << 20, &mut frames).is_ok());
         let keys: Vec<FrameKey> = frames.drain(..).map(|frame| store.insert(frame)).collect();
-        run.fill(start, start, WireFormat::Chunked, &keys, &mut store);
+        run.fill(start, start, WireFormat::Chunked.into(), &keys, &mut store);
         black_box(run.bytes(&store));
         keys.into_iter().for_each(|key| store.release(key));
     });
