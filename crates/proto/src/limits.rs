@@ -152,6 +152,10 @@ pub struct Limits {
     pub topics_per_subscription: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
+    /// Topics of all events of a batch, each counted in each event, that are published under one hold of the hub's locks:
+    /// a larger batch is published in parts. An entry costs about a microsecond, for which other publishers, and readers
+    /// that come or replay, wait.
+    pub batch_topics: usize,
     /// Events that wait in a shard's mailbox. At the bound a publish is answered "busy" (503): together
     /// with a sweep's speed this is the latency under saturation, so it is small.
     pub mailbox_events: usize,
@@ -166,6 +170,10 @@ pub struct Limits {
     /// it the one that began the oldest frame is disconnected. How far a slow subscriber may be behind is what the log
     /// retains: it reads from there.
     pub laggard_bytes: usize,
+    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no publisher: a few
+    /// slow readers are closed, or skip, at their own bounds. Where the readers of a hub are fewer than twice this, and
+    /// all of them are a little too slow, they are treated so, too.
+    pub congestion_streams: usize,
     /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
     /// and publishers of its topics wait.
     pub delivery_bytes: usize,
@@ -201,11 +209,13 @@ impl Default for Limits {
             head: HeadLimits::default(),
             topics_per_subscription: 64,
             event_bytes: 1 << 20,
+            batch_topics: 512,
             mailbox_events: 512,
             mailbox_bytes: 4 << 20,
             mailbox_total_bytes: 64 << 20,
             mailbox_others: 4096,
             laggard_bytes: 32 << 20,
+            congestion_streams: 64,
             delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
             laggard_policy: LaggardPolicy::default(),
@@ -254,9 +264,9 @@ pub const SMALL_FAN_OUT: usize = 64;
 /// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
 pub const SWEEP_FRAMES: usize = 8192;
 
-/// When most connections are laggards whose sockets still take bytes, the path out is full, not the
-/// readers slow: then mail waits for at most this long at a time, and publishers learn that the mailbox is
-/// full, instead of everyone being evicted at once.
+/// When most connections, and at least [`Limits::congestion_streams`], are laggards whose sockets still take bytes, the
+/// path out is full, not the readers slow: then events wait for at most this long at a time, and publishers learn that
+/// the mailbox is full, instead of everyone being evicted at once.
 pub const CONGESTION_HOLD: Duration = Duration::from_millis(250);
 
 /// A laggard whose socket has taken nothing for this long is slow by itself, whatever the path.

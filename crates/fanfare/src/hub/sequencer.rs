@@ -34,6 +34,8 @@ pub(crate) struct Sequencer {
     epoch: Epoch,
     clock: Clock,
     event_bytes: usize,
+    /// Topics of the events of one part, each counted in each event: it is work under locks.
+    batch_topics: usize,
     /// What may be taken in one mailbox.
     mailbox: Bound,
     /// Bytes that may be taken in all mailboxes together.
@@ -171,6 +173,7 @@ impl Sequencer {
             epoch: log.epoch(),
             clock,
             event_bytes: limits.event_bytes,
+            batch_topics: limits.batch_topics,
             mailbox: Bound { events: limits.mailbox_events, bytes: limits.mailbox_bytes },
             total_bytes: limits.mailbox_total_bytes,
             log,
@@ -305,11 +308,15 @@ impl Sequencer {
     }
 
     /// Measures the events of the first part, and answers how many they are: as many as fit into one empty
-    /// mailbox, and at least one.
+    /// mailbox and have no more topics than a batch may, and at least one.
     fn measure(&self, scratch: &mut Scratch, events: &VecDeque<Event>) -> usize {
         scratch.sizes.clear();
-        let mut part = Amount::default();
+        let (mut part, mut topics) = (Amount::default(), 0);
         for event in events {
+            topics += event.topics().len();
+            if topics > self.batch_topics && !scratch.sizes.is_empty() {
+                break;
+            }
             let one = Amount { events: 1, bytes: Frame::size_at_most(event) };
             if !self.mailbox.fits(part, one) {
                 break;
