@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
@@ -43,6 +43,8 @@ pub(crate) struct Sequencer {
     log: Arc<ProcessLog>,
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// Publishers that wait for the lock of `state`. Not loom's: nothing depends on it but who is first.
+    waiting_for_lock: AtomicUsize,
 }
 
 /// What a batch keeps until it is released, also on the thread of a store.
@@ -179,6 +181,7 @@ impl Sequencer {
             log,
             shared: Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() }),
             state: Mutex::new(State { newest, total_at_most: 0, scratch }),
+            waiting_for_lock: AtomicUsize::new(0),
         }
     }
 
@@ -207,7 +210,9 @@ impl Sequencer {
         events: &mut VecDeque<Event>,
         mut wait: Option<(&mut Option<Place>, WaitBy)>,
     ) -> Attempt {
+        self.waiting_for_lock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
+        self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
         loop {
             let place = wait.as_ref().and_then(|(place, _)| place.as_ref());
             let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place) {
@@ -234,6 +239,22 @@ impl Sequencer {
             if !self.ask(&no_room.calls) && !is_next {
                 return Attempt::Waits;
             }
+        }
+    }
+
+    /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is not
+    /// fair, so a thread that takes it again at once would leave the others asleep until its last part.
+    pub(crate) fn let_others_go_first(&self) {
+        // A thread that was woken needs some 50 us to take the lock, which is about so many turns.
+        const TURNS: usize = 500;
+        if cfg!(fanfare_loom) {
+            return;
+        }
+        for _ in 0..TURNS {
+            if self.waiting_for_lock.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 
