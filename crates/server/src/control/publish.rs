@@ -453,6 +453,8 @@ mod tests {
         let limits = Limits { mailbox_events: 300, ..Limits::default() };
         let builder = Engine::builder().shards(1).limits(limits).admission(admission);
         let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        // Where the test fails, this goes before the engine, which waits for its shard.
+        let go_on = go_on;
         let control = control(engine.hub());
         let _reader = add_reader(&control.hub);
         let mut stopper = TcpStream::connect(engine.addresses()[0]).unwrap();
