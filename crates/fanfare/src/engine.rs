@@ -191,7 +191,7 @@ impl Builder {
         let clock = Clock::start();
         let random = RandomState::new();
         let epoch = Epoch::new(random.hash_one("epoch"));
-        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count);
+        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count, &limits);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();

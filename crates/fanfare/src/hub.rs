@@ -151,11 +151,11 @@ pub struct Interrupted {
 }
 
 impl Common {
-    pub(crate) fn new(log: Log, shards: usize) -> Common {
+    pub(crate) fn new(log: Log, shards: usize, limits: &Limits) -> Common {
         Common {
             log: Arc::new(ProcessLog::new(log)),
             waiting: Arc::default(),
-            congestion: Arc::new(Congestion::new(shards)),
+            congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
         }
     }
 
@@ -231,8 +231,8 @@ impl Hub {
     /// and leaves them there where it does not.
     ///
     /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
-    /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`crate::PART_TOPICS`] topics, counted
-    /// once for each event, is taken whole or not at all. Of a larger one, as many
+    /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`Limits::batch_topics`] topics
+    /// together, is taken whole or not at all. Of a larger one, as many
     /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
     /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
     /// many times larger.
@@ -400,8 +400,9 @@ impl Hub {
     pub(crate) fn drain(&self, window: Duration) {
         self.inner.sequencer.close(|| {
             for shard in &self.inner.shards {
-                let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
+                // In this order: a shard that finds the letter knows that nothing more comes.
                 shard.mailbox.refuse();
+                let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
             }
         });
     }

@@ -49,8 +49,8 @@ pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 pub use fanfare_proto::limits::{
-    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, PART_TOPICS, Retention,
-    RetentionRule, TopicPattern,
+    FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, Retention, RetentionRule,
+    TopicPattern,
 };
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;

@@ -69,17 +69,30 @@ pub(crate) struct Mailbox {
 
 struct State {
     queue: VecDeque<Mail>,
-    /// The shard sleeps, or is about to, and nothing has woken it: a push must.
-    asleep: bool,
+    /// How much of it is no event.
+    others: usize,
+    sleep: Sleep,
     /// The shard has ended: nothing reads the queue.
     ended: bool,
+}
+
+/// Whether a push must wake the shard. It says so until a wake is made: one that is only collected
+/// ([`fanfare_io::collect_wakes`]) comes later than the next push may need it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    /// The shard is awake, or was woken.
+    Awake,
+    /// It sleeps, or is about to.
+    UntilMail,
+    /// It sleeps over events, which it holds up: only other mail is to wake it.
+    UntilOtherMail,
 }
 
 impl Mailbox {
     pub(crate) fn new(shard: usize, waker: impl Into<Waker>, waiting: Arc<WaitingPublishers>) -> Mailbox {
         Mailbox {
             shard,
-            state: Mutex::new(State { queue: VecDeque::new(), asleep: false, ended: false }),
+            state: Mutex::new(State { queue: VecDeque::new(), others: 0, sleep: Sleep::Awake, ended: false }),
             capacity: CachePadded::default(),
             #[cfg(feature = "sim")]
             reserved: Mutex::default(),
@@ -138,7 +151,15 @@ impl Mailbox {
             return false;
         }
         state.queue.extend(frames.into_iter().map(Mail::Event));
-        std::mem::take(&mut state.asleep)
+        state.sleep == Sleep::UntilMail && self.begins_wake(&mut state)
+    }
+
+    /// Notes that the caller will wake the shard. Always true.
+    fn begins_wake(&self, state: &mut State) -> bool {
+        if !self.waker.is_collected() {
+            state.sleep = Sleep::Awake;
+        }
+        true
     }
 
     /// Wakes the shard, asleep or not.
@@ -172,7 +193,8 @@ impl Mailbox {
         }
         before_push().map_err(Refused::Failed)?;
         state.queue.push_back(mail);
-        let asleep = std::mem::take(&mut state.asleep);
+        state.others += 1;
+        let asleep = state.sleep != Sleep::Awake && self.begins_wake(&mut state);
         // The system call is made without the lock: the shard that it wakes wants it.
         drop(state);
         if asleep {
@@ -190,6 +212,21 @@ impl Mailbox {
             *into = VecDeque::new();
         }
         std::mem::swap(&mut state.queue, into);
+        state.others = 0;
+    }
+
+    /// Takes what is no event, for a shard that holds events up. The order to drain stays behind the events
+    /// that were published before it.
+    pub(crate) fn take_others(&self, into: &mut VecDeque<Mail>) {
+        let mut state = lock(&self.state);
+        if state.others == 0 {
+            return;
+        }
+        let stays = |mail: &Mail| matches!(mail, Mail::Event(_) | Mail::Drain(_));
+        let (stay, others) = std::mem::take(&mut state.queue).into_iter().partition(stays);
+        state.queue = stay;
+        state.others = state.queue.iter().filter(|mail| !matches!(mail, Mail::Event(_))).count();
+        *into = others;
     }
 
     /// The shard has acted on an event that it took: only now is there room for another.
@@ -203,13 +240,21 @@ impl Mailbox {
     /// it must not sleep.
     pub(crate) fn prepare_sleep(&self) -> bool {
         let mut state = lock(&self.state);
-        state.asleep = state.queue.is_empty();
-        state.asleep
+        state.sleep = if state.queue.is_empty() { Sleep::UntilMail } else { Sleep::Awake };
+        state.sleep != Sleep::Awake
+    }
+
+    /// As [`Mailbox::prepare_sleep`], for a shard that holds events up: only other mail wakes it, or keeps it
+    /// from sleeping.
+    pub(crate) fn prepare_hold(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.sleep = if state.others == 0 { Sleep::UntilOtherMail } else { Sleep::Awake };
+        state.sleep != Sleep::Awake
     }
 
     /// The shard is awake: pushes need not wake it.
     pub(crate) fn awake(&self) {
-        lock(&self.state).asleep = false;
+        lock(&self.state).sleep = Sleep::Awake;
     }
 
     /// Takes no more sockets; what waits is still taken.

@@ -37,14 +37,17 @@ pub(crate) struct ProcessLog {
     /// lock of the mailbox is between the raise and the first shard's send, the reader's sockets are between
     /// that and the second shard's look.
     newest: Arc<AtomicU64>,
+    /// When the shard that trims looks at the log again, in nanoseconds; `u64::MAX`: never. The log's own time
+    /// ([`Log::next_expiry`]) is not earlier. It is changed under the lock, and read without: a shard that
+    /// waited for a release before each of its sleeps would deliver nothing meanwhile. Relaxed: the shard is
+    /// woken after it was made earlier.
+    trims_at: AtomicU64,
 }
 
 struct State {
     log: Log,
     /// What [`ProcessLog::newest`] shows to those without the lock.
     newest: u64,
-    /// When the shard that trims looks at the log again, as far as it knows.
-    trims_at: Option<Duration>,
     /// [`Log::changes`] when the log was last checked.
     #[cfg(feature = "sim")]
     checked: Option<u64>,
@@ -75,10 +78,10 @@ impl ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
             newest: Arc::new(AtomicU64::new(log.newest())),
+            trims_at: AtomicU64::new(nanoseconds_or_never(log.next_expiry())),
             state: Mutex::new(State {
                 newest: log.newest(),
                 log,
-                trims_at: None,
                 #[cfg(feature = "sim")]
                 checked: None,
             }),
@@ -164,14 +167,14 @@ impl LockedLog<'_> {
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, newest, trims_at, .. } = &mut *self.state;
+        let State { log, newest, .. } = &mut *self.state;
         for frame in frames {
             log.append(frame, now, dropped);
         }
-        let expiry = log.next_expiry();
-        let is_earlier = expiry.is_some_and(|expiry| trims_at.is_none_or(|trims_at| expiry < trims_at));
+        let expiry = nanoseconds_or_never(log.next_expiry());
+        let is_earlier = expiry < self.process.trims_at.load(Ordering::Relaxed);
         if is_earlier {
-            *trims_at = expiry;
+            self.process.trims_at.store(expiry, Ordering::Relaxed);
         }
         *newest = last;
         self.process.newest.store(last, Ordering::Relaxed);
@@ -199,7 +202,9 @@ impl SharedLog {
     /// Drops at most `budget` frames that are too old.
     pub(crate) fn trim(&self, now: Duration, budget: usize) {
         let mut dropped = Vec::new();
-        self.process.lock().state.log.trim(now, budget, &mut dropped);
+        let log = &mut self.process.lock().state.log;
+        log.trim(now, budget, &mut dropped);
+        self.process.trims_at.store(nanoseconds_or_never(log.next_expiry()), Ordering::Relaxed);
     }
 
     /// When [`SharedLog::trim`] is due, for the one shard that does it. It is woken where this becomes
@@ -208,9 +213,8 @@ impl SharedLog {
         if self.shard != ProcessLog::TRIMMING_SHARD {
             return None;
         }
-        let mut log = self.process.lock();
-        log.state.trims_at = log.state.log.next_expiry();
-        log.state.trims_at
+        let at = self.process.trims_at.load(Ordering::Relaxed);
+        (at != u64::MAX).then(|| Duration::from_nanos(at))
     }
 
     /// The index of this shard.
@@ -220,8 +224,7 @@ impl SharedLog {
 
     /// Whether this shard is the one that trims, and something is too old as far as it knows.
     pub(crate) fn next_expiry_is_due(&self, now: Duration) -> bool {
-        self.shard == ProcessLog::TRIMMING_SHARD
-            && self.process.lock().state.log.next_expiry().is_some_and(|at| at <= now)
+        self.next_expiry().is_some_and(|at| at <= now)
     }
 
     /// Whether this is the shard that trims.
@@ -267,6 +270,10 @@ impl SharedLog {
         let log = self.process.lock();
         self.mailbox.is_empty().then_some(log.state.newest)
     }
+}
+
+fn nanoseconds_or_never(at: Option<Duration>) -> u64 {
+    at.map_or(u64::MAX, |at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
 }
 
 impl EventLog for SharedLog {

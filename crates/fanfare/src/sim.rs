@@ -45,7 +45,7 @@ pub struct SimShard<I: Io> {
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
     let networks: Vec<I> = networks.into_iter().collect();
-    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len());
+    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), &plan.limits);
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");

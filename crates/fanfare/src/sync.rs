@@ -5,6 +5,8 @@ use std::sync::PoisonError;
 
 #[cfg(fanfare_loom)]
 pub(crate) use self::model::Waker;
+#[cfg(all(test, fanfare_loom))]
+pub(crate) use self::model::collect_wakes;
 #[cfg(not(fanfare_loom))]
 pub(crate) use fanfare_io::Waker;
 #[cfg(fanfare_loom)]
@@ -31,6 +33,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(fanfare_loom)]
 mod model {
+    use std::cell::Cell;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -53,8 +56,16 @@ mod model {
 
     impl Waker {
         pub(crate) fn wake(&self) {
+            if self.is_collected() {
+                return;
+            }
             self.event.wakes.fetch_add(1, Ordering::Relaxed);
             self.event.notify.notify();
+        }
+
+        /// Whether this thread's wakes are collected: see [`collect_wakes`].
+        pub(crate) fn is_collected(&self) -> bool {
+            COLLECTS.with(Cell::get)
         }
 
         /// Models have one table of descriptors.
@@ -72,6 +83,19 @@ mod model {
         pub(crate) fn wakes(&self) -> usize {
             self.event.wakes.load(Ordering::Relaxed)
         }
+    }
+
+    loom::thread_local! {
+        static COLLECTS: Cell<bool> = Cell::new(false);
+    }
+
+    /// Does `work`, and forgets the wakes that it makes on this thread: in a model, the thread to which they are
+    /// owed makes them too late.
+    #[cfg(test)]
+    pub(crate) fn collect_wakes(work: impl FnOnce()) {
+        COLLECTS.with(|collects| collects.set(true));
+        work();
+        COLLECTS.with(|collects| collects.set(false));
     }
 
     /// So that the engine builds: models run no engine.

@@ -78,6 +78,12 @@ impl Waker {
         }
     }
 
+    /// Whether a wake on this thread would be collected ([`collect_wakes`]), and so come later.
+    #[must_use]
+    pub fn is_collected(&self) -> bool {
+        COLLECTED.with_borrow(Option::is_some)
+    }
+
     fn write(&self) {
         let fd = self.event.number;
         let one = 1_u64.to_ne_bytes();

@@ -154,6 +154,10 @@ pub struct Limits {
     pub topics_per_subscription: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
+    /// Topics of all events of a batch, each counted in each event, that are published under one hold of the hub's locks:
+    /// a larger batch is published in parts. An entry costs about a microsecond, for which other publishers, and readers
+    /// that come or replay, wait.
+    pub batch_topics: usize,
     /// Events that wait in a shard's mailbox. At the bound a publish is answered "busy" (503): together
     /// with a sweep's speed this is the latency under saturation, so it is small.
     pub mailbox_events: usize,
@@ -168,6 +172,10 @@ pub struct Limits {
     /// Beyond it, of a sample of these links, the one whose end frees most is disconnected. How far a slow subscriber may
     /// be behind is what the log retains: it reads from there.
     pub laggard_bytes: usize,
+    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no publisher: a few
+    /// slow readers are closed, or skip, at their own bounds. Where the readers of a hub are fewer than twice this, and
+    /// all of them are a little too slow, they are treated so, too.
+    pub congestion_streams: usize,
     /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
     /// and publishers of its topics wait.
     pub delivery_bytes: usize,
@@ -207,11 +215,13 @@ impl Default for Limits {
             head: HeadLimits::default(),
             topics_per_subscription: 64,
             event_bytes: 1 << 20,
+            batch_topics: 512,
             mailbox_events: 512,
             mailbox_bytes: 4 << 20,
             mailbox_total_bytes: 64 << 20,
             mailbox_others: 4096,
             laggard_bytes: 32 << 20,
+            congestion_streams: 64,
             delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
             subscription_bytes: 512 << 20,
@@ -272,9 +282,9 @@ pub const SMALL_FAN_OUT: usize = 64;
 /// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
 pub const SWEEP_FRAMES: usize = 8192;
 
-/// When most connections are laggards whose sockets still take bytes, the path out is full, not the
-/// readers slow: then mail waits for at most this long at a time, and publishers learn that the mailbox is
-/// full, instead of everyone being evicted at once.
+/// When most connections, and at least [`Limits::congestion_streams`], are laggards whose sockets still take bytes, the
+/// path out is full, not the readers slow: then events wait for at most this long at a time, and publishers learn that
+/// the mailbox is full, instead of everyone being evicted at once.
 pub const CONGESTION_HOLD: Duration = Duration::from_millis(250);
 
 /// A laggard whose socket has taken nothing for this long is slow by itself, whatever the path.
@@ -340,10 +350,6 @@ pub const AHEAD_POLL: Duration = Duration::from_millis(10);
 
 /// Such readers that one turn of the loop looks at.
 pub const RESUMES: usize = 256;
-
-/// Topics of all events that one publish takes at once: each is looked up, and gets the event, under the log's lock, for
-/// about two milliseconds in all.
-pub const PART_TOPICS: usize = 2048;
 
 /// Frames that one append drops because the retention of the event's topics does not cover them any more, and
 /// two for each topic: 0.1 ms under the log's lock. The rest goes in the next turns of a shard's loop.

@@ -253,7 +253,7 @@ impl Shared {
     }
 
     /// Whether a batch may be taken in parts: only one that is larger than an empty mailbox, or than all of
-    /// them.
+    /// them, or that has more topics than a batch may.
     fn is_larger_than_a_mailbox(&self, events: &[Event], entries: &[Entry]) -> bool {
         let limits = &self.setting.limits;
         let sizes = || events.iter().map(Frame::size_at_most);
@@ -261,6 +261,8 @@ impl Shared {
         let readers = entries.iter().map(|entry| log.shards_reading(&entry.topics).len());
         let in_all: usize = sizes().zip(readers).map(|(size, shards)| size * shards).sum();
         let is_large = sizes().sum::<usize>() > limits.mailbox_bytes || in_all > limits.mailbox_total_bytes;
+        let topics: usize = events.iter().map(|event| event.topics().len()).sum();
+        let is_large = is_large || topics > limits.batch_topics;
         events.len() > 1 && (events.len() > limits.mailbox_events || is_large)
     }
 

@@ -313,12 +313,12 @@ fn a_drain_gives_laggards_the_whole_window() {
     assert_eq!(world.counted().deliveries, 1);
 }
 
-/// A minority of slow readers holds up no other. Where most are slow and still move, mail waits for a quarter
-/// of a second; where they stand still, it does not.
+/// A minority of slow readers holds up no other, and neither do a few. Where most are slow and still move, mail
+/// waits for a quarter of a second; where they stand still, it does not.
 #[test]
 fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
-    for (slow, waits) in [(1, false), (3, true)] {
-        let mut world = World::without_chance(Limits::default());
+    for (slow, congestion_streams, waits) in [(1, 1, false), (3, 4, false), (3, 3, true)] {
+        let mut world = World::without_chance(Limits { congestion_streams, ..Limits::default() });
         world.join("a", usize::MAX);
         for number in 0..3 {
             // Room for the head, and for no event.
@@ -345,7 +345,8 @@ fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
 /// became full, and every publisher of the hub was told to try again.
 #[test]
 fn a_slow_reader_alone_on_its_shard_holds_up_no_mail() {
-    let mut world = World::of(Setting { shards: 2, ..Setting::without_chance(Limits::default()) });
+    let limits = Limits { congestion_streams: 1, ..Limits::default() };
+    let mut world = World::of(Setting { shards: 2, ..Setting::without_chance(limits) });
     world.join_as("a", 500, 1, |_| ());
     for _ in 0..3 {
         world.join("a", usize::MAX);

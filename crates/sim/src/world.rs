@@ -257,11 +257,12 @@ impl World {
         self.shared.mailed.borrow()[shard] - self.shards[shard].shard.counts().events
     }
 
-    /// Whether most streams of the hub are behind, as each shard knew at the end of its last turn.
+    /// Whether most streams of the hub are behind, and not only a few, as each shard knew at the end of its last turn.
     fn is_congested(&self) -> bool {
         let snapshots = || self.shards.iter().map(|shard| shard.shard.snapshot());
         let behind: usize = snapshots().map(|snapshot| snapshot.behind).sum();
-        2 * behind > snapshots().map(|snapshot| snapshot.moving).sum()
+        let is_majority = 2 * behind > snapshots().map(|snapshot| snapshot.moving).sum();
+        is_majority && behind >= self.shared.setting.limits.congestion_streams
     }
 
     fn note_counts(&self, before: &ShardSnapshot, after: &ShardSnapshot) {

@@ -11,13 +11,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::Event;
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{Limits, PART_TOPICS};
+use fanfare_proto::limits::Limits;
 use fanfare_proto::log::ShardSet;
 use fanfare_proto::shrink::shrink_buffer;
 use smallvec::SmallVec;
@@ -34,6 +34,8 @@ pub(crate) struct Sequencer {
     epoch: Epoch,
     clock: Clock,
     event_bytes: usize,
+    /// Topics of the events of one part, each counted in each event: it is work under locks.
+    batch_topics: usize,
     /// What may be taken in one mailbox.
     mailbox: Bound,
     /// Bytes that may be taken in all mailboxes together.
@@ -41,6 +43,8 @@ pub(crate) struct Sequencer {
     log: Arc<ProcessLog>,
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// Publishers that wait for the lock of `state`. Not loom's: nothing depends on it but who is first.
+    waiting_for_lock: AtomicUsize,
 }
 
 /// What a batch keeps until it is released, also on the thread of a store.
@@ -171,11 +175,13 @@ impl Sequencer {
             epoch: log.epoch(),
             clock,
             event_bytes: limits.event_bytes,
+            batch_topics: limits.batch_topics,
             mailbox: Bound { events: limits.mailbox_events, bytes: limits.mailbox_bytes },
             total_bytes: limits.mailbox_total_bytes,
             log,
             shared: Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() }),
             state: Mutex::new(State { newest, total_at_most: 0, scratch }),
+            waiting_for_lock: AtomicUsize::new(0),
         }
     }
 
@@ -204,7 +210,9 @@ impl Sequencer {
         events: &mut VecDeque<Event>,
         mut wait: Option<(&mut Option<Place>, WaitBy)>,
     ) -> Attempt {
+        self.waiting_for_lock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
+        self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
         loop {
             let place = wait.as_ref().and_then(|(place, _)| place.as_ref());
             let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place) {
@@ -231,6 +239,22 @@ impl Sequencer {
             if !self.ask(&no_room.calls) && !is_next {
                 return Attempt::Waits;
             }
+        }
+    }
+
+    /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is not
+    /// fair, so a thread that takes it again at once would leave the others asleep until its last part.
+    pub(crate) fn let_others_go_first(&self) {
+        // A thread that was woken needs some 50 us to take the lock, which is about so many turns.
+        const TURNS: usize = 500;
+        if cfg!(fanfare_loom) {
+            return;
+        }
+        for _ in 0..TURNS {
+            if self.waiting_for_lock.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 
@@ -305,14 +329,17 @@ impl Sequencer {
     }
 
     /// Measures the events of the first part, and answers how many they are: as many as fit into one empty
-    /// mailbox and have at most [`PART_TOPICS`] topics, and at least one.
+    /// mailbox and have no more topics than a batch may, and at least one.
     fn measure(&self, scratch: &mut Scratch, events: &VecDeque<Event>) -> usize {
         scratch.sizes.clear();
         let (mut part, mut topics) = (Amount::default(), 0);
         for event in events {
-            let one = Amount { events: 1, bytes: Frame::size_at_most(event) };
             topics += event.topics().len();
-            if !self.mailbox.fits(part, one) || (part.events > 0 && topics > PART_TOPICS) {
+            if topics > self.batch_topics && !scratch.sizes.is_empty() {
+                break;
+            }
+            let one = Amount { events: 1, bytes: Frame::size_at_most(event) };
+            if !self.mailbox.fits(part, one) {
                 break;
             }
             part.add(one);

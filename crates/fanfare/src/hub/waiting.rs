@@ -148,6 +148,7 @@ impl<'hub> Publishing<'hub> {
             {
                 return Some(Ok(published));
             }
+            self.hub.inner.sequencer.let_others_go_first();
         }
     }
 

@@ -35,7 +35,7 @@ use crate::counts::SharedCounts;
 use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
 use crate::inspect::Inspection;
 use crate::shared_log::{SharedLog, log_of};
-use crate::sync::{AtomicBool, AtomicU64, Waker, lock};
+use crate::sync::{AtomicBool, AtomicU64, Waker, collect_wakes, lock};
 
 /// `preemptions` is how often in one run a thread that could go on is interrupted. Most bugs need one or two;
 /// each more costs several times the runs. `LOOM_MAX_PREEMPTIONS` is for all models instead.
@@ -53,7 +53,7 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
 
 /// The hub with some shards, and what these have of it. Each shard has readers of these topics.
 pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards);
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, &limits);
     let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
     let (handles, readers) = (0..shards)
         .map(|shard| {
@@ -264,6 +264,55 @@ fn a_shard_that_is_awake_is_not_woken() {
         reader.take();
         pusher.join().unwrap();
         assert_eq!(reader.mailbox.waker.wakes(), 0);
+    });
+}
+
+/// A wake that is only collected comes after an answer, or later. Other pushes found the shard woken, and woke nobody:
+/// eleven events waited until the collected wake was made.
+#[test]
+fn a_push_wakes_although_another_wake_is_owed() {
+    explore(4, || {
+        let mut reader = Reader::alone();
+        let (one, other) = (Arc::clone(&reader.mailbox), Arc::clone(&reader.mailbox));
+        let single = thread::spawn(move || collect_wakes(|| push_events(&one, vec![frame(1)])));
+        let others = thread::spawn(move || push_question(&other));
+        let mut is_answered = false;
+        while !is_answered {
+            is_answered = reader.turn().iter().any(|mail| matches!(mail, Mail::Inspect(_)));
+        }
+        single.join().unwrap();
+        others.join().unwrap();
+    });
+}
+
+/// A shard that holds events up is woken by a question, and not by an event, in every order of their steps.
+#[test]
+fn a_question_does_not_wait_for_a_hold() {
+    explore(4, || {
+        let mut reader = Reader::alone();
+        push_events(&reader.mailbox, vec![frame(1)]);
+        let (one, other) = (Arc::clone(&reader.mailbox), Arc::clone(&reader.mailbox));
+        let pushers = [
+            thread::spawn(move || push_events(&one, vec![frame(2)])),
+            thread::spawn(move || push_question(&other)),
+        ];
+        let mut taken = VecDeque::new();
+        while taken.is_empty() {
+            if reader.mailbox.prepare_hold() {
+                reader.mailbox.waker.wait();
+            }
+            reader.mailbox.awake();
+            reader.mailbox.take_others(&mut taken);
+        }
+        for pusher in pushers {
+            pusher.join().unwrap();
+        }
+        assert!(taken.len() == 1 && matches!(taken[0], Mail::Inspect(_)));
+        assert!(reader.mailbox.waker.wakes() <= 1, "an event has woken it");
+        // The hold is over: the events are there, in order.
+        let inbox = reader.turn();
+        reader.act_on_all(inbox);
+        assert_eq!(reader.head, 2);
     });
 }
 

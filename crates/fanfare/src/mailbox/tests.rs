@@ -189,6 +189,32 @@ fn bounds_that_are_lifted_refuse_nothing() {
     assert_eq!(mailboxes[0].len(), 1);
 }
 
+/// Where most readers were slow, sockets and questions waited behind the events that a shard held up, and so did the
+/// drain. Now the first two are taken, and the drain, which stays behind what was published before it, ends the hold.
+#[test]
+fn only_events_wait_for_a_hold() {
+    let (hub, _, mailboxes) = hub(Limits::default(), 1);
+    publish(&hub, 0, 2);
+    assert!(mailboxes[0].prepare_hold(), "only events wait");
+    let _asked: Vec<_> = hub.ask(&[]).collect();
+    assert!(!mailboxes[0].prepare_hold(), "a question waits");
+    publish(&hub, 0, 1);
+    hub.drain(Duration::from_secs(1));
+    let mut inbox = VecDeque::new();
+    mailboxes[0].take_others(&mut inbox);
+    assert!(inbox.len() == 1 && matches!(inbox[0], Mail::Inspect(_)));
+    assert!(mailboxes[0].is_closed(), "the shard holds nothing up any more");
+    inbox.clear();
+    mailboxes[0].take(&mut inbox);
+    let numbers = inbox.iter().map(|mail| match mail {
+        Mail::Event(frame) => Some(frame.seq()),
+        Mail::Drain(_) => None,
+        Mail::Adopt(_) | Mail::Inspect(_) => panic!("it was taken before"),
+    });
+    assert_eq!(numbers.collect::<Vec<_>>(), [Some(1), Some(2), Some(3), None]);
+    assert!(mailboxes[0].prepare_hold());
+}
+
 /// A shard that did not answer in time counted as one without topics: of 1,682 questions about a topic with
 /// 15,000 readers 1,595 were answered that it does not exist. What such questions had cost was added to the
 /// shard's work, although no thread waited for the answers any more.

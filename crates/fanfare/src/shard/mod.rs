@@ -139,9 +139,13 @@ impl<I: Io> Shard<I> {
     /// How long the next wait may last: not at all while there is work, else until the next timer.
     pub(crate) fn timeout(&mut self, now: Duration) -> Option<Duration> {
         let work = self.delivery.has_work() || !self.inbox.is_empty();
-        // While congested, mail need not wake us: we look at it when the hold is over.
         let congested_until = self.congested_until(now);
-        if work || (congested_until.is_none() && !self.links.mailbox.prepare_sleep()) {
+        let may_sleep = || match congested_until {
+            // Events need not wake us: we look at them when the hold is over.
+            Some(_) => self.links.mailbox.prepare_hold(),
+            None => self.links.mailbox.prepare_sleep(),
+        };
+        if work || !may_sleep() {
             return Some(Duration::ZERO);
         }
         self.delivery.shrink_for_idle();
@@ -197,10 +201,14 @@ impl<I: Io> Shard<I> {
         self.delivery.mark(&mut half);
         let mut marks = self.budgets.marks / 2 + half;
         // While a sweep or most of the hub's streams are far behind, events wait in the mailbox, and publishers learn
-        // that it is full.
-        if self.inbox.is_empty() && !self.delivery.is_backlogged() && self.congested_until(now).is_none() {
-            self.mail_taken_at = now;
-            self.links.mailbox.take(&mut self.inbox);
+        // that it is full. Sockets and questions wait for sweeps alone.
+        if self.inbox.is_empty() && !self.delivery.is_backlogged() {
+            if self.congested_until(now).is_none() {
+                self.mail_taken_at = now;
+                self.links.mailbox.take(&mut self.inbox);
+            } else {
+                self.links.mailbox.take_others(&mut self.inbox);
+            }
         }
         while marks > 0
             && !self.delivery.is_backlogged()
@@ -228,12 +236,14 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Until when mail waits because most streams of the hub are behind and their sockets still take bytes. A minority,
-    /// streams that replay, and streams at a standstill hold up no mail.
+    /// Until when events wait because most streams of the hub are behind and their sockets still take bytes. A minority,
+    /// a few streams, streams that replay, and streams at a standstill hold up nothing. A drain ends the hold, since
+    /// nothing more is published.
     fn congested_until(&self, now: Duration) -> Option<Duration> {
         let (behind, _) = self.delivery.moving();
         let until = self.mail_taken_at + CONGESTION_HOLD;
-        (behind > 0 && now < until && self.links.congestion.is_congested()).then_some(until)
+        let holds = behind > 0 && now < until && !self.links.mailbox.is_closed();
+        (holds && self.links.congestion.is_congested()).then_some(until)
     }
 
     fn run_upkeep(&mut self, now: Duration) {

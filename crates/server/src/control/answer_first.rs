@@ -35,7 +35,8 @@ impl OwedWakes {
         poll
     }
 
-    fn make(&self) {
+    /// Makes them now: what comes next must not stand between an event and its shard.
+    pub(super) fn make(&self) {
         drop(self.replace(Wakes::default()));
     }
 
@@ -104,6 +105,28 @@ mod tests {
             }
         };
         assert!(is_deferred, "the shard was woken by the publish");
+    }
+
+    /// The shard that was owed a wake counted as woken: of ten more publishes none woke it, until the task that
+    /// makes the owed wake had its turn, which was behind every other task.
+    #[tokio::test]
+    async fn other_publishes_wake_although_a_wake_is_owed() {
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let (hub, owed) = (engine.hub(), OwedWakes::default());
+        let _reader = add_reader(&hub);
+        let mut published = 0;
+        let mut was_deferred = false;
+        while !was_deferred && published < 100 {
+            expect_taken(&hub, published);
+            owed.answer_first(async { publish(&hub) }).await;
+            published += 1;
+            was_deferred = taken(&hub) < published;
+            // No task has a turn in between.
+            publish(&hub);
+            published += 1;
+        }
+        assert!(was_deferred, "the shard was woken by the first publish");
+        expect_taken(&hub, published);
     }
 
     /// With many publishers an event would wait for all of their answers.

@@ -2,8 +2,10 @@
 //!
 //! Two bounds hold over all of them: how many there are, and how much memory they hold, also while they wait
 //! for room in the shards' mailboxes. Where a bound is reached, the publish whose body comes most slowly is
-//! ended, so that slow bodies cannot shut out others. Where all come fast, or wait for the shards, the
-//! newcomer is refused.
+//! ended, so that slow bodies cannot shut out others. A body that has begun less than a second ago counts as
+//! one of a moderate rate ([`YOUNG_BODY_RATE`]); of several of which nothing has come, the oldest is ended. Where all bodies
+//! wait for the shards, the newcomer is refused. A publish that wants more memory ends only bodies that are known to
+//! be slow.
 //!
 //! A body has a least rate besides: each byte that comes buys time, and a body without time is ended.
 
@@ -17,7 +19,7 @@ use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::limits::{BODY_GRACE, BODY_OVERHEAD, ControlLimits, SLOW_BODY_AGE};
+use super::limits::{BODY_GRACE, BODY_OVERHEAD, ControlLimits, SLOW_BODY_AGE, YOUNG_BODY_RATE};
 use super::notices::{Notice, Notices};
 use super::problem::Problem;
 
@@ -73,12 +75,21 @@ impl Pace {
         self.credit = self.credit.saturating_sub(waited).saturating_add(bought).min(BODY_GRACE);
     }
 
-    /// How fast it comes, if the server waits for it and has done so for long enough to tell.
-    fn rate(&self, now: Instant) -> Option<f64> {
+    /// How fast it comes in bytes a second, if the server waits for it.
+    fn rate(&self, now: Instant) -> Option<Rate> {
         let waits = now.saturating_duration_since(self.waits_since?);
+        let recent = self.recent_bytes * 0.5_f64.powf(waits.as_secs_f64());
         let is_known = self.waited + waits >= SLOW_BODY_AGE;
-        is_known.then(|| self.recent_bytes * 0.5_f64.powf(waits.as_secs_f64()))
+        Some(if is_known { Rate::Known(recent) } else { Rate::Assumed(YOUNG_BODY_RATE + recent) })
     }
+}
+
+/// How fast a body comes, in bytes a second.
+#[derive(Clone, Copy)]
+enum Rate {
+    Known(f64),
+    /// The body is too young to tell.
+    Assumed(f64),
 }
 
 impl Bodies {
@@ -112,10 +123,14 @@ impl Bodies {
     }
 
     /// Ends the publish whose body comes most slowly, and says whether there is one. Its memory counts no
-    /// more: it is given back at its next turn.
-    fn end_slowest(&self, state: &mut State, other_than: Option<u64>, now: Instant) -> bool {
-        let others = state.table.iter().filter(|(number, _)| Some(**number) != other_than);
-        let rates = others.filter_map(|(number, entry)| Some((entry.pace.rate(now)?, *number)));
+    /// more: it is given back at its next turn. A publish that grows ends only others that are known to be slow.
+    fn end_slowest(&self, state: &mut State, grows: Option<u64>, now: Instant) -> bool {
+        let rates = state.table.iter().filter_map(|(number, entry)| match (entry.pace.rate(now)?, grows) {
+            (Rate::Known(rate), Some(grows)) => (*number != grows).then_some((rate, *number)),
+            (Rate::Assumed(_), Some(_)) => None,
+            (Rate::Known(rate) | Rate::Assumed(rate), None) => Some((rate, *number)),
+        });
+        // Of several that are equal it is the oldest.
         let slowest = rates.min_by(|one, other| one.0.total_cmp(&other.0));
         let Some(entry) = slowest.and_then(|(_, number)| state.table.remove(&number)) else { return false };
         state.bytes -= entry.bytes;
@@ -128,6 +143,12 @@ impl Bodies {
         self.notices.add(Notice::PublishRefused);
         let full = "too many publishes are in progress, or their bodies are too large; try again in a second";
         Problem::new(503, full).header("Retry-After", "1")
+    }
+
+    /// How many publishes are in progress.
+    #[cfg(test)]
+    pub(super) fn in_progress(&self) -> usize {
+        self.lock().table.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -166,16 +187,14 @@ impl Receiving {
         let next = tokio::select! {
             biased;
             frame = self.body.frame() => Ok(frame),
-            () = self.ended.notified() => Err(Problem::new(
-                503,
-                "the body comes slowly, and others need the room; send it faster, or in smaller parts",
-            )
-            .header("Retry-After", "1")),
+            () = self.ended.notified() => Err(too_slow_for_others()),
             () = tokio::time::sleep_until(until) => Err(self.share.too_slow(until == credit_ends)),
         };
         match next {
             Err(problem) => Some(Err(problem)),
-            Ok(None) => None,
+            // From here on it waits for the shards, and not for its client.
+            Ok(None) if self.share.end_wait(0) => None,
+            Ok(None) => Some(Err(too_slow_for_others())),
             Ok(Some(Err(_))) => Some(Err(Problem::new(400, "the body ended before its end"))),
             Ok(Some(Ok(frame))) => {
                 let bytes = frame.into_data().unwrap_or_default();
@@ -184,6 +203,11 @@ impl Receiving {
             }
         }
     }
+}
+
+fn too_slow_for_others() -> Problem {
+    let slow = "the body comes slowly, and others need the room; send it faster, or in smaller parts";
+    Problem::new(503, slow).header("Retry-After", "1")
 }
 
 impl Share {
@@ -216,11 +240,12 @@ impl Share {
         now + entry.pace.credit
     }
 
-    fn end_wait(&self, bytes: usize) {
+    /// Notes what has come. False: the publish was ended meanwhile, because others need the room.
+    fn end_wait(&self, bytes: usize) -> bool {
         let mut state = self.bodies.lock();
-        if let Some(entry) = state.table.get_mut(&self.number) {
-            entry.pace.has_come(bytes, self.bodies.limits.least_rate, Instant::now());
-        }
+        let Some(entry) = state.table.get_mut(&self.number) else { return false };
+        entry.pace.has_come(bytes, self.bodies.limits.least_rate, Instant::now());
+        true
     }
 
     /// Notes that the publish holds so much memory now.
@@ -350,8 +375,6 @@ mod tests {
         let mut slow = bodies.receive(pieces(200, SECOND)).ok().unwrap();
         let mut slower = bodies.receive(pieces(150, SECOND)).ok().unwrap();
         let mut fast = bodies.receive(pieces(10_000, SECOND)).ok().unwrap();
-        // Nothing is known of them yet.
-        assert_eq!(bodies.receive(Body::empty()).err().map(status), Some(StatusCode::SERVICE_UNAVAILABLE));
         let time = 10 * SECOND + SECOND / 2;
         let (one, two, three, newcomer) = tokio::join!(
             receive_for(&mut slow, time),
@@ -381,6 +404,49 @@ mod tests {
         for receiving in &mut waiting {
             assert!(receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()));
         }
+    }
+
+    /// Of 200 publishers, 75 were answered 503 while 800 requests a second came whose body never did: a body
+    /// that was younger than a second could not be ended.
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_never_come_shut_nobody_out() {
+        let bodies = bodies();
+        let never_comes = async || {
+            let mut body = bodies.receive(pieces(1, HOUR)).ok()?;
+            let waits = tokio::time::timeout(Duration::from_millis(10), body.next(None)).await;
+            assert!(waits.is_err());
+            Some(body)
+        };
+        let mut never = Vec::new();
+        for _ in 0..LIMITS.publishes {
+            never.push(never_comes().await.unwrap());
+        }
+        let mut honest =
+            bodies.receive(pieces(500, SECOND / 200)).ok().expect("one of the others makes room");
+        let ended = never[0].next(None).await.and_then(Result::err).map(status);
+        assert_eq!(ended, Some(StatusCode::SERVICE_UNAVAILABLE), "it is the oldest");
+        // More of them shut each other out, and not the one that comes.
+        let (honest, ()) = tokio::join!(receive_for(&mut honest, 3 * SECOND), async {
+            for _ in 0..200 {
+                never.push(never_comes().await.unwrap());
+            }
+        });
+        assert_eq!(honest, None);
+    }
+
+    /// A body that was complete counted as one that pauses, for as long as its events waited for room.
+    #[tokio::test(start_paused = true)]
+    async fn a_complete_body_is_not_ended() {
+        let bodies = bodies();
+        let mut complete = Vec::new();
+        for _ in 0..LIMITS.publishes {
+            let mut receiving = bodies.receive(Body::from("1")).ok().unwrap();
+            while receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()) {}
+            complete.push(receiving);
+        }
+        tokio::time::sleep(HOUR).await;
+        assert!(bodies.receive(Body::empty()).is_err());
+        assert_eq!(bodies.in_progress(), LIMITS.publishes);
     }
 
     /// Bodies that waited for full mailboxes held 7.3 GiB.

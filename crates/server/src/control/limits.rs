@@ -26,10 +26,15 @@ pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
 /// part are published together.
 pub(super) const PART_EVENTS: usize = 256;
 
+/// Topics of the events of a part, each counted in each event: as many as the hub publishes under one lock
+/// ([`fanfare::Limits::batch_topics`]). One event may have more.
+pub(super) const PART_TOPICS: usize = 512;
+
 /// Bytes of memory that the events of a part take. One event may take more.
 pub(super) const PART_BYTES: usize = 256 << 10;
 
-/// How long a publish waits for room in the mailboxes before it is answered 503.
+/// How long a publish waits for room in the mailboxes before it is answered 503. An array of which a part is
+/// published waits on.
 pub(super) const ROOM_TIME: Duration = Duration::from_secs(5);
 
 /// A JSON or form body must be complete within this time: 408.
@@ -39,8 +44,13 @@ pub(super) const BODY_TIME: Duration = Duration::from_secs(30);
 /// than this.
 pub(super) const BODY_GRACE: Duration = Duration::from_secs(30);
 
-/// A body is not ended as slow before the server has waited for so long for its bytes.
+/// How fast a body comes is known when the server has waited for so long for its bytes.
 pub(super) const SLOW_BODY_AGE: Duration = Duration::from_secs(1);
+
+/// Bytes a second that a younger body counts as, beside what has come of it. Where places are scarce, an upload that is known to
+/// be faster keeps its place beside a crowd of bodies that never come, and a body that is known to trickle
+/// does not keep out one that has just begun.
+pub(super) const YOUNG_BODY_RATE: f64 = 4096.0;
 
 /// Bytes that the HTTP library reads at once. A request head must fit (see [`fanfare::Limits::head`]).
 pub(super) const READ_BYTES: usize = 40 << 10;

@@ -1,9 +1,12 @@
 //! `POST /events`: bodies are collected and their events published; what they say is [`body`]'s.
 //!
-//! JSON and forms are taken whole or not at all. NDJSON is a stream: what came before a bad line
-//! stands, and the answer says so.
+//! JSON and forms are published whole or not at all. An array is checked first, and then published in parts by
+//! a task of its own, which nothing ends but the end of the engine: it goes on where the client has left, and
+//! waits for room for as long as that takes. NDJSON is a stream: the events before a bad line stay published,
+//! and the answer says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -18,7 +21,7 @@ use tokio::time::Instant;
 use super::Control;
 use super::bodies::{Receiving, Share};
 use super::body::{self, JsonEvents, Lines};
-use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, ROOM_TIME};
+use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
 
 pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
@@ -53,6 +56,9 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
     answer.into_response()
 }
 
+/// How long an array waits that the hub refused without a place in line.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// How a body says what its events are.
 enum Form {
     Json,
@@ -60,22 +66,28 @@ enum Form {
     Lines,
 }
 
-async fn publish_json(control: &Control, body: Receiving) -> Result<Response, Problem> {
+async fn publish_json(control: &Arc<Control>, body: Receiving) -> Result<Response, Problem> {
     let (text, share) = collect(body, control.limits.body_bytes).await?;
     if !body::is_array(&text) {
         return publish_one(control, &share, body::json_event(&text)?, text).await;
     }
-    check_array(control, &text).await?;
+    let part_bytes = check_array(control, &text).await?;
+    // All memory that the array will need: later there is no refusal any more.
+    share.hold(text.capacity().saturating_add(part_bytes))?;
+    let publishing = tokio::spawn(publish_array(Arc::clone(control), share, text));
+    publishing.await.unwrap_or_else(|_| Err(Problem::new(500, "the server failed to publish the array")))
+}
+
+/// Publishes an array that was checked. It holds its share of the bounds until it is done.
+async fn publish_array(control: Arc<Control>, share: Share, text: BytesMut) -> Result<Response, Problem> {
     let (mut part, mut sum) = (Part::default(), Sum::default());
     for event in JsonEvents::new(&text) {
-        let event = event?;
-        let bytes = memory_of(&event);
-        part.events.push(event);
-        if part.has_read(bytes) {
-            part.publish(control, &share, text.capacity(), &mut sum).await?;
+        if part.add(event?) {
+            part.publish_surely(&control, &mut sum).await?;
         }
     }
-    part.publish(control, &share, text.capacity(), &mut sum).await?;
+    part.publish_surely(&control, &mut sum).await?;
+    drop(share);
     Ok(sum.into_response())
 }
 
@@ -99,27 +111,28 @@ async fn publish_one(
 }
 
 /// Reads every event once before the first one is published, and forgets it again: an array is published
-/// whole or not at all, also where the hub takes only a part at a time. To keep all events would take many
-/// times the body's memory.
-async fn check_array(control: &Control, body: &[u8]) -> Result<(), Problem> {
+/// whole or not at all, although the hub takes only a part at a time. To keep all events would take many
+/// times the body's memory. Answers the memory of the largest part, in bytes.
+async fn check_array(control: &Control, body: &[u8]) -> Result<usize, Problem> {
     let limit = control.limits.array_events;
-    let mut part = Part::default();
+    let (mut part, mut largest) = (Part::default(), 0);
     for (index, event) in JsonEvents::new(body).enumerate() {
         if index == limit {
             let long = format!("the array has more than {limit} events; NDJSON has no such bound");
             return Err(Problem::new(413, long));
         }
         let event = event?;
-        let bytes = memory_of(&event);
-        if let Err(error) = control.hub.check(&[event]) {
+        if let Err(error) = control.hub.check(std::slice::from_ref(&event)) {
             return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
         }
-        if part.has_read(bytes) {
+        let is_full = part.add(event);
+        largest = largest.max(part.bytes);
+        if is_full {
             part = Part::default();
             tokio::task::yield_now().await;
         }
     }
-    Ok(())
+    Ok(largest)
 }
 
 /// What one turn does: so much of a body is read, and its events are published together. Then others have
@@ -127,16 +140,27 @@ async fn check_array(control: &Control, body: &[u8]) -> Result<(), Problem> {
 #[derive(Default)]
 struct Part {
     events: Vec<Event>,
+    /// Events and blank lines.
     pieces: usize,
+    /// Topics of all events together.
+    topics: usize,
     bytes: usize,
 }
 
 impl Part {
-    /// Notes that an event or a blank line of so many bytes was read, and says whether that ends the turn.
+    /// Adds an event, and says whether the turn ends with it.
+    fn add(&mut self, event: Event) -> bool {
+        let bytes = memory_of(&event);
+        self.topics += event.topics().len();
+        self.events.push(event);
+        self.has_read(bytes)
+    }
+
+    /// Notes that an event or a blank line of so many bytes was read, and says whether the turn ends with it.
     fn has_read(&mut self, bytes: usize) -> bool {
         self.pieces += 1;
         self.bytes += bytes;
-        self.pieces >= PART_EVENTS || self.bytes >= PART_BYTES
+        self.pieces >= PART_EVENTS || self.topics >= PART_TOPICS || self.bytes >= PART_BYTES
     }
 
     /// Publishes the events, if there are any, and ends the turn. The publish holds `held` bytes besides.
@@ -149,9 +173,42 @@ impl Part {
     ) -> Result<(), Problem> {
         let mut part = std::mem::take(self);
         if !part.events.is_empty() {
+            control.owed_wakes.make();
             share.hold(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
             let published = publish_waiting(&control.hub, &mut part.events, sum).await;
             sum.add(published.map_err(|problem| sum.describe(problem))?);
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Publishes a part of an array, and ends the turn. The first part is refused where no room comes in time.
+    /// A later one waits for as long as that takes: only the end of the engine ends it.
+    async fn publish_surely(&mut self, control: &Control, sum: &mut Sum) -> Result<(), Problem> {
+        let mut part = std::mem::take(self);
+        control.owed_wakes.make();
+        while !part.events.is_empty() {
+            let mut publishing = control.hub.publish_async(&mut part.events);
+            let result = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
+                Ok(result) => result,
+                Err(_) if sum.count == 0 && publishing.published().is_none() => {
+                    return Err(sum.describe(refused(&PublishError::Busy)));
+                }
+                Err(_) => (&mut publishing).await,
+            };
+            match result {
+                Ok(published) => sum.add(published),
+                Err(interrupted) => {
+                    interrupted.published.into_iter().for_each(|published| sum.add(published));
+                    // The hub could not start its thread, which it tries again.
+                    let is_worth_another_try = sum.count > 0 && interrupted.error == PublishError::Busy;
+                    if !is_worth_another_try {
+                        return Err(sum.describe(refused(&interrupted.error)));
+                    }
+                    drop(publishing);
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+            }
         }
         tokio::task::yield_now().await;
         Ok(())
@@ -174,25 +231,23 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
         let mut part = Part::default();
         let mut failure = None;
         while let Some(line) = lines.next(ended) {
-            let mut bytes = line.len();
-            if !line.trim_ascii().is_empty() {
+            let is_full = if line.trim_ascii().is_empty() {
+                part.has_read(line.len())
+            } else {
                 let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
                     control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
                     Ok(event)
                 });
                 match event {
-                    Ok(event) => {
-                        bytes = memory_of(&event);
-                        part.events.push(event);
-                    }
+                    Ok(event) => part.add(event),
                     Err(problem) => {
                         let number = lines.number;
                         failure = Some(problem.at(&format!("line {number}")).member("line", number));
                         break;
                     }
                 }
-            }
-            if part.has_read(bytes) {
+            };
+            if is_full {
                 publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
             }
         }
@@ -308,5 +363,128 @@ impl Sum {
 
     fn into_response(self) -> Response {
         Json(json!({ "published": self.count, "first": self.first, "last": self.last })).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::pin::pin;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::{Mutex, mpsc};
+    use std::task::Poll;
+    use std::thread;
+
+    use axum::http::{HeaderValue, StatusCode};
+    use fanfare::{Decision, Engine, Limits, Refusal, RequestHead, Subscribe, Topic, WireFormat};
+
+    use super::super::{Bodies, ControlLimits, Inspections, Notices, OwedWakes};
+    use super::*;
+    use crate::admission::EventsAdmission;
+    use crate::cors::Cors;
+    use crate::hosts::Hosts;
+
+    fn control(hub: Hub) -> Arc<Control> {
+        let (limits, notices) = (ControlLimits::default(), Arc::new(Notices::default()));
+        let admission = EventsAdmission {
+            hosts: Hosts::new(&[], &[]),
+            cors: Cors::new(&[]),
+            max_topics: 64,
+            notices: Arc::clone(&notices),
+        };
+        Arc::new(Control {
+            hub,
+            admission,
+            limits,
+            draining: Arc::new(AtomicBool::new(false)),
+            owed_wakes: OwedWakes::default(),
+            inspections: Inspections::default(),
+            bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
+            notices,
+        })
+    }
+
+    async fn publish_an_array(control: Arc<Control>, count: usize) -> StatusCode {
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
+        let event = json!({ "topic": "a", "data": "1" }).to_string();
+        let array = format!("[{}]", vec![event; count].join(","));
+        publish(State(control), headers, Body::from(array)).await.status()
+    }
+
+    /// Of an array of 10,000 events, whose client closed its connection after 160 ms, 1,536 were published. A
+    /// client that had given up and tried again published these twice.
+    #[tokio::test]
+    async fn an_array_is_published_whole_although_its_client_leaves() {
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let control = control(engine.hub());
+        let newest = || control.hub.head().seq;
+        {
+            let mut publishing = pin!(publish_an_array(Arc::clone(&control), 10_000));
+            while newest() == 0 {
+                let is_ready = poll_fn(|context| Poll::Ready(publishing.as_mut().poll(context).is_ready()));
+                assert!(!is_ready.await, "it was published at once, so that no client could leave");
+                tokio::task::yield_now().await;
+            }
+            assert!(newest() < 10_000);
+        }
+        while control.bodies.in_progress() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(newest(), 10_000);
+    }
+
+    /// An array whose later part found no room for five seconds was answered 503, and its first part was
+    /// published.
+    #[tokio::test(start_paused = true)]
+    async fn an_array_is_published_whole_although_room_is_scarce() {
+        let (go_on, told) = mpsc::channel::<()>();
+        let (stopped, stops) = mpsc::channel::<()>();
+        let told = Mutex::new(told);
+        // A request stops the shard until it is told to go on.
+        let admission = move |_: &RequestHead<'_>| {
+            stopped.send(()).unwrap();
+            let _ = told.lock().unwrap().recv();
+            Decision::Refuse(Refusal::new(404, "it only stops the shard"))
+        };
+        let limits = Limits { mailbox_events: 300, ..Limits::default() };
+        let builder = Engine::builder().shards(1).limits(limits).admission(admission);
+        let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        // Where the test fails, this goes before the engine, which waits for its shard.
+        let go_on = go_on;
+        let control = control(engine.hub());
+        let _reader = add_reader(&control.hub);
+        let mut stopper = TcpStream::connect(engine.addresses()[0]).unwrap();
+        stopper.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        stops.recv().unwrap();
+
+        let publishing = tokio::spawn(publish_an_array(Arc::clone(&control), 1000));
+        tokio::time::sleep(60 * ROOM_TIME).await;
+        assert_eq!(control.hub.head().seq, PART_EVENTS as u64, "the first part fits into the mailbox");
+        assert!(!publishing.is_finished());
+        // An array of which nothing is published yet may be refused.
+        assert_eq!(publish_an_array(Arc::clone(&control), 1000).await, StatusCode::SERVICE_UNAVAILABLE);
+        go_on.send(()).unwrap();
+        assert_eq!(publishing.await.unwrap(), StatusCode::OK);
+        assert_eq!(control.hub.head().seq, 1000);
+        assert_eq!(control.bodies.in_progress(), 0);
+    }
+
+    /// A shard is given the events of topics that it has a reader of.
+    fn add_reader(hub: &Hub) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
+        hub.adopt(OwnedFd::from(socket), subscribe, WireFormat::Plain).unwrap();
+        let has_come = || hub.counts().connections == 1;
+        assert!((0..5000).any(|_| has_come() || {
+            thread::sleep(Duration::from_millis(1));
+            false
+        }));
+        client
     }
 }
