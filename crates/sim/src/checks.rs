@@ -9,6 +9,7 @@ use fanfare_proto::limits::{CONGESTION_HOLD, EXPIRY_SLACK, RUN_BYTES};
 use crate::client::{Client, Resume, StreamEnd};
 use crate::connection::Connection;
 use crate::network::CutPiece;
+use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
 use crate::trace::{self, trace};
 use crate::verifier::Beginning;
@@ -98,11 +99,18 @@ impl World {
         assert!(begun > limit, "{} connections were cut where at most {begun} bytes were begun", cut.len());
         // Those for which the shard holds most go, as far as it looks at all of them.
         let all_are_looked_at = setting.budgets.laggard_checks > net.connections.len();
-        let shares = cut.iter().map(|piece| net.begun.share_at_most(piece.kind, piece.size));
-        let smallest_cut = shares.min().unwrap_or_default();
-        let left = net.connections.iter().filter(|it| it.is_live() && !it.ended);
-        let left = left.filter_map(|it| it.verifier.begun.as_ref()).filter(|begun| begun.turn < net.turn());
-        let largest_left = left.map(|begun| net.begun.share_at_least(begun.kind)).max().unwrap_or_default();
+        let left = || {
+            let live = net.connections.iter().filter(|it| it.is_live() && !it.ended);
+            live.filter_map(|it| it.verifier.begun.as_ref()).filter(|begun| begun.turn < net.turn())
+        };
+        // At most: others that shared the frame may have begun it later in this turn.
+        let share_at_most = |piece: &&CutPiece| match piece.kind {
+            PieceKind::Frame(_) => piece.size / (1 + left().filter(|begun| begun.kind == piece.kind).count()),
+            PieceKind::Own(bytes) => bytes,
+            PieceKind::Heartbeat => 0,
+        };
+        let smallest_cut = cut.iter().map(share_at_most).min().unwrap_or_default();
+        let largest_left = left().map(|begun| net.begun.share_at_least(begun.kind)).max().unwrap_or_default();
         assert!(
             !all_are_looked_at || skips || largest_left <= smallest_cut,
             "one that holds {smallest_cut} bytes was cut, and one that holds {largest_left} was not"

@@ -130,8 +130,8 @@ impl Connection {
 pub(crate) struct BegunBytes {
     /// Connections that have begun the frame of an event, by its number, and its size.
     frames: BTreeMap<u64, (usize, usize)>,
-    /// The same when this turn of the shard began.
-    before: BTreeMap<u64, (usize, usize)>,
+    /// The most connections that had begun a frame at one time of this turn of the shard.
+    most: BTreeMap<u64, usize>,
     pub(crate) bytes: usize,
     /// The most that it was in this turn of the shard, with what is about to be closed.
     pub(crate) peak: usize,
@@ -144,6 +144,8 @@ impl BegunBytes {
                 let (count, size) = self.frames.entry(seq).or_insert_with(|| (0, size_of(seq)));
                 self.bytes += if *count == 0 { *size } else { 0 };
                 *count += 1;
+                let most = self.most.entry(seq).or_default();
+                *most = (*most).max(*count);
             }
             Some(PieceKind::Own(bytes)) => self.bytes += bytes,
             Some(PieceKind::Heartbeat) | None => {}
@@ -178,25 +180,14 @@ impl BegunBytes {
         }
     }
 
-    /// What the shard holds for one of the connections that have begun this, at least in this turn: of a
-    /// frame that several have begun, its part.
+    /// What the shard held for one of the connections that have begun this, at the least in this turn: of a frame
+    /// that several have begun, its part.
     pub(crate) fn share_at_least(&self, kind: PieceKind) -> usize {
         match kind {
             PieceKind::Frame(seq) => {
-                let of =
-                    |frames: &BTreeMap<u64, (usize, usize)>| frames.get(&seq).map_or(0, |(count, _)| *count);
-                let count = of(&self.frames).max(of(&self.before)).max(1);
-                self.frames.get(&seq).map_or(0, |(_, size)| size / count)
+                let most = self.most.get(&seq).copied().unwrap_or(1);
+                self.frames.get(&seq).map_or(0, |(_, size)| size / most)
             }
-            PieceKind::Own(bytes) => bytes,
-            PieceKind::Heartbeat => 0,
-        }
-    }
-
-    /// What the shard held for a connection that was closed, at most: it may have been the last that was.
-    pub(crate) fn share_at_most(&self, kind: PieceKind, size: usize) -> usize {
-        match kind {
-            PieceKind::Frame(seq) => size / (self.frames.get(&seq).map_or(0, |(count, _)| *count) + 1),
             PieceKind::Own(bytes) => bytes,
             PieceKind::Heartbeat => 0,
         }
@@ -213,7 +204,7 @@ impl BegunBytes {
 
     /// A turn of the shard begins.
     pub(crate) fn begin_turn(&mut self) {
-        self.before.clone_from(&self.frames);
+        self.most = self.frames.iter().map(|(seq, (count, _))| (*seq, *count)).collect();
         self.peak = self.bytes;
     }
 }
