@@ -110,7 +110,7 @@ pub enum PublishError {
         /// The bound, in bytes.
         limit: usize,
     },
-    /// The event at this position bears an id of the form that the hub itself gives out.
+    /// The event at this position bears an id of the form that hubs give out, `<epoch>-<seq>`, of whatever epoch.
     ReservedId {
         /// Its position among the events that were not taken.
         index: usize,

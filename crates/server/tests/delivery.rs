@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -366,6 +367,27 @@ on_both_backends! {
             server.publish("a", "2");
             assert_eq!(subscriber.data(2), ["1", "2"]);
         }
+    }
+
+    /// One buffer was read for each notification, and the rest stayed in the kernel's memory: 1,000 subscribers that
+    /// sent without end held 1.5 GiB of it, also after they had left.
+    fn what_a_subscriber_sends_without_end_is_thrown_away(backend) {
+        let server = Server::start(backend);
+        let mut connection = server.connect();
+        connection.send(http::head("GET", "/events?topic=a", &[]));
+        server.expect_subscribers("a", 1);
+        // The server reads all of it, or ends the stream: a write that finds no room for long is neither.
+        let piece = [b'x'; 64 << 10];
+        for _ in 0..256 {
+            match connection.stream.write_all(&piece) {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => break,
+                Err(error) => panic!("the server leaves in the socket what it does not want: {error}"),
+            }
+        }
+        connection.reset();
+        server.expect_subscribers("a", 0);
+        server.expect_health();
     }
 }
 

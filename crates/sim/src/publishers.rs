@@ -244,8 +244,7 @@ impl Shared {
     }
 
     fn is_reserved(&self, entry: &Entry) -> bool {
-        let cursor = entry.own_id.as_deref().and_then(Cursor::parse);
-        cursor.is_some_and(|cursor| cursor.epoch == self.history.borrow().epoch)
+        entry.own_id.as_deref().and_then(Cursor::parse).is_some()
     }
 
     fn is_bad(&self, entry: &Entry) -> bool {

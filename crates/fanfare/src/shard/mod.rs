@@ -34,6 +34,9 @@ pub use fanfare_proto::delivery::Budgets;
 /// What taking a socket in costs, in marks: newcomers share the budget of one turn of the loop with events.
 const ADOPTION_MARKS: usize = 32;
 
+/// Buffers that are read at once of what a subscriber sends after its request: 128 KiB.
+const IGNORED_READS: usize = 4;
+
 /// What ties a shard to the rest of the process.
 pub(crate) struct Links {
     pub(crate) mailbox: Arc<Mailbox>,
@@ -186,13 +189,19 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Whatever a subscriber sends after its request is ignored, one buffer at a time: more of it
-    /// causes the next notification.
+    /// Whatever a subscriber sends after its request is thrown away, all that is there. What stayed in the socket would be
+    /// the kernel's memory, and would hide that the peer has left. A peer that sends faster than it is read has ended
+    /// its stream: nothing that a client has to say is that long.
     fn peer_ended(&mut self, socket: Socket) -> bool {
-        match self.io.receive(socket, &mut self.received) {
-            Received::Bytes(_) | Received::Empty => false,
-            Received::Ended | Received::Gone(_) => true,
+        for _ in 0..IGNORED_READS {
+            match self.io.receive(socket, &mut self.received) {
+                Received::Bytes(count) if count < self.received.len() => return false,
+                Received::Bytes(_) => {}
+                Received::Empty => return false,
+                Received::Ended | Received::Gone(_) => return true,
+            }
         }
+        true
     }
 
     fn take_mail(&mut self, now: Duration) {

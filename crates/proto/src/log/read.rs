@@ -76,7 +76,9 @@ impl Log {
         }
         let seq = match Cursor::parse(id) {
             Some(Cursor { epoch, seq }) if epoch == self.epoch => Some(seq),
-            _ => self.first_with_own_id(id, topics),
+            // No publisher may give an event an id of this form.
+            Some(_) => None,
+            None => self.first_with_own_id(id, topics),
         };
         match seq {
             Some(seq) if seq > self.newest => Start::Ahead { seq, cursor },

@@ -5,7 +5,7 @@
 //! has taken all of it. Where a bound is reached, the connections that have been idle for the longest time
 //! are ended: a client that never reads, or never asks again, makes room for one that does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -30,6 +30,10 @@ struct State {
     /// Counts connections and their rests, so that numbers tell what came first.
     count: u64,
     answer_bytes: usize,
+    /// When each idle connection became idle, with its number: in a storm of newcomers each one needs the first.
+    idle: BTreeSet<(u64, u64)>,
+    /// Those of them whose answers take memory.
+    unread: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -58,21 +62,21 @@ impl Clients {
     /// ended; `None`: all are busy.
     pub(super) fn enter(self: &Arc<Clients>) -> Option<Client> {
         let mut state = self.lock();
-        if state.table.len() >= self.limit && !self.end_oldest(&mut state, |_| true) {
-            return None;
+        if state.table.len() >= self.limit {
+            let oldest = state.idle.first().map(|(_, number)| *number);
+            if !self.end(&mut state, oldest) {
+                return None;
+            }
         }
         state.count += 1;
         let (number, ended) = (state.count, Arc::new(Notify::new()));
-        let entry = Entry { idle_since: Some(number), answer_bytes: 0, ended: Arc::clone(&ended) };
-        state.table.insert(number, entry);
+        state.insert(number, Entry { idle_since: Some(number), answer_bytes: 0, ended: Arc::clone(&ended) });
         Some(Client { clients: Arc::clone(self), number, ended })
     }
 
-    /// Ends the connection that has been idle for the longest time, among the wanted ones, and forgets it.
-    fn end_oldest(&self, state: &mut State, wanted: impl Fn(&Entry) -> bool) -> bool {
-        let idle = state.table.iter().filter(|(_, entry)| wanted(entry));
-        let oldest = idle.filter_map(|(number, entry)| Some((entry.idle_since?, *number))).min();
-        let Some(entry) = oldest.and_then(|(_, number)| state.table.remove(&number)) else { return false };
+    /// Ends a connection of those that have been idle for the longest time, and forgets it.
+    fn end(&self, state: &mut State, number: Option<u64>) -> bool {
+        let Some(entry) = number.and_then(|number| state.remove(number)) else { return false };
         state.answer_bytes -= entry.answer_bytes;
         entry.ended.notify_one();
         self.notices.add(Notice::ConnectionEnded);
@@ -85,12 +89,39 @@ impl Clients {
     }
 }
 
+impl State {
+    fn insert(&mut self, number: u64, entry: Entry) {
+        if let Some(since) = entry.idle_since {
+            self.idle.insert((since, number));
+            if entry.answer_bytes > 0 {
+                self.unread.insert((since, number));
+            }
+        }
+        self.table.insert(number, entry);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.table.remove(&number)?;
+        if let Some(since) = entry.idle_since {
+            self.idle.remove(&(since, number));
+            self.unread.remove(&(since, number));
+        }
+        Some(entry)
+    }
+
+    /// Changes a connection that was not ended.
+    fn change(&mut self, number: u64, change: impl FnOnce(&mut Entry)) {
+        if let Some(mut entry) = self.remove(number) {
+            change(&mut entry);
+            self.insert(number, entry);
+        }
+    }
+}
+
 impl Client {
     /// A request has come.
     pub(super) fn begins(&self) {
-        if let Some(entry) = self.clients.lock().table.get_mut(&self.number) {
-            entry.idle_since = None;
-        }
+        self.clients.lock().change(self.number, |entry| entry.idle_since = None);
     }
 
     /// An answer of so many bytes is given to the HTTP library. Where all answers together have too many,
@@ -99,23 +130,27 @@ impl Client {
         let mut state = self.clients.lock();
         state.count += 1;
         let now = state.count;
-        let Some(entry) = state.table.get_mut(&self.number) else { return };
-        entry.idle_since = Some(now);
-        entry.answer_bytes += bytes;
+        if !state.table.contains_key(&self.number) {
+            return;
+        }
+        state.change(self.number, |entry| {
+            entry.idle_since = Some(now);
+            entry.answer_bytes += bytes;
+        });
         state.answer_bytes += bytes;
-        while state.answer_bytes > self.clients.answer_limit
-            && self
-                .clients
-                .end_oldest(&mut state, |entry| entry.answer_bytes > 0 && entry.idle_since != Some(now))
-        {
+        while state.answer_bytes > self.clients.answer_limit {
+            let oldest = state.unread.first().filter(|(since, _)| *since != now).map(|(_, number)| *number);
+            if !self.clients.end(&mut state, oldest) {
+                return;
+            }
         }
     }
 
     /// The socket has taken all that was to be written.
     pub(super) fn flushed(&self) {
         let mut state = self.clients.lock();
-        let Some(entry) = state.table.get_mut(&self.number) else { return };
-        let bytes = std::mem::take(&mut entry.answer_bytes);
+        let mut bytes = 0;
+        state.change(self.number, |entry| bytes = std::mem::take(&mut entry.answer_bytes));
         state.answer_bytes -= bytes;
     }
 
@@ -128,7 +163,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         let mut state = self.clients.lock();
-        if let Some(entry) = state.table.remove(&self.number) {
+        if let Some(entry) = state.remove(self.number) {
             state.answer_bytes -= entry.answer_bytes;
         }
     }
@@ -160,6 +195,8 @@ mod tests {
         assert!(clients.enter().is_none(), "all are busy");
         drop((first, second, third));
         assert!(clients.enter().is_some());
+        let state = clients.lock();
+        assert!(state.idle.is_empty() && state.unread.is_empty() && state.table.len() == 2, "{state:?}");
     }
 
     /// A thousand answers of 400 KB that were not read took a GiB for half a minute.
