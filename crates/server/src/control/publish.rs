@@ -304,7 +304,9 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
 /// The status of a refusal by the hub, and the position of the event at fault.
 fn fault_of(error: &PublishError) -> (u16, Option<usize>) {
     match error {
-        PublishError::Busy | PublishError::WouldBlock | PublishError::Stopped => (503, None),
+        PublishError::Busy | PublishError::WouldBlock | PublishError::Unreleased | PublishError::Stopped => {
+            (503, None)
+        }
         PublishError::Empty => (400, None),
         PublishError::TooLarge { index, .. } => (413, Some(*index)),
         PublishError::ReservedId { index } => (400, Some(*index)),
