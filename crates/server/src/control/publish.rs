@@ -293,7 +293,13 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
     let (error, published) = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
         Ok(Ok(published)) => return Ok(published),
         Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
-        Err(_) => (PublishError::Busy, publishing.published().cloned()),
+        Err(_) => {
+            let published = publishing.published().cloned();
+            drop(publishing);
+            // All that have a number become visible behind older ones: a second try would publish them twice.
+            let error = if events.is_empty() { PublishError::Unreleased } else { PublishError::Busy };
+            (error, published)
+        }
     };
     if let Some(published) = published {
         sum.add(published);
