@@ -16,7 +16,7 @@ use fanfare_io::sockets::SocketOptions;
 use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
 use fanfare_io::{affinity, sockets, table};
-use fanfare_proto::cursor::Epoch;
+use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::head::{HeadLimits, RequestHead};
 use fanfare_proto::limits::Limits;
 
@@ -27,6 +27,9 @@ use crate::hub::{Common, Hub, ShardHandle};
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
 use crate::shared_log::log_of;
+
+/// A log begins below this number, so that no engine runs out of numbers.
+const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
 
 /// How an engine is started.
 pub struct Builder {
@@ -40,6 +43,7 @@ pub struct Builder {
     socket_options: SocketOptions,
     admission: Option<Arc<dyn Admission>>,
     hand_over: bool,
+    begin_after: Option<Cursor>,
 }
 
 /// A running engine. Dropped, it stops at once; [`Engine::stop`] drains.
@@ -141,12 +145,31 @@ impl Builder {
         self
     }
 
+    /// Goes on with a log that a store has, or that nodes share: this is its epoch, and the newest number
+    /// that this engine will not have. The default is a random epoch, and a log that begins with number 1.
+    ///
+    /// The first event gets a higher number. A reader that comes with an id of this epoch and has everything
+    /// up to this number resumes without a gap; one that has less is told of a gap, whatever its topics are,
+    /// because the engine knows none of the events between. A cursor is kept as text: [`Hub::head`] and
+    /// [`Cursor::parse`]. An epoch must not go on after a crash with a number that is lower than one that a
+    /// subscriber has seen: two events would bear one id.
+    pub fn begin_after(mut self, position: Cursor) -> Builder {
+        self.begin_after = Some(position);
+        self
+    }
+
     /// Starts the shards.
     ///
     /// # Errors
-    /// The address is in use or not ours, the backend or private descriptor tables are refused, threads are used up, or
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, the address is in use or not ours, the
+    /// backend or private descriptor tables are refused, threads are used up, or
     /// `RLIMIT_NOFILE` has no room for so many shards: then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
+        let begin_after = self.begin_after;
+        if let Some(position) = begin_after.filter(|position| position.seq >= FIRST_NUMBER_LIMIT) {
+            let text = format!("the number must be below {FIRST_NUMBER_LIMIT}");
+            return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
+        }
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let tables = self.descriptor_tables.resolve();
         let tables = tables.map_err(|cause| StartError::new("give each shard a descriptor table", cause))?;
@@ -190,8 +213,13 @@ impl Builder {
 
         let clock = Clock::start();
         let random = RandomState::new();
-        let epoch = Epoch::new(random.hash_one("epoch"));
-        let common = Common::new(log_of(epoch, &limits, random.hash_one("log")), count, &limits);
+        let epoch =
+            begin_after.map_or_else(|| Epoch::new(random.hash_one("epoch")), |position| position.epoch);
+        let mut log = log_of(epoch, &limits, random.hash_one("log"));
+        if let Some(position) = begin_after {
+            log.begin_after(position.seq);
+        }
+        let common = Common::new(log, count, &limits);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -263,6 +291,7 @@ impl Engine {
             socket_options: SocketOptions::default(),
             admission: None,
             hand_over: false,
+            begin_after: None,
         }
     }
 

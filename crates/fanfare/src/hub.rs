@@ -1,14 +1,15 @@
 //! The process-wide handle: publish, adopt, count.
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
-//! holds. [`waiting`] is a publisher that waits for room, [`room`] the line in which it waits, and [`tasks`]
-//! wakes it where it is a task.
+//! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`room`]
+//! the line in which it waits, and [`tasks`] wakes it where it is a task.
 
 mod capacity;
 mod congestion;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
+mod release;
 mod room;
 mod sequencer;
 mod tasks;
@@ -43,9 +44,10 @@ use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
+pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
 pub(crate) use room::WaitingPublishers;
+pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
-pub(crate) use sequencer::{Numbers, Sequenced};
 use tasks::Tasks;
 pub use waiting::PublishFuture;
 
@@ -85,7 +87,9 @@ pub(crate) struct ShardHandle {
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
 }
 
-/// Events that were accepted: every subscriber of their topics gets them in this order.
+/// Events that were accepted and are visible: they are in the log, [`Hub::head`] has reached them, and every
+/// subscriber of their topics gets them in this order. No publisher is told this earlier, also where a store
+/// stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Events accepted.
@@ -100,8 +104,8 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
     /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
-    /// takes longer than publishing. Try again in a few milliseconds, or wait for room:
-    /// [`Hub::publish_wait`], [`Hub::publish_async`].
+    /// takes longer than publishing. Or older events of a store are not released yet. Try again in a few
+    /// milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
@@ -120,6 +124,10 @@ pub enum PublishError {
     /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited, it
     /// might wait for itself. Try again later, or publish from a thread of your own.
     WouldBlock,
+    /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a store were not
+    /// released in time, so they are not visible. They become visible behind these, or when the engine
+    /// drains: do not publish them again.
+    Unreleased,
     /// The engine drains or has stopped.
     Stopped,
 }
@@ -251,13 +259,13 @@ impl Hub {
         // This is asked before anything changes: otherwise half of the shards would have the events.
         self.inner.assert_in_reach();
         match self.inner.sequencer.publish(events, None) {
-            Attempt::Published(published) => Ok(published),
+            Attempt::Published { published, .. } => Ok(published),
             Attempt::Refused(error) => Err(error),
             Attempt::Waits => unreachable!("it was not asked to wait"),
         }
     }
 
-    /// The first step of a publish: see [`sequencer`].
+    /// The first step of a publish: see [`sequencer`] and [`release`].
     #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     pub(crate) fn sequence(
         &self,
@@ -269,8 +277,9 @@ impl Hub {
 
     /// The last step of a publish.
     #[cfg_attr(not(feature = "sim"), allow(dead_code))]
-    pub(crate) fn release(&self, batch: Sequenced) {
-        drop(self.inner.sequencer.release(batch));
+    pub(crate) fn release(&self, batch: Sequenced) -> Visibility {
+        self.inner.assert_in_reach();
+        batch.release()
     }
 
     /// Whether these events could be published, given room for them.
@@ -461,6 +470,9 @@ impl fmt::Display for PublishError {
             PublishError::Empty => f.write_str("there is no event to publish"),
             PublishError::WouldBlock => {
                 f.write_str("the hub is busy, and a shard's thread cannot wait; publish from another thread")
+            }
+            PublishError::Unreleased => {
+                f.write_str("the events are accepted, and are not visible before older ones are released")
             }
             PublishError::Stopped => f.write_str("the server is shutting down"),
         }

@@ -19,7 +19,7 @@ use fanfare_proto::limits::Limits;
 use fanfare_proto::log::{Log, ShardSet, Start};
 
 use crate::counts::TopicCounts;
-use crate::hub::WaitingPublishers;
+use crate::hub::{ReleaseQueue, WaitingPublishers};
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
@@ -48,6 +48,8 @@ struct State {
     log: Log,
     /// What [`ProcessLog::newest`] shows to those without the lock.
     newest: u64,
+    /// Batches that have their numbers and are not in the log.
+    unreleased: ReleaseQueue,
     /// [`Log::changes`] when the log was last checked.
     #[cfg(feature = "sim")]
     checked: Option<u64>,
@@ -82,6 +84,7 @@ impl ProcessLog {
             state: Mutex::new(State {
                 newest: log.newest(),
                 log,
+                unreleased: ReleaseQueue::default(),
                 #[cfg(feature = "sim")]
                 checked: None,
             }),
@@ -100,16 +103,17 @@ impl ProcessLog {
         LockedLog { process: self, state: lock(&self.state) }
     }
 
-    /// The shards that get each of these events, and the version of that answer.
+    /// The shards that get each of these events, the version of that answer, and whether batches are
+    /// sequenced and not visible.
     pub(crate) fn interest<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
         into: &mut Vec<ShardSet>,
-    ) -> u64 {
+    ) -> (u64, bool) {
         into.clear();
         let log = self.lock();
         into.extend(events.map(|event| log.shards_to_mail(event.topics())));
-        log.readers_version()
+        (log.readers_version(), !log.state.unreleased.is_empty())
     }
 }
 
@@ -151,11 +155,13 @@ impl LockedLog<'_> {
         self.state.log.readers_version()
     }
 
-    /// # Panics
-    /// Something newer has been released before.
-    pub(crate) fn assert_follows(&self, frames: &[Arc<Frame>]) {
-        let follows = frames.first().is_none_or(|first| first.seq() > self.state.newest);
-        assert!(follows, "a batch is released after one that is newer");
+    /// The newest number that is released.
+    pub(crate) fn newest(&self) -> u64 {
+        self.state.newest
+    }
+
+    pub(crate) fn unreleased(&mut self) -> &mut ReleaseQueue {
+        &mut self.state.unreleased
     }
 
     /// Appends frames and raises `newest`. True where the shard that trims must be woken, since something

@@ -14,7 +14,7 @@ pub use fanfare_proto::log::TopicExtent;
 
 use crate::admission::Admission;
 use crate::counts::{Counts, SharedCounts};
-use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle};
+use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle, Visibility};
 pub use crate::inspect::Asked;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
@@ -88,11 +88,11 @@ pub fn sequence(
     hub.sequence(events, numbers.map_or(Numbers::Next, Numbers::Given)).map(Sequenced)
 }
 
-/// Does the last step of a publish. Batches are released in the order of their numbers.
-pub fn release(hub: &Hub, batch: Sequenced) -> Published {
+/// Does the last step of a publish, in any order with other batches. Also says whether the events are visible
+/// now; otherwise they wait for older ones.
+pub fn release(hub: &Hub, batch: Sequenced) -> (Published, bool) {
     let published = batch.0.published().clone();
-    hub.release(batch.0);
-    published
+    (published, hub.release(batch.0) == Visibility::Visible)
 }
 
 /// Begins the drain that [`crate::Engine::stop`] waits for.

@@ -30,6 +30,42 @@ const BATCHES: usize = 40;
 const BATCH: usize = 5;
 const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
 
+/// An engine goes on with a log of before: its ids go on, a reader that has everything resumes, and one that
+/// has less is told of a gap.
+#[test]
+fn an_engine_goes_on_where_a_log_ended() {
+    let position = Cursor::parse("000000abc-41").unwrap();
+    let start = |position| {
+        let engine = Engine::builder().descriptor_tables(DescriptorTables::Shared).shards(2);
+        engine.listen("127.0.0.1:0".parse().unwrap()).begin_after(position).start()
+    };
+    let engine = start(position).unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    assert_eq!(hub.head(), position);
+    let published = hub.publish(event("next".to_owned())).unwrap();
+    assert_eq!(published.first, "000000abc-42");
+    for (id, has_gap) in [("000000abc-41", false), ("000000abc-40", true), ("000000abd-41", true)] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /events?topic=a HTTP/1.0\r\nLast-Event-ID: {id}\r\n\r\n").unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"id: 000000abc-42\n\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        let text = String::from_utf8(seen).unwrap();
+        assert_eq!(text.contains("gap"), has_gap, "from {id}: {text}");
+        assert!(text.contains("data: next\n"), "from {id}: {text}");
+    }
+    engine.stop(Duration::ZERO).unwrap();
+    // The same after a second start, where the store has the event.
+    let engine = start(hub.head()).unwrap();
+    assert_eq!(engine.hub().publish(event("next".to_owned())).unwrap().first, "000000abc-43");
+    let error = start(Cursor { seq: u64::MAX, ..position }).err().unwrap();
+    assert!(error.to_string().contains("the number must be below"), "{error}");
+}
+
 #[test]
 fn everybody_sees_one_order_whoever_publishes() {
     // ThreadSanitizer believes that a descriptor's number means the same in every thread.

@@ -26,9 +26,7 @@ impl World {
         if self.shared.one_in(2) {
             self.shared.drop_all_unreleased();
         }
-        while !self.shared.unreleased.borrow().is_empty() {
-            self.shared.release_first(", in the end");
-        }
+        self.shared.release_all(", in the end");
         assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
         self.all_read();
         self.pass(3 * SECOND);
@@ -244,17 +242,17 @@ impl World {
         assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
     }
 
-    /// The drain begins. Batches that have their numbers are released before, or never.
+    /// The drain begins. Batches that have their numbers are released before, or never, or too late.
     pub(crate) fn begin_drain(&mut self, window: Duration) {
-        if self.shared.one_in(2) {
-            self.shared.drop_all_unreleased();
-        }
-        while !self.shared.unreleased.borrow().is_empty() {
-            self.shared.release_first(", before the end");
+        match self.shared.below(3) {
+            0 => self.shared.drop_all_unreleased(),
+            1 => self.shared.release_all(", before the end"),
+            _ => self.shared.observe_log(),
         }
         self.shared.is_over.set(true);
         self.shared.cuts_from.set(self.shared.now.get() + window);
         sim::drain(self.shared.hub(), window);
+        self.shared.release_too_late();
     }
 
     /// Lets a drain run to its end; each round of turns takes a while. Says whether all that was published

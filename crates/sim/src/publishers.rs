@@ -1,5 +1,6 @@
 //! The publishers of a world. Some publish at once; some do it in two steps, as a store or a log outside of
-//! the process does: events get numbers and room first, and are released later, or never.
+//! the process does: events get numbers and room first, and are released later, in any order, or never. They
+//! become visible in the order of their numbers.
 
 use fanfare::sim::{self, Sequenced};
 use fanfare::{Cursor, Event, EventId, EventType, PublishError, Published, Topic};
@@ -11,13 +12,14 @@ use crate::shared::Shared;
 use crate::tally::Occurrence;
 use crate::trace::trace;
 
-/// A batch that has its numbers and is not released.
+/// A batch that has its numbers and is not visible.
 pub(crate) struct Unreleased {
-    batch: Sequenced,
+    /// `None`: it was released, and waits for an older one.
+    batch: Option<Sequenced>,
     entries: Vec<Entry>,
 }
 
-/// Batches that wait for their release, at most.
+/// Batches that are not visible, at most.
 const UNRELEASED: usize = 3;
 
 impl Shared {
@@ -25,15 +27,17 @@ impl Shared {
     pub(crate) fn publish_some(&self, when: &str) {
         let waiting = self.unreleased.borrow().len();
         match self.below(8) {
-            0 | 1 if waiting > 0 => self.release_first(when),
+            0 | 1 if waiting > 0 => self.release_some(when),
             2 if waiting > 0 => self.drop_some(),
             3..5 if self.setting.reservations && waiting < UNRELEASED && !self.is_over.get() => {
                 self.sequence_some(when);
             }
-            // What comes at once is newer than what waits, which would have to be dropped then.
-            _ if waiting > 0 && !self.one_in(4) => self.release_first(when),
+            _ if waiting > 0 && !self.one_in(4) => self.release_some(when),
             _ => {
-                self.drop_all_unreleased();
+                // What comes at once is newer than what waits. It is refused where something does.
+                if self.one_in(2) {
+                    self.drop_all_unreleased();
+                }
                 let (events, entries) = self.some_events(None);
                 self.publish(events, entries, when);
             }
@@ -42,9 +46,7 @@ impl Shared {
 
     /// Publishes one event with this much data to one topic; false where that was refused.
     pub(crate) fn publish_to(&self, topic: &Topic, size: usize) -> bool {
-        while !self.unreleased.borrow().is_empty() {
-            self.release_first("");
-        }
+        self.release_all("");
         let (events, entries) = self.one_event(topic, size);
         self.publish(events, entries, "")
     }
@@ -63,7 +65,7 @@ impl Shared {
     /// The oldest batch that has its numbers is not released.
     #[cfg(test)]
     pub(crate) fn drop_first(&self) {
-        self.unreleased.borrow_mut().pop_front();
+        self.drop_at(0);
     }
 
     fn one_event(&self, topic: &Topic, size: usize) -> (Vec<Event>, Vec<Entry>) {
@@ -94,9 +96,10 @@ impl Shared {
         let result = self.hub().publish_batch(&mut events);
         match result {
             Ok(published) => {
+                assert!(self.unreleased.borrow().is_empty(), "published before what is older is visible");
                 self.check_taken(&published, count, events.len(), is_larger, &mut entries);
                 trace!(self, "publish {} of {count} events from {}{when}", entries.len(), entries[0].seq);
-                self.released(entries);
+                self.released(vec![entries]);
                 true
             }
             Err(error) => {
@@ -130,7 +133,7 @@ impl Shared {
                 self.last_number.set(last);
                 trace!(self, "sequence {} to {last}{when}", entries[0].seq);
                 self.happened(Occurrence::Sequenced);
-                self.unreleased.borrow_mut().push_back(Unreleased { batch, entries });
+                self.unreleased.borrow_mut().push_back(Unreleased { batch: Some(batch), entries });
             }
             Err(error) => {
                 assert_eq!(events.len(), count, "what was refused is left");
@@ -139,28 +142,84 @@ impl Shared {
         }
     }
 
-    /// Makes the oldest batch that has its numbers visible.
-    pub(crate) fn release_first(&self, when: &str) {
-        let Some(Unreleased { batch, mut entries }) = self.unreleased.borrow_mut().pop_front() else {
-            return;
-        };
+    /// Releases all batches that are not released, in any order.
+    pub(crate) fn release_all(&self, when: &str) {
+        while !self.unreleased.borrow().is_empty() {
+            self.release_some(when);
+        }
+    }
+
+    /// Releases a batch that has its numbers, if there is one. It becomes visible when no older one is
+    /// unreleased.
+    pub(crate) fn release_some(&self, when: &str) {
+        if let Some(index) = self.some_unreleased() {
+            self.release_at(index, when);
+        }
+    }
+
+    pub(crate) fn release_at(&self, index: usize, when: &str) {
         self.observe_log();
-        let count = entries.len();
-        let published = sim::release(self.hub(), batch);
-        self.check_taken(&published, count, 0, false, &mut entries);
-        trace!(self, "release {} to {}{when}", entries[0].seq, entries[count - 1].seq);
-        self.happened(Occurrence::Released);
-        self.released(entries);
+        let (batch, count) = {
+            let unreleased = &mut self.unreleased.borrow_mut()[index];
+            let batch = unreleased.batch.take().expect("it is not released");
+            let (first, count) = (unreleased.entries[0].seq, unreleased.entries.len());
+            trace!(self, "release {first} to {}{when}", unreleased.entries[count - 1].seq);
+            (batch, count)
+        };
+        let (published, is_visible) = sim::release(self.hub(), batch);
+        self.check_taken(&published, count, 0, false, &mut self.unreleased.borrow_mut()[index].entries);
+        assert_eq!(is_visible, index == 0, "a batch is visible when none is before it");
+        self.happened(if is_visible { Occurrence::Released } else { Occurrence::ReleasedEarly });
+        self.show_released();
+    }
+
+    /// The drain has begun: what was released before is visible, and of the rest nothing ever is.
+    pub(crate) fn release_too_late(&self) {
+        let batches = self.unreleased.take();
+        let (late, visible): (Vec<_>, Vec<_>) = batches.into_iter().partition(|one| one.batch.is_some());
+        self.released(visible.into_iter().map(|one| one.entries).collect());
+        for Unreleased { batch, entries } in late {
+            trace!(self, "release {} to {} too late", entries[0].seq, entries[entries.len() - 1].seq);
+            let is_visible = batch.is_some_and(|batch| sim::release(self.hub(), batch).1);
+            assert!(!is_visible, "a batch is visible although the engine drains");
+            self.happened(Occurrence::NeverReleased);
+        }
+    }
+
+    /// One of the batches that are not released, by its place among those that are not visible.
+    fn some_unreleased(&self) -> Option<usize> {
+        let unreleased: Vec<usize> = {
+            let batches = self.unreleased.borrow();
+            (0..batches.len()).filter(|index| batches[*index].batch.is_some()).collect()
+        };
+        (!unreleased.is_empty()).then(|| unreleased[self.below(unreleased.len())])
     }
 
     /// A batch is not released: its numbers are holes.
     fn drop_some(&self) {
-        let index = self.below(self.unreleased.borrow().len());
-        let dropped = self.unreleased.borrow_mut().remove(index);
-        if let Some(Unreleased { entries, .. }) = &dropped {
-            trace!(self, "never release {} to {}", entries[0].seq, entries[entries.len() - 1].seq);
-            self.happened(Occurrence::NeverReleased);
+        if let Some(index) = self.some_unreleased() {
+            self.drop_at(index);
         }
+    }
+
+    fn drop_at(&self, index: usize) {
+        self.observe_log();
+        let dropped = self.unreleased.borrow_mut().remove(index);
+        if let Some(Unreleased { entries, batch }) = dropped {
+            trace!(self, "never release {} to {}", entries[0].seq, entries[entries.len() - 1].seq);
+            drop(batch);
+            self.happened(Occurrence::NeverReleased);
+            self.show_released();
+        }
+    }
+
+    /// What was released and has nothing unreleased before it is visible now.
+    fn show_released(&self) {
+        let mut visible = Vec::new();
+        while self.unreleased.borrow().front().is_some_and(|first| first.batch.is_none()) {
+            visible.extend(self.unreleased.borrow_mut().pop_front().map(|first| first.entries));
+        }
+        self.released(visible);
     }
 
     pub(crate) fn drop_all_unreleased(&self) {
@@ -189,21 +248,23 @@ impl Shared {
         assert_eq!((&published.first, &published.last), (&ids.0, &ids.1), "the ids of a batch");
     }
 
-    /// These events are visible now.
-    fn released(&self, entries: Vec<Entry>) {
-        self.tally.borrow_mut().add(Occurrence::Published, entries.len() as u64);
-        if entries.len() > 1 {
-            self.happened(Occurrence::Batch);
-        }
-        for entry in &entries {
-            // Looked at before the release.
-            for shard in self.log.borrow().shards_reading(&entry.topics) {
-                self.mailed.borrow_mut()[shard] += 1;
+    /// The events of these batches are visible now.
+    fn released(&self, batches: Vec<Vec<Entry>>) {
+        for entries in batches {
+            self.tally.borrow_mut().add(Occurrence::Published, entries.len() as u64);
+            if entries.len() > 1 {
+                self.happened(Occurrence::Batch);
             }
-            self.log.borrow_mut().append(entry, self.now.get());
-            self.last_number.set(self.last_number.get().max(entry.seq));
+            for entry in &entries {
+                // Looked at before the release.
+                for shard in self.log.borrow().shards_reading(&entry.topics) {
+                    self.mailed.borrow_mut()[shard] += 1;
+                }
+                self.log.borrow_mut().append(entry, self.now.get());
+                self.last_number.set(self.last_number.get().max(entry.seq));
+            }
+            self.history.borrow_mut().events.extend(entries);
         }
-        self.history.borrow_mut().events.extend(entries);
         self.log.borrow_mut().observe(self.hub(), Change::Release, self.now.get());
     }
 
@@ -229,7 +290,9 @@ impl Shared {
                 Occurrence::ReservedId
             }
             PublishError::Empty => panic!("there were {} events", entries.len()),
-            PublishError::WouldBlock => panic!("no publisher of a world asks to wait on a shard's thread"),
+            PublishError::WouldBlock | PublishError::Unreleased => {
+                panic!("no publisher of a world asks to wait")
+            }
             PublishError::Stopped => {
                 assert!(self.is_over.get(), "refused though nothing has ended");
                 Occurrence::Stopped

@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) hub: OnceCell<Hub>,
     /// The topics of this world.
     pub(crate) topics: Vec<Topic>,
-    /// Batches that have their numbers and are not released, in the order of these.
+    /// Batches that have their numbers and are not visible, in the order of these.
     pub(crate) unreleased: RefCell<VecDeque<Unreleased>>,
     /// The newest number that was given.
     pub(crate) last_number: Cell<u64>,

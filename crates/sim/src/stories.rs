@@ -607,7 +607,7 @@ fn a_reader_that_comes_between_sequence_and_release_gets_the_event() {
     assert_eq!(sim::reserved_events(world.shared.hub()), (2, 2));
     let second = world.join_as("a", usize::MAX, 1, |_| ());
     world.shared.drop_first();
-    world.shared.release_first("");
+    world.shared.release_at(0, "");
     assert_eq!(sim::reserved_events(world.shared.hub()), (0, 0));
     world.pass(SECOND / 10);
     assert_eq!((world.cursor_of(first), world.cursor_of(second)), (7, 7));

@@ -63,6 +63,8 @@ occurrences! {
     Sequenced: "batches sequenced",
     /// Such a batch that was released.
     Released: "batches released later",
+    /// Such a batch that was released before an older one.
+    ReleasedEarly: "batches released out of order",
     /// Such a batch that was dropped.
     NeverReleased: "batches never released",
     /// A publish while a send was under way.

@@ -23,7 +23,7 @@ pub(crate) struct Amount {
 ///
 /// Only the sequencer reserves, under its lock, so what it reads there may since have become less, never
 /// more. (A shard that registers between sequence and release gets mail without a reservation; see
-/// `Sequencer::release`.)
+/// `Releaser::release`.)
 ///
 /// A publisher that finds no room asks to be called ([`Capacity::ask_to_be_called`]). The request is a bit of
 /// the counter of events, so requests and returns of room have one order: either the publisher sees the room

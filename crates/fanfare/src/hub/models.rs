@@ -15,7 +15,7 @@ use loom::thread;
 
 use super::capacity::{Amount, Capacity};
 use super::sequencer::Numbers;
-use super::{Hub, PublishError, PublishFuture};
+use super::{Hub, PublishError, PublishFuture, Visibility};
 use crate::mailbox::Mail;
 use crate::mailbox::models::{Reader, event, explore, publish, world};
 use crate::sync::AtomicUsize;
@@ -137,6 +137,62 @@ fn room_is_reserved_and_given_back() {
         let mail = reader.take();
         assert_eq!(numbers(&reader, mail), [dropped + seen.len() as u64 + 1]);
     });
+}
+
+// ---- Release ----
+
+/// Two threads release two batches in the opposite order: the shard gets them in the order of their numbers,
+/// and both are visible in the end.
+#[test]
+fn batches_released_by_two_threads_are_visible_in_order() {
+    explore(3, || {
+        let (hub, mut readers, newest) = world(1, Limits::default(), &["a", "b"]);
+        let mut reader = readers.remove(0);
+        let [first, second] =
+            ["a", "b"].map(|name| hub.sequence(&mut vec![event(name)], Numbers::Next).unwrap());
+        let releasers = [second, first].map(|batch| {
+            let hub = hub.clone();
+            thread::spawn(move || hub.release(batch))
+        });
+        reader.read_to(2);
+        assert_eq!(newest.load(Ordering::Relaxed), 2);
+        let [second, first] = releasers.map(|releaser| releaser.join().unwrap());
+        assert_eq!(first, Visibility::Visible, "nothing is before it");
+        assert_ne!(second, Visibility::Never);
+        assert_eq!(
+            (reader.topics.as_slice(), taken(&reader)),
+            (&["a", "b"].map(String::from)[..], Amount::default())
+        );
+    });
+}
+
+/// A publisher that waits behind a batch is called when that is released or dropped, in every order of their
+/// steps. Its answer comes when its event is visible.
+#[test]
+fn a_publisher_behind_a_batch_is_called_when_its_event_is_visible() {
+    for is_released in [true, false] {
+        explore(3, move || {
+            let (hub, mut readers, newest) = world(1, Limits::default(), &["a", "b"]);
+            let mut reader = readers.remove(0);
+            let batch = hub.sequence(&mut vec![event("a")], Numbers::Next).unwrap();
+            let publisher = {
+                let hub = hub.clone();
+                thread::spawn(move || {
+                    hub.publish_wait(&mut vec![event("b")], Duration::MAX).unwrap();
+                    assert_eq!(newest.load(Ordering::Relaxed), 2, "the answer comes too early");
+                })
+            };
+            if is_released {
+                hub.release(batch);
+            } else {
+                drop(batch);
+            }
+            publisher.join().unwrap();
+            let mail = reader.take();
+            assert_eq!(numbers(&reader, mail), if is_released { vec![1, 2] } else { vec![2] });
+            assert_eq!(taken(&reader), Amount::default());
+        });
+    }
 }
 
 // ---- Interest ----

@@ -16,7 +16,7 @@
 //! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
 //! of the hub ([`super::tasks`]) wakes it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -32,8 +32,9 @@ pub(crate) type Ticket = u64;
 #[derive(Default)]
 pub(crate) struct WaitingPublishers {
     line: Mutex<Line>,
-    /// How many publishers wait. Relaxed: it is raised under the sequencer's lock, which a publisher that
-    /// asks holds too. Where it falls meanwhile, the publisher only looks at the line in vain.
+    /// How many publishers wait. Relaxed: it is raised under the sequencer's lock, or the log's where a
+    /// publisher waits for no shard, and a thread that asks holds or has held the same lock. Where it falls
+    /// meanwhile, the publisher only looks at the line in vain.
     count: AtomicUsize,
     /// No publish will succeed any more: the engine drains, or a shard has ended.
     closed: AtomicBool,
@@ -49,6 +50,8 @@ struct Line {
     /// so it must not cost more where many wait.
     waiting_for: Vec<usize>,
     waited_for: ShardSet,
+    /// Publishers that wait until a number is visible, by that number.
+    until: BTreeSet<(u64, Ticket)>,
     /// Tickets of tasks to wake, in order.
     called_tasks: VecDeque<Ticket>,
 }
@@ -59,6 +62,8 @@ struct Waiting {
     /// waited for one shard, and then finds another one full, keeps its place for both. Otherwise two busy
     /// shards could starve it.
     shards: ShardSet,
+    /// It waits until this number is visible, and for no shard.
+    until: Option<u64>,
     /// It is its turn to try.
     is_called: bool,
     /// Where its thread waits; a task has none.
@@ -108,15 +113,7 @@ impl WaitingPublishers {
     /// Takes a place at the end of the line, or notes at a place that its turn brought no success.
     pub(crate) fn enter(self: &Arc<Self>, place: &mut Option<Place>, shards: &ShardSet, by: WaitBy) {
         let line = &mut *lock(&self.line);
-        let place = place.get_or_insert_with(|| {
-            let ticket = line.next_ticket;
-            line.next_ticket += 1;
-            let thread: Option<Arc<Condvar>> = (by == WaitBy::Thread).then(Arc::default);
-            let waiting = Waiting { shards: ShardSet::new(), is_called: false, thread: thread.clone() };
-            line.places.insert(ticket, waiting);
-            self.count.store(line.places.len(), Ordering::Relaxed);
-            Place { line: Arc::clone(self), ticket, thread }
-        });
+        let place = place.get_or_insert_with(|| self.new_place(line, by, None));
         let Some(waiting) = line.places.get_mut(&place.ticket) else { return };
         waiting.is_called = false;
         for shard in shards.iter() {
@@ -127,6 +124,37 @@ impl WaitingPublishers {
                 line.waiting_for[shard] += 1;
                 line.waited_for.insert(shard);
             }
+        }
+    }
+
+    /// Takes a place for a publisher whose events are not visible before this number is. It is in nobody's
+    /// way. Called under the log's lock, as long as the number is not visible.
+    pub(crate) fn enter_until(self: &Arc<Self>, place: &mut Option<Place>, number: u64, by: WaitBy) {
+        let line = &mut *lock(&self.line);
+        place.get_or_insert_with(|| self.new_place(line, by, Some(number)));
+    }
+
+    fn new_place(self: &Arc<Self>, line: &mut Line, by: WaitBy, until: Option<u64>) -> Place {
+        let ticket = line.next_ticket;
+        line.next_ticket += 1;
+        let thread: Option<Arc<Condvar>> = (by == WaitBy::Thread).then(Arc::default);
+        let waiting = Waiting { shards: ShardSet::new(), until, is_called: false, thread: thread.clone() };
+        line.places.insert(ticket, waiting);
+        line.until.extend(until.map(|number| (number, ticket)));
+        self.count.store(line.places.len(), Ordering::Relaxed);
+        Place { line: Arc::clone(self), ticket, thread }
+    }
+
+    /// Everything up to this number is visible. Calls the publishers that wait for that.
+    pub(crate) fn call_up_to(&self, number: u64) {
+        // A publisher that waits has entered under the log's lock, before the number was raised there.
+        if self.is_empty() {
+            return;
+        }
+        let mut line = lock(&self.line);
+        while let Some(first) = line.until.first().copied().filter(|(until, _)| *until <= number) {
+            line.until.remove(&first);
+            self.call_ticket(&mut line, first.1);
         }
     }
 
@@ -169,6 +197,10 @@ impl WaitingPublishers {
         let mut line = lock(&self.line);
         let Some(left) = line.places.remove(&ticket) else { return };
         self.count.store(line.places.len(), Ordering::Relaxed);
+        if let Some(number) = left.until {
+            line.until.remove(&(number, ticket));
+            return;
+        }
         for shard in left.shards.iter() {
             line.waiting_for[shard] -= 1;
             if line.waiting_for[shard] == 0 {

@@ -1,13 +1,12 @@
-//! From events to mail: sequence, commit, release.
+//! From events to numbers: sequence, commit, release.
 //!
 //! - [`Sequencer::sequence`] reserves room in the mailboxes of the shards that read one of an event's topics,
 //!   gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
 //! - Commit is where a store will stand. There is none yet.
-//! - [`Sequencer::release`] makes the frames visible: under the log's lock they are appended, `newest` is
-//!   raised, and their mail is pushed. Batches are released in the order of their numbers.
+//! - [`Sequenced::release`] makes the frames visible, in the order of their numbers ([`super::release`]):
+//!   under the log's lock they are appended, `newest` is raised, and their mail is pushed.
 //!
-//! Between the first and the last step, a [`Sequenced`] batch owns its frames and its room. Where it is
-//! dropped, it gives the room back, and its numbers become holes.
+//! [`Sequencer::publish`] does the first and the last step at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,10 +22,11 @@ use fanfare_proto::shrink::shrink_buffer;
 use smallvec::SmallVec;
 
 use super::capacity::{Amount, Bound, Capacity};
+use super::release::{Batch, Releaser, Sequenced, ShardMail, Shared};
 use super::room::{Place, WaitBy, WaitingPublishers};
 use super::{PublishError, Published};
 use crate::mailbox::Mailbox;
-use crate::shared_log::{LockedLog, ProcessLog};
+use crate::shared_log::ProcessLog;
 use crate::sync::{Mutex, lock};
 
 /// Gives events their order, and shards their mail.
@@ -42,17 +42,10 @@ pub(crate) struct Sequencer {
     total_bytes: usize,
     log: Arc<ProcessLog>,
     shared: Arc<Shared>,
+    releaser: Arc<Releaser>,
     state: Mutex<State>,
     /// Publishers that wait for the lock of `state`. Not loom's: nothing depends on it but who is first.
     waiting_for_lock: AtomicUsize,
-}
-
-/// What a batch keeps until it is released, also on the thread of a store.
-struct Shared {
-    mailboxes: Vec<Arc<Mailbox>>,
-    waiting: Arc<WaitingPublishers>,
-    /// What is sequenced and not released.
-    unreleased: Capacity,
 }
 
 /// What the sequencer's lock guards.
@@ -79,36 +72,8 @@ struct Scratch {
 #[derive(Clone, Copy, Default)]
 struct Need {
     amount: Amount,
-    /// Where the mail for this shard is, in [`Sequenced::mail`].
+    /// Where the mail for this shard is, in [`Batch::mail`].
     mail: usize,
-}
-
-/// Events with numbers, encoded, with room reserved for them: see the module.
-pub(crate) struct Sequenced {
-    frames: Vec<Arc<Frame>>,
-    mail: SmallVec<[ShardMail; 1]>,
-    /// What it takes of [`Shared::unreleased`].
-    amount: Amount,
-    /// The version of the log's readers when the shards were looked up.
-    readers_version: u64,
-    published: Published,
-    shared: Arc<Shared>,
-}
-
-/// What one shard gets of a batch.
-struct ShardMail {
-    shard: usize,
-    frames: Vec<Arc<Frame>>,
-    /// What is reserved for it in the shard's mailbox.
-    reserved: Amount,
-}
-
-/// What remains to be done when all locks are released. It happens on drop: shards that sleep are woken, and
-/// frames that the log has dropped are freed.
-pub(crate) struct Released<'hub> {
-    mailboxes: &'hub [Arc<Mailbox>],
-    asleep: SmallVec<[usize; 4]>,
-    dropped: Vec<Arc<Frame>>,
 }
 
 /// Where the numbers of events come from.
@@ -123,8 +88,9 @@ pub(crate) enum Numbers<'numbers> {
 
 /// The result of one try to publish.
 pub(crate) enum Attempt {
-    /// Some events, at least one, are taken.
-    Published(Published),
+    /// Some events, at least one, are taken. They are visible when the newest number has reached `number`:
+    /// at once, unless the publisher may wait.
+    Published { published: Published, number: u64 },
     /// No event is taken.
     Refused(PublishError),
     /// There is no room, and the publisher has a place in the line.
@@ -171,6 +137,8 @@ impl Sequencer {
         let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
         // A log may begin in the middle.
         let newest = log.newest().load(Ordering::Relaxed);
+        let shared = Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() });
+        let releaser = Arc::new(Releaser { clock, log: Arc::clone(&log), shared: Arc::clone(&shared) });
         Sequencer {
             epoch: log.epoch(),
             clock,
@@ -179,7 +147,8 @@ impl Sequencer {
             mailbox: Bound { events: limits.mailbox_events, bytes: limits.mailbox_bytes },
             total_bytes: limits.mailbox_total_bytes,
             log,
-            shared: Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() }),
+            shared,
+            releaser,
             state: Mutex::new(State { newest, total_at_most: 0, scratch }),
             waiting_for_lock: AtomicUsize::new(0),
         }
@@ -205,7 +174,9 @@ impl Sequencer {
     }
 
     /// One try to publish the first part of these events. It sequences and releases under one lock, so that
-    /// the order is kept. `wait` is the place in the line of a publisher that waits, or that will wait.
+    /// the order is kept. `wait` is the place in the line of a publisher that waits, or that will wait. Where
+    /// older batches are not released yet, it is put behind them; a publisher that does not wait is refused
+    /// there, because it could not learn when its events are visible.
     pub(crate) fn publish(
         &self,
         events: &mut VecDeque<Event>,
@@ -216,17 +187,17 @@ impl Sequencer {
         self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
         loop {
             let place = wait.as_ref().and_then(|(place, _)| place.as_ref());
-            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place) {
-                Ok(batch) => {
-                    let published = batch.published.clone();
-                    let released = self.release(batch);
+            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place, wait.is_some()) {
+                Ok((batch, published)) => {
+                    let number = state.newest;
+                    let released = self.releaser.release_newest(batch);
                     drop(state);
                     if let Some((place, _)) = wait {
                         // The next publisher in the line has its turn.
                         drop(place.take());
                     }
                     drop(released);
-                    return Attempt::Published(published);
+                    return Attempt::Published { published, number };
                 }
                 Err(Unable::Refused(error)) => return Attempt::Refused(error),
                 Err(Unable::NoRoom(no_room)) => no_room,
@@ -267,10 +238,26 @@ impl Sequencer {
         events: &mut VecDeque<Event>,
         numbers: Numbers<'_>,
     ) -> Result<Sequenced, PublishError> {
-        self.sequence_in(&mut lock(&self.state), events, numbers, None).map_err(|unable| match unable {
-            Unable::Refused(error) => error,
-            Unable::NoRoom(_) => PublishError::Busy,
-        })
+        let state = &mut lock(&self.state);
+        match self.sequence_in(state, events, numbers, None, true) {
+            Ok((batch, published)) => Ok(self.releaser.enqueue(batch, published)),
+            Err(Unable::Refused(error)) => Err(error),
+            Err(Unable::NoRoom(_)) => Err(PublishError::Busy),
+        }
+    }
+
+    /// Whether everything up to this number is visible. If not, the publisher has a place in the line, and is
+    /// called when it is.
+    pub(crate) fn is_visible(&self, number: u64, place: &mut Option<Place>, by: WaitBy) -> bool {
+        if self.log.newest().load(Ordering::Relaxed) >= number {
+            return true;
+        }
+        let log = self.log.lock();
+        let is_visible = log.newest() >= number;
+        if !is_visible {
+            self.shared.waiting.enter_until(place, number, by);
+        }
+        is_visible
     }
 
     fn sequence_in(
@@ -279,7 +266,8 @@ impl Sequencer {
         events: &mut VecDeque<Event>,
         numbers: Numbers<'_>,
         place: Option<&Place>,
-    ) -> Result<Sequenced, Unable> {
+        may_queue: bool,
+    ) -> Result<(Batch, Published), Unable> {
         if self.shared.waiting.is_closed() {
             return Err(Unable::Refused(PublishError::Stopped));
         }
@@ -295,12 +283,17 @@ impl Sequencer {
         let count = self.measure(scratch, events);
         let is_larger = count < events.len();
         self.check(events.iter().take(count)).map_err(Unable::Refused)?;
-        let readers_version = self.log.interest(events.iter().take(count), &mut scratch.interest);
+        let (readers_version, is_behind) =
+            self.log.interest(events.iter().take(count), &mut scratch.interest);
+        if is_behind && !may_queue {
+            return Err(Unable::Refused(PublishError::Busy));
+        }
         let ahead = self.shared.waiting.waited_for_ahead(place);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
 
         let mut batch = self.reserve(state, count, readers_version);
+        let mut published = Published { count, first: String::new(), last: String::new() };
         let mut seq = state.newest;
         let published_at = self.clock.now();
         let scratch = &mut state.scratch;
@@ -315,18 +308,17 @@ impl Sequencer {
             let id = own_id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq }.to_string());
             let frame = Arc::new(Frame::encode(seq, &id, event, published_at));
             if index == 0 {
-                batch.published.first.clone_from(&id);
+                published.first.clone_from(&id);
             }
-            batch.published.last = id;
+            published.last = id;
             for shard in scratch.interest[index].iter() {
                 batch.mail[scratch.needs[shard].mail].frames.push(Arc::clone(&frame));
             }
             batch.frames.push(frame);
         }
-        batch.published.count = count;
         batch.return_excess();
         scratch.clear();
-        Ok(batch)
+        Ok((batch, published))
     }
 
     /// Measures the events of the first part, and answers how many they are: as many as fit into one empty
@@ -446,7 +438,7 @@ impl Sequencer {
         }
     }
 
-    fn reserve(&self, state: &mut State, count: usize, readers_version: u64) -> Sequenced {
+    fn reserve(&self, state: &mut State, count: usize, readers_version: u64) -> Batch {
         let State { scratch, total_at_most, .. } = state;
         let mut mail = SmallVec::new();
         for shard in scratch.needed.iter() {
@@ -459,12 +451,11 @@ impl Sequencer {
         }
         let part = scratch.part(count);
         self.shared.unreleased.take(part);
-        Sequenced {
+        Batch {
             frames: Vec::with_capacity(count),
             mail,
             amount: part,
             readers_version,
-            published: Published { count: 0, first: String::new(), last: String::new() },
             shared: Arc::clone(&self.shared),
         }
     }
@@ -483,34 +474,6 @@ impl Sequencer {
         has_room
     }
 
-    /// Makes a batch visible. Its mail goes to every shard that reads one of an event's topics now, also to a
-    /// shard that has registered after the batch was sequenced. That mail takes room without a reservation:
-    /// in one mailbox at most as much as is sequenced and not released, which is bounded by
-    /// [`Limits::mailbox_total_bytes`]. The frames are the same as in the other mailboxes, so their memory is
-    /// not taken again.
-    ///
-    /// # Panics
-    /// Something newer has been released before.
-    pub(crate) fn release(&self, mut batch: Sequenced) -> Released<'_> {
-        let mut released =
-            Released { mailboxes: &self.shared.mailboxes, asleep: SmallVec::new(), dropped: Vec::new() };
-        let now = self.clock.now();
-        let mut log = self.log.lock();
-        log.assert_follows(&batch.frames);
-        if log.readers_version() != batch.readers_version {
-            batch.address_again(&log);
-        }
-        if log.append(std::mem::take(&mut batch.frames), now, &mut released.dropped) {
-            released.asleep.push(ProcessLog::TRIMMING_SHARD);
-        }
-        for ShardMail { shard, frames, reserved } in std::mem::take(&mut batch.mail) {
-            if self.shared.mailboxes[shard].push_events(frames, reserved) {
-                released.asleep.push(shard);
-            }
-        }
-        released
-    }
-
     /// Events that are sequenced and not released, and events for which room is reserved, summed over the
     /// mailboxes.
     #[cfg(feature = "sim")]
@@ -519,10 +482,13 @@ impl Sequencer {
         (self.shared.unreleased.taken().events, reserved.sum())
     }
 
-    /// Refuses every publish from now on. `tell_shards` runs when no publish is under way any more.
+    /// Refuses every publish from now on, and releases what waits only for older batches. `tell_shards` runs
+    /// when no publish is under way any more.
     pub(crate) fn close(&self, tell_shards: impl FnOnce()) {
         let _state = lock(&self.state);
+        let released = self.releaser.end();
         tell_shards();
+        drop(released);
         self.shared.waiting.close();
     }
 }
@@ -539,68 +505,5 @@ impl Scratch {
     /// The first events, and their sizes at most.
     fn part(&self, count: usize) -> Amount {
         Amount { events: count, bytes: self.sizes[..count].iter().sum() }
-    }
-}
-
-impl Sequenced {
-    /// What the publisher is told, once it is released.
-    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
-    pub(crate) fn published(&self) -> &Published {
-        &self.published
-    }
-
-    /// Gives back what was reserved and is not needed: a frame may be smaller than its event allowed.
-    fn return_excess(&mut self) {
-        for mail in &mut self.mail {
-            let size = mail.frames.iter().map(|frame| frame.size()).sum();
-            let excess = Amount { events: 0, bytes: mail.reserved.bytes - size };
-            self.shared.mailboxes[mail.shard].cancel_reservation(excess);
-            mail.reserved.bytes = size;
-        }
-    }
-
-    /// Looks the shards up once more, because readers have come or gone since the batch was sequenced.
-    fn address_again(&mut self, log: &LockedLog<'_>) {
-        let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
-        for frame in &self.frames {
-            for shard in log.shards_to_mail(frame.topics()).iter() {
-                let index = mail.iter().position(|mail| mail.shard == shard).unwrap_or_else(|| {
-                    mail.push(ShardMail { shard, frames: Vec::new(), reserved: Amount::default() });
-                    mail.len() - 1
-                });
-                mail[index].frames.push(Arc::clone(frame));
-                mail[index].reserved.add(Amount { events: 1, bytes: frame.size() });
-            }
-        }
-        // The new room is reserved before the old room is given back, so that no other publisher takes it
-        // between.
-        for mail in &mail {
-            self.shared.mailboxes[mail.shard].reserve(mail.reserved);
-        }
-        for before in std::mem::replace(&mut self.mail, mail) {
-            self.shared.mailboxes[before.shard].cancel_reservation(before.reserved);
-        }
-    }
-}
-
-impl Drop for Sequenced {
-    fn drop(&mut self) {
-        // Of a batch that was released, no mail is left here: it belongs to the shards.
-        for mail in &self.mail {
-            self.shared.mailboxes[mail.shard].cancel_reservation(mail.reserved);
-        }
-        if self.shared.unreleased.give_back(self.amount) {
-            // A publisher that waits for a release waits for every shard, so for the first one too.
-            self.shared.waiting.call(0);
-        }
-    }
-}
-
-impl Drop for Released<'_> {
-    fn drop(&mut self) {
-        for &shard in &self.asleep {
-            self.mailboxes[shard].wake();
-        }
-        // The dropped frames are freed behind this, because readers come first.
     }
 }

@@ -21,7 +21,7 @@ use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
 
-use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle};
+use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle, Visibility};
 use crate::counts::SharedCounts;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shared_log::{SharedLog, log_of};
@@ -426,17 +426,141 @@ fn numbers_may_come_from_outside() {
     assert_eq!(shard.act_on_all(), [901]);
 }
 
-/// Batches are released in order: one that comes too late is a bug of the store, and changes nothing.
+/// What the owner of a batch does with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Release(usize),
+    Drop(usize),
+    PublishDirectly,
+}
+
+/// Two batches, one after the other, and a direct publish between or behind them, in every order of their
+/// steps: events are visible in the order of their numbers, as soon as nothing older is unreleased. A batch
+/// that was released behind a newer one was a panic under the log's lock, and its events were lost.
 #[test]
-fn a_batch_cannot_be_released_behind_a_newer_one() {
+fn batches_are_released_in_any_order_and_visible_in_one() {
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    let ways: [fn(usize) -> Step; 2] = [Step::Release, Step::Drop];
+    for order in orders {
+        for (first, second) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let all = [ways[first](0), ways[second](1), Step::PublishDirectly];
+            run_steps(order.map(|index| all[index]), true);
+            // The direct publish has its number before the second batch has.
+            run_steps(order.map(|index| all[index]), false);
+        }
+    }
+}
+
+fn run_steps(steps: [Step; 3], both_before: bool) {
+    let (hub, mut shard) = hub_of_one(Limits::default());
+    let sequence = |count| Some(hub.sequence(&mut events("a", count), Numbers::Next).unwrap());
+    let mut batches = [sequence(2), if both_before { sequence(1) } else { None }];
+    // The numbers of each batch, and whether they are released; `None`: it was dropped.
+    let mut expected = vec![(vec![1, 2], Some(false))];
+    if both_before {
+        expected.push((vec![3], Some(false)));
+    }
+    let (wakes, mut direct) = (Arc::default(), events("b", 1));
+    let mut publishing = hub.publish_async(&mut direct);
+    let (mut direct_at, mut second_at, mut next) = (None, 1, expected.len() as u64 + 2);
+    let (mut seen, mut is_answered) = (Vec::new(), false);
+    for step in steps {
+        if !both_before && matches!(step, Step::Release(1) | Step::Drop(1)) {
+            second_at = expected.len();
+            batches[1] = sequence(1);
+            expected.push((vec![next], Some(false)));
+            next += 1;
+        }
+        match step {
+            Step::Release(batch) => {
+                hub.release(batches[batch].take().unwrap());
+                expected[[0, second_at][batch]].1 = Some(true);
+            }
+            Step::Drop(batch) => {
+                batches[batch] = None;
+                expected[[0, second_at][batch]].1 = None;
+            }
+            Step::PublishDirectly => {
+                direct_at = Some(expected.len());
+                expected.push((vec![next], Some(true)));
+                next += 1;
+            }
+        }
+        let blocked_at = expected.iter().position(|(_, released)| *released == Some(false));
+        let visible = expected[..blocked_at.unwrap_or(expected.len())].iter();
+        let visible: Vec<u64> = visible
+            .filter(|(_, released)| released.is_some())
+            .flat_map(|(numbers, _)| numbers.clone())
+            .collect();
+        if let Some(at) = direct_at
+            && !is_answered
+        {
+            is_answered = poll(&mut publishing, &wakes).is_ready();
+            let is_visible = blocked_at.is_none_or(|blocked| at < blocked);
+            assert_eq!(is_answered, is_visible, "{step:?} of {steps:?}: the answer is that it is visible");
+        }
+        seen.extend(shard.act_on_all());
+        assert_eq!(seen, visible, "{step:?} of {steps:?}");
+        assert_eq!(hub.head().seq, visible.last().copied().unwrap_or(0), "{step:?} of {steps:?}");
+        if blocked_at.is_some() {
+            // It could not be told when its event is visible.
+            assert_eq!(publish(&hub, "a"), Err(PublishError::Busy));
+        }
+    }
+    assert_eq!(shard.taken(), Amount::default());
+    assert_eq!(publish(&hub, "a"), Ok(1));
+    assert_eq!(shard.act_on_all(), [next]);
+}
+
+/// A publisher whose events have their place behind a batch of a store is not told before they are visible.
+#[test]
+fn a_publisher_behind_a_store_is_told_what_has_become_of_its_events() {
     let (hub, mut shard) = hub_of_one(Limits::default());
     let late = hub.sequence(&mut events("a", 1), Numbers::Next).unwrap();
-    publish(&hub, "a").unwrap();
-    assert!(catch_unwind(AssertUnwindSafe(|| hub.release(late))).is_err());
-    assert_eq!(shard.act_on_all(), [2]);
-    assert_eq!((hub.head().seq, shard.taken()), (2, Amount::default()));
-    publish(&hub, "a").unwrap();
-    assert_eq!(shard.act_on_all(), [3]);
+    let mut batch = events("b", 1);
+    let interrupted = hub.publish_wait(&mut batch, Duration::from_millis(20)).unwrap_err();
+    assert_eq!((interrupted.error, batch.len()), (PublishError::Unreleased, 0), "it is not to publish again");
+    assert_eq!(interrupted.published.unwrap().count, 1);
+    let (wakes, mut batch) = (Arc::default(), events("c", 1));
+    let mut dropped = hub.publish_async(&mut batch);
+    assert!(poll(&mut dropped, &wakes).is_pending());
+    drop(dropped);
+    assert_eq!((batch.len(), shard.act_on_all()), (0, vec![]));
+    let mut batch = events("d", 1);
+    let mut waits = hub.publish_async(&mut batch);
+    assert!(poll(&mut waits, &wakes).is_pending());
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| hub.publish_wait(&mut events("a", 1), Duration::MAX));
+        while shard.taken().events < 5 {
+            thread::yield_now();
+        }
+        assert_eq!(hub.release(late), Visibility::Visible);
+        assert_eq!(waiting.join().unwrap().unwrap().count, 1);
+    });
+    expect_wakes(&wakes, 1);
+    assert_eq!(poll(&mut waits, &wakes), Poll::Ready(Ok(1)));
+    assert_eq!(shard.act_on_all(), [1, 2, 3, 4, 5]);
+    hub.drain(Duration::ZERO);
+    hub.end();
+}
+
+/// When the engine drains, what was released becomes visible, also behind what was not; a store that releases
+/// later is told so.
+#[test]
+fn a_drain_does_not_wait_for_a_store() {
+    let (hub, mut shard) = hub_of_one(Limits::default());
+    let [late, ready] = [1, 2].map(|count| hub.sequence(&mut events("a", count), Numbers::Next).unwrap());
+    assert_eq!(hub.release(ready), Visibility::Waits);
+    let (wakes, mut batch) = (Arc::default(), events("b", 1));
+    let mut waits = hub.publish_async(&mut batch);
+    assert!(poll(&mut waits, &wakes).is_pending());
+    hub.drain(Duration::ZERO);
+    assert_eq!(poll(&mut waits, &wakes), Poll::Ready(Ok(1)));
+    assert_eq!(hub.release(late), Visibility::Never);
+    assert_eq!(shard.act_on(3), [2, 3, 4]);
+    assert!(matches!(shard.inbox.pop_front(), Some(Mail::Drain(_))));
+    assert_eq!((shard.act_on_all(), shard.taken()), (vec![], Amount::default()));
+    hub.end();
 }
 
 /// One shard drops what is too old, for all. It sleeps, and reads nothing: it is woken where something becomes too old

@@ -14,7 +14,7 @@ use crate::shard_thread;
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
 ///
 /// Where it is dropped before it is done, it gives up its place in the line, and the events that were not
-/// taken are back in the publisher's vector.
+/// taken are back in the publisher's vector. Those that were taken become visible all the same.
 #[must_use = "a future does nothing unless it is polled"]
 pub struct PublishFuture<'hub> {
     publishing: Publishing<'hub>,
@@ -25,6 +25,8 @@ struct Publishing<'hub> {
     hub: &'hub Hub,
     rest: Rest<'hub>,
     published: Option<Published>,
+    /// The newest number of what was published: the publisher is answered when it is visible.
+    number: u64,
     place: Option<Place>,
 }
 
@@ -34,11 +36,15 @@ impl Hub {
     /// same mailboxes. A batch that is larger than a mailbox is taken in parts, with turns of others in
     /// between. Takes the events out of `events`, as far as they are published.
     ///
+    /// Where older events of a store are not released yet, it has its place behind them, and waits until its
+    /// own are visible.
+    ///
     /// On a shard's thread, where an [`crate::Admission`] runs, it does not wait: a shard would wait for itself.
     ///
     /// # Errors
-    /// [`Interrupted`]: `Busy` where there was no room in time, `WouldBlock` where there was none on a shard's
-    /// thread, and what [`Hub::publish_batch`] says.
+    /// [`Interrupted`]: `Busy` where there was no room in time, `Unreleased` where there was room and older
+    /// events were not released in time, `WouldBlock` where there was no room on a shard's thread or older
+    /// events were not released, and what [`Hub::publish_batch`] says.
     ///
     /// # Panics
     /// As [`Hub::publish`].
@@ -119,12 +125,15 @@ impl Future for PublishFuture<'_> {
 
 impl<'hub> Publishing<'hub> {
     fn begin(hub: &'hub Hub, events: &'hub mut Vec<Event>) -> Publishing<'hub> {
-        Publishing { hub, rest: Rest::of(events), published: None, place: None }
+        Publishing { hub, rest: Rest::of(events), published: None, number: 0, place: None }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place
     /// in the line. A shard's thread takes no place: without room, its publish is over.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
+        if self.is_sequenced() {
+            return self.end_when_visible(by);
+        }
         let may_wait = self.place.is_some() || !shard_thread::is_current();
         loop {
             self.hub.inner.assert_in_reach();
@@ -135,25 +144,44 @@ impl<'hub> Publishing<'hub> {
                     return Some(Err(self.interrupted(PublishError::WouldBlock)));
                 }
                 Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
-                Attempt::Published(part) => match &mut self.published {
-                    Some(published) => {
-                        published.count += part.count;
-                        published.last = part.last;
+                Attempt::Published { published: part, number } => {
+                    self.number = number;
+                    match &mut self.published {
+                        Some(published) => {
+                            published.count += part.count;
+                            published.last = part.last;
+                        }
+                        None => self.published = Some(part),
                     }
-                    None => self.published = Some(part),
-                },
+                }
             }
-            if self.rest.queue.is_empty()
-                && let Some(published) = self.published.take()
-            {
-                return Some(Ok(published));
+            if self.is_sequenced() {
+                return self.end_when_visible(by);
             }
             self.hub.inner.sequencer.let_others_go_first();
         }
     }
 
+    /// Whether all events have their numbers.
+    fn is_sequenced(&self) -> bool {
+        self.rest.queue.is_empty() && self.published.is_some()
+    }
+
+    /// The answer, when the last event is visible. `None`: it has a place in the line until then.
+    fn end_when_visible(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
+        if self.hub.inner.sequencer.is_visible(self.number, &mut self.place, by) {
+            self.leave();
+            return self.published.take().map(Ok);
+        }
+        // What was closed before the place was taken is seen here.
+        let is_closed = self.hub.inner.common.waiting.is_closed();
+        is_closed.then(|| Err(self.interrupted(PublishError::Stopped)))
+    }
+
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
         self.leave();
+        let is_late = self.is_sequenced() && error != PublishError::Stopped;
+        let error = if is_late { PublishError::Unreleased } else { error };
         Interrupted { error, published: self.published.take() }
     }
 

@@ -293,7 +293,13 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
     let (error, published) = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
         Ok(Ok(published)) => return Ok(published),
         Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
-        Err(_) => (PublishError::Busy, publishing.published().cloned()),
+        Err(_) => {
+            let published = publishing.published().cloned();
+            drop(publishing);
+            // All that have a number become visible behind older ones: a second try would publish them twice.
+            let error = if events.is_empty() { PublishError::Unreleased } else { PublishError::Busy };
+            (error, published)
+        }
     };
     if let Some(published) = published {
         sum.add(published);
@@ -304,7 +310,9 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
 /// The status of a refusal by the hub, and the position of the event at fault.
 fn fault_of(error: &PublishError) -> (u16, Option<usize>) {
     match error {
-        PublishError::Busy | PublishError::WouldBlock | PublishError::Stopped => (503, None),
+        PublishError::Busy | PublishError::WouldBlock | PublishError::Unreleased | PublishError::Stopped => {
+            (503, None)
+        }
         PublishError::Empty => (400, None),
         PublishError::TooLarge { index, .. } => (413, Some(*index)),
         PublishError::ReservedId { index } => (400, Some(*index)),

@@ -1,0 +1,301 @@
+//! Release: the last step of a publish. Events become visible in the order of their numbers, in whatever
+//! order their batches are released.
+//!
+//! ```text
+//!   sequence  -->  | 1..3 unreleased | 4 released | 5..6 unreleased | 7 released |  the queue
+//!                    ^ when it is released or dropped, 4 becomes visible with it
+//! ```
+//!
+//! A batch enters the queue when it gets its numbers, and its owner releases or drops it on any thread. The
+//! front of the queue is what was released and has nothing unreleased before it: it goes to the log, one
+//! batch under one hold of the log's lock. A publish in memory enters the queue only where it is not empty.
+//! The queue is under the log's lock, which such a publish takes anyway, so an empty queue costs it nothing.
+//!
+//! The queue needs no bound of its own: what is in it has room reserved, and a batch that is dropped leaves
+//! it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fanfare_io::Clock;
+use fanfare_proto::frame::Frame;
+use smallvec::SmallVec;
+
+use super::Published;
+use super::capacity::{Amount, Capacity};
+use super::room::WaitingPublishers;
+use crate::mailbox::Mailbox;
+use crate::shared_log::{LockedLog, ProcessLog};
+
+/// What a batch keeps until it is released, also on the thread of a store.
+pub(super) struct Shared {
+    pub(super) mailboxes: Vec<Arc<Mailbox>>,
+    pub(super) waiting: Arc<WaitingPublishers>,
+    /// What is sequenced and not released.
+    pub(super) unreleased: Capacity,
+}
+
+/// Makes batches visible: what the sequencer and every [`Sequenced`] batch share.
+pub(super) struct Releaser {
+    pub(super) clock: Clock,
+    pub(super) log: Arc<ProcessLog>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Batches that have their numbers and are not visible, by their first numbers. `None`: the owner has not
+/// released it yet.
+#[derive(Default)]
+pub(crate) struct ReleaseQueue {
+    batches: BTreeMap<u64, Option<Batch>>,
+}
+
+/// Events with numbers, encoded, with room reserved for them. Dropped, it gives the room back.
+pub(super) struct Batch {
+    pub(super) frames: Vec<Arc<Frame>>,
+    pub(super) mail: SmallVec<[ShardMail; 1]>,
+    /// What it takes of [`Shared::unreleased`].
+    pub(super) amount: Amount,
+    /// The version of the log's readers when the shards were looked up.
+    pub(super) readers_version: u64,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What one shard gets of a batch.
+pub(super) struct ShardMail {
+    pub(super) shard: usize,
+    pub(super) frames: Vec<Arc<Frame>>,
+    /// What is reserved for it in the shard's mailbox.
+    pub(super) reserved: Amount,
+}
+
+/// A batch that its owner will release. Where it is dropped instead, its numbers become holes, and batches
+/// that waited behind it become visible.
+pub(crate) struct Sequenced {
+    batch: Option<Batch>,
+    published: Published,
+    releaser: Arc<Releaser>,
+}
+
+/// What has become of a batch that was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visibility {
+    /// Its events are in the log, and shards have their mail.
+    Visible,
+    /// An older batch is neither released nor dropped. It becomes visible behind that one, or when the engine
+    /// drains: then [`super::Hub::head`] has reached its numbers.
+    Waits,
+    /// The engine had begun to drain before: its numbers are holes.
+    Never,
+}
+
+/// What remains to be done when all locks are released. It happens on drop: shards that sleep are woken, and
+/// frames that the log has dropped are freed.
+pub(crate) struct Released<'hub> {
+    mailboxes: &'hub [Arc<Mailbox>],
+    asleep: SmallVec<[usize; 4]>,
+    dropped: Vec<Arc<Frame>>,
+}
+
+impl ReleaseQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Takes the first batch, if it was released.
+    fn take_next(&mut self) -> Option<Batch> {
+        let first = self.batches.first_entry()?;
+        if first.get().is_some() { first.remove() } else { None }
+    }
+
+    fn has_next(&self) -> bool {
+        self.batches.first_key_value().is_some_and(|(_, batch)| batch.is_some())
+    }
+}
+
+impl Releaser {
+    /// Makes a batch visible that has the newest numbers and no other owner, or puts it into the queue where
+    /// older ones are not visible yet. The caller holds the sequencer's lock.
+    pub(super) fn release_newest(&self, mut batch: Batch) -> Released<'_> {
+        let mut released = Released::new(&self.shared.mailboxes);
+        let mut log = self.log.lock();
+        if log.unreleased().is_empty() {
+            self.append(&mut log, &mut batch, &mut released);
+        } else if let Some(first) = batch.first_number() {
+            log.unreleased().batches.insert(first, Some(batch));
+        }
+        released
+    }
+
+    /// Keeps a place in the queue for a batch with the newest numbers. The caller holds the sequencer's lock.
+    pub(super) fn enqueue(self: &Arc<Self>, batch: Batch, published: Published) -> Sequenced {
+        if let Some(first) = batch.first_number() {
+            self.log.lock().unreleased().batches.insert(first, None);
+        }
+        Sequenced { batch: Some(batch), published, releaser: Arc::clone(self) }
+    }
+
+    /// The owner of this batch releases it. Its mail goes to every shard that reads one of an event's topics
+    /// when it becomes visible, also to a shard that has registered after the batch was sequenced. That mail
+    /// takes room without a reservation: in one mailbox at most as much as is sequenced and not released,
+    /// which is bounded by [`fanfare_proto::limits::Limits::mailbox_total_bytes`]. The frames are the same as
+    /// in the other mailboxes, so their memory is not taken again.
+    fn release(&self, batch: Batch) -> Visibility {
+        let Some(first) = batch.first_number() else { return Visibility::Never };
+        let mut released = Released::new(&self.shared.mailboxes);
+        let mut log = self.log.lock();
+        let Some(waiting) = log.unreleased().batches.get_mut(&first) else {
+            drop(log);
+            return Visibility::Never;
+        };
+        *waiting = Some(batch);
+        self.release_next(log, &mut released);
+        drop(released);
+        if self.log.newest().load(Ordering::Relaxed) >= first {
+            Visibility::Visible
+        } else {
+            Visibility::Waits
+        }
+    }
+
+    /// The owner of the batch with this first number has dropped it.
+    fn forget(&self, first: u64) {
+        let mut released = Released::new(&self.shared.mailboxes);
+        let mut log = self.log.lock();
+        log.unreleased().batches.remove(&first);
+        self.release_next(log, &mut released);
+    }
+
+    /// No batch is released any more: what was released becomes visible now, and the numbers of all others
+    /// are holes. The caller holds the sequencer's lock.
+    pub(super) fn end(&self) -> Released<'_> {
+        let mut released = Released::new(&self.shared.mailboxes);
+        let mut log = self.log.lock();
+        log.unreleased().batches.retain(|_, batch| batch.is_some());
+        self.release_next(log, &mut released);
+        released
+    }
+
+    /// Makes visible what was released and has nothing unreleased before it. Between two batches the lock is
+    /// free, so that shards do not wait for all of them.
+    fn release_next<'log>(&'log self, mut log: LockedLog<'log>, released: &mut Released<'_>) {
+        while let Some(mut batch) = log.unreleased().take_next() {
+            self.append(&mut log, &mut batch, released);
+            let newest = log.newest();
+            let has_next = log.unreleased().has_next();
+            drop(log);
+            drop(batch);
+            // A publisher takes its place under the log's lock, where it has not found its number there.
+            self.shared.waiting.call_up_to(newest);
+            if !has_next {
+                return;
+            }
+            log = self.log.lock();
+        }
+    }
+
+    fn append(&self, log: &mut LockedLog<'_>, batch: &mut Batch, released: &mut Released<'_>) {
+        let now = self.clock.now();
+        if log.readers_version() != batch.readers_version {
+            batch.address_again(log);
+        }
+        if log.append(std::mem::take(&mut batch.frames), now, &mut released.dropped) {
+            released.asleep.push(ProcessLog::TRIMMING_SHARD);
+        }
+        for ShardMail { shard, frames, reserved } in std::mem::take(&mut batch.mail) {
+            if self.shared.mailboxes[shard].push_events(frames, reserved) {
+                released.asleep.push(shard);
+            }
+        }
+    }
+}
+
+impl Sequenced {
+    /// What the publisher is told, once it is visible.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Releases it, in any order with other batches and on any thread.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn release(mut self) -> Visibility {
+        self.batch.take().map_or(Visibility::Never, |batch| self.releaser.release(batch))
+    }
+}
+
+impl Drop for Sequenced {
+    fn drop(&mut self) {
+        if let Some(first) = self.batch.take().and_then(|batch| batch.first_number()) {
+            // Its room is given back before, so that a publisher which is called finds it.
+            self.releaser.forget(first);
+        }
+    }
+}
+
+impl Batch {
+    fn first_number(&self) -> Option<u64> {
+        self.frames.first().map(|frame| frame.seq())
+    }
+
+    /// Gives back what was reserved and is not needed: a frame may be smaller than its event allowed.
+    pub(super) fn return_excess(&mut self) {
+        for mail in &mut self.mail {
+            let size = mail.frames.iter().map(|frame| frame.size()).sum();
+            let excess = Amount { events: 0, bytes: mail.reserved.bytes - size };
+            self.shared.mailboxes[mail.shard].cancel_reservation(excess);
+            mail.reserved.bytes = size;
+        }
+    }
+
+    /// Looks the shards up once more, because readers have come or gone since the batch was sequenced.
+    fn address_again(&mut self, log: &LockedLog<'_>) {
+        let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
+        for frame in &self.frames {
+            for shard in log.shards_to_mail(frame.topics()).iter() {
+                let index = mail.iter().position(|mail| mail.shard == shard).unwrap_or_else(|| {
+                    mail.push(ShardMail { shard, frames: Vec::new(), reserved: Amount::default() });
+                    mail.len() - 1
+                });
+                mail[index].frames.push(Arc::clone(frame));
+                mail[index].reserved.add(Amount { events: 1, bytes: frame.size() });
+            }
+        }
+        // The new room is reserved before the old room is given back, so that no other publisher takes it
+        // between.
+        for mail in &mail {
+            self.shared.mailboxes[mail.shard].reserve(mail.reserved);
+        }
+        for before in std::mem::replace(&mut self.mail, mail) {
+            self.shared.mailboxes[before.shard].cancel_reservation(before.reserved);
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // Of a batch that was released, no mail is left here: it belongs to the shards.
+        for mail in &self.mail {
+            self.shared.mailboxes[mail.shard].cancel_reservation(mail.reserved);
+        }
+        if self.shared.unreleased.give_back(self.amount) {
+            // A publisher that waits for a release waits for every shard, so for the first one too.
+            self.shared.waiting.call(0);
+        }
+    }
+}
+
+impl<'hub> Released<'hub> {
+    fn new(mailboxes: &'hub [Arc<Mailbox>]) -> Released<'hub> {
+        Released { mailboxes, asleep: SmallVec::new(), dropped: Vec::new() }
+    }
+}
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        for &shard in &self.asleep {
+            self.mailboxes[shard].wake();
+        }
+        // The dropped frames are freed behind this, because readers come first.
+    }
+}
