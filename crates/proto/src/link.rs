@@ -40,7 +40,7 @@ impl From<WireFormat> for Encoding {
 
 /// A link's name: its slot, and the generation that tells it from others that had the slot. A notification of
 /// the operating system bears it, so a stale one is recognized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkKey {
     /// The place in the table.
     pub slot: u32,
