@@ -147,8 +147,9 @@ impl Delivery {
     }
 
     fn look_at_slice(&mut self, now: Duration) {
-        if self.sending.heartbeats_queued() > 0 {
-            // Those of the slice before go first: where sends are slow, the queue would grow.
+        if self.sending.heartbeats_queued() > 0 || self.sending.endings_queued() > 0 {
+            // Those of the slice before go first: where sends are slow, the queues would grow, and a drain waits for the
+            // queue of endings.
             self.upkeep.next_slice_at = now.saturating_add(SLICE_INTERVAL);
             return;
         }
