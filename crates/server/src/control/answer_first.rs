@@ -47,29 +47,13 @@ impl OwedWakes {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::OwnedFd;
     use std::thread;
     use std::time::Duration;
 
-    use fanfare::{Engine, Event, Hub, Subscribe, Topic, WireFormat};
+    use fanfare::{Engine, Event, Hub, Topic};
 
+    use super::super::test_support::add_reader;
     use super::*;
-
-    /// A shard is given the events of topics that it has a reader of.
-    fn add_reader(hub: &Hub) -> TcpStream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (socket, _) = listener.accept().unwrap();
-        let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
-        hub.adopt(OwnedFd::from(socket), subscribe, WireFormat::Plain).unwrap();
-        let has_come = || hub.counts().connections == 1;
-        assert!((0..5000).any(|_| has_come() || {
-            thread::sleep(Duration::from_millis(1));
-            false
-        }));
-        client
-    }
 
     fn publish(hub: &Hub) {
         hub.publish(Event::new(Topic::new("a").unwrap()).data("1")).unwrap();

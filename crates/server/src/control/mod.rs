@@ -15,6 +15,8 @@ mod notices;
 mod problem;
 mod publish;
 mod routes;
+#[cfg(test)]
+mod test_support;
 mod topics;
 mod unread;
 

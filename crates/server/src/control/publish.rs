@@ -378,17 +378,16 @@ impl Sum {
 mod tests {
     use std::future::poll_fn;
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::OwnedFd;
+    use std::net::TcpStream;
     use std::pin::pin;
     use std::sync::atomic::AtomicBool;
     use std::sync::{Mutex, mpsc};
     use std::task::Poll;
-    use std::thread;
 
     use axum::http::{HeaderValue, StatusCode};
-    use fanfare::{Decision, Engine, Limits, Refusal, RequestHead, Subscribe, Topic, WireFormat};
+    use fanfare::{Decision, Engine, Limits, Refusal, RequestHead};
 
+    use super::super::test_support::add_reader;
     use super::super::{Bodies, ControlLimits, Inspections, Notices, OwedWakes};
     use super::*;
     use crate::admission::EventsAdmission;
@@ -479,20 +478,5 @@ mod tests {
         assert_eq!(publishing.await.unwrap(), StatusCode::OK);
         assert_eq!(control.hub.head().seq, 1000);
         assert_eq!(control.bodies.in_progress(), 0);
-    }
-
-    /// A shard is given the events of topics that it has a reader of.
-    fn add_reader(hub: &Hub) -> TcpStream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (socket, _) = listener.accept().unwrap();
-        let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
-        hub.adopt(OwnedFd::from(socket), subscribe, WireFormat::Plain).unwrap();
-        let has_come = || hub.counts().connections == 1;
-        assert!((0..5000).any(|_| has_come() || {
-            thread::sleep(Duration::from_millis(1));
-            false
-        }));
-        client
     }
 }
