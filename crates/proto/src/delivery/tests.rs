@@ -190,3 +190,22 @@ fn a_turn_looks_at_a_bounded_number_of_laggards_to_make_room() {
     assert!(world.delivery.held_bytes() <= 15_000, "{} bytes are held", world.delivery.held_bytes());
     assert!(world.delivery.counts().closed[CloseReason::LaggardFull.index()] > 0);
 }
+
+/// Streams at their age were queued for their end again each time that upkeep found them. Where many reached it together,
+/// the queue grew faster than streams ended, and a drain, which waits for that queue, never began to end streams.
+#[test]
+fn a_stream_at_its_age_is_queued_for_its_end_once() {
+    let limits = Limits { heartbeat: SECOND, connection_age: Some(2 * SECOND), ..Limits::default() };
+    let mut world = World::new(limits, Budgets { endings: 1, ..Budgets::default() });
+    for _ in 0..500 {
+        world.begin(&["a"], None);
+    }
+    world.now = 3 * SECOND;
+    for _ in 0..200 {
+        world.now += Duration::from_millis(20);
+        world.turn();
+        let (queued, streams) = (world.delivery.sending.endings_queued(), world.delivery.len());
+        assert!(queued <= streams, "{queued} ends are queued for {streams} streams");
+    }
+    assert_eq!(world.delivery.len(), 300, "one stream ended in each turn");
+}
