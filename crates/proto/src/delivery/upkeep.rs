@@ -1,7 +1,8 @@
 //! Streams that are idle, late or old: heartbeats, ages, and laggards that stand still.
 //!
-//! Upkeep is a rotating slice of the table, not a timer per stream: each stream is looked at [`LOOKS`] times in a
-//! heartbeat's interval, or more often where ages are short. Streams that asked for an interval of their own have timers.
+//! Upkeep is a rotating slice of the table, not a timer per stream: each stream is checked [`CHECKS_PER_INTERVAL`]
+//! times in a heartbeat's interval, or more often where ages are short. Streams that asked for an interval of their own
+//! have timers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,7 +18,7 @@ use crate::stream::{CloseReason, Deciseconds, Place, StreamOptions};
 
 /// Each stream is looked at so many times in a heartbeat's interval. A heartbeat comes early by up to one part of these,
 /// and each that comes early is one more to send; to look at a stream costs a thousandth of a heartbeat.
-const LOOKS: u32 = 16;
+const CHECKS_PER_INTERVAL: u32 = 16;
 
 /// Slots looked at in one slice, unless the table is so large that this would take too many slices. The heartbeats of a
 /// slice are sent together: a wake-up, and the caches that it fills, serve some 250 of them instead of 16.
@@ -97,7 +98,7 @@ impl Delivery {
             self.check_laggards(now, log);
         }
         if !self.subscribers.is_empty() && self.upkeep.next_slice_at <= now {
-            self.look_at_slice(now);
+            self.check_slice(now);
         }
         self.run_timers(now);
     }
@@ -135,7 +136,7 @@ impl Delivery {
     }
 
     /// The time in which each stream is looked at once.
-    fn look_period(&self) -> Duration {
+    fn check_period(&self) -> Duration {
         let heartbeat = self.heartbeat_period();
         let age = self.limits.connection_age.map_or(heartbeat, |age| age / 20);
         heartbeat.min(age).max(SLICE_INTERVAL)
@@ -143,10 +144,10 @@ impl Delivery {
 
     /// The longest time between two looks at a stream that may need a heartbeat.
     fn heartbeat_period(&self) -> Duration {
-        (self.limits.heartbeat / LOOKS).max(SLICE_INTERVAL)
+        (self.limits.heartbeat / CHECKS_PER_INTERVAL).max(SLICE_INTERVAL)
     }
 
-    fn look_at_slice(&mut self, now: Duration) {
+    fn check_slice(&mut self, now: Duration) {
         if self.sending.heartbeats_queued() > 0 || self.sending.endings_queued() > 0 {
             // Those of the slice before go first: where sends are slow, the queues would grow, and a drain waits for the
             // queue of endings.
@@ -157,7 +158,7 @@ impl Delivery {
             // All have been looked at. The room of a crowd that has left would be looked at for as long as any stream stays.
             shrink_slab(&mut self.subscribers);
         }
-        let period = self.look_period();
+        let period = self.check_period();
         let slots = self.subscribers.capacity();
         let slices = slots.div_ceil(SLICE_SLOTS).max(1);
         let interval = (period / slices as u32).max(SLICE_INTERVAL);
