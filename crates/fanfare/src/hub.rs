@@ -88,7 +88,7 @@ pub(crate) struct ShardHandle {
 }
 
 /// Events that were accepted and are visible: they are in the log, [`Hub::head`] has reached them, and every
-/// subscriber of their topics gets them in this order. No publisher is told this earlier, also where a store
+/// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a store
 /// stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {

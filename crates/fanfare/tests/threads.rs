@@ -31,7 +31,7 @@ const BATCH: usize = 5;
 const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
 
 /// An engine goes on with a log of before: its ids go on, a reader that has everything resumes, and one that
-/// has less is told of a gap.
+/// has less gets a gap.
 #[test]
 fn an_engine_goes_on_where_a_log_ended() {
     let position = Cursor::parse("000000abc-41").unwrap();
@@ -203,7 +203,7 @@ fn an_admission_does_not_wait_for_its_own_shard() {
     }
 }
 
-/// So that a call that waits is told that it was in vain, and the test fails instead of hanging.
+/// So that a call that waits gets an error, and the test fails instead of hanging.
 const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// What an admission was told by calls that would wait.

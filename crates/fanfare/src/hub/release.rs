@@ -211,7 +211,7 @@ impl Releaser {
 }
 
 impl Sequenced {
-    /// What the publisher is told, once it is visible.
+    /// The publisher's answer, once the events are visible.
     #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     pub(crate) fn published(&self) -> &Published {
         &self.published

@@ -127,7 +127,7 @@ impl WaitingPublishers {
         }
     }
 
-    /// Takes a place for a publisher whose events are not visible before this number is. It is in nobody's
+    /// Takes a place for a publisher whose events are not visible before this number is. It is in no shard's
     /// way. Called under the log's lock, as long as the number is not visible.
     pub(crate) fn enter_until(self: &Arc<Self>, place: &mut Option<Place>, number: u64, by: WaitBy) {
         let line = &mut *lock(&self.line);

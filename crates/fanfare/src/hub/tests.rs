@@ -544,8 +544,8 @@ fn a_publisher_behind_a_store_is_told_what_has_become_of_its_events() {
     hub.end();
 }
 
-/// When the engine drains, what was released becomes visible, also behind what was not; a store that releases
-/// later is told so.
+/// When the engine drains, what was released becomes visible, also behind what was not; the release of a
+/// store that comes later answers `Never`.
 #[test]
 fn a_drain_does_not_wait_for_a_store() {
     let (hub, mut shard) = hub_of_one(Limits::default());

@@ -410,7 +410,7 @@ impl Delivery {
         })
     }
 
-    /// Ends a stream: it is out of its audience now, and its link is told. `finish`: the end of the stream was sent.
+    /// Ends a stream: it is out of its audience now, and its link gets the command to end. `finish`: the end of the stream was sent.
     fn end(&mut self, slot: u32, reason: CloseReason, finish: bool, log: &mut impl EventLog) {
         let Subscriber { stream, .. } = self.subscribers[slot as usize];
         match stream.place {

@@ -276,7 +276,7 @@ impl Delivery {
         failed.extend(failures);
         // From the back: taking one out moves only those behind it.
         failed.sort_unstable_by_key(|failure| Reverse(failure.index));
-        // The run begins at the cursor of the first member. Others may have been told a later one by a heartbeat.
+        // The run begins at the cursor of the first member. A heartbeat may have sent a later one to others.
         let position = |failure: &SendFailure| (slice.start + failure.index) as u32;
         let cursor_of = |failure: &SendFailure| self.audiences.member(audience, position(failure)).cursor;
         let cursors: SmallVec<[u64; 8]> = failed.iter().map(cursor_of).collect();
