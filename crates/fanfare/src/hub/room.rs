@@ -127,8 +127,8 @@ impl WaitingPublishers {
         }
     }
 
-    /// Takes a place for a publisher whose events are not visible before this number is. It is in no shard's
-    /// way. Called under the log's lock, as long as the number is not visible.
+    /// Takes a place for a publisher whose events are not visible before this number is. It delays no
+    /// other publisher. Called under the log's lock, as long as the number is not visible.
     pub(crate) fn enter_until(self: &Arc<Self>, place: &mut Option<Place>, number: u64, by: WaitBy) {
         let line = &mut *lock(&self.line);
         place.get_or_insert_with(|| self.new_place(line, by, Some(number)));
