@@ -340,7 +340,7 @@ impl Hub {
         for counts in self.shard_counts() {
             sum += counts;
         }
-        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock().size();
+        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_to_look().size();
         sum
     }
 
@@ -352,7 +352,7 @@ impl Hub {
     /// What the simulator asks the log.
     #[cfg(feature = "sim")]
     pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
-        ask(self.inner.common.log.lock().log())
+        ask(self.inner.common.log.lock_to_look().log())
     }
 
     /// What the simulator asks the sequencer.

@@ -72,7 +72,7 @@ impl Hub {
         limit: usize,
         patience: Duration,
     ) -> Result<TopicsPage, InspectError> {
-        let (topics, next) = self.log().lock().topics_page(after, limit.max(1));
+        let (topics, next) = self.log().lock_to_look().topics_page(after, limit.max(1));
         Ok(TopicsPage { topics: self.counts_of(topics, patience)?, next })
     }
 
@@ -96,7 +96,7 @@ impl Hub {
         let mut counts = Vec::with_capacity(sums.len());
         // Publishers and shards have their turns between the pieces.
         while sums.len() > 0 {
-            let log = self.log().lock();
+            let log = self.log().lock_to_look();
             let piece = sums.by_ref().take(TOPICS_AT_ONCE);
             counts.extend(
                 piece.map(|(topic, (subscribers, laggards))| log.topic_counts(topic, subscribers, laggards)),

@@ -99,8 +99,27 @@ impl ProcessLog {
         &self.newest
     }
 
+    /// # Panics
+    /// A thread has panicked under this lock. The log may be half changed, so nothing goes on with it: each
+    /// shard that comes here ends, and with it the engine.
     pub(crate) fn lock(&self) -> LockedLog<'_> {
+        self.lock_unless_broken()
+            .expect("a thread has panicked while it changed the log; its message is above")
+    }
+
+    /// The same for those who have nothing more to do where a thread has panicked under the lock.
+    pub(crate) fn lock_unless_broken(&self) -> Option<LockedLog<'_>> {
+        self.state.lock().ok().map(|state| LockedLog { process: self, state })
+    }
+
+    /// For those who only look: sizes and names, also of a log that is half changed.
+    pub(crate) fn lock_to_look(&self) -> LockedLog<'_> {
         LockedLog { process: self, state: lock(&self.state) }
+    }
+
+    /// Makes the shard that trims look at the log as soon as it is awake.
+    pub(crate) fn trim_at_once(&self) {
+        self.trims_at.store(0, Ordering::Relaxed);
     }
 
     /// The shards that get each of these events, the version of that answer, and whether batches are

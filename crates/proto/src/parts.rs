@@ -1,8 +1,9 @@
 //! A hash table in many small parts, which grows and shrinks by one part at a time.
 //!
-//! One table of a million entries moves every entry where it doubles: for a tenth of a second under the log's lock,
-//! and for more than a second where the hash of an entry is that of a subscription. Here an insertion moves the entries of at most one part, and a removal those of at most two (linear
-//! hashing, W. Litwin, 1980). With `n` parts, an entry's part is given by the lowest bits of its hash, as
+//! One table of a million entries moves every entry where it doubles: for a tenth of a second under the log's
+//! lock, and for more than a second where the hash of an entry is that of a subscription. Here an insertion moves
+//! the entries of at most one part, and a removal those of at most two (linear hashing, W. Litwin, 1980). With
+//! `n` parts, an entry's part is given by the lowest bits of its hash, as
 //! many as `n` needs; a part that does not exist yet is still in the one whose number has no highest bit.
 
 use hashbrown::HashTable;

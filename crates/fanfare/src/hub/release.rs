@@ -161,7 +161,8 @@ impl Releaser {
     /// The owner of the batch with this first number has dropped it.
     fn forget(&self, first: u64) {
         let mut released = Released::new(&self.shared.mailboxes);
-        let mut log = self.log.lock();
+        // A batch may be dropped where a panic unwinds.
+        let Some(mut log) = self.log.lock_unless_broken() else { return };
         log.unreleased().batches.remove(&first);
         self.release_next(log, &mut released);
     }
@@ -170,9 +171,10 @@ impl Releaser {
     /// are holes. The caller holds the sequencer's lock.
     pub(super) fn end(&self) -> Released<'_> {
         let mut released = Released::new(&self.shared.mailboxes);
-        let mut log = self.log.lock();
-        log.unreleased().batches.retain(|_, batch| batch.is_some());
-        self.release_next(log, &mut released);
+        if let Some(mut log) = self.log.lock_unless_broken() {
+            log.unreleased().batches.retain(|_, batch| batch.is_some());
+            self.release_next(log, &mut released);
+        }
         released
     }
 
@@ -194,7 +196,10 @@ impl Releaser {
         }
     }
 
+    /// A panic in here is a mistake of the engine, and leaves the log, or what is reserved, half changed. Then
+    /// the engine ends.
     fn append(&self, log: &mut LockedLog<'_>, batch: &mut Batch, released: &mut Released<'_>) {
+        let ends_engine = EndsEngine(self);
         let now = self.clock.now();
         if log.readers_version() != batch.readers_version {
             batch.address_again(log);
@@ -207,6 +212,20 @@ impl Releaser {
                 released.asleep.push(shard);
             }
         }
+        std::mem::forget(ends_engine);
+    }
+}
+
+/// Dropped by a panic under the log's lock, it ends the engine: no publish succeeds from now on, and the shard
+/// that trims is woken, finds the lock poisoned, and panics, so that [`crate::Engine::is_running`] says it.
+/// Without this the publisher lost its answer, and all other publishers and subscribers waited for ever.
+struct EndsEngine<'hub>(&'hub Releaser);
+
+impl Drop for EndsEngine<'_> {
+    fn drop(&mut self) {
+        self.0.shared.waiting.close();
+        self.0.log.trim_at_once();
+        self.0.shared.mailboxes[ProcessLog::TRIMMING_SHARD].wake();
     }
 }
 

@@ -22,6 +22,7 @@ use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
 
 use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle, Visibility};
+use crate::Engine;
 use crate::counts::SharedCounts;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shared_log::{SharedLog, log_of};
@@ -710,4 +711,22 @@ fn a_waker_that_panics_takes_no_other_turn() {
     drop(panics);
     expect_wakes(&wakes, 1);
     assert_eq!(poll(&mut next, &wakes), Poll::Ready(Ok(1)));
+}
+
+/// Once, the publisher whose append panicked lost its answer, and all others waited for ever while the server said
+/// that it was well.
+#[test]
+fn a_panic_under_the_logs_lock_ends_the_engine() {
+    let engine = Engine::builder().shards(2).start().unwrap();
+    let hub = engine.hub();
+    // A frame that the sequencer does not know of: the next append is a mistake.
+    let unknown = Arc::new(Frame::encode(100, "100", event("a"), Duration::ZERO));
+    hub.inner.common.log.lock().append(vec![unknown], Duration::ZERO, &mut Vec::new());
+    catch_unwind(AssertUnwindSafe(|| publish(&hub, "a"))).unwrap_err();
+    assert_eq!(publish(&hub, "a"), Err(PublishError::Stopped));
+    while engine.is_running() {
+        thread::yield_now();
+    }
+    assert!(hub.counts().log_bytes > 0);
+    assert!(engine.stop(Duration::ZERO).is_err());
 }

@@ -180,8 +180,9 @@ impl Log {
 
     /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic
     /// is the largest, until everything fits. Where the retention of its topics lets many frames go at once,
-    /// the rest of them goes with [`Log::trim`], for which [`Log::next_expiry`] asks at once. Frames that no topic holds any more go into `dropped`, so that
-    /// the caller frees them after it has unlocked the log; the new frame may be among them.
+    /// the rest of them goes with [`Log::trim`], for which [`Log::next_expiry`] asks at once. Frames that no
+    /// topic holds any more go into `dropped`, so that the caller frees them after it has unlocked the log; the
+    /// new frame may be among them.
     ///
     /// # Panics
     /// The frame's `seq` is not higher than all before it.
@@ -211,8 +212,8 @@ impl Log {
         }
     }
 
-    /// Drops at most `budget` frames that are too old, or that an append has left over, and looks at no more topics than that. Where it had to
-    /// stop, [`Log::next_expiry`] is not later than `now`.
+    /// Drops at most `budget` frames that are too old, or that an append has left over, and looks at no more
+    /// topics than that. Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
         let now = nanoseconds(now);
@@ -392,7 +393,8 @@ impl Log {
         if let Some(held) = &mut entry.held {
             let before = held.overhead_bytes();
             held.push(frame, self.keys);
-            self.held_bytes += held.overhead_bytes() - before;
+            // A table of own ids that splits may take less memory than before.
+            self.held_bytes = self.held_bytes + held.overhead_bytes() - before;
             return self.classes.update(&mut self.topics, slot);
         }
         let mut held = HeldFrames::new(self.limits.rule_of(&entry.name));
