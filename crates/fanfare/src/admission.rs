@@ -57,6 +57,10 @@ pub enum Decision {
     Subscribe(Subscribe),
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
+    /// A whole answer, then the end of the connection: for a health check, say, that the shard answers itself. Where
+    /// another request has come behind this one already, the socket is handed over instead, if somebody takes it, so
+    /// that both are answered.
+    Answer(Answer),
     /// Somebody else's: the socket and what was received go to [`crate::Engine::hand_over`]. Where
     /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.
     HandOver,
@@ -199,6 +203,41 @@ impl Refusal {
         let pushed = push_header(&mut self.headers, name, value);
         debug_assert!(pushed.is_ok(), "{pushed:?}");
         self
+    }
+}
+
+/// A whole answer that is neither a stream nor a refusal: a status and a short text, sent as `text/plain`. It has to fit
+/// into a fresh socket's send buffer: a client that does not take it at once is disconnected.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub(crate) status: u16,
+    pub(crate) text: String,
+    pub(crate) headers: String,
+}
+
+impl Answer {
+    /// An answer without further fields.
+    pub fn new(status: u16, text: impl Into<String>) -> Answer {
+        Answer { status, text: text.into(), headers: String::new() }
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The body.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Adds a field to the response head.
+    ///
+    /// # Errors
+    /// As [`Subscribe::header`].
+    pub fn header(mut self, name: &str, value: &str) -> Result<Answer, InvalidHeader> {
+        push_header(&mut self.headers, name, value)?;
+        Ok(self)
     }
 }
 

@@ -75,6 +75,8 @@ counts! {
     subscribed,
     /// Requests refused with a status.
     refused,
+    /// Requests that the [`crate::Admission`] answered by [`crate::Decision::Answer`].
+    answered,
     /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.
     admission_panics,
     /// Sockets handed to the control plane.

@@ -34,7 +34,7 @@ mod shared_log;
 pub mod sim;
 mod sync;
 
-pub use admission::{Admission, Decision, InvalidHeader, Refusal, Subscribe};
+pub use admission::{Admission, Answer, Decision, InvalidHeader, Refusal, Subscribe};
 pub use adopt::{AdoptError, AdoptRefusal};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;

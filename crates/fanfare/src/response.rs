@@ -1,4 +1,4 @@
-//! Response heads: the start of a stream, and refusals.
+//! Response heads: the start of a stream, refusals, and other whole answers.
 
 use std::fmt::Write;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use fanfare_proto::json::json_string;
 use fanfare_proto::link::{Encoding, Transport};
 use httpdate::HttpDate;
 
-use crate::admission::{Refusal, Subscribe};
+use crate::admission::{Answer, Refusal, Subscribe};
 
 /// Appends the head of a stream. `Content-Type` is bare because some clients compare it for equality;
 /// `no-transform` and `X-Accel-Buffering` keep proxies from holding events back. "An origin server with a clock MUST
@@ -45,26 +45,34 @@ pub(crate) fn stream_head(
 pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     let status = refusal.status;
     let title = reason_phrase(status);
-    let mut body = String::new();
-    if status != 204 {
-        let detail = json_string(&refusal.detail);
-        let _ = writeln!(
-            body,
-            r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#
-        );
-    }
+    let detail = json_string(&refusal.detail);
+    let body =
+        format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#) + "\n";
+    whole(status, "application/problem+json", &refusal.headers, &body, date)
+}
+
+/// Another whole answer, head and body.
+pub(crate) fn answer(answer: &Answer, date: SystemTime) -> Vec<u8> {
+    whole(answer.status, "text/plain; charset=utf-8", &answer.headers, &answer.text, date)
+}
+
+/// A status of 204 has no body, whatever is given (RFC 9110, section 15.3.5).
+fn whole(status: u16, content_type: &str, headers: &str, body: &str, date: SystemTime) -> Vec<u8> {
+    let title = reason_phrase(status);
     let date = HttpDate::from(date);
     let mut out = format!("HTTP/1.1 {status} {title}\r\nDate: {date}\r\n");
+    let body = if status == 204 { "" } else { body };
     if status != 204 {
         let length = body.len();
-        let _ = write!(out, "Content-Type: application/problem+json\r\nContent-Length: {length}\r\n");
+        let _ = write!(out, "Content-Type: {content_type}\r\nContent-Length: {length}\r\n");
     }
-    let _ = write!(out, "Cache-Control: no-store\r\nConnection: close\r\n{}\r\n{body}", refusal.headers);
+    let _ = write!(out, "Cache-Control: no-store\r\nConnection: close\r\n{headers}\r\n{body}");
     out.into_bytes()
 }
 
 fn reason_phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         204 => "No Content",
         400 => "Bad Request",
         401 => "Unauthorized",
@@ -100,5 +108,21 @@ mod tests {
         assert!(head.contains("\r\nAllow: GET"));
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
         assert!(body.contains(r#""detail":"say \"what\"\u000a""#));
+    }
+
+    #[test]
+    fn another_answer_is_whole_and_one_without_content_has_no_body() {
+        let text = answer(&Answer::new(200, "live\n"), SystemTime::UNIX_EPOCH);
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(text.contains("\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n"));
+        assert!(text.contains("\r\nConnection: close\r\n") && text.ends_with("\r\n\r\nlive\n"));
+        for text in [
+            answer(&Answer::new(204, "no body"), SystemTime::UNIX_EPOCH),
+            refusal(&Refusal::new(204, "no body"), SystemTime::UNIX_EPOCH),
+        ] {
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.ends_with("\r\n\r\n") && !text.contains("Content-"), "{text}");
+        }
     }
 }

@@ -1,12 +1,13 @@
-//! Who may subscribe: `GET /events`, with the rules for hosts and origins; everything else is the control
-//! plane's.
+//! Who may subscribe: `GET /events`, with the rules for hosts and origins. Health checks are answered at once, and
+//! everything else is the control plane's.
 
 use std::sync::Arc;
 
-use fanfare::{Admission, Decision, Refusal, RequestHead, Subscribe};
+use fanfare::{Admission, Answer, Decision, Refusal, RequestHead, Subscribe};
 
 use crate::control::{Notice, Notices};
 use crate::cors::Cors;
+use crate::health::Health;
 use crate::hosts::Hosts;
 
 /// The rules. Clones share what they count.
@@ -16,12 +17,14 @@ pub(crate) struct EventsAdmission {
     pub(crate) cors: Cors,
     pub(crate) max_topics: usize,
     pub(crate) notices: Arc<Notices>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Admission for EventsAdmission {
     fn admit(&self, request: &RequestHead<'_>) -> Decision {
         if request.method() != "GET" || request.path() != "/events" {
-            return Decision::HandOver;
+            let health = (request.method() == "GET").then(|| self.health.answer(request.path())).flatten();
+            return health.map_or(Decision::HandOver, |answer| self.with_cors(request, answer));
         }
         let fields = self.cors.fields_for(request);
         let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
@@ -44,5 +47,16 @@ impl Admission for EventsAdmission {
         };
         // A field echoes the origin.
         decided.unwrap_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())))
+    }
+}
+
+impl EventsAdmission {
+    /// A health check is answered to every host: monitors ask by the names that they know, and there is nothing in the
+    /// answer that a page should not know.
+    fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {
+        let mut fields = self.cors.fields_for(request).into_iter();
+        let answer = fields.try_fold(answer, |answer, (name, value)| answer.header(name, &value));
+        answer
+            .map_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())), Decision::Answer)
     }
 }

@@ -4,6 +4,7 @@ mod admission;
 mod cli;
 mod control;
 mod cors;
+mod health;
 mod hosts;
 mod memory;
 mod publisher;

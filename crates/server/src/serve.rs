@@ -3,21 +3,22 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use fanfare::{CloseReason, Counts, Engine};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
 use crate::cli::ServeOptions;
 use crate::control::{self, Bodies, Control, ControlLimits, Inspections, Notices, OwedWakes, Reporter};
 use crate::cors::Cors;
+use crate::health::Health;
 use crate::hosts::Hosts;
 use crate::memory;
 
@@ -30,6 +31,10 @@ const MEMORY_INTERVALS: u32 = 20;
 /// Disconnected because they do not read as fast as they must.
 const SLOW: [CloseReason; 2] = [CloseReason::LaggardFull, CloseReason::LaggardStalled];
 
+/// Signals that would end the server without a drain. A terminal that is closed sends SIGHUP, and operators send all three
+/// to ask for a reload or for new log files.
+const IGNORED: [i32; 3] = [SIGHUP, SIGUSR1, SIGUSR2];
+
 pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = io::stderr().is_terminal();
@@ -37,14 +42,16 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
 
     options.check()?;
     // Before anything else, so that no signal finds a half-started server.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT].into_iter().chain(IGNORED))?;
     let notices = Arc::new(Notices::default());
+    let health = Arc::new(Health::new());
     let limits = options.limits();
     let admission = EventsAdmission {
         hosts: Hosts::new(&options.hosts, &options.listen),
         cors: Cors::new(&options.cors_origins),
         max_topics: limits.topics_per_subscription,
         notices: Arc::clone(&notices),
+        health: Arc::clone(&health),
     };
     let mut builder = Engine::builder()
         .backend(options.backend)
@@ -62,14 +69,12 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         builder = builder.shards(usize::from(shards));
     }
     let mut engine = builder.start()?;
-    let draining = Arc::new(AtomicBool::new(false));
     let limits = options.control_limits();
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
             admission,
             limits,
-            draining: Arc::clone(&draining),
             inspections: Inspections::default(),
             owed_wakes: OwedWakes::default(),
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
@@ -83,9 +88,9 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            if signal == SIGHUP {
-                // A terminal that is closed sends it, and so does an operator who wants a reload.
-                tracing::info!("SIGHUP is ignored; SIGTERM or SIGINT stops the server");
+            if IGNORED.contains(&signal) {
+                let name = signal_name(signal).unwrap_or("a signal");
+                tracing::info!("{name} is ignored; SIGTERM or SIGINT stops the server");
                 continue;
             }
             if told.send(signal).is_err() {
@@ -100,7 +105,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let hub = engine.hub();
     let connections = hub.counts().connections;
     tracing::info!(connections, window = ?options.drain, "draining; a second signal stops at once");
-    draining.store(true, Ordering::Relaxed);
+    health.begin_drain();
     let end = engine.stop(options.drain);
     let counts = hub.counts();
     tracing::info!(

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Backend, Server, http, on_both_backends};
+use support::{Backend, CONTROL_PATH, Server, http, on_both_backends};
 
 /// What the head of an answer says about who may read it.
 fn fields(head: &str) -> [Option<&str>; 3] {
@@ -16,7 +16,7 @@ fn heads(server: &Server, origin: &str, host: &str) -> Vec<(&'static str, String
     let headers = [("Origin", origin), ("Host", host)];
     let straight = server.subscribe_with("topic=a", &headers).head;
     let mut connection = server.connect();
-    assert_eq!(connection.request("GET", "/health/live", &[]).status, 200);
+    assert_eq!(connection.request("GET", CONTROL_PATH, &[]).status, 200);
     connection.send(http::head("GET", "/events?topic=a", &headers));
     let kept = connection.read_head();
     let refused = server.connect().request("GET", "/events", &headers).head;

@@ -5,7 +5,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Backend, Connection, Event, Item, Server, Subscriber, http, now, on_both_backends};
+use support::{
+    Backend, CONTROL_PATH, Connection, Event, Item, Server, Subscriber, http, now, on_both_backends,
+};
 
 /// The body behind the prelude: `:`, a retry, and no blank line.
 fn behind_prelude(subscriber: &Subscriber) -> String {
@@ -164,7 +166,7 @@ on_both_backends! {
         }
         // What a kept connection gets later is the same.
         let mut connection = server.connect();
-        assert_eq!(connection.request("GET", "/health/live", &[]).status, 200);
+        assert_eq!(connection.request("GET", CONTROL_PATH, &[]).status, 200);
         connection.send(http::head("GET", "/events?topic=a", &[]));
         let expected = format!("{fixed}Transfer-Encoding: chunked\r\nVary: Origin\r\n\r\n");
         assert_eq!(head_without_date(&mut connection), expected);

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::json;
 use support::server::{fanfare, run};
-use support::{Backend, Response, Server, Subscriber, eventually, http, on_both_backends};
+use support::{Backend, CONTROL_PATH, Response, Server, Subscriber, eventually, http, on_both_backends};
 
 /// Publishes as the page of this host would.
 fn publish_as(server: &Server, host: &str) -> Response {
@@ -34,6 +34,7 @@ on_both_backends! {
             expect_misdirected(&response, "--host evil.example ");
             // The same on a connection that the control plane has already.
             let mut kept = server.connect();
+            assert_eq!(kept.request("GET", CONTROL_PATH, &[("Host", "localhost")]).status, 200);
             assert_eq!(kept.request("GET", "/health/live", &[("Host", &evil)]).text(), "live\n");
             expect_misdirected(&kept.request("GET", target, &[("Host", &evil)]), "--host evil.example ");
         }

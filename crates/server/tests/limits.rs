@@ -6,7 +6,9 @@ use std::io;
 use std::process::Command;
 
 use support::server::{arguments, limited, run};
-use support::{Backend, Connection, End, Item, Server, Subscriber, eventually, http, on_both_backends};
+use support::{
+    Backend, CONTROL_PATH, Connection, End, Item, Server, Subscriber, eventually, http, on_both_backends,
+};
 
 /// What a newcomer got.
 #[derive(Debug, PartialEq)]
@@ -81,7 +83,7 @@ on_both_backends! {
         assert!(waits.len() > 1, "all come back at once: {waits:?}");
         // On a kept connection it is the same, and everything else goes on.
         let mut kept = server.connect();
-        assert_eq!(kept.request("GET", "/health/live", &[]).status, 200);
+        assert_eq!(kept.request("GET", CONTROL_PATH, &[]).status, 200);
         kept.request("GET", "/events?topic=a", &[]).problem(503);
         expect_room_after_one_has_left(&server, first);
     }
@@ -175,7 +177,7 @@ on_both_backends! {
         let mut crowd: Vec<Connection> = Vec::new();
         for _ in 0..10 * LIMIT {
             let mut connection = server.connect();
-            connection.send_what_it_takes(http::head("GET", "/health/live", &[]));
+            connection.send_what_it_takes(http::head("GET", CONTROL_PATH, &[]));
             crowd.push(connection);
             // As many stay as fill the table.
             if crowd.len() > 2 * LIMIT {
@@ -214,7 +216,7 @@ on_both_backends! {
         let crowd: Vec<Connection> = (0..2 * LIMIT)
             .map(|_| {
                 let mut connection = server.connect();
-                connection.send_what_it_takes(http::head("GET", "/health/live", &[]));
+                connection.send_what_it_takes(http::head("GET", CONTROL_PATH, &[]));
                 connection
             })
             .collect();

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Backend, Server, Subscriber, http, on_both_backends};
+use support::{Backend, CONTROL_PATH, Server, Subscriber, http, on_both_backends};
 
 on_both_backends! {
     fn everything_is_on_one_port(backend) {
@@ -53,7 +53,7 @@ on_both_backends! {
         let server = Server::start(backend);
         let mut connection = server.connect();
         let first = server.publish("a", "1");
-        assert_eq!(connection.request("GET", "/health/live", &[]).status, 200);
+        assert_eq!(connection.request("GET", CONTROL_PATH, &[]).status, 200);
         assert_eq!(connection.post("application/json", r#"{"topic":"a","data":"2"}"#).status, 200);
         assert_eq!(connection.request("GET", "/nothing", &[]).problem(404)["status"], 404);
         assert_eq!(connection.request("GET", "/topics/a", &[]).json()["retained"], 2);
@@ -78,12 +78,13 @@ on_both_backends! {
             "/events",
             &[("Content-Type", "application/json"), ("Content-Length", &body.len().to_string())],
         );
+        let page = http::head("GET", CONTROL_PATH, &[]);
         let live = http::head("GET", "/health/live", &[]);
         let subscribe = http::head("GET", "/events?topic=a&last_event_id=earliest", &[]);
         let mut connection = server.connect();
         let ignored = http::head("GET", "/health/ready", &[]);
-        connection.send(format!("{live}{post}{body}{live}{subscribe}{ignored}"));
-        assert_eq!(connection.read_response().text(), "live\n");
+        connection.send(format!("{page}{post}{body}{live}{subscribe}{ignored}"));
+        assert_eq!(connection.read_response().status, 200);
         let id = connection.read_response().json()["id"].clone();
         assert_eq!(connection.read_response().text(), "live\n");
         let mut subscriber = Subscriber::on(connection);
@@ -138,7 +139,7 @@ on_both_backends! {
         assert_eq!(server.get("http://fanfare.test/health/live").status, 200);
         // The kept connection reads it the same.
         let mut connection = server.connect();
-        assert_eq!(connection.request("GET", "/health/live", &[]).status, 200);
+        assert_eq!(connection.request("GET", CONTROL_PATH, &[]).status, 200);
         connection.send(http::head("GET", "http://fanfare.test/events?topic=a", &[]));
         let mut subscriber = Subscriber::on(connection);
         server.publish("a", "2");
@@ -177,6 +178,29 @@ on_both_backends! {
         let age: u64 = response.header("Access-Control-Max-Age").and_then(|age| age.parse().ok()).expect("an age");
         assert!(age >= 7200, "{age}");
         assert!(response.header("Allow").is_some());
+    }
+
+    /// A flood of control connections closed most health checks before they were answered. Now a shard answers
+    /// them, and the control plane those that come on a connection which it has already.
+    fn health_checks_are_answered_by_a_shard(backend) {
+        let server = Server::start(backend);
+        let mut kept = server.connect();
+        assert_eq!(kept.request("GET", CONTROL_PATH, &[]).status, 200);
+        let handed_over = |path: &str| {
+            let mut connection = server.connect();
+            let response = connection.request("GET", path, &[("Host", "a-name-of-the-monitor")]);
+            assert_eq!(response.status, 200, "{path}");
+            (response.text(), response.header("Connection").map(str::to_owned))
+        };
+        // A shard that has answered closes the connection.
+        let close = Some("close".to_owned());
+        assert_eq!(handed_over("/health/live"), ("live\n".to_owned(), close.clone()));
+        assert_eq!(handed_over("/health/ready?verbose"), ("ready\n".to_owned(), close));
+        assert_eq!(server.get("/health").status, 404);
+        for (path, text) in [("/health/live", "live\n"), ("/health/ready", "ready\n")] {
+            let response = kept.request("GET", path, &[]);
+            assert_eq!((response.status, response.text()), (200, text.to_owned()));
+        }
     }
 
     fn wrong_methods_and_paths_are_answered_with_what_would_be_right(backend) {
@@ -225,7 +249,7 @@ on_both_backends! {
             // Straight from the shard, and on a connection that the control plane has.
             let straight = server.get(&target);
             let mut kept = server.connect();
-            assert_eq!(kept.request("GET", "/health/live", &[]).status, 200);
+            assert_eq!(kept.request("GET", CONTROL_PATH, &[]).status, 200);
             for response in [straight, kept.request("GET", &target, &[])] {
                 let problem = response.problem(400);
                 let detail = problem["detail"].as_str().expect("a reason");

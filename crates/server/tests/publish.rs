@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Backend, Connection, Response, Server, http, on_both_backends};
+use support::{Backend, CONTROL_PATH, Connection, Response, Server, http, on_both_backends};
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -150,7 +150,7 @@ on_both_backends! {
         const EVENTS: usize = 100_000;
         let server = Server::start_with(backend, &["--max-array", "100000"]);
         let mut others = server.connect();
-        assert_eq!(others.request("GET", "/health/live", &[]).status, 200);
+        assert_eq!(others.request("GET", CONTROL_PATH, &[]).status, 200);
         let event = r#"{"topic":"a"}"#;
         // Of the first one nothing is published, so that nothing has to wait for room in a mailbox: a wait is
         // a turn for the others, too.
@@ -164,7 +164,7 @@ on_both_backends! {
             let mut answered = 0;
             let moment = Duration::from_millis(1);
             while connection.receive_within(moment).expect("the connection stands").is_none() {
-                assert_eq!(others.request("GET", "/health/live", &[]).status, 200);
+                assert_eq!(others.request("GET", CONTROL_PATH, &[]).status, 200);
                 answered += 1;
             }
             let response = connection.read_response();

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{Backend, Connection, Response, Server, eventually, http, on_both_backends};
+use support::{Backend, CONTROL_PATH, Connection, Response, Server, eventually, http, on_both_backends};
 
 /// Begins a stream of lines that goes on as long as the test wants.
 fn begin_lines(server: &Server) -> Connection {
@@ -46,7 +46,7 @@ on_both_backends! {
         eventually("publishers find room", || {
             crowd.iter_mut().for_each(trickle);
             assert_eq!(server.get("/health/live").status, 200);
-            assert_eq!(server.get("/health/ready").status, 200);
+            assert_eq!(server.get(CONTROL_PATH).status, 200);
             let response = publish(&server);
             match response.status {
                 200 => fast += 1,
@@ -78,13 +78,13 @@ on_both_backends! {
         let mut idle: Vec<Connection> = (0..20)
             .map(|_| {
                 let mut connection = server.connect();
-                assert_eq!(connection.request("GET", "/health/live", &[]).status, 200);
+                assert_eq!(connection.request("GET", CONTROL_PATH, &[]).status, 200);
                 connection
             })
             .collect();
         // The oldest are gone, the newest are of use.
         idle[0].expect_end();
-        assert_eq!(idle[19].request("GET", "/health/live", &[]).status, 200);
+        assert_eq!(idle[19].request("GET", CONTROL_PATH, &[]).status, 200);
         // A publish in progress is not idle.
         publishing.send("10\r\n{\"topic\":\"abcd\"}\r\n0\r\n\r\n");
         assert_eq!(publishing.read_response().json()["published"], 1);

@@ -1,4 +1,4 @@
-//! Publishers that wait for room, in the order in which they came.
+//! Publishers that wait for room. The line has a fair order: a small publish is not behind all large ones.
 //!
 //! ```text
 //!                        | ticket 1: shards {0}    called |  <--call(0)-- shard 0 has room again
@@ -7,8 +7,13 @@
 //!                                                                      passes its turn on: from 1 to 2
 //! ```
 //!
+//! The order is start-time fair queueing in its simplest form (P. Goyal, H. Vin, H. Cheng, 1996, without weights): a
+//! publisher that enters when events of so many bytes have been published, with a part of so many bytes, stands at the
+//! sum of both. Hundreds of publishers with 256 events each do not delay one with a single event by more than the turn
+//! of one of them; and those with a single event delay a large part by no more bytes than that part has.
+//!
 //! A publisher waits for the shards that had no room in their mailboxes, and it does not overtake another
-//! publisher that waits for one of them. It is called when it is the first one for all of its shards. Then it
+//! publisher ahead that waits for one of them. It is called when it is the first one for all of its shards. Then it
 //! tries again, and keeps its place until it has succeeded or given up.
 //!
 //! A shard only marks a place and signals a condition variable. It must not run a task's waker, because it
@@ -26,7 +31,13 @@ use fanfare_proto::log::ShardSet;
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
 /// A place in the line: lower ones are ahead.
-pub(crate) type Ticket = u64;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket {
+    /// What had been published when the publisher entered, and what it publishes first, in bytes.
+    at: u64,
+    /// Publishers at the same place have their turns in the order in which they came.
+    number: u64,
+}
 
 /// The publishers that wait. The hub and every mailbox share it.
 #[derive(Default)]
@@ -44,7 +55,7 @@ pub(crate) struct WaitingPublishers {
 
 #[derive(Default)]
 struct Line {
-    next_ticket: Ticket,
+    next_number: u64,
     places: BTreeMap<Ticket, Waiting>,
     /// How many publishers wait for each shard, and the shards for which any does: a publish asks for these,
     /// so it must not cost more where many wait.
@@ -110,10 +121,11 @@ impl WaitingPublishers {
         shards
     }
 
-    /// Takes a place at the end of the line, or notes at a place that its turn brought no success.
-    pub(crate) fn enter(self: &Arc<Self>, place: &mut Option<Place>, shards: &ShardSet, by: WaitBy) {
+    /// Takes a place in the line, or notes at a place that its turn brought no success. `at` says where: see
+    /// [`Ticket`]. The publisher may be the first one, so it looks once more at who is ahead.
+    pub(crate) fn enter(self: &Arc<Self>, place: &mut Option<Place>, at: u64, shards: &ShardSet, by: WaitBy) {
         let line = &mut *lock(&self.line);
-        let place = place.get_or_insert_with(|| self.new_place(line, by, None));
+        let place = place.get_or_insert_with(|| self.new_place(line, at, by, None));
         let Some(waiting) = line.places.get_mut(&place.ticket) else { return };
         waiting.is_called = false;
         for shard in shards.iter() {
@@ -131,12 +143,12 @@ impl WaitingPublishers {
     /// other publisher. Called under the log's lock, as long as the number is not visible.
     pub(crate) fn enter_until(self: &Arc<Self>, place: &mut Option<Place>, number: u64, by: WaitBy) {
         let line = &mut *lock(&self.line);
-        place.get_or_insert_with(|| self.new_place(line, by, Some(number)));
+        place.get_or_insert_with(|| self.new_place(line, 0, by, Some(number)));
     }
 
-    fn new_place(self: &Arc<Self>, line: &mut Line, by: WaitBy, until: Option<u64>) -> Place {
-        let ticket = line.next_ticket;
-        line.next_ticket += 1;
+    fn new_place(self: &Arc<Self>, line: &mut Line, at: u64, by: WaitBy, until: Option<u64>) -> Place {
+        let ticket = Ticket { at, number: line.next_number };
+        line.next_number += 1;
         let thread: Option<Arc<Condvar>> = (by == WaitBy::Thread).then(Arc::default);
         let waiting = Waiting { shards: ShardSet::new(), until, is_called: false, thread: thread.clone() };
         line.places.insert(ticket, waiting);

@@ -52,6 +52,8 @@ pub(crate) struct Sequencer {
 struct State {
     /// The newest number given.
     newest: u64,
+    /// The size of all that was sequenced, in bytes at most: the time of the line's order.
+    published_bytes: u64,
     /// An upper bound of what is taken in all mailboxes together, in bytes. It is computed again only where
     /// it reaches the limit, so that a publish does not look at every shard.
     total_at_most: usize,
@@ -111,6 +113,8 @@ struct NoRoom {
     behind: ShardSet,
     /// The calls to ask for. Publishers ahead have asked for theirs.
     calls: Vec<Call>,
+    /// The size of the part, in bytes at most.
+    bytes: usize,
 }
 
 struct Call {
@@ -149,7 +153,7 @@ impl Sequencer {
             log,
             shared,
             releaser,
-            state: Mutex::new(State { newest, total_at_most: 0, scratch }),
+            state: Mutex::new(State { newest, published_bytes: 0, total_at_most: 0, scratch }),
             waiting_for_lock: AtomicUsize::new(0),
         }
     }
@@ -203,7 +207,8 @@ impl Sequencer {
                 Err(Unable::NoRoom(no_room)) => no_room,
             };
             let Some((place, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
-            self.shared.waiting.enter(place, &no_room.shards, *by);
+            let at = state.published_bytes + no_room.bytes as u64;
+            self.shared.waiting.enter(place, at, &no_room.shards, *by);
             // The publisher enters the line first: from here on, a call and a turn that is passed on find it
             // there. What has changed before is seen now.
             let ahead = self.shared.waiting.waited_for_ahead(place.as_ref());
@@ -291,6 +296,7 @@ impl Sequencer {
         let ahead = self.shared.waiting.waited_for_ahead(place);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
+        state.published_bytes += state.scratch.part(count).bytes as u64;
 
         let mut batch = self.reserve(state, count, readers_version);
         let mut published = Published { count, first: String::new(), last: String::new() };
@@ -382,7 +388,10 @@ impl Sequencer {
         ahead: &ShardSet,
     ) -> Result<(), NoRoom> {
         let scratch = &state.scratch;
-        let mut no_room = NoRoom { shards: ShardSet::new(), behind: ShardSet::new(), calls: Vec::new() };
+        // Of a larger batch, everything that fits into one mailbox.
+        let bytes = scratch.part(scratch.sizes.len()).bytes;
+        let mut no_room =
+            NoRoom { shards: ShardSet::new(), behind: ShardSet::new(), calls: Vec::new(), bytes };
         let mut mail_bytes = 0;
         for shard in scratch.needed.iter() {
             let amount = scratch.needs[shard].amount;
@@ -404,7 +413,7 @@ impl Sequencer {
         let bound = Bound { events: usize::MAX, bytes: self.total_bytes };
         if !bound.fits(unreleased, part) {
             let call = Call { by: CallBy::Release, at: unreleased.half() };
-            return Err(self.no_room_in_all(ahead, [call]));
+            return Err(self.no_room_in_all(ahead, [call], bytes));
         }
         if mail_bytes > 0 && state.total_at_most.saturating_add(mail_bytes) > self.total_bytes {
             let taken: Vec<Amount> =
@@ -415,7 +424,7 @@ impl Sequencer {
                 // more.
                 let busy = taken.iter().enumerate().filter(|(_, taken)| taken.events > 0);
                 let calls = busy.map(|(shard, taken)| Call { by: CallBy::Shard(shard), at: taken.half() });
-                return Err(self.no_room_in_all(ahead, calls));
+                return Err(self.no_room_in_all(ahead, calls, bytes));
             }
         }
         Ok(())
@@ -429,12 +438,18 @@ impl Sequencer {
     }
 
     /// A bound of the hub is reached: every publisher that needs room in any mailbox waits.
-    fn no_room_in_all(&self, ahead: &ShardSet, calls: impl IntoIterator<Item = Call>) -> NoRoom {
+    fn no_room_in_all(
+        &self,
+        ahead: &ShardSet,
+        calls: impl IntoIterator<Item = Call>,
+        bytes: usize,
+    ) -> NoRoom {
         let is_ours = |call: &Call| !matches!(call.by, CallBy::Shard(shard) if ahead.contains(shard));
         NoRoom {
             shards: ShardSet::all(self.shared.mailboxes.len()),
             behind: ahead.clone(),
             calls: calls.into_iter().filter(is_ours).collect(),
+            bytes,
         }
     }
 

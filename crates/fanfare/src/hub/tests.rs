@@ -192,7 +192,6 @@ fn a_batch_that_is_larger_than_a_mailbox_is_taken_in_parts() {
     assert_eq!(shard.taken(), Amount::default());
 }
 
-/// Bytes bound a part, too; and one event that is larger than the bound is taken where nothing waits.
 /// 256 events with 64 topics each held the locks of the sequencer and of the log for 20 ms: other publishers, and
 /// readers that came, waited for that.
 #[test]
@@ -214,6 +213,7 @@ fn a_part_is_bounded_in_topics() {
     assert_eq!(shard.act_on_all(), (5..=13).collect::<Vec<_>>());
 }
 
+/// Bytes bound a part, too; and one event that is larger than the bound is taken where nothing waits.
 #[test]
 fn a_part_is_bounded_in_bytes() {
     let large = event("a").data("x".repeat(1000));
@@ -282,6 +282,57 @@ fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
     assert_eq!(poll(&mut waits, &wakes), Poll::Ready(Ok(2)));
     assert_eq!(publish(&hub, "b"), Ok(1));
     assert_eq!((shards[0].act_on_all().len(), shards[1].act_on_all().len()), (4, 3));
+}
+
+/// Beside 480 publishers of 256 events each, one that published a single event to another topic waited for seconds: it
+/// stood at the end of the line.
+#[test]
+fn a_small_publish_does_not_wait_for_all_large_ones() {
+    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    publish(&hub, "a").unwrap();
+    let wakes: Vec<Arc<Wakes>> = (0..3).map(|_| Arc::default()).collect();
+    let mut batches = [events("many", 4), events("many", 4), events("one", 1)];
+    let [first, second, one] = &mut batches;
+    let (mut first, mut second) = (hub.publish_async(first), hub.publish_async(second));
+    assert!(poll(&mut first, &wakes[0]).is_pending() && poll(&mut second, &wakes[1]).is_pending());
+    // There is room for one: it does not even wait.
+    let mut one = hub.publish_async(one);
+    assert_eq!(poll(&mut one, &wakes[2]), Poll::Ready(Ok(1)));
+    assert_eq!(shard.act_on_all(), [1, 2]);
+    expect_wakes(&wakes[0], 1);
+    assert_eq!(poll(&mut first, &wakes[0]), Poll::Ready(Ok(4)));
+    assert_eq!(shard.act_on_all(), [3, 4, 5, 6]);
+    expect_wakes(&wakes[1], 1);
+    assert_eq!(poll(&mut second, &wakes[1]), Poll::Ready(Ok(4)));
+}
+
+/// As many bytes as the large publish has itself may overtake it.
+#[test]
+fn small_publishes_do_not_starve_a_large_one() {
+    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    hub.publish_batch(&mut events("a", 4)).unwrap();
+    let (wakes, ignored) = (Arc::default(), Arc::default());
+    let mut large = events("a", 4);
+    let mut large = hub.publish_async(&mut large);
+    assert!(poll(&mut large, &wakes).is_pending());
+    let mut overtaken_by = 0;
+    loop {
+        let mut small = events("a", 1);
+        let mut small = hub.publish_async(&mut small);
+        let is_ahead = poll(&mut small, &ignored).is_ready() || {
+            shard.act_on(1);
+            poll(&mut small, &ignored).is_ready()
+        };
+        if !is_ahead {
+            break;
+        }
+        overtaken_by += 1;
+        assert!(overtaken_by < 10, "the large one starves");
+    }
+    assert_eq!(overtaken_by, 3);
+    shard.act_on_all();
+    expect_wakes(&wakes, 1);
+    assert_eq!(poll(&mut large, &wakes), Poll::Ready(Ok(4)));
 }
 
 // ---- Interest ----
@@ -625,20 +676,19 @@ fn parts_of_a_large_batch_take_turns_with_others() {
     assert!(poll(&mut large, &wakes).is_pending());
     assert_eq!(large.published().unwrap().count, 4);
     assert!(poll(&mut small, &others).is_pending());
-    // It is called when half a mailbox is free, not for each event.
+    // The small one is ahead of the next part, which passes it the first room.
     assert_eq!(shard.act_on(1), [1]);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
-    assert_eq!(shard.act_on(1), [2]);
+    expect_wakes(&others, 1);
+    assert_eq!(poll(&mut small, &others), Poll::Ready(Ok(1)));
     expect_wakes(&wakes, 1);
+    // The large one is called when half a mailbox is free, not for each event.
+    assert!(poll(&mut large, &wakes).is_pending());
+    assert_eq!(shard.act_on(1), [2]);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(shard.act_on(1), [3]);
+    expect_wakes(&wakes, 2);
     assert!(poll(&mut large, &wakes).is_pending());
     assert_eq!(large.published().unwrap().count, 6);
-    // Now the other one is the first in the line.
-    expect_wakes(&others, 1);
-    assert!(poll(&mut small, &others).is_pending());
-    assert_eq!(shard.act_on(1), [3]);
-    expect_wakes(&others, 2);
-    assert_eq!(poll(&mut small, &others), Poll::Ready(Ok(1)));
-    expect_wakes(&wakes, 2);
     let mut rest = Vec::new();
     let total = loop {
         if let Poll::Ready(total) = poll(&mut large, &wakes) {

@@ -32,9 +32,10 @@ struct Publishing<'hub> {
 
 impl Hub {
     /// Publishes all of these events, and waits for room where there is none, at most for `patience`.
-    /// Publishers that wait have their turns in the order in which they came, as far as they need room in the
-    /// same mailboxes. A batch that is larger than a mailbox is taken in parts, with turns of others in
-    /// between. Takes the events out of `events`, as far as they are published.
+    /// Publishers that wait for room in the same mailboxes have their turns in a fair order: a small publish
+    /// may overtake large ones, each of them by no more bytes than it has itself, and among equal ones the
+    /// first that came is the first. A batch that is larger than a mailbox is taken in parts, with turns of
+    /// others in between. Takes the events out of `events`, as far as they are published.
     ///
     /// Where older events of a store are not released yet, it has its place behind them, and waits until its
     /// own are visible.

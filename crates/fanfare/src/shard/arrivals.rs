@@ -232,7 +232,7 @@ impl<I: Io> Shard<I> {
             };
             let answer = match scanner.parse(bytes, &self.limits.head) {
                 Ok(None) => None,
-                Ok(Some((head, _))) => Some(self.decide(&head, *transport, bytes)),
+                Ok(Some((head, length))) => Some(self.decide(&head, *transport, bytes, length)),
                 Err(error) => Some(Reply::Refuse(Refusal::new(error.status(), error.to_string()))),
             };
             if let Some(reply) = answer {
@@ -246,14 +246,23 @@ impl<I: Io> Shard<I> {
         progress
     }
 
-    fn decide(&mut self, head: &RequestHead<'_>, transport: Transport, bytes: &[u8]) -> Reply {
+    /// What becomes of a request whose head has this length. More may have come behind it.
+    fn decide(&mut self, head: &RequestHead<'_>, transport: Transport, bytes: &[u8], length: usize) -> Reply {
+        let can_hand_over = self.links.hand_over.is_some();
         match admission::decide(&*self.links.admission, head) {
             Ok(Decision::Subscribe(subscribe)) => {
                 let encoding = Encoding { transport, format: head.wire_format() };
                 Reply::Subscribe(Box::new(subscribe), encoding)
             }
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
-            Ok(Decision::HandOver) if self.links.hand_over.is_some() => Reply::HandOver(bytes.to_vec()),
+            Ok(Decision::Answer(_)) if can_hand_over && bytes.len() > length => {
+                Reply::HandOver(bytes.to_vec())
+            }
+            Ok(Decision::Answer(answer)) => {
+                self.counts.answered += 1;
+                Reply::Answer(response::answer(&answer, self.date))
+            }
+            Ok(Decision::HandOver) if can_hand_over => Reply::HandOver(bytes.to_vec()),
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
             Err(panicked) => {
                 self.counts.admission_panics += 1;
@@ -276,12 +285,10 @@ impl<I: Io> Shard<I> {
                 }
             }
             Reply::Refuse(refusal) => {
-                self.reply(socket, Reply::Answer(response::refusal(&refusal, self.date)), now);
-            }
-            Reply::Answer(bytes) => {
                 self.counts.refused += 1;
-                self.answer_and_linger(socket, &bytes, now);
+                self.answer_and_linger(socket, &response::refusal(&refusal, self.date), now);
             }
+            Reply::Answer(bytes) => self.answer_and_linger(socket, &bytes, now),
             Reply::HandOver(bytes) => {
                 let Some(to) = &self.links.hand_over else {
                     unreachable!("where there is nobody, it is refused")
@@ -553,6 +560,7 @@ impl<I: Io> Shard<I> {
                 Reply::Refuse(full.own_header("Retry-After", &wait.to_string()))
             }
             FullPolicy::EndStream => {
+                self.counts.refused += 1;
                 let mut bytes = Vec::new();
                 response::stream_head(subscribe, encoding, false, self.date, &mut bytes);
                 ending(self.jittered_retry_ms(), encoding, &mut bytes);

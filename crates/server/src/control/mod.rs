@@ -23,7 +23,7 @@ mod unread;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use axum::Router;
@@ -40,6 +40,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use crate::admission::EventsAdmission;
+use crate::health::{BEAT, Health};
 pub(crate) use answer_first::OwedWakes;
 pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
@@ -57,7 +58,6 @@ pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
     pub(crate) limits: ControlLimits,
-    pub(crate) draining: Arc<AtomicBool>,
     pub(crate) owed_wakes: OwedWakes,
     pub(crate) inspections: Inspections,
     pub(crate) bodies: Arc<Bodies>,
@@ -89,6 +89,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         let _ = fanfare::take_short_turns();
         runtime.block_on(async move {
             let control = Arc::new(control);
+            tokio::spawn(show_life(Arc::clone(&control.admission.health)));
             let router = routes::router(Arc::clone(&control));
             let clients = Arc::new(Clients::new(
                 control.limits.connections,
@@ -112,6 +113,15 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
         });
     })?;
     Ok(())
+}
+
+/// Shows health checks that this thread's tasks have their turns.
+async fn show_life(health: Arc<Health>) {
+    let mut beats = tokio::time::interval(BEAT);
+    loop {
+        beats.tick().await;
+        health.beat();
+    }
 }
 
 /// Serves one connection until it ends or becomes a subscriber's.
@@ -208,7 +218,7 @@ fn subscription<B>(
         Decision::Subscribe(_) if is_head => return None,
         Decision::Subscribe(subscribe) => Ok((subscribe, head.wire_format())),
         Decision::Refuse(refusal) => Err(Problem::from(refusal)),
-        Decision::HandOver => return None,
+        Decision::Answer(_) | Decision::HandOver => return None,
     })
 }
 

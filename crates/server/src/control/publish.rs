@@ -380,7 +380,6 @@ mod tests {
     use std::io::Write;
     use std::net::TcpStream;
     use std::pin::pin;
-    use std::sync::atomic::AtomicBool;
     use std::sync::{Mutex, mpsc};
     use std::task::Poll;
 
@@ -392,6 +391,7 @@ mod tests {
     use super::*;
     use crate::admission::EventsAdmission;
     use crate::cors::Cors;
+    use crate::health::Health;
     use crate::hosts::Hosts;
 
     fn control(hub: Hub) -> Arc<Control> {
@@ -401,12 +401,12 @@ mod tests {
             cors: Cors::new(&[]),
             max_topics: 64,
             notices: Arc::clone(&notices),
+            health: Arc::new(Health::new()),
         };
         Arc::new(Control {
             hub,
             admission,
             limits,
-            draining: Arc::new(AtomicBool::new(false)),
             owed_wakes: OwedWakes::default(),
             inspections: Inspections::default(),
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),

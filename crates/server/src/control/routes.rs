@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -31,8 +30,8 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
         .route("/topics", only(get(topics::topics), "GET, HEAD"))
         .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
-        .route("/health/live", only(get(|| async { "live\n" }), "GET, HEAD"))
-        .route("/health/ready", only(get(ready), "GET, HEAD"))
+        .route("/health/live", only(get(health), "GET, HEAD"))
+        .route("/health/ready", only(get(health), "GET, HEAD"))
         .route("/", page("text/html; charset=utf-8", include_str!("../page/index.html")))
         .route("/style.css", page("text/css; charset=utf-8", include_str!("../page/style.css")))
         .route("/demo.js", page("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
@@ -65,7 +64,7 @@ async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body
     let EventsAdmission { hosts, cors, notices, .. } = &control.admission;
     let (origin, host) = origin_and_host(&request);
     let fields = cors.fields(origin, host);
-    // Monitors ask by the names that they know. There is nothing in the answer that a page should not know.
+    // As the admission answers health checks.
     if !hosts.allow(host) && !request.uri().path().starts_with("/health/") {
         notices.add(Notice::HostRefused);
         return with_fields(Problem::new(421, Hosts::refusal(host)).into_response(), fields);
@@ -124,9 +123,13 @@ impl hyper::body::Body for Endless {
     }
 }
 
-async fn ready(State(control): State<Arc<Control>>) -> Response {
-    if control.draining.load(Ordering::Relaxed) {
-        return Problem::new(503, "draining").into_response();
+/// A check on a connection that is here already. On others a shard answers.
+async fn health(State(control): State<Arc<Control>>, request: Request<Body>) -> Response {
+    match control.admission.health.answer(request.uri().path()) {
+        Some(answer) => {
+            let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, [(header::CACHE_CONTROL, "no-store")], answer.text().to_owned()).into_response()
+        }
+        None => Problem::new(404, "nothing is served at this path; look at /").into_response(),
     }
-    "ready\n".into_response()
 }

@@ -19,6 +19,9 @@ pub(crate) use http::{Connection, Response};
 pub(crate) use server::{Publisher, Server};
 pub(crate) use stream::{End, Event, Item, Subscriber};
 
+/// What only the control plane answers.
+pub(crate) const CONTROL_PATH: &str = "/style.css";
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 

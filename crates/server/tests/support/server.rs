@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::http::{self, Connection, Response};
 use super::stream::Subscriber;
-use super::{Backend, eventually};
+use super::{Backend, CONTROL_PATH, eventually};
 
 /// A running `fanfare`. It is killed when this is dropped; a test that panics then shows what the server had logged.
 #[derive(Debug)]
@@ -253,6 +253,7 @@ impl Server {
     /// Panics unless the server publishes and delivers.
     pub(crate) fn expect_health(&self) {
         assert_eq!(self.get("/health/live").status, 200);
+        assert_eq!(self.get(CONTROL_PATH).status, 200);
         let mut subscriber = self.subscribe("topic=health-of-the-server");
         let id = self.publish("health-of-the-server", "well");
         let event = subscriber.event();

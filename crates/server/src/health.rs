@@ -1,0 +1,101 @@
+//! What monitors are told. A shard answers `/health/live` and `/health/ready` itself: in the control plane a check would
+//! wait behind everybody who floods it. A kept-alive connection that is there already gets the same answer.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use fanfare::Answer;
+use tokio::time::Instant;
+
+/// How often the control plane shows that it is alive.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+
+/// A control plane that was silent for so long does not come back by itself. Its loop has no turn that takes a second.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What the answers depend on.
+pub(crate) struct Health {
+    started: Instant,
+    draining: AtomicBool,
+    /// When the control plane showed last that it is alive, in milliseconds after the start.
+    control_beat: AtomicU64,
+}
+
+impl Health {
+    pub(crate) fn new() -> Health {
+        Health { started: Instant::now(), draining: AtomicBool::new(false), control_beat: AtomicU64::new(0) }
+    }
+
+    /// Called by the control plane every [`BEAT`].
+    pub(crate) fn beat(&self) {
+        self.beat_at(self.started.elapsed());
+    }
+
+    /// The server takes no newcomers from now on.
+    pub(crate) fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn beat_at(&self, now: Duration) {
+        self.control_beat.store(milliseconds(now), Ordering::Relaxed);
+    }
+
+    /// The answer to a `GET` of this path; `None`: it is no health check.
+    pub(crate) fn answer(&self, path: &str) -> Option<Answer> {
+        self.answer_at(path, || self.started.elapsed())
+    }
+
+    fn answer_at(&self, path: &str, now: impl FnOnce() -> Duration) -> Option<Answer> {
+        let word = match path {
+            "/health/live" => "live\n",
+            "/health/ready" => "ready\n",
+            _ => return None,
+        };
+        let silence = milliseconds(now()).saturating_sub(self.control_beat.load(Ordering::Relaxed));
+        Some(if u128::from(silence) >= SILENCE.as_millis() {
+            Answer::new(503, "the control plane does not answer\n")
+        } else if word == "ready\n" && self.draining.load(Ordering::Relaxed) {
+            Answer::new(503, "draining\n")
+        } else {
+            Answer::new(200, word)
+        })
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(health: &Health, now: Duration) -> [(u16, String); 2] {
+        ["/health/live", "/health/ready"].map(|path| {
+            let answer = health.answer_at(path, || now).unwrap();
+            (answer.status(), answer.text().to_owned())
+        })
+    }
+
+    #[test]
+    fn a_draining_server_is_alive_and_not_ready() {
+        let health = Health::new();
+        assert!(health.answer("/health").is_none() && health.answer("/events").is_none());
+        let fine = [(200, "live\n".to_owned()), (200, "ready\n".to_owned())];
+        assert_eq!(answers(&health, Duration::ZERO), fine);
+        health.begin_drain();
+        let draining = [(200, "live\n".to_owned()), (503, "draining\n".to_owned())];
+        assert_eq!(answers(&health, Duration::ZERO), draining);
+    }
+
+    #[test]
+    fn a_silent_control_plane_makes_the_server_unhealthy_until_it_shows_itself() {
+        let health = Health::new();
+        let statuses = |now| answers(&health, now).map(|(status, _)| status);
+        assert_eq!(statuses(SILENCE - BEAT), [200, 200]);
+        assert_eq!(statuses(SILENCE), [503, 503]);
+        health.beat_at(SILENCE);
+        assert_eq!(statuses(SILENCE), [200, 200]);
+        assert_eq!(statuses(2 * SILENCE), [503, 503]);
+    }
+}
