@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code)]
 
+mod ask;
 mod baseline;
 mod cli;
 mod client;

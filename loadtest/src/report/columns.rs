@@ -40,6 +40,7 @@ figures! {
     MAX, "max us", |report| Some(report.latency_us.as_ref()?.max);
     LAST, "last ms", |report| report.last_subscriber_ms;
     THROUGHPUT, "deliveries/s", |report| report.deliveries_per_s;
+    ANSWER_P99, "answer p99 us", |report| Some(report.client.publish_answer_us.as_ref()?.p99);
     CPU, "CPU us/delivery", |report| report.server_cpu_us_per_delivery;
     CPU_SHARE, "CPU % of a core", |report| Some(report.server_cpu_share? * 100.0);
     IDLE_CPU, "idle CPU % of a core", |report| Some(report.server_idle_cpu_share? * 100.0);
@@ -78,7 +79,10 @@ const FAULTS: Column = Column { title: "faults", value: |row| group(row.faults()
 pub(super) fn columns(contest: Contest) -> Vec<Column> {
     match contest {
         Contest::Fanout => {
-            vec![P50, P99, P99_9, MAX, LAST, THROUGHPUT, CPU, RANGE, USER, USER_AFTER, SLAB, FAULTS]
+            vec![
+                P50, P99, P99_9, MAX, LAST, ANSWER_P99, THROUGHPUT, CPU, RANGE, USER, USER_AFTER, SLAB,
+                FAULTS,
+            ]
         }
         Contest::Idle => vec![IDLE_CPU, USER, USER_AFTER, SLAB, STACKS, OPENED, OPENING_CPU, OPENING, FAULTS],
         Contest::Saturate => vec![THROUGHPUT, CPU, RANGE, CPU_SHARE, USER, USER_AFTER, FAULTS],

@@ -10,6 +10,7 @@ use serde::Serialize;
 pub(crate) use html::{page, plots};
 pub(crate) use table::{comparison, figure, summary};
 
+use crate::ask::Asked;
 use crate::client::Timings;
 use crate::ledger::Faults;
 
@@ -159,6 +160,9 @@ pub(crate) struct Report {
     pub(crate) slow_server_bytes_grown: Option<f64>,
     pub(crate) slow_kernel_tcp_bytes_grown: Option<f64>,
     pub(crate) slow_lost: Option<u64>,
+
+    /// What the clients saw that asked something else meanwhile.
+    pub(crate) asked: Option<Asked>,
 
     pub(crate) client: Client,
 }

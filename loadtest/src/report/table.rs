@@ -4,6 +4,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::Report;
 use super::columns::columns;
+use crate::ask::Asked;
 use crate::compare::{Comparison, Row};
 
 /// A figure, or a dash where there is none.
@@ -72,6 +73,16 @@ pub(crate) fn summary(report: &Report) -> String {
             format!("p50 {}  p99 {}  max {}", at(last.p50), at(last.p99), at(last.max)),
         );
     }
+    if let Some(answer) = &report.client.publish_answer_us {
+        let at = |value| figure(Some(value));
+        row(
+            "answer to a publish, us",
+            format!("p50 {}  p99 {}  max {}", at(answer.p50), at(answer.p99), at(answer.max)),
+        );
+    }
+    if let Some(asked) = &report.asked {
+        row("meanwhile asked", describe(asked));
+    }
     let mut optional = |name: &str, value: Option<f64>| {
         if value.is_some() {
             row(name, figure(value));
@@ -99,6 +110,21 @@ pub(crate) fn summary(report: &Report) -> String {
     }
     text.push_str(if report.valid { "\nvalid" } else { "\nNOT VALID" });
     text
+}
+
+/// What the clients saw that asked something else meanwhile.
+fn describe(asked: &Asked) -> String {
+    let answers: u64 = asked.answers.values().sum();
+    let statuses = asked.answers.iter().map(|(status, count)| format!("{status}: {}", group(*count)));
+    let mut parts: Vec<String> = statuses.collect();
+    if asked.failed > 0 {
+        parts.push(format!("failed: {}", group(asked.failed)));
+    }
+    let at = |value| figure(Some(value));
+    let latency = asked.latency_us.as_ref();
+    let latency = latency.map_or(String::new(), |us| format!("; us p50 {}  p99 {}", at(us.p50), at(us.p99)));
+    let rate = figure((asked.seconds > 0.0).then(|| answers as f64 / asked.seconds));
+    format!("{} clients, {rate} answers a second ({}){latency}", asked.clients, parts.join(", "))
 }
 
 /// Several contenders, one row each.

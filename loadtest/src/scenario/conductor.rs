@@ -10,6 +10,7 @@ use super::judge::{self, Evidence};
 use super::look::Look;
 use super::run::progress;
 use super::{Kind, Load};
+use crate::ask::Askers;
 use crate::client::{Command, Crowd, Group, Stage};
 use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
 use crate::failure::{Failure, Outcome};
@@ -42,6 +43,7 @@ pub(super) struct Conductor<'a> {
     pub(super) crowd: Option<Crowd>,
     pub(super) evidence: Evidence,
     pub(super) next_memory_look: u64,
+    pub(super) askers: Option<Askers>,
 }
 
 impl Conductor<'_> {
@@ -55,6 +57,8 @@ impl Conductor<'_> {
         if self.tried {
             self.try_out()?;
         }
+        self.askers =
+            self.load.ask.as_ref().map(|url| Askers::start(url, self.load.ask_clients)).transpose()?;
         self.window(true)?;
         match self.kind {
             Kind::Idle(idle) => self.idle(idle.events)?,
@@ -90,6 +94,7 @@ impl Conductor<'_> {
             }
         }
         self.outstanding()?;
+        self.stop_asking();
         self.window(false)
     }
 
@@ -330,6 +335,13 @@ impl Conductor<'_> {
         Ok(())
     }
 
+    fn stop_asking(&mut self) {
+        if let Some(askers) = self.askers.take() {
+            let time = clock::now().saturating_sub(self.evidence.active_since);
+            self.evidence.asked = Some(askers.finish(time as f64 / SECOND as f64));
+        }
+    }
+
     /// Closes the books, whatever happened.
     pub(super) fn settle(
         &mut self,
@@ -337,6 +349,7 @@ impl Conductor<'_> {
         name: &str,
         mut notes: Vec<String>,
     ) -> Outcome<Report> {
+        self.stop_asking();
         let Some(crowd) = self.crowd.take() else { return Err(Failure::new("the crowd is gone")) };
         let published = self.sequences.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect();
         let mut evidence = std::mem::take(&mut self.evidence);

@@ -2,6 +2,7 @@
 
 use super::look::Look;
 use super::{Kind, Load};
+use crate::ask::Asked;
 use crate::client::{Group, Report as Books, SUBSCRIBER_BYTES, ThreadReport, Timings, record, timings};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::failure::Failure;
@@ -51,6 +52,7 @@ pub(super) struct Evidence {
     pub(super) all_back_ns: Option<u64>,
     pub(super) stall_before: Option<Look>,
     pub(super) stall_after: Option<Look>,
+    pub(super) asked: Option<Asked>,
     lag: Option<Timings>,
     answer: Option<Timings>,
     /// Processor time of all publishers, and of the busiest one.
@@ -113,6 +115,7 @@ pub(super) fn judge(
         notes,
         subscribers: load.subscribers,
         published: case.published,
+        asked: evidence.asked.clone(),
         deliveries: books.deliveries,
         lost: faults.lost,
         doubled: faults.doubled,

@@ -13,6 +13,8 @@ use crate::target::{Dialect, Speech, Template};
 
 /// Of one run.
 const MOST_SUBSCRIBERS: u64 = 10_000_000;
+/// Each is a thread.
+const MOST_ASKERS: u64 = 4_096;
 
 /// What every scenario needs.
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
@@ -96,6 +98,13 @@ pub(crate) struct Load {
     /// Receive buffer of each subscriber's socket in bytes; 0: the kernel's
     #[arg(long, default_value_t = 0)]
     pub(crate) receive_buffer: usize,
+
+    /// Ask this URL meanwhile, again and again: what other requests do to the deliveries
+    #[arg(long, value_name = "URL")]
+    pub(crate) ask: Option<String>,
+    /// Clients that ask it, each on a connection of its own
+    #[arg(long, default_value_t = 300)]
+    pub(crate) ask_clients: u64,
 
     /// End the run when the machine has fewer MiB of memory left than this; 0: never
     #[arg(long, value_name = "MIB", default_value_t = 0)]
@@ -336,6 +345,9 @@ impl Load {
         }
         if self.duration > Duration::from_secs(24 * 3600) {
             return wrong("--duration: a day at most".to_owned());
+        }
+        if !(1..=MOST_ASKERS).contains(&self.ask_clients) {
+            return wrong(format!("--ask-clients {}: from 1 to {MOST_ASKERS}", self.ask_clients));
         }
         if self.threads == Some(0) || self.threads > Some(1024) {
             return wrong("--threads: from 1 to 1024".to_owned());

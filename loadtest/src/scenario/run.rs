@@ -120,6 +120,7 @@ pub(crate) fn run(kind: &Kind, load: &Load, name: &str) -> Outcome<Report> {
         crowd: Some(crowd),
         evidence: Evidence::new(before, own_before),
         next_memory_look: 0,
+        askers: None,
     };
     let result = conductor.conduct(started);
     let report = conductor.settle(result, name, notes);
