@@ -109,7 +109,8 @@ impl World {
         world.limits = LogLimits { retention: world.retention(), rules, total_bytes };
         if seed % LONG == 0 {
             (world.topic_count, world.own_id_count) = (2, 100_000);
-            let retention = Retention { events: 1_000, bytes: 10_000_000, age: Duration::from_secs(u64::MAX) };
+            let retention =
+                Retention { events: 1_000, bytes: 10_000_000, age: Duration::from_secs(u64::MAX) };
             world.limits = LogLimits { retention, rules: Vec::new(), total_bytes: 64 << 20 };
         }
         let epoch = Epoch::new(world.next());
