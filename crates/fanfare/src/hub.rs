@@ -1,16 +1,16 @@
 //! The process-wide handle: publish, adopt, count.
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
-//! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`room`]
+//! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
 //! the line in which it waits, and [`tasks`] wakes it where it is a task.
 
 mod capacity;
 mod congestion;
+mod line;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
 mod release;
-mod room;
 mod sequencer;
 mod tasks;
 #[cfg(test)]
@@ -44,8 +44,8 @@ use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
+pub(crate) use line::WaitingPublishers;
 pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
-pub(crate) use room::WaitingPublishers;
 pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
 use tasks::Tasks;
@@ -216,7 +216,8 @@ impl Hub {
         Hub { inner: Arc::new(inner) }
     }
 
-    /// Publishes one event to every subscriber of one of its topics, and keeps it for readers that resume.
+    /// Publishes one event to every subscriber of one of its topics, and keeps it for subscribers that
+    /// resume.
     ///
     /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the
     /// topics.
@@ -389,7 +390,7 @@ impl Hub {
         self.inner.clock.now()
     }
 
-    /// The newest id: a cursor from which a reader gets only what is published later.
+    /// The newest id: a cursor from which a subscriber gets only what is published later.
     pub fn head(&self) -> Cursor {
         let log = &self.inner.common.log;
         Cursor { epoch: log.epoch(), seq: log.newest().load(Ordering::Relaxed) }

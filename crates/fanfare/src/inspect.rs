@@ -1,8 +1,8 @@
 //! Questions about topics: one topic, or a page of all of them.
 //!
-//! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own readers up to
-//! date, so that a question costs it a look-up for each topic. One question of a process is under way at a time, so that
-//! questions do not add up to work that holds up delivery.
+//! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own
+//! subscribers up to date, so that a question costs it a look-up for each topic. One question of a process is
+//! under way at a time, so that questions do not add up to work that holds up delivery.
 
 use std::fmt;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};

@@ -4,7 +4,7 @@
 //! for topics and to read runs of frames. Under it no frame is encoded, sent or freed. A release takes the locks
 //! of mailboxes under it; the order of all locks is in `docs/ARCHITECTURE.md`.
 //!
-//! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's
+//! A shard that registers for a topic learns the newest number under the lock: up to it the topic's
 //! events are in the log, after it they come by mail.
 
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub(crate) struct ProcessLog {
     state: Mutex<State>,
     /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber
     /// that has had an event from one shard, and then comes to another, finds this raised there. Relaxed: the
-    /// lock of the mailbox is between the raise and the first shard's send, the reader's sockets are between
-    /// that and the second shard's look.
+    /// lock of the mailbox is between the raise and the first shard's send, the subscriber's sockets are
+    /// between that and the second shard's look.
     newest: Arc<AtomicU64>,
     /// When the shard that trims looks at the log again, in nanoseconds; `u64::MAX`: never. The log's own time
     /// ([`Log::next_expiry`]) is not earlier. It is changed under the lock, and read without: a shard that

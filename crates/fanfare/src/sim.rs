@@ -157,7 +157,7 @@ pub struct ShardSnapshot {
     pub counts: Counts,
     /// Deadlines of requests, also of those that have left.
     pub deadlines: usize,
-    /// Readers that wait for a number which is not released yet.
+    /// Subscribers that wait for a number which is not released yet.
     pub resuming: usize,
     /// An event is not marked in all of its audiences yet.
     pub is_marking: bool,

@@ -30,8 +30,8 @@ const BATCHES: usize = 40;
 const BATCH: usize = 5;
 const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
 
-/// An engine goes on with a log of before: its ids go on, a reader that has everything resumes, and one that
-/// has less gets a gap.
+/// An engine goes on with a log of before: its ids go on, a subscriber that has everything resumes, and one
+/// that has less gets a gap.
 #[test]
 fn an_engine_goes_on_where_a_log_ended() {
     let position = Cursor::parse("000000abc-41").unwrap();

@@ -96,7 +96,7 @@ fn an_adopted_socket_is_configured_the_same() {
 /// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window had first
 /// been closed, and where it had just read everything it never learned of it.
 #[test]
-fn no_slow_reader_is_given_up_by_the_kernel() {
+fn no_slow_subscriber_is_given_up_by_the_kernel() {
     let listeners = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 1).unwrap();
     let timeout = SockRef::from(&listeners[0]).tcp_user_timeout().unwrap();
     assert!(timeout.is_none_or(|timeout| timeout.is_zero()));

@@ -13,7 +13,7 @@ use crate::frame::Frame;
 use crate::parts::{PartTable, hash_of_number};
 use crate::shrink::drop_if_empty;
 
-/// A frame's place in the store. It is valid until its last reference is released.
+/// A frame's index in the store. It is valid until its last reference is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameKey(u32);
 
@@ -176,8 +176,9 @@ mod tests {
         assert_eq!(Arc::strong_count(&frame), 1);
     }
 
-    /// Each laggard reads from the log by itself. A frame that a hundred of them were in the middle of counted a hundred
-    /// times against the bound of what links have begun, and slow readers were disconnected for memory that was not used.
+    /// Each laggard reads from the log by itself. A frame that a hundred of them were in the middle of
+    /// counted a hundred times against the bound of what links have begun, and slow subscribers were
+    /// disconnected for memory that was not used.
     #[test]
     fn a_frame_that_several_links_have_begun_is_held_once() {
         let event = Event::new(Topic::new("a").unwrap()).data("x".repeat(1000));

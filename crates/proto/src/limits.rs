@@ -154,9 +154,9 @@ pub struct Limits {
     pub topics_per_subscription: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
-    /// Topics of all events of a batch, each counted in each event, that are published under one hold of the hub's locks:
-    /// a larger batch is published in parts. An entry costs about a microsecond, for which other publishers, and readers
-    /// that come or replay, wait.
+    /// Topics of all events of a batch, each counted in each event, that are published under one hold of the
+    /// hub's locks: a larger batch is published in parts. An entry costs about a microsecond, for which other
+    /// publishers, and subscribers that come or replay, wait.
     pub batch_topics: usize,
     /// Events that wait in a shard's mailbox. At the bound a publish is answered "busy" (503): together
     /// with a sweep's speed this is the latency under saturation, so it is small.
@@ -172,9 +172,9 @@ pub struct Limits {
     /// Beyond it, of a sample of these links, the one whose end frees most is disconnected. How far a slow subscriber may
     /// be behind is what the log retains: it reads from there.
     pub laggard_bytes: usize,
-    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no publisher: a few
-    /// slow readers are closed, or skip, at their own bounds. Where the readers of a hub are fewer than twice this, and
-    /// all of them are a little too slow, they are treated so, too.
+    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no
+    /// publisher: a few slow subscribers are closed, or skip, at their own bounds. Where the subscribers of a
+    /// hub are fewer than twice this, and all of them are a little too slow, they are treated so, too.
     pub congestion_streams: usize,
     /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
     /// and publishers of its topics wait.
@@ -198,7 +198,7 @@ pub struct Limits {
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
     /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
-    /// reader's ends later, with the event that it is in the middle of.
+    /// subscriber's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
     /// The reconnection time told to subscribers; each gets 100 to 150 % of it, so that those who were
     /// cut together do not come back together.
@@ -282,9 +282,9 @@ pub const SMALL_FAN_OUT: usize = 64;
 /// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
 pub const SWEEP_FRAMES: usize = 8192;
 
-/// When most connections, and at least [`Limits::congestion_streams`], are laggards whose sockets still take bytes, the
-/// path out is full, not the readers slow: then events wait for at most this long at a time, and publishers learn that
-/// the mailbox is full, instead of everyone being evicted at once.
+/// When most connections, and at least [`Limits::congestion_streams`], are laggards whose sockets still take
+/// bytes, the path out is full, not the subscribers slow: then events wait for at most this long at a time,
+/// and publishers learn that the mailbox is full, instead of everyone being evicted at once.
 pub const CONGESTION_HOLD: Duration = Duration::from_millis(250);
 
 /// A laggard whose socket has taken nothing for this long is slow by itself, whatever the path.
@@ -342,13 +342,13 @@ pub const LAGGARD_CHECKS: usize = 1024;
 /// Time between two looks at all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);
 
-/// How long a reader waits for a number that is newer than everything here, before it is told of a gap.
+/// How long a subscriber waits for a number that is newer than everything here, before it is told of a gap.
 pub const AHEAD_WAIT: Duration = Duration::from_secs(2);
 
 /// How often such a number is looked for.
 pub const AHEAD_POLL: Duration = Duration::from_millis(10);
 
-/// Such readers that one turn of the loop looks at.
+/// Such subscribers that one turn of the loop looks at.
 pub const RESUMES: usize = 256;
 
 /// Frames that one append drops because the retention of the event's topics does not cover them any more, and

@@ -115,7 +115,7 @@ impl CloseReason {
         CloseReason::Cut,
     ];
 
-    /// Its place in an array of counters.
+    /// Its index in an array of counters.
     pub fn index(self) -> usize {
         self as usize
     }

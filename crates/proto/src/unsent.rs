@@ -138,10 +138,10 @@ impl UnsentTable {
         let index = self.by_link.remove(hash(link), is_it, |&index| hash(entries[index as usize].0))?;
         let last = self.entries.len() as u32 - 1;
         if index != last {
-            // The last one gets its place.
+            // The last one gets its index.
             let moved = hash(self.entries[last as usize].0);
-            if let Some(place) = self.by_link.find_mut(moved, |place| *place == last) {
-                *place = index;
+            if let Some(its) = self.by_link.find_mut(moved, |its| *its == last) {
+                *its = index;
             }
         }
         let (_, unsent) = self.entries.swap_remove(index as usize);
@@ -177,7 +177,7 @@ impl UnsentTable {
         self.by_link.find(hash(link), is_it).map(|&index| index as usize)
     }
 
-    /// Checks that the sums and places are right; for tests.
+    /// Checks that the sums and indexes are right; for tests.
     ///
     /// # Panics
     /// They are not.
@@ -186,7 +186,7 @@ impl UnsentTable {
         assert_eq!(self.own_bytes, own, "bytes of unsent pieces");
         assert_eq!(self.by_link.len(), self.entries.len(), "links with something unsent");
         for (index, (link, unsent)) in self.entries.iter().enumerate() {
-            assert_eq!(self.find(*link), Some(index), "the place of a link with something unsent");
+            assert_eq!(self.find(*link), Some(index), "the index of a link with something unsent");
             assert!(!unsent.bytes(store).is_empty(), "nothing is unsent");
         }
     }

@@ -244,8 +244,8 @@ impl World {
         limits.head.max_bytes < 1000 || self.shared.now.get() - connected_at >= limits.head_time
     }
 
-    /// A stream may be cut for what its reader does, where the log no longer has what it needs, and at the
-    /// end of a drain: never for what others do.
+    /// A stream may be cut for what its subscriber does, where the log no longer has what it needs, and at
+    /// the end of a drain: never for what others do.
     fn may_be_cut(&self, shard: usize, it: &Connection) -> bool {
         let (now, limits) = (self.shared.now.get(), &self.shared.setting.limits);
         let skips = limits.laggard_policy == LaggardPolicy::Skip;
@@ -347,7 +347,7 @@ impl World {
         assert_eq!(after.connections, live, "streams that it counts");
     }
 
-    /// What the shard holds has bounds, whatever its readers do.
+    /// What the shard holds has bounds, whatever its subscribers do.
     fn check_memory(&self, turn: &Turn) {
         let net = self.shards[turn.shard].net.borrow();
         let limits = &self.shared.setting.limits;
@@ -382,7 +382,7 @@ impl World {
         }
     }
 
-    /// A reader waits only for a number that was not released.
+    /// A subscriber waits only for a number that was not released.
     fn check_resuming(&self, turn: &Turn) {
         let net = self.shards[turn.shard].net.borrow();
         let epoch = self.shared.history.borrow().epoch;
@@ -400,8 +400,8 @@ impl World {
         self.check_room_to_wait(turn);
     }
 
-    /// A quarter of those that may be pending may wait for a number, and one may in any case. A reader is told of
-    /// a gap at once only where so many wait.
+    /// A quarter of those that may be pending may wait for a number, and one may in any case. A subscriber is
+    /// told of a gap at once only where so many wait.
     fn check_room_to_wait(&self, turn: &Turn) {
         let mut net = self.shards[turn.shard].net.borrow_mut();
         let may_wait = (self.shared.setting.limits.pending / 4).max(1);

@@ -1,4 +1,4 @@
-//! What happened in a story, counted: so that a reader sees that the interesting things did.
+//! What happened in a story, counted: so that a run shows that the interesting things did.
 
 macro_rules! occurrences {
     ($($(#[$doc:meta])* $name:ident: $words:literal,)*) => {
@@ -41,7 +41,7 @@ occurrences! {
     DrainWithLaggards: "drains with laggards",
     /// A resume at another shard than the one before.
     ResumeElsewhere: "resumes at another shard",
-    /// A reader that waited for a number which was not released yet.
+    /// A subscriber that waited for a number which was not released yet.
     WaitsForNumber: "resumes that waited",
     /// One that waited, and was told of a gap.
     WaitedInVain: "resumes that waited in vain",
@@ -53,9 +53,9 @@ occurrences! {
     QuietGap: "gaps without a notice",
     /// A gap told in the middle of a stream.
     Skip: "gaps of laggards",
-    /// An event with two topics of the same reader.
+    /// An event with two topics of the same subscriber.
     MatchedTwice: "events that matched twice",
-    /// A private event passed by a reader who must not see it.
+    /// A private event passed by a subscriber that must not see it.
     PrivateHidden: "private events withheld",
     /// A batch of several events.
     Batch: "batches",
@@ -103,8 +103,8 @@ occurrences! {
     LaggardFull: "laggards at their bound",
     /// A turn that left more to be ended to make room.
     RoomMadeInTurns: "turns that left room to be made",
-    /// A reader that was told of a gap at once, because as many waited for a number as may.
-    NoRoomToWait: "readers ahead without room to wait",
+    /// A subscriber that was told of a gap at once, because as many waited for a number as may.
+    NoRoomToWait: "subscribers ahead without room to wait",
     /// A laggard whose socket took nothing.
     LaggardStalled: "laggards stalled",
     /// A stream at its age.

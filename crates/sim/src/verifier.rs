@@ -173,7 +173,7 @@ impl Verifier {
         }
     }
 
-    /// A reader waits for a number that is not released yet, and for nothing else.
+    /// A subscriber waits for a number that is not released yet, and for nothing else.
     fn judge_wait(&mut self, beginning: Beginning, shared: &Shared) {
         let Start { ahead, .. } = beginning.start;
         if ahead {
@@ -321,7 +321,7 @@ impl Verifier {
         assert!(seq > cursor, "event {seq} is doubled or out of order: {cursor} was there");
         let interest = &self.request.interest;
         let entry = history.get(seq).unwrap_or_else(|| panic!("event {seq} was not released"));
-        assert!(interest.wants(entry), "event {seq} is not for this reader");
+        assert!(interest.wants(entry), "event {seq} is not for this subscriber");
         self.judge_left_out(cursor, seq - 1, history, shared);
         assert!(entry.data == data, "the data of {seq} is changed");
         let expected = (entry.wire_id(history.epoch), entry.kind.unwrap_or_default());
@@ -434,7 +434,7 @@ impl Verifier {
         self.has_prelude
     }
 
-    /// Whether the log no longer has something that this reader was not sent.
+    /// Whether the log no longer has something that this subscriber was not sent.
     pub(crate) fn is_out_of_reach(&self, shared: &Shared) -> bool {
         let interest = &self.request.interest;
         let available = shared.log.borrow().available_after(interest);

@@ -1,7 +1,7 @@
 //! The world around the real hub and the real shards: their turns, and the clients.
 //!
 //! A shard that sleeps gets no turn before its waker was used, a notification is there, or its time has come:
-//! so a wake-up that is lost is found by the reader that waits for an event.
+//! so a wake-up that is lost is found by the subscriber that waits for an event.
 
 use std::cell::RefCell;
 use std::panic;

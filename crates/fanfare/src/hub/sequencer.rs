@@ -22,8 +22,8 @@ use fanfare_proto::shrink::shrink_buffer;
 use smallvec::SmallVec;
 
 use super::capacity::{Amount, Bound, Capacity};
+use super::line::{LinePosition, WaitBy, WaitingPublishers};
 use super::release::{Batch, Releaser, Sequenced, ShardMail, Shared};
-use super::room::{Place, WaitBy, WaitingPublishers};
 use super::{PublishError, Published};
 use crate::mailbox::Mailbox;
 use crate::shared_log::ProcessLog;
@@ -55,7 +55,7 @@ struct State {
     /// The size of all that was sequenced, in bytes at most: the time of the line's order.
     published_bytes: u64,
     /// An upper bound of what is taken in all mailboxes together, in bytes. It is computed again only where
-    /// it reaches the limit, so that a publish does not look at every shard.
+    /// it reaches the limit, so that a publish does not check every shard.
     total_at_most: usize,
     scratch: Scratch,
 }
@@ -95,7 +95,7 @@ pub(crate) enum Attempt {
     Published { published: Published, number: u64 },
     /// No event is taken.
     Refused(PublishError),
-    /// There is no room, and the publisher has a place in the line.
+    /// There is no room, and the publisher has a position in the line.
     Waits,
 }
 
@@ -168,8 +168,8 @@ impl Sequencer {
             if event.data_text().map_or(0, str::len) > limit {
                 return Err(PublishError::TooLarge { index, limit });
             }
-            // Of any epoch: a reader that comes back with the id of an earlier life of the hub is to be told of a gap, and
-            // not to be taken for one that has had the event which bears that id now.
+            // Of any epoch: a subscriber that comes back with the id of an earlier life of the hub is to be
+            // told of a gap, and not to be taken for one that has had the event which bears that id now.
             if event.own_id().is_some_and(|id| Cursor::parse(id.as_str()).is_some()) {
                 return Err(PublishError::ReservedId { index });
             }
@@ -178,27 +178,28 @@ impl Sequencer {
     }
 
     /// One try to publish the first part of these events. It sequences and releases under one lock, so that
-    /// the order is kept. `wait` is the place in the line of a publisher that waits, or that will wait. Where
-    /// older batches are not released yet, it is put behind them; a publisher that does not wait is refused
-    /// there, because it could not learn when its events are visible.
+    /// the order is kept. `wait` is the position in the line of a publisher that waits, or that will wait.
+    /// Where older batches are not released yet, it is put behind them; a publisher that does not wait is
+    /// refused there, because it could not learn when its events are visible.
     pub(crate) fn publish(
         &self,
         events: &mut VecDeque<Event>,
-        mut wait: Option<(&mut Option<Place>, WaitBy)>,
+        mut wait: Option<(&mut Option<LinePosition>, WaitBy)>,
     ) -> Attempt {
         self.waiting_for_lock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
         self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
         loop {
-            let place = wait.as_ref().and_then(|(place, _)| place.as_ref());
-            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place, wait.is_some()) {
+            let position = wait.as_ref().and_then(|(position, _)| position.as_ref());
+            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, position, wait.is_some())
+            {
                 Ok((batch, published)) => {
                     let number = state.newest;
                     let released = self.releaser.release_newest(batch);
                     drop(state);
-                    if let Some((place, _)) = wait {
-                        // The next publisher in the line has its turn.
-                        drop(place.take());
+                    if let Some((position, _)) = wait {
+                        // The next publisher in the line is called.
+                        drop(position.take());
                     }
                     drop(released);
                     return Attempt::Published { published, number };
@@ -206,12 +207,12 @@ impl Sequencer {
                 Err(Unable::Refused(error)) => return Attempt::Refused(error),
                 Err(Unable::NoRoom(no_room)) => no_room,
             };
-            let Some((place, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
+            let Some((position, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
             let at = state.published_bytes + no_room.bytes as u64;
-            self.shared.waiting.enter(place, at, &no_room.shards, *by);
-            // The publisher enters the line first: from here on, a call and a turn that is passed on find it
+            self.shared.waiting.enter(position, at, &no_room.shards, *by);
+            // The publisher enters the line first: from here on, a call finds it
             // there. What has changed before is seen now.
-            let ahead = self.shared.waiting.waited_for_ahead(place.as_ref());
+            let ahead = self.shared.waiting.waited_for_ahead(position.as_ref());
             let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
             if !self.ask(&no_room.calls) && !is_next {
                 return Attempt::Waits;
@@ -222,12 +223,12 @@ impl Sequencer {
     /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is not
     /// fair, so a thread that takes it again at once would leave the others asleep until its last part.
     pub(crate) fn let_others_go_first(&self) {
-        // A thread that was woken needs some 50 us to take the lock, which is about so many turns.
-        const TURNS: usize = 500;
+        // A thread that was woken needs some 50 us to take the lock, which is about so many attempts.
+        const ATTEMPTS: usize = 500;
         if cfg!(fanfare_loom) {
             return;
         }
-        for _ in 0..TURNS {
+        for _ in 0..ATTEMPTS {
             if self.waiting_for_lock.load(Ordering::Relaxed) == 0 {
                 return;
             }
@@ -251,16 +252,16 @@ impl Sequencer {
         }
     }
 
-    /// Whether everything up to this number is visible. If not, the publisher has a place in the line, and is
-    /// called when it is.
-    pub(crate) fn is_visible(&self, number: u64, place: &mut Option<Place>, by: WaitBy) -> bool {
+    /// Whether everything up to this number is visible. If not, the publisher has a position in the line, and
+    /// is called when it is.
+    pub(crate) fn is_visible(&self, number: u64, position: &mut Option<LinePosition>, by: WaitBy) -> bool {
         if self.log.newest().load(Ordering::Relaxed) >= number {
             return true;
         }
         let log = self.log.lock();
         let is_visible = log.newest() >= number;
         if !is_visible {
-            self.shared.waiting.enter_until(place, number, by);
+            self.shared.waiting.enter_until(position, number, by);
         }
         is_visible
     }
@@ -270,7 +271,7 @@ impl Sequencer {
         state: &mut State,
         events: &mut VecDeque<Event>,
         numbers: Numbers<'_>,
-        place: Option<&Place>,
+        position: Option<&LinePosition>,
         may_queue: bool,
     ) -> Result<(Batch, Published), Unable> {
         if self.shared.waiting.is_closed() {
@@ -293,7 +294,7 @@ impl Sequencer {
         if is_behind && !may_queue {
             return Err(Unable::Refused(PublishError::Busy));
         }
-        let ahead = self.shared.waiting.waited_for_ahead(place);
+        let ahead = self.shared.waiting.waited_for_ahead(position);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
         state.published_bytes += state.scratch.part(count).bytes as u64;
@@ -431,7 +432,7 @@ impl Sequencer {
     }
 
     /// What a batch that is larger than a mailbox waits for, where there is no room for its first event: half
-    /// a mailbox, so that each part is worth a turn.
+    /// a mailbox, so that each part is worth a call.
     fn wanted_by_larger(&self, first: Amount) -> Amount {
         let half = Amount { events: self.mailbox.events, bytes: self.mailbox.bytes }.half();
         Amount { events: half.events.max(first.events), bytes: half.bytes.max(first.bytes) }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::room::{Ticket, WaitingPublishers};
+use super::line::{Ticket, WaitingPublishers};
 use crate::sync::{Mutex, lock, thread};
 
 /// The wakers, and the thread. Only the hub and its futures share it, never a shard.

@@ -51,7 +51,7 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
     println!("{} runs", runs.load(Ordering::Relaxed));
 }
 
-/// The hub with some shards, and what these have of it. Each shard has readers of these topics.
+/// The hub with some shards, and what these have of it. Each shard reads these topics.
 pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
     let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, &limits);
     let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
@@ -455,10 +455,10 @@ fn a_batch_is_whole() {
     });
 }
 
-/// A reader may know the number of an event from one shard, and resume at another one. There it finds
+/// A subscriber may know the number of an event from one shard, and resume at another one. There it finds
 /// `newest` raised to that number, and the mail of the other shard comes to it, too.
 #[test]
-fn a_reader_that_changes_shards_finds_what_it_has_had() {
+fn a_subscriber_that_changes_shards_finds_what_it_has_had() {
     explore(3, || {
         let (hub, mut left, mut joined, newest) = world_of_two(Limits::default());
         let publisher = thread::spawn(move || {

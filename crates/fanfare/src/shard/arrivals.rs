@@ -36,7 +36,7 @@ const PENDING_KEPT: usize = 64;
 #[derive(Default)]
 pub(super) struct Arrivals {
     pub(super) pending: Slab<Pending>,
-    /// Readers that resume from a number that is not released here yet, in the order in which they came.
+    /// Subscribers that resume from a number that is not released here yet, in the order in which they came.
     pub(super) resuming: VecDeque<Resuming>,
     pub(super) deadlines: Deadlines,
     /// Given to each pending request: tells it from others that had its slot.
@@ -53,7 +53,7 @@ pub(super) struct Pending {
 /// A subscriber that resumes from a number that is newer than every one here.
 ///
 /// It may have been told of it by a node that was ahead of this one. The number would be unknown here, which is a gap: the
-/// reader would be told of a loss that did not happen, and be sent everything again.
+/// subscriber would be told of a loss that did not happen, and be sent everything again.
 pub(super) struct Resuming {
     /// What has to be released here first.
     pub(super) from: u64,
@@ -276,7 +276,8 @@ impl<I: Io> Shard<I> {
         match reply {
             Reply::Subscribe(subscribe, encoding) => {
                 let start = self.start_of(&subscribe);
-                // Any client can ask for a number that will not come: such readers may not fill the place of others that wait.
+                // Any client can ask for a number that will not come: such subscribers may not take the room
+                // of other requests.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
                 if let Some(Start::Ahead { seq, .. }) = start.filter(|_| may_wait) {
                     self.wait_until_caught_up(socket, seq, subscribe, encoding, now);
@@ -311,13 +312,13 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Where a reader starts; `None`: with the next event.
+    /// Where a subscriber starts; `None`: with the next event.
     fn start_of(&self, subscribe: &Subscribe) -> Option<Start> {
         let Subscribe { topics, sees_private, .. } = subscribe;
         subscribe.resume.as_ref().map(|id| self.links.log.resume(id, topics, *sees_private))
     }
 
-    /// A reader that has a number which is not released here waits for it, within bounds.
+    /// A subscriber that has a number which is not released here waits for it, within bounds.
     fn wait_until_caught_up(
         &mut self,
         socket: Socket,
@@ -335,7 +336,8 @@ impl<I: Io> Shard<I> {
         self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
     }
 
-    /// Begins the streams of readers that waited for a number, and of those that waited long enough: they get a gap.
+    /// Begins the streams of subscribers that waited for a number, and of those that waited long enough: they
+    /// get a gap.
     pub(super) fn start_caught_up_resumes(&mut self, now: Duration) {
         let newest = self.links.log.newest();
         // Each is looked at once: those that wait on stand at the end then, in the same order.
@@ -526,8 +528,8 @@ impl<I: Io> Shard<I> {
         body.extend_from_slice(&subscribe.greeting);
         let has_notice = opened.gap && subscribe.gap_notice;
         if !has_notice && opened.cursor >= opened.incomplete_until {
-            // The notice of a gap has an id itself. A reader that gets what is left of incomplete history has no cursor yet
-            // from which it would miss nothing.
+            // The notice of a gap has an id itself. A subscriber that gets what is left of incomplete history
+            // has no cursor yet from which it would miss nothing.
             checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
         }
         wrap(&body, encoding, &mut bytes);

@@ -27,9 +27,9 @@ impl Audiences {
     /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers how many audiences were
     /// marked at once.
     pub fn begin_marking(&mut self, frame: Arc<Frame>, store: &mut FrameStore) -> usize {
-        let readers = frame.topics().iter().filter_map(|topic| self.readers(topic));
-        let (audiences, streams) = readers.fold((0, 0), |(audiences, streams), readers| {
-            (audiences + readers.audiences.len(), streams + readers.subscribers())
+        let entries = frame.topics().iter().filter_map(|topic| self.of_topic(topic));
+        let (audiences, streams) = entries.fold((0, 0), |(audiences, streams), entry| {
+            (audiences + entry.audiences.len(), streams + entry.subscribers())
         });
         if audiences == 0 {
             return 0;
@@ -41,8 +41,8 @@ impl Audiences {
             return 0;
         }
         for topic in 0..store.get(marking.frame).topics().len() {
-            let readers = self.readers(&store.get(marking.frame).topics()[topic]);
-            let ids = readers.map(|readers| readers.audiences.clone()).unwrap_or_default();
+            let entry = self.of_topic(&store.get(marking.frame).topics()[topic]);
+            let ids = entry.map(|entry| entry.audiences.clone()).unwrap_or_default();
             for id in ids {
                 self.mark_now(id, store);
                 self.mark_one(id, marking.frame, is_small, store);
@@ -62,7 +62,7 @@ impl Audiences {
                 continue;
             };
             // Audiences may have left since the last piece; those that moved up were marked then.
-            let ids = self.readers(topic).map(|readers| &readers.audiences[..]).unwrap_or_default();
+            let ids = self.of_topic(topic).map(|entry| &entry.audiences[..]).unwrap_or_default();
             let ids: smallvec::SmallVec<[AudienceId; 64]> =
                 ids.iter().skip(marking.next).take(budget.min(64)).copied().collect();
             if ids.is_empty() {
@@ -121,15 +121,15 @@ impl Audiences {
             // Laggards read it from the log.
             return;
         }
-        let place = match audience.sweep {
-            Some(place) => place,
+        let sweep_key = match audience.sweep {
+            Some(sweep_key) => sweep_key,
             None => {
-                let place = SweepKey::of(self.sweeps.insert(Sweep::new(swept_to, seq)));
-                audience.sweep = Some(place);
-                place
+                let sweep_key = SweepKey::of(self.sweeps.insert(Sweep::new(swept_to, seq)));
+                audience.sweep = Some(sweep_key);
+                sweep_key
             }
         };
-        let sweep = &mut self.sweeps[place.place()];
+        let sweep = &mut self.sweeps[sweep_key.index()];
         let was_backlogged = sweep.is_backlogged(&self.bounds);
         if sweep.window.is_empty() {
             sweep.begin_pass(seq);

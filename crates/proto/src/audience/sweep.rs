@@ -105,7 +105,7 @@ impl Audiences {
                     *scans = scans.checked_sub(1)?;
                     continue;
                 };
-                let sweep = &mut self.sweeps[key.place()];
+                let sweep = &mut self.sweeps[key.index()];
                 let stands = if is_small { &mut sweep.in_small_line } else { &mut sweep.in_broad_line };
                 if std::mem::take(stands) {
                     return Some(Turn { audience, is_small });
@@ -127,7 +127,7 @@ impl Audiences {
     ) -> Step {
         let audience = &mut self.table[id.0];
         let Some(key) = audience.sweep else { return Step::PassOver };
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         if sweep.next == 0 {
             sweep.pass_at = now;
         }
@@ -159,7 +159,7 @@ impl Audiences {
 
     fn complete_pass(&mut self, id: AudienceId, key: SweepKey, store: &mut FrameStore) {
         let audience = &mut self.table[id.0];
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         let was_backlogged = sweep.is_backlogged(&self.bounds);
         sweep.swept_to = sweep.swept_to.max(sweep.reached);
         audience.swept_at = sweep.pass_at;
@@ -175,7 +175,7 @@ impl Audiences {
 
     /// The frames that the members of a slice need.
     pub fn frames(&self, id: AudienceId, slice: Slice) -> &[FrameKey] {
-        let sweep = self.table[id.0].sweep.map(|key| &self.sweeps[key.place()]);
+        let sweep = self.table[id.0].sweep.map(|key| &self.sweeps[key.index()]);
         sweep.map_or(&[], |sweep| sweep.window.from(slice.position))
     }
 
@@ -186,7 +186,7 @@ impl Audiences {
             member.cursor = cursor;
         }
         let Some(key) = audience.sweep else { return };
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         sweep.next = slice.end as u32;
         sweep.reached = sweep.reached.min(cursor);
     }
@@ -196,7 +196,7 @@ impl Audiences {
         let id = turn.audience;
         let Some(audience) = self.table.get_mut(id.0) else { return };
         let Some(key) = audience.sweep else { return };
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         let is_over = sweep.window.is_empty() || audience.members.is_empty();
         if !is_over {
             let (stands, line) = match turn.is_small {
@@ -214,7 +214,7 @@ impl Audiences {
     /// Whether the member at `index` is still to be sent something that its audience was marked with.
     pub fn is_member_behind(&self, id: AudienceId, index: u32, store: &FrameStore) -> bool {
         let audience = &self.table[id.0];
-        let sweep = audience.sweep.map(|key| &self.sweeps[key.place()]);
+        let sweep = audience.sweep.map(|key| &self.sweeps[key.index()]);
         let newest = sweep.and_then(|sweep| sweep.window.from(0).last());
         newest.is_some_and(|&newest| audience.members[index as usize].cursor < store.seq(newest))
     }
@@ -222,7 +222,7 @@ impl Audiences {
     /// Ends a sweep, whether it is finished or not.
     pub(super) fn drop_sweep(&mut self, id: AudienceId, store: &mut FrameStore) {
         let Some(key) = self.table[id.0].sweep.take() else { return };
-        let mut sweep = self.sweeps.remove(key.place());
+        let mut sweep = self.sweeps.remove(key.index());
         self.backlogged -= usize::from(sweep.is_backlogged(&self.bounds));
         sweep.window.clear(store);
         crate::shrink::drop_if_empty(&mut self.sweeps);
@@ -231,7 +231,7 @@ impl Audiences {
     /// What must hold for one audience between two calls.
     pub(super) fn check_sweep(&self, id: AudienceId, audience: &Audience, store: &FrameStore) {
         let Some(key) = audience.sweep else { return };
-        let sweep = &self.sweeps[key.place()];
+        let sweep = &self.sweeps[key.index()];
         let stands =
             |is_in: bool, line: &std::collections::VecDeque<AudienceId>| !is_in || line.contains(&id);
         assert!(stands(sweep.in_small_line, &self.small_line), "it stands in a line that does not have it");

@@ -90,13 +90,14 @@ struct Subscriber {
 /// What an idle subscriber costs, beside its topics and what is free in the tables.
 const _: () = assert!(size_of::<Subscriber>() + size_of::<Member>() <= 48);
 
-/// The most memory that a subscriber takes beside its audience and topics, in bytes: its record, its place as a laggard,
-/// which is more than that of a member, what is unsent on its link, and its timer; all in tables that may be half empty.
+/// The most memory that a subscriber takes beside its audience and topics, in bytes: its record, its laggard
+/// record, which is more than that of a member, what is unsent on its link, and its timer; all in tables that
+/// may be half empty.
 pub const SUBSCRIBER_BYTES: usize =
-    2 * (size_of::<Subscriber>() + size_of::<Laggard>() + size_of::<(u32, Unsent)>() + TIMER_AND_LINE_BYTES);
+    2 * (size_of::<Subscriber>() + size_of::<Laggard>() + size_of::<(u32, Unsent)>() + TIMER_AND_QUEUE_BYTES);
 
-/// A timer, and a place in the line of laggards.
-const TIMER_AND_LINE_BYTES: usize = 12 + 4;
+/// A timer, and a position in the queue of laggards.
+const TIMER_AND_QUEUE_BYTES: usize = 12 + 4;
 
 /// A stream's name in the queues of delivery: its slot, and the generation that tells it from others that had the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,7 +325,7 @@ impl Delivery {
 
     /// Streams and laggards that read a topic, in constant time.
     pub fn topic(&self, topic: &Topic) -> Option<(usize, usize)> {
-        self.audiences.readers(topic).map(|readers| (readers.subscribers(), readers.laggards()))
+        self.audiences.of_topic(topic).map(|counts| (counts.subscribers(), counts.laggards()))
     }
 
     /// What was counted.

@@ -113,7 +113,7 @@ impl Sending {
         }
     }
 
-    /// An audience has left: another may get its place.
+    /// An audience has left: another may get its index.
     pub(super) fn forget_run(&mut self, store: &mut FrameStore) {
         self.run.clear(store);
         self.run_of = None;
@@ -338,7 +338,7 @@ impl Delivery {
             self.sending.sockets.push(link.socket);
             return Some(InFlight::Unsent(slot));
         }
-        // A slow reader may be in the middle of a frame whenever upkeep looks at it.
+        // A slow subscriber may be in the middle of a frame whenever upkeep looks at it.
         if stream.ends_at <= Deciseconds::of(now) {
             self.sending.queue_ending(self.key_of(slot), CloseReason::Aged);
             self.laggards.ends(key);

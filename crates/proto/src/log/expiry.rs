@@ -17,7 +17,7 @@ pub(super) struct ExpiryQueue {
     /// Entries of topics that have frames; the others are stale.
     live: usize,
     last_stamp: u32,
-    /// The sweep under way still has to look at the entries below this place; zero: there is none.
+    /// The sweep under way still has to look at the entries below this position; zero: there is none.
     to_sweep: usize,
 }
 
@@ -100,13 +100,13 @@ impl ExpiryQueue {
         }
         for _ in 0..SWEPT_EACH {
             self.to_sweep = self.to_sweep.min(self.heap.len());
-            let Some(place) = self.to_sweep.checked_sub(1) else { break };
-            let is_stale = self.heap.get(place).is_some_and(|entry| stamp_of(entry.slot) != entry.stamp);
+            let Some(position) = self.to_sweep.checked_sub(1) else { break };
+            let is_stale = self.heap.get(position).is_some_and(|entry| stamp_of(entry.slot) != entry.stamp);
             if is_stale {
-                // An entry from above, which was not looked at, may have come to this place.
-                self.heap.remove(place);
+                // An entry from above, which was not looked at, may have come to this position.
+                self.heap.remove(position);
             } else {
-                self.to_sweep = place;
+                self.to_sweep = position;
             }
         }
         if self.live == 0 {

@@ -1,9 +1,9 @@
-//! The bounded recent frames of the process: what a reader that was away gets.
+//! The bounded recent frames of the process: what a subscriber that was away gets.
 //!
 //! Each topic owns its frames and its retention, so that one busy topic, or one large batch, does not evict
-//! the history of the others. A reader is a cursor; the log answers which frames of its topics come after it,
-//! and whether any of them is gone. The log also knows which shards have readers of a topic, so that a
-//! publish reaches only these.
+//! the history of the others. A subscriber is a cursor; the log answers which frames of its topics come after
+//! it, and whether any of them is gone. The log also knows which shards read a topic, so that a publish
+//! reaches only these.
 //!
 //! ```text
 //!              name table                slots                     frames of one topic
@@ -14,7 +14,7 @@
 //!
 //! Inputs: [`Log::append`] with a frame whose number is higher than all before (numbers may have holes),
 //! [`Log::trim`] with the time, [`Log::add_reader`] and [`Log::remove_reader`]. Questions: [`Log::resume`]
-//! gives the cursor where a reader starts, [`Log::read_after`] the frames after a cursor,
+//! gives the cursor where a subscriber starts, [`Log::read_after`] the frames after a cursor,
 //! [`Log::shards_reading`] the shards that an event is for.
 //!
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
@@ -96,7 +96,7 @@ pub struct TopicExtent {
     pub bytes: usize,
     /// The `seq` of the oldest and of the newest of them.
     pub span: Option<(u64, u64)>,
-    /// The shards that have readers of the topic.
+    /// The shards that read the topic.
     pub shards: ShardSet,
 }
 
@@ -125,7 +125,7 @@ impl Log {
     }
 
     /// Begins in the middle: for a log that is fed from a store or from another node, which no longer has the
-    /// events up to `seq`. The next number is higher. A reader that has less than `seq` is told of a gap,
+    /// events up to `seq`. The next number is higher. A subscriber that has less than `seq` is told of a gap,
     /// whatever its topics are.
     ///
     /// # Panics
@@ -247,7 +247,7 @@ impl Log {
         self.expiries.next().map(Duration::from_nanos)
     }
 
-    /// Notes that a shard has its first reader of each of these topics. While it has one, the topic keeps its
+    /// Notes that a shard reads each of these topics from now on. While it does, the topic keeps its
     /// entry, and [`Log::shards_reading`] names the shard.
     ///
     /// # Panics
@@ -277,7 +277,7 @@ impl Log {
         self.readers_version += u64::from(!topics.is_empty());
     }
 
-    /// The shards that have readers of one of these topics.
+    /// The shards that read one of these topics.
     pub fn shards_reading(&self, topics: &[Topic]) -> ShardSet {
         let mut shards = ShardSet::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {

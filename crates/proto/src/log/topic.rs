@@ -17,7 +17,7 @@ pub(super) struct TopicEntry {
     pub(super) name: Topic,
     /// The hash of the name.
     pub(super) hash: u64,
-    /// The shards that have readers of it.
+    /// The shards that read it.
     pub(super) readers: ShardSet,
     pub(super) dropped: Dropped,
     /// Boxed, so that a topic that is only read costs one word here.
@@ -27,7 +27,7 @@ pub(super) struct TopicEntry {
 /// What a topic that has frames has in addition.
 pub(super) struct HeldFrames {
     public: FrameQueue,
-    /// Apart, so that a reader without a grant never looks at private frames.
+    /// Apart, so that a subscriber without a grant never looks at private frames.
     private: Option<Box<FrameQueue>>,
     own_ids: Option<Box<OwnIds>>,
     /// The sum of the frames' sizes.
@@ -60,7 +60,7 @@ impl TopicEntry {
     /// The part of an entry that is in tables, which may have more room than they use.
     pub(super) const TABLE_BYTES: usize = Slots::<TopicEntry>::ENTRY_BYTES + SlotTable::ENTRY_BYTES;
 
-    /// The memory of the entry without its frames and readers, in bytes: the slot, the places in tables, the
+    /// The memory of the entry without its frames and readers, in bytes: the slot, its entries in tables, the
     /// name.
     pub(super) fn bytes(&self) -> usize {
         TopicEntry::bytes_of(&self.name)
@@ -159,7 +159,7 @@ impl HeldFrames {
         Some(frame)
     }
 
-    /// The frames that a reader gets: the private ones only with a grant.
+    /// The frames that a subscriber gets: the private ones only with a grant.
     pub(super) fn queues(&self, sees_private: bool) -> impl Iterator<Item = &FrameQueue> {
         let private = self.private.as_deref().filter(|_| sees_private);
         std::iter::once(&self.public).chain(private)

@@ -52,7 +52,7 @@ mod tests {
 
     use fanfare::{Engine, Event, Hub, Topic};
 
-    use super::super::test_support::add_reader;
+    use super::super::test_support::add_subscriber;
     use super::*;
 
     fn publish(hub: &Hub) {
@@ -75,7 +75,7 @@ mod tests {
     async fn what_a_publish_wakes_is_woken_when_its_connection_had_its_turn() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
-        let _reader = add_reader(&hub);
+        let _subscriber = add_subscriber(&hub);
         let mut published = 0;
         // A shard that is not asleep yet needs no wake.
         let is_deferred = loop {
@@ -97,7 +97,7 @@ mod tests {
     async fn other_publishes_wake_although_a_wake_is_owed() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
-        let _reader = add_reader(&hub);
+        let _subscriber = add_subscriber(&hub);
         let mut published = 0;
         let mut was_deferred = false;
         while !was_deferred && published < 100 {
@@ -118,7 +118,7 @@ mod tests {
     async fn an_event_waits_for_one_answer_at_most() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
-        let _reader = add_reader(&hub);
+        let _subscriber = add_subscriber(&hub);
         for published in 1..=5 {
             owed.answer_first(async { publish(&hub) }).await;
             owed.answer_first(async {}).await;

@@ -386,7 +386,7 @@ mod tests {
     use axum::http::{HeaderValue, StatusCode};
     use fanfare::{Decision, Engine, Limits, Refusal, RequestHead};
 
-    use super::super::test_support::add_reader;
+    use super::super::test_support::add_subscriber;
     use super::super::{Bodies, ControlLimits, Inspections, Notices, OwedWakes};
     use super::*;
     use crate::admission::EventsAdmission;
@@ -463,7 +463,7 @@ mod tests {
         // Where the test fails, this goes before the engine, which waits for its shard.
         let go_on = go_on;
         let control = control(engine.hub());
-        let _reader = add_reader(&control.hub);
+        let _subscriber = add_subscriber(&control.hub);
         let mut stopper = TcpStream::connect(engine.addresses()[0]).unwrap();
         stopper.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
         stops.recv().unwrap();
