@@ -146,7 +146,7 @@ impl<I: Io> SimShard<I> {
 
     /// Each laggard's socket, and whether it is in line to be served.
     pub fn laggards(&self) -> impl Iterator<Item = (Socket, bool)> {
-        self.shard.laggards_in_line()
+        self.shard.laggard_sockets()
     }
 }
 
@@ -174,7 +174,7 @@ pub struct ShardSnapshot {
     /// Streams that are not at a standstill.
     pub moving: usize,
     /// Bytes that it holds for sweeps under way and for what links have begun.
-    pub held_bytes: usize,
+    pub memory_bytes: usize,
 }
 
 /// The state of the log of the process, as a model sees it.

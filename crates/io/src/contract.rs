@@ -151,5 +151,5 @@ pub trait Io {
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]);
 
     /// Stops watching a socket without closing it: a copy of it can be handed to another thread, or it watched anew.
-    fn release(&mut self, socket: Socket, token: Token);
+    fn unwatch(&mut self, socket: Socket, token: Token);
 }

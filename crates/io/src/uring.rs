@@ -323,8 +323,8 @@ impl Io for Uring {
         self.readiness.close(sockets);
     }
 
-    fn release(&mut self, socket: Socket, token: Token) {
-        self.readiness.release(socket, token);
+    fn unwatch(&mut self, socket: Socket, token: Token) {
+        self.readiness.unwatch(socket, token);
     }
 }
 

@@ -769,7 +769,7 @@ fn a_number_used_again_has_its_new_name<I: Io>(name: &str, open: Open<I>) {
 fn a_released_socket_is_quiet_and_usable<I: Io>(_: &str, open: Open<I>) {
     let mut stage = Stage::new(open);
     let (mut peer, socket) = stage.watched(Token(1));
-    stage.io.release(socket, Token(1));
+    stage.io.unwatch(socket, Token(1));
     write(&mut peer, b"for the next owner");
     stage.expect_quiet();
     let handed = duplicate(socket);

@@ -54,7 +54,7 @@ impl Run {
                 break;
             }
             length += more;
-            self.frames.push(store.retain(key));
+            self.frames.push(store.add_reference(key));
             self.ends.push(length);
         }
         let is_whole = self.frames.len() == frames.len();
@@ -78,7 +78,7 @@ impl Run {
     /// Lets go of the frames.
     pub fn clear(&mut self, store: &mut FrameStore) {
         for key in self.frames.drain(..) {
-            store.release(key);
+            store.drop_reference(key);
         }
         self.ends.clear();
         self.joined.clear();
@@ -179,7 +179,7 @@ mod tests {
                             assert_eq!(unsent.seq(&store), Some(store.seq(next)));
                             let next_end = done + store.get(next).wire(format).len();
                             assert_eq!(unsent.bytes(&store), &all[sent..next_end]);
-                            unsent.release(&mut store);
+                            unsent.drop_reference(&mut store);
                         }
                     }
                     if sent < store.get(keys[0]).wire(format).len() {

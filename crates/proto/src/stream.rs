@@ -83,7 +83,7 @@ impl Deciseconds16 {
 pub enum Place {
     /// It has everything, or is about to get it by the running sweep: the index among the members.
     Member(u32),
-    /// Its link is full or it still replays: the key of its [`crate::laggard::Laggard`].
+    /// Its link is full or it still replays: the index of its [`crate::laggard::Laggard`].
     Laggard(u32),
 }
 

@@ -28,7 +28,7 @@ enum Source {
 impl Unsent {
     /// The rest of a frame from `offset` on. It has a reference of its own to the frame.
     pub fn frame(key: FrameKey, encoding: Encoding, offset: usize, store: &mut FrameStore) -> Unsent {
-        Unsent { source: Source::Frame(store.retain_begun(key), encoding), offset }
+        Unsent { source: Source::Frame(store.add_begun_reference(key), encoding), offset }
     }
 
     /// The rest of bytes that belong to one link alone (a response head, a gap event).
@@ -78,9 +78,9 @@ impl Unsent {
     }
 
     /// Ends the reference to a frame, if it has one.
-    pub fn release(self, store: &mut FrameStore) {
+    pub fn drop_reference(self, store: &mut FrameStore) {
         if let Source::Frame(key, _) = self.source {
-            store.release_begun(key);
+            store.drop_begun_reference(key);
         }
     }
 }
@@ -158,14 +158,14 @@ impl UnsentTable {
     }
 
     /// The memory that links hold with what they have begun, in bytes: each frame once.
-    pub fn held_bytes(&self, store: &FrameStore) -> usize {
+    pub fn memory_bytes(&self, store: &FrameStore) -> usize {
         store.begun_bytes() + self.own_bytes
     }
 
     /// Of a sample of `count` links from `from` on, the slot of the one whose end would free most; of
     /// several, of the one that began the oldest frame. It cannot be told of a gap in the middle of a frame.
     /// A crowd that shares one frame holds little each, so it is not ended for what one other link holds.
-    pub fn largest_holder(&self, from: usize, count: usize, store: &FrameStore) -> Option<u32> {
+    pub fn largest_share(&self, from: usize, count: usize, store: &FrameStore) -> Option<u32> {
         let length = self.entries.len();
         let sample = (0..count.min(length)).map(|offset| &self.entries[from.wrapping_add(offset) % length]);
         let rank = |(_, unsent): &&(u32, Unsent)| (unsent.share(store), Reverse(unsent.seq(store)));
@@ -233,7 +233,7 @@ mod tests {
         for (link, length) in model {
             assert_eq!(table.take(link).map(|unsent| unsent.bytes(&store).len()), Some(length));
         }
-        assert!(table.take(1).is_none() && table.held_bytes(&store) == 0);
+        assert!(table.take(1).is_none() && table.memory_bytes(&store) == 0);
     }
 
     #[test]

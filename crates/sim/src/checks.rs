@@ -366,7 +366,7 @@ impl World {
         }
         let bound = limits.delivery_bytes.saturating_add(limits.laggard_bytes.max(begun));
         let bound = bound.saturating_add(RUN_BYTES + 2 * LARGEST_FRAME);
-        let held = turn.after.held_bytes;
+        let held = turn.after.memory_bytes;
         assert!(held <= bound, "it holds {held} bytes");
     }
 

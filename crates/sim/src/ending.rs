@@ -93,7 +93,7 @@ impl World {
             assert_eq!(self.mail_waiting(index), 0, "shard {index} sleeps over its mail");
             let is_done = snapshot.counts.laggards == 0 && !snapshot.is_sweeping && snapshot.resuming == 0;
             assert!(is_done, "shard {index} is not done");
-            assert_eq!(snapshot.held_bytes, 0, "shard {index} keeps events");
+            assert_eq!(snapshot.memory_bytes, 0, "shard {index} keeps events");
             assert!(!shard.net.borrow().can_accept(), "shard {index} accepts no more");
         }
         for client in self.clients.iter().filter(|client| client.is_subscriber()) {
@@ -164,7 +164,7 @@ impl World {
                 (0, 0),
                 "a client that has left is waited for"
             );
-            assert_eq!(snapshot.held_bytes, 0, "events are kept for no stream");
+            assert_eq!(snapshot.memory_bytes, 0, "events are kept for no stream");
             assert_eq!(shard.shard.timeout(now), None, "nothing is left to wake up for");
         }
     }

@@ -164,7 +164,7 @@ impl Io for Network {
         }
     }
 
-    fn release(&mut self, number: Socket, token: Token) {
+    fn unwatch(&mut self, number: Socket, token: Token) {
         let net = &mut *self.net.borrow_mut();
         let index = net.index_of(number);
         assert_eq!(net.connections[index].token.take(), Some(token), "{number} is released by its name");

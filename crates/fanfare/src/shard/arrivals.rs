@@ -208,7 +208,7 @@ impl<I: Io> Shard<I> {
             Progress::Closed => self.close_pending(key),
             Progress::Answer(reply) => {
                 self.arrivals.remove(key);
-                self.io.release(socket, SlotKey::Pending(key).token());
+                self.io.unwatch(socket, SlotKey::Pending(key).token());
                 self.reply(socket, reply, now);
             }
         }
@@ -429,7 +429,7 @@ impl<I: Io> Shard<I> {
                 continue;
             }
             let socket = self.arrivals.remove(key);
-            self.io.release(socket, SlotKey::Pending(key).token());
+            self.io.unwatch(socket, SlotKey::Pending(key).token());
             self.counts.heads_timed_out += 1;
             let late = Refusal::new(408, "the request head was not complete in time");
             self.reply(socket, Reply::Refuse(late), now);

@@ -48,7 +48,7 @@ impl Audiences {
                 self.mark_one(id, marking.frame, is_small, store);
             }
         }
-        store.release(marking.frame);
+        store.drop_reference(marking.frame);
         audiences
     }
 
@@ -58,7 +58,7 @@ impl Audiences {
             && let Some(mut marking) = self.markings.pop_front()
         {
             let Some(topic) = store.get(marking.frame).topics().get(marking.topic) else {
-                store.release(marking.frame);
+                store.drop_reference(marking.frame);
                 continue;
             };
             // Audiences may have left since the last piece; those that moved up were marked then.

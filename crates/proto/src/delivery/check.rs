@@ -49,7 +49,7 @@ impl Delivery {
             let stream = self.subscribers[link as usize].stream;
             assert!(matches!(stream.place, Place::Laggard(_)), "a sweep writes into what a link has begun");
         }
-        let held = self.unsent.held_bytes(&self.store);
+        let held = self.unsent.memory_bytes(&self.store);
         let may_exceed = self.upkeep.is_making_room;
         assert!(held <= self.limits.laggard_bytes || may_exceed, "links hold {held} bytes");
         let bytes = self.audiences.bytes();
@@ -74,9 +74,9 @@ impl Delivery {
     }
 
     /// Each laggard's socket, and whether it waits for its turn rather than for its link; for tests.
-    pub fn laggards_in_line(&self) -> impl Iterator<Item = (i32, bool)> {
+    pub fn laggard_sockets(&self) -> impl Iterator<Item = (i32, bool)> {
         let socket = |slot: u32| self.subscribers[slot as usize].link.socket;
-        self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.in_line()))
+        self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.is_queued()))
     }
 
     /// Sockets of all streams; for tests.

@@ -334,8 +334,8 @@ impl Delivery {
     }
 
     /// Bytes that this shard holds for sweeps under way and for what links have begun.
-    pub fn held_bytes(&self) -> usize {
-        self.store.bytes() - self.store.begun_bytes() + self.unsent.held_bytes(&self.store)
+    pub fn memory_bytes(&self) -> usize {
+        self.store.bytes() - self.store.begun_bytes() + self.unsent.memory_bytes(&self.store)
     }
 
     // Outputs.
@@ -418,8 +418,8 @@ impl Delivery {
             Place::Member(index) => {
                 self.leave_members(stream.audience, index);
             }
-            Place::Laggard(key) => {
-                self.laggards.remove(key);
+            Place::Laggard(laggard) => {
+                self.laggards.remove(laggard);
                 self.audiences.remove_laggard(stream.audience);
             }
         }
@@ -441,12 +441,12 @@ impl Delivery {
     fn close_link(&mut self, slot: u32, reason: CloseReason, finish: bool) {
         let Subscriber { link, .. } = self.subscribers.remove(slot as usize);
         if let Some(unsent) = self.unsent.take(slot) {
-            unsent.release(&mut self.store);
+            unsent.drop_reference(&mut self.store);
         }
         let key = LinkKey { slot, generation: link.generation() };
         self.closed.push(Closed { socket: link.socket, link: key, reason, finish });
         if self.subscribers.is_empty() {
-            // Give back what a full house needed.
+            // Give back what many streams needed.
             self.subscribers = Slab::new();
             self.upkeep.forget_streams();
         }

@@ -196,7 +196,7 @@ impl Delivery {
             InFlight::Nothing => unreachable!("no batch is under way"),
             InFlight::Slice(audience, slice) => self.slice_sent(audience, slice, failures, now),
             InFlight::Unsent(link) => self.unsent_sent(link, failures.into_iter().next(), now, log),
-            InFlight::Replay(key) => self.replay_sent(key, failures.into_iter().next(), now, log),
+            InFlight::Replay(laggard) => self.replay_sent(laggard, failures.into_iter().next(), now, log),
             InFlight::Heartbeats(kind) => self.heartbeats_sent(kind, failures, now, log),
             InFlight::Ending(slot, reason) => {
                 // If it did not fit, the client sees a broken stream and reconnects: the same, less politely.
@@ -317,22 +317,22 @@ impl Delivery {
         log: &mut impl EventLog,
     ) -> Option<InFlight> {
         loop {
-            let key = match self.sending.next_laggard.take() {
-                Some(key) => key,
+            let laggard = match self.sending.next_laggard.take() {
+                Some(laggard) => laggard,
                 None => {
                     budget.laggards = budget.laggards.checked_sub(1)?;
                     self.laggards.next_turn(&mut budget.scans)?
                 }
             };
-            if let Some(in_flight) = self.serve(key, now, log) {
+            if let Some(in_flight) = self.serve(laggard, now, log) {
                 return Some(in_flight);
             }
         }
     }
 
     /// What one laggard needs next: what was begun, else what the log has after its cursor.
-    fn serve(&mut self, key: u32, now: Duration, log: &mut impl EventLog) -> Option<InFlight> {
-        let slot = self.laggards.get(key).slot;
+    fn serve(&mut self, laggard: u32, now: Duration, log: &mut impl EventLog) -> Option<InFlight> {
+        let slot = self.laggards.get(laggard).slot;
         let Subscriber { link, stream } = self.subscribers[slot as usize];
         if self.unsent.contains(slot) {
             self.sending.sockets.push(link.socket);
@@ -341,12 +341,12 @@ impl Delivery {
         // A slow subscriber may be in the middle of a frame whenever upkeep looks at it.
         if stream.ends_at <= Deciseconds::of(now) {
             self.sending.queue_ending(self.key_of(slot), CloseReason::Aged);
-            self.laggards.ends(key);
+            self.laggards.ends(laggard);
             return None;
         }
         let (cursor, incomplete_until) = {
-            let laggard = self.laggards.get(key);
-            (laggard.cursor, laggard.incomplete_until)
+            let state = self.laggards.get(laggard);
+            (state.cursor, state.incomplete_until)
         };
         let subscription = Arc::clone(self.audiences.subscription(stream.audience));
         let Sending { run, run_of, keys, frames, .. } = &mut self.sending;
@@ -361,20 +361,20 @@ impl Delivery {
             Ok(end) => {
                 keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
                 run.fill(cursor, end, subscription.encoding(), keys, &mut self.store);
-                keys.drain(..).for_each(|key| self.store.release(key));
+                keys.drain(..).for_each(|key| self.store.drop_reference(key));
                 if run.is_empty() {
-                    self.laggards.advance(key, end);
-                    self.laggard_to_member(key);
+                    self.laggards.advance(laggard, end);
+                    self.laggard_to_member(laggard);
                     return None;
                 }
                 self.sending.sockets.push(link.socket);
-                Some(InFlight::Replay(key))
+                Some(InFlight::Replay(laggard))
             }
             Err(available_after) => {
                 match self.limits.laggard_policy {
                     // It reconnects, and the head of its next stream reports the gap.
                     LaggardPolicy::Disconnect => self.end(slot, CloseReason::LaggardFull, false, log),
-                    LaggardPolicy::Skip => self.skip(key, available_after, log),
+                    LaggardPolicy::Skip => self.skip(laggard, available_after, log),
                 }
                 None
             }
@@ -382,8 +382,8 @@ impl Delivery {
     }
 
     /// Some of what the laggard needs is no longer kept: it goes on with what is left, and the gap is reported.
-    fn skip(&mut self, key: u32, available_after: u64, log: &mut impl EventLog) {
-        let (slot, asked) = (self.laggards.get(key).slot, self.laggards.get(key).cursor);
+    fn skip(&mut self, laggard: u32, available_after: u64, log: &mut impl EventLog) {
+        let (slot, asked) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
         let stream = self.subscribers[slot as usize].stream;
         let subscription = self.audiences.subscription(stream.audience);
         let left = log.first_after(&subscription.wanted_after(asked, available_after));
@@ -399,9 +399,9 @@ impl Delivery {
             gap_event(&asked, goes_on, next.as_deref(), subscription.encoding(), &mut bytes);
             self.unsent.insert(slot, Unsent::own(bytes.into(), 0));
         }
-        self.laggards.advance(key, cursor);
-        self.laggards.miss_until(key, available_after);
-        self.laggards.ready(key);
+        self.laggards.advance(laggard, cursor);
+        self.laggards.miss_until(laggard, available_after);
+        self.laggards.ready(laggard);
         self.make_room(log);
     }
 
@@ -413,25 +413,27 @@ impl Delivery {
         log: &mut impl EventLog,
     ) {
         let stream = &mut self.subscribers[link as usize].stream;
-        let Place::Laggard(key) = stream.place else { unreachable!("a member's link has nothing unsent") };
+        let Place::Laggard(laggard) = stream.place else {
+            unreachable!("a member's link has nothing unsent")
+        };
         match failure {
             None => {
                 stream.sent_at = Deciseconds::of(now);
-                self.laggards.progressed(key, now);
+                self.laggards.progressed(laggard, now);
                 if let Some(unsent) = self.unsent.take(link) {
                     if let Some(seq) = unsent.seq(&self.store) {
-                        self.laggards.advance(key, seq);
+                        self.laggards.advance(laggard, seq);
                         self.counts.deliveries += 1;
                     }
-                    unsent.release(&mut self.store);
+                    unsent.drop_reference(&mut self.store);
                 }
-                self.sending.next_laggard = Some(key);
+                self.sending.next_laggard = Some(laggard);
             }
             Some(failure) if failure.is_gone => self.end(link, CloseReason::PeerLeft, false, log),
             Some(failure) => {
                 self.unsent.advance(link, failure.sent);
                 if failure.sent > 0 {
-                    self.laggards.progressed(key, now);
+                    self.laggards.progressed(laggard, now);
                 }
             }
         }
@@ -439,34 +441,34 @@ impl Delivery {
 
     fn replay_sent(
         &mut self,
-        key: u32,
+        laggard: u32,
         failure: Option<SendFailure>,
         now: Duration,
         log: &mut impl EventLog,
     ) {
         self.counts.sends += 1;
-        let slot = self.laggards.get(key).slot;
+        let slot = self.laggards.get(laggard).slot;
         let sent = failure.map_or(self.sending.run.byte_len(), |failure| failure.sent);
         self.counts.deliveries += self.sending.run.whole_frames(sent) as u64;
         if sent > 0 {
-            self.laggards.progressed(key, now);
+            self.laggards.progressed(laggard, now);
         }
         match failure {
             None => {
                 let (end, audience) =
                     (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
-                self.laggards.advance(key, end);
+                self.laggards.advance(laggard, end);
                 self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
                 if end >= self.audiences.head(audience) {
-                    self.laggard_to_member(key);
+                    self.laggard_to_member(laggard);
                 } else {
-                    self.laggards.ready(key);
+                    self.laggards.ready(laggard);
                 }
             }
             Some(failure) if failure.is_gone => self.end(slot, CloseReason::PeerLeft, false, log),
             Some(failure) => {
                 let cut = self.sending.run.cut(failure.sent, &mut self.store);
-                self.laggards.advance(key, cut.cursor);
+                self.laggards.advance(laggard, cut.cursor);
                 if let Some(unsent) = cut.unsent {
                     self.unsent.insert(slot, unsent);
                 }
@@ -475,15 +477,15 @@ impl Delivery {
     }
 
     /// While links have begun more than the bound allows, streams end whose links hold most of it; see
-    /// [`crate::unsent::UnsentTable::largest_holder`]. The rest goes on in the next turn.
+    /// [`crate::unsent::UnsentTable::largest_share`]. The rest goes on in the next turn.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
         let mut left = self.budgets.room_endings.max(1);
-        while left > 0 && self.unsent.held_bytes(&self.store) > self.limits.laggard_bytes {
+        while left > 0 && self.unsent.memory_bytes(&self.store) > self.limits.laggard_bytes {
             let looks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_looks.max(ROOM_LOOKS_MIN));
             let (from, count) = (self.upkeep.next_to_make_room, self.unsent.len().min(looks));
             self.upkeep.room_looks = self.upkeep.room_looks.saturating_sub(count);
             self.upkeep.next_to_make_room = from.wrapping_add(count);
-            let Some(slot) = self.unsent.largest_holder(from, count, &self.store) else { break };
+            let Some(slot) = self.unsent.largest_share(from, count, &self.store) else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);
             left -= 1;
         }

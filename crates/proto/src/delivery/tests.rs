@@ -187,7 +187,7 @@ fn a_turn_looks_at_a_bounded_number_of_laggards_to_make_room() {
             assert!(turns < 1_000, "room is never made");
         }
     }
-    assert!(world.delivery.held_bytes() <= 15_000, "{} bytes are held", world.delivery.held_bytes());
+    assert!(world.delivery.memory_bytes() <= 15_000, "{} bytes are held", world.delivery.memory_bytes());
     assert!(world.delivery.counts().closed[CloseReason::LaggardFull.index()] > 0);
 }
 

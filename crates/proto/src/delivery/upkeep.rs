@@ -109,7 +109,7 @@ impl Delivery {
             (self.upkeep.standing, self.upkeep.pass_began_at) = (0, now);
         }
         let standstill_since = now.checked_sub(STANDSTILL);
-        let end = self.laggards.keys_end();
+        let end = self.laggards.indexes_end();
         let from = self.upkeep.next_laggard;
         let to = end.min(from + self.budgets.laggard_checks);
         for key in from..to {
@@ -117,7 +117,7 @@ impl Delivery {
             let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
             self.upkeep.standing += usize::from(standing);
             let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
-            if stalled && !laggard.in_line() {
+            if stalled && !laggard.is_queued() {
                 let slot = laggard.slot;
                 self.end(slot, CloseReason::LaggardStalled, false, log);
             }

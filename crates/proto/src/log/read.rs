@@ -91,8 +91,8 @@ impl Log {
     /// that does. Where the id was repeated, the subscriber may get events twice, but misses none.
     fn first_with_own_id(&self, id: &str, topics: &[Topic]) -> Option<u64> {
         let slots = topics.iter().filter_map(|topic| self.find(topic));
-        let held = slots.filter_map(|slot| self.topics[slot].held.as_deref());
-        held.filter_map(|held| held.own_ids()?.first(id, self.keys)).min()
+        let retained = slots.filter_map(|slot| self.topics[slot].retained.as_deref());
+        retained.filter_map(|retained| retained.own_ids()?.first(id, self.keys)).min()
     }
 
     /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped. Private
@@ -170,8 +170,8 @@ impl Log {
     fn frames_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> FramesAfter<'_> {
         let mut queues = SmallVec::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {
-            let Some(held) = self.topics[slot].held.as_deref() else { continue };
-            for queue in held.queues(sees_private) {
+            let Some(retained) = self.topics[slot].retained.as_deref() else { continue };
+            for queue in retained.queues(sees_private) {
                 let next = queue.partition_point(|(seq, _)| *seq <= after);
                 if next < queue.len() {
                     queues.push((queue, next));

@@ -523,9 +523,9 @@ fn private_frames_stand_apart() {
         append_at(&mut log, Event::new(topic("a")).private(number % 10_000 != 0), Duration::ZERO);
     }
     let a = [topic("a")];
-    let held = log.topics[log.find(&a[0]).unwrap()].held.as_deref().unwrap();
+    let of_a = log.topics[log.find(&a[0]).unwrap()].retained.as_deref().unwrap();
     assert_eq!(
-        held.queues(false).map(|queue| queue.len()).sum::<usize>(),
+        of_a.queues(false).map(|queue| queue.len()).sum::<usize>(),
         5,
         "all that such a subscriber meets"
     );

@@ -21,11 +21,11 @@ pub(super) struct TopicEntry {
     pub(super) readers: ShardSet,
     pub(super) dropped: Dropped,
     /// Boxed, so that a topic that is only read costs one word here.
-    pub(super) held: Option<Box<HeldFrames>>,
+    pub(super) retained: Option<Box<RetainedFrames>>,
 }
 
 /// What a topic that has frames has in addition.
-pub(super) struct HeldFrames {
+pub(super) struct RetainedFrames {
     public: FrameQueue,
     /// Apart, so that a subscriber without a grant never looks at private frames.
     private: Option<Box<FrameQueue>>,
@@ -74,13 +74,15 @@ impl TopicEntry {
     /// The bytes that the topic is charged with when room is made: its frames in full, also those that other
     /// topics hold too, and everything else that it takes.
     pub(super) fn charge(&self) -> usize {
-        self.held.as_ref().map_or(0, |held| held.frame_bytes + held.overhead_bytes() + self.bytes())
+        self.retained
+            .as_ref()
+            .map_or(0, |retained| retained.frame_bytes + retained.overhead_bytes() + self.bytes())
     }
 }
 
-impl HeldFrames {
-    pub(super) fn new(rule: u32) -> HeldFrames {
-        HeldFrames {
+impl RetainedFrames {
+    pub(super) fn new(rule: u32) -> RetainedFrames {
+        RetainedFrames {
             public: FrameQueue::new(),
             private: None,
             own_ids: None,
@@ -99,7 +101,7 @@ impl HeldFrames {
         let queue_bytes = |queue: &FrameQueue| queue.capacity() * size_of::<(u64, Arc<Frame>)>();
         let private = self.private.as_ref().map_or(0, |queue| size_of::<FrameQueue>() + queue_bytes(queue));
         let own_ids = self.own_ids.as_ref().map_or(0, |own_ids| own_ids.bytes());
-        size_of::<HeldFrames>() + queue_bytes(&self.public) + private + own_ids
+        size_of::<RetainedFrames>() + queue_bytes(&self.public) + private + own_ids
     }
 
     pub(super) fn len(&self) -> usize {

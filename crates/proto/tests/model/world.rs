@@ -171,7 +171,7 @@ impl World {
         }
         self.delivery.shrink_for_idle();
         self.delivery.check_sleep();
-        assert_eq!(self.delivery.held_bytes(), 0, "everybody has everything");
+        assert_eq!(self.delivery.memory_bytes(), 0, "everybody has everything");
         if self.choices.one_in(2) {
             self.drain();
         }

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Control;
-use super::bodies::{Receiving, Share};
+use super::bodies::{BodyAccount, Receiving};
 use super::body::{self, JsonEvents, Lines};
 use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
@@ -67,19 +67,23 @@ enum Form {
 }
 
 async fn publish_json(control: &Arc<Control>, body: Receiving) -> Result<Response, Problem> {
-    let (text, share) = collect(body, control.limits.body_bytes).await?;
+    let (text, account) = collect(body, control.limits.body_bytes).await?;
     if !body::is_array(&text) {
-        return publish_one(control, &share, body::json_event(&text)?, text).await;
+        return publish_one(control, &account, body::json_event(&text)?, text).await;
     }
     let part_bytes = check_array(control, &text).await?;
     // All memory that the array will need: later there is no refusal any more.
-    share.hold(text.capacity().saturating_add(part_bytes))?;
-    let publishing = tokio::spawn(publish_array(Arc::clone(control), share, text));
+    account.charge(text.capacity().saturating_add(part_bytes))?;
+    let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
     publishing.await.unwrap_or_else(|_| Err(Problem::new(500, "the server failed to publish the array")))
 }
 
-/// Publishes an array that was checked. It holds its share of the bounds until it is done.
-async fn publish_array(control: Arc<Control>, share: Share, text: BytesMut) -> Result<Response, Problem> {
+/// Publishes an array that was checked. It keeps its account until it is done.
+async fn publish_array(
+    control: Arc<Control>,
+    account: BodyAccount,
+    text: BytesMut,
+) -> Result<Response, Problem> {
     let (mut part, mut sum) = (Part::default(), Sum::default());
     for event in JsonEvents::new(&text) {
         if part.add(event?) {
@@ -87,23 +91,23 @@ async fn publish_array(control: Arc<Control>, share: Share, text: BytesMut) -> R
         }
     }
     part.publish_surely(&control, &mut sum).await?;
-    drop(share);
+    drop(account);
     Ok(sum.into_response())
 }
 
 async fn publish_form(control: &Control, body: Receiving) -> Result<Response, Problem> {
-    let (text, share) = collect(body, control.limits.body_bytes).await?;
-    publish_one(control, &share, body::form_event(&text)?, text).await
+    let (text, account) = collect(body, control.limits.body_bytes).await?;
+    publish_one(control, &account, body::form_event(&text)?, text).await
 }
 
 async fn publish_one(
     control: &Control,
-    share: &Share,
+    account: &BodyAccount,
     event: Event,
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
-    share.hold(memory_of(&event))?;
+    account.charge(memory_of(&event))?;
     let (mut events, mut sum) = (vec![event], Sum::default());
     let published =
         control.owed_wakes.answer_first(publish_waiting(&control.hub, &mut events, &mut sum)).await?;
@@ -167,14 +171,14 @@ impl Part {
     async fn publish(
         &mut self,
         control: &Control,
-        share: &Share,
+        account: &BodyAccount,
         held: usize,
         sum: &mut Sum,
     ) -> Result<(), Problem> {
         let mut part = std::mem::take(self);
         if !part.events.is_empty() {
             control.owed_wakes.make();
-            share.hold(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
+            account.charge(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
             let published = publish_waiting(&control.hub, &mut part.events, sum).await;
             sum.add(published.map_err(|problem| sum.describe(problem))?);
         }
@@ -220,7 +224,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
     let mut lines = Lines::default();
     let mut sum = Sum::default();
     loop {
-        body.share.hold(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
+        body.account.charge(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
         let bytes = body.next(None).await;
         let ended = bytes.is_none();
         match bytes {
@@ -248,7 +252,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
                 }
             };
             if is_full {
-                publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
+                publish_lines_up_to(control, &body.account, &lines, &mut part, &mut sum).await?;
             }
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
@@ -256,7 +260,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
             let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
             failure = Some(long.member("line", number));
         }
-        publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
+        publish_lines_up_to(control, &body.account, &lines, &mut part, &mut sum).await?;
         if let Some(problem) = failure {
             return Err(sum.describe(problem));
         }
@@ -268,12 +272,12 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
 
 async fn publish_lines_up_to(
     control: &Control,
-    share: &Share,
+    account: &BodyAccount,
     lines: &Lines,
     part: &mut Part,
     sum: &mut Sum,
 ) -> Result<(), Problem> {
-    let published = part.publish(control, share, lines.buffer.capacity(), sum).await;
+    let published = part.publish(control, account, lines.buffer.capacity(), sum).await;
     published.map_err(|problem| problem.at(&format!("up to line {}", lines.number)))
 }
 
@@ -326,7 +330,7 @@ fn refused(error: &PublishError) -> Problem {
 }
 
 /// Receives a whole body.
-async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, Share), Problem> {
+async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, BodyAccount), Problem> {
     let long =
         || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
     // What announces its length is refused before any of it is read.
@@ -341,9 +345,9 @@ async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, Share),
             return Err(long());
         }
         text.extend_from_slice(&bytes);
-        body.share.hold(text.capacity())?;
+        body.account.charge(text.capacity())?;
     }
-    Ok((text, body.share))
+    Ok((text, body.account))
 }
 
 /// What a batch or a stream has published so far.
