@@ -38,7 +38,7 @@ use fanfare_proto::log::Log;
 use crate::admission::Subscribe;
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
-use crate::inspect::{Asked, InspectError, Inspection, Turns};
+use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
@@ -69,7 +69,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
-    inspections: Turns,
+    inspections: InspectionPermits,
 }
 
 /// What the hub and every shard share.
@@ -201,7 +201,7 @@ impl Hub {
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
-        let (next_shard, inspections) = (AtomicUsize::new(0), Turns::default());
+        let (next_shard, inspections) = (AtomicUsize::new(0), InspectionPermits::default());
         let inner = Inner {
             clock,
             limits,
@@ -310,8 +310,8 @@ impl Hub {
     ) -> Result<(), AdoptError> {
         let (socket, encoding) = (socket.into(), encoding.into());
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
-        let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
-        let shard = &self.inner.shards[turn % self.inner.shards.len()];
+        let number = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
+        let shard = &self.inner.shards[number % self.inner.shards.len()];
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
         } else if let Err(error) = sockets::configure(socket.as_fd(), &self.inner.socket_options) {
@@ -341,7 +341,7 @@ impl Hub {
         for counts in self.shard_counts() {
             sum += counts;
         }
-        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_to_look().size();
+        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_even_if_broken().size();
         sum
     }
 
@@ -353,7 +353,7 @@ impl Hub {
     /// What the simulator asks the log.
     #[cfg(feature = "sim")]
     pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
-        ask(self.inner.common.log.lock_to_look().log())
+        ask(self.inner.common.log.lock_even_if_broken().log())
     }
 
     /// What the simulator asks the sequencer.
@@ -380,8 +380,8 @@ impl Hub {
         })
     }
 
-    /// Whose turn it is to ask.
-    pub(crate) fn inspections(&self) -> &Turns {
+    /// The permits to ask.
+    pub(crate) fn inspections(&self) -> &InspectionPermits {
         &self.inner.inspections
     }
 

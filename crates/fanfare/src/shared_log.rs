@@ -35,9 +35,9 @@ pub(crate) struct ProcessLog {
     /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber
     /// that has had an event from one shard, and then comes to another, finds this raised there. Relaxed: the
     /// lock of the mailbox is between the raise and the first shard's send, the subscriber's sockets are
-    /// between that and the second shard's look.
+    /// between that and the second shard's load.
     newest: Arc<AtomicU64>,
-    /// When the shard that trims looks at the log again, in nanoseconds; `u64::MAX`: never. The log's own time
+    /// When the shard that trims checks the log again, in nanoseconds; `u64::MAX`: never. The log's own time
     /// ([`Log::next_expiry`]) is not earlier. It is changed under the lock, and read without: a shard that
     /// waited for a release before each of its sleeps would deliver nothing meanwhile. Relaxed: the shard is
     /// woken after it was made earlier.
@@ -112,12 +112,12 @@ impl ProcessLog {
         self.state.lock().ok().map(|state| LockedLog { process: self, state })
     }
 
-    /// For those who only look: sizes and names, also of a log that is half changed.
-    pub(crate) fn lock_to_look(&self) -> LockedLog<'_> {
+    /// For questions about sizes and names, also of a log that is half changed.
+    pub(crate) fn lock_even_if_broken(&self) -> LockedLog<'_> {
         LockedLog { process: self, state: lock(&self.state) }
     }
 
-    /// Makes the shard that trims look at the log as soon as it is awake.
+    /// Makes the shard that trims check the log as soon as it is awake.
     pub(crate) fn trim_at_once(&self) {
         self.trims_at.store(0, Ordering::Relaxed);
     }
@@ -259,7 +259,7 @@ impl SharedLog {
     }
 
     /// Checks the log, and that this shard has registered for exactly these topics. What cannot have changed since
-    /// the last check is left out: to look at the whole log after every tick takes most of a simulation's time.
+    /// the last check is left out: to check the whole log after every tick takes most of a simulation's time.
     ///
     /// # Panics
     /// Something does not hold.

@@ -36,7 +36,7 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// One shard whose turns the caller takes.
+/// One shard whose ticks the caller runs.
 pub struct SimShard<I: Io> {
     pub(crate) shard: Shard<I>,
     waker: Waker,
@@ -123,7 +123,7 @@ impl<I: Io> SimShard<I> {
         self.shard.awake();
     }
 
-    /// One turn of the loop, and a check of all that must hold after it.
+    /// One tick, and a check of all that must hold after it.
     pub fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
         self.shard.tick(now, notifications);
         self.shard.check();

@@ -78,7 +78,7 @@ fn everybody_sees_one_order_whoever_publishes() {
 
     let orders: Vec<Vec<String>> = thread::scope(|scope| {
         let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
-        scope.spawn(|| look_on(&hub, &published));
+        scope.spawn(|| observe(&hub, &published));
         let publishers: Vec<_> = (0..PUBLISHERS)
             .map(|name| {
                 scope.spawn({
@@ -534,7 +534,7 @@ fn publish(hub: &Hub, name: usize) {
 }
 
 /// What a dashboard does meanwhile.
-fn look_on(hub: &Hub, published: &AtomicBool) {
+fn observe(hub: &Hub, published: &AtomicBool) {
     let mut newest = hub.head();
     while !published.load(Ordering::Relaxed) {
         assert!(hub.counts().connections <= 8);
@@ -558,7 +558,7 @@ fn subscribe_at(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-/// A subscriber that has not looked at its answer yet.
+/// A subscriber that has not read its answer yet.
 fn request(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -111,7 +111,7 @@ pub trait Io {
     /// The kernel refused: its limit of watches or memory is reached.
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()>;
 
-    /// Waits until something happens or `timeout` has passed (`None`: without end; zero: only looks),
+    /// Waits until something happens or `timeout` has passed (`None`: without end; zero: only checks),
     /// and appends what was seen. It appends a bounded number and keeps the rest for the next call.
     ///
     /// # Errors

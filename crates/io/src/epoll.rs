@@ -178,7 +178,7 @@ impl Io for Epoll {
 
     fn resume_accept(&mut self) {
         // The listener that failed is still marked as ready, and those whose edges came meanwhile are too, so
-        // the next wait looks at them.
+        // the next wait reports them.
         self.accept_paused = false;
     }
 

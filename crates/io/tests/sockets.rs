@@ -201,7 +201,7 @@ fn free_port(address: [u8; 4]) -> SocketAddr {
     TcpListener::bind(SocketAddr::from((address, 0))).unwrap().local_addr().unwrap()
 }
 
-/// Both looked whether the port was free before either had taken it, and each got a part of the connections:
+/// Both checked whether the port was free before either had taken it, and each got a part of the connections:
 /// subscribers of one server missed what the other one acknowledged. Of 40 pairs 4 ran.
 #[test]
 fn of_servers_that_start_at_the_same_moment_one_gets_the_port() {

@@ -271,12 +271,13 @@ impl Limits {
     }
 }
 
-/// Members that one slice of a sweep sends to before others get their turn. At 2 to 7 us a send this
+/// Sends of one tick to members of audiences. Then the tick goes on to other work. At 2 to 7 us a send this
 /// is about a millisecond, which is what a small topic waits beside a broadcast.
-pub const SLICE_SENDS: usize = 256;
+pub const TICK_SENDS: usize = 256;
 
-/// An event that at most this many streams of a shard are to get has its turns in the first half of a slice, so that a
-/// topic of ten waits for half a slice of a broadcast, and very many such events leave it the other half.
+/// An event that at most this many streams of a shard are to get has its turns in the first half of these
+/// sends, so that a topic of ten waits for half a tick of a broadcast, and very many such events leave it the
+/// other half.
 pub const SMALL_FAN_OUT: usize = 64;
 
 /// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
@@ -291,14 +292,14 @@ pub const CONGESTION_HOLD: Duration = Duration::from_millis(250);
 pub const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// Bytes of consecutive frames that one send carries. A send of 60 KB costs about four small ones and
-/// carries hundreds of events; more gains little and lengthens the slice.
+/// carries hundreds of events; more gains little and lengthens the tick.
 pub const RUN_BYTES: usize = 60 << 10;
 
-/// Bytes that one slice offers in all, whatever its members: a slice of full runs takes about as long
+/// Bytes that the sends of one tick offer in all: a tick of full runs takes about as long
 /// as one of small frames.
-pub const SLICE_BYTES: usize = 8 << 20;
+pub const TICK_BYTES: usize = 8 << 20;
 
-/// Laggards that are served between two slices.
+/// Laggards that are served in one tick.
 pub const LAGGARD_TURNS: usize = 64;
 
 /// Events for many that may wait to be marked behind another one before the shard takes no more.
@@ -307,55 +308,55 @@ pub const MARKINGS: usize = 16;
 /// Streams that are ended at once to make room for what other links have begun.
 pub const ROOM_ENDINGS: usize = 16;
 
-/// Laggards that one turn of the loop looks at for those that make room. Behind that, the largest of a few is ended.
-pub const ROOM_LOOKS: usize = 1 << 14;
+/// Laggards that one tick checks for those that make room. Behind that, the largest of a few is ended.
+pub const ROOM_CHECKS: usize = 1 << 14;
 
-/// Laggards that are looked at in any case for one that makes room.
-pub const ROOM_LOOKS_MIN: usize = 8;
+/// Laggards that are checked in any case for one that makes room.
+pub const ROOM_CHECKS_MIN: usize = 8;
 
-/// Deadlines that one turn of the loop acts on.
+/// Deadlines that one tick acts on.
 pub const EXPIRIES: usize = 256;
 
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;
 
-/// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
+/// Members that one tick checks for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;
 
-/// What a turn of an audience costs of these, where nothing was sent in it: about as long as looking at so many members.
-/// Very many audiences may stand in line that have nothing to send, because their members have left.
+/// What a turn of an audience costs of these, where nothing was sent in it: about as long as checking so many
+/// members. Very many audiences may be queued that have nothing to send, because their members have left.
 pub const TURN_SCANS: usize = 16;
 
-/// Streams that one turn of the loop sends heartbeats to. After a broadcast to a million streams, those of 2,000 are due
+/// Streams that one tick sends heartbeats to. After a broadcast to a million streams, those of 2,000 are due
 /// in each piece of upkeep.
 pub const HEARTBEATS: usize = 256;
 
-/// Streams that one turn of the loop ends with their last bytes.
+/// Streams that one tick ends with their last bytes.
 pub const ENDINGS: usize = 256;
 
-/// Streams that one turn of the loop looks at for those that a drain ends: half a millisecond.
-pub const DRAIN_LOOKS: usize = 1 << 16;
+/// Streams that one tick checks for those that a drain ends: half a millisecond.
+pub const DRAIN_CHECKS: usize = 1 << 16;
 
-/// Laggards that one turn of the loop looks at for those that stand still.
+/// Laggards that one tick checks for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;
 
-/// Time between two looks at all laggards for those at their bound.
+/// Time between two checks of all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);
 
 /// How long a subscriber waits for a number that is newer than everything here, before it is told of a gap.
 pub const AHEAD_WAIT: Duration = Duration::from_secs(2);
 
-/// How often such a number is looked for.
+/// How often the shard checks whether such a number has come.
 pub const AHEAD_POLL: Duration = Duration::from_millis(10);
 
-/// Such subscribers that one turn of the loop looks at.
+/// Such subscribers that one tick checks.
 pub const RESUMES: usize = 256;
 
 /// Frames that one append drops because the retention of the event's topics does not cover them any more, and
-/// two for each topic: 0.1 ms under the log's lock. The rest goes in the next turns of a shard's loop.
+/// two for each topic: 0.1 ms under the log's lock. The rest goes in the next ticks.
 pub const APPEND_DROPS: usize = 256;
 
-/// Frames that one turn of the loop drops because retention does not cover them any more.
+/// Frames that one tick drops because retention does not cover them any more.
 pub const TRIM_FRAMES: usize = 1024;
 
 /// How long a refused client may take to read its answer before the socket is closed under it.

@@ -164,7 +164,7 @@ pub(crate) fn hash_of_number(number: u64) -> u64 {
     mixed ^ (mixed >> 33)
 }
 
-/// The part of a hash, of so many. The table of a part looks at the lowest and at the highest bits.
+/// The part of a hash, of so many. The table of a part uses the lowest and the highest bits.
 fn part_of(hash: u64, parts: usize) -> usize {
     let number = (hash >> 20) as usize;
     let all = parts.next_power_of_two();

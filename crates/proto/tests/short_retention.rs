@@ -44,7 +44,7 @@ fn an_up_to_date_subscriber_of_a_quiet_topic_is_at_the_head_at_once() {
     let new = NewStream { link, socket: 5, options: StreamOptions::default(), unsent: None };
     delivery.begin(opened, new, now, &mut access);
 
-    // An event is released between this and the next turn of the loop, and its mail comes with the next turn.
+    // An event is released between this and the next tick, and its mail comes with the next tick.
     let event = frame(3, "quiet");
     append(&mut log, &event);
     let mut sent = Vec::new();

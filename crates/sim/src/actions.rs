@@ -349,7 +349,7 @@ impl World {
         let topic = client.request.interest.topics[0].clone();
         self.shared.publish_to(&topic, 10);
         if self.shards[from].is_due(self.shared.now.get()) {
-            self.turn(from);
+            self.tick(from);
         }
         self.leave(number, true);
         if self.clients[number].connection.is_some() {

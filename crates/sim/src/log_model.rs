@@ -23,7 +23,7 @@ const FORGOTTEN_TOPIC_BYTES: usize = 700;
 /// How late an event may be dropped for its age, beyond the engine's own slack.
 const LATE: Duration = Duration::from_millis(100);
 
-/// As many events as this, one turn of the trimming shard drops at once, with time to spare.
+/// As many events as this, one tick of the trimming shard drops at once, with time to spare.
 const DROPPED_AT_ONCE: usize = 500;
 
 /// What may change the log between two observations.
@@ -31,7 +31,7 @@ const DROPPED_AT_ONCE: usize = 500;
 pub(crate) enum Change {
     /// Nothing drops events: only readers come and go.
     Readers,
-    /// The shard that trims has its turn, too.
+    /// The shard that trims has its tick, too.
     Trim,
     /// Events were released, and [`LogModel::append`] knows them.
     Release,
@@ -135,7 +135,7 @@ impl LogModel {
         }
     }
 
-    /// Looks at what the log has, and judges what it has dropped since the last look.
+    /// Checks what the log has, and judges what it has dropped since the last check.
     ///
     /// # Panics
     /// The log has dropped something without a reason, or says that it has.
@@ -198,7 +198,7 @@ impl LogModel {
         );
         let largest = self.topics.iter().map(|topic| topic.bytes).max().unwrap_or_default();
         let victim = evicted.smallest_victim.unwrap_or_default();
-        // The topics of a class may differ by a factor of two, and what was released meanwhile has its turn
+        // The topics of a class may differ by a factor of two, and what was released meanwhile is evicted
         // next.
         assert!(
             2 * victim + self.released_bytes > largest,

@@ -256,7 +256,7 @@ impl Shared {
                 self.happened(Occurrence::Batch);
             }
             for entry in &entries {
-                // Looked at before the release.
+                // Read before the release.
                 for shard in self.log.borrow().shards_reading(&entry.topics) {
                     self.mailed.borrow_mut()[shard] += 1;
                 }

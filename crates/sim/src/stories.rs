@@ -104,15 +104,15 @@ fn a_heartbeat_comes_only_after_silence() {
     assert!((5..=7).contains(&world.counted().heartbeats));
 }
 
-/// Upkeep found that a heartbeat was due, and then the same turn of the loop sent an event: the heartbeat
+/// Upkeep found that a heartbeat was due, and then the same tick sent an event: the heartbeat
 /// came right behind it, and each of them costs as much as a delivery.
 #[test]
-fn a_heartbeat_does_not_follow_an_event_of_the_same_turn() {
+fn a_heartbeat_does_not_follow_an_event_of_the_same_tick() {
     let mut world = World::without_chance(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
     world.join("a", usize::MAX);
     world.join_as("a", usize::MAX, 0, |client| client.request.heartbeat = Some(2 * SECOND));
     for _ in 0..20 {
-        // One turn finds that both are due, and has an event for both.
+        // One tick finds that both are due, and has an event for both.
         world.jump(3 * SECOND);
         world.publish_one("a", 10);
         // The world checks that no heartbeat comes where something had just been sent.
@@ -172,10 +172,10 @@ fn a_stream_that_is_behind_when_a_drain_is_over_is_counted_as_cut() {
     assert!(world.counted().closed_for(cut) > 0);
 }
 
-/// A drain that was over chose its streams before the sends of the same turn, and counted those as cut that
+/// A drain that was over chose its streams before the sends of the same tick, and counted those as cut that
 /// were then sent everything, before their end.
 #[test]
-fn a_stream_that_is_sent_everything_in_its_last_turn_is_not_cut() {
+fn a_stream_that_is_sent_everything_in_its_last_tick_is_not_cut() {
     let mut world = World::without_chance(Limits::default());
     for _ in 0..4 {
         world.join("a", usize::MAX);
@@ -335,7 +335,7 @@ fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
         assert_eq!(deliveries(1, true), (slow, fast));
         assert_eq!(deliveries(200, true), (slow, if waits { fast } else { 2 * fast }));
         assert_eq!(deliveries(50, false), (slow, 2 * fast));
-        // After a second without a byte, and the next look at them.
+        // After a second without a byte, and the next check of them.
         deliveries(1_500, false);
         assert_eq!(deliveries(1, true), (slow, 3 * fast));
     }
@@ -360,7 +360,7 @@ fn a_slow_subscriber_alone_on_its_shard_holds_up_no_mail() {
 }
 
 /// A shard that had very much to do told clients that their heads were late, with the heads in its sockets:
-/// its timers were looked at before what it had not been told yet.
+/// its timers were checked before what it had not been told yet.
 #[test]
 fn a_head_that_came_in_time_is_not_late() {
     let mut world = World::without_chance(Limits { head_time: SECOND, ..Limits::default() });
@@ -426,10 +426,10 @@ fn an_event_that_many_links_are_in_the_middle_of_counts_once() {
     assert_eq!((world.counted().laggards, world.counted().deliveries), (0, 50));
 }
 
-/// One turn looks at a bounded number of laggards for one that makes room. Where those had begun nothing,
+/// One tick checks a bounded number of laggards for one that makes room. Where those had begun nothing,
 /// none was found, and the bound did not hold.
 #[test]
-fn room_is_made_however_few_laggards_are_looked_at() {
+fn room_is_made_however_few_laggards_are_checked() {
     let mut setting = Setting::without_chance(Limits { laggard_bytes: 3_000, ..Limits::default() });
     setting.budgets.laggard_checks = 1;
     let mut world = World::of(setting);
@@ -442,7 +442,7 @@ fn room_is_made_however_few_laggards_are_looked_at() {
     world.pass(Duration::from_millis(1));
     assert_eq!(world.counted().laggards, 60);
     let slow = world.join("b", 1_000);
-    // The shard checks the bound after every turn. Most of its streams are behind, so it holds its mail for a
+    // The shard checks the bound after every tick. Most of its streams are behind, so it holds its mail for a
     // while.
     world.publish_one("b", 10_000);
     world.pass(SECOND / 2);
@@ -621,7 +621,7 @@ fn a_subscriber_that_comes_between_sequence_and_release_gets_the_event() {
     assert_eq!((world.cursor_of(first), world.cursor_of(second)), (8, 8));
 }
 
-/// Ages were looked at four times in a heartbeat's interval, however short they were: of one second came six.
+/// Ages were checked four times in a heartbeat's interval, however short they were: of one second came six.
 #[test]
 fn a_stream_ends_within_its_age() {
     for age in [SECOND, 10 * SECOND] {
@@ -638,7 +638,7 @@ fn a_stream_ends_within_its_age() {
     }
 }
 
-/// A stream that was in the middle of an event each time that its age was looked at had no age.
+/// A stream that was in the middle of an event each time that its age was checked had no age.
 #[test]
 fn a_slow_subscriber_ends_with_the_event_that_it_is_in_the_middle_of() {
     let mut world = World::without_chance(Limits { connection_age: Some(10 * SECOND), ..Limits::default() });

@@ -23,7 +23,7 @@ macro_rules! occurrences {
 }
 
 occurrences! {
-    /// A turn of a shard's loop.
+    /// A tick of a shard.
     Tick: "ticks",
     /// An event that the hub took.
     Published: "events published",
@@ -101,8 +101,8 @@ occurrences! {
     TurnedAway: "turned away",
     /// A laggard that needed what the log had dropped, or that made room.
     LaggardFull: "laggards at their bound",
-    /// A turn that left more to be ended to make room.
-    RoomMadeInTurns: "turns that left room to be made",
+    /// A tick that left more to be ended to make room.
+    RoomMadeInTicks: "ticks that left room to be made",
     /// A subscriber that was told of a gap at once, because as many waited for a number as may.
     NoRoomToWait: "subscribers ahead without room to wait",
     /// A laggard whose socket took nothing.
@@ -115,8 +115,8 @@ occurrences! {
     Heartbeat: "heartbeats",
     /// A heartbeat with a cursor.
     Checkpoint: "checkpoints",
-    /// A turn in which mail was held, because most streams of the hub were behind.
-    MailHeld: "turns that held mail",
+    /// A tick in which mail was held, because most streams of the hub were behind.
+    MailHeld: "ticks that held mail",
     /// A send that stopped somewhere.
     ShortSend: "short sends",
     /// A reset in the middle of a send.

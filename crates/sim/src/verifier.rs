@@ -105,8 +105,8 @@ impl Verifier {
         self.is_stream && self.begun.is_none() && is_heartbeat(bytes)
     }
 
-    /// A send offers these bytes, and the socket takes `sent` of them. `turn` is the shard's.
-    pub(crate) fn sent(&mut self, bytes: &[u8], sent: usize, turn: u64, shared: &Shared) -> Sent {
+    /// A send offers these bytes, and the socket takes `sent` of them. `tick` is the shard's.
+    pub(crate) fn sent(&mut self, bytes: &[u8], sent: usize, tick: u64, shared: &Shared) -> Sent {
         let is_opening = self.beginning.is_none();
         if is_opening {
             self.begin(bytes, shared);
@@ -126,7 +126,7 @@ impl Verifier {
             result.events += self.take(found.part, found.end, shared);
         }
         trace::at(|position| position.cursor = self.cursor);
-        self.begun = self.begun_by(bytes, sent, turn, is_opening, before);
+        self.begun = self.begun_by(bytes, sent, tick, is_opening, before);
         result
     }
 
@@ -135,7 +135,7 @@ impl Verifier {
         &self,
         bytes: &[u8],
         sent: usize,
-        turn: u64,
+        tick: u64,
         is_opening: bool,
         before: Option<Begun>,
     ) -> Option<Begun> {
@@ -144,12 +144,12 @@ impl Verifier {
         }
         let rest = || bytes[sent..].to_vec();
         match before {
-            Some(Begun { kind, turn, .. }) => Some(Begun { rest: rest(), kind, turn }),
-            None if is_opening => Some(Begun { rest: rest(), kind: PieceKind::Own(bytes.len()), turn }),
+            Some(Begun { kind, tick, .. }) => Some(Begun { rest: rest(), kind, tick }),
+            None if is_opening => Some(Begun { rest: rest(), kind: PieceKind::Own(bytes.len()), tick }),
             None => {
                 let (start, end) = piece_cut_at(bytes, self.request.chunked, sent)?;
                 let rest = bytes[sent..end].to_vec();
-                Some(Begun { rest, kind: kind_of(&bytes[start..end]), turn })
+                Some(Begun { rest, kind: kind_of(&bytes[start..end]), tick })
             }
         }
     }

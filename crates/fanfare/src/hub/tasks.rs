@@ -35,7 +35,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// Notes the waker of the task with this ticket, for when it is called. The caller looks behind this
+    /// Notes the waker of the task with this ticket, for when it is called. The caller checks after this
     /// whether the task has been called already.
     pub(crate) fn register(&self, ticket: Ticket, waker: &Waker) {
         let waker = waker.clone();

@@ -667,9 +667,9 @@ fn a_publisher_that_needs_more_room_is_not_overtaken() {
     assert_eq!(shard.act_on_all(), [7, 8]);
 }
 
-/// A large batch that waits comes in parts, and leaves turns to others in between.
+/// A large batch that waits comes in parts, and lets others publish in between.
 #[test]
-fn parts_of_a_large_batch_take_turns_with_others() {
+fn others_publish_between_the_parts_of_a_large_batch() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
     let (wakes, others) = (Arc::default(), Arc::default());
     let (mut many, mut one) = (events("many", 10), events("one", 1));
@@ -742,9 +742,9 @@ fn the_end_is_told_to_all_that_wait() {
     assert!(matches!(shard.inbox.pop_front(), Some(Mail::Drain(_))));
 }
 
-/// The panic of an executor's waker does not keep the turn from the next publisher.
+/// The panic of an executor's waker does not keep the call from the next publisher.
 #[test]
-fn a_waker_that_panics_takes_no_other_turn() {
+fn a_waker_that_panics_takes_no_other_call() {
     struct Panics;
     impl Wake for Panics {
         fn wake(self: Arc<Self>) {

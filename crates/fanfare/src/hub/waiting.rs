@@ -34,8 +34,8 @@ impl Hub {
     /// Publishes all of these events, and waits for room where there is none, at most for `patience`.
     /// Publishers that wait for room in the same mailboxes are called in a fair order: a small publish
     /// may overtake large ones, each of them by no more bytes than it has itself, and among equal ones the
-    /// first that came is the first. A batch that is larger than a mailbox is taken in parts, with turns of
-    /// others in between. Takes the events out of `events`, as far as they are published.
+    /// first that came is the first. A batch that is larger than a mailbox is taken in parts, and
+    /// others publish in between. Takes the events out of `events`, as far as they are published.
     ///
     /// Where older events of a store are not released yet, it has its position behind them, and waits until
     /// its own are visible.

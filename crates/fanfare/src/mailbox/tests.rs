@@ -54,7 +54,7 @@ fn publish(hub: &Hub, publisher: usize, count: u64) {
     }
 }
 
-/// Publishes as fast as it has its turns, also batches that are larger than a mailbox.
+/// Publishes as fast as it is called, also batches that are larger than a mailbox.
 fn publish_waiting(hub: &Hub, publisher: usize, count: u64) {
     for mut batch in batches(publisher, count, 100) {
         let size = batch.len();
@@ -144,7 +144,7 @@ fn no_more_bytes_wait_than_may() {
     assert!((limit * 9 / 10..=limit).contains(&bytes), "{bytes} bytes wait");
 }
 
-/// After a burst the two queues that take turns were as large as ever.
+/// After a burst the two queues that are exchanged were as large as ever.
 #[test]
 fn a_burst_leaves_no_large_queues() {
     let limits = Limits { mailbox_events: 10_000, ..Limits::default() };

@@ -340,7 +340,7 @@ impl<I: Io> Shard<I> {
     /// get a gap.
     pub(super) fn start_caught_up_resumes(&mut self, now: Duration) {
         let newest = self.links.log.newest();
-        // Each is looked at once: those that wait on stand at the end then, in the same order.
+        // Each is checked once: those that wait on stand at the end then, in the same order.
         for _ in 0..self.arrivals.resuming.len().min(RESUMES) {
             let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
             if resuming.from > newest && now < resuming.until {
@@ -423,7 +423,7 @@ impl<I: Io> Shard<I> {
     pub(super) fn expire_pending(&mut self, now: Duration) {
         for _ in 0..EXPIRIES {
             let Some(key) = due(&mut self.arrivals.deadlines.heads, now) else { break };
-            // A shard that is late itself may not have looked at what came in time.
+            // A shard that is late itself may not have read what came in time.
             self.pending_ready(key, true, now);
             if self.arrivals.find(key).is_none() {
                 continue;

@@ -136,12 +136,12 @@ impl Audiences {
         }
         sweep.window.push(key, store);
         self.backlogged += usize::from(sweep.is_backlogged(&self.bounds) && !was_backlogged);
-        if is_small && !sweep.in_small_line {
-            sweep.in_small_line = true;
-            self.small_line.push_back(id);
-        } else if !sweep.in_small_line && !sweep.in_broad_line {
-            sweep.in_broad_line = true;
-            self.broad_line.push_back(id);
+        if is_small && !sweep.in_small_queue {
+            sweep.in_small_queue = true;
+            self.small_queue.push_back(id);
+        } else if !sweep.in_small_queue && !sweep.in_broad_queue {
+            sweep.in_broad_queue = true;
+            self.broad_queue.push_back(id);
         }
     }
 }

@@ -7,7 +7,7 @@
 //! The order of calls: [`Audiences::begin_marking`] and [`Audiences::mark`] mark; [`Audiences::next_turn`] names whose
 //! turn it is; [`Audiences::slice`] gives members that need the same frames, the caller sends these to them and reports
 //! [`Audiences::advance`], then takes out those whose link was full ([`Audiences::leave`]); [`Audiences::end_turn`]
-//! puts the audience back in line when it is not done.
+//! puts the audience back into its queue when it is not done.
 
 mod marking;
 mod subscription;

@@ -134,8 +134,8 @@ pub struct Audiences {
     keys: HashKeys,
     pub(super) sweeps: Slab<Sweep>,
     /// Audiences that an event with a small fan-out has marked: they need not wait for a broadcast.
-    pub(super) small_line: VecDeque<AudienceId>,
-    pub(super) broad_line: VecDeque<AudienceId>,
+    pub(super) small_queue: VecDeque<AudienceId>,
+    pub(super) broad_queue: VecDeque<AudienceId>,
     /// Events that are not marked everywhere yet, the oldest first. Only the first one advances.
     pub(super) markings: VecDeque<Marking>,
     /// Sweeps that are far behind.
@@ -154,8 +154,8 @@ impl Audiences {
             bytes: 0,
             keys: HashKeys::new(seed),
             sweeps: Slab::new(),
-            small_line: VecDeque::new(),
-            broad_line: VecDeque::new(),
+            small_queue: VecDeque::new(),
+            broad_queue: VecDeque::new(),
             markings: VecDeque::new(),
             backlogged: 0,
             bounds,
@@ -196,7 +196,7 @@ impl Audiences {
         Audience::bytes(subscription) + unread.map(TopicAudiences::bytes).sum::<usize>()
     }
 
-    /// The most that [`Audiences::bytes_of_new`] may answer, without a look into the tables.
+    /// The most that [`Audiences::bytes_of_new`] may answer, without a search of the tables.
     pub fn bytes_of_new_at_most(subscription: &Subscription) -> usize {
         Audience::bytes(subscription) + subscription.topics().iter().map(TopicAudiences::bytes).sum::<usize>()
     }
@@ -265,7 +265,7 @@ impl Audiences {
             return SmallVec::new();
         }
         self.drop_sweep(id, store);
-        // Its positions in line, if it has any, are found stale by `next_turn`.
+        // Its entries in the queues, if it has any, are found stale by `next_turn`.
         let Audiences { by_subscription, table, .. } = self;
         by_subscription.remove(table[id.0].hash, id.0, |slot| table[slot].hash);
         let audience = self.table.remove(id.0);

@@ -146,9 +146,9 @@ fn counts_of_a_topic_are_kept_up_to_date() {
     table.audiences.check(&table.store);
 }
 
-/// A million members that are all up to date were looked at in one go, for one that is behind.
+/// A million members that are all up to date were checked in one go, for one that is behind.
 #[test]
-fn looking_for_members_that_are_behind_has_a_budget() {
+fn the_search_for_members_that_are_behind_has_a_budget() {
     let mut table = Table::new();
     let id = table.found(&["a"]);
     for slot in 0..100 {

@@ -1,4 +1,4 @@
-//! What must hold between two turns of the loop; for tests and the simulator.
+//! What must hold between two ticks; for tests and the simulator.
 
 use std::collections::HashMap;
 
@@ -31,10 +31,10 @@ impl Delivery {
                         "a member's stream"
                     );
                 }
-                Place::Laggard(key) => {
+                Place::Laggard(index) => {
                     size.1 += 1;
                     laggards += 1;
-                    let laggard = self.laggards.get(key);
+                    let laggard = self.laggards.get(index);
                     assert_eq!(laggard.slot as usize, slot, "a laggard's stream");
                 }
             }

@@ -11,7 +11,7 @@
 //!                                               +----------------------- handle_sent <----+
 //! ```
 //!
-//! The order of calls in one turn of a shard's loop:
+//! The order of calls in one tick:
 //!
 //! 1. inputs, in any order: [`Delivery::handle_gone`], [`Delivery::handle_writable`]; for a newcomer
 //!    [`Delivery::reserve`], [`Delivery::open`], then [`Delivery::begin`] or [`Delivery::abandon`];
@@ -46,8 +46,8 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
-    DRAIN_LOOKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS,
-    ROOM_LOOKS, SCANS, SLICE_BYTES, SLICE_SENDS,
+    DRAIN_CHECKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_CHECKS,
+    ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -119,7 +119,7 @@ pub struct Closed {
     pub finish: bool,
 }
 
-/// How much of each kind of work one turn of the loop does. A simulation, which has few of everything, does less.
+/// How much of each kind of work one tick does. A simulation, which has few of everything, does less.
 #[derive(Clone, Copy, Debug)]
 pub struct Budgets {
     /// Audiences marked.
@@ -130,7 +130,7 @@ pub struct Budgets {
     pub bytes: usize,
     /// Laggards served.
     pub laggards: usize,
-    /// Members looked at for those that are behind.
+    /// Members checked for those that are behind.
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
@@ -138,9 +138,9 @@ pub struct Budgets {
     pub heartbeats: usize,
     /// Streams ended at once to make room for what other links have begun.
     pub room_endings: usize,
-    /// Streams looked at for those that a drain ends.
-    pub drain_looks: usize,
-    /// Laggards looked at for those that stand still, and for one that makes room.
+    /// Streams checked for those that a drain ends.
+    pub drain_checks: usize,
+    /// Laggards checked for those that stand still, and for one that makes room.
     pub laggard_checks: usize,
     /// How far behind a sweep may be before the shard takes no more events.
     pub sweep: SweepBounds,
@@ -151,14 +151,14 @@ impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
             marks: 4096,
-            sends: SLICE_SENDS,
-            bytes: SLICE_BYTES,
+            sends: TICK_SENDS,
+            bytes: TICK_BYTES,
             laggards: LAGGARD_TURNS,
             scans: SCANS,
             endings: ENDINGS,
             heartbeats: HEARTBEATS,
             room_endings: ROOM_ENDINGS,
-            drain_looks: DRAIN_LOOKS,
+            drain_checks: DRAIN_CHECKS,
             laggard_checks: LAGGARD_CHECKS,
             sweep: SweepBounds::default(),
         }
@@ -361,7 +361,7 @@ impl Delivery {
     /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
     /// is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
-        self.upkeep.room_looks = ROOM_LOOKS;
+        self.upkeep.room_checks = ROOM_CHECKS;
         self.make_room(log);
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);

@@ -12,7 +12,7 @@ use crate::audience::{AudienceId, Slice, Step, Turn};
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame, checkpoint, ending, gap_event, heartbeat, wrap};
 use crate::frames::{FrameKey, FrameStore};
-use crate::limits::{LaggardPolicy, ROOM_LOOKS_MIN, RUN_BYTES, RUN_FRAMES, TURN_SCANS};
+use crate::limits::{LaggardPolicy, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, TURN_SCANS};
 use crate::link::Encoding;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
@@ -150,9 +150,10 @@ impl Sending {
 }
 
 impl Delivery {
-    /// The budget of one turn of the loop.
+    /// The budget of one tick.
     pub fn budget(&self) -> Budgets {
-        // Each laggard that is in line now has one turn, at most: one that reads fast comes again in the next tick.
+        // Each laggard that is queued now has one turn, at most: one that reads fast comes again in the next
+        // tick.
         Budgets { laggards: self.budgets.laggards.min(self.laggards.ready_count()), ..self.budgets }
     }
 
@@ -338,7 +339,7 @@ impl Delivery {
             self.sending.sockets.push(link.socket);
             return Some(InFlight::Unsent(slot));
         }
-        // A slow subscriber may be in the middle of a frame whenever upkeep looks at it.
+        // A slow subscriber may be in the middle of a frame whenever upkeep checks it.
         if stream.ends_at <= Deciseconds::of(now) {
             self.sending.queue_ending(self.key_of(slot), CloseReason::Aged);
             self.laggards.ends(laggard);
@@ -477,13 +478,13 @@ impl Delivery {
     }
 
     /// While links have begun more than the bound allows, streams end whose links hold most of it; see
-    /// [`crate::unsent::UnsentTable::largest_share`]. The rest goes on in the next turn.
+    /// [`crate::unsent::UnsentTable::largest_share`]. The rest goes on in the next tick.
     pub(super) fn make_room(&mut self, log: &mut impl EventLog) {
         let mut left = self.budgets.room_endings.max(1);
         while left > 0 && self.unsent.memory_bytes(&self.store) > self.limits.laggard_bytes {
-            let looks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_looks.max(ROOM_LOOKS_MIN));
-            let (from, count) = (self.upkeep.next_to_make_room, self.unsent.len().min(looks));
-            self.upkeep.room_looks = self.upkeep.room_looks.saturating_sub(count);
+            let checks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_checks.max(ROOM_CHECKS_MIN));
+            let (from, count) = (self.upkeep.next_to_make_room, self.unsent.len().min(checks));
+            self.upkeep.room_checks = self.upkeep.room_checks.saturating_sub(count);
             self.upkeep.next_to_make_room = from.wrapping_add(count);
             let Some(slot) = self.unsent.largest_share(from, count, &self.store) else { break };
             self.end(slot, CloseReason::LaggardFull, false, log);

@@ -58,7 +58,7 @@ pub const EARLIEST: &str = "earliest";
 /// What forgotten topics may take of the log's memory: a sixteenth.
 const FORGOTTEN_SHARE: usize = 16;
 
-/// Slots that one page of topics looks at: a table that a crowd has left may be nearly empty.
+/// Slots that one page of topics checks: a table that a crowd has left may be nearly empty.
 const PAGE_SLOTS: u32 = 4096;
 
 /// The recent frames by topic, and the shards that read them.
@@ -212,7 +212,7 @@ impl Log {
         }
     }
 
-    /// Drops at most `budget` frames that are too old, or that an append has left over, and looks at no more
+    /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
     /// topics than that. Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;

@@ -82,7 +82,7 @@ impl OwnIds {
     }
 }
 
-/// A table looks at the lowest, at the highest, and at some bits in between.
+/// A table uses the lowest, the highest, and some bits in between.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -27,7 +27,7 @@ pub(super) struct TopicEntry {
 /// What a topic that has frames has in addition.
 pub(super) struct RetainedFrames {
     public: FrameQueue,
-    /// Apart, so that a subscriber without a grant never looks at private frames.
+    /// Apart, so that a subscriber without a grant never reads private frames.
     private: Option<Box<FrameQueue>>,
     own_ids: Option<Box<OwnIds>>,
     /// The sum of the frames' sizes.

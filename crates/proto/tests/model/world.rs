@@ -109,7 +109,7 @@ impl World {
             endings: choices.pick(&[1, 10]),
             heartbeats: choices.pick(&[1, 100]),
             room_endings: choices.pick(&[1, 100]),
-            drain_looks: choices.pick(&[1, 100]),
+            drain_checks: choices.pick(&[1, 100]),
             laggard_checks: choices.pick(&[1, 100]),
             sweep: SweepBounds {
                 frames: choices.pick(&[1, 6, 40]),
@@ -330,7 +330,7 @@ impl World {
         }
     }
 
-    /// One turn of the loop.
+    /// One tick.
     fn turn(&mut self) {
         let mut half = self.budgets.marks.div_ceil(2);
         self.delivery.mark(&mut half);

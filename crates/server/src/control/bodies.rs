@@ -123,7 +123,8 @@ impl Bodies {
     }
 
     /// Ends the publish whose body comes most slowly, and says whether there is one. Its memory counts no
-    /// more: it is given back at its next turn. A publish that grows ends only others that are known to be slow.
+    /// more: it is given back when it runs next. A publish that grows ends only others that are known to be
+    /// slow.
     fn end_slowest(&self, state: &mut State, grows: Option<u64>, now: Instant) -> bool {
         let rates = state.table.iter().filter_map(|(number, entry)| match (entry.pace.rate(now)?, grows) {
             (Rate::Known(rate), Some(grows)) => (*number != grows).then_some((rate, *number)),

@@ -139,8 +139,8 @@ async fn check_array(control: &Control, body: &[u8]) -> Result<usize, Problem> {
     Ok(largest)
 }
 
-/// What one turn does: so much of a body is read, and its events are published together. Then others have
-/// their turns.
+/// A part of a body: so much of it is read at once, and its events are published together. Then other
+/// requests are served.
 #[derive(Default)]
 struct Part {
     events: Vec<Event>,
@@ -152,7 +152,7 @@ struct Part {
 }
 
 impl Part {
-    /// Adds an event, and says whether the turn ends with it.
+    /// Adds an event, and says whether the part ends with it.
     fn add(&mut self, event: Event) -> bool {
         let bytes = memory_of(&event);
         self.topics += event.topics().len();
@@ -160,14 +160,14 @@ impl Part {
         self.has_read(bytes)
     }
 
-    /// Notes that an event or a blank line of so many bytes was read, and says whether the turn ends with it.
+    /// Notes that an event or a blank line of so many bytes was read, and says whether the part ends with it.
     fn has_read(&mut self, bytes: usize) -> bool {
         self.pieces += 1;
         self.bytes += bytes;
         self.pieces >= PART_EVENTS || self.topics >= PART_TOPICS || self.bytes >= PART_BYTES
     }
 
-    /// Publishes the events, if there are any, and ends the turn. The publish holds `held` bytes besides.
+    /// Publishes the events, if there are any, and lets others go on. The publish holds `held` bytes besides.
     async fn publish(
         &mut self,
         control: &Control,
@@ -186,8 +186,8 @@ impl Part {
         Ok(())
     }
 
-    /// Publishes a part of an array, and ends the turn. The first part is refused where no room comes in time.
-    /// A later one waits for as long as that takes: only the end of the engine ends it.
+    /// Publishes a part of an array, and lets others go on. The first part is refused where no room comes in
+    /// time. A later one waits for as long as that takes: only the end of the engine ends it.
     async fn publish_surely(&mut self, control: &Control, sum: &mut Sum) -> Result<(), Problem> {
         let mut part = std::mem::take(self);
         control.owed_wakes.make();
