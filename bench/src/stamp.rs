@@ -67,7 +67,7 @@ pub struct Found {
     pub lost: u64,
     /// Events whose number was not above the last one's.
     pub doubled: u64,
-    /// Chunks that are no events: the prelude, gap notices.
+    /// Chunks that are no events: the prelude, gap events.
     pub others: u64,
     /// Streams that could not be read on.
     pub broken: u64,

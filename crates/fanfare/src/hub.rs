@@ -134,7 +134,7 @@ pub enum PublishError {
 
 /// Events of a publisher, as a queue that parts are taken from. On drop, what is left goes back to the
 /// publisher.
-struct Rest<'events> {
+struct Unpublished<'events> {
     events: &'events mut Vec<Event>,
     queue: VecDeque<Event>,
 }
@@ -253,7 +253,7 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
-        self.publish_some(&mut Rest::of(events).queue)
+        self.publish_some(&mut Unpublished::of(events).queue)
     }
 
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
@@ -273,7 +273,7 @@ impl Hub {
         events: &mut Vec<Event>,
         numbers: Numbers<'_>,
     ) -> Result<Sequenced, PublishError> {
-        self.inner.sequencer.sequence(&mut Rest::of(events).queue, numbers)
+        self.inner.sequencer.sequence(&mut Unpublished::of(events).queue, numbers)
     }
 
     /// The last step of a publish.
@@ -410,7 +410,7 @@ impl Hub {
     pub(crate) fn drain(&self, window: Duration) {
         self.inner.sequencer.close(|| {
             for shard in &self.inner.shards {
-                // In this order: a shard that finds the letter knows that nothing more comes.
+                // In this order: a shard that finds this mail knows that nothing more comes.
                 shard.mailbox.refuse();
                 let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
             }
@@ -423,14 +423,14 @@ impl Hub {
     }
 }
 
-impl Rest<'_> {
-    fn of(events: &mut Vec<Event>) -> Rest<'_> {
+impl Unpublished<'_> {
+    fn of(events: &mut Vec<Event>) -> Unpublished<'_> {
         let queue = VecDeque::from(std::mem::take(events));
-        Rest { events, queue }
+        Unpublished { events, queue }
     }
 }
 
-impl Drop for Rest<'_> {
+impl Drop for Unpublished<'_> {
     fn drop(&mut self) {
         *self.events = std::mem::take(&mut self.queue).into();
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::frame::Frame;
-use crate::parts::{PartTable, hash_of_number};
+use crate::segments::{SegmentTable, hash_of_number};
 use crate::shrink::drop_if_empty;
 
 /// A frame's index in the store. It is valid until its last reference is dropped.
@@ -23,7 +23,7 @@ pub struct FrameStore {
     table: Slab<Entry>,
     /// The frames that some link has begun, by their number. Each is in the store once, also where several laggards
     /// have read it from the log one after the other.
-    by_seq: PartTable<FrameKey>,
+    by_seq: SegmentTable<FrameKey>,
     bytes: usize,
     begun_bytes: usize,
     references: usize,

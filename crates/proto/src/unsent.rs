@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use crate::frames::{FrameKey, FrameStore};
 use crate::link::Encoding;
-use crate::parts::{PartTable, hash_of_number};
+use crate::segments::{SegmentTable, hash_of_number};
 use crate::shrink::shrink_buffer;
 
 /// Bytes that were begun on a link and must go out before anything else.
@@ -91,7 +91,7 @@ pub struct UnsentTable {
     /// The link's slot with its bytes, in no order.
     entries: Vec<(u32, Unsent)>,
     /// Indexes of `entries`, by the link's slot.
-    by_link: PartTable<u32>,
+    by_link: SegmentTable<u32>,
     /// Bytes that are not of frames.
     own_bytes: usize,
 }

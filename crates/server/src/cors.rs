@@ -41,8 +41,9 @@ impl Cors {
         if authority.is_some() && authority == host {
             return Verdict::SameOrigin;
         }
-        let twin = authority.zip(host).is_some_and(|(origin, host)| loopback_twins(origin, host));
-        if twin || self.origins.iter().any(|listed| listed == origin) {
+        let same_loopback =
+            authority.zip(host).is_some_and(|(origin, host)| are_loopback_aliases(origin, host));
+        if same_loopback || self.origins.iter().any(|listed| listed == origin) {
             Verdict::Listed(origin)
         } else if self.any && origin != "null" {
             Verdict::Any
@@ -76,7 +77,7 @@ impl Cors {
 }
 
 /// Both are loopback names of this machine with the same port: the same server by another name.
-fn loopback_twins(one: &str, other: &str) -> bool {
+fn are_loopback_aliases(one: &str, other: &str) -> bool {
     let split = |authority: &str| {
         let (name, port) = authority.rsplit_once(':')?;
         ["127.0.0.1", "localhost", "[::1]"].contains(&name).then(|| port.to_owned())
@@ -93,15 +94,15 @@ mod tests {
     }
 
     #[test]
-    fn listed_origins_and_loopback_twins_get_credentials() {
+    fn listed_origins_and_loopback_aliases_get_credentials() {
         let cors = Cors::new(&["https://app.example".to_owned()]);
         assert_eq!(cors.judge(None, Some("h:1")), Verdict::SameOrigin);
         assert_eq!(judge(&cors, "http://h:1", "h:1"), Verdict::SameOrigin);
         assert_eq!(judge(&cors, "https://app.example", "h:1"), Verdict::Listed("https://app.example"));
-        let twin = "http://localhost:8844";
-        assert_eq!(judge(&cors, twin, "127.0.0.1:8844"), Verdict::Listed(twin));
-        assert_eq!(judge(&cors, twin, "127.0.0.1:8845"), Verdict::Refused);
-        assert_eq!(judge(&cors, twin, "push.example:8844"), Verdict::Refused);
+        let alias = "http://localhost:8844";
+        assert_eq!(judge(&cors, alias, "127.0.0.1:8844"), Verdict::Listed(alias));
+        assert_eq!(judge(&cors, alias, "127.0.0.1:8845"), Verdict::Refused);
+        assert_eq!(judge(&cors, alias, "push.example:8844"), Verdict::Refused);
         assert_eq!(judge(&cors, "https://app.example.evil", "h:1"), Verdict::Refused);
         assert_eq!(judge(&cors, "null", "h:1"), Verdict::Refused);
     }

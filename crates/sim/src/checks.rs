@@ -18,8 +18,8 @@ use crate::world::{SECOND, TRIMMING_SHARD, Tick, World};
 /// How late a shard may be that had its ticks in time.
 const LATE: Duration = Duration::from_millis(100);
 
-/// At most so many bytes are the notice of a gap.
-const NOTICE_BYTES: usize = 300;
+/// A gap event has at most so many bytes.
+const GAP_EVENT_BYTES: usize = 300;
 
 /// The size of the largest frame of a world, roughly.
 const LARGEST_FRAME: usize = 36_000;
@@ -89,12 +89,12 @@ impl World {
             let stalled = it.has_stalled(self.shared.now.get(), setting.limits.laggard_time);
             !it.ended && !it.finished && !stalled && self.shared.now.get() < self.shared.cuts_from.get()
         };
-        let cut: Vec<&CutPiece> = net.this_tick.cut_in_a_piece.iter().filter(was_cut).collect();
+        let cut: Vec<&CutPiece> = net.this_tick.cut_with_unsent.iter().filter(was_cut).collect();
         let Some(largest) = cut.iter().map(|piece| piece.part).max() else { return };
         // Before the last of them was cut, too.
         let others: usize = cut.iter().map(|piece| piece.part).sum::<usize>() - largest;
-        let notices = if skips { NOTICE_BYTES * net.connections.len() } else { 0 };
-        let begun = net.begun.peak + notices - others;
+        let gap_events = if skips { GAP_EVENT_BYTES * net.connections.len() } else { 0 };
+        let begun = net.begun.peak + gap_events - others;
         let limit = setting.limits.laggard_bytes;
         assert!(begun > limit, "{} connections were cut where at most {begun} bytes were begun", cut.len());
         // Those for which the shard holds most go, as far as it checks all of them.
@@ -254,13 +254,14 @@ impl World {
         // A member is never cut, however much is still to be sent to it, and whatever the log has.
         let is_laggard = it.is_short || it.lags_since.is_some() || (verifier.resumes() && just_began);
         // In the middle of a piece it is served from what it has begun.
-        let in_a_piece = it.was_begun;
-        let is_out_of_reach = !skips && !in_a_piece && verifier.is_out_of_reach(&self.shared);
-        // `check_room_made` judges which of them. A notice of a gap that is still to be begun counts, too.
+        let has_unsent_bytes = it.was_begun;
+        let is_out_of_reach = !skips && !has_unsent_bytes && verifier.is_out_of_reach(&self.shared);
+        // `check_room_made` judges which of them. A gap event that is still to be begun counts, too.
         let net = self.shards[shard].net.borrow();
-        let notices = if skips { NOTICE_BYTES * net.connections.len() } else { 0 };
-        let is_over = net.begun.peak + notices > limits.laggard_bytes;
-        let makes_room = is_over && ((in_a_piece && it.is_short) || (skips && verifier.request.gap_notice));
+        let gap_events = if skips { GAP_EVENT_BYTES * net.connections.len() } else { 0 };
+        let is_over = net.begun.peak + gap_events > limits.laggard_bytes;
+        let makes_room =
+            is_over && ((has_unsent_bytes && it.is_short) || (skips && verifier.request.gap_events));
         let in_drain = now >= self.shared.cuts_from.get() && (it.is_short || skips);
         let is_full = is_laggard && (is_out_of_reach || makes_room);
         is_full || in_drain || it.has_stalled(now, limits.laggard_time)

@@ -234,7 +234,7 @@ impl World {
             // Where the log has dropped something in silence, a stream may have been behind that was sent all
             // that is left.
             let skips = self.shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
-            let is_told = |number: &&usize| !skips || self.clients[**number].request.gap_notice;
+            let is_told = |number: &&usize| !skips || self.clients[**number].request.gap_events;
             let served = served.iter().filter(is_told).count() as u64;
             assert!(served <= drained, "{served} were sent everything and {drained} are counted");
         }

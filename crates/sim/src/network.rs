@@ -82,7 +82,7 @@ pub(crate) struct TickCounts {
     /// Clients to which a heartbeat came where something had just been sent, and how long before.
     pub(crate) early_heartbeats: Vec<(usize, Duration)>,
     /// Connections that were closed in the middle of a piece.
-    pub(crate) cut_in_a_piece: Vec<CutPiece>,
+    pub(crate) cut_with_unsent: Vec<CutPiece>,
 }
 
 /// A piece in whose middle a connection was closed.

@@ -150,7 +150,7 @@ impl Io for Network {
                 let (kind, part) = (begun.kind, net.begun.own_part(Some(&begun)));
                 let size = net.begun.size(kind);
                 net.begun.remove(Some(&begun));
-                net.this_tick.cut_in_a_piece.push(CutPiece { index, kind, size, part });
+                net.this_tick.cut_with_unsent.push(CutPiece { index, kind, size, part });
             }
             trace!(self.shared, "    client {}'s socket is closed", it.client);
             net.numbers.remove(number);

@@ -249,9 +249,9 @@ fn a_laggard_that_has_caught_up_is_not_silent() {
     assert_eq!(world.counted().heartbeats, 0);
 }
 
-/// The notice of a gap names the event that comes next, which is the oldest one that the log still has.
+/// A gap event names the event that comes next, which is the oldest one that the log still has.
 #[test]
-fn a_gap_notice_names_the_event_that_comes_next() {
+fn a_gap_event_names_the_event_that_comes_next() {
     let log = log_of(Retention { events: 3, ..Retention::default() });
     let laggard_policy = LaggardPolicy::Skip;
     let mut world = World::without_chance(Limits { laggard_policy, log, ..Limits::default() });
@@ -261,7 +261,7 @@ fn a_gap_notice_names_the_event_that_comes_next() {
         world.publish_one("a", 300);
         world.pass(Duration::from_millis(1));
     }
-    // It checks what the notice says.
+    // It checks what the gap event says.
     world.opens(slow);
     world.pass(SECOND);
     assert_eq!(world.happened(Occurrence::Skip), 1);

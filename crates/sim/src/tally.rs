@@ -50,7 +50,7 @@ occurrences! {
     /// A resume from an id that means nothing.
     UnknownId: "resumes from nowhere",
     /// A gap told only in the head, because that was asked for.
-    QuietGap: "gaps without a notice",
+    QuietGap: "gaps without a gap event",
     /// A gap told in the middle of a stream.
     Skip: "gaps of laggards",
     /// An event with two topics of the same subscriber.

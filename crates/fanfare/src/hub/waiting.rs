@@ -8,7 +8,7 @@ use std::time::Duration;
 use fanfare_proto::event::Event;
 
 use super::line::{LinePosition, WaitBy};
-use super::{Attempt, Hub, Interrupted, PublishError, Published, Rest};
+use super::{Attempt, Hub, Interrupted, PublishError, Published, Unpublished};
 use crate::shard_thread;
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
@@ -23,7 +23,7 @@ pub struct PublishFuture<'hub> {
 /// A publish under way, in parts if it must.
 struct Publishing<'hub> {
     hub: &'hub Hub,
-    rest: Rest<'hub>,
+    unpublished: Unpublished<'hub>,
     published: Option<Published>,
     /// The newest number of what was published: the publisher is answered when it is visible.
     number: u64,
@@ -126,7 +126,7 @@ impl Future for PublishFuture<'_> {
 
 impl<'hub> Publishing<'hub> {
     fn begin(hub: &'hub Hub, events: &'hub mut Vec<Event>) -> Publishing<'hub> {
-        Publishing { hub, rest: Rest::of(events), published: None, number: 0, position: None }
+        Publishing { hub, unpublished: Unpublished::of(events), published: None, number: 0, position: None }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a
@@ -139,7 +139,7 @@ impl<'hub> Publishing<'hub> {
         loop {
             self.hub.inner.assert_in_reach();
             let wait = may_wait.then_some((&mut self.position, by));
-            match self.hub.inner.sequencer.publish(&mut self.rest.queue, wait) {
+            match self.hub.inner.sequencer.publish(&mut self.unpublished.queue, wait) {
                 Attempt::Waits => return None,
                 Attempt::Refused(PublishError::Busy) if !may_wait => {
                     return Some(Err(self.interrupted(PublishError::WouldBlock)));
@@ -165,7 +165,7 @@ impl<'hub> Publishing<'hub> {
 
     /// Whether all events have their numbers.
     fn is_sequenced(&self) -> bool {
-        self.rest.queue.is_empty() && self.published.is_some()
+        self.unpublished.queue.is_empty() && self.published.is_some()
     }
 
     /// The answer, when the last event is visible. `None`: it has a position in the line until then.

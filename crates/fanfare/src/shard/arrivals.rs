@@ -498,7 +498,7 @@ impl<I: Io> Shard<I> {
         let opened = self.delivery.open(subscription, start, &mut self.links.log);
         let heartbeat = self.limits.heartbeat_interval(subscribe.heartbeat);
         let options = StreamOptions {
-            gap_notice: subscribe.gap_notice,
+            gap_events: subscribe.gap_events,
             checkpoint: subscribe.checkpoint,
             heartbeat: (heartbeat < self.limits.heartbeat).then(|| Deciseconds16::of(heartbeat)),
         };
@@ -518,7 +518,7 @@ impl<I: Io> Shard<I> {
         Ok(())
     }
 
-    /// The head, the prelude, the gap notice and the greeting: what is this subscriber's alone.
+    /// The head, the prelude, the gap event and the greeting: what is this subscriber's alone.
     fn opening(&mut self, subscribe: &Subscribe, encoding: Encoding, opened: &Opened) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         response::stream_head(subscribe, encoding, opened.gap, self.date, &mut bytes);
@@ -526,14 +526,14 @@ impl<I: Io> Shard<I> {
         let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
         prelude(retry_ms, &mut body);
         body.extend_from_slice(&subscribe.greeting);
-        let has_notice = opened.gap && subscribe.gap_notice;
-        if !has_notice && opened.cursor >= opened.incomplete_until {
-            // The notice of a gap has an id itself. A subscriber that gets what is left of incomplete history
+        let reports_gap = opened.gap && subscribe.gap_events;
+        if !reports_gap && opened.cursor >= opened.incomplete_until {
+            // A gap event has an id itself. A subscriber that gets what is left of incomplete history
             // has no cursor yet from which it would miss nothing.
             checkpoint(subscribe.checkpoint, self.delivery.cursor(opened.cursor), &mut body);
         }
         wrap(&body, encoding, &mut bytes);
-        if has_notice {
+        if reports_gap {
             let asked = subscribe.resume.as_deref().unwrap_or_default();
             self.delivery.opening_gap_event(opened, asked, &self.links.log, &mut bytes);
         }

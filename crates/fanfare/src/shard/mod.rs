@@ -249,9 +249,9 @@ impl<I: Io> Shard<I> {
         }
         while marks > 0
             && !self.delivery.is_backlogged()
-            && let Some(letter) = self.inbox.pop_front()
+            && let Some(mail) = self.inbox.pop_front()
         {
-            match letter {
+            match mail {
                 Mail::Event(frame) => {
                     self.counts.events += 1;
                     self.links.mailbox.release_capacity(&frame);

@@ -64,7 +64,7 @@ impl Delivery {
     /// It does not.
     pub fn check_sleep(&self) {
         assert!(!self.has_work(), "it sleeps over its work");
-        assert!(self.sending.is_resting(), "an idle shard pins a run");
+        assert!(self.sending.is_idle(), "an idle shard pins a run");
         assert_eq!(self.audiences.sweeps_under_way(), 0, "an idle shard pins windows");
     }
 

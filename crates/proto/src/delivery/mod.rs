@@ -55,7 +55,7 @@ use crate::unsent::{Unsent, UnsentTable};
 use drain::Drain;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
-pub use sending::{Batch, SendFailure};
+pub use sending::{SendBatch, SendFailure};
 use upkeep::Upkeep;
 
 /// One shard's state machine: see the module's documentation for the order of calls.

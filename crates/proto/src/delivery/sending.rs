@@ -21,7 +21,7 @@ use crate::unsent::Unsent;
 
 /// The same bytes for each of these sockets.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch<'delivery> {
+pub struct SendBatch<'delivery> {
     /// What to send.
     pub bytes: &'delivery [u8],
     /// To which sockets.
@@ -119,7 +119,7 @@ impl Sending {
         self.run_of = None;
     }
 
-    pub(super) fn is_resting(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.run.is_empty() && self.turn.is_none() && matches!(self.in_flight, InFlight::Nothing)
     }
 
@@ -163,7 +163,7 @@ impl Delivery {
         now: Duration,
         budget: &mut Budgets,
         log: &mut impl EventLog,
-    ) -> Option<Batch<'delivery>> {
+    ) -> Option<SendBatch<'delivery>> {
         assert!(matches!(self.sending.in_flight, InFlight::Nothing), "the batch before was not reported");
         self.sending.sockets.clear();
         let sweep = self.next_slice(now, budget, log);
@@ -183,7 +183,7 @@ impl Delivery {
             InFlight::Heartbeats(_) | InFlight::Ending(..) => &self.sending.own,
             InFlight::Nothing => &[],
         };
-        Some(Batch { bytes, sockets: &self.sending.sockets })
+        Some(SendBatch { bytes, sockets: &self.sending.sockets })
     }
 
     /// What came of the batch: which sends were not whole, in any order.
@@ -393,7 +393,7 @@ impl Delivery {
             _ => available_after,
         };
         self.counts.gaps += 1;
-        if stream.options.gap_notice {
+        if stream.options.gap_events {
             let next = log.first_after(&subscription.wanted_after(available_after, 0));
             let mut bytes = Vec::new();
             let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));

@@ -1,15 +1,15 @@
 //! How many topics retain a frame, for frames that were published to several.
 
-use crate::parts::{PartTable, hash_of_number};
+use crate::segments::{SegmentTable, hash_of_number};
 
 /// Counts by `seq`. A frame of one topic has no count: only that topic retains it.
 pub(super) struct FrameTopics {
-    table: PartTable<(u64, u32)>,
+    table: SegmentTable<(u64, u32)>,
 }
 
 impl FrameTopics {
     pub(super) fn new() -> FrameTopics {
-        FrameTopics { table: PartTable::new() }
+        FrameTopics { table: SegmentTable::new() }
     }
 
     /// The memory of the counts, in bytes.

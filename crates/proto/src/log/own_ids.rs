@@ -1,11 +1,11 @@
 //! The publishers' own ids of one topic.
 
-use crate::parts::PartTable;
+use crate::segments::SegmentTable;
 use crate::slot_table::HashKeys;
 
 /// The own ids that retained frames of one topic bear.
 pub(super) struct OwnIds {
-    table: PartTable<OwnId>,
+    table: SegmentTable<OwnId>,
     /// Bytes of the ids' texts.
     text_bytes: usize,
 }
@@ -24,7 +24,7 @@ struct OwnId {
 
 impl OwnIds {
     pub(super) fn new() -> OwnIds {
-        OwnIds { table: PartTable::new(), text_bytes: 0 }
+        OwnIds { table: SegmentTable::new(), text_bytes: 0 }
     }
 
     /// The memory that this is, in bytes.

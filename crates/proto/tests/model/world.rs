@@ -219,7 +219,7 @@ impl World {
             _ => None,
         };
         let options = StreamOptions {
-            gap_notice: !self.choices.one_in(4),
+            gap_events: !self.choices.one_in(4),
             checkpoint: self.choices.pick(&[Checkpoint::Off, Checkpoint::Block]),
             heartbeat: self.choices.one_in(4).then(|| Deciseconds16::of(Duration::from_millis(700))),
         };
@@ -405,7 +405,7 @@ impl World {
         let misses =
             self.first_after(subscriber, subscriber.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
-        // The notice of a gap is begun, too.
+        // A gap event is begun, too.
         let has_begun =
             !subscriber.begun.is_empty() || !subscriber.is_open || subscriber.is_blocked || misses;
         lost || (has_begun && self.limits.laggard_bytes < 1_000_000)
@@ -483,7 +483,7 @@ impl World {
     fn may_skip_in_silence(&self, subscriber: &Subscriber, next: Option<&Arc<Frame>>) -> bool {
         let available_after = self.available_after(subscriber);
         self.limits.laggard_policy == LaggardPolicy::Skip
-            && !subscriber.options.gap_notice
+            && !subscriber.options.gap_events
             && next.is_some_and(|next| next.seq() <= available_after)
     }
 
@@ -526,7 +526,7 @@ impl World {
         let available_after = self.available_after(subscriber);
         let complete_after = subscriber.seen.max(subscriber.incomplete_until);
         if body.starts_with("event: fanfare.gap\n") {
-            assert!(subscriber.options.gap_notice && self.limits.laggard_policy == LaggardPolicy::Skip);
+            assert!(subscriber.options.gap_events && self.limits.laggard_policy == LaggardPolicy::Skip);
             let missing = self.first_after(subscriber, complete_after);
             let is_one = missing.is_some_and(|missing| missing.seq() <= available_after);
             assert!(is_one || subscriber.is_uncertain, "a gap that is none");
