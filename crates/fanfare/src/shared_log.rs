@@ -32,10 +32,10 @@ pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
 pub(crate) struct ProcessLog {
     epoch: Epoch,
     state: Mutex<State>,
-    /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber
-    /// that has had an event from one shard, and then comes to another, finds this raised there. Relaxed: the
-    /// lock of the mailbox is between the raise and the first shard's send, the subscriber's sockets are
-    /// between that and the second shard's load.
+    /// [`Log::newest`], for threads without the lock. It is raised under the lock, before mail is pushed: a
+    /// subscriber that has had an event from one shard, and then comes to another, finds this raised there.
+    /// Relaxed: the lock of the mailbox is between the raise and the first shard's send, the subscriber's
+    /// sockets are between that and the second shard's load.
     newest: Arc<AtomicU64>,
     /// When the shard that trims checks the log again, in nanoseconds; `u64::MAX`: never. The log's own time
     /// ([`Log::next_expiry`]) is not earlier. It is changed under the lock, and read without: a shard that
@@ -46,8 +46,6 @@ pub(crate) struct ProcessLog {
 
 struct State {
     log: Log,
-    /// What [`ProcessLog::newest`] shows to those without the lock.
-    newest: u64,
     /// Batches that have their numbers and are not in the log.
     unreleased: ReleaseQueue,
     /// [`Log::changes`] when the log was last checked.
@@ -82,7 +80,6 @@ impl ProcessLog {
             newest: Arc::new(AtomicU64::new(log.newest())),
             trims_at: AtomicU64::new(nanoseconds_or_never(log.next_expiry())),
             state: Mutex::new(State {
-                newest: log.newest(),
                 log,
                 unreleased: ReleaseQueue::default(),
                 #[cfg(feature = "sim")]
@@ -176,7 +173,7 @@ impl LockedLog<'_> {
 
     /// The newest number that is released.
     pub(crate) fn newest(&self) -> u64 {
-        self.state.newest
+        self.state.log.newest()
     }
 
     pub(crate) fn unreleased(&mut self) -> &mut ReleaseQueue {
@@ -192,7 +189,7 @@ impl LockedLog<'_> {
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, newest, .. } = &mut *self.state;
+        let log = &mut self.state.log;
         for frame in frames {
             log.append(frame, now, dropped);
         }
@@ -201,7 +198,6 @@ impl LockedLog<'_> {
         if is_earlier {
             self.process.trims_at.store(expiry, Ordering::Relaxed);
         }
-        *newest = last;
         self.process.newest.store(last, Ordering::Relaxed);
         is_earlier
     }
@@ -293,7 +289,7 @@ impl SharedLog {
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
         let log = self.process.lock();
-        self.mailbox.is_empty().then_some(log.state.newest)
+        self.mailbox.is_empty().then_some(log.newest())
     }
 }
 
@@ -305,7 +301,7 @@ impl EventLog for SharedLog {
     fn add_reader(&mut self, topics: &[Topic]) -> u64 {
         let mut log = self.process.lock();
         log.state.log.add_reader(topics, self.shard);
-        log.state.newest
+        log.newest()
     }
 
     fn remove_reader(&mut self, topics: &[Topic]) {

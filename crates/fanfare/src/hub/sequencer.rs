@@ -50,8 +50,8 @@ pub(crate) struct Sequencer {
 
 /// What the sequencer's lock guards.
 struct State {
-    /// The newest number given.
-    newest: u64,
+    /// The last number given.
+    last_given: u64,
     /// The size of all that was sequenced, in bytes at most: the time of the line's order.
     published_bytes: u64,
     /// An upper bound of what is taken in all mailboxes together, in bytes. It is computed again only where
@@ -140,7 +140,7 @@ impl Sequencer {
     ) -> Sequencer {
         let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
         // A log may begin in the middle.
-        let newest = log.newest().load(Ordering::Relaxed);
+        let last_given = log.newest().load(Ordering::Relaxed);
         let shared = Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() });
         let releaser = Arc::new(Releaser { clock, log: Arc::clone(&log), shared: Arc::clone(&shared) });
         Sequencer {
@@ -153,7 +153,7 @@ impl Sequencer {
             log,
             shared,
             releaser,
-            state: Mutex::new(State { newest, published_bytes: 0, total_at_most: 0, scratch }),
+            state: Mutex::new(State { last_given, published_bytes: 0, total_at_most: 0, scratch }),
             waiting_for_lock: AtomicUsize::new(0),
         }
     }
@@ -194,7 +194,7 @@ impl Sequencer {
             let no_room = match self.sequence_in(&mut state, events, Numbers::Next, position, wait.is_some())
             {
                 Ok((batch, published)) => {
-                    let number = state.newest;
+                    let number = state.last_given;
                     let released = self.releaser.release_newest(batch);
                     drop(state);
                     if let Some((position, _)) = wait {
@@ -282,7 +282,7 @@ impl Sequencer {
         }
         if let Numbers::Given(given) = numbers {
             assert_eq!(given.len(), events.len(), "a number for each event");
-            let rises = given.is_sorted_by(|one, next| one < next) && given[0] > state.newest;
+            let rises = given.is_sorted_by(|one, next| one < next) && given[0] > state.last_given;
             assert!(rises, "numbers rise");
         }
         let scratch = &mut state.scratch;
@@ -301,7 +301,7 @@ impl Sequencer {
 
         let mut batch = self.reserve(state, count, readers_version);
         let mut published = Published { count, first: String::new(), last: String::new() };
-        let mut seq = state.newest;
+        let mut seq = state.last_given;
         let published_at = self.clock.now();
         let scratch = &mut state.scratch;
         for (index, event) in events.drain(..count).enumerate() {
@@ -310,7 +310,7 @@ impl Sequencer {
                 Numbers::Given(given) => given[index],
             };
             // A number that was given is not given again, even where encoding panics.
-            state.newest = seq;
+            state.last_given = seq;
             let own_id = event.own_id().map(|id| id.as_str().to_owned());
             let id = own_id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq }.to_string());
             let frame = Arc::new(Frame::encode(seq, &id, event, published_at));
