@@ -145,8 +145,9 @@ impl Builder {
         self
     }
 
-    /// Goes on with a log that a store has, or that nodes share: this is its epoch, and the newest number
-    /// that this engine will not have. The default is a random epoch, and a log that begins with number 1.
+    /// Goes on with a log that a durable store has, or that nodes share: this is its epoch, and the newest
+    /// number that this engine will not have. The default is a random epoch, and a log that begins with
+    /// number 1.
     ///
     /// The first event gets a higher number. A subscriber that comes with an id of this epoch and has
     /// everything up to this number resumes without a gap; one that has less gets a gap, whatever its topics

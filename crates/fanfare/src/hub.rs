@@ -88,8 +88,8 @@ pub(crate) struct ShardHandle {
 }
 
 /// Events that were accepted and are visible: they are in the log, [`Hub::head`] has reached them, and every
-/// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a store
-/// stands between sequence and release and older events are not released yet.
+/// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a
+/// durable store stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Events accepted.
@@ -104,8 +104,8 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
     /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
-    /// takes longer than publishing. Or older events of a store are not released yet. Try again in a few
-    /// milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
+    /// takes longer than publishing. Or older events of a durable store are not released yet. Try again in a
+    /// few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
@@ -124,8 +124,8 @@ pub enum PublishError {
     /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited, it
     /// might wait for itself. Try again later, or publish from a thread of your own.
     WouldBlock,
-    /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a store were not
-    /// released in time, so they are not visible. They become visible behind these, or when the engine
+    /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a durable store were
+    /// not released in time, so they are not visible. They become visible behind these, or when the engine
     /// drains: do not publish them again.
     Unreleased,
     /// The engine drains or has stopped.
@@ -219,8 +219,9 @@ impl Hub {
     /// Publishes one event to every subscriber of one of its topics, and keeps it for subscribers that
     /// resume.
     ///
-    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the
-    /// topics.
+    /// It costs one mailbox entry for each shard that reads one of the topics. It waits neither for room nor
+    /// for subscribers: it is `Busy` where one of these mailboxes is full, and also while another publisher
+    /// stands in line for one of them.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
@@ -321,8 +322,8 @@ impl Hub {
             // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around
             // it.
             let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), encoding }));
-            let pass = || shard.sockets.send(socket.as_fd(), b"!");
-            match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
+            let send_socket = || shard.sockets.send(socket.as_fd(), b"!");
+            match shard.mailbox.push_within(self.inner.mail_limit(), mail, send_socket) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Full) => AdoptRefusal::Busy,
                 Err(Refused::Ended) => AdoptRefusal::Stopped,

@@ -59,7 +59,7 @@ fn an_engine_goes_on_where_a_log_ended() {
         assert!(text.contains("data: next\n"), "from {id}: {text}");
     }
     engine.stop(Duration::ZERO).unwrap();
-    // The same after a second start, where the store has the event.
+    // The same after a second start, where the durable store has the event.
     let engine = start(hub.head()).unwrap();
     assert_eq!(engine.hub().publish(event("next".to_owned())).unwrap().first, "000000abc-43");
     let error = start(Cursor { seq: u64::MAX, ..position }).err().unwrap();

@@ -27,7 +27,7 @@ const ATTRIBUTES_BYTES: u32 = mem::size_of::<Attributes>() as u32;
 /// is woken it takes the core at once from a thread with longer runs. For a thread that answers requests
 /// beside shards, which keep their cores busy for milliseconds.
 ///
-/// Linux 6.12 and newer do so; older kernels take the call and change nothing.
+/// Linux 6.12 and newer do so; older kernels accept the system call and change nothing.
 ///
 /// # Errors
 /// `EPERM` or `ENOSYS` where a filter forbids `sched_getattr(2)` or `sched_setattr(2)`. The thread is as before.

@@ -1,9 +1,9 @@
-//! Which pages may read and publish: cross-origin rules (Fetch standard, "CORS protocol").
+//! Which web pages may read and publish: cross-origin rules (Fetch standard, "CORS protocol").
 
 use fanfare::RequestHead;
 
-/// What pages of other origins may read of an answer's head, beside what the standard lets every page read: a
-/// client that reads streams with `fetch` learns of a gap there.
+/// What web pages of other origins may read of an answer's head, beside what the standard lets every web page
+/// read: a client that reads streams with `fetch` learns of a gap there.
 const EXPOSED: &str = "Fanfare-Gap";
 
 /// The origins that are allowed.
@@ -18,16 +18,16 @@ pub(crate) struct Cors {
 pub(crate) enum Verdict<'r> {
     /// It names no origin, or its own: nothing to add.
     SameOrigin,
-    /// This page may, with credentials.
+    /// This web page may, with credentials.
     Listed(&'r str),
-    /// Any page may, without credentials.
+    /// Any web page may, without credentials.
     Any,
-    /// This page may not.
+    /// This web page may not.
     Refused,
 }
 
 impl Cors {
-    /// `*` among the origins allows every page, without credentials.
+    /// `*` among the origins allows every web page, without credentials.
     pub(crate) fn new(origins: &[String]) -> Cors {
         let any = origins.iter().any(|origin| origin == "*");
         Cors { origins: origins.iter().filter(|origin| *origin != "*").cloned().collect(), any }
@@ -52,8 +52,9 @@ impl Cors {
         }
     }
 
-    /// The response fields for this request. Where the answer depends on the origin it says so whoever asks: a
-    /// cache must not give the answer for one page to another (Fetch standard, "CORS protocol and HTTP caches").
+    /// The response fields for this request. Where the answer depends on the origin it says so whoever asks:
+    /// a cache must not give the answer for one web page to another (Fetch standard, "CORS protocol and HTTP
+    /// caches").
     pub(crate) fn fields(&self, origin: Option<&[u8]>, host: Option<&str>) -> Vec<(&'static str, String)> {
         match self.judge(origin, host) {
             Verdict::SameOrigin | Verdict::Refused if self.any => Vec::new(),

@@ -28,7 +28,7 @@ use super::line::WaitingPublishers;
 use crate::mailbox::Mailbox;
 use crate::shared_log::{LockedLog, ProcessLog};
 
-/// What a batch keeps until it is released, also on the thread of a store.
+/// What a batch keeps until it is released, also on the thread of a durable store.
 pub(super) struct Shared {
     pub(super) mailboxes: Vec<Arc<Mailbox>>,
     pub(super) waiting: Arc<WaitingPublishers>,

@@ -565,7 +565,7 @@ fn run_steps(steps: [Step; 3], both_before: bool) {
     assert_eq!(shard.act_on_all(), [next]);
 }
 
-/// A publisher whose events have their position behind a batch of a store is not told before they are
+/// A publisher whose events have their position behind a batch of a durable store is not told before they are
 /// visible.
 #[test]
 fn a_publisher_behind_a_store_is_told_what_has_become_of_its_events() {

@@ -37,8 +37,8 @@ impl Hub {
     /// first that came is the first. A batch that is larger than a mailbox is taken in parts, and
     /// others publish in between. Takes the events out of `events`, as far as they are published.
     ///
-    /// Where older events of a store are not released yet, it has its position behind them, and waits until
-    /// its own are visible.
+    /// Where older events of a durable store are not released yet, it has its position behind them, and waits
+    /// until its own are visible.
     ///
     /// On a shard's thread, where an [`crate::Admission`] runs, it does not wait: a shard would wait for itself.
     ///

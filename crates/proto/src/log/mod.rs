@@ -124,9 +124,9 @@ impl Log {
         }
     }
 
-    /// Begins in the middle: for a log that is fed from a store or from another node, which no longer has the
-    /// events up to `seq`. The next number is higher. A subscriber that has less than `seq` is told of a gap,
-    /// whatever its topics are.
+    /// Begins in the middle: for a log that is fed from a durable store or from another node, which no longer
+    /// has the events up to `seq`. The next number is higher. A subscriber that has less than `seq` is told
+    /// of a gap, whatever its topics are.
     ///
     /// # Panics
     /// The log has been used.

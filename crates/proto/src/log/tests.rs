@@ -401,7 +401,7 @@ fn a_private_frame_that_is_dropped_is_no_gap_for_a_subscriber_without_the_grant(
     }
 }
 
-/// A log whose events come from a store, or from other nodes, does not have those before it began.
+/// A log whose events come from a durable store, or from other nodes, does not have those before it began.
 #[test]
 fn a_log_that_begins_in_the_middle_has_nothing_before() {
     let mut log = log(10);
