@@ -33,6 +33,7 @@ pub mod laggard;
 pub mod limits;
 pub mod link;
 pub mod log;
+mod memory_bounds;
 pub mod run;
 mod segments;
 pub mod shrink;
