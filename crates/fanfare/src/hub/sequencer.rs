@@ -1,7 +1,7 @@
 //! From events to numbers: sequence, commit, release.
 //!
-//! - [`Sequencer::sequence`] reserves room ([`room`]) in the mailboxes of the shards that read one of an event's topics,
-//!   gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
+//! - [`Sequencer::sequence`] reserves room ([`room`]) in the mailboxes of the shards that read one of an event's
+//!   topics, gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
 //! - Commit is where a durable store will stand. There is none yet.
 //! - [`Sequenced::release`] makes the frames visible, in the order of their numbers ([`super::release`]):
 //!   under the log's lock they are appended, `newest` is raised, and their mail is pushed.
