@@ -105,7 +105,7 @@ pub trait Io {
     fn stop_listening(&mut self);
 
     /// Reports readiness of `socket` under `token` from now on, as edges, until [`Io::close`] or
-    /// [`Io::release`]. What is ready at this moment is reported too.
+    /// [`Io::unwatch`]. What is ready at this moment is reported too.
     ///
     /// # Errors
     /// The kernel refused: its limit of watches or memory is reached.

@@ -1,7 +1,7 @@
 //! Whose frames go when the log as a whole is full.
 //!
 //! Topics stand in classes by the binary logarithm of their bytes. The oldest frame of a topic in the highest
-//! class goes; the topics of a class take turns. So no topic loses a frame while another one is more than
+//! class goes; the topics of a class go in rotation. So no topic loses a frame while another one is more than
 //! twice its size: the shares are max-min fair within a factor of two, and one eviction costs the same
 //! whatever the number of topics.
 
@@ -28,9 +28,9 @@ impl SizeClasses {
         SizeClasses { first: [NO_SLOT; CLASSES], occupied: 0 }
     }
 
-    /// The topic that loses its oldest frame next. The topics of its class take turns: it is the last of them
-    /// now.
-    pub(super) fn take_turn(&mut self, topics: &Slots<TopicEntry>) -> Option<u32> {
+    /// The topic that loses its oldest frame next. The topics of its class lose frames in rotation: it is the
+    /// last of them now.
+    pub(super) fn next_largest(&mut self, topics: &Slots<TopicEntry>) -> Option<u32> {
         let class = self.occupied.checked_ilog2()? as usize;
         let slot = self.first[class];
         self.first[class] = retained(topics, slot).next;

@@ -206,7 +206,7 @@ impl Log {
         // What forgotten topics may take is never given away: readers that leave may need it at any time.
         let at_most = self.limits.total_bytes - self.limits.total_bytes / FORGOTTEN_SHARE;
         while self.bytes() - self.forgotten.bytes() > at_most
-            && let Some(slot) = self.classes.take_turn(&self.topics)
+            && let Some(slot) = self.classes.next_largest(&self.topics)
         {
             self.drop_oldest(slot, dropped);
         }

@@ -134,7 +134,7 @@ impl Log {
     ///
     /// # Errors
     /// Frames after both `after` and `incomplete_until` are gone; with [`Log::available_after`].
-    #[allow(clippy::too_many_arguments, reason = "the subscriber's five, and the two bounds of a slice")]
+    #[allow(clippy::too_many_arguments, reason = "the subscriber's five, and the two bounds of a run")]
     pub fn replay_after(
         &self,
         topics: &[Topic],

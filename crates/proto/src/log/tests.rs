@@ -340,7 +340,7 @@ fn a_gap_in_one_topic_does_not_cost_what_another_one_retains() {
     assert_eq!(retained(&log, &both), [1, 2, 10, 11, 12]);
     let start = log.resume(&id(&log, 1), &both, true);
     assert_eq!(start, gap(9, 1));
-    // In slices; a loss beyond the gap that the subscriber knows of is told.
+    // In pieces; a loss beyond the gap that the subscriber knows of is told.
     let mut frames = Vec::new();
     assert_eq!(log.replay_after(&both, false, 1, 9, 1, 1 << 20, &mut frames), Ok(2));
     assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Ok(10));

@@ -253,7 +253,7 @@ impl BodyAccount {
     ///
     /// # Errors
     /// 503: all publishes together would take too much.
-    pub(super) fn charge(&self, bytes: usize) -> Result<(), Problem> {
+    pub(super) fn set_memory(&self, bytes: usize) -> Result<(), Problem> {
         let mut guard = self.bodies.lock();
         let state = &mut *guard;
         let now = Instant::now();
@@ -456,14 +456,14 @@ mod tests {
         let bodies = bodies();
         let first = bodies.receive(Body::empty()).ok().unwrap();
         let mut second = bodies.receive(pieces(1, 2 * SECOND)).ok().unwrap();
-        first.account.charge(2 * BODY_OVERHEAD).ok().unwrap();
+        first.account.set_memory(2 * BODY_OVERHEAD).ok().unwrap();
         // None of them is slow yet.
-        assert!(first.account.charge(2 * BODY_OVERHEAD + 1).is_err());
-        second.account.charge(0).ok().unwrap();
-        assert!(second.account.charge(1).is_err());
+        assert!(first.account.set_memory(2 * BODY_OVERHEAD + 1).is_err());
+        second.account.set_memory(0).ok().unwrap();
+        assert!(second.account.set_memory(1).is_err());
         let (ended, held) = tokio::join!(receive_for(&mut second, HOUR), async {
             tokio::time::sleep(SECOND + SECOND / 2).await;
-            first.account.charge(3 * BODY_OVERHEAD)
+            first.account.set_memory(3 * BODY_OVERHEAD)
         });
         assert_eq!(ended, Some(StatusCode::SERVICE_UNAVAILABLE));
         assert!(held.is_ok());

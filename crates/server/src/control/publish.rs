@@ -73,7 +73,7 @@ async fn publish_json(control: &Arc<Control>, body: Receiving) -> Result<Respons
     }
     let part_bytes = check_array(control, &text).await?;
     // All memory that the array will need: later there is no refusal any more.
-    account.charge(text.capacity().saturating_add(part_bytes))?;
+    account.set_memory(text.capacity().saturating_add(part_bytes))?;
     let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
     publishing.await.unwrap_or_else(|_| Err(Problem::new(500, "the server failed to publish the array")))
 }
@@ -107,7 +107,7 @@ async fn publish_one(
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
-    account.charge(memory_of(&event))?;
+    account.set_memory(memory_of(&event))?;
     let (mut events, mut sum) = (vec![event], Sum::default());
     let published =
         control.owed_wakes.answer_first(publish_waiting(&control.hub, &mut events, &mut sum)).await?;
@@ -178,7 +178,7 @@ impl Part {
         let mut part = std::mem::take(self);
         if !part.events.is_empty() {
             control.owed_wakes.make();
-            account.charge(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
+            account.set_memory(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
             let published = publish_waiting(&control.hub, &mut part.events, sum).await;
             sum.add(published.map_err(|problem| sum.describe(problem))?);
         }
@@ -224,7 +224,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
     let mut lines = Lines::default();
     let mut sum = Sum::default();
     loop {
-        body.account.charge(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
+        body.account.set_memory(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
         let bytes = body.next(None).await;
         let ended = bytes.is_none();
         match bytes {
@@ -345,7 +345,7 @@ async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, BodyAcc
             return Err(long());
         }
         text.extend_from_slice(&bytes);
-        body.account.charge(text.capacity())?;
+        body.account.set_memory(text.capacity())?;
     }
     Ok((text, body.account))
 }
