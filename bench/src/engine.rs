@@ -15,7 +15,7 @@ use crate::machine::{self, ThreadClock};
 /// How long anything may take to happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_micros(100);
 
 /// An engine with one shard, and the clock of its thread.
@@ -116,7 +116,7 @@ pub fn hand(socket: &TcpStream, to: &SocketSender) -> Outcome<()> {
     })
 }
 
-/// Looks at a condition, sleeping in between, until it holds or patience ends.
+/// Checks a condition, sleeping in between, until it holds or patience ends.
 ///
 /// # Errors
 /// The condition's own, or that it never held.

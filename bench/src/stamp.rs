@@ -67,7 +67,7 @@ pub struct Found {
     pub lost: u64,
     /// Events whose number was not above the last one's.
     pub doubled: u64,
-    /// Chunks that are no events: the prelude, gap notices.
+    /// Chunks that are no events: the prelude, gap events.
     pub others: u64,
     /// Streams that could not be read on.
     pub broken: u64,
@@ -113,7 +113,7 @@ impl Checker {
         }
     }
 
-    /// What others may look at while it reads.
+    /// What others may read while it reads.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
@@ -196,7 +196,7 @@ impl Sink for Checker {
                 Err(NoChunk) => stream.broken = true,
             }
         }
-        // Chunks are mostly as long as the one before, and then need no look at their size line but one.
+        // Chunks are mostly as long as the one before, and then need only a comparison of their size line.
         let (mut size_line, mut length) = ([0; 4], usize::MAX);
         loop {
             while let Some(piece) = bytes.get(at..at.saturating_add(length))

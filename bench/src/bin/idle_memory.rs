@@ -25,10 +25,10 @@ const PER_SHARD: usize = 17_500;
 /// Memory of idle subscribers, in user space and in the kernel
 #[derive(Clone, Parser)]
 struct Options {
-    /// Subscribers at the first look
+    /// Subscribers at the first measurement
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     from: u32,
-    /// Subscribers at the second look
+    /// Subscribers at the second measurement
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(200..=1_000_000))]
     to: u32,
     /// Only this backend
@@ -102,7 +102,7 @@ fn report(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// The engine's process: looks at itself twice.
+/// The engine's process: measures itself twice.
 fn run_engine(options: &Options) -> Outcome<()> {
     let backend = options.backend.unwrap_or_default();
     let shards = (options.to as usize).div_ceil(PER_SHARD);
@@ -118,12 +118,12 @@ fn run_engine(options: &Options) -> Outcome<()> {
     child.arg("--address").arg(engine.addresses()[0].to_string());
     let mut clients = Clients::start(child)?;
 
-    let empty = Look::now();
+    let empty = Memory::now();
     clients.wait()?;
-    let first = Look::at(&hub, options.from)?;
+    let first = Memory::at(&hub, options.from)?;
     clients.go_on()?;
     clients.wait()?;
-    let second = Look::at(&hub, options.to)?;
+    let second = Memory::at(&hub, options.to)?;
     let counts = hub.counts();
     clients.go_on()?;
     clients.child.wait()?;
@@ -131,11 +131,11 @@ fn run_engine(options: &Options) -> Outcome<()> {
 
     let more = f64::from(options.to - options.from);
     let topics = if options.topics == Topics::One { "one" } else { "each" };
-    let user = second.since(&first, |look| look.user) / more;
-    let kernel = second.since(&first, |look| look.slab) / more;
+    let user = second.since(&first, |memory| memory.user) / more;
+    let kernel = second.since(&first, |memory| memory.slab) / more;
     println!("\n{backend}, {shards} shards, a topic for {topics}: {} audiences", counts.audiences);
-    for (name, look) in [("none", &empty), ("first", &first), ("second", &second)] {
-        let [user, slab] = [look.user, look.slab].map(|bytes| bytes as f64 / 1048576.0);
+    for (name, memory) in [("none", &empty), ("first", &first), ("second", &second)] {
+        let [user, slab] = [memory.user, memory.slab].map(|bytes| bytes as f64 / 1048576.0);
         println!("  {name:<6} user {user:.1} MiB, slab {slab:.1} MiB");
     }
     println!("  between the two: {user:.0} bytes in user space, {kernel:.0} in the kernel for both ends");
@@ -218,24 +218,24 @@ impl Clients {
 }
 
 /// Memory at one moment, in bytes.
-struct Look {
+struct Memory {
     user: u64,
     slab: u64,
 }
 
-impl Look {
-    fn now() -> Look {
-        Look { user: machine::proportional_bytes(), slab: machine::slab_bytes() }
+impl Memory {
+    fn now() -> Memory {
+        Memory { user: machine::proportional_bytes(), slab: machine::slab_bytes() }
     }
 
     /// Waits until all are there and at rest: their heads are read, their requests' buffers free.
-    fn at(hub: &Hub, count: u32) -> Outcome<Look> {
+    fn at(hub: &Hub, count: u32) -> Outcome<Memory> {
         patiently("all subscribers are there", || Ok(hub.counts().connections == u64::from(count)))?;
         thread::sleep(Duration::from_secs(1));
-        Ok(Look::now())
+        Ok(Memory::now())
     }
 
-    fn since(&self, earlier: &Look, figure: fn(&Look) -> u64) -> f64 {
+    fn since(&self, earlier: &Memory, figure: fn(&Memory) -> u64) -> f64 {
         figure(self) as f64 - figure(earlier) as f64
     }
 }

@@ -225,7 +225,7 @@ fn log(bench: &mut Bench) -> Outcome<()> {
         let keys: Vec<FrameKey> = frames.drain(..).map(|frame| store.insert(frame)).collect();
         run.fill(start, start, WireFormat::Chunked.into(), &keys, &mut store);
         black_box(run.bytes(&store));
-        keys.into_iter().for_each(|key| store.release(key));
+        keys.into_iter().for_each(|key| store.drop_reference(key));
     });
 
     // One topic after the other, so that each one has left the caches when its turn comes.

@@ -16,8 +16,8 @@ use fanfare_bench::stamp::{self, Checker, Found};
 use fanfare_bench::{Outcome, finish};
 use fanfare_io::{Clock, affinity};
 
-/// How often memory and laggards are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often memory and laggards are measured.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Deliveries a second on one shard under saturation, checked by the clients
 #[derive(Clone, Parser)]
@@ -133,7 +133,7 @@ fn measure(options: &Options, backend: Backend, cores: Cores) -> Outcome<Result>
     let first_rss = machine::resident_bytes();
     let (mut rss, mut tcp, mut most_laggards) = (0, 0, 0);
     while clock.now() < end {
-        thread::sleep(LOOK);
+        thread::sleep(SAMPLE_INTERVAL);
         rss = rss.max(machine::resident_bytes());
         tcp = tcp.max(machine::tcp_buffer_bytes());
         most_laggards = most_laggards.max(engine.hub.counts().laggards);

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The date and time, as HTTP writes it.
-#[allow(clippy::disallowed_methods)] // An example may look at the clock; that is its purpose.
+#[allow(clippy::disallowed_methods)] // An example may read the clock; that is its purpose.
 fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }

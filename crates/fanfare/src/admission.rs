@@ -71,7 +71,7 @@ pub enum Decision {
 pub struct Subscribe {
     pub(crate) topics: Vec<Topic>,
     pub(crate) resume: Option<String>,
-    pub(crate) gap_notice: bool,
+    pub(crate) gap_events: bool,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) sees_private: bool,
@@ -83,7 +83,7 @@ pub struct Subscribe {
 impl Subscribe {
     /// A live subscription to these topics.
     pub fn to(topics: impl IntoIterator<Item = Topic>) -> Subscribe {
-        Subscribe { topics: topics.into_iter().collect(), gap_notice: true, ..Subscribe::default() }
+        Subscribe { topics: topics.into_iter().collect(), gap_events: true, ..Subscribe::default() }
     }
 
     /// What the request itself asks for: `topic=` parameters, where to resume, and the switches `gap=`,
@@ -96,7 +96,7 @@ impl Subscribe {
         Ok(Subscribe {
             topics: query.topics,
             resume: query.resume,
-            gap_notice: query.gap_notice,
+            gap_events: query.gap_events,
             checkpoint: query.checkpoint,
             heartbeat: query.heartbeat,
             ..Subscribe::default()
@@ -110,8 +110,8 @@ impl Subscribe {
     }
 
     /// Whether a gap is told in the stream, by a `fanfare.gap` event. The default is yes.
-    pub fn gap_notice(mut self, tell: bool) -> Subscribe {
-        self.gap_notice = tell;
+    pub fn gap_events(mut self, tell: bool) -> Subscribe {
+        self.gap_events = tell;
         self
     }
 

@@ -21,7 +21,8 @@ struct NotAdopted {
 /// Why a socket was not adopted.
 #[derive(Debug)]
 pub enum AdoptRefusal {
-    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds; then it is another shard's turn.
+    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds; then another shard is
+    /// asked.
     Busy,
     /// The engine drains or has stopped.
     Stopped,

@@ -96,7 +96,7 @@ counts! {
     heartbeats,
     /// Gaps told or noted.
     gaps,
-    /// Events taken from the mailbox: those that a shard has readers for.
+    /// Events taken from the mailbox: those of topics that the shard reads.
     events,
 }
 

@@ -145,12 +145,13 @@ impl Builder {
         self
     }
 
-    /// Goes on with a log that a store has, or that nodes share: this is its epoch, and the newest number
-    /// that this engine will not have. The default is a random epoch, and a log that begins with number 1.
+    /// Goes on with a log that a durable store has, or that nodes share: this is its epoch, and the newest
+    /// number that this engine will not have. The default is a random epoch, and a log that begins with
+    /// number 1.
     ///
-    /// The first event gets a higher number. A reader that comes with an id of this epoch and has everything
-    /// up to this number resumes without a gap; one that has less gets a gap, whatever its topics are,
-    /// because the engine knows none of the events between. A cursor is kept as text: [`Hub::head`] and
+    /// The first event gets a higher number. A subscriber that comes with an id of this epoch and has
+    /// everything up to this number resumes without a gap; one that has less gets a gap, whatever its topics
+    /// are, because the engine knows none of the events between. A cursor is kept as text: [`Hub::head`] and
     /// [`Cursor::parse`]. An epoch must not go on after a crash with a number that is lower than one that a
     /// subscriber has seen: two events would bear one id.
     pub fn begin_after(mut self, position: Cursor) -> Builder {

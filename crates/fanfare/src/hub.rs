@@ -1,16 +1,16 @@
 //! The process-wide handle: publish, adopt, count.
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
-//! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`room`]
+//! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
 //! the line in which it waits, and [`tasks`] wakes it where it is a task.
 
 mod capacity;
 mod congestion;
+mod line;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
 mod release;
-mod room;
 mod sequencer;
 mod tasks;
 #[cfg(test)]
@@ -38,14 +38,14 @@ use fanfare_proto::log::Log;
 use crate::admission::Subscribe;
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
-use crate::inspect::{Asked, InspectError, Inspection, Turns};
+use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
+pub(crate) use line::WaitingPublishers;
 pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
-pub(crate) use room::WaitingPublishers;
 pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
 use tasks::Tasks;
@@ -69,7 +69,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
-    inspections: Turns,
+    inspections: InspectionPermits,
 }
 
 /// What the hub and every shard share.
@@ -88,8 +88,8 @@ pub(crate) struct ShardHandle {
 }
 
 /// Events that were accepted and are visible: they are in the log, [`Hub::head`] has reached them, and every
-/// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a store
-/// stands between sequence and release and older events are not released yet.
+/// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a
+/// durable store stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Events accepted.
@@ -104,8 +104,8 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishError {
     /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
-    /// takes longer than publishing. Or older events of a store are not released yet. Try again in a few
-    /// milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
+    /// takes longer than publishing. Or older events of a durable store are not released yet. Try again in a
+    /// few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
@@ -124,8 +124,8 @@ pub enum PublishError {
     /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited, it
     /// might wait for itself. Try again later, or publish from a thread of your own.
     WouldBlock,
-    /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a store were not
-    /// released in time, so they are not visible. They become visible behind these, or when the engine
+    /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a durable store were
+    /// not released in time, so they are not visible. They become visible behind these, or when the engine
     /// drains: do not publish them again.
     Unreleased,
     /// The engine drains or has stopped.
@@ -134,7 +134,7 @@ pub enum PublishError {
 
 /// Events of a publisher, as a queue that parts are taken from. On drop, what is left goes back to the
 /// publisher.
-struct Rest<'events> {
+struct Unpublished<'events> {
     events: &'events mut Vec<Event>,
     queue: VecDeque<Event>,
 }
@@ -201,7 +201,7 @@ impl Hub {
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
         let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
-        let (next_shard, inspections) = (AtomicUsize::new(0), Turns::default());
+        let (next_shard, inspections) = (AtomicUsize::new(0), InspectionPermits::default());
         let inner = Inner {
             clock,
             limits,
@@ -216,10 +216,12 @@ impl Hub {
         Hub { inner: Arc::new(inner) }
     }
 
-    /// Publishes one event to every subscriber of one of its topics, and keeps it for readers that resume.
+    /// Publishes one event to every subscriber of one of its topics, and keeps it for subscribers that
+    /// resume.
     ///
-    /// It does not wait for subscribers: it costs one mailbox entry for each shard that reads one of the
-    /// topics.
+    /// It costs one mailbox entry for each shard that reads one of the topics. It waits neither for room nor
+    /// for subscribers: it is `Busy` where one of these mailboxes is full, and also while another publisher
+    /// stands in line for one of them.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
@@ -252,7 +254,7 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish`].
     pub fn publish_batch(&self, events: &mut Vec<Event>) -> Result<Published, PublishError> {
-        self.publish_some(&mut Rest::of(events).queue)
+        self.publish_some(&mut Unpublished::of(events).queue)
     }
 
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
@@ -272,7 +274,7 @@ impl Hub {
         events: &mut Vec<Event>,
         numbers: Numbers<'_>,
     ) -> Result<Sequenced, PublishError> {
-        self.inner.sequencer.sequence(&mut Rest::of(events).queue, numbers)
+        self.inner.sequencer.sequence(&mut Unpublished::of(events).queue, numbers)
     }
 
     /// The last step of a publish.
@@ -309,8 +311,8 @@ impl Hub {
     ) -> Result<(), AdoptError> {
         let (socket, encoding) = (socket.into(), encoding.into());
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
-        let turn = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
-        let shard = &self.inner.shards[turn % self.inner.shards.len()];
+        let number = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
+        let shard = &self.inner.shards[number % self.inner.shards.len()];
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
         } else if let Err(error) = sockets::configure(socket.as_fd(), &self.inner.socket_options) {
@@ -320,8 +322,8 @@ impl Hub {
             // The mailbox drops mail that it refuses. A copy costs less than each of the system calls around
             // it.
             let mail = Mail::Adopt(Box::new(Adoption { subscribe: subscribe.clone(), encoding }));
-            let pass = || shard.sockets.send(socket.as_fd(), b"!");
-            match shard.mailbox.push_within(self.inner.mail_limit(), mail, pass) {
+            let send_socket = || shard.sockets.send(socket.as_fd(), b"!");
+            match shard.mailbox.push_within(self.inner.mail_limit(), mail, send_socket) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Full) => AdoptRefusal::Busy,
                 Err(Refused::Ended) => AdoptRefusal::Stopped,
@@ -340,7 +342,7 @@ impl Hub {
         for counts in self.shard_counts() {
             sum += counts;
         }
-        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_to_look().size();
+        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_even_if_broken().size();
         sum
     }
 
@@ -352,7 +354,7 @@ impl Hub {
     /// What the simulator asks the log.
     #[cfg(feature = "sim")]
     pub(crate) fn with_log<T>(&self, ask: impl FnOnce(&Log) -> T) -> T {
-        ask(self.inner.common.log.lock_to_look().log())
+        ask(self.inner.common.log.lock_even_if_broken().log())
     }
 
     /// What the simulator asks the sequencer.
@@ -379,8 +381,8 @@ impl Hub {
         })
     }
 
-    /// Whose turn it is to ask.
-    pub(crate) fn inspections(&self) -> &Turns {
+    /// The permits to ask.
+    pub(crate) fn inspections(&self) -> &InspectionPermits {
         &self.inner.inspections
     }
 
@@ -389,7 +391,7 @@ impl Hub {
         self.inner.clock.now()
     }
 
-    /// The newest id: a cursor from which a reader gets only what is published later.
+    /// The newest id: a cursor from which a subscriber gets only what is published later.
     pub fn head(&self) -> Cursor {
         let log = &self.inner.common.log;
         Cursor { epoch: log.epoch(), seq: log.newest().load(Ordering::Relaxed) }
@@ -409,7 +411,7 @@ impl Hub {
     pub(crate) fn drain(&self, window: Duration) {
         self.inner.sequencer.close(|| {
             for shard in &self.inner.shards {
-                // In this order: a shard that finds the letter knows that nothing more comes.
+                // In this order: a shard that finds this mail knows that nothing more comes.
                 shard.mailbox.refuse();
                 let _ = shard.mailbox.push(Mail::Drain(window), || Ok::<_, ()>(()));
             }
@@ -422,14 +424,14 @@ impl Hub {
     }
 }
 
-impl Rest<'_> {
-    fn of(events: &mut Vec<Event>) -> Rest<'_> {
+impl Unpublished<'_> {
+    fn of(events: &mut Vec<Event>) -> Unpublished<'_> {
         let queue = VecDeque::from(std::mem::take(events));
-        Rest { events, queue }
+        Unpublished { events, queue }
     }
 }
 
-impl Drop for Rest<'_> {
+impl Drop for Unpublished<'_> {
     fn drop(&mut self) {
         *self.events = std::mem::take(&mut self.queue).into();
     }

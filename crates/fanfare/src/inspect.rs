@@ -1,8 +1,8 @@
 //! Questions about topics: one topic, or a page of all of them.
 //!
-//! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own readers up to
-//! date, so that a question costs it a look-up for each topic. One question of a process is under way at a time, so that
-//! questions do not add up to work that holds up delivery.
+//! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own
+//! subscribers up to date, so that a question costs it a look-up for each topic. One question of a process is
+//! under way at a time, so that questions do not add up to work that holds up delivery.
 
 use std::fmt;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
@@ -72,7 +72,7 @@ impl Hub {
         limit: usize,
         patience: Duration,
     ) -> Result<TopicsPage, InspectError> {
-        let (topics, next) = self.log().lock_to_look().topics_page(after, limit.max(1));
+        let (topics, next) = self.log().lock_even_if_broken().topics_page(after, limit.max(1));
         Ok(TopicsPage { topics: self.counts_of(topics, patience)?, next })
     }
 
@@ -82,7 +82,7 @@ impl Hub {
             return Err(InspectError::WouldBlock);
         }
         let deadline = self.now().saturating_add(patience);
-        let _turn = self.inspections().take(patience).ok_or(InspectError::Busy)?;
+        let _permit = self.inspections().take(patience).ok_or(InspectError::Busy)?;
         // All shards are asked before the first answer is waited for.
         let asked: Vec<Asked> = self.ask(&topics).collect::<Result<_, _>>()?;
         let mut sums = vec![(0, 0); topics.len()];
@@ -94,9 +94,9 @@ impl Hub {
         }
         let mut sums = topics.into_iter().zip(sums);
         let mut counts = Vec::with_capacity(sums.len());
-        // Publishers and shards have their turns between the pieces.
+        // Publishers and shards take the lock between the pieces.
         while sums.len() > 0 {
-            let log = self.log().lock_to_look();
+            let log = self.log().lock_even_if_broken();
             let piece = sums.by_ref().take(TOPICS_AT_ONCE);
             counts.extend(
                 piece.map(|(topic, (subscribers, laggards))| log.topic_counts(topic, subscribers, laggards)),
@@ -160,19 +160,19 @@ impl Asked {
     }
 }
 
-/// Whose turn it is to ask: one at a time.
+/// Permits to ask the shards: there is one at a time.
 #[derive(Default)]
-pub(crate) struct Turns {
+pub(crate) struct InspectionPermits {
     taken: Mutex<bool>,
     freed: Condvar,
 }
 
-/// A turn, until it is dropped.
-struct Turn<'turns>(&'turns Turns);
+/// The permit to ask, until it is dropped.
+struct InspectionPermit<'permits>(&'permits InspectionPermits);
 
-impl Turns {
-    /// Waits for a turn, at most this long.
-    fn take(&self, patience: Duration) -> Option<Turn<'_>> {
+impl InspectionPermits {
+    /// Waits for the permit, at most this long.
+    fn take(&self, patience: Duration) -> Option<InspectionPermit<'_>> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.freed.wait_timeout_while(taken, patience, |taken| *taken);
         let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -180,11 +180,11 @@ impl Turns {
             return None;
         }
         *taken = true;
-        Some(Turn(self))
+        Some(InspectionPermit(self))
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for InspectionPermit<'_> {
     fn drop(&mut self) {
         *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.0.freed.notify_one();
@@ -208,11 +208,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_given_to_one_at_a_time() {
-        let turns = Turns::default();
-        let first = turns.take(Duration::ZERO);
-        assert!(first.is_some() && turns.take(Duration::ZERO).is_none());
+    fn the_permit_is_given_to_one_at_a_time() {
+        let permits = InspectionPermits::default();
+        let first = permits.take(Duration::ZERO);
+        assert!(first.is_some() && permits.take(Duration::ZERO).is_none());
         drop(first);
-        assert!(turns.take(Duration::ZERO).is_some());
+        assert!(permits.take(Duration::ZERO).is_some());
     }
 }

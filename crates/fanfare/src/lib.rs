@@ -39,7 +39,7 @@ pub use adopt::{AdoptError, AdoptRefusal};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
-pub use fanfare_io::scheduling::take_short_turns;
+pub use fanfare_io::scheduling::prefer_short_runs;
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
 pub use fanfare_proto::cursor::{Cursor, Epoch};

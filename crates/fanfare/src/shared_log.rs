@@ -4,7 +4,7 @@
 //! for topics and to read runs of frames. Under it no frame is encoded, sent or freed. A release takes the locks
 //! of mailboxes under it; the order of all locks is in `docs/ARCHITECTURE.md`.
 //!
-//! A shard that registers a reader of a topic learns the newest number under the lock: up to it the reader's
+//! A shard that registers for a topic learns the newest number under the lock: up to it the topic's
 //! events are in the log, after it they come by mail.
 
 use std::sync::Arc;
@@ -32,12 +32,12 @@ pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
 pub(crate) struct ProcessLog {
     epoch: Epoch,
     state: Mutex<State>,
-    /// The newest number that is released. It is raised under the lock, before mail is pushed: a subscriber
-    /// that has had an event from one shard, and then comes to another, finds this raised there. Relaxed: the
-    /// lock of the mailbox is between the raise and the first shard's send, the reader's sockets are between
-    /// that and the second shard's look.
+    /// [`Log::newest`], for threads without the lock. It is raised under the lock, before mail is pushed: a
+    /// subscriber that has had an event from one shard, and then comes to another, finds this raised there.
+    /// Relaxed: the lock of the mailbox is between the raise and the first shard's send, the subscriber's
+    /// sockets are between that and the second shard's load.
     newest: Arc<AtomicU64>,
-    /// When the shard that trims looks at the log again, in nanoseconds; `u64::MAX`: never. The log's own time
+    /// When the shard that trims checks the log again, in nanoseconds; `u64::MAX`: never. The log's own time
     /// ([`Log::next_expiry`]) is not earlier. It is changed under the lock, and read without: a shard that
     /// waited for a release before each of its sleeps would deliver nothing meanwhile. Relaxed: the shard is
     /// woken after it was made earlier.
@@ -46,8 +46,6 @@ pub(crate) struct ProcessLog {
 
 struct State {
     log: Log,
-    /// What [`ProcessLog::newest`] shows to those without the lock.
-    newest: u64,
     /// Batches that have their numbers and are not in the log.
     unreleased: ReleaseQueue,
     /// [`Log::changes`] when the log was last checked.
@@ -82,7 +80,6 @@ impl ProcessLog {
             newest: Arc::new(AtomicU64::new(log.newest())),
             trims_at: AtomicU64::new(nanoseconds_or_never(log.next_expiry())),
             state: Mutex::new(State {
-                newest: log.newest(),
                 log,
                 unreleased: ReleaseQueue::default(),
                 #[cfg(feature = "sim")]
@@ -112,12 +109,12 @@ impl ProcessLog {
         self.state.lock().ok().map(|state| LockedLog { process: self, state })
     }
 
-    /// For those who only look: sizes and names, also of a log that is half changed.
-    pub(crate) fn lock_to_look(&self) -> LockedLog<'_> {
+    /// For questions about sizes and names, also of a log that is half changed.
+    pub(crate) fn lock_even_if_broken(&self) -> LockedLog<'_> {
         LockedLog { process: self, state: lock(&self.state) }
     }
 
-    /// Makes the shard that trims look at the log as soon as it is awake.
+    /// Makes the shard that trims check the log as soon as it is awake.
     pub(crate) fn trim_at_once(&self) {
         self.trims_at.store(0, Ordering::Relaxed);
     }
@@ -176,7 +173,7 @@ impl LockedLog<'_> {
 
     /// The newest number that is released.
     pub(crate) fn newest(&self) -> u64 {
-        self.state.newest
+        self.state.log.newest()
     }
 
     pub(crate) fn unreleased(&mut self) -> &mut ReleaseQueue {
@@ -192,7 +189,7 @@ impl LockedLog<'_> {
         dropped: &mut Vec<Arc<Frame>>,
     ) -> bool {
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
-        let State { log, newest, .. } = &mut *self.state;
+        let log = &mut self.state.log;
         for frame in frames {
             log.append(frame, now, dropped);
         }
@@ -201,7 +198,6 @@ impl LockedLog<'_> {
         if is_earlier {
             self.process.trims_at.store(expiry, Ordering::Relaxed);
         }
-        *newest = last;
         self.process.newest.store(last, Ordering::Relaxed);
         is_earlier
     }
@@ -259,7 +255,7 @@ impl SharedLog {
     }
 
     /// Checks the log, and that this shard has registered for exactly these topics. What cannot have changed since
-    /// the last check is left out: to look at the whole log after every tick takes most of a simulation's time.
+    /// the last check is left out: to check the whole log after every tick takes most of a simulation's time.
     ///
     /// # Panics
     /// Something does not hold.
@@ -293,7 +289,7 @@ impl SharedLog {
     pub(crate) fn caught_up_to(&self) -> Option<u64> {
         // Mail is pushed under the log's lock, after the newest number was raised.
         let log = self.process.lock();
-        self.mailbox.is_empty().then_some(log.state.newest)
+        self.mailbox.is_empty().then_some(log.newest())
     }
 }
 
@@ -305,7 +301,7 @@ impl EventLog for SharedLog {
     fn add_reader(&mut self, topics: &[Topic]) -> u64 {
         let mut log = self.process.lock();
         log.state.log.add_reader(topics, self.shard);
-        log.state.newest
+        log.newest()
     }
 
     fn remove_reader(&mut self, topics: &[Topic]) {

@@ -36,7 +36,7 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// One shard whose turns the caller takes.
+/// One shard whose ticks the caller runs.
 pub struct SimShard<I: Io> {
     pub(crate) shard: Shard<I>,
     waker: Waker,
@@ -123,7 +123,7 @@ impl<I: Io> SimShard<I> {
         self.shard.awake();
     }
 
-    /// One turn of the loop, and a check of all that must hold after it.
+    /// One tick, and a check of all that must hold after it.
     pub fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
         self.shard.tick(now, notifications);
         self.shard.check();
@@ -146,7 +146,7 @@ impl<I: Io> SimShard<I> {
 
     /// Each laggard's socket, and whether it is in line to be served.
     pub fn laggards(&self) -> impl Iterator<Item = (Socket, bool)> {
-        self.shard.laggards_in_line()
+        self.shard.laggard_sockets()
     }
 }
 
@@ -157,7 +157,7 @@ pub struct ShardSnapshot {
     pub counts: Counts,
     /// Deadlines of requests, also of those that have left.
     pub deadlines: usize,
-    /// Readers that wait for a number which is not released yet.
+    /// Subscribers that wait for a number which is not released yet.
     pub resuming: usize,
     /// An event is not marked in all of its audiences yet.
     pub is_marking: bool,
@@ -174,7 +174,7 @@ pub struct ShardSnapshot {
     /// Streams that are not at a standstill.
     pub moving: usize,
     /// Bytes that it holds for sweeps under way and for what links have begun.
-    pub held_bytes: usize,
+    pub memory_bytes: usize,
 }
 
 /// The state of the log of the process, as a model sees it.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use fanfare::{Engine, Event, Limits, Topic};
 
-/// Readers of many topics with long names were bounded by their number alone: 10,000 of them took 290 MB,
-/// which no bound named. Now the one that would exceed the bound is told that the server is full, and readers
-/// of the same topics are not.
+/// Subscribers of many topics with long names were bounded by their number alone: 10,000 of them took 290 MB,
+/// which no bound named. Now the one that would exceed the bound is told that the server is full, and
+/// subscribers of the same topics are not.
 #[test]
 fn a_subscription_beyond_the_bound_of_topics_is_refused_and_one_to_known_topics_is_not() {
     let limits = Limits { subscription_bytes: 100_000, ..Limits::default() };
@@ -18,8 +18,8 @@ fn a_subscription_beyond_the_bound_of_topics_is_refused_and_one_to_known_topics_
     let engine = engine.start().unwrap();
     let address = engine.addresses()[0];
     let mut streams = Vec::new();
-    for reader in 0..100 {
-        let (status, stream) = subscribe(address, reader);
+    for subscriber in 0..100 {
+        let (status, stream) = subscribe(address, subscriber);
         if status == "503" {
             break;
         }
@@ -50,15 +50,15 @@ fn a_subscription_beyond_the_bound_of_topics_is_refused_and_one_to_known_topics_
     }
 }
 
-fn topic(reader: usize, number: usize) -> String {
-    format!("{reader:>04}-{number:>02}-{}", "x".repeat(150))
+fn topic(subscriber: usize, number: usize) -> String {
+    format!("{subscriber:>04}-{number:>02}-{}", "x".repeat(150))
 }
 
-/// Subscribes to 32 topics of the reader's own, and answers the status of the response.
-fn subscribe(address: SocketAddr, reader: usize) -> (String, TcpStream) {
+/// Subscribes to 32 topics of the subscriber's own, and answers the status of the response.
+fn subscribe(address: SocketAddr, subscriber: usize) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let topics: Vec<String> = (0..32).map(|number| format!("topic={}", topic(reader, number))).collect();
+    let topics: Vec<String> = (0..32).map(|number| format!("topic={}", topic(subscriber, number))).collect();
     let head = format!("GET /events?{} HTTP/1.0\r\n\r\n", topics.join("&"));
     stream.write_all(head.as_bytes()).unwrap();
     let mut status = [0; 12];

@@ -30,8 +30,8 @@ const BATCHES: usize = 40;
 const BATCH: usize = 5;
 const EVENTS: usize = PUBLISHERS * BATCHES * BATCH;
 
-/// An engine goes on with a log of before: its ids go on, a reader that has everything resumes, and one that
-/// has less gets a gap.
+/// An engine goes on with a log of before: its ids go on, a subscriber that has everything resumes, and one
+/// that has less gets a gap.
 #[test]
 fn an_engine_goes_on_where_a_log_ended() {
     let position = Cursor::parse("000000abc-41").unwrap();
@@ -59,7 +59,7 @@ fn an_engine_goes_on_where_a_log_ended() {
         assert!(text.contains("data: next\n"), "from {id}: {text}");
     }
     engine.stop(Duration::ZERO).unwrap();
-    // The same after a second start, where the store has the event.
+    // The same after a second start, where the durable store has the event.
     let engine = start(hub.head()).unwrap();
     assert_eq!(engine.hub().publish(event("next".to_owned())).unwrap().first, "000000abc-43");
     let error = start(Cursor { seq: u64::MAX, ..position }).err().unwrap();
@@ -78,7 +78,7 @@ fn everybody_sees_one_order_whoever_publishes() {
 
     let orders: Vec<Vec<String>> = thread::scope(|scope| {
         let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
-        scope.spawn(|| look_on(&hub, &published));
+        scope.spawn(|| observe(&hub, &published));
         let publishers: Vec<_> = (0..PUBLISHERS)
             .map(|name| {
                 scope.spawn({
@@ -534,7 +534,7 @@ fn publish(hub: &Hub, name: usize) {
 }
 
 /// What a dashboard does meanwhile.
-fn look_on(hub: &Hub, published: &AtomicBool) {
+fn observe(hub: &Hub, published: &AtomicBool) {
     let mut newest = hub.head();
     while !published.load(Ordering::Relaxed) {
         assert!(hub.counts().connections <= 8);
@@ -558,7 +558,7 @@ fn subscribe_at(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-/// A subscriber that has not looked at its answer yet.
+/// A subscriber that has not read its answer yet.
 fn request(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

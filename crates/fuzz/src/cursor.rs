@@ -110,7 +110,7 @@ fn subscription(id: &[u8], query: &[u8]) {
             let names: Vec<&str> = read.topics.iter().map(Topic::as_str).collect();
             assert_eq!(names, topics);
             assert!(!topics.is_empty() && topics.len() <= MAX_TOPICS);
-            assert_eq!(read.gap_notice, all("gap").next_back().is_none_or(|gap| gap == "on"));
+            assert_eq!(read.gap_events, all("gap").next_back().is_none_or(|gap| gap == "on"));
             let checkpoint = all("checkpoint").next_back().map(|value| match value.as_str() {
                 "on" => Checkpoint::Block,
                 "off" => Checkpoint::Off,

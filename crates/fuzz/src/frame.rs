@@ -155,7 +155,7 @@ fn runs_are_cut_at_frames(frames: &[Arc<Frame>], format: WireFormat, room: &[u16
         if let Some(unsent) = cut.unsent {
             bytes.extend_from_slice(unsent.bytes(&store));
             cursor = unsent.seq(&store).unwrap();
-            unsent.release(&mut store);
+            unsent.drop_reference(&mut store);
         }
         for frame in frames[..run.len()].iter().filter(|frame| frame.seq() > cursor) {
             bytes.extend_from_slice(frame.wire(format));

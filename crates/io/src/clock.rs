@@ -50,13 +50,13 @@ impl Clock {
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 impl Clock {
-    /// A clock that shows what the calling thread has said last by [`Clock::turn_hand`].
+    /// A clock that shows what the calling thread has said last by [`Clock::set_hand`].
     pub fn by_hand() -> Self {
         Self { by_hand: true, ..Self::start() }
     }
 
     /// Sets all clocks of this thread that are driven by hand.
-    pub fn turn_hand(now: Duration) {
+    pub fn set_hand(now: Duration) {
         HAND.set(now);
     }
 }

@@ -105,13 +105,13 @@ pub trait Io {
     fn stop_listening(&mut self);
 
     /// Reports readiness of `socket` under `token` from now on, as edges, until [`Io::close`] or
-    /// [`Io::release`]. What is ready at this moment is reported too.
+    /// [`Io::unwatch`]. What is ready at this moment is reported too.
     ///
     /// # Errors
     /// The kernel refused: its limit of watches or memory is reached.
     fn watch(&mut self, socket: Socket, token: Token) -> io::Result<()>;
 
-    /// Waits until something happens or `timeout` has passed (`None`: without end; zero: only looks),
+    /// Waits until something happens or `timeout` has passed (`None`: without end; zero: only checks),
     /// and appends what was seen. It appends a bounded number and keeps the rest for the next call.
     ///
     /// # Errors
@@ -151,5 +151,5 @@ pub trait Io {
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]);
 
     /// Stops watching a socket without closing it: a copy of it can be handed to another thread, or it watched anew.
-    fn release(&mut self, socket: Socket, token: Token);
+    fn unwatch(&mut self, socket: Socket, token: Token);
 }

@@ -178,7 +178,7 @@ impl Io for Epoll {
 
     fn resume_accept(&mut self) {
         // The listener that failed is still marked as ready, and those whose edges came meanwhile are too, so
-        // the next wait looks at them.
+        // the next wait reports them.
         self.accept_paused = false;
     }
 
@@ -283,13 +283,13 @@ impl Io for Epoll {
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
         for &(socket, token) in sockets {
             if let Some(token) = token {
-                self.release(socket, token);
+                self.unwatch(socket, token);
             }
             self.open.close(socket);
         }
     }
 
-    fn release(&mut self, socket: Socket, _token: Token) {
+    fn unwatch(&mut self, socket: Socket, _token: Token) {
         // Before any close: a duplicate of the socket may live on in another table, and then a close alone
         // leaves the watch in place, to fire with a stale token for ever.
         let result = self.poll.registry().deregister(&mut SourceFd(&socket));

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 
-/// The slice that [`take_short_turns`] asks for: the shortest that the kernel gives.
+/// The slice that [`prefer_short_runs`] asks for: the shortest that the kernel gives.
 const SHORTEST_SLICE_NS: u64 = 100_000;
 
 /// `struct sched_attr` as `sched_setattr(2)` has had it from its beginning.
@@ -23,15 +23,15 @@ struct Attributes {
 
 const ATTRIBUTES_BYTES: u32 = mem::size_of::<Attributes>() as u32;
 
-/// Asks the kernel for short turns of the calling thread: it gets no more of its core than before, but when it is
-/// woken it takes the core at once from a thread with longer turns. For a thread that answers requests beside shards,
-/// which keep their cores busy for milliseconds.
+/// Asks the kernel for short runs of the calling thread: it gets no more of its core than before, but when it
+/// is woken it takes the core at once from a thread with longer runs. For a thread that answers requests
+/// beside shards, which keep their cores busy for milliseconds.
 ///
-/// Linux 6.12 and newer do so; older kernels take the call and change nothing.
+/// Linux 6.12 and newer do so; older kernels accept the system call and change nothing.
 ///
 /// # Errors
 /// `EPERM` or `ENOSYS` where a filter forbids `sched_getattr(2)` or `sched_setattr(2)`. The thread is as before.
-pub fn take_short_turns() -> io::Result<()> {
+pub fn prefer_short_runs() -> io::Result<()> {
     let attributes = Attributes { size: ATTRIBUTES_BYTES, runtime: SHORTEST_SLICE_NS, ..attributes()? };
     // SAFETY: the structure outlives the call, which reads as many bytes as `size` says; 0 means the calling thread.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
@@ -55,10 +55,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_with_short_turns_is_otherwise_the_same() {
+    fn a_thread_with_short_runs_is_otherwise_the_same() {
         std::thread::spawn(|| {
             let before = attributes().unwrap();
-            take_short_turns().unwrap();
+            prefer_short_runs().unwrap();
             let after = attributes().unwrap();
             assert_eq!(
                 (after.policy, after.nice, after.priority),

@@ -108,7 +108,7 @@ pub fn listen(
     Ok(listeners)
 }
 
-/// Lets one process at a time look whether a port is free and take it. Two servers that started on one port
+/// Lets one process at a time check whether a port is free and take it. Two servers that started on one port
 /// at the same moment both found it free, and both ran.
 ///
 /// The lock is a socket in the abstract namespace of Unix sockets, which is the network namespace's, as ports

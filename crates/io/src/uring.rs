@@ -1,4 +1,4 @@
-//! The backend that hands the kernel a batch of sends in one call.
+//! The backend that hands the kernel a batch of sends in one system call.
 //!
 //! Sends are where the time goes, and where a batch of small frames is 1 to 2 % faster. (A thread's own time
 //! shows more on loopback, but long submissions push a part of the receivers' work to the kernel's own
@@ -185,8 +185,8 @@ fn submit(
             result = Ok(());
             break;
         }
-        // A partial submission means that the kernel had no memory for more requests. The call then reports the
-        // count of those that it accepted, and the next attempt reports the error.
+        // A partial submission means that the kernel had no memory for more requests. The system call then
+        // reports the count of those that it accepted, and the next attempt reports the error.
         let error = submitted.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN));
         debug_assert!(
             error.raw_os_error() != Some(libc::EEXIST),
@@ -323,8 +323,8 @@ impl Io for Uring {
         self.readiness.close(sockets);
     }
 
-    fn release(&mut self, socket: Socket, token: Token) {
-        self.readiness.release(socket, token);
+    fn unwatch(&mut self, socket: Socket, token: Token) {
+        self.readiness.unwatch(socket, token);
     }
 }
 

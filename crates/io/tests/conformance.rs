@@ -148,7 +148,7 @@ fn a_full_table_stops_accepting_until_resumed<I: Io>(name: &str, open: Open<I>) 
         filler.truncate(filler.len() - 3);
         stage.expect_quiet();
         stage.io.resume_accept();
-        // Nobody has connected since, so there is no edge: it has to look.
+        // Nobody has connected since, so there is no edge: it has to check.
         stage.until("failure", |seen| seen.contains(&Notification::AcceptFailed(libc::EMFILE)));
         assert_eq!(accepted(&stage.seen).len(), 3);
 
@@ -769,7 +769,7 @@ fn a_number_used_again_has_its_new_name<I: Io>(name: &str, open: Open<I>) {
 fn a_released_socket_is_quiet_and_usable<I: Io>(_: &str, open: Open<I>) {
     let mut stage = Stage::new(open);
     let (mut peer, socket) = stage.watched(Token(1));
-    stage.io.release(socket, Token(1));
+    stage.io.unwatch(socket, Token(1));
     write(&mut peer, b"for the next owner");
     stage.expect_quiet();
     let handed = duplicate(socket);

@@ -96,7 +96,7 @@ fn an_adopted_socket_is_configured_the_same() {
 /// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window had first
 /// been closed, and where it had just read everything it never learned of it.
 #[test]
-fn no_slow_reader_is_given_up_by_the_kernel() {
+fn no_slow_subscriber_is_given_up_by_the_kernel() {
     let listeners = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 1).unwrap();
     let timeout = SockRef::from(&listeners[0]).tcp_user_timeout().unwrap();
     assert!(timeout.is_none_or(|timeout| timeout.is_zero()));
@@ -201,7 +201,7 @@ fn free_port(address: [u8; 4]) -> SocketAddr {
     TcpListener::bind(SocketAddr::from((address, 0))).unwrap().local_addr().unwrap()
 }
 
-/// Both looked whether the port was free before either had taken it, and each got a part of the connections:
+/// Both checked whether the port was free before either had taken it, and each got a part of the connections:
 /// subscribers of one server missed what the other one acknowledged. Of 40 pairs 4 ran.
 #[test]
 fn of_servers_that_start_at_the_same_moment_one_gets_the_port() {

@@ -1,4 +1,4 @@
-//! Where a reader is: the text of `id:` and of `Last-Event-ID`.
+//! Where a subscriber is: the text of `id:` and of `Last-Event-ID`.
 
 use std::fmt;
 

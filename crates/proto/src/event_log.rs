@@ -15,17 +15,19 @@ pub trait EventLog {
     /// Ends what [`EventLog::add_reader`] began. Events that were on their way may still come.
     fn remove_reader(&mut self, topics: &[Topic]);
 
-    /// The highest number that any reader may have seen. At least that of every event that this shard was handed.
+    /// The highest number that any subscriber may have seen. At least that of every event that this shard was
+    /// handed.
     fn newest(&self) -> u64;
 
-    /// Where a reader of `topics` starts that has the event `id`. Private frames count only with `sees_private`.
+    /// Where a subscriber of `topics` starts that has the event `id`. Private frames count only with
+    /// `sees_private`.
     fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start;
 
     /// Appends to `into` the frames of `topics` after `after`, in order: at most `most` and about `bytes` of them, but at
-    /// least one if there is one. Answers the cursor of a reader that was given all of them.
+    /// least one if there is one. Answers the cursor of a subscriber that was given all of them.
     ///
     /// # Errors
-    /// Some of these frames are gone that the reader does not know of: everything after the number that is returned is
+    /// Some of these frames are gone that the subscriber does not know of: everything after the number that is returned is
     /// still there.
     fn read_after(
         &self,
@@ -39,7 +41,7 @@ pub trait EventLog {
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>>;
 }
 
-/// Which frames a reader wants.
+/// Which frames a subscriber wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'topics> {
     /// Frames of one of these topics,
@@ -48,8 +50,8 @@ pub struct Wanted<'topics> {
     pub sees_private: bool,
     /// after this number.
     pub after: u64,
-    /// The reader knows that some of them up to this number are gone: it gets what is left. At most `after`: it has
-    /// missed none.
+    /// The subscriber knows that some of them up to this number are gone: it gets what is left. At most
+    /// `after`: it has missed none.
     pub incomplete_until: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The frames that a shard is delivering, each held once however many audiences are to get it.
+//! The frames that a shard is delivering, each stored once however many audiences are to get it.
 //!
 //! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event
 //! may have to be marked in a million audiences, so audiences count their references here, in memory that no
@@ -10,26 +10,26 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::frame::Frame;
-use crate::parts::{PartTable, hash_of_number};
+use crate::segments::{SegmentTable, hash_of_number};
 use crate::shrink::drop_if_empty;
 
-/// A frame's place in the store. It is valid until its last reference is released.
+/// A frame's index in the store. It is valid until its last reference is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameKey(u32);
 
-/// The frames that a shard holds, with the number of references to each.
+/// The frames that a shard is delivering, with the number of references to each.
 #[derive(Default)]
 pub struct FrameStore {
-    table: Slab<Held>,
+    table: Slab<Entry>,
     /// The frames that some link has begun, by their number. Each is in the store once, also where several laggards
     /// have read it from the log one after the other.
-    by_seq: PartTable<FrameKey>,
+    by_seq: SegmentTable<FrameKey>,
     bytes: usize,
     begun_bytes: usize,
     references: usize,
 }
 
-struct Held {
+struct Entry {
     frame: Arc<Frame>,
     references: u32,
     /// Those of the references that belong to links which have begun the frame.
@@ -41,23 +41,23 @@ impl FrameStore {
     pub fn insert(&mut self, frame: Arc<Frame>) -> FrameKey {
         self.bytes += frame.size();
         self.references += 1;
-        FrameKey(self.table.insert(Held { frame, references: 1, begun: 0 }) as u32)
+        FrameKey(self.table.insert(Entry { frame, references: 1, begun: 0 }) as u32)
     }
 
     /// Adds a reference.
-    pub fn retain(&mut self, key: FrameKey) -> FrameKey {
+    pub fn add_reference(&mut self, key: FrameKey) -> FrameKey {
         self.table[key.0 as usize].references += 1;
         self.references += 1;
         key
     }
 
     /// Ends a reference. The frame leaves the store with its last one.
-    pub fn release(&mut self, key: FrameKey) {
-        let held = &mut self.table[key.0 as usize];
-        held.references -= 1;
+    pub fn drop_reference(&mut self, key: FrameKey) {
+        let entry = &mut self.table[key.0 as usize];
+        entry.references -= 1;
         self.references -= 1;
-        if held.references == 0 {
-            self.bytes -= held.frame.size();
+        if entry.references == 0 {
+            self.bytes -= entry.frame.size();
             self.table.remove(key.0 as usize);
             drop_if_empty(&mut self.table);
         }
@@ -65,40 +65,40 @@ impl FrameStore {
 
     /// Adds a reference for a link that has begun the frame and must finish it, and answers under which key: another
     /// link may have begun the same frame under another one.
-    pub fn retain_begun(&mut self, key: FrameKey) -> FrameKey {
+    pub fn add_begun_reference(&mut self, key: FrameKey) -> FrameKey {
         let seq = self.seq(key);
         let found =
             self.by_seq.find(hash_of_number(seq), |other| self.table[other.0 as usize].frame.seq() == seq);
         let key = found.copied().unwrap_or(key);
-        let held = &mut self.table[key.0 as usize];
-        held.begun += 1;
-        if held.begun == 1 {
-            self.begun_bytes += held.frame.size();
+        let entry = &mut self.table[key.0 as usize];
+        entry.begun += 1;
+        if entry.begun == 1 {
+            self.begun_bytes += entry.frame.size();
             let table = &self.table;
             self.by_seq.insert(hash_of_number(seq), key, |other| {
                 hash_of_number(table[other.0 as usize].frame.seq())
             });
         }
-        self.retain(key)
+        self.add_reference(key)
     }
 
-    /// Ends a reference of [`FrameStore::retain_begun`].
-    pub fn release_begun(&mut self, key: FrameKey) {
-        let held = &mut self.table[key.0 as usize];
-        held.begun -= 1;
-        if held.begun == 0 {
-            self.begun_bytes -= held.frame.size();
+    /// Ends a reference of [`FrameStore::add_begun_reference`].
+    pub fn drop_begun_reference(&mut self, key: FrameKey) {
+        let entry = &mut self.table[key.0 as usize];
+        entry.begun -= 1;
+        if entry.begun == 0 {
+            self.begun_bytes -= entry.frame.size();
             let table = &self.table;
             let hash_of = |other: &FrameKey| hash_of_number(table[other.0 as usize].frame.seq());
             self.by_seq.remove(hash_of(&key), |other| *other == key, hash_of);
         }
-        self.release(key);
+        self.drop_reference(key);
     }
 
     /// What each link that has begun this frame has as its share of it, in bytes.
     pub fn begun_share(&self, key: FrameKey) -> usize {
-        let held = &self.table[key.0 as usize];
-        held.frame.size() / held.begun.max(1) as usize
+        let entry = &self.table[key.0 as usize];
+        entry.frame.size() / entry.begun.max(1) as usize
     }
 
     /// Bytes of the frames that some link has begun, each counted once.
@@ -116,7 +116,7 @@ impl FrameStore {
         self.get(key).seq()
     }
 
-    /// Bytes of the frames held, each counted once.
+    /// Bytes of the frames in the store, each counted once.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -126,12 +126,12 @@ impl FrameStore {
         self.references
     }
 
-    /// Frames held.
+    /// Frames entry.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether no frame is held.
+    /// Whether no frame is entry.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
@@ -141,15 +141,15 @@ impl FrameStore {
     /// # Panics
     /// They are not.
     pub fn check(&self) {
-        let bytes: usize = self.table.iter().map(|(_, held)| held.frame.size()).sum();
+        let bytes: usize = self.table.iter().map(|(_, entry)| entry.frame.size()).sum();
         assert_eq!(self.bytes, bytes, "bytes of the frames in the store");
-        let references: usize = self.table.iter().map(|(_, held)| held.references as usize).sum();
+        let references: usize = self.table.iter().map(|(_, entry)| entry.references as usize).sum();
         assert_eq!(self.references, references, "references to the frames in the store");
-        let begun = self.table.iter().filter(|(_, held)| held.begun > 0);
-        let begun_bytes: usize = begun.map(|(_, held)| held.frame.size()).sum();
+        let begun = self.table.iter().filter(|(_, entry)| entry.begun > 0);
+        let begun_bytes: usize = begun.map(|(_, entry)| entry.frame.size()).sum();
         assert_eq!(self.begun_bytes, begun_bytes, "bytes of the frames that were begun");
-        assert!(self.table.iter().all(|(_, held)| held.references > 0), "a frame without a reference");
-        let begun = self.table.iter().filter(|(_, held)| held.begun > 0);
+        assert!(self.table.iter().all(|(_, entry)| entry.references > 0), "a frame without a reference");
+        let begun = self.table.iter().filter(|(_, entry)| entry.begun > 0);
         assert_eq!(self.by_seq.len(), begun.count(), "frames that were begun, by their number");
     }
 }
@@ -167,34 +167,35 @@ mod tests {
         let frame = Arc::new(Frame::encode(1, "1", event, Duration::ZERO));
         let mut store = FrameStore::default();
         let key = store.insert(Arc::clone(&frame));
-        let other = store.retain(key);
-        store.release(key);
+        let other = store.add_reference(key);
+        store.drop_reference(key);
         assert_eq!((store.len(), store.bytes(), store.seq(other)), (1, frame.size(), 1));
         store.check();
-        store.release(other);
+        store.drop_reference(other);
         assert!(store.is_empty() && store.bytes() == 0 && store.references() == 0);
         assert_eq!(Arc::strong_count(&frame), 1);
     }
 
-    /// Each laggard reads from the log by itself. A frame that a hundred of them were in the middle of counted a hundred
-    /// times against the bound of what links have begun, and slow readers were disconnected for memory that was not used.
+    /// Each laggard reads from the log by itself. A frame that a hundred of them were in the middle of
+    /// counted a hundred times against the bound of what links have begun, and slow subscribers were
+    /// disconnected for memory that was not used.
     #[test]
-    fn a_frame_that_several_links_have_begun_is_held_once() {
+    fn a_frame_that_several_links_have_begun_is_stored_once() {
         let event = Event::new(Topic::new("a").unwrap()).data("x".repeat(1000));
         let frame = Arc::new(Frame::encode(7, "7", event, Duration::ZERO));
         let mut store = FrameStore::default();
         let begun: Vec<FrameKey> = (0..100)
             .map(|_| {
                 let read = store.insert(Arc::clone(&frame));
-                let begun = store.retain_begun(read);
-                store.release(read);
+                let begun = store.add_begun_reference(read);
+                store.drop_reference(read);
                 store.check();
                 begun
             })
             .collect();
         assert_eq!((store.len(), store.bytes(), store.begun_bytes()), (1, frame.size(), frame.size()));
         for key in begun {
-            store.release_begun(key);
+            store.drop_begun_reference(key);
             store.check();
         }
         assert!(store.is_empty() && store.begun_bytes() == 0);

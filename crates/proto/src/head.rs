@@ -1,7 +1,7 @@
 //! Request heads: RFC 9112 read strictly.
 //!
 //! Three steps. [`HeadScanner`] checks byte by byte as the bytes come, so that garbage is refused at the first
-//! byte that cannot be right, each byte is looked at once, and nothing is parsed before the head is complete.
+//! byte that cannot be right, each byte is checked once, and nothing is parsed before the head is complete.
 //! `httparse` then cuts the complete head into fields: it is what the control plane's HTTP library uses as well,
 //! so a request that is handed over reads there as it read here. [`RequestHead`] holds the result.
 //!
@@ -188,7 +188,7 @@ impl<'b> RequestHead<'b> {
         if self.version_minor == 0 || self.wants_close() { WireFormat::Plain } else { WireFormat::Chunked }
     }
 
-    /// The first `Last-Event-ID` header; an empty one is an absent one. The query is not looked at: that is
+    /// The first `Last-Event-ID` header; an empty one is an absent one. The query is not read: that is
     /// [`SubscribeQuery`](crate::subscribe::SubscribeQuery)'s.
     pub fn last_event_id(&self) -> Option<&'b [u8]> {
         self.header("last-event-id").filter(|id| !id.is_empty())
@@ -202,14 +202,14 @@ impl<'b> RequestHead<'b> {
     }
 }
 
-/// The first step: checks a head that comes in pieces, looking at each byte once.
+/// The first step: checks a head that comes in pieces, each byte once.
 ///
 /// Keep one beside the receive buffer. After each read call [`parse`](HeadScanner::parse) with everything received
 /// since the beginning of the request; on a complete head or an error drop the scanner.
 #[derive(Clone, Debug, Default)]
 pub struct HeadScanner {
     state: State,
-    /// Bytes looked at.
+    /// Bytes checked.
     at: usize,
     /// Where the current method, target, version or header name begins.
     start: usize,
@@ -246,7 +246,7 @@ impl HeadScanner {
         HeadScanner::default()
     }
 
-    /// Looks at the bytes that are new since the last call; `bytes` begins with those of the last call.
+    /// Checks the bytes that are new since the last call; `bytes` begins with those of the last call.
     /// Returns the head and its length once it is complete; behind that length is the body.
     ///
     /// # Errors
@@ -297,7 +297,7 @@ impl HeadScanner {
         Ok(Some(self.at))
     }
 
-    /// Looks at the byte at `self.at`; in a target, name or value, also at all that are like it behind it.
+    /// Checks the byte at `self.at`; in a target, name or value, also all that are like it behind it.
     fn step(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         let at = self.at;
         let byte = bytes[at];

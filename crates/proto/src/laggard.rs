@@ -19,8 +19,8 @@ pub struct Laggard {
     pub progress_at: Duration,
     /// It was at the head before, and did not come to replay.
     fell_behind: bool,
-    /// It stands in line to be served.
-    in_line: bool,
+    /// It is in the queue of laggards that can be served.
+    is_queued: bool,
     /// It is to be ended, and waits for that.
     ends: bool,
 }
@@ -31,17 +31,17 @@ impl Laggard {
         self.fell_behind && self.progress_at <= time
     }
 
-    /// Whether it waits for its turn, or for its end, rather than for its link.
-    pub fn in_line(&self) -> bool {
-        self.in_line || self.ends
+    /// Whether it waits for its turn, or for its end, and not for its link.
+    pub fn is_queued(&self) -> bool {
+        self.is_queued || self.ends
     }
 }
 
-/// The laggards of a shard, and the line of those that can be served.
+/// The laggards of a shard, and the queue of those that can be served.
 #[derive(Default)]
 pub struct Laggards {
     table: Slab<Laggard>,
-    line: VecDeque<u32>,
+    ready_queue: VecDeque<u32>,
     fallen_behind: usize,
 }
 
@@ -60,7 +60,7 @@ pub struct NewLaggard {
 }
 
 impl Laggards {
-    /// Adds a laggard, in line at once if it is ready to be served, and gives it a key.
+    /// Adds a laggard, in the queue at once if it is ready to be served, and gives it an index.
     pub fn insert(&mut self, new: NewLaggard, now: Duration) -> u32 {
         let NewLaggard { slot, cursor, incomplete_until, fell_behind, ready } = new;
         self.fallen_behind += usize::from(fell_behind);
@@ -70,41 +70,41 @@ impl Laggards {
             incomplete_until,
             progress_at: now,
             fell_behind,
-            in_line: false,
+            is_queued: false,
             ends: false,
         };
-        let key = self.table.insert(laggard) as u32;
+        let index = self.table.insert(laggard) as u32;
         if ready {
-            self.ready(key);
+            self.ready(index);
         }
-        key
+        index
     }
 
-    /// Puts a laggard in line: its link has room.
-    pub fn ready(&mut self, key: u32) {
-        let laggard = &mut self.table[key as usize];
-        if !laggard.in_line {
-            laggard.in_line = true;
-            self.line.push_back(key);
+    /// Puts a laggard in the queue: its link has room.
+    pub fn ready(&mut self, index: u32) {
+        let laggard = &mut self.table[index as usize];
+        if !laggard.is_queued {
+            laggard.is_queued = true;
+            self.ready_queue.push_back(index);
         }
     }
 
     /// Notes that a laggard whose link has room is to be ended.
-    pub fn ends(&mut self, key: u32) {
-        self.table[key as usize].ends = true;
+    pub fn ends(&mut self, index: u32) {
+        self.table[index as usize].ends = true;
     }
 
-    /// The next to be served. It is out of line until [`Laggards::ready`]. Takes from `scans` what it looked
-    /// at in vain.
+    /// The next to be served. It is not in the queue again until [`Laggards::ready`]. Takes from
+    /// `scans` what it checked in vain.
     pub fn next_turn(&mut self, scans: &mut usize) -> Option<u32> {
         loop {
-            let key = self.line.pop_front()?;
-            // A key may be of one that has left since.
-            if let Some(laggard) = self.table.get_mut(key as usize)
-                && laggard.in_line
+            let index = self.ready_queue.pop_front()?;
+            // An index may be of one that has left since.
+            if let Some(laggard) = self.table.get_mut(index as usize)
+                && laggard.is_queued
             {
-                laggard.in_line = false;
-                return Some(key);
+                laggard.is_queued = false;
+                return Some(index);
             }
             *scans = scans.checked_sub(1)?;
         }
@@ -112,7 +112,7 @@ impl Laggards {
 
     /// Whether any can be served.
     pub fn any_ready(&self) -> bool {
-        !self.line.is_empty()
+        !self.ready_queue.is_empty()
     }
 
     /// How many were at the head before, and did not come to replay.
@@ -120,59 +120,59 @@ impl Laggards {
         self.fallen_behind
     }
 
-    /// How many are in line.
+    /// How many are in the queue.
     pub fn ready_count(&self) -> usize {
-        self.line.len()
+        self.ready_queue.len()
     }
 
-    /// The laggard under this key.
-    pub fn get(&self, key: u32) -> &Laggard {
-        &self.table[key as usize]
+    /// The laggard with this index.
+    pub fn get(&self, index: u32) -> &Laggard {
+        &self.table[index as usize]
     }
 
     /// Notes that a laggard was given everything up to `cursor`.
-    pub fn advance(&mut self, key: u32, cursor: u64) {
-        self.table[key as usize].cursor = cursor;
+    pub fn advance(&mut self, index: u32, cursor: u64) {
+        self.table[index as usize].cursor = cursor;
     }
 
     /// Notes that a laggard was told that some events up to here are gone.
-    pub fn miss_until(&mut self, key: u32, incomplete_until: u64) {
-        self.table[key as usize].incomplete_until = incomplete_until;
+    pub fn miss_until(&mut self, index: u32, incomplete_until: u64) {
+        self.table[index as usize].incomplete_until = incomplete_until;
     }
 
     /// Notes that its link took some bytes.
-    pub fn progressed(&mut self, key: u32, now: Duration) {
-        self.table[key as usize].progress_at = now;
+    pub fn progressed(&mut self, index: u32, now: Duration) {
+        self.table[index as usize].progress_at = now;
     }
 
     /// Ends its being one.
-    pub fn remove(&mut self, key: u32) {
-        let laggard = self.table.remove(key as usize);
+    pub fn remove(&mut self, index: u32) {
+        let laggard = self.table.remove(index as usize);
         self.fallen_behind -= usize::from(laggard.fell_behind);
         if self.table.is_empty() {
-            // Give back what a bad hour needed.
+            // Give back what a burst needed.
             self.table = Slab::new();
-            self.line = VecDeque::new();
+            self.ready_queue = VecDeque::new();
         }
     }
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Laggard)> {
-        self.table.iter().map(|(key, laggard)| (key as u32, laggard))
+        self.table.iter().map(|(index, laggard)| (index as u32, laggard))
     }
 
-    /// Gives back what a bad hour needed, behind the last laggard.
+    /// Gives back what a burst needed, behind the last laggard.
     pub fn shrink(&mut self) {
         crate::shrink::shrink_slab(&mut self.table);
     }
 
-    /// The laggard under this key, if there is one.
-    pub fn find(&self, key: usize) -> Option<&Laggard> {
-        self.table.get(key)
+    /// The laggard with this index, if there is one.
+    pub fn find(&self, index: usize) -> Option<&Laggard> {
+        self.table.get(index)
     }
 
-    /// One more than the largest key.
-    pub fn keys_end(&self) -> usize {
+    /// One more than the largest index.
+    pub fn indexes_end(&self) -> usize {
         self.table.capacity()
     }
 
@@ -193,9 +193,12 @@ impl Laggards {
     pub fn check(&self) {
         let fell = self.table.iter().filter(|(_, it)| it.fell_behind).count();
         assert_eq!(self.fallen_behind, fell, "laggards that fell behind");
-        for (key, laggard) in &self.table {
-            let in_line = self.line.contains(&(key as u32));
-            assert!(in_line || !laggard.in_line, "a laggard is in line, and the line does not have it");
+        for (index, laggard) in &self.table {
+            let is_there = self.ready_queue.contains(&(index as u32));
+            assert!(
+                is_there || !laggard.is_queued,
+                "a laggard is in the queue, and the queue does not have it"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. [`event`]: what a publisher sends, checked; a bad topic, id or type cannot be constructed.
 //! 2. [`frame`]: the event encoded once to wire bytes, shared by every shard.
-//! 3. [`log`]: the recent frames of each topic, for the whole process; [`cursor`]: where a reader stands in them.
+//! 3. [`log`]: the recent frames of each topic, for the whole process; [`cursor`]: where a subscriber stands in them.
 //! 4. [`delivery`]: one shard's streams as a state machine. Events come in, and it names what to send to which
 //!    sockets, and when it wants to be called again.
 //! 5. [`audience`]: who gets an event, and the sweep that brings members from their cursor to the head;
@@ -33,8 +33,9 @@ pub mod laggard;
 pub mod limits;
 pub mod link;
 pub mod log;
-mod parts;
+mod memory_bounds;
 pub mod run;
+mod segments;
 pub mod shrink;
 mod slot_table;
 mod slots;

@@ -6,7 +6,6 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::delivery::SUBSCRIBER_BYTES;
 use crate::event::{InvalidEvent, Topic};
 pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::frame::HeartbeatForm;
@@ -154,9 +153,9 @@ pub struct Limits {
     pub topics_per_subscription: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
-    /// Topics of all events of a batch, each counted in each event, that are published under one hold of the hub's locks:
-    /// a larger batch is published in parts. An entry costs about a microsecond, for which other publishers, and readers
-    /// that come or replay, wait.
+    /// Topics of all events of a batch, each counted in each event, that are published under one hold of the
+    /// hub's locks: a larger batch is published in parts. An entry costs about a microsecond, for which other
+    /// publishers, and subscribers that come or replay, wait.
     pub batch_topics: usize,
     /// Events that wait in a shard's mailbox. At the bound a publish is answered "busy" (503): together
     /// with a sweep's speed this is the latency under saturation, so it is small.
@@ -172,9 +171,9 @@ pub struct Limits {
     /// Beyond it, of a sample of these links, the one whose end frees most is disconnected. How far a slow subscriber may
     /// be behind is what the log retains: it reads from there.
     pub laggard_bytes: usize,
-    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no publisher: a few
-    /// slow readers are closed, or skip, at their own bounds. Where the readers of a hub are fewer than twice this, and
-    /// all of them are a little too slow, they are treated so, too.
+    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no
+    /// publisher: a few slow subscribers are closed, or skip, at their own bounds. Where the subscribers of a
+    /// hub are fewer than twice this, and all of them are a little too slow, they are treated so, too.
     pub congestion_streams: usize,
     /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
     /// and publishers of its topics wait.
@@ -198,7 +197,7 @@ pub struct Limits {
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
     /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
-    /// reader's ends later, with the event that it is in the middle of.
+    /// subscriber's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
     /// The reconnection time told to subscribers; each gets 100 to 150 % of it, so that those who were
     /// cut together do not come back together.
@@ -237,32 +236,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How much memory each part of an engine with so many shards takes at most, in bytes, by its name: what can be
-    /// multiplied from outside.
-    ///
-    /// It leaves out what the kernel holds for sockets, what an allocator adds, the events of publishers that wait for
-    /// room (their own), and what does not grow with what comes: buffers of a shard, code, stacks.
-    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 7] {
-        let each = |bytes: usize| bytes.saturating_mul(shards);
-        // What a request's head has become: its text, or the topics and fields that were read from it.
-        const TOPIC_BYTES: usize = 48;
-        const REQUEST_BYTES: usize = 512;
-        let topics = self.topics_per_subscription.saturating_mul(TOPIC_BYTES);
-        let request = self.head.max_bytes.saturating_add(topics).saturating_add(REQUEST_BYTES);
-        [
-            ("the log", self.log.total_bytes),
-            ("mailboxes", each(self.mailbox_bytes).min(self.mailbox_total_bytes)),
-            (
-                "slow subscribers and deliveries under way",
-                each(self.laggard_bytes.saturating_add(self.delivery_bytes)),
-            ),
-            ("incomplete requests", each(self.pending.saturating_mul(request))),
-            ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
-            ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
-            ("topics of subscribers", each(self.subscription_bytes)),
-        ]
-    }
-
     /// The time between heartbeats of a subscription that allows at most `asked` of silence (`None`: it did
     /// not ask): at least [`Limits::heartbeat_min`], at most [`Limits::heartbeat`], which is all that a
     /// longer one needs.
@@ -271,34 +244,35 @@ impl Limits {
     }
 }
 
-/// Members that one slice of a sweep sends to before others get their turn. At 2 to 7 us a send this
+/// Sends of one tick to members of audiences. Then the tick goes on to other work. At 2 to 7 us a send this
 /// is about a millisecond, which is what a small topic waits beside a broadcast.
-pub const SLICE_SENDS: usize = 256;
+pub const TICK_SENDS: usize = 256;
 
-/// An event that at most this many streams of a shard are to get has its turns in the first half of a slice, so that a
-/// topic of ten waits for half a slice of a broadcast, and very many such events leave it the other half.
+/// An event that at most this many streams of a shard are to get has its turns in the first half of these
+/// sends, so that a topic of ten waits for half a tick of a broadcast, and very many such events leave it the
+/// other half.
 pub const SMALL_FAN_OUT: usize = 64;
 
 /// Events that an unfinished sweep may still have to bring to some member before the shard takes no more.
 pub const SWEEP_FRAMES: usize = 8192;
 
-/// When most connections, and at least [`Limits::congestion_streams`], are laggards whose sockets still take bytes, the
-/// path out is full, not the readers slow: then events wait for at most this long at a time, and publishers learn that
-/// the mailbox is full, instead of everyone being evicted at once.
+/// When most connections, and at least [`Limits::congestion_streams`], are laggards whose sockets still take
+/// bytes, the path out is full, not the subscribers slow: then events wait for at most this long at a time,
+/// and publishers learn that the mailbox is full, instead of everyone being evicted at once.
 pub const CONGESTION_HOLD: Duration = Duration::from_millis(250);
 
 /// A laggard whose socket has taken nothing for this long is slow by itself, whatever the path.
 pub const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// Bytes of consecutive frames that one send carries. A send of 60 KB costs about four small ones and
-/// carries hundreds of events; more gains little and lengthens the slice.
+/// carries hundreds of events; more gains little and lengthens the tick.
 pub const RUN_BYTES: usize = 60 << 10;
 
-/// Bytes that one slice offers in all, whatever its members: a slice of full runs takes about as long
+/// Bytes that the sends of one tick offer in all: a tick of full runs takes about as long
 /// as one of small frames.
-pub const SLICE_BYTES: usize = 8 << 20;
+pub const TICK_BYTES: usize = 8 << 20;
 
-/// Laggards that are served between two slices.
+/// Laggards that are served in one tick.
 pub const LAGGARD_TURNS: usize = 64;
 
 /// Events for many that may wait to be marked behind another one before the shard takes no more.
@@ -307,55 +281,55 @@ pub const MARKINGS: usize = 16;
 /// Streams that are ended at once to make room for what other links have begun.
 pub const ROOM_ENDINGS: usize = 16;
 
-/// Laggards that one turn of the loop looks at for those that make room. Behind that, the largest of a few is ended.
-pub const ROOM_LOOKS: usize = 1 << 14;
+/// Laggards that one tick checks for those that make room. Behind that, the largest of a few is ended.
+pub const ROOM_CHECKS: usize = 1 << 14;
 
-/// Laggards that are looked at in any case for one that makes room.
-pub const ROOM_LOOKS_MIN: usize = 8;
+/// Laggards that are checked in any case for one that makes room.
+pub const ROOM_CHECKS_MIN: usize = 8;
 
-/// Deadlines that one turn of the loop acts on.
+/// Deadlines that one tick acts on.
 pub const EXPIRIES: usize = 256;
 
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;
 
-/// Members that one turn of the loop looks at for those that are behind: a quarter of a millisecond.
+/// Members that one tick checks for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;
 
-/// What a turn of an audience costs of these, where nothing was sent in it: about as long as looking at so many members.
-/// Very many audiences may stand in line that have nothing to send, because their members have left.
+/// What a turn of an audience costs of these, where nothing was sent in it: about as long as checking so many
+/// members. Very many audiences may be queued that have nothing to send, because their members have left.
 pub const TURN_SCANS: usize = 16;
 
-/// Streams that one turn of the loop sends heartbeats to. After a broadcast to a million streams, those of 2,000 are due
+/// Streams that one tick sends heartbeats to. After a broadcast to a million streams, those of 2,000 are due
 /// in each piece of upkeep.
 pub const HEARTBEATS: usize = 256;
 
-/// Streams that one turn of the loop ends with their last bytes.
+/// Streams that one tick ends with their last bytes.
 pub const ENDINGS: usize = 256;
 
-/// Streams that one turn of the loop looks at for those that a drain ends: half a millisecond.
-pub const DRAIN_LOOKS: usize = 1 << 16;
+/// Streams that one tick checks for those that a drain ends: half a millisecond.
+pub const DRAIN_CHECKS: usize = 1 << 16;
 
-/// Laggards that one turn of the loop looks at for those that stand still.
+/// Laggards that one tick checks for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;
 
-/// Time between two looks at all laggards for those at their bound.
+/// Time between two checks of all laggards for those at their bound.
 pub const LAGGARD_CHECK: Duration = Duration::from_millis(250);
 
-/// How long a reader waits for a number that is newer than everything here, before it is told of a gap.
+/// How long a subscriber waits for a number that is newer than everything here, before it is told of a gap.
 pub const AHEAD_WAIT: Duration = Duration::from_secs(2);
 
-/// How often such a number is looked for.
+/// How often the shard checks whether such a number has come.
 pub const AHEAD_POLL: Duration = Duration::from_millis(10);
 
-/// Such readers that one turn of the loop looks at.
+/// Such subscribers that one tick checks.
 pub const RESUMES: usize = 256;
 
 /// Frames that one append drops because the retention of the event's topics does not cover them any more, and
-/// two for each topic: 0.1 ms under the log's lock. The rest goes in the next turns of a shard's loop.
+/// two for each topic: 0.1 ms under the log's lock. The rest goes in the next ticks.
 pub const APPEND_DROPS: usize = 256;
 
-/// Frames that one turn of the loop drops because retention does not cover them any more.
+/// Frames that one tick drops because retention does not cover them any more.
 pub const TRIM_FRAMES: usize = 1024;
 
 /// How long a refused client may take to read its answer before the socket is closed under it.

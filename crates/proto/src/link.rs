@@ -42,7 +42,7 @@ impl From<WireFormat> for Encoding {
 /// the operating system bears it, so a stale one is recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkKey {
-    /// The place in the table.
+    /// The index in the table.
     pub slot: u32,
     /// At most [`LinkKey::GENERATIONS`].
     pub generation: u32,
@@ -60,7 +60,7 @@ impl LinkKey {
 pub struct Link {
     /// The socket's descriptor.
     pub socket: i32,
-    /// The generation, and above it the transport's place in [`Transport::ALL`].
+    /// The generation, and above it the transport's index in [`Transport::ALL`].
     packed: u32,
 }
 

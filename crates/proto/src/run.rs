@@ -18,9 +18,9 @@ pub struct Run {
     /// The frames' bytes, empty where there is only one.
     joined: Vec<u8>,
     encoding: Encoding,
-    /// The cursor of the readers that need this run.
+    /// The cursor of the subscribers that need this run.
     after: u64,
-    /// The cursor of a reader that was given all of it.
+    /// The cursor of a subscriber that was given all of it.
     end: u64,
 }
 
@@ -34,9 +34,9 @@ pub struct Cut {
 }
 
 impl Run {
-    /// Fills the run with frames that follow the cursor `after`, until [`RUN_BYTES`] would be exceeded;
-    /// the first frame goes in whatever its size. `end` is the cursor of a reader that was given all `frames`: it may
-    /// lie beyond the last of them.
+    /// Fills the run with frames that follow the cursor `after`, until [`RUN_BYTES`] would be exceeded; the
+    /// first frame goes in whatever its size. `end` is the cursor of a subscriber that was given all
+    /// `frames`: it may lie beyond the last of them.
     pub fn fill(
         &mut self,
         after: u64,
@@ -54,7 +54,7 @@ impl Run {
                 break;
             }
             length += more;
-            self.frames.push(store.retain(key));
+            self.frames.push(store.add_reference(key));
             self.ends.push(length);
         }
         let is_whole = self.frames.len() == frames.len();
@@ -70,7 +70,7 @@ impl Run {
         }
     }
 
-    /// The run serves readers at another cursor that need the same frames.
+    /// The run serves subscribers at another cursor that need the same frames.
     pub fn set_after(&mut self, after: u64) {
         self.after = after;
     }
@@ -78,7 +78,7 @@ impl Run {
     /// Lets go of the frames.
     pub fn clear(&mut self, store: &mut FrameStore) {
         for key in self.frames.drain(..) {
-            store.release(key);
+            store.drop_reference(key);
         }
         self.ends.clear();
         self.joined.clear();
@@ -126,7 +126,7 @@ impl Run {
         self.ends.partition_point(|&end| end <= sent)
     }
 
-    /// Where a reader stands that got only the first `sent` bytes, which are fewer than all.
+    /// Where a subscriber stands that got only the first `sent` bytes, which are fewer than all.
     pub fn cut(&self, sent: usize, store: &mut FrameStore) -> Cut {
         let whole = self.whole_frames(sent);
         let (cursor, begun_at) = match whole {
@@ -179,7 +179,7 @@ mod tests {
                             assert_eq!(unsent.seq(&store), Some(store.seq(next)));
                             let next_end = done + store.get(next).wire(format).len();
                             assert_eq!(unsent.bytes(&store), &all[sent..next_end]);
-                            unsent.release(&mut store);
+                            unsent.drop_reference(&mut store);
                         }
                     }
                     if sent < store.get(keys[0]).wire(format).len() {
@@ -205,7 +205,7 @@ mod tests {
         let big = frames(2, RUN_BYTES * 2, &mut store);
         run.fill(0, 20, WireFormat::Chunked.into(), &big, &mut store);
         assert_eq!((run.len(), run.end()), (1, 10));
-        // A reader that was given everything stands where its source ended, beyond the last frame.
+        // A subscriber that was given everything stands where its source ended, beyond the last frame.
         run.fill(0, 77, WireFormat::Chunked.into(), &big[..1], &mut store);
         assert_eq!(run.end(), 77);
     }

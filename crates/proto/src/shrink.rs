@@ -56,7 +56,7 @@ pub(crate) fn shrink_list<A: Array>(list: &mut SmallVec<A>) {
 }
 
 /// Shrinks a slab that has much more room than it needs. Only the room behind its last entry can go, because
-/// keys are places. Call it now and then: it looks at each free place at the end.
+/// keys are indexes. Call it now and then: it checks each free index at the end.
 pub fn shrink_slab<T>(slab: &mut Slab<T>) {
     if slab.capacity() > 4 * slab.len().max(KEPT) {
         slab.shrink_to_fit();
@@ -133,7 +133,7 @@ mod tests {
         assert!(!list.spilled());
     }
 
-    /// An entry's key is its place, so the last entry holds the slab's room.
+    /// An entry's key is its index, so the last entry holds the slab's room.
     #[test]
     fn the_last_entry_keeps_its_place() {
         let mut slab: Slab<u32> = (0..1_000).map(|number| (number as usize, number)).collect();

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use siphasher::sip::SipHasher13;
 
-use crate::parts::PartTable;
+use crate::segments::SegmentTable;
 
 /// The keys of hashes of text from outside, so that texts that collide cannot be computed there.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ impl HashKeys {
 
 /// Slot numbers by hash.
 pub(crate) struct SlotTable {
-    slots: PartTable<u32>,
+    slots: SegmentTable<u32>,
 }
 
 impl SlotTable {
@@ -33,7 +33,7 @@ impl SlotTable {
     pub(crate) const ENTRY_BYTES: usize = 12;
 
     pub(crate) fn new() -> SlotTable {
-        SlotTable { slots: PartTable::new() }
+        SlotTable { slots: SegmentTable::new() }
     }
 
     pub(crate) fn len(&self) -> usize {

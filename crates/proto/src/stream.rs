@@ -48,7 +48,7 @@ pub struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamOptions {
     /// Gaps are reported in the stream.
-    pub gap_notice: bool,
+    pub gap_events: bool,
     /// How heartbeats carry the stream's cursor, so that the id of a quiet topic does not grow old.
     pub checkpoint: Checkpoint,
     /// The longest silence before a heartbeat; `None`: the engine's interval.
@@ -57,7 +57,7 @@ pub struct StreamOptions {
 
 impl Default for StreamOptions {
     fn default() -> StreamOptions {
-        StreamOptions { gap_notice: true, checkpoint: Checkpoint::Off, heartbeat: None }
+        StreamOptions { gap_events: true, checkpoint: Checkpoint::Off, heartbeat: None }
     }
 }
 
@@ -83,7 +83,7 @@ impl Deciseconds16 {
 pub enum Place {
     /// It has everything, or is about to get it by the running sweep: the index among the members.
     Member(u32),
-    /// Its link is full or it still replays: the key of its [`crate::laggard::Laggard`].
+    /// Its link is full or it still replays: the index of its [`crate::laggard::Laggard`].
     Laggard(u32),
 }
 
@@ -115,7 +115,7 @@ impl CloseReason {
         CloseReason::Cut,
     ];
 
-    /// Its place in an array of counters.
+    /// Its index in an array of counters.
     pub fn index(self) -> usize {
         self as usize
     }

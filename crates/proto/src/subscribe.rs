@@ -22,7 +22,7 @@ pub struct SubscribeQuery {
     /// has such an id, so the answer is a gap.
     pub resume: Option<String>,
     /// Whether a gap is told inside the stream too (`event: fanfare.gap`), and not only in the response's head.
-    pub gap_notice: bool,
+    pub gap_events: bool,
     /// How the client is told where it is before its first event, and on a quiet stream.
     pub checkpoint: Checkpoint,
     /// The longest silence that the client asked for; `None`: it did not ask.
@@ -42,7 +42,7 @@ impl SubscribeQuery {
     /// No topic, a bad one, or too many; a bad value of `gap`, `checkpoint` or `heartbeat`.
     pub fn from_head(head: &RequestHead<'_>, max_topics: usize) -> Result<SubscribeQuery, SubscribeError> {
         let mut topics: Vec<Topic> = Vec::new();
-        let mut gap_notice = true;
+        let mut gap_events = true;
         let mut checkpoint = Checkpoint::default();
         let mut heartbeat = None;
         let mut query_id: Option<(usize, String)> = None;
@@ -61,7 +61,7 @@ impl SubscribeQuery {
                     topics.push(topic);
                 }
                 b"gap" => {
-                    gap_notice = match &value[..] {
+                    gap_events = match &value[..] {
                         b"on" => true,
                         b"off" => false,
                         _ => return Err(SubscribeError::Gap),
@@ -93,7 +93,7 @@ impl SubscribeQuery {
             return Err(SubscribeError::NoTopic);
         }
         let resume = head.last_event_id().map(lossy).or(query_id.map(|(_, id)| id));
-        Ok(SubscribeQuery { topics, resume, gap_notice, checkpoint, heartbeat })
+        Ok(SubscribeQuery { topics, resume, gap_events, checkpoint, heartbeat })
     }
 }
 
@@ -141,7 +141,7 @@ impl fmt::Display for SubscribeError {
                 write!(f, "a subscription may name {max_topics} topics at most; use fewer, or several connections")
             }
             SubscribeError::Gap => {
-                f.write_str("gap has to be \"on\" or \"off\"; gap=off turns the notice inside the stream off")
+                f.write_str("gap has to be \"on\" or \"off\"; gap=off turns the gap events inside the stream off")
             }
             SubscribeError::Checkpoint => f.write_str(
                 "checkpoint has to be \"on\", \"off\" or \"event\"; use off for clients that make an empty \
@@ -268,10 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn the_gap_notice_can_be_turned_off() {
-        assert!(parse("/events?topic=a").unwrap().gap_notice);
-        assert!(parse("/events?topic=a&gap=on").unwrap().gap_notice);
-        assert!(!parse("/events?topic=a&gap=off").unwrap().gap_notice);
+    fn gap_events_can_be_turned_off() {
+        assert!(parse("/events?topic=a").unwrap().gap_events);
+        assert!(parse("/events?topic=a&gap=on").unwrap().gap_events);
+        assert!(!parse("/events?topic=a&gap=off").unwrap().gap_events);
         assert_eq!(parse("/events?topic=a&gap=of"), Err(SubscribeError::Gap));
     }
 

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use crate::frames::{FrameKey, FrameStore};
 use crate::link::Encoding;
-use crate::parts::{PartTable, hash_of_number};
+use crate::segments::{SegmentTable, hash_of_number};
 use crate::shrink::shrink_buffer;
 
 /// Bytes that were begun on a link and must go out before anything else.
@@ -28,7 +28,7 @@ enum Source {
 impl Unsent {
     /// The rest of a frame from `offset` on. It has a reference of its own to the frame.
     pub fn frame(key: FrameKey, encoding: Encoding, offset: usize, store: &mut FrameStore) -> Unsent {
-        Unsent { source: Source::Frame(store.retain_begun(key), encoding), offset }
+        Unsent { source: Source::Frame(store.add_begun_reference(key), encoding), offset }
     }
 
     /// The rest of bytes that belong to one link alone (a response head, a gap event).
@@ -78,9 +78,9 @@ impl Unsent {
     }
 
     /// Ends the reference to a frame, if it has one.
-    pub fn release(self, store: &mut FrameStore) {
+    pub fn drop_reference(self, store: &mut FrameStore) {
         if let Source::Frame(key, _) = self.source {
-            store.release_begun(key);
+            store.drop_begun_reference(key);
         }
     }
 }
@@ -91,7 +91,7 @@ pub struct UnsentTable {
     /// The link's slot with its bytes, in no order.
     entries: Vec<(u32, Unsent)>,
     /// Indexes of `entries`, by the link's slot.
-    by_link: PartTable<u32>,
+    by_link: SegmentTable<u32>,
     /// Bytes that are not of frames.
     own_bytes: usize,
 }
@@ -138,10 +138,10 @@ impl UnsentTable {
         let index = self.by_link.remove(hash(link), is_it, |&index| hash(entries[index as usize].0))?;
         let last = self.entries.len() as u32 - 1;
         if index != last {
-            // The last one gets its place.
+            // The last one gets its index.
             let moved = hash(self.entries[last as usize].0);
-            if let Some(place) = self.by_link.find_mut(moved, |place| *place == last) {
-                *place = index;
+            if let Some(its) = self.by_link.find_mut(moved, |its| *its == last) {
+                *its = index;
             }
         }
         let (_, unsent) = self.entries.swap_remove(index as usize);
@@ -158,14 +158,14 @@ impl UnsentTable {
     }
 
     /// The memory that links hold with what they have begun, in bytes: each frame once.
-    pub fn held_bytes(&self, store: &FrameStore) -> usize {
+    pub fn memory_bytes(&self, store: &FrameStore) -> usize {
         store.begun_bytes() + self.own_bytes
     }
 
     /// Of a sample of `count` links from `from` on, the slot of the one whose end would free most; of
     /// several, of the one that began the oldest frame. It cannot be told of a gap in the middle of a frame.
     /// A crowd that shares one frame holds little each, so it is not ended for what one other link holds.
-    pub fn largest_holder(&self, from: usize, count: usize, store: &FrameStore) -> Option<u32> {
+    pub fn largest_share(&self, from: usize, count: usize, store: &FrameStore) -> Option<u32> {
         let length = self.entries.len();
         let sample = (0..count.min(length)).map(|offset| &self.entries[from.wrapping_add(offset) % length]);
         let rank = |(_, unsent): &&(u32, Unsent)| (unsent.share(store), Reverse(unsent.seq(store)));
@@ -177,7 +177,7 @@ impl UnsentTable {
         self.by_link.find(hash(link), is_it).map(|&index| index as usize)
     }
 
-    /// Checks that the sums and places are right; for tests.
+    /// Checks that the sums and indexes are right; for tests.
     ///
     /// # Panics
     /// They are not.
@@ -186,7 +186,7 @@ impl UnsentTable {
         assert_eq!(self.own_bytes, own, "bytes of unsent pieces");
         assert_eq!(self.by_link.len(), self.entries.len(), "links with something unsent");
         for (index, (link, unsent)) in self.entries.iter().enumerate() {
-            assert_eq!(self.find(*link), Some(index), "the place of a link with something unsent");
+            assert_eq!(self.find(*link), Some(index), "the index of a link with something unsent");
             assert!(!unsent.bytes(store).is_empty(), "nothing is unsent");
         }
     }
@@ -233,7 +233,7 @@ mod tests {
         for (link, length) in model {
             assert_eq!(table.take(link).map(|unsent| unsent.bytes(&store).len()), Some(length));
         }
-        assert!(table.take(1).is_none() && table.held_bytes(&store) == 0);
+        assert!(table.take(1).is_none() && table.memory_bytes(&store) == 0);
     }
 
     #[test]

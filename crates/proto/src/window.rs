@@ -19,7 +19,7 @@ impl Window {
     pub fn push(&mut self, key: FrameKey, store: &mut FrameStore) {
         debug_assert!(self.frames.last().is_none_or(|&newest| store.seq(newest) < store.seq(key)));
         self.bytes += store.get(key).size();
-        self.frames.push(store.retain(key));
+        self.frames.push(store.add_reference(key));
     }
 
     /// The position of the first frame after `seq`.
@@ -37,7 +37,7 @@ impl Window {
         let count = self.position_after(seq, store);
         for key in self.frames.drain(..count) {
             self.bytes -= store.get(key).size();
-            store.release(key);
+            store.drop_reference(key);
         }
         shrink_list(&mut self.frames);
     }
@@ -45,22 +45,22 @@ impl Window {
     /// Releases everything.
     pub fn clear(&mut self, store: &mut FrameStore) {
         for key in self.frames.drain(..) {
-            store.release(key);
+            store.drop_reference(key);
         }
         self.bytes = 0;
     }
 
-    /// Frames held.
+    /// Frames in it.
     pub fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Whether nothing is held.
+    /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Bytes of the frames held. Other windows may hold the same frames.
+    /// Bytes of the frames in it. Other windows may have the same frames.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

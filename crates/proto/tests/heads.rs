@@ -377,9 +377,10 @@ proptest! {
     }
 }
 
-/// The cost of a head that comes byte by byte: a scanner that began anew each time would look at 128 million bytes.
+/// The cost of a head that comes byte by byte: a scanner that began anew each time would read 128 million
+/// bytes.
 #[test]
-fn a_head_in_tiny_pieces_is_looked_at_once() {
+fn a_head_in_tiny_pieces_is_read_once() {
     let head = [&b"GET / HTTP/1.1\r\nHost: h\r\nA: "[..], &[b'x'; 16_000], b"\r\n\r\n"].concat();
     assert_eq!(in_pieces(&head, 1, &HeadLimits::default()), (Ok(Some(head.len())), head.len()));
 }

@@ -401,7 +401,7 @@ impl World {
         }
     }
 
-    /// A reader that knows what is missing gets all that is left.
+    /// A subscriber that knows what is missing gets all that is left.
     fn check_replay(&self, topics: &[Topic], sees_private: bool, after: u64, available: u64) {
         let models = topics.iter().filter_map(|topic| self.topics.get(topic));
         let retained = models.flat_map(|model| &model.retained);

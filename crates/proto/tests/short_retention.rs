@@ -20,12 +20,12 @@ fn frame(seq: u64, topic: &str) -> Arc<Frame> {
     Arc::new(Frame::encode(seq, &seq.to_string(), event, Duration::ZERO))
 }
 
-/// A reader resumed that had every event of its quiet topic; another topic's event was newer. It became a
+/// A subscriber resumed that had every event of its quiet topic; another topic's event was newer. It became a
 /// laggard, because its number was older than the newest. Before its turn an event of its topic came: its
-/// mail was on the way, but the log, which kept nothing, had lost it already. The reader was disconnected,
-/// and told of a gap when it came back.
+/// mail was on the way, but the log, which kept nothing, had lost it already. The subscriber was
+/// disconnected, and told of a gap when it came back.
 #[test]
-fn an_up_to_date_reader_of_a_quiet_topic_is_at_the_head_at_once() {
+fn an_up_to_date_subscriber_of_a_quiet_topic_is_at_the_head_at_once() {
     let (epoch, now) = (Epoch::new(1), Duration::ZERO);
     let retention = Retention { events: 0, ..Retention::default() };
     let mut log = Log::new(epoch, LogLimits { retention, ..LogLimits::default() }, 7);
@@ -44,7 +44,7 @@ fn an_up_to_date_reader_of_a_quiet_topic_is_at_the_head_at_once() {
     let new = NewStream { link, socket: 5, options: StreamOptions::default(), unsent: None };
     delivery.begin(opened, new, now, &mut access);
 
-    // An event is released between this and the next turn of the loop, and its mail comes with the next turn.
+    // An event is released between this and the next tick, and its mail comes with the next tick.
     let event = frame(3, "quiet");
     append(&mut log, &event);
     let mut sent = Vec::new();

@@ -50,22 +50,22 @@ impl Shard {
 }
 
 /// A topic of the longest name.
-fn long_name(reader: usize, topic: usize) -> String {
-    let start = format!("{reader:>06}/{topic:>04}/");
+fn long_name(subscriber: usize, topic: usize) -> String {
+    let start = format!("{subscriber:>06}/{topic:>04}/");
     let padding = "x".repeat(fanfare_proto::limits::MAX_TOPIC_BYTES - start.len());
     start + &padding
 }
 
-/// One test, because the allocator counts for the whole process. A reader of 64 long topics took 28.9 KB, and
-/// the bounds that the server prints said nothing of it.
+/// One test, because the allocator counts for the whole process. A subscriber of 64 long topics took 28.9 KB,
+/// and the bounds that the server prints said nothing of it.
 #[test]
 fn topics_of_subscribers_take_what_is_counted_and_have_a_bound() {
-    let long = |reader: usize| (0..64).map(move |topic| long_name(reader, topic));
-    let own = |reader: usize| std::iter::once(format!("user/{reader}"));
-    let shared = |reader: usize| [format!("user/{reader}"), "all".to_owned()].into_iter();
+    let long = |subscriber: usize| (0..64).map(move |topic| long_name(subscriber, topic));
+    let own = |subscriber: usize| std::iter::once(format!("user/{subscriber}"));
+    let shared = |subscriber: usize| [format!("user/{subscriber}"), "all".to_owned()].into_iter();
 
     let each = measure("one own topic", 100_000, own);
-    assert!(each <= 400, "{each} bytes for a reader of a topic of its own");
+    assert!(each <= 400, "{each} bytes for a subscriber of a topic of its own");
     measure("its own and a common topic", 100_000, shared);
     measure("64 long topics", 500, long);
 
@@ -73,30 +73,30 @@ fn topics_of_subscribers_take_what_is_counted_and_have_a_bound() {
     let bound = 1 << 20;
     let empty = ALLOCATOR.allocated();
     let mut shard = Shard::new(Limits { subscription_bytes: bound, ..Limits::default() });
-    let readers = (0..1_000).take_while(|&reader| shard.subscribe(long(reader))).count();
-    assert!((10..100).contains(&readers), "{readers} readers");
+    let subscribers = (0..1_000).take_while(|&subscriber| shard.subscribe(long(subscriber))).count();
+    assert!((10..100).contains(&subscribers), "{subscribers} subscribers");
     assert!(!shard.subscribe(long(1_000)) && shard.subscribe(long(0)));
     let taken = ALLOCATOR.allocated() - empty;
     assert!(taken <= bound + CONSTANT_BYTES, "{taken} bytes");
 }
 
-/// Adds readers, checks what is counted for them, and answers how many bytes each takes.
+/// Adds subscribers, checks what is counted for them, and answers how many bytes each takes.
 fn measure<Names: Iterator<Item = String>>(
     what: &str,
-    readers: usize,
+    subscribers: usize,
     topics: impl Fn(usize) -> Names,
 ) -> usize {
     let empty = ALLOCATOR.allocated();
     let mut shard = Shard::new(Limits::default());
-    for reader in 0..readers {
-        assert!(shard.subscribe(topics(reader)));
+    for subscriber in 0..subscribers {
+        assert!(shard.subscribe(topics(subscriber)));
     }
     let taken = ALLOCATOR.allocated() - empty;
     let counted = shard.delivery.subscription_bytes();
-    println!("{what}: {} bytes a reader, counted {}", taken / readers, counted / readers);
+    println!("{what}: {} bytes a subscriber, counted {}", taken / subscribers, counted / subscribers);
     assert!(
-        taken <= counted + readers * SUBSCRIBER_BYTES + CONSTANT_BYTES,
+        taken <= counted + subscribers * SUBSCRIBER_BYTES + CONSTANT_BYTES,
         "{taken} taken, {counted} counted"
     );
-    taken / readers
+    taken / subscribers
 }

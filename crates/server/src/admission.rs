@@ -52,7 +52,7 @@ impl Admission for EventsAdmission {
 
 impl EventsAdmission {
     /// A health check is answered to every host: monitors ask by the names that they know, and there is nothing in the
-    /// answer that a page should not know.
+    /// answer that a web page should not know.
     fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {
         let mut fields = self.cors.fields_for(request).into_iter();
         let answer = fields.try_fold(answer, |answer, (name, value)| answer.header(name, &value));

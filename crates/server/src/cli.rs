@@ -126,8 +126,9 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "FANFARE_LOG_BYTES", value_name = "SIZE", default_value_t = size(LogLimits::default().total_bytes))]
     pub(crate) log_bytes: ByteSize,
 
-    /// Bytes per shard of events that slow subscribers have begun to receive; beyond it one that holds the most is
-    /// disconnected. How far a subscriber may be behind is what is kept for its topics
+    /// Bytes per shard of events that slow subscribers have begun to receive; beyond it, of a bounded sample
+    /// of their connections, the one whose end frees the most is disconnected. How far a subscriber may be
+    /// behind is what is kept for its topics
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().laggard_bytes))]
     pub(crate) laggard_bytes: ByteSize,
     /// Bytes per shard of the topics that its subscribers read; beyond it a subscription to further topics is answered

@@ -1,9 +1,9 @@
-//! Which pages may read and publish: cross-origin rules (Fetch standard, "CORS protocol").
+//! Which web pages may read and publish: cross-origin rules (Fetch standard, "CORS protocol").
 
 use fanfare::RequestHead;
 
-/// What pages of other origins may read of an answer's head, beside what the standard lets every page read: a
-/// client that reads streams with `fetch` learns of a gap there.
+/// What web pages of other origins may read of an answer's head, beside what the standard lets every web page
+/// read: a client that reads streams with `fetch` learns of a gap there.
 const EXPOSED: &str = "Fanfare-Gap";
 
 /// The origins that are allowed.
@@ -18,16 +18,16 @@ pub(crate) struct Cors {
 pub(crate) enum Verdict<'r> {
     /// It names no origin, or its own: nothing to add.
     SameOrigin,
-    /// This page may, with credentials.
+    /// This web page may, with credentials.
     Listed(&'r str),
-    /// Any page may, without credentials.
+    /// Any web page may, without credentials.
     Any,
-    /// This page may not.
+    /// This web page may not.
     Refused,
 }
 
 impl Cors {
-    /// `*` among the origins allows every page, without credentials.
+    /// `*` among the origins allows every web page, without credentials.
     pub(crate) fn new(origins: &[String]) -> Cors {
         let any = origins.iter().any(|origin| origin == "*");
         Cors { origins: origins.iter().filter(|origin| *origin != "*").cloned().collect(), any }
@@ -41,8 +41,9 @@ impl Cors {
         if authority.is_some() && authority == host {
             return Verdict::SameOrigin;
         }
-        let twin = authority.zip(host).is_some_and(|(origin, host)| loopback_twins(origin, host));
-        if twin || self.origins.iter().any(|listed| listed == origin) {
+        let same_loopback =
+            authority.zip(host).is_some_and(|(origin, host)| are_loopback_aliases(origin, host));
+        if same_loopback || self.origins.iter().any(|listed| listed == origin) {
             Verdict::Listed(origin)
         } else if self.any && origin != "null" {
             Verdict::Any
@@ -51,8 +52,9 @@ impl Cors {
         }
     }
 
-    /// The response fields for this request. Where the answer depends on the origin it says so whoever asks: a
-    /// cache must not give the answer for one page to another (Fetch standard, "CORS protocol and HTTP caches").
+    /// The response fields for this request. Where the answer depends on the origin it says so whoever asks:
+    /// a cache must not give the answer for one web page to another (Fetch standard, "CORS protocol and HTTP
+    /// caches").
     pub(crate) fn fields(&self, origin: Option<&[u8]>, host: Option<&str>) -> Vec<(&'static str, String)> {
         match self.judge(origin, host) {
             Verdict::SameOrigin | Verdict::Refused if self.any => Vec::new(),
@@ -76,7 +78,7 @@ impl Cors {
 }
 
 /// Both are loopback names of this machine with the same port: the same server by another name.
-fn loopback_twins(one: &str, other: &str) -> bool {
+fn are_loopback_aliases(one: &str, other: &str) -> bool {
     let split = |authority: &str| {
         let (name, port) = authority.rsplit_once(':')?;
         ["127.0.0.1", "localhost", "[::1]"].contains(&name).then(|| port.to_owned())
@@ -93,15 +95,15 @@ mod tests {
     }
 
     #[test]
-    fn listed_origins_and_loopback_twins_get_credentials() {
+    fn listed_origins_and_loopback_aliases_get_credentials() {
         let cors = Cors::new(&["https://app.example".to_owned()]);
         assert_eq!(cors.judge(None, Some("h:1")), Verdict::SameOrigin);
         assert_eq!(judge(&cors, "http://h:1", "h:1"), Verdict::SameOrigin);
         assert_eq!(judge(&cors, "https://app.example", "h:1"), Verdict::Listed("https://app.example"));
-        let twin = "http://localhost:8844";
-        assert_eq!(judge(&cors, twin, "127.0.0.1:8844"), Verdict::Listed(twin));
-        assert_eq!(judge(&cors, twin, "127.0.0.1:8845"), Verdict::Refused);
-        assert_eq!(judge(&cors, twin, "push.example:8844"), Verdict::Refused);
+        let alias = "http://localhost:8844";
+        assert_eq!(judge(&cors, alias, "127.0.0.1:8844"), Verdict::Listed(alias));
+        assert_eq!(judge(&cors, alias, "127.0.0.1:8845"), Verdict::Refused);
+        assert_eq!(judge(&cors, alias, "push.example:8844"), Verdict::Refused);
         assert_eq!(judge(&cors, "https://app.example.evil", "h:1"), Verdict::Refused);
         assert_eq!(judge(&cors, "null", "h:1"), Verdict::Refused);
     }

@@ -1,10 +1,10 @@
 //! The names that the server answers to.
 //!
-//! A page may read and publish where its origin is the server's own. If the owner of a page lets its name
-//! resolve to a loopback address (DNS rebinding), then the page's origin equals the `Host` of its requests,
-//! and any page could use a server on this machine or behind its firewall. So the names are a list: loopback
-//! names, addresses that the server listens on, and what `--host` adds. An address in a `Host` proves that no
-//! name was resolved.
+//! A web page may read and publish where its origin is the server's own. If the owner of a web page lets its
+//! name resolve to a loopback address (DNS rebinding), then the web page's origin equals the `Host` of its
+//! requests, and any web page could use a server on this machine or behind its firewall. So the names are a
+//! list: loopback names, addresses that the server listens on, and what `--host` adds. An address in a `Host`
+//! proves that no name was resolved.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -149,7 +149,7 @@ mod tests {
         assert!(hosts.allow(None));
     }
 
-    /// A page of any origin whose name resolved to a loopback address could publish and read.
+    /// A web page of any origin whose name resolved to a loopback address could publish and read.
     #[test]
     fn on_loopback_the_names_are_those_of_loopback() {
         let allowed = [

@@ -14,8 +14,8 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static OPTIONS: &[u8; 60] = b"narenas:1,tcache:false,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
-/// Gives back what has been free for long enough. jemalloc looks by itself only when something is allocated or freed,
-/// which a server at rest hardly does.
+/// Gives back what has been free for long enough. jemalloc checks by itself only when something is allocated
+/// or freed, which a server at rest hardly does.
 pub(crate) fn give_back() {
     // SAFETY: the name ends with a zero, and this command takes and gives no value (jemalloc(3), `arena.<i>.decay`; 4096
     // stands for all arenas).
@@ -62,7 +62,7 @@ mod tests {
             log.pop_front();
             log.push_back(frame(900));
         }
-        // As often as it takes: each look gives back a part.
+        // As often as it takes: each call gives back a part.
         let kept = log.iter().map(|frame| frame.len() as u64).sum::<u64>();
         let fits = || burst.saturating_sub(resident_bytes()) > 25 << 20;
         for _ in 0..600 {

@@ -22,10 +22,10 @@ use crate::health::Health;
 use crate::hosts::Hosts;
 use crate::memory;
 
-/// Time between two looks at whether the shards run and what they had to refuse.
+/// Time between two checks of whether the shards run and what they had to refuse.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// So many of them between two looks at memory that is free.
+/// So many of them between two checks of memory that is free.
 const MEMORY_INTERVALS: u32 = 20;
 
 /// Disconnected because they do not read as fast as they must.
@@ -170,7 +170,7 @@ fn watch(engine: &Engine, notices: &Notices, tell: &mpsc::Receiver<i32>) -> Resu
     let mut before = hub.counts();
     let mut was_pausing = false;
     let mut reporter = Reporter::default();
-    for turn in 1_u32.. {
+    for round in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(_) => return Ok(()),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -188,9 +188,9 @@ fn watch(engine: &Engine, notices: &Notices, tell: &mpsc::Receiver<i32>) -> Resu
             );
         }
         report(&before, &now);
-        reporter.report(notices, WATCH_INTERVAL * turn);
+        reporter.report(notices, WATCH_INTERVAL * round);
         (before, was_pausing) = (now, pausing);
-        if turn % MEMORY_INTERVALS == 0 {
+        if round % MEMORY_INTERVALS == 0 {
             memory::give_back();
         }
     }

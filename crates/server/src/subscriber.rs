@@ -18,7 +18,7 @@ const EVENT_BYTES: usize = 64 << 20;
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
 /// What lasts over reconnects.
-struct Reader<'o> {
+struct Subscriber<'o> {
     options: &'o SubOptions,
     last_event_id: String,
     retry: Duration,
@@ -37,13 +37,13 @@ enum End {
 pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Box<dyn Error>> {
     let agent: Agent = Agent::config_builder().http_status_as_error(false).build().into();
     let last_event_id = options.since.clone().unwrap_or_default();
-    let mut reader = Reader { options, last_event_id, retry: FIRST_RETRY, printed: 0 };
+    let mut subscriber = Subscriber { options, last_event_id, retry: FIRST_RETRY, printed: 0 };
     let mut connected = false;
     loop {
-        let reason = match reader.connect(&agent) {
+        let reason = match subscriber.connect(&agent) {
             Ok(mut stream) => {
                 connected = true;
-                match reader.read(&mut stream)? {
+                match subscriber.read(&mut stream)? {
                     End::Enough | End::OutputClosed => return Ok(()),
                     End::Stream(reason) => reason,
                 }
@@ -55,8 +55,8 @@ pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Box<dyn Error>> {
         if options.once {
             return Ok(());
         }
-        eprintln!("fanfare: {reason}; reconnecting in {:?}", reader.retry);
-        thread::sleep(reader.retry);
+        eprintln!("fanfare: {reason}; reconnecting in {:?}", subscriber.retry);
+        thread::sleep(subscriber.retry);
     }
 }
 
@@ -66,7 +66,7 @@ enum Refused {
     Answer(String),
 }
 
-impl Reader<'_> {
+impl Subscriber<'_> {
     fn connect(&self, agent: &Agent) -> Result<impl Read + use<>, Refused> {
         let url = format!("{}/events", self.options.url.trim_end_matches('/'));
         let mut request = agent.get(&url).header("Accept", "text/event-stream");

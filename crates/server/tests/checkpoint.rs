@@ -1,4 +1,5 @@
-//! Checkpoints: a stream says where it begins, so that a reader which is cut before its first event misses nothing.
+//! Checkpoints: a stream says where it begins, so that a subscriber which is cut before its first event
+//! misses nothing.
 
 mod support;
 
@@ -21,7 +22,7 @@ fn opening(subscriber: &mut Subscriber) -> (String, String) {
 
 on_both_backends! {
     /// It used to come back without an id: what was published meanwhile was lost, and no gap was reported.
-    fn a_reader_that_is_cut_before_its_first_event_misses_nothing(backend) {
+    fn a_subscriber_that_is_cut_before_its_first_event_misses_nothing(backend) {
         let server = Server::start(backend);
         server.publish("a", "before");
         for (query, connection) in
@@ -74,8 +75,8 @@ on_both_backends! {
         }
     }
 
-    /// A gap event has the id itself. If the checkpoint stood before it, a reader that is cut between the two would
-    /// never be told of the gap.
+    /// A gap event has the id itself. If the checkpoint stood before it, a subscriber that is cut between the
+    /// two would never be told of the gap.
     fn a_gap_event_is_the_checkpoint(backend) {
         let server = Server::start(backend);
         let first = server.publish("a", "1");

@@ -311,8 +311,8 @@ on_both_backends! {
         let id = server.publish("b", "x");
         let (epoch, _) = id.split_once('-').expect("an id");
         post(&server, JSON, json!({ "topic": "a", "id": format!("{epoch}-1") }).to_string()).problem(400);
-        // Nor are those of an earlier life of the hub: a reader that came back with one was taken for one that has the
-        // event which bore it now, and missed what lay between in silence.
+        // Nor are those of an earlier life of the hub: a subscriber that came back with one was taken for one
+        // that has the event which bore it now, and missed what lay between in silence.
         post(&server, JSON, json!({ "topic": "a", "id": "0123abcde-5" }).to_string()).problem(400);
 
         server.publish("a", "marker");

@@ -102,7 +102,7 @@ on_both_backends! {
             let gap = subscriber.event();
             assert_eq!(gap.kind, "fanfare.gap", "{id}");
             assert_eq!(serde_json::from_str::<Value>(&gap.data).ok(), Some(data), "{id}");
-            // A reader that is cut right here resumes right here.
+            // A subscriber that is cut right here resumes right here.
             assert_eq!(gap.id, format!("{epoch}-0"), "{id}");
             assert_eq!(subscriber.data(3), ["1", "2", "3"], "{id}");
         }
@@ -221,27 +221,27 @@ on_both_backends! {
         assert_eq!(subscriber.data(2), ["3", "4"]);
     }
 
-    fn readers_that_come_and_go_miss_nothing_and_see_nothing_twice(backend) {
+    fn subscribers_that_come_and_go_miss_nothing_and_see_nothing_twice(backend) {
         churn(backend, &["--shards", "1"]);
     }
 
-    /// Here the server ends streams, and its send buffers are so small that readers fall behind and catch up all the
-    /// time.
-    fn readers_whose_streams_are_ended_miss_nothing_and_see_nothing_twice(backend) {
+    /// Here the server ends streams, and its send buffers are so small that subscribers fall behind and catch
+    /// up all the time.
+    fn subscribers_whose_streams_are_ended_miss_nothing_and_see_nothing_twice(backend) {
         churn(backend, &["--shards", "1", "--max-age", "300ms", "--heartbeat", "40ms", "--send-buffer", "4KiB"]);
     }
 
-    /// The same with readers that come back to another shard than the one they left. A reader that had an event from
-    /// one shard used to find another one that had not taken it in yet: that took the id for an unknown one, told of
-    /// a gap that there was not, and sent everything retained again.
-    fn readers_that_come_back_to_another_shard_miss_nothing_and_see_nothing_twice(backend) {
+    /// The same with subscribers that come back to another shard than the one they left. A subscriber that
+    /// had an event from one shard used to find another one that had not taken it in yet: that took the id
+    /// for an unknown one, told of a gap that there was not, and sent everything retained again.
+    fn subscribers_that_come_back_to_another_shard_miss_nothing_and_see_nothing_twice(backend) {
         churn(backend, &["--shards", "3"]);
     }
 
     /// Tens of thousands of events for some who come back, while others are live: neither may wait for the other.
     fn a_large_replay_is_whole_and_live_traffic_goes_on_beside_it(backend) {
         const RETAINED: usize = 30_000;
-        const READERS: usize = 8;
+        const SUBSCRIBERS: usize = 8;
         const LIVE: usize = 200;
         let server = Server::start(backend);
         let past: Vec<Value> =
@@ -253,7 +253,7 @@ on_both_backends! {
         server.settle();
         let mut live = server.subscribe("topic=big");
         thread::scope(|scope| {
-            for _ in 0..READERS {
+            for _ in 0..SUBSCRIBERS {
                 let server = &server;
                 scope.spawn(move || {
                     let mut subscriber = server.subscribe("topic=big&last_event_id=earliest");
@@ -273,12 +273,12 @@ on_both_backends! {
     }
 }
 
-/// Publishers publish, a reader that never leaves notes what the stream is, and readers that come and go, most of
-/// them in the middle of a burst, have to see exactly the same.
+/// Publishers publish, a subscriber that never leaves notes what the stream is, and subscribers that come and
+/// go, most of them in the middle of a burst, have to see exactly the same.
 fn churn(backend: Backend, options: &[&str]) {
     const PUBLISHERS: usize = 3;
     const EVENTS: usize = 1500;
-    const READERS: usize = 6;
+    const SUBSCRIBERS: usize = 6;
     let seed = seed();
     println!("FANFARE_SEED={seed}");
     let server = Server::start_with(backend, options);
@@ -290,17 +290,17 @@ fn churn(backend: Backend, options: &[&str]) {
             let server = &server;
             scope.spawn(move || publish_in_bursts(server, publisher, EVENTS, seed));
         }
-        let readers: Vec<_> = (0..READERS)
-            .map(|reader| {
+        let subscribers: Vec<_> = (0..SUBSCRIBERS)
+            .map(|subscriber| {
                 let (server, reconnects) = (&server, &reconnects);
-                let random = Random::new(seed + 100 + reader as u64);
+                let random = Random::new(seed + 100 + subscriber as u64);
                 scope.spawn(move || come_and_go(server, PUBLISHERS * EVENTS, random, reconnects, streams_age))
             })
             .collect();
-        // Where streams end by themselves nobody can stay, and the first reader is as good as any.
+        // Where streams end by themselves nobody can stay, and the first subscriber is as good as any.
         let mut stream = if streams_age { Vec::new() } else { witness.data(PUBLISHERS * EVENTS) };
-        for reader in readers {
-            let seen = reader.join().expect("the reader's message is above");
+        for subscriber in subscribers {
+            let seen = subscriber.join().expect("the subscriber's message is above");
             if stream.is_empty() {
                 stream.clone_from(&seen);
             }

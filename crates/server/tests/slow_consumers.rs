@@ -13,9 +13,9 @@ const SMALL_BUFFER: usize = 2048;
 /// So that the server's side is soon full too.
 const SMALL_SEND_BUFFER: &str = "4KiB";
 
-/// Publishes `count` events of this size, whose data begins with their number. `reader` reads them as they come, so that
-/// it is never far behind.
-fn publish_to(server: &Server, reader: &mut Subscriber, count: usize, size: usize) {
+/// Publishes `count` events of this size, whose data begins with their number. `subscriber` reads them as
+/// they come, so that it is never far behind.
+fn publish_to(server: &Server, subscriber: &mut Subscriber, count: usize, size: usize) {
     const BURST: usize = 10;
     let mut publisher = server.publisher();
     for first in (0..count).step_by(BURST) {
@@ -25,7 +25,7 @@ fn publish_to(server: &Server, reader: &mut Subscriber, count: usize, size: usiz
         publisher.publish_all(&events);
         for number in burst {
             assert!(
-                reader.event().data == numbered(number, size),
+                subscriber.event().data == numbered(number, size),
                 "event {number} is not what was published"
             );
         }
@@ -153,8 +153,8 @@ on_both_backends! {
         eventually("nobody lags", || (server.topic("a")?["laggards"] == 0).then_some(()));
     }
 
-    /// Each event is there before the next is published, while thirty stand still beside its reader. They are not cut, and
-    /// have lost nothing when they read again.
+    /// Each event is there before the next is published, while thirty stand still beside its subscriber. They
+    /// are not cut, and have lost nothing when they read again.
     fn those_that_stand_still_keep_nothing_from_one_that_reads(backend) {
         const STOPPED: u64 = 30;
         let server = Server::start_with(backend, &["--laggard-time", "1h", "--send-buffer", SMALL_SEND_BUFFER]);
@@ -180,7 +180,8 @@ on_both_backends! {
             stand_at(STOPPED + 1, STOPPED)
         });
 
-        // Held for a quarter of a second each, as for readers that move, they would take more than twice as long.
+        // Held for a quarter of a second each, as for subscribers that move, they would take more than twice
+        // as long.
         let deadline = now() + PATIENCE;
         (0..200).for_each(|_| _ = pass_one_on());
         assert!(now() < deadline, "events waited for those that stand still");
@@ -193,11 +194,11 @@ on_both_backends! {
         }
     }
 
-    /// Each reader with a topic of its own used to have a window of its own, 8 MiB each, behind a bound that said 8 MiB in
-    /// all.
-    fn memory_stays_bounded_with_an_audience_for_each_slow_reader(backend) {
+    /// Each subscriber with a topic of its own used to have a window of its own, 8 MiB each, behind a bound
+    /// that said 8 MiB in all.
+    fn memory_stays_bounded_with_an_audience_for_each_slow_subscriber(backend) {
         const BOUND: usize = 48 << 20;
-        const READERS: usize = 200;
+        const SUBSCRIBERS: usize = 200;
         for policy in ["skip", "disconnect"] {
             let options = [
                 "--laggard-policy", policy, "--laggard-bytes", "2MiB", "--log-bytes", "4MiB",
@@ -205,15 +206,15 @@ on_both_backends! {
             ];
             let server = Server::start_with(backend, &options);
             let mut fast = server.subscribe("topic=all");
-            let slow: Vec<Connection> = (0..READERS)
+            let slow: Vec<Connection> = (0..SUBSCRIBERS)
                 .map(|number| server.ask_with_small_buffer(&format!("topic=all&topic=user/{number}"), SMALL_BUFFER))
                 .collect();
-            server.expect_subscribers("all", READERS as u64 + 1);
+            server.expect_subscribers("all", SUBSCRIBERS as u64 + 1);
             let before = server.memory();
             let mut publisher = server.publisher();
             // 120 MB in all, and events for all between them.
             for round in 0..20 {
-                for number in 0..READERS {
+                for number in 0..SUBSCRIBERS {
                     publisher.publish(&format!("user/{number}"), &numbered(round, 30_000));
                 }
                 let id = publisher.publish("all", "for all");

@@ -25,8 +25,8 @@ on_both_backends! {
         let server = Server::start(backend);
         let stays: BTreeSet<String> = (0..250).map(|number| format!("topic/{number}")).collect();
         publish_to(&server, &stays);
-        // Also topics that only one of the shards knows, by a reader.
-        let readers: Vec<Subscriber> =
+        // Also topics that only one of the shards knows, by a subscriber.
+        let subscribers: Vec<Subscriber> =
             (0..20).map(|number| server.subscribe(&format!("topic=read/{number}"))).collect();
         let mut connection = server.connect();
         let mut seen = Vec::new();
@@ -52,7 +52,7 @@ on_both_backends! {
         let all: BTreeSet<String> = stays.into_iter().chain(read).collect();
         assert_eq!(seen.len(), all.len(), "some are there twice");
         assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), all);
-        drop(readers);
+        drop(subscribers);
     }
 
     fn a_page_that_cannot_be_is_refused(backend) {
@@ -67,15 +67,15 @@ on_both_backends! {
         assert_eq!(end, json!({ "topics": [], "next": null }));
     }
 
-    /// With 15,000 readers of 64 topics and 200 clients that asked, a shard went through all audiences for
-    /// each question, and was too late for most of them: 1,595 of 1,682 answers said that a topic with
-    /// readers did not exist, and lists left out three quarters of the readers.
+    /// With 15,000 subscribers of 64 topics and 200 clients that asked, a shard went through all audiences
+    /// for each question, and was too late for most of them: 1,595 of 1,682 answers said that a topic with
+    /// subscribers did not exist, and lists left out three quarters of the subscribers.
     fn an_answer_is_the_whole_truth_or_none(backend) {
-        const READERS: usize = 100;
+        const SUBSCRIBERS: usize = 100;
         let server = Server::start(backend);
-        let readers: Vec<Subscriber> =
-            (0..READERS).map(|number| server.subscribe(&format!("topic=all&topic=user/{number}"))).collect();
-        server.expect_subscribers("all", READERS as u64);
+        let subscribers: Vec<Subscriber> =
+            (0..SUBSCRIBERS).map(|number| server.subscribe(&format!("topic=all&topic=user/{number}"))).collect();
+        server.expect_subscribers("all", SUBSCRIBERS as u64);
         thread::scope(|scope| {
             for target in ["/topics/all", "/topics?limit=1000"].into_iter().cycle().take(16) {
                 let server = &server;
@@ -95,12 +95,12 @@ on_both_backends! {
                         let answer = response.json();
                         let listed = answer["topics"].as_array().into_iter().flatten();
                         let counts = listed.chain([&answer]).find(|counts| counts["topic"] == "all");
-                        assert_eq!(counts.expect("the topic is there")["subscribers"], READERS, "{answer}");
+                        assert_eq!(counts.expect("the topic is there")["subscribers"], SUBSCRIBERS, "{answer}");
                     }
                 });
             }
         });
-        drop(readers);
+        drop(subscribers);
         server.expect_health();
     }
 

@@ -132,7 +132,7 @@ impl World {
         let request = Request {
             interest,
             resume,
-            gap_notice: !shared.one_in(4),
+            gap_events: !shared.one_in(4),
             greeting: shared.one_in(4),
             checkpoint: shared.pick(&forms),
             heartbeat: shared.pick(&[None, None, Some(1), Some(2), Some(30)]).map(Duration::from_secs),
@@ -349,7 +349,7 @@ impl World {
         let topic = client.request.interest.topics[0].clone();
         self.shared.publish_to(&topic, 10);
         if self.shards[from].is_due(self.shared.now.get()) {
-            self.turn(from);
+            self.tick(from);
         }
         self.leave(number, true);
         if self.clients[number].connection.is_some() {

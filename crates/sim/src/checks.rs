@@ -1,4 +1,4 @@
-//! What must hold after a shard's turn, seen from outside: at its sockets, and at its clients.
+//! What must hold after a shard's tick, seen from outside: at its sockets, and at its clients.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,42 +13,42 @@ use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
 use crate::trace::{self, trace};
 use crate::verifier::Beginning;
-use crate::world::{SECOND, TRIMMING_SHARD, Turn, World};
+use crate::world::{SECOND, TRIMMING_SHARD, Tick, World};
 
-/// How late a shard may be that had its turns in time.
+/// How late a shard may be that had its ticks in time.
 const LATE: Duration = Duration::from_millis(100);
 
-/// At most so many bytes are the notice of a gap.
-const NOTICE_BYTES: usize = 300;
+/// A gap event has at most so many bytes.
+const GAP_EVENT_BYTES: usize = 300;
 
 /// The size of the largest frame of a world, roughly.
 const LARGEST_FRAME: usize = 36_000;
 
 impl World {
-    pub(crate) fn check_turn(&mut self, turn: &Turn) {
-        let shard = turn.shard;
+    pub(crate) fn check_tick(&mut self, tick: &Tick) {
+        let shard = tick.shard;
         self.check_laggards(shard);
-        self.check_stalled(turn);
-        self.check_room_made(turn);
+        self.check_stalled(tick);
+        self.check_room_made(tick);
         let touched = self.shards[shard].net.borrow_mut().take_touched();
         for index in touched {
-            self.look_at_connection(turn, index);
+            self.check_connection(tick, index);
         }
         trace::at(trace::Position::forget_client);
-        self.shards[shard].net.borrow_mut().note_sweep(turn.after.is_sweeping);
-        if turn.after.is_sweeping {
+        self.shards[shard].net.borrow_mut().note_sweep(tick.after.is_sweeping);
+        if tick.after.is_sweeping {
             self.shards[shard].swept_at = self.shared.now.get();
         }
         self.check_silence(shard);
-        self.check_early_heartbeats(turn);
-        self.check_mail(turn);
-        self.check_counts(turn);
-        self.check_memory(turn);
-        self.check_readers(turn);
-        self.check_resuming(turn);
+        self.check_early_heartbeats(tick);
+        self.check_mail(tick);
+        self.check_counts(tick);
+        self.check_memory(tick);
+        self.check_readers(tick);
+        self.check_resuming(tick);
         self.check_ages();
-        let begun = turn.after.counts.subscribed - turn.before.counts.subscribed;
-        assert!(!turn.before.is_draining || begun == 0, "a stream begins in the drain");
+        let begun = tick.after.counts.subscribed - tick.before.counts.subscribed;
+        assert!(!tick.before.is_draining || begun == 0, "a stream begins in the drain");
     }
 
     /// A laggard waits for its turn, or a notification is owed to it.
@@ -63,13 +63,13 @@ impl World {
     }
 
     /// A connection that is ended as stalled has taken no byte for long, though nothing kept it waiting.
-    fn check_stalled(&self, turn: &Turn) {
-        let count = turn.closed(CloseReason::LaggardStalled);
+    fn check_stalled(&self, tick: &Tick) {
+        let count = tick.closed(CloseReason::LaggardStalled);
         if count == 0 {
             return;
         }
         let (now, limit) = (self.shared.now.get(), self.shared.setting.limits.laggard_time);
-        let net = self.shards[turn.shard].net.borrow();
+        let net = self.shards[tick.shard].net.borrow();
         let stalled = |it: &&Connection| it.closed && it.closed_at == now && it.has_stalled(now, limit);
         let stalled = net.connections.iter().filter(stalled).count() as u64;
         assert!(stalled >= count, "a connection whose socket had room was ended as stalled");
@@ -77,11 +77,11 @@ impl World {
 
     /// Connections in the middle of a piece were cut to make room: more was begun than may be, and those that
     /// hold most go.
-    fn check_room_made(&self, turn: &Turn) {
-        if turn.closed(CloseReason::LaggardFull) == 0 {
+    fn check_room_made(&self, tick: &Tick) {
+        if tick.closed(CloseReason::LaggardFull) == 0 {
             return;
         }
-        let net = self.shards[turn.shard].net.borrow();
+        let net = self.shards[tick.shard].net.borrow();
         let setting = &self.shared.setting;
         let skips = setting.limits.laggard_policy == LaggardPolicy::Skip;
         let was_cut = |piece: &&CutPiece| {
@@ -89,21 +89,21 @@ impl World {
             let stalled = it.has_stalled(self.shared.now.get(), setting.limits.laggard_time);
             !it.ended && !it.finished && !stalled && self.shared.now.get() < self.shared.cuts_from.get()
         };
-        let cut: Vec<&CutPiece> = net.this_turn.cut_in_a_piece.iter().filter(was_cut).collect();
+        let cut: Vec<&CutPiece> = net.this_tick.cut_with_unsent.iter().filter(was_cut).collect();
         let Some(largest) = cut.iter().map(|piece| piece.part).max() else { return };
         // Before the last of them was cut, too.
         let others: usize = cut.iter().map(|piece| piece.part).sum::<usize>() - largest;
-        let notices = if skips { NOTICE_BYTES * net.connections.len() } else { 0 };
-        let begun = net.begun.peak + notices - others;
+        let gap_events = if skips { GAP_EVENT_BYTES * net.connections.len() } else { 0 };
+        let begun = net.begun.peak + gap_events - others;
         let limit = setting.limits.laggard_bytes;
         assert!(begun > limit, "{} connections were cut where at most {begun} bytes were begun", cut.len());
-        // Those for which the shard holds most go, as far as it looks at all of them.
-        let all_are_looked_at = setting.budgets.laggard_checks > net.connections.len();
+        // Those for which the shard holds most go, as far as it checks all of them.
+        let all_are_checked = setting.budgets.laggard_checks > net.connections.len();
         let left = || {
             let live = net.connections.iter().filter(|it| it.is_live() && !it.ended);
-            live.filter_map(|it| it.verifier.begun.as_ref()).filter(|begun| begun.turn < net.turn())
+            live.filter_map(|it| it.verifier.begun.as_ref()).filter(|begun| begun.tick < net.tick())
         };
-        // At most: others that shared the frame may have begun it later in this turn.
+        // At most: others that shared the frame may have begun it later in this tick.
         let share_at_most = |piece: &&CutPiece| match piece.kind {
             PieceKind::Frame(_) => piece.size / (1 + left().filter(|begun| begun.kind == piece.kind).count()),
             PieceKind::Own(bytes) => bytes,
@@ -112,19 +112,19 @@ impl World {
         let smallest_cut = cut.iter().map(share_at_most).min().unwrap_or_default();
         let largest_left = left().map(|begun| net.begun.share_at_least(begun.kind)).max().unwrap_or_default();
         assert!(
-            !all_are_looked_at || skips || largest_left <= smallest_cut,
+            !all_are_checked || skips || largest_left <= smallest_cut,
             "one that holds {smallest_cut} bytes was cut, and one that holds {largest_left} was not"
         );
     }
 
-    fn look_at_connection(&mut self, turn: &Turn, index: usize) {
-        let mut net = self.shards[turn.shard].net.borrow_mut();
+    fn check_connection(&mut self, tick: &Tick, index: usize) {
+        let mut net = self.shards[tick.shard].net.borrow_mut();
         let it = &mut net.connections[index];
         if it.is_answered() {
-            // Streams that have left in the turn may have left after this one came.
-            let begun = turn.after.counts.subscribed - turn.before.counts.subscribed;
+            // Streams that have left in the tick may have left after this one came.
+            let begun = tick.after.counts.subscribed - tick.before.counts.subscribed;
             let most = self.shared.setting.limits.connections as u64;
-            it.came_to_a_full_house.get_or_insert(turn.before.counts.connections + begun >= most);
+            it.came_when_full.get_or_insert(tick.before.counts.connections + begun >= most);
         }
         let (number, closed) = (it.client, it.closed);
         trace::at(|position| {
@@ -133,7 +133,7 @@ impl World {
         });
         drop(net);
         let client = &self.clients[number];
-        let is_this = |at: &crate::client::ClientConnection| (at.shard, at.index) == (turn.shard, index);
+        let is_this = |at: &crate::client::ClientConnection| (at.shard, at.index) == (tick.shard, index);
         if !client.connection.as_ref().is_some_and(is_this) {
             return;
         }
@@ -141,7 +141,7 @@ impl World {
             self.read(number, usize::MAX);
         }
         if closed {
-            self.check_closed(turn, number);
+            self.check_closed(tick, number);
         }
     }
 
@@ -159,7 +159,7 @@ impl World {
     }
 
     /// The shard has closed a client's socket: for a reason?
-    fn check_closed(&mut self, turn: &Turn, number: usize) {
+    fn check_closed(&mut self, tick: &Tick, number: usize) {
         let now = self.shared.now.get();
         let client = &mut self.clients[number];
         let Some(at) = client.connection.take() else { return };
@@ -177,11 +177,11 @@ impl World {
         }
         let limits = &self.shared.setting.limits;
         let whole = !response.is_cut() && response.terminated == client.request.chunked;
-        let refused = turn.after.counts.refused > turn.before.counts.refused;
+        let refused = tick.after.counts.refused > tick.before.counts.refused;
         let begins = verifier.beginning.is_some_and(|beginning| beginning.at == now);
-        let begun = turn.after.counts.subscribed - turn.before.counts.subscribed;
-        let now_full = turn.before.counts.connections + begun >= limits.connections as u64;
-        let house_full = it.came_to_a_full_house.unwrap_or(now_full);
+        let begun = tick.after.counts.subscribed - tick.before.counts.subscribed;
+        let now_full = tick.before.counts.connections + begun >= limits.connections as u64;
+        let house_full = it.came_when_full.unwrap_or(now_full);
         match response.status() {
             None if !it.is_answered() => {
                 // The descriptor was not there, the table full, or the house: no answer says why.
@@ -189,9 +189,9 @@ impl World {
                 if dropped {
                     self.shared.happened(Occurrence::Dropped);
                 }
-                let turned_away = turn.after.counts.turned_away > turn.before.counts.turned_away
+                let turned_away = tick.after.counts.turned_away > tick.before.counts.turned_away
                     && (it.watch_refused || limits.pending < 100);
-                let is_right = dropped || turned_away || turn.after.is_draining;
+                let is_right = dropped || turned_away || tick.after.is_draining;
                 assert!(is_right, "it is closed without an answer");
             }
             // A refusal that does not fit is not waited for. (Another's may be counted in this tick.)
@@ -214,11 +214,11 @@ impl World {
                 assert!(!response.is_cut_in_an_event(), "a stream ends between events");
                 let age = now - verifier.beginning.expect("a beginning").at;
                 let aged = limits.connection_age.is_some_and(|most| age + SECOND / 5 >= most * 8 / 10);
-                assert!(aged || turn.after.is_draining, "a stream was ended after {age:?}");
+                assert!(aged || tick.after.is_draining, "a stream was ended after {age:?}");
             }
             None | Some(200) => {
                 assert!(!response.terminated, "a stream that has ended is closed without its end");
-                assert!(self.may_be_cut(turn.shard, it), "a healthy stream was cut");
+                assert!(self.may_be_cut(tick.shard, it), "a healthy stream was cut");
             }
             Some(status) => {
                 assert!(it.is_short || !response.is_cut(), "a refusal is whole");
@@ -244,8 +244,8 @@ impl World {
         limits.head.max_bytes < 1000 || self.shared.now.get() - connected_at >= limits.head_time
     }
 
-    /// A stream may be cut for what its reader does, where the log no longer has what it needs, and at the
-    /// end of a drain: never for what others do.
+    /// A stream may be cut for what its subscriber does, where the log no longer has what it needs, and at
+    /// the end of a drain: never for what others do.
     fn may_be_cut(&self, shard: usize, it: &Connection) -> bool {
         let (now, limits) = (self.shared.now.get(), &self.shared.setting.limits);
         let skips = limits.laggard_policy == LaggardPolicy::Skip;
@@ -254,13 +254,14 @@ impl World {
         // A member is never cut, however much is still to be sent to it, and whatever the log has.
         let is_laggard = it.is_short || it.lags_since.is_some() || (verifier.resumes() && just_began);
         // In the middle of a piece it is served from what it has begun.
-        let in_a_piece = it.was_begun;
-        let is_out_of_reach = !skips && !in_a_piece && verifier.is_out_of_reach(&self.shared);
-        // `check_room_made` judges which of them. A notice of a gap that is still to be begun counts, too.
+        let has_unsent_bytes = it.was_begun;
+        let is_out_of_reach = !skips && !has_unsent_bytes && verifier.is_out_of_reach(&self.shared);
+        // `check_room_made` judges which of them. A gap event that is still to be begun counts, too.
         let net = self.shards[shard].net.borrow();
-        let notices = if skips { NOTICE_BYTES * net.connections.len() } else { 0 };
-        let is_over = net.begun.peak + notices > limits.laggard_bytes;
-        let makes_room = is_over && ((in_a_piece && it.is_short) || (skips && verifier.request.gap_notice));
+        let gap_events = if skips { GAP_EVENT_BYTES * net.connections.len() } else { 0 };
+        let is_over = net.begun.peak + gap_events > limits.laggard_bytes;
+        let makes_room =
+            is_over && ((has_unsent_bytes && it.is_short) || (skips && verifier.request.gap_events));
         let in_drain = now >= self.shared.cuts_from.get() && (it.is_short || skips);
         let is_full = is_laggard && (is_out_of_reach || makes_room);
         is_full || in_drain || it.has_stalled(now, limits.laggard_time)
@@ -287,46 +288,46 @@ impl World {
         }
     }
 
-    /// Whether a shard is kept from its turns.
+    /// Whether a shard is kept from its ticks.
     fn is_slowed(&self) -> bool {
         self.shared.setting.slowness > 1 && self.shared.hostile.get()
     }
 
     /// A heartbeat comes only after silence; where a sweep is not through, the shard does not know who had
     /// silence.
-    fn check_early_heartbeats(&self, turn: &Turn) {
-        let net = self.shards[turn.shard].net.borrow();
-        for (client, silence) in &net.this_turn.early_heartbeats {
-            assert!(turn.after.is_sweeping, "client {client}: a heartbeat after {silence:?}");
+    fn check_early_heartbeats(&self, tick: &Tick) {
+        let net = self.shards[tick.shard].net.borrow();
+        for (client, silence) in &net.this_tick.early_heartbeats {
+            assert!(tick.after.is_sweeping, "client {client}: a heartbeat after {silence:?}");
         }
     }
 
     /// A shard takes its mail at once, but while its sweeps are far behind, or while most streams of the hub
     /// are, and then not for long. It gets no mail but that of topics that it has registered for.
-    fn check_mail(&mut self, turn: &Turn) {
+    fn check_mail(&mut self, tick: &Tick) {
         let now = self.shared.now.get();
-        let taken = turn.after.counts.events - turn.before.counts.events;
-        let (shared, shard) = (&self.shared, &mut self.shards[turn.shard]);
-        let mailed = shared.mailed.borrow()[turn.shard];
+        let taken = tick.after.counts.events - tick.before.counts.events;
+        let (shared, shard) = (&self.shared, &mut self.shards[tick.shard]);
+        let mailed = shared.mailed.borrow()[tick.shard];
         assert!(
-            turn.after.counts.events <= mailed,
+            tick.after.counts.events <= mailed,
             "it took {} events and was sent {mailed}",
-            turn.after.counts.events
+            tick.after.counts.events
         );
         // What a link has begun is no reason to leave mail. When its peer leaves, it is only the sweeps'.
-        let is_left = turn.before.is_sweeping && turn.closed(CloseReason::PeerLeft) > 0;
-        // Adoptions and inspections take their part of a turn.
-        let is_busy = turn.before.is_marking || turn.before.is_backlogged || is_left || turn.others_wait;
-        if turn.waiting == 0 || taken > 0 || is_busy {
+        let is_left = tick.before.is_sweeping && tick.closed(CloseReason::PeerLeft) > 0;
+        // Adoptions and inspections take their part of a tick.
+        let is_busy = tick.before.is_marking || tick.before.is_backlogged || is_left || tick.others_wait;
+        if tick.waiting == 0 || taken > 0 || is_busy {
             shard.leaves_mail_since = None;
             return;
         }
         let is_slowed = shared.setting.slowness > 1 && shared.hostile.get();
         let since = *shard.leaves_mail_since.get_or_insert(now);
         assert!(
-            turn.congested,
+            tick.congested,
             "it leaves {} events though most streams of the hub are not behind",
-            turn.waiting
+            tick.waiting
         );
         let held = now.saturating_sub(since.max(shard.late_at));
         assert!(is_slowed || held <= CONGESTION_HOLD + LATE, "it leaves its mail for {held:?}");
@@ -334,85 +335,85 @@ impl World {
     }
 
     /// What the shard counts is what its sockets saw.
-    fn check_counts(&self, turn: &Turn) {
-        let net = self.shards[turn.shard].net.borrow();
-        let (before, after) = (&turn.before.counts, &turn.after.counts);
-        assert_eq!(after.deliveries - before.deliveries, net.this_turn.events, "deliveries that it counts");
+    fn check_counts(&self, tick: &Tick) {
+        let net = self.shards[tick.shard].net.borrow();
+        let (before, after) = (&tick.before.counts, &tick.after.counts);
+        assert_eq!(after.deliveries - before.deliveries, net.this_tick.events, "deliveries that it counts");
         assert_eq!(
             after.heartbeats - before.heartbeats,
-            net.this_turn.heartbeats,
+            net.this_tick.heartbeats,
             "heartbeats that it counts"
         );
         let live = net.connections.iter().filter(|it| it.is_live()).count() as u64;
         assert_eq!(after.connections, live, "streams that it counts");
     }
 
-    /// What the shard holds has bounds, whatever its readers do.
-    fn check_memory(&self, turn: &Turn) {
-        let net = self.shards[turn.shard].net.borrow();
+    /// What the shard holds has bounds, whatever its subscribers do.
+    fn check_memory(&self, tick: &Tick) {
+        let net = self.shards[tick.shard].net.borrow();
         let limits = &self.shared.setting.limits;
         let begun = net.begun.bytes;
         // What the peer has reset is given up when the shard hears of it.
         let reset = net.connections.iter().filter(|it| it.is_live() && it.ended);
         let reset: usize = reset.map(|it| net.begun.own_part(it.verifier.begun.as_ref())).sum();
-        // The rest of a large crowd is ended in the next turns: the shard says so, and each of them ends as many
-        // streams as it may.
+        // The rest of a large crowd is ended in the next ticks: the shard says so, and each of them ends as
+        // many streams as it may.
         let is_within = begun <= limits.laggard_bytes + reset;
-        let ended = turn.closed(CloseReason::LaggardFull);
-        let goes_on = turn.after.is_making_room && ended >= self.shared.setting.budgets.room_endings as u64;
+        let ended = tick.closed(CloseReason::LaggardFull);
+        let goes_on = tick.after.is_making_room && ended >= self.shared.setting.budgets.room_endings as u64;
         assert!(is_within || goes_on, "its links have begun {begun} bytes, and {ended} were ended for that");
         if !is_within {
-            self.shared.happened(Occurrence::RoomMadeInTurns);
+            self.shared.happened(Occurrence::RoomMadeInTicks);
         }
         let bound = limits.delivery_bytes.saturating_add(limits.laggard_bytes.max(begun));
         let bound = bound.saturating_add(RUN_BYTES + 2 * LARGEST_FRAME);
-        let held = turn.after.held_bytes;
+        let held = tick.after.memory_bytes;
         assert!(held <= bound, "it holds {held} bytes");
     }
 
     /// The shard has registered for the topics of its streams.
-    fn check_readers(&self, turn: &Turn) {
-        let net = self.shards[turn.shard].net.borrow();
+    fn check_readers(&self, tick: &Tick) {
+        let net = self.shards[tick.shard].net.borrow();
         let live = net.connections.iter().filter(|it| it.is_live());
         let read: BTreeSet<&Topic> = live.flat_map(|it| &it.verifier.request.interest.topics).collect();
         let log = self.shared.log.borrow();
         for topic in &self.shared.topics {
-            let registered = log.shards_reading(std::slice::from_ref(topic)).contains(&turn.shard);
+            let registered = log.shards_reading(std::slice::from_ref(topic)).contains(&tick.shard);
             assert_eq!(registered, read.contains(topic), "whether it has registered for {topic}");
         }
     }
 
-    /// A reader waits only for a number that was not released.
-    fn check_resuming(&self, turn: &Turn) {
-        let net = self.shards[turn.shard].net.borrow();
+    /// A subscriber waits only for a number that was not released.
+    fn check_resuming(&self, tick: &Tick) {
+        let net = self.shards[tick.shard].net.borrow();
         let epoch = self.shared.history.borrow().epoch;
         let is_ahead = |it: &&Connection| match &it.verifier.request.resume {
             Resume::After(id) => {
-                Cursor::parse(id).is_some_and(|at| at.epoch == epoch && at.seq > turn.newest)
+                Cursor::parse(id).is_some_and(|at| at.epoch == epoch && at.seq > tick.newest)
             }
             Resume::Now | Resume::Earliest => false,
         };
         let waits = |it: &&Connection| !it.closed && !it.is_answered() && it.verifier.asked_at.is_some();
         let waiting = net.connections.iter().filter(waits).filter(is_ahead).count();
-        let resuming = turn.after.resuming;
-        assert!(resuming <= waiting, "{resuming} wait and {waiting} are ahead of {}", turn.newest);
+        let resuming = tick.after.resuming;
+        assert!(resuming <= waiting, "{resuming} wait and {waiting} are ahead of {}", tick.newest);
         drop(net);
-        self.check_room_to_wait(turn);
+        self.check_room_to_wait(tick);
     }
 
-    /// A quarter of those that may be pending may wait for a number, and one may in any case. A reader is told of
-    /// a gap at once only where so many wait.
-    fn check_room_to_wait(&self, turn: &Turn) {
-        let mut net = self.shards[turn.shard].net.borrow_mut();
+    /// A quarter of those that may be pending may wait for a number, and one may in any case. A subscriber is
+    /// told of a gap at once only where so many wait.
+    fn check_room_to_wait(&self, tick: &Tick) {
+        let mut net = self.shards[tick.shard].net.borrow_mut();
         let may_wait = (self.shared.setting.limits.pending / 4).max(1);
-        let resuming = turn.after.resuming;
+        let resuming = tick.after.resuming;
         assert!(resuming <= may_wait, "{resuming} wait for a number, and {may_wait} may");
         let told = |it: &mut Connection| std::mem::take(&mut it.verifier.was_told_at_once);
         let told_at_once = net.connections.iter_mut().map(told).filter(|told| *told).count();
         if told_at_once == 0 {
             return;
         }
-        // Those that waited, and were answered or closed in this turn.
+        // Those that waited, and were answered or closed in this tick.
         let now = self.shared.now.get();
         let left = |it: &&Connection| {
             let resumes = matches!(it.verifier.request.resume, Resume::After(_));
@@ -445,7 +446,7 @@ impl World {
     }
 }
 
-impl Turn {
+impl Tick {
     /// Streams that were ended for this reason.
     fn closed(&self, reason: CloseReason) -> u64 {
         self.after.counts.closed_for(reason) - self.before.counts.closed_for(reason)

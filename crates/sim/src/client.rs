@@ -24,7 +24,7 @@ pub(crate) enum Resume {
 pub(crate) struct Request {
     pub(crate) interest: Interest,
     pub(crate) resume: Resume,
-    pub(crate) gap_notice: bool,
+    pub(crate) gap_events: bool,
     pub(crate) greeting: bool,
     pub(crate) checkpoint: Checkpoint,
     /// The longest silence that it allows.
@@ -120,7 +120,7 @@ impl Client {
         target.extend(request.interest.topics.iter().map(|topic| format!("topic={topic}&")));
         target.push_str(if request.interest.sees_private { "private&" } else { "" });
         target.push_str(if request.greeting { "hello&" } else { "" });
-        target.push_str(if request.gap_notice { "" } else { "gap=off&" });
+        target.push_str(if request.gap_events { "" } else { "gap=off&" });
         target.push_str(match request.checkpoint {
             Checkpoint::Off => "checkpoint=off&",
             Checkpoint::Block => "",
@@ -153,7 +153,7 @@ impl Client {
     pub(crate) fn subscribe(&self) -> Subscribe {
         let request = &self.request;
         let mut subscribe = Subscribe::to(request.interest.topics.iter().cloned())
-            .gap_notice(request.gap_notice)
+            .gap_events(request.gap_events)
             .sees_private(request.interest.sees_private)
             .checkpoint(request.checkpoint);
         if let Some(heartbeat) = request.heartbeat {

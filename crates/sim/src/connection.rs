@@ -51,7 +51,7 @@ pub(crate) struct Connection {
     pub(crate) was_unheard: bool,
     pub(crate) was_begun: bool,
     /// When it was answered, the shard may have had as many streams as it may hold.
-    pub(crate) came_to_a_full_house: Option<bool>,
+    pub(crate) came_when_full: Option<bool>,
     pub(crate) is_touched: bool,
 }
 
@@ -82,7 +82,7 @@ impl Connection {
             closed_at: Duration::ZERO,
             was_unheard: false,
             was_begun: false,
-            came_to_a_full_house: None,
+            came_when_full: None,
             is_touched: false,
         }
     }
@@ -130,10 +130,10 @@ impl Connection {
 pub(crate) struct BegunBytes {
     /// Connections that have begun the frame of an event, by its number, and its size.
     frames: BTreeMap<u64, (usize, usize)>,
-    /// The most connections that had begun a frame at one time of this turn of the shard.
+    /// The most connections that had begun a frame at one time of this tick of the shard.
     most: BTreeMap<u64, usize>,
     pub(crate) bytes: usize,
-    /// The most that it was in this turn of the shard, with what is about to be closed.
+    /// The most that it was in this tick of the shard, with what is about to be closed.
     pub(crate) peak: usize,
 }
 
@@ -180,8 +180,8 @@ impl BegunBytes {
         }
     }
 
-    /// What the shard held for one of the connections that have begun this, at the least in this turn: of a frame
-    /// that several have begun, its part.
+    /// What the shard held for one of the connections that have begun this, at the least in this tick: of a
+    /// frame that several have begun, its part.
     pub(crate) fn share_at_least(&self, kind: PieceKind) -> usize {
         match kind {
             PieceKind::Frame(seq) => {
@@ -202,8 +202,8 @@ impl BegunBytes {
         }
     }
 
-    /// A turn of the shard begins.
-    pub(crate) fn begin_turn(&mut self) {
+    /// A tick of the shard begins.
+    pub(crate) fn begin_tick(&mut self) {
         self.most = self.frames.iter().map(|(seq, (count, _))| (*seq, *count)).collect();
         self.peak = self.bytes;
     }

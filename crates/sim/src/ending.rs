@@ -43,17 +43,17 @@ impl World {
         self.check_caught_up();
         self.check_inspection();
         self.shared.is_quiet.set(true);
-        let turns = |world: &World| world.shards.iter().map(|shard| shard.turns).max().unwrap_or_default();
-        let before = turns(self);
+        let ticks = |world: &World| world.shards.iter().map(|shard| shard.ticks).max().unwrap_or_default();
+        let before = ticks(self);
         self.pass(10 * SECOND);
         self.shared.is_quiet.set(false);
         // Heartbeats, laggards' checks, and timers of what the story has left behind.
         let limits = &self.shared.setting.limits;
         let beats = 16 / limits.heartbeat.min(limits.heartbeat_min).as_secs();
         let streams = self.clients.iter().filter(|client| client.connection.is_some()).count() as u64;
-        // A budget of one heartbeat a turn, and a second each.
+        // A budget of one heartbeat a tick, and a second each.
         let wanted = 10 * (beats + 8) + 500 + 20 * streams;
-        assert!(turns(self) - before < wanted, "{} turns in ten idle seconds", turns(self) - before);
+        assert!(ticks(self) - before < wanted, "{} ticks in ten idle seconds", ticks(self) - before);
     }
 
     /// Every request goes out, every socket takes everything, every notification comes.
@@ -93,7 +93,7 @@ impl World {
             assert_eq!(self.mail_waiting(index), 0, "shard {index} sleeps over its mail");
             let is_done = snapshot.counts.laggards == 0 && !snapshot.is_sweeping && snapshot.resuming == 0;
             assert!(is_done, "shard {index} is not done");
-            assert_eq!(snapshot.held_bytes, 0, "shard {index} keeps events");
+            assert_eq!(snapshot.memory_bytes, 0, "shard {index} keeps events");
             assert!(!shard.net.borrow().can_accept(), "shard {index} accepts no more");
         }
         for client in self.clients.iter().filter(|client| client.is_subscriber()) {
@@ -164,7 +164,7 @@ impl World {
                 (0, 0),
                 "a client that has left is waited for"
             );
-            assert_eq!(snapshot.held_bytes, 0, "events are kept for no stream");
+            assert_eq!(snapshot.memory_bytes, 0, "events are kept for no stream");
             assert_eq!(shard.shard.timeout(now), None, "nothing is left to wake up for");
         }
     }
@@ -234,7 +234,7 @@ impl World {
             // Where the log has dropped something in silence, a stream may have been behind that was sent all
             // that is left.
             let skips = self.shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
-            let is_told = |number: &&usize| !skips || self.clients[**number].request.gap_notice;
+            let is_told = |number: &&usize| !skips || self.clients[**number].request.gap_events;
             let served = served.iter().filter(is_told).count() as u64;
             assert!(served <= drained, "{served} were sent everything and {drained} are counted");
         }
@@ -255,7 +255,7 @@ impl World {
         self.shared.release_too_late();
     }
 
-    /// Lets a drain run to its end; each round of turns takes a while. Says whether all that was published
+    /// Lets a drain run to its end; each round of ticks takes a while. Says whether all that was published
     /// before could be sent within the window.
     fn drain_in_steps(&mut self, window: Duration, slack: Duration) -> bool {
         let began_at = self.shared.now.get();
@@ -266,16 +266,17 @@ impl World {
         // A shard takes the news with the rest of its mail, which waits while a sweep is far behind.
         let mut last_began_at = began_at;
         while self.shared.now.get() < last_began_at + window + slack {
-            // So many turns are needed where a turn ends few streams; those at their age stand in that line
+            // So many ticks are needed where a tick ends few streams; those at their age stand in that line
             // more than once. Newcomers are served until it begins.
             let streams = self.shards.iter().map(|shard| shard.shard.counts().connections).max();
             let times = if self.shared.setting.limits.connection_age.is_some() { 8 } else { 2 };
             let endings = self.shared.setting.budgets.endings as u32;
-            // A drain looks at a part of the table in each turn. The table has at most twice as many places as
+            // A drain checks a part of the table in each tick. The table has at most twice as many slots as
             // there were streams at a time.
-            let looks = (2 * self.clients.len() + 8).div_ceil(self.shared.setting.budgets.drain_looks) as u32;
-            let turns = times * streams.unwrap_or_default() as u32 / endings + 2 * looks + 2;
-            slack = slack.max(turns * step_time);
+            let steps =
+                (2 * self.clients.len() + 8).div_ceil(self.shared.setting.budgets.drain_checks) as u32;
+            let ticks = times * streams.unwrap_or_default() as u32 / endings + 2 * steps + 2;
+            slack = slack.max(ticks * step_time);
             self.work_for(step);
             let has_begun = |shard: &WorldShard| shard.shard.snapshot().is_draining;
             if !self.shards.iter().all(has_begun) {

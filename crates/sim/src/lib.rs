@@ -8,7 +8,7 @@
 //!
 //! - [`story`] tells one, from [`Choices`]: a seed, or bytes that a fuzzer has chosen;
 //! - `cargo xtask sim` tells very many, on all cores;
-//! - `cargo xtask planted` plants bugs, and looks whether they are found.
+//! - `cargo xtask planted` plants bugs, and checks whether they are found.
 
 mod actions;
 mod checks;

@@ -2,8 +2,8 @@
 //!
 //! The list obeys the retention of each topic by itself. Which events go because the log as a whole is full,
 //! it does not foretell: it observes what the log still has, and judges that there was a reason and that no
-//! smaller topic paid for a larger one. From the list alone follows where a reader starts, and whether it is
-//! told of a gap.
+//! smaller topic paid for a larger one. From the list alone follows where a subscriber starts, and whether it
+//! is told of a gap.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const FORGOTTEN_TOPIC_BYTES: usize = 700;
 /// How late an event may be dropped for its age, beyond the engine's own slack.
 const LATE: Duration = Duration::from_millis(100);
 
-/// As many events as this, one turn of the trimming shard drops at once, with time to spare.
+/// As many events as this, one tick of the trimming shard drops at once, with time to spare.
 const DROPPED_AT_ONCE: usize = 500;
 
 /// What may change the log between two observations.
@@ -31,13 +31,13 @@ const DROPPED_AT_ONCE: usize = 500;
 pub(crate) enum Change {
     /// Nothing drops events: only readers come and go.
     Readers,
-    /// The shard that trims has its turn, too.
+    /// The shard that trims has its tick, too.
     Trim,
     /// Events were released, and [`LogModel::append`] knows them.
     Release,
 }
 
-/// Where a reader starts.
+/// Where a subscriber starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
     /// It has everything up to here, or is told that it cannot have it.
@@ -80,7 +80,7 @@ struct TopicModel {
     available_after: [u64; 2],
     /// Ids that retained events bear.
     own_ids: BTreeMap<String, OwnId>,
-    /// The shards that have readers of it.
+    /// The shards that read it.
     shards: Vec<usize>,
     has_entry: bool,
 }
@@ -135,7 +135,7 @@ impl LogModel {
         }
     }
 
-    /// Looks at what the log has, and judges what it has dropped since the last look.
+    /// Checks what the log has, and judges what it has dropped since the last check.
     ///
     /// # Panics
     /// The log has dropped something without a reason, or says that it has.
@@ -198,7 +198,7 @@ impl LogModel {
         );
         let largest = self.topics.iter().map(|topic| topic.bytes).max().unwrap_or_default();
         let victim = evicted.smallest_victim.unwrap_or_default();
-        // The topics of a class may differ by a factor of two, and what was released meanwhile has its turn
+        // The topics of a class may differ by a factor of two, and what was released meanwhile is evicted
         // next.
         assert!(
             2 * victim + self.released_bytes > largest,
@@ -262,25 +262,25 @@ impl LogModel {
         self.newest
     }
 
-    /// Every event that interests a reader after this number is in the log.
+    /// Every event that interests a subscriber after this number is in the log.
     pub(crate) fn available_after(&self, interest: &Interest) -> u64 {
         let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private)];
         interest.topics.iter().map(of).max().unwrap_or_default()
     }
 
-    /// Whether something that interests a reader is retained between these numbers.
+    /// Whether something that interests a subscriber is retained between these numbers.
     fn has_between(&self, interest: &Interest, after: u64, until: u64) -> bool {
         let retained = interest.topics.iter().flat_map(|topic| &self.topic(topic).retained);
         let mut wanted = retained.filter(|it| interest.sees_private || !it.is_private);
         wanted.any(|it| it.seq > after && it.seq <= until)
     }
 
-    /// Whether the log has this event for a reader.
+    /// Whether the log has this event for a subscriber.
     pub(crate) fn has(&self, interest: &Interest, seq: u64) -> bool {
         self.has_between(interest, seq - 1, seq)
     }
 
-    /// Where a reader starts now.
+    /// Where a subscriber starts now.
     pub(crate) fn start(&self, interest: &Interest, resume: &Resume) -> Start {
         let available = self.available_after(interest);
         // Where nothing is left of what is incomplete, the stream goes on behind it.

@@ -59,22 +59,22 @@ pub(crate) struct Net {
     echoes: Vec<Notification>,
     /// Sockets that were full without a reason.
     spuriously_full: Vec<usize>,
-    /// Connections to which the shard has done something since the world last looked.
+    /// Connections to which the shard has done something since the world last checked.
     touched: Vec<usize>,
-    /// Connections that the shard had among its laggards when the world last looked.
+    /// Connections that the shard had among its laggards when the world last checked.
     lagging: Vec<usize>,
     /// When a sweep began that is not through.
     sweep_began: Option<Duration>,
     /// What connections have begun and not finished.
     pub(crate) begun: BegunBytes,
-    /// Turns that the shard had.
-    turns: u64,
-    pub(crate) this_turn: TurnCounts,
+    /// Ticks that the shard had.
+    ticks: u64,
+    pub(crate) this_tick: TickCounts,
 }
 
-/// What happened to a network in one turn of its shard.
+/// What happened to a network in one tick of its shard.
 #[derive(Default)]
-pub(crate) struct TurnCounts {
+pub(crate) struct TickCounts {
     pub(crate) bytes_sent: u64,
     /// Events and heartbeats that went out whole.
     pub(crate) events: u64,
@@ -82,7 +82,7 @@ pub(crate) struct TurnCounts {
     /// Clients to which a heartbeat came where something had just been sent, and how long before.
     pub(crate) early_heartbeats: Vec<(usize, Duration)>,
     /// Connections that were closed in the middle of a piece.
-    pub(crate) cut_in_a_piece: Vec<CutPiece>,
+    pub(crate) cut_with_unsent: Vec<CutPiece>,
 }
 
 /// A piece in whose middle a connection was closed.
@@ -116,8 +116,8 @@ impl Net {
             lagging: Vec::new(),
             sweep_began: None,
             begun: BegunBytes::default(),
-            turns: 0,
-            this_turn: TurnCounts::default(),
+            ticks: 0,
+            this_tick: TickCounts::default(),
         }
     }
 
@@ -161,16 +161,16 @@ impl Net {
         &self.connections[index]
     }
 
-    /// A turn of the shard begins.
-    pub(crate) fn begin_turn(&mut self) {
-        self.turns += 1;
-        self.begun.begin_turn();
-        self.this_turn = TurnCounts::default();
+    /// A tick of the shard begins.
+    pub(crate) fn begin_tick(&mut self) {
+        self.ticks += 1;
+        self.begun.begin_tick();
+        self.this_tick = TickCounts::default();
     }
 
-    /// In which turn of the shard this is.
-    pub(crate) fn turn(&self) -> u64 {
-        self.turns
+    /// In which tick of the shard this is.
+    pub(crate) fn tick(&self) -> u64 {
+        self.ticks
     }
 
     /// A sweep is under way after a tick, or none.
@@ -179,7 +179,7 @@ impl Net {
         self.sweep_began = is_under_way.then_some(began);
     }
 
-    /// These are the shard's laggards. What it has closed keeps its time: why is looked at next.
+    /// These are the shard's laggards. What it has closed keeps its time: why is checked next.
     pub(crate) fn note_laggards(&mut self, numbers: impl Iterator<Item = Socket>) {
         let now = self.shared.now.get();
         let lagging: Vec<usize> = numbers.map(|number| self.numbers[&number]).collect();
@@ -399,18 +399,18 @@ impl Net {
             trace!(self.shared, "    client {} is sent {sent} of {} bytes", it.client, bytes.len());
         }
         self.begun.remove(it.verifier.begun.as_ref());
-        let what = it.verifier.sent(bytes, sent, self.turns, &self.shared);
+        let what = it.verifier.sent(bytes, sent, self.ticks, &self.shared);
         let history = self.shared.history.borrow();
         self.begun.add(it.verifier.begun.as_ref(), |seq| history.get(seq).map_or(0, |entry| entry.size));
         drop(history);
-        self.this_turn.events += what.events;
-        self.this_turn.heartbeats += what.heartbeats;
+        self.this_tick.events += what.events;
+        self.this_tick.heartbeats += what.heartbeats;
         if it.reset {
             exceptions.push(Exception { index: position, sent: 0, cause: Cause::Gone(ECONNRESET) });
             return;
         }
         it.sent += sent as u64;
-        self.this_turn.bytes_sent += sent as u64;
+        self.this_tick.bytes_sent += sent as u64;
         if sent > 0 {
             (it.sent_at, it.sweep_began) = (now, self.sweep_began.unwrap_or(now));
         }
@@ -437,13 +437,14 @@ impl Net {
         let silence = now - it.sweep_began;
         let (limits, asked) = (&self.shared.setting.limits, it.verifier.request.heartbeat);
         let interval = limits.heartbeat_interval(asked);
-        // Streams with an interval of their own have a timer; the others are looked at 16 times in the interval.
+        // Streams with an interval of their own have a timer; the others are checked 16 times in the
+        // interval.
         let least = if interval < limits.heartbeat { interval } else { interval * 15 / 16 };
         // A tenth of a second is the unit of a stream's times. What a full socket took later is not known to
         // have been sent then.
         let is_due = silence + Duration::from_millis(100) >= least;
         if !is_due && !it.ever_blocked {
-            self.this_turn.early_heartbeats.push((it.client, silence));
+            self.this_tick.early_heartbeats.push((it.client, silence));
         }
     }
 }

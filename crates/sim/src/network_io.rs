@@ -150,7 +150,7 @@ impl Io for Network {
                 let (kind, part) = (begun.kind, net.begun.own_part(Some(&begun)));
                 let size = net.begun.size(kind);
                 net.begun.remove(Some(&begun));
-                net.this_turn.cut_in_a_piece.push(CutPiece { index, kind, size, part });
+                net.this_tick.cut_with_unsent.push(CutPiece { index, kind, size, part });
             }
             trace!(self.shared, "    client {}'s socket is closed", it.client);
             net.numbers.remove(number);
@@ -164,7 +164,7 @@ impl Io for Network {
         }
     }
 
-    fn release(&mut self, number: Socket, token: Token) {
+    fn unwatch(&mut self, number: Socket, token: Token) {
         let net = &mut *self.net.borrow_mut();
         let index = net.index_of(number);
         assert_eq!(net.connections[index].token.take(), Some(token), "{number} is released by its name");

@@ -9,8 +9,8 @@ pub(crate) struct Begun {
     /// What is still to be sent.
     pub(crate) rest: Vec<u8>,
     pub(crate) kind: PieceKind,
-    /// In which turn of the shard it was begun.
-    pub(crate) turn: u64,
+    /// In which tick of the shard it was begun.
+    pub(crate) tick: u64,
 }
 
 /// What a piece is, and so what the shard holds for it.

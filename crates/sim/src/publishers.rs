@@ -1,6 +1,6 @@
-//! The publishers of a world. Some publish at once; some do it in two steps, as a store or a log outside of
-//! the process does: events get numbers and room first, and are released later, in any order, or never. They
-//! become visible in the order of their numbers.
+//! The publishers of a world. Some publish at once; some do it in two steps, as a durable store or a log
+//! outside of the process does: events get numbers and room first, and are released later, in any order, or
+//! never. They become visible in the order of their numbers.
 
 use fanfare::sim::{self, Sequenced};
 use fanfare::{Cursor, Event, EventId, EventType, PublishError, Published, Topic};
@@ -256,7 +256,7 @@ impl Shared {
                 self.happened(Occurrence::Batch);
             }
             for entry in &entries {
-                // Looked at before the release.
+                // Read before the release.
                 for shard in self.log.borrow().shards_reading(&entry.topics) {
                     self.mailed.borrow_mut()[shard] += 1;
                 }

@@ -20,7 +20,7 @@ pub(crate) struct Setting {
     pub(crate) hostile: bool,
     /// Requests that are no subscriptions are handed over, to a channel that takes none.
     pub(crate) hand_over: bool,
-    /// The last shard gets its turn only once in so many times.
+    /// The last shard gets its tick only once in so many times.
     pub(crate) slowness: usize,
     /// Shards are woken for nothing, now and then.
     pub(crate) spurious: bool,
@@ -141,7 +141,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         endings: choices.pick(&[all.endings, 3]),
         heartbeats: choices.pick(&[all.heartbeats, 100]),
         room_endings: choices.pick(&[all.room_endings, 3, 1]),
-        drain_looks: choices.pick(&[all.drain_looks, 20, 7]),
+        drain_checks: choices.pick(&[all.drain_checks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
         sweep: SweepBounds {
             frames: choices.pick(&[all.sweep.frames, 6, 1]),

@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) last_number: Cell<u64>,
     /// Events that were put into each shard's mailbox.
     pub(crate) mailed: RefCell<Vec<u64>>,
-    /// The shard that drops what is too old has its turn.
+    /// The shard that drops what is too old has its tick.
     pub(crate) is_trimming: Cell<bool>,
     /// Nothing is published, every socket takes everything, and all is delivered.
     pub(crate) is_quiet: Cell<bool>,

@@ -104,15 +104,15 @@ fn a_heartbeat_comes_only_after_silence() {
     assert!((5..=7).contains(&world.counted().heartbeats));
 }
 
-/// Upkeep found that a heartbeat was due, and then the same turn of the loop sent an event: the heartbeat
+/// Upkeep found that a heartbeat was due, and then the same tick sent an event: the heartbeat
 /// came right behind it, and each of them costs as much as a delivery.
 #[test]
-fn a_heartbeat_does_not_follow_an_event_of_the_same_turn() {
+fn a_heartbeat_does_not_follow_an_event_of_the_same_tick() {
     let mut world = World::without_chance(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
     world.join("a", usize::MAX);
     world.join_as("a", usize::MAX, 0, |client| client.request.heartbeat = Some(2 * SECOND));
     for _ in 0..20 {
-        // One turn finds that both are due, and has an event for both.
+        // One tick finds that both are due, and has an event for both.
         world.jump(3 * SECOND);
         world.publish_one("a", 10);
         // The world checks that no heartbeat comes where something had just been sent.
@@ -172,10 +172,10 @@ fn a_stream_that_is_behind_when_a_drain_is_over_is_counted_as_cut() {
     assert!(world.counted().closed_for(cut) > 0);
 }
 
-/// A drain that was over chose its streams before the sends of the same turn, and counted those as cut that
+/// A drain that was over chose its streams before the sends of the same tick, and counted those as cut that
 /// were then sent everything, before their end.
 #[test]
-fn a_stream_that_is_sent_everything_in_its_last_turn_is_not_cut() {
+fn a_stream_that_is_sent_everything_in_its_last_tick_is_not_cut() {
     let mut world = World::without_chance(Limits::default());
     for _ in 0..4 {
         world.join("a", usize::MAX);
@@ -249,9 +249,9 @@ fn a_laggard_that_has_caught_up_is_not_silent() {
     assert_eq!(world.counted().heartbeats, 0);
 }
 
-/// The notice of a gap names the event that comes next, which is the oldest one that the log still has.
+/// A gap event names the event that comes next, which is the oldest one that the log still has.
 #[test]
-fn a_gap_notice_names_the_event_that_comes_next() {
+fn a_gap_event_names_the_event_that_comes_next() {
     let log = log_of(Retention { events: 3, ..Retention::default() });
     let laggard_policy = LaggardPolicy::Skip;
     let mut world = World::without_chance(Limits { laggard_policy, log, ..Limits::default() });
@@ -261,7 +261,7 @@ fn a_gap_notice_names_the_event_that_comes_next() {
         world.publish_one("a", 300);
         world.pass(Duration::from_millis(1));
     }
-    // It checks what the notice says.
+    // It checks what the gap event says.
     world.opens(slow);
     world.pass(SECOND);
     assert_eq!(world.happened(Occurrence::Skip), 1);
@@ -313,8 +313,8 @@ fn a_drain_gives_laggards_the_whole_window() {
     assert_eq!(world.counted().deliveries, 1);
 }
 
-/// A minority of slow readers holds up no other, and neither do a few. Where most are slow and still move, mail
-/// waits for a quarter of a second; where they stand still, it does not.
+/// A minority of slow subscribers holds up no other, and neither do a few. Where most are slow and still
+/// move, mail waits for a quarter of a second; where they stand still, it does not.
 #[test]
 fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
     for (slow, congestion_streams, waits) in [(1, 1, false), (3, 4, false), (3, 3, true)] {
@@ -335,16 +335,16 @@ fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
         assert_eq!(deliveries(1, true), (slow, fast));
         assert_eq!(deliveries(200, true), (slow, if waits { fast } else { 2 * fast }));
         assert_eq!(deliveries(50, false), (slow, 2 * fast));
-        // After a second without a byte, and the next look at them.
+        // After a second without a byte, and the next check of them.
         deliveries(1_500, false);
         assert_eq!(deliveries(1, true), (slow, 3 * fast));
     }
 }
 
-/// A slow reader that was alone on its shard was the majority there: the shard held its mail, its mailbox
+/// A slow subscriber that was alone on its shard was the majority there: the shard held its mail, its mailbox
 /// became full, and every publisher of the hub was told to try again.
 #[test]
-fn a_slow_reader_alone_on_its_shard_holds_up_no_mail() {
+fn a_slow_subscriber_alone_on_its_shard_holds_up_no_mail() {
     let limits = Limits { congestion_streams: 1, ..Limits::default() };
     let mut world = World::of(Setting { shards: 2, ..Setting::without_chance(limits) });
     world.join_as("a", 500, 1, |_| ());
@@ -360,7 +360,7 @@ fn a_slow_reader_alone_on_its_shard_holds_up_no_mail() {
 }
 
 /// A shard that had very much to do told clients that their heads were late, with the heads in its sockets:
-/// its timers were looked at before what it had not been told yet.
+/// its timers were checked before what it had not been told yet.
 #[test]
 fn a_head_that_came_in_time_is_not_late() {
     let mut world = World::without_chance(Limits { head_time: SECOND, ..Limits::default() });
@@ -426,10 +426,10 @@ fn an_event_that_many_links_are_in_the_middle_of_counts_once() {
     assert_eq!((world.counted().laggards, world.counted().deliveries), (0, 50));
 }
 
-/// One turn looks at a bounded number of laggards for one that makes room. Where those had begun nothing,
+/// One tick checks a bounded number of laggards for one that makes room. Where those had begun nothing,
 /// none was found, and the bound did not hold.
 #[test]
-fn room_is_made_however_few_laggards_are_looked_at() {
+fn room_is_made_however_few_laggards_are_checked() {
     let mut setting = Setting::without_chance(Limits { laggard_bytes: 3_000, ..Limits::default() });
     setting.budgets.laggard_checks = 1;
     let mut world = World::of(setting);
@@ -442,7 +442,7 @@ fn room_is_made_however_few_laggards_are_looked_at() {
     world.pass(Duration::from_millis(1));
     assert_eq!(world.counted().laggards, 60);
     let slow = world.join("b", 1_000);
-    // The shard checks the bound after every turn. Most of its streams are behind, so it holds its mail for a
+    // The shard checks the bound after every tick. Most of its streams are behind, so it holds its mail for a
     // while.
     world.publish_one("b", 10_000);
     world.pass(SECOND / 2);
@@ -450,10 +450,10 @@ fn room_is_made_however_few_laggards_are_looked_at() {
     assert_eq!((world.counted().laggards, world.counted().closed_for(CloseReason::LaggardFull)), (60, 1));
 }
 
-/// Slow heads kept readers out that wait for a number which is not released yet: they were closed without an
-/// answer.
+/// Slow heads kept subscribers out that wait for a number which is not released yet: they were closed without
+/// an answer.
 #[test]
-fn slow_heads_make_room_for_readers_that_are_ahead() {
+fn slow_heads_make_room_for_subscribers_that_are_ahead() {
     let limits = Limits { pending: 2, head_time: 60 * SECOND, ..Limits::default() };
     let mut world = World::without_chance(limits);
     for number in 0..2 {
@@ -478,10 +478,10 @@ fn after(seq: u64, _: &Client) -> Resume {
     Resume::After(Cursor { epoch, seq }.to_string())
 }
 
-/// A reader may come from a node that was ahead. It waits for its number; only if that does not come it is
-/// told of a gap.
+/// A subscriber may come from a node that was ahead. It waits for its number; only if that does not come it
+/// is told of a gap.
 #[test]
-fn a_reader_that_is_ahead_waits_for_its_number_and_not_for_ever() {
+fn a_subscriber_that_is_ahead_waits_for_its_number_and_not_for_ever() {
     let mut world = World::without_chance(Limits::default());
     world.publish_one("a", 10);
     let (known, unknown) = (
@@ -506,17 +506,20 @@ fn a_client_that_is_cut_before_its_first_event_misses_nothing() {
     let mut world = World::without_chance(Limits::default());
     world.publish_one("a", 10);
     for form in [Checkpoint::Block, Checkpoint::Event, Checkpoint::Off] {
-        let reader = world.join_as("a", usize::MAX, 0, |client| client.request.checkpoint = form);
-        world.leave(reader, true);
+        let subscriber = world.join_as("a", usize::MAX, 0, |client| client.request.checkpoint = form);
+        world.leave(subscriber, true);
         world.publish_one("a", 10);
-        world.connect_with(reader, usize::MAX, 0);
+        world.connect_with(subscriber, usize::MAX, 0);
         // The world checks that what came between two connections is in one of them, where the client has an
         // id.
         let missed = world.counted().deliveries;
         world.pass(SECOND);
         let has_id = form != Checkpoint::Off;
-        assert_eq!((world.counted().deliveries, world.clients[reader].last_id.is_empty()), (missed, !has_id));
-        world.leave(reader, true);
+        assert_eq!(
+            (world.counted().deliveries, world.clients[subscriber].last_id.is_empty()),
+            (missed, !has_id)
+        );
+        world.leave(subscriber, true);
         world.pass(SECOND);
     }
     assert_eq!(world.counted().deliveries, 2);
@@ -538,8 +541,8 @@ fn the_heartbeats_of_a_quiet_stream_carry_its_cursor() {
     assert_eq!(world.cursor_of(quiet), 10);
 }
 
-/// Each topic has its own retention. A reader of a quiet topic that came back after a busy one had lost its
-/// history was told of a gap that was none.
+/// Each topic has its own retention. A subscriber of a quiet topic that came back after a busy one had lost
+/// its history was told of a gap that was none.
 #[test]
 fn a_quiet_topic_has_no_gap_for_what_a_busy_one_has_lost() {
     let log = log_of(Retention { events: 3, ..Retention::default() });
@@ -569,9 +572,9 @@ fn a_quiet_topic_keeps_its_history_when_the_log_is_full() {
         world.publish_one("b", 1_000);
         world.publish_one("c", 100);
     }
-    let reader = world.join_as("a", usize::MAX, 0, |client| client.request.resume = Resume::Earliest);
+    let subscriber = world.join_as("a", usize::MAX, 0, |client| client.request.resume = Resume::Earliest);
     world.pass(SECOND);
-    assert_eq!((world.cursor_of(reader), world.counted().deliveries), (1, 1));
+    assert_eq!((world.cursor_of(subscriber), world.counted().deliveries), (1, 1));
 }
 
 /// A rule gives some topics a retention of their own.
@@ -597,7 +600,7 @@ fn a_rule_gives_a_topic_its_own_retention() {
 
 /// A shard may register for a topic between the two steps of a publish: then it gets the mail, too.
 #[test]
-fn a_reader_that_comes_between_sequence_and_release_gets_the_event() {
+fn a_subscriber_that_comes_between_sequence_and_release_gets_the_event() {
     let limits = Limits { mailbox_events: 4, ..Limits::default() };
     let mut world = World::of(Setting { shards: 2, reservations: true, ..Setting::without_chance(limits) });
     let first = world.join("a", usize::MAX);
@@ -618,7 +621,7 @@ fn a_reader_that_comes_between_sequence_and_release_gets_the_event() {
     assert_eq!((world.cursor_of(first), world.cursor_of(second)), (8, 8));
 }
 
-/// Ages were looked at four times in a heartbeat's interval, however short they were: of one second came six.
+/// Ages were checked four times in a heartbeat's interval, however short they were: of one second came six.
 #[test]
 fn a_stream_ends_within_its_age() {
     for age in [SECOND, 10 * SECOND] {
@@ -635,9 +638,9 @@ fn a_stream_ends_within_its_age() {
     }
 }
 
-/// A stream that was in the middle of an event each time that its age was looked at had no age.
+/// A stream that was in the middle of an event each time that its age was checked had no age.
 #[test]
-fn a_slow_reader_ends_with_the_event_that_it_is_in_the_middle_of() {
+fn a_slow_subscriber_ends_with_the_event_that_it_is_in_the_middle_of() {
     let mut world = World::without_chance(Limits { connection_age: Some(10 * SECOND), ..Limits::default() });
     let slow = world.join("a", 400);
     world.publish_one("a", 1_000);

@@ -1,4 +1,4 @@
-//! What happened in a story, counted: so that a reader sees that the interesting things did.
+//! What happened in a story, counted: so that a run shows that the interesting things did.
 
 macro_rules! occurrences {
     ($($(#[$doc:meta])* $name:ident: $words:literal,)*) => {
@@ -23,7 +23,7 @@ macro_rules! occurrences {
 }
 
 occurrences! {
-    /// A turn of a shard's loop.
+    /// A tick of a shard.
     Tick: "ticks",
     /// An event that the hub took.
     Published: "events published",
@@ -41,7 +41,7 @@ occurrences! {
     DrainWithLaggards: "drains with laggards",
     /// A resume at another shard than the one before.
     ResumeElsewhere: "resumes at another shard",
-    /// A reader that waited for a number which was not released yet.
+    /// A subscriber that waited for a number which was not released yet.
     WaitsForNumber: "resumes that waited",
     /// One that waited, and was told of a gap.
     WaitedInVain: "resumes that waited in vain",
@@ -50,12 +50,12 @@ occurrences! {
     /// A resume from an id that means nothing.
     UnknownId: "resumes from nowhere",
     /// A gap told only in the head, because that was asked for.
-    QuietGap: "gaps without a notice",
+    QuietGap: "gaps without a gap event",
     /// A gap told in the middle of a stream.
     Skip: "gaps of laggards",
-    /// An event with two topics of the same reader.
+    /// An event with two topics of the same subscriber.
     MatchedTwice: "events that matched twice",
-    /// A private event passed by a reader who must not see it.
+    /// A private event passed by a subscriber that must not see it.
     PrivateHidden: "private events withheld",
     /// A batch of several events.
     Batch: "batches",
@@ -101,10 +101,10 @@ occurrences! {
     TurnedAway: "turned away",
     /// A laggard that needed what the log had dropped, or that made room.
     LaggardFull: "laggards at their bound",
-    /// A turn that left more to be ended to make room.
-    RoomMadeInTurns: "turns that left room to be made",
-    /// A reader that was told of a gap at once, because as many waited for a number as may.
-    NoRoomToWait: "readers ahead without room to wait",
+    /// A tick that left more to be ended to make room.
+    RoomMadeInTicks: "ticks that left room to be made",
+    /// A subscriber that was told of a gap at once, because as many waited for a number as may.
+    NoRoomToWait: "subscribers ahead without room to wait",
     /// A laggard whose socket took nothing.
     LaggardStalled: "laggards stalled",
     /// A stream at its age.
@@ -115,8 +115,8 @@ occurrences! {
     Heartbeat: "heartbeats",
     /// A heartbeat with a cursor.
     Checkpoint: "checkpoints",
-    /// A turn in which mail was held, because most streams of the hub were behind.
-    MailHeld: "turns that held mail",
+    /// A tick in which mail was held, because most streams of the hub were behind.
+    MailHeld: "ticks that held mail",
     /// A send that stopped somewhere.
     ShortSend: "short sends",
     /// A reset in the middle of a send.

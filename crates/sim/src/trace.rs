@@ -30,9 +30,9 @@ pub enum Trace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) time: Duration,
-    /// The shard whose turn it is, or whose connection is looked at.
+    /// The shard whose tick it is, or whose connection is checked.
     pub(crate) shard: Option<usize>,
-    /// The client that is looked at, its connection among those of the shard, and the number up to which the
+    /// The client that is checked, its connection among those of the shard, and the number up to which the
     /// connection was sent everything.
     pub(crate) client: Option<usize>,
     pub(crate) connection: Option<usize>,
@@ -93,7 +93,7 @@ impl Position {
     const START: Position =
         Position { time: Duration::ZERO, shard: None, client: None, connection: None, cursor: None };
 
-    /// No client is looked at any more.
+    /// No client is checked any more.
     pub(crate) fn forget_client(&mut self) {
         (self.client, self.connection, self.cursor) = (None, None, None);
     }

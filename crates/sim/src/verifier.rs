@@ -3,8 +3,8 @@
 //!
 //! From the request, and from the log when the stream begins, follows where the stream begins and whether it
 //! begins with a gap. From there on it must have every event of its topics, in order, once, whole. What the
-//! log has dropped may be left out, where a laggard skips; then a notice says so, unless the client does not
-//! want it.
+//! log has dropped may be left out, where a laggard skips; then a gap event says so, unless the client does
+//! not want it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub(crate) struct Verifier {
     pub(crate) ended_at_once: bool,
     /// It was sent everything up to here, or was told that it cannot have it.
     pub(crate) cursor: Option<u64>,
-    /// Some events up to here are gone, and it knows. What is left of those after its cursor comes. A notice
-    /// does not say up to where exactly that is: at least, and at most.
+    /// Some events up to here are gone, and it knows. What is left of those after its cursor comes. A gap
+    /// event does not say up to where exactly that is: at least, and at most.
     incomplete_until: [u64; 2],
     /// What a send left unfinished.
     pub(crate) begun: Option<Begun>,
@@ -105,8 +105,8 @@ impl Verifier {
         self.is_stream && self.begun.is_none() && is_heartbeat(bytes)
     }
 
-    /// A send offers these bytes, and the socket takes `sent` of them. `turn` is the shard's.
-    pub(crate) fn sent(&mut self, bytes: &[u8], sent: usize, turn: u64, shared: &Shared) -> Sent {
+    /// A send offers these bytes, and the socket takes `sent` of them. `tick` is the shard's.
+    pub(crate) fn sent(&mut self, bytes: &[u8], sent: usize, tick: u64, shared: &Shared) -> Sent {
         let is_opening = self.beginning.is_none();
         if is_opening {
             self.begin(bytes, shared);
@@ -126,7 +126,7 @@ impl Verifier {
             result.events += self.take(found.part, found.end, shared);
         }
         trace::at(|position| position.cursor = self.cursor);
-        self.begun = self.begun_by(bytes, sent, turn, is_opening, before);
+        self.begun = self.begun_by(bytes, sent, tick, is_opening, before);
         result
     }
 
@@ -135,7 +135,7 @@ impl Verifier {
         &self,
         bytes: &[u8],
         sent: usize,
-        turn: u64,
+        tick: u64,
         is_opening: bool,
         before: Option<Begun>,
     ) -> Option<Begun> {
@@ -144,12 +144,12 @@ impl Verifier {
         }
         let rest = || bytes[sent..].to_vec();
         match before {
-            Some(Begun { kind, turn, .. }) => Some(Begun { rest: rest(), kind, turn }),
-            None if is_opening => Some(Begun { rest: rest(), kind: PieceKind::Own(bytes.len()), turn }),
+            Some(Begun { kind, tick, .. }) => Some(Begun { rest: rest(), kind, tick }),
+            None if is_opening => Some(Begun { rest: rest(), kind: PieceKind::Own(bytes.len()), tick }),
             None => {
                 let (start, end) = piece_cut_at(bytes, self.request.chunked, sent)?;
                 let rest = bytes[sent..end].to_vec();
-                Some(Begun { rest, kind: kind_of(&bytes[start..end]), turn })
+                Some(Begun { rest, kind: kind_of(&bytes[start..end]), tick })
             }
         }
     }
@@ -173,7 +173,7 @@ impl Verifier {
         }
     }
 
-    /// A reader waits for a number that is not released yet, and for nothing else.
+    /// A subscriber waits for a number that is not released yet, and for nothing else.
     fn judge_wait(&mut self, beginning: Beginning, shared: &Shared) {
         let Start { ahead, .. } = beginning.start;
         if ahead {
@@ -239,18 +239,18 @@ impl Verifier {
         self.has_prelude = true;
         let head = self.head.as_ref().expect("a head");
         let Beginning { start, newest, .. } = self.beginning.expect("a beginning");
-        let Request { resume, gap_notice, checkpoint, greeting, interest, .. } = &self.request;
+        let Request { resume, gap_events, checkpoint, greeting, interest, .. } = &self.request;
         assert_eq!(head.gap, start.gap, "a gap in the head, for {resume:?} where {start:?} is right");
         self.opening = Opening {
             // Incomplete history has no number from which nothing would be missed.
             checkpoint_due: *checkpoint != Checkpoint::Off
-                && !(start.gap && *gap_notice)
+                && !(start.gap && *gap_events)
                 && start.cursor >= start.incomplete_until,
             greeting_due: *greeting,
-            gap_due: start.gap && *gap_notice,
+            gap_due: start.gap && *gap_events,
         };
         if start.gap {
-            shared.happened(if *gap_notice { Occurrence::Gap } else { Occurrence::QuietGap });
+            shared.happened(if *gap_events { Occurrence::Gap } else { Occurrence::QuietGap });
         }
         if let Resume::After(id) = resume {
             shared.happened(Occurrence::Resume);
@@ -321,7 +321,7 @@ impl Verifier {
         assert!(seq > cursor, "event {seq} is doubled or out of order: {cursor} was there");
         let interest = &self.request.interest;
         let entry = history.get(seq).unwrap_or_else(|| panic!("event {seq} was not released"));
-        assert!(interest.wants(entry), "event {seq} is not for this reader");
+        assert!(interest.wants(entry), "event {seq} is not for this subscriber");
         self.judge_left_out(cursor, seq - 1, history, shared);
         assert!(entry.data == data, "the data of {seq} is changed");
         let expected = (entry.wire_id(history.epoch), entry.kind.unwrap_or_default());
@@ -338,7 +338,7 @@ impl Verifier {
     fn judge_left_out(&self, cursor: u64, until: u64, history: &History, shared: &Shared) {
         let (interest, log) = (&self.request.interest, shared.log.borrow());
         let left_out = history.between(cursor, until).iter().filter(|entry| interest.wants(entry));
-        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
+        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_events;
         let is_known = |seq: u64| seq <= self.incomplete_until[1] || (skips && seq <= self.available_after);
         for lost in left_out.map(|entry| entry.seq) {
             assert!(is_known(lost), "event {lost} is lost, and what comes after {until} was sent");
@@ -348,8 +348,8 @@ impl Verifier {
 
     /// The stream goes on after a gap.
     fn take_gap(&mut self, data: &str, id: String, history: &History, shared: &Shared) -> Item {
-        assert!(self.request.gap_notice, "a notice for a client that does not want it");
-        assert!(!self.opening.greeting_due, "the greeting comes before the notice of a gap");
+        assert!(self.request.gap_events, "a gap event for a client that does not want it");
+        assert!(!self.opening.greeting_due, "the greeting comes before the gap event");
         let to = cursor_of(&id, history);
         let (after, before) = (text_of(data, "after").expect("what was asked for"), text_of(data, "before"));
         if std::mem::take(&mut self.opening.gap_due) {
@@ -434,7 +434,7 @@ impl Verifier {
         self.has_prelude
     }
 
-    /// Whether the log no longer has something that this reader was not sent.
+    /// Whether the log no longer has something that this subscriber was not sent.
     pub(crate) fn is_out_of_reach(&self, shared: &Shared) -> bool {
         let interest = &self.request.interest;
         let available = shared.log.borrow().available_after(interest);
@@ -446,7 +446,7 @@ impl Verifier {
     /// Nothing up to here is to come any more: it was sent, or is gone. Where a laggard skips and the client
     /// does not want to be told, that is all that the log has dropped.
     pub(crate) fn complete_until(&self, shared: &Shared) -> Option<u64> {
-        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_notice;
+        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_events;
         let available_after = shared.log.borrow().available_after(&self.request.interest);
         let dropped = if skips { available_after } else { self.incomplete_until[1] };
         self.cursor.map(|cursor| cursor.max(dropped))

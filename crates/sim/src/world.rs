@@ -1,7 +1,7 @@
-//! The world around the real hub and the real shards: their turns, and the clients.
+//! The world around the real hub and the real shards: their ticks, and the clients.
 //!
-//! A shard that sleeps gets no turn before its waker was used, a notification is there, or its time has come:
-//! so a wake-up that is lost is found by the reader that waits for an event.
+//! A shard that sleeps gets no tick before its waker was used, a notification is there, or its time has come:
+//! so a wake-up that is lost is found by the subscriber that waits for an event.
 
 use std::cell::RefCell;
 use std::panic;
@@ -24,11 +24,11 @@ use crate::trace::{self, Trace, trace};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A shard that has its turn later than this is not held to its times.
+/// A shard that has its tick later than this is not held to its times.
 const LATE: Duration = Duration::from_millis(50);
 
-/// So many turns at once without anything to show for them are a spin.
-const IDLE_TURNS: u32 = 1000;
+/// So many ticks at once without anything to show for them are a spin.
+const IDLE_TICKS: u32 = 1000;
 
 /// The shard that drops what is too old.
 pub(crate) const TRIMMING_SHARD: usize = 0;
@@ -43,23 +43,23 @@ pub(crate) struct World {
     pub(crate) had_crowd: bool,
 }
 
-/// A shard whose turns the world takes, and its network.
+/// A shard whose ticks the world takes, and its network.
 pub(crate) struct WorldShard {
     pub(crate) shard: SimShard<Network>,
     pub(crate) net: Rc<RefCell<Net>>,
     /// When it wants to be woken; `None`: never.
     wakes_at: Option<Duration>,
     woken: bool,
-    /// Since when it should have had its turn.
+    /// Since when it should have had its tick.
     due_since: Option<Duration>,
-    /// When it last had its turn too late.
+    /// When it last had its tick too late.
     pub(crate) late_at: Duration,
     /// When a tick last ended within a sweep.
     pub(crate) swept_at: Duration,
     /// Since when it leaves its mail although sweeps do not keep it from it.
     pub(crate) leaves_mail_since: Option<Duration>,
-    idle_turns: u32,
-    pub(crate) turns: u64,
+    idle_ticks: u32,
+    pub(crate) ticks: u64,
 }
 
 impl World {
@@ -70,7 +70,7 @@ impl World {
 
     pub(crate) fn with(mut choices: Choices, setting: Setting, trace: Trace) -> World {
         trace::start();
-        Clock::turn_hand(Duration::ZERO);
+        Clock::set_hand(Duration::ZERO);
         let epoch = Epoch::new(choices.below(1 << 40) as u64);
         let seed = choices.below(1 << 40) as u64;
         let shared = Rc::new(Shared::new(choices, setting.clone(), epoch, trace));
@@ -95,13 +95,13 @@ impl World {
         World { shared, shards, clients: Vec::new(), adoptions: 0, inspections: Vec::new(), had_crowd: false }
     }
 
-    // Time and turns.
+    // Time and ticks.
 
-    /// Lets this time pass; at its end, each shard that is due had some turns.
+    /// Lets this time pass; at its end, each shard that is due had some ticks.
     pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.shared.now.get() + time;
         loop {
-            self.turns(if self.shared.hostile.get() { 4 } else { 100_000 });
+            self.ticks(if self.shared.hostile.get() { 4 } else { 100_000 });
             let now = self.shared.now.get();
             if now >= until {
                 return;
@@ -114,17 +114,17 @@ impl World {
 
     fn set_now(&self, now: Duration) {
         self.shared.now.set(now);
-        Clock::turn_hand(now);
+        Clock::set_hand(now);
         trace::at(|position| position.time = now);
     }
 
-    /// Each shard that is due has one turn, and that takes so long.
+    /// Each shard that is due has one tick, and that takes so long.
     pub(crate) fn work_for(&mut self, time: Duration) {
-        self.turns(1);
+        self.ticks(1);
         self.set_now(self.shared.now.get() + time);
     }
 
-    /// The clock goes forward, and no shard had a turn meanwhile.
+    /// The clock goes forward, and no shard had a tick meanwhile.
     pub(crate) fn jump(&mut self, time: Duration) {
         trace!(self.shared, "the clock goes {time:?} forward");
         self.shared.happened(Occurrence::Jump);
@@ -135,14 +135,14 @@ impl World {
         }
     }
 
-    /// At most so many rounds of turns for all shards that are due.
-    fn turns(&mut self, rounds: usize) {
+    /// At most so many rounds of ticks for all shards that are due.
+    fn ticks(&mut self, rounds: usize) {
         for _ in 0..rounds {
             let first = self.shared.below(self.shards.len());
             let mut any = false;
             for offset in 0..self.shards.len() {
                 let index = (first + offset) % self.shards.len();
-                any |= self.may_turn(index);
+                any |= self.may_tick(index);
             }
             if !any {
                 return;
@@ -150,8 +150,8 @@ impl World {
         }
     }
 
-    /// Gives a shard its turn if it is due, and not held up.
-    fn may_turn(&mut self, index: usize) -> bool {
+    /// Gives a shard its tick if it is due, and not held up.
+    fn may_tick(&mut self, index: usize) -> bool {
         let now = self.shared.now.get();
         let last = index + 1 == self.shards.len();
         let held_up = last && self.shared.setting.slowness > 1 && {
@@ -173,12 +173,12 @@ impl World {
         if held_up {
             return true;
         }
-        self.turn(index);
+        self.tick(index);
         true
     }
 
-    /// One turn of a shard's loop, and what must hold after it.
-    pub(crate) fn turn(&mut self, index: usize) {
+    /// One tick of a shard, and what must hold after it.
+    pub(crate) fn tick(&mut self, index: usize) {
         trace::at(|position| {
             position.shard = Some(index);
             position.forget_client();
@@ -190,8 +190,8 @@ impl World {
             shard.late_at = now;
         }
         shard.woken = false;
-        shard.turns += 1;
-        shard.net.borrow_mut().begin_turn();
+        shard.ticks += 1;
+        shard.net.borrow_mut().begin_tick();
         let mut notifications = Vec::new();
         Network { net: Rc::clone(&shard.net), shared: Rc::clone(&self.shared) }
             .wait(None, &mut notifications)
@@ -227,8 +227,8 @@ impl World {
             Summary(&before, &after)
         );
         self.note_counts(&before, &after);
-        let turn = Turn { shard: index, before, after, newest, waiting, others_wait, congested };
-        self.check_turn(&turn);
+        let tick = Tick { shard: index, before, after, newest, waiting, others_wait, congested };
+        self.check_tick(&tick);
         self.publish_meanwhile(", after a tick");
 
         let shard = &mut self.shards[index];
@@ -236,10 +236,10 @@ impl World {
         shard.wakes_at = timeout.map(|timeout| now + timeout);
         let idle = notified == 0
             && before.counts == after.counts
-            && shard.net.borrow().this_turn.bytes_sent == 0
+            && shard.net.borrow().this_tick.bytes_sent == 0
             && timeout == Some(Duration::ZERO);
-        shard.idle_turns = if idle { shard.idle_turns + 1 } else { 0 };
-        assert!(shard.idle_turns < IDLE_TURNS, "shard {index} spins");
+        shard.idle_ticks = if idle { shard.idle_ticks + 1 } else { 0 };
+        assert!(shard.idle_ticks < IDLE_TICKS, "shard {index} spins");
         trace::at(|position| {
             position.shard = None;
             position.forget_client();
@@ -257,7 +257,8 @@ impl World {
         self.shared.mailed.borrow()[shard] - self.shards[shard].shard.counts().events
     }
 
-    /// Whether most streams of the hub are behind, and not only a few, as each shard knew at the end of its last turn.
+    /// Whether most streams of the hub are behind, and not only a few, as each shard knew at the end of its
+    /// last tick.
     fn is_congested(&self) -> bool {
         let snapshots = || self.shards.iter().map(|shard| shard.shard.snapshot());
         let behind: usize = snapshots().map(|snapshot| snapshot.behind).sum();
@@ -301,8 +302,8 @@ impl Drop for World {
     }
 }
 
-/// A turn that a shard had.
-pub(crate) struct Turn {
+/// A tick that a shard had.
+pub(crate) struct Tick {
     pub(crate) shard: usize,
     pub(crate) before: ShardSnapshot,
     pub(crate) after: ShardSnapshot,
@@ -327,8 +328,8 @@ impl WorldShard {
             late_at: Duration::ZERO,
             swept_at: Duration::ZERO,
             leaves_mail_since: None,
-            idle_turns: 0,
-            turns: 0,
+            idle_ticks: 0,
+            ticks: 0,
         }
     }
 

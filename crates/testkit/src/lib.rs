@@ -5,6 +5,6 @@
 //!
 //! - `loadtest` measures servers of others, so it also takes extensions, trailers, leading zeros and a
 //!   bare LF.
-//! - `bench` looks only at the size lines of one engine, whose frames it knows.
+//! - `bench` reads only the size lines of one engine, whose frames it knows.
 
 pub mod chunks;

@@ -17,7 +17,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// request that crosses such a close gets no answer (RFC 9112, section 9.5).
 const REUSED_WITHIN: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(20) };
 
-/// The parts of a response head that torture looks at.
+/// The parts of a response head that torture reads.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Head {
     pub(crate) status: u16,

@@ -108,8 +108,9 @@ impl Round {
         droppable
     }
 
-    /// Whether the retention of topics can have dropped an acknowledged event by the end of the round, so that a reader
-    /// of the topics in `mask` could not get it any more: every one of them that the event has must have dropped it.
+    /// Whether the retention of topics can have dropped an acknowledged event by the end of the round, so
+    /// that a subscriber of the topics in `mask` could not get it any more: every one of them that the event
+    /// has must have dropped it.
     pub(crate) fn may_be_dropped(&self, record: &Record, mask: u32) -> bool {
         let Fate::Acknowledged { epoch, seq, .. } = record.fate else { return false };
         let Some(droppable) = self.order().droppable.get(&epoch) else { return false };

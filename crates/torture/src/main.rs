@@ -12,7 +12,7 @@
 //! 6. [`newcomer`]: clients whose time from `connect` to the response head is measured
 //! 7. [`verify`]: the comparison of a subscriber's log with the ledger
 //! 8. [`publishers`]: the steady load of publishes
-//! 9. [`readers`]: the subscribers, which keep logs
+//! 9. [`subscribers`]: the subscribers, which keep logs
 //! 10. [`outcome`]: what one round of a fault showed
 //! 11. [`target`]: a server with its subscribers and publishers
 //! 12. [`run`]: what the faults of one run share
@@ -26,11 +26,11 @@ mod ledger;
 mod newcomer;
 mod outcome;
 mod publishers;
-mod readers;
 mod report;
 mod run;
 mod server;
 mod sockets;
+mod subscribers;
 mod target;
 mod verify;
 

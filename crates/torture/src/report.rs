@@ -236,7 +236,7 @@ impl Report {
                 row.rounds > 0 && row.findings.stream_ends.reconnects == row.findings.unhindered.reconnects
             })
         {
-            self.violations.push("no stalled reader was over a bound: none was disconnected".to_owned());
+            self.violations.push("no stalled subscriber was over a bound: none was disconnected".to_owned());
         }
     }
 
@@ -287,7 +287,7 @@ impl Report {
 /// A violation if streams of unhindered subscribers ended: resuming would hide that.
 fn ended_without_cause(fault: Fault, found: &Findings) -> Option<String> {
     let count = found.unhindered.reconnects;
-    (count > 0 && fault.keeps_streams_of_readers() && found.longest_delay < BUSY_MACHINE)
+    (count > 0 && fault.keeps_streams_of_subscribers() && found.longest_delay < BUSY_MACHINE)
         .then(|| format!("{count} streams ended although their subscribers read all the time"))
 }
 

@@ -11,8 +11,8 @@ use crate::http::PublishConnection;
 use crate::ledger::Ledger;
 use crate::outcome::Outcome;
 use crate::publishers::{Batch, Problems, Publishers};
-use crate::readers::Readers;
 use crate::server::{Plan, Server};
+use crate::subscribers::Subscribers;
 use crate::verify::Findings;
 
 /// How long a subscriber that lacks events may get nothing after a fault is over.
@@ -27,7 +27,7 @@ const FILLER_LENGTH: usize = 800;
 pub(crate) struct Target {
     // Fields are dropped in this order: publishers first, the server last.
     publishers: Publishers,
-    pub(crate) readers: Readers,
+    pub(crate) subscribers: Subscribers,
     pub(crate) server: Server,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) problems: Arc<Problems>,
@@ -39,23 +39,23 @@ impl Target {
     /// them has an id to resume from.
     pub(crate) fn start(
         plan: &Plan,
-        subscribers: usize,
+        count: usize,
         clock: Clock,
         random: &mut fastrand::Rng,
     ) -> Result<Target, String> {
         let server = Server::start(plan)?;
         let ledger = Arc::new(Ledger::new(clock, plan.bounds.retained_bytes));
         let problems = Arc::new(Problems::default());
-        let readers = Readers::start(server.address, subscribers, &ledger, clock, random)
-            .map_err(|error| format!("the readers do not start: {error}"))?;
-        let missing = readers.await_streams(PATIENCE)?;
+        let subscribers = Subscribers::start(server.address, count, &ledger, clock, random)
+            .map_err(|error| format!("the subscribers do not start: {error}"))?;
+        let missing = subscribers.await_streams(PATIENCE)?;
         if missing > 0 {
-            return Err(format!("{missing} of {subscribers} subscribers do not get a stream"));
+            return Err(format!("{missing} of {count} subscribers do not get a stream"));
         }
         let publishers = Publishers::start(server.address, &ledger, &problems, random);
         publishers.await_connections()?;
         let mut target =
-            Target { publishers, readers, server, ledger, problems, never: AtomicBool::new(false) };
+            Target { publishers, subscribers, server, ledger, problems, never: AtomicBool::new(false) };
         let findings = target.settle()?;
         if !findings.is_good() {
             return Err(format!("before any fault: {findings:?}"));
@@ -83,8 +83,8 @@ impl Target {
 
     /// Calls `act` while the publishers pause.
     fn while_paused<T>(&mut self, act: impl FnOnce(&mut PausedTarget<'_>) -> T) -> T {
-        let Target { publishers, readers, server, ledger, problems, never } = self;
-        publishers.paused(|| act(&mut PausedTarget { readers, server, ledger, problems, never }))
+        let Target { publishers, subscribers, server, ledger, problems, never } = self;
+        publishers.paused(|| act(&mut PausedTarget { subscribers, server, ledger, problems, never }))
     }
 
     /// Waits until all subscribers have a stream.
@@ -92,9 +92,9 @@ impl Target {
     /// # Errors
     /// Some have none; their number.
     pub(crate) fn await_streams(&self) -> Result<(), String> {
-        match self.readers.await_streams(PATIENCE)? {
+        match self.subscribers.await_streams(PATIENCE)? {
             0 => Ok(()),
-            missing => Err(format!("{missing} of {} subscribers did not come back", self.readers.count)),
+            missing => Err(format!("{missing} of {} subscribers did not come back", self.subscribers.count)),
         }
     }
 
@@ -115,7 +115,7 @@ impl Target {
     /// publishers.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut all = self.server.panics();
-        all.extend(self.readers.violations());
+        all.extend(self.subscribers.violations());
         all.extend(self.publishers.violations());
         all.append(&mut self.problems.unexpected.lock().unwrap_or_else(PoisonError::into_inner));
         all
@@ -124,7 +124,7 @@ impl Target {
 
 /// A target whose publishers pause.
 struct PausedTarget<'a> {
-    readers: &'a Readers,
+    subscribers: &'a Subscribers,
     server: &'a mut Server,
     ledger: &'a Ledger,
     problems: &'a Arc<Problems>,
@@ -137,13 +137,13 @@ impl PausedTarget<'_> {
             return Err(format!("the server ended by itself: {status}"));
         }
         // A subscriber that still reconnects must not begin behind the markers.
-        let without_stream = self.readers.await_streams(PATIENCE)?;
+        let without_stream = self.subscribers.await_streams(PATIENCE)?;
         let mut connection = PublishConnection::new(self.server.address);
         if !Batch::markers(self.ledger).publish(&mut connection, self.ledger, self.problems, self.never) {
             return Err("the markers of a round's end were not acknowledged".to_owned());
         }
-        let without_markers = self.readers.await_markers(PATIENCE)?;
-        let mut findings = self.readers.verify(self.ledger.end_round())?;
+        let without_markers = self.subscribers.await_markers(PATIENCE)?;
+        let mut findings = self.subscribers.verify(self.ledger.end_round())?;
         findings.absent = (without_stream + without_markers) as u64;
         if findings.absent > 0 {
             findings.examples.push(format!(

@@ -29,7 +29,7 @@ pub(crate) type Position = Option<(EpochNumber, u64)>;
 /// A subscriber that reads without a pause has an event within this time.
 const IN_TIME: Duration = Duration::from_secs(1);
 
-/// Where a thread of readers could not read for this long, the machine was busy with other work. How the
+/// Where a thread of subscribers could not read for this long, the machine was busy with other work. How the
 /// streams of unhindered subscribers ended then says nothing about the server.
 pub(crate) const BUSY_MACHINE: Duration = Duration::from_millis(250);
 
@@ -71,7 +71,7 @@ pub(crate) struct Findings {
     /// The same for unhindered subscribers only: these have an ordinary receive buffer and were not asked to
     /// stall or to read slowly.
     pub(crate) unhindered: StreamEnds,
-    /// The longest time for which a thread of readers could not read.
+    /// The longest time for which a thread of subscribers could not read.
     pub(crate) longest_delay: Duration,
     /// The same during the time in which a server stopped.
     pub(crate) delay_at_stop: Duration,
@@ -255,7 +255,7 @@ pub(crate) fn verify(round: &Round, mask: u32, position: &mut Position, log: &[E
                 let key = round.base + index as u64;
                 format!(
                     "event {key} was acknowledged and never came: {record:?}, \
-                     reader at {position:?}, topics {mask:x}"
+                     subscriber at {position:?}, topics {mask:x}"
                 )
             });
         }

@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
 
 /// Makes today's folder for this machine, with its machine.txt. Its path is relative to the workspace's root.
 fn results_folder(name: Option<&str>) -> Result<String, String> {
-    let machine = Machine::look();
+    let machine = Machine::observe();
     let name = name.map_or_else(|| machine.short_name(), str::to_owned);
     let date = output_of("date", &["+%F"]).ok_or("`date +%F` fails")?;
     let folder = format!("{RESULTS}/{date}-{name}");
@@ -80,7 +80,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn look() -> Machine {
+    fn observe() -> Machine {
         Machine {
             processor: proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| ARCH.to_owned()),
             cores: thread::available_parallelism().map_or(1, usize::from),

@@ -37,7 +37,7 @@ enum Xtask {
     Sanitize(sanitize::Options),
     /// Run the engine in a simulated world, from many seeds
     Sim(sim::Options),
-    /// Plant known bugs, and look whether they are found
+    /// Plant known bugs, and check whether they are found
     Planted(planted::Options),
 }
 

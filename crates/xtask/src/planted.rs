@@ -1,5 +1,5 @@
-//! `cargo xtask planted`: plants known bugs, one at a time, in a copy of the workspace, and looks whether the
-//! simulator, or the test that is named for it, finds them.
+//! `cargo xtask planted`: plants known bugs, one at a time, in a copy of the workspace, and checks whether
+//! the simulator, or the test that is named for it, finds them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -139,7 +139,7 @@ impl Copy {
         Ok(())
     }
 
-    /// Applies a bug, looks whether it is found, and takes it back.
+    /// Applies a bug, checks whether it is found, and takes it back.
     fn plant(&self, bug: &Bug) -> Result<Option<Found>, String> {
         let path = self.source.join(&bug.file);
         let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", bug.file))?;

@@ -34,9 +34,9 @@ impl Congestion {
         self.shards[shard].all.store(all, Ordering::Relaxed);
     }
 
-    /// Whether most streams of the hub are behind, and so many that it is the path. One slow reader that is
-    /// alone on its shard is no majority of the hub, and a few slow readers are no crowd: neither must hold up
-    /// the publishers of others.
+    /// Whether most streams of the hub are behind, and so many that it is the path. One slow subscriber that
+    /// is alone on its shard is no majority of the hub, and a few slow subscribers are no crowd: neither must
+    /// hold up the publishers of others.
     pub(crate) fn is_congested(&self) -> bool {
         let sum = |of: fn(&Moving) -> &AtomicUsize| -> usize {
             self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
@@ -51,10 +51,10 @@ impl Congestion {
 mod tests {
     use super::*;
 
-    /// With eight shards, five fast readers and one slow one, a hub took 1,935 events a second instead of
+    /// With eight shards, five fast subscribers and one slow one, a hub took 1,935 events a second instead of
     /// 354,000: the slow one was the majority of its shard.
     #[test]
-    fn a_slow_reader_alone_on_its_shard_is_no_majority() {
+    fn a_slow_subscriber_alone_on_its_shard_is_no_majority() {
         let congestion = Congestion::new(8, 1);
         congestion.note(0, 1, 1);
         for shard in 1..6 {
@@ -67,10 +67,10 @@ mod tests {
         assert!(congestion.is_congested());
     }
 
-    /// Six readers that took 400 KB a second each were most of a hub with five fast ones: for as long as they
-    /// read, it took 2,060 events a second instead of 38,800.
+    /// Six subscribers that took 400 KB a second each were most of a hub with five fast ones: for as long as
+    /// they read, it took 2,060 events a second instead of 38,800.
     #[test]
-    fn a_few_slow_readers_are_no_congestion() {
+    fn a_few_slow_subscribers_are_no_congestion() {
         let congestion = Congestion::new(2, 64);
         congestion.note(0, 3, 6);
         congestion.note(1, 3, 5);

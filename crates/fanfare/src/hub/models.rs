@@ -197,8 +197,8 @@ fn a_publisher_behind_a_batch_is_called_when_its_event_is_visible() {
 
 // ---- Interest ----
 
-/// A shard registers its first reader of a topic while events are published. The reader gets each of them
-/// exactly once: from the log what is up to the number that the shard was told, by mail what comes after.
+/// A shard registers for a topic while events are published. It gets each of them exactly
+/// once: from the log what is up to the number that the shard was told, by mail what comes after.
 #[test]
 fn between_the_log_and_the_mail_nothing_is_missing_and_nothing_is_there_twice() {
     explore(3, || {
@@ -218,7 +218,7 @@ fn between_the_log_and_the_mail_nothing_is_missing_and_nothing_is_there_twice() 
         log.read_after(&wanted(&topics), 10, usize::MAX, &mut frames).unwrap();
         let mut seen: Vec<u64> = frames.iter().map(|frame| frame.seq()).filter(|seq| *seq <= from).collect();
         while seen.len() < 2 {
-            let mail = reader.turn();
+            let mail = reader.tick();
             let by_mail = numbers(&reader, mail);
             assert!(by_mail.iter().all(|seq| *seq > from), "mail of what the log had");
             seen.extend(by_mail);
@@ -269,7 +269,7 @@ fn a_shard_that_has_caught_up_has_had_everything() {
         });
         let mut head = 0;
         while head < 3 {
-            let mail = reader.turn();
+            let mail = reader.tick();
             head = numbers(&reader, mail).last().copied().unwrap_or(head);
             if let Some(up_to) = log.caught_up_to() {
                 assert_eq!(up_to, head, "it has not had what it is said to have had");
@@ -299,7 +299,7 @@ fn a_publisher_that_waits_is_called() {
     });
 }
 
-/// Two publishers that wait for one mailbox have their turns, one after the other.
+/// Two publishers that wait for one mailbox are called, one after the other.
 #[test]
 fn publishers_that_wait_are_called_one_after_the_other() {
     explore(2, || {
@@ -337,16 +337,17 @@ fn a_task_that_waits_is_woken() {
     });
 }
 
-/// Tasks have their turns in the order in which they came, whichever is polled first; and a new publisher
+/// Tasks are called in the order in which they came, whichever is polled first; and a new publisher
 /// does not overtake them.
 #[test]
-fn tasks_have_their_turns_in_order() {
+fn tasks_are_called_in_order() {
     explore(1, || {
         let limits = Limits { mailbox_events: 1, ..Limits::default() };
-        let (hub, mut readers, _) = world(1, limits, &["first", "second", "third", "overtakes"]);
+        let (hub, mut readers, _) = world(1, limits, &["first", "second", "latest", "overtakes"]);
         let mut reader = readers.remove(0);
         publish(&hub, "first").unwrap();
-        let (mut second, mut third) = (vec![event("second")], vec![event("third")]);
+        // Both have the same size: a smaller one would be ahead of a larger one.
+        let (mut second, mut third) = (vec![event("second")], vec![event("latest")]);
         let mut second = hub.publish_async(&mut second);
         let mut third = hub.publish_async(&mut third);
         let (thread, waker) = Thread::new();
@@ -360,7 +361,7 @@ fn tasks_have_their_turns_in_order() {
         loop {
             assert_eq!(publish(&hub, "overtakes"), Err(PublishError::Busy));
             if let Poll::Ready(result) = poll(&mut third, &waker) {
-                assert_eq!((result, is_second_done), (Ok(1), true), "the third has its turn too early");
+                assert_eq!((result, is_second_done), (Ok(1), true), "the third succeeds too early");
                 break;
             }
             if !is_second_done && let Poll::Ready(result) = poll(&mut second, &waker) {
@@ -370,15 +371,15 @@ fn tasks_have_their_turns_in_order() {
                 thread.woken.wait();
             }
         }
-        assert_eq!(shard.join().unwrap().topics, ["first", "second", "third"]);
+        assert_eq!(shard.join().unwrap().topics, ["first", "second", "latest"]);
         drop((second, third));
         end(&hub);
     });
 }
 
-/// A future that is dropped, called or not, passes its turn on.
+/// A future that is dropped, called or not, has the next publisher called.
 #[test]
-fn a_future_that_is_dropped_passes_its_turn_on() {
+fn a_future_that_is_dropped_lets_the_next_be_called() {
     explore(2, || {
         let limits = Limits { mailbox_events: 1, ..Limits::default() };
         let (hub, mut readers, _) = world(1, limits, &["first", "dropped", "second"]);

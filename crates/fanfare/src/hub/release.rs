@@ -24,11 +24,11 @@ use smallvec::SmallVec;
 
 use super::Published;
 use super::capacity::{Amount, Capacity};
-use super::room::WaitingPublishers;
+use super::line::WaitingPublishers;
 use crate::mailbox::Mailbox;
 use crate::shared_log::{LockedLog, ProcessLog};
 
-/// What a batch keeps until it is released, also on the thread of a store.
+/// What a batch keeps until it is released, also on the thread of a durable store.
 pub(super) struct Shared {
     pub(super) mailboxes: Vec<Arc<Mailbox>>,
     pub(super) waiting: Arc<WaitingPublishers>,
@@ -127,7 +127,8 @@ impl Releaser {
         released
     }
 
-    /// Keeps a place in the queue for a batch with the newest numbers. The caller holds the sequencer's lock.
+    /// Keeps a position in the queue for a batch with the newest numbers. The caller holds the sequencer's
+    /// lock.
     pub(super) fn enqueue(self: &Arc<Self>, batch: Batch, published: Published) -> Sequenced {
         if let Some(first) = batch.first_number() {
             self.log.lock().unreleased().batches.insert(first, None);
@@ -187,7 +188,7 @@ impl Releaser {
             let has_next = log.unreleased().has_next();
             drop(log);
             drop(batch);
-            // A publisher takes its place under the log's lock, where it has not found its number there.
+            // A publisher takes its position under the log's lock, where it has not found its number there.
             self.shared.waiting.call_up_to(newest);
             if !has_next {
                 return;

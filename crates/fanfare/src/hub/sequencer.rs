@@ -1,12 +1,14 @@
 //! From events to numbers: sequence, commit, release.
 //!
-//! - [`Sequencer::sequence`] reserves room in the mailboxes of the shards that read one of an event's topics,
-//!   gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
-//! - Commit is where a store will stand. There is none yet.
+//! - [`Sequencer::sequence`] reserves room ([`room`]) in the mailboxes of the shards that read one of an event's
+//!   topics, gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
+//! - Commit is where a durable store will stand. There is none yet.
 //! - [`Sequenced::release`] makes the frames visible, in the order of their numbers ([`super::release`]):
 //!   under the log's lock they are appended, `newest` is raised, and their mail is pushed.
 //!
 //! [`Sequencer::publish`] does the first and the last step at once.
+
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,17 +19,15 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::Event;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
-use fanfare_proto::log::ShardSet;
-use fanfare_proto::shrink::shrink_buffer;
-use smallvec::SmallVec;
 
-use super::capacity::{Amount, Bound, Capacity};
-use super::release::{Batch, Releaser, Sequenced, ShardMail, Shared};
-use super::room::{Place, WaitBy, WaitingPublishers};
+use super::capacity::{Bound, Capacity};
+use super::line::{LinePosition, WaitBy, WaitingPublishers};
+use super::release::{Batch, Releaser, Sequenced, Shared};
 use super::{PublishError, Published};
 use crate::mailbox::Mailbox;
 use crate::shared_log::ProcessLog;
 use crate::sync::{Mutex, lock};
+use room::{Need, NoRoom, Scratch};
 
 /// Gives events their order, and shards their mail.
 pub(crate) struct Sequencer {
@@ -50,32 +50,14 @@ pub(crate) struct Sequencer {
 
 /// What the sequencer's lock guards.
 struct State {
-    /// The newest number given.
-    newest: u64,
+    /// The last number given.
+    last_given: u64,
     /// The size of all that was sequenced, in bytes at most: the time of the line's order.
     published_bytes: u64,
     /// An upper bound of what is taken in all mailboxes together, in bytes. It is computed again only where
-    /// it reaches the limit, so that a publish does not look at every shard.
+    /// it reaches the limit, so that a publish does not check every shard.
     total_at_most: usize,
     scratch: Scratch,
-}
-
-/// Reused from publish to publish.
-#[derive(Default)]
-struct Scratch {
-    /// For each event of the part: its size at most, and the shards that read one of its topics.
-    sizes: Vec<usize>,
-    interest: Vec<ShardSet>,
-    /// For each shard, what the part needs there; zero for shards that are not in `needed`.
-    needs: Vec<Need>,
-    needed: ShardSet,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Need {
-    amount: Amount,
-    /// Where the mail for this shard is, in [`Batch::mail`].
-    mail: usize,
 }
 
 /// Where the numbers of events come from.
@@ -95,7 +77,7 @@ pub(crate) enum Attempt {
     Published { published: Published, number: u64 },
     /// No event is taken.
     Refused(PublishError),
-    /// There is no room, and the publisher has a place in the line.
+    /// There is no room, and the publisher has a position in the line.
     Waits,
 }
 
@@ -103,31 +85,6 @@ pub(crate) enum Attempt {
 enum Unable {
     Refused(PublishError),
     NoRoom(NoRoom),
-}
-
-/// Where room is missing.
-struct NoRoom {
-    /// The shards to wait for: those without room, and those that publishers ahead wait for.
-    shards: ShardSet,
-    /// The shards among them that publishers ahead wait for.
-    behind: ShardSet,
-    /// The calls to ask for. Publishers ahead have asked for theirs.
-    calls: Vec<Call>,
-    /// The size of the part, in bytes at most.
-    bytes: usize,
-}
-
-struct Call {
-    by: CallBy,
-    /// When no more than this is taken.
-    at: Amount,
-}
-
-#[derive(Clone, Copy)]
-enum CallBy {
-    Shard(usize),
-    /// A batch that is released or dropped.
-    Release,
 }
 
 impl Sequencer {
@@ -140,7 +97,7 @@ impl Sequencer {
     ) -> Sequencer {
         let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
         // A log may begin in the middle.
-        let newest = log.newest().load(Ordering::Relaxed);
+        let last_given = log.newest().load(Ordering::Relaxed);
         let shared = Arc::new(Shared { mailboxes, waiting, unreleased: Capacity::default() });
         let releaser = Arc::new(Releaser { clock, log: Arc::clone(&log), shared: Arc::clone(&shared) });
         Sequencer {
@@ -153,7 +110,7 @@ impl Sequencer {
             log,
             shared,
             releaser,
-            state: Mutex::new(State { newest, published_bytes: 0, total_at_most: 0, scratch }),
+            state: Mutex::new(State { last_given, published_bytes: 0, total_at_most: 0, scratch }),
             waiting_for_lock: AtomicUsize::new(0),
         }
     }
@@ -168,8 +125,8 @@ impl Sequencer {
             if event.data_text().map_or(0, str::len) > limit {
                 return Err(PublishError::TooLarge { index, limit });
             }
-            // Of any epoch: a reader that comes back with the id of an earlier life of the hub is to be told of a gap, and
-            // not to be taken for one that has had the event which bears that id now.
+            // Of any epoch: a subscriber that comes back with the id of an earlier life of the hub is to be
+            // told of a gap, and not to be taken for one that has had the event which bears that id now.
             if event.own_id().is_some_and(|id| Cursor::parse(id.as_str()).is_some()) {
                 return Err(PublishError::ReservedId { index });
             }
@@ -178,27 +135,28 @@ impl Sequencer {
     }
 
     /// One try to publish the first part of these events. It sequences and releases under one lock, so that
-    /// the order is kept. `wait` is the place in the line of a publisher that waits, or that will wait. Where
-    /// older batches are not released yet, it is put behind them; a publisher that does not wait is refused
-    /// there, because it could not learn when its events are visible.
+    /// the order is kept. `wait` is the position in the line of a publisher that waits, or that will wait.
+    /// Where older batches are not released yet, it is put behind them; a publisher that does not wait is
+    /// refused there, because it could not learn when its events are visible.
     pub(crate) fn publish(
         &self,
         events: &mut VecDeque<Event>,
-        mut wait: Option<(&mut Option<Place>, WaitBy)>,
+        mut wait: Option<(&mut Option<LinePosition>, WaitBy)>,
     ) -> Attempt {
         self.waiting_for_lock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
         self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
         loop {
-            let place = wait.as_ref().and_then(|(place, _)| place.as_ref());
-            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, place, wait.is_some()) {
+            let position = wait.as_ref().and_then(|(position, _)| position.as_ref());
+            let no_room = match self.sequence_in(&mut state, events, Numbers::Next, position, wait.is_some())
+            {
                 Ok((batch, published)) => {
-                    let number = state.newest;
+                    let number = state.last_given;
                     let released = self.releaser.release_newest(batch);
                     drop(state);
-                    if let Some((place, _)) = wait {
-                        // The next publisher in the line has its turn.
-                        drop(place.take());
+                    if let Some((position, _)) = wait {
+                        // The next publisher in the line is called.
+                        drop(position.take());
                     }
                     drop(released);
                     return Attempt::Published { published, number };
@@ -206,12 +164,12 @@ impl Sequencer {
                 Err(Unable::Refused(error)) => return Attempt::Refused(error),
                 Err(Unable::NoRoom(no_room)) => no_room,
             };
-            let Some((place, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
+            let Some((position, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
             let at = state.published_bytes + no_room.bytes as u64;
-            self.shared.waiting.enter(place, at, &no_room.shards, *by);
-            // The publisher enters the line first: from here on, a call and a turn that is passed on find it
+            self.shared.waiting.enter(position, at, &no_room.shards, *by);
+            // The publisher enters the line first: from here on, a call finds it
             // there. What has changed before is seen now.
-            let ahead = self.shared.waiting.waited_for_ahead(place.as_ref());
+            let ahead = self.shared.waiting.waited_for_ahead(position.as_ref());
             let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
             if !self.ask(&no_room.calls) && !is_next {
                 return Attempt::Waits;
@@ -222,12 +180,12 @@ impl Sequencer {
     /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is not
     /// fair, so a thread that takes it again at once would leave the others asleep until its last part.
     pub(crate) fn let_others_go_first(&self) {
-        // A thread that was woken needs some 50 us to take the lock, which is about so many turns.
-        const TURNS: usize = 500;
+        // A thread that was woken needs some 50 us to take the lock, which is about so many attempts.
+        const ATTEMPTS: usize = 500;
         if cfg!(fanfare_loom) {
             return;
         }
-        for _ in 0..TURNS {
+        for _ in 0..ATTEMPTS {
             if self.waiting_for_lock.load(Ordering::Relaxed) == 0 {
                 return;
             }
@@ -251,16 +209,16 @@ impl Sequencer {
         }
     }
 
-    /// Whether everything up to this number is visible. If not, the publisher has a place in the line, and is
-    /// called when it is.
-    pub(crate) fn is_visible(&self, number: u64, place: &mut Option<Place>, by: WaitBy) -> bool {
+    /// Whether everything up to this number is visible. If not, the publisher has a position in the line, and
+    /// is called when it is.
+    pub(crate) fn is_visible(&self, number: u64, position: &mut Option<LinePosition>, by: WaitBy) -> bool {
         if self.log.newest().load(Ordering::Relaxed) >= number {
             return true;
         }
         let log = self.log.lock();
         let is_visible = log.newest() >= number;
         if !is_visible {
-            self.shared.waiting.enter_until(place, number, by);
+            self.shared.waiting.enter_until(position, number, by);
         }
         is_visible
     }
@@ -270,7 +228,7 @@ impl Sequencer {
         state: &mut State,
         events: &mut VecDeque<Event>,
         numbers: Numbers<'_>,
-        place: Option<&Place>,
+        position: Option<&LinePosition>,
         may_queue: bool,
     ) -> Result<(Batch, Published), Unable> {
         if self.shared.waiting.is_closed() {
@@ -281,7 +239,7 @@ impl Sequencer {
         }
         if let Numbers::Given(given) = numbers {
             assert_eq!(given.len(), events.len(), "a number for each event");
-            let rises = given.is_sorted_by(|one, next| one < next) && given[0] > state.newest;
+            let rises = given.is_sorted_by(|one, next| one < next) && given[0] > state.last_given;
             assert!(rises, "numbers rise");
         }
         let scratch = &mut state.scratch;
@@ -293,14 +251,14 @@ impl Sequencer {
         if is_behind && !may_queue {
             return Err(Unable::Refused(PublishError::Busy));
         }
-        let ahead = self.shared.waiting.waited_for_ahead(place);
+        let ahead = self.shared.waiting.waited_for_ahead(position);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
         state.published_bytes += state.scratch.part(count).bytes as u64;
 
         let mut batch = self.reserve(state, count, readers_version);
         let mut published = Published { count, first: String::new(), last: String::new() };
-        let mut seq = state.newest;
+        let mut seq = state.last_given;
         let published_at = self.clock.now();
         let scratch = &mut state.scratch;
         for (index, event) in events.drain(..count).enumerate() {
@@ -309,7 +267,7 @@ impl Sequencer {
                 Numbers::Given(given) => given[index],
             };
             // A number that was given is not given again, even where encoding panics.
-            state.newest = seq;
+            state.last_given = seq;
             let own_id = event.own_id().map(|id| id.as_str().to_owned());
             let id = own_id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq }.to_string());
             let frame = Arc::new(Frame::encode(seq, &id, event, published_at));
@@ -325,168 +283,6 @@ impl Sequencer {
         batch.return_excess();
         scratch.clear();
         Ok((batch, published))
-    }
-
-    /// Measures the events of the first part, and answers how many they are: as many as fit into one empty
-    /// mailbox and have no more topics than a batch may, and at least one.
-    fn measure(&self, scratch: &mut Scratch, events: &VecDeque<Event>) -> usize {
-        scratch.sizes.clear();
-        let (mut part, mut topics) = (Amount::default(), 0);
-        for event in events {
-            topics += event.topics().len();
-            if topics > self.batch_topics && !scratch.sizes.is_empty() {
-                break;
-            }
-            let one = Amount { events: 1, bytes: Frame::size_at_most(event) };
-            if !self.mailbox.fits(part, one) {
-                break;
-            }
-            part.add(one);
-            scratch.sizes.push(one.bytes);
-        }
-        scratch.sizes.len()
-    }
-
-    /// Adds up what the part needs in each mailbox, and answers how many events it has. The part ends where
-    /// it would exceed the bound of all mailboxes. Where the batch is larger than a mailbox, it also ends
-    /// where there is no more room. It has at least one event.
-    fn count_needs(&self, scratch: &mut Scratch, is_larger: bool, ahead: &ShardSet) -> usize {
-        for shard in std::mem::take(&mut scratch.needed).iter() {
-            scratch.needs[shard].amount = Amount::default();
-        }
-        let mut mail_bytes = 0;
-        for (index, (interest, &bytes)) in scratch.interest.iter().zip(&scratch.sizes).enumerate() {
-            let one = Amount { events: 1, bytes };
-            let has_room = |shard: usize| {
-                let mut amount = scratch.needs[shard].amount;
-                amount.add(one);
-                !ahead.contains(shard) && self.mailbox.fits(self.taken(shard), amount)
-            };
-            mail_bytes += bytes * interest.len();
-            let ends = mail_bytes > self.total_bytes || (is_larger && !interest.iter().all(has_room));
-            if ends && index > 0 {
-                return index;
-            }
-            for shard in interest.iter() {
-                scratch.needed.insert(shard);
-                scratch.needs[shard].amount.add(one);
-            }
-        }
-        scratch.sizes.len()
-    }
-
-    fn taken(&self, shard: usize) -> Amount {
-        self.shared.mailboxes[shard].capacity().taken()
-    }
-
-    /// Whether there is room for the needs of the first `count` events, and no publisher ahead waits for it.
-    fn find_room(
-        &self,
-        state: &mut State,
-        count: usize,
-        is_larger: bool,
-        ahead: &ShardSet,
-    ) -> Result<(), NoRoom> {
-        let scratch = &state.scratch;
-        // Of a larger batch, everything that fits into one mailbox.
-        let bytes = scratch.part(scratch.sizes.len()).bytes;
-        let mut no_room =
-            NoRoom { shards: ShardSet::new(), behind: ShardSet::new(), calls: Vec::new(), bytes };
-        let mut mail_bytes = 0;
-        for shard in scratch.needed.iter() {
-            let amount = scratch.needs[shard].amount;
-            mail_bytes += amount.bytes;
-            if ahead.contains(shard) {
-                no_room.shards.insert(shard);
-                no_room.behind.insert(shard);
-            } else if !self.mailbox.fits(self.taken(shard), amount) {
-                no_room.shards.insert(shard);
-                let wanted = if is_larger { self.wanted_by_larger(amount) } else { amount };
-                no_room.calls.push(Call { by: CallBy::Shard(shard), at: self.mailbox.beside(wanted) });
-            }
-        }
-        if !no_room.shards.is_empty() {
-            return Err(no_room);
-        }
-        let part = scratch.part(count);
-        let unreleased = self.shared.unreleased.taken();
-        let bound = Bound { events: usize::MAX, bytes: self.total_bytes };
-        if !bound.fits(unreleased, part) {
-            let call = Call { by: CallBy::Release, at: unreleased.half() };
-            return Err(self.no_room_in_all(ahead, [call], bytes));
-        }
-        if mail_bytes > 0 && state.total_at_most.saturating_add(mail_bytes) > self.total_bytes {
-            let taken: Vec<Amount> =
-                (0..self.shared.mailboxes.len()).map(|shard| self.taken(shard)).collect();
-            state.total_at_most = taken.iter().map(|taken| taken.bytes).sum();
-            if state.total_at_most > 0 && state.total_at_most.saturating_add(mail_bytes) > self.total_bytes {
-                // When one mailbox has half as much as now, there is room again, or the publisher asks once
-                // more.
-                let busy = taken.iter().enumerate().filter(|(_, taken)| taken.events > 0);
-                let calls = busy.map(|(shard, taken)| Call { by: CallBy::Shard(shard), at: taken.half() });
-                return Err(self.no_room_in_all(ahead, calls, bytes));
-            }
-        }
-        Ok(())
-    }
-
-    /// What a batch that is larger than a mailbox waits for, where there is no room for its first event: half
-    /// a mailbox, so that each part is worth a turn.
-    fn wanted_by_larger(&self, first: Amount) -> Amount {
-        let half = Amount { events: self.mailbox.events, bytes: self.mailbox.bytes }.half();
-        Amount { events: half.events.max(first.events), bytes: half.bytes.max(first.bytes) }
-    }
-
-    /// A bound of the hub is reached: every publisher that needs room in any mailbox waits.
-    fn no_room_in_all(
-        &self,
-        ahead: &ShardSet,
-        calls: impl IntoIterator<Item = Call>,
-        bytes: usize,
-    ) -> NoRoom {
-        let is_ours = |call: &Call| !matches!(call.by, CallBy::Shard(shard) if ahead.contains(shard));
-        NoRoom {
-            shards: ShardSet::all(self.shared.mailboxes.len()),
-            behind: ahead.clone(),
-            calls: calls.into_iter().filter(is_ours).collect(),
-            bytes,
-        }
-    }
-
-    fn reserve(&self, state: &mut State, count: usize, readers_version: u64) -> Batch {
-        let State { scratch, total_at_most, .. } = state;
-        let mut mail = SmallVec::new();
-        for shard in scratch.needed.iter() {
-            let need = &mut scratch.needs[shard];
-            need.mail = mail.len();
-            self.shared.mailboxes[shard].reserve(need.amount);
-            *total_at_most = total_at_most.saturating_add(need.amount.bytes);
-            let frames = Vec::with_capacity(need.amount.events);
-            mail.push(ShardMail { shard, frames, reserved: need.amount });
-        }
-        let part = scratch.part(count);
-        self.shared.unreleased.take(part);
-        Batch {
-            frames: Vec::with_capacity(count),
-            mail,
-            amount: part,
-            readers_version,
-            shared: Arc::clone(&self.shared),
-        }
-    }
-
-    /// Asks for calls. True where room has come meanwhile: then the publisher tries again.
-    fn ask(&self, calls: &[Call]) -> bool {
-        let mut has_room = false;
-        for Call { by, at } in calls {
-            let capacity = match *by {
-                CallBy::Shard(shard) => self.shared.mailboxes[shard].capacity(),
-                CallBy::Release => &self.shared.unreleased,
-            };
-            let taken = capacity.ask_to_be_called(*at);
-            has_room |= taken.events == 0 || (taken.events <= at.events && taken.bytes <= at.bytes);
-        }
-        has_room
     }
 
     /// Events that are sequenced and not released, and events for which room is reserved, summed over the
@@ -505,20 +301,5 @@ impl Sequencer {
         tell_shards();
         drop(released);
         self.shared.waiting.close();
-    }
-}
-
-impl Scratch {
-    /// Keeps no memory that only a large batch needed.
-    fn clear(&mut self) {
-        self.sizes.clear();
-        self.interest.clear();
-        shrink_buffer(&mut self.sizes);
-        shrink_buffer(&mut self.interest);
-    }
-
-    /// The first events, and their sizes at most.
-    fn part(&self, count: usize) -> Amount {
-        Amount { events: count, bytes: self.sizes[..count].iter().sum() }
     }
 }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::room::{Ticket, WaitingPublishers};
+use super::line::{Ticket, WaitingPublishers};
 use crate::sync::{Mutex, lock, thread};
 
 /// The wakers, and the thread. Only the hub and its futures share it, never a shard.
@@ -35,7 +35,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// Notes the waker of the task with this ticket, for when it is called. The caller looks behind this
+    /// Notes the waker of the task with this ticket, for when it is called. The caller checks after this
     /// whether the task has been called already.
     pub(crate) fn register(&self, ticket: Ticket, waker: &Waker) {
         let waker = waker.clone();

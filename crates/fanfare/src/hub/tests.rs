@@ -193,7 +193,7 @@ fn a_batch_that_is_larger_than_a_mailbox_is_taken_in_parts() {
 }
 
 /// 256 events with 64 topics each held the locks of the sequencer and of the log for 20 ms: other publishers, and
-/// readers that came, waited for that.
+/// subscribers that came, waited for that.
 #[test]
 fn a_part_is_bounded_in_topics() {
     let (hub, mut shard) = hub_of_one(Limits { batch_topics: 5, ..Limits::default() });
@@ -365,7 +365,7 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
     assert_eq!((shards[0].act_on_all().len(), shards[1].act_on_all().len()), (1, 1));
 }
 
-/// A publisher that waits for two shards keeps its place for the one that has room while it waits for the
+/// A publisher that waits for two shards keeps its position for the one that has room while it waits for the
 /// other, else two busy shards could keep it waiting for ever.
 #[test]
 fn two_busy_shards_do_not_starve_a_publisher() {
@@ -392,9 +392,10 @@ fn two_busy_shards_do_not_starve_a_publisher() {
     assert_eq!((publish(&hub, "left"), publish(&hub, "right")), (Ok(1), Ok(1)));
 }
 
-/// The last reader leaves a congested shard: a publisher that waits for it has nothing to wait for any more.
+/// The last subscriber leaves a congested shard: a publisher that waits for it has nothing to wait for any
+/// more.
 #[test]
-fn a_shard_without_readers_is_not_waited_for() {
+fn a_shard_without_subscribers_is_not_waited_for() {
     let limits = Limits { mailbox_events: 1, ..Limits::default() };
     let (hub, mut shards) = hub(1, limits, &[]);
     shards[0].log.add_reader(&[topic("a")]);
@@ -564,7 +565,8 @@ fn run_steps(steps: [Step; 3], both_before: bool) {
     assert_eq!(shard.act_on_all(), [next]);
 }
 
-/// A publisher whose events have their place behind a batch of a store is not told before they are visible.
+/// A publisher whose events have their position behind a batch of a durable store is not told before they are
+/// visible.
 #[test]
 fn a_publisher_behind_a_store_is_told_what_has_become_of_its_events() {
     let (hub, mut shard) = hub_of_one(Limits::default());
@@ -643,7 +645,7 @@ fn the_shard_that_trims_is_woken_in_time() {
 
 // ---- Publishers that wait ----
 
-/// Small publishes took every place that became free, and one that needed more of them waited for ever.
+/// Small publishes took all room that became free, and one that needed more of it waited for ever.
 #[test]
 fn a_publisher_that_needs_more_room_is_not_overtaken() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
@@ -665,9 +667,9 @@ fn a_publisher_that_needs_more_room_is_not_overtaken() {
     assert_eq!(shard.act_on_all(), [7, 8]);
 }
 
-/// A large batch that waits comes in parts, and leaves turns to others in between.
+/// A large batch that waits comes in parts, and lets others publish in between.
 #[test]
-fn parts_of_a_large_batch_take_turns_with_others() {
+fn others_publish_between_the_parts_of_a_large_batch() {
     let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
     let (wakes, others) = (Arc::default(), Arc::default());
     let (mut many, mut one) = (events("many", 10), events("one", 1));
@@ -740,9 +742,9 @@ fn the_end_is_told_to_all_that_wait() {
     assert!(matches!(shard.inbox.pop_front(), Some(Mail::Drain(_))));
 }
 
-/// The panic of an executor's waker does not keep the turn from the next publisher.
+/// The panic of an executor's waker does not keep the call from the next publisher.
 #[test]
-fn a_waker_that_panics_takes_no_other_turn() {
+fn a_waker_that_panics_takes_no_other_call() {
     struct Panics;
     impl Wake for Panics {
         fn wake(self: Arc<Self>) {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use fanfare_proto::event::Event;
 
-use super::room::{Place, WaitBy};
-use super::{Attempt, Hub, Interrupted, PublishError, Published, Rest};
+use super::line::{LinePosition, WaitBy};
+use super::{Attempt, Hub, Interrupted, PublishError, Published, Unpublished};
 use crate::shard_thread;
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
 ///
-/// Where it is dropped before it is done, it gives up its place in the line, and the events that were not
+/// Where it is dropped before it is done, it gives up its position in the line, and the events that were not
 /// taken are back in the publisher's vector. Those that were taken become visible all the same.
 #[must_use = "a future does nothing unless it is polled"]
 pub struct PublishFuture<'hub> {
@@ -23,22 +23,22 @@ pub struct PublishFuture<'hub> {
 /// A publish under way, in parts if it must.
 struct Publishing<'hub> {
     hub: &'hub Hub,
-    rest: Rest<'hub>,
+    unpublished: Unpublished<'hub>,
     published: Option<Published>,
     /// The newest number of what was published: the publisher is answered when it is visible.
     number: u64,
-    place: Option<Place>,
+    position: Option<LinePosition>,
 }
 
 impl Hub {
     /// Publishes all of these events, and waits for room where there is none, at most for `patience`.
-    /// Publishers that wait for room in the same mailboxes have their turns in a fair order: a small publish
+    /// Publishers that wait for room in the same mailboxes are called in a fair order: a small publish
     /// may overtake large ones, each of them by no more bytes than it has itself, and among equal ones the
-    /// first that came is the first. A batch that is larger than a mailbox is taken in parts, with turns of
-    /// others in between. Takes the events out of `events`, as far as they are published.
+    /// first that came is the first. A batch that is larger than a mailbox is taken in parts, and
+    /// others publish in between. Takes the events out of `events`, as far as they are published.
     ///
-    /// Where older events of a store are not released yet, it has its place behind them, and waits until its
-    /// own are visible.
+    /// Where older events of a durable store are not released yet, it has its position behind them, and waits
+    /// until its own are visible.
     ///
     /// On a shard's thread, where an [`crate::Admission`] runs, it does not wait: a shard would wait for itself.
     ///
@@ -62,9 +62,9 @@ impl Hub {
                 return result;
             }
             let in_time = publishing
-                .place
+                .position
                 .as_ref()
-                .is_none_or(|place| place.wait(|| deadline.saturating_sub(clock.now())));
+                .is_none_or(|position| position.wait(|| deadline.saturating_sub(clock.now())));
             if !in_time {
                 return Err(publishing.interrupted(PublishError::Busy));
             }
@@ -75,7 +75,7 @@ impl Hub {
     /// time: a caller that has one drops the future. To learn what was published before, it polls the future
     /// by reference and asks [`PublishFuture::published`].
     ///
-    /// When the turn of a future has come, it should be polled soon, or dropped: until then publishers behind
+    /// When a future is called, it should be polled soon, or dropped: until then publishers behind
     /// it that need the same mailboxes wait.
     ///
     /// # Errors
@@ -103,16 +103,16 @@ impl Future for PublishFuture<'_> {
         let publishing = &mut self.get_mut().publishing;
         let tasks = &publishing.hub.inner.tasks;
         loop {
-            if let Some(place) = &publishing.place {
-                tasks.register(place.ticket(), context.waker());
+            if let Some(position) = &publishing.position {
+                tasks.register(position.ticket(), context.waker());
                 // This is asked behind the registration, so that a call in between is not lost.
-                if !place.is_called() {
+                if !position.is_called() {
                     if shard_thread::is_current() {
                         return Poll::Ready(Err(publishing.interrupted(PublishError::WouldBlock)));
                     }
                     return Poll::Pending;
                 }
-                tasks.remove(place.ticket());
+                tasks.remove(position.ticket());
             }
             if let Some(result) = publishing.attempt(WaitBy::Task) {
                 return Poll::Ready(result);
@@ -126,20 +126,20 @@ impl Future for PublishFuture<'_> {
 
 impl<'hub> Publishing<'hub> {
     fn begin(hub: &'hub Hub, events: &'hub mut Vec<Event>) -> Publishing<'hub> {
-        Publishing { hub, rest: Rest::of(events), published: None, number: 0, place: None }
+        Publishing { hub, unpublished: Unpublished::of(events), published: None, number: 0, position: None }
     }
 
-    /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a place
-    /// in the line. A shard's thread takes no place: without room, its publish is over.
+    /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a
+    /// position in the line. A shard's thread takes no position: without room, its publish is over.
     fn attempt(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
         if self.is_sequenced() {
             return self.end_when_visible(by);
         }
-        let may_wait = self.place.is_some() || !shard_thread::is_current();
+        let may_wait = self.position.is_some() || !shard_thread::is_current();
         loop {
             self.hub.inner.assert_in_reach();
-            let wait = may_wait.then_some((&mut self.place, by));
-            match self.hub.inner.sequencer.publish(&mut self.rest.queue, wait) {
+            let wait = may_wait.then_some((&mut self.position, by));
+            match self.hub.inner.sequencer.publish(&mut self.unpublished.queue, wait) {
                 Attempt::Waits => return None,
                 Attempt::Refused(PublishError::Busy) if !may_wait => {
                     return Some(Err(self.interrupted(PublishError::WouldBlock)));
@@ -165,16 +165,16 @@ impl<'hub> Publishing<'hub> {
 
     /// Whether all events have their numbers.
     fn is_sequenced(&self) -> bool {
-        self.rest.queue.is_empty() && self.published.is_some()
+        self.unpublished.queue.is_empty() && self.published.is_some()
     }
 
-    /// The answer, when the last event is visible. `None`: it has a place in the line until then.
+    /// The answer, when the last event is visible. `None`: it has a position in the line until then.
     fn end_when_visible(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
-        if self.hub.inner.sequencer.is_visible(self.number, &mut self.place, by) {
+        if self.hub.inner.sequencer.is_visible(self.number, &mut self.position, by) {
             self.leave();
             return self.published.take().map(Ok);
         }
-        // What was closed before the place was taken is seen here.
+        // What was closed before the position was taken is seen here.
         let is_closed = self.hub.inner.common.waiting.is_closed();
         is_closed.then(|| Err(self.interrupted(PublishError::Stopped)))
     }
@@ -186,10 +186,10 @@ impl<'hub> Publishing<'hub> {
         Interrupted { error, published: self.published.take() }
     }
 
-    /// Leaves the line, if it has a place there.
+    /// Leaves the line, if it has a position there.
     fn leave(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.hub.inner.tasks.remove(place.ticket());
+        if let Some(position) = self.position.take() {
+            self.hub.inner.tasks.remove(position.ticket());
         }
     }
 }

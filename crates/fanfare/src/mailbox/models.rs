@@ -51,7 +51,7 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
     println!("{} runs", runs.load(Ordering::Relaxed));
 }
 
-/// The hub with some shards, and what these have of it. Each shard has readers of these topics.
+/// The hub with some shards, and what these have of it. Each shard reads these topics.
 pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
     let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, &limits);
     let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
@@ -105,8 +105,8 @@ impl Reader {
         Reader::of(Arc::new(Mailbox::new(0, Waker::default(), Arc::default())))
     }
 
-    /// One turn of the loop: sleeps where nothing waits, then takes everything.
-    pub(crate) fn turn(&mut self) -> VecDeque<Mail> {
+    /// One tick: sleeps where nothing waits, then takes everything.
+    pub(crate) fn tick(&mut self) -> VecDeque<Mail> {
         if self.mailbox.prepare_sleep() {
             self.mailbox.waker.wait();
         }
@@ -133,10 +133,10 @@ impl Reader {
         inbox.into_iter().for_each(|mail| self.act_on(mail));
     }
 
-    /// Turns of the loop until everything up to this event has come.
+    /// Ticks until everything up to this event has come.
     pub(crate) fn read_to(&mut self, seq: u64) {
         while self.head < seq {
-            let inbox = self.turn();
+            let inbox = self.tick();
             self.act_on_all(inbox);
         }
     }
@@ -195,17 +195,17 @@ fn no_wake_up_is_lost() {
             thread::spawn(move || push_events(&one, vec![frame(1)])),
             thread::spawn(move || push_question(&other)),
         ];
-        let (mut letters, mut turns) = (0, 0);
-        while letters < 2 {
-            letters += reader.turn().len();
-            turns += 1;
+        let (mut mail, mut ticks) = (0, 0);
+        while mail < 2 {
+            mail += reader.tick().len();
+            ticks += 1;
         }
         for pusher in pushers {
             pusher.join().unwrap();
         }
         let wakes = reader.mailbox.waker.wakes();
         assert!(wakes <= 2, "{wakes} wakes for two pushes");
-        assert!(wakes <= turns, "{wakes} wakes, and it went to sleep {turns} times");
+        assert!(wakes <= ticks, "{wakes} wakes, and it went to sleep {ticks} times");
     });
 }
 
@@ -220,9 +220,9 @@ fn no_wake_up_is_lost_to_another() {
             push_question(&mailbox);
         });
         let socket = thread::spawn(move || waker.wake());
-        let mut letters = 0;
-        while letters < 2 {
-            letters += reader.turn().len();
+        let mut mail = 0;
+        while mail < 2 {
+            mail += reader.tick().len();
         }
         pusher.join().unwrap();
         socket.join().unwrap();
@@ -278,7 +278,7 @@ fn a_push_wakes_although_another_wake_is_owed() {
         let others = thread::spawn(move || push_question(&other));
         let mut is_answered = false;
         while !is_answered {
-            is_answered = reader.turn().iter().any(|mail| matches!(mail, Mail::Inspect(_)));
+            is_answered = reader.tick().iter().any(|mail| matches!(mail, Mail::Inspect(_)));
         }
         single.join().unwrap();
         others.join().unwrap();
@@ -310,7 +310,7 @@ fn a_question_does_not_wait_for_a_hold() {
         assert!(taken.len() == 1 && matches!(taken[0], Mail::Inspect(_)));
         assert!(reader.mailbox.waker.wakes() <= 1, "an event has woken it");
         // The hold is over: the events are there, in order.
-        let inbox = reader.turn();
+        let inbox = reader.tick();
         reader.act_on_all(inbox);
         assert_eq!(reader.head, 2);
     });
@@ -455,10 +455,10 @@ fn a_batch_is_whole() {
     });
 }
 
-/// A reader may know the number of an event from one shard, and resume at another one. There it finds
+/// A subscriber may know the number of an event from one shard, and resume at another one. There it finds
 /// `newest` raised to that number, and the mail of the other shard comes to it, too.
 #[test]
-fn a_reader_that_changes_shards_finds_what_it_has_had() {
+fn a_subscriber_that_changes_shards_finds_what_it_has_had() {
     explore(3, || {
         let (hub, mut left, mut joined, newest) = world_of_two(Limits::default());
         let publisher = thread::spawn(move || {
@@ -469,7 +469,7 @@ fn a_reader_that_changes_shards_finds_what_it_has_had() {
         let had = Arc::new(AtomicU64::new(0));
         let has = Arc::clone(&had);
         let first = thread::spawn(move || {
-            let inbox = left.turn();
+            let inbox = left.tick();
             left.act_on_all(inbox);
             has.store(left.head, Ordering::Release);
         });
@@ -495,7 +495,7 @@ fn a_shard_that_ends_is_noticed() {
             let hub = hub.clone();
             thread::spawn(move || publish(&hub, topic))
         });
-        let inbox = reader.turn();
+        let inbox = reader.tick();
         reader.act_on_all(inbox);
         // What dropping a shard does, also when it panics.
         reader.mailbox.close();
@@ -559,7 +559,7 @@ fn a_drain_is_the_last() {
         });
         let (mut events, mut drained) = (0, false);
         while !drained {
-            for mail in reader.turn() {
+            for mail in reader.tick() {
                 assert!(!drained, "mail behind the drain");
                 match mail {
                     Mail::Drain(_) => drained = true,
@@ -605,7 +605,7 @@ fn sockets_come_in_the_order_of_their_mail() {
         let adopted = reader.adopted.take().unwrap();
         let mut seen = 0;
         while seen < 2 {
-            for mail in reader.turn() {
+            for mail in reader.tick() {
                 let Mail::Adopt(adoption) = mail else { panic!("only sockets were sent") };
                 let socket =
                     adopted.receive(&mut Vec::new()).unwrap().expect("a socket is there before its mail");

@@ -54,7 +54,7 @@ fn publish(hub: &Hub, publisher: usize, count: u64) {
     }
 }
 
-/// Publishes as fast as it has its turns, also batches that are larger than a mailbox.
+/// Publishes as fast as it is called, also batches that are larger than a mailbox.
 fn publish_waiting(hub: &Hub, publisher: usize, count: u64) {
     for mut batch in batches(publisher, count, 100) {
         let size = batch.len();
@@ -144,7 +144,7 @@ fn no_more_bytes_wait_than_may() {
     assert!((limit * 9 / 10..=limit).contains(&bytes), "{bytes} bytes wait");
 }
 
-/// After a burst the two queues that take turns were as large as ever.
+/// After a burst the two queues that are exchanged were as large as ever.
 #[test]
 fn a_burst_leaves_no_large_queues() {
     let limits = Limits { mailbox_events: 10_000, ..Limits::default() };
@@ -189,8 +189,9 @@ fn bounds_that_are_lifted_refuse_nothing() {
     assert_eq!(mailboxes[0].len(), 1);
 }
 
-/// Where most readers were slow, sockets and questions waited behind the events that a shard held up, and so did the
-/// drain. Now the first two are taken, and the drain, which stays behind what was published before it, ends the hold.
+/// Where most subscribers were slow, sockets and questions waited behind the events that a shard held up, and
+/// so did the drain. Now the first two are taken, and the drain, which stays behind what was published before
+/// it, ends the hold.
 #[test]
 fn only_events_wait_for_a_hold() {
     let (hub, _, mailboxes) = hub(Limits::default(), 1);
@@ -216,8 +217,8 @@ fn only_events_wait_for_a_hold() {
 }
 
 /// A shard that did not answer in time counted as one without topics: of 1,682 questions about a topic with
-/// 15,000 readers 1,595 were answered that it does not exist. What such questions had cost was added to the
-/// shard's work, although no thread waited for the answers any more.
+/// 15,000 subscribers 1,595 were answered that it does not exist. What such questions had cost was added to
+/// the shard's work, although no thread waited for the answers any more.
 #[test]
 fn a_shard_that_does_not_answer_makes_no_answer_and_has_no_work_later() {
     let (hub, _, mailboxes) = hub(Limits::default(), 2);

@@ -30,12 +30,12 @@ impl<I: Io> Shard<I> {
             is_making_room: self.delivery.is_making_room(),
             behind,
             moving,
-            held_bytes: self.delivery.held_bytes(),
+            memory_bytes: self.delivery.memory_bytes(),
         }
     }
 
-    pub(crate) fn laggards_in_line(&self) -> impl Iterator<Item = (Socket, bool)> {
-        self.delivery.laggards_in_line()
+    pub(crate) fn laggard_sockets(&self) -> impl Iterator<Item = (Socket, bool)> {
+        self.delivery.laggard_sockets()
     }
 
     /// A shard that sleeps has nothing to do, and keeps no frames.

@@ -31,11 +31,11 @@ pub(crate) use arrivals::RECEIVE_BYTES;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use fanfare_proto::delivery::Budgets;
 
-/// What taking a socket in costs, in marks: newcomers share the budget of one turn of the loop with events.
+/// What taking a socket in costs, in marks: newcomers share the budget of one tick with events.
 const ADOPTION_MARKS: usize = 32;
 
-/// Buffers of what subscribers send after their requests that are thrown away in one turn of the loop: 2 MiB, a quarter of
-/// a millisecond.
+/// Buffers of what subscribers send after their requests that are thrown away in one tick: 2 MiB, a quarter
+/// of a millisecond.
 const DISCARDED_READS: usize = 64;
 
 /// What ties a shard to the rest of the process.
@@ -73,7 +73,7 @@ pub(crate) struct Shard<I: Io> {
     closing: Vec<(Socket, Option<Token>)>,
     /// Where a request head is received.
     received: Vec<u8>,
-    /// Subscribers that may have sent more than was thrown away, and the last of them that had its turn.
+    /// Subscribers that may have sent more than was thrown away, and the last of them that was read from.
     unread: BTreeSet<LinkKey>,
     discarded_last: LinkKey,
     stopped: bool,
@@ -131,7 +131,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// One turn of the loop: what happened, what was published, then a bounded piece of each kind of work.
+    /// One tick: what happened, what was published, then a bounded piece of each kind of work.
     pub(crate) fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
         for notification in notifications.drain(..) {
             self.handle_notification(notification, now);
@@ -151,7 +151,7 @@ impl<I: Io> Shard<I> {
         let work = self.delivery.has_work() || !self.inbox.is_empty() || !self.unread.is_empty();
         let congested_until = self.congested_until(now);
         let may_sleep = || match congested_until {
-            // Events need not wake us: we look at them when the hold is over.
+            // Events need not wake us: we check them when the hold is over.
             Some(_) => self.links.mailbox.prepare_hold(),
             None => self.links.mailbox.prepare_sleep(),
         };
@@ -197,7 +197,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Throws away one buffer of what a subscriber sends after its request, and answers whether the peer has ended. Where
-    /// the buffer was full there may be more, which comes in this turn of the loop or the next.
+    /// the buffer was full there may be more, which comes in this tick or the next.
     fn peer_ended(&mut self, link: LinkKey, socket: Socket) -> bool {
         self.unread.remove(&link);
         match self.io.receive(socket, &mut self.received) {
@@ -210,8 +210,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Throws away what subscribers have sent, as far as the budget of one turn goes, one buffer for each in turn. What
-    /// stayed in the sockets would be the kernel's memory, and would hide that a peer has left.
+    /// Throws away what subscribers have sent, as far as the budget of one tick goes, one buffer for each in
+    /// turn. What stayed in the sockets would be the kernel's memory, and would hide that a peer has left.
     fn discard_unread(&mut self) {
         for _ in 0..DISCARDED_READS {
             let after = (std::ops::Bound::Excluded(self.discarded_last), std::ops::Bound::Unbounded);
@@ -249,9 +249,9 @@ impl<I: Io> Shard<I> {
         }
         while marks > 0
             && !self.delivery.is_backlogged()
-            && let Some(letter) = self.inbox.pop_front()
+            && let Some(mail) = self.inbox.pop_front()
         {
-            match letter {
+            match mail {
                 Mail::Event(frame) => {
                     self.counts.events += 1;
                     self.links.mailbox.release_capacity(&frame);
@@ -296,7 +296,7 @@ impl<I: Io> Shard<I> {
         self.delivery.handle_timeout(now, caught_up_to, &mut self.links.log);
     }
 
-    /// Sends what delivery names, as far as the budget of one turn goes.
+    /// Sends what delivery names, as far as the budget of one tick goes.
     fn send(&mut self, now: Duration) {
         let Shard { io, delivery, links, exceptions, .. } = self;
         let mut budget = delivery.budget();

@@ -27,9 +27,9 @@ impl Audiences {
     /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers how many audiences were
     /// marked at once.
     pub fn begin_marking(&mut self, frame: Arc<Frame>, store: &mut FrameStore) -> usize {
-        let readers = frame.topics().iter().filter_map(|topic| self.readers(topic));
-        let (audiences, streams) = readers.fold((0, 0), |(audiences, streams), readers| {
-            (audiences + readers.audiences.len(), streams + readers.subscribers())
+        let entries = frame.topics().iter().filter_map(|topic| self.of_topic(topic));
+        let (audiences, streams) = entries.fold((0, 0), |(audiences, streams), entry| {
+            (audiences + entry.audiences.len(), streams + entry.subscribers())
         });
         if audiences == 0 {
             return 0;
@@ -41,14 +41,14 @@ impl Audiences {
             return 0;
         }
         for topic in 0..store.get(marking.frame).topics().len() {
-            let readers = self.readers(&store.get(marking.frame).topics()[topic]);
-            let ids = readers.map(|readers| readers.audiences.clone()).unwrap_or_default();
+            let entry = self.of_topic(&store.get(marking.frame).topics()[topic]);
+            let ids = entry.map(|entry| entry.audiences.clone()).unwrap_or_default();
             for id in ids {
                 self.mark_now(id, store);
                 self.mark_one(id, marking.frame, is_small, store);
             }
         }
-        store.release(marking.frame);
+        store.drop_reference(marking.frame);
         audiences
     }
 
@@ -58,11 +58,11 @@ impl Audiences {
             && let Some(mut marking) = self.markings.pop_front()
         {
             let Some(topic) = store.get(marking.frame).topics().get(marking.topic) else {
-                store.release(marking.frame);
+                store.drop_reference(marking.frame);
                 continue;
             };
             // Audiences may have left since the last piece; those that moved up were marked then.
-            let ids = self.readers(topic).map(|readers| &readers.audiences[..]).unwrap_or_default();
+            let ids = self.of_topic(topic).map(|entry| &entry.audiences[..]).unwrap_or_default();
             let ids: smallvec::SmallVec<[AudienceId; 64]> =
                 ids.iter().skip(marking.next).take(budget.min(64)).copied().collect();
             if ids.is_empty() {
@@ -121,27 +121,27 @@ impl Audiences {
             // Laggards read it from the log.
             return;
         }
-        let place = match audience.sweep {
-            Some(place) => place,
+        let sweep_key = match audience.sweep {
+            Some(sweep_key) => sweep_key,
             None => {
-                let place = SweepKey::of(self.sweeps.insert(Sweep::new(swept_to, seq)));
-                audience.sweep = Some(place);
-                place
+                let sweep_key = SweepKey::of(self.sweeps.insert(Sweep::new(swept_to, seq)));
+                audience.sweep = Some(sweep_key);
+                sweep_key
             }
         };
-        let sweep = &mut self.sweeps[place.place()];
+        let sweep = &mut self.sweeps[sweep_key.index()];
         let was_backlogged = sweep.is_backlogged(&self.bounds);
         if sweep.window.is_empty() {
             sweep.begin_pass(seq);
         }
         sweep.window.push(key, store);
         self.backlogged += usize::from(sweep.is_backlogged(&self.bounds) && !was_backlogged);
-        if is_small && !sweep.in_small_line {
-            sweep.in_small_line = true;
-            self.small_line.push_back(id);
-        } else if !sweep.in_small_line && !sweep.in_broad_line {
-            sweep.in_broad_line = true;
-            self.broad_line.push_back(id);
+        if is_small && !sweep.in_small_queue {
+            sweep.in_small_queue = true;
+            self.small_queue.push_back(id);
+        } else if !sweep.in_small_queue && !sweep.in_broad_queue {
+            sweep.in_broad_queue = true;
+            self.broad_queue.push_back(id);
         }
     }
 }

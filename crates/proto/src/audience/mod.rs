@@ -7,7 +7,7 @@
 //! The order of calls: [`Audiences::begin_marking`] and [`Audiences::mark`] mark; [`Audiences::next_turn`] names whose
 //! turn it is; [`Audiences::slice`] gives members that need the same frames, the caller sends these to them and reports
 //! [`Audiences::advance`], then takes out those whose link was full ([`Audiences::leave`]); [`Audiences::end_turn`]
-//! puts the audience back in line when it is not done.
+//! puts the audience back into its queue when it is not done.
 
 mod marking;
 mod subscription;
@@ -16,9 +16,9 @@ mod table;
 
 pub use subscription::Subscription;
 pub use sweep::{Slice, Step, Turn};
-pub use table::{Audiences, SweepBounds, TopicReaders};
+pub use table::{Audiences, SweepBounds, TopicAudiences};
 
-/// An audience's place in the table. Valid until its last stream has left.
+/// An audience's index in the table. Valid until its last stream has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AudienceId(pub(crate) u32);
 
@@ -29,8 +29,8 @@ pub struct Member {
     pub socket: i32,
     /// The stream's slot.
     pub slot: u32,
-    /// It has everything up to here. This may be beyond the newest event that its audience was marked with: a reader that
-    /// comes from the log has what the log had.
+    /// It has everything up to here. This may be beyond the newest event that its audience was marked with: a
+    /// subscriber that comes from the log has what the log had.
     pub cursor: u64,
 }
 

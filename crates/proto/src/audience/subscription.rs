@@ -58,7 +58,7 @@ impl Subscription {
         self.admits(frame) && frame.topics().iter().any(|topic| self.topics.binary_search(topic).is_ok())
     }
 
-    /// What a reader of this subscription that stands at `after` asks the log for; see
+    /// What a subscriber of this subscription that stands at `after` asks the log for; see
     /// [`Wanted::incomplete_until`].
     pub fn wanted_after(&self, after: u64, incomplete_until: u64) -> Wanted<'_> {
         Wanted { topics: &self.topics, sees_private: self.sees_private, after, incomplete_until }

@@ -18,9 +18,9 @@ pub(super) struct Sweep {
     reached: u64,
     /// When this pass began.
     pass_at: Deciseconds,
-    /// It stands in this line for a turn.
-    pub(super) in_small_line: bool,
-    pub(super) in_broad_line: bool,
+    /// It stands in this queue for a turn.
+    pub(super) in_small_queue: bool,
+    pub(super) in_broad_queue: bool,
 }
 
 /// An audience's turn.
@@ -28,7 +28,7 @@ pub(super) struct Sweep {
 pub struct Turn {
     /// Whose turn it is.
     pub audience: AudienceId,
-    /// It stood in the line of events with a small fan-out.
+    /// It stood in the queue of events with a small fan-out.
     is_small: bool,
 }
 
@@ -52,7 +52,7 @@ pub struct Slice {
 pub enum Step {
     /// These members are to be sent to.
     Slice(Slice),
-    /// The budget of members to look at is spent.
+    /// The budget of members to check is spent.
     Scanned,
     /// The pass is over.
     PassOver,
@@ -66,8 +66,8 @@ impl Sweep {
             next: 0,
             reached: head,
             pass_at: Deciseconds::default(),
-            in_small_line: false,
-            in_broad_line: false,
+            in_small_queue: false,
+            in_broad_queue: false,
         }
     }
 
@@ -90,23 +90,23 @@ impl Audiences {
 
     /// Whether any sweep, or the marking for one, is unfinished.
     pub fn has_work(&self) -> bool {
-        !self.small_line.is_empty() || !self.broad_line.is_empty() || self.is_marking()
+        !self.small_queue.is_empty() || !self.broad_queue.is_empty() || self.is_marking()
     }
 
-    /// Whose turn it is: an audience that an event with a small fan-out has marked first, or one that waits for the rest
-    /// of a broadcast. The caller gives the turn back with [`Audiences::end_turn`]. Takes from `scans` what it looked at in
-    /// vain.
+    /// Whose turn it is: an audience that an event with a small fan-out has marked first, or one that waits
+    /// for the rest of a broadcast. The caller gives the turn back with [`Audiences::end_turn`]. Takes from
+    /// `scans` what it checked in vain.
     pub fn next_turn(&mut self, small_first: bool, scans: &mut usize) -> Option<Turn> {
         for is_small in [small_first, !small_first] {
-            let line = if is_small { &mut self.small_line } else { &mut self.broad_line };
-            while let Some(audience) = line.pop_front() {
-                // An audience that stood in line may have left the table since.
+            let queue = if is_small { &mut self.small_queue } else { &mut self.broad_queue };
+            while let Some(audience) = queue.pop_front() {
+                // An audience that was queued may have left the table since.
                 let Some(key) = self.table.get(audience.0).and_then(|audience| audience.sweep) else {
                     *scans = scans.checked_sub(1)?;
                     continue;
                 };
-                let sweep = &mut self.sweeps[key.place()];
-                let stands = if is_small { &mut sweep.in_small_line } else { &mut sweep.in_broad_line };
+                let sweep = &mut self.sweeps[key.index()];
+                let stands = if is_small { &mut sweep.in_small_queue } else { &mut sweep.in_broad_queue };
                 if std::mem::take(stands) {
                     return Some(Turn { audience, is_small });
                 }
@@ -116,7 +116,7 @@ impl Audiences {
         None
     }
 
-    /// The next members of this sweep to send to, at most `most`. Takes what it looked at from `scans`.
+    /// The next members of this sweep to send to, at most `most`. Takes what it checked from `scans`.
     pub fn slice(
         &mut self,
         id: AudienceId,
@@ -127,19 +127,19 @@ impl Audiences {
     ) -> Step {
         let audience = &mut self.table[id.0];
         let Some(key) = audience.sweep else { return Step::PassOver };
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         if sweep.next == 0 {
             sweep.pass_at = now;
         }
         let Some(&newest) = sweep.window.from(0).last() else { return Step::PassOver };
         let newest = store.seq(newest);
         let members = &audience.members[sweep.next as usize..];
-        let looked_at = members.len().min(*scans);
-        let behind = members[..looked_at].iter().position(|member| member.cursor < newest);
+        let checked = members.len().min(*scans);
+        let behind = members[..checked].iter().position(|member| member.cursor < newest);
         let Some(skipped) = behind else {
-            *scans -= looked_at;
-            sweep.next += looked_at as u32;
-            if looked_at < members.len() {
+            *scans -= checked;
+            sweep.next += checked as u32;
+            if checked < members.len() {
                 return Step::Scanned;
             }
             self.complete_pass(id, key, store);
@@ -159,7 +159,7 @@ impl Audiences {
 
     fn complete_pass(&mut self, id: AudienceId, key: SweepKey, store: &mut FrameStore) {
         let audience = &mut self.table[id.0];
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         let was_backlogged = sweep.is_backlogged(&self.bounds);
         sweep.swept_to = sweep.swept_to.max(sweep.reached);
         audience.swept_at = sweep.pass_at;
@@ -175,7 +175,7 @@ impl Audiences {
 
     /// The frames that the members of a slice need.
     pub fn frames(&self, id: AudienceId, slice: Slice) -> &[FrameKey] {
-        let sweep = self.table[id.0].sweep.map(|key| &self.sweeps[key.place()]);
+        let sweep = self.table[id.0].sweep.map(|key| &self.sweeps[key.index()]);
         sweep.map_or(&[], |sweep| sweep.window.from(slice.position))
     }
 
@@ -186,27 +186,28 @@ impl Audiences {
             member.cursor = cursor;
         }
         let Some(key) = audience.sweep else { return };
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         sweep.next = slice.end as u32;
         sweep.reached = sweep.reached.min(cursor);
     }
 
-    /// Ends a turn: back in line if there is more to do. The audience may have been left by all of its streams.
+    /// Ends a turn: the audience is queued again if there is more to do. The audience may have been left by
+    /// all of its streams.
     pub fn end_turn(&mut self, turn: Turn, store: &mut FrameStore) {
         let id = turn.audience;
         let Some(audience) = self.table.get_mut(id.0) else { return };
         let Some(key) = audience.sweep else { return };
-        let sweep = &mut self.sweeps[key.place()];
+        let sweep = &mut self.sweeps[key.index()];
         let is_over = sweep.window.is_empty() || audience.members.is_empty();
         if !is_over {
-            let (stands, line) = match turn.is_small {
-                true => (&mut sweep.in_small_line, &mut self.small_line),
-                false => (&mut sweep.in_broad_line, &mut self.broad_line),
+            let (stands, queue) = match turn.is_small {
+                true => (&mut sweep.in_small_queue, &mut self.small_queue),
+                false => (&mut sweep.in_broad_queue, &mut self.broad_queue),
             };
             if !std::mem::replace(stands, true) {
-                line.push_back(id);
+                queue.push_back(id);
             }
-        } else if !sweep.in_small_line && !sweep.in_broad_line {
+        } else if !sweep.in_small_queue && !sweep.in_broad_queue {
             self.drop_sweep(id, store);
         }
     }
@@ -214,7 +215,7 @@ impl Audiences {
     /// Whether the member at `index` is still to be sent something that its audience was marked with.
     pub fn is_member_behind(&self, id: AudienceId, index: u32, store: &FrameStore) -> bool {
         let audience = &self.table[id.0];
-        let sweep = audience.sweep.map(|key| &self.sweeps[key.place()]);
+        let sweep = audience.sweep.map(|key| &self.sweeps[key.index()]);
         let newest = sweep.and_then(|sweep| sweep.window.from(0).last());
         newest.is_some_and(|&newest| audience.members[index as usize].cursor < store.seq(newest))
     }
@@ -222,7 +223,7 @@ impl Audiences {
     /// Ends a sweep, whether it is finished or not.
     pub(super) fn drop_sweep(&mut self, id: AudienceId, store: &mut FrameStore) {
         let Some(key) = self.table[id.0].sweep.take() else { return };
-        let mut sweep = self.sweeps.remove(key.place());
+        let mut sweep = self.sweeps.remove(key.index());
         self.backlogged -= usize::from(sweep.is_backlogged(&self.bounds));
         sweep.window.clear(store);
         crate::shrink::drop_if_empty(&mut self.sweeps);
@@ -231,12 +232,18 @@ impl Audiences {
     /// What must hold for one audience between two calls.
     pub(super) fn check_sweep(&self, id: AudienceId, audience: &Audience, store: &FrameStore) {
         let Some(key) = audience.sweep else { return };
-        let sweep = &self.sweeps[key.place()];
+        let sweep = &self.sweeps[key.index()];
         let stands =
-            |is_in: bool, line: &std::collections::VecDeque<AudienceId>| !is_in || line.contains(&id);
-        assert!(stands(sweep.in_small_line, &self.small_line), "it stands in a line that does not have it");
-        assert!(stands(sweep.in_broad_line, &self.broad_line), "it stands in a line that does not have it");
-        assert!(sweep.in_small_line || sweep.in_broad_line, "a sweep is forgotten");
+            |is_in: bool, queue: &std::collections::VecDeque<AudienceId>| !is_in || queue.contains(&id);
+        assert!(
+            stands(sweep.in_small_queue, &self.small_queue),
+            "it stands in a queue that does not have it"
+        );
+        assert!(
+            stands(sweep.in_broad_queue, &self.broad_queue),
+            "it stands in a queue that does not have it"
+        );
+        assert!(sweep.in_small_queue || sweep.in_broad_queue, "a sweep is forgotten");
         let frames = sweep.window.from(0);
         assert!(frames.iter().is_sorted_by_key(|&key| store.seq(key)), "the frames of a window are in order");
         let bytes: usize = frames.iter().map(|&key| store.get(key).size()).sum();

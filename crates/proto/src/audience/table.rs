@@ -24,7 +24,7 @@ pub(super) struct Audience {
     hash: u64,
     /// The topics, in the order of the subscription: where each is, and where this audience stands in its
     /// list, so that it leaves a topic with a million audiences as fast as one with ten.
-    topics: SmallVec<[TopicPlace; 1]>,
+    topics: SmallVec<[TopicIndex; 1]>,
     pub(super) members: SmallVec<[Member; 1]>,
     /// The newest event that marked this audience, or the newest of all when the audience began. Events up to
     /// here that still come are ignored.
@@ -37,24 +37,24 @@ pub(super) struct Audience {
     laggards: u32,
 }
 
-/// A sweep's place among the sweeps, plus one.
+/// A sweep's index among the sweeps, plus one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SweepKey(std::num::NonZeroU32);
 
 impl SweepKey {
-    pub(super) fn of(place: usize) -> SweepKey {
-        SweepKey(std::num::NonZeroU32::MIN.saturating_add(place as u32))
+    pub(super) fn of(index: usize) -> SweepKey {
+        SweepKey(std::num::NonZeroU32::MIN.saturating_add(index as u32))
     }
 
-    pub(super) fn place(self) -> usize {
+    pub(super) fn index(self) -> usize {
         self.0.get() as usize - 1
     }
 }
 
 #[derive(Clone, Copy)]
-struct TopicPlace {
+struct TopicIndex {
     topic: u32,
-    place: u32,
+    index: u32,
 }
 
 impl Audience {
@@ -62,20 +62,20 @@ impl Audience {
     /// bound.
     fn bytes(subscription: &Subscription) -> usize {
         const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
-        // A place in a topic's list, which has up to four times the room that it needs.
-        const PLACE_BYTES: usize = 4 * size_of::<AudienceId>();
+        // An id in a topic's list, which has up to four times the room that it needs.
+        const ID_BYTES: usize = 4 * size_of::<AudienceId>();
         let topics = subscription.topics().len();
-        let spilled = if topics > 1 { size_of::<Topic>() + size_of::<TopicPlace>() } else { 0 };
+        let spilled = if topics > 1 { size_of::<Topic>() + size_of::<TopicIndex>() } else { 0 };
         Slots::<Audience>::ENTRY_BYTES
             + SlotTable::ENTRY_BYTES
             + COUNTERS_BYTES
             + size_of::<Subscription>()
-            + topics * (spilled + PLACE_BYTES)
+            + topics * (spilled + ID_BYTES)
     }
 }
 
 /// The audiences that read one topic.
-pub struct TopicReaders {
+pub struct TopicAudiences {
     name: Topic,
     /// The name's hash.
     hash: u64,
@@ -84,11 +84,11 @@ pub struct TopicReaders {
     laggards: u32,
 }
 
-impl TopicReaders {
+impl TopicAudiences {
     /// The memory of a topic that a shard reads, in bytes, without its audiences: here, in the log, and its
     /// name. An upper bound, because other shards may read the topic too.
     fn bytes(topic: &Topic) -> usize {
-        Slots::<TopicReaders>::ENTRY_BYTES + SlotTable::ENTRY_BYTES + Log::reader_entry_bytes(topic)
+        Slots::<TopicAudiences>::ENTRY_BYTES + SlotTable::ENTRY_BYTES + Log::reader_entry_bytes(topic)
     }
 
     /// Streams that read the topic, laggards included.
@@ -127,15 +127,15 @@ impl Default for SweepBounds {
 pub struct Audiences {
     pub(super) table: Slots<Audience>,
     by_subscription: SlotTable,
-    topics: Slots<TopicReaders>,
+    topics: Slots<TopicAudiences>,
     by_topic: SlotTable,
     /// The memory of the tables above, and of the topics' entries in the log.
     bytes: usize,
     keys: HashKeys,
     pub(super) sweeps: Slab<Sweep>,
     /// Audiences that an event with a small fan-out has marked: they need not wait for a broadcast.
-    pub(super) small_line: VecDeque<AudienceId>,
-    pub(super) broad_line: VecDeque<AudienceId>,
+    pub(super) small_queue: VecDeque<AudienceId>,
+    pub(super) broad_queue: VecDeque<AudienceId>,
     /// Events that are not marked everywhere yet, the oldest first. Only the first one advances.
     pub(super) markings: VecDeque<Marking>,
     /// Sweeps that are far behind.
@@ -154,8 +154,8 @@ impl Audiences {
             bytes: 0,
             keys: HashKeys::new(seed),
             sweeps: Slab::new(),
-            small_line: VecDeque::new(),
-            broad_line: VecDeque::new(),
+            small_queue: VecDeque::new(),
+            broad_queue: VecDeque::new(),
             markings: VecDeque::new(),
             backlogged: 0,
             bounds,
@@ -177,7 +177,7 @@ impl Audiences {
 
     /// The topics of a subscription that no audience reads yet.
     pub fn unread_topics(&self, subscription: &Subscription) -> SmallVec<[Topic; 1]> {
-        let is_unread = |topic: &&Topic| self.readers_key(topic).is_none();
+        let is_unread = |topic: &&Topic| self.topic_key(topic).is_none();
         subscription.topics().iter().filter(is_unread).cloned().collect()
     }
 
@@ -192,13 +192,13 @@ impl Audiences {
         if self.find(subscription).is_some() {
             return 0;
         }
-        let unread = subscription.topics().iter().filter(|topic| self.readers_key(topic).is_none());
-        Audience::bytes(subscription) + unread.map(TopicReaders::bytes).sum::<usize>()
+        let unread = subscription.topics().iter().filter(|topic| self.topic_key(topic).is_none());
+        Audience::bytes(subscription) + unread.map(TopicAudiences::bytes).sum::<usize>()
     }
 
-    /// The most that [`Audiences::bytes_of_new`] may answer, without a look into the tables.
+    /// The most that [`Audiences::bytes_of_new`] may answer, without a search of the tables.
     pub fn bytes_of_new_at_most(subscription: &Subscription) -> usize {
-        Audience::bytes(subscription) + subscription.topics().iter().map(TopicReaders::bytes).sum::<usize>()
+        Audience::bytes(subscription) + subscription.topics().iter().map(TopicAudiences::bytes).sum::<usize>()
     }
 
     /// Adds the audience of a subscription that has none, when the newest event is `head`.
@@ -207,7 +207,7 @@ impl Audiences {
         debug_assert!(self.find_hashed(&subscription, hash).is_none());
         self.bytes += Audience::bytes(&subscription);
         // A name that many audiences have is in memory once.
-        subscription.share_names(|topic| self.readers(topic).map(|readers| readers.name.clone()));
+        subscription.share_names(|topic| self.of_topic(topic).map(|entry| entry.name.clone()));
         let subscription = Arc::new(subscription);
         let id = AudienceId(self.table.insert(Audience {
             subscription: Arc::clone(&subscription),
@@ -226,36 +226,36 @@ impl Audiences {
         id
     }
 
-    fn add_to_topic(&mut self, topic: &Topic, id: AudienceId) -> TopicPlace {
+    fn add_to_topic(&mut self, topic: &Topic, id: AudienceId) -> TopicIndex {
         let hash = self.keys.hash(topic);
         let key = self.topic_hashed(topic, hash).unwrap_or_else(|| {
             let (name, audiences) = (topic.clone(), SmallVec::new());
-            let readers = TopicReaders { name, hash, audiences, subscribers: 0, laggards: 0 };
-            self.bytes += TopicReaders::bytes(topic);
-            let key = self.topics.insert(readers);
+            let entry = TopicAudiences { name, hash, audiences, subscribers: 0, laggards: 0 };
+            self.bytes += TopicAudiences::bytes(topic);
+            let key = self.topics.insert(entry);
             let Audiences { by_topic, topics, .. } = self;
             by_topic.insert(hash, key, |key| topics[key].hash);
             key
         });
         let audiences = &mut self.topics[key].audiences;
         audiences.push(id);
-        TopicPlace { topic: key, place: audiences.len() as u32 - 1 }
+        TopicIndex { topic: key, index: audiences.len() as u32 - 1 }
     }
 
-    fn readers_key(&self, topic: &Topic) -> Option<u32> {
+    fn topic_key(&self, topic: &Topic) -> Option<u32> {
         self.topic_hashed(topic, self.keys.hash(topic))
     }
 
     fn topic_hashed(&self, topic: &Topic, hash: u64) -> Option<u32> {
         self.by_topic.find(hash, |key| {
-            let readers = &self.topics[key];
-            readers.hash == hash && readers.name == *topic
+            let entry = &self.topics[key];
+            entry.hash == hash && entry.name == *topic
         })
     }
 
     /// The audiences that read a topic, in constant time.
-    pub fn readers(&self, topic: &Topic) -> Option<&TopicReaders> {
-        self.readers_key(topic).map(|key| &self.topics[key])
+    pub fn of_topic(&self, topic: &Topic) -> Option<&TopicAudiences> {
+        self.topic_key(topic).map(|key| &self.topics[key])
     }
 
     /// Removes an audience that has no stream any more, and answers which topics no audience reads now.
@@ -265,24 +265,24 @@ impl Audiences {
             return SmallVec::new();
         }
         self.drop_sweep(id, store);
-        // Its places in line, if it has any, are found stale by `next_turn`.
+        // Its entries in the queues, if it has any, are found stale by `next_turn`.
         let Audiences { by_subscription, table, .. } = self;
         by_subscription.remove(table[id.0].hash, id.0, |slot| table[slot].hash);
         let audience = self.table.remove(id.0);
         self.bytes -= Audience::bytes(&audience.subscription);
         let mut unread = SmallVec::new();
-        for &TopicPlace { topic, place } in &audience.topics {
-            let readers = &mut self.topics[topic];
-            readers.audiences.swap_remove(place as usize);
-            shrink_list(&mut readers.audiences);
-            if let Some(&moved_id) = readers.audiences.get(place as usize) {
+        for &TopicIndex { topic, index } in &audience.topics {
+            let entry = &mut self.topics[topic];
+            entry.audiences.swap_remove(index as usize);
+            shrink_list(&mut entry.audiences);
+            if let Some(&moved_id) = entry.audiences.get(index as usize) {
                 let moved = &mut self.table[moved_id.0];
                 if let Some(its) = moved.topics.iter_mut().find(|its| its.topic == topic) {
-                    its.place = place;
+                    its.index = index;
                 }
                 // It may have moved to where the marking has been already.
                 self.mark_now(moved_id, store);
-            } else if readers.audiences.is_empty() {
+            } else if entry.audiences.is_empty() {
                 unread.push(self.remove_topic(topic));
             }
         }
@@ -293,7 +293,7 @@ impl Audiences {
         let Audiences { by_topic, topics, .. } = self;
         by_topic.remove(topics[key].hash, key, |key| topics[key].hash);
         let name = topics.remove(key).name;
-        self.bytes -= TopicReaders::bytes(&name);
+        self.bytes -= TopicAudiences::bytes(&name);
         name
     }
 
@@ -305,11 +305,11 @@ impl Audiences {
         members.len() as u32 - 1
     }
 
-    /// Takes the member at `index` out, and calls `moved(slot, index)` for each that took another's place.
+    /// Takes the member at `index` out, and calls `moved(slot, index)` for each that took another's index.
     pub fn leave(&mut self, id: AudienceId, index: u32, mut moved: impl FnMut(u32, u32)) -> Member {
         self.count(id, -1, 0);
         let audience = &mut self.table[id.0];
-        let sweep = audience.sweep.map(|key| &mut self.sweeps[key.place()]);
+        let sweep = audience.sweep.map(|key| &mut self.sweeps[key.index()]);
         let index = index as usize;
         let member = audience.members[index];
         let mut hole = index;
@@ -347,10 +347,10 @@ impl Audiences {
 
     /// Keeps the counts of the audience's topics up to date.
     fn count(&mut self, id: AudienceId, subscribers: i32, laggards: i32) {
-        for place in &self.table[id.0].topics {
-            let readers = &mut self.topics[place.topic];
-            readers.subscribers = readers.subscribers.wrapping_add_signed(subscribers);
-            readers.laggards = readers.laggards.wrapping_add_signed(laggards);
+        for in_topic in &self.table[id.0].topics {
+            let entry = &mut self.topics[in_topic.topic];
+            entry.subscribers = entry.subscribers.wrapping_add_signed(subscribers);
+            entry.laggards = entry.laggards.wrapping_add_signed(laggards);
         }
     }
 
@@ -414,7 +414,7 @@ impl Audiences {
 
     /// The names of these topics, in no order.
     pub fn topic_names(&self) -> impl Iterator<Item = &Topic> {
-        self.topics.iter().map(|(_, readers)| &readers.name)
+        self.topics.iter().map(|(_, entry)| &entry.name)
     }
 
     /// Goes through everything and checks what must always hold between two calls; for tests.
@@ -425,7 +425,7 @@ impl Audiences {
         let backlogged = self.sweeps.iter().filter(|(_, sweep)| sweep.is_backlogged(&self.bounds)).count();
         assert_eq!(self.backlogged, backlogged, "sweeps far behind");
         let audiences = self.table.iter().map(|(_, audience)| Audience::bytes(&audience.subscription));
-        let topics = self.topics.iter().map(|(_, readers)| TopicReaders::bytes(&readers.name));
+        let topics = self.topics.iter().map(|(_, entry)| TopicAudiences::bytes(&entry.name));
         assert_eq!(self.bytes, audiences.chain(topics).sum(), "bytes of audiences and topics");
         assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
         assert_eq!(self.topics.len(), self.by_topic.len(), "one entry for each topic");
@@ -435,21 +435,25 @@ impl Audiences {
             let id = AudienceId(key);
             assert_eq!(self.find(&audience.subscription), Some(id));
             assert!(!audience.members.is_empty() || audience.laggards > 0, "an audience without a stream");
-            assert_eq!(audience.topics.len(), audience.subscription.topics().len(), "a place for each topic");
-            for (topic, place) in audience.subscription.topics().iter().zip(&audience.topics) {
-                let readers = &self.topics[place.topic];
-                assert_eq!(readers.name, *topic);
-                assert_eq!(readers.audiences.get(place.place as usize), Some(&id), "its place in {topic}");
+            assert_eq!(
+                audience.topics.len(),
+                audience.subscription.topics().len(),
+                "an index for each topic"
+            );
+            for (topic, in_topic) in audience.subscription.topics().iter().zip(&audience.topics) {
+                let entry = &self.topics[in_topic.topic];
+                assert_eq!(entry.name, *topic);
+                assert_eq!(entry.audiences.get(in_topic.index as usize), Some(&id), "its index in {topic}");
             }
             self.check_sweep(id, audience, store);
         }
-        for (_, readers) in self.topics.iter() {
-            let audiences = || readers.audiences.iter().map(|id| &self.table[id.0]);
-            assert!(!readers.audiences.is_empty(), "a topic that no audience reads");
+        for (_, entry) in self.topics.iter() {
+            let audiences = || entry.audiences.iter().map(|id| &self.table[id.0]);
+            assert!(!entry.audiences.is_empty(), "a topic that no audience reads");
             let laggards: u32 = audiences().map(|audience| audience.laggards).sum();
             let members: usize = audiences().map(|audience| audience.members.len()).sum();
-            let counted = (readers.subscribers as usize, readers.laggards);
-            assert_eq!(counted, (members + laggards as usize, laggards), "subscribers of {}", readers.name);
+            let counted = (entry.subscribers as usize, entry.laggards);
+            assert_eq!(counted, (members + laggards as usize, laggards), "subscribers of {}", entry.name);
         }
     }
 }

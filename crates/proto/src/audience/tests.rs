@@ -84,7 +84,8 @@ fn a_sweep_that_lost_its_members_does_not_take_later_ones_back() {
     assert!(!table.audiences.is_backlogged());
 }
 
-/// A reader that comes from the log has what the log had, and the shard may be handed the same events later.
+/// A subscriber that comes from the log has what the log had, and the shard may be handed the same events
+/// later.
 #[test]
 fn a_member_ahead_of_its_audience_is_not_sent_what_it_has() {
     let mut table = Table::new();
@@ -134,7 +135,7 @@ fn counts_of_a_topic_are_kept_up_to_date() {
     table.join(one, 2, 0);
     table.audiences.add_laggard(one);
     let count = |table: &Table, name: &str| {
-        table.audiences.readers(&topic(name)).map(|readers| (readers.subscribers(), readers.laggards()))
+        table.audiences.of_topic(&topic(name)).map(|counts| (counts.subscribers(), counts.laggards()))
     };
     assert_eq!(count(&table, "a"), Some((3, 1)));
     assert_eq!(count(&table, "b"), Some((1, 0)));
@@ -145,9 +146,9 @@ fn counts_of_a_topic_are_kept_up_to_date() {
     table.audiences.check(&table.store);
 }
 
-/// A million members that are all up to date were looked at in one go, for one that is behind.
+/// A million members that are all up to date were checked in one go, for one that is behind.
 #[test]
-fn looking_for_members_that_are_behind_has_a_budget() {
+fn the_search_for_members_that_are_behind_has_a_budget() {
     let mut table = Table::new();
     let id = table.found(&["a"]);
     for slot in 0..100 {

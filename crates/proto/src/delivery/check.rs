@@ -1,4 +1,4 @@
-//! What must hold between two turns of the loop; for tests and the simulator.
+//! What must hold between two ticks; for tests and the simulator.
 
 use std::collections::HashMap;
 
@@ -31,10 +31,10 @@ impl Delivery {
                         "a member's stream"
                     );
                 }
-                Place::Laggard(key) => {
+                Place::Laggard(index) => {
                     size.1 += 1;
                     laggards += 1;
-                    let laggard = self.laggards.get(key);
+                    let laggard = self.laggards.get(index);
                     assert_eq!(laggard.slot as usize, slot, "a laggard's stream");
                 }
             }
@@ -49,7 +49,7 @@ impl Delivery {
             let stream = self.subscribers[link as usize].stream;
             assert!(matches!(stream.place, Place::Laggard(_)), "a sweep writes into what a link has begun");
         }
-        let held = self.unsent.held_bytes(&self.store);
+        let held = self.unsent.memory_bytes(&self.store);
         let may_exceed = self.upkeep.is_making_room;
         assert!(held <= self.limits.laggard_bytes || may_exceed, "links hold {held} bytes");
         let bytes = self.audiences.bytes();
@@ -64,7 +64,7 @@ impl Delivery {
     /// It does not.
     pub fn check_sleep(&self) {
         assert!(!self.has_work(), "it sleeps over its work");
-        assert!(self.sending.is_resting(), "an idle shard pins a run");
+        assert!(self.sending.is_idle(), "an idle shard pins a run");
         assert_eq!(self.audiences.sweeps_under_way(), 0, "an idle shard pins windows");
     }
 
@@ -74,9 +74,9 @@ impl Delivery {
     }
 
     /// Each laggard's socket, and whether it waits for its turn rather than for its link; for tests.
-    pub fn laggards_in_line(&self) -> impl Iterator<Item = (i32, bool)> {
+    pub fn laggard_sockets(&self) -> impl Iterator<Item = (i32, bool)> {
         let socket = |slot: u32| self.subscribers[slot as usize].link.socket;
-        self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.in_line()))
+        self.laggards.iter().map(move |(_, laggard)| (socket(laggard.slot), laggard.is_queued()))
     }
 
     /// Sockets of all streams; for tests.

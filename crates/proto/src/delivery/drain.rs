@@ -19,7 +19,7 @@ pub(super) struct Drain {
     total: usize,
     /// The slot at which the search for streams to end goes on.
     next_slot: usize,
-    /// Slots that the step under way may still look at: each of the table once. Zero: the next step begins.
+    /// Slots that the step under way may still check: each of the table once. Zero: the next step begins.
     left: usize,
 }
 
@@ -51,7 +51,7 @@ impl Delivery {
     }
 
     /// Ends as many streams as the time that has passed asks for. A step that finds too few in the part of the table that
-    /// it may look at goes on in the next turn of the loop.
+    /// it may check goes on in the next tick.
     pub(super) fn step_drain(&mut self, now: Duration, log: &mut impl EventLog) {
         let Some(drain) = &mut self.drain else { return };
         // Those of the step before go first, so that none is counted twice.
@@ -60,8 +60,8 @@ impl Delivery {
         }
         let passed = now - drain.began_at;
         let over = passed >= drain.window;
-        let share = if over { 1.0 } else { passed.as_secs_f64() / drain.window.as_secs_f64() };
-        let may_remain = drain.total - (drain.total as f64 * share) as usize;
+        let fraction = if over { 1.0 } else { passed.as_secs_f64() / drain.window.as_secs_f64() };
+        let may_remain = drain.total - (drain.total as f64 * fraction) as usize;
         let capacity = self.subscribers.capacity();
         if capacity == 0 || (!over && self.audiences.has_work()) {
             (drain.next_step_at, drain.left) = (now + STEP, 0);
@@ -75,17 +75,17 @@ impl Delivery {
             subscriber.is_some_and(|it| over || matches!(it.stream.place, Place::Member(_)))
         };
         let left = if drain.left == 0 { capacity } else { drain.left.min(capacity) };
-        let (mut slots, mut looked_at) = (Vec::new(), 0);
-        while slots.len() < wanted && looked_at < left.min(self.budgets.drain_looks.max(1)) {
-            let slot = (drain.next_slot + looked_at) % capacity;
-            looked_at += 1;
+        let (mut slots, mut checked) = (Vec::new(), 0);
+        while slots.len() < wanted && checked < left.min(self.budgets.drain_checks.max(1)) {
+            let slot = (drain.next_slot + checked) % capacity;
+            checked += 1;
             if may_end(slot) {
                 slots.push(slot);
             }
         }
-        drain.next_slot = (drain.next_slot + looked_at) % capacity;
-        drain.left = if slots.len() == wanted { 0 } else { left - looked_at };
-        // Where every stream that may end was looked at and too few were found, others may end a step later.
+        drain.next_slot = (drain.next_slot + checked) % capacity;
+        drain.left = if slots.len() == wanted { 0 } else { left - checked };
+        // Where every stream that may end was checked and too few were found, others may end a step later.
         let goes_on = drain.left > 0 || (slots.len() < excess && (over || slots.len() == wanted));
         drain.next_step_at = if goes_on { now } else { now + STEP };
         for slot in slots {

@@ -11,7 +11,7 @@
 //!                                               +----------------------- handle_sent <----+
 //! ```
 //!
-//! The order of calls in one turn of a shard's loop:
+//! The order of calls in one tick:
 //!
 //! 1. inputs, in any order: [`Delivery::handle_gone`], [`Delivery::handle_writable`]; for a newcomer
 //!    [`Delivery::reserve`], [`Delivery::open`], then [`Delivery::begin`] or [`Delivery::abandon`];
@@ -46,8 +46,8 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
-    DRAIN_LOOKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_ENDINGS,
-    ROOM_LOOKS, SCANS, SLICE_BYTES, SLICE_SENDS,
+    DRAIN_CHECKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_CHECKS,
+    ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -55,7 +55,7 @@ use crate::unsent::{Unsent, UnsentTable};
 use drain::Drain;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
-pub use sending::{Batch, SendFailure};
+pub use sending::{SendBatch, SendFailure};
 use upkeep::Upkeep;
 
 /// One shard's state machine: see the module's documentation for the order of calls.
@@ -90,13 +90,14 @@ struct Subscriber {
 /// What an idle subscriber costs, beside its topics and what is free in the tables.
 const _: () = assert!(size_of::<Subscriber>() + size_of::<Member>() <= 48);
 
-/// The most memory that a subscriber takes beside its audience and topics, in bytes: its record, its place as a laggard,
-/// which is more than that of a member, what is unsent on its link, and its timer; all in tables that may be half empty.
+/// The most memory that a subscriber takes beside its audience and topics, in bytes: its record, its laggard
+/// record, which is more than that of a member, what is unsent on its link, and its timer; all in tables that
+/// may be half empty.
 pub const SUBSCRIBER_BYTES: usize =
-    2 * (size_of::<Subscriber>() + size_of::<Laggard>() + size_of::<(u32, Unsent)>() + TIMER_AND_LINE_BYTES);
+    2 * (size_of::<Subscriber>() + size_of::<Laggard>() + size_of::<(u32, Unsent)>() + TIMER_AND_QUEUE_BYTES);
 
-/// A timer, and a place in the line of laggards.
-const TIMER_AND_LINE_BYTES: usize = 12 + 4;
+/// A timer, and a position in the queue of laggards.
+const TIMER_AND_QUEUE_BYTES: usize = 12 + 4;
 
 /// A stream's name in the queues of delivery: its slot, and the generation that tells it from others that had the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ pub struct Closed {
     pub finish: bool,
 }
 
-/// How much of each kind of work one turn of the loop does. A simulation, which has few of everything, does less.
+/// How much of each kind of work one tick does. A simulation, which has few of everything, does less.
 #[derive(Clone, Copy, Debug)]
 pub struct Budgets {
     /// Audiences marked.
@@ -129,7 +130,7 @@ pub struct Budgets {
     pub bytes: usize,
     /// Laggards served.
     pub laggards: usize,
-    /// Members looked at for those that are behind.
+    /// Members checked for those that are behind.
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
@@ -137,9 +138,9 @@ pub struct Budgets {
     pub heartbeats: usize,
     /// Streams ended at once to make room for what other links have begun.
     pub room_endings: usize,
-    /// Streams looked at for those that a drain ends.
-    pub drain_looks: usize,
-    /// Laggards looked at for those that stand still, and for one that makes room.
+    /// Streams checked for those that a drain ends.
+    pub drain_checks: usize,
+    /// Laggards checked for those that stand still, and for one that makes room.
     pub laggard_checks: usize,
     /// How far behind a sweep may be before the shard takes no more events.
     pub sweep: SweepBounds,
@@ -150,14 +151,14 @@ impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
             marks: 4096,
-            sends: SLICE_SENDS,
-            bytes: SLICE_BYTES,
+            sends: TICK_SENDS,
+            bytes: TICK_BYTES,
             laggards: LAGGARD_TURNS,
             scans: SCANS,
             endings: ENDINGS,
             heartbeats: HEARTBEATS,
             room_endings: ROOM_ENDINGS,
-            drain_looks: DRAIN_LOOKS,
+            drain_checks: DRAIN_CHECKS,
             laggard_checks: LAGGARD_CHECKS,
             sweep: SweepBounds::default(),
         }
@@ -324,7 +325,7 @@ impl Delivery {
 
     /// Streams and laggards that read a topic, in constant time.
     pub fn topic(&self, topic: &Topic) -> Option<(usize, usize)> {
-        self.audiences.readers(topic).map(|readers| (readers.subscribers(), readers.laggards()))
+        self.audiences.of_topic(topic).map(|counts| (counts.subscribers(), counts.laggards()))
     }
 
     /// What was counted.
@@ -333,8 +334,8 @@ impl Delivery {
     }
 
     /// Bytes that this shard holds for sweeps under way and for what links have begun.
-    pub fn held_bytes(&self) -> usize {
-        self.store.bytes() - self.store.begun_bytes() + self.unsent.held_bytes(&self.store)
+    pub fn memory_bytes(&self) -> usize {
+        self.store.bytes() - self.store.begun_bytes() + self.unsent.memory_bytes(&self.store)
     }
 
     // Outputs.
@@ -360,7 +361,7 @@ impl Delivery {
     /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
     /// is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
-        self.upkeep.room_looks = ROOM_LOOKS;
+        self.upkeep.room_checks = ROOM_CHECKS;
         self.make_room(log);
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
@@ -417,8 +418,8 @@ impl Delivery {
             Place::Member(index) => {
                 self.leave_members(stream.audience, index);
             }
-            Place::Laggard(key) => {
-                self.laggards.remove(key);
+            Place::Laggard(laggard) => {
+                self.laggards.remove(laggard);
                 self.audiences.remove_laggard(stream.audience);
             }
         }
@@ -440,12 +441,12 @@ impl Delivery {
     fn close_link(&mut self, slot: u32, reason: CloseReason, finish: bool) {
         let Subscriber { link, .. } = self.subscribers.remove(slot as usize);
         if let Some(unsent) = self.unsent.take(slot) {
-            unsent.release(&mut self.store);
+            unsent.drop_reference(&mut self.store);
         }
         let key = LinkKey { slot, generation: link.generation() };
         self.closed.push(Closed { socket: link.socket, link: key, reason, finish });
         if self.subscribers.is_empty() {
-            // Give back what a full house needed.
+            // Give back what many streams needed.
             self.subscribers = Slab::new();
             self.upkeep.forget_streams();
         }

@@ -12,7 +12,7 @@ use crate::log::Start;
 use crate::stream::{Deciseconds, Place, Stream, StreamOptions};
 use crate::unsent::Unsent;
 
-/// A subscription that has its place in an audience. It becomes a stream with [`Delivery::begin`], or ends
+/// A subscription that has its audience. It becomes a stream with [`Delivery::begin`], or ends
 /// with [`Delivery::abandon`].
 #[must_use]
 pub struct Opened {
@@ -22,11 +22,11 @@ pub struct Opened {
     /// Some events up to here may be gone; what is left of those after the cursor comes. At most the cursor:
     /// none is.
     pub incomplete_until: u64,
-    /// Events are missing that the reader did not ask to be without.
+    /// Events are missing that the subscriber did not ask to be without.
     pub gap: bool,
-    /// The reader resumes.
+    /// The subscriber resumes.
     resumes: bool,
-    /// Nothing for the reader is between its cursor and this number, which is at most the newest.
+    /// Nothing for the subscriber is between its cursor and this number, which is at most the newest.
     nothing_until: u64,
 }
 
@@ -49,7 +49,7 @@ impl Delivery {
         LinkKey { slot: self.subscribers.vacant_key() as u32, generation: self.generation }
     }
 
-    /// Gives a subscription its place. `start` is where it resumes, as the log said; `None`: with the next
+    /// Gives a subscription its audience. `start` is where it resumes, as the log said; `None`: with the next
     /// event. From here on no event of its topics passes by.
     pub fn open(
         &mut self,
@@ -81,9 +81,9 @@ impl Delivery {
         }
         let mut nothing_until = cursor;
         if cursor < self.audiences.head(audience) {
-            // A reader of quiet topics has everything, though its number is old. It is a member at once: as a
-            // laggard it would read from the log what comes next, and a log that keeps little may have lost
-            // it by then.
+            // A subscriber of quiet topics has everything, though its number is old. It is a member at once:
+            // as a laggard it would read from the log what comes next, and a log that keeps little may have
+            // lost it by then.
             let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
             let mut first = Vec::new();
             if let Ok(end) = log.read_after(&wanted, 1, 0, &mut first)
@@ -110,8 +110,8 @@ impl Delivery {
         let slot = key.slot;
         // It has everything up to where nothing is for it.
         let cursor = cursor.max(nothing_until);
-        // Every event after the audience's head comes by mail, so a reader that has everything up to there
-        // need not replay.
+        // Every event after the audience's head comes by mail, so a subscriber that has everything up to
+        // there need not replay.
         let is_up_to_date = cursor >= incomplete_until && cursor >= self.audiences.head(audience);
         let place = if (resumes && !is_up_to_date) || unsent.is_some() {
             self.audiences.add_laggard(audience);
@@ -136,7 +136,7 @@ impl Delivery {
         self.make_room(log);
     }
 
-    /// Gives back the place of a subscription whose socket is gone already.
+    /// Takes back the registration of a subscription whose socket is gone already.
     pub fn abandon(&mut self, opened: Opened, log: &mut impl EventLog) {
         self.remove_audience_if_empty(opened.audience, log);
     }

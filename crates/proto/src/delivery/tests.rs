@@ -1,4 +1,4 @@
-//! Each kind of work in a turn of the loop has a bound, whatever clients do.
+//! Each kind of work in a tick has a bound, whatever clients do.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::audience::Subscription;
 use crate::event::Event;
 use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
-use crate::limits::{LogLimits, ROOM_LOOKS_MIN};
+use crate::limits::{LogLimits, ROOM_CHECKS_MIN};
 use crate::log::Log;
 use crate::stream::StreamOptions;
 
@@ -20,7 +20,7 @@ struct World {
     now: Duration,
     /// How many bytes each socket takes of a send.
     takes: usize,
-    /// Sends of the last turn.
+    /// Sends of the last tick.
     sends: usize,
 }
 
@@ -53,7 +53,7 @@ impl World {
         self.delivery.mark(&mut usize::MAX.clone());
     }
 
-    fn turn(&mut self) {
+    fn tick(&mut self) {
         let (now, log) = (self.now, &mut UnsharedLog { log: &mut self.log, shard: 0 });
         self.delivery.handle_timeout(now, None, log);
         let mut budget = self.delivery.budget();
@@ -75,40 +75,40 @@ impl World {
 /// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
 /// them a hundred times a second.
 #[test]
-fn a_step_of_a_drain_looks_at_a_part_of_the_table() {
+fn a_step_of_a_drain_checks_a_part_of_the_table() {
     const LAGGARDS: usize = 1_000;
     let limits = Limits { heartbeat: 1_000 * SECOND, laggard_time: 1_000 * SECOND, ..Limits::default() };
-    let mut world = World::new(limits, Budgets { drain_looks: 100, ..Budgets::default() });
+    let mut world = World::new(limits, Budgets { drain_checks: 100, ..Budgets::default() });
     for _ in 0..LAGGARDS {
         world.begin(&["a"], Some(Unsent::own(b"abc".as_slice().into(), 1)));
     }
     world.begin(&["a"], None);
     world.delivery.begin_drain(10 * SECOND, Duration::ZERO);
     world.now = SECOND;
-    let (mut turns, mut before) = (0, 0);
-    // The one member is found, a part of the table in each turn.
+    let (mut ticks, mut before) = (0, 0);
+    // The one member is found, a part of the table in each tick.
     while world.delivery.len() > LAGGARDS {
-        world.turn();
+        world.tick();
         let slots = world.delivery.subscribers.capacity();
         let next = world.delivery.drain.as_ref().map_or(0, Drain::next_slot);
-        let looked_at = (next + slots - before) % slots;
-        assert!(looked_at <= 100, "one step looked at {looked_at} slots");
-        (before, turns) = (next, turns + 1);
-        assert!(turns < 20, "the member is never found");
+        let checked = (next + slots - before) % slots;
+        assert!(checked <= 100, "one step checked {checked} slots");
+        (before, ticks) = (next, ticks + 1);
+        assert!(ticks < 20, "the member is never found");
     }
-    assert_eq!(turns, LAGGARDS / 100 + 1);
+    assert_eq!(ticks, LAGGARDS / 100 + 1);
     // Laggards have the whole window. A search that was in vain does not begin again at once.
     while world.delivery.next_timeout().is_some_and(|at| at <= world.now) {
-        world.turn();
-        turns += 1;
-        assert!(turns < 40, "it searches for ever");
+        world.tick();
+        ticks += 1;
+        assert!(ticks < 40, "it searches for ever");
     }
     assert_eq!(world.delivery.len(), LAGGARDS);
     world.now = 10 * SECOND;
     while !world.delivery.is_empty() {
-        world.turn();
-        turns += 1;
-        assert!(turns < 60, "a drain that is over has an end");
+        world.tick();
+        ticks += 1;
+        assert!(ticks < 60, "a drain that is over has an end");
     }
     let closed = world.delivery.counts().closed;
     assert_eq!(closed[CloseReason::Cut.index()], LAGGARDS as u64);
@@ -116,31 +116,31 @@ fn a_step_of_a_drain_looks_at_a_part_of_the_table() {
 }
 
 /// All heartbeats that were due went out in one batch: with a million streams that a broadcast had reached, 2,000 in
-/// one turn, and with short ages far more, while events for a small topic waited.
+/// one tick, and with short ages far more, while events for a small topic waited.
 #[test]
-fn a_turn_sends_a_bounded_number_of_heartbeats() {
+fn a_tick_sends_a_bounded_number_of_heartbeats() {
     let mut world = World::new(Limits::default(), Budgets { heartbeats: 10, ..Budgets::default() });
     for _ in 0..1_000 {
         world.begin(&["a"], None);
     }
     world.now = 20 * SECOND;
-    let mut turns = 0;
+    let mut ticks = 0;
     while world.delivery.counts().heartbeats < 1_000 {
-        world.turn();
-        assert!(world.sends <= 10, "one turn sent {} heartbeats", world.sends);
+        world.tick();
+        assert!(world.sends <= 10, "one tick sent {} heartbeats", world.sends);
         if !world.delivery.has_work() {
             world.now = world.delivery.next_timeout().unwrap();
         }
-        turns += 1;
-        assert!(turns < 1_000, "some get none");
+        ticks += 1;
+        assert!(ticks < 1_000, "some get none");
     }
-    assert!(turns >= 100 && world.now < 26 * SECOND, "{turns} turns until {:?}", world.now);
+    assert!(ticks >= 100 && world.now < 26 * SECOND, "{ticks} ticks until {:?}", world.now);
     assert_eq!(world.delivery.counts().heartbeats, 1_000);
 }
 
-/// The audiences of a crowd that had left stayed in line, and one turn looked at all of them.
+/// The audiences of a crowd that had left stayed in the queue, and one tick checked all of them.
 #[test]
-fn a_turn_looks_at_a_bounded_number_of_audiences_that_have_left() {
+fn a_tick_checks_a_bounded_number_of_audiences_that_have_left() {
     let mut world = World::new(Limits::default(), Budgets { scans: 100, ..Budgets::default() });
     let links: Vec<LinkKey> =
         (0..2_000).map(|user| world.begin(&["all", &format!("user/{user}")], None)).collect();
@@ -149,19 +149,19 @@ fn a_turn_looks_at_a_bounded_number_of_audiences_that_have_left() {
     for link in links {
         world.delivery.handle_gone(link, log);
     }
-    let mut turns = 0;
+    let mut ticks = 0;
     while world.delivery.has_work() {
-        world.turn();
-        turns += 1;
-        assert!(turns < 100, "they are in line for ever");
+        world.tick();
+        ticks += 1;
+        assert!(ticks < 100, "they are in the queue for ever");
     }
-    assert!(turns >= 2_000 / 101, "{turns} turns for 2,000 audiences");
+    assert!(ticks >= 2_000 / 101, "{ticks} ticks for 2,000 audiences");
 }
 
 /// Room for what links have begun is made after each audience's turn. Where a crowd had to go for one frame, every one of
-/// these looked at 16,384 laggards: four million in one turn of the loop.
+/// these checked 16,384 laggards: four million in one tick.
 #[test]
-fn a_turn_looks_at_a_bounded_number_of_laggards_to_make_room() {
+fn a_tick_checks_a_bounded_number_of_laggards_to_make_room() {
     const CROWD: usize = 1_500;
     let limits = Limits { laggard_bytes: 15_000, laggard_time: 1_000 * SECOND, ..Limits::default() };
     let mut world = World::new(limits, Budgets::default());
@@ -175,19 +175,19 @@ fn a_turn_looks_at_a_bounded_number_of_laggards_to_make_room() {
     // Each crowd is in the middle of one event. Both events together are more than the bound.
     for topic in ["a", "b"] {
         world.publish(topic, 10_000);
-        let mut turns = 0;
+        let mut ticks = 0;
         while world.delivery.has_work() {
             let (before, streams) = (world.delivery.upkeep.next_to_make_room, world.delivery.len());
-            world.turn();
-            let looks = world.delivery.upkeep.next_to_make_room.wrapping_sub(before);
+            world.tick();
+            let checks = world.delivery.upkeep.next_to_make_room.wrapping_sub(before);
             let ended = streams - world.delivery.len();
-            let bound = ROOM_LOOKS + LAGGARD_CHECKS + ROOM_LOOKS_MIN * ended;
-            assert!(looks <= bound, "one turn looked at {looks} laggards and ended {ended}");
-            turns += 1;
-            assert!(turns < 1_000, "room is never made");
+            let bound = ROOM_CHECKS + LAGGARD_CHECKS + ROOM_CHECKS_MIN * ended;
+            assert!(checks <= bound, "one tick checked {checks} laggards and ended {ended}");
+            ticks += 1;
+            assert!(ticks < 1_000, "room is never made");
         }
     }
-    assert!(world.delivery.held_bytes() <= 15_000, "{} bytes are held", world.delivery.held_bytes());
+    assert!(world.delivery.memory_bytes() <= 15_000, "{} bytes are held", world.delivery.memory_bytes());
     assert!(world.delivery.counts().closed[CloseReason::LaggardFull.index()] > 0);
 }
 
@@ -203,9 +203,9 @@ fn a_stream_at_its_age_is_queued_for_its_end_once() {
     world.now = 3 * SECOND;
     for _ in 0..200 {
         world.now += Duration::from_millis(20);
-        world.turn();
+        world.tick();
         let (queued, streams) = (world.delivery.sending.endings_queued(), world.delivery.len());
         assert!(queued <= streams, "{queued} ends are queued for {streams} streams");
     }
-    assert_eq!(world.delivery.len(), 300, "one stream ended in each turn");
+    assert_eq!(world.delivery.len(), 300, "one stream ended in each tick");
 }

@@ -1,8 +1,8 @@
 //! Streams that are idle, late or old: heartbeats, ages, and laggards that stand still.
 //!
-//! Upkeep is a rotating slice of the table, not a timer per stream: each stream is checked [`CHECKS_PER_INTERVAL`]
-//! times in a heartbeat's interval, or more often where ages are short. Streams that asked for an interval of their own
-//! have timers.
+//! Upkeep goes through the table piece by piece, without a timer for each stream: each stream is checked
+//! [`CHECKS_PER_INTERVAL`] times in a heartbeat's interval, or more often where ages are short. Streams that
+//! asked for an interval of their own have timers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,39 +16,41 @@ use crate::limits::{LAGGARD_CHECK, STANDSTILL};
 use crate::shrink::shrink_slab;
 use crate::stream::{CloseReason, Deciseconds, Place, StreamOptions};
 
-/// Each stream is looked at so many times in a heartbeat's interval. A heartbeat comes early by up to one part of these,
-/// and each that comes early is one more to send; to look at a stream costs a thousandth of a heartbeat.
+/// Each stream is checked so many times in a heartbeat's interval. A heartbeat comes early by up to one part
+/// of these, and each that comes early is one more to send; to check a stream costs a thousandth of a
+/// heartbeat.
 const CHECKS_PER_INTERVAL: u32 = 16;
 
-/// Slots looked at in one slice, unless the table is so large that this would take too many slices. The heartbeats of a
-/// slice are sent together: a wake-up, and the caches that it fills, serve some 250 of them instead of 16.
-const SLICE_SLOTS: usize = 4096;
+/// Slots that are checked together, unless the table is so large that this would take too many checks. The
+/// heartbeats that one check finds due are sent together: a wake-up, and the caches that it fills, serve some
+/// 250 of them instead of 16.
+const CHECKED_SLOTS: usize = 4096;
 
-/// Slices come at most this often, so that a large table does not make a shard spin.
-const SLICE_INTERVAL: Duration = Duration::from_millis(10);
+/// Checks come at most this often, so that a large table does not make a shard spin.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// When upkeep of each kind is due.
 #[derive(Default)]
 pub(super) struct Upkeep {
-    next_slice_at: Duration,
-    /// The slot at which the next slice begins.
+    next_check_at: Duration,
+    /// The slot at which the next check begins.
     next_slot: usize,
-    /// When the next pass over the laggards begins, or goes on.
+    /// When the next check of all laggards begins, or goes on.
     next_laggard_check_at: Duration,
     next_laggard: usize,
-    pass_began_at: Duration,
-    /// Laggards at a standstill: as of the last pass, and so far in this one.
+    check_began_at: Duration,
+    /// Laggards at a standstill: as of the last check, and so far in this one.
     pub(super) at_standstill: usize,
     standing: usize,
     /// Streams whose heartbeats carry their cursor.
     pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
-    /// How many laggards this turn of the loop still looks at for those that make room.
-    pub(super) room_looks: usize,
-    /// More has to be ended to make room than one turn ends.
+    /// How many laggards this tick still checks for those that make room.
+    pub(super) room_checks: usize,
+    /// More has to be ended to make room than one tick ends.
     pub(super) is_making_room: bool,
-    /// Streams with a heartbeat interval of their own, and when each is to be looked at.
+    /// Streams with a heartbeat interval of their own, and when each is to be checked.
     timers: BinaryHeap<Reverse<(Deciseconds, u32, u32)>>,
 }
 
@@ -83,7 +85,7 @@ impl Delivery {
 
     pub(super) fn next_upkeep(&self) -> Option<Duration> {
         let timers = [
-            (!self.subscribers.is_empty()).then_some(self.upkeep.next_slice_at),
+            (!self.subscribers.is_empty()).then_some(self.upkeep.next_check_at),
             (!self.laggards.is_empty()).then_some(self.upkeep.next_laggard_check_at),
             self.upkeep.timers.peek().map(|Reverse((at, ..))| at.time()),
         ];
@@ -97,33 +99,33 @@ impl Delivery {
         } else if self.upkeep.next_laggard_check_at <= now {
             self.check_laggards(now, log);
         }
-        if !self.subscribers.is_empty() && self.upkeep.next_slice_at <= now {
-            self.check_slice(now);
+        if !self.subscribers.is_empty() && self.upkeep.next_check_at <= now {
+            self.check_streams(now);
         }
         self.run_timers(now);
     }
 
-    /// Ends laggards that stand still: a piece of a pass over all of them.
+    /// Ends laggards that stand still: a piece of a check of all of them.
     fn check_laggards(&mut self, now: Duration, log: &mut impl EventLog) {
         if self.upkeep.next_laggard == 0 {
-            (self.upkeep.standing, self.upkeep.pass_began_at) = (0, now);
+            (self.upkeep.standing, self.upkeep.check_began_at) = (0, now);
         }
         let standstill_since = now.checked_sub(STANDSTILL);
-        let end = self.laggards.keys_end();
+        let end = self.laggards.indexes_end();
         let from = self.upkeep.next_laggard;
         let to = end.min(from + self.budgets.laggard_checks);
-        for key in from..to {
-            let Some(laggard) = self.laggards.find(key) else { continue };
+        for index in from..to {
+            let Some(laggard) = self.laggards.find(index) else { continue };
             let standing = standstill_since.is_some_and(|since| laggard.at_standstill_since(since));
             self.upkeep.standing += usize::from(standing);
             let stalled = now.saturating_sub(laggard.progress_at) >= self.limits.laggard_time;
-            if stalled && !laggard.in_line() {
+            if stalled && !laggard.is_queued() {
                 let slot = laggard.slot;
                 self.end(slot, CloseReason::LaggardStalled, false, log);
             }
         }
         if to < end {
-            // The rest of this pass comes in the next turns of the loop.
+            // The rest of this check comes in the next ticks.
             self.upkeep.next_laggard = to;
             self.upkeep.next_laggard_check_at = now;
         } else {
@@ -131,50 +133,52 @@ impl Delivery {
             self.upkeep.next_laggard = 0;
             self.upkeep.at_standstill = self.upkeep.standing;
             self.upkeep.next_laggard_check_at =
-                self.upkeep.pass_began_at.saturating_add(LAGGARD_CHECK).max(now);
+                self.upkeep.check_began_at.saturating_add(LAGGARD_CHECK).max(now);
         }
     }
 
-    /// The time in which each stream is looked at once.
+    /// The time in which each stream is checked once.
     fn check_period(&self) -> Duration {
         let heartbeat = self.heartbeat_period();
         let age = self.limits.connection_age.map_or(heartbeat, |age| age / 20);
-        heartbeat.min(age).max(SLICE_INTERVAL)
+        heartbeat.min(age).max(CHECK_INTERVAL)
     }
 
-    /// The longest time between two looks at a stream that may need a heartbeat.
+    /// The longest time between two checks of a stream that may need a heartbeat.
     fn heartbeat_period(&self) -> Duration {
-        (self.limits.heartbeat / CHECKS_PER_INTERVAL).max(SLICE_INTERVAL)
+        (self.limits.heartbeat / CHECKS_PER_INTERVAL).max(CHECK_INTERVAL)
     }
 
-    fn check_slice(&mut self, now: Duration) {
+    fn check_streams(&mut self, now: Duration) {
         if self.sending.heartbeats_queued() > 0 || self.sending.endings_queued() > 0 {
-            // Those of the slice before go first: where sends are slow, the queues would grow, and a drain waits for the
-            // queue of endings.
-            self.upkeep.next_slice_at = now.saturating_add(SLICE_INTERVAL);
+            // Those of the check before go first: where sends are slow, the queues would grow, and a drain
+            // waits for the queue of endings.
+            self.upkeep.next_check_at = now.saturating_add(CHECK_INTERVAL);
             return;
         }
         if self.upkeep.next_slot >= self.subscribers.capacity() {
-            // All have been looked at. The room of a crowd that has left would be looked at for as long as any stream stays.
+            // All have been checked. The room of a crowd that has left would be checked for as long as any
+            // stream stays.
             shrink_slab(&mut self.subscribers);
         }
         let period = self.check_period();
         let slots = self.subscribers.capacity();
-        let slices = slots.div_ceil(SLICE_SLOTS).max(1);
-        let interval = (period / slices as u32).max(SLICE_INTERVAL);
-        let per_slice = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos()) as usize;
-        let per_slice = per_slice.min(slots);
-        self.upkeep.next_slice_at = now.saturating_add(interval);
+        let pieces = slots.div_ceil(CHECKED_SLOTS).max(1);
+        let interval = (period / pieces as u32).max(CHECK_INTERVAL);
+        let per_check = (slots as u128 * interval.as_nanos()).div_ceil(period.as_nanos()) as usize;
+        let per_check = per_check.min(slots);
+        self.upkeep.next_check_at = now.saturating_add(interval);
 
-        // Around the end: a table that has just grown would have its new slots looked at, and its old ones too late.
+        // Around the end: a table that has just grown would have its new slots checked, and its old ones too
+        // late.
         let from = self.upkeep.next_slot % slots;
-        self.upkeep.next_slot = from + per_slice;
-        for slot in (from..from + per_slice).map(|slot| slot % slots) {
+        self.upkeep.next_slot = from + per_check;
+        for slot in (from..from + per_check).map(|slot| slot % slots) {
             let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
             let key = StreamKey { slot: slot as u32, generation: link.generation() };
             if stream.ends_at <= Deciseconds::of(now) {
                 // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to it. In the
-                // line of endings it would only keep others waiting, a drain among them.
+                // queue of endings it would only keep others waiting, a drain among them.
                 if !self.unsent.contains(key.slot) {
                     self.sending.queue_ending(key, CloseReason::Aged);
                 }
@@ -190,8 +194,8 @@ impl Delivery {
         if let Some(interval) = stream.options.heartbeat {
             return last_sent_at.plus(interval) <= Deciseconds::of(now);
         }
-        // What is not due at this look is due at the next one, which must not be too late. A shard younger than that has
-        // no stream that was silent for so long.
+        // What is not due at this check is due at the next one, which must not be too late. A shard younger
+        // than that has no stream that was silent for so long.
         let quiet = self.limits.heartbeat.saturating_sub(self.heartbeat_period());
         now.checked_sub(quiet).is_some_and(|since| last_sent_at <= Deciseconds::of(since))
     }
@@ -211,11 +215,11 @@ impl Delivery {
 
     /// Heartbeats of streams with an interval of their own.
     fn run_timers(&mut self, now: Duration) {
-        let tick = Deciseconds::of(now);
+        let time = Deciseconds::of(now);
         let room = self.budgets.sends.saturating_sub(self.sending.heartbeats_queued());
         for _ in 0..room {
             let Some(&Reverse((at, slot, generation))) = self.upkeep.timers.peek() else { return };
-            if at > tick {
+            if at > time {
                 return;
             }
             self.upkeep.timers.pop();
@@ -224,7 +228,7 @@ impl Delivery {
             let Some(interval) = stream.options.heartbeat else { continue };
             let next = if self.is_heartbeat_due(&stream, now) {
                 self.queue_heartbeat(key, &stream);
-                tick.plus(interval)
+                time.plus(interval)
             } else {
                 self.last_sent_at(&stream).plus(interval)
             };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::expiry::{AT_ONCE, NEVER, expires_at};
-use super::topic::{HeldFrames, TopicEntry, frame_memory};
+use super::topic::{RetainedFrames, TopicEntry, frame_memory};
 use super::{Log, stamp_of};
 
 impl Log {
@@ -14,20 +14,20 @@ impl Log {
     pub fn check(&self) {
         self.topics.check();
         self.by_name.check(|slot| self.topics[slot].hash);
-        self.holders.check();
+        self.frame_topics.check();
         self.forgotten.check();
         self.classes.check(&self.topics);
         self.check_names();
         self.check_sums();
         self.check_expiries();
         for (_, entry) in self.topics.iter() {
-            let used = entry.held.is_some() || !entry.readers.is_empty();
+            let used = entry.retained.is_some() || !entry.readers.is_empty();
             assert!(used, "topic {} has neither frames nor readers", entry.name);
-            if let Some(held) = &entry.held {
-                self.check_topic(entry, held);
+            if let Some(retained) = &entry.retained {
+                self.check_topic(entry, retained);
             }
         }
-        let has_frames = self.topics.iter().any(|(_, entry)| entry.held.is_some());
+        let has_frames = self.topics.iter().any(|(_, entry)| entry.retained.is_some());
         let at_most = self.limits.total_bytes;
         assert!(!has_frames || self.bytes() <= at_most, "{} bytes in the log", self.bytes());
     }
@@ -41,48 +41,48 @@ impl Log {
     }
 
     fn check_sums(&self) {
-        let (mut held_bytes, mut reader_bytes, mut readers) = (0, 0, 0);
-        // Of each frame, the topics that hold it, by their count.
+        let (mut retained_bytes, mut reader_bytes, mut readers) = (0, 0, 0);
+        // Of each frame, the topics that retain it, by their count.
         let mut frames = HashMap::new();
         for (_, entry) in self.topics.iter() {
             readers += entry.readers.len();
             reader_bytes += entry.readers.allocated_bytes();
-            let Some(held) = &entry.held else {
+            let Some(retained) = &entry.retained else {
                 reader_bytes += entry.bytes();
                 continue;
             };
-            held_bytes += entry.bytes() + held.overhead_bytes();
-            for (seq, frame) in held.queues(true).flatten() {
+            retained_bytes += entry.bytes() + retained.overhead_bytes();
+            for (seq, frame) in retained.queues(true).flatten() {
                 assert_eq!(*seq, frame.seq(), "a frame's number in the index");
                 assert!(frame.topics().contains(&entry.name), "a frame in a foreign topic");
                 frames.entry(*seq).or_insert((frame, 0)).1 += 1;
             }
         }
         let mut counted = 0;
-        for (seq, (frame, holders)) in &frames {
-            held_bytes += frame_memory(frame);
+        for (seq, (frame, topics)) in &frames {
+            retained_bytes += frame_memory(frame);
             let is_counted = frame.topics().len() > 1;
             counted += usize::from(is_counted);
-            assert_eq!(self.holders.get(*seq), is_counted.then_some(*holders), "holders of frame {seq}");
+            assert_eq!(self.frame_topics.get(*seq), is_counted.then_some(*topics), "topics of frame {seq}");
         }
-        assert_eq!(self.holders.len(), counted, "frames of several topics");
+        assert_eq!(self.frame_topics.len(), counted, "frames of several topics");
         assert_eq!(self.frames, frames.len(), "distinct frames");
-        assert_eq!(self.held_bytes, held_bytes, "bytes of frames and of their topics");
+        assert_eq!(self.retained_bytes, retained_bytes, "bytes of frames and of their topics");
         assert_eq!(self.reader_bytes, reader_bytes, "bytes of topics that are only read");
         assert_eq!(self.readers, readers, "pairs of a topic and a shard");
     }
 
-    fn check_topic(&self, entry: &TopicEntry, held: &HeldFrames) {
+    fn check_topic(&self, entry: &TopicEntry, retained: &RetainedFrames) {
         let name = &entry.name;
         assert!(entry.dropped.newest_public <= entry.dropped.newest, "what was dropped of {name}");
-        let retention = self.limits.retention_at(held.rule);
-        assert_eq!(held.rule, self.limits.rule_of(name), "the retention of {name}");
-        assert!(!held.is_empty(), "no frames in {name}");
-        let is_within = held.len() <= retention.events && held.frame_bytes <= retention.bytes;
-        let (frames, bytes) = (held.len(), held.frame_bytes);
-        assert!(is_within || held.is_due_at_once, "{frames} frames and {bytes} bytes in {name}");
+        let retention = self.limits.retention_at(retained.rule);
+        assert_eq!(retained.rule, self.limits.rule_of(name), "the retention of {name}");
+        assert!(!retained.is_empty(), "no frames in {name}");
+        let is_within = retained.len() <= retention.events && retained.frame_bytes <= retention.bytes;
+        let (frames, bytes) = (retained.len(), retained.frame_bytes);
+        assert!(is_within || retained.is_due_at_once, "{frames} frames and {bytes} bytes in {name}");
         let (mut bytes, mut own_ids) = (0, HashMap::new());
-        for queue in held.queues(true) {
+        for queue in retained.queues(true) {
             let mut previous = entry.dropped.newest;
             for (seq, frame) in queue {
                 assert!(*seq > previous && *seq <= self.newest, "the order of the frames in {name}");
@@ -93,25 +93,25 @@ impl Log {
                 }
             }
         }
-        for frame in held.queues(false).flatten() {
+        for frame in retained.queues(false).flatten() {
             assert!(!frame.1.private(), "a private frame among the public ones");
         }
-        assert_eq!(held.frame_bytes, bytes, "bytes of the frames in {name}");
-        let kept = held.own_ids().map_or(0, |own_ids| own_ids.len());
+        assert_eq!(retained.frame_bytes, bytes, "bytes of the frames in {name}");
+        let kept = retained.own_ids().map_or(0, |own_ids| own_ids.len());
         assert_eq!(
-            (kept, held.own_ids().is_some()),
+            (kept, retained.own_ids().is_some()),
             (own_ids.len(), !own_ids.is_empty()),
             "own ids of {name}"
         );
-        held.own_ids().into_iter().for_each(|own_ids| own_ids.check());
+        retained.own_ids().into_iter().for_each(|own_ids| own_ids.check());
         let mut text_bytes = 0;
-        for (id, frames, first) in held.own_ids().into_iter().flat_map(|own_ids| own_ids.iter()) {
+        for (id, frames, first) in retained.own_ids().into_iter().flat_map(|own_ids| own_ids.iter()) {
             let (expected, retained) = own_ids[id];
             assert_eq!(frames, expected, "frames of {name} that bear {id}");
             assert!(first <= retained, "{id} was borne first by frame {retained} of {name}, not {first}");
             text_bytes += id.len();
         }
-        assert_eq!(held.own_ids().map_or(0, |own_ids| own_ids.text_bytes()), text_bytes);
+        assert_eq!(retained.own_ids().map_or(0, |own_ids| own_ids.text_bytes()), text_bytes);
     }
 
     fn check_expiries(&self) {
@@ -120,11 +120,11 @@ impl Log {
             assert!(entries.insert(entry.slot, entry.at).is_none(), "one entry for each topic");
         }
         for (slot, entry) in self.topics.iter() {
-            let Some(held) = &entry.held else { continue };
-            let oldest = held.oldest().expect("a topic that holds frames has an oldest");
-            let at = match held.is_due_at_once {
+            let Some(retained) = &entry.retained else { continue };
+            let oldest = retained.oldest().expect("a topic with frames has an oldest");
+            let at = match retained.is_due_at_once {
                 true => AT_ONCE,
-                false => expires_at(oldest, self.limits.retention_at(held.rule).age),
+                false => expires_at(oldest, self.limits.retention_at(retained.rule).age),
             };
             match entries.get(&slot) {
                 Some(queued) => assert!(*queued <= at, "topic {} expires before its entry", entry.name),

@@ -1,8 +1,9 @@
-//! What a topic has lost, for readers with and without a grant for private frames.
+//! What a topic has lost, for subscribers with and without a grant for private frames.
 
 use crate::frame::Frame;
 
-/// Two numbers, so that a reader without a grant is not told of a gap where only private frames were dropped.
+/// Two numbers, so that a subscriber without a grant is not told of a gap where only private frames were
+/// dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
     /// No frame after this one has been dropped.
@@ -12,7 +13,7 @@ pub(super) struct Dropped {
 }
 
 impl Dropped {
-    /// Every frame that the reader may see after this number is there.
+    /// Every frame that the subscriber may see after this number is there.
     pub(super) fn seen_by(self, sees_private: bool) -> u64 {
         if sees_private { self.newest } else { self.newest_public }
     }

@@ -17,7 +17,7 @@ pub(super) struct ExpiryQueue {
     /// Entries of topics that have frames; the others are stale.
     live: usize,
     last_stamp: u32,
-    /// The sweep under way still has to look at the entries below this place; zero: there is none.
+    /// The sweep under way still has to check the entries below this position; zero: there is none.
     to_sweep: usize,
 }
 
@@ -40,7 +40,7 @@ pub(super) const NEVER: u64 = u64::MAX;
 /// Stale entries that are not worth the work of removing them.
 const STALE_ALLOWED: usize = 64;
 
-/// Entries that a sweep looks at with each entry that ends. A sweep begins with twice as many entries as are
+/// Entries that a sweep checks with each entry that ends. A sweep begins with twice as many entries as are
 /// live, so with 16 it ends before a fifth of the live ones have ended.
 const SWEPT_EACH: usize = 16;
 
@@ -100,13 +100,13 @@ impl ExpiryQueue {
         }
         for _ in 0..SWEPT_EACH {
             self.to_sweep = self.to_sweep.min(self.heap.len());
-            let Some(place) = self.to_sweep.checked_sub(1) else { break };
-            let is_stale = self.heap.get(place).is_some_and(|entry| stamp_of(entry.slot) != entry.stamp);
+            let Some(position) = self.to_sweep.checked_sub(1) else { break };
+            let is_stale = self.heap.get(position).is_some_and(|entry| stamp_of(entry.slot) != entry.stamp);
             if is_stale {
-                // An entry from above, which was not looked at, may have come to this place.
-                self.heap.remove(place);
+                // An entry from above, which was not checked, may have come to this position.
+                self.heap.remove(position);
             } else {
-                self.to_sweep = place;
+                self.to_sweep = position;
             }
         }
         if self.live == 0 {
@@ -135,21 +135,21 @@ mod tests {
     /// Every time that most topics had lost their frames, one append removed all stale entries: 29 ms of a
     /// processor with 500,000 topics, under the log's lock.
     #[test]
-    fn no_end_looks_at_more_than_a_few_entries() {
+    fn no_end_checks_more_than_a_few_entries() {
         const TOPICS: u32 = 3_000;
         let mut queue = ExpiryQueue::new();
         let mut stamps: Vec<u32> = (0..TOPICS).map(|slot| queue.push(u64::from(slot), slot)).collect();
-        let looks = Cell::new(0);
+        let checks = Cell::new(0);
         // A topic without frames has no stamp; the oldest go first, and new ones take their slots.
         for round in 0..3 * TOPICS {
             let slot = round % TOPICS;
             stamps[slot as usize] = 0;
-            looks.set(0);
+            checks.set(0);
             queue.end(|slot| {
-                looks.set(looks.get() + 1);
+                checks.set(checks.get() + 1);
                 stamps[slot as usize]
             });
-            assert!(looks.get() <= SWEPT_EACH, "{} entries were looked at", looks.get());
+            assert!(checks.get() <= SWEPT_EACH, "{} entries were checked", checks.get());
             stamps[slot as usize] = queue.push(u64::from(TOPICS + round), slot);
             if round % 500 == 0 {
                 queue.check(|slot| stamps[slot as usize]);

@@ -1,11 +1,11 @@
 //! Whose frames go when the log as a whole is full.
 //!
 //! Topics stand in classes by the binary logarithm of their bytes. The oldest frame of a topic in the highest
-//! class goes; the topics of a class take turns. So no topic loses a frame while another one is more than
+//! class goes; the topics of a class go in rotation. So no topic loses a frame while another one is more than
 //! twice its size: the shares are max-min fair within a factor of two, and one eviction costs the same
 //! whatever the number of topics.
 
-use super::topic::{HeldFrames, TopicEntry};
+use super::topic::{RetainedFrames, TopicEntry};
 use crate::slots::{NO_SLOT, Slots};
 
 const CLASSES: usize = usize::BITS as usize;
@@ -28,12 +28,12 @@ impl SizeClasses {
         SizeClasses { first: [NO_SLOT; CLASSES], occupied: 0 }
     }
 
-    /// The topic that loses its oldest frame next. The topics of its class take turns: it is the last of them
-    /// now.
-    pub(super) fn take_turn(&mut self, topics: &Slots<TopicEntry>) -> Option<u32> {
+    /// The topic that loses its oldest frame next. The topics of its class lose frames in rotation: it is the
+    /// last of them now.
+    pub(super) fn next_largest(&mut self, topics: &Slots<TopicEntry>) -> Option<u32> {
         let class = self.occupied.checked_ilog2()? as usize;
         let slot = self.first[class];
-        self.first[class] = held(topics, slot).next;
+        self.first[class] = retained(topics, slot).next;
         Some(slot)
     }
 
@@ -47,16 +47,16 @@ impl SizeClasses {
             }
             first => first,
         };
-        let previous = if next == slot { slot } else { held(topics, next).previous };
-        held_mut(topics, previous).next = slot;
-        held_mut(topics, next).previous = slot;
-        let held = held_mut(topics, slot);
-        (held.class, held.previous, held.next) = (class, previous, next);
+        let previous = if next == slot { slot } else { retained(topics, next).previous };
+        retained_mut(topics, previous).next = slot;
+        retained_mut(topics, next).previous = slot;
+        let retained = retained_mut(topics, slot);
+        (retained.class, retained.previous, retained.next) = (class, previous, next);
     }
 
     /// Takes a topic out of its class.
     pub(super) fn remove(&mut self, topics: &mut Slots<TopicEntry>, slot: u32) {
-        let HeldFrames { class, previous, next, .. } = *held(topics, slot);
+        let RetainedFrames { class, previous, next, .. } = *retained(topics, slot);
         if next == slot {
             self.first[class as usize] = NO_SLOT;
             self.occupied &= !(1 << class);
@@ -65,14 +65,14 @@ impl SizeClasses {
         if self.first[class as usize] == slot {
             self.first[class as usize] = next;
         }
-        held_mut(topics, previous).next = next;
-        held_mut(topics, next).previous = previous;
+        retained_mut(topics, previous).next = next;
+        retained_mut(topics, next).previous = previous;
     }
 
     /// Moves a topic to the class of its size, if that has changed.
     pub(super) fn update(&mut self, topics: &mut Slots<TopicEntry>, slot: u32) {
         let class = class_of(topics[slot].charge());
-        if class != held(topics, slot).class {
+        if class != retained(topics, slot).class {
             self.remove(topics, slot);
             self.insert(topics, slot, class);
         }
@@ -86,22 +86,22 @@ impl SizeClasses {
             assert_eq!(first != NO_SLOT, self.occupied & 1 << class != 0, "class {class} is occupied");
             let mut slot = first;
             while slot != NO_SLOT {
-                let this = held(topics, slot);
+                let this = retained(topics, slot);
                 assert_eq!((this.class as usize, class_of(topics[slot].charge()) as usize), (class, class));
-                assert_eq!(held(topics, this.next).previous, slot, "neighbours in the ring");
+                assert_eq!(retained(topics, this.next).previous, slot, "neighbours in the ring");
                 in_classes += 1;
                 slot = if this.next == first { NO_SLOT } else { this.next };
             }
         }
-        let with_frames = topics.iter().filter(|(_, entry)| entry.held.is_some()).count();
+        let with_frames = topics.iter().filter(|(_, entry)| entry.retained.is_some()).count();
         assert_eq!(in_classes, with_frames, "each topic with frames is in one class");
     }
 }
 
-fn held(topics: &Slots<TopicEntry>, slot: u32) -> &HeldFrames {
-    topics[slot].held.as_deref().expect("a topic in a class has frames")
+fn retained(topics: &Slots<TopicEntry>, slot: u32) -> &RetainedFrames {
+    topics[slot].retained.as_deref().expect("a topic in a class has frames")
 }
 
-fn held_mut(topics: &mut Slots<TopicEntry>, slot: u32) -> &mut HeldFrames {
-    topics[slot].held.as_deref_mut().expect("a topic in a class has frames")
+fn retained_mut(topics: &mut Slots<TopicEntry>, slot: u32) -> &mut RetainedFrames {
+    topics[slot].retained.as_deref_mut().expect("a topic in a class has frames")
 }

@@ -1,6 +1,6 @@
 //! What the log still knows of topics that it has no entry for.
 //!
-//! A topic that has neither frames nor readers has no entry. So that its next reader is not told of a gap
+//! A topic that has neither frames nor readers has no entry. So that its next subscriber is not told of a gap
 //! that is none, a *tombstone* stays: a hash of its name, and the newest frames of it that were dropped.
 //! Tombstones have a bound in bytes. Only when the oldest of them goes does the floor rise that holds for all
 //! topics without entry and tombstone.

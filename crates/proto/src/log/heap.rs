@@ -34,13 +34,13 @@ impl<T: Copy + Ord> ChunkedHeap<T> {
         self.get(0)
     }
 
-    /// The entry at a place below [`ChunkedHeap::len`], in no order but that the first is the smallest.
-    pub(super) fn get(&self, place: usize) -> Option<T> {
-        self.chunks.get(place / CHUNK_ENTRIES)?.get(place % CHUNK_ENTRIES).copied()
+    /// The entry at a position below [`ChunkedHeap::len`], in no order but that the first is the smallest.
+    pub(super) fn get(&self, position: usize) -> Option<T> {
+        self.chunks.get(position / CHUNK_ENTRIES)?.get(position % CHUNK_ENTRIES).copied()
     }
 
-    /// Adds an entry. Some entries move to larger places: of those that stand below any given place, at most
-    /// one moves to it or beyond it.
+    /// Adds an entry. Some entries move to larger positions: of those that stand below any given position, at
+    /// most one moves to it or beyond it.
     pub(super) fn push(&mut self, entry: T) {
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK_ENTRIES) {
             push_to_list(&mut self.chunks, Vec::new());
@@ -53,16 +53,16 @@ impl<T: Copy + Ord> ChunkedHeap<T> {
         self.move_up(self.len() - 1, entry);
     }
 
-    /// Takes the entry at a place out. The last entry takes the place, or one of a smaller place does, or one
-    /// of a larger place does.
-    pub(super) fn remove(&mut self, place: usize) -> Option<T> {
-        let removed = self.get(place)?;
+    /// Takes the entry at a position out. The last entry takes the position, or one of a smaller position
+    /// does, or one of a larger position does.
+    pub(super) fn remove(&mut self, position: usize) -> Option<T> {
+        let removed = self.get(position)?;
         let filler = self.pop_last()?;
-        if place < self.len() {
-            if place > 0 && self.get((place - 1) / 2).is_some_and(|parent| filler < parent) {
-                self.move_up(place, filler);
+        if position < self.len() {
+            if position > 0 && self.get((position - 1) / 2).is_some_and(|parent| filler < parent) {
+                self.move_up(position, filler);
             } else {
-                self.move_down(place, filler);
+                self.move_down(position, filler);
             }
         }
         Some(removed)
@@ -86,33 +86,33 @@ impl<T: Copy + Ord> ChunkedHeap<T> {
         entry
     }
 
-    /// Puts an entry into a place, or above it.
-    fn move_up(&mut self, mut place: usize, entry: T) {
-        while place > 0
-            && let Some(parent) = self.get((place - 1) / 2).filter(|parent| entry < *parent)
+    /// Puts an entry into a position, or above it.
+    fn move_up(&mut self, mut position: usize, entry: T) {
+        while position > 0
+            && let Some(parent) = self.get((position - 1) / 2).filter(|parent| entry < *parent)
         {
-            self.set(place, parent);
-            place = (place - 1) / 2;
+            self.set(position, parent);
+            position = (position - 1) / 2;
         }
-        self.set(place, entry);
+        self.set(position, entry);
     }
 
-    /// Puts an entry into a place, or below it.
-    fn move_down(&mut self, mut place: usize, entry: T) {
-        while let Some(left) = self.get(2 * place + 1) {
-            let right = self.get(2 * place + 2).filter(|right| *right < left);
-            let (child, smaller) = right.map_or((2 * place + 1, left), |right| (2 * place + 2, right));
+    /// Puts an entry into a position, or below it.
+    fn move_down(&mut self, mut position: usize, entry: T) {
+        while let Some(left) = self.get(2 * position + 1) {
+            let right = self.get(2 * position + 2).filter(|right| *right < left);
+            let (child, smaller) = right.map_or((2 * position + 1, left), |right| (2 * position + 2, right));
             if entry <= smaller {
                 break;
             }
-            self.set(place, smaller);
-            place = child;
+            self.set(position, smaller);
+            position = child;
         }
-        self.set(place, entry);
+        self.set(position, entry);
     }
 
-    fn set(&mut self, place: usize, entry: T) {
-        self.chunks[place / CHUNK_ENTRIES][place % CHUNK_ENTRIES] = entry;
+    fn set(&mut self, position: usize, entry: T) {
+        self.chunks[position / CHUNK_ENTRIES][position % CHUNK_ENTRIES] = entry;
     }
 
     /// Checks what must always hold; for tests.
@@ -121,8 +121,8 @@ impl<T: Copy + Ord> ChunkedHeap<T> {
         let is_full = |chunk: &Vec<T>| (chunk.len(), chunk.capacity()) == (CHUNK_ENTRIES, CHUNK_ENTRIES);
         assert!(self.chunks[..full].iter().all(is_full), "all chunks but the last are full");
         assert!(self.chunks.iter().all(|chunk| !chunk.is_empty()), "no chunk is empty");
-        for place in 1..self.len() {
-            assert!(self.get((place - 1) / 2) <= self.get(place), "a heap's order at {place}");
+        for position in 1..self.len() {
+            assert!(self.get((position - 1) / 2) <= self.get(position), "a heap's order at {position}");
         }
     }
 }

@@ -1,20 +1,20 @@
-//! The bounded recent frames of the process: what a reader that was away gets.
+//! The bounded recent frames of the process: what a subscriber that was away gets.
 //!
 //! Each topic owns its frames and its retention, so that one busy topic, or one large batch, does not evict
-//! the history of the others. A reader is a cursor; the log answers which frames of its topics come after it,
-//! and whether any of them is gone. The log also knows which shards have readers of a topic, so that a
-//! publish reaches only these.
+//! the history of the others. A subscriber is a cursor; the log answers which frames of its topics come after
+//! it, and whether any of them is gone. The log also knows which shards read a topic, so that a publish
+//! reaches only these.
 //!
 //! ```text
 //!              name table                slots                     frames of one topic
 //!   "orders" --> hash --> slot 2 -->  | name, readers, dropped |   public:  (seq, frame) (seq, frame) ...
-//!                                     | held ------------------+-> private: (seq, frame) ...
+//!                                     | retained --------------+-> private: (seq, frame) ...
 //!   forgotten topics: hash -> dropped                              own ids: text -> first seq
 //! ```
 //!
 //! Inputs: [`Log::append`] with a frame whose number is higher than all before (numbers may have holes),
 //! [`Log::trim`] with the time, [`Log::add_reader`] and [`Log::remove_reader`]. Questions: [`Log::resume`]
-//! gives the cursor where a reader starts, [`Log::read_after`] the frames after a cursor,
+//! gives the cursor where a subscriber starts, [`Log::read_after`] the frames after a cursor,
 //! [`Log::shards_reading`] the shards that an event is for.
 //!
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
@@ -24,8 +24,8 @@ mod dropped;
 mod expiry;
 mod fairness;
 mod forgotten;
+mod frame_topics;
 mod heap;
-mod holders;
 mod own_ids;
 mod read;
 mod shards;
@@ -40,8 +40,8 @@ use std::time::Duration;
 use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
-use self::holders::Holders;
-use self::topic::{HeldFrames, TopicEntry, frame_memory};
+use self::frame_topics::FrameTopics;
+use self::topic::{RetainedFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
 use crate::frame::Frame;
@@ -58,7 +58,7 @@ pub const EARLIEST: &str = "earliest";
 /// What forgotten topics may take of the log's memory: a sixteenth.
 const FORGOTTEN_SHARE: usize = 16;
 
-/// Slots that one page of topics looks at: a table that a crowd has left may be nearly empty.
+/// Slots that one page of topics checks: a table that a crowd has left may be nearly empty.
 const PAGE_SLOTS: u32 = 4096;
 
 /// The recent frames by topic, and the shards that read them.
@@ -72,12 +72,12 @@ pub struct Log {
     by_name: SlotTable,
     classes: SizeClasses,
     expiries: ExpiryQueue,
-    holders: Holders,
+    frame_topics: FrameTopics,
     forgotten: Forgotten,
     /// Distinct frames.
     frames: usize,
     /// Distinct frames, each once, and everything of the topics that have frames.
-    held_bytes: usize,
+    retained_bytes: usize,
     /// The entries of topics that have readers and no frames, and the sets of readers of all.
     reader_bytes: usize,
     /// Pairs of a topic and a shard that reads it.
@@ -96,7 +96,7 @@ pub struct TopicExtent {
     pub bytes: usize,
     /// The `seq` of the oldest and of the newest of them.
     pub span: Option<(u64, u64)>,
-    /// The shards that have readers of the topic.
+    /// The shards that read the topic.
     pub shards: ShardSet,
 }
 
@@ -112,10 +112,10 @@ impl Log {
             by_name: SlotTable::new(),
             classes: SizeClasses::new(),
             expiries: ExpiryQueue::new(),
-            holders: Holders::new(),
+            frame_topics: FrameTopics::new(),
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
             frames: 0,
-            held_bytes: 0,
+            retained_bytes: 0,
             reader_bytes: 0,
             readers: 0,
             readers_version: 0,
@@ -124,9 +124,9 @@ impl Log {
         }
     }
 
-    /// Begins in the middle: for a log that is fed from a store or from another node, which no longer has the
-    /// events up to `seq`. The next number is higher. A reader that has less than `seq` is told of a gap,
-    /// whatever its topics are.
+    /// Begins in the middle: for a log that is fed from a durable store or from another node, which no longer
+    /// has the events up to `seq`. The next number is higher. A subscriber that has less than `seq` is told
+    /// of a gap, whatever its topics are.
     ///
     /// # Panics
     /// The log has been used.
@@ -162,7 +162,7 @@ impl Log {
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
     /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
-        self.held_bytes + self.holders.bytes() + self.expiries.bytes() + self.forgotten.bytes()
+        self.retained_bytes + self.frame_topics.bytes() + self.expiries.bytes() + self.forgotten.bytes()
     }
 
     /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that
@@ -192,9 +192,9 @@ impl Log {
         assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
         self.newest = seq;
         self.frames += 1;
-        self.held_bytes += frame_memory(&frame);
+        self.retained_bytes += frame_memory(&frame);
         if frame.topics().len() > 1 {
-            self.holders.add(seq, frame.topics().len() as u32);
+            self.frame_topics.add(seq, frame.topics().len() as u32);
         }
         let mut left = APPEND_DROPS;
         for topic in frame.topics() {
@@ -206,13 +206,13 @@ impl Log {
         // What forgotten topics may take is never given away: readers that leave may need it at any time.
         let at_most = self.limits.total_bytes - self.limits.total_bytes / FORGOTTEN_SHARE;
         while self.bytes() - self.forgotten.bytes() > at_most
-            && let Some(slot) = self.classes.take_turn(&self.topics)
+            && let Some(slot) = self.classes.next_largest(&self.topics)
         {
             self.drop_oldest(slot, dropped);
         }
     }
 
-    /// Drops at most `budget` frames that are too old, or that an append has left over, and looks at no more
+    /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
     /// topics than that. Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
@@ -222,9 +222,11 @@ impl Log {
             && let Some(due) = self.expiries.pop_due(now)
         {
             left -= 1;
-            let topic = self.topics.get_mut(due.slot).and_then(|entry| entry.held.as_mut());
-            let Some(held) = topic.filter(|held| held.expiry_stamp == due.stamp) else { continue };
-            (held.expiry_stamp, held.is_due_at_once) = (0, false);
+            let topic = self.topics.get_mut(due.slot).and_then(|entry| entry.retained.as_mut());
+            let Some(retained) = topic.filter(|retained| retained.expiry_stamp == due.stamp) else {
+                continue;
+            };
+            (retained.expiry_stamp, retained.is_due_at_once) = (0, false);
             self.end_expiry();
             // The step that the entry took is the first frame's, where there is one to drop.
             let mut steps = left + 1;
@@ -247,7 +249,7 @@ impl Log {
         self.expiries.next().map(Duration::from_nanos)
     }
 
-    /// Notes that a shard has its first reader of each of these topics. While it has one, the topic keeps its
+    /// Notes that a shard reads each of these topics from now on. While it does, the topic keeps its
     /// entry, and [`Log::shards_reading`] names the shard.
     ///
     /// # Panics
@@ -277,7 +279,7 @@ impl Log {
         self.readers_version += u64::from(!topics.is_empty());
     }
 
-    /// The shards that have readers of one of these topics.
+    /// The shards that read one of these topics.
     pub fn shards_reading(&self, topics: &[Topic]) -> ShardSet {
         let mut shards = ShardSet::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {
@@ -311,11 +313,11 @@ impl Log {
     /// What is kept of one topic; `None` for a topic that has neither frames nor readers.
     pub fn topic(&self, topic: &Topic) -> Option<TopicExtent> {
         let entry = &self.topics[self.find(topic)?];
-        let held = entry.held.as_deref();
-        let span = held.and_then(|held| Some((held.oldest()?.seq(), held.newest_seq()?)));
+        let retained = entry.retained.as_deref();
+        let span = retained.and_then(|retained| Some((retained.oldest()?.seq(), retained.newest_seq()?)));
         Some(TopicExtent {
-            frames: held.map_or(0, HeldFrames::len),
-            bytes: held.map_or(0, |held| held.frame_bytes),
+            frames: retained.map_or(0, RetainedFrames::len),
+            bytes: retained.map_or(0, |retained| retained.frame_bytes),
             span,
             shards: entry.readers.clone(),
         })
@@ -358,7 +360,8 @@ impl Log {
             return slot;
         }
         let dropped = self.forgotten.take(hash);
-        let entry = TopicEntry { name: topic.clone(), hash, readers: ShardSet::new(), dropped, held: None };
+        let entry =
+            TopicEntry { name: topic.clone(), hash, readers: ShardSet::new(), dropped, retained: None };
         self.reader_bytes += entry.bytes();
         let slot = self.topics.insert(entry);
         let topics = &self.topics;
@@ -370,7 +373,7 @@ impl Log {
     /// is room.
     fn remove_if_unused(&mut self, slot: u32) {
         let entry = &self.topics[slot];
-        if entry.held.is_some() || !entry.readers.is_empty() {
+        if entry.retained.is_some() || !entry.readers.is_empty() {
             return;
         }
         let entry = self.topics.remove(slot);
@@ -390,19 +393,19 @@ impl Log {
 
     fn push(&mut self, slot: u32, frame: Arc<Frame>) {
         let entry = &mut self.topics[slot];
-        if let Some(held) = &mut entry.held {
-            let before = held.overhead_bytes();
-            held.push(frame, self.keys);
+        if let Some(retained) = &mut entry.retained {
+            let before = retained.overhead_bytes();
+            retained.push(frame, self.keys);
             // A table of own ids that splits may take less memory than before.
-            self.held_bytes = self.held_bytes + held.overhead_bytes() - before;
+            self.retained_bytes = self.retained_bytes + retained.overhead_bytes() - before;
             return self.classes.update(&mut self.topics, slot);
         }
-        let mut held = HeldFrames::new(self.limits.rule_of(&entry.name));
-        let expires = expires_at(&frame, self.limits.retention_at(held.rule).age);
-        held.push(frame, self.keys);
+        let mut retained = RetainedFrames::new(self.limits.rule_of(&entry.name));
+        let expires = expires_at(&frame, self.limits.retention_at(retained.rule).age);
+        retained.push(frame, self.keys);
         self.reader_bytes -= entry.bytes();
-        self.held_bytes += entry.bytes() + held.overhead_bytes();
-        entry.held = Some(Box::new(held));
+        self.retained_bytes += entry.bytes() + retained.overhead_bytes();
+        entry.retained = Some(Box::new(retained));
         let class = class_of(entry.charge());
         self.classes.insert(&mut self.topics, slot, class);
         self.queue_expiry(slot, expires);
@@ -431,27 +434,27 @@ impl Log {
     /// readers.
     fn drop_oldest(&mut self, slot: u32, dropped: &mut Vec<Arc<Frame>>) {
         let entry = &mut self.topics[slot];
-        let Some(held) = entry.held.as_deref_mut() else { return };
-        let before = held.overhead_bytes();
-        let Some(frame) = held.pop_oldest(self.keys) else { return };
+        let Some(retained) = entry.retained.as_deref_mut() else { return };
+        let before = retained.overhead_bytes();
+        let Some(frame) = retained.pop_oldest(self.keys) else { return };
         entry.dropped.note(&frame);
-        if held.is_empty() {
-            let is_queued = held.expiry_stamp != 0;
-            self.held_bytes -= before + entry.bytes();
+        if retained.is_empty() {
+            let is_queued = retained.expiry_stamp != 0;
+            self.retained_bytes -= before + entry.bytes();
             self.reader_bytes += entry.bytes();
             self.classes.remove(&mut self.topics, slot);
-            self.topics[slot].held = None;
+            self.topics[slot].retained = None;
             if is_queued {
                 self.end_expiry();
             }
             self.remove_if_unused(slot);
         } else {
-            self.held_bytes = self.held_bytes + held.overhead_bytes() - before;
+            self.retained_bytes = self.retained_bytes + retained.overhead_bytes() - before;
             self.classes.update(&mut self.topics, slot);
         }
-        if frame.topics().len() == 1 || self.holders.release(frame.seq()) {
+        if frame.topics().len() == 1 || self.frame_topics.remove_one(frame.seq()) {
             self.frames -= 1;
-            self.held_bytes -= frame_memory(&frame);
+            self.retained_bytes -= frame_memory(&frame);
             dropped.push(frame);
         }
     }
@@ -459,26 +462,28 @@ impl Log {
     /// When a topic is to lose its oldest frame, if it has frames: at once where it has more than its
     /// retention covers.
     fn due_at(&self, slot: u32) -> Option<u64> {
-        let held = self.topics.get(slot)?.held.as_deref()?;
-        let Retention { events, bytes, age } = *self.limits.retention_at(held.rule);
-        let has_too_much = held.len() > events || held.frame_bytes > bytes;
-        Some(if has_too_much { AT_ONCE } else { expires_at(held.oldest()?, age) })
+        let retained = self.topics.get(slot)?.retained.as_deref()?;
+        let Retention { events, bytes, age } = *self.limits.retention_at(retained.rule);
+        let has_too_much = retained.len() > events || retained.frame_bytes > bytes;
+        Some(if has_too_much { AT_ONCE } else { expires_at(retained.oldest()?, age) })
     }
 
     /// Puts the topic, which has frames and no entry in the queue by age, into it.
     fn queue_expiry(&mut self, slot: u32, at: u64) {
-        if let Some(held) = self.topics[slot].held.as_deref_mut() {
-            held.expiry_stamp = self.expiries.push(at, slot);
-            held.is_due_at_once = at == AT_ONCE;
+        if let Some(retained) = self.topics[slot].retained.as_deref_mut() {
+            retained.expiry_stamp = self.expiries.push(at, slot);
+            retained.is_due_at_once = at == AT_ONCE;
         }
     }
 
     /// Makes the topic, which has more frames than its retention covers, due at once.
     fn queue_at_once(&mut self, slot: u32) {
-        let Some(held) = self.topics[slot].held.as_deref_mut().filter(|held| !held.is_due_at_once) else {
+        let Some(retained) =
+            self.topics[slot].retained.as_deref_mut().filter(|retained| !retained.is_due_at_once)
+        else {
             return;
         };
-        if std::mem::take(&mut held.expiry_stamp) != 0 {
+        if std::mem::take(&mut retained.expiry_stamp) != 0 {
             self.end_expiry();
         }
         self.queue_expiry(slot, AT_ONCE);
@@ -493,5 +498,5 @@ impl Log {
 
 /// The stamp of the topic's entry in the queue by age; zero: it has none.
 fn stamp_of(topics: &Slots<TopicEntry>, slot: u32) -> u32 {
-    topics.get(slot).and_then(|entry| entry.held.as_ref()).map_or(0, |held| held.expiry_stamp)
+    topics.get(slot).and_then(|entry| entry.retained.as_ref()).map_or(0, |retained| retained.expiry_stamp)
 }

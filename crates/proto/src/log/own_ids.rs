@@ -1,11 +1,11 @@
 //! The publishers' own ids of one topic.
 
-use crate::parts::PartTable;
+use crate::segments::SegmentTable;
 use crate::slot_table::HashKeys;
 
 /// The own ids that retained frames of one topic bear.
 pub(super) struct OwnIds {
-    table: PartTable<OwnId>,
+    table: SegmentTable<OwnId>,
     /// Bytes of the ids' texts.
     text_bytes: usize,
 }
@@ -24,7 +24,7 @@ struct OwnId {
 
 impl OwnIds {
     pub(super) fn new() -> OwnIds {
-        OwnIds { table: PartTable::new(), text_bytes: 0 }
+        OwnIds { table: SegmentTable::new(), text_bytes: 0 }
     }
 
     /// The memory that this is, in bytes.
@@ -82,7 +82,7 @@ impl OwnIds {
     }
 }
 
-/// A table looks at the lowest, at the highest, and at some bits in between.
+/// A table uses the lowest, the highest, and some bits in between.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -1,4 +1,4 @@
-//! What a reader asks: where it starts, and which frames come next.
+//! What a subscriber asks: where it starts, and which frames come next.
 
 use std::sync::Arc;
 
@@ -10,31 +10,31 @@ use crate::cursor::Cursor;
 use crate::event::Topic;
 use crate::frame::{Frame, WireFormat};
 
-/// Where a resuming reader starts.
+/// Where a resuming subscriber starts.
 ///
-/// After `cursor` everything is here. Where the reader's topics have not dropped the same, some of them have
-/// older frames that it has not seen either: those after `from`, which is at most `cursor`.
+/// After `cursor` everything is here. Where the subscriber's topics have not dropped the same, some of them
+/// have older frames that it has not seen either: those after `from`, which is at most `cursor`.
 /// [`Log::replay_after`] gives them too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Nothing is missing: the reader has everything up to `from`, or has asked for everything retained.
+    /// Nothing is missing: the subscriber has everything up to `from`, or has asked for everything retained.
     At {
         /// Everything after this is here.
         cursor: u64,
-        /// The reader has everything up to here, or can no longer get it.
+        /// The subscriber has everything up to here, or can no longer get it.
         from: u64,
     },
     /// Something may be missing before `cursor`.
     Gap {
         /// Everything after this is here.
         cursor: u64,
-        /// The reader has everything up to here, or can no longer get it.
+        /// The subscriber has everything up to here, or can no longer get it.
         from: u64,
     },
     /// The epoch is this one, but the number is newer than everything here: another shard or node may have
-    /// been ahead. If the number does not come, this is a gap, and the reader gets everything retained.
+    /// been ahead. If the number does not come, this is a gap, and the subscriber gets everything retained.
     Ahead {
-        /// The number that the reader has.
+        /// The number that the subscriber has.
         seq: u64,
         /// Everything after this is here.
         cursor: u64,
@@ -49,7 +49,7 @@ impl Start {
         }
     }
 
-    /// The reader has everything up to here, or can no longer get it.
+    /// The subscriber has everything up to here, or can no longer get it.
     pub fn from(self) -> u64 {
         match self {
             Start::At { from, .. } | Start::Gap { from, .. } => from,
@@ -64,11 +64,11 @@ impl Start {
 }
 
 impl Log {
-    /// Where a reader of `topics` starts that says it has everything up to the event `id`. Private frames count
-    /// only with `sees_private`.
+    /// Where a subscriber of `topics` starts that says it has everything up to the event `id`. Private frames
+    /// count only with `sees_private`.
     ///
     /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
-    /// bears) is a gap, and the reader gets everything retained.
+    /// bears) is a gap, and the subscriber gets everything retained.
     pub fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
         let cursor = self.available_after(topics, sees_private);
         if id == EARLIEST {
@@ -88,11 +88,11 @@ impl Log {
     }
 
     /// The first frame of these topics that bore a publisher's id, as long as one of them retains a frame
-    /// that does. Where the id was repeated, the reader may get events twice, but misses none.
+    /// that does. Where the id was repeated, the subscriber may get events twice, but misses none.
     fn first_with_own_id(&self, id: &str, topics: &[Topic]) -> Option<u64> {
         let slots = topics.iter().filter_map(|topic| self.find(topic));
-        let held = slots.filter_map(|slot| self.topics[slot].held.as_deref());
-        held.filter_map(|held| held.own_ids()?.first(id, self.keys)).min()
+        let retained = slots.filter_map(|slot| self.topics[slot].retained.as_deref());
+        retained.filter_map(|retained| retained.own_ids()?.first(id, self.keys)).min()
     }
 
     /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped. Private
@@ -112,8 +112,8 @@ impl Log {
     /// Appends to `into` the frames of `topics` after `after`, in order, each once: at most `max_frames`, and
     /// at most `max_bytes` of wire bytes but always one; private ones only with `sees_private`.
     ///
-    /// Gives the cursor up to which the reader has everything once it has these: [`Log::newest`] where the
-    /// end was reached, else the last frame's `seq`.
+    /// Gives the cursor up to which the subscriber has everything once it has these: [`Log::newest`] where
+    /// the end was reached, else the last frame's `seq`.
     ///
     /// # Errors Frames of these topics after `after` are gone; with [`Log::available_after`], from where on
     /// all are here.
@@ -129,12 +129,12 @@ impl Log {
         self.replay_after(topics, sees_private, after, after, max_frames, max_bytes, into)
     }
 
-    /// The same as [`Log::read_after`] for a reader that knows that frames up to `incomplete_until` are
+    /// The same as [`Log::read_after`] for a subscriber that knows that frames up to `incomplete_until` are
     /// missing: what is left of them it gets.
     ///
     /// # Errors
     /// Frames after both `after` and `incomplete_until` are gone; with [`Log::available_after`].
-    #[allow(clippy::too_many_arguments, reason = "the reader's five, and the two bounds of a slice")]
+    #[allow(clippy::too_many_arguments, reason = "the subscriber's five, and the two bounds of a run")]
     pub fn replay_after(
         &self,
         topics: &[Topic],
@@ -170,8 +170,8 @@ impl Log {
     fn frames_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> FramesAfter<'_> {
         let mut queues = SmallVec::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {
-            let Some(held) = self.topics[slot].held.as_deref() else { continue };
-            for queue in held.queues(sees_private) {
+            let Some(retained) = self.topics[slot].retained.as_deref() else { continue };
+            for queue in retained.queues(sees_private) {
                 let next = queue.partition_point(|(seq, _)| *seq <= after);
                 if next < queue.len() {
                     queues.push((queue, next));
@@ -199,7 +199,7 @@ impl<'log> Iterator for FramesAfter<'log> {
         let heads = self.queues.iter().filter_map(|(queue, next)| queue.get(*next));
         let (first, frame) = heads.min_by_key(|(seq, _)| *seq)?;
         for (queue, next) in &mut self.queues {
-            // An event may be in several of the reader's topics; all of them go past it.
+            // An event may be in several of the subscriber's topics; all of them go past it.
             if queue.get(*next).is_some_and(|(seq, _)| seq == first) {
                 *next += 1;
             }

@@ -63,12 +63,12 @@ fn retained(log: &Log, topics: &[Topic]) -> Vec<u64> {
     frames.iter().map(|frame| frame.seq()).collect()
 }
 
-/// A reader that says it has everything up to `seq` misses nothing.
+/// A subscriber that says it has everything up to `seq` misses nothing.
 fn at(seq: u64) -> Start {
     Start::At { cursor: seq, from: seq }
 }
 
-/// Everything after `cursor` is here, and the reader has everything up to `from`.
+/// Everything after `cursor` is here, and the subscriber has everything up to `from`.
 fn gap(cursor: u64, from: u64) -> Start {
     Start::Gap { cursor, from }
 }
@@ -78,7 +78,7 @@ fn id(log: &Log, seq: u64) -> String {
 }
 
 #[test]
-fn readers_get_their_topics_in_order_and_each_event_once() {
+fn subscribers_get_their_topics_in_order_and_each_event_once() {
     let mut log = log(100);
     append(&mut log, "a");
     append(&mut log, "b");
@@ -274,7 +274,7 @@ fn a_cursor_before_what_is_retained_is_a_gap() {
     let a = [topic("a")];
     assert_eq!(log.resume(&id(&log, 2), &a, true), gap(3, 2));
     assert_eq!(read(&log, &a, 2), Err(3));
-    // Everything after 3 is retained, so a reader at 3 misses nothing.
+    // Everything after 3 is retained, so a subscriber at 3 misses nothing.
     assert_eq!(log.resume(&id(&log, 3), &a, true), at(3));
     assert_eq!(log.resume(&id(&log, 5), &a, true), at(5));
     assert_eq!(log.resume(EARLIEST, &a, true), Start::At { cursor: 3, from: 0 });
@@ -296,8 +296,8 @@ fn unknown_epochs_and_ids_are_gaps_and_future_numbers_are_ahead() {
     assert_eq!(log.resume(&id(&log, 2), &a, true), at(2));
 }
 
-/// Once, a reader of a quiet topic that reconnected after another topic had been forgotten was told of a gap
-/// that was none.
+/// Once, a subscriber of a quiet topic that reconnected after another topic had been forgotten was told of a
+/// gap that was none.
 #[test]
 fn a_forgotten_topic_is_no_gap_for_another_one() {
     let mut log = log(1);
@@ -326,8 +326,8 @@ fn a_forgotten_topic_is_no_gap_for_another_one() {
     log.check();
 }
 
-/// A reader of a busy and of a quiet topic gets what is left of the quiet one's history, whatever the busy
-/// one has dropped.
+/// A subscriber of a busy and of a quiet topic gets what is left of the quiet one's history, whatever the
+/// busy one has dropped.
 #[test]
 fn a_gap_in_one_topic_does_not_cost_what_another_one_retains() {
     let mut log = log(3);
@@ -340,7 +340,7 @@ fn a_gap_in_one_topic_does_not_cost_what_another_one_retains() {
     assert_eq!(retained(&log, &both), [1, 2, 10, 11, 12]);
     let start = log.resume(&id(&log, 1), &both, true);
     assert_eq!(start, gap(9, 1));
-    // In slices; a loss beyond the gap that the reader knows of is told.
+    // In pieces; a loss beyond the gap that the subscriber knows of is told.
     let mut frames = Vec::new();
     assert_eq!(log.replay_after(&both, false, 1, 9, 1, 1 << 20, &mut frames), Ok(2));
     assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Ok(10));
@@ -366,10 +366,10 @@ fn what_the_log_cannot_remember_is_a_gap() {
     assert_eq!(log.resume(&id(&log, 2_001), &[topic("t1999")], true), at(2_001));
 }
 
-/// Once, the log kept one number for both: a reader without the grant was told of a gap, or was cut, when only
-/// private frames of its topic had been dropped.
+/// Once, the log kept one number for both: a subscriber without the grant was told of a gap, or was cut, when
+/// only private frames of its topic had been dropped.
 #[test]
-fn a_private_frame_that_is_dropped_is_no_gap_for_a_reader_without_the_grant() {
+fn a_private_frame_that_is_dropped_is_no_gap_for_a_subscriber_without_the_grant() {
     let mut log = log(3);
     let a = [topic("a")];
     for private in [false, true, true, true, true, false] {
@@ -401,7 +401,7 @@ fn a_private_frame_that_is_dropped_is_no_gap_for_a_reader_without_the_grant() {
     }
 }
 
-/// A log whose events come from a store, or from other nodes, does not have those before it began.
+/// A log whose events come from a durable store, or from other nodes, does not have those before it began.
 #[test]
 fn a_log_that_begins_in_the_middle_has_nothing_before() {
     let mut log = log(10);
@@ -466,7 +466,7 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
 }
 
 /// Once, the entry of a repeated id went with the first frame that bore it. The third then counted as the
-/// first, and a reader that had seen only the second lost, without a sign, what lay between the two.
+/// first, and a subscriber that had seen only the second lost, without a sign, what lay between the two.
 /// A table of own ids that split into two unequal halves took less memory than before, and the sum of the log's
 /// bytes underflowed. Where the table splits depends on the seed.
 #[test]
@@ -499,8 +499,8 @@ fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     assert_eq!(read(&log, &a, 2).unwrap(), [3, 4, 5]);
 }
 
-/// Once, own ids were looked up over all topics: the id of an event that the reader never gets was a place to
-/// start from.
+/// Once, own ids were looked up over all topics: the id of an event that the subscriber never gets was a
+/// place to start from.
 #[test]
 fn own_ids_of_other_topics_are_unknown() {
     let mut log = log(10);
@@ -515,7 +515,7 @@ fn own_ids_of_other_topics_are_unknown() {
     assert_eq!(log.resume("two", &[topic("a"), topic("b")], true), at(3));
 }
 
-/// Once, a reader without a grant searched all private frames for one that it may get.
+/// Once, a subscriber without a grant searched all private frames for one that it may get.
 #[test]
 fn private_frames_stand_apart() {
     let mut log = log(100_000);
@@ -523,8 +523,12 @@ fn private_frames_stand_apart() {
         append_at(&mut log, Event::new(topic("a")).private(number % 10_000 != 0), Duration::ZERO);
     }
     let a = [topic("a")];
-    let held = log.topics[log.find(&a[0]).unwrap()].held.as_deref().unwrap();
-    assert_eq!(held.queues(false).map(|queue| queue.len()).sum::<usize>(), 5, "all that such a reader meets");
+    let of_a = log.topics[log.find(&a[0]).unwrap()].retained.as_deref().unwrap();
+    assert_eq!(
+        of_a.queues(false).map(|queue| queue.len()).sum::<usize>(),
+        5,
+        "all that such a subscriber meets"
+    );
     let read = |sees_private, max_frames| {
         let mut frames = Vec::new();
         let cursor = log.read_after(&a, sees_private, 5_000, max_frames, usize::MAX, &mut frames);
@@ -560,7 +564,7 @@ fn a_read_is_bounded_in_frames_and_bytes_but_always_leads_on() {
     assert_eq!(read(0, 0, usize::MAX), (1, 1));
     assert_eq!(read(3, 1, 1), (1, 4));
     assert_eq!(read(4, 1, 1), (0, 4));
-    assert_eq!(read(9, 1, 1), (0, 9), "a reader that is ahead stays where it is");
+    assert_eq!(read(9, 1, 1), (0, 9), "a subscriber that is ahead stays where it is");
 }
 
 #[test]

@@ -17,17 +17,17 @@ pub(super) struct TopicEntry {
     pub(super) name: Topic,
     /// The hash of the name.
     pub(super) hash: u64,
-    /// The shards that have readers of it.
+    /// The shards that read it.
     pub(super) readers: ShardSet,
     pub(super) dropped: Dropped,
     /// Boxed, so that a topic that is only read costs one word here.
-    pub(super) held: Option<Box<HeldFrames>>,
+    pub(super) retained: Option<Box<RetainedFrames>>,
 }
 
 /// What a topic that has frames has in addition.
-pub(super) struct HeldFrames {
+pub(super) struct RetainedFrames {
     public: FrameQueue,
-    /// Apart, so that a reader without a grant never looks at private frames.
+    /// Apart, so that a subscriber without a grant never reads private frames.
     private: Option<Box<FrameQueue>>,
     own_ids: Option<Box<OwnIds>>,
     /// The sum of the frames' sizes.
@@ -60,7 +60,7 @@ impl TopicEntry {
     /// The part of an entry that is in tables, which may have more room than they use.
     pub(super) const TABLE_BYTES: usize = Slots::<TopicEntry>::ENTRY_BYTES + SlotTable::ENTRY_BYTES;
 
-    /// The memory of the entry without its frames and readers, in bytes: the slot, the places in tables, the
+    /// The memory of the entry without its frames and readers, in bytes: the slot, its entries in tables, the
     /// name.
     pub(super) fn bytes(&self) -> usize {
         TopicEntry::bytes_of(&self.name)
@@ -74,13 +74,15 @@ impl TopicEntry {
     /// The bytes that the topic is charged with when room is made: its frames in full, also those that other
     /// topics hold too, and everything else that it takes.
     pub(super) fn charge(&self) -> usize {
-        self.held.as_ref().map_or(0, |held| held.frame_bytes + held.overhead_bytes() + self.bytes())
+        self.retained
+            .as_ref()
+            .map_or(0, |retained| retained.frame_bytes + retained.overhead_bytes() + self.bytes())
     }
 }
 
-impl HeldFrames {
-    pub(super) fn new(rule: u32) -> HeldFrames {
-        HeldFrames {
+impl RetainedFrames {
+    pub(super) fn new(rule: u32) -> RetainedFrames {
+        RetainedFrames {
             public: FrameQueue::new(),
             private: None,
             own_ids: None,
@@ -99,7 +101,7 @@ impl HeldFrames {
         let queue_bytes = |queue: &FrameQueue| queue.capacity() * size_of::<(u64, Arc<Frame>)>();
         let private = self.private.as_ref().map_or(0, |queue| size_of::<FrameQueue>() + queue_bytes(queue));
         let own_ids = self.own_ids.as_ref().map_or(0, |own_ids| own_ids.bytes());
-        size_of::<HeldFrames>() + queue_bytes(&self.public) + private + own_ids
+        size_of::<RetainedFrames>() + queue_bytes(&self.public) + private + own_ids
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,7 +161,7 @@ impl HeldFrames {
         Some(frame)
     }
 
-    /// The frames that a reader gets: the private ones only with a grant.
+    /// The frames that a subscriber gets: the private ones only with a grant.
     pub(super) fn queues(&self, sees_private: bool) -> impl Iterator<Item = &FrameQueue> {
         let private = self.private.as_deref().filter(|_| sees_private);
         std::iter::once(&self.public).chain(private)

@@ -10,7 +10,7 @@ const SEEDS: u64 = 300;
 const STEPS: u64 = 300;
 
 #[test]
-fn every_reader_gets_its_events_once_and_in_order_or_a_sign() {
+fn every_subscriber_gets_its_events_once_and_in_order_or_a_sign() {
     let variable = |name| std::env::var(name).ok().map(|value: String| value.parse().unwrap());
     let seeds = match variable("FANFARE_SEED") {
         Some(seed) => seed..seed + 1,

@@ -1,8 +1,10 @@
-//! Delivery and the log against a naive model: a list of all events, and for each reader the bytes it must get.
+//! Delivery and the log against a naive model: a list of all events, and for each subscriber the bytes it
+//! must get.
 //!
-//! The world below drives the same [`Delivery`] that a shard drives, with sockets that take a random number of bytes, and
-//! with mail that is handed over late. After each step every reader's stream must be a prefix of what the list says,
-//! and the tables must agree with each other; in the end everybody must have everything.
+//! The world below drives the same [`Delivery`] that a shard drives, with sockets that take a random number
+//! of bytes, and with mail that is handed over late. After each step every subscriber's stream must be a
+//! prefix of what the list says, and the tables must agree with each other; in the end everybody must have
+//! everything.
 //!
 //! What happens is chosen by a seed (the test) or by bytes (the fuzzer, which takes in this file by its path).
 
@@ -29,7 +31,7 @@ const TOPICS: usize = 5;
 /// What the opening of a stream looks like here.
 const OPENING: &[u8] = b"opening of a stream\n";
 
-/// One shard's delivery and its readers, and the log.
+/// One shard's delivery and its subscribers, and the log.
 pub(crate) struct World {
     choices: Choices,
     now: Duration,
@@ -40,17 +42,17 @@ pub(crate) struct World {
     delivery: Delivery,
     /// Events that were published and not handed to the shard yet.
     mail: VecDeque<Arc<Frame>>,
-    /// What readers choose from: few, so that they share audiences.
+    /// What subscribers choose from: few, so that they share audiences.
     menu: Vec<Subscription>,
     /// The naive log: all events ever.
     history: Vec<Arc<Frame>>,
     /// By slot.
-    readers: BTreeMap<u32, Reader>,
+    subscribers: BTreeMap<u32, Subscriber>,
     next_socket: i32,
     draining: bool,
 }
 
-struct Reader {
+struct Subscriber {
     link: LinkKey,
     socket: i32,
     subscription: Subscription,
@@ -107,7 +109,7 @@ impl World {
             endings: choices.pick(&[1, 10]),
             heartbeats: choices.pick(&[1, 100]),
             room_endings: choices.pick(&[1, 100]),
-            drain_looks: choices.pick(&[1, 100]),
+            drain_checks: choices.pick(&[1, 100]),
             laggard_checks: choices.pick(&[1, 100]),
             sweep: SweepBounds {
                 frames: choices.pick(&[1, 6, 40]),
@@ -127,7 +129,7 @@ impl World {
             budgets,
             mail: VecDeque::new(),
             history: Vec::new(),
-            readers: BTreeMap::new(),
+            subscribers: BTreeMap::new(),
             next_socket: 0,
             draining: false,
             choices,
@@ -155,22 +157,25 @@ impl World {
 
     /// Opens all sockets and works until nothing is left to do; then all have everything, and nothing is kept.
     pub(crate) fn finish(&mut self) {
-        for slot in self.readers.keys().copied().collect::<Vec<_>>() {
+        for slot in self.subscribers.keys().copied().collect::<Vec<_>>() {
             self.open_socket(slot);
         }
         self.work_off("after all sockets were opened");
-        for reader in self.readers.values() {
-            assert!(reader.begun.is_empty(), "{:?}: {:?}", reader.link, reader.begun);
-            let next = self.first_after(reader, reader.seen.max(reader.incomplete_until));
-            assert!(next.is_none() || self.may_skip_in_silence(reader, next), "a reader misses {next:?}");
+        for subscriber in self.subscribers.values() {
+            assert!(subscriber.begun.is_empty(), "{:?}: {:?}", subscriber.link, subscriber.begun);
+            let next = self.first_after(subscriber, subscriber.seen.max(subscriber.incomplete_until));
+            assert!(
+                next.is_none() || self.may_skip_in_silence(subscriber, next),
+                "a subscriber misses {next:?}"
+            );
         }
         self.delivery.shrink_for_idle();
         self.delivery.check_sleep();
-        assert_eq!(self.delivery.held_bytes(), 0, "everybody has everything");
+        assert_eq!(self.delivery.memory_bytes(), 0, "everybody has everything");
         if self.choices.one_in(2) {
             self.drain();
         }
-        for slot in self.readers.keys().copied().collect::<Vec<_>>() {
+        for slot in self.subscribers.keys().copied().collect::<Vec<_>>() {
             self.leave(slot);
         }
         assert!(self.delivery.is_empty() && self.delivery.audiences() == 0);
@@ -181,7 +186,7 @@ impl World {
     }
 
     fn work_off(&mut self, when: &str) {
-        for _ in 0..10_000 + 20 * self.readers.len() * (self.history.len() + 1) {
+        for _ in 0..10_000 + 20 * self.subscribers.len() * (self.history.len() + 1) {
             if !self.delivery.has_work() && self.mail.is_empty() && self.delivery.laggards() == 0 {
                 return;
             }
@@ -194,8 +199,8 @@ impl World {
     fn drain(&mut self) {
         self.draining = true;
         self.delivery.begin_drain(Duration::from_millis(50), self.now);
-        for _ in 0..1000 + 100 * self.readers.len() {
-            if self.readers.is_empty() {
+        for _ in 0..1000 + 100 * self.subscribers.len() {
+            if self.subscribers.is_empty() {
                 return;
             }
             self.now += Duration::from_millis(5);
@@ -214,7 +219,7 @@ impl World {
             _ => None,
         };
         let options = StreamOptions {
-            gap_notice: !self.choices.one_in(4),
+            gap_events: !self.choices.one_in(4),
             checkpoint: self.choices.pick(&[Checkpoint::Off, Checkpoint::Block]),
             heartbeat: self.choices.one_in(4).then(|| Deciseconds16::of(Duration::from_millis(700))),
         };
@@ -234,7 +239,7 @@ impl World {
         let (socket, now) = (self.next_socket, self.now);
         let unsent = self.choices.one_in(3).then(|| Unsent::own(OPENING.into(), 0));
         let is_open = unsent.is_none();
-        let reader = Reader {
+        let subscriber = Subscriber {
             link,
             socket,
             subscription,
@@ -250,39 +255,39 @@ impl World {
             heard_at: now,
             ended: false,
         };
-        assert!(self.readers.insert(link.slot, reader).is_none(), "a slot that is in use");
+        assert!(self.subscribers.insert(link.slot, subscriber).is_none(), "a slot that is in use");
         self.delivery.begin(opened, NewStream { link, socket, options, unsent }, now, &mut log);
         self.take_closed();
-        if !is_open && self.readers.contains_key(&link.slot) && self.choices.one_in(2) {
+        if !is_open && self.subscribers.contains_key(&link.slot) && self.choices.one_in(2) {
             self.open_socket(link.slot);
         }
     }
 
     fn leave_some(&mut self) {
-        if let Some(slot) = self.some_reader() {
+        if let Some(slot) = self.some_subscriber() {
             self.leave(slot);
         }
     }
 
     fn leave(&mut self, slot: u32) {
-        let link = self.readers[&slot].link;
+        let link = self.subscribers[&slot].link;
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
-        self.readers.get_mut(&slot).unwrap().gone = true;
+        self.subscribers.get_mut(&slot).unwrap().gone = true;
         self.delivery.handle_gone(link, &mut log);
         // A notification that comes twice finds no stream.
         self.delivery.handle_gone(link, &mut log);
         self.take_closed();
-        assert!(!self.readers.contains_key(&slot));
+        assert!(!self.subscribers.contains_key(&slot));
     }
 
     fn change_some_socket(&mut self) {
-        let Some(slot) = self.some_reader() else { return };
-        let link = self.readers[&slot].link;
+        let Some(slot) = self.some_subscriber() else { return };
+        let link = self.subscribers[&slot].link;
         match self.choices.below(10) {
             0..5 => self.open_socket(slot),
             5..8 => {
                 let room = self.choices.pick(&[0, 1, 30, 100, 1_000, 50_000]);
-                self.readers.get_mut(&slot).unwrap().room = Some(room);
+                self.subscribers.get_mut(&slot).unwrap().room = Some(room);
             }
             8 => {
                 // Stale and spurious notifications.
@@ -290,15 +295,15 @@ impl World {
                 self.delivery.handle_writable(LinkKey { generation, ..link });
                 self.delivery.handle_writable(link);
             }
-            _ => self.readers.get_mut(&slot).unwrap().gone = true,
+            _ => self.subscribers.get_mut(&slot).unwrap().gone = true,
         }
     }
 
     fn open_socket(&mut self, slot: u32) {
-        let reader = self.readers.get_mut(&slot).unwrap();
-        reader.room = None;
-        if std::mem::take(&mut reader.is_blocked) {
-            self.delivery.handle_writable(reader.link);
+        let subscriber = self.subscribers.get_mut(&slot).unwrap();
+        subscriber.room = None;
+        if std::mem::take(&mut subscriber.is_blocked) {
+            self.delivery.handle_writable(subscriber.link);
         }
     }
 
@@ -325,7 +330,7 @@ impl World {
         }
     }
 
-    /// One turn of the loop.
+    /// One tick.
     fn turn(&mut self) {
         let mut half = self.budgets.marks.div_ceil(2);
         self.delivery.mark(&mut half);
@@ -363,129 +368,133 @@ impl World {
 
     fn take_closed(&mut self) {
         while let Some(Closed { socket, link, reason, finish }) = self.delivery.poll_closed() {
-            let reader = self.readers.remove(&link.slot).unwrap();
-            assert_eq!((reader.socket, reader.link), (socket, link));
+            let subscriber = self.subscribers.remove(&link.slot).unwrap();
+            assert_eq!((subscriber.socket, subscriber.link), (socket, link));
             let may_be = match reason {
-                CloseReason::PeerLeft => reader.gone,
-                CloseReason::LaggardFull => self.may_be_over_a_bound(&reader),
+                CloseReason::PeerLeft => subscriber.gone,
+                CloseReason::LaggardFull => self.may_be_over_a_bound(&subscriber),
                 CloseReason::LaggardStalled => {
-                    reader.is_blocked && self.now - reader.heard_at >= self.limits.laggard_time
+                    subscriber.is_blocked && self.now - subscriber.heard_at >= self.limits.laggard_time
                 }
                 CloseReason::Aged => false,
                 CloseReason::Drained => {
-                    let next = self.first_after(&reader, reader.seen.max(reader.incomplete_until));
-                    self.draining && (next.is_none() || self.may_skip_in_silence(&reader, next))
+                    let next =
+                        self.first_after(&subscriber, subscriber.seen.max(subscriber.incomplete_until));
+                    self.draining && (next.is_none() || self.may_skip_in_silence(&subscriber, next))
                 }
                 CloseReason::Cut => false,
             };
-            let next = self.first_after(&reader, reader.seen).map(|next| next.seq());
-            let available_after = self.available_after(&reader);
+            let next = self.first_after(&subscriber, subscriber.seen).map(|next| next.seq());
+            let available_after = self.available_after(&subscriber);
             assert!(
                 may_be,
                 "{link:?} was closed as {reason:?}: has {}, needs {next:?}, available after {available_after}, begun {}, \
                  {:?}",
-                reader.seen,
-                reader.begun.len(),
+                subscriber.seen,
+                subscriber.begun.len(),
                 self.limits.laggard_policy
             );
             assert!(finish || reason != CloseReason::Drained);
-            assert!(reader.gone || !finish || reader.ended, "the end was sent");
+            assert!(subscriber.gone || !finish || subscriber.ended, "the end was sent");
         }
     }
 
     /// The log has dropped something that it needs, or links have begun more than they may.
-    fn may_be_over_a_bound(&self, reader: &Reader) -> bool {
-        let available_after = self.available_after(reader);
-        let misses = self.first_after(reader, reader.seen).is_some_and(|next| next.seq() <= available_after);
+    fn may_be_over_a_bound(&self, subscriber: &Subscriber) -> bool {
+        let available_after = self.available_after(subscriber);
+        let misses =
+            self.first_after(subscriber, subscriber.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
-        // The notice of a gap is begun, too.
-        let has_begun = !reader.begun.is_empty() || !reader.is_open || reader.is_blocked || misses;
+        // A gap event is begun, too.
+        let has_begun =
+            !subscriber.begun.is_empty() || !subscriber.is_open || subscriber.is_blocked || misses;
         lost || (has_begun && self.limits.laggard_bytes < 1_000_000)
     }
 
-    // The network, and what its readers must see.
+    // The network, and what its subscribers must see.
 
     fn send(&mut self, index: usize, socket: i32, bytes: &[u8]) -> Option<SendFailure> {
         let now = self.now;
-        let reader = self.readers.values_mut().find(|reader| reader.socket == socket).expect("a socket");
-        assert!(!reader.ended, "nothing comes after the end of a stream");
-        if reader.gone {
+        let subscriber =
+            self.subscribers.values_mut().find(|subscriber| subscriber.socket == socket).expect("a socket");
+        assert!(!subscriber.ended, "nothing comes after the end of a stream");
+        if subscriber.gone {
             return Some(SendFailure { index, sent: 0, is_gone: true });
         }
-        let sent = reader.room.unwrap_or(usize::MAX).min(bytes.len());
-        reader.room = reader.room.map(|room| room - sent);
-        reader.begun.extend_from_slice(&bytes[..sent]);
+        let sent = subscriber.room.unwrap_or(usize::MAX).min(bytes.len());
+        subscriber.room = subscriber.room.map(|room| room - sent);
+        subscriber.begun.extend_from_slice(&bytes[..sent]);
         if sent > 0 {
-            reader.heard_at = now;
+            subscriber.heard_at = now;
         }
-        reader.is_blocked = sent < bytes.len();
-        let slot = reader.link.slot;
+        subscriber.is_blocked = sent < bytes.len();
+        let slot = subscriber.link.slot;
         self.read(slot);
         (sent < bytes.len()).then_some(SendFailure { index, sent, is_gone: false })
     }
 
-    /// Compares what a reader got with the list: whole pieces are done with, the rest must be the beginning of what may
-    /// come next.
+    /// Compares what a subscriber got with the list: whole pieces are done with, the rest must be the
+    /// beginning of what may come next.
     fn read(&mut self, slot: u32) {
-        let mut reader = self.readers.remove(&slot).unwrap();
-        while !reader.begun.is_empty() && self.read_piece(&mut reader) {}
-        self.readers.insert(slot, reader);
+        let mut subscriber = self.subscribers.remove(&slot).unwrap();
+        while !subscriber.begun.is_empty() && self.read_piece(&mut subscriber) {}
+        self.subscribers.insert(slot, subscriber);
     }
 
     /// Takes one whole piece off. False where there is none yet.
-    fn read_piece(&self, reader: &mut Reader) -> bool {
-        let format = reader.subscription.encoding().format;
-        if !reader.is_open {
-            let taken = take_off(&mut reader.begun, OPENING);
+    fn read_piece(&self, subscriber: &mut Subscriber) -> bool {
+        let format = subscriber.subscription.encoding().format;
+        if !subscriber.is_open {
+            let taken = take_off(&mut subscriber.begun, OPENING);
             assert!(taken != Match::Other, "something came before the opening");
-            reader.is_open |= taken == Match::Whole;
-            return reader.is_open;
+            subscriber.is_open |= taken == Match::Whole;
+            return subscriber.is_open;
         }
         // Of incomplete history, what is left comes.
-        let mut next = self.first_after(reader, reader.seen).cloned();
-        while let Some(left_out) = next.as_ref().filter(|it| it.seq() <= reader.incomplete_until) {
-            if matches_beginning(&reader.begun, left_out.wire(format)) {
+        let mut next = self.first_after(subscriber, subscriber.seen).cloned();
+        while let Some(left_out) = next.as_ref().filter(|it| it.seq() <= subscriber.incomplete_until) {
+            if matches_beginning(&subscriber.begun, left_out.wire(format)) {
                 break;
             }
-            next = self.first_after(reader, left_out.seq()).cloned();
+            next = self.first_after(subscriber, left_out.seq()).cloned();
         }
         if let Some(next) = &next {
-            match take_off(&mut reader.begun, next.wire(format)) {
+            match take_off(&mut subscriber.begun, next.wire(format)) {
                 Match::Whole => {
-                    reader.seen = next.seq();
+                    subscriber.seen = next.seq();
                     return true;
                 }
                 Match::Beginning => return false,
                 Match::Other => {}
             }
         }
-        if self.may_skip_in_silence(reader, next.as_ref()) && !starts_a_block(&reader.begun, format) {
-            return self.read_behind_a_skip(reader, format);
+        if self.may_skip_in_silence(subscriber, next.as_ref()) && !starts_a_block(&subscriber.begun, format) {
+            return self.read_behind_a_skip(subscriber, format);
         }
-        match take_off(&mut reader.begun, heartbeat(self.limits.heartbeat_form, format)) {
+        match take_off(&mut subscriber.begun, heartbeat(self.limits.heartbeat_form, format)) {
             Match::Whole => return true,
             Match::Beginning => return false,
             Match::Other => {}
         }
-        self.read_block(reader, format)
+        self.read_block(subscriber, format)
     }
 
-    /// A reader that does not want to be told of gaps loses what the log has dropped without a sign.
-    fn may_skip_in_silence(&self, reader: &Reader, next: Option<&Arc<Frame>>) -> bool {
-        let available_after = self.available_after(reader);
+    /// A subscriber that does not want to be told of gaps loses what the log has dropped without a sign.
+    fn may_skip_in_silence(&self, subscriber: &Subscriber, next: Option<&Arc<Frame>>) -> bool {
+        let available_after = self.available_after(subscriber);
         self.limits.laggard_policy == LaggardPolicy::Skip
-            && !reader.options.gap_notice
+            && !subscriber.options.gap_events
             && next.is_some_and(|next| next.seq() <= available_after)
     }
 
     /// What came is a later event, and all before it were dropped by the log.
-    fn read_behind_a_skip(&self, reader: &mut Reader, format: WireFormat) -> bool {
-        let available_after = self.available_after(reader);
-        let mut seq = reader.seen;
-        while let Some(next) = self.first_after(reader, seq) {
-            match take_off(&mut reader.begun, next.wire(format)) {
+    fn read_behind_a_skip(&self, subscriber: &mut Subscriber, format: WireFormat) -> bool {
+        let available_after = self.available_after(subscriber);
+        let mut seq = subscriber.seen;
+        while let Some(next) = self.first_after(subscriber, seq) {
+            match take_off(&mut subscriber.begun, next.wire(format)) {
                 Match::Whole => {
-                    reader.seen = next.seq();
+                    subscriber.seen = next.seq();
                     return true;
                 }
                 Match::Beginning => return false,
@@ -495,80 +504,84 @@ impl World {
                 }
             }
         }
-        panic!("no event for {:?}: {:?}", reader.link, reader.begun);
+        panic!("no event for {:?}: {:?}", subscriber.link, subscriber.begun);
     }
 
     /// A checkpoint, a gap, or the end of the stream.
-    fn read_block(&self, reader: &mut Reader, format: WireFormat) -> bool {
-        let Some((body, length)) = block(&reader.begun, format) else { return false };
+    fn read_block(&self, subscriber: &mut Subscriber, format: WireFormat) -> bool {
+        let Some((body, length)) = block(&subscriber.begun, format) else { return false };
         let body = body.to_owned();
-        reader.begun.drain(..length);
+        subscriber.begun.drain(..length);
         if body.starts_with("retry: ") {
-            reader.ended = true;
-            if format == WireFormat::Chunked && reader.begun.len() == 5 {
-                assert_eq!(reader.begun, b"0\r\n\r\n");
-                reader.begun.clear();
+            subscriber.ended = true;
+            if format == WireFormat::Chunked && subscriber.begun.len() == 5 {
+                assert_eq!(subscriber.begun, b"0\r\n\r\n");
+                subscriber.begun.clear();
             }
             assert!(self.draining, "a stream ends");
             return true;
         }
         let id = body.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id");
         let cursor = Cursor::parse(id).expect("a cursor");
-        let available_after = self.available_after(reader);
-        let complete_after = reader.seen.max(reader.incomplete_until);
+        let available_after = self.available_after(subscriber);
+        let complete_after = subscriber.seen.max(subscriber.incomplete_until);
         if body.starts_with("event: fanfare.gap\n") {
-            assert!(reader.options.gap_notice && self.limits.laggard_policy == LaggardPolicy::Skip);
-            let missing = self.first_after(reader, complete_after);
+            assert!(subscriber.options.gap_events && self.limits.laggard_policy == LaggardPolicy::Skip);
+            let missing = self.first_after(subscriber, complete_after);
             let is_one = missing.is_some_and(|missing| missing.seq() <= available_after);
-            assert!(is_one || reader.is_uncertain, "a gap that is none");
+            assert!(is_one || subscriber.is_uncertain, "a gap that is none");
             // It was written some time ago: what it names as complete tells what was gone then.
             let until = match body.split_once(r#""before":""#).and_then(|(_, rest)| rest.split_once('"')) {
                 Some((id, _)) => {
-                    let (seq, is_certain) = self.seq_of(id, reader);
-                    reader.is_uncertain = !is_certain;
+                    let (seq, is_certain) = self.seq_of(id, subscriber);
+                    subscriber.is_uncertain = !is_certain;
                     seq - 1
                 }
                 None => {
-                    reader.is_uncertain = true;
+                    subscriber.is_uncertain = true;
                     available_after
                 }
             };
-            assert!(cursor.seq >= reader.seen && cursor.seq <= until, "the gap goes on at {}", cursor.seq);
-            (reader.seen, reader.incomplete_until) = (cursor.seq, until);
+            assert!(
+                cursor.seq >= subscriber.seen && cursor.seq <= until,
+                "the gap goes on at {}",
+                cursor.seq
+            );
+            (subscriber.seen, subscriber.incomplete_until) = (cursor.seq, until);
         } else {
             assert_eq!(
                 &body[..body.len().min(80)],
                 format!("id: {id}\n\n"),
                 "{:?} has {} and needs {:?}",
-                reader.link,
-                reader.seen,
-                self.first_after(reader, reader.seen).map(|next| next.seq())
+                subscriber.link,
+                subscriber.seen,
+                self.first_after(subscriber, subscriber.seen).map(|next| next.seq())
             );
-            assert!(reader.options.checkpoint != Checkpoint::Off, "a checkpoint that was not asked for");
-            let missing = self.first_after(reader, complete_after);
-            let in_silence = self.may_skip_in_silence(reader, missing);
-            let missing = if in_silence { self.first_after(reader, available_after) } else { missing };
+            assert!(subscriber.options.checkpoint != Checkpoint::Off, "a checkpoint that was not asked for");
+            let missing = self.first_after(subscriber, complete_after);
+            let in_silence = self.may_skip_in_silence(subscriber, missing);
+            let missing = if in_silence { self.first_after(subscriber, available_after) } else { missing };
             assert!(
                 missing.is_none_or(|missing| missing.seq() > cursor.seq),
                 "a checkpoint at {} before {:?} was sent",
                 cursor.seq,
-                reader.seen
+                subscriber.seen
             );
-            reader.seen = reader.seen.max(cursor.seq);
+            subscriber.seen = subscriber.seen.max(cursor.seq);
         }
         true
     }
 
-    /// The last event that a reader knows by this id and that may be the first behind a gap, and whether it is the only
-    /// one: ids are used again.
-    fn seq_of(&self, id: &str, reader: &Reader) -> (u64, bool) {
+    /// The last event that a subscriber knows by this id and that may be the first behind a gap, and whether
+    /// it is the only one: ids are used again.
+    fn seq_of(&self, id: &str, subscriber: &Subscriber) -> (u64, bool) {
         if let Some(cursor) = Cursor::parse(id) {
             return (cursor.seq, true);
         }
-        let available_after = self.available_after(reader);
-        let (mut before, mut found, mut count) = (reader.seen, None, 0);
+        let available_after = self.available_after(subscriber);
+        let (mut before, mut found, mut count) = (subscriber.seen, None, 0);
         while before <= available_after
-            && let Some(frame) = self.first_after(reader, before)
+            && let Some(frame) = self.first_after(subscriber, before)
         {
             if frame.own_id() == Some(id) {
                 (found, count) = (Some(frame.seq()), count + 1);
@@ -578,15 +591,15 @@ impl World {
         (found.expect("an event with this id"), count == 1)
     }
 
-    /// The log has every event for the reader after this number.
-    fn available_after(&self, reader: &Reader) -> u64 {
-        let wanted = reader.subscription.wanted_after(0, 0);
+    /// The log has every event for the subscriber after this number.
+    fn available_after(&self, subscriber: &Subscriber) -> u64 {
+        let wanted = subscriber.subscription.wanted_after(0, 0);
         self.log.available_after(wanted.topics, wanted.sees_private)
     }
 
-    fn first_after(&self, reader: &Reader, seq: u64) -> Option<&Arc<Frame>> {
+    fn first_after(&self, subscriber: &Subscriber, seq: u64) -> Option<&Arc<Frame>> {
         let at = self.history.partition_point(|frame| frame.seq() <= seq);
-        self.history[at..].iter().find(|frame| reader.subscription.wants(frame))
+        self.history[at..].iter().find(|frame| subscriber.subscription.wants(frame))
     }
 
     // What must hold after each step.
@@ -597,7 +610,8 @@ impl World {
         self.log.check();
         let mut read: Vec<&Topic> = self.delivery.topics_read().collect();
         read.sort();
-        let mut wanted: Vec<&Topic> = self.readers.values().flat_map(|it| it.subscription.topics()).collect();
+        let mut wanted: Vec<&Topic> =
+            self.subscribers.values().flat_map(|it| it.subscription.topics()).collect();
         wanted.sort();
         wanted.dedup();
         assert_eq!(read, wanted, "the topics that the shard has registered for");
@@ -608,8 +622,9 @@ impl World {
             );
         }
         for topic in wanted {
-            let readers = self.readers.values().filter(|it| it.subscription.topics().contains(topic)).count();
-            assert_eq!(self.delivery.topic(topic).map(|(streams, _)| streams), Some(readers), "{topic}");
+            let subscribers =
+                self.subscribers.values().filter(|it| it.subscription.topics().contains(topic)).count();
+            assert_eq!(self.delivery.topic(topic).map(|(streams, _)| streams), Some(subscribers), "{topic}");
         }
     }
 
@@ -623,9 +638,9 @@ impl World {
         self.cursor((self.log.newest() + 1).saturating_sub(back))
     }
 
-    fn some_reader(&mut self) -> Option<u32> {
-        let index = self.choices.below(self.readers.len().max(1));
-        self.readers.keys().nth(index).copied()
+    fn some_subscriber(&mut self) -> Option<u32> {
+        let index = self.choices.below(self.subscribers.len().max(1));
+        self.subscribers.keys().nth(index).copied()
     }
 }
 

@@ -17,8 +17,9 @@ use fanfare::Wakes;
 pub(crate) struct OwedWakes(Arc<Mutex<Wakes>>);
 
 impl OwedWakes {
-    /// Runs a publish that is followed by its answer. What it wakes is woken after the publisher's connection had its
-    /// turn, or before the next such publish: an event waits for one answer at most, however many publishers there are.
+    /// Runs a publish that is followed by its answer. What it wakes is woken by a task that is queued behind
+    /// the publisher's connection, or before the next such publish, whichever comes first. So an event waits
+    /// for the tasks that were ready before, and for one answer of a publish.
     pub(super) async fn answer_first<F: Future>(&self, publish: F) -> F::Output {
         let mut publish = pin!(publish);
         std::future::poll_fn(|context| self.poll(publish.as_mut(), context)).await
@@ -52,7 +53,7 @@ mod tests {
 
     use fanfare::{Engine, Event, Hub, Topic};
 
-    use super::super::test_support::add_reader;
+    use super::super::test_support::add_subscriber;
     use super::*;
 
     fn publish(hub: &Hub) {
@@ -65,17 +66,17 @@ mod tests {
         hub.counts().events
     }
 
-    /// Waits without a turn for other tasks.
+    /// Waits while no other task runs.
     fn expect_taken(hub: &Hub, count: u64) {
         assert!((0..1000).any(|_| taken(hub) == count), "the shard has not taken {count} events");
     }
 
     /// A shard was woken before the answer was written, and took the core that was to write it.
     #[tokio::test]
-    async fn what_a_publish_wakes_is_woken_when_its_connection_had_its_turn() {
+    async fn what_a_publish_wakes_is_woken_after_its_connection_ran() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
-        let _reader = add_reader(&hub);
+        let _subscriber = add_subscriber(&hub);
         let mut published = 0;
         // A shard that is not asleep yet needs no wake.
         let is_deferred = loop {
@@ -92,12 +93,12 @@ mod tests {
     }
 
     /// The shard that was owed a wake counted as woken: of ten more publishes none woke it, until the task that
-    /// makes the owed wake had its turn, which was behind every other task.
+    /// makes the owed wake ran, which was behind every other task.
     #[tokio::test]
     async fn other_publishes_wake_although_a_wake_is_owed() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
-        let _reader = add_reader(&hub);
+        let _subscriber = add_subscriber(&hub);
         let mut published = 0;
         let mut was_deferred = false;
         while !was_deferred && published < 100 {
@@ -105,7 +106,7 @@ mod tests {
             owed.answer_first(async { publish(&hub) }).await;
             published += 1;
             was_deferred = taken(&hub) < published;
-            // No task has a turn in between.
+            // No task runs in between.
             publish(&hub);
             published += 1;
         }
@@ -118,7 +119,7 @@ mod tests {
     async fn an_event_waits_for_one_answer_at_most() {
         let engine = Engine::builder().shards(1).start().unwrap();
         let (hub, owed) = (engine.hub(), OwedWakes::default());
-        let _reader = add_reader(&hub);
+        let _subscriber = add_subscriber(&hub);
         for published in 1..=5 {
             owed.answer_first(async { publish(&hub) }).await;
             owed.answer_first(async {}).await;

@@ -119,11 +119,12 @@ impl Bodies {
         let entry = Entry { bytes: BODY_OVERHEAD, pace: Pace::new(), ended: Arc::clone(&ended) };
         state.table.insert(number, entry);
         drop(state);
-        Ok(Receiving { body, share: Share { bodies: Arc::clone(self), number }, ended })
+        Ok(Receiving { body, account: BodyAccount { bodies: Arc::clone(self), number }, ended })
     }
 
     /// Ends the publish whose body comes most slowly, and says whether there is one. Its memory counts no
-    /// more: it is given back at its next turn. A publish that grows ends only others that are known to be slow.
+    /// more: it is given back when it runs next. A publish that grows ends only others that are known to be
+    /// slow.
     fn end_slowest(&self, state: &mut State, grows: Option<u64>, now: Instant) -> bool {
         let rates = state.table.iter().filter_map(|(number, entry)| match (entry.pace.rate(now)?, grows) {
             (Rate::Known(rate), Some(grows)) => (*number != grows).then_some((rate, *number)),
@@ -160,12 +161,12 @@ impl Bodies {
 /// The body of one publish.
 pub(super) struct Receiving {
     body: Body,
-    pub(super) share: Share,
+    pub(super) account: BodyAccount,
     ended: Arc<Notify>,
 }
 
 /// What one publish has of the bounds, until it is dropped.
-pub(super) struct Share {
+pub(super) struct BodyAccount {
     bodies: Arc<Bodies>,
     number: u64,
 }
@@ -182,23 +183,23 @@ impl Receiving {
     /// 408: they do not come in time, or not before `deadline`. 503: others need the room. 400: the body breaks
     /// off.
     pub(super) async fn next(&mut self, deadline: Option<Instant>) -> Option<Result<Bytes, Problem>> {
-        let credit_ends = self.share.begin_wait();
+        let credit_ends = self.account.begin_wait();
         let until = deadline.map_or(credit_ends, |deadline| deadline.min(credit_ends));
         let next = tokio::select! {
             biased;
             frame = self.body.frame() => Ok(frame),
             () = self.ended.notified() => Err(too_slow_for_others()),
-            () = tokio::time::sleep_until(until) => Err(self.share.too_slow(until == credit_ends)),
+            () = tokio::time::sleep_until(until) => Err(self.account.too_slow(until == credit_ends)),
         };
         match next {
             Err(problem) => Some(Err(problem)),
             // From here on it waits for the shards, and not for its client.
-            Ok(None) if self.share.end_wait(0) => None,
+            Ok(None) if self.account.end_wait(0) => None,
             Ok(None) => Some(Err(too_slow_for_others())),
             Ok(Some(Err(_))) => Some(Err(Problem::new(400, "the body ended before its end"))),
             Ok(Some(Ok(frame))) => {
                 let bytes = frame.into_data().unwrap_or_default();
-                self.share.end_wait(bytes.len());
+                self.account.end_wait(bytes.len());
                 Some(Ok(bytes))
             }
         }
@@ -210,7 +211,7 @@ fn too_slow_for_others() -> Problem {
     Problem::new(503, slow).header("Retry-After", "1")
 }
 
-impl Share {
+impl BodyAccount {
     fn too_slow(&self, by_rate: bool) -> Problem {
         if !by_rate {
             return Problem::new(
@@ -248,11 +249,11 @@ impl Share {
         true
     }
 
-    /// Notes that the publish holds so much memory now.
+    /// Notes that the publish takes so much memory now.
     ///
     /// # Errors
-    /// 503: all publishes together would hold too much.
-    pub(super) fn hold(&self, bytes: usize) -> Result<(), Problem> {
+    /// 503: all publishes together would take too much.
+    pub(super) fn set_memory(&self, bytes: usize) -> Result<(), Problem> {
         let mut guard = self.bodies.lock();
         let state = &mut *guard;
         let now = Instant::now();
@@ -273,7 +274,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BodyAccount {
     fn drop(&mut self) {
         let mut state = self.bodies.lock();
         if let Some(entry) = state.table.remove(&self.number) {
@@ -451,18 +452,18 @@ mod tests {
 
     /// Bodies that waited for full mailboxes held 7.3 GiB.
     #[tokio::test(start_paused = true)]
-    async fn bodies_hold_no_more_than_they_may_together() {
+    async fn bodies_take_no_more_than_they_may_together() {
         let bodies = bodies();
         let first = bodies.receive(Body::empty()).ok().unwrap();
         let mut second = bodies.receive(pieces(1, 2 * SECOND)).ok().unwrap();
-        first.share.hold(2 * BODY_OVERHEAD).ok().unwrap();
+        first.account.set_memory(2 * BODY_OVERHEAD).ok().unwrap();
         // None of them is slow yet.
-        assert!(first.share.hold(2 * BODY_OVERHEAD + 1).is_err());
-        second.share.hold(0).ok().unwrap();
-        assert!(second.share.hold(1).is_err());
+        assert!(first.account.set_memory(2 * BODY_OVERHEAD + 1).is_err());
+        second.account.set_memory(0).ok().unwrap();
+        assert!(second.account.set_memory(1).is_err());
         let (ended, held) = tokio::join!(receive_for(&mut second, HOUR), async {
             tokio::time::sleep(SECOND + SECOND / 2).await;
-            first.share.hold(3 * BODY_OVERHEAD)
+            first.account.set_memory(3 * BODY_OVERHEAD)
         });
         assert_eq!(ended, Some(StatusCode::SERVICE_UNAVAILABLE));
         assert!(held.is_ok());

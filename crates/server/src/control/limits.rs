@@ -22,7 +22,7 @@ pub(super) const ANSWER_BYTES: usize = 16 << 20;
 /// that never read would keep all others out.
 pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
 
-/// Events of a stream or an array that are read or published before other requests get their turn. Those of a
+/// Events of a stream or an array that are read or published before other requests are served. Those of a
 /// part are published together.
 pub(super) const PART_EVENTS: usize = 256;
 
@@ -68,10 +68,10 @@ pub(super) const TOPICS_PER_PAGE: usize = 1000;
 /// Topics on one page where the request does not say.
 pub(super) const TOPICS_PER_PAGE_DEFAULT: usize = 100;
 
-/// Questions about topics that wait for their turn: 503.
+/// Questions about topics that wait for the permit to ask: 503.
 pub(super) const INSPECTION_QUEUE: usize = 256;
 
-/// How long a question waits for its turn: 503.
+/// How long a question waits for the permit: 503.
 pub(super) const INSPECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the shards may take to answer one question: 503.

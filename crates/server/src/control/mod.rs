@@ -86,7 +86,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     })?;
     thread::Builder::new().name("fanfare-control".to_owned()).spawn(move || {
         // Where that is refused, answers come later while broadcasts run.
-        let _ = fanfare::take_short_turns();
+        let _ = fanfare::prefer_short_runs();
         runtime.block_on(async move {
             let control = Arc::new(control);
             tokio::spawn(show_life(Arc::clone(&control.admission.health)));
@@ -115,7 +115,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows health checks that this thread's tasks have their turns.
+/// Shows health checks that this thread's tasks run.
 async fn show_life(health: Arc<Health>) {
     let mut beats = tokio::time::interval(BEAT);
     loop {

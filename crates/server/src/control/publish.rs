@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Control;
-use super::bodies::{Receiving, Share};
+use super::bodies::{BodyAccount, Receiving};
 use super::body::{self, JsonEvents, Lines};
 use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
@@ -67,19 +67,23 @@ enum Form {
 }
 
 async fn publish_json(control: &Arc<Control>, body: Receiving) -> Result<Response, Problem> {
-    let (text, share) = collect(body, control.limits.body_bytes).await?;
+    let (text, account) = collect(body, control.limits.body_bytes).await?;
     if !body::is_array(&text) {
-        return publish_one(control, &share, body::json_event(&text)?, text).await;
+        return publish_one(control, &account, body::json_event(&text)?, text).await;
     }
     let part_bytes = check_array(control, &text).await?;
     // All memory that the array will need: later there is no refusal any more.
-    share.hold(text.capacity().saturating_add(part_bytes))?;
-    let publishing = tokio::spawn(publish_array(Arc::clone(control), share, text));
+    account.set_memory(text.capacity().saturating_add(part_bytes))?;
+    let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
     publishing.await.unwrap_or_else(|_| Err(Problem::new(500, "the server failed to publish the array")))
 }
 
-/// Publishes an array that was checked. It holds its share of the bounds until it is done.
-async fn publish_array(control: Arc<Control>, share: Share, text: BytesMut) -> Result<Response, Problem> {
+/// Publishes an array that was checked. It keeps its account until it is done.
+async fn publish_array(
+    control: Arc<Control>,
+    account: BodyAccount,
+    text: BytesMut,
+) -> Result<Response, Problem> {
     let (mut part, mut sum) = (Part::default(), Sum::default());
     for event in JsonEvents::new(&text) {
         if part.add(event?) {
@@ -87,23 +91,23 @@ async fn publish_array(control: Arc<Control>, share: Share, text: BytesMut) -> R
         }
     }
     part.publish_surely(&control, &mut sum).await?;
-    drop(share);
+    drop(account);
     Ok(sum.into_response())
 }
 
 async fn publish_form(control: &Control, body: Receiving) -> Result<Response, Problem> {
-    let (text, share) = collect(body, control.limits.body_bytes).await?;
-    publish_one(control, &share, body::form_event(&text)?, text).await
+    let (text, account) = collect(body, control.limits.body_bytes).await?;
+    publish_one(control, &account, body::form_event(&text)?, text).await
 }
 
 async fn publish_one(
     control: &Control,
-    share: &Share,
+    account: &BodyAccount,
     event: Event,
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
-    share.hold(memory_of(&event))?;
+    account.set_memory(memory_of(&event))?;
     let (mut events, mut sum) = (vec![event], Sum::default());
     let published =
         control.owed_wakes.answer_first(publish_waiting(&control.hub, &mut events, &mut sum)).await?;
@@ -135,8 +139,8 @@ async fn check_array(control: &Control, body: &[u8]) -> Result<usize, Problem> {
     Ok(largest)
 }
 
-/// What one turn does: so much of a body is read, and its events are published together. Then others have
-/// their turns.
+/// A part of a body: so much of it is read at once, and its events are published together. Then other
+/// requests are served.
 #[derive(Default)]
 struct Part {
     events: Vec<Event>,
@@ -148,7 +152,7 @@ struct Part {
 }
 
 impl Part {
-    /// Adds an event, and says whether the turn ends with it.
+    /// Adds an event, and says whether the part ends with it.
     fn add(&mut self, event: Event) -> bool {
         let bytes = memory_of(&event);
         self.topics += event.topics().len();
@@ -156,25 +160,25 @@ impl Part {
         self.has_read(bytes)
     }
 
-    /// Notes that an event or a blank line of so many bytes was read, and says whether the turn ends with it.
+    /// Notes that an event or a blank line of so many bytes was read, and says whether the part ends with it.
     fn has_read(&mut self, bytes: usize) -> bool {
         self.pieces += 1;
         self.bytes += bytes;
         self.pieces >= PART_EVENTS || self.topics >= PART_TOPICS || self.bytes >= PART_BYTES
     }
 
-    /// Publishes the events, if there are any, and ends the turn. The publish holds `held` bytes besides.
+    /// Publishes the events, if there are any, and lets others go on. The publish holds `held` bytes besides.
     async fn publish(
         &mut self,
         control: &Control,
-        share: &Share,
+        account: &BodyAccount,
         held: usize,
         sum: &mut Sum,
     ) -> Result<(), Problem> {
         let mut part = std::mem::take(self);
         if !part.events.is_empty() {
             control.owed_wakes.make();
-            share.hold(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
+            account.set_memory(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
             let published = publish_waiting(&control.hub, &mut part.events, sum).await;
             sum.add(published.map_err(|problem| sum.describe(problem))?);
         }
@@ -182,8 +186,8 @@ impl Part {
         Ok(())
     }
 
-    /// Publishes a part of an array, and ends the turn. The first part is refused where no room comes in time.
-    /// A later one waits for as long as that takes: only the end of the engine ends it.
+    /// Publishes a part of an array, and lets others go on. The first part is refused where no room comes in
+    /// time. A later one waits for as long as that takes: only the end of the engine ends it.
     async fn publish_surely(&mut self, control: &Control, sum: &mut Sum) -> Result<(), Problem> {
         let mut part = std::mem::take(self);
         control.owed_wakes.make();
@@ -220,7 +224,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
     let mut lines = Lines::default();
     let mut sum = Sum::default();
     loop {
-        body.share.hold(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
+        body.account.set_memory(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
         let bytes = body.next(None).await;
         let ended = bytes.is_none();
         match bytes {
@@ -248,7 +252,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
                 }
             };
             if is_full {
-                publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
+                publish_lines_up_to(control, &body.account, &lines, &mut part, &mut sum).await?;
             }
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
@@ -256,7 +260,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
             let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
             failure = Some(long.member("line", number));
         }
-        publish_lines_up_to(control, &body.share, &lines, &mut part, &mut sum).await?;
+        publish_lines_up_to(control, &body.account, &lines, &mut part, &mut sum).await?;
         if let Some(problem) = failure {
             return Err(sum.describe(problem));
         }
@@ -268,12 +272,12 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
 
 async fn publish_lines_up_to(
     control: &Control,
-    share: &Share,
+    account: &BodyAccount,
     lines: &Lines,
     part: &mut Part,
     sum: &mut Sum,
 ) -> Result<(), Problem> {
-    let published = part.publish(control, share, lines.buffer.capacity(), sum).await;
+    let published = part.publish(control, account, lines.buffer.capacity(), sum).await;
     published.map_err(|problem| problem.at(&format!("up to line {}", lines.number)))
 }
 
@@ -326,7 +330,7 @@ fn refused(error: &PublishError) -> Problem {
 }
 
 /// Receives a whole body.
-async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, Share), Problem> {
+async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, BodyAccount), Problem> {
     let long =
         || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
     // What announces its length is refused before any of it is read.
@@ -341,9 +345,9 @@ async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, Share),
             return Err(long());
         }
         text.extend_from_slice(&bytes);
-        body.share.hold(text.capacity())?;
+        body.account.set_memory(text.capacity())?;
     }
-    Ok((text, body.share))
+    Ok((text, body.account))
 }
 
 /// What a batch or a stream has published so far.
@@ -386,7 +390,7 @@ mod tests {
     use axum::http::{HeaderValue, StatusCode};
     use fanfare::{Decision, Engine, Limits, Refusal, RequestHead};
 
-    use super::super::test_support::add_reader;
+    use super::super::test_support::add_subscriber;
     use super::super::{Bodies, ControlLimits, Inspections, Notices, OwedWakes};
     use super::*;
     use crate::admission::EventsAdmission;
@@ -463,7 +467,7 @@ mod tests {
         // Where the test fails, this goes before the engine, which waits for its shard.
         let go_on = go_on;
         let control = control(engine.hub());
-        let _reader = add_reader(&control.hub);
+        let _subscriber = add_subscriber(&control.hub);
         let mut stopper = TcpStream::connect(engine.addresses()[0]).unwrap();
         stopper.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
         stops.recv().unwrap();

@@ -19,7 +19,7 @@ use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
 
-/// The page may talk to this server under each of its loopback names, and to nothing else.
+/// The demo page may talk to this server under each of its loopback names, and to nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src data:; connect-src 'self' http://127.0.0.1:* http://localhost:*; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
@@ -32,9 +32,9 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
         .route("/health/live", only(get(health), "GET, HEAD"))
         .route("/health/ready", only(get(health), "GET, HEAD"))
-        .route("/", page("text/html; charset=utf-8", include_str!("../page/index.html")))
-        .route("/style.css", page("text/css; charset=utf-8", include_str!("../page/style.css")))
-        .route("/demo.js", page("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
+        .route("/", static_file("text/html; charset=utf-8", include_str!("../page/index.html")))
+        .route("/style.css", static_file("text/css; charset=utf-8", include_str!("../page/style.css")))
+        .route("/demo.js", static_file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
         .fallback(|| async { Problem::new(404, "nothing is served at this path; look at /") })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))
         .with_state(control)
@@ -47,7 +47,7 @@ fn only(methods: MethodRouter<Arc<Control>>, allowed: &'static str) -> MethodRou
     })
 }
 
-fn page(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Control>> {
+fn static_file(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Control>> {
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-cache"),
@@ -57,8 +57,8 @@ fn page(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Cont
     only(get(move || async move { (headers, text) }), "GET, HEAD")
 }
 
-/// Refuses what is meant for another host, and what a page of another origin may not do, and adds the
-/// response fields that let it read the answer where it may. A page that may not is not even told what a
+/// Refuses what is meant for another host, and what a web page of another origin may not do, and adds the
+/// response fields that let it read the answer where it may. A web page that may not is not even told what a
 /// publish would have answered.
 async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
     let EventsAdmission { hosts, cors, notices, .. } = &control.admission;

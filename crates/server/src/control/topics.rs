@@ -21,26 +21,26 @@ use super::limits::{
 };
 use super::problem::Problem;
 
-/// The turn to ask, and the queue for it.
+/// The permit to ask, and the queue for it.
 pub(crate) struct Inspections {
-    turn: Arc<Semaphore>,
+    permit: Arc<Semaphore>,
     queue: Semaphore,
 }
 
 impl Default for Inspections {
     fn default() -> Inspections {
-        Inspections { turn: Arc::new(Semaphore::new(1)), queue: Semaphore::new(INSPECTION_QUEUE) }
+        Inspections { permit: Arc::new(Semaphore::new(1)), queue: Semaphore::new(INSPECTION_QUEUE) }
     }
 }
 
 impl Inspections {
-    /// Waits for the turn to ask. A client that leaves meanwhile has left the queue.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+    /// Waits for the permit to ask. A client that leaves meanwhile has left the queue.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let Ok(_place) = self.queue.try_acquire() else {
             return Err(busy("too many questions about topics wait; try again in a second"));
         };
-        match tokio::time::timeout(INSPECTION_WAIT, Arc::clone(&self.turn).acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
+        match tokio::time::timeout(INSPECTION_WAIT, Arc::clone(&self.permit).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
             _ => Err(busy("other questions about topics take too long; try again in a second")),
         }
     }
@@ -91,16 +91,16 @@ pub(super) async fn topic(
     }
 }
 
-/// Asks the engine when it is this question's turn.
+/// Asks the engine when this question has the permit.
 async fn ask<T: Send + 'static>(
     control: &Arc<Control>,
     question: impl FnOnce(&Hub, Duration) -> Result<T, InspectError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let turn = control.inspections.turn().await?;
+    let permit = control.inspections.permit().await?;
     let control = Arc::clone(control);
     let asked = tokio::task::spawn_blocking(move || {
         // Also where the client leaves meanwhile: the next question waits for the end of this one.
-        let _turn = turn;
+        let _permit = permit;
         question(&control.hub, INSPECTION_TIME)
     });
     match asked.await {
@@ -183,31 +183,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_has_left_the_queue() {
         let inspections = Inspections::default();
-        let first = inspections.turn().await;
+        let first = inspections.permit().await;
         assert!(first.is_ok());
-        let waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.turn())).collect();
-        for mut turn in waiting {
-            assert!(poll_once(&mut turn).await.is_none(), "it waits");
+        let waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit())).collect();
+        for mut permit in waiting {
+            assert!(poll_once(&mut permit).await.is_none(), "it waits");
             // And is dropped here.
         }
         drop(first);
-        assert!(inspections.turn().await.is_ok());
-        let _held = inspections.turn().await;
+        assert!(inspections.permit().await.is_ok());
+        let _held = inspections.permit().await;
         // A wait has an end.
-        assert!(inspections.turn().await.is_err());
+        assert!(inspections.permit().await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_has_an_end() {
         let inspections = Inspections::default();
-        let _first = inspections.turn().await;
-        let mut waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.turn())).collect();
-        for turn in &mut waiting {
-            assert!(poll_once(turn).await.is_none(), "it waits");
+        let _first = inspections.permit().await;
+        let mut waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit())).collect();
+        for permit in &mut waiting {
+            assert!(poll_once(permit).await.is_none(), "it waits");
         }
-        assert!(inspections.turn().await.is_err(), "there is no room for one more");
+        assert!(inspections.permit().await.is_err(), "there is no room for one more");
         waiting.pop();
-        assert!(poll_once(&mut Box::pin(inspections.turn())).await.is_none(), "now there is");
+        assert!(poll_once(&mut Box::pin(inspections.permit())).await.is_none(), "now there is");
     }
 
     /// Polls once.

@@ -106,7 +106,7 @@ async function refusalReason({ url, withCredentials }) {
 }
 
 function streamUrl() {
-  const url = new URL("/events", el("origin").value === "twin" ? twinOrigin() : location.origin);
+  const url = new URL("/events", el("origin").value === "alias" ? loopbackAlias() : location.origin);
   for (const topic of listOf("topics")) {
     url.searchParams.append("topic", topic);
   }
@@ -132,7 +132,7 @@ function listOf(inputId) {
   return parts.filter((part) => part !== "");
 }
 
-function twinOrigin() {
+function loopbackAlias() {
   const name = LOOPBACK_TWINS[location.hostname];
   if (name === undefined) {
     return null;
@@ -186,17 +186,17 @@ function showAnswer(outcome, text) {
 // What the page shows
 
 function setUpOrigins() {
-  const twin = twinOrigin();
-  if (twin !== null) {
-    const option = el("origin").querySelector('[value="twin"]');
-    option.textContent = `another one: ${twin}`;
+  const alias = loopbackAlias();
+  if (alias !== null) {
+    const option = el("origin").querySelector('[value="alias"]');
+    option.textContent = `another one: ${alias}`;
     option.disabled = false;
   }
   showOrigin();
 }
 
 function showOrigin() {
-  el("with-credentials").disabled = el("origin").value !== "twin";
+  el("with-credentials").disabled = el("origin").value !== "alias";
 }
 
 function showState() {

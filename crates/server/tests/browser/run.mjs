@@ -122,7 +122,7 @@ async function scenario(page) {
   for (const withCredentials of [false, true]) {
     step(`from the page's own origin to another one, ${withCredentials ? "with" : "without"} credentials`);
     await page.close();
-    await page.connect({ start: "now", origin: "twin", withCredentials });
+    await page.connect({ start: "now", origin: "alias", withCredentials });
     assert.equal(new URL(await page.streamUrl()).hostname, "localhost");
     const data = `across origins, credentials: ${withCredentials}`;
     await page.publish({ type: "greeting", data });

@@ -14,7 +14,7 @@ use super::{PATIENCE, now};
 /// The most that an answer may have, so that no test reads for ever.
 const ANSWER_BYTES: usize = 64 << 20;
 
-/// A connection and what has been received on it and not been looked at.
+/// A connection and what has been received on it and not been read by a test.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,

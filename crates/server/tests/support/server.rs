@@ -360,7 +360,7 @@ impl Drop for Server {
     }
 }
 
-/// A thread or a descriptor may be gone by the time that we look.
+/// A thread or a descriptor may be gone by the time that we check.
 fn sockets_in(table: &Path) -> HashSet<PathBuf> {
     let entries = fs::read_dir(table).into_iter().flatten().flatten();
     let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());

@@ -63,7 +63,7 @@ fn end_some_times(
     end: fn(&mut Target, &Run) -> Result<(), String>,
     reported_cut: fn(&Server, usize) -> Result<u64, String>,
 ) -> Result<Outcome, String> {
-    let (times, subscribers) = (run.scaled(4, 1), target.readers.count);
+    let (times, subscribers) = (run.scaled(4, 1), target.subscribers.count);
     let mut outcome = Outcome::default();
     let mut reported = 0;
     for ends in 1..=times {
@@ -90,7 +90,7 @@ fn end_some_times(
         outcome.findings;
     outcome.note = format!(
         "{times} times, {subscribers} subscribers, {cut} of {reported} cut, {} unhindered, \
-         readers at most {longest_delay:.0?} delayed, \
+         subscribers at most {longest_delay:.0?} delayed, \
          {delay_at_stop:.0?} while it ended",
         unhindered.cut
     );
@@ -132,8 +132,8 @@ mod tests {
         assert_eq!(wrong(3, 0, 3, 0), 0);
         assert_eq!(wrong(3, 0, 2, 0), 1);
         assert_eq!(wrong(200, 130, 200, 20), 1);
-        // Where the threads of readers do not run, a server that cuts cannot be told from one that waited in
-        // vain.
+        // Where the threads of subscribers do not run, a server that cuts cannot be told from one that waited
+        // in vain.
         assert_eq!(wrong(200, 130, 200, 2_000), 0);
         assert_eq!(wrong(200, 130, 199, 2_000), 1);
     }

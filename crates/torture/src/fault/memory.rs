@@ -62,7 +62,7 @@ fn lower_limit(run: &mut Run) -> Result<(u64, u64), String> {
     let lowered =
         Lowered::to(&format!("{} {} {most}", most / 4, most / 2)).map_err(|error| error.to_string())?;
     // Subscribers that stall hold memory that others need.
-    run.target.readers.stall(0.3, Duration::from_secs(3));
+    run.target.subscribers.stall(0.3, Duration::from_secs(3));
     let mut peak = used;
     let deadline = run.clock.now() + LOWERED_FOR;
     while run.clock.now() < deadline && !run.stopped() {

@@ -66,7 +66,7 @@ impl Fault {
     }
 
     /// Whether a subscriber that reads without a pause keeps its stream during this fault.
-    pub(crate) fn keeps_streams_of_readers(self) -> bool {
+    pub(crate) fn keeps_streams_of_subscribers(self) -> bool {
         match self {
             Fault::Stall
             | Fault::Storm
@@ -84,7 +84,7 @@ impl Fault {
 fn stall(run: &mut Run) -> Result<Outcome, String> {
     let longest = run.scaled(Duration::from_secs(8), Duration::from_millis(1500));
     let share = 0.1 + 0.8 * run.random.f64();
-    run.target.readers.stall(share, longest);
+    run.target.subscribers.stall(share, longest);
     publish_beside(run, longest);
     let mut outcome = Outcome::default();
     outcome.findings += run.target.settle()?;

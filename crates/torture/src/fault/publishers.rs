@@ -11,7 +11,8 @@ use crate::run::Run;
 use crate::server::{LARGE, Plan};
 use crate::target::Target;
 
-/// The share of the readers that do not read for a part of the burst, so that they miss what the log drops.
+/// The share of the subscribers that do not read for a part of the burst, so that they miss what the log
+/// drops.
 const STALLED_SHARE: f64 = 0.3;
 
 /// Some publishers leave in the middle of a body, others take seconds for theirs.
@@ -92,8 +93,8 @@ pub(super) fn burst(run: &mut Run) -> Result<Outcome, String> {
         length: 400,
     };
     let mut random = run.random.fork();
-    // A machine that is fast enough may let every reader keep pace, and then no gap is reported.
-    run.target.readers.stall(STALLED_SHARE, 2 * small.time);
+    // A machine that is fast enough may let every subscriber keep pace, and then no gap is reported.
+    run.target.subscribers.stall(STALLED_SHARE, 2 * small.time);
     let (acknowledged, _) = small.publish(run, &run.target, &mut random);
     let small_findings = run.target.settle()?;
     let plan = Plan { bounds: LARGE, ..run.plan_apart() };
@@ -108,9 +109,9 @@ pub(super) fn burst(run: &mut Run) -> Result<Outcome, String> {
     let (mut acknowledged_large, mut busy) = (0, 0);
     let mut outcome = target.with_log(|target| {
         // Where all subscribers are slow and still read, mail waits for them, and so do publishers.
-        target.readers.slow_down(large.time);
+        target.subscribers.slow_down(large.time);
         (acknowledged_large, busy) = large.publish(run, target, &mut random);
-        target.readers.slow_down(Duration::ZERO);
+        target.subscribers.slow_down(Duration::ZERO);
         let findings = target.settle()?;
         Ok(Outcome { findings, violations: target.violations(), ..Outcome::default() })
     })?;

@@ -337,7 +337,7 @@ impl Subscriber {
             return Err(format!("a stream is framed as was not asked for: {:?}", self.preferences));
         }
         // Not `now`, because a loop over all subscribers may take a second, and this time must not be before
-        // the server looked at its log.
+        // the server read its log.
         let at = ledger.now();
         self.log.push(Entry::Began { at, resumed: !self.last_event_id.is_empty(), gap: parsed.gap });
         stream.chunks = parsed.chunked.then(ChunkReader::default);

@@ -4,19 +4,20 @@
 //!                        | ticket 1: shards {0}    called |  <--call(0)-- shard 0 has room again
 //!                        | ticket 2: shards {0, 3}        |
 //!   publisher --enter--> | ticket 3: shards {5}           |  --leave--> a publisher that succeeded or gave up
-//!                                                                      passes its turn on: from 1 to 2
+//!                                                                      calls the next one: from 1 to 2
 //! ```
 //!
-//! The order is start-time fair queueing in its simplest form (P. Goyal, H. Vin, H. Cheng, 1996, without weights): a
-//! publisher that enters when events of so many bytes have been published, with a part of so many bytes, stands at the
-//! sum of both. Hundreds of publishers with 256 events each do not delay one with a single event by more than the turn
-//! of one of them; and those with a single event delay a large part by no more bytes than that part has.
+//! The order is start-time fair queueing in its simplest form (P. Goyal, H. Vin, H. Cheng, 1996, without
+//! weights): a publisher that enters when events of so many bytes have been published, with a part of so many
+//! bytes, stands at the sum of both. Hundreds of publishers with 256 events each do not delay one with a
+//! single event by more than one of them; and those with a single event delay a large part by no more bytes
+//! than that part has.
 //!
 //! A publisher waits for the shards that had no room in their mailboxes, and it does not overtake another
 //! publisher ahead that waits for one of them. It is called when it is the first one for all of its shards. Then it
-//! tries again, and keeps its place until it has succeeded or given up.
+//! tries again, and keeps its position until it has succeeded or given up.
 //!
-//! A shard only marks a place and signals a condition variable. It must not run a task's waker, because it
+//! A shard only marks a position and signals a condition variable. It must not run a task's waker, because it
 //! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
 //! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
 //! of the hub ([`super::tasks`]) wakes it.
@@ -30,12 +31,12 @@ use fanfare_proto::log::ShardSet;
 
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
-/// A place in the line: lower ones are ahead.
+/// A position in the line: lower ones are ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket {
     /// What had been published when the publisher entered, and what it publishes first, in bytes.
     at: u64,
-    /// Publishers at the same place have their turns in the order in which they came.
+    /// Publishers at the same position are called in the order in which they came.
     number: u64,
 }
 
@@ -45,7 +46,7 @@ pub(crate) struct WaitingPublishers {
     line: Mutex<Line>,
     /// How many publishers wait. Relaxed: it is raised under the sequencer's lock, or the log's where a
     /// publisher waits for no shard, and a thread that asks holds or has held the same lock. Where it falls
-    /// meanwhile, the publisher only looks at the line in vain.
+    /// meanwhile, the publisher only checks the line in vain.
     count: AtomicUsize,
     /// No publish will succeed any more: the engine drains, or a shard has ended.
     closed: AtomicBool,
@@ -56,7 +57,7 @@ pub(crate) struct WaitingPublishers {
 #[derive(Default)]
 struct Line {
     next_number: u64,
-    places: BTreeMap<Ticket, Waiting>,
+    positions: BTreeMap<Ticket, Waiting>,
     /// How many publishers wait for each shard, and the shards for which any does: a publish asks for these,
     /// so it must not cost more where many wait.
     waiting_for: Vec<usize>,
@@ -70,19 +71,19 @@ struct Line {
 /// One publisher in the line.
 struct Waiting {
     /// The shards that had no room, or that a publisher ahead waits for. The set only grows: a publisher that
-    /// waited for one shard, and then finds another one full, keeps its place for both. Otherwise two busy
+    /// waited for one shard, and then finds another one full, keeps its position for both. Otherwise two busy
     /// shards could starve it.
     shards: ShardSet,
     /// It waits until this number is visible, and for no shard.
     until: Option<u64>,
-    /// It is its turn to try.
+    /// It may try again.
     is_called: bool,
     /// Where its thread waits; a task has none.
     thread: Option<Arc<Condvar>>,
 }
 
-/// A place in the line. Dropped, it is left, and the turn is passed on.
-pub(crate) struct Place {
+/// A position in the line. When it is dropped, the publisher leaves the line, and the next one is called.
+pub(crate) struct LinePosition {
     line: Arc<WaitingPublishers>,
     ticket: Ticket,
     thread: Option<Arc<Condvar>>,
@@ -107,26 +108,33 @@ impl WaitingPublishers {
         self.count.load(Ordering::Relaxed) == 0
     }
 
-    /// The shards that publishers ahead wait for; without a place, all publishers are ahead.
-    pub(crate) fn waited_for_ahead(&self, place: Option<&Place>) -> ShardSet {
+    /// The shards that publishers ahead wait for; without a position, all publishers are ahead.
+    pub(crate) fn waited_for_ahead(&self, position: Option<&LinePosition>) -> ShardSet {
         let mut shards = ShardSet::new();
         if self.is_empty() {
             return shards;
         }
         let line = lock(&self.line);
-        let Some(place) = place else { return line.waited_for.clone() };
-        for waiting in line.places.range(..place.ticket).map(|(_, waiting)| waiting) {
+        let Some(position) = position else { return line.waited_for.clone() };
+        for waiting in line.positions.range(..position.ticket).map(|(_, waiting)| waiting) {
             shards.union_with(&waiting.shards);
         }
         shards
     }
 
-    /// Takes a place in the line, or notes at a place that its turn brought no success. `at` says where: see
-    /// [`Ticket`]. The publisher may be the first one, so it looks once more at who is ahead.
-    pub(crate) fn enter(self: &Arc<Self>, place: &mut Option<Place>, at: u64, shards: &ShardSet, by: WaitBy) {
+    /// Takes a position in the line, or notes at a position that its call brought no success. `at` says
+    /// where: see [`Ticket`]. The publisher may be the first one, so it checks once more which publishers are
+    /// ahead.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        position: &mut Option<LinePosition>,
+        at: u64,
+        shards: &ShardSet,
+        by: WaitBy,
+    ) {
         let line = &mut *lock(&self.line);
-        let place = place.get_or_insert_with(|| self.new_place(line, at, by, None));
-        let Some(waiting) = line.places.get_mut(&place.ticket) else { return };
+        let position = position.get_or_insert_with(|| self.new_position(line, at, by, None));
+        let Some(waiting) = line.positions.get_mut(&position.ticket) else { return };
         waiting.is_called = false;
         for shard in shards.iter() {
             if waiting.shards.insert(shard) {
@@ -139,22 +147,33 @@ impl WaitingPublishers {
         }
     }
 
-    /// Takes a place for a publisher whose events are not visible before this number is. It delays no
+    /// Takes a position for a publisher whose events are not visible before this number is. It delays no
     /// other publisher. Called under the log's lock, as long as the number is not visible.
-    pub(crate) fn enter_until(self: &Arc<Self>, place: &mut Option<Place>, number: u64, by: WaitBy) {
+    pub(crate) fn enter_until(
+        self: &Arc<Self>,
+        position: &mut Option<LinePosition>,
+        number: u64,
+        by: WaitBy,
+    ) {
         let line = &mut *lock(&self.line);
-        place.get_or_insert_with(|| self.new_place(line, 0, by, Some(number)));
+        position.get_or_insert_with(|| self.new_position(line, 0, by, Some(number)));
     }
 
-    fn new_place(self: &Arc<Self>, line: &mut Line, at: u64, by: WaitBy, until: Option<u64>) -> Place {
+    fn new_position(
+        self: &Arc<Self>,
+        line: &mut Line,
+        at: u64,
+        by: WaitBy,
+        until: Option<u64>,
+    ) -> LinePosition {
         let ticket = Ticket { at, number: line.next_number };
         line.next_number += 1;
         let thread: Option<Arc<Condvar>> = (by == WaitBy::Thread).then(Arc::default);
         let waiting = Waiting { shards: ShardSet::new(), until, is_called: false, thread: thread.clone() };
-        line.places.insert(ticket, waiting);
+        line.positions.insert(ticket, waiting);
         line.until.extend(until.map(|number| (number, ticket)));
-        self.count.store(line.places.len(), Ordering::Relaxed);
-        Place { line: Arc::clone(self), ticket, thread }
+        self.count.store(line.positions.len(), Ordering::Relaxed);
+        LinePosition { line: Arc::clone(self), ticket, thread }
     }
 
     /// Everything up to this number is visible. Calls the publishers that wait for that.
@@ -171,7 +190,7 @@ impl WaitingPublishers {
     }
 
     /// This shard has room again. Calls the first publisher that waits for it, unless that publisher waits
-    /// behind others for another shard: these will pass their turn on.
+    /// behind others for another shard: these will call it when they leave.
     pub(crate) fn call(&self, shard: usize) {
         let mut line = lock(&self.line);
         if !line.waited_for.contains(shard) {
@@ -179,7 +198,7 @@ impl WaitingPublishers {
         }
         let mut ahead = ShardSet::new();
         let mut called = None;
-        for (&ticket, waiting) in &line.places {
+        for (&ticket, waiting) in &line.positions {
             if waiting.shards.contains(shard) {
                 called = (!intersect(&waiting.shards, &ahead)).then_some(ticket);
                 break;
@@ -192,7 +211,7 @@ impl WaitingPublishers {
     }
 
     fn call_ticket(&self, line: &mut Line, ticket: Ticket) {
-        let Some(waiting) = line.places.get_mut(&ticket) else { return };
+        let Some(waiting) = line.positions.get_mut(&ticket) else { return };
         if std::mem::replace(&mut waiting.is_called, true) {
             return;
         }
@@ -207,8 +226,8 @@ impl WaitingPublishers {
 
     fn leave(&self, ticket: Ticket) {
         let mut line = lock(&self.line);
-        let Some(left) = line.places.remove(&ticket) else { return };
-        self.count.store(line.places.len(), Ordering::Relaxed);
+        let Some(left) = line.positions.remove(&ticket) else { return };
+        self.count.store(line.positions.len(), Ordering::Relaxed);
         if let Some(number) = left.until {
             line.until.remove(&(number, ticket));
             return;
@@ -219,10 +238,10 @@ impl WaitingPublishers {
                 line.waited_for.remove(shard);
             }
         }
-        // A publisher that waited behind this one, and behind no other one, has its turn.
+        // A publisher that waited behind this one, and behind no other one, is called.
         let mut ahead = ShardSet::new();
         let mut called = Vec::new();
-        for (&other, waiting) in &line.places {
+        for (&other, waiting) in &line.positions {
             if other > ticket
                 && intersect(&waiting.shards, &left.shards)
                 && !intersect(&waiting.shards, &ahead)
@@ -242,9 +261,9 @@ impl WaitingPublishers {
     /// No publish succeeds from now on. Every publisher is called, so that it learns of that.
     pub(crate) fn close(&self) {
         let line = lock(&self.line);
-        // Under the lock, so that no publisher looks before and waits behind.
+        // Under the lock, so that no publisher checks before this and waits after it.
         self.closed.store(true, Ordering::Release);
-        for thread in line.places.values().filter_map(|waiting| waiting.thread.as_ref()) {
+        for thread in line.positions.values().filter_map(|waiting| waiting.thread.as_ref()) {
             thread.notify_one();
         }
         self.tasks_called.notify_one();
@@ -266,21 +285,21 @@ impl WaitingPublishers {
     }
 }
 
-impl Place {
+impl LinePosition {
     pub(crate) fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// Whether it is the publisher's turn to try. Also where the line is closed: then it will learn why.
+    /// Whether the publisher is called. Also where the line is closed: then it will learn why.
     pub(crate) fn is_called(&self) -> bool {
         self.is_called_in(&lock(&self.line.line))
     }
 
     fn is_called_in(&self, line: &Line) -> bool {
-        self.line.is_closed() || line.places.get(&self.ticket).is_none_or(|waiting| waiting.is_called)
+        self.line.is_closed() || line.positions.get(&self.ticket).is_none_or(|waiting| waiting.is_called)
     }
 
-    /// Waits for the turn of a publisher that waits as a thread. `time_left` says how long it may still wait;
+    /// Waits for the call of a publisher that waits as a thread. `time_left` says how long it may still wait;
     /// false: no time is left, and it was not called.
     pub(crate) fn wait(&self, mut time_left: impl FnMut() -> Duration) -> bool {
         let mut line = lock(&self.line.line);
@@ -301,7 +320,7 @@ fn wait_timeout<'line>(
     thread.wait_timeout(line, left).unwrap_or_else(PoisonError::into_inner).0
 }
 
-impl Drop for Place {
+impl Drop for LinePosition {
     fn drop(&mut self) {
         self.line.leave(self.ticket);
     }

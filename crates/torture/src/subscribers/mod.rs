@@ -23,7 +23,7 @@ const THREADS: usize = 2;
 const WAKER: Token = Token(usize::MAX);
 const BUFFER: usize = 64 << 10;
 
-/// The loop of a thread of readers takes at most this long. Where it takes longer, the machine kept the
+/// The loop of a thread of subscribers takes at most this long. Where it takes longer, the machine kept the
 /// thread from reading.
 const LOOP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -33,7 +33,7 @@ const END: Duration = Duration::from_secs(4);
 /// How often silent connections are searched for in the kernel's table.
 const SEARCH: Duration = Duration::from_secs(1);
 
-/// A command to the threads of readers.
+/// A command to the threads of subscribers.
 enum Order {
     /// A random share of the subscribers stops reading, each for a random time up to `at_most`.
     Stall {
@@ -65,19 +65,19 @@ enum Order {
 }
 
 /// The subscribers of a server.
-pub(crate) struct Readers {
+pub(crate) struct Subscribers {
     threads: Vec<Thread>,
     pub(crate) count: usize,
 }
 
-/// A thread of readers, and the means to give it commands.
+/// A thread of subscribers, and the means to give it commands.
 struct Thread {
     orders: Sender<Order>,
     waker: Arc<Waker>,
     handle: Option<JoinHandle<()>>,
 }
 
-impl Readers {
+impl Subscribers {
     /// Starts `count` subscribers with random preferences.
     pub(crate) fn start(
         address: SocketAddr,
@@ -85,7 +85,7 @@ impl Readers {
         ledger: &Arc<Ledger>,
         clock: Clock,
         random: &mut fastrand::Rng,
-    ) -> io::Result<Readers> {
+    ) -> io::Result<Subscribers> {
         let mut threads = Vec::new();
         for index in 0..THREADS {
             let poll = Poll::new()?;
@@ -108,10 +108,10 @@ impl Readers {
                 random: random.fork(),
             };
             let handle =
-                thread::Builder::new().name(format!("readers-{index}")).spawn(move || worker.run())?;
+                thread::Builder::new().name(format!("subscribers-{index}")).spawn(move || worker.run())?;
             threads.push(Thread { orders: give, waker, handle: Some(handle) });
         }
-        Ok(Readers { threads, count })
+        Ok(Subscribers { threads, count })
     }
 
     fn order(&self, mut order: impl FnMut() -> Order) {
@@ -133,7 +133,7 @@ impl Readers {
         let answers: Vec<T> = answers.iter().collect();
         match answers.len() {
             THREADS => Ok(answers),
-            count => Err(format!("{count} of {THREADS} threads of readers answered")),
+            count => Err(format!("{count} of {THREADS} threads of subscribers answered")),
         }
     }
 
@@ -141,7 +141,7 @@ impl Readers {
     pub(crate) fn violations(&self) -> Vec<String> {
         let ended = |thread: &&Thread| thread.handle.as_ref().is_none_or(JoinHandle::is_finished);
         let count = self.threads.iter().filter(ended).count();
-        if count > 0 { vec![format!("{count} threads of readers panicked")] } else { Vec::new() }
+        if count > 0 { vec![format!("{count} threads of subscribers panicked")] } else { Vec::new() }
     }
 
     /// Lets a random share of the subscribers stop reading, each for a random time up to `at_most`.
@@ -185,12 +185,12 @@ impl Readers {
     }
 }
 
-impl Drop for Readers {
+impl Drop for Subscribers {
     fn drop(&mut self) {
         self.order(|| Order::Stop);
         for thread in &mut self.threads {
             if thread.handle.take().is_some_and(|handle| handle.join().is_err()) {
-                eprintln!("a thread of readers panicked");
+                eprintln!("a thread of subscribers panicked");
             }
         }
     }
@@ -283,7 +283,7 @@ impl Worker {
             let timeout = next.map(|at| at.saturating_sub(self.clock.now()));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    panic!("the readers cannot wait for their sockets: {error}");
+                    panic!("the subscribers cannot wait for their sockets: {error}");
                 }
                 _ => {}
             }
@@ -419,17 +419,17 @@ mod tests {
         // There are no subscribers, so nothing connects to this address.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut random = fastrand::Rng::with_seed(1);
-        let mut readers = Readers::start(nowhere, 0, &ledger, clock, &mut random).unwrap();
-        assert_eq!(readers.await_streams(Duration::from_secs(60)), Ok(0));
-        assert!(readers.verify(ledger.end_round()).is_ok());
-        assert!(readers.violations().is_empty());
+        let mut subscribers = Subscribers::start(nowhere, 0, &ledger, clock, &mut random).unwrap();
+        assert_eq!(subscribers.await_streams(Duration::from_secs(60)), Ok(0));
+        assert!(subscribers.verify(ledger.end_round()).is_ok());
+        assert!(subscribers.violations().is_empty());
 
-        let thread = &mut readers.threads[0];
+        let thread = &mut subscribers.threads[0];
         thread.orders.send(Order::Stop).unwrap();
         thread.waker.wake().unwrap();
         assert!(thread.handle.take().unwrap().join().is_ok());
-        assert!(readers.await_streams(Duration::from_secs(60)).is_err());
-        assert!(readers.verify(ledger.end_round()).is_err());
-        assert_eq!(readers.violations().len(), 1);
+        assert!(subscribers.await_streams(Duration::from_secs(60)).is_err());
+        assert!(subscribers.verify(ledger.end_round()).is_err());
+        assert_eq!(subscribers.violations().len(), 1);
     }
 }

@@ -1,38 +1,38 @@
-//! A hash table in many small parts, which grows and shrinks by one part at a time.
+//! A hash table in many small segments, which grows and shrinks by one segment at a time.
 //!
 //! One table of a million entries moves every entry where it doubles: for a tenth of a second under the log's
-//! lock, and for more than a second where the hash of an entry is that of a subscription. Here an insertion moves
-//! the entries of at most one part, and a removal those of at most two (linear hashing, W. Litwin, 1980). With
-//! `n` parts, an entry's part is given by the lowest bits of its hash, as
-//! many as `n` needs; a part that does not exist yet is still in the one whose number has no highest bit.
+//! lock, and for more than a second where the hash of an entry is that of a subscription. Here an insertion
+//! moves the entries of at most one segment, and a removal those of at most two (linear hashing, W. Litwin,
+//! 1980). With `n` segments, an entry's segment is given by the lowest bits of its hash, as many as `n`
+//! needs; a segment that does not exist yet is still in the one whose number has no highest bit.
 
 use hashbrown::HashTable;
 
 use crate::shrink::push_to_list;
 
-/// Entries of a part on average, at most. A part that is to be split next has about twice as many.
-const PART_ENTRIES: usize = 256;
+/// Entries of a segment on average, at most. A segment that is to be split next has about twice as many.
+const SEGMENT_ENTRIES: usize = 256;
 
 /// Parts are merged when they have fewer entries than this on average.
-const MERGED_ENTRIES: usize = PART_ENTRIES / 4;
+const MERGED_ENTRIES: usize = SEGMENT_ENTRIES / 4;
 
 /// Entries by hash.
-pub(crate) struct PartTable<T> {
-    parts: Vec<HashTable<T>>,
+pub(crate) struct SegmentTable<T> {
+    segments: Vec<HashTable<T>>,
     length: usize,
-    /// The memory of the parts' tables.
+    /// The memory of the segments' tables.
     table_bytes: usize,
 }
 
-impl<T> Default for PartTable<T> {
-    fn default() -> PartTable<T> {
-        PartTable::new()
+impl<T> Default for SegmentTable<T> {
+    fn default() -> SegmentTable<T> {
+        SegmentTable::new()
     }
 }
 
-impl<T> PartTable<T> {
-    pub(crate) fn new() -> PartTable<T> {
-        PartTable { parts: Vec::new(), length: 0, table_bytes: 0 }
+impl<T> SegmentTable<T> {
+    pub(crate) fn new() -> SegmentTable<T> {
+        SegmentTable { segments: Vec::new(), length: 0, table_bytes: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -41,28 +41,28 @@ impl<T> PartTable<T> {
 
     /// The memory of the table, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.parts.capacity() * size_of::<HashTable<T>>() + self.table_bytes
+        self.segments.capacity() * size_of::<HashTable<T>>() + self.table_bytes
     }
 
     /// The entry with this hash for which `is_it` holds.
     pub(crate) fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
-        self.parts.get(part_of(hash, self.parts.len()))?.find(hash, is_it)
+        self.segments.get(segment_of(hash, self.segments.len()))?.find(hash, is_it)
     }
 
     /// The same, to be changed in a way that leaves its hash.
     pub(crate) fn find_mut(&mut self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&mut T> {
-        let part = part_of(hash, self.parts.len());
-        self.parts.get_mut(part)?.find_mut(hash, is_it)
+        let segment = segment_of(hash, self.segments.len());
+        self.segments.get_mut(segment)?.find_mut(hash, is_it)
     }
 
     /// Adds an entry that is not in the table. `hash_of` gives the hash of any entry.
     pub(crate) fn insert(&mut self, hash: u64, entry: T, hash_of: impl Fn(&T) -> u64) {
-        if self.length >= self.parts.len() * PART_ENTRIES {
+        if self.length >= self.segments.len() * SEGMENT_ENTRIES {
             self.split(&hash_of);
         }
-        let part = part_of(hash, self.parts.len());
-        self.change(part, |part| {
-            part.insert_unique(hash, entry, &hash_of);
+        let segment = segment_of(hash, self.segments.len());
+        self.change(segment, |segment| {
+            segment.insert_unique(hash, entry, &hash_of);
         });
         self.length += 1;
     }
@@ -74,107 +74,112 @@ impl<T> PartTable<T> {
         is_it: impl FnMut(&T) -> bool,
         hash_of: impl Fn(&T) -> u64,
     ) -> Option<T> {
-        let part = part_of(hash, self.parts.len());
-        let entry = self.parts.get_mut(part)?.find_entry(hash, is_it).ok()?;
+        let segment = segment_of(hash, self.segments.len());
+        let entry = self.segments.get_mut(segment)?.find_entry(hash, is_it).ok()?;
         let (removed, _) = entry.remove();
         self.length -= 1;
         if self.length == 0 {
-            *self = PartTable::new();
+            *self = SegmentTable::new();
             return Some(removed);
         }
-        self.change(part, |part| {
+        self.change(segment, |segment| {
             // Asked as its length falls to a power of two: most times, that is nothing to do.
-            if part.len().is_power_of_two() || part.is_empty() {
-                part.shrink_to(2 * part.len(), &hash_of);
+            if segment.len().is_power_of_two() || segment.is_empty() {
+                segment.shrink_to(2 * segment.len(), &hash_of);
             }
         });
-        if self.parts.len() > 1 && self.length < self.parts.len() * MERGED_ENTRIES {
+        if self.segments.len() > 1 && self.length < self.segments.len() * MERGED_ENTRIES {
             self.merge(&hash_of);
         }
         Some(removed)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.parts.iter().flatten()
+        self.segments.iter().flatten()
     }
 
-    /// Adds a part, and moves entries to it from the one that had them until now.
+    /// Adds a segment, and moves entries to it from the one that had them until now.
     fn split(&mut self, hash_of: impl Fn(&T) -> u64) {
-        let added = self.parts.len();
-        push_to_list(&mut self.parts, HashTable::new());
+        let added = self.segments.len();
+        push_to_list(&mut self.segments, HashTable::new());
         if added == 0 {
             return;
         }
-        let before = std::mem::take(&mut self.parts[buddy_of(added)]);
+        let before = std::mem::take(&mut self.segments[buddy_of(added)]);
         self.table_bytes -= before.allocation_size();
-        let parts = self.parts.len();
+        let segments = self.segments.len();
         let hashed = before.into_iter().map(|entry| (hash_of(&entry), entry));
-        let (moved, stay): (Vec<_>, Vec<_>) = hashed.partition(|(hash, _)| part_of(*hash, parts) == added);
-        for (part, entries) in [(added, moved), (buddy_of(added), stay)] {
+        let (moved, stay): (Vec<_>, Vec<_>) =
+            hashed.partition(|(hash, _)| segment_of(*hash, segments) == added);
+        for (segment, entries) in [(added, moved), (buddy_of(added), stay)] {
             let mut table = HashTable::with_capacity(entries.len());
             for (hash, entry) in entries {
                 table.insert_unique(hash, entry, &hash_of);
             }
             self.table_bytes += table.allocation_size();
-            self.parts[part] = table;
+            self.segments[segment] = table;
         }
     }
 
-    /// Removes the last part: its entries go back to the one that they came from.
+    /// Removes the last segment: its entries go back to the one that they came from.
     fn merge(&mut self, hash_of: impl Fn(&T) -> u64) {
-        let Some(last) = self.parts.pop() else { return };
+        let Some(last) = self.segments.pop() else { return };
         self.table_bytes -= last.allocation_size();
-        self.change(buddy_of(self.parts.len()), |buddy| {
+        self.change(buddy_of(self.segments.len()), |buddy| {
             buddy.reserve(last.len(), &hash_of);
             for entry in last {
                 buddy.insert_unique(hash_of(&entry), entry, &hash_of);
             }
         });
-        if self.parts.capacity() > 4 * self.parts.len() {
-            self.parts.shrink_to(2 * self.parts.len());
+        if self.segments.capacity() > 4 * self.segments.len() {
+            self.segments.shrink_to(2 * self.segments.len());
         }
     }
 
-    fn change(&mut self, part: usize, change: impl FnOnce(&mut HashTable<T>)) {
-        let part = &mut self.parts[part];
-        let before = part.allocation_size();
-        change(part);
-        self.table_bytes = self.table_bytes + part.allocation_size() - before;
+    fn change(&mut self, segment: usize, change: impl FnOnce(&mut HashTable<T>)) {
+        let segment = &mut self.segments[segment];
+        let before = segment.allocation_size();
+        change(segment);
+        self.table_bytes = self.table_bytes + segment.allocation_size() - before;
     }
 
     /// Checks what must always hold; for tests.
     pub(crate) fn check(&self, hash_of: impl Fn(&T) -> u64) {
         let (mut length, mut bytes) = (0, 0);
-        for (number, part) in self.parts.iter().enumerate() {
-            let is_here = |entry| part_of(hash_of(entry), self.parts.len()) == number;
-            assert!(part.iter().all(is_here), "an entry in the part of its hash");
-            (length, bytes) = (length + part.len(), bytes + part.allocation_size());
+        for (number, segment) in self.segments.iter().enumerate() {
+            let is_here = |entry| segment_of(hash_of(entry), self.segments.len()) == number;
+            assert!(segment.iter().all(is_here), "an entry in the segment of its hash");
+            (length, bytes) = (length + segment.len(), bytes + segment.allocation_size());
         }
-        assert_eq!((self.length, self.table_bytes), (length, bytes), "entries and bytes of the parts");
-        let (least, most) = (self.length / PART_ENTRIES, self.length / MERGED_ENTRIES + 1);
-        assert!((least..=most).contains(&self.parts.len()), "{} parts for {length}", self.parts.len());
+        assert_eq!((self.length, self.table_bytes), (length, bytes), "entries and bytes of the segments");
+        let (least, most) = (self.length / SEGMENT_ENTRIES, self.length / MERGED_ENTRIES + 1);
+        assert!(
+            (least..=most).contains(&self.segments.len()),
+            "{} segments for {length}",
+            self.segments.len()
+        );
     }
 }
 
 /// A hash of a number that no client chooses, so it needs no key. Every bit of the number moves every bit of its hash (the
-/// finalizer of MurmurHash3, A. Appleby), because a table looks at three places of it.
+/// finalizer of MurmurHash3, A. Appleby), because a table uses three pieces of it.
 pub(crate) fn hash_of_number(number: u64) -> u64 {
     let mixed = (number ^ (number >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ (mixed >> 33)
 }
 
-/// The part of a hash, of so many. The table of a part looks at the lowest and at the highest bits.
-fn part_of(hash: u64, parts: usize) -> usize {
+/// The segment of a hash, of so many. The table of a segment uses the lowest and the highest bits.
+fn segment_of(hash: u64, segments: usize) -> usize {
     let number = (hash >> 20) as usize;
-    let all = parts.next_power_of_two();
-    let part = number & (all - 1);
-    if part < parts { part } else { part & (all / 2).saturating_sub(1) }
+    let all = segments.next_power_of_two();
+    let segment = number & (all - 1);
+    if segment < segments { segment } else { segment & (all / 2).saturating_sub(1) }
 }
 
-/// The part that had the entries of this one before it was added.
-fn buddy_of(part: usize) -> usize {
-    part & !(1 << part.checked_ilog2().unwrap_or_default())
+/// The segment that had the entries of this one before it was added.
+fn buddy_of(segment: usize) -> usize {
+    segment & !(1 << segment.checked_ilog2().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -187,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_table_finds_what_is_in_it_and_shrinks() {
-        let mut table = PartTable::new();
+        let mut table = SegmentTable::new();
         for number in 0..10_000_u64 {
             assert_eq!(table.find(hash(&number), |other| *other == number), None);
             table.insert(hash(&number), number, hash);
@@ -222,7 +227,7 @@ mod tests {
             calls.set(calls.get() + 1);
             hash(number)
         };
-        let (mut table, mut most) = (PartTable::new(), 0);
+        let (mut table, mut most) = (SegmentTable::new(), 0);
         for number in 0..100_000_u64 {
             calls.set(0);
             table.insert(hash(&number), number, count);
@@ -233,6 +238,6 @@ mod tests {
             table.remove(hash(&number), |other| *other == number, count);
             most = most.max(calls.get());
         }
-        assert!(most > 0 && most < 16 * PART_ENTRIES as u64, "one change asked for {most} hashes");
+        assert!(most > 0 && most < 16 * SEGMENT_ENTRIES as u64, "one change asked for {most} hashes");
     }
 }

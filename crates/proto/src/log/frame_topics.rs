@@ -1,15 +1,15 @@
-//! How many topics hold a frame, for frames that were published to several.
+//! How many topics retain a frame, for frames that were published to several.
 
-use crate::parts::{PartTable, hash_of_number};
+use crate::segments::{SegmentTable, hash_of_number};
 
-/// Counts by `seq`. A frame of one topic has no count: the topic is its only holder.
-pub(super) struct Holders {
-    table: PartTable<(u64, u32)>,
+/// Counts by `seq`. A frame of one topic has no count: only that topic retains it.
+pub(super) struct FrameTopics {
+    table: SegmentTable<(u64, u32)>,
 }
 
-impl Holders {
-    pub(super) fn new() -> Holders {
-        Holders { table: PartTable::new() }
+impl FrameTopics {
+    pub(super) fn new() -> FrameTopics {
+        FrameTopics { table: SegmentTable::new() }
     }
 
     /// The memory of the counts, in bytes.
@@ -22,13 +22,13 @@ impl Holders {
         self.table.len()
     }
 
-    /// Notes that `count` topics hold the frame `seq`.
+    /// Notes that `count` topics retain the frame `seq`.
     pub(super) fn add(&mut self, seq: u64, count: u32) {
         self.table.insert(hash_of_number(seq), (seq, count), |(seq, _)| hash_of_number(*seq));
     }
 
-    /// Notes that one topic less holds the frame `seq`; says whether no topic does any more.
-    pub(super) fn release(&mut self, seq: u64) -> bool {
+    /// Notes that one topic less retains the frame `seq`; says whether no topic does any more.
+    pub(super) fn remove_one(&mut self, seq: u64) -> bool {
         let is_it = |(other, _): &(u64, u32)| *other == seq;
         let Some((_, count)) = self.table.find_mut(hash_of_number(seq), is_it) else { return true };
         *count -= 1;

@@ -1,0 +1,71 @@
+//! Subscribers that resume from a number which is not released here yet.
+
+use std::time::Duration;
+
+use fanfare_io::{Io, Socket};
+use fanfare_proto::event_log::EventLog;
+use fanfare_proto::limits::{AHEAD_WAIT, RESUMES};
+use fanfare_proto::link::Encoding;
+use fanfare_proto::log::Start;
+
+use crate::admission::Subscribe;
+use crate::shard::Shard;
+
+/// A subscriber that resumes from a number that is newer than every one here.
+///
+/// It may have been told of it by a node that was ahead of this one. The number would be unknown here, which
+/// is a gap: the subscriber would be told of a loss that did not happen, and be sent everything again.
+pub(in crate::shard) struct Resuming {
+    /// What has to be released here first.
+    pub(in crate::shard) from: u64,
+    /// When it is not waited for any longer.
+    pub(in crate::shard) until: Duration,
+    pub(in crate::shard) socket: Socket,
+    subscribe: Box<Subscribe>,
+    encoding: Encoding,
+}
+
+impl<I: Io> Shard<I> {
+    /// Where a subscriber starts; `None`: with the next event.
+    pub(super) fn start_of(&self, subscribe: &Subscribe) -> Option<Start> {
+        let Subscribe { topics, sees_private, .. } = subscribe;
+        subscribe.resume.as_ref().map(|id| self.links.log.resume(id, topics, *sees_private))
+    }
+
+    /// A subscriber that has a number which is not released here waits for it, within bounds.
+    pub(super) fn wait_until_caught_up(
+        &mut self,
+        socket: Socket,
+        from: u64,
+        subscribe: Box<Subscribe>,
+        encoding: Encoding,
+        now: Duration,
+    ) {
+        if !self.room_to_wait() {
+            self.counts.turned_away += 1;
+            self.closing.push((socket, None));
+            return;
+        }
+        let until = now.saturating_add(AHEAD_WAIT);
+        self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
+    }
+
+    /// Begins the streams of subscribers that waited for a number, and of those that waited long enough: they
+    /// get a gap.
+    pub(in crate::shard) fn start_caught_up_resumes(&mut self, now: Duration) {
+        let newest = self.links.log.newest();
+        // Each is checked once: those that wait on stand at the end then, in the same order.
+        for _ in 0..self.arrivals.resuming.len().min(RESUMES) {
+            let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
+            if resuming.from > newest && now < resuming.until {
+                self.arrivals.resuming.push_back(resuming);
+                continue;
+            }
+            let Resuming { socket, subscribe, encoding, .. } = resuming;
+            let start = self.start_of(&subscribe);
+            if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
+                self.reply(socket, other, now);
+            }
+        }
+    }
+}

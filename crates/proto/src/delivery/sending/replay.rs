@@ -1,0 +1,197 @@
+//! Laggards: what was begun on their links, what the log has for them, and room for what others have begun.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{InFlight, SendFailure, Sending};
+use crate::delivery::{Budgets, Delivery, Subscriber};
+use crate::event_log::EventLog;
+use crate::frame::gap_event;
+use crate::limits::{LaggardPolicy, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES};
+use crate::stream::{CloseReason, Deciseconds, Place};
+use crate::unsent::Unsent;
+
+impl Delivery {
+    pub(super) fn next_replay(
+        &mut self,
+        now: Duration,
+        budget: &mut Budgets,
+        log: &mut impl EventLog,
+    ) -> Option<InFlight> {
+        loop {
+            let laggard = match self.sending.next_laggard.take() {
+                Some(laggard) => laggard,
+                None => {
+                    budget.laggards = budget.laggards.checked_sub(1)?;
+                    self.laggards.next_turn(&mut budget.scans)?
+                }
+            };
+            if let Some(in_flight) = self.serve(laggard, now, log) {
+                return Some(in_flight);
+            }
+        }
+    }
+
+    /// What one laggard needs next: what was begun, else what the log has after its cursor.
+    fn serve(&mut self, laggard: u32, now: Duration, log: &mut impl EventLog) -> Option<InFlight> {
+        let slot = self.laggards.get(laggard).slot;
+        let Subscriber { link, stream } = self.subscribers[slot as usize];
+        if self.unsent.contains(slot) {
+            self.sending.sockets.push(link.socket);
+            return Some(InFlight::Unsent(slot));
+        }
+        // A slow subscriber may be in the middle of a frame whenever upkeep checks it.
+        if stream.ends_at <= Deciseconds::of(now) {
+            self.sending.queue_ending(self.key_of(slot), CloseReason::Aged);
+            self.laggards.ends(laggard);
+            return None;
+        }
+        let (cursor, incomplete_until) = {
+            let state = self.laggards.get(laggard);
+            (state.cursor, state.incomplete_until)
+        };
+        let subscription = Arc::clone(self.audiences.subscription(stream.audience));
+        let Sending { run, run_of, keys, frames, .. } = &mut self.sending;
+        (*run_of, _) = (None, keys.clear());
+        frames.clear();
+        match log.read_after(
+            &subscription.wanted_after(cursor, incomplete_until),
+            RUN_FRAMES,
+            RUN_BYTES,
+            frames,
+        ) {
+            Ok(end) => {
+                keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
+                run.fill(cursor, end, subscription.encoding(), keys, &mut self.store);
+                keys.drain(..).for_each(|key| self.store.drop_reference(key));
+                if run.is_empty() {
+                    self.laggards.advance(laggard, end);
+                    self.laggard_to_member(laggard);
+                    return None;
+                }
+                self.sending.sockets.push(link.socket);
+                Some(InFlight::Replay(laggard))
+            }
+            Err(available_after) => {
+                match self.limits.laggard_policy {
+                    // It reconnects, and the head of its next stream reports the gap.
+                    LaggardPolicy::Disconnect => self.end(slot, CloseReason::LaggardFull, false, log),
+                    LaggardPolicy::Skip => self.skip(laggard, available_after, log),
+                }
+                None
+            }
+        }
+    }
+
+    /// Some of what the laggard needs is no longer kept: it goes on with what is left, and the gap is
+    /// reported.
+    fn skip(&mut self, laggard: u32, available_after: u64, log: &mut impl EventLog) {
+        let (slot, asked) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
+        let stream = self.subscribers[slot as usize].stream;
+        let subscription = self.audiences.subscription(stream.audience);
+        let left = log.first_after(&subscription.wanted_after(asked, available_after));
+        let cursor = match left {
+            Some(left) if left.seq() <= available_after => asked,
+            _ => available_after,
+        };
+        self.counts.gaps += 1;
+        if stream.options.gap_events {
+            let next = log.first_after(&subscription.wanted_after(available_after, 0));
+            let mut bytes = Vec::new();
+            let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));
+            gap_event(&asked, goes_on, next.as_deref(), subscription.encoding(), &mut bytes);
+            self.unsent.insert(slot, Unsent::own(bytes.into(), 0));
+        }
+        self.laggards.advance(laggard, cursor);
+        self.laggards.miss_until(laggard, available_after);
+        self.laggards.ready(laggard);
+        self.make_room(log);
+    }
+
+    pub(super) fn unsent_sent(
+        &mut self,
+        link: u32,
+        failure: Option<SendFailure>,
+        now: Duration,
+        log: &mut impl EventLog,
+    ) {
+        let stream = &mut self.subscribers[link as usize].stream;
+        let Place::Laggard(laggard) = stream.place else {
+            unreachable!("a member's link has nothing unsent")
+        };
+        match failure {
+            None => {
+                stream.sent_at = Deciseconds::of(now);
+                self.laggards.progressed(laggard, now);
+                if let Some(unsent) = self.unsent.take(link) {
+                    if let Some(seq) = unsent.seq(&self.store) {
+                        self.laggards.advance(laggard, seq);
+                        self.counts.deliveries += 1;
+                    }
+                    unsent.drop_reference(&mut self.store);
+                }
+                self.sending.next_laggard = Some(laggard);
+            }
+            Some(failure) if failure.is_gone => self.end(link, CloseReason::PeerLeft, false, log),
+            Some(failure) => {
+                self.unsent.advance(link, failure.sent);
+                if failure.sent > 0 {
+                    self.laggards.progressed(laggard, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn replay_sent(
+        &mut self,
+        laggard: u32,
+        failure: Option<SendFailure>,
+        now: Duration,
+        log: &mut impl EventLog,
+    ) {
+        self.counts.sends += 1;
+        let slot = self.laggards.get(laggard).slot;
+        let sent = failure.map_or(self.sending.run.byte_len(), |failure| failure.sent);
+        self.counts.deliveries += self.sending.run.whole_frames(sent) as u64;
+        if sent > 0 {
+            self.laggards.progressed(laggard, now);
+        }
+        match failure {
+            None => {
+                let (end, audience) =
+                    (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
+                self.laggards.advance(laggard, end);
+                self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
+                if end >= self.audiences.head(audience) {
+                    self.laggard_to_member(laggard);
+                } else {
+                    self.laggards.ready(laggard);
+                }
+            }
+            Some(failure) if failure.is_gone => self.end(slot, CloseReason::PeerLeft, false, log),
+            Some(failure) => {
+                let cut = self.sending.run.cut(failure.sent, &mut self.store);
+                self.laggards.advance(laggard, cut.cursor);
+                if let Some(unsent) = cut.unsent {
+                    self.unsent.insert(slot, unsent);
+                }
+            }
+        }
+    }
+
+    /// While links have begun more than the bound allows, streams end whose links hold most of it; see
+    /// [`crate::unsent::UnsentTable::largest_share`]. The rest goes on in the next tick.
+    pub(in crate::delivery) fn make_room(&mut self, log: &mut impl EventLog) {
+        let mut left = self.budgets.room_endings.max(1);
+        while left > 0 && self.unsent.memory_bytes(&self.store) > self.limits.laggard_bytes {
+            let checks = self.budgets.laggard_checks.max(1).min(self.upkeep.room_checks.max(ROOM_CHECKS_MIN));
+            let (from, count) = (self.upkeep.next_to_make_room, self.unsent.len().min(checks));
+            self.upkeep.room_checks = self.upkeep.room_checks.saturating_sub(count);
+            self.upkeep.next_to_make_room = from.wrapping_add(count);
+            let Some(slot) = self.unsent.largest_share(from, count, &self.store) else { break };
+            self.end(slot, CloseReason::LaggardFull, false, log);
+            left -= 1;
+        }
+        self.upkeep.is_making_room = left == 0;
+    }
+}
