@@ -275,6 +275,10 @@ pub const TICK_BYTES: usize = 8 << 20;
 /// Laggards that are served in one tick.
 pub const LAGGARD_TURNS: usize = 64;
 
+/// Frames that one tick reads from the log for laggards: about a millisecond. A laggard with tiny events reads many of
+/// them in one turn, and with 64 topics each of them is the smallest of 64.
+pub const REPLAYED_FRAMES: usize = 4096;
+
 /// Events for many that may wait to be marked behind another one before the shard takes no more.
 pub const MARKINGS: usize = 16;
 

@@ -137,6 +137,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         sends: choices.pick(&[3, 1, 1, all.sends]),
         bytes: choices.pick(&[1 << 20, 1_000]),
         laggards: choices.pick(&[2, 1, all.laggards]),
+        replayed_frames: choices.pick(&[3, 100, all.replayed_frames]),
         scans: choices.pick(&[all.scans, 3, 1]),
         endings: choices.pick(&[all.endings, 3]),
         heartbeats: choices.pick(&[all.heartbeats, 100]),

@@ -46,8 +46,8 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
-    DRAIN_CHECKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, ROOM_CHECKS,
-    ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
+    DRAIN_CHECKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, REPLAYED_FRAMES,
+    ROOM_CHECKS, ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, Deciseconds, Place, Stream};
@@ -130,6 +130,8 @@ pub struct Budgets {
     pub bytes: usize,
     /// Laggards served.
     pub laggards: usize,
+    /// Frames that are read from the log for them.
+    pub replayed_frames: usize,
     /// Members checked for those that are behind.
     pub scans: usize,
     /// Streams ended.
@@ -154,6 +156,7 @@ impl Default for Budgets {
             sends: TICK_SENDS,
             bytes: TICK_BYTES,
             laggards: LAGGARD_TURNS,
+            replayed_frames: REPLAYED_FRAMES,
             scans: SCANS,
             endings: ENDINGS,
             heartbeats: HEARTBEATS,

@@ -7,8 +7,8 @@ use crate::audience::Subscription;
 use crate::event::Event;
 use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
-use crate::limits::{LogLimits, ROOM_CHECKS_MIN};
-use crate::log::Log;
+use crate::limits::{LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_FRAMES};
+use crate::log::{Log, Start};
 use crate::stream::StreamOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,11 +33,15 @@ impl World {
 
     /// A stream that reads these topics; `unsent` is what is left of its opening.
     fn begin(&mut self, topics: &[&str], unsent: Option<Unsent>) -> LinkKey {
+        self.begin_at(topics, None, unsent)
+    }
+
+    fn begin_at(&mut self, topics: &[&str], start: Option<Start>, unsent: Option<Unsent>) -> LinkKey {
         let topics = topics.iter().map(|name| Topic::new(name).unwrap());
         let subscription = Subscription::new(topics, WireFormat::Chunked, false);
         let log = &mut UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
-        let opened = self.delivery.open(subscription, None, log);
+        let opened = self.delivery.open(subscription, start, log);
         let new = NewStream { link, socket: link.slot as i32, options: StreamOptions::default(), unsent };
         self.delivery.begin(opened, new, self.now, log);
         link
@@ -189,6 +193,27 @@ fn a_tick_checks_a_bounded_number_of_laggards_to_make_room() {
     }
     assert!(world.delivery.memory_bytes() <= 15_000, "{} bytes are held", world.delivery.memory_bytes());
     assert!(world.delivery.counts().closed[CloseReason::LaggardFull.index()] > 0);
+}
+
+/// A tick served 64 laggards with up to 512 frames each: 32,768 tiny events, and all other streams waited for that.
+#[test]
+fn a_tick_replays_a_bounded_number_of_frames() {
+    const EVENTS: usize = 600;
+    const SUBSCRIBERS: usize = 100;
+    let mut world = World::new(Limits::default(), Budgets::default());
+    for _ in 0..EVENTS {
+        world.publish("a", 1);
+    }
+    for _ in 0..SUBSCRIBERS {
+        world.begin_at(&["a"], Some(Start::At { cursor: 0, from: 0 }), None);
+    }
+    while world.delivery.has_work() {
+        let before = world.delivery.counts().deliveries;
+        world.tick();
+        let replayed = (world.delivery.counts().deliveries - before) as usize;
+        assert!((1..REPLAYED_FRAMES + RUN_FRAMES).contains(&replayed), "{replayed} frames in one tick");
+    }
+    assert_eq!(world.delivery.counts().deliveries as usize, EVENTS * SUBSCRIBERS);
 }
 
 /// Streams at their age were queued for their end again each time that upkeep found them. Where many reached it together,

@@ -22,11 +22,17 @@ impl Delivery {
             let laggard = match self.sending.next_laggard.take() {
                 Some(laggard) => laggard,
                 None => {
+                    if budget.replayed_frames == 0 {
+                        return None;
+                    }
                     budget.laggards = budget.laggards.checked_sub(1)?;
                     self.laggards.next_turn(&mut budget.scans)?
                 }
             };
             if let Some(in_flight) = self.serve(laggard, now, log) {
+                if let InFlight::Replay(_) = in_flight {
+                    budget.replayed_frames = budget.replayed_frames.saturating_sub(self.sending.run.len());
+                }
                 return Some(in_flight);
             }
         }
