@@ -105,6 +105,7 @@ impl World {
             sends: choices.pick(&[1, 4, 100]),
             bytes: choices.pick(&[1_000, 1_000_000]),
             laggards: choices.pick(&[1, 8]),
+            replayed_frames: choices.pick(&[1, 100]),
             scans: choices.pick(&[1, 3, 100]),
             endings: choices.pick(&[1, 10]),
             heartbeats: choices.pick(&[1, 100]),
