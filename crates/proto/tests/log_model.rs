@@ -42,7 +42,7 @@ fn the_log_does_what_a_naive_list_does() {
     for seed in seeds {
         let _replay = Replay(seed);
         let mut world = World::new(seed);
-        let usual = if seed % LONG == 0 { LONG_STEPS } else { STEPS };
+        let usual = if seed.is_multiple_of(LONG) { LONG_STEPS } else { STEPS };
         for _ in 0..steps.unwrap_or(usual) {
             world.step();
             world.log.check();
@@ -107,7 +107,7 @@ impl World {
         let rules = (0..world.below(3)).map(|_| world.rule()).collect();
         let total_bytes = world.pick(&[30_000, 150_000, 64 << 20]);
         world.limits = LogLimits { retention: world.retention(), rules, total_bytes };
-        if seed % LONG == 0 {
+        if seed.is_multiple_of(LONG) {
             (world.topic_count, world.own_id_count) = (2, 100_000);
             let retention =
                 Retention { events: 1_000, bytes: 10_000_000, age: Duration::from_secs(u64::MAX) };
