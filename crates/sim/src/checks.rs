@@ -314,8 +314,10 @@ impl World {
             "it took {} events and was sent {mailed}",
             tick.after.counts.events
         );
-        // What a link has begun is no reason to leave mail. When its peer leaves, it is only the sweeps'.
-        let is_left = tick.before.is_sweeping && tick.closed(CloseReason::PeerLeft) > 0;
+        // What a link has begun is no reason to leave mail. When its peer leaves, or it makes room for a newcomer whose
+        // opening was cut short, it is only the sweeps'.
+        let ended = tick.closed(CloseReason::PeerLeft) + tick.closed(CloseReason::LaggardFull);
+        let is_left = tick.before.is_sweeping && ended > 0;
         // Adoptions and inspections take their part of a tick.
         let is_busy = tick.before.is_marking || tick.before.is_backlogged || is_left || tick.others_wait;
         if tick.waiting == 0 || taken > 0 || is_busy {
