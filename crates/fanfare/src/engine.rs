@@ -246,7 +246,7 @@ impl Builder {
                     congestion: common.congestion(),
                     log,
                 },
-                limits: limits.clone(),
+                limits: Limits { laggard_bytes: limits.laggard_bytes_of_one(count), ..limits.clone() },
                 epoch,
                 seed: random.hash_one(index),
                 clock,

@@ -171,6 +171,9 @@ pub struct Limits {
     /// Beyond it, of a sample of these links, the one whose end frees most is disconnected. How far a slow subscriber may
     /// be behind is what the log retains: it reads from there.
     pub laggard_bytes: usize,
+    /// Bytes of the same for all shards together: a bound of the process whatever the number of shards. Each shard has an
+    /// equal share of it where that is less than [`Limits::laggard_bytes`], and room for one event of the largest size.
+    pub laggard_total_bytes: usize,
     /// Streams behind, over all shards, below which their being most of the hub's streams holds up no
     /// publisher: a few slow subscribers are closed, or skip, at their own bounds. Where the subscribers of a
     /// hub are fewer than twice this, and all of them are a little too slow, they are treated so, too.
@@ -220,6 +223,7 @@ impl Default for Limits {
             mailbox_total_bytes: 64 << 20,
             mailbox_others: 4096,
             laggard_bytes: 32 << 20,
+            laggard_total_bytes: 256 << 20,
             congestion_streams: 64,
             delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),

@@ -7,14 +7,15 @@
 //!                                                                      calls the next one: from 1 to 2
 //! ```
 //!
-//! The order is start-time fair queueing in its simplest form (P. Goyal, H. Vin, H. Cheng, 1996, without
-//! weights): a publisher that enters when events of so many bytes have been published, with a part of so many
-//! bytes, stands at the sum of both. Hundreds of publishers with 256 events each do not delay one with a
-//! single event by more than one of them; and those with a single event delay a large part by no more bytes
-//! than that part has.
+//! The order is fair queueing (A. Demers, S. Keshav, S. Shenker, 1989). The line has a time of its own. When a
+//! publisher has waited and published, that time goes on by the cost of what it published, divided by the
+//! number of publishers that wait. A publisher enters at the present time plus the cost of its part. So all
+//! that wait have equal shares, and a small publish stands before most of the large ones, also before those
+//! that came earlier. The cost is the size of the part, within bounds: a large part is overtaken by at most
+//! eight small ones of each other publisher.
 //!
-//! A publisher waits for the shards that had no room in their mailboxes, and it does not overtake another
-//! publisher ahead that waits for one of them. It is called when it is the first one for all of its shards. Then it
+//! A publisher waits for the shards that had no room in their mailboxes. Where a publisher ahead waits for
+//! one of these, it waits behind that one. It is called when it is the first one for all of its shards. Then it
 //! tries again, and keeps its position until it has succeeded or given up.
 //!
 //! A shard only marks a position and signals a condition variable. It must not run a task's waker, because it
@@ -31,11 +32,35 @@ use fanfare_proto::log::ShardSet;
 
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
+/// The time of the line, in bytes of each publisher's share and 16 binary places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LineTime(u64);
+
+impl LineTime {
+    /// Bytes that a part costs at least and at most.
+    const COSTS: (usize, usize) = (512, 4096);
+
+    fn cost_of(part_bytes: usize) -> u64 {
+        let (least, most) = LineTime::COSTS;
+        (part_bytes.clamp(least, most) as u64) << 16
+    }
+
+    /// Where a publisher stands that enters now with a part of so many bytes.
+    pub(crate) fn position_of(self, part_bytes: usize) -> LineTime {
+        LineTime(self.0 + LineTime::cost_of(part_bytes))
+    }
+
+    /// One of so many publishers that waited has published so many bytes.
+    pub(crate) fn go_on(&mut self, part_bytes: usize, waiting: usize) {
+        self.0 += LineTime::cost_of(part_bytes) / waiting.max(1) as u64;
+    }
+}
+
 /// A position in the line: lower ones are ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket {
-    /// What had been published when the publisher entered, and what it publishes first, in bytes.
-    at: u64,
+    /// The time of the line at which the publisher stands.
+    at: LineTime,
     /// Publishers at the same position are called in the order in which they came.
     number: u64,
 }
@@ -102,10 +127,15 @@ impl WaitingPublishers {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// How many publishers wait.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Whether no publisher waits. A shard asks when it has changed something on which a publisher may
     /// depend.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
+        self.count() == 0
     }
 
     /// The shards that publishers ahead wait for; without a position, all publishers are ahead.
@@ -128,7 +158,7 @@ impl WaitingPublishers {
     pub(crate) fn enter(
         self: &Arc<Self>,
         position: &mut Option<LinePosition>,
-        at: u64,
+        at: LineTime,
         shards: &ShardSet,
         by: WaitBy,
     ) {
@@ -156,13 +186,13 @@ impl WaitingPublishers {
         by: WaitBy,
     ) {
         let line = &mut *lock(&self.line);
-        position.get_or_insert_with(|| self.new_position(line, 0, by, Some(number)));
+        position.get_or_insert_with(|| self.new_position(line, LineTime::default(), by, Some(number)));
     }
 
     fn new_position(
         self: &Arc<Self>,
         line: &mut Line,
-        at: u64,
+        at: LineTime,
         by: WaitBy,
         until: Option<u64>,
     ) -> LinePosition {

@@ -21,7 +21,7 @@ use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 
 use super::capacity::{Bound, Capacity};
-use super::line::{LinePosition, WaitBy, WaitingPublishers};
+use super::line::{LinePosition, LineTime, WaitBy, WaitingPublishers};
 use super::release::{Batch, Releaser, Sequenced, Shared};
 use super::{PublishError, Published};
 use crate::mailbox::Mailbox;
@@ -52,8 +52,8 @@ pub(crate) struct Sequencer {
 struct State {
     /// The last number given.
     last_given: u64,
-    /// The size of all that was sequenced, in bytes at most: the time of the line's order.
-    published_bytes: u64,
+    /// The time of the line of publishers that wait.
+    line_time: LineTime,
     /// An upper bound of what is taken in all mailboxes together, in bytes. It is computed again only where
     /// it reaches the limit, so that a publish does not check every shard.
     total_at_most: usize,
@@ -110,7 +110,12 @@ impl Sequencer {
             log,
             shared,
             releaser,
-            state: Mutex::new(State { last_given, published_bytes: 0, total_at_most: 0, scratch }),
+            state: Mutex::new(State {
+                last_given,
+                line_time: LineTime::default(),
+                total_at_most: 0,
+                scratch,
+            }),
             waiting_for_lock: AtomicUsize::new(0),
         }
     }
@@ -152,6 +157,9 @@ impl Sequencer {
             {
                 Ok((batch, published)) => {
                     let number = state.last_given;
+                    if position.is_some() {
+                        state.line_time.go_on(batch.amount.bytes, self.shared.waiting.count());
+                    }
                     let released = self.releaser.release_newest(batch);
                     drop(state);
                     if let Some((position, _)) = wait {
@@ -165,7 +173,7 @@ impl Sequencer {
                 Err(Unable::NoRoom(no_room)) => no_room,
             };
             let Some((position, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
-            let at = state.published_bytes + no_room.bytes as u64;
+            let at = state.line_time.position_of(no_room.bytes);
             self.shared.waiting.enter(position, at, &no_room.shards, *by);
             // The publisher enters the line first: from here on, a call finds it
             // there. What has changed before is seen now.
@@ -254,7 +262,6 @@ impl Sequencer {
         let ahead = self.shared.waiting.waited_for_ahead(position);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
-        state.published_bytes += state.scratch.part(count).bytes as u64;
 
         let mut batch = self.reserve(state, count, readers_version);
         let mut published = Published { count, first: String::new(), last: String::new() };
