@@ -32,9 +32,10 @@ trap finish EXIT
 
 "$bin/fanfare" --shards 4 --listen "127.0.0.1:$port" 2>"$work/server" &
 server=$!
-for _ in $(seq 100); do
+give_up() { echo "$name: $1" >&2; cat "$2" >&2; exit 1; }
+for try in $(seq 100); do
   (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
-  kill -0 "$server" 2>/dev/null || { cat "$work/server" >&2; exit 1; }
+  kill -0 "$server" 2>/dev/null && [ "$try" -lt 100 ] || give_up "the server does not listen" "$work/server"
   sleep 0.1
 done
 
@@ -43,15 +44,16 @@ timeout $((run_seconds + 120)) "$bin/fanfare-load" topics --url "$url" -n "$topi
   --duration "${run_seconds}s" --head-timeout 60s --quiet >"$work/crowd" 2>&1 &
 crowd=$!
 count() { exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET /topics/crowd-%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$1" >&3 && cat <&3; }
-for _ in $(seq 120); do
+for try in $(seq 120); do
   (count $((topics - 1))) 2>/dev/null | grep -q '"subscribers":1' && break
-  kill -0 "$crowd" 2>/dev/null || { cat "$work/crowd" >&2; exit 1; }
+  kill -0 "$crowd" 2>/dev/null && [ "$try" -lt 120 ] || give_up "the subscribers do not come" "$work/crowd"
   sleep 1
 done
 
 small() { # more options
   timeout 60 "$bin/fanfare-load" fanout --url "$url" -n 10 --topic small --rate 100 --duration 10s --server-pid "$server" \
-    --quiet "$@" | grep -E '^ (latency|answer to|meanwhile|deliveries  )|valid|note' || true
+    --quiet "$@" >"$work/small" 2>&1 || give_up "the load test failed" "$work/small"
+  grep -E '^ (latency|answer to|meanwhile|deliveries  )|valid|note' "$work/small"
 }
 for round in $(seq "$rounds"); do
   echo "round $round: the small topic without questions"

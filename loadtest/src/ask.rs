@@ -174,13 +174,15 @@ fn broken(failure: Failure) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
 
-    /// Serves so many connections, each with these answers and an end.
-    fn serve(answers: &'static [&'static str]) -> SocketAddr {
+    /// Gives each connection these answers and an end, and says when one was served.
+    fn serve(answers: &'static [&'static str]) -> (SocketAddr, Receiver<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let (tell, served) = channel();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -190,14 +192,17 @@ mod tests {
                     }
                     stream.write_all(answer.as_bytes()).unwrap();
                 }
+                drop(stream);
+                // The test may be over.
+                let _ = tell.send(());
             }
         });
-        address
+        (address, served)
     }
 
     #[test]
     fn answers_are_read_whole_whatever_frames_them() {
-        let address = serve(&[
+        let (address, _served) = serve(&[
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab",
             "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
             "HTTP/1.1 503 Busy\r\n\r\nuntil the end",
@@ -213,11 +218,15 @@ mod tests {
         for answer in
             [&["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"], &["no HTTP\r\n\r\n"], &["HTTP"]]
         {
-            assert!(ask(&mut None, serve(answer), b"GET / HTTP/1.1\r\n\r\n").is_err(), "{answer:?}");
+            let (address, _served) = serve(answer);
+            assert!(ask(&mut None, address, b"GET / HTTP/1.1\r\n\r\n").is_err(), "{answer:?}");
         }
-        let address = serve(&["HTTP/1.1 204 No Content\r\n\r\n", "nothing"]);
+        let (address, served) = serve(&["HTTP/1.1 204 No Content\r\n\r\n", "nothing"]);
         let askers = Askers::start(&format!("http://{address}/"), 2).unwrap();
-        thread::sleep(10 * PAUSE);
+        // One connection may be of the same client as the other.
+        for _ in 0..3 {
+            served.recv().unwrap();
+        }
         let asked = askers.finish(1.0);
         assert_eq!(asked.clients, 2);
         assert!(asked.answers[&204] > 0 && asked.failed > 0, "{asked:?}");

@@ -57,9 +57,9 @@ pub enum Decision {
     Subscribe(Subscribe),
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
-    /// A whole answer, then the end of the connection: for a health check, say, that the shard answers itself. Where
-    /// another request has come behind this one already, the socket is handed over instead, if somebody takes it, so
-    /// that both are answered.
+    /// A whole answer, then the end of the connection: for a health check, say, that the shard answers itself.
+    /// Where another request has come behind this one already, and [`crate::Builder::hand_over`] was set, the
+    /// socket is handed over instead, so that both are answered.
     Answer(Answer),
     /// Somebody else's: the socket and what was received go to [`crate::Engine::hand_over`]. Where
     /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.

@@ -51,9 +51,13 @@ pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     whole(status, "application/problem+json", &refusal.headers, &body, date)
 }
 
-/// Another whole answer, head and body.
-pub(crate) fn answer(answer: &Answer, date: SystemTime) -> Vec<u8> {
-    whole(answer.status, "text/plain; charset=utf-8", &answer.headers, &answer.text, date)
+/// Another whole answer, head and body. The answer to a HEAD has no body, and the same head (RFC 9110, section 9.3.2).
+pub(crate) fn answer(answer: &Answer, to_head: bool, date: SystemTime) -> Vec<u8> {
+    let mut bytes = whole(answer.status, "text/plain; charset=utf-8", &answer.headers, &answer.text, date);
+    if to_head && answer.status != 204 {
+        bytes.truncate(bytes.len() - answer.text.len());
+    }
+    bytes
 }
 
 /// A status of 204 has no body, whatever is given (RFC 9110, section 15.3.5).
@@ -112,13 +116,16 @@ mod tests {
 
     #[test]
     fn another_answer_is_whole_and_one_without_content_has_no_body() {
-        let text = answer(&Answer::new(200, "live\n"), SystemTime::UNIX_EPOCH);
+        let head = answer(&Answer::new(200, "live\n"), true, SystemTime::UNIX_EPOCH);
+        let text = answer(&Answer::new(200, "live\n"), false, SystemTime::UNIX_EPOCH);
+        assert_eq!(text.strip_suffix(b"live\n"), Some(head.as_slice()));
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"));
         assert!(text.contains("\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n"));
         assert!(text.contains("\r\nConnection: close\r\n") && text.ends_with("\r\n\r\nlive\n"));
         for text in [
-            answer(&Answer::new(204, "no body"), SystemTime::UNIX_EPOCH),
+            answer(&Answer::new(204, "no body"), true, SystemTime::UNIX_EPOCH),
+            answer(&Answer::new(204, "no body"), false, SystemTime::UNIX_EPOCH),
             refusal(&Refusal::new(204, "no body"), SystemTime::UNIX_EPOCH),
         ] {
             let text = String::from_utf8(text).unwrap();

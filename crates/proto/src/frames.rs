@@ -126,12 +126,12 @@ impl FrameStore {
         self.references
     }
 
-    /// Frames entry.
+    /// Frames in it.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether no frame is entry.
+    /// Whether no frame is in it.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }

@@ -13,7 +13,7 @@ use crate::shrink::push_to_list;
 /// Entries of a segment on average, at most. A segment that is to be split next has about twice as many.
 const SEGMENT_ENTRIES: usize = 256;
 
-/// Parts are merged when they have fewer entries than this on average.
+/// Segments are merged when they have fewer entries than this on average.
 const MERGED_ENTRIES: usize = SEGMENT_ENTRIES / 4;
 
 /// Entries by hash.

@@ -20,7 +20,7 @@ use fanfare_proto::log::{EARLIEST, Log, Start};
 const SEEDS: u64 = 200;
 const STEPS: u64 = 250;
 
-/// One of so many seeds is a long story with few topics that keep nearly everything, in which tables grow to many parts.
+/// One of so many seeds is a long story with few topics that keep nearly everything, in which tables grow to many segments.
 /// A table of own ids that split was a panic, and no short story had so many ids.
 const LONG: u64 = 40;
 const LONG_STEPS: u64 = 5 * STEPS;

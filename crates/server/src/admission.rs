@@ -23,7 +23,8 @@ pub(crate) struct EventsAdmission {
 impl Admission for EventsAdmission {
     fn admit(&self, request: &RequestHead<'_>) -> Decision {
         if request.method() != "GET" || request.path() != "/events" {
-            let health = (request.method() == "GET").then(|| self.health.answer(request.path())).flatten();
+            let asks = matches!(request.method(), "GET" | "HEAD");
+            let health = asks.then(|| self.health.answer(request.path())).flatten();
             return health.map_or(Decision::HandOver, |answer| self.with_cors(request, answer));
         }
         let fields = self.cors.fields_for(request);

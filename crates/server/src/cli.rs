@@ -296,7 +296,7 @@ impl ServeOptions {
             let (publishes, connections) = (limits.publishes, limits.connections);
             return Err(format!(
                 "--max-publishes {publishes} has to be from 1 to {most}, half of --max-control-connections \
-                 {connections}, so that health checks find room"
+                 {connections}, so that other requests find room"
             ));
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! What monitors are told. A shard answers `/health/live` and `/health/ready` itself: in the control plane a check would
-//! wait behind everybody who floods it. A kept-alive connection that is there already gets the same answer.
+//! Health checks. A shard answers `/health/live` and `/health/ready` itself: in the control plane a check would wait
+//! behind all other requests, also behind a flood. A check on a connection that the control plane has already, or with
+//! another request behind it, gets the same answer there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +11,8 @@ use tokio::time::Instant;
 /// How often the control plane shows that it is alive.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// A control plane that was silent for so long does not come back by itself. Its loop has no turn that takes a second.
+/// A control plane that was silent for so long does not come back by itself: none of its tasks keeps its thread for a
+/// second.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// What the answers depend on.
@@ -40,7 +42,7 @@ impl Health {
         self.control_beat.store(milliseconds(now), Ordering::Relaxed);
     }
 
-    /// The answer to a `GET` of this path; `None`: it is no health check.
+    /// The answer to a `GET` or `HEAD` of this path; `None`: it is no health check.
     pub(crate) fn answer(&self, path: &str) -> Option<Answer> {
         self.answer_at(path, || self.started.elapsed())
     }

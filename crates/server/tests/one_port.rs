@@ -197,6 +197,15 @@ on_both_backends! {
         assert_eq!(handed_over("/health/live"), ("live\n".to_owned(), close.clone()));
         assert_eq!(handed_over("/health/ready?verbose"), ("ready\n".to_owned(), close));
         assert_eq!(server.get("/health").status, 404);
+        let mut connection = server.connect();
+        let head = connection.request("HEAD", "/health/live", &[]);
+        assert_eq!((head.status, head.header("Content-Length")), (200, Some("5")));
+        assert_eq!(head.header("Connection"), Some("close"));
+        connection.expect_end();
+        // A line end behind a request is no other request.
+        let mut connection = server.connect();
+        connection.send(format!("{}\r\n", http::head("GET", "/health/live", &[])));
+        assert_eq!(connection.read_response().header("Connection"), Some("close"));
         for (path, text) in [("/health/live", "live\n"), ("/health/ready", "ready\n")] {
             let response = kept.request("GET", path, &[]);
             assert_eq!((response.status, response.text()), (200, text.to_owned()));

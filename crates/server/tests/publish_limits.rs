@@ -1,8 +1,8 @@
-//! What publishers can take from each other: places, and the memory of bodies. Health checks always have a
-//! place.
+//! What publishers can take from each other: connections, and the memory of bodies.
 
 mod support;
 
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
@@ -125,6 +125,23 @@ on_both_backends! {
             (response.status == 200).then_some(())
         });
         drop(crowd);
+        server.expect_health();
+    }
+
+    /// A client that was refused and went on with its body was read for two seconds, as fast as it could send: 20 of them
+    /// delayed publishes by 350 ms.
+    fn a_refused_body_is_not_read_to_its_end(backend) {
+        const LENGTH: usize = 1 << 30;
+        let server = Server::start(backend);
+        let mut connection = server.connect();
+        let length = LENGTH.to_string();
+        let fields = [("Content-Type", "text/plain"), ("Content-Length", length.as_str())];
+        connection.send(http::head("POST", "/events", &fields));
+        let piece = vec![b'x'; 64 << 10];
+        let pieces = (0..LENGTH / piece.len()).take_while(|_| connection.stream.write_all(&piece).is_ok());
+        let sent = pieces.count() * piece.len();
+        // The kernel's buffers take some of it, too.
+        assert!(sent < 64 << 20, "{sent} bytes were taken behind a refusal");
         server.expect_health();
     }
 

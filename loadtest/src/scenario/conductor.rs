@@ -94,8 +94,9 @@ impl Conductor<'_> {
             }
         }
         self.outstanding()?;
+        self.window(false)?;
         self.stop_asking();
-        self.window(false)
+        Ok(())
     }
 
     /// Ends the run where there is a reason to.

@@ -190,10 +190,9 @@ impl Releaser {
             drop(batch);
             // A publisher takes its position under the log's lock, where it has not found its number there.
             self.shared.waiting.call_up_to(newest);
-            if !has_next {
-                return;
-            }
-            log = self.log.lock();
+            let next = has_next.then(|| self.log.lock_unless_broken()).flatten();
+            let Some(next) = next else { return };
+            log = next;
         }
     }
 
@@ -217,7 +216,7 @@ impl Releaser {
     }
 }
 
-/// Dropped by a panic under the log's lock, it ends the engine: no publish succeeds from now on, and the shard
+/// Dropped by a panic in an append, under the log's lock, it ends the engine: no publish succeeds from now on, and the shard
 /// that trims is woken, finds the lock poisoned, and panics, so that [`crate::Engine::is_running`] says it.
 /// Without this the publisher lost its answer, and all other publishers and subscribers waited for ever.
 struct EndsEngine<'hub>(&'hub Releaser);

@@ -223,7 +223,8 @@ impl Sequencer {
         if self.log.newest().load(Ordering::Relaxed) >= number {
             return true;
         }
-        let log = self.log.lock();
+        // Where the log is broken, the engine has ended, and the publisher learns that.
+        let Some(log) = self.log.lock_unless_broken() else { return false };
         let is_visible = log.newest() >= number;
         if !is_visible {
             self.shared.waiting.enter_until(position, number, by);

@@ -1,5 +1,5 @@
 //! From a socket to a subscriber: receive the request head, ask for admission, begin the stream. Here are all
-//! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or refusal is not
+//! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or answer is not
 //! complete, [`resuming`] are subscribers that wait for a number, and [`opening`] begins streams.
 //!
 //! After an accept the request is usually there already, so a head is tried before the socket is watched, from the
@@ -42,7 +42,7 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Requests whose head is not complete, or whose refusal is still being read.
+    /// Requests whose head is not complete, or whose answer is still being read.
     pub(super) fn pending(&self) -> usize {
         self.pending.len()
     }
@@ -167,12 +167,12 @@ impl<I: Io> Shard<I> {
                 Reply::Subscribe(Box::new(subscribe), encoding)
             }
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
-            Ok(Decision::Answer(_)) if can_hand_over && bytes.len() > length => {
+            Ok(Decision::Answer(_)) if can_hand_over && has_more(&bytes[length..]) => {
                 Reply::HandOver(bytes.to_vec())
             }
             Ok(Decision::Answer(answer)) => {
                 self.counts.answered += 1;
-                Reply::Answer(response::answer(&answer, self.date))
+                Reply::Answer(response::answer(&answer, head.method() == "HEAD", self.date))
             }
             Ok(Decision::HandOver) if can_hand_over => Reply::HandOver(bytes.to_vec()),
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
@@ -238,6 +238,12 @@ impl<I: Io> Shard<I> {
         };
         self.reply(socket, reply, now);
     }
+}
+
+/// Whether another request may stand here. A line end behind a request is none: old clients send one (RFC 9112,
+/// section 2.2).
+fn has_more(behind: &[u8]) -> bool {
+    behind.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
 }
 
 /// The answer to a request that is no subscription, where nobody takes others.

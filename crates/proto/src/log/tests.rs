@@ -465,8 +465,6 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
     log.check();
 }
 
-/// Once, the entry of a repeated id went with the first frame that bore it. The third then counted as the
-/// first, and a subscriber that had seen only the second lost, without a sign, what lay between the two.
 /// A table of own ids that split into two unequal halves took less memory than before, and the sum of the log's
 /// bytes underflowed. Where the table splits depends on the seed.
 #[test]
@@ -486,6 +484,8 @@ fn own_ids_are_counted_while_their_table_grows_and_shrinks() {
     }
 }
 
+/// Once, the entry of a repeated id went with the first frame that bore it. The third then counted as the
+/// first, and a subscriber that had seen only the second lost, without a sign, what lay between the two.
 #[test]
 fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     let mut log = log(3);

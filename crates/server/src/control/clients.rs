@@ -28,7 +28,7 @@ pub(super) struct Clients {
 struct State {
     /// By a number that nothing else has had.
     table: BTreeMap<u64, Entry>,
-    /// Counts connections and their rests, so that numbers tell what came first.
+    /// Counts connections and the times at which they became idle, so that numbers tell what came first.
     count: u64,
     answer_bytes: usize,
     /// When each idle connection became idle, with its number: in a storm of newcomers each one needs the first.

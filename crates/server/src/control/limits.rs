@@ -13,6 +13,9 @@ pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 /// How long a client may go on sending after its last answer, before the socket is closed under it.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// Bytes that are thrown away behind a last answer: what a client has usually sent before it reads the answer.
+pub(super) const LINGER_BYTES: usize = 256 << 10;
+
 /// Bytes of answers that clients have not taken yet, over all connections. At the bound the answers that have
 /// waited for the longest time are thrown away, with their connections. Answers are small but for pages of
 /// topics.

@@ -47,7 +47,7 @@ use clients::{Client, Clients};
 use fanfare::Admission;
 use head_guard::HeadGuard;
 pub(crate) use limits::ControlLimits;
-use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, READ_BYTES, WAITING};
+use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
 pub(crate) use topics::Inspections;
@@ -115,7 +115,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows health checks that this thread's tasks run.
+/// Tells health checks that the control plane runs.
 async fn show_life(health: Arc<Health>) {
     let mut beats = tokio::time::interval(BEAT);
     loop {
@@ -183,13 +183,18 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
 }
 
 /// Throws away what still comes, so that the close does not reset the connection under the last answer (RFC 9112,
-/// section 9.6).
+/// section 9.6). A client that goes on with a large body is cut off: to read 800 MB a second from 20 of them delayed
+/// publishes by 350 ms.
 async fn linger(socket: TcpStream) {
     let mut ignored = [0; 4096];
+    let mut left = LINGER_BYTES;
     let _ = tokio::time::timeout(LINGER, async {
-        while socket.readable().await.is_ok() {
+        while left > 0 && socket.readable().await.is_ok() {
             match socket.try_read(&mut ignored) {
-                Ok(1..) => {}
+                Ok(count @ 1..) => {
+                    left = left.saturating_sub(count);
+                    tokio::task::yield_now().await;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
             }

@@ -56,7 +56,7 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
     answer.into_response()
 }
 
-/// How long an array waits that the hub refused without a place in line.
+/// How long an array waits that the hub refused without a position in the line.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a body says what its events are.

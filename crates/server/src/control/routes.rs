@@ -123,7 +123,7 @@ impl hyper::body::Body for Endless {
     }
 }
 
-/// A check on a connection that is here already. On others a shard answers.
+/// A check on a connection that is here already, or with another request behind it. Others are answered by a shard.
 async fn health(State(control): State<Arc<Control>>, request: Request<Body>) -> Response {
     match control.admission.health.answer(request.uri().path()) {
         Some(answer) => {

@@ -1,4 +1,4 @@
-//! Pending requests: sockets whose head is not complete, or that read their refusal; and their deadlines.
+//! Pending requests: sockets whose head is not complete, or that read their answer; and their deadlines.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::shard::{Shard, SlotKey};
 /// Slots for pending requests, and for their deadlines, that an empty table keeps.
 const PENDING_KEPT: usize = 64;
 
-/// A socket that is not a subscriber: its head is not complete, or it reads its refusal.
+/// A socket that is not a subscriber: its head is not complete, or it reads its answer.
 pub(in crate::shard) struct Pending {
     pub(in crate::shard) socket: Socket,
     pub(in crate::shard) generation: u32,
@@ -125,16 +125,16 @@ impl<I: Io> Shard<I> {
         Some(key)
     }
 
-    /// Whether one more may wait: at the bound a refusal that is being read makes room, or else the oldest
+    /// Whether one more may wait: at the bound an answer that is being read makes room, or else the oldest
     /// head.
     pub(super) fn room_to_wait(&mut self) -> bool {
         self.arrivals.pending.len() + self.arrivals.resuming.len() < self.limits.pending
-            || self.forget_oldest_refusal()
+            || self.close_oldest_answered()
             || self.forget_oldest_head()
     }
 
-    /// Closes the socket whose refusal has been there to be read for the longest time.
-    fn forget_oldest_refusal(&mut self) -> bool {
+    /// Closes the socket whose answer has been there to be read for the longest time.
+    fn close_oldest_answered(&mut self) -> bool {
         while let Some((_, key)) = self.arrivals.deadlines.lingers.pop_front() {
             if self.arrivals.find(key).is_some() {
                 self.close_pending(key);
