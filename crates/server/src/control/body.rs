@@ -33,7 +33,7 @@ impl Flaw {
 }
 
 /// Characters of a client's own text that an answer repeats.
-const SHOWN: usize = 100;
+pub(super) const SHOWN: usize = 100;
 
 /// Bytes of an error of the JSON library that has no text of the client's in it, or little.
 const LIBRARY_TEXT: usize = 400;
