@@ -161,19 +161,21 @@ impl Releaser {
 
     /// The owner of the batch with this first number has dropped it.
     fn forget(&self, first: u64) {
-        let mut released = Released::new(&self.shared.mailboxes);
-        // A batch may be dropped where a panic unwinds.
-        let Some(mut log) = self.log.lock_unless_broken() else { return };
-        log.unreleased().batches.remove(&first);
-        self.release_next(log, &mut released);
+        drop(self.change_queue(|queue| drop(queue.batches.remove(&first))));
     }
 
     /// No batch is released any more: what was released becomes visible now, and the numbers of all others
     /// are holes. The caller holds the sequencer's lock.
     pub(super) fn end(&self) -> Released<'_> {
+        self.change_queue(|queue| queue.batches.retain(|_, batch| batch.is_some()))
+    }
+
+    /// Changes the queue, and makes visible what nothing stands before any more. Where the log is broken, nothing
+    /// happens: a batch may be dropped where a panic unwinds.
+    fn change_queue(&self, change: impl FnOnce(&mut ReleaseQueue)) -> Released<'_> {
         let mut released = Released::new(&self.shared.mailboxes);
         if let Some(mut log) = self.log.lock_unless_broken() {
-            log.unreleased().batches.retain(|_, batch| batch.is_some());
+            change(log.unreleased());
             self.release_next(log, &mut released);
         }
         released

@@ -35,9 +35,13 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/", static_file("text/html; charset=utf-8", include_str!("../page/index.html")))
         .route("/style.css", static_file("text/css; charset=utf-8", include_str!("../page/style.css")))
         .route("/demo.js", static_file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
-        .fallback(|| async { Problem::new(404, "nothing is served at this path; look at /") })
+        .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))
         .with_state(control)
+}
+
+fn nothing_here() -> Problem {
+    Problem::new(404, "nothing is served at this path; look at /")
 }
 
 /// Other methods are answered 405.
@@ -130,6 +134,6 @@ async fn health(State(control): State<Arc<Control>>, request: Request<Body>) -> 
             let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status, [(header::CACHE_CONTROL, "no-store")], answer.text().to_owned()).into_response()
         }
-        None => Problem::new(404, "nothing is served at this path; look at /").into_response(),
+        None => nothing_here().into_response(),
     }
 }
