@@ -32,17 +32,18 @@ use fanfare_proto::log::ShardSet;
 
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
-/// The time of the line, in bytes of each publisher's share and 16 binary places.
+/// The time of the line, in bytes of each publisher's share and 16 binary places. With 64 bits it would come to its end
+/// within weeks where publishers always wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LineTime(u64);
+pub(crate) struct LineTime(u128);
 
 impl LineTime {
     /// Bytes that a part costs at least and at most.
     const COSTS: (usize, usize) = (512, 4096);
 
-    fn cost_of(part_bytes: usize) -> u64 {
+    fn cost_of(part_bytes: usize) -> u128 {
         let (least, most) = LineTime::COSTS;
-        (part_bytes.clamp(least, most) as u64) << 16
+        (part_bytes.clamp(least, most) as u128) << 16
     }
 
     /// Where a publisher stands that enters now with a part of so many bytes.
@@ -52,7 +53,7 @@ impl LineTime {
 
     /// One of so many publishers that waited has published so many bytes.
     pub(crate) fn go_on(&mut self, part_bytes: usize, waiting: usize) {
-        self.0 += LineTime::cost_of(part_bytes) / waiting.max(1) as u64;
+        self.0 += LineTime::cost_of(part_bytes) / waiting.max(1) as u128;
     }
 }
 
