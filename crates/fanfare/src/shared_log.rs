@@ -104,7 +104,7 @@ impl ProcessLog {
             .expect("a thread has panicked while it changed the log; its message is above")
     }
 
-    /// The same for those who have nothing more to do where a thread has panicked under the lock.
+    /// The same. `None`: a thread has panicked under the lock, and the caller has nothing more to do.
     pub(crate) fn lock_unless_broken(&self) -> Option<LockedLog<'_>> {
         self.state.lock().ok().map(|state| LockedLog { process: self, state })
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use fanfare::{Engine, Event, Limits, Topic};
 
 /// Subscribers of many topics with long names were bounded by their number alone: 10,000 of them took 290 MB,
-/// which no bound named. Now the one that would exceed the bound is told that the server is full, and
-/// subscribers of the same topics are not.
+/// which no bound named. Now a subscription that would exceed the bound is answered as by a full server. A
+/// subscription to topics that are read already is not.
 #[test]
 fn a_subscription_beyond_the_bound_of_topics_is_refused_and_one_to_known_topics_is_not() {
     let limits = Limits { subscription_bytes: 100_000, ..Limits::default() };

@@ -186,7 +186,7 @@ fn submit(
             break;
         }
         // A partial submission means that the kernel had no memory for more requests. The system call then
-        // reports the count of those that it accepted, and the next attempt reports the error.
+        // reports how many it accepted, and the next attempt reports the error.
         let error = submitted.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN));
         debug_assert!(
             error.raw_os_error() != Some(libc::EEXIST),

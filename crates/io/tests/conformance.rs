@@ -148,7 +148,7 @@ fn a_full_table_stops_accepting_until_resumed<I: Io>(name: &str, open: Open<I>) 
         filler.truncate(filler.len() - 3);
         stage.expect_quiet();
         stage.io.resume_accept();
-        // Nobody has connected since, so there is no edge: it has to check.
+        // No client has connected since, so there is no edge: the backend has to check by itself.
         stage.until("failure", |seen| seen.contains(&Notification::AcceptFailed(libc::EMFILE)));
         assert_eq!(accepted(&stage.seen).len(), 3);
 

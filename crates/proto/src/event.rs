@@ -497,8 +497,8 @@ mod tests {
         assert_eq!(EventId::new("Earliest").unwrap().as_str(), "Earliest");
     }
 
-    /// Such an id came back without its space, so it was unknown: the subscriber was told of a gap that was
-    /// none and got the whole log again.
+    /// Such an id came back without its space, so it was unknown: the subscriber got a false gap and the whole log
+    /// again.
     #[test]
     fn an_id_that_http_would_change_is_refused() {
         for changed in [" x", "x ", " x ", " ", "  ", " earliest"] {

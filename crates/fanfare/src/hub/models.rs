@@ -197,8 +197,8 @@ fn a_publisher_behind_a_batch_is_called_when_its_event_is_visible() {
 
 // ---- Interest ----
 
-/// A shard registers for a topic while events are published. It gets each of them exactly
-/// once: from the log what is up to the number that the shard was told, by mail what comes after.
+/// A shard registers for a topic while events are published, and learns the newest number. It gets each event
+/// exactly once: up to that number from the log, and after it by mail.
 #[test]
 fn between_the_log_and_the_mail_nothing_is_missing_and_nothing_is_there_twice() {
     explore(3, || {

@@ -132,7 +132,7 @@ pub struct Budgets {
     pub laggards: usize,
     /// Frames that are read from the log for them.
     pub replayed_frames: usize,
-    /// Members checked for those that are behind.
+    /// Members that a sweep checks: it looks for the members that are behind.
     pub scans: usize,
     /// Streams ended.
     pub endings: usize,
@@ -140,9 +140,9 @@ pub struct Budgets {
     pub heartbeats: usize,
     /// Streams ended at once to make room for what other links have begun.
     pub room_endings: usize,
-    /// Streams checked for those that a drain ends.
+    /// Streams that a drain checks: it looks for the next ones to end.
     pub drain_checks: usize,
-    /// Laggards checked for those that stand still, and for one that makes room.
+    /// Laggards that upkeep checks: it looks for laggards at a standstill, and for one whose end makes room.
     pub laggard_checks: usize,
     /// How far behind a sweep may be before the shard takes no more events.
     pub sweep: SweepBounds,

@@ -46,7 +46,7 @@ pub(super) struct Upkeep {
     pub(super) checkpoints: usize,
     /// Where the search for a laggard that makes room goes on.
     pub(super) next_to_make_room: usize,
-    /// How many laggards this tick still checks for those that make room.
+    /// How many laggards this tick may still check, to find some whose end makes room.
     pub(super) room_checks: usize,
     /// More has to be ended to make room than one tick ends.
     pub(super) is_making_room: bool,

@@ -34,7 +34,7 @@ pub(super) struct Need {
 
 /// Where room is missing.
 pub(super) struct NoRoom {
-    /// The shards to wait for: those without room, and those that publishers ahead wait for.
+    /// The shards to wait for: shards without room, and shards that publishers ahead wait for.
     pub(super) shards: ShardSet,
     /// The shards among them that publishers ahead wait for.
     pub(super) behind: ShardSet,

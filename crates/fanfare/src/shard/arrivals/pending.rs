@@ -77,7 +77,7 @@ impl Arrivals {
         }
     }
 
-    /// Notes a deadline; now and then lets go of those whose sockets have left, so that the queue stays in
+    /// Notes a deadline. Now and then it removes the deadlines of sockets that have left, so that the queue stays in
     /// proportion to the table.
     pub(super) fn note_deadline(
         &mut self,

@@ -50,11 +50,11 @@ impl<I: Io> Shard<I> {
         self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
     }
 
-    /// Begins the streams of subscribers that waited for a number, and of those that waited long enough: they
-    /// get a gap.
+    /// Begins the streams of subscribers whose number has been released. A subscriber that has waited for the whole
+    /// time begins too, with a gap.
     pub(in crate::shard) fn start_caught_up_resumes(&mut self, now: Duration) {
         let newest = self.links.log.newest();
-        // Each is checked once: those that wait on stand at the end then, in the same order.
+        // Each is checked once. A subscriber that goes on waiting moves to the end, so the order stays.
         for _ in 0..self.arrivals.resuming.len().min(RESUMES) {
             let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
             if resuming.from > newest && now < resuming.until {
