@@ -6,6 +6,7 @@
 
 mod capacity;
 mod congestion;
+mod connections;
 mod line;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
@@ -40,10 +41,12 @@ use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
+use crate::presence::Presence;
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
+pub use connections::ConnectionError;
 pub(crate) use line::WaitingPublishers;
 pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
 pub(crate) use sequencer::Numbers;
@@ -70,6 +73,7 @@ struct Inner {
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
     inspections: InspectionPermits,
+    presence: Arc<Presence>,
 }
 
 /// What the hub and every shard share.
@@ -196,6 +200,7 @@ impl Hub {
         limits: Limits,
         socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
+        presence: Arc<Presence>,
     ) -> Hub {
         let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
@@ -212,6 +217,7 @@ impl Hub {
             shards,
             next_shard,
             inspections,
+            presence,
         };
         Hub { inner: Arc::new(inner) }
     }

@@ -19,12 +19,15 @@
 
 mod admission;
 mod adopt;
+mod connection;
 mod counts;
 mod descriptors;
 mod engine;
 mod hub;
 mod inspect;
+mod life_cycle;
 mod mailbox;
+mod presence;
 mod response;
 mod shard;
 mod shard_thread;
@@ -34,8 +37,12 @@ mod shared_log;
 pub mod sim;
 mod sync;
 
-pub use admission::{Admission, Answer, Decision, InvalidHeader, Refusal, Subscribe};
+pub use admission::{
+    Admission, Answer, Decision, DecisionTicket, InvalidHeader, InvalidSubject, Later, Refusal, Request,
+    Subscribe,
+};
 pub use adopt::{AdoptError, AdoptRefusal};
+pub use connection::{ConnectionId, InvalidConnectionId};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
@@ -55,5 +62,6 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use hub::{ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
 pub use inspect::{InspectError, TopicsPage};
+pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};

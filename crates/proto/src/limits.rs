@@ -147,6 +147,11 @@ pub struct Limits {
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
+    /// Requests per shard whose admission has not decided yet: 503 for the next one. A request counts until its decision
+    /// comes, or for [`Limits::decision_time`], also where its client has left.
+    pub undecided: usize,
+    /// The admission must decide about a request within this time, or it is answered 503 and closed.
+    pub decision_time: Duration,
     /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,
     /// Topics of one subscription: 400.
@@ -214,6 +219,8 @@ impl Default for Limits {
             when_full: FullPolicy::default(),
             pending: 16_384,
             head_time: Duration::from_secs(10),
+            undecided: 16_384,
+            decision_time: Duration::from_secs(10),
             head: HeadLimits::default(),
             topics_per_subscription: 64,
             event_bytes: 1 << 20,
@@ -339,6 +346,9 @@ pub const APPEND_DROPS: usize = 256;
 
 /// Frames that one tick drops because retention does not cover them any more.
 pub const TRIM_FRAMES: usize = 1024;
+
+/// Streams whose lifetimes end together end apart by up to this time, or by a twentieth of their lifetime.
+pub const EXPIRY_SPREAD: Duration = Duration::from_secs(30);
 
 /// How long a refused client may take to read its answer before the socket is closed under it.
 pub const LINGER: Duration = Duration::from_secs(2);
