@@ -21,7 +21,8 @@
 //! A shard only marks a position and signals a condition variable. It must not run a task's waker, because it
 //! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
 //! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
-//! of the hub ([`super::tasks`]) wakes it.
+//! of the hub ([`super::tasks`]) wakes it. Readers in the process ([`super::readers`]) that are tasks are
+//! called through the line, too, and learn here that the engine ends; otherwise they have nothing to do with it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use fanfare_proto::log::ShardSet;
 
+use super::readers::{LocalReaders, ReaderKey};
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
 /// The time of the line, in bytes of each publisher's share and 16 binary places. With 64 bits it would come to its end
@@ -66,6 +68,13 @@ pub(crate) struct Ticket {
     number: u64,
 }
 
+/// A task that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Task {
+    Publisher(Ticket),
+    Reader(ReaderKey),
+}
+
 /// The publishers that wait. The hub and every mailbox share it.
 #[derive(Default)]
 pub(crate) struct WaitingPublishers {
@@ -78,6 +87,9 @@ pub(crate) struct WaitingPublishers {
     closed: AtomicBool,
     /// Tasks are called, or the line is closed.
     tasks_called: Condvar,
+    /// The readers of the process, which wait for events. They are here because all that closes the line ends
+    /// them, too.
+    readers: LocalReaders,
 }
 
 #[derive(Default)]
@@ -92,6 +104,8 @@ struct Line {
     until: BTreeSet<(u64, Ticket)>,
     /// Tickets of tasks to wake, in order.
     called_tasks: VecDeque<Ticket>,
+    /// Readers to wake. A set, so that one that is called again meanwhile takes no more room.
+    called_readers: BTreeSet<ReaderKey>,
 }
 
 /// One publisher in the line.
@@ -126,6 +140,11 @@ impl WaitingPublishers {
     /// Whether no publish will succeed any more.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// The readers of the process.
+    pub(crate) fn readers(&self) -> &LocalReaders {
+        &self.readers
     }
 
     /// How many publishers wait.
@@ -289,7 +308,15 @@ impl WaitingPublishers {
         }
     }
 
-    /// No publish succeeds from now on. Every publisher is called, so that it learns of that.
+    /// Has the readers with these keys woken, which are tasks.
+    pub(crate) fn call_readers(&self, keys: &[ReaderKey]) {
+        if !keys.is_empty() {
+            lock(&self.line).called_readers.extend(keys);
+            self.tasks_called.notify_one();
+        }
+    }
+
+    /// No publish succeeds from now on. Every publisher and every reader is called, so that it learns of that.
     pub(crate) fn close(&self) {
         let line = lock(&self.line);
         // Under the lock, so that no publisher checks before this and waits after it.
@@ -298,18 +325,22 @@ impl WaitingPublishers {
             thread.notify_one();
         }
         self.tasks_called.notify_one();
+        drop(line);
+        self.readers.close();
     }
 
-    /// For the thread that wakes tasks: waits for the next one that is called. `None`: the line is closed,
-    /// and all are.
-    pub(crate) fn next_called_task(&self) -> Option<Ticket> {
+    /// For the thread that wakes tasks: waits until some are called, and appends them to `into`. False: the line
+    /// is closed, and all are called.
+    pub(crate) fn next_called_tasks(&self, into: &mut Vec<Task>) -> bool {
         let mut line = lock(&self.line);
         loop {
             if self.is_closed() {
-                return None;
+                return false;
             }
-            if let Some(ticket) = line.called_tasks.pop_front() {
-                return Some(ticket);
+            into.extend(line.called_tasks.drain(..).map(Task::Publisher));
+            into.extend(std::mem::take(&mut line.called_readers).into_iter().map(Task::Reader));
+            if !into.is_empty() {
+                return true;
             }
             line = self.tasks_called.wait(line).unwrap_or_else(PoisonError::into_inner);
         }
