@@ -453,8 +453,7 @@ impl Reader {
         match log.read_after(&wanted, LOCAL_READ_FRAMES, LOCAL_READ_BYTES, &mut self.slice) {
             Err(available) => {
                 let position = |seq| Cursor { epoch: self.log.epoch(), seq };
-                self.gap =
-                    Some(Gap { after: position(self.after).to_string(), until: position(available) });
+                self.gap = Some(Gap { after: position(self.after).to_string(), until: position(available) });
                 self.incomplete_until = available;
                 Look::Found
             }
