@@ -1,18 +1,18 @@
 //! Readers in the same process. The log is their buffer.
 //!
 //! ```text
-//!   the log of the process, by topic         [41]  [42]        [43]  [44]
-//!   a reader: a cursor and one slice     =====|  given 42 |====|
-//!                                             slice: at most 256 frames
+//!   the log, topic of the reader     [41]  [42]  [43]  [44]        [46]     newest = 46
+//!   the reader's cursor              ============|
+//!   its portion                                   [43]  [44]                at most 256 frames
 //! ```
 //!
-//! A [`Reader`] has a cursor, as every subscriber has, and no queue. It reads from the log in slices, each
-//! under one short hold of the log's lock. So it takes a bounded amount of memory, and a slow one costs
-//! publishers nothing: where the log has dropped what it needs, it is told of a gap and goes on.
+//! A [`Reader`] has a cursor, as every subscriber has, and no queue. It reads from the log in portions, each
+//! under one short hold of the log's lock. So it takes a bounded amount of memory, and a slow one never holds up
+//! a publisher: where the log has dropped what it needs, it is told of a gap and goes on.
 //!
-//! A publish costs it nothing while no reader sleeps; [`registry`] says how a reader sleeps and is called. A
-//! thread waits for a condition variable. A task is woken by the hub's own thread ([`super::tasks`]), because
-//! the publisher may be a shard, which must not run a waker.
+//! A publisher calls readers that sleep, once for each sleep ([`registry`]). A thread waits for a condition
+//! variable. A task is woken by the hub's own thread ([`super::tasks`]), because the publisher may be a shard,
+//! which must not run a waker.
 
 mod items;
 #[cfg(test)]
@@ -98,7 +98,7 @@ pub struct Reader {
     place: Place,
     topics: Box<[Topic]>,
     sees_private: bool,
-    /// Everything up to this number was given or is in the slice.
+    /// Everything up to this number was given or is in the portion.
     after: u64,
     /// The reader knows that events up to this number are gone.
     incomplete_until: u64,
@@ -107,7 +107,7 @@ pub struct Reader {
     /// Told before the next event.
     gap: Option<Gap>,
     /// The next events, in reverse order.
-    slice: Vec<Arc<Frame>>,
+    portion: Vec<Arc<Frame>>,
     has_ended: bool,
 }
 
@@ -149,7 +149,7 @@ pub enum ReadError {
 
 /// The result of one look into the log.
 enum Look {
-    /// There are events in the slice, or a gap.
+    /// There are events in the portion, or a gap.
     Found,
     Nothing,
     /// Nothing, and nothing comes any more.
@@ -266,7 +266,7 @@ impl ReaderBuilder<'_> {
             incomplete_until: start.cursor(),
             given: start.from(),
             gap,
-            slice: Vec::new(),
+            portion: Vec::new(),
             has_ended: false,
         })
     }
@@ -295,7 +295,7 @@ impl ReaderBuilder<'_> {
             // What the log has dropped since is a gap of the next page.
             let Ok(up_to) = log.read_after(&wanted, most, LOCAL_READ_BYTES, &mut frames) else { break };
             (after, is_last) = (up_to, up_to >= log.newest());
-            // Publishers and shards take the lock between the slices.
+            // Publishers and shards take the lock between the portions.
             drop(log);
             log = process.lock_unless_broken().ok_or(ReaderError::Stopped)?;
         }
@@ -396,7 +396,7 @@ impl Reader {
 
     /// The position up to which it has given everything that it can give. Its text is an id to resume after.
     pub fn position(&self) -> Cursor {
-        let seq = if self.slice.is_empty() { self.after } else { self.given };
+        let seq = if self.portion.is_empty() { self.after } else { self.given };
         Cursor { epoch: self.log.epoch(), seq }
     }
 
@@ -421,7 +421,7 @@ impl Reader {
             if let Some(gap) = self.gap.take() {
                 return Poll::Ready(Some(ReadItem::Gap(gap)));
             }
-            if let Some(frame) = self.slice.pop() {
+            if let Some(frame) = self.portion.pop() {
                 self.given = frame.seq();
                 return Poll::Ready(Some(ReadItem::Event(ReceivedEvent::new(frame, self.log.epoch()))));
             }
@@ -436,7 +436,7 @@ impl Reader {
         }
     }
 
-    /// Reads the next slice.
+    /// Reads the next portion.
     fn look(&mut self, sleep: Option<WaitBy>) -> Look {
         // No event comes after the line was closed, so this is asked before anything is read.
         let is_over = self.waiting.is_closed();
@@ -450,7 +450,7 @@ impl Reader {
             after: self.after,
             incomplete_until: self.incomplete_until,
         };
-        match log.read_after(&wanted, LOCAL_READ_FRAMES, LOCAL_READ_BYTES, &mut self.slice) {
+        match log.read_after(&wanted, LOCAL_READ_FRAMES, LOCAL_READ_BYTES, &mut self.portion) {
             Err(available) => {
                 let position = |seq| Cursor { epoch: self.log.epoch(), seq };
                 self.gap = Some(Gap { after: position(self.after).to_string(), until: position(available) });
@@ -459,9 +459,9 @@ impl Reader {
             }
             Ok(up_to) => {
                 self.after = up_to;
-                if !self.slice.is_empty() {
+                if !self.portion.is_empty() {
                     drop(log);
-                    self.slice.reverse();
+                    self.portion.reverse();
                     return Look::Found;
                 }
                 if is_over {

@@ -235,9 +235,9 @@ fn ten_thousand_events_call_a_sleeping_reader_once() {
     }
     expect_wakes(&wakes, 1);
     assert_eq!(task.calls(), 1);
-    // A reader holds one slice, whatever there is.
+    // A reader holds one portion, whatever there is.
     assert_eq!(poll(&mut task, &wakes), Poll::Ready(Some("0".to_owned())));
-    assert_eq!(task.slice.len(), LOCAL_READ_FRAMES - 1);
+    assert_eq!(task.portion.len(), LOCAL_READ_FRAMES - 1);
     assert_eq!(read_all(&mut task).len(), 9_999);
     assert!(poll(&mut task, &wakes).is_pending());
     hub.publish(event("b", "again")).unwrap();
@@ -247,7 +247,7 @@ fn ten_thousand_events_call_a_sleeping_reader_once() {
 }
 
 #[test]
-fn a_slice_is_bounded_in_bytes_and_takes_one_event_of_any_size() {
+fn a_portion_is_bounded_in_bytes_and_takes_one_event_of_any_size() {
     let hub = hub_alone();
     let mut reader = hub.subscribe([topic("a")]).stream().unwrap();
     let large = "x".repeat(LOCAL_READ_BYTES / 3);
@@ -257,7 +257,7 @@ fn a_slice_is_bounded_in_bytes_and_takes_one_event_of_any_size() {
     let mut left = Vec::new();
     for _ in 0..5 {
         reader.try_next().unwrap();
-        left.push(reader.slice.len());
+        left.push(reader.portion.len());
     }
     assert_eq!(left, [1, 0, 0, 0, 0], "two events, one, the large one, the small one");
     end(&hub);
@@ -483,20 +483,14 @@ fn readers_that_come_and_go_miss_nothing_and_see_nothing_twice() {
             scope.spawn(move || {
                 while hub.head().seq < EVENTS {
                     let mut reader = hub.subscribe([topic("a")]).stream().unwrap();
-                    let mut last = reader.position().seq;
-                    // Until some events have come, or all.
-                    for _ in 0..100 {
-                        if last == EVENTS {
-                            break;
-                        }
+                    let from = reader.position().seq;
+                    for number in from + 1..=EVENTS.min(from + 100) {
                         let item = match comer {
                             0 => reader.next_wait(PATIENCE).unwrap(),
                             _ => block_on_next(&mut reader),
                         };
                         let Some(ReadItem::Event(event)) = item else { panic!("{item:?}") };
-                        assert_eq!(event.position().seq, last + 1);
-                        assert_eq!(text_of(&event), (last + 1).to_string());
-                        last += 1;
+                        assert_eq!((event.position().seq, text_of(&event)), (number, number.to_string()));
                     }
                     drop(hub.subscribe([topic("a")]).stream().unwrap());
                 }
@@ -573,6 +567,20 @@ fn readers_that_wait_are_told_of_the_end() {
     assert_eq!(text(made_late.next_wait(PATIENCE).unwrap().unwrap()), "last");
     assert!(made_late.next_wait(PATIENCE).unwrap().is_none());
     assert_eq!(hub.read(&topic("a"), "earliest", 9).unwrap().events().len(), 1);
+}
+
+/// A topic that only readers in the process read has no subscribers, and is no topic of a page.
+#[test]
+fn readers_are_no_subscribers_of_a_topic() {
+    let engine = Engine::builder().shards(1).start().unwrap();
+    let hub = engine.hub();
+    let _reader = hub.subscribe([topic("only read"), topic("published")]).stream().unwrap();
+    hub.publish(event("published", 1)).unwrap();
+    let page = hub.topics_page(None, 100, PATIENCE).unwrap();
+    let names: Vec<&str> = page.topics.iter().map(|counts| counts.topic.as_str()).collect();
+    assert_eq!((names, page.next), (vec!["published"], None));
+    assert_eq!(page.topics[0].subscribers, 0);
+    assert_eq!(hub.topic(&topic("only read"), PATIENCE), Ok(None));
 }
 
 /// A panic under the log's lock ends the engine, and readers that wait learn that.
