@@ -22,7 +22,8 @@
 //! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
 //! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
 //! of the hub ([`super::tasks`]) wakes it. Readers in the process ([`super::readers`]) that are tasks are
-//! called through the line, too, and learn here that the engine ends; otherwise they have nothing to do with it.
+//! called through the line, too, and so are threads among them where they are many. All readers learn here that
+//! the engine ends; otherwise they have nothing to do with the line.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -104,8 +105,9 @@ struct Line {
     until: BTreeSet<(u64, Ticket)>,
     /// Tickets of tasks to wake, in order.
     called_tasks: VecDeque<Ticket>,
-    /// Readers to wake. A set, so that one that is called again meanwhile takes no more room.
-    called_readers: BTreeSet<ReaderKey>,
+    /// Readers to wake, and where those wait that are threads. A map, so that a reader which is called again
+    /// meanwhile takes no more room.
+    called_readers: BTreeMap<ReaderKey, Option<Arc<Condvar>>>,
 }
 
 /// One publisher in the line.
@@ -308,10 +310,13 @@ impl WaitingPublishers {
         }
     }
 
-    /// Has the readers with these keys woken, which are tasks.
-    pub(crate) fn call_readers(&self, keys: &[ReaderKey]) {
-        if !keys.is_empty() {
-            lock(&self.line).called_readers.extend(keys);
+    /// Has these readers woken: tasks, and threads with the place where they wait.
+    pub(crate) fn call_readers(
+        &self,
+        readers: impl ExactSizeIterator<Item = (ReaderKey, Option<Arc<Condvar>>)>,
+    ) {
+        if readers.len() > 0 {
+            lock(&self.line).called_readers.extend(readers);
             self.tasks_called.notify_one();
         }
     }
@@ -329,17 +334,22 @@ impl WaitingPublishers {
         self.readers.close();
     }
 
-    /// For the thread that wakes tasks: waits until some are called, and appends them to `into`. False: the line
-    /// is closed, and all are called.
-    pub(crate) fn next_called_tasks(&self, into: &mut Vec<Task>) -> bool {
+    /// For the hub's thread: waits until some are called, and appends them to `into`; where those wait that are
+    /// threads, to `threads`. False: the line is closed, and all are called.
+    pub(crate) fn next_called(&self, into: &mut Vec<Task>, threads: &mut Vec<Arc<Condvar>>) -> bool {
         let mut line = lock(&self.line);
         loop {
             if self.is_closed() {
                 return false;
             }
             into.extend(line.called_tasks.drain(..).map(Task::Publisher));
-            into.extend(std::mem::take(&mut line.called_readers).into_iter().map(Task::Reader));
-            if !into.is_empty() {
+            for (key, thread) in std::mem::take(&mut line.called_readers) {
+                match thread {
+                    Some(thread) => threads.push(thread),
+                    None => into.push(Task::Reader(key)),
+                }
+            }
+            if !into.is_empty() || !threads.is_empty() {
                 return true;
             }
             line = self.tasks_called.wait(line).unwrap_or_else(PoisonError::into_inner);

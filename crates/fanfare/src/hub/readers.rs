@@ -12,7 +12,7 @@
 //!
 //! A publisher calls readers that sleep, once for each sleep ([`registry`]). A thread waits for a condition
 //! variable. A task is woken by the hub's own thread ([`super::tasks`]), because the publisher may be a shard,
-//! which must not run a waker.
+//! which must not run a waker. Of many threads, most are woken by that thread, too, so that the publisher goes on.
 
 mod items;
 #[cfg(test)]

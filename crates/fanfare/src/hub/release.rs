@@ -330,7 +330,7 @@ impl Drop for Released<'_> {
         for thread in &self.called.threads {
             thread.notify_one();
         }
-        self.shared.waiting.call_readers(&self.called.tasks);
+        self.shared.waiting.call_readers(self.called.others.drain(..));
         // The dropped frames are freed behind this, because readers come first.
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A waker runs code of an executor, and that may use descriptors. A shard may have a descriptor table of its
 //! own, so it never has a waker: it calls a ticket or a reader's key, and one thread of the hub looks for the
-//! waker here.
+//! waker here. It also wakes readers that are threads, where a publish calls many of them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -50,8 +50,11 @@ impl Tasks {
     }
 
     fn run(&self) {
-        let mut called = Vec::new();
-        while self.waiting.next_called_tasks(&mut called) {
+        let (mut called, mut threads) = (Vec::new(), Vec::new());
+        while self.waiting.next_called(&mut called, &mut threads) {
+            for thread in threads.drain(..) {
+                thread.notify_one();
+            }
             for task in called.drain(..) {
                 let waker = lock(&self.wakers).remove(&task);
                 wake(waker);
