@@ -1,9 +1,9 @@
 //! What readers in the same process cost, and how fast one reads.
 //!
-//! For each number of readers it publishes single events at a pace at which every reader sleeps in between, and
-//! batches as fast as the hub takes them, and reports the processor time of the publishing thread and of the whole
-//! process for an event. Each reader is a thread. Then one reader reads everything that the log retains: events a
-//! second, with the data and without. Rounds are interleaved.
+//! For each number of readers it publishes single events at a pace at which every reader sleeps in between,
+//! and batches as fast as the hub takes them, and reports the processor time of the publishing thread and of
+//! the whole process for an event. Each reader is a thread. Then one reader reads everything that the log
+//! retains: events a second, with the data and without. Rounds are interleaved.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -117,7 +117,8 @@ fn singles(hub: &Hub, topic: &Topic, count: usize) -> Outcome<(f64, f64)> {
     Ok((micros(of_thread) / count as f64, micros(of_process) / count as f64))
 }
 
-/// Microseconds of processor time for an event of a batch, of this thread and of the process, and events a second.
+/// Microseconds of processor time for an event of a batch, of this thread and of the process, and events a
+/// second.
 fn batches(hub: &Hub, topic: &Topic, events: usize, batch: usize) -> Outcome<(f64, f64, f64)> {
     let clock = Clock::start();
     let (of_thread, of_process) =

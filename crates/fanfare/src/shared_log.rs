@@ -158,7 +158,10 @@ impl LockedLog<'_> {
     /// The shards that read one of these topics, and whether a reader in the process does.
     pub(crate) fn readers_of(&self, topics: &[Topic]) -> (ShardSet, bool) {
         let mut shards = self.state.log.shards_reading(topics);
-        let is_read_here = shards.remove(self.process.local);
+        let is_read_here = shards.contains(self.process.local);
+        if is_read_here {
+            shards.remove(self.process.local);
+        }
         (shards, is_read_here)
     }
 

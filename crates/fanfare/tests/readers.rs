@@ -47,8 +47,9 @@ fn use_readers_on_shard(hub: &Hub, reader: &mut Reader) -> Result<(), String> {
     if page.events().len() == 1 { Ok(()) } else { Err(format!("{page:?}")) }
 }
 
-/// A shard publishes to readers that sleep as threads and as tasks. With a descriptor table of its own it could
-/// not run a task's waker: a runtime's waker writes to a descriptor, which is a subscriber's socket there.
+/// A shard publishes to readers that sleep as threads and as tasks. With a descriptor table of its own it
+/// could not run a task's waker: a runtime's waker writes to a descriptor, which is a subscriber's socket
+/// there.
 #[test]
 fn a_shard_calls_readers_and_does_not_wait_for_events() {
     for tables in [DescriptorTables::Shared, DescriptorTables::Private] {

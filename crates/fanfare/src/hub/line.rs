@@ -21,9 +21,10 @@
 //! A shard only marks a position and signals a condition variable. It must not run a task's waker, because it
 //! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
 //! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
-//! of the hub ([`super::tasks`]) wakes it. Readers in the process ([`super::readers`]) that are tasks are
-//! called through the line, too, and so are threads among them where they are many. All readers learn here that
-//! the engine ends; otherwise they have nothing to do with the line.
+//! of the hub ([`super::tasks`]) wakes it.
+//!
+//! Readers in the process ([`super::readers`]) are no publishers. Those that are tasks are called through the
+//! line, and where many are called, threads are, too. All readers learn here that the engine ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -321,7 +322,7 @@ impl WaitingPublishers {
         }
     }
 
-    /// No publish succeeds from now on. Every publisher and every reader is called, so that it learns of that.
+    /// No publish succeeds from now on. All publishers and readers are called, so that they learn of that.
     pub(crate) fn close(&self) {
         let line = lock(&self.line);
         // Under the lock, so that no publisher checks before this and waits after it.
@@ -334,8 +335,8 @@ impl WaitingPublishers {
         self.readers.close();
     }
 
-    /// For the hub's thread: waits until some are called, and appends them to `into`; where those wait that are
-    /// threads, to `threads`. False: the line is closed, and all are called.
+    /// For the hub's thread: waits until some are called. Appends tasks to `into`, and to `threads` where
+    /// readers wait that are threads. False: the line is closed, and all are called.
     pub(crate) fn next_called(&self, into: &mut Vec<Task>, threads: &mut Vec<Arc<Condvar>>) -> bool {
         let mut line = lock(&self.line);
         loop {

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! A [`Reader`] has a cursor, as every subscriber has, and no queue. It reads from the log in portions, each
-//! under one short hold of the log's lock. So it takes a bounded amount of memory, and a slow one never holds up
-//! a publisher: where the log has dropped what it needs, it is told of a gap and goes on.
+//! under one short hold of the log's lock. So it takes a bounded amount of memory, and a slow one never holds
+//! up a publisher: where the log has dropped what it needs, it is told of a gap and goes on.
 //!
 //! A publisher calls readers that sleep, once for each sleep ([`registry`]). A thread waits for a condition
-//! variable. A task is woken by the hub's own thread ([`super::tasks`]), because the publisher may be a shard,
-//! which must not run a waker. Of many threads, most are woken by that thread, too, so that the publisher goes on.
+//! variable. A task is woken by the hub's own thread ([`super::tasks`]), because the publisher may be a
+//! shard, which must not run a waker. Of many threads, most are woken by that thread, too, so that the
+//! publisher goes on.
 
 mod items;
 #[cfg(test)]
@@ -59,16 +60,17 @@ pub struct ReaderBuilder<'hub> {
     sees_private: bool,
 }
 
-/// A reader in the same process: it gets every event of its topics once, in the order that all subscribers see.
+/// A reader in the same process: it gets every event of its topics once, in the order that all subscribers
+/// see.
 ///
-/// Made by [`ReaderBuilder::stream`]. There are three ways to read, which may be mixed: [`Reader::next_wait`] blocks the
-/// thread, [`Reader::next`] and the implementation of [`Stream`] are for tasks of any executor, and
-/// [`Reader::try_next`] does not wait.
+/// Made by [`ReaderBuilder::stream`]. There are three ways to read, which may be mixed: [`Reader::next_wait`]
+/// blocks the thread, [`Reader::next`] and the implementation of [`Stream`] are for tasks of any executor,
+/// and [`Reader::try_next`] does not wait.
 ///
-/// A reader has no queue: it reads from the log, and holds at most 256 events or 256 KiB of them (one larger event is
-/// taken alone). It never holds up a publisher. One that is too slow for the retention of its topics
-/// ([`crate::Limits::log`]) gets a [`ReadItem::Gap`] and goes on behind it. The topics have to have some retention: of a
-/// topic that keeps no events a reader gets gaps alone.
+/// A reader has no queue: it reads from the log, and holds at most 256 events or 256 KiB of them (one larger
+/// event is taken alone). It never holds up a publisher. One that is too slow for the retention of its topics
+/// ([`crate::Limits::log`]) gets a [`ReadItem::Gap`] and goes on behind it. The topics have to have some
+/// retention: of a topic that keeps no events a reader gets gaps alone.
 ///
 /// When the engine drains or stops, it gives everything that was published before, then `None`.
 ///
@@ -187,8 +189,8 @@ impl Hub {
     }
 
     /// Reads retained events of a topic: at most `limit` of those that follow the event with the id `after`.
-    /// The id `earliest` asks for all. Private events are left out; for those, and for several topics, there is
-    /// [`ReaderBuilder::page`].
+    /// The id `earliest` asks for all. Private events are left out; for those, and for several topics, there
+    /// is [`ReaderBuilder::page`].
     ///
     /// # Errors
     /// [`ReaderError::Stopped`].
@@ -277,6 +279,18 @@ impl ReaderBuilder<'_> {
     ///
     /// # Errors
     /// [`ReaderError`]. It does not wait, also on a shard's thread.
+    ///
+    /// ```
+    /// # use fanfare::{Engine, Event, Topic};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::builder().start()?;
+    /// # let hub = engine.hub();
+    /// let topics = [Topic::new("orders")?, Topic::new("refunds")?];
+    /// hub.publish(Event::new(topics[1].clone()).data("7").private(true))?;
+    /// let page = hub.subscribe(topics).sees_private(true).resume("earliest").page(100)?;
+    /// assert_eq!(page.events()[0].data().as_deref(), Some("7"));
+    /// # Ok(()) }
+    /// ```
     pub fn page(self, limit: usize) -> Result<LogPage, ReaderError> {
         self.check()?;
         let process = &self.hub.inner.common.log;
@@ -356,8 +370,8 @@ impl Reader {
     /// The next item, for any executor. `None`: the engine drains or has stopped, and everything was given. A
     /// future that is dropped takes nothing.
     ///
-    /// On a shard's thread, where an [`crate::Admission`] runs, it is pending where there is no event yet, as everywhere. An
-    /// executor that blocks the thread then blocks the shard.
+    /// On a shard's thread, where an [`crate::Admission`] runs, it is pending where there is no event yet, as
+    /// everywhere. An executor that blocks the thread then blocks the shard.
     ///
     /// ```
     /// # use fanfare::{Engine, Event, ReadItem, Topic};
@@ -382,6 +396,19 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError::NothingYet`].
+    ///
+    /// ```
+    /// # use fanfare::{Engine, Event, ReadError, Topic};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::builder().start()?;
+    /// # let hub = engine.hub();
+    /// let topic = Topic::new("news")?;
+    /// let mut reader = hub.subscribe([topic.clone()]).stream()?;
+    /// assert_eq!(reader.try_next().err(), Some(ReadError::NothingYet));
+    /// hub.publish(Event::new(topic))?;
+    /// assert!(reader.try_next()?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub fn try_next(&mut self) -> Result<Option<ReadItem>, ReadError> {
         match self.advance(None) {
             Poll::Ready(item) => Ok(item),
@@ -395,6 +422,21 @@ impl Reader {
     }
 
     /// The position up to which it has given everything that it can give. Its text is an id to resume after.
+    ///
+    /// ```
+    /// # use fanfare::{Engine, Event, Topic};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::builder().start()?;
+    /// # let hub = engine.hub();
+    /// let topics = [Topic::new("news")?];
+    /// let reader = hub.subscribe(topics.clone()).stream()?;
+    /// let position = reader.position().to_string();
+    /// drop(reader);
+    /// hub.publish(Event::new(topics[0].clone()))?;
+    /// let mut reader = hub.subscribe(topics).resume(position).stream()?;
+    /// assert!(reader.try_next()?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub fn position(&self) -> Cursor {
         let seq = if self.portion.is_empty() { self.after } else { self.given };
         Cursor { epoch: self.log.epoch(), seq }

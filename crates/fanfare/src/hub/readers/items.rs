@@ -21,8 +21,8 @@ pub enum ReadItem {
 
 /// An event that was published, as a reader in the same process gets it.
 ///
-/// It shares the bytes that every subscriber is sent, so a clone costs a counter. It keeps them in memory also where the
-/// log has dropped the event.
+/// It shares the bytes that every subscriber is sent, so a clone costs a counter. It keeps them in memory
+/// also where the log has dropped the event.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -48,6 +48,17 @@ pub struct ReceivedEvent {
 ///
 /// Only events of the reader's topics count, and private ones only where it sees them. Of topics that have
 /// lost nothing, the events between the two positions still follow.
+///
+/// ```
+/// # use fanfare::{Engine, ReadItem, Topic};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let engine = Engine::builder().start()?;
+/// # let hub = engine.hub();
+/// let mut reader = hub.subscribe([Topic::new("news")?]).resume("an id of last year").stream()?;
+/// let Some(ReadItem::Gap(gap)) = reader.try_next()? else { panic!("the id is unknown") };
+/// assert_eq!(gap.after(), "an id of last year");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub(super) after: String,

@@ -170,8 +170,8 @@ fn a_reader_that_sleeps_as_a_task_is_told_of_the_end() {
     is_told_of_the_end(Kind::Task);
 }
 
-/// Two readers that are threads, one that is a task, and one that leaves: one publish calls all that stay. The
-/// hub's thread calls the second thread.
+/// Two readers that are threads, one that is a task, and one that leaves: one publish calls all that stay.
+/// The hub's thread calls the second thread.
 #[test]
 fn one_publish_calls_all_readers() {
     explore(1, || {
