@@ -2,7 +2,8 @@
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
 //! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
-//! the line in which it waits, and [`tasks`] wakes it where it is a task.
+//! the line in which it waits, and [`tasks`] wakes it where it is a task. [`readers`] are in the same process
+//! and read from the log.
 
 mod capacity;
 mod congestion;
@@ -11,6 +12,7 @@ mod line;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
+pub(crate) mod readers;
 mod release;
 mod sequencer;
 mod tasks;
@@ -165,7 +167,7 @@ pub struct Interrupted {
 impl Common {
     pub(crate) fn new(log: Log, shards: usize, limits: &Limits) -> Common {
         Common {
-            log: Arc::new(ProcessLog::new(log)),
+            log: Arc::new(ProcessLog::new(log, shards)),
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
         }

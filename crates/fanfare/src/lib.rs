@@ -13,6 +13,7 @@
 //!
 //! - [`Engine`] starts, pins and stops the shards: one thread, one loop, one slab each.
 //! - [`Hub`] publishes one event or a batch, at once or when there is room, adopts sockets, and counts.
+//! - [`Reader`] reads what is published in the same process, as a thread or as a task.
 //! - [`Admission`] decides about a request: subscribe it, refuse it, or hand it over to another server.
 //!
 //! `docs/ARCHITECTURE.md` follows an event through the code.
@@ -62,6 +63,9 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
+pub use hub::readers::{
+    Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
+};
 pub use hub::{ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};

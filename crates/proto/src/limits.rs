@@ -192,6 +192,9 @@ pub struct Limits {
     /// A subscription that would exceed it is answered as [`Limits::when_full`] says. One whose audience is there already
     /// takes nothing of it.
     pub subscription_bytes: usize,
+    /// Readers in the same process, over all topics: a reader beyond it is an error. A publish checks the readers of its
+    /// topics one by one where some of them sleep.
+    pub local_readers: usize,
     /// What happens to a laggard at its bound.
     pub laggard_policy: LaggardPolicy,
     /// What the log keeps, for those who resume and for laggards.
@@ -235,6 +238,7 @@ impl Default for Limits {
             delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
             subscription_bytes: 512 << 20,
+            local_readers: 1024,
             laggard_policy: LaggardPolicy::default(),
             log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
@@ -307,6 +311,12 @@ pub const EXPIRIES: usize = 256;
 
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;
+
+/// Frames that a reader in the same process takes from the log under one hold of its lock.
+pub const LOCAL_READ_FRAMES: usize = 256;
+
+/// Bytes of the same; one frame of any size is taken in any case.
+pub const LOCAL_READ_BYTES: usize = 256 << 10;
 
 /// Members that one tick checks for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;

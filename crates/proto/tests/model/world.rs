@@ -300,11 +300,13 @@ impl World {
         let subscriber = &self.subscribers[&slot];
         let (link, format) = (subscriber.link, subscriber.subscription.encoding().format);
         // The event that it is in the middle of is finished, whatever its topics are.
-        let next = self.first_after(subscriber, subscriber.seen.max(subscriber.incomplete_until));
         let piece = [&subscriber.begun[..], &subscriber.not_taken].concat();
-        let is_in = |next: &&Arc<Frame>| !subscriber.begun.is_empty() && piece.starts_with(next.wire(format));
-        let left = self.first_after(subscriber, subscriber.seen);
-        let in_event = next.filter(is_in).or(left.filter(is_in)).map(|event| event.seq());
+        let is_in =
+            |event: &Arc<Frame>| !subscriber.begun.is_empty() && piece.starts_with(event.wire(format));
+        let events = std::iter::successors(self.first_after(subscriber, subscriber.seen), |event| {
+            self.first_after(subscriber, event.seq())
+        });
+        let in_event = events.take(100).find(|event| is_in(event)).map(|event| event.seq());
         let changed = self.delivery.change_topics(
             link,
             topics.iter().cloned(),
@@ -663,7 +665,11 @@ impl World {
             }
             before = frame.seq();
         }
-        (found.expect("an event with this id"), count == 1)
+        let found = found.unwrap_or_else(|| {
+            assert!(subscriber.is_uncertain, "no event has the id {id}");
+            available_after + 1
+        });
+        (found, count == 1)
     }
 
     /// The log has every event for the subscriber after this number, up to the next change of its topics.
