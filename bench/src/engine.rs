@@ -89,7 +89,7 @@ impl Measured {
 
 /// The default bounds, without heartbeats: they would be sent into a measurement.
 pub fn quiet_limits() -> Limits {
-    Limits { heartbeat: Duration::from_secs(24 * 3600), ..Limits::default() }
+    Limits::default().with_heartbeat(Duration::from_secs(24 * 3600))
 }
 
 /// A listener of our own on loopback, for sockets that are adopted.

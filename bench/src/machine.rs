@@ -62,7 +62,7 @@ pub fn key(backend: Backend) -> &'static str {
     match backend {
         Backend::Epoll => "epoll",
         Backend::IoUring => "io_uring",
-        Backend::Auto => "auto",
+        _ => "auto",
     }
 }
 

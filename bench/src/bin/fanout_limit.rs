@@ -192,7 +192,7 @@ impl Bench {
                 Variant::Bare(way) => cpu += self.bare.send(way, &frame)?,
                 Variant::Engine(index) => {
                     let engine = &self.engines[index];
-                    let event = Event::new(self.topic.clone()).data(self.data.as_str());
+                    let event = Event::new(self.topic.clone()).with_data(self.data.as_str());
                     let begun = thread_cpu_time();
                     engine.hub.publish(event)?;
                     cpu += thread_cpu_time() - begun;
@@ -219,7 +219,7 @@ impl Bench {
         let epoch = self.engines[0].hub.head().epoch;
         let seq = self.events + 1;
         let id = Cursor { epoch, seq }.to_string();
-        let event = Event::new(self.topic.clone()).data(self.data.as_str());
+        let event = Event::new(self.topic.clone()).with_data(self.data.as_str());
         Frame::encode(seq, &id, event, Duration::ZERO).wire(WireFormat::Chunked).into()
     }
 

@@ -245,7 +245,7 @@ impl Bench {
                 thread::sleep(Duration::from_micros(100));
                 continue;
             }
-            self.engine.hub.publish(Event::new(self.broadcast.clone()).data(data.as_str()))?;
+            self.engine.hub.publish(Event::new(self.broadcast.clone()).with_data(data.as_str()))?;
             target = sends() + members;
             broadcasts += 1;
         }
@@ -284,7 +284,7 @@ impl Small {
             let intended = begun + self.every * index;
             thread::sleep(intended.saturating_sub(self.clock.now()));
             let data = stamp::data(self.first + index, intended, DATA_BYTES);
-            let mut events = vec![Event::new(self.topic.clone()).data(data)];
+            let mut events = vec![Event::new(self.topic.clone()).with_data(data)];
             // The stamp stays: waiting for room is part of the latency.
             while let Err(error) = self.hub.publish_batch(&mut events) {
                 if error != PublishError::Busy {

@@ -106,7 +106,7 @@ fn report(options: &Options) -> Outcome<()> {
 fn run_engine(options: &Options) -> Outcome<()> {
     let backend = options.backend.unwrap_or_default();
     let shards = (options.to as usize).div_ceil(PER_SHARD);
-    let limits = Limits { heartbeat: Duration::from_secs(24 * 3600), ..Limits::default() };
+    let limits = Limits::default().with_heartbeat(Duration::from_secs(24 * 3600));
     let engine = Engine::builder()
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)))
         .shards(shards)

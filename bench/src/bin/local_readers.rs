@@ -99,7 +99,7 @@ fn read_along(hub: &Hub, topic: &Topic) -> Outcome<thread::JoinHandle<(usize, us
 }
 
 fn event(topic: &Topic) -> Event {
-    Event::new(topic.clone()).data("x".repeat(100))
+    Event::new(topic.clone()).with_data("x".repeat(100))
 }
 
 /// Microseconds of processor time for each of some paced publishes: of this thread, and of the process.
@@ -135,7 +135,7 @@ fn batches(hub: &Hub, topic: &Topic, events: usize, batch: usize) -> Outcome<(f6
 
 /// Events a second that one reader reads from a log that has them.
 fn read_retained(hub: &Hub, topic: &Topic, with_data: bool) -> Outcome<f64> {
-    let mut reader = hub.subscribe([topic.clone()]).resume("earliest").stream()?;
+    let mut reader = hub.subscribe([topic.clone()]).with_resume("earliest").stream()?;
     let clock = Clock::start();
     let (mut events, mut bytes) = (0_usize, 0);
     while let Ok(Some(ReadItem::Event(event))) = reader.try_next() {

@@ -62,7 +62,7 @@ fn run(options: &Options) -> Outcome<()> {
     machine::introduce("many_topics", &[]);
     let before = most_resident_kib()?;
     let bound = options.bound_mib << 20;
-    let mut log = Log::new(Epoch::new(1), LogLimits { total_bytes: bound, ..LogLimits::default() }, 1);
+    let mut log = Log::new(Epoch::new(1), LogLimits::default().with_total_bytes(bound), 1);
     let mut dropped = Vec::new();
     let (mut most_bytes, mut cpu, mut slowest) = (0, Duration::ZERO, Vec::new());
     for number in 0..options.events {
@@ -108,15 +108,15 @@ fn run(options: &Options) -> Outcome<()> {
 fn frame(options: &Options, epoch: Epoch, number: u64) -> Outcome<Frame> {
     let name = number.checked_rem(options.repeat).unwrap_or(number);
     let topic = |index| Topic::new(format!("topic-{name}-{index}"));
-    let mut event = Event::new(topic(0)?).data("x".repeat(options.data));
+    let mut event = Event::new(topic(0)?).with_data("x".repeat(options.data));
     for index in 1..options.topics_each {
-        event = event.also(topic(index)?)?;
+        event = event.with_topic(topic(index)?)?;
     }
     let seq = number + 1;
     let mut id = Cursor { epoch, seq }.to_string();
     if options.own_ids {
         id = format!("order-{number}");
-        event = event.id(EventId::new(id.clone())?);
+        event = event.with_id(EventId::new(id.clone())?);
     }
     Ok(Frame::encode(seq, &id, event, Duration::ZERO))
 }

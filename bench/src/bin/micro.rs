@@ -121,7 +121,7 @@ fn topic() -> Outcome<Topic> {
 
 fn frame(topic: &Topic, seq: u64, data: &str) -> Frame {
     let id = Cursor { epoch: Epoch::new(1), seq }.to_string();
-    Frame::encode(seq, &id, Event::new(topic.clone()).data(data), Duration::ZERO)
+    Frame::encode(seq, &id, Event::new(topic.clone()).with_data(data), Duration::ZERO)
 }
 
 fn encode_and_decode(bench: &mut Bench) -> Outcome<()> {
@@ -207,8 +207,8 @@ fn log(bench: &mut Bench) -> Outcome<()> {
     const BEHIND: u32 = 100;
     let topic = topic()?;
     let topics = [topic.clone()];
-    let retention = Retention { events: 10_000, ..Retention::default() };
-    let limits = LogLimits { retention, ..LogLimits::default() };
+    let retention = Retention::default().with_events(10_000);
+    let limits = LogLimits::default().with_retention(retention);
     let mut log = Log::new(Epoch::new(1), limits, 1);
     log.add_reader(&topics, 0);
     // Full at first, so that each append also drops the oldest.
@@ -230,12 +230,12 @@ fn log(bench: &mut Bench) -> Outcome<()> {
 
     // One topic after the other, so that each one has left the caches when its turn comes.
     let many: Vec<Topic> = (0..100_000).map(|n| Topic::new(format!("user/{n}"))).collect::<Result<_, _>>()?;
-    let mut log = Log::new(Epoch::new(1), LogLimits { total_bytes: 1 << 30, ..LogLimits::default() }, 1);
+    let mut log = Log::new(Epoch::new(1), LogLimits::default().with_total_bytes(1 << 30), 1);
     many.iter().for_each(|topic| log.add_reader(std::slice::from_ref(topic), 0));
     append(bench, "log_append_100k_topics", &mut log, 200_000, 200_000, &many);
 
     // The bound is reached all the time: each append evicts from the largest topic.
-    let mut log = Log::new(Epoch::new(1), LogLimits { total_bytes: 64 << 20, ..LogLimits::default() }, 1);
+    let mut log = Log::new(Epoch::new(1), LogLimits::default().with_total_bytes(64 << 20), 1);
     append(bench, "log_append_evicting", &mut log, 200_000, 200_000, &many);
     Ok(())
 }
@@ -277,7 +277,7 @@ fn publish(bench: &mut Bench) -> Outcome<()> {
         for _ in 0..bench.repetitions {
             let mut cpu = Duration::ZERO;
             for _ in 0..calls {
-                let event = || Event::new(topic.clone()).data(data.as_str());
+                let event = || Event::new(topic.clone()).with_data(data.as_str());
                 let mut events: Vec<Event> = (0..batch).map(|_| event()).collect();
                 loop {
                     let begun = thread_cpu_time();

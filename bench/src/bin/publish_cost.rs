@@ -91,7 +91,7 @@ fn read_along(hub: &Hub, topic: &Topic) -> Outcome<thread::JoinHandle<()>> {
 }
 
 fn event(topic: &Topic) -> Event {
-    Event::new(topic.clone()).data("x".repeat(100))
+    Event::new(topic.clone()).with_data("x".repeat(100))
 }
 
 /// Microseconds of processor time for each of some paced publishes.

@@ -199,7 +199,7 @@ impl Publisher {
                 events.clear();
                 events.extend(
                     (next..next + batch)
-                        .map(|number| Event::new(topic.clone()).data(stamp::data(number, now, bytes))),
+                        .map(|number| Event::new(topic.clone()).with_data(stamp::data(number, now, bytes))),
                 );
                 match hub.publish_batch(&mut events) {
                     Ok(_) => {

@@ -14,14 +14,16 @@ use fanfare::{
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock = Topic::new("clock")?;
     let subscribe = Subscribe::to([clock.clone()])
-        .retry(Duration::from_secs(10))
-        .header("Access-Control-Allow-Origin", "*")?;
+        .with_retry(Duration::from_secs(10))
+        .with_header("Access-Control-Allow-Origin", "*")?;
     let greeting = EventType::new("connecttime")?;
-    let wrong_method = Refusal::new(405, "use GET").header("Allow", "GET")?;
+    let wrong_method = Refusal::new(405, "use GET").with_header("Allow", "GET")?;
     let engine = Engine::builder()
         .listen("127.0.0.1:8844".parse()?)
         .admission(move |request: &Request<'_>| match (request.method(), request.path()) {
-            ("GET", "/stream") => Decision::Subscribe(subscribe.clone().greeting(Some(&greeting), &date())),
+            ("GET", "/stream") => {
+                Decision::Subscribe(subscribe.clone().with_greeting(Some(&greeting), &date()))
+            }
             (_, "/stream") => Decision::Refuse(wrong_method.clone()),
             _ => Decision::Refuse(Refusal::new(404, "the clock is at /stream")),
         })
@@ -30,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let hub = engine.hub();
     loop {
         thread::sleep(Duration::from_secs(1));
-        match hub.publish(Event::new(clock.clone()).data(date())) {
+        match hub.publish(Event::new(clock.clone()).with_data(date())) {
             // A second that finds no room is skipped; the next one will tell the time as well.
             Ok(_) | Err(NotPublished { error: PublishError::Busy, .. }) => {}
             Err(error) => return Err(error.into()),

@@ -59,7 +59,7 @@ async fn serve(hub: Hub) -> Result<(), Box<dyn Error>> {
 }
 
 async fn say(State(hub): State<Hub>, text: String) -> Result<(), String> {
-    let event = Event::new(news()).data(text);
+    let event = Event::new(news()).with_data(text);
     hub.publish(event).map(drop).map_err(|error| error.to_string())
 }
 
@@ -71,9 +71,9 @@ async fn connection(hub: Hub, router: axum::Router, socket: TcpStream) {
         async move {
             if request.uri().path() == "/news" {
                 let resume = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
-                let mut subscription = Subscribe::to([news()]).retry(Duration::from_secs(1));
+                let mut subscription = Subscribe::to([news()]).with_retry(Duration::from_secs(1));
                 if let Some(id) = resume {
-                    subscription = subscription.resume(id);
+                    subscription = subscription.with_resume(id);
                 }
                 let _ = subscribe.send((subscription, format_for(&request))).await;
                 std::future::pending::<()>().await;

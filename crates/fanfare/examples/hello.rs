@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("curl -N 'http://{address}/events?topic=hello'    (then type here)");
     }
     for line in std::io::stdin().lock().lines() {
-        let published = hub.publish(Event::new(topic.clone()).data(line?))?;
+        let published = hub.publish(Event::new(topic.clone()).with_data(line?))?;
         println!("{} to {} subscribers", published.last, hub.counts().connections);
     }
     engine.stop(std::time::Duration::from_secs(1)).expect("no shard panics");

@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     for line in std::io::stdin().lock().lines() {
         if let Some((topic, text)) = line?.split_once(' ') {
-            hub.publish(Event::new(Topic::new(topic)?).data(text))?;
+            hub.publish(Event::new(Topic::new(topic)?).with_data(text))?;
         }
     }
     engine.stop(Duration::from_secs(1)).expect("no shard panics");

@@ -142,13 +142,13 @@ mod tests {
             ("content-length", "0", InvalidHeader::Reserved { name: named("content-length") }),
             ("Transfer-Encoding", "identity", InvalidHeader::Reserved { name: named("Transfer-Encoding") }),
         ] {
-            assert_eq!(subscribe().header(name, value).unwrap_err(), error);
-            assert_eq!(refusal().header(name, value).unwrap_err(), error);
+            assert_eq!(subscribe().with_header(name, value).unwrap_err(), error);
+            assert_eq!(refusal().with_header(name, value).unwrap_err(), error);
             assert!(!error.to_string().contains(char::is_control), "the text fits a log line: {error}");
         }
-        let good = subscribe().header("X-A", "").unwrap().header("Vary", "a\tb, \u{e4}").unwrap();
+        let good = subscribe().with_header("X-A", "").unwrap().with_header("Vary", "a\tb, \u{e4}").unwrap();
         assert_eq!(good.headers, "X-A: \r\nVary: a\tb, \u{e4}\r\n");
-        let good = refusal().header("X-A", "1").unwrap();
+        let good = refusal().with_header("X-A", "1").unwrap();
         assert_eq!(good.headers().collect::<Vec<_>>(), [("X-A", "1")]);
     }
 }

@@ -20,6 +20,7 @@ struct NotAdopted {
 
 /// Why a socket was not adopted.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum AdoptRefusal {
     /// The shard's mailbox or socket channel is full. Try again in a few milliseconds; then another shard is
     /// asked.

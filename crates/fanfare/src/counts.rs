@@ -11,10 +11,11 @@ macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Numbers of one shard, or the sum over all.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
             /// Streams ended, by [`CloseReason::index`].
-            pub closed: [u64; CloseReason::ALL.len()],
+            pub(crate) closed: [u64; CloseReason::ALL.len()],
         }
 
         /// The last numbers that a shard has published. Each is whole; a reader may find some of them one tick newer
@@ -107,6 +108,7 @@ counts! {
 
 /// What is known of one topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicCounts {
     /// Its name.
     pub topic: String,
@@ -121,6 +123,11 @@ pub struct TopicCounts {
 }
 
 impl Counts {
+    /// Streams ended, by reason.
+    pub fn closed(&self) -> impl Iterator<Item = (CloseReason, u64)> + use<> {
+        CloseReason::ALL.into_iter().zip(self.closed)
+    }
+
     /// Streams ended for this reason.
     pub fn closed_for(&self, reason: CloseReason) -> u64 {
         self.closed[reason.index()]

@@ -7,6 +7,7 @@ use fanfare_proto::limits::Limits;
 
 /// The `RLIMIT_NOFILE` of a process: how many descriptors each of its tables may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DescriptorLimit {
     /// The soft limit before the start.
     pub found: usize,
@@ -88,17 +89,16 @@ impl Budget {
     ///
     /// # Errors
     /// A text for people: so many shards do not fit.
-    pub(crate) fn share_out(&self, limits: Limits, shards: usize) -> Result<Limits, String> {
+    pub(crate) fn share_out(&self, mut limits: Limits, shards: usize) -> Result<Limits, String> {
         if !self.fits(shards) {
             return Err(self.refusal(shards));
         }
         let sharing = if self.private_tables { 1 } else { shards };
-        Ok(Limits {
-            connections: limits.connections.min(self.connections(shards)),
-            pending: limits.pending.min((self.limit / 4 / sharing).max(1)),
-            undecided: limits.undecided.min((self.limit / 4 / sharing).max(1)),
-            ..limits
-        })
+        let quarter = (self.limit / 4 / sharing).max(1);
+        limits.connections = limits.connections.min(self.connections(shards));
+        limits.pending = limits.pending.min(quarter);
+        limits.undecided = limits.undecided.min(quarter);
+        Ok(limits)
     }
 
     fn refusal(&self, shards: usize) -> String {

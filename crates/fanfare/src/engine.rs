@@ -17,7 +17,6 @@ use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
 use fanfare_io::{affinity, sockets, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::head::HeadLimits;
 use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
@@ -93,6 +92,7 @@ pub struct HandOver {
 }
 
 /// One of them.
+#[non_exhaustive]
 pub struct HandedOver {
     /// The connection, non-blocking.
     pub socket: TcpStream,
@@ -337,7 +337,7 @@ impl Builder {
                     life_cycle: life_cycle.clone(),
                     log,
                 },
-                limits: Limits { laggard_bytes: limits.laggard_bytes_of_one(count), ..limits.clone() },
+                limits: limits.clone().with_laggard_bytes(limits.laggard_bytes_of_one(count)),
                 epoch,
                 seed: random.hash_one(index),
                 clock,
@@ -365,7 +365,7 @@ impl Builder {
         for (index, plan) in plans.into_iter().enumerate() {
             let thread = match engine.backend.backend {
                 Backend::IoUring => plan.start(index, Uring::open),
-                Backend::Epoll | Backend::Auto => plan.start(index, Epoll::open),
+                _ => plan.start(index, Epoll::open),
             };
             engine.shards.push(thread?);
         }
@@ -548,12 +548,10 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 
 /// The limits in force, apart from those that depend on descriptors.
-fn within_bounds_of_engine(limits: Limits) -> Limits {
-    Limits {
-        heartbeat: limits.heartbeat.max(SHORTEST_HEARTBEAT),
-        head: HeadLimits { max_bytes: limits.head.max_bytes.min(LARGEST_HEAD_BYTES), ..limits.head },
-        ..limits
-    }
+fn within_bounds_of_engine(mut limits: Limits) -> Limits {
+    limits.heartbeat = limits.heartbeat.max(SHORTEST_HEARTBEAT);
+    limits.head.max_bytes = limits.head.max_bytes.min(LARGEST_HEAD_BYTES);
+    limits
 }
 
 /// The default admission.

@@ -97,6 +97,7 @@ pub(crate) struct ShardHandle {
 /// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a
 /// durable store stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Published {
     /// Events accepted.
     pub count: usize,
@@ -108,6 +109,7 @@ pub struct Published {
 
 /// Why nothing was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PublishError {
     /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
     /// takes longer than publishing. Or older events of a durable store are not released yet. Try again in a
@@ -147,6 +149,7 @@ struct Unpublished<'events> {
 
 /// An event that was not published, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NotPublished {
     /// Why.
     pub error: PublishError,
@@ -157,6 +160,7 @@ pub struct NotPublished {
 /// A publish that waited for room and ended before every event was taken. Those that were not are in the
 /// publisher's vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Interrupted {
     /// Why it ended.
     pub error: PublishError,
@@ -466,6 +470,33 @@ impl Inner {
     /// What may wait in a mailbox that takes a socket or an inspection.
     fn mail_limit(&self) -> usize {
         self.limits.mailbox_others.saturating_add(self.limits.mailbox_events)
+    }
+}
+
+impl PublishError {
+    /// Whether the same publish may succeed later: nothing is wrong with the events.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, PublishError::Busy | PublishError::WouldBlock)
+    }
+
+    /// The position, among the events that were not taken, of the one at fault: it must change, or be left out.
+    pub fn event_at_fault(&self) -> Option<usize> {
+        match self {
+            PublishError::TooLarge { index, .. } | PublishError::ReservedId { index } => Some(*index),
+            _ => None,
+        }
+    }
+
+    /// The status of an HTTP answer that says so: 503, 413 or 400 (RFC 9110, section 15). A 503 is worth a `Retry-After`.
+    pub fn status(&self) -> u16 {
+        match self {
+            PublishError::Busy
+            | PublishError::WouldBlock
+            | PublishError::Unreleased
+            | PublishError::Stopped => 503,
+            PublishError::TooLarge { .. } => 413,
+            PublishError::ReservedId { .. } | PublishError::Empty => 400,
+        }
     }
 }
 

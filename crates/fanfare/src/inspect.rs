@@ -17,6 +17,7 @@ use crate::shard_thread;
 
 /// Some of the topics, in an order that stays the same while topics come and go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicsPage {
     /// At most as many as were asked for. Fewer do not mean that these are the last.
     pub topics: Vec<TopicCounts>,
@@ -29,6 +30,7 @@ const TOPICS_AT_ONCE: usize = 64;
 
 /// Why a question about topics has no answer. Parts of an answer are never given for the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InspectError {
     /// A shard did not answer in time, has no room for the question, or other questions take too long. Try
     /// again in a second.

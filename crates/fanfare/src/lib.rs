@@ -7,7 +7,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = Engine::builder().listen("127.0.0.1:8844".parse()?).start()?;
 //! let hub = engine.hub();
-//! hub.publish(Event::new(Topic::new("news")?).data("hello"))?;
+//! hub.publish(Event::new(Topic::new("news")?).with_data("hello"))?;
 //! # Ok(()) }
 //! ```
 //!

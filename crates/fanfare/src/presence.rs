@@ -212,7 +212,7 @@ impl State {
                 }
                 (false, true) | (true, false) => continue,
             };
-            events.push(Event::new(topic).kind(kind).data(&*name));
+            events.push(Event::new(topic).with_type(kind).with_data(&*name));
         }
         if self.unannounced.is_empty() && self.unannounced.capacity() > ANNOUNCEMENTS {
             self.unannounced = VecDeque::new();
@@ -238,9 +238,8 @@ mod tests {
         let mut state = lock(&presence.state);
         state.end_lingering(now);
         let events = state.take_announcements();
-        let text = |event: &Event| {
-            format!("{} {}", event.event_type().unwrap(), event.data_text().unwrap_or_default())
-        };
+        let text =
+            |event: &Event| format!("{} {}", event.event_type().unwrap(), event.data().unwrap_or_default());
         events.iter().map(text).collect()
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn stream_head(
     date: SystemTime,
     out: &mut Vec<u8>,
 ) {
-    let Encoding { transport: Transport::Http1, format } = encoding;
+    debug_assert_eq!(encoding.transport, Transport::Http1);
     out.extend_from_slice(
         b"HTTP/1.1 200 OK\r\n\
           Content-Type: text/event-stream\r\n\
@@ -30,9 +30,10 @@ pub(crate) fn stream_head(
           X-Accel-Buffering: no\r\n",
     );
     let _ = write!(out, "Date: {}\r\n", HttpDate::from(date));
-    out.extend_from_slice(match format {
+    out.extend_from_slice(match encoding.format {
         WireFormat::Chunked => b"Transfer-Encoding: chunked\r\n".as_slice(),
-        WireFormat::Plain => b"Connection: close\r\n",
+        // Such a stream ends with its connection.
+        _ => b"Connection: close\r\n",
     });
     if gap {
         out.extend_from_slice(b"Fanfare-Gap: true\r\n");

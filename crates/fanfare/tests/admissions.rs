@@ -148,7 +148,7 @@ fn an_admission_may_use_what_it_likes() {
 }
 
 fn event(data: &str) -> Event {
-    Event::new(topic()).data(data)
+    Event::new(topic()).with_data(data)
 }
 
 /// A log file that no other test sees.
@@ -177,7 +177,7 @@ fn an_admission_that_blocks_holds_up_no_stream() {
                 Decision::Subscribe(Subscribe::to([topic()]))
             }
         };
-        let limits = Limits { decision_time: Duration::from_millis(300), ..Limits::default() };
+        let limits = Limits::default().with_decision_time(Duration::from_millis(300));
         let builder = Engine::builder().shards(1).limits(limits).descriptor_tables(tables);
         let (engine, hub, address) = start(builder.admission(admission).admission_threads(2));
         let mut reader = opened(ask(address, "/events"));
@@ -320,7 +320,7 @@ fn requests_without_a_decision_are_answered_and_bounded() {
     let admission = Arc::new(collect(&tickets));
     let admission = move |request: &Request<'_>| admission(request);
     for builder in on_threads_and_on_shards(admission) {
-        let limits = Limits { undecided: 4, decision_time: Duration::from_millis(400), ..Limits::default() };
+        let limits = Limits::default().with_undecided(4).with_decision_time(Duration::from_millis(400));
         let (engine, hub, address) = start(builder.limits(limits));
         let first: Vec<TcpStream> = (0..4).map(|_| ask(address, "/")).collect();
         let held = take(&tickets, 4);
@@ -406,7 +406,7 @@ fn an_admission_on_a_thread_may_wait_for_the_hub() {
                 Decision::Subscribe(Subscribe::to([topic()]))
             }
         };
-        let limits = Limits { mailbox_events: 8, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(8);
         let builder = Engine::builder().shards(1).limits(limits).descriptor_tables(tables);
         let (engine, its, address) = start(builder.admission(admission));
         assert!(hub.set(its).is_ok());

@@ -56,7 +56,7 @@ fn the_owner_of_an_engine_learns_of_a_panic() {
                 // Its end, or a reset: the shard is gone, and so are all connections that it had.
                 let _ = stream.read_to_end(&mut Vec::new());
             }
-            let event = || Event::new(Topic::new("a").unwrap()).data("late");
+            let event = || Event::new(Topic::new("a").unwrap()).with_data("late");
             // The shard closes its mailbox after its sockets.
             while engine.hub().publish(event()).map_err(|refused| refused.error) != Err(PublishError::Stopped)
             {

@@ -22,7 +22,7 @@ fn topic(name: &str) -> Topic {
 }
 
 fn event(name: &str, data: &str) -> Event {
-    Event::new(topic(name)).data(data)
+    Event::new(topic(name)).with_data(data)
 }
 
 /// `GET /<subject>?topic=...`: the subject is in the path. Requests of the subject `member` make it a member of the topic
@@ -367,7 +367,7 @@ fn a_lifetime_ends_a_stream() {
     let admission = |_: &Request<'_>| {
         Decision::Subscribe(Subscribe::to([topic("a")]).with_lifetime(Duration::from_millis(600)))
     };
-    let limits = Limits { heartbeat: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits::default().with_heartbeat(Duration::from_secs(1));
     let builder = Engine::builder().shards(1).limits(limits).admission(admission);
     let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let stream = subscribe(engine.addresses()[0], "a", "");

@@ -38,7 +38,7 @@ fn use_readers_on_shard(hub: &Hub, reader: &mut Reader) -> Result<(), String> {
         Err(ReaderError::WouldBlock) => {}
         other => return Err(format!("a reader is made: {other:?}")),
     }
-    hub.publish(Event::new(topic()).data("from the shard")).map_err(|error| error.to_string())?;
+    hub.publish(Event::new(topic()).with_data("from the shard")).map_err(|error| error.to_string())?;
     match reader.try_next() {
         Ok(Some(ReadItem::Event(event))) if event.data().as_deref() == Some("from the shard") => {}
         other => return Err(format!("it reads {other:?}")),

@@ -13,7 +13,7 @@ use fanfare::{Engine, Event, Limits, Topic};
 /// subscription to topics that are read already is not.
 #[test]
 fn a_subscription_beyond_the_bound_of_topics_is_refused_and_one_to_known_topics_is_not() {
-    let limits = Limits { subscription_bytes: 100_000, ..Limits::default() };
+    let limits = Limits::default().with_subscription_bytes(100_000);
     let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());
     let engine = engine.start().unwrap();
     let address = engine.addresses()[0];
@@ -40,7 +40,7 @@ fn a_subscription_beyond_the_bound_of_topics_is_refused_and_one_to_known_topics_
     });
     assert!(other.is_some(), "there is no room after a stream has left");
 
-    let event = Event::new(Topic::new(topic(0, 5)).unwrap()).data("it comes");
+    let event = Event::new(Topic::new(topic(0, 5)).unwrap()).with_data("it comes");
     engine.hub().publish(event).unwrap();
     engine.stop(Duration::from_secs(5)).unwrap();
     for mut stream in [streams.remove(0), again] {

@@ -134,7 +134,7 @@ fn an_admission_may_publish() {
 /// would be a subscriber's socket or nothing at all: so it is not the shard that wakes the task.
 #[test]
 fn tasks_wait_for_shards_with_tables_of_their_own() {
-    let limits = Limits { mailbox_events: 4, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(4);
     let engine = Engine::builder().shards(2).descriptor_tables(DescriptorTables::Auto).limits(limits);
     let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let hub = engine.hub();
@@ -178,7 +178,7 @@ fn an_admission_does_not_wait_for_its_own_shard() {
                 Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
             }
         };
-        let limits = Limits { mailbox_events: 4, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(4);
         let engine = Engine::builder().shards(1).descriptor_tables(tables).limits(limits).hand_over(true);
         let engine = on_shards(engine, admission).listen("127.0.0.1:0".parse().unwrap()).start();
         let mut engine = engine.unwrap();
@@ -383,8 +383,8 @@ fn a_request_for_nobody_is_not_found() {
 /// With larger heads allowed than fit into a message, those who sent one were told for ever that the control plane was busy.
 #[test]
 fn what_is_handed_over_fits() {
-    let head = HeadLimits { max_bytes: 1 << 20, ..HeadLimits::default() };
-    let engine = Engine::builder().hand_over(true).limits(Limits { head, ..Limits::default() });
+    let head = HeadLimits::default().with_max_bytes(1 << 20);
+    let engine = Engine::builder().hand_over(true).limits(Limits::default().with_head(head));
     let mut engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     assert_eq!(engine.hub().limits().head.max_bytes, 32 << 10);
     let mut sockets = engine.hand_over().unwrap();
@@ -437,18 +437,13 @@ fn on_private_shards(builder: Builder, admission: impl Admission) -> Builder {
 #[test]
 fn the_longest_time_is_never() {
     let never = Duration::MAX;
-    let limits = Limits {
-        head_time: never,
-        laggard_time: never,
-        heartbeat: never,
-        connection_age: Some(never),
-        retry: never,
-        log: LogLimits {
-            retention: Retention { age: never, ..Retention::default() },
-            ..LogLimits::default()
-        },
-        ..Limits::default()
-    };
+    let limits = Limits::default()
+        .with_head_time(never)
+        .with_laggard_time(never)
+        .with_heartbeat(never)
+        .with_connection_age(Some(never))
+        .with_retry(never)
+        .with_log(LogLimits::default().with_retention(Retention::default().with_age(never)));
     let engine = Engine::builder().shards(1).limits(limits).listen("127.0.0.1:0".parse().unwrap());
     let engine = engine.start().unwrap();
     let mut head_in_pieces = TcpStream::connect(engine.addresses()[0]).unwrap();
@@ -483,7 +478,7 @@ fn a_unix_socket_is_adopted_too() {
 /// Who gives away something on which the options cannot be set learns of it.
 #[test]
 fn what_the_kernel_refuses_is_not_adopted() {
-    let options = SocketOptions { keepalive: Some(Duration::MAX), ..SocketOptions::default() };
+    let options = SocketOptions::default().with_keepalive(Some(Duration::MAX));
     let engine = Engine::builder().shards(1).socket_options(options).start().unwrap();
     let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -498,7 +493,7 @@ fn what_the_kernel_refuses_is_not_adopted() {
 #[test]
 fn a_socket_that_is_not_adopted_is_given_back() {
     // A mailbox that takes no socket.
-    let limits = Limits { mailbox_events: 0, mailbox_others: 0, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(0).with_mailbox_others(0);
     let busy = Engine::builder().shards(1).limits(limits).start().unwrap();
     let stopped = Engine::builder().shards(1).start().unwrap();
     let hub_of_stopped = stopped.hub();
@@ -506,7 +501,7 @@ fn a_socket_that_is_not_adopted_is_given_back() {
     let engine = Engine::builder().shards(1).start().unwrap();
 
     let (mut stream, socket) = UnixStream::pair().unwrap();
-    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).greeting(None, "hello");
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).with_greeting(None, "hello");
     let refused = busy.hub().adopt(socket, subscribe, WireFormat::Plain).unwrap_err();
     assert!(refused.is_busy() && matches!(refused.reason(), AdoptRefusal::Busy), "{refused:?}");
     let (socket, subscribe) = refused.into_parts();
@@ -531,7 +526,7 @@ fn a_socket_that_is_not_adopted_is_given_back() {
 }
 
 fn event(data: String) -> Event {
-    Event::new(Topic::new("a").unwrap()).data(data)
+    Event::new(Topic::new("a").unwrap()).with_data(data)
 }
 
 /// Batches of one publisher, each tried until there is room.

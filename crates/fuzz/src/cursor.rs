@@ -56,12 +56,12 @@ fn cursor_numbers(input: &[u8]) {
 /// `own-n` where n is even.
 fn log(epoch: Epoch, topic: &Topic) -> Log {
     let frames = (HEAD - FIRST_RETAINED + 1) as usize;
-    let retention = Retention { events: frames, ..Retention::default() };
-    let mut log = Log::new(epoch, LogLimits { retention, ..LogLimits::default() }, 1);
+    let retention = Retention::default().with_events(frames);
+    let mut log = Log::new(epoch, LogLimits::default().with_retention(retention), 1);
     for seq in 1..=HEAD {
         let mut event = Event::new(topic.clone());
         if seq % 2 == 0 {
-            event = event.id(EventId::new(format!("own-{seq}")).unwrap());
+            event = event.with_id(EventId::new(format!("own-{seq}")).unwrap());
         }
         let frame = Frame::encode(seq, &Cursor { epoch, seq }.to_string(), event, Duration::ZERO);
         log.append(Arc::new(frame), Duration::ZERO, &mut Vec::new());

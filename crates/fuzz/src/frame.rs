@@ -56,27 +56,27 @@ impl Draft {
         let mut topics = self.topics.iter().map(topic).collect::<Option<Vec<Topic>>>()?.into_iter();
         let mut event = Event::new(topics.next().unwrap_or_else(|| Topic::new("a").unwrap()));
         for topic in topics {
-            event = event.also(topic).ok()?;
+            event = event.with_topic(topic).ok()?;
         }
         if let Some(text) = self.id {
             let id = EventId::new(&text);
             assert_eq!(id.is_ok(), is_id(&text), "id {text:?}");
-            event = event.id(id.ok()?);
+            event = event.with_id(id.ok()?);
         }
         if let Some(text) = self.kind {
             let kind = EventType::new(&text);
             assert_eq!(kind.is_ok(), is_kind(&text), "type {text:?}");
-            event = event.kind(kind.ok()?);
+            event = event.with_type(kind.ok()?);
         }
         if let Some(millis) = self.retry {
             let retry = Retry::from_millis(millis);
             assert_eq!(Retry::parse(&millis.to_string()), Ok(retry));
-            event = event.retry(retry);
+            event = event.with_retry(retry);
         }
         if let Some(data) = self.data {
-            event = event.data(data);
+            event = event.with_data(data);
         }
-        Some(event.private(self.private))
+        Some(event.with_private(self.private))
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn arrive(events: &[Event]) -> Vec<Arc<Frame>> {
     let (mut frames, mut stream, mut expected) = (Vec::new(), Vec::new(), Vec::new());
     let mut last_id = String::new();
     for (seq, event) in (1..).zip(events) {
-        last_id = event.own_id().map_or_else(|| format!("e-{seq}"), |id| id.as_str().to_owned());
+        last_id = event.id().map_or_else(|| format!("e-{seq}"), |id| id.as_str().to_owned());
         let frame = Frame::encode(seq, &last_id, event.clone(), Duration::ZERO);
         let plain = frame.wire(WireFormat::Plain);
         let chunked = read_body(frame.wire(WireFormat::Chunked)).expect("a chunked body");
@@ -110,8 +110,8 @@ pub(crate) fn arrive(events: &[Event]) -> Vec<Arc<Frame>> {
 /// What the standard makes of a published event.
 fn meaning(event: &Event, wire_id: &str) -> Vec<Found> {
     let mut found = Vec::new();
-    found.extend(event.retry_wait().map(|retry| Found::Retry(retry.millis())));
-    found.extend(event.data_text().map(|data| Found::Event {
+    found.extend(event.retry().map(|retry| Found::Retry(retry.millis())));
+    found.extend(event.data().map(|data| Found::Event {
         kind: event.event_type().map_or("message", |kind| kind.as_str()).to_owned(),
         data: data.replace("\r\n", "\n").replace('\r', "\n"),
         id: wire_id.to_owned(),
@@ -125,11 +125,10 @@ fn only_its_fields(plain: &[u8], event: &Event) {
     let text = std::str::from_utf8(plain).unwrap();
     let lines: Vec<&str> = text.strip_suffix("\n\n").unwrap().split('\n').collect();
     let count = |name: &str| lines.iter().filter(|line| line.split(':').next() == Some(name)).count();
-    let data_lines =
-        event.data_text().map_or(0, |data| data.replace("\r\n", "\n").split(['\r', '\n']).count());
+    let data_lines = event.data().map_or(0, |data| data.replace("\r\n", "\n").split(['\r', '\n']).count());
     assert_eq!(count("id"), 1);
     assert_eq!(count("event"), usize::from(event.event_type().is_some()));
-    assert_eq!(count("retry"), usize::from(event.retry_wait().is_some()));
+    assert_eq!(count("retry"), usize::from(event.retry().is_some()));
     assert_eq!(count("data"), data_lines);
     assert_eq!(lines.len(), count("id") + count("event") + count("retry") + count("data"));
 }

@@ -59,10 +59,10 @@ fn same_verdict(read: &Result<Event, Flaw>, value: &Value) {
     match (read, naive(value)) {
         (Ok(event), Verdict::Event { topics, id, kind, private }) => {
             assert_eq!(event.topics().iter().map(Topic::as_str).collect::<Vec<_>>(), topics);
-            assert_eq!(event.own_id().map(EventId::as_str), id);
+            assert_eq!(event.id().map(EventId::as_str), id);
             assert_eq!(event.event_type().map(EventType::as_str), kind);
             assert_eq!(event.is_private(), private);
-            same_data(event.data_text(), value.get("data"));
+            same_data(event.data(), value.get("data"));
         }
         (Ok(_), Verdict::Bad(why)) => panic!("accepted, although {why}: {value}"),
         // `Value` keeps the last of two fields of the same name.
@@ -175,10 +175,10 @@ fn form(body: &[u8]) {
     let last = |name: &'static str| all(name).next_back().filter(|text| !text.is_empty());
     assert!(event.topics().iter().all(|topic| all("topic").any(|text| text == topic.as_str())));
     assert!(all("topic").all(|text| event.topics().iter().any(|topic| topic.as_str() == text)));
-    assert_eq!(event.data_text(), all("data").next_back());
-    assert_eq!(event.own_id().map(EventId::as_str), last("id"));
+    assert_eq!(event.data(), all("data").next_back());
+    assert_eq!(event.id().map(EventId::as_str), last("id"));
     assert_eq!(event.event_type().map(EventType::as_str), last("type"));
-    assert_eq!(event.retry_wait(), last("retry").map(|digits| Retry::parse(digits).unwrap()));
+    assert_eq!(event.retry(), last("retry").map(|digits| Retry::parse(digits).unwrap()));
     assert_eq!(event.is_private(), all("private").next().is_some());
     round_trip(&event);
 }
@@ -187,13 +187,13 @@ fn form(body: &[u8]) {
 fn round_trip(event: &Event) {
     arrive(std::slice::from_ref(event));
     let topics: Vec<&str> = event.topics().iter().map(Topic::as_str).collect();
-    let id = event.own_id().map(EventId::as_str);
+    let id = event.id().map(EventId::as_str);
     let kind = event.event_type().map(EventType::as_str);
-    let retry = event.retry_wait().map(Retry::millis);
+    let retry = event.retry().map(Retry::millis);
 
     let mut object =
         json!({ "topic": topics, "id": id, "type": kind, "retry": retry, "private": event.is_private() });
-    if let Some(data) = event.data_text() {
+    if let Some(data) = event.data() {
         object["data"] = data.into();
     }
     assert_eq!(&json_event(object.to_string().as_bytes()).unwrap(), event);
@@ -201,9 +201,7 @@ fn round_trip(event: &Event) {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.extend_pairs(topics.iter().map(|topic| ("topic", *topic)));
     let retry = retry.map(|millis| millis.to_string());
-    for (name, value) in
-        [("data", event.data_text()), ("id", id), ("type", kind), ("retry", retry.as_deref())]
-    {
+    for (name, value) in [("data", event.data()), ("id", id), ("type", kind), ("retry", retry.as_deref())] {
         form.extend_pairs(value.map(|value| (name, value)));
     }
     if event.is_private() {

@@ -7,7 +7,8 @@ use crate::pieces::ways_to_cut;
 
 /// The input is what a client sends.
 pub(crate) fn check(input: &[u8]) {
-    let narrow = HeadLimits { max_bytes: 160, max_request_line_bytes: 48, max_headers: 4 };
+    let narrow =
+        HeadLimits::default().with_max_bytes(160).with_max_request_line_bytes(48).with_max_headers(4);
     for limits in [HeadLimits::default(), narrow] {
         let verdict = RequestHead::parse(input, &limits);
         for ends in ways_to_cut(input) {

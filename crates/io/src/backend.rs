@@ -8,6 +8,7 @@ use crate::uring::{self, ProbeError};
 
 /// Which implementation of [`crate::Io`] a shard uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Backend {
     /// io_uring where the kernel lets us, epoll elsewhere.
     #[default]

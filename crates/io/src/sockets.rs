@@ -31,6 +31,7 @@ const TCP_RTO_MAX_MS: libc::c_int = 44;
 
 /// What a client's connection is set to.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketOptions {
     /// Sends each write at once instead of waiting for an ACK to fill a segment (`TCP_NODELAY`). A sweep
     /// already joins all that is due into one write.
@@ -52,6 +53,43 @@ pub struct SocketOptions {
     /// A fixed send buffer (`SO_SNDBUF`; the kernel doubles it). `None` leaves the kernel to fit it to the
     /// path, which costs an idle connection nothing.
     pub send_buffer: Option<u32>,
+}
+
+impl SocketOptions {
+    /// The same with another [`SocketOptions::no_delay`].
+    #[must_use]
+    pub fn with_no_delay(mut self, no_delay: bool) -> SocketOptions {
+        self.no_delay = no_delay;
+        self
+    }
+
+    /// The same with another [`SocketOptions::keepalive`].
+    #[must_use]
+    pub fn with_keepalive(mut self, keepalive: Option<Duration>) -> SocketOptions {
+        self.keepalive = keepalive;
+        self
+    }
+
+    /// The same with another [`SocketOptions::retransmit_interval`].
+    #[must_use]
+    pub fn with_retransmit_interval(mut self, retransmit_interval: Option<Duration>) -> SocketOptions {
+        self.retransmit_interval = retransmit_interval;
+        self
+    }
+
+    /// The same with another [`SocketOptions::notsent_lowat`].
+    #[must_use]
+    pub fn with_notsent_lowat(mut self, notsent_lowat: Option<u32>) -> SocketOptions {
+        self.notsent_lowat = notsent_lowat;
+        self
+    }
+
+    /// The same with another [`SocketOptions::send_buffer`].
+    #[must_use]
+    pub fn with_send_buffer(mut self, send_buffer: Option<u32>) -> SocketOptions {
+        self.send_buffer = send_buffer;
+        self
+    }
 }
 
 impl Default for SocketOptions {

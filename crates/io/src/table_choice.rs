@@ -9,6 +9,7 @@ use crate::table;
 /// Which descriptor table a shard's thread uses. What a private table is for, and what it forbids, is said in
 /// [`crate::table`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DescriptorTables {
     /// A private table for each shard where the kernel allows it, the shared table elsewhere.
     #[default]

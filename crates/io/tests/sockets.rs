@@ -21,14 +21,13 @@ fn any() -> SocketAddr {
 
 /// What the kernel says about a connection.
 fn options_of(socket: &Socket) -> SocketOptions {
-    SocketOptions {
-        no_delay: socket.tcp_nodelay().unwrap(),
-        keepalive: socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap()),
-        retransmit_interval: retransmit_interval(socket),
-        notsent_lowat: Some(socket.tcp_notsent_lowat().unwrap()),
+    SocketOptions::default()
+        .with_no_delay(socket.tcp_nodelay().unwrap())
+        .with_keepalive(socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap()))
+        .with_retransmit_interval(retransmit_interval(socket))
+        .with_notsent_lowat(Some(socket.tcp_notsent_lowat().unwrap()))
         // The kernel counts its own overhead in.
-        send_buffer: Some(socket.send_buffer_size().unwrap() as u32 / 2),
-    }
+        .with_send_buffer(Some(socket.send_buffer_size().unwrap() as u32 / 2))
 }
 
 /// Kernels before 6.15 know none: then it is what was asked for.
@@ -51,13 +50,12 @@ fn retransmit_interval(socket: &Socket) -> Option<Duration> {
 }
 
 fn unusual() -> SocketOptions {
-    SocketOptions {
-        no_delay: true,
-        keepalive: Some(Duration::from_secs(77)),
-        retransmit_interval: Some(Duration::from_secs(7)),
-        notsent_lowat: Some(33_000),
-        send_buffer: Some(44_000),
-    }
+    SocketOptions::default()
+        .with_no_delay(true)
+        .with_keepalive(Some(Duration::from_secs(77)))
+        .with_retransmit_interval(Some(Duration::from_secs(7)))
+        .with_notsent_lowat(Some(33_000))
+        .with_send_buffer(Some(44_000))
 }
 
 /// If a kernel stopped to do this, connections would silently run without their timeouts.

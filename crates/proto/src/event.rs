@@ -6,6 +6,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -179,16 +180,22 @@ impl Retry {
     }
 }
 
+impl From<Duration> for Retry {
+    /// Rounds down to milliseconds, and clamps.
+    fn from(wait: Duration) -> Retry {
+        Retry::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// What a publisher sends: topics, and optionally an id, a type, data and a retry.
 ///
-/// Built by chaining; the getters that would share a name with a builder method are called
-/// [`own_id`](Event::own_id), [`event_type`](Event::event_type), [`data_text`](Event::data_text),
-/// [`retry_wait`](Event::retry_wait) and [`is_private`](Event::is_private).
+/// Built by chaining.
 ///
 /// ```
 /// use fanfare_proto::event::{Event, EventType, Topic};
 /// # fn main() -> Result<(), fanfare_proto::event::InvalidEvent> {
-/// let event = Event::new(Topic::new("orders")?).also(Topic::new("orders/42")?)?.kind(EventType::new("paid")?).data("42");
+/// let event = Event::new(Topic::new("orders")?).with_topic(Topic::new("orders/42")?)?;
+/// let event = event.with_type(EventType::new("paid")?).with_data("42");
 /// assert_eq!(event.topics().len(), 2);
 /// # Ok(())
 /// # }
@@ -214,7 +221,7 @@ impl Event {
     ///
     /// # Errors
     /// The event already has [`MAX_TOPICS_PER_EVENT`] other topics.
-    pub fn also(mut self, topic: Topic) -> Result<Event, InvalidEvent> {
+    pub fn with_topic(mut self, topic: Topic) -> Result<Event, InvalidEvent> {
         if self.topics.contains(&topic) {
             return Ok(self);
         }
@@ -227,14 +234,14 @@ impl Event {
 
     /// Sets the publisher's own id.
     #[must_use]
-    pub fn id(mut self, id: EventId) -> Event {
+    pub fn with_id(mut self, id: EventId) -> Event {
         self.id = Some(id);
         self
     }
 
     /// Sets the type; without one, clients see `message`.
     #[must_use]
-    pub fn kind(mut self, kind: EventType) -> Event {
+    pub fn with_type(mut self, kind: EventType) -> Event {
         self.kind = Some(kind);
         self
     }
@@ -243,21 +250,21 @@ impl Event {
     ///
     /// Without data no client dispatches anything, but the id still advances; empty data is dispatched.
     #[must_use]
-    pub fn data(mut self, data: impl Into<String>) -> Event {
+    pub fn with_data(mut self, data: impl Into<String>) -> Event {
         self.data = Some(data.into());
         self
     }
 
     /// Sets the wait before a reconnection, for every client that gets this event.
     #[must_use]
-    pub fn retry(mut self, retry: Retry) -> Event {
-        self.retry = Some(retry);
+    pub fn with_retry(mut self, retry: impl Into<Retry>) -> Event {
+        self.retry = Some(retry.into());
         self
     }
 
     /// Marks the event as private: only subscribers whose grant covers one of its topics get it.
     #[must_use]
-    pub fn private(mut self, private: bool) -> Event {
+    pub fn with_private(mut self, private: bool) -> Event {
         self.private = private;
         self
     }
@@ -268,7 +275,7 @@ impl Event {
     }
 
     /// The publisher's own id.
-    pub fn own_id(&self) -> Option<&EventId> {
+    pub fn id(&self) -> Option<&EventId> {
         self.id.as_ref()
     }
 
@@ -278,12 +285,12 @@ impl Event {
     }
 
     /// The data as the publisher gave it.
-    pub fn data_text(&self) -> Option<&str> {
+    pub fn data(&self) -> Option<&str> {
         self.data.as_deref()
     }
 
     /// The wait before a reconnection.
-    pub fn retry_wait(&self) -> Option<Retry> {
+    pub fn retry(&self) -> Option<Retry> {
         self.retry
     }
 
@@ -405,6 +412,7 @@ impl std::error::Error for InvalidEvent {}
 
 /// A field of an event that [`InvalidEvent`] can be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Field {
     /// `topic`
     Topic,
@@ -540,31 +548,31 @@ mod tests {
 
     #[test]
     fn duplicate_topics_collapse_and_64_is_the_most() {
-        let mut event = Event::new(topic("0")).also(topic("0")).unwrap();
+        let mut event = Event::new(topic("0")).with_topic(topic("0")).unwrap();
         assert_eq!(event.topics(), [topic("0")]);
         for number in 1..64 {
-            event = event.also(topic(&number.to_string())).unwrap();
+            event = event.with_topic(topic(&number.to_string())).unwrap();
         }
-        event = event.also(topic("63")).unwrap();
+        event = event.with_topic(topic("63")).unwrap();
         assert_eq!(event.topics().len(), 64);
-        assert_eq!(event.also(topic("64")), Err(InvalidEvent::TooManyTopics));
+        assert_eq!(event.with_topic(topic("64")), Err(InvalidEvent::TooManyTopics));
     }
 
     #[test]
     fn the_builder_sets_what_the_getters_return() {
         let bare = Event::new(topic("t"));
-        assert_eq!((bare.own_id(), bare.event_type(), bare.data_text()), (None, None, None));
-        assert_eq!((bare.retry_wait(), bare.is_private()), (None, false));
+        assert_eq!((bare.id(), bare.event_type(), bare.data()), (None, None, None));
+        assert_eq!((bare.retry(), bare.is_private()), (None, false));
         let event = bare
-            .id(EventId::new("7").unwrap())
-            .kind(EventType::new("k").unwrap())
-            .data("d")
-            .retry(Retry::from_millis(500))
-            .private(true);
-        assert_eq!(event.own_id().map(EventId::as_str), Some("7"));
+            .with_id(EventId::new("7").unwrap())
+            .with_type(EventType::new("k").unwrap())
+            .with_data("d")
+            .with_retry(Retry::from_millis(500))
+            .with_private(true);
+        assert_eq!(event.id().map(EventId::as_str), Some("7"));
         assert_eq!(event.event_type().map(EventType::as_str), Some("k"));
-        assert_eq!(event.data_text(), Some("d"));
-        assert_eq!(event.retry_wait().map(Retry::millis), Some(500));
+        assert_eq!(event.data(), Some("d"));
+        assert_eq!(event.retry().map(Retry::millis), Some(500));
         assert!(event.is_private());
     }
 

@@ -20,6 +20,7 @@ use crate::link::{Encoding, Transport};
 
 /// How the body of a response is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum WireFormat {
     /// Chunked transfer coding (RFC 9112, section 7.1): HTTP/1.1.
     #[default]
@@ -60,8 +61,8 @@ impl Frame {
     pub fn encode(seq: u64, wire_id: &str, event: Event, published: Duration) -> Frame {
         assert!(!wire_id.is_empty() && !wire_id.chars().any(char::is_control), "bad wire id {wire_id:?}");
         let kind = event.event_type().map(|kind| kind.as_str());
-        let retry = event.retry_wait().map(|retry| Decimal::of(retry.millis()));
-        let data = event.data_text();
+        let retry = event.retry().map(|retry| Decimal::of(retry.millis()));
+        let data = event.data();
 
         let body_len = body_len(&event, wire_id.len());
         let size_line = ChunkSize::of(body_len);
@@ -90,7 +91,7 @@ impl Frame {
 
     /// The most that the [`size`](Frame::size) of this event's frame can be: known before its `seq` is.
     pub fn size_at_most(event: &Event) -> usize {
-        let own_id_len = event.own_id().map(|id| id.as_str().len());
+        let own_id_len = event.id().map(|id| id.as_str().len());
         let body_len = body_len(event, own_id_len.unwrap_or(CURSOR_TEXT_BYTES));
         let wire = ChunkSize::of(body_len).as_bytes().len() + body_len + 2;
         // A vector of topics doubles as it grows.
@@ -210,6 +211,7 @@ pub fn gap_event(
 /// meanwhile, and no gap is reported. A checkpoint gives it an id. Clients differ in what they do with one, so
 /// each subscription chooses; `docs/CLIENTS.md` says what each client needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Checkpoint {
     /// No checkpoints: the client has an id from its first event on.
     Off,
@@ -237,6 +239,7 @@ pub fn checkpoint(form: Checkpoint, cursor: Cursor, out: &mut Vec<u8>) {
 
 /// The comment that keeps a path open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum HeartbeatForm {
     /// `:` and a line end. No client makes an event of it.
     #[default]
@@ -294,8 +297,8 @@ const ARC_HEADER_BYTES: usize = 2 * size_of::<usize>();
 fn body_len(event: &Event, wire_id_len: usize) -> usize {
     field_len(ID, wire_id_len)
         + event.event_type().map_or(0, |kind| field_len(EVENT, kind.as_str().len()))
-        + event.retry_wait().map_or(0, |retry| field_len(RETRY, Decimal::of(retry.millis()).as_bytes().len()))
-        + event.data_text().map_or(0, data_len)
+        + event.retry().map_or(0, |retry| field_len(RETRY, Decimal::of(retry.millis()).as_bytes().len()))
+        + event.data().map_or(0, data_len)
         + 1
 }
 
@@ -428,18 +431,18 @@ mod tests {
     #[test]
     fn the_order_is_event_retry_data_id() {
         let full = event()
-            .id(EventId::new("own").unwrap())
-            .kind(EventType::new("paid").unwrap())
-            .retry(Retry::from_millis(3000))
-            .data("hello");
+            .with_id(EventId::new("own").unwrap())
+            .with_type(EventType::new("paid").unwrap())
+            .with_retry(Retry::from_millis(3000))
+            .with_data("hello");
         assert_eq!(plain(full), "event: paid\nretry: 3000\ndata: hello\nid: e-1\n\n");
-        assert_eq!(plain(event().data("hello")), "data: hello\nid: e-1\n\n");
+        assert_eq!(plain(event().with_data("hello")), "data: hello\nid: e-1\n\n");
     }
 
     #[test]
     fn no_data_is_no_data_line_and_empty_data_is_an_empty_one() {
         assert_eq!(plain(event()), "id: e-1\n\n");
-        assert_eq!(plain(event().data("")), "data:\nid: e-1\n\n");
+        assert_eq!(plain(event().with_data("")), "data:\nid: e-1\n\n");
     }
 
     /// A CR that gets through is read as a line end: `x\revent: paid` would forge a field.
@@ -462,14 +465,14 @@ mod tests {
             ("\u{feff}a\0", "data: \u{feff}a\0\n"),
         ];
         for (data, expected) in cases {
-            assert_eq!(plain(event().data(data)), format!("{expected}id: e-1\n\n"), "{data:?}");
+            assert_eq!(plain(event().with_data(data)), format!("{expected}id: e-1\n\n"), "{data:?}");
         }
     }
 
     #[test]
     fn the_chunk_holds_the_plain_body() {
         for len in [0, 1, 2, 3, 200, 229, 5000, 70_000] {
-            let frame = Frame::encode(1, "e-1", event().data("x".repeat(len)), Duration::ZERO);
+            let frame = Frame::encode(1, "e-1", event().with_data("x".repeat(len)), Duration::ZERO);
             let body = frame.wire(WireFormat::Plain);
             let mut expected = format!("{:x}\r\n", body.len()).into_bytes();
             expected.extend_from_slice(body);
@@ -481,8 +484,11 @@ mod tests {
 
     #[test]
     fn getters_return_what_went_in() {
-        let event =
-            event().also(Topic::new("u").unwrap()).unwrap().id(EventId::new("own").unwrap()).private(true);
+        let event = event()
+            .with_topic(Topic::new("u").unwrap())
+            .unwrap()
+            .with_id(EventId::new("own").unwrap())
+            .with_private(true);
         let frame = Frame::encode(7, "e-7", event, Duration::from_secs(3));
         assert_eq!(frame.seq(), 7);
         assert_eq!(frame.topics().iter().map(Topic::as_str).collect::<Vec<_>>(), ["t", "u"]);
@@ -496,21 +502,24 @@ mod tests {
         let size = |event| Frame::encode(1, "e-1", event, Duration::ZERO).size();
         let bare = size(event());
         assert!(bare >= size_of::<Frame>() + "9\r\nid: e-1\n\n\r\n".len());
-        assert!(size(event().data("x".repeat(100))) >= bare + 100);
-        assert!(size(event().id(EventId::new("x".repeat(50)).unwrap())) >= bare + 50);
-        assert!(size(event().also(Topic::new("u".repeat(50)).unwrap()).unwrap()) >= bare + 50);
+        assert!(size(event().with_data("x".repeat(100))) >= bare + 100);
+        assert!(size(event().with_id(EventId::new("x".repeat(50)).unwrap())) >= bare + 50);
+        assert!(size(event().with_topic(Topic::new("u".repeat(50)).unwrap()).unwrap()) >= bare + 50);
     }
 
     #[test]
     fn no_frame_is_larger_than_was_expected() {
         let many =
-            (0..40).fold(event(), |event, n| event.also(Topic::new(format!("u{n}")).unwrap()).unwrap());
-        let lines = event().data("\n".repeat(5000));
-        let named = event().id(EventId::new("x".repeat(256)).unwrap()).kind(EventType::new("k").unwrap());
+            (0..40).fold(event(), |event, n| event.with_topic(Topic::new(format!("u{n}")).unwrap()).unwrap());
+        let lines = event().with_data("\n".repeat(5000));
+        let named =
+            event().with_id(EventId::new("x".repeat(256)).unwrap()).with_type(EventType::new("k").unwrap());
         let wire_id = Cursor { epoch: Epoch::new(u64::MAX), seq: u64::MAX }.to_string();
-        for event in [event(), many, lines, named, event().retry(Retry::from_millis(1234)).data("d")] {
+        for event in
+            [event(), many, lines, named, event().with_retry(Retry::from_millis(1234)).with_data("d")]
+        {
             let expected = Frame::size_at_most(&event);
-            let wire_id = event.own_id().map_or(wire_id.clone(), |id| id.as_str().to_owned());
+            let wire_id = event.id().map_or(wire_id.clone(), |id| id.as_str().to_owned());
             let size = Frame::encode(u64::MAX, &wire_id, event, Duration::ZERO).size();
             assert!(size <= expected && expected <= size + 100, "{size} bytes, {expected} expected");
         }
@@ -551,7 +560,7 @@ mod tests {
             "<event: fanfare.gap\ndata: {\"after\":\"a\\\"b\",\"before\":null}\nid: 00000000z-7\n\n"
         );
         let next = Frame::encode(9, "00000000z-9", event(), Duration::ZERO);
-        let own = Frame::encode(9, "own", event().id(EventId::new("own").unwrap()), Duration::ZERO);
+        let own = Frame::encode(9, "own", event().with_id(EventId::new("own").unwrap()), Duration::ZERO);
         for (next, before) in [(next, "00000000z-9"), (own, "own")] {
             let body = format!(
                 "event: fanfare.gap\ndata: {{\"after\":\"a\",\"before\":\"{before}\"}}\nid: 00000000z-7\n\n"

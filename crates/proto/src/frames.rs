@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_frame_leaves_with_its_last_reference() {
-        let event = Event::new(Topic::new("a").unwrap()).data("x");
+        let event = Event::new(Topic::new("a").unwrap()).with_data("x");
         let frame = Arc::new(Frame::encode(1, "1", event, Duration::ZERO));
         let mut store = FrameStore::default();
         let key = store.insert(Arc::clone(&frame));
@@ -181,7 +181,7 @@ mod tests {
     /// disconnected for memory that was not used.
     #[test]
     fn a_frame_that_several_links_have_begun_is_stored_once() {
-        let event = Event::new(Topic::new("a").unwrap()).data("x".repeat(1000));
+        let event = Event::new(Topic::new("a").unwrap()).with_data("x".repeat(1000));
         let frame = Arc::new(Frame::encode(7, "7", event, Duration::ZERO));
         let mut store = FrameStore::default();
         let begun: Vec<FrameKey> = (0..100)

@@ -15,6 +15,7 @@ use crate::frame::WireFormat;
 
 /// The bounds of a request head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HeadLimits {
     /// The whole head with its last empty line, in bytes. Beyond: 431. An engine allows at most 32 KiB.
     pub max_bytes: usize,
@@ -28,6 +29,14 @@ impl Default for HeadLimits {
     /// 16 KiB, 8 KiB, 64 headers: a browser's cookies and a few hundred topics fit.
     fn default() -> HeadLimits {
         HeadLimits { max_bytes: 16 * 1024, max_request_line_bytes: 8 * 1024, max_headers: 64 }
+    }
+}
+
+setters! {
+    HeadLimits {
+        max_bytes, with_max_bytes: usize;
+        max_request_line_bytes, with_max_request_line_bytes: usize;
+        max_headers, with_max_headers: usize;
     }
 }
 

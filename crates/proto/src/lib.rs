@@ -17,6 +17,9 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod setters;
+
 pub mod audience;
 pub mod cursor;
 pub mod decoder;

@@ -13,6 +13,7 @@ use crate::head::HeadLimits;
 
 /// What happens to a laggard at its bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LaggardPolicy {
     /// Its connection is closed; it reconnects and resumes from its last id.
     #[default]
@@ -26,6 +27,7 @@ pub enum LaggardPolicy {
 /// Browsers reconnect only after a network error or the end of a stream: any status but 200 stops
 /// an `EventSource` for good. Hence the choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FullPolicy {
     /// `503` with a jittered `Retry-After`: clear to libraries and proxies, final for a browser.
     #[default]
@@ -39,6 +41,7 @@ pub enum FullPolicy {
 /// How long and how much the log keeps of one topic. The bound that is reached first decides. Where one event takes the
 /// place of very many, the last of these go a moment later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retention {
     /// Events kept at most. Zero keeps none: every resume is a gap.
     pub events: usize,
@@ -59,6 +62,7 @@ impl Default for Retention {
 ///
 /// Written as the name, or as the beginning and `*`. A `*` elsewhere is a character like others.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TopicPattern {
     /// The topic with this name.
     Exact(Topic),
@@ -94,6 +98,7 @@ impl FromStr for TopicPattern {
 
 /// The retention of the topics that match a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetentionRule {
     /// Which topics.
     pub topics: TopicPattern,
@@ -101,8 +106,16 @@ pub struct RetentionRule {
     pub retention: Retention,
 }
 
+impl RetentionRule {
+    /// This retention for these topics.
+    pub fn new(topics: TopicPattern, retention: Retention) -> RetentionRule {
+        RetentionRule { topics, retention }
+    }
+}
+
 /// The bounds of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogLimits {
     /// What is kept of each topic that no rule matches.
     pub retention: Retention,
@@ -117,6 +130,55 @@ impl Default for LogLimits {
     /// [`Retention::default`] for every topic, 64 MiB in all: a night's reconnects for a small hub, minutes for a busy one.
     fn default() -> LogLimits {
         LogLimits { retention: Retention::default(), rules: Vec::new(), total_bytes: 64 << 20 }
+    }
+}
+
+setters! {
+    Retention {
+        events, with_events: usize;
+        bytes, with_bytes: usize;
+        age, with_age: Duration;
+    }
+}
+
+setters! {
+    LogLimits {
+        retention, with_retention: Retention;
+        rules, with_rules: Vec<RetentionRule>;
+        total_bytes, with_total_bytes: usize;
+    }
+}
+
+setters! {
+    Limits {
+        connections, with_connections: usize;
+        when_full, with_when_full: FullPolicy;
+        pending, with_pending: usize;
+        head_time, with_head_time: Duration;
+        undecided, with_undecided: usize;
+        decision_time, with_decision_time: Duration;
+        head, with_head: HeadLimits;
+        topics_per_subscription, with_topics_per_subscription: usize;
+        event_bytes, with_event_bytes: usize;
+        batch_topics, with_batch_topics: usize;
+        mailbox_events, with_mailbox_events: usize;
+        mailbox_bytes, with_mailbox_bytes: usize;
+        mailbox_total_bytes, with_mailbox_total_bytes: usize;
+        mailbox_others, with_mailbox_others: usize;
+        laggard_bytes, with_laggard_bytes: usize;
+        laggard_total_bytes, with_laggard_total_bytes: usize;
+        congestion_streams, with_congestion_streams: usize;
+        delivery_bytes, with_delivery_bytes: usize;
+        laggard_time, with_laggard_time: Duration;
+        subscription_bytes, with_subscription_bytes: usize;
+        local_readers, with_local_readers: usize;
+        laggard_policy, with_laggard_policy: LaggardPolicy;
+        log, with_log: LogLimits;
+        heartbeat, with_heartbeat: Duration;
+        heartbeat_min, with_heartbeat_min: Duration;
+        heartbeat_form, with_heartbeat_form: HeartbeatForm;
+        connection_age, with_connection_age: Option<Duration>;
+        retry, with_retry: Duration;
     }
 }
 
@@ -136,6 +198,7 @@ impl LogLimits {
 
 /// The bounds of one engine. `Default` is meant for production. A time of [`Duration::MAX`] is never.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// Connections per shard. At the bound [`Limits::when_full`] answers; nobody is evicted for a newcomer.
     pub connections: usize,

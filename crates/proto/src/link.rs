@@ -11,6 +11,7 @@ use crate::frame::WireFormat;
 /// How the bytes of a stream reach the socket. It is known where the socket comes from: from a listener, or
 /// from the program that gives it to be adopted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Transport {
     /// HTTP/1 on the bare socket: the bytes of a send go to every member as they are.
     #[default]
@@ -24,11 +25,19 @@ impl Transport {
 /// In which bytes a stream's events, heartbeats, gaps and end are written: how they travel, and how they are
 /// delimited. It is part of an audience's key, because members of one audience are sent the same bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Encoding {
     /// How the bytes reach the socket.
     pub transport: Transport,
     /// How each piece is delimited.
     pub format: WireFormat,
+}
+
+impl Encoding {
+    /// In this format over this transport.
+    pub fn new(transport: Transport, format: WireFormat) -> Encoding {
+        Encoding { transport, format }
+    }
 }
 
 impl From<WireFormat> for Encoding {

@@ -151,7 +151,7 @@ mod tests {
     fn frames(count: u64, size: usize, store: &mut FrameStore) -> Vec<FrameKey> {
         let topic = Topic::new("a").unwrap();
         let frame = |seq: u64| {
-            let event = Event::new(topic.clone()).data("x".repeat(size));
+            let event = Event::new(topic.clone()).with_data("x".repeat(size));
             Arc::new(Frame::encode(seq * 10, &seq.to_string(), event, Duration::ZERO))
         };
         (1..=count).map(|seq| store.insert(frame(seq))).collect()

@@ -116,6 +116,7 @@ pub enum Place {
 
 /// Why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CloseReason {
     /// The peer closed, half-closed or reset.
     PeerLeft,

@@ -24,11 +24,11 @@ fn frames() -> Vec<Frame> {
     let event = || Event::new(Topic::new("t").expect("a topic"));
     let kind = || EventType::new("paid").expect("a type");
     let events = [
-        event().data("1"),
-        event().kind(kind()).data("two lines\n2"),
-        event().retry(Retry::from_millis(2000)).data("\n\n3"),
-        event().kind(kind()).retry(Retry::from_millis(2000)).data("id: 9\n4"),
-        event().data("5"),
+        event().with_data("1"),
+        event().with_type(kind()).with_data("two lines\n2"),
+        event().with_retry(Retry::from_millis(2000)).with_data("\n\n3"),
+        event().with_type(kind()).with_retry(Retry::from_millis(2000)).with_data("id: 9\n4"),
+        event().with_data("5"),
     ];
     (1..).zip(events).map(|(seq, event)| Frame::encode(seq, &id(seq), event, Duration::ZERO)).collect()
 }
@@ -49,6 +49,7 @@ impl Client {
             // A client also has the beginning of a chunk.
             WireFormat::Chunked => read_body(wire).expect("a chunked body").0,
             WireFormat::Plain => wire.to_vec(),
+            format => unreachable!("there is no format {format:?}"),
         };
         let mut decoder = Decoder::new(usize::MAX);
         decoder

@@ -273,7 +273,7 @@ fn parts_obey_the_same_rules_but_may_lack_a_host() {
 
 #[test]
 fn limits_are_exact() {
-    let limits = HeadLimits { max_bytes: 40, max_request_line_bytes: 20, max_headers: 2 };
+    let limits = HeadLimits::default().with_max_bytes(40).with_max_request_line_bytes(20).with_max_headers(2);
     let parse = |head: &[u8]| RequestHead::parse(head, &limits).map(|parsed| parsed.map(|(_, len)| len));
     let line = |len: usize| format!("GET /{} HTTP/1.1\r\n", "x".repeat(len - 16));
     let head = |len: usize| format!("{}a:{}\r\nHost:h\r\n\r\n", line(16), "x".repeat(len - 30));
@@ -342,7 +342,7 @@ proptest! {
     fn pieces_make_no_difference(head in damaged_head(), piece in 1usize..20, max_bytes in 20usize..200) {
         for limits in [
             HeadLimits::default(),
-            HeadLimits { max_bytes, max_request_line_bytes: max_bytes / 2, max_headers: 3 },
+            HeadLimits::default().with_max_bytes(max_bytes).with_max_request_line_bytes(max_bytes / 2).with_max_headers(3),
         ] {
             let at_once = RequestHead::parse(&head, &limits).map(|parsed| parsed.map(|(_, len)| len));
             prop_assert_eq!(at_once, in_pieces(&head, piece, &limits).0);

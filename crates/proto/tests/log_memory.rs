@@ -56,13 +56,13 @@ fn topics_with_one_reader(count: usize) {
 /// What an event makes a topic cost, beside the event itself.
 fn topics_with_one_event(count: usize) {
     let empty = ALLOCATOR.allocated();
-    let mut log = log(LogLimits { total_bytes: 1 << 30, ..LogLimits::default() });
+    let mut log = log(LogLimits::default().with_total_bytes(1 << 30));
     let (mut frames_taken, mut dropped) = (0, Vec::new());
     for number in 0..count {
         let name = topic(number);
         log.add_reader(std::slice::from_ref(&name), 3);
         let before = ALLOCATOR.allocated();
-        let frame = frame(&log, Event::new(name).data("x".repeat(100)), Duration::ZERO);
+        let frame = frame(&log, Event::new(name).with_data("x".repeat(100)), Duration::ZERO);
         frames_taken += ALLOCATOR.allocated() - before;
         log.append(frame, Duration::ZERO, &mut dropped);
     }
@@ -81,22 +81,24 @@ fn topics_with_one_event(count: usize) {
 /// Whatever happens, the log never takes more than it says.
 fn traffic(seed: u64) {
     let empty = ALLOCATOR.allocated();
-    let retention = Retention { events: 500, bytes: 200_000, age: Duration::from_secs(60) };
-    let mut log = log(LogLimits { retention, rules: Vec::new(), total_bytes: 2 << 20 });
+    let retention =
+        Retention::default().with_events(500).with_bytes(200_000).with_age(Duration::from_secs(60));
+    let mut log =
+        log(LogLimits::default().with_retention(retention).with_rules(Vec::new()).with_total_bytes(2 << 20));
     let mut random = Random(seed);
     let (mut readers, mut dropped): (Vec<[Topic; 1]>, _) = (Vec::new(), Vec::new());
     for step in 0..20_000_u64 {
         let now = Duration::from_millis(step * 10);
         let pool = if step % 8_000 < 4_000 { 50 } else { 5_000 };
-        let mut event = Event::new(topic(random.below(pool))).private(random.below(3) == 0);
+        let mut event = Event::new(topic(random.below(pool))).with_private(random.below(3) == 0);
         for _ in 0..random.below(3) * random.below(3) {
-            event = event.also(topic(random.below(pool))).unwrap();
+            event = event.with_topic(topic(random.below(pool))).unwrap();
         }
         if random.below(3) == 0 {
             let length = 1 + random.below(40);
-            event = event.id(EventId::new(format!("{:0length$}", random.below(3_000))).unwrap());
+            event = event.with_id(EventId::new(format!("{:0length$}", random.below(3_000))).unwrap());
         }
-        let frame = frame(&log, event.data("x".repeat(random.below(600))), now);
+        let frame = frame(&log, event.with_data("x".repeat(random.below(600))), now);
         log.append(frame, now, &mut dropped);
         let name = [topic(random.below(20_000))];
         if random.below(2) == 0 && log.shards_reading(&name).is_empty() {

@@ -106,12 +106,20 @@ impl World {
         world.shard_count = world.pick(&[1, 4, 200]);
         let rules = (0..world.below(3)).map(|_| world.rule()).collect();
         let total_bytes = world.pick(&[30_000, 150_000, 64 << 20]);
-        world.limits = LogLimits { retention: world.retention(), rules, total_bytes };
+        world.limits = LogLimits::default()
+            .with_retention(world.retention())
+            .with_rules(rules)
+            .with_total_bytes(total_bytes);
         if seed.is_multiple_of(LONG) {
             (world.topic_count, world.own_id_count) = (2, 100_000);
-            let retention =
-                Retention { events: 1_000, bytes: 10_000_000, age: Duration::from_secs(u64::MAX) };
-            world.limits = LogLimits { retention, rules: Vec::new(), total_bytes: 64 << 20 };
+            let retention = Retention::default()
+                .with_events(1_000)
+                .with_bytes(10_000_000)
+                .with_age(Duration::from_secs(u64::MAX));
+            world.limits = LogLimits::default()
+                .with_retention(retention)
+                .with_rules(Vec::new())
+                .with_total_bytes(64 << 20);
         }
         let epoch = Epoch::new(world.next());
         world.log = Log::new(epoch, world.limits.clone(), world.random);
@@ -124,15 +132,14 @@ impl World {
 
     fn rule(&mut self) -> RetentionRule {
         let pattern = self.pick(&["topic-1", "topic-2*", "*", "other*"]);
-        RetentionRule { topics: pattern.parse().unwrap(), retention: self.retention() }
+        RetentionRule::new(pattern.parse().unwrap(), self.retention())
     }
 
     fn retention(&mut self) -> Retention {
-        Retention {
-            events: self.pick(&[0, 1, 5, 100, 1000]),
-            bytes: self.pick(&[1_000, 20_000, 10_000_000]),
-            age: Duration::from_secs(self.pick(&[3, 60, u64::MAX])),
-        }
+        Retention::default()
+            .with_events(self.pick(&[0, 1, 5, 100, 1000]))
+            .with_bytes(self.pick(&[1_000, 20_000, 10_000_000]))
+            .with_age(Duration::from_secs(self.pick(&[3, 60, u64::MAX])))
     }
 
     fn retention_of(&self, topic: &Topic) -> Retention {
@@ -171,18 +178,18 @@ impl World {
     }
 
     fn append(&mut self) {
-        let mut event = Event::new(self.topic()).private(self.below(4) == 0);
+        let mut event = Event::new(self.topic()).with_private(self.below(4) == 0);
         for _ in 0..self.pick(&[0, 0, 0, 1, 3]) {
-            event = event.also(self.topic()).unwrap();
+            event = event.with_topic(self.topic()).unwrap();
         }
         if self.own_id_count > OWN_IDS || self.below(3) == 0 {
-            event = event.id(EventId::new(self.own_id()).unwrap());
+            event = event.with_id(EventId::new(self.own_id()).unwrap());
         }
         let size = self.pick(&[0, 10, 100, 100, 700, 8_000]);
         let hole = self.pick(&[0, 0, 0, 5, 1_000_000]);
         let seq = self.log.newest() + 1 + hole;
         let id = self.cursor(seq).to_string();
-        let frame = Arc::new(Frame::encode(seq, &id, event.data("x".repeat(size)), self.now));
+        let frame = Arc::new(Frame::encode(seq, &id, event.with_data("x".repeat(size)), self.now));
         self.history.push(Arc::clone(&frame));
         let held_before: BTreeSet<u64> = self.held().chain([seq]).collect();
 

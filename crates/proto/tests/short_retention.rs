@@ -16,7 +16,7 @@ use fanfare_proto::log::Log;
 use fanfare_proto::stream::StreamOptions;
 
 fn frame(seq: u64, topic: &str) -> Arc<Frame> {
-    let event = Event::new(Topic::new(topic).unwrap()).data("x");
+    let event = Event::new(Topic::new(topic).unwrap()).with_data("x");
     Arc::new(Frame::encode(seq, &seq.to_string(), event, Duration::ZERO))
 }
 
@@ -27,8 +27,8 @@ fn frame(seq: u64, topic: &str) -> Arc<Frame> {
 #[test]
 fn an_up_to_date_subscriber_of_a_quiet_topic_is_at_the_head_at_once() {
     let (epoch, now) = (Epoch::new(1), Duration::ZERO);
-    let retention = Retention { events: 0, ..Retention::default() };
-    let mut log = Log::new(epoch, LogLimits { retention, ..LogLimits::default() }, 7);
+    let retention = Retention::default().with_events(0);
+    let mut log = Log::new(epoch, LogLimits::default().with_retention(retention), 7);
     let mut delivery = Delivery::new(Limits::default(), epoch, 1);
     let append = |log: &mut Log, frame: &Arc<Frame>| log.append(Arc::clone(frame), now, &mut Vec::new());
     append(&mut log, &frame(1, "quiet"));

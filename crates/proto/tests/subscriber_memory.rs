@@ -73,7 +73,7 @@ fn topics_of_subscribers_take_what_is_counted_and_have_a_bound() {
     // At the bound, a subscription to other topics is refused, and one to the same topics is not.
     let bound = 1 << 20;
     let empty = ALLOCATOR.allocated();
-    let mut shard = Shard::new(Limits { subscription_bytes: bound, ..Limits::default() });
+    let mut shard = Shard::new(Limits::default().with_subscription_bytes(bound));
     let subscribers = (0..1_000).take_while(|&subscriber| shard.subscribe(long(subscriber))).count();
     assert!((10..100).contains(&subscribers), "{subscribers} subscribers");
     assert!(!shard.subscribe(long(1_000)) && shard.subscribe(long(0)));

@@ -39,11 +39,12 @@ impl Admission for EventsAdmission {
         };
         let decided = match subscribe {
             Ok(subscribe) => {
-                let subscribe = fields.try_fold(subscribe, |head, (name, value)| head.header(name, value));
+                let subscribe =
+                    fields.try_fold(subscribe, |head, (name, value)| head.with_header(name, value));
                 subscribe.map(Decision::Subscribe)
             }
             Err(refusal) => {
-                let refusal = fields.try_fold(refusal, |head, (name, value)| head.header(name, value));
+                let refusal = fields.try_fold(refusal, |head, (name, value)| head.with_header(name, value));
                 refusal.map(Decision::Refuse)
             }
         };
@@ -57,7 +58,7 @@ impl EventsAdmission {
     /// answer that a web page should not know.
     fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {
         let mut fields = self.cors.fields_for(request).into_iter();
-        let answer = fields.try_fold(answer, |answer, (name, value)| answer.header(name, &value));
+        let answer = fields.try_fold(answer, |answer, (name, value)| answer.with_header(name, &value));
         answer
             .map_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())), Decision::Answer)
     }

@@ -226,46 +226,46 @@ pub(crate) enum AtBound {
 
 impl ServeOptions {
     pub(crate) fn limits(&self) -> Limits {
-        Limits {
-            connections: self.max_connections,
-            when_full: match self.when_full {
+        Limits::default()
+            .with_connections(self.max_connections)
+            .with_when_full(match self.when_full {
                 WhenFull::Unavailable => FullPolicy::Unavailable,
                 WhenFull::EndStream => FullPolicy::EndStream,
                 WhenFull::Drop => FullPolicy::Drop,
-            },
-            head_time: self.head_time,
-            topics_per_subscription: self.max_topics,
-            event_bytes: self.max_event.as_u64() as usize,
-            laggard_bytes: self.laggard_bytes.as_u64() as usize,
-            subscription_bytes: self.subscription_bytes.as_u64() as usize,
+            })
+            .with_head_time(self.head_time)
+            .with_topics_per_subscription(self.max_topics)
+            .with_event_bytes(self.max_event.as_u64() as usize)
+            .with_laggard_bytes(self.laggard_bytes.as_u64() as usize)
+            .with_subscription_bytes(self.subscription_bytes.as_u64() as usize)
             // The server embeds no reader.
-            local_readers: 0,
-            laggard_time: self.laggard_time,
-            laggard_policy: match self.laggard_policy {
+            .with_local_readers(0)
+            .with_laggard_time(self.laggard_time)
+            .with_laggard_policy(match self.laggard_policy {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,
                 AtBound::Skip => LaggardPolicy::Skip,
-            },
-            log: self.log_limits(),
-            heartbeat: self.heartbeat,
-            heartbeat_min: self.heartbeat_min,
-            heartbeat_form: match self.heartbeat_blank_line {
+            })
+            .with_log(self.log_limits())
+            .with_heartbeat(self.heartbeat)
+            .with_heartbeat_min(self.heartbeat_min)
+            .with_heartbeat_form(match self.heartbeat_blank_line {
                 true => HeartbeatForm::Blank,
                 false => HeartbeatForm::Line,
-            },
-            connection_age: self.max_age,
-            retry: self.retry,
-            ..Limits::default()
-        }
+            })
+            .with_connection_age(self.max_age)
+            .with_retry(self.retry)
     }
 
     fn log_limits(&self) -> LogLimits {
-        let retention = Retention {
-            events: self.retain_events,
-            bytes: self.retain_bytes.as_u64() as usize,
-            age: self.retain_age,
-        };
+        let retention = Retention::default()
+            .with_events(self.retain_events)
+            .with_bytes(self.retain_bytes.as_u64() as usize)
+            .with_age(self.retain_age);
         let rules = self.retain_rules.iter().map(|rule| rule.or(retention)).collect();
-        LogLimits { retention, rules, total_bytes: self.log_bytes.as_u64() as usize }
+        LogLimits::default()
+            .with_retention(retention)
+            .with_rules(rules)
+            .with_total_bytes(self.log_bytes.as_u64() as usize)
     }
 
     pub(crate) fn control_limits(&self) -> ControlLimits {
@@ -306,7 +306,7 @@ impl ServeOptions {
 
     pub(crate) fn socket_options(&self) -> SocketOptions {
         let send_buffer = self.send_buffer.map(|size| size.as_u64().min(u64::from(u32::MAX)) as u32);
-        SocketOptions { send_buffer, ..SocketOptions::default() }
+        SocketOptions::default().with_send_buffer(send_buffer)
     }
 }
 
@@ -338,12 +338,11 @@ impl RetainRule {
 
     /// The rule, with the general bounds where it has none.
     fn or(&self, general: Retention) -> RetentionRule {
-        let retention = Retention {
-            events: self.events.unwrap_or(general.events),
-            bytes: self.bytes.unwrap_or(general.bytes),
-            age: self.age.unwrap_or(general.age),
-        };
-        RetentionRule { topics: self.topics.clone(), retention }
+        let retention = Retention::default()
+            .with_events(self.events.unwrap_or(general.events))
+            .with_bytes(self.bytes.unwrap_or(general.bytes))
+            .with_age(self.age.unwrap_or(general.age));
+        RetentionRule::new(self.topics.clone(), retention)
     }
 }
 
@@ -382,11 +381,11 @@ mod tests {
         let options =
             ["fanfare", "--retain-events", "7", "--retain", "a=b*=100,,10m", "--retain", "c=, 1KiB ,"];
         let log = Cli::try_parse_from(options).unwrap().serve.limits().log;
-        let general = Retention { events: 7, ..Retention::default() };
-        let prefix = Retention { events: 100, age: Duration::from_secs(600), ..general };
-        let exact = Retention { bytes: 1024, ..general };
+        let general = Retention::default().with_events(7);
+        let prefix = general.with_events(100).with_age(Duration::from_secs(600));
+        let exact = general.with_bytes(1024);
         let rules = [("a=b*", prefix), ("c", exact)]
-            .map(|(topics, retention)| RetentionRule { topics: topics.parse().unwrap(), retention });
+            .map(|(topics, retention)| RetentionRule::new(topics.parse().unwrap(), retention));
         assert_eq!((log.retention, log.rules.as_slice()), (general, rules.as_slice()));
         for wrong in ["a", "=1,,", "a=1", "a=1,2", "a=1,2,3s,4", "a=x,,", "a=,x,", "a=,,3", "a=,,0s"] {
             assert!(RetainRule::parse(wrong).is_err(), "{wrong}");

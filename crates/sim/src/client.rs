@@ -125,6 +125,7 @@ impl Client {
             Checkpoint::Off => "checkpoint=off&",
             Checkpoint::Block => "",
             Checkpoint::Event => "checkpoint=event&",
+            other => unreachable!("no client asks for {other:?}"),
         });
         if let Some(heartbeat) = request.heartbeat {
             target.push_str(&format!("heartbeat={}&", heartbeat.as_secs()));
@@ -153,16 +154,16 @@ impl Client {
     pub(crate) fn subscribe(&self) -> Subscribe {
         let request = &self.request;
         let mut subscribe = Subscribe::to(request.interest.topics.iter().cloned())
-            .gap_events(request.gap_events)
-            .sees_private(request.interest.sees_private)
-            .checkpoint(request.checkpoint);
+            .with_gap_events(request.gap_events)
+            .with_private_events(request.interest.sees_private)
+            .with_checkpoint(request.checkpoint);
         if let Some(heartbeat) = request.heartbeat {
-            subscribe = subscribe.heartbeat(heartbeat);
+            subscribe = subscribe.with_heartbeat(heartbeat);
         }
         subscribe = match self.resume() {
             Resume::Now => subscribe,
-            Resume::Earliest => subscribe.resume("earliest"),
-            Resume::After(id) => subscribe.resume(id),
+            Resume::Earliest => subscribe.with_resume("earliest"),
+            Resume::After(id) => subscribe.with_resume(id),
         };
         match request.greeting {
             true => greet(subscribe),
@@ -174,7 +175,7 @@ impl Client {
 /// Adds the greeting of this world.
 pub(crate) fn greet(subscribe: Subscribe) -> Subscribe {
     let kind = fanfare::EventType::new("hello").expect("a type");
-    subscribe.greeting(Some(&kind), "you")
+    subscribe.with_greeting(Some(&kind), "you")
 }
 
 /// A topic of this name.

@@ -58,7 +58,7 @@ impl Shared {
         let (events, mut entries) = self.one_event(topic, 10);
         entries[0].seq = seq;
         entries[0].data = format!("{seq} x");
-        let events = events.into_iter().map(|event| event.data(entries[0].data.clone())).collect();
+        let events = events.into_iter().map(|event| event.with_data(entries[0].data.clone())).collect();
         self.sequence(events, entries, number.is_some(), "");
     }
 
@@ -71,7 +71,7 @@ impl Shared {
     fn one_event(&self, topic: &Topic, size: usize) -> (Vec<Event>, Vec<Entry>) {
         let seq = self.last_number.get() + 1;
         let data = format!("{seq} {}", "x".repeat(size));
-        let event = Event::new(topic.clone()).data(data.clone());
+        let event = Event::new(topic.clone()).with_data(data.clone());
         let entry = Entry {
             seq,
             topics: vec![topic.clone()],
@@ -297,6 +297,7 @@ impl Shared {
                 assert!(self.is_over.get(), "refused though nothing has ended");
                 Occurrence::Stopped
             }
+            other => unreachable!("no publish is refused because of {other:?}"),
         };
         trace!(self, "publish {} events: {}", entries.len(), occurrence.words());
         self.happened(occurrence);
@@ -369,15 +370,15 @@ impl Shared {
         let size = self.pick(&[0, 10, 10, 100, 100, 500, 3_000, 35_000]);
         let line_end = if self.one_in(8) { "\n" } else { " " };
         let data = format!("{seq} {}{line_end}end", "x".repeat(size));
-        let mut event = Event::new(topics[0].clone()).private(private).data(data.clone());
+        let mut event = Event::new(topics[0].clone()).with_private(private).with_data(data.clone());
         for topic in &topics[1..] {
-            event = event.also(topic.clone()).expect("room for two topics");
+            event = event.with_topic(topic.clone()).expect("room for two topics");
         }
         if let Some(id) = &own_id {
-            event = event.id(EventId::new(id).expect("an id"));
+            event = event.with_id(EventId::new(id).expect("an id"));
         }
         if let Some(kind) = kind {
-            event = event.kind(EventType::new(kind).expect("a type"));
+            event = event.with_type(EventType::new(kind).expect("a type"));
         }
         let published_at = self.now.get();
         (event, Entry { seq, topics, private, own_id, kind, data, published_at, size: 0 })

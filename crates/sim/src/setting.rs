@@ -42,30 +42,28 @@ impl Setting {
     pub(crate) fn random(choices: &mut Choices) -> Setting {
         let small = choices.one_in(2);
         let ids_repeat = choices.one_in(8);
-        let limits = Limits {
-            connections: if choices.one_in(4) { 3 } else { 1000 },
-            when_full: choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]),
-            pending: if choices.one_in(5) { choices.pick(&[2, 9]) } else { 1000 },
-            head_time: SECOND,
-            head: HeadLimits { max_bytes: choices.pick(&[16 << 10, 400]), ..HeadLimits::default() },
-            event_bytes: choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]),
-            batch_topics: choices.pick(&[512, 512, 3]),
-            mailbox_events: choices.pick(&[512, 20, 4]),
-            mailbox_bytes: choices.pick(&[4 << 20, 8_000]),
-            mailbox_total_bytes: choices.pick(&[64 << 20, 64 << 20, 60_000]),
-            mailbox_others: choices.pick(&[4096, 4]),
-            laggard_bytes: choices.pick(&[32 << 20, 32 << 20, 100_000, 30_000, 3_000]),
-            congestion_streams: choices.pick(&[1, 1, 3, 64]),
-            delivery_bytes: choices.pick(&[64 << 20, 64 << 20, 100_000, 3_000]),
-            laggard_time: choices.pick(&[30, 2]) * SECOND,
-            laggard_policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
-            log: log_limits(choices, ids_repeat),
-            heartbeat: choices.pick(&[20, 4, 1]) * SECOND,
-            heartbeat_min: choices.pick(&[1, 3]) * SECOND,
-            heartbeat_form: choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]),
-            connection_age: choices.pick(&[None, None, Some(10 * SECOND)]),
-            ..Limits::default()
-        };
+        let limits = Limits::default()
+            .with_connections(if choices.one_in(4) { 3 } else { 1000 })
+            .with_when_full(choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]))
+            .with_pending(if choices.one_in(5) { choices.pick(&[2, 9]) } else { 1000 })
+            .with_head_time(SECOND)
+            .with_head(HeadLimits::default().with_max_bytes(choices.pick(&[16 << 10, 400])))
+            .with_event_bytes(choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]))
+            .with_batch_topics(choices.pick(&[512, 512, 3]))
+            .with_mailbox_events(choices.pick(&[512, 20, 4]))
+            .with_mailbox_bytes(choices.pick(&[4 << 20, 8_000]))
+            .with_mailbox_total_bytes(choices.pick(&[64 << 20, 64 << 20, 60_000]))
+            .with_mailbox_others(choices.pick(&[4096, 4]))
+            .with_laggard_bytes(choices.pick(&[32 << 20, 32 << 20, 100_000, 30_000, 3_000]))
+            .with_congestion_streams(choices.pick(&[1, 1, 3, 64]))
+            .with_delivery_bytes(choices.pick(&[64 << 20, 64 << 20, 100_000, 3_000]))
+            .with_laggard_time(choices.pick(&[30, 2]) * SECOND)
+            .with_laggard_policy(choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]))
+            .with_log(log_limits(choices, ids_repeat))
+            .with_heartbeat(choices.pick(&[20, 4, 1]) * SECOND)
+            .with_heartbeat_min(choices.pick(&[1, 3]) * SECOND)
+            .with_heartbeat_form(choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]))
+            .with_connection_age(choices.pick(&[None, None, Some(10 * SECOND)]));
         Setting {
             shards: 1 + choices.below(3),
             limits,
@@ -107,27 +105,28 @@ impl Setting {
 fn log_limits(choices: &mut Choices, ids_repeat: bool) -> LogLimits {
     if choices.one_in(2) {
         // Where little is lost, more is checked.
-        let retention = Retention { events: 10_000, bytes: 64 << 20, age: 3600 * SECOND };
-        return LogLimits { retention, ..LogLimits::default() };
+        let retention = Retention::default().with_events(10_000).with_bytes(64 << 20).with_age(3600 * SECOND);
+        return LogLimits::default().with_retention(retention);
     }
-    let rules = (0..choices.below(3)).map(|_| RetentionRule {
-        topics: choices.pick(&["a", "b", "user/1*", "user/*"]).parse().expect("a pattern"),
-        retention: retention(choices),
+    let rules = (0..choices.below(3)).map(|_| {
+        RetentionRule::new(
+            choices.pick(&["a", "b", "user/1*", "user/*"]).parse().expect("a pattern"),
+            retention(choices),
+        )
     });
     let rules = rules.collect();
     let retention = retention(choices);
     let total_bytes = choices.pick(&[64 << 20, 400_000, 60_000]);
     // Which event bore an id first is known only where events go one by one: not to make room within a batch.
     let total_bytes = if ids_repeat { 64 << 20 } else { total_bytes };
-    LogLimits { retention, rules, total_bytes }
+    LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(total_bytes)
 }
 
 fn retention(choices: &mut Choices) -> Retention {
-    Retention {
-        events: choices.pick(&[1000, 50, 5, 0]),
-        bytes: choices.pick(&[1 << 20, 5_000]),
-        age: choices.pick(&[60, 2]) * SECOND,
-    }
+    Retention::default()
+        .with_events(choices.pick(&[1000, 50, 5, 0]))
+        .with_bytes(choices.pick(&[1 << 20, 5_000]))
+        .with_age(choices.pick(&[60, 2]) * SECOND)
 }
 
 fn small_budgets(choices: &mut Choices) -> Budgets {

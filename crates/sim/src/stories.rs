@@ -86,12 +86,12 @@ impl World {
 }
 
 fn log_of(retention: Retention) -> LogLimits {
-    LogLimits { retention, ..LogLimits::default() }
+    LogLimits::default().with_retention(retention)
 }
 
 #[test]
 fn a_heartbeat_comes_only_after_silence() {
-    let mut world = World::without_chance(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_heartbeat(4 * SECOND));
     // A young shard took its first tenth of a second for "silent since ever", and sent one at once.
     world.join("a", usize::MAX);
     world.pass(2 * SECOND);
@@ -108,7 +108,7 @@ fn a_heartbeat_comes_only_after_silence() {
 /// came right behind it, and each of them costs as much as a delivery.
 #[test]
 fn a_heartbeat_does_not_follow_an_event_of_the_same_tick() {
-    let mut world = World::without_chance(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_heartbeat(4 * SECOND));
     world.join("a", usize::MAX);
     world.join_as("a", usize::MAX, 0, |client| client.request.heartbeat = Some(2 * SECOND));
     for _ in 0..20 {
@@ -125,7 +125,7 @@ fn a_heartbeat_does_not_follow_an_event_of_the_same_tick() {
 /// out for a quarter of the interval, and their heartbeats came later than promised.
 #[test]
 fn a_slab_that_grows_forgets_no_heartbeat() {
-    let mut world = World::without_chance(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_heartbeat(4 * SECOND));
     for _ in 0..4 {
         world.join("a", usize::MAX);
     }
@@ -191,11 +191,9 @@ fn a_stream_that_is_sent_everything_in_its_last_tick_is_not_cut() {
 /// each time were found to be in its middle. The drain, which waits for that line, did not come to its end.
 #[test]
 fn aged_streams_in_the_middle_of_an_event_hold_up_no_drain() {
-    let mut setting = Setting::without_chance(Limits {
-        connection_age: Some(SECOND),
-        heartbeat: SECOND / 5,
-        ..Limits::default()
-    });
+    let mut setting = Setting::without_chance(
+        Limits::default().with_connection_age(Some(SECOND)).with_heartbeat(SECOND / 5),
+    );
     setting.budgets.endings = 1;
     let mut world = World::of(setting);
     for _ in 0..8 {
@@ -216,7 +214,7 @@ fn aged_streams_in_the_middle_of_an_event_hold_up_no_drain() {
 /// were to be ended, it was taken for one whose socket takes nothing, and cut without its end.
 #[test]
 fn an_aged_laggard_that_waits_for_its_end_does_not_stand_still() {
-    let limits = Limits { connection_age: Some(SECOND), laggard_time: 2 * SECOND, ..Limits::default() };
+    let limits = Limits::default().with_connection_age(Some(SECOND)).with_laggard_time(2 * SECOND);
     let mut setting = Setting::without_chance(limits);
     setting.budgets.endings = 1;
     let mut world = World::of(setting);
@@ -238,7 +236,7 @@ fn an_aged_laggard_that_waits_for_its_end_does_not_stand_still() {
 /// had caught up there was a heartbeat behind its events.
 #[test]
 fn a_laggard_that_has_caught_up_is_not_silent() {
-    let mut world = World::without_chance(Limits { heartbeat: 4 * SECOND, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_heartbeat(4 * SECOND));
     let slow = world.join("a", 180);
     world.publish_one("a", 100);
     world.pass(10 * SECOND);
@@ -252,9 +250,10 @@ fn a_laggard_that_has_caught_up_is_not_silent() {
 /// A gap event names the event that comes next, which is the oldest one that the log still has.
 #[test]
 fn a_gap_event_names_the_event_that_comes_next() {
-    let log = log_of(Retention { events: 3, ..Retention::default() });
+    let log = log_of(Retention::default().with_events(3));
     let laggard_policy = LaggardPolicy::Skip;
-    let mut world = World::without_chance(Limits { laggard_policy, log, ..Limits::default() });
+    let mut world =
+        World::without_chance(Limits::default().with_laggard_policy(laggard_policy).with_log(log));
     let slow = world.join("a", 600);
     world.join("a", usize::MAX);
     for _ in 0..20 {
@@ -271,8 +270,8 @@ fn a_gap_event_names_the_event_that_comes_next() {
 /// However far behind a laggard is, it loses nothing that the log has: there is no bound of its own.
 #[test]
 fn a_laggard_is_cut_only_when_the_log_no_longer_has_what_it_needs() {
-    let log = log_of(Retention { events: 100, ..Retention::default() });
-    let mut world = World::without_chance(Limits { log, laggard_bytes: 5_000, ..Limits::default() });
+    let log = log_of(Retention::default().with_events(100));
+    let mut world = World::without_chance(Limits::default().with_log(log).with_laggard_bytes(5_000));
     let (slow, slower) = (world.join("a", 600), world.join("a", 600));
     for event in 0..100 {
         world.publish_one("a", 300);
@@ -318,7 +317,7 @@ fn a_drain_gives_laggards_the_whole_window() {
 #[test]
 fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
     for (slow, congestion_streams, waits) in [(1, 1, false), (3, 4, false), (3, 3, true)] {
-        let mut world = World::without_chance(Limits { congestion_streams, ..Limits::default() });
+        let mut world = World::without_chance(Limits::default().with_congestion_streams(congestion_streams));
         world.join("a", usize::MAX);
         for number in 0..3 {
             // Room for the head, and for no event.
@@ -345,7 +344,7 @@ fn mail_waits_for_a_majority_that_moves_and_for_nothing_else() {
 /// became full, and every publisher of the hub was told to try again.
 #[test]
 fn a_slow_subscriber_alone_on_its_shard_holds_up_no_mail() {
-    let limits = Limits { congestion_streams: 1, ..Limits::default() };
+    let limits = Limits::default().with_congestion_streams(1);
     let mut world = World::of(Setting { shards: 2, ..Setting::without_chance(limits) });
     world.join_as("a", 500, 1, |_| ());
     for _ in 0..3 {
@@ -363,7 +362,7 @@ fn a_slow_subscriber_alone_on_its_shard_holds_up_no_mail() {
 /// its timers were checked before what it had not been told yet.
 #[test]
 fn a_head_that_came_in_time_is_not_late() {
-    let mut world = World::without_chance(Limits { head_time: SECOND, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_head_time(SECOND));
     let client = world.client(Resume::Now);
     world.clients.push(client);
     world.connect(0, 0);
@@ -378,7 +377,7 @@ fn a_head_that_came_in_time_is_not_late() {
 /// As many request heads as there may be that never end kept every client out whose head came in two pieces.
 #[test]
 fn slow_heads_make_room_for_newcomers() {
-    let limits = Limits { pending: 2, head_time: 60 * SECOND, ..Limits::default() };
+    let limits = Limits::default().with_pending(2).with_head_time(60 * SECOND);
     let mut world = World::without_chance(limits);
     for number in 0..4 {
         let client = world.client(Resume::Now);
@@ -396,7 +395,7 @@ fn slow_heads_make_room_for_newcomers() {
 /// A laggard that has begun nothing reads from the log, and costs nothing.
 #[test]
 fn a_link_in_the_middle_of_an_event_beyond_the_bound_is_cut() {
-    let mut world = World::without_chance(Limits { laggard_bytes: 3_000, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_laggard_bytes(3_000));
     // Room for a part of the head; room for half of the event.
     let (full, in_its_middle) = (world.join("a", 180), world.join("a", 5_000));
     world.publish_one("a", 10_000);
@@ -412,7 +411,7 @@ fn a_link_in_the_middle_of_an_event_beyond_the_bound_is_cut() {
 /// the middle of one event counted fifty times against the bound, and were cut for memory that was not used.
 #[test]
 fn an_event_that_many_links_are_in_the_middle_of_counts_once() {
-    let mut world = World::without_chance(Limits { laggard_bytes: 15_000, ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_laggard_bytes(15_000));
     world.publish_one("a", 10_000);
     for _ in 0..50 {
         world.join_as("a", 5_000, 0, |client| client.request.resume = Resume::Earliest);
@@ -430,7 +429,7 @@ fn an_event_that_many_links_are_in_the_middle_of_counts_once() {
 /// none was found, and the bound did not hold.
 #[test]
 fn room_is_made_however_few_laggards_are_checked() {
-    let mut setting = Setting::without_chance(Limits { laggard_bytes: 3_000, ..Limits::default() });
+    let mut setting = Setting::without_chance(Limits::default().with_laggard_bytes(3_000));
     setting.budgets.laggard_checks = 1;
     let mut world = World::of(setting);
     for _ in 0..60 {
@@ -454,7 +453,7 @@ fn room_is_made_however_few_laggards_are_checked() {
 /// an answer.
 #[test]
 fn slow_heads_make_room_for_subscribers_that_are_ahead() {
-    let limits = Limits { pending: 2, head_time: 60 * SECOND, ..Limits::default() };
+    let limits = Limits::default().with_pending(2).with_head_time(60 * SECOND);
     let mut world = World::without_chance(limits);
     for number in 0..2 {
         let client = world.client(Resume::Now);
@@ -528,8 +527,8 @@ fn a_client_that_is_cut_before_its_first_event_misses_nothing() {
 /// The id of a quiet stream does not grow old: heartbeats carry where it is.
 #[test]
 fn the_heartbeats_of_a_quiet_stream_carry_its_cursor() {
-    let log = log_of(Retention { events: 2, ..Retention::default() });
-    let mut world = World::without_chance(Limits { heartbeat: SECOND, log, ..Limits::default() });
+    let log = log_of(Retention::default().with_events(2));
+    let mut world = World::without_chance(Limits::default().with_heartbeat(SECOND).with_log(log));
     let quiet = world.join_as("quiet", usize::MAX, 0, |client| {
         client.request.interest.topics = vec![topic("a"), topic("b")];
         client.request.checkpoint = Checkpoint::Block;
@@ -545,9 +544,9 @@ fn the_heartbeats_of_a_quiet_stream_carry_its_cursor() {
 /// its history was told of a gap that was none.
 #[test]
 fn a_quiet_topic_has_no_gap_for_what_a_busy_one_has_lost() {
-    let log = log_of(Retention { events: 3, ..Retention::default() });
+    let log = log_of(Retention::default().with_events(3));
     let mut world =
-        World::of(Setting { shards: 2, ..Setting::without_chance(Limits { log, ..Limits::default() }) });
+        World::of(Setting { shards: 2, ..Setting::without_chance(Limits::default().with_log(log)) });
     let quiet = world.join("a", usize::MAX);
     world.publish_one("a", 10);
     world.pass(SECOND / 10);
@@ -565,8 +564,8 @@ fn a_quiet_topic_has_no_gap_for_what_a_busy_one_has_lost() {
 /// beside busy ones. The world judges each event that the log drops.
 #[test]
 fn a_quiet_topic_keeps_its_history_when_the_log_is_full() {
-    let log = LogLimits { total_bytes: 60_000, ..LogLimits::default() };
-    let mut world = World::without_chance(Limits { log, ..Limits::default() });
+    let log = LogLimits::default().with_total_bytes(60_000);
+    let mut world = World::without_chance(Limits::default().with_log(log));
     world.publish_one("a", 10);
     for _ in 0..300 {
         world.publish_one("b", 1_000);
@@ -580,12 +579,9 @@ fn a_quiet_topic_keeps_its_history_when_the_log_is_full() {
 /// A rule gives some topics a retention of their own.
 #[test]
 fn a_rule_gives_a_topic_its_own_retention() {
-    let rule = RetentionRule {
-        topics: "b".parse().unwrap(),
-        retention: Retention { events: 2, ..Retention::default() },
-    };
-    let log = LogLimits { rules: vec![rule], ..LogLimits::default() };
-    let mut world = World::without_chance(Limits { log, ..Limits::default() });
+    let rule = RetentionRule::new("b".parse().unwrap(), Retention::default().with_events(2));
+    let log = LogLimits::default().with_rules(vec![rule]);
+    let mut world = World::without_chance(Limits::default().with_log(log));
     for _ in 0..5 {
         world.publish_one("a", 10);
         world.publish_one("b", 10);
@@ -601,7 +597,7 @@ fn a_rule_gives_a_topic_its_own_retention() {
 /// A shard may register for a topic between the two steps of a publish: then it gets the mail, too.
 #[test]
 fn a_subscriber_that_comes_between_sequence_and_release_gets_the_event() {
-    let limits = Limits { mailbox_events: 4, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(4);
     let mut world = World::of(Setting { shards: 2, reservations: true, ..Setting::without_chance(limits) });
     let first = world.join("a", usize::MAX);
     // Two batches have their numbers; the first of them will never be released.
@@ -625,7 +621,7 @@ fn a_subscriber_that_comes_between_sequence_and_release_gets_the_event() {
 #[test]
 fn a_stream_ends_within_its_age() {
     for age in [SECOND, 10 * SECOND] {
-        let mut world = World::without_chance(Limits { connection_age: Some(age), ..Limits::default() });
+        let mut world = World::without_chance(Limits::default().with_connection_age(Some(age)));
         let began_at = world.shared.now.get();
         for _ in 0..20 {
             world.join("a", usize::MAX);
@@ -641,7 +637,7 @@ fn a_stream_ends_within_its_age() {
 /// A stream that was in the middle of an event each time that its age was checked had no age.
 #[test]
 fn a_slow_subscriber_ends_with_the_event_that_it_is_in_the_middle_of() {
-    let mut world = World::without_chance(Limits { connection_age: Some(10 * SECOND), ..Limits::default() });
+    let mut world = World::without_chance(Limits::default().with_connection_age(Some(10 * SECOND)));
     let slow = world.join("a", 400);
     world.publish_one("a", 1_000);
     world.publish_one("a", 1_000);

@@ -397,7 +397,7 @@ fn admit(request: &Request<'_>) -> Decision {
             if query.contains("hello&") {
                 subscribe = greet(subscribe);
             }
-            Decision::Subscribe(subscribe.sees_private(query.contains("private&")))
+            Decision::Subscribe(subscribe.with_private_events(query.contains("private&")))
         }
         Err(error) => Decision::Refuse(error.into()),
     }

@@ -37,8 +37,8 @@ impl Refusal {
     /// Adds a field to the response head.
     ///
     /// # Errors
-    /// As [`Subscribe::header`].
-    pub fn header(mut self, name: &str, value: &str) -> Result<Refusal, InvalidHeader> {
+    /// As [`crate::Subscribe::with_header`].
+    pub fn with_header(mut self, name: &str, value: &str) -> Result<Refusal, InvalidHeader> {
         push_header(&mut self.headers, name, value)?;
         Ok(self)
     }
@@ -86,8 +86,8 @@ impl Answer {
     /// Adds a field to the response head.
     ///
     /// # Errors
-    /// As [`Subscribe::header`].
-    pub fn header(mut self, name: &str, value: &str) -> Result<Answer, InvalidHeader> {
+    /// As [`crate::Subscribe::with_header`].
+    pub fn with_header(mut self, name: &str, value: &str) -> Result<Answer, InvalidHeader> {
         push_header(&mut self.headers, name, value)?;
         Ok(self)
     }

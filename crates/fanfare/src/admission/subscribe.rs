@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_proto::event::{EventType, Topic};
+use fanfare_proto::event::{EventType, Retry, Topic};
 use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
@@ -23,7 +23,7 @@ pub struct Subscribe {
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) sees_private: bool,
     pub(crate) headers: String,
-    pub(crate) retry: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
     pub(crate) greeting: Vec<u8>,
     pub(crate) subject: Option<Arc<str>>,
     pub(crate) data: Option<u64>,
@@ -63,20 +63,20 @@ impl Subscribe {
     }
 
     /// Resumes after this event: the text of a `Last-Event-ID`, or `earliest` for all that is retained.
-    pub fn resume(mut self, id: impl Into<String>) -> Subscribe {
+    pub fn with_resume(mut self, id: impl Into<String>) -> Subscribe {
         self.resume = Some(id.into());
         self
     }
 
     /// Whether a gap is told in the stream, by a `fanfare.gap` event. The default is yes.
-    pub fn gap_events(mut self, tell: bool) -> Subscribe {
+    pub fn with_gap_events(mut self, tell: bool) -> Subscribe {
         self.gap_events = tell;
         self
     }
 
     /// How this subscriber is told where it is before its first event, and on a quiet stream. The default is
     /// [`Checkpoint::Block`]: an id that browsers adopt without dispatching anything.
-    pub fn checkpoint(mut self, form: Checkpoint) -> Subscribe {
+    pub fn with_checkpoint(mut self, form: Checkpoint) -> Subscribe {
         self.checkpoint = form;
         self
     }
@@ -84,13 +84,13 @@ impl Subscribe {
     /// The longest silence that this subscriber allows: it gets a heartbeat where nothing else was sent for
     /// so long, within [`crate::Limits::heartbeat_min`] and [`crate::Limits::heartbeat`]. The default is the
     /// latter.
-    pub fn heartbeat(mut self, longest_silence: Duration) -> Subscribe {
+    pub fn with_heartbeat(mut self, longest_silence: Duration) -> Subscribe {
         self.heartbeat = Some(longest_silence);
         self
     }
 
     /// Whether private events of these topics are delivered. The default is no.
-    pub fn sees_private(mut self, sees: bool) -> Subscribe {
+    pub fn with_private_events(mut self, sees: bool) -> Subscribe {
         self.sees_private = sees;
         self
     }
@@ -99,20 +99,20 @@ impl Subscribe {
     ///
     /// # Errors
     /// [`InvalidHeader`]: the field would let its author write into the response head.
-    pub fn header(mut self, name: &str, value: &str) -> Result<Subscribe, InvalidHeader> {
+    pub fn with_header(mut self, name: &str, value: &str) -> Result<Subscribe, InvalidHeader> {
         push_header(&mut self.headers, name, value)?;
         Ok(self)
     }
 
     /// The reconnection time told to this subscriber, exactly: without the jitter of
     /// [`crate::Limits::retry`].
-    pub fn retry(mut self, wait: Duration) -> Subscribe {
-        self.retry = Some(wait);
+    pub fn with_retry(mut self, wait: impl Into<Retry>) -> Subscribe {
+        self.retry = Some(wait.into());
         self
     }
 
     /// An event for this subscriber alone, at the start of its stream. It has no id and is not kept.
-    pub fn greeting(mut self, kind: Option<&EventType>, data: &str) -> Subscribe {
+    pub fn with_greeting(mut self, kind: Option<&EventType>, data: &str) -> Subscribe {
         encode_unnumbered(kind.map(EventType::as_str), data, &mut self.greeting);
         self
     }
@@ -188,7 +188,7 @@ impl Subscribe {
     }
 
     /// Where it resumes.
-    pub fn resumes_after(&self) -> Option<&str> {
+    pub fn resume(&self) -> Option<&str> {
         self.resume.as_deref()
     }
 

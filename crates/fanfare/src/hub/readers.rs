@@ -81,7 +81,7 @@ pub struct ReaderBuilder<'hub> {
 /// let engine = Engine::builder().start()?;
 /// let (hub, topic) = (engine.hub(), Topic::new("news")?);
 /// let mut reader = hub.subscribe([topic.clone()]).stream()?;
-/// hub.publish(Event::new(topic).data("hello"))?;
+/// hub.publish(Event::new(topic).with_data("hello"))?;
 /// engine.stop(Duration::ZERO).expect("no shard panics");
 /// while let Some(item) = reader.next_wait(Duration::from_secs(1))? {
 ///     match item {
@@ -169,8 +169,8 @@ impl Hub {
     /// # let engine = Engine::builder().start()?;
     /// # let hub = engine.hub();
     /// let orders = Topic::new("orders")?;
-    /// hub.publish(Event::new(orders.clone()).data("42"))?;
-    /// let mut reader = hub.subscribe([orders]).resume("earliest").stream()?;
+    /// hub.publish(Event::new(orders.clone()).with_data("42"))?;
+    /// let mut reader = hub.subscribe([orders]).with_resume("earliest").stream()?;
     /// assert!(matches!(reader.next_wait(Duration::from_secs(1))?, Some(ReadItem::Event(_))));
     /// # Ok(()) }
     /// ```
@@ -201,7 +201,7 @@ impl Hub {
     /// # let engine = Engine::builder().start()?;
     /// # let hub = engine.hub();
     /// let topic = Topic::new("orders")?;
-    /// hub.publish_batch(&mut vec![Event::new(topic.clone()).data("x"); 3])?;
+    /// hub.publish_batch(&mut vec![Event::new(topic.clone()).with_data("x"); 3])?;
     /// let page = hub.read(&topic, "earliest", 2)?;
     /// assert_eq!((page.events().len(), page.is_last()), (2, false));
     /// let rest = hub.read(&topic, &page.next().to_string(), 100)?;
@@ -209,20 +209,20 @@ impl Hub {
     /// # Ok(()) }
     /// ```
     pub fn read(&self, topic: &Topic, after: &str, limit: usize) -> Result<LogPage, ReaderError> {
-        self.subscribe([topic.clone()]).resume(after).page(limit)
+        self.subscribe([topic.clone()]).with_resume(after).page(limit)
     }
 }
 
 impl ReaderBuilder<'_> {
     /// Begins after the event with this id: one that an event or a gap gave, or `earliest` for everything
     /// retained. An id that the log does not know is a gap, and the reader gets everything retained.
-    pub fn resume(mut self, id: impl Into<String>) -> Self {
+    pub fn with_resume(mut self, id: impl Into<String>) -> Self {
         self.resume = Some(id.into());
         self
     }
 
     /// Whether private events are read, too. The default is no.
-    pub fn sees_private(mut self, sees: bool) -> Self {
+    pub fn with_private_events(mut self, sees: bool) -> Self {
         self.sees_private = sees;
         self
     }
@@ -286,8 +286,8 @@ impl ReaderBuilder<'_> {
     /// # let engine = Engine::builder().start()?;
     /// # let hub = engine.hub();
     /// let topics = [Topic::new("orders")?, Topic::new("refunds")?];
-    /// hub.publish(Event::new(topics[1].clone()).data("7").private(true))?;
-    /// let page = hub.subscribe(topics).sees_private(true).resume("earliest").page(100)?;
+    /// hub.publish(Event::new(topics[1].clone()).with_data("7").with_private(true))?;
+    /// let page = hub.subscribe(topics).with_private_events(true).with_resume("earliest").page(100)?;
     /// assert_eq!(page.events()[0].data().as_deref(), Some("7"));
     /// # Ok(()) }
     /// ```
@@ -381,7 +381,7 @@ impl Reader {
     /// # let hub = engine.hub();
     /// # let topic = Topic::new("news")?;
     /// let mut reader = hub.subscribe([topic.clone()]).stream()?;
-    /// # hub.publish(Event::new(topic).data("hello"))?;
+    /// # hub.publish(Event::new(topic).with_data("hello"))?;
     /// if let Some(ReadItem::Event(event)) = reader.next().await {
     ///     println!("{}: {:?}", event.id(), event.data());
     /// }
@@ -433,7 +433,7 @@ impl Reader {
     /// let position = reader.position().to_string();
     /// drop(reader);
     /// hub.publish(Event::new(topics[0].clone()))?;
-    /// let mut reader = hub.subscribe(topics).resume(position).stream()?;
+    /// let mut reader = hub.subscribe(topics).with_resume(position).stream()?;
     /// assert!(reader.try_next()?.is_some());
     /// # Ok(()) }
     /// ```

@@ -127,12 +127,12 @@ impl Sequencer {
     ) -> Result<(), PublishError> {
         let limit = self.event_bytes;
         for (index, event) in events.enumerate() {
-            if event.data_text().map_or(0, str::len) > limit {
+            if event.data().map_or(0, str::len) > limit {
                 return Err(PublishError::TooLarge { index, limit });
             }
             // Of any epoch: a subscriber that comes back with the id of an earlier life of the hub is to be
             // told of a gap, and not to be taken for one that has had the event which bears that id now.
-            if event.own_id().is_some_and(|id| Cursor::parse(id.as_str()).is_some()) {
+            if event.id().is_some_and(|id| Cursor::parse(id.as_str()).is_some()) {
                 return Err(PublishError::ReservedId { index });
             }
         }
@@ -275,7 +275,7 @@ impl Sequencer {
             };
             // A number that was given is not given again, even where encoding panics.
             state.last_given = seq;
-            let own_id = event.own_id().map(|id| id.as_str().to_owned());
+            let own_id = event.id().map(|id| id.as_str().to_owned());
             let id = own_id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq }.to_string());
             let frame = Arc::new(Frame::encode(seq, &id, event, published_at));
             if index == 0 {

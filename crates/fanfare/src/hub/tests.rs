@@ -113,7 +113,7 @@ fn topic(name: &str) -> Topic {
 }
 
 fn event(name: &str) -> Event {
-    Event::new(topic(name)).data("x")
+    Event::new(topic(name)).with_data("x")
 }
 
 fn events(name: &str, count: usize) -> Vec<Event> {
@@ -165,15 +165,15 @@ fn a_batch_of_nothing_is_an_error() {
 /// An event that was refused was gone.
 #[test]
 fn what_is_refused_is_given_back() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 2, event_bytes: 10, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(2).with_event_bytes(10));
     hub.publish_batch(&mut events("a", 2)).unwrap();
     let refused = hub.publish(event("b")).unwrap_err();
     assert_eq!((refused.error, *refused.event), (PublishError::Busy, event("b")));
     assert_eq!(shard.act_on_all(), [1, 2]);
-    let long = event("b").data("more than ten bytes");
+    let long = event("b").with_data("more than ten bytes");
     let refused = hub.publish(long.clone()).unwrap_err();
     assert_eq!((refused.error, *refused.event), (PublishError::TooLarge { index: 0, limit: 10 }, long));
-    let mut batch = vec![event("b"), event("c").data("more than ten bytes")];
+    let mut batch = vec![event("b"), event("c").with_data("more than ten bytes")];
     let before = batch.clone();
     assert_eq!(hub.publish_batch(&mut batch), Err(PublishError::TooLarge { index: 1, limit: 10 }));
     assert_eq!(batch, before);
@@ -184,7 +184,7 @@ fn what_is_refused_is_given_back() {
 /// A batch that was larger than a mailbox was taken only when the mailbox was empty, so under traffic never.
 #[test]
 fn a_batch_that_is_larger_than_a_mailbox_is_taken_in_parts() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(4));
     publish(&hub, "a").unwrap();
     let mut batch = events("a", 6);
     let ids = |hub: &Hub, batch: &mut Vec<Event>| {
@@ -209,15 +209,15 @@ fn a_batch_that_is_larger_than_a_mailbox_is_taken_in_parts() {
 /// subscribers that came, waited for that.
 #[test]
 fn a_part_is_bounded_in_topics() {
-    let (hub, mut shard) = hub_of_one(Limits { batch_topics: 5, ..Limits::default() });
-    let of_two = || event("a").also(topic("b")).unwrap();
+    let (hub, mut shard) = hub_of_one(Limits::default().with_batch_topics(5));
+    let of_two = || event("a").with_topic(topic("b")).unwrap();
     let mut batch = vec![of_two(), of_two(), event("a"), of_two()];
     assert_eq!(hub.publish_batch(&mut batch).map(|published| published.count), Ok(3));
     assert_eq!(hub.publish_batch(&mut batch).map(|published| published.count), Ok(1));
     assert_eq!(shard.act_on_all(), [1, 2, 3, 4]);
     // One event is taken, however many topics it has. A batch with as many as may be is taken whole.
     let others = ["b", "c", "d", "many", "one"];
-    let of_six = others.iter().fold(event("a"), |event, name| event.also(topic(name)).unwrap());
+    let of_six = others.iter().fold(event("a"), |event, name| event.with_topic(topic(name)).unwrap());
     let mut batch = vec![of_six, event("a")];
     assert_eq!(hub.publish_batch(&mut batch).map(|published| published.count), Ok(1));
     assert_eq!(hub.publish_batch(&mut events("a", 5)).map(|published| published.count), Ok(5));
@@ -229,15 +229,15 @@ fn a_part_is_bounded_in_topics() {
 /// Bytes bound a part, too; and one event that is larger than the bound is taken where nothing waits.
 #[test]
 fn a_part_is_bounded_in_bytes() {
-    let large = event("a").data("x".repeat(1000));
+    let large = event("a").with_data("x".repeat(1000));
     let size = Frame::size_at_most(&large);
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_bytes: 3 * size, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_bytes(3 * size));
     let mut batch = vec![large.clone(); 8];
     assert_eq!(hub.publish_batch(&mut batch).unwrap().count, 3);
     assert!(shard.taken().bytes <= 3 * size);
     assert_eq!(hub.publish_batch(&mut batch), Err(PublishError::Busy));
     assert_eq!(shard.act_on_all().len(), 3);
-    let mut batch = vec![event("a").data("x".repeat(5000)), event("a")];
+    let mut batch = vec![event("a").with_data("x".repeat(5000)), event("a")];
     assert_eq!(hub.publish_batch(&mut batch).unwrap().count, 1);
     assert_eq!(hub.publish_batch(&mut batch), Err(PublishError::Busy));
     assert_eq!(shard.act_on_all().len(), 1);
@@ -247,10 +247,10 @@ fn a_part_is_bounded_in_bytes() {
 /// Each mailbox had a bound, and all of them together had none but the number of shards.
 #[test]
 fn all_mailboxes_together_are_bounded() {
-    let one = event("a").data("x".repeat(1000));
+    let one = event("a").with_data("x".repeat(1000));
     let size = Frame::size_at_most(&one);
     let limit = 12 * size;
-    let limits = Limits { mailbox_total_bytes: limit, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_total_bytes(limit);
     let (hub, mut shards) = hub(4, limits, &["a"]);
     let total = |shards: &[Shard]| shards.iter().map(|shard| shard.taken().bytes).sum::<usize>();
     let accepted = (0..10).take_while(|_| hub.publish(one.clone()).is_ok()).count();
@@ -270,7 +270,7 @@ fn all_mailboxes_together_are_bounded() {
     assert!(total(&shards) <= limit);
     shards.iter_mut().for_each(|shard| drop(shard.act_on_all()));
     // One event that exceeds it by itself is taken where nothing waits.
-    let large = event("a").data("x".repeat(20_000));
+    let large = event("a").with_data("x".repeat(20_000));
     assert!(hub.publish(large.clone()).is_ok());
     assert!(hub.publish(large).is_err());
 }
@@ -279,13 +279,13 @@ fn all_mailboxes_together_are_bounded() {
 /// is not overtaken by smaller events meanwhile.
 #[test]
 fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
-    let one = || event("a").data("x".repeat(1000));
-    let limits = Limits { mailbox_total_bytes: 8 * Frame::size_at_most(&one()), ..Limits::default() };
+    let one = || event("a").with_data("x".repeat(1000));
+    let limits = Limits::default().with_mailbox_total_bytes(8 * Frame::size_at_most(&one()));
     let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("a")]);
     shards[1].log.add_reader(&[topic("b")]);
     assert_eq!(hub.publish_batch(&mut vec![one(); 8]).unwrap().count, 8);
-    let (wakes, mut batch) = (Arc::default(), vec![event("b").data("x".repeat(1000)); 2]);
+    let (wakes, mut batch) = (Arc::default(), vec![event("b").with_data("x".repeat(1000)); 2]);
     let mut waits = hub.publish_async(&mut batch);
     assert!(poll(&mut waits, &wakes).is_pending());
     assert_eq!(publish(&hub, "b"), Err(PublishError::Busy));
@@ -302,7 +302,7 @@ fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
 /// A slow shard held up the whole hub, because every publisher needed room in every mailbox.
 #[test]
 fn a_congested_shard_holds_up_only_what_it_reads() {
-    let limits = Limits { mailbox_events: 2, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(2);
     let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("slow"), topic("both")]);
     shards[1].log.add_reader(&[topic("fast"), topic("both")]);
@@ -331,7 +331,7 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
 /// other, else two busy shards could keep it waiting for ever.
 #[test]
 fn two_busy_shards_do_not_starve_a_publisher() {
-    let limits = Limits { mailbox_events: 1, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(1);
     let (hub, mut shards) = hub(2, limits, &[]);
     shards[0].log.add_reader(&[topic("left"), topic("both")]);
     shards[1].log.add_reader(&[topic("right"), topic("both")]);
@@ -358,7 +358,7 @@ fn two_busy_shards_do_not_starve_a_publisher() {
 /// more.
 #[test]
 fn a_shard_without_subscribers_is_not_waited_for() {
-    let limits = Limits { mailbox_events: 1, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(1);
     let (hub, mut shards) = hub(1, limits, &[]);
     shards[0].log.add_reader(&[topic("a")]);
     publish(&hub, "a").unwrap();
@@ -400,7 +400,7 @@ fn a_batch_is_visible_when_it_is_released() {
 #[test]
 fn what_is_not_released_is_bounded() {
     let limit = 4 * Frame::size_at_most(&event("a"));
-    let limits = Limits { mailbox_total_bytes: limit, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_total_bytes(limit);
     let (hub, mut shards) = hub(1, limits, &[]);
     let first = hub.sequence(&mut events("a", 3), Numbers::Next).unwrap();
     assert_eq!(hub.sequence(&mut events("a", 2), Numbers::Next).err(), Some(PublishError::Busy));

@@ -30,7 +30,7 @@ fn hub(limits: Limits, shards: usize) -> (Hub, Vec<Waker>, Vec<Arc<Mailbox>>) {
 
 /// Each event says which publisher it is from, and its number there.
 fn event(publisher: usize, number: u64) -> Event {
-    Event::new(Topic::new(publisher.to_string()).unwrap()).data(number.to_string())
+    Event::new(Topic::new(publisher.to_string()).unwrap()).with_data(number.to_string())
 }
 
 /// Singly and in batches of up to this many.
@@ -107,7 +107,7 @@ fn read(waker: &Waker, mailbox: &Mailbox, newest: &AtomicU64, limit: usize, coun
 #[test]
 fn nothing_is_lost_and_every_shard_has_the_same_order() {
     const EACH: u64 = 30_000;
-    let limits = Limits { mailbox_events: 64, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(64);
     let limit = limits.mailbox_events;
     let (hub, wakers, mailboxes) = hub(limits, 2);
     let newest = hub.newest();
@@ -134,10 +134,10 @@ fn nothing_is_lost_and_every_shard_has_the_same_order() {
 /// line, was not. With many lines a mailbox held seven times its bound.
 #[test]
 fn no_more_bytes_wait_than_may() {
-    let limits = Limits { mailbox_bytes: 100_000, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_bytes(100_000);
     let limit = limits.mailbox_bytes;
     let (hub, _, mailboxes) = hub(limits, 1);
-    let lines = || Event::new(Topic::new("t").unwrap()).data("\n".repeat(1000));
+    let lines = || Event::new(Topic::new("t").unwrap()).with_data("\n".repeat(1000));
     let accepted = (0..100).take_while(|_| hub.publish(lines()).is_ok()).count();
     let Amount { events, bytes } = mailboxes[0].capacity().taken();
     assert_eq!(events, accepted);
@@ -147,7 +147,7 @@ fn no_more_bytes_wait_than_may() {
 /// After a burst the two queues that are exchanged were as large as ever.
 #[test]
 fn a_burst_leaves_no_large_queues() {
-    let limits = Limits { mailbox_events: 10_000, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(10_000);
     let (hub, _, mailboxes) = hub(limits, 1);
     let mut inbox = VecDeque::new();
     let mut pass = |events: u64| {
@@ -183,7 +183,7 @@ fn numbers_go_on_where_the_log_began() {
 /// The sum of two bounds that were both lifted overflowed, and then no mail was taken.
 #[test]
 fn bounds_that_are_lifted_refuse_nothing() {
-    let limits = Limits { mailbox_events: usize::MAX, mailbox_others: usize::MAX, ..Limits::default() };
+    let limits = Limits::default().with_mailbox_events(usize::MAX).with_mailbox_others(usize::MAX);
     let (hub, _, mailboxes) = hub(limits, 1);
     assert_eq!(hub.ask(&[]).filter(Result::is_ok).count(), 1);
     assert_eq!(mailboxes[0].len(), 1);

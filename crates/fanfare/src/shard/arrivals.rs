@@ -184,7 +184,7 @@ impl<I: Io> Shard<I> {
         length: usize,
     ) -> Reply {
         let asked = Asked {
-            encoding: Encoding { transport, format: head.wire_format() },
+            encoding: Encoding::new(transport, head.wire_format()),
             is_head: head.method() == "HEAD",
             has_more: has_more(&received[length..]),
         };

@@ -202,7 +202,7 @@ pub fn connect_small(address: SocketAddr) -> TcpStream {
 
 /// Options that make a socket full after a few kilobytes.
 pub fn small_buffers() -> SocketOptions {
-    SocketOptions { send_buffer: Some(8192), ..SocketOptions::default() }
+    SocketOptions::default().with_send_buffer(Some(8192))
 }
 
 /// Closes so that the other side gets a reset.

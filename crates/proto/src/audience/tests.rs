@@ -61,7 +61,7 @@ impl Table {
 }
 
 fn frame(name: &str, seq: u64) -> Arc<Frame> {
-    let event = Event::new(topic(name)).data("x");
+    let event = Event::new(topic(name)).with_data("x");
     Arc::new(Frame::encode(seq, &seq.to_string(), event, Duration::ZERO))
 }
 

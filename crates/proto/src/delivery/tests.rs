@@ -55,7 +55,7 @@ impl World {
 
     /// An event, marked in all of its audiences.
     fn publish(&mut self, topic: &str, bytes: usize) {
-        let event = Event::new(Topic::new(topic).unwrap()).data("x".repeat(bytes));
+        let event = Event::new(Topic::new(topic).unwrap()).with_data("x".repeat(bytes));
         let seq = self.log.newest() + 1;
         let frame = Arc::new(Frame::encode(seq, &seq.to_string(), event, self.now));
         self.log.append(Arc::clone(&frame), self.now, &mut Vec::new());

@@ -98,7 +98,10 @@ mod tests {
         let bare = frame(event());
         assert_eq!((bare.event_type(), bare.retry_wait(), bare.data()), (None, None, None));
         let full = frame(
-            event().kind(EventType::new("paid").unwrap()).retry(Retry::from_millis(3000)).data("a\r\n b\n"),
+            event()
+                .with_type(EventType::new("paid").unwrap())
+                .with_retry(Retry::from_millis(3000))
+                .with_data("a\r\n b\n"),
         );
         assert_eq!(full.event_type(), Some("paid"));
         assert_eq!(full.retry_wait(), Some(Retry::from_millis(3000)));
@@ -108,7 +111,7 @@ mod tests {
     #[test]
     fn data_that_looks_like_fields_is_data() {
         for data in ["", "\n", "event: x", "retry: 1\nid: 2", "id: 2\n\n", " event: x", "data: y", ":"] {
-            let frame = frame(event().data(data));
+            let frame = frame(event().with_data(data));
             assert_eq!(frame.data().as_deref(), Some(data), "{data:?}");
             assert_eq!((frame.event_type(), frame.retry_wait()), (None, None), "{data:?}");
         }
@@ -116,9 +119,9 @@ mod tests {
 
     #[test]
     fn one_line_of_data_is_not_copied() {
-        let one = frame(event().data("x".repeat(1000)));
+        let one = frame(event().with_data("x".repeat(1000)));
         assert!(matches!(one.data(), Some(Cow::Borrowed(_))));
-        let two = frame(event().data("x\ny"));
+        let two = frame(event().with_data("x\ny"));
         assert!(matches!(two.data(), Some(Cow::Owned(_))));
     }
 }

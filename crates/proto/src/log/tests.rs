@@ -36,12 +36,12 @@ fn append_numbered(log: &mut Log, seq: u64, event: Event, now: Duration) -> Vec<
 }
 
 fn append(log: &mut Log, name: &str) {
-    append_at(log, Event::new(topic(name)).data("x"), Duration::ZERO);
+    append_at(log, Event::new(topic(name)).with_data("x"), Duration::ZERO);
 }
 
 fn append_own(log: &mut Log, name: &str, id: &str) {
-    let event = Event::new(topic(name)).id(EventId::new(id).unwrap());
-    append_at(log, event.data("x"), Duration::ZERO);
+    let event = Event::new(topic(name)).with_id(EventId::new(id).unwrap());
+    append_at(log, event.with_data("x"), Duration::ZERO);
 }
 
 fn trim_all(log: &mut Log, now: Duration) {
@@ -82,7 +82,11 @@ fn subscribers_get_their_topics_in_order_and_each_event_once() {
     let mut log = log(100);
     append(&mut log, "a");
     append(&mut log, "b");
-    append_at(&mut log, Event::new(topic("a")).also(topic("b")).unwrap().data("x"), Duration::ZERO);
+    append_at(
+        &mut log,
+        Event::new(topic("a")).with_topic(topic("b")).unwrap().with_data("x"),
+        Duration::ZERO,
+    );
     append(&mut log, "c");
     append(&mut log, "a");
     let (a, both) = ([topic("a")], [topic("a"), topic("b")]);
@@ -128,14 +132,14 @@ fn retention_by_count_bytes_and_age() {
 
     let mut by_bytes = log_of(Retention { bytes: 3000, ..retention(100) }, 64 * MIB);
     for _ in 0..5 {
-        append_at(&mut by_bytes, Event::new(topic("a")).data("x".repeat(1000)), Duration::ZERO);
+        append_at(&mut by_bytes, Event::new(topic("a")).with_data("x".repeat(1000)), Duration::ZERO);
     }
     assert_eq!(retained(&by_bytes, &a), [4, 5]);
     assert!(by_bytes.topic(&a[0]).unwrap().bytes <= 3000);
 
     let mut by_age = log_of(Retention { age: 60 * SECOND, ..retention(100) }, 64 * MIB);
-    append_at(&mut by_age, Event::new(topic("a")).data("x"), SECOND);
-    append_at(&mut by_age, Event::new(topic("a")).data("x"), 30 * SECOND);
+    append_at(&mut by_age, Event::new(topic("a")).with_data("x"), SECOND);
+    append_at(&mut by_age, Event::new(topic("a")).with_data("x"), 30 * SECOND);
     assert_eq!(by_age.next_expiry(), Some(61 * SECOND));
     trim_all(&mut by_age, 61 * SECOND - Duration::from_nanos(1));
     assert_eq!(by_age.len(), 2);
@@ -144,7 +148,7 @@ fn retention_by_count_bytes_and_age() {
     assert_eq!(retained(&by_age, &a), [2]);
     assert_eq!(by_age.next_expiry(), Some(90 * SECOND));
     // What is appended to a topic finds its old frames as well.
-    append_at(&mut by_age, Event::new(topic("a")).data("x"), 90 * SECOND);
+    append_at(&mut by_age, Event::new(topic("a")).with_data("x"), 90 * SECOND);
     assert_eq!(retained(&by_age, &a), [3]);
 
     let mut none = log(0);
@@ -204,7 +208,8 @@ fn an_append_drops_a_bounded_number_of_frames_and_trim_drops_the_rest() {
             append(&mut log, "a");
         }
         // A topic that is queued by its age already.
-        let dropped = append_at(&mut log, Event::new(topic("a")).data("x".repeat(4_900_000)), 61 * SECOND);
+        let dropped =
+            append_at(&mut log, Event::new(topic("a")).with_data("x".repeat(4_900_000)), 61 * SECOND);
         log.check();
         assert!((1..=APPEND_DROPS).contains(&dropped.len()), "one append dropped {} frames", dropped.len());
         let (mut left, mut appended) = (log.len(), 1);
@@ -258,7 +263,7 @@ fn a_burst_of_small_frames_leaves_no_large_queues() {
         append(&mut log, "a");
     }
     for _ in 0..40 {
-        append_at(&mut log, Event::new(topic("a")).data("x".repeat(50_000)), Duration::ZERO);
+        append_at(&mut log, Event::new(topic("a")).with_data("x".repeat(50_000)), Duration::ZERO);
     }
     assert!(log.len() < 40, "only large ones are left");
     let overhead = log.bytes() - log.topic(&topic("a")).unwrap().bytes;
@@ -373,7 +378,7 @@ fn a_private_frame_that_is_dropped_is_no_gap_for_a_subscriber_without_the_grant(
     let mut log = log(3);
     let a = [topic("a")];
     for private in [false, true, true, true, true, false] {
-        append_at(&mut log, Event::new(topic("a")).private(private), Duration::ZERO);
+        append_at(&mut log, Event::new(topic("a")).with_private(private), Duration::ZERO);
     }
     // The public frame 1 and the private frames 2 and 3 are gone.
     assert_eq!((log.available_after(&a, false), log.available_after(&a, true)), (1, 3));
@@ -386,7 +391,7 @@ fn a_private_frame_that_is_dropped_is_no_gap_for_a_subscriber_without_the_grant(
     assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [6]);
     // The topic's tombstone knows both numbers as well, and its next entry has them from there.
     let mut only_private = log_of(retention(9), 64 * MIB);
-    append_at(&mut only_private, Event::new(topic("a")).private(true), Duration::ZERO);
+    append_at(&mut only_private, Event::new(topic("a")).with_private(true), Duration::ZERO);
     for has_entry in [false, true] {
         trim_all(&mut only_private, 3600 * SECOND);
         assert!(only_private.is_empty());
@@ -520,7 +525,7 @@ fn own_ids_of_other_topics_are_unknown() {
 fn private_frames_stand_apart() {
     let mut log = log(100_000);
     for number in 0..50_000 {
-        append_at(&mut log, Event::new(topic("a")).private(number % 10_000 != 0), Duration::ZERO);
+        append_at(&mut log, Event::new(topic("a")).with_private(number % 10_000 != 0), Duration::ZERO);
     }
     let a = [topic("a")];
     let of_a = log.topics[log.find(&a[0]).unwrap()].retained.as_deref().unwrap();
@@ -541,7 +546,7 @@ fn private_frames_stand_apart() {
     // The oldest goes first, whichever it is.
     let mut small = log_of(retention(2), MIB);
     for private in [true, false, true, true, false] {
-        append_at(&mut small, Event::new(topic("a")).private(private), Duration::ZERO);
+        append_at(&mut small, Event::new(topic("a")).with_private(private), Duration::ZERO);
         small.check();
     }
     assert_eq!(retained(&small, &a), [4, 5]);
@@ -551,7 +556,7 @@ fn private_frames_stand_apart() {
 fn a_read_is_bounded_in_frames_and_bytes_but_always_leads_on() {
     let mut log = log(100);
     for _ in 0..4 {
-        append_at(&mut log, Event::new(topic("a")).data("x".repeat(1000)), Duration::ZERO);
+        append_at(&mut log, Event::new(topic("a")).with_data("x".repeat(1000)), Duration::ZERO);
     }
     let read = |after, max_frames, max_bytes| {
         let mut frames = Vec::new();
@@ -570,7 +575,7 @@ fn a_read_is_bounded_in_frames_and_bytes_but_always_leads_on() {
 #[test]
 fn a_frame_of_several_topics_goes_when_the_last_of_them_drops_it() {
     let mut log = log(2);
-    let both = Event::new(topic("a")).also(topic("b")).unwrap().data("x".repeat(1000));
+    let both = Event::new(topic("a")).with_topic(topic("b")).unwrap().with_data("x".repeat(1000));
     assert!(append_at(&mut log, both, Duration::ZERO).is_empty());
     let alone = log.bytes();
     assert!(alone < 2 * 1000, "it is counted once: {alone}");
@@ -652,12 +657,12 @@ fn a_quiet_topic_keeps_its_hour_beside_a_thousand_busy_ones() {
     let busy: Vec<Topic> = (0..1_000).map(|number| topic(format!("busy/{number}"))).collect();
     let publish = |log: &mut Log, now: Duration| {
         for topic in &busy {
-            append_at(log, Event::new(topic.clone()).data("x".repeat(100)), now);
+            append_at(log, Event::new(topic.clone()).with_data("x".repeat(100)), now);
         }
     };
     let quiet = [topic("quiet")];
     for minute in 0..60 {
-        append_at(&mut log, Event::new(quiet[0].clone()).data(minute.to_string()), minute * 60 * SECOND);
+        append_at(&mut log, Event::new(quiet[0].clone()).with_data(minute.to_string()), minute * 60 * SECOND);
         publish(&mut log, minute * 60 * SECOND);
     }
     let first = read(&log, &quiet, 0).unwrap();
@@ -684,13 +689,14 @@ fn a_burst_in_one_topic_leaves_the_others_alone() {
         append(&mut log, &format!("quiet/{number}"));
     }
     for _ in 0..4 {
-        append_at(&mut log, Event::new(topic("burst")).data("x".repeat(MIB)), Duration::ZERO);
+        append_at(&mut log, Event::new(topic("burst")).with_data("x".repeat(MIB)), Duration::ZERO);
     }
     log.check();
     assert!((0..1_000).all(|number| log.topic(&topic(format!("quiet/{number}"))).unwrap().frames == 1));
     assert_eq!(log.topic(&topic("burst")).unwrap().frames, 3);
     // One that is larger than the log is not kept, and evicts nothing but what its topic has.
-    let dropped = append_at(&mut log, Event::new(topic("burst")).data("x".repeat(5 * MIB)), Duration::ZERO);
+    let dropped =
+        append_at(&mut log, Event::new(topic("burst")).with_data("x".repeat(5 * MIB)), Duration::ZERO);
     assert_eq!(dropped.len(), 4);
     assert!(log.topic(&topic("burst")).is_none());
     assert_eq!(log.len(), 1_000);
@@ -705,8 +711,8 @@ fn events_of_very_many_new_topics_stay_within_the_bound() {
     let mut log = log_of(retention(100_000), 4 * MIB);
     for number in 0..3_000 {
         let name = |index: u32| topic(format!("topic-{number}-{index}"));
-        let event = (1..64).try_fold(Event::new(name(0)), |event, index| event.also(name(index)));
-        append_at(&mut log, event.unwrap().data("x".repeat(100)), Duration::ZERO);
+        let event = (1..64).try_fold(Event::new(name(0)), |event, index| event.with_topic(name(index)));
+        append_at(&mut log, event.unwrap().with_data("x".repeat(100)), Duration::ZERO);
         let rooms = log.reader_bytes();
         assert!(log.bytes() <= 4 * MIB && rooms < MIB, "{} and {rooms} bytes", log.bytes());
     }

@@ -95,23 +95,20 @@ impl World {
     /// An empty world; its bounds are chosen, too.
     pub(crate) fn new(mut choices: Choices) -> World {
         let epoch = Epoch::new(choices.next());
-        let retention = Retention {
-            events: choices.pick(&[0, 3, 20, 1000]),
-            bytes: choices.pick(&[2_000, 20_000, 10_000_000]),
-            age: Duration::from_secs(choices.pick(&[3, 1000])),
-        };
+        let retention = Retention::default()
+            .with_events(choices.pick(&[0, 3, 20, 1000]))
+            .with_bytes(choices.pick(&[2_000, 20_000, 10_000_000]))
+            .with_age(Duration::from_secs(choices.pick(&[3, 1000])));
         let total_bytes = choices.pick(&[20_000, 100_000, 100_000_000]);
-        let log = LogLimits { retention, total_bytes, ..LogLimits::default() };
-        let limits = Limits {
-            laggard_policy: choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]),
-            laggard_bytes: choices.pick(&[1_500, 45_000, 10_000_000]),
-            delivery_bytes: choices.pick(&[2_000, 100_000, 10_000_000]),
-            laggard_time: Duration::from_secs(choices.pick(&[5, 1000])),
-            heartbeat: Duration::from_secs(choices.pick(&[1, 20])),
-            heartbeat_form: choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]),
-            log: log.clone(),
-            ..Limits::default()
-        };
+        let log = LogLimits::default().with_retention(retention).with_total_bytes(total_bytes);
+        let limits = Limits::default()
+            .with_laggard_policy(choices.pick(&[LaggardPolicy::Disconnect, LaggardPolicy::Skip]))
+            .with_laggard_bytes(choices.pick(&[1_500, 45_000, 10_000_000]))
+            .with_delivery_bytes(choices.pick(&[2_000, 100_000, 10_000_000]))
+            .with_laggard_time(Duration::from_secs(choices.pick(&[5, 1000])))
+            .with_heartbeat(Duration::from_secs(choices.pick(&[1, 20])))
+            .with_heartbeat_form(choices.pick(&[HeartbeatForm::Line, HeartbeatForm::Blank]))
+            .with_log(log.clone());
         let budgets = Budgets {
             marks: choices.pick(&[1, 3, 100]),
             sends: choices.pick(&[1, 4, 100]),
@@ -377,19 +374,19 @@ impl World {
 
     fn publish_some(&mut self) {
         for _ in 0..1 + self.choices.below(4) {
-            let mut event = Event::new(self.choices.topic()).private(self.choices.one_in(4));
+            let mut event = Event::new(self.choices.topic()).with_private(self.choices.one_in(4));
             for _ in 0..self.choices.below(3) {
-                event = event.also(self.choices.topic()).unwrap();
+                event = event.with_topic(self.choices.topic()).unwrap();
             }
             if self.choices.one_in(3) {
-                event = event.id(EventId::new(format!("own-{}", self.choices.below(4))).unwrap());
+                event = event.with_id(EventId::new(format!("own-{}", self.choices.below(4))).unwrap());
             }
             let size = self.choices.pick(&[0, 10, 10, 100, 100, 700, 40_000]);
             // Numbers rise and have holes.
             let seq = self.log.newest() + self.choices.pick(&[1, 1, 1, 7]);
             let id = self.cursor(seq).to_string();
             let data = format!("{seq}{}", "x".repeat(size));
-            let frame = Arc::new(Frame::encode(seq, &id, event.data(data), self.now));
+            let frame = Arc::new(Frame::encode(seq, &id, event.with_data(data), self.now));
             self.log.append(Arc::clone(&frame), self.now, &mut Vec::new());
             if !self.log.shards_reading(frame.topics()).is_empty() {
                 self.mail.push_back(Arc::clone(&frame));
@@ -450,7 +447,7 @@ impl World {
                         self.first_after(&subscriber, subscriber.seen.max(subscriber.incomplete_until));
                     self.draining && (next.is_none() || self.may_skip_in_silence(&subscriber, next))
                 }
-                CloseReason::Cut => false,
+                reason => panic!("nothing here ends a stream as {reason:?}"),
             };
             let next = self.first_after(&subscriber, subscriber.seen).map(|next| next.seq());
             let available_after = self.available_after(&subscriber);
@@ -769,6 +766,7 @@ fn starts_a_block(bytes: &[u8], format: WireFormat) -> bool {
                 _ => &[],
             }
         }
+        format => unreachable!("there is no format {format:?}"),
     };
     let starts = [&b"id: "[..], b"retry: ", b":", b"event: fanfare.gap"];
     body.is_empty() || starts.iter().any(|start| start.starts_with(body) || body.starts_with(start))
@@ -789,6 +787,7 @@ fn block(bytes: &[u8], format: WireFormat) -> Option<(&str, usize)> {
             let (body, length) = first_chunk(bytes).expect("a chunk")?;
             Some((str::from_utf8(body).expect("text"), length))
         }
+        format => unreachable!("there is no format {format:?}"),
     }
 }
 

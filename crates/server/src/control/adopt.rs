@@ -67,7 +67,7 @@ mod tests {
     #[tokio::test]
     async fn a_subscriber_that_the_engine_does_not_take_is_told() {
         // A mailbox that takes no socket.
-        let limits = Limits { mailbox_events: 0, mailbox_others: 0, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(0).with_mailbox_others(0);
         let engine = Engine::builder().shards(1).limits(limits).start().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn publish(hub: &Hub) {
-        hub.publish(Event::new(Topic::new("a").unwrap()).data("1")).unwrap();
+        hub.publish(Event::new(Topic::new("a").unwrap()).with_data("1")).unwrap();
     }
 
     /// Events that the one shard has taken, after a time in which it would have taken those that it was woken for.

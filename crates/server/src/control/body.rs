@@ -227,21 +227,21 @@ impl Draft {
             .ok_or_else(|| Flaw::of_field("topic", "an event needs a topic, for example topic=news"))?;
         let mut event = Event::new(Topic::new(first).map_err(invalid)?);
         for topic in topics {
-            event = event.also(Topic::new(topic).map_err(invalid)?).map_err(invalid)?;
+            event = event.with_topic(Topic::new(topic).map_err(invalid)?).map_err(invalid)?;
         }
         if let Some(data) = self.data {
-            event = event.data(data);
+            event = event.with_data(data);
         }
         if let Some(id) = self.id {
-            event = event.id(EventId::new(id).map_err(invalid)?);
+            event = event.with_id(EventId::new(id).map_err(invalid)?);
         }
         if let Some(kind) = self.kind {
-            event = event.kind(EventType::new(kind).map_err(invalid)?);
+            event = event.with_type(EventType::new(kind).map_err(invalid)?);
         }
         if let Some(retry) = self.retry {
-            event = event.retry(Retry::parse(&retry).map_err(invalid)?);
+            event = event.with_retry(Retry::parse(&retry).map_err(invalid)?);
         }
-        Ok(event.private(self.private))
+        Ok(event.with_private(self.private))
     }
 }
 
@@ -356,7 +356,7 @@ mod tests {
 
     fn data(json: &str) -> String {
         let event = json_event(json.as_bytes()).unwrap_or_else(|_| panic!("{json} is an event"));
-        event.data_text().unwrap().to_owned()
+        event.data().unwrap().to_owned()
     }
 
     #[test]

@@ -286,8 +286,8 @@ fn memory_of(event: &Event) -> usize {
     /// The pointer to a topic, the counts of its owners, and what the allocator adds.
     const TOPIC: usize = 48;
     let topics: usize = event.topics().iter().map(|topic| TOPIC + topic.as_str().len()).sum();
-    let data = event.data_text().map_or(0, str::len);
-    let id = event.own_id().map_or(0, |id| id.as_str().len());
+    let data = event.data().map_or(0, str::len);
+    let id = event.id().map_or(0, |id| id.as_str().len());
     size_of::<Event>() + topics + data + id
 }
 
@@ -311,20 +311,8 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
     Err(refused(&error))
 }
 
-/// The status of a refusal by the hub, and the position of the event at fault.
-fn fault_of(error: &PublishError) -> (u16, Option<usize>) {
-    match error {
-        PublishError::Busy | PublishError::WouldBlock | PublishError::Unreleased | PublishError::Stopped => {
-            (503, None)
-        }
-        PublishError::Empty => (400, None),
-        PublishError::TooLarge { index, .. } => (413, Some(*index)),
-        PublishError::ReservedId { index } => (400, Some(*index)),
-    }
-}
-
 fn refused(error: &PublishError) -> Problem {
-    let (status, _) = fault_of(error);
+    let status = error.status();
     let problem = Problem::new(status, error.to_string());
     if status == 503 { problem.header("Retry-After", "1") } else { problem }
 }
@@ -461,7 +449,7 @@ mod tests {
             let _ = told.lock().unwrap().recv();
             Decision::Refuse(Refusal::new(404, "it only stops the shard"))
         };
-        let limits = Limits { mailbox_events: 300, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(300);
         let builder = Engine::builder().shards(1).limits(limits);
         // SAFETY: the admission uses no descriptor.
         let builder = unsafe { builder.admission_on_shards(admission) };

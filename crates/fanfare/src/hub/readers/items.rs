@@ -31,7 +31,7 @@ pub enum ReadItem {
 /// let engine = Engine::builder().start()?;
 /// let (hub, topic) = (engine.hub(), Topic::new("orders")?);
 /// let mut reader = hub.subscribe([topic.clone()]).stream()?;
-/// let published = hub.publish(Event::new(topic).kind(EventType::new("paid")?).data("42"))?;
+/// let published = hub.publish(Event::new(topic).with_type(EventType::new("paid")?).with_data("42"))?;
 /// let Some(ReadItem::Event(event)) = reader.next_wait(Duration::from_secs(1))? else { panic!("an event") };
 /// assert_eq!((event.event_type(), event.data().as_deref()), (Some("paid"), Some("42")));
 /// assert_eq!(event.id(), published.first);
@@ -54,7 +54,7 @@ pub struct ReceivedEvent {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let engine = Engine::builder().start()?;
 /// # let hub = engine.hub();
-/// let mut reader = hub.subscribe([Topic::new("news")?]).resume("an id of last year").stream()?;
+/// let mut reader = hub.subscribe([Topic::new("news")?]).with_resume("an id of last year").stream()?;
 /// let Some(ReadItem::Gap(gap)) = reader.try_next()? else { panic!("the id is unknown") };
 /// assert_eq!(gap.after(), "an id of last year");
 /// # Ok(()) }

@@ -28,7 +28,7 @@ fn topic(name: &str) -> Topic {
 }
 
 fn event(name: &str, data: impl ToString) -> Event {
-    Event::new(topic(name)).data(data.to_string())
+    Event::new(topic(name)).with_data(data.to_string())
 }
 
 /// A hub whose shards read nothing.
@@ -37,8 +37,8 @@ fn hub_alone() -> Hub {
 }
 
 fn limits_that_retain(events: usize) -> Limits {
-    let retention = Retention { events, ..Retention::default() };
-    Limits { log: LogLimits { retention, ..LogLimits::default() }, ..Limits::default() }
+    let retention = Retention::default().with_events(events);
+    Limits::default().with_log(LogLimits::default().with_retention(retention))
 }
 
 /// What an item says, as one text: `data`, or `gap after..until` in numbers.
@@ -118,10 +118,10 @@ fn a_reader_gets_what_is_published_from_now_on_with_all_its_fields() {
     assert_eq!(reader.topics(), [topic("a"), topic("b")]);
     assert_eq!(reader.try_next().unwrap_err(), ReadError::NothingYet);
     let full = event("b", "one\r\ntwo")
-        .also(topic("a"))
+        .with_topic(topic("a"))
         .unwrap()
-        .id(EventId::new("own").unwrap())
-        .kind(EventType::new("paid").unwrap());
+        .with_id(EventId::new("own").unwrap())
+        .with_type(EventType::new("paid").unwrap());
     let published =
         hub.publish_batch(&mut vec![event("other", 1), full.clone(), event("a", "last")]).unwrap();
     let Some(ReadItem::Event(first)) = reader.try_next().unwrap() else { panic!("an event") };
@@ -142,10 +142,10 @@ fn a_reader_gets_what_is_published_from_now_on_with_all_its_fields() {
 #[test]
 fn a_reader_resumes_after_an_id_and_is_told_where_that_is_unknown() {
     let hub = hub_alone();
-    let own = event("a", 2).id(EventId::new("own").unwrap());
+    let own = event("a", 2).with_id(EventId::new("own").unwrap());
     hub.publish_batch(&mut vec![event("a", 1), own, event("a", 3)]).unwrap();
     let resume = |id: &str| {
-        let mut reader = hub.subscribe([topic("a")]).resume(id).stream().unwrap();
+        let mut reader = hub.subscribe([topic("a")]).with_resume(id).stream().unwrap();
         read_all(&mut reader)
     };
     assert_eq!(resume("earliest"), ["1", "2", "3"]);
@@ -154,7 +154,7 @@ fn a_reader_resumes_after_an_id_and_is_told_where_that_is_unknown() {
     assert_eq!(resume(&first), ["2", "3"]);
     assert_eq!(resume(&hub.head().to_string()), Vec::<String>::new());
     for unknown in ["unknown", "000000abc-2", ""] {
-        let mut reader = hub.subscribe([topic("a")]).resume(unknown).stream().unwrap();
+        let mut reader = hub.subscribe([topic("a")]).with_resume(unknown).stream().unwrap();
         let Some(ReadItem::Gap(gap)) = reader.try_next().unwrap() else { panic!("a gap") };
         assert_eq!((gap.after(), gap.until().seq), (unknown, 0));
         assert_eq!(read_all(&mut reader), ["1", "2", "3"]);
@@ -201,10 +201,10 @@ fn a_reader_that_lags_is_told_of_a_gap_and_goes_on_exactly() {
 fn private_events_are_for_readers_that_see_them() {
     let hub = hub_alone();
     let mut public = hub.subscribe([topic("a")]).stream().unwrap();
-    let mut all = hub.subscribe([topic("a")]).sees_private(true).stream().unwrap();
+    let mut all = hub.subscribe([topic("a")]).with_private_events(true).stream().unwrap();
     let wakes = [wakes(), wakes()];
     assert!(poll(&mut public, &wakes[0]).is_pending() && poll(&mut all, &wakes[1]).is_pending());
-    hub.publish(event("a", "private").private(true)).unwrap();
+    hub.publish(event("a", "private").with_private(true)).unwrap();
     assert_eq!((public.calls(), all.calls()), (0, 1), "a reader is not called for what it does not see");
     hub.publish(event("a", "public")).unwrap();
     assert_eq!((public.calls(), all.calls()), (1, 1));
@@ -214,7 +214,7 @@ fn private_events_are_for_readers_that_see_them() {
         page.into_events().into_iter().map(ReadItem::Event).map(text).collect()
     };
     assert_eq!(data(hub.read(&topic("a"), "earliest", 9).unwrap()), ["public"]);
-    let page = hub.subscribe([topic("a")]).sees_private(true).resume("earliest").page(9).unwrap();
+    let page = hub.subscribe([topic("a")]).with_private_events(true).with_resume("earliest").page(9).unwrap();
     assert_eq!(data(page), ["private", "public"]);
     end(&hub);
 }
@@ -278,7 +278,7 @@ fn a_reader_that_waits_is_given_up_in_time_and_loses_nothing() {
 
 #[test]
 fn what_cannot_be_read_is_an_error() {
-    let limits = Limits { topics_per_subscription: 2, local_readers: 2, ..Limits::default() };
+    let limits = Limits::default().with_topics_per_subscription(2).with_local_readers(2);
     let (hub, _shards) = hub(1, limits, &[]);
     let error = |topics: &[&str]| {
         hub.subscribe(topics.iter().map(|name| topic(name))).stream().err().map(|error| error.to_string())
@@ -311,7 +311,7 @@ fn pages_of_the_log_follow_each_other() {
     for limit in [1, 50, LOCAL_READ_FRAMES, LOCAL_READ_FRAMES + 1, count, usize::MAX] {
         let (mut after, mut seen) = ("earliest".to_owned(), Vec::new());
         loop {
-            let builder = hub.subscribe([topic("a"), topic("b")]).resume(&after);
+            let builder = hub.subscribe([topic("a"), topic("b")]).with_resume(&after);
             let page = builder.page(limit).unwrap();
             assert!(page.gap().is_none() && page.events().len() <= limit);
             assert!(page.is_last() || page.events().len() == limit);
@@ -351,8 +351,7 @@ fn a_page_tells_of_a_gap() {
 /// lost stays known, and no floor stands for it.
 #[test]
 fn a_topic_that_is_read_in_the_process_alone_is_not_forgotten() {
-    let limits =
-        Limits { log: LogLimits { total_bytes: 64 << 10, ..LogLimits::default() }, ..Limits::default() };
+    let limits = Limits::default().with_log(LogLimits::default().with_total_bytes(64 << 10));
     let (hub, _shards) = hub(64, limits, &[]);
     let shards_of = |name: &str| {
         let log = hub.inner.common.log.lock();
@@ -367,7 +366,7 @@ fn a_topic_that_is_read_in_the_process_alone_is_not_forgotten() {
     for number in 0..5_000 {
         hub.publish(event(&format!("crowd {number}"), "x".repeat(100))).unwrap();
     }
-    let unread = hub.subscribe([topic("never seen")]).resume(first.position().to_string());
+    let unread = hub.subscribe([topic("never seen")]).with_resume(first.position().to_string());
     assert!(unread.page(1).unwrap().gap().is_some(), "the floor has risen");
     hub.publish(event("quiet", "still there")).unwrap();
     assert_eq!(read_all(&mut first), ["still there"]);
@@ -563,7 +562,7 @@ fn readers_that_wait_are_told_of_the_end() {
     // One that comes to the log later gets the same, and so does one that is made later.
     assert_eq!(text(block_on_next(&mut late).unwrap()), "last");
     assert!(block_on_next(&mut late).is_none());
-    let mut made_late = hub.subscribe([topic("a")]).resume("earliest").stream().unwrap();
+    let mut made_late = hub.subscribe([topic("a")]).with_resume("earliest").stream().unwrap();
     assert_eq!(text(made_late.next_wait(PATIENCE).unwrap().unwrap()), "last");
     assert!(made_late.next_wait(PATIENCE).unwrap().is_none());
     assert_eq!(hub.read(&topic("a"), "earliest", 9).unwrap().events().len(), 1);

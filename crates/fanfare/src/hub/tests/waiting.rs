@@ -4,7 +4,7 @@ use super::*;
 
 /// A part that costs as much as any: four events, which fill the mailbox of these tests.
 fn large_part() -> Vec<Event> {
-    vec![event("many").data("x".repeat(2000)); 4]
+    vec![event("many").with_data("x".repeat(2000)); 4]
 }
 
 /// Beside 480 publishers of 256 events each, one that published a single event to another topic waited for seconds: it
@@ -12,7 +12,7 @@ fn large_part() -> Vec<Event> {
 #[test]
 fn a_small_publish_does_not_wait_for_all_large_ones() {
     const LARGE: usize = 24;
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(4));
     hub.publish_batch(&mut events("a", 4)).unwrap();
     let ignored = Arc::default();
     let mut parts: Vec<Vec<Event>> = (0..LARGE).map(|_| large_part()).collect();
@@ -45,7 +45,7 @@ fn a_small_publish_does_not_wait_for_all_large_ones() {
 /// A small publish costs an eighth of a large one, so eight of each other publisher may overtake it.
 #[test]
 fn small_publishes_do_not_starve_a_large_one() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(4));
     hub.publish_batch(&mut events("a", 4)).unwrap();
     let (wakes, ignored) = (Arc::default(), Arc::default());
     let mut large = large_part();
@@ -74,7 +74,7 @@ fn small_publishes_do_not_starve_a_large_one() {
 /// Small publishes took all room that became free, and one that needed more of it waited for ever.
 #[test]
 fn a_publisher_that_needs_more_room_is_not_overtaken() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(4));
     assert_eq!(hub.publish_batch(&mut events("a", 4)).unwrap().count, 4);
     let wakes = Arc::default();
     let mut batch = events("b", 3);
@@ -96,7 +96,7 @@ fn a_publisher_that_needs_more_room_is_not_overtaken() {
 /// A large batch that waits comes in parts, and lets others publish in between.
 #[test]
 fn others_publish_between_the_parts_of_a_large_batch() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 4, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(4));
     let (wakes, others) = (Arc::default(), Arc::default());
     let (mut many, mut one) = (events("many", 10), events("one", 1));
     let mut large = hub.publish_async(&mut many);
@@ -131,7 +131,7 @@ fn others_publish_between_the_parts_of_a_large_batch() {
 /// When the patience of a publisher ends, it has its events back, and no publisher waits behind it.
 #[test]
 fn patience_ends() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 2, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(2));
     let mut batch = events("a", 5);
     let interrupted = hub.publish_wait(&mut batch, Duration::from_millis(20)).unwrap_err();
     assert_eq!((interrupted.error, batch.len()), (PublishError::Busy, 3));
@@ -149,7 +149,7 @@ fn patience_ends() {
 /// Publishers that wait when the engine drains learn of it, and the hub's thread ends.
 #[test]
 fn the_end_is_told_to_all_that_wait() {
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 1, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(1));
     publish(&hub, "a").unwrap();
     let (wakes, mut batch) = (Arc::default(), events("a", 1));
     let mut task = hub.publish_async(&mut batch);
@@ -177,7 +177,7 @@ fn a_waker_that_panics_takes_no_other_call() {
             panic!("on purpose");
         }
     }
-    let (hub, mut shard) = hub_of_one(Limits { mailbox_events: 1, ..Limits::default() });
+    let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(1));
     publish(&hub, "a").unwrap();
     let (wakes, mut one, mut two) = (Arc::default(), events("b", 1), events("c", 1));
     let mut panics = hub.publish_async(&mut one);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fanfare_io::{Cause, Io, Socket};
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::delivery::{NewStream, Opened};
+use fanfare_proto::event::Retry;
 use fanfare_proto::frame::{checkpoint, ending, prelude, wrap};
 use fanfare_proto::limits::FullPolicy;
 use fanfare_proto::link::Encoding;
@@ -15,7 +16,7 @@ use fanfare_proto::unsent::Unsent;
 use super::Reply;
 use crate::admission::{Refusal, Subscribe};
 use crate::response;
-use crate::shard::{Shard, SlotKey, milliseconds};
+use crate::shard::{Shard, SlotKey};
 
 impl<I: Io> Shard<I> {
     /// Begins a stream on a socket that is not watched.
@@ -71,7 +72,7 @@ impl<I: Io> Shard<I> {
         let mut bytes = Vec::with_capacity(512);
         response::stream_head(subscribe, encoding, opened.gap, self.date, &mut bytes);
         let mut body = Vec::with_capacity(64);
-        let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), milliseconds);
+        let retry_ms = subscribe.retry.map_or_else(|| self.jittered_retry_ms(), Retry::millis);
         prelude(retry_ms, &mut body);
         body.extend_from_slice(&subscribe.greeting);
         let reports_gap = opened.gap && subscribe.gap_events;
@@ -104,11 +105,6 @@ impl<I: Io> Shard<I> {
     /// The configured answer to a subscriber that finds no room.
     fn no_room(&mut self, subscribe: &Subscribe, encoding: Encoding) -> Reply {
         match self.limits.when_full {
-            FullPolicy::Unavailable => {
-                let wait = 1 + self.jitter.next_number() % 10;
-                let full = Refusal::new(503, "this server has as many subscribers as it may hold");
-                Reply::Refuse(full.own_header("Retry-After", &wait.to_string()))
-            }
             FullPolicy::EndStream => {
                 self.counts.refused += 1;
                 let mut bytes = Vec::new();
@@ -119,6 +115,11 @@ impl<I: Io> Shard<I> {
             FullPolicy::Drop => {
                 self.counts.refused += 1;
                 Reply::Close
+            }
+            _ => {
+                let wait = 1 + self.jitter.next_number() % 10;
+                let full = Refusal::new(503, "this server has as many subscribers as it may hold");
+                Reply::Refuse(full.own_header("Retry-After", &wait.to_string()))
             }
         }
     }
