@@ -142,7 +142,7 @@ fn an_admission_may_use_what_it_likes() {
                 }
             }
             assert_eq!(count.join().unwrap(), SUBSCRIBERS + 5);
-            assert_eq!(log.lock().unwrap().metadata().unwrap().len() > 0, true);
+            assert!(log.lock().unwrap().metadata().unwrap().len() > 0);
         }
     }
 }
@@ -252,7 +252,7 @@ fn every_kind_of_decision_may_come_later() {
         let mut decided = take(&tickets, paths.len());
         decided.sort_by_key(|(path, _)| paths.iter().position(|known| known == path));
         assert!(decided.iter().all(|(_, ticket)| ticket.is_wanted()));
-        wait_until(|| !(hub.counts().undecided < paths.len() as u64));
+        wait_until(|| hub.counts().undecided >= paths.len() as u64);
         for (path, ticket) in decided {
             match path.as_str() {
                 "/subscribe" => ticket.decide(Decision::Subscribe(Subscribe::to([topic()]))),
@@ -324,7 +324,7 @@ fn requests_without_a_decision_are_answered_and_bounded() {
         let (engine, hub, address) = start(builder.limits(limits));
         let first: Vec<TcpStream> = (0..4).map(|_| ask(address, "/")).collect();
         let held = take(&tickets, 4);
-        wait_until(|| !(hub.counts().undecided < 4));
+        wait_until(|| hub.counts().undecided >= 4);
         // At the bound the answer comes at once.
         let text = read_all(ask(address, "/"));
         assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("too many requests wait"), "{text}");
@@ -380,7 +380,7 @@ fn an_engine_that_ends_forgets_undecided_requests() {
         let (engine, hub, address) = start(builder);
         let waits = ask(address, "/");
         let (_, ticket) = take(&tickets, 1).pop().unwrap();
-        wait_until(|| !(hub.counts().undecided == 0));
+        wait_until(|| hub.counts().undecided != 0);
         engine.stop(Duration::ZERO).unwrap();
         assert_eq!(read_all(waits), "");
         assert!(!ticket.is_wanted());

@@ -71,9 +71,10 @@ impl Hub {
     /// Gives a connection other topics while it lives.
     ///
     /// The change has an exact place in the order of events. Of topics that stay, the subscriber gets every event, before the
-    /// change and after it. Of topics that come, it gets the events after the change; to give it older ones, publish them to it
-    /// by [`crate::Subscribe::greeting`], or let it resume. Of topics that go, it gets none that it was not sent before. Where the
-    /// new subscription finds no room ([`crate::Limits::subscription_bytes`]), the connection ends.
+    /// change and after it. Of topics that come, it gets the events after the change. Of topics that go, it gets none that it
+    /// was not sent before. Where the new subscription finds no room ([`crate::Limits::subscription_bytes`]), the connection
+    /// ends. It also ends where the log loses an event of the topics that stay before it is sent, also with
+    /// [`crate::LaggardPolicy::Skip`].
     ///
     /// A subscriber that reconnects asks for topics again: [`crate::Admission`] decides about them.
     ///

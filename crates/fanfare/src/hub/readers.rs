@@ -274,7 +274,7 @@ impl ReaderBuilder<'_> {
     }
 
     /// Reads retained events without a reader: at most `limit`, and at least one if there is one. Without
-    /// [`ReaderBuilder::resume`] there are none, and the page says from where on to read. The events share
+    /// [`ReaderBuilder::with_resume`] there are none, and the page says from where on to read. The events share
     /// their bytes with the log.
     ///
     /// # Errors
