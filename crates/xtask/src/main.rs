@@ -5,6 +5,7 @@ mod check;
 mod fuzz;
 mod loom;
 mod planted;
+mod publishable;
 mod sanitize;
 mod sim;
 mod test;
@@ -39,6 +40,8 @@ enum Xtask {
     Sim(sim::Options),
     /// Plant known bugs, and check whether they are found
     Planted(planted::Options),
+    /// Check the published crates: their interface, their packages, and their oldest dependencies
+    Publishable(publishable::Options),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Xtask::Sanitize(options) => sanitize::run(&options),
         Xtask::Sim(options) => sim::run(&options),
         Xtask::Planted(options) => planted::run(&options),
+        Xtask::Publishable(options) => publishable::run(&options),
     };
     done.unwrap_or_else(|problem| {
         eprintln!("error: {problem}");
