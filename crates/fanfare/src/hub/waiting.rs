@@ -84,8 +84,33 @@ impl Hub {
     ///
     /// # Panics
     /// As [`Hub::publish_wait`].
+    ///
+    /// ```
+    /// # async fn publish(hub: &fanfare::Hub, topic: fanfare::Topic) -> Result<(), fanfare::Interrupted> {
+    /// use fanfare::Event;
+    ///
+    /// let mut events = vec![Event::new(topic).with_data("hello")];
+    /// let published = hub.publish_async(&mut events).await?;
+    /// println!("{}", published.last);
+    /// # Ok(()) }
+    /// ```
     pub fn publish_async<'hub>(&'hub self, events: &'hub mut Vec<Event>) -> PublishFuture<'hub> {
         PublishFuture { publishing: Publishing::begin(self, events) }
+    }
+}
+
+impl Hub {
+    /// Publishes one event, and waits for room where there is none: [`Hub::publish_async`] for a single event. A future that is
+    /// dropped may have published it.
+    ///
+    /// # Errors
+    /// [`PublishError`], as [`Hub::publish_async`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish_wait`].
+    pub async fn publish_when_ready(&self, event: Event) -> Result<Published, PublishError> {
+        let mut events = vec![event];
+        self.publish_async(&mut events).await.map_err(|interrupted| interrupted.error)
     }
 }
 
