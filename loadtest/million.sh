@@ -47,9 +47,10 @@ arrangement=()
 [ "$steered" = no ] || arrangement=(--steered --server-cores 0 --client-cores 1)
 suffix=$([ "$steered" = no ] || echo -steered)
 
-# The broadcasts must not overlap: each takes both cores about ten seconds a million.
+# The idle server is looked at 20 s after the last connect: until then the kernel sends again what the clients' core was too
+# busy to acknowledge. The broadcasts must not overlap: each takes both cores about ten seconds a million.
 code=0
-bounded $((300 + count / 2000)) "$load/fanfare-load" idle -n "$count" --server-pid "$server" --events 3 \
+bounded $((300 + count / 2000)) "$load/fanfare-load" idle -n "$count" --server-pid "$server" --events 3 --settle 20s \
   --rate "$(awk "BEGIN { print 50000 / ($count + 50000) }")" --duration 20s \
   --connect-rate 100000 --connect-burst 4000 --head-timeout 60s --patience 60s --least-memory "$least_memory" \
   "${arrangement[@]}" --json "$results/million-$count-$backend$suffix.json" || code=$?

@@ -61,7 +61,7 @@ impl Conductor<'_> {
             self.load.ask.as_ref().map(|url| Askers::start(url, self.load.ask_clients)).transpose()?;
         self.window(true)?;
         match self.kind {
-            Kind::Idle(idle) => self.idle(idle.events)?,
+            Kind::Idle(idle) => self.idle(idle)?,
             Kind::Saturate(saturate) => {
                 let each: usize = self.groups.iter().map(|group| group.subscribers).sum();
                 let until = clock::now() + nanoseconds(self.load.duration);

@@ -168,6 +168,10 @@ pub(crate) struct Idle {
     /// Events to publish, at --rate, between the first and the second look at the memory
     #[arg(long, default_value_t = 5)]
     pub(crate) events: u64,
+    /// Time between the last connect and the first look at the idle server: what the connects left behind is over then
+    #[arg(long, value_parser = parse_duration, default_value = "0s")]
+    #[serde(deserialize_with = "duration", serialize_with = "seconds")]
+    pub(crate) settle: Duration,
 }
 
 /// Publish without a pause.

@@ -6,10 +6,16 @@ use crate::clock::{self, MILLISECOND, SECOND, nanoseconds};
 use crate::failure::{Failure, Outcome};
 use crate::publish::{Pace, Publisher};
 use crate::scenario::look::Look;
+use crate::scenario::options::Idle;
 use crate::scenario::run::progress;
 
 impl Conductor<'_> {
-    pub(super) fn idle(&mut self, events: u64) -> Outcome<()> {
+    pub(super) fn idle(&mut self, idle: &Idle) -> Outcome<()> {
+        let &Idle { events, settle } = idle;
+        let settled = clock::now() + nanoseconds(settle);
+        while clock::now() < settled {
+            self.rest((settled - clock::now().min(settled)).min(100 * MILLISECOND))?;
+        }
         let bar = progress("idle", self.load.duration.as_secs(), self.load.quiet);
         let begin = Look::at(self.server, true);
         let end = clock::now() + nanoseconds(self.load.duration);
