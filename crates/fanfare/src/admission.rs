@@ -9,6 +9,8 @@ use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
+use crate::written_head::{InvalidHead, WrittenHead, is_text, is_token_byte};
+
 /// Decides what a request becomes. A closure `Fn(&RequestHead) -> Decision` is one.
 ///
 /// It runs on a shard's thread, between two sends: it must not block, and it must not use descriptors
@@ -78,6 +80,7 @@ pub struct Subscribe {
     pub(crate) headers: String,
     pub(crate) retry: Option<Duration>,
     pub(crate) greeting: Vec<u8>,
+    pub(crate) written_head: Option<WrittenHead>,
 }
 
 impl Subscribe {
@@ -142,6 +145,19 @@ impl Subscribe {
     /// [`InvalidHeader`]: the field would let its author write into the response head.
     pub fn header(mut self, name: &str, value: &str) -> Result<Subscribe, InvalidHeader> {
         push_header(&mut self.headers, name, value)?;
+        Ok(self)
+    }
+
+    /// A head that another HTTP server has written, from its status line to its empty line: it is sent in place of the
+    /// engine's own, so that what that server's middleware has added arrives. `Fanfare-Gap` and the fields of
+    /// [`Subscribe::header`] are added behind its own.
+    ///
+    /// # Errors
+    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200, it has a
+    /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`, or it is longer than
+    /// 16 KiB. Whether it says `chunked` has to agree with the wire format: [`crate::Hub::adopt`] checks that.
+    pub fn response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
+        self.written_head = Some(WrittenHead::parse(bytes.into())?);
         Ok(self)
     }
 
@@ -283,12 +299,10 @@ impl std::error::Error for InvalidHeader {}
 const RESERVED: [&str; 5] = ["Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"];
 
 fn push_header(headers: &mut String, name: &str, value: &str) -> Result<(), InvalidHeader> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) {
+    if name.is_empty() || !name.bytes().all(is_token_byte) {
         return Err(InvalidHeader::Name { name: name.to_owned() });
     }
-    let text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-    if !value.bytes().all(text) {
+    if !is_text(value.as_bytes()) {
         return Err(InvalidHeader::Value { name: name.to_owned() });
     }
     if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -27,6 +27,7 @@ use crate::hub::{Common, Hub, ShardHandle};
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
 use crate::shared_log::log_of;
+use crate::stopping::{StopError, StopFuture};
 
 /// A log begins below this number, so that no engine runs out of numbers.
 const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
@@ -351,6 +352,21 @@ impl Engine {
         self.drain(window)
     }
 
+    /// Does what [`Engine::stop`] does, for tasks: no thread of the executor waits. The drain begins with this call, and
+    /// the future is ready when all streams have ended. It may be dropped; the engine stops all the same.
+    ///
+    /// A thread is started that waits for the shards. Where the system refuses that thread, this call itself waits.
+    ///
+    /// # Errors
+    /// [`StopError`]: a shard has panicked, or the calling thread is a shard.
+    pub fn stop_async(mut self, window: Duration) -> StopFuture {
+        if shard_thread::is_current() {
+            return StopFuture::ready(self.drain(window).map_err(|_| StopError::OnShard));
+        }
+        self.hub.drain(window);
+        StopFuture::wait(self, |mut engine| engine.join().map_err(StopError::of))
+    }
+
     fn drain(&mut self, window: Duration) -> thread::Result<()> {
         self.hub.drain(window);
         if shard_thread::is_current() {
@@ -361,6 +377,10 @@ impl Engine {
             }
             return Err(Box::new("a shard's thread cannot wait for the end of the shards"));
         }
+        self.join()
+    }
+
+    fn join(&mut self) -> thread::Result<()> {
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.hub.end();
@@ -392,6 +412,20 @@ impl HandOver {
         }
         let socket = self.receiver.receive(&mut received)?;
         Ok(socket.map(|socket| HandedOver { socket: TcpStream::from(socket), received }))
+    }
+}
+
+impl AsFd for HandOver {
+    /// Readable where a socket waits, or the engine has stopped. For event loops: wait for that, then call
+    /// [`HandOver::receive`] with a timeout of zero until it has nothing.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+impl AsRawFd for HandOver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.receiver.as_raw_fd()
     }
 }
 

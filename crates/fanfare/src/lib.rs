@@ -32,7 +32,9 @@ mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod sim;
+mod stopping;
 mod sync;
+mod written_head;
 
 pub use admission::{Admission, Answer, Decision, InvalidHeader, Refusal, Subscribe};
 pub use adopt::{AdoptError, AdoptRefusal};
@@ -57,3 +59,5 @@ pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
 pub use inspect::{InspectError, TopicsPage};
+pub use stopping::{StopError, StopFuture};
+pub use written_head::InvalidHead;
