@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -412,20 +412,6 @@ impl HandOver {
         }
         let socket = self.receiver.receive(&mut received)?;
         Ok(socket.map(|socket| HandedOver { socket: TcpStream::from(socket), received }))
-    }
-}
-
-impl AsFd for HandOver {
-    /// Readable where a socket waits, or the engine has stopped. For event loops: wait for that, then call
-    /// [`HandOver::receive`] with a timeout of zero until it has nothing.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.receiver.as_fd()
-    }
-}
-
-impl AsRawFd for HandOver {
-    fn as_raw_fd(&self) -> RawFd {
-        self.receiver.as_raw_fd()
     }
 }
 

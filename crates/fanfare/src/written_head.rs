@@ -153,7 +153,8 @@ mod tests {
         let expected = format!("{HEAD}Transfer-Encoding: chunked\r\nFanfare-Gap: true\r\n\r\n");
         assert_eq!(String::from_utf8(out).unwrap(), expected);
 
-        let plain = parse("HTTP/1.0 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n").unwrap();
+        let plain =
+            parse("HTTP/1.0 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n").unwrap();
         assert!(plain.announces(WireFormat::Plain.into()) && !plain.announces(WireFormat::Chunked.into()));
     }
 
