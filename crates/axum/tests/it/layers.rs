@@ -1,6 +1,5 @@
 //! Layers see the request before and the response after, and what they add to its head arrives.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use fanfare_axum::Subscriber;
-use http_body_util::{BodyExt, StreamBody};
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::{CompressionLayer, predicate};
 use tower_http::cors::CorsLayer;
@@ -90,22 +90,20 @@ async fn what_layers_add_to_the_head_arrives() {
 async fn a_stream_that_a_layer_has_changed_is_an_error() {
     let engine = engine();
     let plain = || router(&engine.hub());
-    async fn in_front(request: Request, next: Next) -> Response {
-        let (head, body) = next.run(request).await.into_parts();
+    async fn in_front(response: Response) -> Response {
+        let (head, body) = response.into_parts();
         let first = http_body::Frame::data(Bytes::from_static(b": a comment\n"));
-        let mut first = Some(Ok::<_, Infallible>(first));
-        let stream = futures_util::stream::poll_fn(move |_| std::task::Poll::Ready(first.take()));
-        let _ = body;
-        let joined = StreamBody::new(stream).boxed();
-        Response::from_parts(head, Body::new(joined))
+        let first = futures_util::stream::once(std::future::ready(Ok(first)));
+        Response::from_parts(head, Body::new(StreamBody::new(first.chain(BodyStream::new(body)))))
     }
     let always = CompressionLayer::new().compress_when(predicate::SizeAbove::new(0));
     let (name, value) = (header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     for (app, what) in [
         (plain().layer(always), "compressed"),
+        (plain().layer(middleware::map_response(in_front)), "with a comment in front"),
         (plain().layer(SetResponseHeaderLayer::overriding(name, value)), "of another type"),
         (
-            plain().layer(axum::middleware::map_response(|mut response: Response| async {
+            plain().layer(middleware::map_response(|mut response: Response| async {
                 *response.status_mut() = axum::http::StatusCode::ACCEPTED;
                 response
             })),
@@ -122,7 +120,6 @@ async fn a_stream_that_a_layer_has_changed_is_an_error() {
         assert_eq!(client.rest().await, b"", "{what}");
     }
     assert_eq!(engine.hub().counts().connections, 0);
-    let _ = in_front;
 }
 
 /// A layer with a response of its own: that is what goes out, whole, and the mark does not.
