@@ -44,6 +44,8 @@ pub struct Subscriber {
 #[must_use = "it does nothing before `subscribe`"]
 pub struct NewSubscription {
     subscribe: Subscribe,
+    /// Whether the client came with the id of an event.
+    resumes: bool,
 }
 
 /// The answer to a [`Subscriber`]: a stream that the engine writes.
@@ -105,11 +107,12 @@ impl Subscriber {
     /// now on.
     pub fn to(&self, topics: impl IntoIterator<Item = Topic>) -> NewSubscription {
         let header = self.last_event_id.as_ref().map(HeaderValue::as_bytes);
-        let mut subscribe = Subscribe::to(topics);
-        if let Some(id) = SubscribeQuery::resume_from(header, self.uri.query()) {
-            subscribe = subscribe.resume(id);
+        let id = SubscribeQuery::resume_from(header, self.uri.query());
+        let new = NewSubscription { subscribe: Subscribe::to(topics), resumes: id.is_some() };
+        match id {
+            Some(id) => new.resume(id),
+            None => new,
         }
-        NewSubscription { subscribe }
     }
 
     /// A subscription to the topics that the query names, as on the server's own `GET /events?topic=a&topic=b`, at most
@@ -120,7 +123,7 @@ impl Subscriber {
     /// No topic, an invalid one, or too many; a parameter with a value that it does not have.
     pub fn to_requested(&self, max_topics: usize) -> Result<NewSubscription, SubscribeError> {
         let subscribe = self.with_head(|head| Subscribe::from_request(head, max_topics))??;
-        Ok(NewSubscription { subscribe })
+        Ok(NewSubscription { subscribe, ..self.to([]) })
     }
 
     /// The topics that the query names.
@@ -167,6 +170,11 @@ impl NewSubscription {
         self.with(|subscribe| subscribe.resume(id))
     }
 
+    /// A client that has no event yet begins with everything that is retained, instead of what is published from now on.
+    pub fn from_earliest(self) -> NewSubscription {
+        if self.resumes { self } else { self.resume("earliest") }
+    }
+
     /// [`Subscribe::gap_events`].
     pub fn gap_events(self, tell: bool) -> NewSubscription {
         self.with(|subscribe| subscribe.gap_events(tell))
@@ -200,7 +208,7 @@ impl NewSubscription {
     /// Everything else that a [`Subscribe`] can be told. Fields of the response belong into the response:
     /// `([("x-name", "value")], subscription)`.
     pub fn with(self, change: impl FnOnce(Subscribe) -> Subscribe) -> NewSubscription {
-        NewSubscription { subscribe: change(self.subscribe) }
+        NewSubscription { subscribe: change(self.subscribe), ..self }
     }
 
     /// The answer: a stream of this engine's.

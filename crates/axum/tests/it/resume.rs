@@ -39,6 +39,11 @@ async fn a_client_that_comes_back_misses_nothing_and_sees_nothing_twice() {
         let (_, mut all) = subscribe(address, "/events/a?last_event_id=earliest", "").await;
         all.wait_for(3).await;
         assert_eq!(all.data(), ["1", "2", "3"], "{name}");
+        let (_, mut new) = subscribe(address, "/all/a", "").await;
+        new.wait_for(3).await;
+        let (_, mut resumed) = subscribe(address, "/all/a", &id).await;
+        resumed.wait_for(2).await;
+        assert_eq!((new.data(), resumed.data()), (vec!["1", "2", "3"], vec!["2", "3"]), "{name}");
         let (head, mut unknown) = subscribe(address, "/events/a", "zzz-1").await;
         assert_eq!(head.field("fanfare-gap").as_deref(), Some("true"), "{name}");
         assert_eq!(unknown.wait_for(1).await[0].kind, "fanfare.gap", "{name}");

@@ -47,9 +47,19 @@ pub(crate) async fn subscribe(
     Ok(sub.to([Topic::new(name)?]).subscribe(&hub))
 }
 
+/// The same for clients that want everything.
+async fn subscribe_to_all(
+    State(hub): State<Hub>,
+    Path(name): Path<String>,
+    sub: Subscriber,
+) -> Result<Subscription, Error> {
+    Ok(sub.to([Topic::new(name)?]).from_earliest().subscribe(&hub))
+}
+
 pub(crate) fn router(hub: &Hub) -> Router {
     let routes = Router::new()
         .route("/events/{topic}", get(subscribe).post(|body: String| async move { body }))
+        .route("/all/{topic}", get(subscribe_to_all))
         .route("/text", get(|| async { "a text" }));
     routes.with_state(hub.clone())
 }
