@@ -17,6 +17,8 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::task;
 
+use crate::takeover::give_back_spare_room;
+
 /// A connection that was accepted by a listener of this crate: who is at its other end.
 ///
 /// It is a connect info of axum: `app.into_make_service_with_connect_info::<Connection>()`.
@@ -117,6 +119,7 @@ impl Reader {
             connections.retain(|other| !Arc::ptr_eq(&other.shared, &connection.shared));
             if connections.is_empty() {
                 part.remove(&id);
+                give_back_spare_room(&mut part);
             }
         }
     }

@@ -58,7 +58,7 @@ struct Responses {
     /// What every mark of this process begins with: connections look for it.
     prefix: Finder<'static>,
     random: [RandomState; 2],
-    promised: Mutex<HashMap<Key, Promised>>,
+    promised: Mutex<HashMap<Key, Box<Promised>>>,
 }
 
 impl Default for Responses {
@@ -79,7 +79,7 @@ pub(crate) fn promise(promised: Promised) -> (Key, HeaderValue) {
     let [high, low] = responses.random.each_ref().map(|random| random.hash_one(number));
     let key = (Key::from(high) << 64) | Key::from(low);
     UNDER_WAY.fetch_add(1, Ordering::Relaxed);
-    responses.lock().insert(key, promised);
+    responses.lock().insert(key, Box::new(promised));
     let mut text = responses.prefix.needle().to_vec();
     text.extend_from_slice(format!("{key:032x}").as_bytes());
     (key, HeaderValue::from_bytes(&text).expect("hexadecimal digits are a value"))
@@ -94,16 +94,25 @@ pub(crate) fn forget(key: Key) {
 
 /// Takes the response with this key, unless another connection has it.
 pub(crate) fn take(key: Key) -> Option<Promised> {
-    let promised = RESPONSES.lock().remove(&key);
-    if promised.is_some() {
-        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    let mut by_key = RESPONSES.lock();
+    let promised = by_key.remove(&key)?;
+    give_back_spare_room(&mut by_key);
+    drop(by_key);
+    UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    Some(*promised)
+}
+
+/// A table that had a burst goes back to what it needs.
+pub(crate) fn give_back_spare_room<K: Eq + std::hash::Hash, V>(table: &mut HashMap<K, V>) {
+    const SMALL: usize = 64;
+    if table.capacity() > SMALL && table.len() < table.capacity() / 8 {
+        table.shrink_to(table.len() * 2);
     }
-    promised
 }
 
 impl Responses {
     /// What is behind the lock is whole after each step.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Promised>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Box<Promised>>> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
