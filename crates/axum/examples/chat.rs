@@ -1,4 +1,5 @@
-//! Chat rooms: who wants to talk takes a name, and sees what is said in the room from the beginning of its history.
+//! Chat rooms: who wants to talk takes a name, and sees what is said in the room from the beginning of its
+//! history.
 //!
 //! Open <http://127.0.0.1:3000/room/tea?name=Ann>, and the same with another name.
 

@@ -1,5 +1,5 @@
-//! The engine in front, axum behind: the engine owns the port and admits subscribers itself, and axum serves the rest of
-//! the site on the same port.
+//! The engine in front, axum behind: the engine owns the port and admits subscribers itself, and axum serves
+//! the rest of the site on the same port.
 //!
 //! Try `curl -N 'http://127.0.0.1:3000/events?topic=news'` and `curl -d hello http://127.0.0.1:3000/tell`.
 

@@ -1,7 +1,8 @@
 //! A handler of axum returns a subscription, and the engine takes the socket over.
 //!
-//! Open <http://127.0.0.1:3000/> twice, tell something, and restart the server: the pages go on by themselves, and miss
-//! nothing. Or try `curl -N http://127.0.0.1:3000/news` and `curl -d hello http://127.0.0.1:3000/news`.
+//! Open <http://127.0.0.1:3000/> twice, tell something, and restart the server: the pages go on by
+//! themselves, and miss nothing. Or try `curl -N http://127.0.0.1:3000/news` and `curl -d hello
+//! http://127.0.0.1:3000/news`.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! The tokens of a language model: each answer is a topic, and each token an event. A page that loses its connection goes
-//! on behind its last token, and a second page that shows the same answer gets it from its first token on.
+//! The tokens of a language model: each answer is a topic, and each token an event. A page that loses its
+//! connection goes on behind its last token, and a second page that shows the same answer gets it from its
+//! first token on.
 //!
-//! Open <http://127.0.0.1:3000/>. Or `curl -d 'why is the sky blue' http://127.0.0.1:3000/answers`, which answers with a
-//! number, and `curl -N http://127.0.0.1:3000/answers/1`.
+//! Open <http://127.0.0.1:3000/>. Or `curl -d 'why is the sky blue' http://127.0.0.1:3000/answers`, which
+//! answers with a number, and `curl -N http://127.0.0.1:3000/answers/1`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -12,12 +12,13 @@ use tokio::time::Sleep;
 
 use crate::takeover::{self, Key};
 
-/// How long hyper may hold the response without writing its head. It writes the head in the same moment in which it asks
-/// the body for the first time. A layer that collects the body, or that makes another head for it, never does.
+/// How long hyper may hold the response without writing its head. It writes the head in the same moment in
+/// which it asks the body for the first time. A layer that collects the body, or that makes another head for
+/// it, never does.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A body that never has a byte. Its head is what makes the engine take the socket over; when that has happened, the body
-/// ends, and with it the connection for hyper.
+/// A body that never has a byte. Its head is what makes the engine take the socket over; when that has
+/// happened, the body ends, and with it the connection for hyper.
 #[derive(Debug)]
 pub struct SubscriptionBody {
     key: Key,

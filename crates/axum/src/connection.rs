@@ -1,11 +1,12 @@
 //! What an accepted connection and the requests on it know of each other.
 //!
-//! A subscription needs no help to find its connection at the end: see [`crate::takeover`]. But a request has to be
-//! refused at once where nothing could take its socket over, and it has to wait until what was answered before has
-//! left. For that it finds its connection in one of two ways: in its extensions, where `ConnectInfo<Connection>` or a
-//! [`Connection`] was put; or by the task. `axum::serve` and hyper read a request, call the service, and write the
-//! answer in one task for each connection, and each task has its own id. A wrong answer here could not send a stream
-//! to a wrong client; where two connections were read in one task, there is no answer.
+//! A subscription needs no help to find its connection at the end: see [`crate::takeover`]. But a request has
+//! to be refused at once where nothing could take its socket over, and it has to wait until what was answered
+//! before has left. For that it finds its connection in one of two ways: in its extensions, where
+//! `ConnectInfo<Connection>` or a [`Connection`] was put; or by the task. `axum::serve` and hyper read a
+//! request, call the service, and write the answer in one task for each connection, and each task has its own
+//! id. A wrong answer here could not send a stream to a wrong client; where two connections were read in one
+//! task, there is no answer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -44,7 +45,8 @@ impl Connection {
         Connection { shared: Arc::new(Shared { peer, answered: Mutex::default() }) }
     }
 
-    /// The address of the client; `None`: it is a Unix socket's, or was not known when the connection was made.
+    /// The address of the client; `None`: it is a Unix socket's, or was not known when the connection was
+    /// made.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.shared.peer
     }

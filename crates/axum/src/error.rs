@@ -22,8 +22,9 @@ use crate::problem;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing was published, or not everything. 503 with `Retry-After` where another try may succeed (`Busy`, `Stopped`),
-    /// 413 for too much data, 400 for an id that is the hub's own and for no event at all.
+    /// Nothing was published, or not everything. 503 with `Retry-After` where another try may succeed
+    /// (`Busy`, `Stopped`), 413 for too much data, 400 for an id that is the hub's own and for no event at
+    /// all.
     Publish(PublishError),
     /// A topic, an id or an event's type is not a valid one: 400.
     Event(InvalidEvent),

@@ -17,9 +17,10 @@ use crate::takeover::{self, MarkedHead};
 
 /// A connected socket that the engine can take over.
 ///
-/// It passes bytes on as the socket itself would, until hyper writes the head of a [`crate::Subscription`] into it. Then it
-/// gives the socket and the head to the engine, and looks to hyper like a connection that the client has closed.
-/// [`crate::Listener`] makes it; with hyper alone, give it to `serve_connection`, inside of a `TokioIo`.
+/// It passes bytes on as the socket itself would, until hyper writes the head of a [`crate::Subscription`]
+/// into it. Then it gives the socket and the head to the engine, and looks to hyper like a connection that
+/// the client has closed. [`crate::Listener`] makes it; with hyper alone, give it to `serve_connection`,
+/// inside of a `TokioIo`.
 pub struct Io {
     state: State,
     connection: Connection,
@@ -62,7 +63,8 @@ impl Io {
         }
     }
 
-    /// The connection: to put it into the extensions of its requests, where a service runs in other tasks than hyper.
+    /// The connection: to put it into the extensions of its requests, where a service runs in other tasks
+    /// than hyper.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -103,7 +105,8 @@ impl Io {
         Poll::Ready(())
     }
 
-    /// Looks at what hyper is about to write. Where it is the head of a subscription, it is taken, and this says how much.
+    /// Looks at what hyper is about to write. Where it is the head of a subscription, it is taken, and this
+    /// says how much.
     fn take_head(&mut self, written: &[u8], more: bool) -> io::Result<Option<usize>> {
         if !self.at_start {
             if takeover::is_joined(written) {

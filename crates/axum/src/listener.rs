@@ -19,8 +19,8 @@ use crate::connection::Connection;
 use crate::io::Io;
 use crate::socket::Takeable;
 
-/// A listener for `axum::serve` whose connections the engine can take over. It wraps a `TcpListener` or a `UnixListener` of
-/// tokio, with or without axum's `tap_io`.
+/// A listener for `axum::serve` whose connections the engine can take over. It wraps a `TcpListener` or a
+/// `UnixListener` of tokio, with or without axum's `tap_io`.
 ///
 /// ```no_run
 /// # async fn serve(app: axum::Router) -> std::io::Result<()> {
@@ -29,15 +29,15 @@ use crate::socket::Takeable;
 /// # }
 /// ```
 ///
-/// Its address is the inner listener's. For `ConnectInfo<SocketAddr>` in handlers, put axum's `tap_io` around it:
-/// `Listener::new(tcp).tap_io(|_| ())` has that connect info.
+/// Its address is the inner listener's. For `ConnectInfo<SocketAddr>` in handlers, put axum's `tap_io` around
+/// it: `Listener::new(tcp).tap_io(|_| ())` has that connect info.
 #[derive(Debug)]
 pub struct Listener<L = TcpListener> {
     inner: L,
 }
 
-/// A listener for `axum::serve` behind an engine: its connections are those whose request is no subscription, or one that
-/// the admission leaves to axum. The engine owns the port, and most subscribers never reach axum.
+/// A listener for `axum::serve` behind an engine: its connections are those whose request is no subscription,
+/// or one that the admission leaves to axum. The engine owns the port, and most subscribers never reach axum.
 ///
 /// ```no_run
 /// # async fn serve(app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
@@ -47,16 +47,16 @@ pub struct Listener<L = TcpListener> {
 /// # Ok(()) }
 /// ```
 ///
-/// When the engine has stopped, no connection comes any more, and `accept` waits for ever: end the server with
-/// `with_graceful_shutdown`.
+/// When the engine has stopped, no connection comes any more, and `accept` waits for ever: end the server
+/// with `with_graceful_shutdown`.
 #[derive(Debug)]
 pub struct HandOverListener {
     sockets: mpsc::Receiver<HandedOver>,
     address: SocketAddr,
 }
 
-/// Sockets that wait for `accept`. Behind them is the queue of the engine's channel; where that is full, too, a shard
-/// answers 503.
+/// Sockets that wait for `accept`. Behind them is the queue of the engine's channel; where that is full, too,
+/// a shard answers 503.
 const WAITING: usize = 64;
 
 /// How often the thread that receives the sockets looks whether the listener is still there.
@@ -71,7 +71,8 @@ pub type WithConnection = IntoMakeServiceWithConnectInfo<Router, Connection>;
 /// The application as one connection has it.
 pub type RouterOfConnection = AddExtension<Router, ConnectInfo<Connection>>;
 
-/// Serves an application over a listener of tokio: `axum::serve` with a [`Listener`] and the connect info [`Connection`].
+/// Serves an application over a listener of tokio: `axum::serve` with a [`Listener`] and the connect info
+/// [`Connection`].
 ///
 /// ```no_run
 /// # async fn serve(app: axum::Router) -> std::io::Result<()> {
@@ -111,12 +112,12 @@ where
 }
 
 impl HandOverListener {
-    /// Takes the sockets that the engine hands over. A thread receives them; it ends with the engine, and within a second
-    /// where this listener is dropped before.
+    /// Takes the sockets that the engine hands over. A thread receives them; it ends with the engine, and
+    /// within a second where this listener is dropped before.
     ///
     /// # Errors
-    /// [`fanfare::Builder::hand_over`] was not set, or somebody else has taken them (`NotFound`); the engine has no address
-    /// (`AddrNotAvailable`); the system refuses a thread.
+    /// [`fanfare::Builder::hand_over`] was not set, or somebody else has taken them (`NotFound`); the engine
+    /// has no address (`AddrNotAvailable`); the system refuses a thread.
     pub fn new(engine: &mut Engine) -> io::Result<HandOverListener> {
         let Some(&address) = engine.addresses().first() else {
             return Err(io::Error::new(

@@ -15,8 +15,8 @@ use crate::problem;
 use crate::socket::{Kind, Socket};
 use crate::takeover::{HubHandle, MarkedHead, Promised};
 
-/// How often a busy engine is asked before the subscriber is refused, and the time in between: a mailbox is full for as
-/// long as a large sweep takes.
+/// How often a busy engine is asked before the subscriber is refused, and the time in between: a mailbox is
+/// full for as long as a large sweep takes.
 const ATTEMPTS: usize = 50;
 const INTERVAL: Duration = Duration::from_millis(20);
 
@@ -140,8 +140,8 @@ fn answer(status: StatusCode, detail: &str, fields: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sends an answer, and throws away what the client still sends, so that the close does not reset the connection under the
-/// answer (RFC 9112, section 9.6). A client that has left needs no answer.
+/// Sends an answer, and throws away what the client still sends, so that the close does not reset the
+/// connection under the answer (RFC 9112, section 9.6). A client that has left needs no answer.
 async fn send(mut socket: Socket, answer: &[u8]) {
     let exchange = async {
         if socket.write_all(answer).await.is_err() || socket.shutdown().await.is_err() {

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A socket of tokio that the engine can take over: `TcpStream` and `UnixStream`. Others (TLS, say) have bytes of their own
-/// between the socket and the stream.
+/// A socket of tokio that the engine can take over: `TcpStream` and `UnixStream`. Others (TLS, say) have
+/// bytes of their own between the socket and the stream.
 pub trait Takeable: sealed::Takeable {}
 
 impl<T: sealed::Takeable> Takeable for T {}

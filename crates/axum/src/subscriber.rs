@@ -21,14 +21,19 @@ use crate::takeover::{self, HubHandle, MARK, Promised};
 
 /// A request whose connection can become a stream: the extractor of a handler that subscribes.
 ///
-/// It takes a GET over HTTP/1.0 or 1.1 that came through a [`crate::Listener`], a [`crate::HandOverListener`] or an
-/// [`crate::Io`], and refuses everything else with a reason. A handler that has it may still answer something else.
+/// It takes a GET over HTTP/1.0 or 1.1 that came through a [`crate::Listener`], a [`crate::HandOverListener`]
+/// or an [`crate::Io`], and refuses everything else with a reason. A handler that has it may still answer
+/// something else.
 ///
 /// ```
 /// # use axum::extract::{Path, State};
 /// # use fanfare::{Hub, Topic};
 /// # use fanfare_axum::{Error, Subscriber, Subscription};
-/// async fn events(State(hub): State<Hub>, Path(room): Path<String>, sub: Subscriber) -> Result<Subscription, Error> {
+/// async fn events(
+///     State(hub): State<Hub>,
+///     Path(room): Path<String>,
+///     sub: Subscriber,
+/// ) -> Result<Subscription, Error> {
 ///     Ok(sub.to([Topic::new(format!("room/{room}"))?]).subscribe(&hub))
 /// }
 /// ```
@@ -50,8 +55,8 @@ pub struct NewSubscription {
 
 /// The answer to a [`Subscriber`]: a stream that the engine writes.
 ///
-/// Layers see its head as that of any other response, and what they add to it arrives. Its body has no bytes: when the
-/// head is written, the engine takes the socket over and writes the events.
+/// Layers see its head as that of any other response, and what they add to it arrives. Its body has no bytes:
+/// when the head is written, the engine takes the socket over and writes the events.
 #[must_use = "the handler has to return it"]
 pub struct Subscription {
     hub: Hub,
@@ -68,7 +73,8 @@ pub enum SubscriberRejection {
     Version,
     /// The request has a body: 400.
     Body,
-    /// The request did not come over a connection that the engine can take over: 500, and an error in the log.
+    /// The request did not come over a connection that the engine can take over: 500, and an error in the
+    /// log.
     Connection,
 }
 
@@ -103,8 +109,8 @@ impl Subscriber {
     }
 
     /// A subscription to these topics, which goes on behind the last event that the client has: the header
-    /// `Last-Event-ID`, or `last_event_id` and its variants in the query. A client without one gets what is published from
-    /// now on.
+    /// `Last-Event-ID`, or `last_event_id` and its variants in the query. A client without one gets what is
+    /// published from now on.
     pub fn to(&self, topics: impl IntoIterator<Item = Topic>) -> NewSubscription {
         let header = self.last_event_id.as_ref().map(HeaderValue::as_bytes);
         let id = SubscribeQuery::resume_from(header, self.uri.query());
@@ -115,9 +121,9 @@ impl Subscriber {
         }
     }
 
-    /// A subscription to the topics that the query names, as on the server's own `GET /events?topic=a&topic=b`, at most
-    /// `max_topics`, with the parameters `gap`, `checkpoint` and `heartbeat`. The handler decides what the client may read:
-    /// look at [`Subscriber::topics`] first.
+    /// A subscription to the topics that the query names, as on the server's own `GET
+    /// /events?topic=a&topic=b`, at most `max_topics`, with the parameters `gap`, `checkpoint` and
+    /// `heartbeat`. The handler decides what the client may read: look at [`Subscriber::topics`] first.
     ///
     /// # Errors
     /// No topic, an invalid one, or too many; a parameter with a value that it does not have.
@@ -164,13 +170,14 @@ fn has_body(headers: &HeaderMap) -> bool {
 }
 
 impl NewSubscription {
-    /// Resumes behind this event instead of the client's last one: the text of a `Last-Event-ID`, or `earliest` for all
-    /// that is retained.
+    /// Resumes behind this event instead of the client's last one: the text of a `Last-Event-ID`, or
+    /// `earliest` for all that is retained.
     pub fn resume(self, id: impl Into<String>) -> NewSubscription {
         self.with(|subscribe| subscribe.resume(id))
     }
 
-    /// A client that has no event yet begins with everything that is retained, instead of what is published from now on.
+    /// A client that has no event yet begins with everything that is retained, instead of what is published
+    /// from now on.
     pub fn from_earliest(self) -> NewSubscription {
         if self.resumes { self } else { self.resume("earliest") }
     }
@@ -279,9 +286,9 @@ impl fmt::Display for SubscriberRejection {
             SubscriberRejection::Version => "subscribe over HTTP/1.1",
             SubscriberRejection::Body => "a request that subscribes has no body",
             SubscriberRejection::Connection => {
-                "the request did not come over a connection that the engine can take over; serve the application with \
-                 fanfare_axum::Listener, and with the connect info fanfare_axum::Connection where a layer runs \
-                 handlers in tasks of their own"
+                "the request did not come over a connection that the engine can take over; serve the \
+                 application with fanfare_axum::Listener, and with the connect info fanfare_axum::Connection \
+                 where a layer runs handlers in tasks of their own"
             }
         })
     }

@@ -1,9 +1,10 @@
 //! How a response finds the connection that it is written to.
 //!
-//! A subscription's response has a mark in its head: a field with a random key that is used once. Layers pass it on as
-//! they pass on every field that they do not know. The connection on which hyper writes the head with the mark is the one
-//! whose socket the engine takes over, so no stream can go to a wrong client, whatever runs between the handler and the
-//! connection. Clients never see the mark, and do not know the keys.
+//! A subscription's response has a mark in its head: a field with a random key that is used once. Layers pass
+//! it on as they pass on every field that they do not know. The connection on which hyper writes the head
+//! with the mark is the one whose socket the engine takes over, so no stream can go to a wrong client,
+//! whatever runs between the handler and the connection. Clients never see the mark, and do not know the
+//! keys.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -130,8 +131,8 @@ impl Responses {
     }
 }
 
-/// Whether these bytes, which do not begin with a head, have the mark of a response that is under way in them. Then hyper
-/// has joined the head with earlier bytes, and nobody could say where it begins.
+/// Whether these bytes, which do not begin with a head, have the mark of a response that is under way in
+/// them. Then hyper has joined the head with earlier bytes, and nobody could say where it begins.
 pub(crate) fn is_joined(written: &[u8]) -> bool {
     UNDER_WAY.load(Ordering::Relaxed) > 0
         && RESPONSES.marks(written).any(|(key, _)| RESPONSES.lock().contains_key(&key))
@@ -181,8 +182,8 @@ impl<'b> MarkedHead<'b> {
             || self.fields().any(|line| name_is(line, "connection") && closes(line))
     }
 
-    /// The head of the stream. What it says about the connection was for hyper: the engine keeps it open for as long as
-    /// there are events, and a stream without chunks ends with it.
+    /// The head of the stream. What it says about the connection was for hyper: the engine keeps it open for
+    /// as long as there are events, and a stream without chunks ends with it.
     pub(crate) fn for_stream(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.head.len());
         bytes.extend_from_slice(self.status_line());
@@ -194,8 +195,8 @@ impl<'b> MarkedHead<'b> {
         bytes
     }
 
-    /// The fields that an answer of another kind keeps, which is what layers have added: cookies, and what a page needs to
-    /// be allowed to read the answer.
+    /// The fields that an answer of another kind keeps, which is what layers have added: cookies, and what a
+    /// page needs to be allowed to read the answer.
     pub(crate) fn for_answer(&self) -> Vec<u8> {
         const OF_A_STREAM: [&str; 8] = [
             "cache-control",

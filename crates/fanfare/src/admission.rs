@@ -148,14 +148,15 @@ impl Subscribe {
         Ok(self)
     }
 
-    /// A head that another HTTP server has written, from its status line to its empty line: it is sent in place of the
-    /// engine's own, so that what that server's middleware has added arrives. `Fanfare-Gap` and the fields of
-    /// [`Subscribe::header`] are added behind its own.
+    /// A head that another HTTP server has written, from its status line to its empty line. It is sent in place
+    /// of the engine's own, so that what the middleware of that server has added arrives. `Fanfare-Gap` and the
+    /// fields of [`Subscribe::header`] are added behind its fields.
     ///
     /// # Errors
-    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200, it has a
-    /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`, or it is longer than
-    /// 16 KiB. Whether it says `chunked` has to agree with the wire format: [`crate::Hub::adopt`] checks that.
+    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it has a
+    /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`; or it is longer
+    /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
+    /// checks.
     pub fn response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
         self.written_head = Some(WrittenHead::parse(bytes.into())?);
         Ok(self)

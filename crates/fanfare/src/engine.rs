@@ -352,10 +352,12 @@ impl Engine {
         self.drain(window)
     }
 
-    /// Does what [`Engine::stop`] does, for tasks: no thread of the executor waits. The drain begins with this call, and
-    /// the future is ready when all streams have ended. It may be dropped; the engine stops all the same.
+    /// Does what [`Engine::stop`] does, for tasks: no thread of the executor waits. The drain begins with this
+    /// call, and the future is ready when all streams have ended. It may be dropped; the engine stops all the
+    /// same.
     ///
-    /// A thread is started that waits for the shards. Where the system refuses that thread, this call itself waits.
+    /// This starts a thread that waits for the shards. Where the system refuses that thread, the call itself
+    /// waits.
     ///
     /// # Errors
     /// [`StopError`]: a shard has panicked, or the calling thread is a shard.

@@ -11,10 +11,10 @@ use httpdate::HttpDate;
 
 use crate::admission::{Answer, Refusal, Subscribe};
 
-/// Appends the head of a stream: the one that another server has written, or the engine's own. `Content-Type` is bare because some clients compare it for equality;
-/// `no-transform` and `X-Accel-Buffering` keep proxies from holding events back. "An origin server with a clock MUST
-/// generate a Date header field in all 2xx (Successful), 3xx (Redirection), and 4xx (Client Error) responses"
-/// (RFC 9110, section 6.6.1).
+/// Appends the head of a stream: the one that another server has written, or the engine's own. `Content-Type` is
+/// bare because some clients compare it for equality; `no-transform` and `X-Accel-Buffering` keep proxies from
+/// holding events back. "An origin server with a clock MUST generate a Date header field in all 2xx (Successful),
+/// 3xx (Redirection), and 4xx (Client Error) responses" (RFC 9110, section 6.6.1).
 pub(crate) fn stream_head(
     subscribe: &Subscribe,
     encoding: Encoding,

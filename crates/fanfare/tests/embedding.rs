@@ -61,7 +61,8 @@ fn a_stream_begins_with_the_head_of_another_server() {
     assert_eq!(head(&mut client), format!("{HEAD}Fanfare-Gap: true\r\nX-Own: 1\r\n\r\n"));
 }
 
-/// A body in chunks behind a head that announces none, or the other way round, would be no stream for the client.
+/// A body in chunks behind a head that announces none, or the other way round, would be no stream for the
+/// client.
 #[test]
 fn a_head_has_to_announce_the_wire_format() {
     let engine = engine();

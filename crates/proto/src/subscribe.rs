@@ -87,9 +87,9 @@ impl SubscribeQuery {
         Ok(SubscribeQuery { topics, resume, gap_events, checkpoint, heartbeat })
     }
 
-    /// Only where to resume, for servers that choose the topics themselves: the value of the header `Last-Event-ID`,
-    /// and the query behind the `?`. It is read as [`SubscribeQuery::from_head`] reads it; everything else in the
-    /// query is ignored.
+    /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of the
+    /// header `Last-Event-ID`, and the query behind the `?`. They are read as [`SubscribeQuery::from_head`] reads
+    /// them; everything else in the query is ignored.
     pub fn resume_from(last_event_id: Option<&[u8]>, query: Option<&str>) -> Option<String> {
         let mut query_id = QueryId::default();
         for (name, value) in form_fields(query.unwrap_or("").as_bytes()) {

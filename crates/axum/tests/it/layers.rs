@@ -85,7 +85,8 @@ async fn what_layers_add_to_the_head_arrives() {
     );
 }
 
-/// A layer that changes the body would break the stream: the client gets a whole 500 instead, and the log the reason.
+/// A layer that changes the body would break the stream: the client gets a whole 500 instead, and the log the
+/// reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_a_layer_has_changed_is_an_error() {
     let engine = engine();
@@ -161,8 +162,8 @@ async fn a_response_that_a_layer_has_replaced_is_an_ordinary_one() {
     assert_eq!(engine.hub().counts().connections, 0);
 }
 
-/// A layer that waits for the whole body of a stream would wait for ever, as it does with axum's own `Sse`. Here it fails
-/// after a while.
+/// A layer that waits for the whole body of a stream would wait for ever, as it does with axum's own `Sse`.
+/// Here it fails after a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_collects_the_body_fails() {
     async fn collect(response: Response) -> Response {

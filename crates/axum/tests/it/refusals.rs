@@ -96,8 +96,8 @@ async fn a_connection_of_another_listener_is_refused() {
     assert_eq!(Subscriber::from_parts(&parts).await.unwrap_err(), SubscriberRejection::Connection);
 }
 
-/// A mailbox that takes no socket, and an engine that has stopped: the client gets a whole answer, with what layers have
-/// added to it, behind which the connection ends.
+/// A mailbox that takes no socket, and an engine that has stopped: the client gets a whole answer, with what
+/// layers have added to it, behind which the connection ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_that_the_engine_does_not_take_is_told() {
     let limits = Limits { mailbox_events: 0, mailbox_others: 0, ..Limits::default() };

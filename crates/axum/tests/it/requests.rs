@@ -82,9 +82,9 @@ async fn the_third_request_of_a_connection_subscribes() {
     events.wait_for(1).await;
 }
 
-/// A handler answers before it has the whole body, and the client does not read the answer. When hyper has the rest of the
-/// body, it goes on with the next request, and would write the head of the stream behind the rest of the answer, in one
-/// piece.
+/// A handler answers before it has the whole body, and the client does not read the answer. When hyper has
+/// the rest of the body, it goes on with the next request, and would write the head of the stream behind the
+/// rest of the answer, in one piece.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_for_the_answer_before_it() {
     let engine = engine();

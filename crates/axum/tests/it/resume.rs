@@ -50,8 +50,8 @@ async fn a_client_that_comes_back_misses_nothing_and_sees_nothing_twice() {
     }
 }
 
-/// What an `EventSource` does: it reads until the connection ends, waits for the time of `retry`, and comes back with its
-/// last id. The server is another one by then, which goes on with the numbers of the first.
+/// What an `EventSource` does: it reads until the connection ends, waits for the time of `retry`, and comes
+/// back with its last id. The server is another one by then, which goes on with the numbers of the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_resumes_after_a_restart() {
     let first = engine();
