@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{Backend, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
+use fanfare::{Backend, DescriptorTables, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
 use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
 
@@ -37,7 +37,8 @@ impl Measured {
     pub fn start(backend: Backend, limits: Limits) -> Outcome<Measured> {
         let before = machine::threads_named("fanfare-shard");
         let engine = Engine::builder().shards(1).pin(true).raise_descriptor_limit(true);
-        let engine = engine.backend(backend).limits(limits).start()?;
+        let engine =
+            engine.descriptor_tables(DescriptorTables::Auto).backend(backend).limits(limits).start()?;
         let mut threads = machine::threads_named("fanfare-shard");
         threads.retain(|thread| !before.contains(thread));
         let &[thread] = threads.as_slice() else { return Err("the shard's thread is not found".into()) };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use std::{env, io};
 
 use clap::{Parser, ValueEnum};
-use fanfare::{Backend, Engine, Hub, Limits};
+use fanfare::{Backend, DescriptorTables, Engine, Hub, Limits};
 use fanfare_bench::client::{Discard, Plan, Reader};
 use fanfare_bench::engine::patiently;
 use fanfare_bench::{Outcome, finish, machine};
@@ -111,6 +111,7 @@ fn run_engine(options: &Options) -> Outcome<()> {
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)))
         .shards(shards)
         .backend(backend)
+        .descriptor_tables(DescriptorTables::Auto)
         .limits(limits)
         .start()?;
     let hub = engine.hub();

@@ -180,7 +180,7 @@ fn sweep(bench: &mut Bench) -> Outcome<()> {
         let key = delivery.reserve();
         let opened = delivery.open(subscription, None, &mut log);
         let options = StreamOptions::default();
-        let new = NewStream { link: key, socket: member as i32, options, unsent: None };
+        let new = NewStream { link: key, socket: member as i32, options, lifetime: None, unsent: None };
         delivery.begin(opened, new, Duration::ZERO, &mut log);
     }
     let (now, mut seq, data) = (Duration::ZERO, 0, "x".repeat(200));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::response::{IntoResponse, Response};
-use fanfare::{Interrupted, InvalidEvent, NotPublished, PublishError, SubscribeError};
+use fanfare::{Interrupted, InvalidEvent, InvalidSubject, NotPublished, PublishError, SubscribeError};
 use http::StatusCode;
 
 use crate::problem;
@@ -28,6 +28,8 @@ pub enum Error {
     Publish(PublishError),
     /// A topic, an id or an event's type is not a valid one: 400.
     Event(InvalidEvent),
+    /// A subject or a member's name is too long: 400.
+    Subject(InvalidSubject),
     /// The query of a subscriber is wrong: 400.
     Subscribe(SubscribeError),
 }
@@ -45,6 +47,7 @@ impl Error {
             Error::Publish(PublishError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Error::Publish(PublishError::ReservedId { .. } | PublishError::Empty)
             | Error::Event(_)
+            | Error::Subject(_)
             | Error::Subscribe(_) => StatusCode::BAD_REQUEST,
         }
     }
@@ -66,6 +69,7 @@ impl fmt::Display for Error {
         match self {
             Error::Publish(error) => error.fmt(f),
             Error::Event(error) => error.fmt(f),
+            Error::Subject(error) => error.fmt(f),
             Error::Subscribe(error) => error.fmt(f),
         }
     }
@@ -76,6 +80,7 @@ impl std::error::Error for Error {
         match self {
             Error::Publish(error) => Some(error),
             Error::Event(error) => Some(error),
+            Error::Subject(error) => Some(error),
             Error::Subscribe(error) => Some(error),
         }
     }
@@ -102,6 +107,12 @@ impl From<Interrupted> for Error {
 impl From<InvalidEvent> for Error {
     fn from(error: InvalidEvent) -> Error {
         Error::Event(error)
+    }
+}
+
+impl From<InvalidSubject> for Error {
+    fn from(error: InvalidSubject) -> Error {
+        Error::Subject(error)
     }
 }
 

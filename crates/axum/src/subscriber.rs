@@ -9,7 +9,8 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use fanfare::{
-    Checkpoint, EventType, HeadError, Hub, RequestHead, Subscribe, SubscribeError, SubscribeQuery, Topic,
+    Checkpoint, EventType, HeadError, Hub, InvalidSubject, RequestHead, Subscribe, SubscribeError,
+    SubscribeQuery, Topic,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
@@ -128,7 +129,7 @@ impl Subscriber {
     /// # Errors
     /// No topic, an invalid one, or too many; a parameter with a value that it does not have.
     pub fn to_requested(&self, max_topics: usize) -> Result<NewSubscription, SubscribeError> {
-        let subscribe = self.with_head(|head| Subscribe::from_request(head, max_topics))??;
+        let subscribe = self.with_head(|head| Subscribe::from_head(head, max_topics))??;
         Ok(NewSubscription { subscribe, ..self.to([]) })
     }
 
@@ -212,10 +213,44 @@ impl NewSubscription {
         self.with(|subscribe| subscribe.greeting(kind, data))
     }
 
+    /// [`Subscribe::with_member`]: while the connection lives, this name is among the members of the topic.
+    ///
+    /// # Errors
+    /// [`InvalidSubject`]: the name is too long.
+    pub fn member(self, topic: &Topic, name: impl Into<Arc<str>>) -> Result<NewSubscription, InvalidSubject> {
+        self.try_with(|subscribe| subscribe.with_member(topic, name))
+    }
+
+    /// [`Subscribe::with_announcements`]: the members that were named before are announced when they join and when
+    /// they leave, by events of these types.
+    pub fn announce(self, join: EventType, leave: EventType) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_announcements(join, leave))
+    }
+
+    /// [`Subscribe::with_subject`]: who the subscriber is, for [`Hub::disconnect_subject`] and the life cycle.
+    ///
+    /// # Errors
+    /// [`InvalidSubject`]: the text is too long.
+    pub fn subject(self, subject: impl Into<Arc<str>>) -> Result<NewSubscription, InvalidSubject> {
+        self.try_with(|subscribe| subscribe.with_subject(subject))
+    }
+
+    /// [`Subscribe::with_lifetime`]: the stream ends within this time.
+    pub fn lifetime(self, lifetime: Duration) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_lifetime(lifetime))
+    }
+
     /// Everything else that a [`Subscribe`] can be told. Fields of the response belong into the response:
     /// `([("x-name", "value")], subscription)`.
     pub fn with(self, change: impl FnOnce(Subscribe) -> Subscribe) -> NewSubscription {
         NewSubscription { subscribe: change(self.subscribe), ..self }
+    }
+
+    fn try_with<E>(
+        self,
+        change: impl FnOnce(Subscribe) -> Result<Subscribe, E>,
+    ) -> Result<NewSubscription, E> {
+        Ok(NewSubscription { subscribe: change(self.subscribe)?, ..self })
     }
 
     /// The answer: a stream of this engine's.
@@ -225,6 +260,11 @@ impl NewSubscription {
 }
 
 impl Subscription {
+    /// What the engine is asked for: for tests of a handler.
+    pub fn request(&self) -> &Subscribe {
+        &self.subscribe
+    }
+
     /// The answer for services without axum. hyper has to write it to the [`crate::Io`] of its request.
     pub fn into_http(self) -> http::Response<SubscriptionBody> {
         let progress = Arc::<Progress>::default();

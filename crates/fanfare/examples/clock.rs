@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fanfare::{
-    Decision, Engine, Event, EventType, NotPublished, PublishError, Refusal, RequestHead, Subscribe, Topic,
+    Decision, Engine, Event, EventType, NotPublished, PublishError, Refusal, Request, Subscribe, Topic,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wrong_method = Refusal::new(405, "use GET").header("Allow", "GET")?;
     let engine = Engine::builder()
         .listen("127.0.0.1:8844".parse()?)
-        .admission(move |request: &RequestHead<'_>| match (request.method(), request.path()) {
+        .admission(move |request: &Request<'_>| match (request.method(), request.path()) {
             ("GET", "/stream") => Decision::Subscribe(subscribe.clone().greeting(Some(&greeting), &date())),
             (_, "/stream") => Decision::Refuse(wrong_method.clone()),
             _ => Decision::Refuse(Refusal::new(404, "the clock is at /stream")),

@@ -61,6 +61,8 @@ counts! {
     connections,
     /// Requests now whose head is not complete, or whose refusal is still being read.
     pending,
+    /// Requests now whose admission has not decided yet.
+    undecided,
     /// Laggards now: their socket is full, or they still replay.
     laggards,
     /// Distinct subscriptions now.
@@ -79,6 +81,9 @@ counts! {
     answered,
     /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.
     admission_panics,
+    /// Requests answered 503 because the decision about them did not come within [`crate::Limits::decision_time`]; also counted
+    /// as refused.
+    decisions_timed_out,
     /// Sockets handed to the control plane.
     handed_over,
     /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is

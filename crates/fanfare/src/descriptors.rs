@@ -84,7 +84,7 @@ impl Budget {
     }
 
     /// Fits the limits that depend on descriptors to this many shards. Incomplete heads get a quarter of a table at
-    /// most, so that slow heads alone do not fill it.
+    /// most, and undecided requests another, so that slow heads alone do not fill it, nor a slow admission.
     ///
     /// # Errors
     /// A text for people: so many shards do not fit.
@@ -96,6 +96,7 @@ impl Budget {
         Ok(Limits {
             connections: limits.connections.min(self.connections(shards)),
             pending: limits.pending.min((self.limit / 4 / sharing).max(1)),
+            undecided: limits.undecided.min((self.limit / 4 / sharing).max(1)),
             ..limits
         })
     }

@@ -17,13 +17,15 @@ use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
 use fanfare_io::{affinity, sockets, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::head::{HeadLimits, RequestHead};
+use fanfare_proto::head::HeadLimits;
 use fanfare_proto::limits::Limits;
 
-use crate::admission::{Admission, Decision, Refusal, Subscribe};
+use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::counts::SharedCounts;
 use crate::descriptors::{Budget, DescriptorLimit};
-use crate::hub::{Common, Hub, ShardHandle};
+use crate::hub::{Common, Hub, PublishError, ShardHandle};
+use crate::life_cycle::{LifeCycle, LifeCycleQueue};
+use crate::presence::Presence;
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
 use crate::shared_log::log_of;
@@ -43,9 +45,23 @@ pub struct Builder {
     limits: Limits,
     socket_options: SocketOptions,
     admission: Option<Arc<dyn Admission>>,
+    admission_runs: AdmissionRuns,
     hand_over: bool,
     begin_after: Option<Cursor>,
+    life_cycle: Option<usize>,
+    presence_linger: Duration,
 }
+
+/// Where an engine calls its admission.
+#[derive(Clone, Copy)]
+enum AdmissionRuns {
+    OnShards,
+    /// On this many threads.
+    OnThreads(usize),
+}
+
+/// Threads for admissions, unless the builder is told another number.
+const ADMISSION_THREADS: usize = 4;
 
 /// A running engine. Dropped, it stops at once; [`Engine::stop`] drains.
 pub struct Engine {
@@ -56,8 +72,20 @@ pub struct Engine {
     tables: ResolvedTables,
     descriptor_limit: DescriptorLimit,
     hand_over: Option<HandOver>,
+    life_cycle: Option<LifeCycle>,
+    announcer: Announcer,
+    _admission_threads: AdmissionThreadsEnd,
     /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
     _admission: Arc<dyn Admission>,
+}
+
+/// The threads of admissions, which end when this is dropped. They are not waited for: an admission may never return.
+struct AdmissionThreadsEnd(Option<Arc<AdmissionThreads>>);
+
+/// The thread that publishes what there is to tell of members.
+struct Announcer {
+    presence: Arc<Presence>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Sockets whose requests are not subscriptions, for another server in the same process.
@@ -100,8 +128,10 @@ impl Builder {
     }
 
     /// Whether each shard has a private descriptor table, so that `RLIMIT_NOFILE` counts per shard and connect
-    /// storms meet no shared lock. The default takes private tables where the kernel allows it:
+    /// storms meet no shared lock. The default is [`DescriptorTables::Shared`]. With [`DescriptorTables::Auto`],
     /// [`Engine::descriptor_tables`] tells which were taken.
+    ///
+    /// An admission that was given by [`Builder::admission`] does not notice; one that runs on the shards does.
     pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Builder {
         self.descriptor_tables = tables;
         self
@@ -133,9 +163,36 @@ impl Builder {
         self
     }
 
-    /// Who may subscribe. The default takes `GET /events?topic=NAME` from everyone.
+    /// Who may subscribe, decided on threads of the engine's: see [`Admission`]. The default takes
+    /// `GET /events?topic=NAME` from everyone.
     pub fn admission(mut self, admission: impl Admission) -> Builder {
         self.admission = Some(Arc::new(admission));
+        if let AdmissionRuns::OnShards = self.admission_runs {
+            self.admission_runs = AdmissionRuns::OnThreads(ADMISSION_THREADS);
+        }
+        self
+    }
+
+    /// How many threads call the admission, at least one. The default is 4.
+    pub fn admission_threads(mut self, count: usize) -> Builder {
+        self.admission_runs = AdmissionRuns::OnThreads(count.max(1));
+        self
+    }
+
+    /// Who may subscribe, decided on the thread of the shard that received the request, between two sends. It saves the
+    /// way to another thread, some 10 us of CPU for each connect. While it runs, the streams of its shard wait, so it must not
+    /// block. It may publish to its own engine's hub, to no other's. Calls that would wait for a shard refuse there:
+    /// [`crate::Hub::publish_wait`], [`crate::Hub::publish_async`], [`crate::Hub::topic`], [`crate::Hub::topics_page`],
+    /// [`HandOver::receive`]; [`Engine::stop`] begins the end and does not wait for it.
+    ///
+    /// # Safety
+    /// Where the engine takes private descriptor tables ([`Builder::descriptor_tables`]), the admission uses and closes no
+    /// descriptor that it did not open itself in the same call, apart from 0, 1 and 2. The descriptors of other threads
+    /// are not there, and their numbers may be those of subscribers: a logger that has a file writes into the stream of one, and
+    /// so does the wake-up of a channel or a runtime. To drop the owner of a descriptor is to close it.
+    pub unsafe fn admission_on_shards(mut self, admission: impl Admission) -> Builder {
+        self.admission = Some(Arc::new(admission));
+        self.admission_runs = AdmissionRuns::OnShards;
         self
     }
 
@@ -157,6 +214,20 @@ impl Builder {
     /// subscriber has seen: two events would bear one id.
     pub fn begin_after(mut self, position: Cursor) -> Builder {
         self.begin_after = Some(position);
+        self
+    }
+
+    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this many events; what finds
+    /// no room is counted. The default is no: then nothing is kept of a connection that has neither a subject nor data.
+    pub fn life_cycle(mut self, events: usize) -> Builder {
+        self.life_cycle = Some(events);
+        self
+    }
+
+    /// How long a member of a topic ([`Subscribe::with_member`]) stays one after its last connection has ended. The default is
+    /// five seconds: a page that is loaded anew neither leaves nor joins.
+    pub fn presence_linger(mut self, linger: Duration) -> Builder {
+        self.presence_linger = linger;
         self
     }
 
@@ -192,11 +263,27 @@ impl Builder {
         let limits = budget
             .share_out(within_bounds_of_engine(self.limits), count)
             .map_err(|text| StartError::new(&format!("start {count} shards"), io::Error::other(text)))?;
+        let is_default = self.admission.is_none();
         let admission = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
-            Arc::new(move |request: &RequestHead<'_>| subscribe_at_events(request, max_topics))
+            Arc::new(move |request: &Request<'_>| subscribe_at_events(request, max_topics))
         });
+        let admissions = match self.admission_runs {
+            // The default one uses no descriptor.
+            AdmissionRuns::OnThreads(threads) if !is_default => {
+                let waiting = limits.undecided.saturating_mul(count);
+                let threads = AdmissionThreads::start(threads, waiting, limits.head, &admission);
+                Admissions::OnThreads(
+                    threads.map_err(|cause| StartError::new("start a thread for admissions", cause))?,
+                )
+            }
+            _ => Admissions::OnShards(Arc::clone(&admission)),
+        };
 
+        let admission_threads = AdmissionThreadsEnd(match &admissions {
+            Admissions::OnThreads(threads) => Some(Arc::clone(threads)),
+            Admissions::OnShards(_) => None,
+        });
         let mut listeners: Vec<Vec<OwnedFd>> = (0..count).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         for address in &self.listen {
@@ -213,6 +300,8 @@ impl Builder {
         let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
 
+        let presence = Arc::new(Presence::new(self.presence_linger));
+        let life_cycle = self.life_cycle.map(|capacity| LifeCycleQueue::new(capacity, count));
         let clock = Clock::start();
         let random = RandomState::new();
         let epoch =
@@ -243,8 +332,10 @@ impl Builder {
                     adopted,
                     hand_over,
                     counts,
-                    admission: Arc::clone(&admission),
+                    admission: admissions.clone(),
                     congestion: common.congestion(),
+                    presence: Arc::clone(&presence),
+                    life_cycle: life_cycle.clone(),
                     log,
                 },
                 limits: Limits { laggard_bytes: limits.laggard_bytes_of_one(count), ..limits.clone() },
@@ -258,15 +349,19 @@ impl Builder {
         drop(hand_over_to);
 
         let mut engine = Engine {
-            hub: Hub::new(common, clock, limits, self.socket_options, handles),
+            hub: Hub::new(common, clock, limits, self.socket_options, handles, Arc::clone(&presence)),
             shards: Vec::new(),
             addresses,
             backend,
             tables,
             descriptor_limit,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
+            life_cycle: life_cycle.map(LifeCycle::new),
+            announcer: Announcer { presence, thread: None },
+            _admission_threads: admission_threads,
             _admission: admission,
         };
+        engine.announcer.start(engine.hub()).map_err(|cause| StartError::new("start a thread", cause))?;
         // One after the other: a table that parts while another shard opens its files would copy them.
         for (index, plan) in plans.into_iter().enumerate() {
             let thread = match engine.backend.backend {
@@ -286,14 +381,17 @@ impl Engine {
             listen: Vec::new(),
             shards: None,
             pin: false,
-            descriptor_tables: DescriptorTables::Auto,
+            descriptor_tables: DescriptorTables::Shared,
             raise_descriptor_limit: false,
             backend: Backend::Auto,
             limits: Limits::default(),
             socket_options: SocketOptions::default(),
             admission: None,
+            admission_runs: AdmissionRuns::OnShards,
             hand_over: false,
             begin_after: None,
+            life_cycle: None,
+            presence_linger: Duration::from_secs(5),
         }
     }
 
@@ -334,6 +432,11 @@ impl Engine {
         self.hand_over.take()
     }
 
+    /// Takes the reader's end of the queue of life-cycle events, if [`Builder::life_cycle`] was set.
+    pub fn life_cycle(&mut self) -> Option<LifeCycle> {
+        self.life_cycle.take()
+    }
+
     /// Whether every shard still runs. One that does not has panicked: its connections are gone, and the
     /// hub refuses to publish.
     pub fn is_running(&self) -> bool {
@@ -372,6 +475,7 @@ impl Engine {
     fn drain(&mut self, window: Duration) -> thread::Result<()> {
         self.hub.drain(window);
         if shard_thread::is_current() {
+            self.announcer.end();
             self.shards.clear();
             if table::is_private() {
                 // Their descriptors' numbers are other descriptors here, so they are not closed.
@@ -385,8 +489,50 @@ impl Engine {
     fn join(&mut self) -> thread::Result<()> {
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
+        self.announcer.end();
         self.hub.end();
         ends.into_iter().collect()
+    }
+}
+
+/// How long an announcement waits for room before it tries again.
+const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Announcer {
+    fn start(&mut self, hub: Hub) -> io::Result<()> {
+        let presence = Arc::clone(&self.presence);
+        let run = move || {
+            while let Some(mut events) = presence.next_announcements(|| hub.now()) {
+                while !events.is_empty() {
+                    match hub.publish_wait(&mut events, ANNOUNCEMENT_PATIENCE).map_err(|error| error.error) {
+                        Ok(_) | Err(PublishError::Busy) => {}
+                        // A name that is longer than an event may be, or the end of the engine.
+                        Err(_) => break,
+                    }
+                }
+            }
+        };
+        self.thread = Some(thread::Builder::new().name("fanfare-presence".to_owned()).spawn(run)?);
+        Ok(())
+    }
+
+    /// Ends the thread, and waits for it where that is possible.
+    fn end(&mut self) {
+        self.presence.end();
+        if !shard_thread::is_current()
+            && let Some(thread) = self.thread.take()
+        {
+            // A panic has been reported on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for AdmissionThreadsEnd {
+    fn drop(&mut self) {
+        if let Some(threads) = &self.0 {
+            threads.end();
+        }
     }
 }
 
@@ -433,7 +579,7 @@ fn within_bounds_of_engine(limits: Limits) -> Limits {
 }
 
 /// The default admission.
-fn subscribe_at_events(request: &RequestHead<'_>, max_topics: usize) -> Decision {
+fn subscribe_at_events(request: &Request<'_>, max_topics: usize) -> Decision {
     if request.path() != "/events" {
         return Decision::HandOver;
     }
@@ -443,7 +589,7 @@ fn subscribe_at_events(request: &RequestHead<'_>, max_topics: usize) -> Decision
     }
     match Subscribe::from_request(request, max_topics) {
         Ok(subscribe) => Decision::Subscribe(subscribe),
-        Err(error) => Decision::Refuse(Refusal::new(error.status(), error.to_string())),
+        Err(error) => Decision::Refuse(error.into()),
     }
 }
 

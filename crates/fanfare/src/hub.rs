@@ -2,14 +2,17 @@
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
 //! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
-//! the line in which it waits, and [`tasks`] wakes it where it is a task.
+//! the line in which it waits, and [`tasks`] wakes it where it is a task. [`readers`] are in the same process
+//! and read from the log.
 
 mod capacity;
 mod congestion;
+mod connections;
 mod line;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
+pub(crate) mod readers;
 mod release;
 mod sequencer;
 mod tasks;
@@ -40,10 +43,12 @@ use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
+use crate::presence::Presence;
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 pub(crate) use congestion::Congestion;
+pub use connections::ConnectionError;
 pub(crate) use line::WaitingPublishers;
 pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
 pub(crate) use sequencer::Numbers;
@@ -70,6 +75,7 @@ struct Inner {
     /// Where the next adopted socket goes.
     next_shard: AtomicUsize,
     inspections: InspectionPermits,
+    presence: Arc<Presence>,
 }
 
 /// What the hub and every shard share.
@@ -161,7 +167,7 @@ pub struct Interrupted {
 impl Common {
     pub(crate) fn new(log: Log, shards: usize, limits: &Limits) -> Common {
         Common {
-            log: Arc::new(ProcessLog::new(log)),
+            log: Arc::new(ProcessLog::new(log, shards)),
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
         }
@@ -196,6 +202,7 @@ impl Hub {
         limits: Limits,
         socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
+        presence: Arc<Presence>,
     ) -> Hub {
         let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
@@ -212,6 +219,7 @@ impl Hub {
             shards,
             next_shard,
             inspections,
+            presence,
         };
         Hub { inner: Arc::new(inner) }
     }

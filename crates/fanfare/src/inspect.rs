@@ -73,7 +73,10 @@ impl Hub {
         patience: Duration,
     ) -> Result<TopicsPage, InspectError> {
         let (topics, next) = self.log().lock_even_if_broken().topics_page(after, limit.max(1));
-        Ok(TopicsPage { topics: self.counts_of(topics, patience)?, next })
+        let mut topics = self.counts_of(topics, patience)?;
+        // A topic that only readers in the process read has neither.
+        topics.retain(|counts| counts.subscribers > 0 || counts.retained > 0);
+        Ok(TopicsPage { topics, next })
     }
 
     /// The sum of every shard's answer, or none.

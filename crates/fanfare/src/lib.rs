@@ -13,18 +13,22 @@
 //!
 //! - [`Engine`] starts, pins and stops the shards: one thread, one loop, one slab each.
 //! - [`Hub`] publishes one event or a batch, at once or when there is room, adopts sockets, and counts.
+//! - [`Reader`] reads what is published in the same process, as a thread or as a task.
 //! - [`Admission`] decides about a request: subscribe it, refuse it, or hand it over to another server.
 //!
 //! `docs/ARCHITECTURE.md` follows an event through the code.
 
 mod admission;
 mod adopt;
+mod connection;
 mod counts;
 mod descriptors;
 mod engine;
 mod hub;
 mod inspect;
+mod life_cycle;
 mod mailbox;
+mod presence;
 mod response;
 mod shard;
 mod shard_thread;
@@ -36,8 +40,12 @@ mod stopping;
 mod sync;
 mod written_head;
 
-pub use admission::{Admission, Answer, Decision, InvalidHeader, Refusal, Subscribe};
+pub use admission::{
+    Admission, Answer, Decision, DecisionTicket, InvalidHeader, InvalidSubject, Later, Refusal, Request,
+    Subscribe,
+};
 pub use adopt::{AdoptError, AdoptRefusal};
+pub use connection::{ConnectionId, InvalidConnectionId};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
@@ -57,7 +65,11 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hub::{Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use hub::readers::{
+    Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
+};
+pub use hub::{ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
 pub use inspect::{InspectError, TopicsPage};
+pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;

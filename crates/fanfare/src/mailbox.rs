@@ -9,9 +9,10 @@ use crossbeam_utils::CachePadded;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::link::Encoding;
 
-use crate::admission::Subscribe;
+use crate::admission::{Decided, Subscribe};
 use crate::hub::{Amount, Capacity, WaitingPublishers};
 use crate::inspect::Inspection;
+use crate::shard::ConnectionOrder;
 use crate::sync::{AtomicBool, Mutex, Waker, lock};
 
 #[cfg(test)]
@@ -29,6 +30,10 @@ pub(crate) enum Mail {
     Event(Arc<Frame>),
     /// The socket comes on the shard's socket channel, in the same order.
     Adopt(Box<Adoption>),
+    /// The decision about a request that waits for it.
+    Decided(Box<Decided>),
+    /// What is to become of connections.
+    Order(Box<ConnectionOrder>),
     /// Asks for the counts of topics.
     Inspect(Box<Inspection>),
     /// End every stream within this time, then stop.

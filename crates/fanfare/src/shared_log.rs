@@ -6,6 +6,9 @@
 //!
 //! A shard that registers for a topic learns the newest number under the lock: up to it the topic's
 //! events are in the log, after it they come by mail.
+//!
+//! In the log's sets of readers, all readers in the process ([`crate::hub`]) are one more shard, behind the real
+//! ones. It has no mailbox: they read from the log themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +34,8 @@ pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
 /// The log, its lock, and what can be read without.
 pub(crate) struct ProcessLog {
     epoch: Epoch,
+    /// What the readers in the process are, together, in the log's sets of readers: the number of shards.
+    local: usize,
     state: Mutex<State>,
     /// [`Log::newest`], for threads without the lock. It is raised under the lock, before mail is pushed: a
     /// subscriber that has had an event from one shard, and then comes to another, finds this raised there.
@@ -51,6 +56,16 @@ struct State {
     /// [`Log::changes`] when the log was last checked.
     #[cfg(feature = "sim")]
     checked: Option<u64>,
+}
+
+/// What was known of the readers of some events when these were sequenced.
+pub(crate) struct Interest {
+    /// A reader in the process reads one of the topics.
+    pub(crate) is_read_here: bool,
+    /// Batches are sequenced and not visible.
+    pub(crate) is_behind: bool,
+    /// [`Log::readers_version`].
+    pub(crate) readers_version: u64,
 }
 
 /// The log under its lock.
@@ -74,9 +89,10 @@ impl ProcessLog {
     /// The shard that drops what is too old.
     pub(crate) const TRIMMING_SHARD: usize = 0;
 
-    pub(crate) fn new(log: Log) -> ProcessLog {
+    pub(crate) fn new(log: Log, shards: usize) -> ProcessLog {
         ProcessLog {
             epoch: log.epoch(),
+            local: shards,
             newest: Arc::new(AtomicU64::new(log.newest())),
             trims_at: AtomicU64::new(nanoseconds_or_never(log.next_expiry())),
             state: Mutex::new(State {
@@ -119,23 +135,61 @@ impl ProcessLog {
         self.trims_at.store(0, Ordering::Relaxed);
     }
 
-    /// The shards that get each of these events, the version of that answer, and whether batches are
-    /// sequenced and not visible.
+    /// Appends the shards that get each of these events to `into`, which is cleared.
     pub(crate) fn interest<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
         into: &mut Vec<ShardSet>,
-    ) -> (u64, bool) {
+    ) -> Interest {
         into.clear();
         let log = self.lock();
-        into.extend(events.map(|event| log.shards_to_mail(event.topics())));
-        (log.readers_version(), !log.state.unreleased.is_empty())
+        let mut is_read_here = false;
+        into.extend(events.map(|event| {
+            let (shards, is_this_read_here) = log.readers_of(event.topics());
+            is_read_here |= is_this_read_here;
+            shards
+        }));
+        let is_behind = !log.state.unreleased.is_empty();
+        Interest { is_read_here, is_behind, readers_version: log.readers_version() }
     }
 }
 
 impl LockedLog<'_> {
-    pub(crate) fn shards_to_mail(&self, topics: &[Topic]) -> ShardSet {
-        self.state.log.shards_reading(topics)
+    /// The shards that read one of these topics, and whether a reader in the process does.
+    pub(crate) fn readers_of(&self, topics: &[Topic]) -> (ShardSet, bool) {
+        let mut shards = self.state.log.shards_reading(topics);
+        let is_read_here = shards.contains(self.process.local);
+        if is_read_here {
+            shards.remove(self.process.local);
+        }
+        (shards, is_read_here)
+    }
+
+    /// Some reader in the process reads each of these topics from now on, and none did before.
+    pub(crate) fn add_local_reader(&mut self, topics: &[Topic]) {
+        self.state.log.add_reader(topics, self.process.local);
+    }
+
+    /// Ends what [`LockedLog::add_local_reader`] began.
+    pub(crate) fn remove_local_reader(&mut self, topics: &[Topic]) {
+        self.state.log.remove_reader(topics, self.process.local);
+    }
+
+    /// As [`EventLog::resume`].
+    pub(crate) fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
+        self.state.log.resume(id, topics, sees_private)
+    }
+
+    /// As [`EventLog::read_after`].
+    pub(crate) fn read_after(
+        &self,
+        wanted: &Wanted<'_>,
+        most: usize,
+        bytes: usize,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<u64, u64> {
+        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
+        self.state.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
     }
 
     #[cfg(feature = "sim")]
@@ -317,7 +371,7 @@ impl EventLog for SharedLog {
     }
 
     fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
-        self.process.lock().state.log.resume(id, topics, sees_private)
+        self.process.lock().resume(id, topics, sees_private)
     }
 
     fn read_after(
@@ -327,9 +381,7 @@ impl EventLog for SharedLog {
         bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
-        let log = self.process.lock();
-        log.state.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
+        self.process.lock().read_after(wanted, most, bytes, into)
     }
 
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {

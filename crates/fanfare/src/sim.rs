@@ -12,10 +12,11 @@ use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 pub use fanfare_proto::log::TopicExtent;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Admissions};
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle, Visibility};
 pub use crate::inspect::Asked;
+use crate::presence::Presence;
 pub use crate::shard::Budgets;
 use crate::shard::{Links, Shard};
 use crate::shared_log::log_of;
@@ -46,6 +47,7 @@ pub struct SimShard<I: Io> {
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
     let networks: Vec<I> = networks.into_iter().collect();
     let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), &plan.limits);
+    let presence = Arc::new(Presence::new(Duration::ZERO));
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
@@ -59,8 +61,10 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
             adopted,
             hand_over: plan.hand_over.then(|| fd_channel::channel().expect("descriptors for the channel").0),
             counts,
-            admission: Arc::clone(&plan.admission),
+            admission: Admissions::OnShards(Arc::clone(&plan.admission)),
             congestion: common.congestion(),
+            presence: Arc::clone(&presence),
+            life_cycle: None,
             log,
         };
         let seed = plan.seed.wrapping_add(index as u64);
@@ -68,7 +72,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
         shards.push(SimShard { shard, waker });
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
-    (Hub::new(common, Clock::by_hand(), limits, options, handles), shards)
+    (Hub::new(common, Clock::by_hand(), limits, options, handles, presence), shards)
 }
 
 /// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back,

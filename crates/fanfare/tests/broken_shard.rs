@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use fanfare::{
-    Backend, Decision, DescriptorTables, Engine, PublishError, RequestHead, StopError, StopFuture, Subscribe,
+    Backend, Decision, DescriptorTables, Engine, PublishError, Request, StopError, StopFuture, Subscribe,
 };
 use fanfare::{Event, Topic};
 
@@ -40,7 +40,7 @@ fn end_of(stop: StopFuture) -> Result<(), StopError> {
 /// A panic in a drain ended a server as if all were well.
 #[test]
 fn the_owner_of_an_engine_learns_of_a_panic() {
-    let admission = |request: &RequestHead<'_>| {
+    let admission = |request: &Request<'_>| {
         if request.path() == "/break" {
             break_this_shard();
         }
@@ -48,8 +48,9 @@ fn the_owner_of_an_engine_learns_of_a_panic() {
     };
     for backend in [Backend::Epoll, Backend::Auto] {
         for tables in [DescriptorTables::Private, DescriptorTables::Shared] {
-            let engine =
-                Engine::builder().shards(1).backend(backend).descriptor_tables(tables).admission(admission);
+            let engine = Engine::builder().shards(1).backend(backend).descriptor_tables(tables);
+            // SAFETY: the descriptors that the admission uses are those of the calling thread.
+            let engine = unsafe { engine.admission_on_shards(admission) };
             let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
             let mut streams: Vec<TcpStream> =
                 (0..3).map(|_| TcpStream::connect(engine.addresses()[0]).unwrap()).collect();

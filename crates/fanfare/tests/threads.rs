@@ -16,9 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Admission, AdoptError, AdoptRefusal, Backend, Cursor, Decision, Decoded, Decoder, DescriptorTables,
-    Engine, Event, HandOver, HeadLimits, Hub, InspectError, Limits, LogLimits, PublishError, RequestHead,
-    Retention, SocketOptions, Subscribe, Topic, WireFormat,
+    Admission, AdoptError, AdoptRefusal, Backend, Builder, Cursor, Decision, Decoded, Decoder,
+    DescriptorTables, Engine, Event, HandOver, HeadLimits, Hub, InspectError, Limits, LogLimits,
+    PublishError, Request, Retention, SocketOptions, Subscribe, Topic, WireFormat,
 };
 use fanfare_io::table;
 
@@ -114,13 +114,13 @@ fn an_admission_may_publish() {
     let hub: Arc<OnceLock<Hub>> = Arc::default();
     let admission = {
         let hub = Arc::clone(&hub);
-        move |request: &RequestHead<'_>| {
+        move |request: &Request<'_>| {
             let _ = hub.get().unwrap().publish(event(request.path().to_owned()));
             Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
         }
     };
-    let engine = Engine::builder().shards(3).admission(admission).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
+    let engine = on_private_shards(Engine::builder().shards(3), admission);
+    let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     assert!(hub.set(engine.hub()).is_ok());
     let streams: Vec<TcpStream> = (0..20).map(|_| subscribe(engine.addresses()[0])).collect();
     engine.hub().publish(event("last".to_owned())).unwrap();
@@ -135,8 +135,8 @@ fn an_admission_may_publish() {
 #[test]
 fn tasks_wait_for_shards_with_tables_of_their_own() {
     let limits = Limits { mailbox_events: 4, ..Limits::default() };
-    let engine = Engine::builder().shards(2).limits(limits).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
+    let engine = Engine::builder().shards(2).descriptor_tables(DescriptorTables::Auto).limits(limits);
+    let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let hub = engine.hub();
     let streams: Vec<TcpStream> = (0..8).map(|_| subscribe(engine.addresses()[0])).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
@@ -171,7 +171,7 @@ fn an_admission_does_not_wait_for_its_own_shard() {
         let (hand_over, (told, is_told)) = (Arc::new(Mutex::new(None)), mpsc::channel());
         let admission = {
             let (hub, hand_over) = (Arc::clone(&hub), Arc::clone(&hand_over));
-            move |request: &RequestHead<'_>| {
+            move |request: &Request<'_>| {
                 if request.path() == "/asks" {
                     told.send(waits_of_an_admission(hub.get().unwrap(), &hand_over)).unwrap();
                 }
@@ -180,7 +180,7 @@ fn an_admission_does_not_wait_for_its_own_shard() {
         };
         let limits = Limits { mailbox_events: 4, ..Limits::default() };
         let engine = Engine::builder().shards(1).descriptor_tables(tables).limits(limits).hand_over(true);
-        let engine = engine.admission(admission).listen("127.0.0.1:0".parse().unwrap()).start();
+        let engine = on_shards(engine, admission).listen("127.0.0.1:0".parse().unwrap()).start();
         let mut engine = engine.unwrap();
         *hand_over.lock().unwrap() = engine.hand_over();
         assert!(hub.set(engine.hub()).is_ok());
@@ -250,7 +250,7 @@ fn an_admission_that_stops_its_engine_does_not_wait_for_itself() {
         let (owned, (told, is_told)) = (Arc::new(Mutex::new(None::<Engine>)), mpsc::channel());
         let admission = {
             let owned = Arc::clone(&owned);
-            move |request: &RequestHead<'_>| {
+            move |request: &Request<'_>| {
                 if request.path() == "/stops" {
                     let engine = owned.lock().unwrap().take().unwrap();
                     let error = engine.stop(Duration::ZERO).unwrap_err();
@@ -259,7 +259,7 @@ fn an_admission_that_stops_its_engine_does_not_wait_for_itself() {
                 Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
             }
         };
-        let engine = Engine::builder().shards(2).descriptor_tables(tables).admission(admission);
+        let engine = on_shards(Engine::builder().shards(2).descriptor_tables(tables), admission);
         let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
         let (address, hub) = (engine.addresses()[0], engine.hub());
         let mut stays: Vec<TcpStream> = (0..4).map(|_| subscribe(address)).collect();
@@ -283,15 +283,15 @@ fn an_admission_cannot_publish_to_another_engine() {
     let other: Arc<OnceLock<Hub>> = Arc::default();
     let admission = {
         let other = Arc::clone(&other);
-        move |request: &RequestHead<'_>| {
+        move |request: &Request<'_>| {
             let hub = other.get().unwrap();
             let published = catch_unwind(AssertUnwindSafe(|| hub.publish(event("stray".to_owned()))));
             assert!(published.is_err());
             Decision::Subscribe(Subscribe::from_request(request, 8).unwrap())
         }
     };
-    let engine = Engine::builder().shards(1).admission(admission).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
+    let engine = on_private_shards(Engine::builder().shards(1), admission);
+    let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     // Its wakers get the numbers that the first one's listener and channels had.
     let second = Engine::builder().shards(4).start().unwrap();
     assert!(other.set(second.hub()).is_ok());
@@ -314,50 +314,55 @@ fn a_panic_in_an_admission_is_one_request_s_answer() {
             panic!("on purpose, again");
         }
     }
-    let admission = |request: &RequestHead<'_>| match request.path() {
+    let admission = |request: &Request<'_>| match request.path() {
         "/panic" => panic!("on purpose"),
         "/bomb" => std::panic::panic_any(Bomb),
         _ => Decision::Subscribe(Subscribe::from_request(request, 1).unwrap()),
     };
-    let engine = Engine::builder().shards(2).admission(admission).listen("127.0.0.1:0".parse().unwrap());
-    let engine = engine.start().unwrap();
-    let (hub, address) = (engine.hub(), engine.addresses()[0]);
-    let streams: Vec<TcpStream> = (0..8).map(|_| subscribe(address)).collect();
+    let on_threads = Engine::builder().shards(2).admission(admission);
+    let on_shards = on_private_shards(Engine::builder().shards(2), admission);
+    [on_threads, on_shards].into_iter().for_each(bear_panics);
 
-    thread::scope(|scope| {
-        let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
-        for name in 0..PUBLISHERS {
-            let hub = &hub;
-            scope.spawn(move || publish(hub, name));
-        }
-        for path in ["/panic", "/bomb"] {
-            scope.spawn(move || {
-                for _ in 0..PANICS {
-                    let mut culprit = TcpStream::connect(address).unwrap();
-                    culprit.set_read_timeout(Some(PATIENCE)).unwrap();
-                    write!(culprit, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-                    let mut answer = String::new();
-                    culprit.read_to_string(&mut answer).unwrap();
-                    assert!(answer.starts_with("HTTP/1.1 500 Internal Server Error\r\n"), "{answer}");
-                    assert!(
-                        answer.contains("application/problem+json") && answer.contains(r#""status":500"#)
-                    );
-                }
-            });
-        }
-        for reader in readers {
-            assert_eq!(reader.join().unwrap().len(), EVENTS);
-        }
-    });
-    assert!(engine.is_running());
-    let mut late = subscribe(address);
-    hub.publish(event("last".to_owned())).unwrap();
-    engine.stop(Duration::from_secs(1)).unwrap();
-    let mut text = String::new();
-    late.read_to_string(&mut text).unwrap();
-    assert!(text.contains("data: last\n"), "{text}");
-    let counts = hub.counts();
-    assert_eq!((counts.admission_panics, counts.refused), (2 * PANICS as u64, 2 * PANICS as u64));
+    fn bear_panics(builder: Builder) {
+        let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        let (hub, address) = (engine.hub(), engine.addresses()[0]);
+        let streams: Vec<TcpStream> = (0..8).map(|_| subscribe(address)).collect();
+
+        thread::scope(|scope| {
+            let readers: Vec<_> = streams.iter().map(|stream| scope.spawn(|| read_all(stream))).collect();
+            for name in 0..PUBLISHERS {
+                let hub = &hub;
+                scope.spawn(move || publish(hub, name));
+            }
+            for path in ["/panic", "/bomb"] {
+                scope.spawn(move || {
+                    for _ in 0..PANICS {
+                        let mut culprit = TcpStream::connect(address).unwrap();
+                        culprit.set_read_timeout(Some(PATIENCE)).unwrap();
+                        write!(culprit, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+                        let mut answer = String::new();
+                        culprit.read_to_string(&mut answer).unwrap();
+                        assert!(answer.starts_with("HTTP/1.1 500 Internal Server Error\r\n"), "{answer}");
+                        assert!(
+                            answer.contains("application/problem+json") && answer.contains(r#""status":500"#)
+                        );
+                    }
+                });
+            }
+            for reader in readers {
+                assert_eq!(reader.join().unwrap().len(), EVENTS);
+            }
+        });
+        assert!(engine.is_running());
+        let mut late = subscribe(address);
+        hub.publish(event("last".to_owned())).unwrap();
+        engine.stop(Duration::from_secs(1)).unwrap();
+        let mut text = String::new();
+        late.read_to_string(&mut text).unwrap();
+        assert!(text.contains("data: last\n"), "{text}");
+        let counts = hub.counts();
+        assert_eq!((counts.admission_panics, counts.refused), (2 * PANICS as u64, 2 * PANICS as u64));
+    }
 }
 
 /// When nobody was left to take them, requests that are no subscriptions were told for ever to come again in a moment.
@@ -402,7 +407,7 @@ fn what_is_handed_over_fits() {
 fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
     struct Careful(Arc<OnceLock<bool>>);
     impl Admission for Careful {
-        fn admit(&self, _: &RequestHead<'_>) -> Decision {
+        fn admit(&self, _: &Request<'_>) -> Decision {
             Decision::HandOver
         }
     }
@@ -412,9 +417,20 @@ fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
         }
     }
     let dropped_in_private = Arc::default();
-    let engine = Engine::builder().shards(2).admission(Careful(Arc::clone(&dropped_in_private)));
+    let engine = on_private_shards(Engine::builder().shards(2), Careful(Arc::clone(&dropped_in_private)));
     engine.start().unwrap().stop(Duration::ZERO).unwrap();
     assert_eq!(dropped_in_private.get(), Some(&false));
+}
+
+/// With an admission that runs on the shards.
+fn on_shards(builder: Builder, admission: impl Admission) -> Builder {
+    // SAFETY: the admissions of these tests use no descriptor, apart from standard error, and the hub, which checks itself.
+    unsafe { builder.admission_on_shards(admission) }
+}
+
+/// The same, with descriptor tables of their own.
+fn on_private_shards(builder: Builder, admission: impl Admission) -> Builder {
+    on_shards(builder.descriptor_tables(DescriptorTables::Auto), admission)
 }
 
 /// Who wrote [`Duration::MAX`] for "never" had shards that panicked at their first connection.

@@ -14,6 +14,7 @@
 //! descriptor table of its own (see [`crate::table`]).
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -136,6 +137,9 @@ pub trait Io {
 
     /// Receives what is there, at most `buffer.len()` bytes.
     fn receive(&mut self, socket: Socket, buffer: &mut [u8]) -> Received;
+
+    /// The address of the other end of a connection; `None`: it has none (`AF_UNIX`), or it is gone.
+    fn peer(&self, socket: Socket) -> Option<SocketAddr>;
 
     /// Ends our side of the stream: the peer reads to its end, then sees an orderly close.
     fn finish(&mut self, socket: Socket);

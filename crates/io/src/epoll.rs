@@ -1,6 +1,7 @@
 //! The backend that works everywhere: readiness from epoll (by mio), and a system call per operation.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -269,6 +270,10 @@ impl Io for Epoll {
                 },
             }
         }
+    }
+
+    fn peer(&self, socket: Socket) -> Option<SocketAddr> {
+        self.open.peer(socket)
     }
 
     fn finish(&mut self, socket: Socket) {

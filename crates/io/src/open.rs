@@ -1,8 +1,10 @@
 //! The sockets that a backend owns.
 
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
 use fixedbitset::FixedBitSet;
+use socket2::SockRef;
 
 use crate::contract::Socket;
 
@@ -16,6 +18,14 @@ impl OpenSockets {
         let number = socket.into_raw_fd();
         self.0.grow_and_insert(number as usize);
         number
+    }
+
+    /// The address of the other end of a connection.
+    pub(crate) fn peer(&self, socket: Socket) -> Option<SocketAddr> {
+        assert!(self.0.contains(socket as usize), "{socket} is not this backend's");
+        // SAFETY: the set owns the descriptor, and keeps it open during the borrow.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        SockRef::from(&socket).peer_addr().ok()?.as_socket()
     }
 
     pub(crate) fn close(&mut self, socket: Socket) {

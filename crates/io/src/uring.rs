@@ -19,6 +19,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -309,6 +310,10 @@ impl Io for Uring {
 
     fn receive(&mut self, socket: Socket, buffer: &mut [u8]) -> Received {
         self.readiness.receive(socket, buffer)
+    }
+
+    fn peer(&self, socket: Socket) -> Option<SocketAddr> {
+        self.readiness.peer(socket)
     }
 
     fn finish(&mut self, socket: Socket) {

@@ -1,7 +1,10 @@
 //! Encoding: an [`Event`] becomes a [`Frame`] once, and every subscriber gets the same bytes.
 //!
 //! The format is `text/event-stream` of the HTML standard, section 9.2.5 ("Parsing an event stream"); the
-//! chunks are those of RFC 9112, section 7.1.
+//! chunks are those of RFC 9112, section 7.1. The module `fields` reads an event
+//! back.
+
+mod fields;
 
 use std::borrow::Cow;
 use std::mem::size_of;

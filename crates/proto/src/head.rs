@@ -37,8 +37,53 @@ pub struct RequestHead<'b> {
     method: &'b str,
     target: Target<'b>,
     version_minor: u8,
-    headers: SmallVec<[(&'b str, &'b [u8]); 12]>,
+    headers: Fields<'b>,
     framing: Framing,
+}
+
+type Field<'b> = (&'b str, &'b [u8]);
+
+/// So many fields need no memory of their own: most clients send fewer.
+const INLINE_FIELDS: usize = 12;
+
+/// The header fields. `SmallVec` would do, but it is invariant: a head could not be lent for a shorter time than its bytes.
+#[derive(Clone, Debug)]
+struct Fields<'b> {
+    inline: [Field<'b>; INLINE_FIELDS],
+    /// How many of them are used.
+    count: usize,
+    /// All of them, where they are more.
+    spilled: Vec<Field<'b>>,
+}
+
+impl<'b> Fields<'b> {
+    fn new() -> Fields<'b> {
+        Fields { inline: [("", b""); INLINE_FIELDS], count: 0, spilled: Vec::new() }
+    }
+
+    fn push(&mut self, field: Field<'b>) {
+        if self.count < INLINE_FIELDS {
+            self.inline[self.count] = field;
+            self.count += 1;
+            return;
+        }
+        if self.spilled.is_empty() {
+            self.spilled.extend_from_slice(&self.inline);
+        }
+        self.spilled.push(field);
+    }
+
+    fn as_slice(&self) -> &[Field<'b>] {
+        if self.spilled.is_empty() { &self.inline[..self.count] } else { &self.spilled }
+    }
+}
+
+impl<'b> FromIterator<Field<'b>> for Fields<'b> {
+    fn from_iter<I: IntoIterator<Item = Field<'b>>>(fields: I) -> Fields<'b> {
+        let mut all = Fields::new();
+        fields.into_iter().for_each(|field| all.push(field));
+        all
+    }
 }
 
 impl<'b> RequestHead<'b> {
@@ -80,7 +125,7 @@ impl<'b> RequestHead<'b> {
             return Err(HeadError::VersionNotSupported);
         }
         let mut framing = Framing::default();
-        let mut kept = SmallVec::new();
+        let mut kept = Fields::new();
         for (name, value) in headers {
             if name.is_empty() || !name.bytes().all(is_token_byte) {
                 return Err(HeadError::HeaderName);
@@ -151,7 +196,7 @@ impl<'b> RequestHead<'b> {
 
     /// All headers in the order sent, names as sent, values without the space around them.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = (&'b str, &'b [u8])> + '_ {
-        self.headers.iter().copied()
+        self.headers.as_slice().iter().copied()
     }
 
     /// The first `Origin` header; may be any bytes.

@@ -147,6 +147,11 @@ pub struct Limits {
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
+    /// Requests per shard whose admission has not decided yet: 503 for the next one. A request counts until its decision
+    /// comes, or for [`Limits::decision_time`], also where its client has left.
+    pub undecided: usize,
+    /// The admission must decide about a request within this time, or it is answered 503 and closed.
+    pub decision_time: Duration,
     /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,
     /// Topics of one subscription: 400.
@@ -187,6 +192,9 @@ pub struct Limits {
     /// A subscription that would exceed it is answered as [`Limits::when_full`] says. One whose audience is there already
     /// takes nothing of it.
     pub subscription_bytes: usize,
+    /// Readers in the same process, over all topics: a reader beyond it is an error. A publish checks the readers of its
+    /// topics one by one where some of them sleep.
+    pub local_readers: usize,
     /// What happens to a laggard at its bound.
     pub laggard_policy: LaggardPolicy,
     /// What the log keeps, for those who resume and for laggards.
@@ -214,6 +222,8 @@ impl Default for Limits {
             when_full: FullPolicy::default(),
             pending: 16_384,
             head_time: Duration::from_secs(10),
+            undecided: 16_384,
+            decision_time: Duration::from_secs(10),
             head: HeadLimits::default(),
             topics_per_subscription: 64,
             event_bytes: 1 << 20,
@@ -228,6 +238,7 @@ impl Default for Limits {
             delivery_bytes: 64 << 20,
             laggard_time: Duration::from_secs(30),
             subscription_bytes: 512 << 20,
+            local_readers: 1024,
             laggard_policy: LaggardPolicy::default(),
             log: LogLimits::default(),
             heartbeat: Duration::from_secs(20),
@@ -301,6 +312,12 @@ pub const EXPIRIES: usize = 256;
 /// Frames that one read of the log gives to a laggard, so that the log's lock is held for microseconds.
 pub const RUN_FRAMES: usize = 512;
 
+/// Frames that a reader in the same process takes from the log under one hold of its lock.
+pub const LOCAL_READ_FRAMES: usize = 256;
+
+/// Bytes of the same; one frame of any size is taken in any case.
+pub const LOCAL_READ_BYTES: usize = 256 << 10;
+
 /// Members that one tick checks for those that are behind: a quarter of a millisecond.
 pub const SCANS: usize = 1 << 16;
 
@@ -339,6 +356,9 @@ pub const APPEND_DROPS: usize = 256;
 
 /// Frames that one tick drops because retention does not cover them any more.
 pub const TRIM_FRAMES: usize = 1024;
+
+/// Streams whose lifetimes end together end apart by up to this time, or by a twentieth of their lifetime.
+pub const EXPIRY_SPREAD: Duration = Duration::from_secs(30);
 
 /// How long a refused client may take to read its answer before the socket is closed under it.
 pub const LINGER: Duration = Duration::from_secs(2);

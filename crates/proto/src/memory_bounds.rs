@@ -2,7 +2,7 @@
 //! limits bound.
 
 use crate::delivery::SUBSCRIBER_BYTES;
-use crate::limits::Limits;
+use crate::limits::{LOCAL_READ_BYTES, Limits};
 
 impl Limits {
     /// What the links of one of so many shards may have begun, in bytes.
@@ -16,7 +16,7 @@ impl Limits {
     ///
     /// It leaves out what the kernel holds for sockets, what an allocator adds, the events of publishers that
     /// wait for room (their own), and what does not grow with what comes: buffers of a shard, code, stacks.
-    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 7] {
+    pub fn memory_bounds(&self, shards: usize) -> [(&'static str, usize); 8] {
         let each = |bytes: usize| bytes.saturating_mul(shards);
         // What a request's head has become: its text, or the topics and fields that were read from it.
         const TOPIC_BYTES: usize = 48;
@@ -34,6 +34,10 @@ impl Limits {
             ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
+            (
+                "readers in the process",
+                self.local_readers.saturating_mul(LOCAL_READ_BYTES.max(self.event_bytes)),
+            ),
         ]
     }
 }

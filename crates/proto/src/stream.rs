@@ -29,6 +29,33 @@ impl Deciseconds {
     }
 }
 
+/// When a stream ends by itself, to two tenths of a second, and why: the lowest bit says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndTime(u32);
+
+impl EndTime {
+    /// It does not end by itself.
+    pub const NEVER: EndTime = EndTime(u32::MAX - 1);
+
+    /// Because of its age. Rounds down; a time out of range is never.
+    pub fn by_age(time: Duration) -> EndTime {
+        EndTime(Deciseconds::of(time).0 & !1)
+    }
+
+    /// Because of the lifetime that it was given. Rounds down; a time out of range is never.
+    pub fn by_expiry(time: Duration) -> EndTime {
+        let time = Deciseconds::of(time).0 & !1;
+        if time == EndTime::NEVER.0 { EndTime::NEVER } else { EndTime(time | 1) }
+    }
+
+    /// Why the stream ends, if its time is over.
+    pub fn over(self, now: Duration) -> Option<CloseReason> {
+        let is_over = self != EndTime::NEVER && self.0 & !1 <= Deciseconds::of(now).0;
+        let reason = if self.0 & 1 == 0 { CloseReason::Aged } else { CloseReason::Expired };
+        is_over.then_some(reason)
+    }
+}
+
 /// What a stream is to its audience, and when something was or will be due.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
@@ -38,8 +65,8 @@ pub struct Stream {
     pub place: Place,
     /// When something was last sent to it alone; sweeps are noted in the audience.
     pub sent_at: Deciseconds,
-    /// When it ends because of its age.
-    pub ends_at: Deciseconds,
+    /// When it ends by itself.
+    pub ends_at: EndTime,
     /// What it asked for.
     pub options: StreamOptions,
 }
@@ -98,6 +125,10 @@ pub enum CloseReason {
     LaggardStalled,
     /// Its age limit.
     Aged,
+    /// The end of the lifetime that it was given.
+    Expired,
+    /// Somebody asked for its end.
+    Disconnected,
     /// The engine drains; everything was sent.
     Drained,
     /// The drain was over before everything was sent.
@@ -106,11 +137,13 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, in the order of [`CloseReason::index`].
-    pub const ALL: [CloseReason; 6] = [
+    pub const ALL: [CloseReason; 8] = [
         CloseReason::PeerLeft,
         CloseReason::LaggardFull,
         CloseReason::LaggardStalled,
         CloseReason::Aged,
+        CloseReason::Expired,
+        CloseReason::Disconnected,
         CloseReason::Drained,
         CloseReason::Cut,
     ];
@@ -127,6 +160,8 @@ impl CloseReason {
             CloseReason::LaggardFull => "laggard_full",
             CloseReason::LaggardStalled => "laggard_stalled",
             CloseReason::Aged => "aged",
+            CloseReason::Expired => "expired",
+            CloseReason::Disconnected => "disconnected",
             CloseReason::Drained => "drained",
             CloseReason::Cut => "cut",
         }
@@ -143,7 +178,22 @@ mod tests {
         assert_eq!(Deciseconds::of(Duration::from_millis(12_399)), Deciseconds(123));
         assert_eq!(Deciseconds::of(Duration::from_secs(14 * 365 * 24 * 3600)), Deciseconds::MAX);
         assert_eq!(Deciseconds::of(Duration::MAX), Deciseconds::MAX);
+        assert_eq!(EndTime::by_age(Duration::MAX), EndTime::NEVER);
+        assert_eq!(EndTime::by_expiry(Duration::MAX), EndTime::NEVER);
+        assert_eq!(EndTime::NEVER.over(Duration::MAX), None);
         assert_eq!(Deciseconds16::of(Duration::MAX).time(), Duration::from_millis(6_553_500));
         assert_eq!(Deciseconds16::of(Duration::ZERO).time(), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn an_end_time_knows_its_reason() {
+        let at = Duration::from_millis(12_345);
+        for (end, reason) in
+            [(EndTime::by_age(at), CloseReason::Aged), (EndTime::by_expiry(at), CloseReason::Expired)]
+        {
+            assert_eq!(end.over(Duration::from_millis(12_199)), None);
+            assert_eq!(end.over(Duration::from_millis(12_200)), Some(reason));
+        }
+        assert!(EndTime::by_age(at) < EndTime::by_expiry(at + Duration::from_millis(200)));
     }
 }

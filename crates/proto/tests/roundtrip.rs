@@ -166,6 +166,27 @@ proptest! {
         prop_assert_eq!(body.windows(2).position(|two| two == b"\n\n"), Some(body.len() - 2), "one blank line, at the end");
     }
 
+    /// A reader in the same process gets the fields from the frame, as a client decodes them from the stream.
+    #[test]
+    fn a_frame_gives_back_what_was_published(event in event(), ahead in any::<u64>()) {
+        let wire_id = event.own_id().map_or_else(|| format!("e-{ahead}"), |id| id.as_str().to_owned());
+        let frame = Frame::encode(ahead, &wire_id, event.clone(), Duration::ZERO);
+        prop_assert_eq!(frame.topics(), event.topics());
+        prop_assert_eq!(frame.own_id(), event.own_id().map(EventId::as_str));
+        prop_assert_eq!(frame.event_type(), event.event_type().map(EventType::as_str));
+        prop_assert_eq!(frame.retry_wait(), event.retry_wait());
+        prop_assert_eq!(frame.private(), event.is_private());
+        let data = frame.data();
+        prop_assert_eq!(data.as_deref().map(str::to_owned), event.data_text().map(normalized));
+        // The decoder of streams reads the same.
+        let (found, result, _) = decode(frame.wire(WireFormat::Plain), &[7], usize::MAX);
+        prop_assert_eq!(result, Ok(()));
+        let kind = frame.event_type().unwrap_or("message").to_owned();
+        let decoded = data.map(|data| Found::Event { kind, data: data.into_owned(), id: wire_id });
+        let events = found.into_iter().filter(|found| matches!(found, Found::Event { .. }));
+        prop_assert_eq!(events.collect::<Vec<_>>(), decoded.into_iter().collect::<Vec<_>>());
+    }
+
     /// Streams that no encoder writes: any mix of fields, line ends and bytes that are not UTF-8.
     #[test]
     fn the_split_makes_no_difference(

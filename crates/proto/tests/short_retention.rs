@@ -41,7 +41,7 @@ fn an_up_to_date_subscriber_of_a_quiet_topic_is_at_the_head_at_once() {
     let link = delivery.reserve();
     let opened = delivery.open(subscription, Some(start), &mut access);
     assert!(!opened.gap);
-    let new = NewStream { link, socket: 5, options: StreamOptions::default(), unsent: None };
+    let new = NewStream { link, socket: 5, options: StreamOptions::default(), lifetime: None, unsent: None };
     delivery.begin(opened, new, now, &mut access);
 
     // An event is released between this and the next tick, and its mail comes with the next tick.

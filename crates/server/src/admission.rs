@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fanfare::{Admission, Answer, Decision, Refusal, RequestHead, Subscribe};
+use fanfare::{Admission, Answer, Decision, Refusal, Request, RequestHead, Subscribe};
 
 use crate::control::{Notice, Notices};
 use crate::cors::Cors;
@@ -21,20 +21,21 @@ pub(crate) struct EventsAdmission {
 }
 
 impl Admission for EventsAdmission {
-    fn admit(&self, request: &RequestHead<'_>) -> Decision {
+    fn admit(&self, request: &Request<'_>) -> Decision {
         if request.method() != "GET" || request.path() != "/events" {
             let asks = matches!(request.method(), "GET" | "HEAD");
             let health = asks.then(|| self.health.answer(request.path())).flatten();
-            return health.map_or(Decision::HandOver, |answer| self.with_cors(request, answer));
+            return health.map_or(Decision::HandOver, |answer| self.with_cors(request.head(), answer));
         }
-        let fields = self.cors.fields_for(request);
+        let fields = self.cors.fields_for(request.head());
         let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
-        let subscribe = if self.hosts.allow(request.host()) {
+        let host = request.head().host();
+        let subscribe = if self.hosts.allow(host) {
             let subscribe = Subscribe::from_request(request, self.max_topics);
-            subscribe.map_err(|error| Refusal::new(error.status(), error.to_string()))
+            subscribe.map_err(Refusal::from)
         } else {
             self.notices.add(Notice::HostRefused);
-            Err(Refusal::new(421, Hosts::refusal(request.host())))
+            Err(Refusal::new(421, Hosts::refusal(host)))
         };
         let decided = match subscribe {
             Ok(subscribe) => {

@@ -238,6 +238,8 @@ impl ServeOptions {
             event_bytes: self.max_event.as_u64() as usize,
             laggard_bytes: self.laggard_bytes.as_u64() as usize,
             subscription_bytes: self.subscription_bytes.as_u64() as usize,
+            // The server embeds no reader.
+            local_readers: 0,
             laggard_time: self.laggard_time,
             laggard_policy: match self.laggard_policy {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,

@@ -60,8 +60,9 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         .raise_descriptor_limit(true)
         .limits(limits)
         .socket_options(options.socket_options())
-        .admission(admission.clone())
         .hand_over(true);
+    // SAFETY: the admission and what it owns use no descriptor: it compares texts, raises counters, and reads the clock.
+    builder = unsafe { builder.admission_on_shards(admission.clone()) };
     for address in &options.listen {
         builder = builder.listen(*address);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -123,6 +124,14 @@ impl Io for Network {
             *to = byte;
         }
         Received::Bytes(count)
+    }
+
+    /// Clients have the address of documentation (RFC 5737), and the number of the client as port.
+    fn peer(&self, number: Socket) -> Option<SocketAddr> {
+        let net = &mut *self.net.borrow_mut();
+        let index = net.index_of(number);
+        let client = net.connections[index].client;
+        Some(SocketAddr::from(([192, 0, 2, 1], client as u16)))
     }
 
     fn finish(&mut self, number: Socket) {

@@ -11,7 +11,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use fanfare::sim::{self, ShardSnapshot, SimShard};
-use fanfare::{CloseReason, Decision, Epoch, Refusal, RequestHead, Subscribe};
+use fanfare::{CloseReason, Decision, Epoch, Request, Subscribe};
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
@@ -383,7 +383,7 @@ impl std::fmt::Display for Summary<'_> {
 }
 
 /// `GET /events`, with two switches of this world in the query.
-fn admit(request: &RequestHead<'_>) -> Decision {
+fn admit(request: &Request<'_>) -> Decision {
     if request.path() == "/panic" {
         // This unwinds without the panic hook, which would end a fuzzer and would be kept as a failure of the story.
         panic::resume_unwind(Box::new("this admission panics on purpose"));
@@ -399,6 +399,6 @@ fn admit(request: &RequestHead<'_>) -> Decision {
             }
             Decision::Subscribe(subscribe.sees_private(query.contains("private&")))
         }
-        Err(error) => Decision::Refuse(Refusal::new(error.status(), error.to_string())),
+        Err(error) => Decision::Refuse(error.into()),
     }
 }

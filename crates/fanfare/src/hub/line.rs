@@ -22,6 +22,9 @@
 //! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
 //! subscriber's socket there. So there are no wakers here. The line knows a task by its ticket, and a thread
 //! of the hub ([`super::tasks`]) wakes it.
+//!
+//! Readers in the process ([`super::readers`]) are no publishers. Those that are tasks are called through the
+//! line, and where many are called, threads are, too. All readers learn here that the engine ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -30,6 +33,7 @@ use std::time::Duration;
 
 use fanfare_proto::log::ShardSet;
 
+use super::readers::{LocalReaders, ReaderKey};
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
 /// The time of the line, in bytes of each publisher's share and 16 binary places. With 64 bits it would come to its end
@@ -66,6 +70,13 @@ pub(crate) struct Ticket {
     number: u64,
 }
 
+/// A task that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Task {
+    Publisher(Ticket),
+    Reader(ReaderKey),
+}
+
 /// The publishers that wait. The hub and every mailbox share it.
 #[derive(Default)]
 pub(crate) struct WaitingPublishers {
@@ -78,6 +89,9 @@ pub(crate) struct WaitingPublishers {
     closed: AtomicBool,
     /// Tasks are called, or the line is closed.
     tasks_called: Condvar,
+    /// The readers of the process, which wait for events. They are here because all that closes the line ends
+    /// them, too.
+    readers: LocalReaders,
 }
 
 #[derive(Default)]
@@ -92,6 +106,9 @@ struct Line {
     until: BTreeSet<(u64, Ticket)>,
     /// Tickets of tasks to wake, in order.
     called_tasks: VecDeque<Ticket>,
+    /// Readers to wake, and where those wait that are threads. A map, so that a reader which is called again
+    /// meanwhile takes no more room.
+    called_readers: BTreeMap<ReaderKey, Option<Arc<Condvar>>>,
 }
 
 /// One publisher in the line.
@@ -126,6 +143,11 @@ impl WaitingPublishers {
     /// Whether no publish will succeed any more.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// The readers of the process.
+    pub(crate) fn readers(&self) -> &LocalReaders {
+        &self.readers
     }
 
     /// How many publishers wait.
@@ -289,7 +311,18 @@ impl WaitingPublishers {
         }
     }
 
-    /// No publish succeeds from now on. Every publisher is called, so that it learns of that.
+    /// Has these readers woken: tasks, and threads with the place where they wait.
+    pub(crate) fn call_readers(
+        &self,
+        readers: impl ExactSizeIterator<Item = (ReaderKey, Option<Arc<Condvar>>)>,
+    ) {
+        if readers.len() > 0 {
+            lock(&self.line).called_readers.extend(readers);
+            self.tasks_called.notify_one();
+        }
+    }
+
+    /// No publish succeeds from now on. All publishers and readers are called, so that they learn of that.
     pub(crate) fn close(&self) {
         let line = lock(&self.line);
         // Under the lock, so that no publisher checks before this and waits after it.
@@ -298,18 +331,27 @@ impl WaitingPublishers {
             thread.notify_one();
         }
         self.tasks_called.notify_one();
+        drop(line);
+        self.readers.close();
     }
 
-    /// For the thread that wakes tasks: waits for the next one that is called. `None`: the line is closed,
-    /// and all are.
-    pub(crate) fn next_called_task(&self) -> Option<Ticket> {
+    /// For the hub's thread: waits until some are called. Appends tasks to `into`, and to `threads` where
+    /// readers wait that are threads. False: the line is closed, and all are called.
+    pub(crate) fn next_called(&self, into: &mut Vec<Task>, threads: &mut Vec<Arc<Condvar>>) -> bool {
         let mut line = lock(&self.line);
         loop {
             if self.is_closed() {
-                return None;
+                return false;
             }
-            if let Some(ticket) = line.called_tasks.pop_front() {
-                return Some(ticket);
+            into.extend(line.called_tasks.drain(..).map(Task::Publisher));
+            for (key, thread) in std::mem::take(&mut line.called_readers) {
+                match thread {
+                    Some(thread) => threads.push(thread),
+                    None => into.push(Task::Reader(key)),
+                }
+            }
+            if !into.is_empty() || !threads.is_empty() {
+                return true;
             }
             line = self.tasks_called.wait(line).unwrap_or_else(PoisonError::into_inner);
         }

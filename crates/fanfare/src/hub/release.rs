@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 use super::Published;
 use super::capacity::{Amount, Capacity};
 use super::line::WaitingPublishers;
+use super::readers::Called;
 use crate::mailbox::Mailbox;
 use crate::shared_log::{LockedLog, ProcessLog};
 
@@ -56,7 +57,9 @@ pub(super) struct Batch {
     pub(super) mail: SmallVec<[ShardMail; 1]>,
     /// What it takes of [`Shared::unreleased`].
     pub(super) amount: Amount,
-    /// The version of the log's readers when the shards were looked up.
+    /// Whether a reader in the process reads one of the topics.
+    pub(super) is_read_here: bool,
+    /// The version of the log's readers when they were looked up.
     pub(super) readers_version: u64,
     pub(super) shared: Arc<Shared>,
 }
@@ -89,11 +92,12 @@ pub(crate) enum Visibility {
     Never,
 }
 
-/// What remains to be done when all locks are released. It happens on drop: shards that sleep are woken, and
-/// frames that the log has dropped are freed.
+/// What remains to be done when all locks are released. It happens on drop: shards and readers that sleep are
+/// woken, and frames that the log has dropped are freed.
 pub(crate) struct Released<'hub> {
-    mailboxes: &'hub [Arc<Mailbox>],
+    shared: &'hub Shared,
     asleep: SmallVec<[usize; 4]>,
+    called: Called,
     dropped: Vec<Arc<Frame>>,
 }
 
@@ -117,7 +121,7 @@ impl Releaser {
     /// Makes a batch visible that has the newest numbers and no other owner, or puts it into the queue where
     /// older ones are not visible yet. The caller holds the sequencer's lock.
     pub(super) fn release_newest(&self, mut batch: Batch) -> Released<'_> {
-        let mut released = Released::new(&self.shared.mailboxes);
+        let mut released = Released::new(&self.shared);
         let mut log = self.log.lock();
         if log.unreleased().is_empty() {
             self.append(&mut log, &mut batch, &mut released);
@@ -143,7 +147,7 @@ impl Releaser {
     /// in the other mailboxes, so their memory is not taken again.
     fn release(&self, batch: Batch) -> Visibility {
         let Some(first) = batch.first_number() else { return Visibility::Never };
-        let mut released = Released::new(&self.shared.mailboxes);
+        let mut released = Released::new(&self.shared);
         let mut log = self.log.lock();
         let Some(waiting) = log.unreleased().batches.get_mut(&first) else {
             drop(log);
@@ -173,7 +177,7 @@ impl Releaser {
     /// Changes the queue, and makes visible what nothing stands before any more. Where the log is broken, nothing
     /// happens: a batch may be dropped where a panic unwinds.
     fn change_queue(&self, change: impl FnOnce(&mut ReleaseQueue)) -> Released<'_> {
-        let mut released = Released::new(&self.shared.mailboxes);
+        let mut released = Released::new(&self.shared);
         if let Some(mut log) = self.log.lock_unless_broken() {
             change(log.unreleased());
             self.release_next(log, &mut released);
@@ -205,6 +209,9 @@ impl Releaser {
         let now = self.clock.now();
         if log.readers_version() != batch.readers_version {
             batch.address_again(log);
+        }
+        if batch.is_read_here {
+            self.shared.waiting.readers().call(&batch.frames, &mut released.called);
         }
         if log.append(std::mem::take(&mut batch.frames), now, &mut released.dropped) {
             released.asleep.push(ProcessLog::TRIMMING_SHARD);
@@ -272,8 +279,11 @@ impl Batch {
     /// Looks the shards up once more, because readers have come or gone since the batch was sequenced.
     fn address_again(&mut self, log: &LockedLog<'_>) {
         let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
+        self.is_read_here = false;
         for frame in &self.frames {
-            for shard in log.shards_to_mail(frame.topics()).iter() {
+            let (shards, is_read_here) = log.readers_of(frame.topics());
+            self.is_read_here |= is_read_here;
+            for shard in shards.iter() {
                 let index = mail.iter().position(|mail| mail.shard == shard).unwrap_or_else(|| {
                     mail.push(ShardMail { shard, frames: Vec::new(), reserved: Amount::default() });
                     mail.len() - 1
@@ -307,16 +317,20 @@ impl Drop for Batch {
 }
 
 impl<'hub> Released<'hub> {
-    fn new(mailboxes: &'hub [Arc<Mailbox>]) -> Released<'hub> {
-        Released { mailboxes, asleep: SmallVec::new(), dropped: Vec::new() }
+    fn new(shared: &'hub Shared) -> Released<'hub> {
+        Released { shared, asleep: SmallVec::new(), called: Called::default(), dropped: Vec::new() }
     }
 }
 
 impl Drop for Released<'_> {
     fn drop(&mut self) {
         for &shard in &self.asleep {
-            self.mailboxes[shard].wake();
+            self.shared.mailboxes[shard].wake();
         }
+        for thread in &self.called.threads {
+            thread.notify_one();
+        }
+        self.shared.waiting.call_readers(self.called.others.drain(..));
         // The dropped frames are freed behind this, because readers come first.
     }
 }

@@ -255,16 +255,15 @@ impl Sequencer {
         let count = self.measure(scratch, events);
         let is_larger = count < events.len();
         self.check(events.iter().take(count)).map_err(Unable::Refused)?;
-        let (readers_version, is_behind) =
-            self.log.interest(events.iter().take(count), &mut scratch.interest);
-        if is_behind && !may_queue {
+        let interest = self.log.interest(events.iter().take(count), &mut scratch.interest);
+        if interest.is_behind && !may_queue {
             return Err(Unable::Refused(PublishError::Busy));
         }
         let ahead = self.shared.waiting.waited_for_ahead(position);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
 
-        let mut batch = self.reserve(state, count, readers_version);
+        let mut batch = self.reserve(state, count, &interest);
         let mut published = Published { count, first: String::new(), last: String::new() };
         let mut seq = state.last_given;
         let published_at = self.clock.now();

@@ -1,7 +1,8 @@
-//! Waking the tasks among the publishers that wait.
+//! Waking the tasks among the publishers and readers that wait.
 //!
 //! A waker runs code of an executor, and that may use descriptors. A shard may have a descriptor table of its
-//! own, so it never has a waker: it calls a ticket, and one thread of the hub looks for the waker here.
+//! own, so it never has a waker: it calls a ticket or a reader's key, and one thread of the hub looks for the
+//! waker here. It also wakes readers that are threads, where a publish calls many of them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,13 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::line::{Ticket, WaitingPublishers};
+use super::line::{Task, WaitingPublishers};
 use crate::sync::{Mutex, lock, thread};
 
 /// The wakers, and the thread. Only the hub and its futures share it, never a shard.
 pub(crate) struct Tasks {
     waiting: Arc<WaitingPublishers>,
-    wakers: Mutex<BTreeMap<Ticket, Waker>>,
+    wakers: Mutex<BTreeMap<Task, Waker>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -24,7 +25,8 @@ impl Tasks {
         Tasks { waiting, wakers: Mutex::default(), thread: Mutex::new(None) }
     }
 
-    /// Starts the thread, unless it has been started. It ends when the line of publishers is closed.
+    /// Starts the thread, unless it has been started. It ends when the line of publishers is closed. Not on a
+    /// shard's thread: the new one would share its descriptor table.
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<()> {
         let mut thread = lock(&self.thread);
         if thread.is_none() {
@@ -35,22 +37,28 @@ impl Tasks {
         Ok(())
     }
 
-    /// Notes the waker of the task with this ticket, for when it is called. The caller checks after this
-    /// whether the task has been called already.
-    pub(crate) fn register(&self, ticket: Ticket, waker: &Waker) {
+    /// Notes the waker of this task, for when it is called. The caller checks after this whether the task has
+    /// been called already.
+    pub(crate) fn register(&self, task: Task, waker: &Waker) {
         let waker = waker.clone();
         // The one before is dropped without the lock: it may run any code.
-        let _before = lock(&self.wakers).insert(ticket, waker);
+        let _before = lock(&self.wakers).insert(task, waker);
     }
 
-    pub(crate) fn remove(&self, ticket: Ticket) {
-        let _waker = lock(&self.wakers).remove(&ticket);
+    pub(crate) fn remove(&self, task: Task) {
+        let _waker = lock(&self.wakers).remove(&task);
     }
 
     fn run(&self) {
-        while let Some(ticket) = self.waiting.next_called_task() {
-            let waker = lock(&self.wakers).remove(&ticket);
-            wake(waker);
+        let (mut called, mut threads) = (Vec::new(), Vec::new());
+        while self.waiting.next_called(&mut called, &mut threads) {
+            for thread in threads.drain(..) {
+                thread.notify_one();
+            }
+            for task in called.drain(..) {
+                let waker = lock(&self.wakers).remove(&task);
+                wake(waker);
+            }
         }
         // A task that registers from here on finds the line closed.
         let wakers = std::mem::take(&mut *lock(&self.wakers));

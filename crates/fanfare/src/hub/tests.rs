@@ -27,6 +27,7 @@ use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHand
 use crate::Engine;
 use crate::counts::SharedCounts;
 use crate::mailbox::{Mail, Mailbox};
+use crate::presence::Presence;
 use crate::shared_log::{SharedLog, log_of};
 
 /// A shard, as far as the hub is concerned.
@@ -64,7 +65,17 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
     });
     let handles = handles.collect();
-    (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles), shards)
+    (
+        Hub::new(
+            common,
+            Clock::start(),
+            limits,
+            SocketOptions::default(),
+            handles,
+            Arc::new(Presence::new(Duration::ZERO)),
+        ),
+        shards,
+    )
 }
 
 fn hub_of_one(limits: Limits) -> (Hub, Shard) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanfare_proto::event::Event;
 
-use super::line::{LinePosition, WaitBy};
+use super::line::{LinePosition, Task, WaitBy};
 use super::{Attempt, Hub, Interrupted, PublishError, Published, Unpublished};
 use crate::shard_thread;
 
@@ -104,7 +104,8 @@ impl Future for PublishFuture<'_> {
         let tasks = &publishing.hub.inner.tasks;
         loop {
             if let Some(position) = &publishing.position {
-                tasks.register(position.ticket(), context.waker());
+                let task = Task::Publisher(position.ticket());
+                tasks.register(task, context.waker());
                 // This is asked behind the registration, so that a call in between is not lost.
                 if !position.is_called() {
                     if shard_thread::is_current() {
@@ -112,7 +113,7 @@ impl Future for PublishFuture<'_> {
                     }
                     return Poll::Pending;
                 }
-                tasks.remove(position.ticket());
+                tasks.remove(task);
             }
             if let Some(result) = publishing.attempt(WaitBy::Task) {
                 return Poll::Ready(result);
@@ -189,7 +190,7 @@ impl<'hub> Publishing<'hub> {
     /// Leaves the line, if it has a position there.
     fn leave(&mut self) {
         if let Some(position) = self.position.take() {
-            self.hub.inner.tasks.remove(position.ticket());
+            self.hub.inner.tasks.remove(Task::Publisher(position.ticket()));
         }
     }
 }

@@ -210,7 +210,9 @@ fn only_events_wait_for_a_hold() {
     let numbers = inbox.iter().map(|mail| match mail {
         Mail::Event(frame) => Some(frame.seq()),
         Mail::Drain(_) => None,
-        Mail::Adopt(_) | Mail::Inspect(_) => panic!("it was taken before"),
+        Mail::Adopt(_) | Mail::Decided(_) | Mail::Order(_) | Mail::Inspect(_) => {
+            panic!("it was taken before")
+        }
     });
     assert_eq!(numbers.collect::<Vec<_>>(), [Some(1), Some(2), Some(3), None]);
     assert!(mailboxes[0].prepare_hold());

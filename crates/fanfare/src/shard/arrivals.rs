@@ -1,6 +1,7 @@
 //! From a socket to a subscriber: receive the request head, ask for admission, begin the stream. Here are all
 //! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or answer is not
-//! complete, [`resuming`] are subscribers that wait for a number, and [`opening`] begins streams.
+//! complete, [`undecided`] are requests whose admission decides later, [`resuming`] are subscribers that wait for a number,
+//! and [`opening`] begins streams.
 //!
 //! After an accept the request is usually there already, so a head is tried before the socket is watched, from the
 //! shard's one buffer. Only heads that come in pieces get memory of their own.
@@ -8,6 +9,7 @@
 mod opening;
 mod pending;
 mod resuming;
+mod undecided;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -21,11 +23,12 @@ use fanfare_proto::log::Start;
 use slab::Slab;
 
 use super::{Shard, SlotKey};
-use crate::admission::{self, Decision, Refusal, Subscribe};
+use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::mailbox::Adoption;
 use crate::response;
 use pending::{Deadlines, Pending, Receiving, Stage};
 use resuming::Resuming;
+use undecided::{Decider, NewUndecided, UndecidedTable};
 
 /// Bytes received at once: a whole head, and what a client sends right behind it.
 pub(crate) const RECEIVE_BYTES: usize = 32 << 10;
@@ -36,6 +39,7 @@ pub(super) struct Arrivals {
     pub(super) pending: Slab<Pending>,
     /// Subscribers that resume from a number that is not released here yet, in the order in which they came.
     pub(super) resuming: VecDeque<Resuming>,
+    pub(super) undecided: UndecidedTable,
     pub(super) deadlines: Deadlines,
     /// Given to each pending request: tells it from others that had its slot.
     generation: u32,
@@ -52,6 +56,7 @@ impl Arrivals {
         let timers = [
             self.deadlines.heads.front().map(|(at, _)| *at),
             self.deadlines.lingers.front().map(|(at, _)| *at),
+            self.undecided.deadlines.front().map(|(at, _)| *at),
             // Nothing wakes this shard when a number is released in which it has no interest.
             (!self.resuming.is_empty()).then_some(now + AHEAD_POLL),
         ];
@@ -73,8 +78,19 @@ enum Reply {
     Answer(Vec<u8>),
     /// Hand over, with everything received.
     HandOver(Vec<u8>),
+    /// The decision comes later.
+    Undecided(Box<NewUndecided>),
     /// Close without an answer.
     Close,
+}
+
+/// What an answer depends on besides the decision.
+#[derive(Clone, Copy)]
+struct Asked {
+    encoding: Encoding,
+    is_head: bool,
+    /// Another request may have come behind this one.
+    has_more: bool,
 }
 
 impl<I: Io> Shard<I> {
@@ -144,7 +160,7 @@ impl<I: Io> Shard<I> {
             };
             let answer = match scanner.parse(bytes, &self.limits.head) {
                 Ok(None) => None,
-                Ok(Some((head, length))) => Some(self.decide(&head, *transport, bytes, length)),
+                Ok(Some((head, length))) => Some(self.decide(socket, &head, *transport, bytes, length)),
                 Err(error) => Some(Reply::Refuse(Refusal::new(error.status(), error.to_string()))),
             };
             if let Some(reply) = answer {
@@ -159,23 +175,54 @@ impl<I: Io> Shard<I> {
     }
 
     /// What becomes of a request whose head has this length. More may have come behind it.
-    fn decide(&mut self, head: &RequestHead<'_>, transport: Transport, bytes: &[u8], length: usize) -> Reply {
+    fn decide(
+        &mut self,
+        socket: Socket,
+        head: &RequestHead<'_>,
+        transport: Transport,
+        received: &[u8],
+        length: usize,
+    ) -> Reply {
+        let asked = Asked {
+            encoding: Encoding { transport, format: head.wire_format() },
+            is_head: head.method() == "HEAD",
+            has_more: has_more(&received[length..]),
+        };
+        let undecided = |decider| {
+            let received = received.into();
+            Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
+        };
+        match &self.links.admission {
+            Admissions::OnThreads(_) => undecided(Decider::Threads),
+            Admissions::OnShards(admission) => {
+                let io = &self.io;
+                let peer = || io.peer(socket);
+                match admission::decide(&**admission, &Request::with_peer(head, transport, &peer)) {
+                    Ok(Decision::Later(later)) => undecided(Decider::Ticket(later)),
+                    decision => self.reply_to(decision, asked, received),
+                }
+            }
+        }
+    }
+
+    /// What a decision is to the request that it is about.
+    fn reply_to(&mut self, decision: Result<Decision, Refusal>, asked: Asked, received: &[u8]) -> Reply {
         let can_hand_over = self.links.hand_over.is_some();
-        match admission::decide(&*self.links.admission, head) {
-            Ok(Decision::Subscribe(subscribe)) => {
-                let encoding = Encoding { transport, format: head.wire_format() };
-                Reply::Subscribe(Box::new(subscribe), encoding)
-            }
+        match decision {
+            Ok(Decision::Subscribe(subscribe)) => Reply::Subscribe(Box::new(subscribe), asked.encoding),
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
-            Ok(Decision::Answer(_)) if can_hand_over && has_more(&bytes[length..]) => {
-                Reply::HandOver(bytes.to_vec())
-            }
+            Ok(Decision::Answer(_)) if can_hand_over && asked.has_more => Reply::HandOver(received.to_vec()),
             Ok(Decision::Answer(answer)) => {
                 self.counts.answered += 1;
-                Reply::Answer(response::answer(&answer, head.method() == "HEAD", self.date))
+                Reply::Answer(response::answer(&answer, asked.is_head, self.date))
             }
-            Ok(Decision::HandOver) if can_hand_over => Reply::HandOver(bytes.to_vec()),
+            Ok(Decision::HandOver) if can_hand_over => Reply::HandOver(received.to_vec()),
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
+            Ok(Decision::Later(later)) => {
+                let (transport, received) = (asked.encoding.transport, received.into());
+                let decider = Decider::Ticket(later);
+                Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
+            }
             Err(panicked) => {
                 self.counts.admission_panics += 1;
                 Reply::Refuse(panicked)
@@ -220,6 +267,7 @@ impl<I: Io> Shard<I> {
                 };
                 self.reply(socket, Reply::Refuse(refusal), now);
             }
+            Reply::Undecided(new) => self.wait_for_decision(socket, *new, now),
             Reply::Close => self.closing.push((socket, None)),
         }
     }

@@ -49,6 +49,7 @@ impl<I: Io> Shard<I> {
         let waits = self.accept_again_at.is_some()
             || self.delivery.is_draining()
             || !self.arrivals.resuming.is_empty()
+            || self.arrivals.undecided.len() > 0
             || self.links.log.trims();
         assert!(!idle || waits || timeout.is_none(), "an idle shard wakes after {timeout:?}");
     }
@@ -68,7 +69,9 @@ impl<I: Io> Shard<I> {
         let arrivals = &self.arrivals;
         let pending = arrivals.pending.iter().map(|(_, it)| it.socket);
         let resuming = arrivals.resuming.iter().map(|it| it.socket);
-        let mut sockets: Vec<Socket> = self.delivery.sockets().chain(pending).chain(resuming).collect();
+        let undecided = arrivals.undecided.sockets();
+        let mut sockets: Vec<Socket> =
+            self.delivery.sockets().chain(pending).chain(resuming).chain(undecided).collect();
         sockets.sort_unstable();
         assert!(sockets.windows(2).all(|two| two[0] != two[1]), "a socket in two tables");
 
@@ -86,6 +89,7 @@ impl<I: Io> Shard<I> {
         let (limits, arrivals) = (&self.limits, &self.arrivals);
         assert!(self.delivery.len() <= limits.connections, "too many connections");
         assert!(arrivals.pending.len() + arrivals.resuming.len() <= limits.pending, "too many that wait");
+        assert!(arrivals.undecided.len() <= limits.undecided, "too many undecided requests");
         let stale = arrivals.deadlines.heads.len().max(arrivals.deadlines.lingers.len());
         assert!(stale <= 2 * limits.pending + 1026, "too many deadlines");
     }

@@ -4,6 +4,7 @@
 //! sends the batches that delivery names, and closes what has ended. [`arrivals`] makes subscribers of sockets.
 
 mod arrivals;
+mod connections;
 #[cfg(feature = "sim")]
 mod invariants;
 
@@ -21,13 +22,17 @@ use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, EXPIRY_SLACK, Limits,
 use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
 
-use crate::admission::Admission;
+use crate::admission::Admissions;
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
+use crate::life_cycle::LifeCycleQueue;
 use crate::mailbox::{Mail, Mailbox};
+use crate::presence::Presence;
 use crate::shared_log::SharedLog;
 use arrivals::Arrivals;
 pub(crate) use arrivals::RECEIVE_BYTES;
+pub(crate) use connections::ConnectionOrder;
+use connections::Connections;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use fanfare_proto::delivery::Budgets;
 
@@ -46,9 +51,11 @@ pub(crate) struct Links {
     /// Sockets that are not ours to serve go out here.
     pub(crate) hand_over: Option<SocketSender>,
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
-    pub(crate) admission: Arc<dyn Admission>,
+    pub(crate) admission: Admissions,
     pub(crate) log: SharedLog,
     pub(crate) congestion: Arc<Congestion>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
 }
 
 pub(crate) struct Shard<I: Io> {
@@ -60,6 +67,7 @@ pub(crate) struct Shard<I: Io> {
     date: SystemTime,
     delivery: Delivery,
     arrivals: Arrivals,
+    connections: Connections,
     /// Mail taken from the mailbox and not yet acted on.
     inbox: VecDeque<Mail>,
     mail_taken_at: Duration,
@@ -90,6 +98,7 @@ impl<I: Io> Shard<I> {
     ) -> Shard<I> {
         Shard {
             io,
+            connections: Connections::new(links.life_cycle.clone()),
             links,
             date: SystemTime::UNIX_EPOCH,
             delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),
@@ -138,17 +147,24 @@ impl<I: Io> Shard<I> {
         }
         self.discard_unread();
         self.expire_pending(now);
+        self.expire_undecided(now);
         self.take_mail(now);
         self.start_caught_up_resumes(now);
+        self.end_connections();
         self.run_upkeep(now);
         self.send(now);
-        self.close_ended();
+        self.close_ended(now);
         self.publish_counts();
+        // Whoever hears of a connection finds it counted.
+        self.tell_life_cycle();
     }
 
     /// How long the next wait may last: not at all while there is work, else until the next timer.
     pub(crate) fn timeout(&mut self, now: Duration) -> Option<Duration> {
-        let work = self.delivery.has_work() || !self.inbox.is_empty() || !self.unread.is_empty();
+        let work = self.delivery.has_work()
+            || self.connections.has_work()
+            || !self.inbox.is_empty()
+            || !self.unread.is_empty();
         let congested_until = self.congested_until(now);
         let may_sleep = || match congested_until {
             // Events need not wake us: we check them when the hold is over.
@@ -261,6 +277,14 @@ impl<I: Io> Shard<I> {
                     marks = marks.saturating_sub(ADOPTION_MARKS);
                     self.adopt(*adoption, now);
                 }
+                Mail::Decided(decided) => {
+                    marks = marks.saturating_sub(ADOPTION_MARKS);
+                    self.decided(*decided, now);
+                }
+                Mail::Order(order) => {
+                    marks = marks.saturating_sub(ADOPTION_MARKS);
+                    self.order(*order, now);
+                }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {
                         marks = marks.saturating_sub(inspection.topics.len());
@@ -322,8 +346,10 @@ impl<I: Io> Shard<I> {
         self.delivery.begin_drain(window, now);
     }
 
-    fn close_ended(&mut self) {
-        while let Some(Closed { socket, link, finish, .. }) = self.delivery.poll_closed() {
+    fn close_ended(&mut self, now: Duration) {
+        while let Some(closed) = self.delivery.poll_closed() {
+            self.disconnected(&closed, now);
+            let Closed { socket, link, finish, .. } = closed;
             if finish {
                 // What the client has sent meanwhile would turn our close into a reset.
                 let _ = self.io.receive(socket, &mut self.received);
@@ -351,6 +377,7 @@ impl<I: Io> Shard<I> {
         self.counts.closed = delivered.closed;
         self.counts.connections = self.delivery.len() as u64;
         self.counts.pending = self.arrivals.pending() as u64;
+        self.counts.undecided = self.arrivals.undecided.len() as u64;
         self.counts.laggards = self.delivery.laggards() as u64;
         self.counts.audiences = self.delivery.audiences() as u64;
         self.links.counts.store(&self.counts);

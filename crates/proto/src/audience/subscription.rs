@@ -48,6 +48,11 @@ impl Subscription {
         self.encoding
     }
 
+    /// Whether private events reach it.
+    pub fn sees_private(&self) -> bool {
+        self.sees_private
+    }
+
     /// Whether an event reaches this subscription, given that one of its topics does.
     pub fn admits(&self, frame: &Frame) -> bool {
         self.sees_private || !frame.private()

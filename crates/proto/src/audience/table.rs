@@ -375,6 +375,11 @@ impl Audiences {
         &self.table[id.0].subscription
     }
 
+    /// Whether an audience reads this topic.
+    pub fn reads(&self, id: AudienceId, topic: &Topic) -> bool {
+        self.table[id.0].subscription.topics().binary_search(topic).is_ok()
+    }
+
     /// When the last completed pass began.
     pub fn swept_at(&self, id: AudienceId) -> Deciseconds {
         self.table[id.0].swept_at

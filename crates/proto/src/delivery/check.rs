@@ -49,6 +49,10 @@ impl Delivery {
             let stream = self.subscribers[link as usize].stream;
             assert!(matches!(stream.place, Place::Laggard(_)), "a sweep writes into what a link has begun");
         }
+        for slot in self.stages.slots() {
+            let stream = self.subscribers[slot as usize].stream;
+            assert!(matches!(stream.place, Place::Laggard(_)), "a member has changes to catch up with");
+        }
         let held = self.unsent.memory_bytes(&self.store);
         let may_exceed = self.upkeep.is_making_room;
         assert!(held <= self.limits.laggard_bytes || may_exceed, "links hold {held} bytes");

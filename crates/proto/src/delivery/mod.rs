@@ -24,7 +24,9 @@
 //! Before it sleeps until [`Delivery::next_timeout`], a shard whose [`Delivery::has_work`] is false calls
 //! [`Delivery::shrink_for_idle`].
 
+mod change;
 mod check;
+mod disconnect;
 mod drain;
 mod opening;
 mod sending;
@@ -46,12 +48,15 @@ use crate::frames::FrameStore;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
-    DRAIN_CHECKS, ENDINGS, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS, REPLAYED_FRAMES,
-    ROOM_CHECKS, ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
+    DRAIN_CHECKS, ENDINGS, EXPIRY_SPREAD, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS,
+    REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
-use crate::stream::{CloseReason, Deciseconds, Place, Stream};
+use crate::stream::{CloseReason, EndTime, Place, Stream};
 use crate::unsent::{Unsent, UnsentTable};
+pub use change::Changed;
+use change::Stages;
+use disconnect::Searches;
 use drain::Drain;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
@@ -73,6 +78,8 @@ pub struct Delivery {
     sending: Sending,
     closed: Vec<Closed>,
     upkeep: Upkeep,
+    stages: Stages,
+    searches: Searches,
     drain: Option<Drain>,
     generation: u32,
     jitter: Jitter,
@@ -115,8 +122,18 @@ pub struct Closed {
     pub link: LinkKey,
     /// Why its last stream ended.
     pub reason: CloseReason,
+    /// Every event of that stream's topics up to this number was given to the kernel whole, or was known to be gone.
+    pub cursor: u64,
     /// The end of the stream was sent: the peer is to read to it, so our side of the connection is finished first.
     pub finish: bool,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy)]
+struct StreamEnd {
+    reason: CloseReason,
+    cursor: u64,
+    finish: bool,
 }
 
 /// How much of each kind of work one tick does. A simulation, which has few of everything, does less.
@@ -205,6 +222,8 @@ impl Delivery {
             sending: Sending::default(),
             closed: Vec::new(),
             upkeep: Upkeep::default(),
+            stages: Stages::default(),
+            searches: Searches::default(),
             drain: None,
             generation: 0,
             jitter: Jitter::new(seed),
@@ -256,7 +275,7 @@ impl Delivery {
     /// Whether something can be sent, marked or ended now.
     pub fn has_work(&self) -> bool {
         let has_sends = self.laggards.any_ready() || self.sending.has_work();
-        self.audiences.has_work() || has_sends || self.upkeep.is_making_room
+        self.audiences.has_work() || has_sends || self.upkeep.is_making_room || !self.searches.is_empty()
     }
 
     /// Whether links have begun more than the bound, and streams are still to be ended for that.
@@ -368,6 +387,7 @@ impl Delivery {
         self.make_room(log);
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
+        self.step_searches(log);
         self.step_drain(now, log);
     }
 
@@ -417,37 +437,39 @@ impl Delivery {
     /// Ends a stream: it is out of its audience now, and its link gets the command to end. `finish`: the end of the stream was sent.
     fn end(&mut self, slot: u32, reason: CloseReason, finish: bool, log: &mut impl EventLog) {
         let Subscriber { stream, .. } = self.subscribers[slot as usize];
-        match stream.place {
-            Place::Member(index) => {
-                self.leave_members(stream.audience, index);
-            }
+        let cursor = match stream.place {
+            Place::Member(index) => self.leave_members(stream.audience, index).cursor,
             Place::Laggard(laggard) => {
+                let cursor = self.laggards.get(laggard).cursor;
                 self.laggards.remove(laggard);
                 self.audiences.remove_laggard(stream.audience);
+                cursor
             }
-        }
+        };
+        self.stages.forget(slot);
         self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
         self.remove_audience_if_empty(stream.audience, log);
         self.counts.closed[reason.index()] += 1;
-        self.stream_ended(slot, reason, finish);
+        self.stream_ended(slot, StreamEnd { reason, cursor, finish });
     }
 
     /// What a link does when a stream of it has ended: the one place where that depends on the transport.
-    fn stream_ended(&mut self, slot: u32, reason: CloseReason, finish: bool) {
+    fn stream_ended(&mut self, slot: u32, end: StreamEnd) {
         match self.subscribers[slot as usize].link.transport() {
             // It has no other stream and gets none, so it ends as well.
-            Transport::Http1 => self.close_link(slot, reason, finish),
+            Transport::Http1 => self.close_link(slot, end),
         }
     }
 
     /// Lets go of a link without streams and of what is unsent on it: its socket is to be closed.
-    fn close_link(&mut self, slot: u32, reason: CloseReason, finish: bool) {
+    fn close_link(&mut self, slot: u32, end: StreamEnd) {
         let Subscriber { link, .. } = self.subscribers.remove(slot as usize);
         if let Some(unsent) = self.unsent.take(slot) {
             unsent.drop_reference(&mut self.store);
         }
         let key = LinkKey { slot, generation: link.generation() };
-        self.closed.push(Closed { socket: link.socket, link: key, reason, finish });
+        let StreamEnd { reason, cursor, finish } = end;
+        self.closed.push(Closed { socket: link.socket, link: key, reason, cursor, finish });
         if self.subscribers.is_empty() {
             // Give back what many streams needed.
             self.subscribers = Slab::new();
@@ -491,12 +513,18 @@ impl Delivery {
         u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// When a stream that begins now ends because of its age.
-    fn end_of_age(&mut self, now: Duration) -> Deciseconds {
-        match self.limits.connection_age {
-            // Upkeep finds it within the last twentieth.
-            Some(age) => Deciseconds::of(now.saturating_add(self.jitter.percent(age, 80, 95))),
-            None => Deciseconds::MAX,
-        }
+    /// When a stream that begins now ends by itself: because of its age, or, where it was given `lifetime`, at the end of
+    /// that.
+    fn end_time(&mut self, lifetime: Option<Duration>, now: Duration) -> EndTime {
+        let age = self.limits.connection_age;
+        // Upkeep finds it within the last twentieth.
+        let aged = age.map_or(EndTime::NEVER, |age| {
+            EndTime::by_age(now.saturating_add(self.jitter.percent(age, 80, 95)))
+        });
+        let Some(lifetime) = lifetime else { return aged };
+        // It must not last longer, so upkeep has to find it before. Streams whose lifetimes end together end apart.
+        let spread = self.jitter.percent((lifetime / 20).min(EXPIRY_SPREAD), 0, 100);
+        let lifetime = lifetime.saturating_sub(spread).saturating_sub(self.check_period());
+        aged.min(EndTime::by_expiry(now.saturating_add(lifetime)))
     }
 }

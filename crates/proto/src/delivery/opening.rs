@@ -38,6 +38,8 @@ pub struct NewStream {
     pub socket: i32,
     /// What the subscriber asked for.
     pub options: StreamOptions,
+    /// How long the stream may last, whatever its age may be; `None`: there is no such limit.
+    pub lifetime: Option<Duration>,
     /// The rest of its opening bytes, where the socket did not take all of them.
     pub unsent: Option<Unsent>,
 }
@@ -57,14 +59,7 @@ impl Delivery {
         start: Option<Start>,
         log: &mut impl EventLog,
     ) -> Opened {
-        let (audience, newest) = match self.audiences.find(&subscription) {
-            Some(audience) => (audience, log.newest()),
-            None => {
-                let unread = self.audiences.unread_topics(&subscription);
-                let newest = if unread.is_empty() { log.newest() } else { log.add_reader(&unread) };
-                (self.audiences.create(subscription, newest), newest)
-            }
-        };
+        let (audience, newest) = self.audience_of(subscription, log);
         let Some(start) = start else {
             let cursor = newest;
             let (incomplete_until, nothing_until) = (cursor, cursor);
@@ -105,7 +100,7 @@ impl Delivery {
 
     /// Begins a link on a watched socket, under the name that was reserved, with its stream.
     pub fn begin(&mut self, opened: Opened, new: NewStream, now: Duration, log: &mut impl EventLog) {
-        let NewStream { link: key, socket, options, unsent } = new;
+        let NewStream { link: key, socket, options, lifetime, unsent } = new;
         let Opened { audience, cursor, incomplete_until, gap, resumes, nothing_until } = opened;
         let slot = key.slot;
         // It has everything up to where nothing is for it.
@@ -125,7 +120,7 @@ impl Delivery {
             Place::Member(self.audiences.join(audience, Member { socket, slot, cursor }))
         };
         let sent_at = Deciseconds::of(now);
-        let ends_at = self.end_of_age(now);
+        let ends_at = self.end_time(lifetime, now);
         let link = Link::new(socket, key, self.audiences.subscription(audience).encoding().transport);
         let stream = Stream { audience, place, sent_at, ends_at, options };
         let inserted = self.subscribers.insert(Subscriber { link, stream });

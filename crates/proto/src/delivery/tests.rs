@@ -42,7 +42,13 @@ impl World {
         let log = &mut UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
         let opened = self.delivery.open(subscription, start, log);
-        let new = NewStream { link, socket: link.slot as i32, options: StreamOptions::default(), unsent };
+        let new = NewStream {
+            link,
+            socket: link.slot as i32,
+            options: StreamOptions::default(),
+            lifetime: None,
+            unsent,
+        };
         self.delivery.begin(opened, new, self.now, log);
         link
     }

@@ -138,7 +138,7 @@ impl Delivery {
     }
 
     /// The time in which each stream is checked once.
-    fn check_period(&self) -> Duration {
+    pub(super) fn check_period(&self) -> Duration {
         let heartbeat = self.heartbeat_period();
         let age = self.limits.connection_age.map_or(heartbeat, |age| age / 20);
         heartbeat.min(age).max(CHECK_INTERVAL)
@@ -176,11 +176,11 @@ impl Delivery {
         for slot in (from..from + per_check).map(|slot| slot % slots) {
             let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
             let key = StreamKey { slot: slot as u32, generation: link.generation() };
-            if stream.ends_at <= Deciseconds::of(now) {
+            if let Some(reason) = stream.ends_at.over(now) {
                 // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to it. In the
                 // queue of endings it would only keep others waiting, a drain among them.
                 if !self.unsent.contains(key.slot) {
-                    self.sending.queue_ending(key, CloseReason::Aged);
+                    self.sending.queue_ending(key, reason);
                 }
             } else if stream.options.heartbeat.is_none() && self.is_heartbeat_due(&stream, now) {
                 self.queue_heartbeat(key, &stream);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fanfare_proto::audience::{Subscription, SweepBounds};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::delivery::{Budgets, Closed, Delivery, NewStream, SendFailure};
+use fanfare_proto::delivery::{Budgets, Changed, Closed, Delivery, NewStream, SendFailure};
 use fanfare_proto::event::{Event, EventId, Topic};
 use fanfare_proto::event_log::UnsharedLog;
 use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbeat};
@@ -56,6 +56,8 @@ struct Subscriber {
     link: LinkKey,
     socket: i32,
     subscription: Subscription,
+    /// Changes of its topics that it may not have caught up with: up to which number it has which topics.
+    stages: VecDeque<(u64, Subscription)>,
     options: StreamOptions,
     /// How many bytes its socket takes before it is full; `None`: any number.
     room: Option<usize>,
@@ -65,6 +67,8 @@ struct Subscriber {
     gone: bool,
     /// What it got and did not understand yet.
     begun: Vec<u8>,
+    /// What its socket did not take of the last send.
+    not_taken: Vec<u8>,
     /// It was given, or told that it cannot get, everything up to here.
     seen: u64,
     /// It was told that some events up to here are gone. What is left of them comes.
@@ -77,6 +81,14 @@ struct Subscriber {
     heard_at: Duration,
     /// The end of its stream has come.
     ended: bool,
+}
+
+impl Subscriber {
+    /// What it has of the event with this number.
+    fn at(&self, seq: u64) -> &Subscription {
+        let stage = self.stages.iter().find(|(until, _)| seq <= *until);
+        stage.map_or(&self.subscription, |(_, subscription)| subscription)
+    }
 }
 
 impl World {
@@ -147,7 +159,8 @@ impl World {
     pub(crate) fn step(&mut self) {
         match self.choices.below(100) {
             0..15 => self.join(),
-            15..20 => self.leave_some(),
+            15..18 => self.leave_some(),
+            18..20 => self.change_topics_of_some(),
             20..32 => self.change_some_socket(),
             32..57 => self.publish_some(),
             57..92 => self.turn(),
@@ -244,11 +257,13 @@ impl World {
             link,
             socket,
             subscription,
+            stages: VecDeque::new(),
             options,
             room: None,
             is_blocked: !is_open,
             gone: false,
             begun: Vec::new(),
+            not_taken: Vec::new(),
             seen,
             incomplete_until,
             is_uncertain: false,
@@ -257,7 +272,12 @@ impl World {
             ended: false,
         };
         assert!(self.subscribers.insert(link.slot, subscriber).is_none(), "a slot that is in use");
-        self.delivery.begin(opened, NewStream { link, socket, options, unsent }, now, &mut log);
+        self.delivery.begin(
+            opened,
+            NewStream { link, socket, options, lifetime: None, unsent },
+            now,
+            &mut log,
+        );
         self.take_closed();
         if !is_open && self.subscribers.contains_key(&link.slot) && self.choices.one_in(2) {
             self.open_socket(link.slot);
@@ -268,6 +288,53 @@ impl World {
         if let Some(slot) = self.some_subscriber() {
             self.leave(slot);
         }
+    }
+
+    fn change_topics_of_some(&mut self) {
+        let Some(slot) = self.some_subscriber() else { return };
+        let topics = match self.choices.below(3) {
+            0 => self.choices.subscription().topics().to_vec(),
+            _ => self.menu[self.choices.below(self.menu.len())].topics().to_vec(),
+        };
+        let (now, newest) = (self.now, self.log.newest());
+        let subscriber = &self.subscribers[&slot];
+        let (link, format) = (subscriber.link, subscriber.subscription.encoding().format);
+        // The event that it is in the middle of is finished, whatever its topics are.
+        let piece = [&subscriber.begun[..], &subscriber.not_taken].concat();
+        let is_in =
+            |event: &Arc<Frame>| !subscriber.begun.is_empty() && piece.starts_with(event.wire(format));
+        let events = std::iter::successors(self.first_after(subscriber, subscriber.seen), |event| {
+            self.first_after(subscriber, event.seq())
+        });
+        let in_event = events.take(100).find(|event| is_in(event)).map(|event| event.seq());
+        let changed = self.delivery.change_topics(
+            link,
+            topics.iter().cloned(),
+            now,
+            &mut UnsharedLog { log: &mut self.log, shard: 0 },
+        );
+        assert_eq!(changed, Changed::Changed);
+        self.take_closed();
+        let Some(subscriber) = self.subscribers.get_mut(&slot) else { return };
+        let before = subscriber.subscription.clone();
+        // A gap that is told of already is one of the topics before.
+        subscriber.is_uncertain |= self.limits.laggard_policy == LaggardPolicy::Skip;
+        let only = |subscription: &Subscription, topics: &[Topic]| {
+            let stay = subscription.topics().iter().filter(|topic| topics.contains(topic)).cloned();
+            Subscription::new(stay, subscription.encoding(), subscription.sees_private())
+        };
+        let begun = in_event.map(|seq| (seq, subscriber.at(seq).clone()));
+        for (_, subscription) in &mut subscriber.stages {
+            *subscription = only(subscription, &topics);
+        }
+        if before.topics() != topics {
+            subscriber.stages.push_back((newest, only(&before, &topics)));
+        }
+        if let Some(begun) = begun {
+            let place = subscriber.stages.partition_point(|(until, _)| *until < begun.0);
+            subscriber.stages.insert(place, begun);
+        }
+        subscriber.subscription = Subscription::new(topics, before.encoding(), before.sees_private());
     }
 
     fn leave(&mut self, slot: u32) {
@@ -368,7 +435,7 @@ impl World {
     }
 
     fn take_closed(&mut self) {
-        while let Some(Closed { socket, link, reason, finish }) = self.delivery.poll_closed() {
+        while let Some(Closed { socket, link, reason, finish, .. }) = self.delivery.poll_closed() {
             let subscriber = self.subscribers.remove(&link.slot).unwrap();
             assert_eq!((subscriber.socket, subscriber.link), (socket, link));
             let may_be = match reason {
@@ -377,7 +444,7 @@ impl World {
                 CloseReason::LaggardStalled => {
                     subscriber.is_blocked && self.now - subscriber.heard_at >= self.limits.laggard_time
                 }
-                CloseReason::Aged => false,
+                CloseReason::Aged | CloseReason::Expired | CloseReason::Disconnected => false,
                 CloseReason::Drained => {
                     let next =
                         self.first_after(&subscriber, subscriber.seen.max(subscriber.incomplete_until));
@@ -406,6 +473,14 @@ impl World {
         let misses =
             self.first_after(subscriber, subscriber.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
+        // Whoever is in the middle of a change of its topics does not skip, and needs a log that has dropped nothing since.
+        let lost = lost
+            || subscriber.stages.iter().any(|(until, subscription)| {
+                let topics = subscription.topics();
+                let is_under_way = *until > subscriber.seen && !topics.is_empty();
+                let sees_private = subscription.sees_private();
+                is_under_way && self.log.available_after(topics, sees_private) > subscriber.seen
+            });
         // A gap event is begun, too.
         let has_begun =
             !subscriber.begun.is_empty() || !subscriber.is_open || subscriber.is_blocked || misses;
@@ -429,6 +504,7 @@ impl World {
             subscriber.heard_at = now;
         }
         subscriber.is_blocked = sent < bytes.len();
+        subscriber.not_taken = bytes[sent..].to_vec();
         let slot = subscriber.link.slot;
         self.read(slot);
         (sent < bytes.len()).then_some(SendFailure { index, sent, is_gone: false })
@@ -490,7 +566,6 @@ impl World {
 
     /// What came is a later event, and all before it were dropped by the log.
     fn read_behind_a_skip(&self, subscriber: &mut Subscriber, format: WireFormat) -> bool {
-        let available_after = self.available_after(subscriber);
         let mut seq = subscriber.seen;
         while let Some(next) = self.first_after(subscriber, seq) {
             match take_off(&mut subscriber.begun, next.wire(format)) {
@@ -500,6 +575,7 @@ impl World {
                 }
                 Match::Beginning => return false,
                 Match::Other => {
+                    let available_after = self.available_at(subscriber, next.seq());
                     assert!(next.seq() <= available_after, "{} was left out", next.seq());
                     seq = next.seq();
                 }
@@ -544,7 +620,7 @@ impl World {
                 }
             };
             assert!(
-                cursor.seq >= subscriber.seen && cursor.seq <= until,
+                cursor.seq >= subscriber.seen && (cursor.seq <= until || subscriber.is_uncertain),
                 "the gap goes on at {}",
                 cursor.seq
             );
@@ -589,18 +665,30 @@ impl World {
             }
             before = frame.seq();
         }
-        (found.expect("an event with this id"), count == 1)
+        let found = found.unwrap_or_else(|| {
+            assert!(subscriber.is_uncertain, "no event has the id {id}");
+            available_after + 1
+        });
+        (found, count == 1)
     }
 
-    /// The log has every event for the subscriber after this number.
+    /// The log has every event for the subscriber after this number, up to the next change of its topics.
     fn available_after(&self, subscriber: &Subscriber) -> u64 {
-        let wanted = subscriber.subscription.wanted_after(0, 0);
-        self.log.available_after(wanted.topics, wanted.sees_private)
+        let next = self.first_after(subscriber, subscriber.seen).map_or(u64::MAX, |next| next.seq());
+        self.available_at(subscriber, next)
+    }
+
+    /// The same for the topics that it has of the event with this number.
+    fn available_at(&self, subscriber: &Subscriber, seq: u64) -> u64 {
+        let wanted = subscriber.at(seq).wanted_after(0, 0);
+        let available_after = self.log.available_after(wanted.topics, wanted.sees_private);
+        let until = subscriber.stages.iter().map(|(until, _)| *until).find(|until| *until >= seq);
+        until.map_or(available_after, |until| available_after.min(until))
     }
 
     fn first_after(&self, subscriber: &Subscriber, seq: u64) -> Option<&Arc<Frame>> {
         let at = self.history.partition_point(|frame| frame.seq() <= seq);
-        self.history[at..].iter().find(|frame| subscriber.subscription.wants(frame))
+        self.history[at..].iter().find(|frame| subscriber.at(frame.seq()).wants(frame))
     }
 
     // What must hold after each step.

@@ -30,7 +30,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
-use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, WireFormat};
+use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, Transport, WireFormat};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -219,11 +219,14 @@ fn subscription<B>(
         Ok(head) => head,
         Err(error) => return Some(Err(Problem::new(error.status(), error.to_string()))),
     };
-    Some(match control.admission.admit(&head) {
+    // The admission does not ask who the peer is.
+    let asked = fanfare::Request::new(&head, Transport::Http1, None);
+    Some(match control.admission.admit(&asked) {
         Decision::Subscribe(_) if is_head => return None,
         Decision::Subscribe(subscribe) => Ok((subscribe, head.wire_format())),
         Decision::Refuse(refusal) => Err(Problem::from(refusal)),
-        Decision::Answer(_) | Decision::HandOver => return None,
+        // Health checks and all others are answered here.
+        _ => return None,
     })
 }
 

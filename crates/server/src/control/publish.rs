@@ -388,7 +388,7 @@ mod tests {
     use std::task::Poll;
 
     use axum::http::{HeaderValue, StatusCode};
-    use fanfare::{Decision, Engine, Limits, Refusal, RequestHead};
+    use fanfare::{Decision, Engine, Limits, Refusal, Request};
 
     use super::super::test_support::add_subscriber;
     use super::super::{Bodies, ControlLimits, Inspections, Notices, OwedWakes};
@@ -456,13 +456,15 @@ mod tests {
         let (stopped, stops) = mpsc::channel::<()>();
         let told = Mutex::new(told);
         // A request stops the shard until it is told to go on.
-        let admission = move |_: &RequestHead<'_>| {
+        let admission = move |_: &Request<'_>| {
             stopped.send(()).unwrap();
             let _ = told.lock().unwrap().recv();
             Decision::Refuse(Refusal::new(404, "it only stops the shard"))
         };
         let limits = Limits { mailbox_events: 300, ..Limits::default() };
-        let builder = Engine::builder().shards(1).limits(limits).admission(admission);
+        let builder = Engine::builder().shards(1).limits(limits);
+        // SAFETY: the admission uses no descriptor.
+        let builder = unsafe { builder.admission_on_shards(admission) };
         let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
         // Where the test fails, this goes before the engine, which waits for its shard.
         let go_on = go_on;

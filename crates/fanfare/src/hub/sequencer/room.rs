@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::{Sequencer, State};
 use crate::hub::capacity::{Amount, Bound};
 use crate::hub::release::{Batch, ShardMail};
+use crate::shared_log::Interest;
 
 /// Reused from publish to publish.
 #[derive(Default)]
@@ -184,7 +185,7 @@ impl Sequencer {
         }
     }
 
-    pub(super) fn reserve(&self, state: &mut State, count: usize, readers_version: u64) -> Batch {
+    pub(super) fn reserve(&self, state: &mut State, count: usize, interest: &Interest) -> Batch {
         let State { scratch, total_at_most, .. } = state;
         let mut mail = SmallVec::new();
         for shard in scratch.needed.iter() {
@@ -201,7 +202,8 @@ impl Sequencer {
             frames: Vec::with_capacity(count),
             mail,
             amount: part,
-            readers_version,
+            is_read_here: interest.is_read_here,
+            readers_version: interest.readers_version,
             shared: Arc::clone(&self.shared),
         }
     }

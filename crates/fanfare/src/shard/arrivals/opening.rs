@@ -53,8 +53,10 @@ impl<I: Io> Shard<I> {
             Ok(sent) => {
                 let is_cut = sent < opening.len();
                 let unsent = is_cut.then(|| Unsent::own(opening.into_boxed_slice(), sent));
-                let new = NewStream { link, socket, options, unsent };
+                let (lifetime, has_gap) = (subscribe.lifetime, opened.gap);
+                let new = NewStream { link, socket, options, lifetime, unsent };
                 self.delivery.begin(opened, new, now, &mut self.links.log);
+                self.connected(link, subscribe, socket, has_gap, now);
             }
             Err(()) => {
                 self.delivery.abandon(opened, &mut self.links.log);

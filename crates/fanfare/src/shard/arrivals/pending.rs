@@ -190,6 +190,7 @@ impl<I: Io> Shard<I> {
         while let Some(Resuming { socket, .. }) = self.arrivals.resuming.pop_front() {
             self.closing.push((socket, None));
         }
+        self.close_all_undecided();
         let key = |(slot, pending): (usize, &Pending)| LinkKey {
             slot: slot as u32,
             generation: pending.generation,
@@ -202,7 +203,7 @@ impl<I: Io> Shard<I> {
 }
 
 /// The next entry whose time has come.
-fn due(queue: &mut Deadline, now: Duration) -> Option<LinkKey> {
+pub(super) fn due(queue: &mut Deadline, now: Duration) -> Option<LinkKey> {
     let (at, key) = *queue.front()?;
     (at <= now).then(|| {
         queue.pop_front();

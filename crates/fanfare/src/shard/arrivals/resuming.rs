@@ -68,4 +68,16 @@ impl<I: Io> Shard<I> {
             }
         }
     }
+
+    /// Closes the connections of a subject that wait for a number.
+    pub(in crate::shard) fn close_resuming_of(&mut self, subject: &str) {
+        let closing = &mut self.closing;
+        self.arrivals.resuming.retain(|resuming| {
+            let is_its = resuming.subscribe.subject.as_deref() == Some(subject);
+            if is_its {
+                closing.push((resuming.socket, None));
+            }
+            !is_its
+        });
+    }
 }

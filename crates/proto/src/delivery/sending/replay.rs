@@ -47,8 +47,8 @@ impl Delivery {
             return Some(InFlight::Unsent(slot));
         }
         // A slow subscriber may be in the middle of a frame whenever upkeep checks it.
-        if stream.ends_at <= Deciseconds::of(now) {
-            self.sending.queue_ending(self.key_of(slot), CloseReason::Aged);
+        if let Some(reason) = stream.ends_at.over(now) {
+            self.sending.queue_ending(self.key_of(slot), reason);
             self.laggards.ends(laggard);
             return None;
         }
@@ -56,7 +56,19 @@ impl Delivery {
             let state = self.laggards.get(laggard);
             (state.cursor, state.incomplete_until)
         };
-        let subscription = Arc::clone(self.audiences.subscription(stream.audience));
+        let stage = self.stages.current(slot, cursor);
+        let (until, subscription) = match stage {
+            Some((until, subscription)) => (Some(until), subscription),
+            None => (None, Arc::clone(self.audiences.subscription(stream.audience))),
+        };
+        if let Some(until) = until
+            && subscription.topics().is_empty()
+        {
+            // None of its topics stayed.
+            self.laggards.advance(laggard, until);
+            self.sending.next_laggard = Some(laggard);
+            return None;
+        }
         let Sending { run, run_of, keys, frames, .. } = &mut self.sending;
         (*run_of, _) = (None, keys.clear());
         frames.clear();
@@ -67,12 +79,18 @@ impl Delivery {
             frames,
         ) {
             Ok(end) => {
+                let end = until.map_or(end, |until| end.min(until));
+                frames.retain(|frame| frame.seq() <= end);
                 keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
                 run.fill(cursor, end, subscription.encoding(), keys, &mut self.store);
                 keys.drain(..).for_each(|key| self.store.drop_reference(key));
                 if run.is_empty() {
                     self.laggards.advance(laggard, end);
-                    self.laggard_to_member(laggard);
+                    match until {
+                        // It has everything up to the change of its topics.
+                        Some(_) => self.sending.next_laggard = Some(laggard),
+                        None => self.laggard_to_member(laggard),
+                    }
                     return None;
                 }
                 self.sending.sockets.push(link.socket);
@@ -81,6 +99,10 @@ impl Delivery {
             Err(available_after) => {
                 match self.limits.laggard_policy {
                     // It reconnects, and the head of its next stream reports the gap.
+                    LaggardPolicy::Skip if until.is_some() => {
+                        // A gap in the middle of a change of topics would be one in several subscriptions.
+                        self.end(slot, CloseReason::LaggardFull, false, log);
+                    }
                     LaggardPolicy::Disconnect => self.end(slot, CloseReason::LaggardFull, false, log),
                     LaggardPolicy::Skip => self.skip(laggard, available_after, log),
                 }
@@ -168,7 +190,8 @@ impl Delivery {
                     (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
                 self.laggards.advance(laggard, end);
                 self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
-                if end >= self.audiences.head(audience) {
+                let has_caught_up = self.stages.current(slot, end).is_none();
+                if has_caught_up && end >= self.audiences.head(audience) {
                     self.laggard_to_member(laggard);
                 } else {
                     self.laggards.ready(laggard);

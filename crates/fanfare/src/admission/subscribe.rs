@@ -1,0 +1,232 @@
+//! A subscription, as an admission or an embedder asks for it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_proto::event::{EventType, Topic};
+use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
+use fanfare_proto::head::RequestHead;
+use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
+
+use super::answer::{InvalidHeader, push_header};
+use super::request::Request;
+use crate::presence::{Announcement, Membership};
+use crate::written_head::{InvalidHead, WrittenHead};
+
+/// A subscription and how its stream begins.
+#[derive(Clone, Debug, Default)]
+pub struct Subscribe {
+    pub(crate) topics: Vec<Topic>,
+    pub(crate) resume: Option<String>,
+    pub(crate) gap_events: bool,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) heartbeat: Option<Duration>,
+    pub(crate) sees_private: bool,
+    pub(crate) headers: String,
+    pub(crate) retry: Option<Duration>,
+    pub(crate) greeting: Vec<u8>,
+    pub(crate) subject: Option<Arc<str>>,
+    pub(crate) data: Option<u64>,
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) memberships: Vec<Membership>,
+    pub(crate) written_head: Option<WrittenHead>,
+}
+
+impl Subscribe {
+    /// A live subscription to these topics.
+    pub fn to(topics: impl IntoIterator<Item = Topic>) -> Subscribe {
+        Subscribe { topics: topics.into_iter().collect(), gap_events: true, ..Subscribe::default() }
+    }
+
+    /// What the request itself asks for: `topic=` parameters, where to resume, and the switches `gap=`,
+    /// `checkpoint=` and `heartbeat=`.
+    ///
+    /// # Errors
+    /// No topic, an invalid one, or more than `max_topics`; a switch with a value that it does not have.
+    pub fn from_request(request: &Request<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
+        Subscribe::from_head(request.head(), max_topics)
+    }
+
+    /// The same, from a head that another server has received.
+    ///
+    /// # Errors
+    /// As [`Subscribe::from_request`].
+    pub fn from_head(head: &RequestHead<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
+        let query = SubscribeQuery::from_head(head, max_topics)?;
+        Ok(Subscribe {
+            topics: query.topics,
+            resume: query.resume,
+            gap_events: query.gap_events,
+            checkpoint: query.checkpoint,
+            heartbeat: query.heartbeat,
+            ..Subscribe::default()
+        })
+    }
+
+    /// Resumes after this event: the text of a `Last-Event-ID`, or `earliest` for all that is retained.
+    pub fn resume(mut self, id: impl Into<String>) -> Subscribe {
+        self.resume = Some(id.into());
+        self
+    }
+
+    /// Whether a gap is told in the stream, by a `fanfare.gap` event. The default is yes.
+    pub fn gap_events(mut self, tell: bool) -> Subscribe {
+        self.gap_events = tell;
+        self
+    }
+
+    /// How this subscriber is told where it is before its first event, and on a quiet stream. The default is
+    /// [`Checkpoint::Block`]: an id that browsers adopt without dispatching anything.
+    pub fn checkpoint(mut self, form: Checkpoint) -> Subscribe {
+        self.checkpoint = form;
+        self
+    }
+
+    /// The longest silence that this subscriber allows: it gets a heartbeat where nothing else was sent for
+    /// so long, within [`crate::Limits::heartbeat_min`] and [`crate::Limits::heartbeat`]. The default is the
+    /// latter.
+    pub fn heartbeat(mut self, longest_silence: Duration) -> Subscribe {
+        self.heartbeat = Some(longest_silence);
+        self
+    }
+
+    /// Whether private events of these topics are delivered. The default is no.
+    pub fn sees_private(mut self, sees: bool) -> Subscribe {
+        self.sees_private = sees;
+        self
+    }
+
+    /// Adds a field to the response head (for CORS, cookies).
+    ///
+    /// # Errors
+    /// [`InvalidHeader`]: the field would let its author write into the response head.
+    pub fn header(mut self, name: &str, value: &str) -> Result<Subscribe, InvalidHeader> {
+        push_header(&mut self.headers, name, value)?;
+        Ok(self)
+    }
+
+    /// A head that another HTTP server has written, from its status line to its empty line. It is sent in place
+    /// of the engine's own, so that what the middleware of that server has added arrives. `Fanfare-Gap` and the
+    /// fields of [`Subscribe::header`] are added behind its fields.
+    ///
+    /// # Errors
+    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it has a
+    /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`; or it is longer
+    /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
+    /// checks.
+    pub fn response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
+        self.written_head = Some(WrittenHead::parse(bytes.into())?);
+        Ok(self)
+    }
+
+    /// The reconnection time told to this subscriber, exactly: without the jitter of
+    /// [`crate::Limits::retry`].
+    pub fn retry(mut self, wait: Duration) -> Subscribe {
+        self.retry = Some(wait);
+        self
+    }
+
+    /// An event for this subscriber alone, at the start of its stream. It has no id and is not kept.
+    pub fn greeting(mut self, kind: Option<&EventType>, data: &str) -> Subscribe {
+        encode_unnumbered(kind.map(EventType::as_str), data, &mut self.greeting);
+        self
+    }
+
+    /// Who the subscriber is: the user's name, say, or the subject of a token. [`crate::Hub::disconnect_subject`] ends all
+    /// connections of a subject, and life-cycle events bear it. At most [`Subscribe::MAX_SUBJECT_BYTES`].
+    ///
+    /// # Errors
+    /// [`InvalidSubject`]: the text is longer.
+    pub fn with_subject(mut self, subject: impl Into<Arc<str>>) -> Result<Subscribe, InvalidSubject> {
+        let subject = subject.into();
+        if subject.len() > Subscribe::MAX_SUBJECT_BYTES {
+            return Err(InvalidSubject { bytes: subject.len() });
+        }
+        self.subject = Some(subject);
+        Ok(self)
+    }
+
+    /// The longest subject and the longest name of a member, in bytes.
+    pub const MAX_SUBJECT_BYTES: usize = 256;
+
+    /// A number of the embedder's that life-cycle events bear: a key of its own table, say.
+    pub fn with_data(mut self, data: u64) -> Subscribe {
+        self.data = Some(data);
+        self
+    }
+
+    /// The stream ends within this time, whatever its age may be: when a token expires, say. It ends a little earlier, by up to
+    /// a twentieth of the time and half a minute, so that streams whose times end together do not come back together. A
+    /// subscriber that is in the middle of an event gets the rest of it.
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Subscribe {
+        self.lifetime = Some(lifetime);
+        self
+    }
+
+    /// While the connection lives, this name is among the members of a topic: [`crate::Hub::members`]. A name with several
+    /// connections is one member. It stays a member for [`crate::Builder::presence_linger`] after its last connection. The topic
+    /// need not be one of the subscription.
+    ///
+    /// # Errors
+    /// [`InvalidSubject`]: the name is longer than [`Subscribe::MAX_SUBJECT_BYTES`].
+    pub fn with_member(
+        mut self,
+        topic: &Topic,
+        name: impl Into<Arc<str>>,
+    ) -> Result<Subscribe, InvalidSubject> {
+        let name = name.into();
+        if name.len() > Subscribe::MAX_SUBJECT_BYTES {
+            return Err(InvalidSubject { bytes: name.len() });
+        }
+        self.memberships.push(Membership { topic: topic.clone(), name, announcement: None });
+        Ok(self)
+    }
+
+    /// Publishes an event of one of these types, with the member's name as data, in each topic of [`Subscribe::with_member`]
+    /// that was given before, when the member joins and when it leaves.
+    pub fn with_announcements(mut self, join: EventType, leave: EventType) -> Subscribe {
+        let announcement = Arc::new(Announcement { join, leave });
+        for membership in &mut self.memberships {
+            membership.announcement = Some(Arc::clone(&announcement));
+        }
+        self
+    }
+
+    /// The subject.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
+    /// The topics.
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    /// Where it resumes.
+    pub fn resumes_after(&self) -> Option<&str> {
+        self.resume.as_deref()
+    }
+
+    /// The fields that were added to the response head.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.lines().filter_map(|line| line.split_once(": "))
+    }
+}
+
+/// A text that is too long to be a subject or a member's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidSubject {
+    /// How long it is.
+    pub bytes: usize,
+}
+
+impl fmt::Display for InvalidSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = Subscribe::MAX_SUBJECT_BYTES;
+        write!(f, "a subject or a member's name has at most {most} bytes, and this one has {}", self.bytes)
+    }
+}
+
+impl std::error::Error for InvalidSubject {}

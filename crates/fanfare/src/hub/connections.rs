@@ -1,0 +1,149 @@
+//! What becomes of connections, and who is there.
+
+use std::fmt;
+use std::sync::Arc;
+
+use fanfare_proto::event::Topic;
+
+use super::Hub;
+use crate::connection::ConnectionId;
+use crate::mailbox::{Mail, Refused};
+use crate::shard::ConnectionOrder;
+
+/// Why an order about connections was not given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The mailbox of a shard is full. Try again in a few milliseconds. An order for several shards may have reached some of
+    /// them; given again, it does no harm.
+    Busy,
+    /// The engine drains or has stopped.
+    Stopped,
+    /// The connection is not one of this engine's.
+    Unknown,
+    /// A connection has at least one topic.
+    NoTopics,
+    /// More topics than [`crate::Limits::topics_per_subscription`].
+    TooManyTopics {
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// Orders are given at once, and the shards carry them out in the order in which each of them got them. A connection that has
+/// ended meanwhile is left out. An admission may give them too, also about its own connection, once that is one.
+impl Hub {
+    /// Ends a connection. Its subscriber may come back, and resumes after the last event that it was sent.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn disconnect(&self, connection: ConnectionId) -> Result<(), ConnectionError> {
+        self.order_one(connection, ConnectionOrder::Disconnect(connection.link))
+    }
+
+    /// Ends all connections of a subject ([`crate::Subscribe::with_subject`]), on all shards.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn disconnect_subject(&self, subject: &str) -> Result<(), ConnectionError> {
+        let subject: Arc<str> = subject.into();
+        self.order_all(|| ConnectionOrder::DisconnectSubject(Arc::clone(&subject)))
+    }
+
+    /// Ends all connections that read a topic, also among others. With very many of them it takes a while: each shard ends a few
+    /// hundred between two deliveries. Connections that begin after the order stay.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn disconnect_topic(&self, topic: &Topic) -> Result<(), ConnectionError> {
+        self.order_all(|| ConnectionOrder::DisconnectTopic(topic.clone()))
+    }
+
+    /// Gives a connection other topics while it lives.
+    ///
+    /// The change has an exact place in the order of events. Of topics that stay, the subscriber gets every event, before the
+    /// change and after it. Of topics that come, it gets the events after the change; to give it older ones, publish them to it
+    /// by [`crate::Subscribe::greeting`], or let it resume. Of topics that go, it gets none that it was not sent before. Where the
+    /// new subscription finds no room ([`crate::Limits::subscription_bytes`]), the connection ends.
+    ///
+    /// A subscriber that reconnects asks for topics again: [`crate::Admission`] decides about them.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn change_topics(
+        &self,
+        connection: ConnectionId,
+        topics: impl IntoIterator<Item = Topic>,
+    ) -> Result<(), ConnectionError> {
+        let topics: Vec<Topic> = topics.into_iter().collect();
+        let limit = self.inner.limits.topics_per_subscription;
+        if topics.is_empty() {
+            return Err(ConnectionError::NoTopics);
+        }
+        if topics.len() > limit {
+            return Err(ConnectionError::TooManyTopics { limit });
+        }
+        self.order_one(connection, ConnectionOrder::ChangeTopics(connection.link, topics))
+    }
+
+    /// The names of a topic's members ([`crate::Subscribe::with_member`]), in alphabetical order.
+    pub fn members(&self, topic: &Topic) -> Vec<Arc<str>> {
+        self.inner.presence.members(topic)
+    }
+
+    /// How many members a topic has.
+    pub fn member_count(&self, topic: &Topic) -> usize {
+        self.inner.presence.count(topic)
+    }
+
+    fn order_one(&self, connection: ConnectionId, order: ConnectionOrder) -> Result<(), ConnectionError> {
+        self.inner.assert_in_reach();
+        self.order_shard(connection.shard as usize, order)
+    }
+
+    fn order_all(&self, order: impl Fn() -> ConnectionOrder) -> Result<(), ConnectionError> {
+        self.inner.assert_in_reach();
+        // All of them, whatever the first one says: a full mailbox is no reason to spare the connections of other shards.
+        let given: Vec<_> =
+            (0..self.inner.shards.len()).map(|shard| self.order_shard(shard, order())).collect();
+        given.into_iter().collect()
+    }
+
+    fn order_shard(&self, shard: usize, order: ConnectionOrder) -> Result<(), ConnectionError> {
+        let shard = self.inner.shards.get(shard).ok_or(ConnectionError::Unknown)?;
+        let mail = Mail::Order(Box::new(order));
+        match shard.mailbox.push_within(self.inner.mail_limit(), mail, || Ok::<_, ()>(())) {
+            Ok(()) => Ok(()),
+            Err(Refused::Ended) => Err(ConnectionError::Stopped),
+            Err(Refused::Full | Refused::Failed(())) => Err(ConnectionError::Busy),
+        }
+    }
+}
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectionError::Busy => f.write_str("a shard is busy; try again in a moment"),
+            ConnectionError::Stopped => f.write_str("the engine is shutting down"),
+            ConnectionError::Unknown => f.write_str("the connection is not one of this engine's"),
+            ConnectionError::NoTopics => f.write_str("a connection has at least one topic"),
+            ConnectionError::TooManyTopics { limit } => {
+                write!(f, "a connection has at most {limit} topics")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConnectionError {}

@@ -1,0 +1,266 @@
+//! The readers of the process: which topics they read, and which of them sleep.
+//!
+//! ```text
+//!   publisher, under the log's lock           a reader, under the log's lock
+//!     append the events                         read from the log: nothing new
+//!     for each topic that is read here:         note that it sleeps
+//!       note that its sleeping readers        then, without locks, wait for the call
+//!       are awake, and collect them
+//!   then, without locks, call them
+//! ```
+//!
+//! Both sides hold the log's lock, so a reader that sleeps has seen everything before, and is called by the
+//! first event after. Later events find it awake and do not call it again: however many there are, one sleep
+//! has one call.
+//!
+//! In the log's sets of readers, all readers of the process are one more shard. This table says which of them
+//! it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use fanfare_proto::event::Topic;
+use fanfare_proto::frame::Frame;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::hub::line::WaitBy;
+use crate::shared_log::LockedLog;
+use crate::sync::{Condvar, Mutex, lock};
+
+/// The readers of one hub. Its lock comes after the log's.
+#[derive(Default)]
+pub(crate) struct LocalReaders {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    readers: Slab<Entry>,
+    /// What is read, by the numbers in `by_name` and in [`Entry::topics`].
+    topics: Slab<LocalTopic>,
+    by_name: HashMap<Topic, usize>,
+    /// How many readers sleep.
+    asleep: usize,
+    last_key: u64,
+}
+
+/// One reader.
+struct Entry {
+    key: ReaderKey,
+    topics: Box<[usize]>,
+    sees_private: bool,
+    /// How it waits, while it sleeps.
+    sleeps: Option<WaitBy>,
+    /// Where its thread waits.
+    thread: Arc<Condvar>,
+    /// How often it was called.
+    #[cfg(test)]
+    calls: usize,
+}
+
+/// One topic that is read in the process.
+#[derive(Default)]
+struct LocalTopic {
+    readers: Vec<usize>,
+    /// How many of them sleep.
+    asleep: usize,
+}
+
+/// What a reader is called by where it is a task. Keys are not used twice, so that a late call calls nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReaderKey(u64);
+
+/// A reader's place in the table.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    slot: usize,
+    pub(crate) key: ReaderKey,
+}
+
+/// Readers to call when no lock is held any more.
+#[derive(Default)]
+pub(crate) struct Called {
+    /// Where threads wait that the publisher wakes.
+    pub(crate) threads: SmallVec<[Arc<Condvar>; DIRECT_CALLS]>,
+    /// Readers that the hub's thread wakes: tasks, and threads with the place where they wait.
+    pub(crate) others: SmallVec<[(ReaderKey, Option<Arc<Condvar>>); 2]>,
+}
+
+/// Threads that one publish wakes itself: each costs it about 2 us. The hub's thread wakes the others.
+const DIRECT_CALLS: usize = if cfg!(fanfare_loom) { 1 } else { 4 };
+
+impl LocalReaders {
+    /// Registers a reader of these topics, which are different: every event that is appended from now on
+    /// calls it where it sleeps. `None`: there are `most` already.
+    pub(crate) fn add(
+        &self,
+        log: &mut LockedLog<'_>,
+        topics: &[Topic],
+        sees_private: bool,
+        most: usize,
+    ) -> Option<Place> {
+        let table = &mut *lock(&self.table);
+        if table.readers.len() >= most {
+            return None;
+        }
+        table.last_key += 1;
+        let (key, slot) = (ReaderKey(table.last_key), table.readers.vacant_key());
+        let mut new = Vec::new();
+        let topics = topics.iter().map(|name| {
+            let topic = *table.by_name.entry(name.clone()).or_insert_with(|| {
+                new.push(name.clone());
+                table.topics.insert(LocalTopic::default())
+            });
+            table.topics[topic].readers.push(slot);
+            topic
+        });
+        let topics = topics.collect();
+        table.readers.insert(Entry {
+            key,
+            topics,
+            sees_private,
+            sleeps: None,
+            thread: Arc::default(),
+            #[cfg(test)]
+            calls: 0,
+        });
+        log.add_local_reader(&new);
+        Some(Place { slot, key })
+    }
+
+    /// Ends what [`LocalReaders::add`] began. `None`: the log is broken, and is left as it is.
+    pub(crate) fn remove(&self, place: Place, topics: &[Topic], log: Option<&mut LockedLog<'_>>) {
+        let table = &mut *lock(&self.table);
+        table.end_sleep(place.slot);
+        let entry = table.readers.remove(place.slot);
+        let mut unread = Vec::new();
+        for (name, topic) in topics.iter().zip(entry.topics) {
+            let readers = &mut table.topics[topic].readers;
+            readers.retain(|reader| *reader != place.slot);
+            if readers.is_empty() {
+                table.topics.remove(topic);
+                table.by_name.remove(name);
+                unread.push(name.clone());
+            }
+        }
+        if let Some(log) = log {
+            log.remove_local_reader(&unread);
+        }
+    }
+
+    /// A reader that has everything in the log sleeps from now on. The caller holds the log's lock since it
+    /// has read.
+    pub(crate) fn begin_sleep(&self, place: Place, by: WaitBy) {
+        let table = &mut *lock(&self.table);
+        let entry = &mut table.readers[place.slot];
+        if entry.sleeps.replace(by).is_none() {
+            table.asleep += 1;
+            for topic in &entry.topics {
+                table.topics[*topic].asleep += 1;
+            }
+        }
+    }
+
+    /// Waits as a thread until the reader is called, or `is_over` says that no event comes any more.
+    /// `time_left` says how long it may still wait; false: no time is left, and it does not sleep any more.
+    pub(crate) fn wait(
+        &self,
+        place: Place,
+        is_over: impl Fn() -> bool,
+        time_left: impl Fn() -> Duration,
+    ) -> bool {
+        let mut table = lock(&self.table);
+        let thread = Arc::clone(&table.readers[place.slot].thread);
+        while table.readers[place.slot].sleeps.is_some() && !is_over() {
+            let left = time_left();
+            if left.is_zero() {
+                table.end_sleep(place.slot);
+                return false;
+            }
+            table = thread.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// These events are appended under the log's lock, which the caller holds: collects the readers that
+    /// sleep and want one of them.
+    pub(crate) fn call(&self, frames: &[Arc<Frame>], called: &mut Called) {
+        let table = &mut *lock(&self.table);
+        for frame in frames {
+            if table.asleep == 0 {
+                return;
+            }
+            for topic in frame.topics() {
+                table.call_readers_of(topic, frame.private(), called);
+            }
+        }
+    }
+
+    /// No event comes any more: threads that wait are woken. (The hub's thread ends, and wakes all tasks.)
+    pub(crate) fn close(&self) {
+        for (_, entry) in &lock(&self.table).readers {
+            entry.thread.notify_all();
+        }
+    }
+
+    /// How often a reader was called.
+    #[cfg(test)]
+    pub(crate) fn calls(&self, place: Place) -> usize {
+        lock(&self.table).readers[place.slot].calls
+    }
+
+    /// Readers, and topics that they read.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> (usize, usize) {
+        let table = lock(&self.table);
+        assert_eq!(table.topics.len(), table.by_name.len(), "topics by their name");
+        let asleep = table.readers.iter().filter(|(_, entry)| entry.sleeps.is_some()).count();
+        assert_eq!(table.asleep, asleep, "readers that sleep");
+        for (_, topic) in &table.topics {
+            let asleep = topic.readers.iter().filter(|slot| table.readers[**slot].sleeps.is_some()).count();
+            assert_eq!(topic.asleep, asleep, "readers of one topic that sleep");
+        }
+        (table.readers.len(), table.topics.len())
+    }
+}
+
+impl Table {
+    fn call_readers_of(&mut self, topic: &Topic, is_private: bool, called: &mut Called) {
+        let Some(&topic) = self.by_name.get(topic) else { return };
+        if self.topics[topic].asleep == 0 {
+            return;
+        }
+        for index in 0..self.topics[topic].readers.len() {
+            let slot = self.topics[topic].readers[index];
+            if is_private && !self.readers[slot].sees_private {
+                continue;
+            }
+            let Some(by) = self.end_sleep(slot) else { continue };
+            let entry = &mut self.readers[slot];
+            #[cfg(test)]
+            {
+                entry.calls += 1;
+            }
+            match by {
+                WaitBy::Thread if called.threads.len() < DIRECT_CALLS => {
+                    called.threads.push(Arc::clone(&entry.thread));
+                }
+                WaitBy::Thread => called.others.push((entry.key, Some(Arc::clone(&entry.thread)))),
+                WaitBy::Task => called.others.push((entry.key, None)),
+            }
+        }
+    }
+
+    /// The reader does not sleep any more. Says how it waited, if it did.
+    fn end_sleep(&mut self, slot: usize) -> Option<WaitBy> {
+        let entry = &mut self.readers[slot];
+        let by = entry.sleeps.take()?;
+        self.asleep -= 1;
+        for topic in &entry.topics {
+            self.topics[*topic].asleep -= 1;
+        }
+        Some(by)
+    }
+}

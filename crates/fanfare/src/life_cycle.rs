@@ -1,0 +1,328 @@
+//! What becomes of connections: events for the embedder, in a queue of bounded length.
+//!
+//! Shards add what happened in a tick under one lock, and never wait. What finds no room is counted, so that the embedder's
+//! own counts stay right. Readers wait for a condition variable, which needs no descriptor; a reader that is a task is woken by
+//! a thread of its own, because a shard may have a descriptor table in which the runtime's descriptors are others.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fanfare_proto::cursor::Cursor;
+use fanfare_proto::event::Topic;
+use fanfare_proto::stream::CloseReason;
+
+use crate::connection::ConnectionId;
+use crate::shard_thread;
+use crate::sync::{Condvar, Mutex, lock, thread};
+
+/// What became of a connection: see [`crate::Builder::life_cycle`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LifeCycleEvent {
+    /// A subscriber's connection has begun. It is followed by [`LifeCycleEvent::Subscribed`].
+    Connected(Connected),
+    /// A connection has these topics from now on: at its beginning, and after each [`crate::Hub::change_topics`].
+    Subscribed(Subscribed),
+    /// A connection has ended. It is the last event of this connection.
+    Closed(Closed),
+    /// Events that found no room in the queue: those between the event before and the one behind.
+    Missed(Missed),
+}
+
+/// A connection that has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// Its name.
+    pub connection: ConnectionId,
+    /// The other end of the connection; `None`: the socket is not one of TCP, or the peer has left already.
+    pub peer: Option<SocketAddr>,
+    /// What [`crate::Subscribe::with_subject`] said.
+    pub subject: Option<Arc<str>>,
+    /// What [`crate::Subscribe::with_data`] said.
+    pub data: Option<u64>,
+}
+
+/// A connection's topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subscribed {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// All of its topics, each once.
+    pub topics: Vec<Topic>,
+    /// It resumed, and events are missing that it did not have.
+    pub has_gap: bool,
+}
+
+/// A connection that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Its name.
+    pub connection: ConnectionId,
+    /// Why.
+    pub reason: CloseReason,
+    /// Every event of its topics up to this one was given to the kernel whole. The subscriber may not have got the last of
+    /// them, and may have got a part of more.
+    pub sent: Cursor,
+    /// How long it lasted, to a tenth of a second.
+    pub lasted: Duration,
+    /// As in [`Connected::subject`].
+    pub subject: Option<Arc<str>>,
+    /// As in [`Connected::data`].
+    pub data: Option<u64>,
+}
+
+/// Numbers of events that found no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Missed {
+    /// Connections that have begun.
+    pub connected: u64,
+    /// Subscriptions: beginnings, and changes of topics.
+    pub subscribed: u64,
+    /// Connections that have ended.
+    pub closed: u64,
+}
+
+/// The reader's end of the queue: [`crate::Engine::life_cycle`]. When it is dropped, shards make no more events.
+pub struct LifeCycle {
+    queue: Arc<LifeCycleQueue>,
+}
+
+/// Why there is no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoLifeCycleEvent {
+    /// None has come in time.
+    TimedOut,
+    /// The engine has ended, and all events were read.
+    Ended,
+    /// The calling thread is a shard, which would wait for itself; or there is no thread to wake a task.
+    WouldBlock,
+}
+
+/// The queue between shards and reader.
+pub(crate) struct LifeCycleQueue {
+    state: Mutex<State>,
+    /// The state has changed: for a reader, and for the thread that wakes a task.
+    changed: Condvar,
+    capacity: usize,
+}
+
+struct State {
+    events: VecDeque<LifeCycleEvent>,
+    /// What found no room behind the last of them.
+    missed: Missed,
+    /// Shards that may still add events.
+    writers: usize,
+    has_reader: bool,
+    /// The task that waits for an event.
+    task: Option<Waker>,
+    /// The thread that wakes it was started.
+    wakes_tasks: bool,
+}
+
+impl LifeCycleQueue {
+    pub(crate) fn new(capacity: usize, writers: usize) -> Arc<LifeCycleQueue> {
+        let state = State {
+            events: VecDeque::new(),
+            missed: Missed::default(),
+            writers,
+            has_reader: true,
+            task: None,
+            wakes_tasks: false,
+        };
+        // One place is for the events that were missed, one for an event.
+        Arc::new(LifeCycleQueue {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            capacity: capacity.max(2),
+        })
+    }
+
+    /// Adds what has happened on a shard, in this order. False: there is no reader any more.
+    pub(crate) fn add(&self, happened: &mut Vec<LifeCycleEvent>) -> bool {
+        let mut state = lock(&self.state);
+        if !state.has_reader {
+            happened.clear();
+            return false;
+        }
+        for event in happened.drain(..) {
+            if state.missed != Missed::default() && state.events.len() + 1 < self.capacity {
+                let missed = std::mem::take(&mut state.missed);
+                state.events.push_back(LifeCycleEvent::Missed(missed));
+            }
+            if state.missed == Missed::default() && state.events.len() < self.capacity {
+                state.events.push_back(event);
+            } else {
+                state.missed.count(&event);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
+    /// A shard has ended.
+    pub(crate) fn end_writer(&self) {
+        lock(&self.state).writers -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Wakes tasks, on a thread of its own, until the reader has left.
+    fn wake_tasks(&self) {
+        let mut state = lock(&self.state);
+        while state.has_reader {
+            let is_due = state.has_next() || state.writers == 0;
+            match state.task.take_if(|_| is_due) {
+                Some(task) => {
+                    drop(state);
+                    // A panic is the executor's.
+                    let _ = catch_unwind(AssertUnwindSafe(|| task.wake()));
+                    state = lock(&self.state);
+                }
+                None => {
+                    state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn has_next(&self) -> bool {
+        !self.events.is_empty() || self.missed != Missed::default()
+    }
+
+    fn next(&mut self) -> Option<LifeCycleEvent> {
+        let next = self.events.pop_front();
+        if next.is_some() {
+            if self.events.is_empty() && self.events.capacity() > EVENTS_KEPT {
+                self.events = VecDeque::new();
+            }
+            return next;
+        }
+        let missed = std::mem::take(&mut self.missed);
+        (missed != Missed::default()).then_some(LifeCycleEvent::Missed(missed))
+    }
+}
+
+/// Room for events that an empty queue keeps.
+const EVENTS_KEPT: usize = 64;
+
+impl Missed {
+    fn count(&mut self, event: &LifeCycleEvent) {
+        match event {
+            LifeCycleEvent::Connected(_) => self.connected += 1,
+            LifeCycleEvent::Subscribed(_) => self.subscribed += 1,
+            LifeCycleEvent::Closed(_) => self.closed += 1,
+            LifeCycleEvent::Missed(_) => unreachable!("shards report what happened, and not what was missed"),
+        }
+    }
+}
+
+impl LifeCycle {
+    pub(crate) fn new(queue: Arc<LifeCycleQueue>) -> LifeCycle {
+        LifeCycle { queue }
+    }
+
+    /// The next event, if it is there.
+    ///
+    /// # Errors
+    /// [`NoLifeCycleEvent::TimedOut`] or [`NoLifeCycleEvent::Ended`].
+    pub fn try_next(&mut self) -> Result<LifeCycleEvent, NoLifeCycleEvent> {
+        let mut state = lock(&self.queue.state);
+        let has_ended = state.writers == 0;
+        let none = if has_ended { NoLifeCycleEvent::Ended } else { NoLifeCycleEvent::TimedOut };
+        state.next().ok_or(none)
+    }
+
+    /// The next event. Waits for it, at most for `patience`.
+    ///
+    /// # Errors
+    /// [`NoLifeCycleEvent`].
+    pub fn next_wait(&mut self, patience: Duration) -> Result<LifeCycleEvent, NoLifeCycleEvent> {
+        if shard_thread::is_current() {
+            return self.try_next().map_err(|none| match none {
+                NoLifeCycleEvent::Ended => none,
+                _ => NoLifeCycleEvent::WouldBlock,
+            });
+        }
+        let state = lock(&self.queue.state);
+        let waits = |state: &mut State| !state.has_next() && state.writers > 0;
+        let waited = self.queue.changed.wait_timeout_while(state, patience, waits);
+        drop(waited.unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.try_next()
+    }
+
+    /// The next event, for a task of any executor. `None`: the engine has ended, and all events were read. A future that is
+    /// dropped takes no event.
+    ///
+    /// # Panics
+    /// The thread that wakes the task cannot be started.
+    pub async fn next(&mut self) -> Option<LifeCycleEvent> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// [`LifeCycle::next`], for futures that are written by hand.
+    ///
+    /// # Panics
+    /// As [`LifeCycle::next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<LifeCycleEvent>> {
+        let mut state = lock(&self.queue.state);
+        if !state.wakes_tasks {
+            let queue = Arc::clone(&self.queue);
+            let builder = thread::Builder::new().name("fanfare-life-cycle".to_owned());
+            let started = builder.spawn(move || queue.wake_tasks());
+            started.expect("a thread that wakes the reader of life-cycle events");
+            state.wakes_tasks = true;
+        }
+        if let Some(event) = state.next() {
+            return Poll::Ready(Some(event));
+        }
+        if state.writers == 0 {
+            return Poll::Ready(None);
+        }
+        // The one before is dropped without the lock: it may run any code.
+        let _before = state.task.replace(context.waker().clone());
+        drop(state);
+        Poll::Pending
+    }
+}
+
+impl Drop for LifeCycle {
+    fn drop(&mut self) {
+        let mut state = lock(&self.queue.state);
+        state.has_reader = false;
+        let unread = (std::mem::take(&mut state.events), state.task.take());
+        drop(state);
+        self.queue.changed.notify_all();
+        drop(unread);
+    }
+}
+
+impl fmt::Debug for LifeCycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LifeCycle").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for NoLifeCycleEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoLifeCycleEvent::TimedOut => "no connection began or ended in time",
+            NoLifeCycleEvent::Ended => "the engine has ended",
+            NoLifeCycleEvent::WouldBlock => "a shard's thread cannot wait for its own events",
+        })
+    }
+}
+
+impl std::error::Error for NoLifeCycleEvent {}

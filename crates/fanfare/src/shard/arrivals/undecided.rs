@@ -1,0 +1,159 @@
+//! Requests whose admission decides later: on another thread, or when it holds a ticket.
+//!
+//! Their sockets are not watched. That a client has left is found when its answer is sent, at the latest when the time for
+//! the decision is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_io::{Io, Socket};
+use fanfare_proto::limits::EXPIRIES;
+use fanfare_proto::link::{LinkKey, Transport};
+use slab::Slab;
+
+use super::pending::{Deadline, due};
+use super::{Asked, Reply};
+use crate::admission::{Admissions, Decided, Job, Later, Refusal, UndecidedAddress};
+use crate::shard::Shard;
+
+/// Slots for undecided requests, and for their deadlines, that an empty table keeps.
+const UNDECIDED_KEPT: usize = 64;
+
+/// Requests that wait for the decision about them.
+#[derive(Default)]
+pub(in crate::shard) struct UndecidedTable {
+    requests: Slab<Undecided>,
+    /// In the order of their times, which are one duration after their beginnings.
+    pub(super) deadlines: Deadline,
+    generation: u32,
+}
+
+struct Undecided {
+    socket: Socket,
+    generation: u32,
+    asked: Asked,
+    received: Arc<[u8]>,
+    /// Tells the holder of the ticket that the request waits: dropped, it says that it does not.
+    wanted: Arc<()>,
+}
+
+/// What is waited for.
+pub(super) enum Decider {
+    /// A thread of the engine's.
+    Threads,
+    /// The holder of a ticket.
+    Ticket(Later),
+}
+
+/// A request that begins to wait.
+pub(super) struct NewUndecided {
+    pub(super) decider: Decider,
+    pub(super) transport: Transport,
+    pub(super) asked: Asked,
+    pub(super) received: Arc<[u8]>,
+}
+
+impl UndecidedTable {
+    pub(in crate::shard) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Sockets of all of them; for checks.
+    #[cfg(feature = "sim")]
+    pub(in crate::shard) fn sockets(&self) -> impl Iterator<Item = Socket> {
+        self.requests.iter().map(|(_, request)| request.socket)
+    }
+
+    fn remove(&mut self, key: LinkKey) -> Option<Undecided> {
+        let found = self.requests.get(key.slot as usize)?;
+        (found.generation == key.generation).then(|| self.requests.remove(key.slot as usize))
+    }
+
+    /// No request waits, so all deadlines are stale. Gives back what a crowd needed.
+    fn forget_stale_deadlines(&mut self) {
+        if !self.requests.is_empty() {
+            return;
+        }
+        self.deadlines.clear();
+        if self.requests.capacity().max(self.deadlines.capacity()) > UNDECIDED_KEPT {
+            self.requests = Slab::new();
+            self.deadlines = Deadline::new();
+        }
+    }
+}
+
+impl<I: Io> Shard<I> {
+    /// Waits for the decision about a request, within the bounds of number and time.
+    pub(super) fn wait_for_decision(&mut self, socket: Socket, new: NewUndecided, now: Duration) {
+        let NewUndecided { decider, transport, asked, received } = new;
+        let undecided = &mut self.arrivals.undecided;
+        if undecided.requests.len() >= self.limits.undecided {
+            self.reply(socket, Reply::Refuse(too_many_wait()), now);
+            return;
+        }
+        undecided.generation = (undecided.generation + 1) & LinkKey::GENERATIONS;
+        let (slot, generation) = (undecided.requests.vacant_key() as u32, undecided.generation);
+        let (key, wanted) = (LinkKey { slot, generation }, Arc::new(()));
+        let address = UndecidedAddress {
+            mailbox: Arc::clone(&self.links.mailbox),
+            key,
+            wanted: Arc::downgrade(&wanted),
+        };
+        let is_taken = match (decider, &self.links.admission) {
+            (Decider::Ticket(later), _) => {
+                later.wait_at(address);
+                true
+            }
+            (Decider::Threads, Admissions::OnThreads(threads)) => {
+                let peer = self.io.peer(socket);
+                threads.push(Job { received: Arc::clone(&received), transport, peer, address })
+            }
+            (Decider::Threads, Admissions::OnShards(_)) => unreachable!("it is asked on this shard"),
+        };
+        if !is_taken {
+            self.reply(socket, Reply::Refuse(too_many_wait()), now);
+            return;
+        }
+        undecided.requests.insert(Undecided { socket, generation, asked, received, wanted });
+        undecided.deadlines.push_back((now.saturating_add(self.limits.decision_time), key));
+    }
+
+    /// The decision about a request has come. Where the request does not wait any more, it is dropped.
+    pub(in crate::shard) fn decided(&mut self, decided: Decided, now: Duration) {
+        let Decided { key, decision } = decided;
+        let Some(undecided) = self.arrivals.undecided.remove(key) else { return };
+        let Undecided { socket, asked, received, wanted, .. } = undecided;
+        // Before the answer: who has read it finds that nobody waits for the ticket.
+        drop(wanted);
+        let reply = self.reply_to(decision, asked, &received);
+        self.reply(socket, reply, now);
+        self.arrivals.undecided.forget_stale_deadlines();
+    }
+
+    /// Answers requests whose decision did not come in time.
+    pub(in crate::shard) fn expire_undecided(&mut self, now: Duration) {
+        for _ in 0..EXPIRIES {
+            let Some(key) = due(&mut self.arrivals.undecided.deadlines, now) else { break };
+            if let Some(Undecided { socket, wanted, .. }) = self.arrivals.undecided.remove(key) {
+                drop(wanted);
+                self.counts.decisions_timed_out += 1;
+                let late = Refusal::new(503, "the decision about this request did not come in time");
+                self.reply(socket, Reply::Refuse(late.own_header("Retry-After", "1")), now);
+            }
+        }
+        self.arrivals.undecided.forget_stale_deadlines();
+    }
+
+    pub(in crate::shard) fn close_all_undecided(&mut self) {
+        let undecided = std::mem::take(&mut self.arrivals.undecided);
+        self.closing.extend(undecided.requests.into_iter().map(|(_, request)| (request.socket, None)));
+        // Decisions that are on their way find none of the requests.
+        self.arrivals.undecided.generation = undecided.generation;
+    }
+}
+
+fn too_many_wait() -> Refusal {
+    let refusal =
+        Refusal::new(503, "too many requests wait for the decision about them; try again in a moment");
+    refusal.own_header("Retry-After", "1")
+}

@@ -1,0 +1,358 @@
+//! What is known of connections beside their streams: who they are, and that somebody wants to hear of them, to end them or
+//! to change their topics. A connection of which nothing is known costs nothing here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_io::{Io, Socket};
+use fanfare_proto::delivery::{self, Changed};
+use fanfare_proto::event::Topic;
+use fanfare_proto::link::LinkKey;
+use fanfare_proto::stream::Deciseconds;
+use smallvec::SmallVec;
+
+use super::Shard;
+use crate::admission::Subscribe;
+use crate::connection::ConnectionId;
+use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
+use crate::presence::Membership;
+
+/// What is to become of connections.
+pub(crate) enum ConnectionOrder {
+    /// End one connection.
+    Disconnect(LinkKey),
+    /// End those of a subject.
+    DisconnectSubject(Arc<str>),
+    /// End those that read a topic.
+    DisconnectTopic(Topic),
+    /// Give a connection these topics.
+    ChangeTopics(LinkKey, Vec<Topic>),
+}
+
+/// The details of a shard's connections, and what they are for.
+pub(super) struct Connections {
+    details: DetailsTable,
+    subjects: Subjects,
+    /// Connections that are to be ended, as many in each tick as its budget allows.
+    ending: VecDeque<LinkKey>,
+    life_cycle: Option<Arc<LifeCycleQueue>>,
+    happened: Vec<LifeCycleEvent>,
+}
+
+/// What is known of a connection.
+struct Details {
+    link: LinkKey,
+    began_at: Deciseconds,
+    subject: Option<Arc<str>>,
+    /// Its place among the connections of its subject.
+    place: u32,
+    data: Option<u64>,
+    memberships: Box<[Membership]>,
+}
+
+/// Details by slot, in chunks that are there only where one of their slots is used. So the table grows piece by piece.
+#[derive(Default)]
+struct DetailsTable {
+    chunks: Vec<Option<Box<Chunk>>>,
+}
+
+struct Chunk {
+    used: usize,
+    slots: [Option<Details>; CHUNK],
+}
+
+const CHUNK: usize = 256;
+
+/// The connections of each subject. There are many small tables, so that none grows in a large piece.
+#[derive(Default)]
+struct Subjects {
+    tables: Vec<HashMap<Arc<str>, SmallVec<[LinkKey; 1]>>>,
+}
+
+const SUBJECT_TABLES: usize = 256;
+
+impl DetailsTable {
+    fn insert(&mut self, details: Details) {
+        let (chunk, index) = position(details.link.slot);
+        if chunk >= self.chunks.len() {
+            self.chunks.resize_with(chunk + 1, || None);
+        }
+        let chunk = self.chunks[chunk]
+            .get_or_insert_with(|| Box::new(Chunk { used: 0, slots: [const { None }; CHUNK] }));
+        debug_assert!(chunk.slots[index].is_none(), "a connection ends before another gets its slot");
+        chunk.slots[index] = Some(details);
+        chunk.used += 1;
+    }
+
+    fn get_mut(&mut self, link: LinkKey) -> Option<&mut Details> {
+        let (chunk, index) = position(link.slot);
+        let details = self.chunks.get_mut(chunk)?.as_mut()?.slots[index].as_mut()?;
+        (details.link == link).then_some(details)
+    }
+
+    fn remove(&mut self, link: LinkKey) -> Option<Details> {
+        let (chunk, index) = position(link.slot);
+        let place = self.chunks.get_mut(chunk)?;
+        let its = place.as_mut()?;
+        let details = its.slots[index].take_if(|details| details.link == link)?;
+        its.used -= 1;
+        if its.used == 0 {
+            *place = None;
+            while self.chunks.last().is_some_and(Option::is_none) {
+                self.chunks.pop();
+            }
+        }
+        Some(details)
+    }
+}
+
+fn position(slot: u32) -> (usize, usize) {
+    (slot as usize / CHUNK, slot as usize % CHUNK)
+}
+
+impl Subjects {
+    fn table(&mut self, subject: &str) -> &mut HashMap<Arc<str>, SmallVec<[LinkKey; 1]>> {
+        if self.tables.is_empty() {
+            self.tables.resize_with(SUBJECT_TABLES, HashMap::new);
+        }
+        // FNV-1a. It need not be secret: each table hashes with keys of its own.
+        let hash = subject.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        &mut self.tables[(hash >> 32) as usize % SUBJECT_TABLES]
+    }
+
+    /// Adds a connection, and says which place it has.
+    fn add(&mut self, subject: &Arc<str>, link: LinkKey) -> u32 {
+        let links = self.table(subject).entry(Arc::clone(subject)).or_default();
+        links.push(link);
+        links.len() as u32 - 1
+    }
+
+    /// Removes the connection at this place, and says which one has the place now.
+    fn remove(&mut self, subject: &str, place: u32) -> Option<LinkKey> {
+        let table = self.table(subject);
+        let links = table.get_mut(subject)?;
+        links.swap_remove(place as usize);
+        let moved = links.get(place as usize).copied();
+        if links.is_empty() {
+            table.remove(subject);
+        }
+        moved
+    }
+
+    fn of(&mut self, subject: &str) -> SmallVec<[LinkKey; 1]> {
+        if self.tables.is_empty() {
+            return SmallVec::new();
+        }
+        self.table(subject).get(subject).cloned().unwrap_or_default()
+    }
+}
+
+impl Connections {
+    pub(super) fn new(life_cycle: Option<Arc<LifeCycleQueue>>) -> Connections {
+        Connections {
+            details: DetailsTable::default(),
+            subjects: Subjects::default(),
+            ending: VecDeque::new(),
+            life_cycle,
+            happened: Vec::new(),
+        }
+    }
+
+    /// Whether connections are still to be ended.
+    pub(super) fn has_work(&self) -> bool {
+        !self.ending.is_empty()
+    }
+
+    /// Whether somebody hears of connections that begin and end.
+    fn are_heard(&self) -> bool {
+        self.life_cycle.is_some()
+    }
+}
+
+impl<I: Io> Shard<I> {
+    /// A stream has begun.
+    pub(super) fn connected(
+        &mut self,
+        link: LinkKey,
+        subscribe: &Subscribe,
+        socket: Socket,
+        has_gap: bool,
+        now: Duration,
+    ) {
+        let is_known = subscribe.subject.is_some()
+            || subscribe.data.is_some()
+            || !subscribe.memberships.is_empty()
+            || self.connections.are_heard();
+        if !is_known {
+            return;
+        }
+        let Subscribe { subject, data, memberships, .. } = subscribe;
+        if !memberships.is_empty() {
+            self.links.presence.join(memberships);
+        }
+        let place = subject.as_ref().map_or(0, |subject| self.connections.subjects.add(subject, link));
+        self.connections.details.insert(Details {
+            link,
+            began_at: Deciseconds::of(now),
+            subject: subject.clone(),
+            place,
+            data: *data,
+            memberships: memberships.clone().into(),
+        });
+        if self.connections.are_heard() {
+            let connection = ConnectionId::new(self.links.log.shard(), link);
+            let (peer, subject, data) = (self.io.peer(socket), subject.clone(), *data);
+            self.connections.happened.push(LifeCycleEvent::Connected(Connected {
+                connection,
+                peer,
+                subject,
+                data,
+            }));
+            self.subscribed(link, &subscribe.topics, has_gap);
+        }
+    }
+
+    fn subscribed(&mut self, link: LinkKey, topics: &[Topic], has_gap: bool) {
+        if !self.connections.are_heard() {
+            return;
+        }
+        let connection = ConnectionId::new(self.links.log.shard(), link);
+        let mut topics = topics.to_vec();
+        topics.sort_unstable();
+        topics.dedup();
+        let subscribed = Subscribed { connection, topics, has_gap };
+        self.connections.happened.push(LifeCycleEvent::Subscribed(subscribed));
+    }
+
+    /// A stream has ended.
+    pub(super) fn disconnected(&mut self, closed: &delivery::Closed, now: Duration) {
+        let Some(details) = self.connections.details.remove(closed.link) else { return };
+        let Details { link, began_at, subject, place, data, memberships } = details;
+        if let Some(subject) = &subject
+            && let Some(moved) = self.connections.subjects.remove(subject, place)
+            && let Some(details) = self.connections.details.get_mut(moved)
+        {
+            details.place = place;
+        }
+        if !memberships.is_empty() {
+            self.links.presence.leave(&memberships, now);
+        }
+        if self.connections.are_heard() {
+            self.connections.happened.push(LifeCycleEvent::Closed(Closed {
+                connection: ConnectionId::new(self.links.log.shard(), link),
+                reason: closed.reason,
+                sent: self.delivery.cursor(closed.cursor),
+                lasted: now.saturating_sub(began_at.time()),
+                subject,
+                data,
+            }));
+        }
+    }
+
+    pub(super) fn order(&mut self, order: ConnectionOrder, now: Duration) {
+        match order {
+            ConnectionOrder::Disconnect(link) => self.connections.ending.push_back(link),
+            ConnectionOrder::DisconnectSubject(subject) => {
+                let links = self.connections.subjects.of(&subject);
+                self.connections.ending.extend(links);
+                self.close_resuming_of(&subject);
+            }
+            ConnectionOrder::DisconnectTopic(topic) => self.delivery.disconnect_topic(topic),
+            ConnectionOrder::ChangeTopics(link, topics) => {
+                let log = &mut self.links.log;
+                match self.delivery.change_topics(link, topics.iter().cloned(), now, log) {
+                    Changed::Changed => self.subscribed(link, &topics, false),
+                    // It would go on with topics that it is not to have, or without those that it asked for.
+                    Changed::NoRoom => self.connections.ending.push_back(link),
+                    Changed::Gone => {}
+                }
+            }
+        }
+    }
+
+    /// Ends connections that are to be ended, as many as one tick may.
+    pub(super) fn end_connections(&mut self) {
+        let Shard { connections, delivery, links, budgets, .. } = self;
+        for _ in 0..budgets.endings {
+            let Some(link) = connections.ending.pop_front() else { break };
+            delivery.disconnect(link, &mut links.log);
+        }
+        shrink_queue(&mut connections.ending);
+    }
+
+    /// Tells what has happened in this tick.
+    pub(super) fn tell_life_cycle(&mut self) {
+        let Connections { life_cycle, happened, .. } = &mut self.connections;
+        if !happened.is_empty()
+            && let Some(queue) = life_cycle
+            && !queue.add(happened)
+        {
+            *life_cycle = None;
+        }
+    }
+}
+
+/// Gives back what a mass of ends needed.
+fn shrink_queue(queue: &mut VecDeque<LinkKey>) {
+    if queue.is_empty() && queue.capacity() > CHUNK {
+        *queue = VecDeque::new();
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        // Also when the shard panics.
+        if let Some(queue) = &self.life_cycle {
+            queue.end_writer();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(slot: u32) -> LinkKey {
+        LinkKey { slot, generation: slot + 1 }
+    }
+
+    /// One subject may have every connection of a shard: each is found in constant time when it leaves.
+    #[test]
+    fn connections_of_one_subject_leave_in_any_order() {
+        let (mut subjects, subject) = (Subjects::default(), Arc::from("all"));
+        let mut places: Vec<u32> = (0..100).map(|slot| subjects.add(&subject, link(slot))).collect();
+        for slot in (0..100).map(|step| step * 37 % 100) {
+            assert!(subjects.of("all").contains(&link(slot)));
+            if let Some(moved) = subjects.remove("all", places[slot as usize]) {
+                places[moved.slot as usize] = places[slot as usize];
+            }
+            assert!(!subjects.of("all").contains(&link(slot)));
+        }
+        assert!(subjects.tables.iter().all(HashMap::is_empty));
+    }
+
+    #[test]
+    fn details_are_found_by_their_whole_name_and_give_their_memory_back() {
+        let mut table = DetailsTable::default();
+        let details = |link| Details {
+            link,
+            began_at: Deciseconds::default(),
+            subject: None,
+            place: 0,
+            data: Some(7),
+            memberships: Box::default(),
+        };
+        let slots = [0, 1, CHUNK as u32, 10 * CHUNK as u32];
+        slots.iter().for_each(|slot| table.insert(details(link(*slot))));
+        let stale = LinkKey { slot: 1, generation: 1 };
+        assert!(table.get_mut(stale).is_none() && table.remove(stale).is_none());
+        for slot in slots {
+            assert!(table.get_mut(link(slot)).is_some());
+            assert!(table.remove(link(slot)).is_some() && table.remove(link(slot)).is_none());
+        }
+        assert!(table.chunks.is_empty());
+    }
+}

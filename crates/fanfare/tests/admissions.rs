@@ -1,0 +1,469 @@
+//! Admissions over real sockets: what they may do, and what becomes of a request while they decide.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use fanfare::{
+    Answer, Backend, Builder, Decision, DecisionTicket, DescriptorTables, Engine, Event, Hub, Limits,
+    PublishError, Refusal, Request, Subscribe, Topic,
+};
+
+/// So that a test whose answer does not come fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const TABLES: [DescriptorTables; 2] = [DescriptorTables::Shared, DescriptorTables::Auto];
+
+fn topic() -> Topic {
+    Topic::new("t").unwrap()
+}
+
+fn start(builder: Builder) -> (Engine, Hub, SocketAddr) {
+    let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    (engine, hub, address)
+}
+
+fn ask(address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: h\r\n\r\n").unwrap();
+    stream
+}
+
+fn read_all(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+/// Counts are told once in a tick.
+fn wait_until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        thread::yield_now();
+    }
+}
+
+fn wait_for(stream: &mut TcpStream, text: &str) -> String {
+    let mut seen = Vec::new();
+    while !seen.ends_with(text.as_bytes()) {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&seen)));
+        seen.push(byte[0]);
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+/// Waits for the end of the opening, so that the subscriber is one.
+fn opened(mut stream: TcpStream) -> TcpStream {
+    wait_for(&mut stream, "retry: ");
+    wait_for(&mut stream, "\n\n");
+    stream
+}
+
+/// An admission that sent on a channel of tokio's ended the shard at the first subscriber: the wake-up of the runtime wrote
+/// into what had the number of its eventfd in the shard's table. And a line in a log file went into a subscriber's stream.
+#[test]
+fn an_admission_may_use_what_it_likes() {
+    const SUBSCRIBERS: usize = 200;
+    for tables in TABLES {
+        for backend in [Backend::Epoll, Backend::Auto] {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (visits, mut visited) = tokio::sync::mpsc::channel::<SocketAddr>(SUBSCRIBERS * 2);
+            let log = tempfile_in_memory();
+            let (elsewhere, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), AtomicUsize::new(0));
+            let elsewhere_at = elsewhere.local_addr().unwrap();
+            let admission = {
+                let log = Arc::clone(&log);
+                move |request: &Request<'_>| {
+                    visits.try_send(request.peer().unwrap()).unwrap();
+                    writeln!(log.lock().unwrap(), "somebody came to {}", request.path()).unwrap();
+                    std::fs::read("/proc/self/stat").unwrap();
+                    if other.fetch_add(1, Ordering::Relaxed) % 10 == 0 {
+                        let mut socket = TcpStream::connect(elsewhere_at).unwrap();
+                        socket.write_all(b"a question to a database").unwrap();
+                    }
+                    if request.path() == "/panic" {
+                        panic!("on purpose");
+                    }
+                    Decision::Subscribe(Subscribe::to([topic()]))
+                }
+            };
+            let builder = Engine::builder().shards(2).backend(backend).descriptor_tables(tables);
+            let (engine, hub, address) = start(builder.admission(admission));
+            let count = thread::spawn(move || {
+                runtime.block_on(async {
+                    let mut count = 0;
+                    while visited.recv().await.is_some() {
+                        count += 1;
+                    }
+                    count
+                })
+            });
+            thread::spawn(move || for _socket in elsewhere.incoming() {});
+            let publishing = {
+                let hub = hub.clone();
+                thread::spawn(move || {
+                    for number in 0..500 {
+                        hub.publish_wait(&mut vec![event(&format!("{number}"))], PATIENCE).unwrap();
+                        thread::yield_now();
+                    }
+                })
+            };
+            let streams: Vec<TcpStream> = (0..SUBSCRIBERS).map(|_| opened(ask(address, "/events"))).collect();
+            for _ in 0..5 {
+                assert!(read_all(ask(address, "/panic")).starts_with("HTTP/1.1 500 "));
+            }
+            publishing.join().unwrap();
+            hub.publish(event("last")).unwrap();
+            engine.stop(Duration::from_secs(1)).unwrap();
+            for stream in streams {
+                // Nothing but whole events, in order, without one that is missing between the first and the last.
+                let text = read_all(stream);
+                let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+                let numbers: Vec<usize> =
+                    data[..data.len() - 1].iter().map(|text| text.parse().unwrap()).collect();
+                assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1), "{numbers:?}");
+                assert_eq!(
+                    (numbers.last().is_none_or(|last| *last == 499), data.last()),
+                    (true, Some(&"last"))
+                );
+                for line in text.lines().filter(|line| !line.is_empty()) {
+                    let known = ["id: ", "data: ", "retry: ", ":"];
+                    assert!(known.iter().any(|known| line.starts_with(known)), "a stranger's line: {line:?}");
+                }
+            }
+            assert_eq!(count.join().unwrap(), SUBSCRIBERS + 5);
+            assert_eq!(log.lock().unwrap().metadata().unwrap().len() > 0, true);
+        }
+    }
+}
+
+fn event(data: &str) -> Event {
+    Event::new(topic()).data(data)
+}
+
+/// A log file that no other test sees.
+fn tempfile_in_memory() -> Arc<Mutex<std::fs::File>> {
+    // SAFETY: the name is a C string, and the descriptor has no other owner.
+    let file = unsafe {
+        use std::os::fd::FromRawFd;
+        std::fs::File::from_raw_fd(libc::memfd_create(c"log".as_ptr(), 0))
+    };
+    Arc::new(Mutex::new(file))
+}
+
+/// While admissions block, streams are delivered to, and health is not at stake. With as many that block as there are threads,
+/// others wait, and no longer than the time for a decision.
+#[test]
+fn an_admission_that_blocks_holds_up_no_stream() {
+    for tables in TABLES {
+        let (blocked, goes_on) = (Arc::new(Barrier::new(3)), Arc::new(Barrier::new(3)));
+        let admission = {
+            let (blocked, goes_on) = (Arc::clone(&blocked), Arc::clone(&goes_on));
+            move |request: &Request<'_>| {
+                if request.path() == "/blocks" {
+                    blocked.wait();
+                    goes_on.wait();
+                }
+                Decision::Subscribe(Subscribe::to([topic()]))
+            }
+        };
+        let limits = Limits { decision_time: Duration::from_millis(300), ..Limits::default() };
+        let builder = Engine::builder().shards(1).limits(limits).descriptor_tables(tables);
+        let (engine, hub, address) = start(builder.admission(admission).admission_threads(2));
+        let mut reader = opened(ask(address, "/events"));
+        let late: Vec<TcpStream> = (0..2).map(|_| ask(address, "/blocks")).collect();
+        blocked.wait();
+        let waits = ask(address, "/events");
+        for number in 0..100 {
+            hub.publish(event(&format!("{number}"))).unwrap();
+            wait_for(&mut reader, &format!("data: {number}\n"));
+        }
+        for stream in late.into_iter().chain([waits]) {
+            let text = read_all(stream);
+            assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+            assert!(
+                text.contains("\r\nRetry-After: 1\r\n") && text.contains("did not come in time"),
+                "{text}"
+            );
+        }
+        wait_until(|| hub.counts().decisions_timed_out == 3);
+        goes_on.wait();
+        // What they decided is about requests that were answered. The next ones are served.
+        drop(opened(ask(address, "/events")));
+        wait_until(|| hub.counts().undecided == 0);
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// Holds the tickets of its requests, by their paths.
+type Tickets = Arc<Mutex<Vec<(String, DecisionTicket)>>>;
+
+fn collect(tickets: &Tickets) -> impl Fn(&Request<'_>) -> Decision + Send + Sync + 'static + use<> {
+    let tickets = Arc::clone(tickets);
+    move |request| {
+        let (later, ticket) = Decision::later();
+        tickets.lock().unwrap().push((request.path().to_owned(), ticket));
+        later
+    }
+}
+
+fn take(tickets: &Tickets, count: usize) -> Vec<(String, DecisionTicket)> {
+    loop {
+        let mut tickets = tickets.lock().unwrap();
+        if tickets.len() >= count {
+            return std::mem::take(&mut *tickets);
+        }
+        drop(tickets);
+        thread::yield_now();
+    }
+}
+
+/// With the admission on the engine's threads, and on its shards.
+fn on_threads_and_on_shards(
+    admission: impl Fn(&Request<'_>) -> Decision + Send + Sync + Clone + 'static,
+) -> impl Iterator<Item = Builder> {
+    TABLES.into_iter().flat_map(move |tables| {
+        let builder = || Engine::builder().shards(1).descriptor_tables(tables);
+        // SAFETY: these admissions use no descriptor.
+        [builder().admission(admission.clone()), unsafe { builder().admission_on_shards(admission.clone()) }]
+    })
+}
+
+#[test]
+fn every_kind_of_decision_may_come_later() {
+    let tickets = Tickets::default();
+    let admission = collect(&tickets);
+    let shared = Arc::new(admission);
+    let admission = move |request: &Request<'_>| shared(request);
+    for builder in on_threads_and_on_shards(admission) {
+        let (engine, hub, address) = start(builder);
+        let paths = ["/subscribe", "/refuse", "/answer", "/hand-over", "/drop", "/again"];
+        let streams: Vec<TcpStream> = paths.iter().map(|path| ask(address, path)).collect();
+        let mut decided = take(&tickets, paths.len());
+        decided.sort_by_key(|(path, _)| paths.iter().position(|known| known == path));
+        assert!(decided.iter().all(|(_, ticket)| ticket.is_wanted()));
+        wait_until(|| !(hub.counts().undecided < paths.len() as u64));
+        for (path, ticket) in decided {
+            match path.as_str() {
+                "/subscribe" => ticket.decide(Decision::Subscribe(Subscribe::to([topic()]))),
+                "/refuse" => ticket.decide(Decision::Refuse(Refusal::new(401, "sign in"))),
+                "/answer" => ticket.decide(Decision::Answer(Answer::new(200, "fine\n"))),
+                "/hand-over" => ticket.decide(Decision::HandOver),
+                "/again" => {
+                    let (later, another) = Decision::later();
+                    ticket.decide(later);
+                    assert!(another.is_wanted());
+                    another.decide(Decision::Answer(Answer::new(200, "at last\n")));
+                }
+                _ => drop(ticket),
+            }
+        }
+        let mut streams = streams.into_iter();
+        let mut subscriber = opened(streams.next().unwrap());
+        hub.publish(event("1")).unwrap();
+        wait_for(&mut subscriber, "data: 1\n");
+        let answers: Vec<String> = streams.map(read_all).collect();
+        for (answer, (status, text)) in answers.iter().zip([
+            (401, "sign in"),
+            (200, "fine\n"),
+            (404, "nothing is served"),
+            (500, "did not decide"),
+            (200, "at last\n"),
+        ]) {
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text), "{answer}");
+        }
+        wait_until(|| hub.counts().undecided == 0);
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// A decision may be there before the admission has given its part back.
+#[test]
+fn a_decision_may_be_early() {
+    let admission = |request: &Request<'_>| {
+        let (later, ticket) = Decision::later();
+        match request.path() {
+            "/forgets" => {
+                drop(later);
+                assert!(!ticket.is_wanted());
+                ticket.decide(Decision::HandOver);
+                Decision::Answer(Answer::new(200, "now\n"))
+            }
+            _ => {
+                ticket.decide(Decision::Subscribe(Subscribe::to([topic()])));
+                later
+            }
+        }
+    };
+    for builder in on_threads_and_on_shards(admission) {
+        let (engine, _, address) = start(builder);
+        drop(opened(ask(address, "/events")));
+        assert!(read_all(ask(address, "/forgets")).ends_with("now\n"));
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// An admission that never decides: its requests are answered when their time is over, and their number is bounded.
+#[test]
+fn requests_without_a_decision_are_answered_and_bounded() {
+    let tickets = Tickets::default();
+    let admission = Arc::new(collect(&tickets));
+    let admission = move |request: &Request<'_>| admission(request);
+    for builder in on_threads_and_on_shards(admission) {
+        let limits = Limits { undecided: 4, decision_time: Duration::from_millis(400), ..Limits::default() };
+        let (engine, hub, address) = start(builder.limits(limits));
+        let first: Vec<TcpStream> = (0..4).map(|_| ask(address, "/")).collect();
+        let held = take(&tickets, 4);
+        wait_until(|| !(hub.counts().undecided < 4));
+        // At the bound the answer comes at once.
+        let text = read_all(ask(address, "/"));
+        assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("too many requests wait"), "{text}");
+        for stream in first {
+            let text = read_all(stream);
+            assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("did not come in time"), "{text}");
+        }
+        assert!(held.iter().all(|(_, ticket)| !ticket.is_wanted()));
+        for (_, ticket) in held {
+            ticket.decide(Decision::Answer(Answer::new(200, "too late\n")));
+        }
+        // Tickets of requests that were answered take no room. This one may be late, too, where the machine is busy.
+        wait_until(|| {
+            let next = ask(address, "/");
+            take(&tickets, 1).into_iter().for_each(|(_, ticket)| {
+                ticket.decide(Decision::Answer(Answer::new(200, "in time\n")));
+            });
+            read_all(next).ends_with("in time\n")
+        });
+        tickets.lock().unwrap().clear();
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// Clients that leave before the decision, by closing or by a reset, cost nothing afterwards.
+#[test]
+fn a_client_may_leave_before_the_decision() {
+    let tickets = Tickets::default();
+    let admission = Arc::new(collect(&tickets));
+    let admission = move |request: &Request<'_>| admission(request);
+    for builder in on_threads_and_on_shards(admission) {
+        let (engine, hub, address) = start(builder);
+        let leaving: Vec<TcpStream> = (0..50).map(|_| ask(address, "/")).collect();
+        let decided = take(&tickets, 50);
+        drop(leaving);
+        for (_, ticket) in decided {
+            ticket.decide(Decision::Subscribe(Subscribe::to([topic()])));
+        }
+        wait_until(|| {
+            !(hub.counts().undecided > 0 || hub.counts().connections > 0 || hub.counts().accepted < 50)
+        });
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// An end of the engine while requests wait: their sockets are closed, and late decisions find nobody.
+#[test]
+fn an_engine_that_ends_forgets_undecided_requests() {
+    let tickets = Tickets::default();
+    let admission = Arc::new(collect(&tickets));
+    let admission = move |request: &Request<'_>| admission(request);
+    for builder in on_threads_and_on_shards(admission) {
+        let (engine, hub, address) = start(builder);
+        let waits = ask(address, "/");
+        let (_, ticket) = take(&tickets, 1).pop().unwrap();
+        wait_until(|| !(hub.counts().undecided == 0));
+        engine.stop(Duration::ZERO).unwrap();
+        assert_eq!(read_all(waits), "");
+        assert!(!ticket.is_wanted());
+        ticket.decide(Decision::HandOver);
+    }
+}
+
+/// An admission that publishes in a loop gets "busy" or finds room; it may wait, since its thread is no shard.
+#[test]
+fn an_admission_on_a_thread_may_wait_for_the_hub() {
+    for tables in TABLES {
+        let hub: Arc<OnceLock<Hub>> = Arc::default();
+        let admission = {
+            let hub = Arc::clone(&hub);
+            move |request: &Request<'_>| {
+                let hub = hub.get().unwrap();
+                if request.path() == "/publishes" {
+                    for number in 0..2000 {
+                        hub.publish_wait(&mut vec![event(&format!("{number}"))], PATIENCE).unwrap();
+                    }
+                    assert_eq!(hub.topic(&topic(), PATIENCE).unwrap().unwrap().subscribers, 1);
+                }
+                Decision::Subscribe(Subscribe::to([topic()]))
+            }
+        };
+        let limits = Limits { mailbox_events: 8, ..Limits::default() };
+        let builder = Engine::builder().shards(1).limits(limits).descriptor_tables(tables);
+        let (engine, its, address) = start(builder.admission(admission));
+        assert!(hub.set(its).is_ok());
+        let reader = opened(ask(address, "/events"));
+        let second = opened(ask(address, "/publishes"));
+        engine.stop(Duration::from_secs(1)).unwrap();
+        drop(second);
+        let text = read_all(reader);
+        assert_eq!(text.lines().filter(|line| line.starts_with("data: ")).count(), 2000);
+    }
+}
+
+/// An admission that stops its own engine: on a thread of the engine's this is like on any other thread.
+#[test]
+fn an_admission_on_a_thread_may_stop_its_engine() {
+    let owned: Arc<Mutex<Option<Engine>>> = Arc::default();
+    let (told, is_told) = mpsc::channel();
+    let admission = {
+        let owned = Arc::clone(&owned);
+        move |request: &Request<'_>| {
+            if request.path() == "/stops" {
+                let engine = owned.lock().unwrap().take().unwrap();
+                told.send(engine.stop(Duration::ZERO).is_ok()).unwrap();
+            }
+            Decision::Subscribe(Subscribe::to([topic()]))
+        }
+    };
+    let (engine, hub, address) = start(Engine::builder().shards(2).admission(admission));
+    *owned.lock().unwrap() = Some(engine);
+    let stays = opened(ask(address, "/events"));
+    let stops = ask(address, "/stops");
+    assert!(is_told.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(read_all(stops), "");
+    read_all(stays);
+    assert_eq!(hub.publish(event("late")).unwrap_err().error, PublishError::Stopped);
+}
+
+/// Addresses are those of the clients, on both backends, and whoever decides.
+#[test]
+fn an_admission_sees_its_peers() {
+    let seen: Arc<Mutex<BTreeSet<SocketAddr>>> = Arc::default();
+    let admission = {
+        let seen = Arc::clone(&seen);
+        move |request: &Request<'_>| {
+            seen.lock().unwrap().insert(request.peer().unwrap());
+            assert!(format!("{request:?}").contains("/events"));
+            Decision::Subscribe(Subscribe::to([topic()]))
+        }
+    };
+    for backend in [Backend::Epoll, Backend::Auto] {
+        for builder in on_threads_and_on_shards(admission.clone()) {
+            let (engine, _, address) = start(builder.backend(backend));
+            let streams: Vec<TcpStream> = (0..3).map(|_| opened(ask(address, "/events"))).collect();
+            let peers: BTreeSet<SocketAddr> =
+                streams.iter().map(|stream| stream.local_addr().unwrap()).collect();
+            assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), peers);
+            engine.stop(Duration::ZERO).unwrap();
+        }
+    }
+}

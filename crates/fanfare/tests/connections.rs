@@ -1,0 +1,405 @@
+//! Connections over real sockets: their life cycle, their end on demand, changes of their topics, and who is there.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fanfare::{
+    CloseReason, Closed, ConnectionError, ConnectionId, Decision, Engine, Event, EventType, Hub, LifeCycle,
+    LifeCycleEvent, Limits, NoLifeCycleEvent, Refusal, Request, Subscribe, Topic,
+};
+
+/// So that a test whose event does not come fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+fn event(name: &str, data: &str) -> Event {
+    Event::new(topic(name)).data(data)
+}
+
+/// `GET /<subject>?topic=...`: the subject is in the path. Requests of the subject `member` make it a member of the topic
+/// `room`.
+fn admit(request: &Request<'_>) -> Decision {
+    let subject = request.path().trim_start_matches('/').to_owned();
+    let subscribe = match Subscribe::from_request(request, 64) {
+        Ok(subscribe) => subscribe,
+        Err(error) => return Decision::Refuse(error.into()),
+    };
+    let subscribe = subscribe.with_data(subject.len() as u64).with_subject(subject.clone());
+    let joins = |subscribe: Subscribe| {
+        let (join, leave) = (EventType::new("join").unwrap(), EventType::new("leave").unwrap());
+        match subject.strip_prefix("member-") {
+            Some(name) => Ok(subscribe.with_member(&topic("room"), name)?.with_announcements(join, leave)),
+            None => Ok(subscribe),
+        }
+    };
+    match subscribe.and_then(joins) {
+        Ok(subscribe) => Decision::Subscribe(subscribe),
+        Err(error) => Decision::Refuse(Refusal::new(400, error.to_string())),
+    }
+}
+
+fn start(shards: usize, events: usize, limits: Limits) -> (Engine, LifeCycle, Hub, SocketAddr) {
+    let builder = Engine::builder().shards(shards).limits(limits).admission(admit).life_cycle(events);
+    let builder = builder.presence_linger(Duration::from_millis(200));
+    let mut engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    let life_cycle = engine.life_cycle().unwrap();
+    (engine, life_cycle, hub, address)
+}
+
+fn subscribe(address: SocketAddr, subject: &str, topics: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /{subject}?{topics} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    wait_for(&mut stream, "retry: ");
+    wait_for(&mut stream, "\n\n");
+    stream
+}
+
+fn wait_for(stream: &mut TcpStream, text: &str) -> String {
+    let mut seen = Vec::new();
+    while !seen.ends_with(text.as_bytes()) {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&seen)));
+        seen.push(byte[0]);
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+fn read_all(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+fn connected(life_cycle: &mut LifeCycle) -> ConnectionId {
+    let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap() else {
+        panic!("a connection begins")
+    };
+    let LifeCycleEvent::Subscribed(subscribed) = life_cycle.next_wait(PATIENCE).unwrap() else {
+        panic!("and subscribes")
+    };
+    assert_eq!(subscribed.connection, connected.connection);
+    connected.connection
+}
+
+fn closed(life_cycle: &mut LifeCycle) -> Closed {
+    match life_cycle.next_wait(PATIENCE).unwrap() {
+        LifeCycleEvent::Closed(closed) => closed,
+        other => panic!("a connection ends: {other:?}"),
+    }
+}
+
+#[test]
+fn a_connection_is_heard_of_from_its_beginning_to_its_end() {
+    let (engine, mut life_cycle, hub, address) = start(1, 100, Limits::default());
+    let mut stream = subscribe(address, "ada", "topic=b&topic=a&topic=b");
+    let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap() else { panic!() };
+    assert_eq!(connected.peer, Some(stream.local_addr().unwrap()));
+    assert_eq!((connected.subject.as_deref(), connected.data), (Some("ada"), Some(3)));
+    let LifeCycleEvent::Subscribed(subscribed) = life_cycle.next_wait(PATIENCE).unwrap() else { panic!() };
+    assert_eq!((&subscribed.topics[..], subscribed.has_gap), (&[topic("a"), topic("b")][..], false));
+    assert_eq!(life_cycle.try_next(), Err(NoLifeCycleEvent::TimedOut));
+    let sent = hub.publish(event("a", "1")).unwrap().last;
+    wait_for(&mut stream, "data: 1\n");
+    wait_for(&mut stream, "\n\n");
+    drop(stream);
+    let closed = closed(&mut life_cycle);
+    assert_eq!((closed.connection, closed.reason), (connected.connection, CloseReason::PeerLeft));
+    assert_eq!((closed.sent.to_string(), closed.subject.as_deref()), (sent, Some("ada")));
+    engine.stop(Duration::ZERO).unwrap();
+    assert_eq!(life_cycle.next_wait(PATIENCE), Err(NoLifeCycleEvent::Ended));
+}
+
+/// A queue that overflows loses no number: what is told and what is said to be missed add up.
+#[test]
+fn a_full_queue_still_counts() {
+    let (engine, mut life_cycle, hub, address) = start(2, 8, Limits::default());
+    let streams: Vec<TcpStream> = (0..40).map(|_| subscribe(address, "a", "topic=a")).collect();
+    let mut told = [0_u64; 3];
+    let mut count = |event: LifeCycleEvent| match event {
+        LifeCycleEvent::Connected(_) => told[0] += 1,
+        LifeCycleEvent::Subscribed(_) => told[1] += 1,
+        LifeCycleEvent::Closed(_) => told[2] += 1,
+        LifeCycleEvent::Missed(missed) => {
+            told[0] += missed.connected;
+            told[1] += missed.subscribed;
+            told[2] += missed.closed;
+        }
+        _ => panic!("there is no other kind"),
+    };
+    for _ in 0..3 {
+        count(life_cycle.next_wait(PATIENCE).unwrap());
+    }
+    drop(streams);
+    while hub.counts().connections > 0 {
+        thread::yield_now();
+    }
+    engine.stop(Duration::ZERO).unwrap();
+    while let Ok(event) = life_cycle.next_wait(PATIENCE) {
+        count(event);
+    }
+    assert_eq!(told, [40; 3]);
+}
+
+/// A task is woken although the shards may have descriptor tables of their own; and the end of the engine wakes it, too.
+#[test]
+fn a_task_hears_of_connections() {
+    let builder = Engine::builder().shards(2).descriptor_tables(fanfare::DescriptorTables::Auto);
+    let builder = builder.admission(admit).life_cycle(100).listen("127.0.0.1:0".parse().unwrap());
+    let mut engine = builder.start().unwrap();
+    let (mut life_cycle, address) = (engine.life_cycle().unwrap(), engine.addresses()[0]);
+    let counts = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let (mut begun, mut ended) = (0, 0);
+            while let Some(event) = life_cycle.next().await {
+                match event {
+                    LifeCycleEvent::Connected(_) => begun += 1,
+                    LifeCycleEvent::Closed(_) => ended += 1,
+                    _ => {}
+                }
+            }
+            (begun, ended)
+        })
+    });
+    let streams: Vec<TcpStream> = (0..20).map(|_| subscribe(address, "a", "topic=a")).collect();
+    engine.stop(Duration::ZERO).unwrap();
+    assert_eq!(counts.join().unwrap(), (20, 20));
+    drop(streams);
+}
+
+/// A reader that leaves costs the shards nothing more, and breaks nothing.
+#[test]
+fn a_life_cycle_that_is_dropped_holds_up_nobody() {
+    let (engine, life_cycle, hub, address) = start(2, 2, Limits::default());
+    let stays = subscribe(address, "a", "topic=a");
+    drop(life_cycle);
+    let others: Vec<TcpStream> = (0..10).map(|_| subscribe(address, "a", "topic=a")).collect();
+    drop(others);
+    hub.disconnect_subject("a").unwrap();
+    read_all(stays);
+    engine.stop(Duration::ZERO).unwrap();
+}
+
+#[test]
+fn connections_end_on_demand() {
+    for shards in [1, 3] {
+        let (engine, mut life_cycle, hub, address) = start(shards, 1000, Limits::default());
+        let mut streams = BTreeMap::new();
+        for (subject, topics) in
+            [("ada", "topic=a"), ("ada", "topic=b"), ("bob", "topic=a&topic=b"), ("eve", "topic=c")]
+        {
+            let stream = subscribe(address, subject, topics);
+            streams.insert(connected(&mut life_cycle), (stream, subject, topics));
+        }
+        let mut expect = |life_cycle: &mut LifeCycle, is_its: &dyn Fn(&str, &str) -> bool| {
+            let ids: Vec<ConnectionId> = streams
+                .iter()
+                .filter(|(_, (_, subject, topics))| is_its(subject, topics))
+                .map(|(id, _)| *id)
+                .collect();
+            assert!(!ids.is_empty());
+            let mut ended = Vec::new();
+            for _ in &ids {
+                let closed = closed(life_cycle);
+                assert_eq!(closed.reason, CloseReason::Disconnected);
+                ended.push(closed.connection);
+            }
+            ended.sort_unstable();
+            assert_eq!(ended, ids);
+            for id in ids {
+                let (stream, ..) = streams.remove(&id).unwrap();
+                // A stream in chunks ends with the last one: the client sees an end, and no broken stream.
+                let text = read_all(stream);
+                assert!(text.ends_with("0\r\n\r\n") && text.contains("retry: "), "{text:?}");
+            }
+        };
+        let of_eve = life_cycle_id(&hub, &mut life_cycle, address);
+        hub.disconnect_subject("ada").unwrap();
+        expect(&mut life_cycle, &|subject, _| subject == "ada");
+        hub.disconnect_topic(&topic("b")).unwrap();
+        expect(&mut life_cycle, &|_, topics| topics.contains("topic=b"));
+        hub.disconnect(of_eve).unwrap();
+        // It has gone by itself, and another order for it does no harm.
+        hub.disconnect(of_eve).unwrap();
+        hub.disconnect_subject("nobody").unwrap();
+        hub.disconnect_topic(&topic("nothing")).unwrap();
+        hub.disconnect_subject("eve").unwrap();
+        expect(&mut life_cycle, &|subject, _| subject == "eve");
+        assert_eq!(hub.disconnect("99-0-1".parse().unwrap()), Err(ConnectionError::Unknown));
+        assert_eq!(hub.counts().closed_for(CloseReason::Disconnected), 4);
+        engine.stop(Duration::ZERO).unwrap();
+        assert_eq!(hub.disconnect_subject("eve"), Err(ConnectionError::Stopped));
+    }
+}
+
+/// The name of a connection that has come and gone.
+fn life_cycle_id(hub: &Hub, life_cycle: &mut LifeCycle, address: SocketAddr) -> ConnectionId {
+    let stream = subscribe(address, "eve", "topic=z");
+    let id = connected(life_cycle);
+    drop(stream);
+    assert_eq!(closed(life_cycle).connection, id);
+    assert!(hub.counts().connections > 0);
+    id
+}
+
+/// Thousands of connections of one topic, some of them in the middle of an event.
+#[test]
+fn a_topic_with_many_connections_ends_with_all_of_them() {
+    let (engine, mut life_cycle, hub, address) = start(2, 10_000, Limits::default());
+    let streams: Vec<TcpStream> = (0..1500).map(|_| subscribe(address, "a", "topic=a")).collect();
+    let slow = subscribe(address, "slow", "topic=a");
+    let other = subscribe(address, "b", "topic=b");
+    for _ in 0..4 {
+        hub.publish_wait(&mut vec![event("a", &"x".repeat(1 << 20))], PATIENCE).unwrap();
+    }
+    hub.disconnect_topic(&topic("a")).unwrap();
+    let mut ended = 0;
+    while ended < 1501 {
+        if let LifeCycleEvent::Closed(closed) = life_cycle.next_wait(PATIENCE).unwrap() {
+            assert_ne!(closed.subject.as_deref(), Some("b"));
+            ended += 1;
+        }
+    }
+    drop((streams, slow));
+    hub.publish(event("b", "still here")).unwrap();
+    engine.stop(Duration::from_secs(1)).unwrap();
+    assert!(read_all(other).contains("still here"));
+}
+
+/// Events of topics that stay come exactly once, before the change and after it; of topics that come, from the change on.
+#[test]
+fn topics_change_while_a_connection_lives() {
+    let (engine, mut life_cycle, hub, address) = start(1, 1000, Limits::default());
+    let mut stream = subscribe(address, "a", "topic=stays&topic=goes");
+    let id = connected(&mut life_cycle);
+    let other = subscribe(address, "b", "topic=stays");
+    connected(&mut life_cycle);
+    hub.publish(event("comes", "too early")).unwrap();
+    hub.publish(event("goes", "1")).unwrap();
+    hub.publish(event("stays", "2")).unwrap();
+    wait_for(&mut stream, "data: 2\n");
+    hub.change_topics(id, [topic("comes"), topic("stays")]).unwrap();
+    match life_cycle.next_wait(PATIENCE).unwrap() {
+        LifeCycleEvent::Subscribed(subscribed) => {
+            assert_eq!(
+                (subscribed.connection, &subscribed.topics[..]),
+                (id, &[topic("comes"), topic("stays")][..])
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    for (name, data) in [("goes", "too late"), ("comes", "3"), ("stays", "4"), ("comes", "last")] {
+        hub.publish(event(name, data)).unwrap();
+    }
+    let text = wait_for(&mut stream, "data: last\n");
+    let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(data, ["3", "4", "last"]);
+    assert_eq!(hub.change_topics(id, []), Err(ConnectionError::NoTopics));
+    let many = (0..65).map(|number| topic(&number.to_string()));
+    assert_eq!(hub.change_topics(id, many), Err(ConnectionError::TooManyTopics { limit: 64 }));
+    engine.stop(Duration::from_secs(1)).unwrap();
+    assert_eq!(read_all(other).matches("data: ").count(), 2);
+}
+
+/// Under load, with a subscriber that reads slowly and whose topics change again and again: nothing that stays is lost or
+/// comes twice.
+#[test]
+fn a_topic_that_stays_is_whole_however_often_others_change() {
+    const EVENTS: usize = 3000;
+    let (engine, mut life_cycle, hub, address) = start(2, 100_000, Limits::default());
+    let mut streams = Vec::new();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        streams.push(subscribe(address, "a", "topic=stays&topic=0"));
+        ids.push(connected(&mut life_cycle));
+    }
+    drop(life_cycle);
+    let readers: Vec<_> = streams.into_iter().map(|stream| thread::spawn(move || read_all(stream))).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..EVENTS {
+                let mut events =
+                    vec![event("stays", &number.to_string()), event(&(number % 5).to_string(), "noise")];
+                hub.publish_wait(&mut events, PATIENCE).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for round in 0..EVENTS / 4 {
+                for id in &ids {
+                    let topics = [topic("stays"), topic(&(round % 5).to_string())];
+                    while hub.change_topics(*id, topics.clone()) == Err(ConnectionError::Busy) {
+                        thread::yield_now();
+                    }
+                }
+                thread::yield_now();
+            }
+        });
+    });
+    engine.stop(Duration::from_secs(2)).unwrap();
+    let engine_counts = hub.counts();
+    for reader in readers {
+        let text = reader.join().unwrap();
+        let numbers: Vec<usize> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .filter_map(|data| data.parse().ok())
+            .collect();
+        let wrong = (0..EVENTS).find(|number| numbers.get(*number) != Some(number));
+        assert_eq!((wrong, numbers.len()), (None, EVENTS), "{:?}", engine_counts);
+    }
+}
+
+#[test]
+fn a_lifetime_ends_a_stream() {
+    let admission = |_: &Request<'_>| {
+        Decision::Subscribe(Subscribe::to([topic("a")]).with_lifetime(Duration::from_millis(600)))
+    };
+    let limits = Limits { heartbeat: Duration::from_secs(1), ..Limits::default() };
+    let builder = Engine::builder().shards(1).limits(limits).admission(admission);
+    let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let stream = subscribe(engine.addresses()[0], "a", "");
+    assert!(read_all(stream).ends_with("0\r\n\r\n"));
+    let hub = engine.hub();
+    engine.stop(Duration::ZERO).unwrap();
+    let counts = hub.counts();
+    assert_eq!((counts.closed_for(CloseReason::Expired), counts.closed_for(CloseReason::Aged)), (1, 0));
+}
+
+/// The chat of the documentation: names that join and leave are told, once each, whatever their connections do.
+#[test]
+fn members_join_and_leave_once() {
+    let (engine, life_cycle, hub, address) = start(2, 10, Limits::default());
+    drop(life_cycle);
+    let room = topic("room");
+    let mut watcher = subscribe(address, "watcher", "topic=room");
+    let ada = subscribe(address, "member-ada", "topic=room");
+    assert!(wait_for(&mut watcher, "data: ada\n").contains("event: join\n"));
+    let again = subscribe(address, "member-ada", "topic=room");
+    let bob = subscribe(address, "member-bob", "topic=room");
+    assert!(wait_for(&mut watcher, "data: bob\n").contains("event: join\n"));
+    assert_eq!(hub.members(&room), ["ada".into(), "bob".into()] as [Arc<str>; 2]);
+    assert_eq!((hub.member_count(&room), hub.member_count(&topic("other"))), (2, 0));
+    drop(ada);
+    drop(bob);
+    let text = wait_for(&mut watcher, "data: bob\n");
+    assert!(text.contains("event: leave\n") && !text.contains("ada"), "{text}");
+    assert_eq!(hub.members(&room), ["ada".into()] as [Arc<str>; 1]);
+    hub.disconnect_subject("member-ada").unwrap();
+    read_all(again);
+    assert!(wait_for(&mut watcher, "data: ada\n").contains("event: leave\n"));
+    assert_eq!(hub.member_count(&room), 0);
+    engine.stop(Duration::ZERO).unwrap();
+}
