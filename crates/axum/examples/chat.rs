@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::Html;
 use axum::routing::get;
-use fanfare::{Engine, Event, Hub, Topic};
+use fanfare::{Engine, Event, EventType, Hub, Topic};
 use fanfare_axum::{Error, Listener, Subscriber, Subscription};
 use serde::Deserialize;
 
@@ -22,10 +22,19 @@ fn topic(room: &str) -> Result<Topic, Error> {
 
 async fn listen(
     Path(room): Path<String>,
+    Query(user): Query<User>,
     State(hub): State<Hub>,
     sub: Subscriber,
 ) -> Result<Subscription, Error> {
-    Ok(sub.to([topic(&room)?]).from_earliest().subscribe(&hub))
+    let topic = topic(&room)?;
+    let (join, leave) = (EventType::new("join")?, EventType::new("leave")?);
+    let sub = sub.to([topic.clone()]).from_earliest().member(&topic, user.name)?.announce(join, leave);
+    Ok(sub.subscribe(&hub))
+}
+
+/// The names of those in the room, one on each line.
+async fn members(Path(room): Path<String>, State(hub): State<Hub>) -> Result<String, Error> {
+    Ok(hub.members(&topic(&room)?).join("\n"))
 }
 
 async fn say(
@@ -44,6 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new()
         .route("/room/{room}", get(|| async { Html(PAGE) }))
         .route("/room/{room}/talk", get(listen).post(say))
+        .route("/room/{room}/members", get(members))
         .with_state(engine.hub());
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("look at http://127.0.0.1:3000/room/tea?name=Ann");
@@ -55,15 +65,19 @@ const PAGE: &str = r#"<!doctype html><title>Chat</title>
 <ul id="talk"></ul>
 <form><input name="text" autocomplete="off"><button>Say</button></form>
 <script>
-  const talk = location.pathname + '/talk';
-  new EventSource(talk).onmessage = (event) => {
+  const talk = location.pathname + '/talk' + location.search;
+  const show = (text) => {
     const item = document.createElement('li');
-    item.textContent = event.data;
+    item.textContent = text;
     document.querySelector('#talk').append(item);
   };
+  const events = new EventSource(talk);
+  events.onmessage = (event) => show(event.data);
+  events.addEventListener('join', (event) => show(event.data + ' joins'));
+  events.addEventListener('leave', (event) => show(event.data + ' leaves'));
   document.querySelector('form').onsubmit = (event) => {
     event.preventDefault();
-    fetch(talk + location.search, { method: 'POST', body: event.target.text.value });
+    fetch(talk, { method: 'POST', body: event.target.text.value });
     event.target.reset();
   };
 </script>"#;

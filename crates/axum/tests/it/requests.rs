@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
-use fanfare::Hub;
-use fanfare_axum::{Connection, Listener, Subscriber};
+use fanfare::{Engine, EventType, Hub};
+use fanfare_axum::{Connection, Error, Listener, Subscriber, Subscription};
 use http_body_util::BodyExt;
 use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -304,6 +304,36 @@ async fn every_client_gets_its_own_stream() {
         assert_eq!(events.data(), [format!("for {number}")]);
     }
     assert_eq!(hub.counts().connections, 200);
+}
+
+/// Presence and disconnection work for streams that came through a handler as for all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_handler_has_a_subject_and_a_member() {
+    async fn enter(
+        State(hub): State<Hub>,
+        Path(name): Path<String>,
+        sub: Subscriber,
+    ) -> Result<Subscription, Error> {
+        let room = topic("room");
+        let (join, leave) = (EventType::new("join")?, EventType::new("leave")?);
+        let sub = sub.to([room.clone()]).subject(name.clone())?.member(&room, name)?;
+        Ok(sub.announce(join, leave).subscribe(&hub))
+    }
+    let engine = Engine::builder().shards(1).presence_linger(Duration::ZERO).start().unwrap();
+    let hub = engine.hub();
+    let address = serve(Router::new().route("/{name}", get(enter)).with_state(hub.clone())).await;
+    let (_, mut ann) = Client::with(address, "GET /ann HTTP/1.1\nHost: h").await.stream().await;
+    ann.wait_for(1).await;
+    let (_, mut bob) = Client::with(address, "GET /bob HTTP/1.1\nHost: h").await.stream().await;
+    bob.wait_for(1).await;
+    ann.wait_for(2).await;
+    assert_eq!(hub.members(&topic("room")).iter().map(|name| &name[..]).collect::<Vec<_>>(), ["ann", "bob"]);
+    let long = format!("GET /{} HTTP/1.1\nHost: h", "x".repeat(300));
+    assert_eq!(Client::with(address, &long).await.answer().await.0.status(), "400");
+    hub.disconnect_subject("bob").unwrap();
+    assert!(bob.ends_whole().await);
+    let seen = ann.wait_for(3).await.iter().map(|seen| (&seen.kind[..], &seen.data[..]));
+    assert_eq!(seen.collect::<Vec<_>>(), [("join", "ann"), ("join", "bob"), ("leave", "bob")]);
 }
 
 /// A service that runs in other tasks than hyper knows its connection by the connect info.
