@@ -1,5 +1,5 @@
-//! Chat rooms: who wants to talk takes a name, and sees what is said in the room from the beginning of its
-//! history.
+//! Chat rooms. A user has a name, gets the history of the room and then what is said, and learns of users
+//! that join and leave.
 //!
 //! Open <http://127.0.0.1:3000/room/tea?name=Ann>, and the same with another name.
 
@@ -32,7 +32,7 @@ async fn listen(
     Ok(sub.subscribe(&hub))
 }
 
-/// The names of those in the room, one on each line.
+/// The names of the members of a room, one on each line.
 async fn members(Path(room): Path<String>, State(hub): State<Hub>) -> Result<String, Error> {
     Ok(hub.members(&topic(&room)?).join("\n"))
 }

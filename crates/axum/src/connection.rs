@@ -20,7 +20,7 @@ use tokio::task;
 
 use crate::takeover::give_back_spare_room;
 
-/// A connection that was accepted by a listener of this crate: who is at its other end.
+/// A connection that a listener of this crate has accepted. It knows the address of the client.
 ///
 /// It is a connect info of axum: `app.into_make_service_with_connect_info::<Connection>()`.
 #[derive(Clone)]

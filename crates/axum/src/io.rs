@@ -25,7 +25,7 @@ pub struct Io {
     state: State,
     connection: Connection,
     reader: Reader,
-    /// What somebody else has received before.
+    /// What the server in front has received before.
     received: Bytes,
     /// What is left of an answer that was changed here.
     rest: Bytes,
@@ -49,7 +49,7 @@ impl Io {
         Io::with_received(socket, Bytes::new())
     }
 
-    /// The same, where somebody has received these bytes before: hyper reads them first.
+    /// The same, where the server in front has received these bytes before: hyper reads them first.
     pub fn with_received(socket: impl Takeable, received: impl Into<Bytes>) -> Io {
         let socket = socket.into_socket();
         let connection = Connection::new(socket.peer());

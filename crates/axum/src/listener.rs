@@ -116,8 +116,8 @@ impl HandOverListener {
     /// within a second where this listener is dropped before.
     ///
     /// # Errors
-    /// [`fanfare::Builder::hand_over`] was not set, or somebody else has taken them (`NotFound`); the engine
-    /// has no address (`AddrNotAvailable`); the system refuses a thread.
+    /// [`fanfare::Builder::hand_over`] was not set, or the sockets have been taken before (`NotFound`); the
+    /// engine has no address (`AddrNotAvailable`); the system refuses a thread.
     pub fn new(engine: &mut Engine) -> io::Result<HandOverListener> {
         let Some(&address) = engine.addresses().first() else {
             return Err(io::Error::new(
@@ -136,7 +136,7 @@ impl HandOverListener {
     }
 }
 
-/// Passes sockets on until the engine has stopped or nobody wants them.
+/// Passes sockets on until the engine has stopped or the listener is gone.
 fn receive(mut from_engine: HandOver, to_listener: &mpsc::Sender<HandedOver>) {
     while !to_listener.is_closed() {
         match from_engine.receive(Some(LOOK)) {

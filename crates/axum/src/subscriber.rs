@@ -221,13 +221,14 @@ impl NewSubscription {
         self.try_with(|subscribe| subscribe.with_member(topic, name))
     }
 
-    /// [`Subscribe::with_announcements`]: the members that were named before are announced when they join and when
-    /// they leave, by events of these types.
+    /// [`Subscribe::with_announcements`]: the members that were named before are announced when they join and
+    /// when they leave, by events of these types.
     pub fn announce(self, join: EventType, leave: EventType) -> NewSubscription {
         self.with(|subscribe| subscribe.with_announcements(join, leave))
     }
 
-    /// [`Subscribe::with_subject`]: who the subscriber is, for [`Hub::disconnect_subject`] and the life cycle.
+    /// [`Subscribe::with_subject`]: who the subscriber is, for [`Hub::disconnect_subject`] and the life
+    /// cycle.
     ///
     /// # Errors
     /// [`InvalidSubject`]: the text is too long.

@@ -132,7 +132,7 @@ impl Responses {
 }
 
 /// Whether these bytes, which do not begin with a head, have the mark of a response that is under way in
-/// them. Then hyper has joined the head with earlier bytes, and nobody could say where it begins.
+/// them. Then hyper has joined the head with earlier bytes, and its beginning cannot be found.
 pub(crate) fn is_joined(written: &[u8]) -> bool {
     UNDER_WAY.load(Ordering::Relaxed) > 0
         && RESPONSES.marks(written).any(|(key, _)| RESPONSES.lock().contains_key(&key))

@@ -114,7 +114,7 @@ fn a_task_waits_for_the_end_of_an_engine() {
 
 /// The task that waited is gone: the engine ends all the same, and the streams with it.
 #[test]
-fn an_engine_stops_also_where_nobody_waits() {
+fn an_engine_stops_also_where_no_task_waits() {
     let engine = engine();
     let hub = engine.hub();
     let mut client = adopt(&hub, Subscribe::to([Topic::new("a").unwrap()]), WireFormat::Chunked);

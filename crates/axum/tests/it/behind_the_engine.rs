@@ -129,8 +129,8 @@ async fn hyper_alone_subscribes() {
     assert!(ended.await.unwrap(), "to hyper the connection has ended well");
 }
 
-/// hyper's `pipeline_flush` joins the answers to requests that came together. Nobody could say where the head
-/// of the stream begins, so the connection ends.
+/// hyper's `pipeline_flush` joins the answers to requests that came together. The connection cannot know
+/// where the head of the stream begins, so it ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn joined_answers_end_the_connection() {
     let engine = engine();
