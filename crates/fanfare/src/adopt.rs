@@ -27,7 +27,8 @@ pub enum AdoptRefusal {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
-    /// The operating system refused: it is no socket, or an option is out of range.
+    /// The operating system refused: it is no socket, or an option is out of range. `InvalidInput`: the head of
+    /// [`Subscribe::response_head`] does not announce the wire format.
     Io(io::Error),
 }
 

@@ -28,6 +28,7 @@ use crate::presence::Presence;
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
 use crate::shared_log::log_of;
+use crate::stopping::{StopError, StopFuture};
 
 /// A log begins below this number, so that no engine runs out of numbers.
 const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
@@ -454,6 +455,23 @@ impl Engine {
         self.drain(window)
     }
 
+    /// Does what [`Engine::stop`] does, for tasks: no thread of the executor waits. The drain begins with this
+    /// call, and the future is ready when all streams have ended. It may be dropped; the engine stops all the
+    /// same.
+    ///
+    /// This starts a thread that waits for the shards. Where the system refuses that thread, the call itself
+    /// waits.
+    ///
+    /// # Errors
+    /// [`StopError`]: a shard has panicked, or the calling thread is a shard.
+    pub fn stop_async(mut self, window: Duration) -> StopFuture {
+        if shard_thread::is_current() {
+            return StopFuture::ready(self.drain(window).map_err(|_| StopError::OnShard));
+        }
+        self.hub.drain(window);
+        StopFuture::wait(self, |mut engine| engine.join().map_err(StopError::of))
+    }
+
     fn drain(&mut self, window: Duration) -> thread::Result<()> {
         self.hub.drain(window);
         if shard_thread::is_current() {
@@ -465,6 +483,10 @@ impl Engine {
             }
             return Err(Box::new("a shard's thread cannot wait for the end of the shards"));
         }
+        self.join()
+    }
+
+    fn join(&mut self) -> thread::Result<()> {
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.announcer.end();

@@ -325,8 +325,12 @@ impl Hub {
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let number = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[number % self.inner.shards.len()];
+        let head_fits = subscribe.written_head.as_ref().is_none_or(|head| head.announces(encoding));
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
+        } else if !head_fits {
+            let text = "the response head does not announce the wire format of the stream";
+            AdoptRefusal::Io(io::Error::new(io::ErrorKind::InvalidInput, text))
         } else if let Err(error) = sockets::configure(socket.as_fd(), &self.inner.socket_options) {
             // The caller learns of it here; a shard could only close the socket.
             AdoptRefusal::Io(error)
@@ -521,6 +525,13 @@ impl fmt::Display for PublishError {
 }
 
 impl std::error::Error for PublishError {}
+
+impl NotPublished {
+    /// That this event was not published; for what stands in for a hub in a test.
+    pub fn new(error: PublishError, event: Event) -> NotPublished {
+        NotPublished { error, event: Box::new(event) }
+    }
+}
 
 impl fmt::Display for NotPublished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

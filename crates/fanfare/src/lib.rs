@@ -36,7 +36,9 @@ mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod sim;
+mod stopping;
 mod sync;
+mod written_head;
 
 pub use admission::{
     Admission, Answer, Decision, DecisionTicket, InvalidHeader, InvalidSubject, Later, Refusal, Request,
@@ -69,3 +71,5 @@ pub use hub::readers::{
 pub use hub::{ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
+pub use stopping::{StopError, StopFuture};
+pub use written_head::InvalidHead;

@@ -11,10 +11,10 @@ use httpdate::HttpDate;
 
 use crate::admission::{Answer, Refusal, Subscribe};
 
-/// Appends the head of a stream. `Content-Type` is bare because some clients compare it for equality;
-/// `no-transform` and `X-Accel-Buffering` keep proxies from holding events back. "An origin server with a clock MUST
-/// generate a Date header field in all 2xx (Successful), 3xx (Redirection), and 4xx (Client Error) responses"
-/// (RFC 9110, section 6.6.1).
+/// Appends the head of a stream: the one that another server has written, or the engine's own. `Content-Type` is
+/// bare because some clients compare it for equality; `no-transform` and `X-Accel-Buffering` keep proxies from
+/// holding events back. "An origin server with a clock MUST generate a Date header field in all 2xx (Successful),
+/// 3xx (Redirection), and 4xx (Client Error) responses" (RFC 9110, section 6.6.1).
 pub(crate) fn stream_head(
     subscribe: &Subscribe,
     encoding: Encoding,
@@ -22,6 +22,11 @@ pub(crate) fn stream_head(
     date: SystemTime,
     out: &mut Vec<u8>,
 ) {
+    let gap: &[u8] = if gap { b"Fanfare-Gap: true\r\n" } else { b"" };
+    if let Some(written) = &subscribe.written_head {
+        debug_assert!(written.announces(encoding), "the hub has checked it");
+        return written.write(&[gap, subscribe.headers.as_bytes()], out);
+    }
     debug_assert_eq!(encoding.transport, Transport::Http1);
     out.extend_from_slice(
         b"HTTP/1.1 200 OK\r\n\
@@ -35,9 +40,7 @@ pub(crate) fn stream_head(
         // Such a stream ends with its connection.
         _ => b"Connection: close\r\n",
     });
-    if gap {
-        out.extend_from_slice(b"Fanfare-Gap: true\r\n");
-    }
+    out.extend_from_slice(gap);
     out.extend_from_slice(subscribe.headers.as_bytes());
     out.extend_from_slice(b"\r\n");
 }

@@ -9,7 +9,9 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use fanfare::{Backend, Decision, DescriptorTables, Engine, PublishError, Request, Subscribe};
+use fanfare::{
+    Backend, Decision, DescriptorTables, Engine, PublishError, Request, StopError, StopFuture, Subscribe,
+};
 use fanfare::{Event, Topic};
 
 /// Puts another file in the place of the epoll instance of the calling shard. The shard can serve no connection
@@ -28,6 +30,11 @@ fn break_this_shard() {
         }
     }
     assert_eq!(broken, 1, "the epoll instance of one shard");
+}
+
+fn end_of(stop: StopFuture) -> Result<(), StopError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(stop)
 }
 
 /// A panic in a drain ended a server as if all were well.
@@ -62,7 +69,10 @@ fn the_owner_of_an_engine_learns_of_a_panic() {
             {
                 std::thread::yield_now();
             }
-            assert!(engine.stop(Duration::ZERO).is_err());
+            match tables {
+                DescriptorTables::Private => assert!(engine.stop(Duration::ZERO).is_err()),
+                _ => assert_eq!(end_of(engine.stop_async(Duration::ZERO)), Err(StopError::ShardPanicked)),
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ impl SubscribeQuery {
         let mut gap_events = true;
         let mut checkpoint = Checkpoint::default();
         let mut heartbeat = None;
-        let mut query_id: Option<(usize, String)> = None;
+        let mut query_id = QueryId::default();
 
         for (name, value) in form_fields(head.query().unwrap_or("").as_bytes()) {
             match &name[..] {
@@ -76,24 +76,45 @@ impl SubscribeQuery {
                     }
                 }
                 b"heartbeat" => heartbeat = Some(seconds(&value).ok_or(SubscribeError::Heartbeat)?),
-                name => {
-                    let Some(rank) = RESUME_PARAMETERS.iter().position(|known| known.as_bytes() == name)
-                    else {
-                        continue;
-                    };
-                    let better = query_id.as_ref().is_none_or(|(best, _)| rank < *best);
-                    if better && !value.is_empty() {
-                        query_id = Some((rank, lossy(&value)));
-                    }
-                }
+                name => query_id.note(name, &value),
             }
         }
 
         if topics.is_empty() {
             return Err(SubscribeError::NoTopic);
         }
-        let resume = head.last_event_id().map(lossy).or(query_id.map(|(_, id)| id));
+        let resume = query_id.resume(head.last_event_id());
         Ok(SubscribeQuery { topics, resume, gap_events, checkpoint, heartbeat })
+    }
+
+    /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of the
+    /// header `Last-Event-ID`, and the query behind the `?`. They are read as [`SubscribeQuery::from_head`] reads
+    /// them; everything else in the query is ignored.
+    pub fn resume_from(last_event_id: Option<&[u8]>, query: Option<&str>) -> Option<String> {
+        let mut query_id = QueryId::default();
+        for (name, value) in form_fields(query.unwrap_or("").as_bytes()) {
+            query_id.note(&name, &value);
+        }
+        query_id.resume(last_event_id.map(<[u8]>::trim_ascii))
+    }
+}
+
+/// The last event id in a query: the rank of its name, and the id.
+#[derive(Default)]
+struct QueryId(Option<(usize, String)>);
+
+impl QueryId {
+    fn note(&mut self, name: &[u8], value: &[u8]) {
+        let Some(rank) = RESUME_PARAMETERS.iter().position(|known| known.as_bytes() == name) else { return };
+        let better = self.0.as_ref().is_none_or(|(best, _)| rank < *best);
+        if better && !value.is_empty() {
+            self.0 = Some((rank, lossy(value)));
+        }
+    }
+
+    fn resume(self, last_event_id: Option<&[u8]>) -> Option<String> {
+        let from_header = last_event_id.filter(|id| !id.is_empty()).map(lossy);
+        from_header.or(self.0.map(|(_, id)| id))
     }
 }
 
@@ -195,8 +216,12 @@ mod tests {
         parse(target).unwrap().topics.iter().map(|topic| topic.to_string()).collect()
     }
 
+    /// Servers that choose the topics themselves read the same id.
     fn resume(target: &str, headers: &[(&str, &[u8])]) -> Option<String> {
-        parse_with(target, headers).unwrap().resume
+        let resume = parse_with(target, headers).unwrap().resume;
+        let query = target.split_once('?').map(|(_, query)| query);
+        assert_eq!(SubscribeQuery::resume_from(headers.first().map(|(_, id)| *id), query), resume);
+        resume
     }
 
     #[test]

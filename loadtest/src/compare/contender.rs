@@ -29,17 +29,23 @@ pub(super) struct Contender {
 
 const BACKENDS: [&str; 2] = ["epoll", "io-uring"];
 
+/// The handler of `tokio` with a subscription in place of `Sse`.
+const IN_AXUM: &str = "fanfare-axum";
+
 /// A contender's place among all that there are, which is its colour on every page.
 pub(crate) fn place(name: &str) -> usize {
     let own = BACKENDS.iter().position(|backend| name.strip_prefix("fanfare-") == Some(*backend));
     let others = || Baseline::value_variants().iter().position(|baseline| baseline.name() == name);
-    own.or_else(|| Some(others()? + BACKENDS.len())).unwrap_or(0)
+    let in_axum = || (name == IN_AXUM).then(|| BACKENDS.len() + Baseline::value_variants().len());
+    own.or_else(|| Some(others()? + BACKENDS.len())).or_else(in_axum).unwrap_or(0)
 }
 
 /// Everybody who could take part, and why not where that is so.
-/// `options` are more options of the fanfare server; `bare` gets so many threads.
+/// `options` are more options of the fanfare server, `in_axum` is the program that embeds it in axum; `bare` gets so many
+/// threads.
 pub(super) fn all_contenders(
     fanfare: Option<&Path>,
+    in_axum: Option<&Path>,
     options: Option<&str>,
     bare_threads: u16,
 ) -> Vec<(String, Outcome<Contender>)> {
@@ -100,6 +106,22 @@ pub(super) fn all_contenders(
         });
         all.push((baseline.name().to_owned(), found));
     }
+    let found = match in_axum {
+        Some(program) if program.is_file() => Ok(Contender {
+            name: IN_AXUM.to_owned(),
+            dialect: Dialect::Plain,
+            settings: "the handler of `tokio`, which returns a subscription in place of `Sse`; multi-threaded runtime with a \
+                       thread per core it may use, and a shard for each; TCP_NODELAY"
+                .to_owned(),
+            cannot: String::new(),
+            baseline: None,
+            program: program.to_owned(),
+            arguments: vec!["127.0.0.1:{port}".to_owned()],
+        }),
+        Some(program) => Err(Failure::new(format!("{} is no file", program.display()))),
+        None => Err(Failure::new("--fanfare-axum says where its binary is")),
+    };
+    all.push((IN_AXUM.to_owned(), found));
     all
 }
 
@@ -241,7 +263,8 @@ mod tests {
 
     #[test]
     fn every_contender_has_a_place_of_its_own_in_the_order_of_the_table() {
-        let places: Vec<usize> = all_contenders(None, None, 1).iter().map(|(name, _)| place(name)).collect();
+        let places: Vec<usize> =
+            all_contenders(None, None, None, 1).iter().map(|(name, _)| place(name)).collect();
         assert_eq!(places, (0..places.len()).collect::<Vec<_>>());
     }
 }

@@ -66,13 +66,16 @@ pub(crate) struct Compare {
     #[arg(long, value_enum, default_value_t = Contest::Fanout)]
     scenario: Contest,
     /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, go, mercure, centrifugo, pushpin,
-    /// fanfare-epoll, fanfare-io-uring
+    /// fanfare-epoll, fanfare-io-uring, fanfare-axum
     /// [default: all that are installed]
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
     /// The fanfare server's binary; without it there is no fanfare among them
     #[arg(long, value_name = "FILE")]
     fanfare: Option<PathBuf>,
+    /// The engine in a handler of axum: the binary of the example `load_server` of fanfare-axum
+    #[arg(long, value_name = "FILE")]
+    fanfare_axum: Option<PathBuf>,
     /// More options of the fanfare server, e.g. '--shards 7 --heartbeat 1day'
     #[arg(long, value_name = "OPTIONS", requires = "fanfare", allow_hyphen_values = true)]
     fanfare_options: Option<String>,
@@ -255,7 +258,8 @@ impl Compare {
     }
 
     fn contenders(&self) -> Outcome<(Vec<Contender>, Vec<String>)> {
-        let all = all_contenders(self.fanfare.as_deref(), self.fanfare_options.as_deref(), self.bare_threads);
+        let (fanfare, in_axum) = (self.fanfare.as_deref(), self.fanfare_axum.as_deref());
+        let all = all_contenders(fanfare, in_axum, self.fanfare_options.as_deref(), self.bare_threads);
         let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
         if let Some(unknown) = self.contenders.iter().find(|name| !names.contains(name)) {
             return Err(Failure::new(format!(
@@ -387,7 +391,7 @@ mod tests {
     }
 
     fn comparison(rows: [(&str, Vec<Report>); 2]) -> Comparison {
-        let all = all_contenders(None, None, 1);
+        let all = all_contenders(None, None, None, 1);
         let row = |(name, rounds)| {
             let (_, contender) = all.iter().find(|(of, _)| of == name).unwrap();
             row(contender.as_ref().unwrap(), 10, rounds).unwrap()

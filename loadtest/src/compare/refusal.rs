@@ -73,7 +73,7 @@ pub(crate) struct Stop {
 
 impl Refusal {
     pub(crate) fn run(self) -> Outcome<Stop> {
-        let all = all_contenders(self.fanfare.as_deref(), None, 1);
+        let all = all_contenders(self.fanfare.as_deref(), None, None, 1);
         let names = all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
         let found = all.into_iter().find(|(name, _)| *name == self.contender);
         let unknown =

@@ -4,6 +4,8 @@ use std::fmt;
 
 use fanfare_proto::subscribe::SubscribeError;
 
+use crate::written_head::{is_text, is_token_byte};
+
 /// An answer that is no stream: a status and a reason that a person can act on, sent as
 /// `application/problem+json` (RFC 9457).
 #[derive(Clone, Debug)]
@@ -136,12 +138,10 @@ impl std::error::Error for InvalidHeader {}
 const RESERVED: [&str; 5] = ["Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"];
 
 pub(super) fn push_header(headers: &mut String, name: &str, value: &str) -> Result<(), InvalidHeader> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) {
+    if name.is_empty() || !name.bytes().all(is_token_byte) {
         return Err(InvalidHeader::Name { name: name.to_owned() });
     }
-    let text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-    if !value.bytes().all(text) {
+    if !is_text(value.as_bytes()) {
         return Err(InvalidHeader::Value { name: name.to_owned() });
     }
     if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {

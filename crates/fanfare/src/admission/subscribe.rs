@@ -12,6 +12,7 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 use super::answer::{InvalidHeader, push_header};
 use super::request::Request;
 use crate::presence::{Announcement, Membership};
+use crate::written_head::{InvalidHead, WrittenHead};
 
 /// A subscription and how its stream begins.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,7 @@ pub struct Subscribe {
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) memberships: Vec<Membership>,
+    pub(crate) written_head: Option<WrittenHead>,
 }
 
 impl Subscribe {
@@ -101,6 +103,20 @@ impl Subscribe {
     /// [`InvalidHeader`]: the field would let its author write into the response head.
     pub fn with_header(mut self, name: &str, value: &str) -> Result<Subscribe, InvalidHeader> {
         push_header(&mut self.headers, name, value)?;
+        Ok(self)
+    }
+
+    /// A head that another HTTP server has written, from its status line to its empty line. It is sent in place
+    /// of the engine's own, so that what the middleware of that server has added arrives. `Fanfare-Gap` and the
+    /// fields of [`Subscribe::header`] are added behind its fields.
+    ///
+    /// # Errors
+    /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it has a
+    /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`; or it is longer
+    /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
+    /// checks.
+    pub fn response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
+        self.written_head = Some(WrittenHead::parse(bytes.into())?);
         Ok(self)
     }
 
