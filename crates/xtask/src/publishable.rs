@@ -100,11 +100,44 @@ fn listing(name: &str) -> Result<Vec<String>, String> {
 
 /// Builds each crate from its package, as somebody would who has it from a registry.
 fn packages() -> Result<(), String> {
+    forget_packages()?;
     let mut package = cargo(["package", "--quiet", "--allow-dirty"]);
     for name in CRATES {
         package.args(["--package", name]);
     }
-    must(package.arg("--target-dir").arg(root().join("target/packages")))
+    let target = root().join("target/packages");
+    // What was built from packages with the same versions would be taken for that of these.
+    let _ = fs::remove_dir_all(&target);
+    must(package.arg("--target-dir").arg(target))
+}
+
+/// Removes what cargo keeps of packages that were built before: it knows a package by its name and version, which stay the
+/// same from one check to the next.
+fn forget_packages() -> Result<(), String> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let Some(home) = home else { return Ok(()) };
+    let is_ours = |entry: &Path| {
+        let name = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        CRATES.iter().any(|ours| {
+            let version = name.strip_prefix(ours).and_then(|rest| rest.strip_prefix('-'));
+            version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+        })
+    };
+    for kept in ["src", "cache"] {
+        for registry in entries(&home.join("registry").join(kept)) {
+            for entry in entries(&registry).into_iter().filter(|entry| is_ours(entry)) {
+                let removed =
+                    if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
+                removed.map_err(|error| format!("cannot remove {}: {error}", entry.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Builds the crates with the oldest versions of their own dependencies that they allow.

@@ -108,7 +108,7 @@ impl Subscribe {
 
     /// A head that another HTTP server has written, from its status line to its empty line. It is sent in place
     /// of the engine's own, so that what the middleware of that server has added arrives. `Fanfare-Gap` and the
-    /// fields of [`Subscribe::header`] are added behind its fields.
+    /// fields of [`Subscribe::with_header`] are added behind its fields.
     ///
     /// # Errors
     /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it has a
