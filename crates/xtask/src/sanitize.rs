@@ -123,6 +123,7 @@ fn command(check: &Check) -> Result<Command, String> {
     command.args(["run", "nightly", "cargo"]).args(check.arguments);
     // With a --target the flags are not for build scripts and macros.
     command.args(["--target", host, "--target-dir"]).arg(target.join("sanitize").join(check.name));
+    command.env("LSAN_OPTIONS", format!("suppressions={}", root().join("crates/xtask/leaks.txt").display()));
     command.env("RUSTFLAGS", check.flags).envs(check.environment.iter().copied()).current_dir(root());
     Ok(command)
 }
