@@ -203,7 +203,14 @@ fn measure(options: &Options, backend: Backend, cores: Cores) -> Outcome<Vec<Str
     for round in 0..options.rounds as usize {
         for turn in 0..kinds.len() {
             let index = (turn + round) % kinds.len();
-            figures[index].push(bench.part(kinds[index], Duration::from_secs(options.seconds.into()))?);
+            let part = bench.part(kinds[index], Duration::from_secs(options.seconds.into()))?;
+            let rate = part.connected.as_ref().map_or(0.0, |connected| connected.rate);
+            let name = kinds[index].key;
+            println!(
+                "  round {round} {name}: small topic p99 {:.3} ms, answers a second {rate:.0}",
+                part.p99_ms
+            );
+            figures[index].push(part);
         }
     }
     let found = bench.end()?;
