@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use fanfare::{Backend, DescriptorTables, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat};
+use fanfare::{
+    Backend, Builder, DescriptorTables, Engine, Hub, Limits, SocketOptions, Subscribe, Topic, WireFormat,
+};
 use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
 
@@ -35,14 +37,30 @@ impl Measured {
     /// # Errors
     /// The engine does not start.
     pub fn start(backend: Backend, limits: Limits) -> Outcome<Measured> {
+        Measured::start_with(Engine::builder(), backend, limits)
+    }
+
+    /// The same, with what is set in this builder already.
+    ///
+    /// # Errors
+    /// The engine does not start.
+    pub fn start_with(builder: Builder, backend: Backend, limits: Limits) -> Outcome<Measured> {
         let before = machine::threads_named("fanfare-shard");
-        let engine = Engine::builder().shards(1).pin(true).raise_descriptor_limit(true);
+        let engine = builder.shards(1).pin(true).raise_descriptor_limit(true);
         let engine =
             engine.descriptor_tables(DescriptorTables::Auto).backend(backend).limits(limits).start()?;
         let mut threads = machine::threads_named("fanfare-shard");
         threads.retain(|thread| !before.contains(thread));
         let &[thread] = threads.as_slice() else { return Err("the shard's thread is not found".into()) };
         Ok(Measured { backend, hub: engine.hub(), cpu: ThreadClock::of(thread), engine })
+    }
+
+    /// Where it listens itself.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn address(&self) -> Outcome<SocketAddr> {
+        Ok(*self.engine.addresses().first().ok_or("the engine does not listen")?)
     }
 
     /// Subscribes a duplicate of this socket.

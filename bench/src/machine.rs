@@ -132,6 +132,12 @@ impl SoftirqClock {
     }
 }
 
+/// The id of the calling thread.
+pub fn thread_id() -> i32 {
+    // SAFETY: no pointers are involved.
+    unsafe { libc::gettid() }
+}
+
 /// The ids of this process's threads whose name begins so.
 pub fn threads_named(prefix: &str) -> Vec<i32> {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };

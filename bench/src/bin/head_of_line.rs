@@ -7,11 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use fanfare::{Backend, Event, Hub, PublishError, Topic};
+use fanfare::{Backend, Event, Topic};
 use fanfare_bench::client::{Discard, Plan, Reader};
 use fanfare_bench::engine::{self, Measured};
 use fanfare_bench::machine::{self, Cores};
-use fanfare_bench::stamp::{self, Checker};
+use fanfare_bench::paced::Paced;
+use fanfare_bench::stamp::Checker;
 use fanfare_bench::statistics::Spread;
 use fanfare_bench::{Outcome, finish};
 use fanfare_io::{Clock, affinity};
@@ -190,13 +191,14 @@ impl Bench {
         let waited_before = self.engine.cpu.kept_waiting();
         let length = Duration::from_secs(self.options.seconds.into());
         let count = (length.as_millis() / u128::from(self.options.every_ms)) as u32;
-        let small = Small {
+        let small = Paced {
             hub: self.engine.hub.clone(),
             topic: self.small.clone(),
             clock: self.clock,
             first: self.numbered,
             count,
             every: Duration::from_millis(self.options.every_ms.into()),
+            data_bytes: DATA_BYTES,
         };
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
@@ -263,36 +265,5 @@ impl Bench {
             "{found:?}; the broadcast's clients ended: {}; laggards: {}",
             crowd.ended, counts.laggards
         ))
-    }
-}
-
-/// The small topic's publisher: an open loop, so that a late delivery delays no later event.
-struct Small {
-    hub: Hub,
-    topic: Topic,
-    clock: Clock,
-    first: u32,
-    count: u32,
-    every: Duration,
-}
-
-impl Small {
-    fn publish(self) -> Outcome<()> {
-        machine::hurry();
-        let begun = self.clock.now();
-        for index in 0..self.count {
-            let intended = begun + self.every * index;
-            thread::sleep(intended.saturating_sub(self.clock.now()));
-            let data = stamp::data(self.first + index, intended, DATA_BYTES);
-            let mut events = vec![Event::new(self.topic.clone()).with_data(data)];
-            // The stamp stays: waiting for room is part of the latency.
-            while let Err(error) = self.hub.publish_batch(&mut events) {
-                if error != PublishError::Busy {
-                    return Err(error.into());
-                }
-                thread::sleep(Duration::from_micros(100));
-            }
-        }
-        Ok(())
     }
 }

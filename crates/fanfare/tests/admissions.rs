@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Answer, Backend, Builder, Decision, DecisionTicket, DescriptorTables, Engine, Event, Hub, Limits,
+    Answer, Backend, Builder, Counts, Decision, DecisionTicket, DescriptorTables, Engine, Event, Hub, Limits,
     PublishError, Refusal, Request, Subscribe, Topic,
 };
 
@@ -368,6 +368,65 @@ fn a_client_may_leave_before_the_decision() {
         });
         engine.stop(Duration::ZERO).unwrap();
     }
+}
+
+/// An event waited behind all decisions that had come before it. When a shard that was held up had 16,000 of them, which it
+/// acts on 128 at a time, with newcomers in between, a small topic's events came a second late.
+#[test]
+fn an_event_does_not_wait_behind_decisions() {
+    /// More than a shard acts on in one tick.
+    const CROWD: usize = 300;
+    let tickets = Tickets::default();
+    let collect = collect(&tickets);
+    let (hold, held) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (holds, is_held) = (Arc::clone(&hold), Arc::clone(&held));
+    let known: Arc<OnceLock<Hub>> = Arc::default();
+    let hub_of_admission = Arc::clone(&known);
+    let seen: Arc<Mutex<Option<Counts>>> = Arc::default();
+    let sees = Arc::clone(&seen);
+    let admission = move |request: &Request<'_>| match request.path() {
+        "/resident" => Decision::Subscribe(Subscribe::to([topic()])),
+        "/hold" => {
+            is_held.wait();
+            holds.wait();
+            Decision::Answer(Answer::new(200, "held\n"))
+        }
+        "/look" => {
+            *sees.lock().unwrap() = hub_of_admission.get().map(Hub::counts);
+            Decision::Answer(Answer::new(200, "seen\n"))
+        }
+        _ => collect(request),
+    };
+    // SAFETY: the tables are shared.
+    let builder = unsafe { Engine::builder().shards(1).admission_on_shards(admission) };
+    let (engine, hub, address) = start(builder);
+    assert!(known.set(hub.clone()).is_ok());
+    let mut resident = opened(ask(address, "/resident"));
+    let crowd: Vec<TcpStream> = (0..CROWD).map(|_| ask(address, "/later")).collect();
+    let decided = take(&tickets, CROWD);
+    wait_until(|| hub.counts().undecided == CROWD as u64);
+
+    // The shard stands still, and then finds everything at once.
+    let holding = ask(address, "/hold");
+    held.wait();
+    for (_, ticket) in decided {
+        ticket.decide(Decision::Subscribe(Subscribe::to([Topic::new("crowd").unwrap()])));
+    }
+    hub.publish(event("1")).unwrap();
+    // Its request is seen a tick after the decisions and the event.
+    let looking = ask(address, "/look");
+    hold.wait();
+
+    wait_for(&mut resident, "data: 1\n");
+    assert!(read_all(looking).contains("seen"));
+    let counts = seen.lock().unwrap().take().unwrap();
+    assert_eq!(counts.deliveries, 1, "the event was sent");
+    assert!(counts.subscribed < CROWD as u64, "and decisions still waited: {}", counts.subscribed);
+    for stream in crowd {
+        opened(stream);
+    }
+    assert!(read_all(holding).contains("held"));
+    engine.stop(Duration::ZERO).unwrap();
 }
 
 /// An end of the engine while requests wait: their sockets are closed, and late decisions find nobody.

@@ -25,6 +25,9 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Threads that wait for a job. Where none does, there is none to wake.
     waiting: usize,
+    /// One of them was woken and has not come yet. It wakes the next one itself where more jobs are there: a shard with a
+    /// hundred new requests makes one system call, not a hundred.
+    is_waking: bool,
     ended: bool,
 }
 
@@ -35,6 +38,15 @@ pub(crate) struct Job {
     pub(crate) transport: Transport,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) address: UndecidedAddress,
+}
+
+impl Queue {
+    /// Whether the caller is to wake a thread: jobs wait, a thread waits for one, and none has been woken for it yet.
+    fn begins_wake(&mut self) -> bool {
+        let begins = !self.jobs.is_empty() && self.waiting > 0 && !self.is_waking;
+        self.is_waking |= begins;
+        begins
+    }
 }
 
 impl AdmissionThreads {
@@ -82,7 +94,7 @@ impl AdmissionThreads {
             return false;
         }
         queue.jobs.push_back(job);
-        let wakes = queue.waiting > 0;
+        let wakes = queue.begins_wake();
         drop(queue);
         if wakes {
             self.filled.notify_one();
@@ -113,11 +125,19 @@ impl AdmissionThreads {
                 return None;
             }
             if let Some(job) = queue.jobs.pop_front() {
+                // This one may take long.
+                let wakes = queue.begins_wake();
+                drop(queue);
+                if wakes {
+                    self.filled.notify_one();
+                }
                 return Some(job);
             }
             queue.waiting += 1;
             queue = self.filled.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
             queue.waiting -= 1;
+            // Where it came by itself, and another one is being woken, that one finds what is left.
+            queue.is_waking = false;
         }
     }
 
@@ -135,5 +155,80 @@ impl AdmissionThreads {
             Ok(decision) => DecisionTicket::of(address).decide(decision),
             Err(panicked) => DecisionTicket::of(address).refuse_after_panic(panicked),
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+mod tests {
+    use std::sync::{Barrier, Weak, mpsc};
+    use std::time::Duration;
+
+    use fanfare_proto::link::LinkKey;
+
+    use super::*;
+    use crate::admission::Subscribe;
+    use crate::mailbox::Mailbox;
+    use crate::sync::Waker;
+
+    /// So that a test whose threads do not come fails instead of hanging.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A request that waits as long as the second part lives.
+    fn job(mailbox: &Arc<Mailbox>, wanted: Weak<()>) -> Job {
+        let key = LinkKey { slot: 0, generation: 0 };
+        Job {
+            received: Arc::from(*b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+            transport: Transport::Http1,
+            peer: None,
+            address: UndecidedAddress { mailbox: Arc::clone(mailbox), key, wanted },
+        }
+    }
+
+    fn mailbox() -> Arc<Mailbox> {
+        Arc::new(Mailbox::new(0, Waker::new().unwrap(), Arc::default()))
+    }
+
+    /// The shard made a system call for each of its new requests, as long as the first thread that it woke had not come.
+    #[test]
+    fn one_thread_is_woken_at_a_time() {
+        let (mailbox, wanted) = (mailbox(), Arc::new(()));
+        let mut queue = Queue { waiting: 2, ..Queue::default() };
+        assert!(!queue.begins_wake(), "there is no job");
+        for is_first in [true, false, false] {
+            queue.jobs.push_back(job(&mailbox, Arc::downgrade(&wanted)));
+            assert_eq!(queue.begins_wake(), is_first);
+        }
+        // It has come.
+        queue.waiting -= 1;
+        queue.is_waking = false;
+        assert!(queue.begins_wake(), "it wakes the next one");
+        queue.waiting = 0;
+        queue.is_waking = false;
+        assert!(!queue.begins_wake(), "none waits");
+    }
+
+    /// With one wake-up for many requests, the others must not wait for the first one's admission.
+    #[test]
+    fn requests_that_come_together_are_decided_side_by_side() {
+        const COUNT: usize = 4;
+        let (tell, told) = mpsc::channel();
+        let together = Barrier::new(COUNT);
+        let admission: Arc<dyn Admission> = Arc::new(move |_: &Request<'_>| {
+            together.wait();
+            tell.send(()).unwrap();
+            Decision::Subscribe(Subscribe::to([]))
+        });
+        let threads = AdmissionThreads::start(COUNT, COUNT, HeadLimits::default(), &admission).unwrap();
+        let (mailbox, wanted) = (mailbox(), Arc::new(()));
+        for _ in 0..3 {
+            for _ in 0..COUNT {
+                assert!(threads.push(job(&mailbox, Arc::downgrade(&wanted))));
+            }
+            for _ in 0..COUNT {
+                told.recv_timeout(PATIENCE).expect("every thread runs an admission");
+            }
+        }
+        threads.end();
     }
 }

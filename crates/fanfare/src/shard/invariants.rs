@@ -90,6 +90,10 @@ impl<I: Io> Shard<I> {
         assert!(self.delivery.len() <= limits.connections, "too many connections");
         assert!(arrivals.pending.len() + arrivals.resuming.len() <= limits.pending, "too many that wait");
         assert!(arrivals.undecided.len() <= limits.undecided, "too many undecided requests");
+        assert!(
+            arrivals.undecided.deadlines() <= 2 * limits.undecided + 1026,
+            "too many deadlines of decisions"
+        );
         let stale = arrivals.deadlines.heads.len().max(arrivals.deadlines.lingers.len());
         assert!(stale <= 2 * limits.pending + 1026, "too many deadlines");
     }

@@ -149,6 +149,7 @@ impl<I: Io> Shard<I> {
         self.expire_pending(now);
         self.expire_undecided(now);
         self.take_mail(now);
+        self.act_on_decisions(now);
         self.start_caught_up_resumes(now);
         self.end_connections();
         self.run_upkeep(now);
@@ -164,6 +165,7 @@ impl<I: Io> Shard<I> {
         let work = self.delivery.has_work()
             || self.connections.has_work()
             || !self.inbox.is_empty()
+            || self.arrivals.undecided.has_decisions()
             || !self.unread.is_empty();
         let congested_until = self.congested_until(now);
         let may_sleep = || match congested_until {
@@ -278,8 +280,8 @@ impl<I: Io> Shard<I> {
                     self.adopt(*adoption, now);
                 }
                 Mail::Decided(decided) => {
-                    marks = marks.saturating_sub(ADOPTION_MARKS);
-                    self.decided(*decided, now);
+                    marks -= 1;
+                    self.arrivals.undecided.note_decision(decided);
                 }
                 Mail::Order(order) => {
                     marks = marks.saturating_sub(ADOPTION_MARKS);
