@@ -10,7 +10,7 @@ use fanfare_proto::head::RequestHead;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
-use super::request::Request;
+use super::request::{Request, Via};
 use crate::presence::{Announcement, Membership};
 
 /// A subscription and how its stream begins.
@@ -29,6 +29,8 @@ pub struct Subscribe {
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) memberships: Vec<Membership>,
+    /// Set where the connection is known.
+    pub(crate) via: Via,
 }
 
 impl Subscribe {

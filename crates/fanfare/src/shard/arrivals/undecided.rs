@@ -106,7 +106,13 @@ impl<I: Io> Shard<I> {
             }
             (Decider::Threads, Admissions::OnThreads(threads)) => {
                 let peer = self.io.peer(socket);
-                threads.push(Job { received: Arc::clone(&received), transport, peer, address })
+                threads.push(Job {
+                    received: Arc::clone(&received),
+                    transport,
+                    peer,
+                    via: asked.via,
+                    address,
+                })
             }
             (Decider::Threads, Admissions::OnShards(_)) => unreachable!("it is asked on this shard"),
         };
