@@ -90,6 +90,9 @@ counts! {
     /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is
     /// missing.
     turned_away,
+    /// Closed without an answer, because the connection did not come from a trusted proxy, or did not begin
+    /// with a header of the PROXY protocol ([`crate::Listener::with_proxy_protocol`]).
+    proxy_refused,
     /// Heads that were not complete in time.
     heads_timed_out,
     /// Times that descriptors or memory were used up, and accepting paused.

@@ -39,8 +39,8 @@ pub(crate) struct Budget {
     pub(crate) open: usize,
     /// Whether each shard gets a table of its own.
     pub(crate) private_tables: bool,
-    /// Addresses listened on; each shard has a listener for each.
-    pub(crate) addresses: usize,
+    /// Listeners, of each of which each shard has a descriptor.
+    pub(crate) listeners: usize,
     /// Whether sockets are handed over.
     pub(crate) hand_over: bool,
     pub(crate) backend: Backend,
@@ -76,7 +76,7 @@ impl Budget {
     /// What moves to a shard's thread: its listeners, the receiving end of its channel, and a sender for sockets that
     /// are handed over.
     fn moved(&self) -> usize {
-        self.addresses + 1 + usize::from(self.hand_over)
+        self.listeners + 1 + usize::from(self.hand_over)
     }
 
     /// An epoll instance, and a ring.
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn budget(limit: usize, private_tables: bool) -> Budget {
-        Budget { limit, open: 10, private_tables, addresses: 1, hand_over: true, backend: Backend::IoUring }
+        Budget { limit, open: 10, private_tables, listeners: 1, hand_over: true, backend: Backend::IoUring }
     }
 
     fn connections(limit: usize, private_tables: bool, shards: usize) -> Option<usize> {

@@ -1,8 +1,12 @@
-//! Starting and stopping the shards.
+//! Starting and stopping the shards. [`limits`] has the builder's methods for single bounds.
+
+mod limits;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -11,19 +15,22 @@ use std::{fmt, io};
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::epoll::Epoll;
-use fanfare_io::fd_channel::{self, DATA_LIMIT_BYTES, SocketReceiver, SocketSender};
+use fanfare_io::fd_channel::{self, DATA_LIMIT_BYTES, SocketSender};
 use fanfare_io::sockets::SocketOptions;
+use fanfare_io::unix_socket::SocketFile;
 use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
-use fanfare_io::{affinity, sockets, table};
+use fanfare_io::{affinity, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::limits::Limits;
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::counts::SharedCounts;
 use crate::descriptors::{Budget, DescriptorLimit};
+use crate::hand_over::HandOver;
 use crate::hub::{Common, Hub, PublishError, ShardHandle};
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
+use crate::listeners::{self, Listener, OpenListeners, ShardListener};
 use crate::presence::Presence;
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
@@ -35,7 +42,8 @@ const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
 
 /// How an engine is started.
 pub struct Builder {
-    listen: Vec<SocketAddr>,
+    listeners: Vec<Listener>,
+    takes_systemd_sockets: bool,
     shards: Option<usize>,
     pin: bool,
     descriptor_tables: DescriptorTables,
@@ -67,6 +75,10 @@ pub struct Engine {
     hub: Hub,
     shards: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
+    unix_addresses: Vec<unix::net::SocketAddr>,
+    /// They are removed before the shards stop to listen, so that a new server finds either a server or no
+    /// file.
+    socket_files: Vec<SocketFile>,
     backend: Resolved,
     tables: ResolvedTables,
     descriptor_limit: DescriptorLimit,
@@ -87,20 +99,6 @@ struct Announcer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Sockets whose requests are not subscriptions, for another server in the same process.
-pub struct HandOver {
-    receiver: SocketReceiver,
-}
-
-/// One of them.
-#[non_exhaustive]
-pub struct HandedOver {
-    /// The connection, non-blocking.
-    pub socket: TcpStream,
-    /// What was received of the request: at least its whole head.
-    pub received: Vec<u8>,
-}
-
 /// Why an engine did not start.
 #[derive(Debug)]
 pub struct StartError {
@@ -110,8 +108,33 @@ pub struct StartError {
 
 impl Builder {
     /// Also listens here. Port 0 takes a free port: [`Engine::addresses`] tells which.
-    pub fn listen(mut self, address: SocketAddr) -> Builder {
-        self.listen.push(address);
+    pub fn listen(self, address: SocketAddr) -> Builder {
+        self.listener(Listener::tcp(address))
+    }
+
+    /// Also listens on a Unix socket with this path, whose file has this mode, such as `0o660`. `None`: what
+    /// the umask leaves. See [`Listener::unix`].
+    pub fn listen_unix(self, path: impl Into<PathBuf>, mode: Option<u32>) -> Builder {
+        let listener = Listener::unix(path);
+        self.listener(match mode {
+            Some(mode) => listener.with_mode(mode),
+            None => listener,
+        })
+    }
+
+    /// Also listens here: a socket that is open already, such as a [`std::net::TcpListener`], a
+    /// [`std::os::unix::net::UnixListener`] or an [`std::os::fd::OwnedFd`], or a [`Listener`] with options of
+    /// its own.
+    pub fn listener(mut self, listener: impl Into<Listener>) -> Builder {
+        self.listeners.push(listener.into());
+        self
+    }
+
+    /// Also listens on the sockets that systemd has opened for this process (socket activation). The start
+    /// fails where it has opened none. [`crate::listeners::from_systemd`] lets a program choose among them,
+    /// and says more.
+    pub fn systemd_sockets(mut self) -> Builder {
+        self.takes_systemd_sockets = true;
         self
     }
 
@@ -151,7 +174,8 @@ impl Builder {
         self
     }
 
-    /// The bounds.
+    /// All bounds. Those that are options of the server can also be set one by one, behind this: see
+    /// [`Builder::max_connections`] and the methods beside it.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.limits = limits;
         self
@@ -234,9 +258,10 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// [`Builder::begin_after`] was given a number of 2^63 or more, the address is in use or not ours, the
-    /// backend or private descriptor tables are refused, threads are used up, or
-    /// `RLIMIT_NOFILE` has no room for so many shards: then the error says for how many it has.
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, an address or a path is in use or not
+    /// ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
+    /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
+    /// then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
         let begin_after = self.begin_after;
         if let Some(position) = begin_after.filter(|position| position.seq >= FIRST_NUMBER_LIMIT) {
@@ -251,12 +276,22 @@ impl Builder {
         let count = self.shards.unwrap_or(cores.len());
         let descriptor_limit = DescriptorLimit::determine(self.raise_descriptor_limit)
             .map_err(|cause| StartError::new("read RLIMIT_NOFILE", cause))?;
+        let mut listeners = self.listeners;
+        if self.takes_systemd_sockets {
+            let taken = listeners::from_systemd().map_err(|error| {
+                StartError::new(
+                    "take the sockets of systemd",
+                    io::Error::new(io::ErrorKind::InvalidInput, error),
+                )
+            })?;
+            listeners.extend(taken.into_iter().map(|socket| socket.listener));
+        }
         let budget = Budget {
             limit: descriptor_limit.in_force,
             // Without proc(5) nobody can tell; then a start that needs too many says so less clearly.
             open: table::open_descriptors().unwrap_or_default(),
             private_tables,
-            addresses: self.listen.len(),
+            listeners: listeners.len(),
             hand_over: self.hand_over,
             backend: backend.backend,
         };
@@ -284,18 +319,8 @@ impl Builder {
             Admissions::OnThreads(threads) => Some(Arc::clone(threads)),
             Admissions::OnShards(_) => None,
         });
-        let mut listeners: Vec<Vec<OwnedFd>> = (0..count).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
-        for address in &self.listen {
-            let failed = |cause| StartError::new("start", cause);
-            let opened = sockets::listen(*address, sockets::BACKLOG, &self.socket_options, count);
-            for (shard, listener) in opened.map_err(failed)?.into_iter().enumerate() {
-                if shard == 0 {
-                    addresses.push(sockets::local_address(listener.as_fd()).map_err(failed)?);
-                }
-                listeners[shard].push(listener);
-            }
-        }
+        let listeners = OpenListeners::open(listeners, &self.socket_options, count)
+            .map_err(|cause| StartError::new("start", cause))?;
         let failed = |cause| StartError::new("open the shards' channels", cause);
         let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
@@ -315,7 +340,7 @@ impl Builder {
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
         let mut plans = Vec::new();
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        for (index, own_listeners) in listeners.by_shard.into_iter().enumerate() {
             let waker = wakers[index].clone();
             let (sockets, adopted) = fd_channel::channel().map_err(failed)?;
             let mailbox = common.mailbox(index, waker.clone());
@@ -326,7 +351,7 @@ impl Builder {
             plans.push(Plan {
                 waker,
                 wakers: wakers.clone(),
-                listeners,
+                listeners: own_listeners,
                 links: Links {
                     mailbox,
                     adopted,
@@ -337,6 +362,7 @@ impl Builder {
                     presence: Arc::clone(&presence),
                     life_cycle: life_cycle.clone(),
                     log,
+                    proxies: listeners.proxies.clone(),
                 },
                 limits: limits.clone().with_laggard_bytes(limits.laggard_bytes_of_one(count)),
                 epoch,
@@ -351,7 +377,9 @@ impl Builder {
         let mut engine = Engine {
             hub: Hub::new(common, clock, limits, self.socket_options, handles, Arc::clone(&presence)),
             shards: Vec::new(),
-            addresses,
+            addresses: listeners.addresses,
+            unix_addresses: listeners.unix_addresses,
+            socket_files: listeners.files,
             backend,
             tables,
             descriptor_limit,
@@ -378,7 +406,8 @@ impl Engine {
     /// An engine with defaults, to be changed and started.
     pub fn builder() -> Builder {
         Builder {
-            listen: Vec::new(),
+            listeners: Vec::new(),
+            takes_systemd_sockets: false,
             shards: None,
             pin: false,
             descriptor_tables: DescriptorTables::Shared,
@@ -400,9 +429,14 @@ impl Engine {
         self.hub.clone()
     }
 
-    /// The addresses listened on, with the ports that were taken.
+    /// The addresses of TCP listened on, with the ports that were taken.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The Unix sockets listened on: paths, and names in the abstract namespace.
+    pub fn unix_addresses(&self) -> &[unix::net::SocketAddr] {
+        &self.unix_addresses
     }
 
     /// How many shards run.
@@ -468,11 +502,13 @@ impl Engine {
         if shard_thread::is_current() {
             return StopFuture::ready(self.drain(window).map_err(|_| StopError::OnShard));
         }
+        self.socket_files.clear();
         self.hub.drain(window);
         StopFuture::wait(self, |mut engine| engine.join().map_err(StopError::of))
     }
 
     fn drain(&mut self, window: Duration) -> thread::Result<()> {
+        self.socket_files.clear();
         self.hub.drain(window);
         if shard_thread::is_current() {
             self.announcer.end();
@@ -543,30 +579,11 @@ impl Drop for Engine {
     }
 }
 
-impl HandOver {
-    /// Waits for the next socket, at most `timeout`.
-    ///
-    /// # Errors
-    /// `UnexpectedEof`: the engine has stopped. `WouldBlock`: the calling thread is a shard, which would wait for what it
-    /// is to send itself. Others (`EMFILE`) concern one socket, which is lost.
-    pub fn receive(&mut self, timeout: Option<Duration>) -> io::Result<Option<HandedOver>> {
-        if shard_thread::is_current() {
-            let text = "a shard's thread cannot wait for sockets that shards hand over";
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
-        }
-        let mut received = Vec::new();
-        if !self.receiver.wait(timeout)? {
-            return Ok(None);
-        }
-        let socket = self.receiver.receive(&mut received)?;
-        Ok(socket.map(|socket| HandedOver { socket: TcpStream::from(socket), received }))
-    }
-}
-
 /// The unit of a connection's times: more often, upkeep could not tell whether a heartbeat is due.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// So that a head, with all that was received behind it, can be handed over in one message.
+/// So that a head, with all that was received behind it, can be handed over in one message: a head that is
+/// not complete has a byte less than this, and the message has a byte more than what was received.
 const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 
 /// The limits in force, apart from those that depend on descriptors.
@@ -596,7 +613,7 @@ struct Plan {
     waker: Waker,
     /// Those of all shards: an admission may publish, and then its shard wakes the others.
     wakers: Vec<Waker>,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<ShardListener>,
     links: Links,
     limits: Limits,
     epoch: Epoch,
@@ -640,7 +657,7 @@ impl Plan {
 
     /// Descriptors that move to the shard's thread, apart from the wakers, which are shared.
     fn descriptors(&self) -> Vec<RawFd> {
-        let listeners = self.listeners.iter().map(AsRawFd::as_raw_fd);
+        let listeners = self.listeners.iter().map(|listener| listener.socket.as_raw_fd());
         let hand_over = self.links.hand_over.iter().map(AsRawFd::as_raw_fd);
         listeners.chain(hand_over).chain([self.links.adopted.as_raw_fd()]).collect()
     }
@@ -679,7 +696,9 @@ impl Plan {
         }
         let mut io = open(&self.waker).map_err(|cause| StartError::new("open the backend", cause))?;
         for listener in self.listeners {
-            io.listen(listener).map_err(|cause| StartError::new("watch the listener", cause))?;
+            let ShardListener { socket, is_shared } = listener;
+            let watched = if is_shared { io.listen_shared(socket) } else { io.listen(socket) };
+            watched.map_err(|cause| StartError::new("watch the listener", cause))?;
         }
         let shard = Shard::new(io, self.links, self.limits, Budgets::default(), self.epoch, self.seed);
         Ok((shard, self.clock))

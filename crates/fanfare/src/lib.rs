@@ -24,9 +24,11 @@ mod connection;
 mod counts;
 mod descriptors;
 mod engine;
+mod hand_over;
 mod hub;
 mod inspect;
 mod life_cycle;
+pub mod listeners;
 mod mailbox;
 mod presence;
 mod response;
@@ -48,10 +50,11 @@ pub use adopt::{AdoptError, AdoptRefusal};
 pub use connection::{ConnectionId, InvalidConnectionId};
 pub use counts::{Counts, TopicCounts};
 pub use descriptors::DescriptorLimit;
-pub use engine::{Builder, Engine, HandOver, HandedOver, StartError};
+pub use engine::{Builder, Engine, StartError};
 pub use fanfare_io::scheduling::prefer_short_runs;
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
+pub use fanfare_proto::client_address::{ForwardedField, InvalidNetwork, TrustedProxies};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
@@ -65,11 +68,13 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
+pub use hand_over::{HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
 pub use hub::{ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
+pub use listeners::Listener;
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;

@@ -41,7 +41,7 @@ pub enum LifeCycleEvent {
 pub struct Connected {
     /// Its name.
     pub connection: ConnectionId,
-    /// The other end of the connection; `None`: the socket is not one of TCP, or the peer has left already.
+    /// The client: see [`crate::Request::peer`].
     pub peer: Option<SocketAddr>,
     /// What [`crate::Subscribe::with_subject`] said.
     pub subject: Option<Arc<str>>,

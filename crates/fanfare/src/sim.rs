@@ -65,6 +65,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
             congestion: common.congestion(),
             presence: Arc::clone(&presence),
             life_cycle: None,
+            proxies: Vec::new(),
             log,
         };
         let seed = plan.seed.wrapping_add(index as u64);

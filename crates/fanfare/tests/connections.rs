@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -402,4 +402,58 @@ fn members_join_and_leave_once() {
     assert!(wait_for(&mut watcher, "data: ada\n").contains("event: leave\n"));
     assert_eq!(hub.member_count(&room), 0);
     engine.stop(Duration::ZERO).unwrap();
+}
+
+/// A connection that came in the tick in which another one had left got the slot of that one before its end
+/// was told. The shard of a debug build panicked; otherwise the end was never told, and a member of a topic
+/// stayed one for ever.
+#[test]
+fn a_connection_that_gets_the_slot_of_one_that_has_just_left_is_another_one() {
+    let (entered, has_entered) = mpsc::channel();
+    let (release, is_released) = mpsc::channel::<()>();
+    let is_released = Mutex::new(is_released);
+    let admit_on_shard = move |request: &Request<'_>| {
+        if request.path() == "/waits" {
+            entered.send(()).unwrap();
+            is_released.lock().unwrap().recv().unwrap();
+        }
+        let subscribe = Subscribe::from_request(request, 8).unwrap();
+        let subscribe = subscribe.with_subject(request.path().trim_start_matches('/')).unwrap();
+        Decision::Subscribe(match request.path() {
+            // Nothing is announced: a send to a connection that has left would end it in the tick before.
+            "/first" => subscribe.with_member(&topic("room"), "first").unwrap(),
+            _ => subscribe,
+        })
+    };
+    let builder = Engine::builder().shards(1).life_cycle(100).presence_linger(Duration::ZERO);
+    // SAFETY: the admission uses no descriptor, and the shard is in the shared table.
+    let builder = unsafe { builder.admission_on_shards(admit_on_shard) };
+    let mut engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let (hub, address, mut life_cycle) = (engine.hub(), engine.addresses()[0], engine.life_cycle().unwrap());
+    let first = subscribe(address, "first", "topic=room");
+    // While the shard is held up, one leaves and one comes: both are in its next tick.
+    let waits = thread::spawn(move || subscribe(address, "waits", "topic=a"));
+    has_entered.recv_timeout(PATIENCE).unwrap();
+    drop(first);
+    let mut last = TcpStream::connect(address).unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(last, "GET /last?topic=a HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    release.send(()).unwrap();
+    let waits = waits.join().unwrap();
+    wait_for(&mut last, "retry: ");
+
+    let (mut connected, mut closed) = (Vec::new(), Vec::new());
+    while connected.len() < 3 || closed.is_empty() {
+        match life_cycle.next_wait(PATIENCE).unwrap() {
+            LifeCycleEvent::Connected(it) => connected.push((it.subject.unwrap(), it.connection)),
+            LifeCycleEvent::Closed(it) => closed.push((it.subject.unwrap(), it.connection)),
+            _ => {}
+        }
+    }
+    assert_eq!(closed, [connected[0].clone()], "{connected:?}");
+    assert!(engine.is_running());
+    while !hub.members(&topic("room")).is_empty() {
+        thread::yield_now();
+    }
+    drop((waits, last));
 }

@@ -36,7 +36,13 @@ impl Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notification {
     /// A new non-blocking connection, not watched yet. It is open until [`Io::close`].
-    Accepted(Socket),
+    Accepted {
+        /// The connection.
+        socket: Socket,
+        /// The listener that it came from: 0 for the first that was given to [`Io::listen`] or
+        /// [`Io::listen_shared`].
+        listener: usize,
+    },
     /// `accept` failed with this `errno` for want of descriptors or memory (`EMFILE`, `ENFILE`,
     /// `ENOBUFS`, `ENOMEM`). Nothing more is accepted until [`Io::resume_accept`].
     AcceptFailed(i32),
@@ -88,6 +94,26 @@ pub enum Received {
     Gone(i32),
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// It has this address on the Internet.
+    Ip(SocketAddr),
+    /// It is on the same machine (`AF_UNIX`).
+    Unix,
+}
+
+impl Peer {
+    /// Its address on the Internet.
+    #[must_use]
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(address),
+            Self::Unix => None,
+        }
+    }
+}
+
 /// A shard's access to its sockets: epoll, io_uring, or a simulator's fake.
 ///
 /// One instance belongs to the thread that opened it, to its end.
@@ -97,6 +123,13 @@ pub trait Io {
     /// # Errors
     /// The kernel refused to watch the socket.
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()>;
+
+    /// The same for a socket on which other backends accept, too: each has its own descriptor of it. A
+    /// connection wakes one of the backends that wait, one after the other.
+    ///
+    /// # Errors
+    /// As [`Io::listen`].
+    fn listen_shared(&mut self, listener: OwnedFd) -> io::Result<()>;
 
     /// Accepts again after [`Notification::AcceptFailed`].
     fn resume_accept(&mut self);
@@ -138,8 +171,8 @@ pub trait Io {
     /// Receives what is there, at most `buffer.len()` bytes.
     fn receive(&mut self, socket: Socket, buffer: &mut [u8]) -> Received;
 
-    /// The address of the other end of a connection; `None`: it has none (`AF_UNIX`), or it is gone.
-    fn peer(&self, socket: Socket) -> Option<SocketAddr>;
+    /// The other end of a connection; `None`: it is gone.
+    fn peer(&self, socket: Socket) -> Option<Peer>;
 
     /// Ends our side of the stream: the peer reads to its end, then sees an orderly close.
     fn finish(&mut self, socket: Socket);

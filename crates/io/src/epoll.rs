@@ -1,15 +1,14 @@
 //! The backend that works everywhere: readiness from epoll (by mio), and a system call per operation.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
-use crate::contract::{Cause, Exception, Io, Notification, Received, Socket, Token};
-use crate::errors::errno;
+use crate::contract::{Cause, Exception, Io, Notification, Peer, Received, Socket, Token};
+use crate::errors::{check, errno};
 use crate::open::OpenSockets;
 use crate::waker::{self, Waker};
 
@@ -20,6 +19,10 @@ const EVENTS_LIMIT: usize = 1024;
 /// How many connections one wait accepts. About a millisecond of work: longer would hold up the events
 /// of those who are connected already.
 pub const ACCEPT_BUDGET: usize = 256;
+
+/// How many of them come from one listener that other backends accept on, too. In a storm each takes some,
+/// reads their requests, and comes back for more, so that a backend that has much to do takes fewer.
+const SHARED_ACCEPT_BUDGET: usize = 16;
 
 /// The waker's token; listeners have the numbers behind it.
 const WAKER: u64 = Token::LIMIT;
@@ -46,6 +49,19 @@ struct Listener {
     /// Connections may wait in its queue: the last `accept` did not say otherwise. Kept here, because an
     /// edge is told once and the budget may end before the queue does.
     ready: bool,
+    /// Other backends accept on the same socket: see [`Epoll::join_waiting`].
+    shared: Option<Waiting>,
+}
+
+/// Where this backend stands among the backends that accept on one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// In the kernel's list.
+    Listed,
+    /// In the list, and has accepted since it joined it.
+    Accepted,
+    /// Not in the list: it has no room for connections, or the kernel had no memory for the list.
+    Left,
 }
 
 /// How an accept loop ended.
@@ -80,18 +96,42 @@ impl Epoll {
     /// Takes connections from the queues that have some. They share the budget, so that a storm on one
     /// address does not shut out the others.
     fn accept(&mut self, notifications: &mut Vec<Notification>) -> io::Result<()> {
-        let ready = self.listeners.iter().filter(|listener| listener.ready).count();
-        if ready == 0 || self.accept_paused {
+        if !self.accept_is_due() {
             return Ok(());
         }
-        let budget = (ACCEPT_BUDGET / ready).max(1);
-        for listener in self.listeners.iter_mut().filter(|listener| listener.ready) {
-            match accept_some(&listener.fd, budget, &mut self.open, notifications) {
-                Accepting::Empty => listener.ready = false,
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].shared == Some(Waiting::Left)
+                && let Err(error) = self.join_waiting(index)
+            {
+                self.pause_accepting(error.raw_os_error().unwrap_or(libc::ENOMEM), notifications);
+                return Ok(());
+            }
+        }
+        let ready = self.listeners.iter().filter(|listener| listener.ready).count();
+        let budget = (ACCEPT_BUDGET / ready.max(1)).max(1);
+        for index in 0..self.listeners.len() {
+            let listener = &mut self.listeners[index];
+            if !listener.ready {
+                continue;
+            }
+            let budget = if listener.shared.is_some() { budget.min(SHARED_ACCEPT_BUDGET) } else { budget };
+            let before = notifications.len();
+            let ended = accept_some(&listener.fd, index, budget, &mut self.open, notifications);
+            if notifications.len() > before {
+                listener.shared = listener.shared.map(|_| Waiting::Accepted);
+            }
+            match ended {
+                Accepting::Empty => {
+                    listener.ready = false;
+                    if listener.shared == Some(Waiting::Accepted) {
+                        self.leave_waiting(index);
+                        // Where that fails, it is tried again before the next wait.
+                        let _ = self.join_waiting(index);
+                    }
+                }
                 Accepting::BudgetSpent => {}
                 Accepting::Starved(errno) => {
-                    self.accept_paused = true;
-                    notifications.push(Notification::AcceptFailed(errno));
+                    self.pause_accepting(errno, notifications);
                     break;
                 }
                 Accepting::Broken(error) => return Err(error),
@@ -100,14 +140,58 @@ impl Epoll {
         Ok(())
     }
 
+    fn pause_accepting(&mut self, errno: i32, notifications: &mut Vec<Notification>) {
+        self.accept_paused = true;
+        notifications.push(Notification::AcceptFailed(errno));
+        // What comes now is for backends that have room.
+        for index in 0..self.listeners.len() {
+            self.leave_waiting(index);
+        }
+    }
+
+    /// Stands behind all other backends that wait for connections of this listener. What waits in its queue
+    /// is reported.
+    ///
+    /// Without `EPOLLEXCLUSIVE`, which mio does not know, every connection wakes all of them, and all but one
+    /// find nothing. With it the kernel wakes the first in its list that sleeps. That is always the same one
+    /// where all of them sleep, so a backend that has accepted leaves the list and joins it again at its end.
+    /// (The kernel wakes in the order of the list: `__wake_up_common` in `kernel/sched/wait.c`.)
+    fn join_waiting(&mut self, index: usize) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: (libc::EPOLLIN | libc::EPOLLET | libc::EPOLLEXCLUSIVE) as u32,
+            u64: FIRST_LISTENER + index as u64,
+        };
+        let listener = &mut self.listeners[index];
+        let fd = listener.fd.as_raw_fd();
+        // SAFETY: the event outlives the call, and both descriptors are open: `self` owns them.
+        check(unsafe { libc::epoll_ctl(self.poll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        listener.shared = Some(Waiting::Listed);
+        Ok(())
+    }
+
+    /// Leaves the list of a shared listener.
+    fn leave_waiting(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        if !matches!(listener.shared, Some(Waiting::Listed | Waiting::Accepted)) {
+            return;
+        }
+        let fd = listener.fd.as_raw_fd();
+        // SAFETY: both descriptors are open: `self` owns them. Linux ignores the event. It fails only on what
+        // is not watched.
+        unsafe { libc::epoll_ctl(self.poll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        listener.shared = Some(Waiting::Left);
+    }
+
     /// Whether a listener has more than the last budget allowed.
     fn accept_is_due(&self) -> bool {
-        !self.accept_paused && self.listeners.iter().any(|listener| listener.ready)
+        let has_work = |listener: &Listener| listener.ready || listener.shared == Some(Waiting::Left);
+        !self.accept_paused && self.listeners.iter().any(has_work)
     }
 }
 
 fn accept_some(
-    listener: &OwnedFd,
+    fd: &OwnedFd,
+    listener: usize,
     budget: usize,
     open: &mut OpenSockets,
     notifications: &mut Vec<Notification>,
@@ -116,7 +200,7 @@ fn accept_some(
         // SAFETY: null pointers mean that the peer's address is not wanted.
         let socket = unsafe {
             libc::accept4(
-                listener.as_raw_fd(),
+                fd.as_raw_fd(),
                 std::ptr::null_mut(),
                 std::ptr::null_mut(),
                 libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
@@ -125,7 +209,7 @@ fn accept_some(
         if socket >= 0 {
             // SAFETY: the kernel has just made it, so nobody else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-            notifications.push(Notification::Accepted(open.add(socket)));
+            notifications.push(Notification::Accepted { socket: open.add(socket), listener });
             continue;
         }
         match errno() {
@@ -173,8 +257,13 @@ impl Io for Epoll {
         let token = mio::Token((FIRST_LISTENER + self.listeners.len() as u64) as usize);
         self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
         // It may have queued connections already, before it was watched.
-        self.listeners.push(Listener { fd: listener, ready: true });
+        self.listeners.push(Listener { fd: listener, ready: true, shared: None });
         Ok(())
+    }
+
+    fn listen_shared(&mut self, listener: OwnedFd) -> io::Result<()> {
+        self.listeners.push(Listener { fd: listener, ready: true, shared: Some(Waiting::Left) });
+        self.join_waiting(self.listeners.len() - 1)
     }
 
     fn resume_accept(&mut self) {
@@ -272,7 +361,7 @@ impl Io for Epoll {
         }
     }
 
-    fn peer(&self, socket: Socket) -> Option<SocketAddr> {
+    fn peer(&self, socket: Socket) -> Option<Peer> {
         self.open.peer(socket)
     }
 

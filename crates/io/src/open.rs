@@ -1,12 +1,11 @@
 //! The sockets that a backend owns.
 
-use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
 use fixedbitset::FixedBitSet;
 use socket2::SockRef;
 
-use crate::contract::Socket;
+use crate::contract::{Peer, Socket};
 
 /// One bit for each number. What is left when the backend goes is closed with it: a shard that panicked in a shared
 /// descriptor table left its clients waiting on sockets that nobody served.
@@ -20,12 +19,13 @@ impl OpenSockets {
         number
     }
 
-    /// The address of the other end of a connection.
-    pub(crate) fn peer(&self, socket: Socket) -> Option<SocketAddr> {
+    /// The other end of a connection.
+    pub(crate) fn peer(&self, socket: Socket) -> Option<Peer> {
         assert!(self.0.contains(socket as usize), "{socket} is not this backend's");
         // SAFETY: the set owns the descriptor, and keeps it open during the borrow.
         let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-        SockRef::from(&socket).peer_addr().ok()?.as_socket()
+        let address = SockRef::from(&socket).peer_addr().ok()?;
+        if address.is_unix() { Some(Peer::Unix) } else { address.as_socket().map(Peer::Ip) }
     }
 
     pub(crate) fn close(&mut self, socket: Socket) {

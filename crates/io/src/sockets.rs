@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -219,6 +220,32 @@ pub fn configure(fd: BorrowedFd<'_>, options: &SocketOptions) -> io::Result<()> 
     socket.set_nonblocking(true)
 }
 
+/// Sets up a listening socket that was opened elsewhere: the options, non-blocking mode, and that it is
+/// closed on exec. They are those of the socket, so other processes that have it see them, too. To a Unix
+/// socket no option applies ([`crate::unix_socket::listen`]).
+///
+/// # Errors
+/// It is no stream socket, does not listen, or is neither of TCP nor a Unix socket; or an option is out of
+/// range.
+pub fn configure_listener(fd: BorrowedFd<'_>, options: &SocketOptions) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    let wrong = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    let kind = socket.r#type().map_err(|error| annotate(&error, "it is no socket"))?;
+    if kind != Type::STREAM {
+        return wrong("it is no stream socket");
+    }
+    if !socket.is_listener()? {
+        return wrong("it does not listen");
+    }
+    match socket.domain()? {
+        Domain::UNIX => {}
+        Domain::IPV4 | Domain::IPV6 => apply(&socket, options)?,
+        _ => return wrong("it is neither a socket of TCP nor a Unix socket"),
+    }
+    socket.set_cloexec(true)?;
+    socket.set_nonblocking(true)
+}
+
 fn apply(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.no_delay)?;
     if let Some(idle) = options.keepalive {
@@ -266,6 +293,21 @@ fn limit_retransmit_interval(socket: &Socket, interval: Duration) -> io::Result<
 /// Not an IP socket, or not a socket.
 pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     socket_address(&SockRef::from(&fd))
+}
+
+/// The address that a Unix socket is bound to; `None`: it is another kind of socket.
+///
+/// # Errors
+/// It is no socket.
+pub fn unix_address(fd: BorrowedFd<'_>) -> io::Result<Option<UnixAddress>> {
+    let address = SockRef::from(&fd).local_addr()?;
+    if !address.is_unix() {
+        return Ok(None);
+    }
+    match address.as_abstract_namespace() {
+        Some(name) => UnixAddress::from_abstract_name(name).map(Some),
+        None => UnixAddress::from_pathname(address.as_pathname().unwrap_or(Path::new(""))).map(Some),
+    }
 }
 
 fn socket_address(socket: &Socket) -> io::Result<SocketAddr> {

@@ -19,13 +19,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 
-use crate::contract::{Exception, Io, Notification, Received, Socket, Token};
+use crate::contract::{Exception, Io, Notification, Peer, Received, Socket, Token};
 use crate::epoll::{Epoll, exception, send_one};
 use crate::waker::Waker;
 
@@ -271,6 +270,10 @@ impl Io for Uring {
         self.readiness.listen(listener)
     }
 
+    fn listen_shared(&mut self, listener: OwnedFd) -> io::Result<()> {
+        self.readiness.listen_shared(listener)
+    }
+
     fn resume_accept(&mut self) {
         self.readiness.resume_accept();
     }
@@ -312,7 +315,7 @@ impl Io for Uring {
         self.readiness.receive(socket, buffer)
     }
 
-    fn peer(&self, socket: Socket) -> Option<SocketAddr> {
+    fn peer(&self, socket: Socket) -> Option<Peer> {
         self.readiness.peer(socket)
     }
 

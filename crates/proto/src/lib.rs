@@ -12,8 +12,9 @@
 //! 6. [`link`] and [`stream`]: what a subscriber costs; [`laggard`]: what happens to a slow one, and [`unsent`]: what was
 //!    begun on its link.
 //!
-//! [`head`] and [`subscribe`] read the request that makes a subscriber; [`decoder`] is the other side
-//! of the wire. [`limits`] holds every bound.
+//! [`head`] and [`subscribe`] read the request that makes a subscriber; [`proxy_header`] and
+//! [`client_address`] read what proxies say of their clients; [`decoder`] is the other side of the wire.
+//! [`limits`] holds every bound.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@
 mod setters;
 
 pub mod audience;
+pub mod client_address;
 pub mod cursor;
 pub mod decoder;
 pub mod delivery;
@@ -37,6 +39,7 @@ pub mod limits;
 pub mod link;
 pub mod log;
 mod memory_bounds;
+pub mod proxy_header;
 pub mod run;
 mod segments;
 pub mod shrink;

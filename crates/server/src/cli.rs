@@ -1,6 +1,5 @@
 //! The command line. What it says in help texts is the reference for every option.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -12,6 +11,7 @@ use fanfare::{
 
 use crate::control::ControlLimits;
 use crate::hosts::HostName;
+use crate::listen::{self, Listen};
 
 /// Pushes Server-Sent Events to very many subscribers.
 ///
@@ -38,7 +38,8 @@ pub(crate) enum Command {
 /// Options of the server.
 #[derive(Args)]
 pub(crate) struct ServeOptions {
-    /// Address to listen on; may be given several times
+    /// Address to listen on: unix:PATH for a Unix socket, unix:@NAME for one without a file, systemd for the
+    /// sockets that systemd has opened (socket activation); may be given several times
     #[arg(
         long,
         env = "FANFARE_LISTEN",
@@ -46,7 +47,10 @@ pub(crate) struct ServeOptions {
         default_value = "127.0.0.1:8844",
         value_delimiter = ','
     )]
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<Listen>,
+    /// Mode of the files of Unix sockets, for example 660 [default: what the umask leaves of 777]
+    #[arg(long, value_name = "MODE", value_parser = listen::mode)]
+    pub(crate) unix_mode: Option<u32>,
     /// auto, epoll or io-uring; auto takes io_uring where the kernel allows it
     #[arg(long, env = "FANFARE_BACKEND", default_value = "auto")]
     pub(crate) backend: Backend,
@@ -371,6 +375,9 @@ fn retry_time(text: &str) -> Result<Duration, String> {
     let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);
     bounds.contains(&time).then_some(time).ok_or_else(|| "must be from 100ms to 1h".to_owned())
 }
+
+#[cfg(test)]
+mod same_names;
 
 #[cfg(test)]
 mod tests {

@@ -75,6 +75,12 @@ impl Hosts {
         hosts
     }
 
+    /// Also answers to the names of loopback: the server listens on a Unix socket, which no browser reaches
+    /// by a name.
+    pub(crate) fn allow_loopback(&mut self) {
+        self.loopback = true;
+    }
+
     /// Whether the server answers to this host, with or without a port. A request without one (HTTP/1.0)
     /// comes from no browser.
     pub(crate) fn allow(&self, host: Option<&str>) -> bool {

@@ -6,6 +6,7 @@ mod control;
 mod cors;
 mod health;
 mod hosts;
+mod listen;
 mod memory;
 mod publisher;
 mod serve;

@@ -2,13 +2,15 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::{CloseReason, Counts, Engine};
+use fanfare::{CloseReason, Counts, Engine, Listener};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
@@ -20,6 +22,7 @@ use crate::control::{self, Bodies, Control, ControlLimits, Inspections, Notices,
 use crate::cors::Cors;
 use crate::health::Health;
 use crate::hosts::Hosts;
+use crate::listen;
 use crate::memory;
 
 /// Time between two checks of whether the shards run and what they had to refuse.
@@ -46,8 +49,14 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     let notices = Arc::new(Notices::default());
     let health = Arc::new(Health::new());
     let limits = options.limits();
+    let listeners = listen::listeners(&options.listen, options.unix_mode)?;
+    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(Listener::address).collect();
+    let mut hosts = Hosts::new(&options.hosts, &addresses);
+    if addresses.len() < listeners.len() {
+        hosts.allow_loopback();
+    }
     let admission = EventsAdmission {
-        hosts: Hosts::new(&options.hosts, &options.listen),
+        hosts,
         cors: Cors::new(&options.cors_origins),
         max_topics: limits.topics_per_subscription,
         notices: Arc::clone(&notices),
@@ -63,8 +72,8 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         .hand_over(true);
     // SAFETY: the admission and what it owns use no descriptor: it compares texts, raises counters, and reads the clock.
     builder = unsafe { builder.admission_on_shards(admission.clone()) };
-    for address in &options.listen {
-        builder = builder.listen(*address);
+    for listener in listeners {
+        builder = builder.listener(listener);
     }
     if let Some(shards) = options.shards {
         builder = builder.shards(usize::from(shards));
@@ -159,6 +168,19 @@ fn announce(engine: &Engine, control: &ControlLimits) {
              \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
              \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
             env!("CARGO_PKG_VERSION"),
+        );
+    }
+    for address in engine.unix_addresses() {
+        let abstract_name = address.as_abstract_name().map(|name| format!("@{}", name.escape_ascii()));
+        let path = address.as_pathname().map(|path| path.display().to_string());
+        let Some(name) = path.or(abstract_name) else { continue };
+        let option = if name.starts_with('@') { "--abstract-unix-socket" } else { "--unix-socket" };
+        let (version, socket) = (env!("CARGO_PKG_VERSION"), name.strip_prefix('@').unwrap_or(&name));
+        let _ = writeln!(
+            out,
+            "fanfare {version} is listening on unix:{name}\n\
+             \x20 subscribe  curl -N {option} '{socket}' 'http://localhost/events?topic=demo'\n\
+             \x20 publish    curl {option} '{socket}' -d topic=demo -d data=hello http://localhost/events",
         );
     }
     let _ = out.flush();

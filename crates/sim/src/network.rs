@@ -352,7 +352,7 @@ impl Net {
         });
         self.connections[index].socket = number;
         self.numbers.insert(number, index);
-        Notification::Accepted(number)
+        Notification::Accepted { socket: number, listener: 0 }
     }
 
     /// The index of the open connection with this socket.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-use fanfare_io::{Exception, Io, Notification, Received, Socket, Token, table};
+use fanfare_io::{Exception, Io, Notification, Peer, Received, Socket, Token, table};
 
 use crate::network::{CutPiece, ECONNRESET, FIRST_SOCKET, Network};
 use crate::tally::Occurrence;
@@ -27,6 +27,10 @@ impl Network {
 impl Io for Network {
     fn listen(&mut self, _listener: OwnedFd) -> io::Result<()> {
         Ok(())
+    }
+
+    fn listen_shared(&mut self, listener: OwnedFd) -> io::Result<()> {
+        self.listen(listener)
     }
 
     fn resume_accept(&mut self) {
@@ -127,11 +131,11 @@ impl Io for Network {
     }
 
     /// Clients have the address of documentation (RFC 5737), and the number of the client as port.
-    fn peer(&self, number: Socket) -> Option<SocketAddr> {
+    fn peer(&self, number: Socket) -> Option<Peer> {
         let net = &mut *self.net.borrow_mut();
         let index = net.index_of(number);
         let client = net.connections[index].client;
-        Some(SocketAddr::from(([192, 0, 2, 1], client as u16)))
+        Some(Peer::Ip(SocketAddr::from(([192, 0, 2, 1], client as u16))))
     }
 
     fn finish(&mut self, number: Socket) {

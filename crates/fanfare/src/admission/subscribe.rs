@@ -10,7 +10,7 @@ use fanfare_proto::head::RequestHead;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
-use super::request::Request;
+use super::request::{Request, Via};
 use crate::presence::{Announcement, Membership};
 use crate::written_head::{InvalidHead, WrittenHead};
 
@@ -31,6 +31,8 @@ pub struct Subscribe {
     pub(crate) lifetime: Option<Duration>,
     pub(crate) memberships: Vec<Membership>,
     pub(crate) written_head: Option<WrittenHead>,
+    /// Set where the connection is known.
+    pub(crate) via: Via,
 }
 
 impl Subscribe {

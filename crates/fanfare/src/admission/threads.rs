@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fanfare_io::Peer;
 use fanfare_proto::head::{HeadLimits, HeadScanner};
 use fanfare_proto::link::Transport;
 
+use super::request::Via;
 use super::{Admission, Decision, DecisionTicket, Request, UndecidedAddress, decide};
 use crate::sync::{Condvar, Mutex, lock, thread};
 
@@ -36,7 +37,8 @@ pub(crate) struct Job {
     /// The head, and what came behind it.
     pub(crate) received: Arc<[u8]>,
     pub(crate) transport: Transport,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) via: Via,
     pub(crate) address: UndecidedAddress,
 }
 
@@ -142,7 +144,7 @@ impl AdmissionThreads {
     }
 
     fn decide(&self, admission: &dyn Admission, job: Job) {
-        let Job { received, transport, peer, address } = job;
+        let Job { received, transport, peer, via, address } = job;
         if !address.is_wanted() {
             return;
         }
@@ -150,7 +152,7 @@ impl AdmissionThreads {
         let Ok(Some((head, _))) = scanner.parse(&received, &self.head_limits) else {
             unreachable!("the shard has parsed this head")
         };
-        match decide(admission, &Request::new(&head, transport, peer)) {
+        match decide(admission, &Request::with_peer(&head, transport, via, &|| peer)) {
             Ok(Decision::Later(later)) => later.wait_at(address),
             Ok(decision) => DecisionTicket::of(address).decide(decision),
             Err(panicked) => DecisionTicket::of(address).refuse_after_panic(panicked),
@@ -181,6 +183,7 @@ mod tests {
             received: Arc::from(*b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
             transport: Transport::Http1,
             peer: None,
+            via: Via::Direct,
             address: UndecidedAddress { mailbox: Arc::clone(mailbox), key, wanted },
         }
     }

@@ -1,13 +1,14 @@
 //! From a socket to a subscriber: receive the request head, ask for admission, begin the stream. Here are all
 //! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or answer is not
 //! complete, [`undecided`] are requests whose admission decides later, [`resuming`] are subscribers that wait for a number,
-//! and [`opening`] begins streams.
+//! [`opening`] begins streams, and [`proxied`] reads what a proxy says before a request.
 //!
 //! After an accept the request is usually there already, so a head is tried before the socket is watched, from the
 //! shard's one buffer. Only heads that come in pieces get memory of their own.
 
 mod opening;
 mod pending;
+mod proxied;
 mod resuming;
 mod undecided;
 
@@ -16,17 +17,19 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use fanfare_io::{Io, Received, Socket};
-use fanfare_proto::head::{HeadScanner, RequestHead};
+use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::AHEAD_POLL;
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
 use slab::Slab;
 
 use super::{Shard, SlotKey};
-use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe};
+use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via};
+use crate::hand_over;
 use crate::mailbox::Adoption;
 use crate::response;
 use pending::{Deadlines, Pending, Receiving, Stage};
+pub(crate) use proxied::peer_address;
 use resuming::Resuming;
 use undecided::{Decider, NewUndecided, UndecidedTable};
 
@@ -76,7 +79,7 @@ enum Reply {
     Refuse(Refusal),
     /// This, whole, then the end.
     Answer(Vec<u8>),
-    /// Hand over, with everything received.
+    /// Hand over, with this message: everything received, and the client of a proxy.
     HandOver(Vec<u8>),
     /// The decision comes later.
     Undecided(Box<NewUndecided>),
@@ -88,19 +91,28 @@ enum Reply {
 #[derive(Clone, Copy)]
 struct Asked {
     encoding: Encoding,
+    via: Via,
     is_head: bool,
     /// Another request may have come behind this one.
     has_more: bool,
 }
 
 impl<I: Io> Shard<I> {
-    pub(super) fn accepted(&mut self, socket: Socket, transport: Transport, now: Duration) {
+    pub(super) fn accepted(&mut self, socket: Socket, listener: usize, transport: Transport, now: Duration) {
         self.counts.accepted += 1;
         if self.delivery.is_draining() {
             self.closing.push((socket, None));
             return;
         }
-        let mut receiving = Receiving { transport, received: Vec::new(), scanner: HeadScanner::new() };
+        let mut receiving = Receiving::new(transport);
+        if let Some(Some(trusted)) = self.links.proxies.get(listener) {
+            if !self.may_write_proxy_header(socket, trusted) {
+                self.counts.proxy_refused += 1;
+                self.closing.push((socket, None));
+                return;
+            }
+            receiving.expects_proxy_header = true;
+        }
         match self.receive_head(socket, &mut receiving) {
             Progress::Closed => self.closing.push((socket, None)),
             Progress::Answer(reply) => self.reply(socket, reply, now),
@@ -144,14 +156,27 @@ impl<I: Io> Shard<I> {
 
     /// Receives until the head is complete, wrong, or nothing more is there.
     fn receive_head(&mut self, socket: Socket, receiving: &mut Receiving) -> Progress {
-        let Receiving { transport, received, scanner } = receiving;
         let mut buffer = std::mem::take(&mut self.received);
         let progress = loop {
-            let fresh = match self.io.receive(socket, &mut buffer) {
+            // Where a client is to be named, its name has to fit behind what is handed over.
+            let may_be_proxied = receiving.expects_proxy_header || receiving.via != Via::Direct;
+            let room = if may_be_proxied { RECEIVE_BYTES - hand_over::CLIENT_BYTES } else { RECEIVE_BYTES };
+            let mut fresh = match self.io.receive(socket, &mut buffer[..room]) {
                 Received::Bytes(count) => &buffer[..count],
                 Received::Empty => break Progress::Incomplete,
                 Received::Ended | Received::Gone(_) => break Progress::Closed,
             };
+            if receiving.expects_proxy_header {
+                match receiving.take_proxy_header(fresh) {
+                    Ok(true) if !receiving.received.is_empty() => fresh = &[],
+                    Ok(_) => continue,
+                    Err(_) => {
+                        self.counts.proxy_refused += 1;
+                        break Progress::Closed;
+                    }
+                }
+            }
+            let Receiving { transport, via, received, scanner, .. } = receiving;
             let bytes = if received.is_empty() {
                 fresh
             } else {
@@ -160,7 +185,9 @@ impl<I: Io> Shard<I> {
             };
             let answer = match scanner.parse(bytes, &self.limits.head) {
                 Ok(None) => None,
-                Ok(Some((head, length))) => Some(self.decide(socket, &head, *transport, bytes, length)),
+                Ok(Some((head, length))) => {
+                    Some(self.decide(socket, &head, (*transport, *via), bytes, length))
+                }
                 Err(error) => Some(Reply::Refuse(Refusal::new(error.status(), error.to_string()))),
             };
             if let Some(reply) = answer {
@@ -179,12 +206,13 @@ impl<I: Io> Shard<I> {
         &mut self,
         socket: Socket,
         head: &RequestHead<'_>,
-        transport: Transport,
+        (transport, via): (Transport, Via),
         received: &[u8],
         length: usize,
     ) -> Reply {
         let asked = Asked {
             encoding: Encoding::new(transport, head.wire_format()),
+            via,
             is_head: head.method() == "HEAD",
             has_more: has_more(&received[length..]),
         };
@@ -197,7 +225,7 @@ impl<I: Io> Shard<I> {
             Admissions::OnShards(admission) => {
                 let io = &self.io;
                 let peer = || io.peer(socket);
-                match admission::decide(&**admission, &Request::with_peer(head, transport, &peer)) {
+                match admission::decide(&**admission, &Request::with_peer(head, transport, via, &peer)) {
                     Ok(Decision::Later(later)) => undecided(Decider::Ticket(later)),
                     decision => self.reply_to(decision, asked, received),
                 }
@@ -209,14 +237,21 @@ impl<I: Io> Shard<I> {
     fn reply_to(&mut self, decision: Result<Decision, Refusal>, asked: Asked, received: &[u8]) -> Reply {
         let can_hand_over = self.links.hand_over.is_some();
         match decision {
-            Ok(Decision::Subscribe(subscribe)) => Reply::Subscribe(Box::new(subscribe), asked.encoding),
+            Ok(Decision::Subscribe(mut subscribe)) => {
+                subscribe.via = asked.via;
+                Reply::Subscribe(Box::new(subscribe), asked.encoding)
+            }
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
-            Ok(Decision::Answer(_)) if can_hand_over && asked.has_more => Reply::HandOver(received.to_vec()),
+            Ok(Decision::Answer(_)) if can_hand_over && asked.has_more => {
+                Reply::HandOver(hand_over::message(received, asked.via))
+            }
             Ok(Decision::Answer(answer)) => {
                 self.counts.answered += 1;
                 Reply::Answer(response::answer(&answer, asked.is_head, self.date))
             }
-            Ok(Decision::HandOver) if can_hand_over => Reply::HandOver(received.to_vec()),
+            Ok(Decision::HandOver) if can_hand_over => {
+                Reply::HandOver(hand_over::message(received, asked.via))
+            }
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
             Ok(Decision::Later(later)) => {
                 let (transport, received) = (asked.encoding.transport, received.into());

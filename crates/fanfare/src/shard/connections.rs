@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_io::{Io, Socket};
+use fanfare_io::{Io, Peer, Socket};
 use fanfare_proto::delivery::{self, Changed};
 use fanfare_proto::event::Topic;
 use fanfare_proto::link::LinkKey;
@@ -13,7 +13,7 @@ use fanfare_proto::stream::Deciseconds;
 use smallvec::SmallVec;
 
 use super::Shard;
-use crate::admission::Subscribe;
+use crate::admission::{Subscribe, Via};
 use crate::connection::ConnectionId;
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
 use crate::presence::Membership;
@@ -204,7 +204,11 @@ impl<I: Io> Shard<I> {
         });
         if self.connections.are_heard() {
             let connection = ConnectionId::new(self.links.log.shard(), link);
-            let (peer, subject, data) = (self.io.peer(socket), subject.clone(), *data);
+            let peer = match subscribe.via {
+                Via::Direct => self.io.peer(socket).and_then(Peer::address),
+                Via::Proxied(client) => client,
+            };
+            let (subject, data) = (subject.clone(), *data);
             self.connections.happened.push(LifeCycleEvent::Connected(Connected {
                 connection,
                 peer,

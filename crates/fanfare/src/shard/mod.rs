@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_utils::CachePadded;
 use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
+use fanfare_proto::client_address::TrustedProxies;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
@@ -30,7 +31,7 @@ use crate::mailbox::{Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
 use arrivals::Arrivals;
-pub(crate) use arrivals::RECEIVE_BYTES;
+pub(crate) use arrivals::{RECEIVE_BYTES, peer_address};
 pub(crate) use connections::ConnectionOrder;
 use connections::Connections;
 #[allow(unreachable_pub)] // Simulations are given it.
@@ -56,6 +57,8 @@ pub(crate) struct Links {
     pub(crate) congestion: Arc<Congestion>,
     pub(crate) presence: Arc<Presence>,
     pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
+    /// By listener: the proxies that write a header of the PROXY protocol there.
+    pub(crate) proxies: Vec<Option<Arc<TrustedProxies>>>,
 }
 
 pub(crate) struct Shard<I: Io> {
@@ -192,7 +195,9 @@ impl<I: Io> Shard<I> {
     fn handle_notification(&mut self, notification: Notification, now: Duration) {
         match notification {
             // Every listener speaks HTTP/1 on the bare socket.
-            Notification::Accepted(socket) => self.accepted(socket, Transport::Http1, now),
+            Notification::Accepted { socket, listener } => {
+                self.accepted(socket, listener, Transport::Http1, now);
+            }
             Notification::AcceptFailed(_) => {
                 self.counts.accept_pauses += 1;
                 // A drain has closed the listeners.
@@ -348,7 +353,9 @@ impl<I: Io> Shard<I> {
         self.delivery.begin_drain(window, now);
     }
 
-    fn close_ended(&mut self, now: Duration) {
+    /// Takes note of the streams that have ended. Their slots are free already, so this comes before the next
+    /// one begins, which may get the slot of one of them.
+    fn take_ended(&mut self, now: Duration) {
         while let Some(closed) = self.delivery.poll_closed() {
             self.disconnected(&closed, now);
             let Closed { socket, link, finish, .. } = closed;
@@ -359,6 +366,10 @@ impl<I: Io> Shard<I> {
             }
             self.closing.push((socket, Some(SlotKey::Link(link).token())));
         }
+    }
+
+    fn close_ended(&mut self, now: Duration) {
+        self.take_ended(now);
         if self.delivery.is_draining() && self.delivery.is_empty() {
             self.close_all_pending();
             self.stopped = true;

@@ -129,7 +129,7 @@ impl<I: Io> Stage<I> {
     pub fn accept(&mut self, count: usize) -> Vec<Socket> {
         self.until("connections", |seen| accepted(seen).len() >= count);
         let sockets = accepted(&self.seen);
-        self.seen.retain(|notification| !matches!(notification, Notification::Accepted(_)));
+        self.seen.retain(|notification| !matches!(notification, Notification::Accepted { .. }));
         sockets
     }
 
@@ -178,7 +178,7 @@ pub const HUNG_UP: Ready = Ready { readable: false, writable: false, hung_up: tr
 pub fn accepted(seen: &[Notification]) -> Vec<Socket> {
     seen.iter()
         .filter_map(|notification| match notification {
-            Notification::Accepted(socket) => Some(*socket),
+            Notification::Accepted { socket, .. } => Some(*socket),
             _ => None,
         })
         .collect()

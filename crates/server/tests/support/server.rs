@@ -121,8 +121,13 @@ impl Server {
         Server::run(command)
     }
 
-    fn run(mut command: Command) -> Server {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn run(command: Command) -> Server {
+        Server::run_with_input(command, Stdio::null())
+    }
+
+    /// Runs a command that becomes the server.
+    pub(crate) fn run_with_input(mut command: Command, input: Stdio) -> Server {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server's program is there");
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));

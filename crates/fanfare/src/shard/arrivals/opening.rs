@@ -36,6 +36,7 @@ impl<I: Io> Shard<I> {
         if !self.delivery.has_room_for(&subscription) {
             return Err(self.no_room(subscribe, encoding));
         }
+        self.take_ended(now);
         let link = self.delivery.reserve();
         let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {

@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::resuming::Resuming;
 use super::{Arrivals, Reply};
-use crate::admission::Refusal;
+use crate::admission::{Refusal, Via};
 use crate::shard::{Shard, SlotKey};
 
 /// Slots for pending requests, and for their deadlines, that an empty table keeps.
@@ -36,9 +36,25 @@ pub(super) enum Stage {
 pub(super) struct Receiving {
     /// How bytes travel over the socket: its listener's.
     pub(super) transport: Transport,
+    pub(super) via: Via,
+    /// A header of the PROXY protocol comes before it, and is not complete.
+    pub(super) expects_proxy_header: bool,
     /// What has come of the head.
     pub(super) received: Vec<u8>,
     pub(super) scanner: HeadScanner,
+}
+
+impl Receiving {
+    /// Nothing has come yet.
+    pub(super) fn new(transport: Transport) -> Receiving {
+        Receiving {
+            transport,
+            via: Via::Direct,
+            expects_proxy_header: false,
+            received: Vec::new(),
+            scanner: HeadScanner::new(),
+        }
+    }
 }
 
 /// Deadlines of pending sockets. Each queue has one duration, so it is in order by itself.

@@ -141,7 +141,13 @@ impl<I: Io> Shard<I> {
             }
             (Decider::Threads, Admissions::OnThreads(threads)) => {
                 let peer = self.io.peer(socket);
-                threads.push(Job { received: Arc::clone(&received), transport, peer, address })
+                threads.push(Job {
+                    received: Arc::clone(&received),
+                    transport,
+                    peer,
+                    via: asked.via,
+                    address,
+                })
             }
             (Decider::Threads, Admissions::OnShards(_)) => unreachable!("it is asked on this shard"),
         };
@@ -207,6 +213,7 @@ mod tests {
     use fanfare_proto::link::Encoding;
 
     use super::*;
+    use crate::admission::Via;
 
     fn request(generation: u32) -> Undecided {
         Undecided {
@@ -214,6 +221,7 @@ mod tests {
             generation,
             asked: Asked {
                 encoding: Encoding::new(Transport::Http1, WireFormat::Chunked),
+                via: Via::Direct,
                 is_head: false,
                 has_more: false,
             },

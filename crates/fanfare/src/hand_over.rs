@@ -1,0 +1,113 @@
+//! Sockets whose requests are not subscriptions, on their way to another server in the same process.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use fanfare_io::fd_channel::SocketReceiver;
+
+use crate::admission::Via;
+use crate::shard_thread;
+
+/// Sockets whose requests are not subscriptions, for another server in the same process.
+pub struct HandOver {
+    pub(crate) receiver: SocketReceiver,
+}
+
+/// One of them.
+#[non_exhaustive]
+pub struct HandedOver {
+    /// The connection, non-blocking. One from a Unix socket comes as a `TcpStream`, too: it can be read and
+    /// written, and has no addresses and no options of TCP.
+    pub socket: TcpStream,
+    /// What was received of the request: at least its whole head. A header of the PROXY protocol before it
+    /// was removed.
+    pub received: Vec<u8>,
+    via: Via,
+}
+
+impl HandedOver {
+    /// The client, as [`crate::Request::peer`] tells it.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self.via {
+            Via::Direct => self.socket.peer_addr().ok(),
+            Via::Proxied(client) => client,
+        }
+    }
+
+    /// The last proxy, as [`crate::Request::proxy`] tells it.
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        match self.via {
+            Via::Direct => None,
+            Via::Proxied(_) => self.socket.peer_addr().ok(),
+        }
+    }
+}
+
+impl HandOver {
+    /// Waits for the next socket, at most `timeout`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof`: the engine has stopped. `WouldBlock`: the calling thread is a shard, which would wait
+    /// for what it is to send itself. Others (`EMFILE`) concern one socket, which is lost.
+    pub fn receive(&mut self, timeout: Option<Duration>) -> io::Result<Option<HandedOver>> {
+        if shard_thread::is_current() {
+            let text = "a shard's thread cannot wait for sockets that shards hand over";
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+        }
+        let mut received = Vec::new();
+        if !self.receiver.wait(timeout)? {
+            return Ok(None);
+        }
+        let Some(socket) = self.receiver.receive(&mut received)? else { return Ok(None) };
+        let via = take_via(&mut received);
+        Ok(Some(HandedOver { socket: TcpStream::from(socket), received, via }))
+    }
+}
+
+/// Bytes that [`message`] adds at most, where a proxy has named a client. Otherwise it adds one.
+pub(crate) const CLIENT_BYTES: usize = 64;
+
+/// What goes with the socket: what was received, and behind it the client of a proxy as a text, and the
+/// length of that text.
+pub(crate) fn message(received: &[u8], via: Via) -> Vec<u8> {
+    let text = match via {
+        Via::Direct => String::new(),
+        Via::Proxied(None) => "-".to_owned(),
+        Via::Proxied(Some(client)) => client.to_string(),
+    };
+    debug_assert!(text.len() < CLIENT_BYTES, "an address has at most 58 characters");
+    [received, text.as_bytes(), &[text.len() as u8]].concat()
+}
+
+fn take_via(message: &mut Vec<u8>) -> Via {
+    let length = usize::from(message.pop().unwrap_or(0));
+    let text = message.split_off(message.len().saturating_sub(length));
+    match std::str::from_utf8(&text) {
+        Ok("") => Via::Direct,
+        // Where it were not one of ours, nothing would be known.
+        text => Via::Proxied(text.ok().and_then(|text| text.parse().ok())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_goes_with_the_socket() {
+        let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".parse().unwrap();
+        for via in [
+            Via::Direct,
+            Via::Proxied(None),
+            Via::Proxied(Some("192.0.2.1:7".parse().unwrap())),
+            Via::Proxied(Some(longest)),
+        ] {
+            for received in [&b""[..], b"GET / HTTP/1.0\r\n\r\n", &[b'9'; 300]] {
+                let mut message = message(received, via);
+                assert!(message.len() <= received.len() + CLIENT_BYTES);
+                assert_eq!((take_via(&mut message), message.as_slice()), (via, received));
+            }
+        }
+    }
+}
