@@ -379,6 +379,18 @@ impl Hub {
         self.inner.sequencer.reserved_events()
     }
 
+    /// Orders about connections that a shard was given, and those that it has carried out.
+    #[cfg(feature = "sim")]
+    pub(crate) fn orders(&self, shard: usize) -> crate::mailbox::Orders {
+        self.inner.shards[shard].mailbox.orders()
+    }
+
+    /// What is to be announced of members at this time.
+    #[cfg(feature = "sim")]
+    pub(crate) fn announcements_at(&self, now: Duration) -> Vec<Event> {
+        self.inner.presence.announcements_at(now)
+    }
+
     pub(crate) fn log(&self) -> &ProcessLog {
         &self.inner.common.log
     }

@@ -69,8 +69,8 @@ pub struct Closed {
     pub connection: ConnectionId,
     /// Why.
     pub reason: CloseReason,
-    /// Every event of its topics up to this one was given to the kernel whole. The subscriber may not have got the last of
-    /// them, and may have got a part of more.
+    /// Every event of its topics up to this one was given to the kernel whole, or is not retained any more. The
+    /// subscriber may not have got the last of them, and may have got a part of more.
     pub sent: Cursor,
     /// How long it lasted, to a tenth of a second.
     pub lasted: Duration,

@@ -64,12 +64,25 @@ pub(crate) struct Mailbox {
     /// What of it is reserved for events that are not pushed yet.
     #[cfg(feature = "sim")]
     reserved: Mutex<Amount>,
+    /// Orders about connections that were given to the shard, and those that it has carried out.
+    #[cfg(feature = "sim")]
+    orders: Mutex<Orders>,
     /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds
     /// `ended`.
     closed: AtomicBool,
     waker: Waker,
     /// They are told when there is room again, and when the shard has ended.
     waiting: Arc<WaitingPublishers>,
+}
+
+/// Orders about connections that a shard was given.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// All of them.
+    pub given: u64,
+    /// Those that the shard has carried out. It does so in the order in which they were given.
+    pub carried_out: u64,
 }
 
 struct State {
@@ -101,6 +114,8 @@ impl Mailbox {
             capacity: CachePadded::default(),
             #[cfg(feature = "sim")]
             reserved: Mutex::default(),
+            #[cfg(feature = "sim")]
+            orders: Mutex::default(),
             closed: AtomicBool::new(false),
             waker: waker.into(),
             waiting,
@@ -197,6 +212,10 @@ impl Mailbox {
             return Err(Refused::Full);
         }
         before_push().map_err(Refused::Failed)?;
+        #[cfg(feature = "sim")]
+        if matches!(mail, Mail::Order(_)) {
+            lock(&self.orders).given += 1;
+        }
         state.queue.push_back(mail);
         state.others += 1;
         let asleep = state.sleep != Sleep::Awake && self.begins_wake(&mut state);
@@ -287,6 +306,25 @@ impl Mailbox {
     #[cfg(feature = "sim")]
     pub(crate) fn reserved_events(&self) -> usize {
         lock(&self.reserved).events
+    }
+
+    /// The shard has carried out an order about connections.
+    #[cfg(feature = "sim")]
+    pub(crate) fn order_carried_out(&self) {
+        lock(&self.orders).carried_out += 1;
+    }
+
+    /// Orders about connections.
+    #[cfg(feature = "sim")]
+    pub(crate) fn orders(&self) -> Orders {
+        *lock(&self.orders)
+    }
+
+    /// How much mail waits that is no event, here and in the shard's inbox.
+    #[cfg(feature = "sim")]
+    pub(crate) fn others_waiting(&self, inbox: &VecDeque<Mail>) -> usize {
+        let state = lock(&self.state);
+        state.queue.iter().chain(inbox).filter(|mail| !matches!(mail, Mail::Event(_))).count()
     }
 
     /// What is counted is what waits, here and in the shard's inbox.

@@ -147,6 +147,14 @@ impl Presence {
         }
     }
 
+    /// Does what the thread that waits for announcements does at this time, once.
+    #[cfg(feature = "sim")]
+    pub(crate) fn announcements_at(&self, now: Duration) -> Vec<Event> {
+        let mut state = lock(&self.state);
+        state.end_lingering(now);
+        state.take_announcements()
+    }
+
     /// Ends the thread that waits for announcements.
     pub(crate) fn end(&self) {
         lock(&self.state).ended = true;

@@ -6,19 +6,23 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::sockets::SocketOptions;
-use fanfare_io::{Clock, Io, Notification, Socket, Waker, fd_channel};
+use fanfare_io::{Clock, Io, Notification, Socket, Token, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 pub use fanfare_proto::log::TopicExtent;
 
 use crate::admission::{Admission, Admissions};
+use crate::connection::ConnectionId;
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle, Visibility};
 pub use crate::inspect::Asked;
+use crate::life_cycle::{LifeCycle, LifeCycleQueue};
+#[allow(unreachable_pub)] // Simulations are given it.
+pub use crate::mailbox::Orders;
 use crate::presence::Presence;
 pub use crate::shard::Budgets;
-use crate::shard::{Links, Shard};
+use crate::shard::{Links, Shard, SlotKey};
 use crate::shared_log::log_of;
 
 /// How the engine under simulation is built.
@@ -31,6 +35,10 @@ pub struct Plan {
     pub admission: Arc<dyn Admission>,
     /// Whether requests that are no subscriptions are handed over (to a channel that takes none).
     pub hand_over: bool,
+    /// How long a member stays without a connection.
+    pub presence_linger: Duration,
+    /// How many life-cycle events their queue holds; `None`: there are none.
+    pub life_cycle: Option<usize>,
     /// The log's identity.
     pub epoch: Epoch,
     /// Where the shards' jitter comes from.
@@ -43,11 +51,22 @@ pub struct SimShard<I: Io> {
     waker: Waker,
 }
 
+/// An engine without threads.
+pub struct SimEngine<I: Io> {
+    /// Its hub.
+    pub hub: Hub,
+    /// Its shards.
+    pub shards: Vec<SimShard<I>>,
+    /// The reader's end of the queue of life-cycle events.
+    pub life_cycle: Option<LifeCycle>,
+}
+
 /// A hub and a shard on each of these.
-pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub, Vec<SimShard<I>>) {
+pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimEngine<I> {
     let networks: Vec<I> = networks.into_iter().collect();
     let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), &plan.limits);
-    let presence = Arc::new(Presence::new(Duration::ZERO));
+    let presence = Arc::new(Presence::new(plan.presence_linger));
+    let life_cycle = plan.life_cycle.map(|events| LifeCycleQueue::new(events, networks.len()));
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {
         let waker = Waker::new().expect("a descriptor for the waker");
@@ -64,7 +83,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
             admission: Admissions::OnShards(Arc::clone(&plan.admission)),
             congestion: common.congestion(),
             presence: Arc::clone(&presence),
-            life_cycle: None,
+            life_cycle: life_cycle.clone(),
             proxies: Vec::new(),
             log,
         };
@@ -73,7 +92,8 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> (Hub
         shards.push(SimShard { shard, waker });
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
-    (Hub::new(common, Clock::by_hand(), limits, options, handles, presence), shards)
+    let hub = Hub::new(common, Clock::by_hand(), limits, options, handles, presence);
+    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::new) }
 }
 
 /// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back,
@@ -103,6 +123,25 @@ pub fn release(hub: &Hub, batch: Sequenced) -> (Published, bool) {
 /// Begins the drain that [`crate::Engine::stop`] waits for.
 pub fn drain(hub: &Hub, window: Duration) {
     hub.drain(window);
+}
+
+/// The name of the connection whose socket is watched under this token; `None`: it is none, or not yet.
+pub fn connection_of(shard: usize, token: Token) -> Option<ConnectionId> {
+    match SlotKey::of(token) {
+        SlotKey::Link(link) => Some(ConnectionId::new(shard, link)),
+        SlotKey::Pending(_) => None,
+    }
+}
+
+/// Orders about connections that a shard was given, and those that it has carried out.
+pub fn orders(hub: &Hub, shard: usize) -> Orders {
+    hub.orders(shard)
+}
+
+/// Lets members leave whose time without a connection is over at this time, and gives what is to be announced:
+/// what the thread does that announces members.
+pub fn announcements_at(hub: &Hub, now: Duration) -> Vec<Event> {
+    hub.announcements_at(now)
 }
 
 /// Asks every shard for the counts of these topics, as [`Hub::topic`] does, without waiting for the answers.
@@ -164,6 +203,8 @@ pub struct ShardSnapshot {
     pub deadlines: usize,
     /// Subscribers that wait for a number which is not released yet.
     pub resuming: usize,
+    /// Mail that waits for it and is no event.
+    pub others_waiting: usize,
     /// An event is not marked in all of its audiences yet.
     pub is_marking: bool,
     /// A sweep, or the marking for one, is unfinished.

@@ -12,6 +12,7 @@ use crate::history::Interest;
 use crate::network::inode;
 use crate::tally::Occurrence;
 use crate::trace::trace;
+use crate::wishes::Wishes;
 use crate::world::{SECOND, World};
 
 /// Requests that are no subscriptions, and what may be answered.
@@ -66,6 +67,16 @@ impl World {
             }
             _ => {}
         }
+        let orders = self.shared.setting.orders;
+        if orders > 0 && self.shared.one_in(orders) {
+            self.order_some();
+        }
+        if orders > 0 && self.shared.one_in(3) {
+            self.disconnect_some_ahead();
+        }
+        if self.shared.one_in(6) {
+            self.decide_some();
+        }
         self.reconnect_some();
         self.send_requests(2);
         for shard in &self.shards {
@@ -74,6 +85,10 @@ impl World {
         let wait = self.shared.pick(&[0, 1, 1, 10, 30, 30, 100, 700]);
         self.pass(Duration::from_millis(wait));
         self.take_inspections();
+        self.check_members();
+        if self.shared.one_in(8) {
+            self.read_life_cycle();
+        }
     }
 
     fn new_client(&mut self) {
@@ -137,6 +152,7 @@ impl World {
             checkpoint: shared.pick(&forms),
             heartbeat: shared.pick(&[None, None, Some(1), Some(2), Some(30)]).map(Duration::from_secs),
             chunked: version > 1,
+            wishes: Wishes::random(shared, self.clients.len()),
             is_stranger: false,
             has: None,
         };
@@ -280,7 +296,7 @@ impl World {
         }
     }
 
-    fn some_client(&self) -> Option<usize> {
+    pub(crate) fn some_client(&self) -> Option<usize> {
         let connected = self.clients.iter().filter(|client| client.connection.is_some());
         let connected: Vec<usize> = connected.map(|client| client.number).collect();
         (!connected.is_empty()).then(|| connected[self.shared.below(connected.len())])

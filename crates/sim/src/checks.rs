@@ -8,7 +8,7 @@ use fanfare_proto::limits::{CONGESTION_HOLD, EXPIRY_SLACK, RUN_BYTES};
 
 use crate::client::{Client, Resume, StreamEnd};
 use crate::connection::Connection;
-use crate::network::CutPiece;
+use crate::network::{CutPiece, Net};
 use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
 use crate::trace::{self, trace};
@@ -17,6 +17,9 @@ use crate::world::{SECOND, TRIMMING_SHARD, Tick, World};
 
 /// How late a shard may be that had its ticks in time.
 const LATE: Duration = Duration::from_millis(100);
+
+/// Changes of topics that a stream may have to catch up with, as the engine has it.
+const CHANGES_MAX: usize = 64;
 
 /// A gap event has at most so many bytes.
 const GAP_EVENT_BYTES: usize = 300;
@@ -27,6 +30,10 @@ const LARGEST_FRAME: usize = 36_000;
 impl World {
     pub(crate) fn check_tick(&mut self, tick: &Tick) {
         let shard = tick.shard;
+        self.shards[shard].net.borrow_mut().count_changes();
+        let in_time_since = (!self.is_slowed()).then_some(self.shards[shard].late_at);
+        let (undecided, others_wait) = (tick.after.counts.undecided, tick.after.others_waiting > 0);
+        self.shards[shard].net.borrow_mut().check_undecided(undecided, others_wait, in_time_since);
         self.check_laggards(shard);
         self.check_stalled(tick);
         self.check_room_made(tick);
@@ -40,6 +47,7 @@ impl World {
             self.shards[shard].swept_at = self.shared.now.get();
         }
         self.check_silence(shard);
+        self.check_ends(shard);
         self.check_early_heartbeats(tick);
         self.check_mail(tick);
         self.check_counts(tick);
@@ -87,7 +95,11 @@ impl World {
         let was_cut = |piece: &&CutPiece| {
             let it = net.connection(piece.index);
             let stalled = it.has_stalled(self.shared.now.get(), setting.limits.laggard_time);
-            !it.ended && !it.finished && !stalled && self.shared.now.get() < self.shared.cuts_from.get()
+            !it.ended
+                && !it.finished
+                && !stalled
+                && !it.told.may
+                && self.shared.now.get() < self.shared.cuts_from.get()
         };
         let cut: Vec<&CutPiece> = net.this_tick.cut_with_unsent.iter().filter(was_cut).collect();
         let Some(largest) = cut.iter().map(|piece| piece.part).max() else { return };
@@ -126,6 +138,11 @@ impl World {
             let most = self.shared.setting.limits.connections as u64;
             it.came_when_full.get_or_insert(tick.before.counts.connections + begun >= most);
         }
+        if it.closed && it.was_stream() {
+            let reasons = self.reasons_of(tick, &net, &net.connections[index]);
+            net.connections[index].life.reasons = reasons;
+        }
+        let it = &net.connections[index];
         let (number, closed) = (it.client, it.closed);
         trace::at(|position| {
             (position.client, position.connection) = (Some(number), Some(index));
@@ -167,10 +184,11 @@ impl World {
         let net = self.shards[at.shard].net.borrow();
         let it = net.connection(at.index);
         let (verifier, response) = (&it.verifier, &it.verifier.response);
-        client.last_end = verifier
-            .complete_until(&self.shared)
-            .filter(|_| verifier.has_prelude())
-            .map(|complete_until| StreamEnd { is_cut: response.is_cut(), complete_until });
+        client.last_end =
+            verifier.complete_until(&self.shared).filter(|_| verifier.has_prelude()).map(|until| StreamEnd {
+                is_cut: response.is_cut(),
+                misses: verifier.misses_after(until, &self.shared),
+            });
         let client = &self.clients[number];
         if it.ended {
             return;
@@ -191,10 +209,15 @@ impl World {
                 }
                 let turned_away = tick.after.counts.turned_away > tick.before.counts.turned_away
                     && (it.watch_refused || limits.pending < 100);
-                let is_right = dropped || turned_away || tick.after.is_draining;
+                let ended_ahead = net.is_subject_ended(at.index) && verifier.asked_at.is_some();
+                if ended_ahead {
+                    self.shared.happened(Occurrence::DisconnectedAhead);
+                }
+                let is_right = dropped || turned_away || ended_ahead || tick.after.is_draining;
                 assert!(is_right, "it is closed without an answer");
             }
             // A refusal that does not fit is not waited for. (Another's may be counted in this tick.)
+            None | Some(200) if begins && it.undecided.is_some() && it.is_short && !verifier.is_stream => {}
             None | Some(200) if begins && refused && it.is_short && !verifier.is_stream => {
                 let full = house_full && limits.when_full == FullPolicy::EndStream;
                 let may_be_refused = !client.is_subscriber()
@@ -213,8 +236,9 @@ impl World {
                 assert!(it.is_short || whole, "the last chunk ends it, and it is whole");
                 assert!(!response.is_cut_in_an_event(), "a stream ends between events");
                 let age = now - verifier.beginning.expect("a beginning").at;
-                let aged = limits.connection_age.is_some_and(|most| age + SECOND / 5 >= most * 8 / 10);
-                assert!(aged || tick.after.is_draining, "a stream was ended after {age:?}");
+                let is_over = self.may_be_aged(it) || self.may_be_expired(it);
+                let is_right = is_over || it.told.may || tick.after.is_draining;
+                assert!(is_right, "a stream was ended after {age:?}");
             }
             None | Some(200) => {
                 assert!(!response.terminated, "a stream that has ended is closed without its end");
@@ -232,7 +256,11 @@ impl World {
                 let answered_at = verifier.beginning.map_or(now, |beginning| beginning.at);
                 let slow = status == 408 && answered_at - at.connected_at >= limits.head_time;
                 let too_long = status == 431 && limits.head.max_bytes < 1000;
-                let is_right = statuses.contains(&status) || (client.is_subscriber() && (full || too_long));
+                // The decision about it was judged when the answer began.
+                let was_decided = it.undecided.is_some();
+                let is_right = was_decided
+                    || statuses.contains(&status)
+                    || (client.is_subscriber() && (full || too_long));
                 assert!(slow || is_right, "it got {status}");
             }
         }
@@ -244,27 +272,64 @@ impl World {
         limits.head.max_bytes < 1000 || self.shared.now.get() - connected_at >= limits.head_time
     }
 
-    /// A stream may be cut for what its subscriber does, where the log no longer has what it needs, and at
-    /// the end of a drain: never for what others do.
+    /// A stream may be cut for what its subscriber does, where the log no longer has what it needs, at the
+    /// end of a drain, and because somebody asked for it: never for what others do.
     fn may_be_cut(&self, shard: usize, it: &Connection) -> bool {
+        let skips = self.shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
+        let in_drain = self.shared.now.get() >= self.shared.cuts_from.get() && (it.is_short || skips);
+        // A gap event that is still to be begun counts, too.
+        let in_event = it.told.may && (it.was_begun || skips);
+        in_drain || in_event || self.has_stalled(it) || self.may_be_full(&self.shards[shard].net.borrow(), it)
+    }
+
+    /// Whether a stream may be ended as a laggard at its bound.
+    pub(crate) fn may_be_full(&self, net: &Net, it: &Connection) -> bool {
         let (now, limits) = (self.shared.now.get(), &self.shared.setting.limits);
         let skips = limits.laggard_policy == LaggardPolicy::Skip;
         let verifier = &it.verifier;
         let just_began = verifier.beginning.is_some_and(|Beginning { at, .. }| at == now);
+        // A stream whose topics were changed reads from the log up to the change.
+        let is_changing = it.changed_at == Some(now) || verifier.subscription.changes() > 0;
         // A member is never cut, however much is still to be sent to it, and whatever the log has.
-        let is_laggard = it.is_short || it.lags_since.is_some() || (verifier.resumes() && just_began);
+        let is_laggard =
+            it.is_short || it.lags_since.is_some() || (verifier.resumes() && just_began) || is_changing;
         // In the middle of a piece it is served from what it has begun.
         let has_unsent_bytes = it.was_begun;
-        let is_out_of_reach = !skips && !has_unsent_bytes && verifier.is_out_of_reach(&self.shared);
+        // A gap up to a change would be one in several subscriptions.
+        let may_skip = skips && !is_changing;
+        let is_out_of_reach = !may_skip && !has_unsent_bytes && verifier.is_out_of_reach(&self.shared);
         // `check_room_made` judges which of them. A gap event that is still to be begun counts, too.
-        let net = self.shards[shard].net.borrow();
         let gap_events = if skips { GAP_EVENT_BYTES * net.connections.len() } else { 0 };
         let is_over = net.begun.peak + gap_events > limits.laggard_bytes;
         let makes_room =
             is_over && ((has_unsent_bytes && it.is_short) || (skips && verifier.request.gap_events));
-        let in_drain = now >= self.shared.cuts_from.get() && (it.is_short || skips);
-        let is_full = is_laggard && (is_out_of_reach || makes_room);
-        is_full || in_drain || it.has_stalled(now, limits.laggard_time)
+        let has_too_many_changes = verifier.subscription.changes() > CHANGES_MAX;
+        is_laggard && (is_out_of_reach || makes_room || has_too_many_changes)
+    }
+
+    /// Whether a stream's socket took nothing for so long that the stream may be ended for that.
+    pub(crate) fn has_stalled(&self, it: &Connection) -> bool {
+        it.has_stalled(self.shared.now.get(), self.shared.setting.limits.laggard_time)
+    }
+
+    /// A stream ends within its lifetime, and within its age, unless it is in the middle of an event.
+    fn check_ends(&self, shard: usize) {
+        if self.is_slowed() {
+            return;
+        }
+        let (now, shard) = (self.shared.now.get(), &self.shards[shard]);
+        let age = self.shared.setting.limits.connection_age;
+        for it in shard.net.borrow().connections.iter().filter(|it| it.is_live()) {
+            let lifetime = it.verifier.request.wishes.lifetime.map(|time| time.max(self.check_period()));
+            let Some(most) = lifetime.into_iter().chain(age).min() else { continue };
+            if it.ended || it.finished || it.verifier.begun.is_some() {
+                continue;
+            }
+            let ends_at = it.verifier.beginning.map_or(now, |beginning| beginning.at + most);
+            let since = ends_at.max(shard.late_at).max(it.blocked_at);
+            let late = now.saturating_sub(since);
+            assert!(late <= 2 * LATE, "client {} stays for {late:?} after its time", it.client);
+        }
     }
 
     /// A stream is never silent for longer than its heartbeat's interval, unless its socket is full. A sweep
@@ -282,6 +347,8 @@ impl World {
             }
             let began_at = it.verifier.beginning.map_or(now, |beginning| beginning.at);
             let since = it.sent_at.max(it.blocked_at).max(shard.late_at).max(shard.swept_at).max(began_at);
+            // What the others of its new audience were sent counts as sent to it.
+            let since = since.max(it.changed_at.unwrap_or_default());
             let silence = now.saturating_sub(since);
             let interval = limits.heartbeat_interval(it.verifier.request.heartbeat);
             assert!(silence <= interval + SECOND / 2, "client {}: no heartbeat for {silence:?}", it.client);
@@ -314,11 +381,11 @@ impl World {
             "it took {} events and was sent {mailed}",
             tick.after.counts.events
         );
-        // What a link has begun is no reason to leave mail. When its peer leaves, or it makes room for a newcomer whose
-        // opening was cut short, it is only the sweeps'.
-        let ended = tick.closed(CloseReason::PeerLeft) + tick.closed(CloseReason::LaggardFull);
+        // What a link has begun is no reason to leave mail. When its peer leaves, or it makes room for a
+        // newcomer whose opening was cut short, it is only the sweeps'.
+        let ended = CloseReason::ALL.iter().map(|reason| tick.closed(*reason)).sum::<u64>();
         let is_left = tick.before.is_sweeping && ended > 0;
-        // Adoptions and inspections take their part of a tick.
+        // Other mail takes its part of a tick.
         let is_busy = tick.before.is_marking || tick.before.is_backlogged || is_left || tick.others_wait;
         if tick.waiting == 0 || taken > 0 || is_busy {
             shard.leaves_mail_since = None;
@@ -377,7 +444,8 @@ impl World {
     fn check_readers(&self, tick: &Tick) {
         let net = self.shards[tick.shard].net.borrow();
         let live = net.connections.iter().filter(|it| it.is_live());
-        let read: BTreeSet<&Topic> = live.flat_map(|it| &it.verifier.request.interest.topics).collect();
+        let read: BTreeSet<&Topic> =
+            live.flat_map(|it| &it.verifier.subscription.interest().topics).collect();
         let log = self.shared.log.borrow();
         for topic in &self.shared.topics {
             let registered = log.shards_reading(std::slice::from_ref(topic)).contains(&tick.shard);

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use fanfare::{Checkpoint, Subscribe, Topic};
+use fanfare::{Checkpoint, Cursor, Subscribe, Topic};
 
 use crate::history::Interest;
+use crate::wishes::Wishes;
 
 /// Where a request wants to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +31,20 @@ pub(crate) struct Request {
     /// The longest silence that it allows.
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) chunked: bool,
+    pub(crate) wishes: Wishes,
     /// It is a request that becomes no stream.
     pub(crate) is_stranger: bool,
     /// On its connections before, it read everything up to here, or that it cannot have it; `None`: it read
     /// no stream, or none that gave it an id.
     pub(crate) has: Option<u64>,
+}
+
+impl Request {
+    /// Whether it resumes from a number of some log that is newer than this.
+    pub(crate) fn is_ahead_of(&self, newest: u64) -> bool {
+        let Resume::After(id) = &self.resume else { return false };
+        Cursor::parse(id).is_some_and(|cursor| cursor.seq > newest)
+    }
 }
 
 pub(crate) struct Client {
@@ -61,8 +71,8 @@ pub(crate) struct Client {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamEnd {
     pub(crate) is_cut: bool,
-    /// Everything up to here was sent, or is known to be gone.
-    pub(crate) complete_until: u64,
+    /// Something was released that was not sent and is not known to be gone.
+    pub(crate) misses: bool,
 }
 
 /// What a client knows of its connection. The rest is in the network of the shard.
@@ -127,6 +137,7 @@ impl Client {
             Checkpoint::Event => "checkpoint=event&",
             other => unreachable!("no client asks for {other:?}"),
         });
+        target.push_str(&request.wishes.text());
         if let Some(heartbeat) = request.heartbeat {
             target.push_str(&format!("heartbeat={}&", heartbeat.as_secs()));
         }
@@ -165,10 +176,7 @@ impl Client {
             Resume::Earliest => subscribe.with_resume("earliest"),
             Resume::After(id) => subscribe.with_resume(id),
         };
-        match request.greeting {
-            true => greet(subscribe),
-            false => subscribe,
-        }
+        request.wishes.grant(if request.greeting { greet(subscribe) } else { subscribe })
     }
 }
 

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use fanfare::{CloseReason, ConnectionId, Topic};
 use fanfare_io::{Socket, Token};
 
 use crate::client::Item;
+use crate::desk::Undecided;
+use crate::orders::ToldToEnd;
 use crate::pieces::{Begun, PieceKind};
 use crate::verifier::Verifier;
 
@@ -53,6 +56,29 @@ pub(crate) struct Connection {
     /// When it was answered, the shard may have had as many streams as it may hold.
     pub(crate) came_when_full: Option<bool>,
     pub(crate) is_touched: bool,
+    /// Its name, once its socket is watched as that of a stream.
+    pub(crate) id: Option<ConnectionId>,
+    /// Its opening found nobody: no stream has begun.
+    pub(crate) is_abandoned: bool,
+    /// It waits for the decision about it, or did so.
+    pub(crate) undecided: Option<Undecided>,
+    pub(crate) told: ToldToEnd,
+    /// When its topics were last changed.
+    pub(crate) changed_at: Option<Duration>,
+    pub(crate) life: Life,
+}
+
+/// What was told of the life of a connection, and what is to be.
+#[derive(Default)]
+pub(crate) struct Life {
+    pub(crate) connected: bool,
+    /// How often its topics were told.
+    pub(crate) subscribed: usize,
+    pub(crate) closed: bool,
+    /// Its topics at the beginning, and after each change.
+    pub(crate) topics: Vec<Vec<Topic>>,
+    /// Why it may have ended.
+    pub(crate) reasons: Vec<CloseReason>,
 }
 
 impl Connection {
@@ -84,7 +110,23 @@ impl Connection {
             was_begun: false,
             came_when_full: None,
             is_touched: false,
+            id: None,
+            is_abandoned: false,
+            undecided: None,
+            told: ToldToEnd::default(),
+            changed_at: None,
+            life: Life::default(),
         }
+    }
+
+    /// Whether the decision about it may be waited for.
+    pub(crate) fn may_be_undecided(&self) -> bool {
+        self.undecided.is_some() && !self.is_answered() && !self.closed
+    }
+
+    /// Whether it is a stream, or was one.
+    pub(crate) fn was_stream(&self) -> bool {
+        self.verifier.is_stream && !self.is_abandoned
     }
 
     /// Whether the shard has ever heard of it, or it was turned away in its stead.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fanfare::{CloseReason, LaggardPolicy, sim};
 
+use crate::desk::note_drain;
 use crate::tally::Occurrence;
 use crate::trace::trace;
 use crate::world::{SECOND, World, WorldShard};
@@ -29,6 +30,8 @@ impl World {
         self.shared.release_all(", in the end");
         assert_eq!(sim::reserved_events(self.shared.hub()), (0, 0), "room is reserved for no batch");
         self.all_read();
+        self.pass(SECOND / 2);
+        self.decide_all();
         self.pass(3 * SECOND);
         for topic in self.shared.topics.clone() {
             let published = self.shared.publish_to(&topic, 10) || self.shared.setting.limits.event_bytes < 10;
@@ -54,6 +57,12 @@ impl World {
         // A budget of one heartbeat a tick, and a second each.
         let wanted = 10 * (beats + 8) + 500 + 20 * streams;
         assert!(ticks(self) - before < wanted, "{} ticks in ten idle seconds", ticks(self) - before);
+    }
+
+    /// What was told of connections is all that has happened to them.
+    pub(crate) fn end(&mut self) {
+        self.read_life_cycle();
+        self.check_members();
     }
 
     /// Every request goes out, every socket takes everything, every notification comes.
@@ -109,6 +118,7 @@ impl World {
                 assert!(!it.verifier.response.is_cut(), "client {} has half of something", client.number);
             }
         }
+        assert_eq!(self.undecided(), 0, "a request waits for a decision");
         self.take_inspections();
         assert!(self.inspections.is_empty(), "an inspection without an answer");
         let hub = self.shared.hub().counts();
@@ -131,7 +141,7 @@ impl World {
             let net = shard.net.borrow();
             for (topic, (subscribers, laggards)) in self.shared.topics.iter().zip(counts) {
                 let reads = |it: &&crate::connection::Connection| {
-                    it.is_live() && it.verifier.request.interest.topics.contains(topic)
+                    it.is_live() && it.verifier.subscription.interest().topics.contains(topic)
                 };
                 let streams = net.connections.iter().filter(reads).count();
                 assert_eq!((subscribers, laggards), (streams, 0), "streams of {topic} on shard {index}");
@@ -146,7 +156,8 @@ impl World {
             self.leave(number, reset);
         }
         let limits = self.shared.setting.limits.clone();
-        self.pass(limits.head_time + LINGER + SECOND);
+        self.decide_some();
+        self.pass(limits.head_time + limits.decision_time + LINGER + SECOND);
         self.check_all_closed();
         let longest = self.shared.log.borrow().longest_age();
         self.pass(longest + 2 * SECOND);
@@ -154,6 +165,9 @@ impl World {
         assert_eq!((log.frames, log.topics, log.readers), (0, 0, 0), "something is retained for ever");
         let forgotten = limits.log.total_bytes / 16;
         assert!(log.bytes <= forgotten + EMPTY_LOG, "{} bytes are retained for ever", log.bytes);
+        self.pass(self.shared.setting.presence_linger);
+        self.check_members();
+        assert!(self.announced.is_empty(), "a member is announced and has left");
         let now = self.shared.now.get();
         for shard in &mut self.shards {
             let snapshot = shard.shard.snapshot();
@@ -192,6 +206,7 @@ impl World {
         let cut_before = closed_for(self, CloseReason::Cut);
         let drained_before = closed_for(self, CloseReason::Drained);
         self.shared.happened(Occurrence::Drain);
+        note_drain(&self.shared, self.undecided());
         if self.shards.iter().any(|shard| shard.shard.counts().laggards > 0) {
             self.shared.happened(Occurrence::DrainWithLaggards);
         }
@@ -216,6 +231,7 @@ impl World {
         if self.shared.one_in(2) {
             self.newcomers();
         }
+        self.decide_some();
         let in_time = self.drain_in_steps(window, if kind { SLACK } else { 4 * SLACK });
         for (index, shard) in self.shards.iter().enumerate() {
             assert!(shard.shard.is_stopped(), "shard {index} does not come to its end");
@@ -229,7 +245,7 @@ impl World {
         // A stream at its age ends whatever is published meanwhile.
         if self.shared.setting.limits.connection_age.is_none() {
             let (missing, served): (Vec<usize>, Vec<usize>) =
-                healthy.iter().partition(|number| self.check_drained(**number, in_time, history_end));
+                healthy.iter().partition(|number| self.check_drained(**number, in_time));
             assert!(missing.len() as u64 <= cut, "{missing:?} miss events and {cut} are counted as cut");
             // Where the log has dropped something in silence, a stream may have been behind that was sent all
             // that is left.
@@ -302,20 +318,21 @@ impl World {
             let net = self.shards[at.shard].net.borrow();
             let it = net.connection(at.index);
             let lags = it.blocked || laggards[at.shard].contains(&it.socket);
-            let healthy = it.is_live() && it.verifier.has_prelude() && !lags && !it.ended && client.is_fast;
+            let stays =
+                !it.told.may && net.knows_all_orders() && it.verifier.request.wishes.lifetime.is_none();
+            let healthy =
+                it.is_live() && it.verifier.has_prelude() && !lags && !it.ended && client.is_fast && stays;
             healthy.then_some(client.number)
         })
     }
 
     /// Says whether something is missing.
-    fn check_drained(&self, number: usize, in_time: bool, newest: u64) -> bool {
+    fn check_drained(&self, number: usize, in_time: bool) -> bool {
         let client = &self.clients[number];
         let Some(end) = &client.last_end else { panic!("client {number} was not ended") };
         assert!(!end.is_cut, "client {number} was cut in the end");
-        let misses =
-            self.shared.history.borrow().misses(end.complete_until, newest, &client.request.interest);
-        assert!(!(in_time && misses), "client {number} was cut off before its events");
-        misses
+        assert!(!(in_time && end.misses), "client {number} was cut off before its events");
+        end.misses
     }
 
     /// Some come when all is over.

@@ -15,11 +15,15 @@ mod checks;
 mod choices;
 mod client;
 mod connection;
+mod desk;
 mod ending;
 mod history;
+mod life_cycle;
 mod log_model;
+mod members;
 mod network;
 mod network_io;
+mod orders;
 mod pieces;
 mod publishers;
 mod response;
@@ -27,10 +31,12 @@ mod setting;
 mod shared;
 #[cfg(test)]
 mod stories;
+mod subscription;
 mod sweep;
 mod tally;
 mod trace;
 mod verifier;
+mod wishes;
 mod world;
 
 pub use choices::Choices;
@@ -66,5 +72,6 @@ pub fn story(choices: Choices, steps: usize, trace: Trace) -> Tally {
             world.all_leave();
         }
     }
+    world.end();
     world.shared.tally.take()
 }

@@ -12,10 +12,13 @@ use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use fanfare::ConnectionId;
 use fanfare_io::{Cause, Exception, Notification, Socket};
 
 use crate::client::{Item, Request};
 use crate::connection::{BegunBytes, Connection};
+use crate::desk::SharedDesk;
+use crate::orders::Orders;
 use crate::pieces::PieceKind;
 use crate::shared::Shared;
 use crate::tally::Occurrence;
@@ -42,6 +45,12 @@ pub(crate) struct Network {
 /// One shard's sockets, seen by the world.
 pub(crate) struct Net {
     pub(crate) shared: Rc<Shared>,
+    /// Which shard it is.
+    pub(crate) shard: usize,
+    pub(crate) desk: SharedDesk,
+    pub(crate) orders: Orders,
+    /// Connections by their names.
+    pub(crate) ids: HashMap<ConnectionId, usize>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) numbers: HashMap<Socket, usize>,
     pub(crate) free: BTreeSet<Socket>,
@@ -97,9 +106,13 @@ pub(crate) struct CutPiece {
 }
 
 impl Net {
-    pub(crate) fn new(shared: Rc<Shared>) -> Net {
+    pub(crate) fn new(shard: usize, shared: Rc<Shared>, desk: SharedDesk) -> Net {
         Net {
             shared,
+            shard,
+            desk,
+            orders: Orders::default(),
+            ids: HashMap::new(),
             connections: Vec::new(),
             numbers: HashMap::new(),
             free: BTreeSet::new(),
@@ -164,6 +177,7 @@ impl Net {
     /// A tick of the shard begins.
     pub(crate) fn begin_tick(&mut self) {
         self.ticks += 1;
+        self.forget_subjects();
         self.begun.begin_tick();
         self.this_tick = TickCounts::default();
     }
@@ -377,6 +391,8 @@ impl Net {
         exceptions: &mut Vec<Exception>,
     ) {
         assert!(!bytes.is_empty(), "an empty send");
+        self.note_orders();
+        self.note_undecided();
         let index = self.index_of(number);
         self.touch(index);
         let now = self.shared.now.get();
@@ -399,7 +415,16 @@ impl Net {
             trace!(self.shared, "    client {} is sent {sent} of {} bytes", it.client, bytes.len());
         }
         self.begun.remove(it.verifier.begun.as_ref());
+        let is_answer = !it.is_answered();
         let what = it.verifier.sent(bytes, sent, self.ticks, &self.shared);
+        if is_answer {
+            it.is_abandoned = it.reset || resets;
+            let mut topics = it.verifier.request.interest.topics.clone();
+            topics.sort_unstable();
+            it.life.topics.push(topics);
+            self.judge_decided(index);
+        }
+        let it = &mut self.connections[index];
         let history = self.shared.history.borrow();
         self.begun.add(it.verifier.begun.as_ref(), |seq| history.get(seq).map_or(0, |entry| entry.size));
         drop(history);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::time::Duration;
 
+use fanfare::sim;
 use fanfare_io::{Exception, Io, Notification, Peer, Received, Socket, Token, table};
 
+use crate::desk::Place;
 use crate::network::{CutPiece, ECONNRESET, FIRST_SOCKET, Network};
 use crate::tally::Occurrence;
 use crate::trace::trace;
@@ -59,6 +60,10 @@ impl Io for Network {
         assert!(token.0 < Token::LIMIT);
         let other = net.connections[index].token.replace(token);
         assert_eq!(other, None, "{number} is watched twice");
+        if let Some(id) = sim::connection_of(net.shard, token) {
+            net.connections[index].id = Some(id);
+            assert_eq!(net.ids.insert(id, index), None, "two connections have the name {id}");
+        }
         net.changed(index);
         Ok(())
     }
@@ -130,12 +135,12 @@ impl Io for Network {
         Received::Bytes(count)
     }
 
-    /// Clients have the address of documentation (RFC 5737), and the number of the client as port.
+    /// Clients have addresses of documentation, and the number of the client as port.
     fn peer(&self, number: Socket) -> Option<Peer> {
         let net = &mut *self.net.borrow_mut();
         let index = net.index_of(number);
         let client = net.connections[index].client;
-        Some(Peer::Ip(SocketAddr::from(([192, 0, 2, 1], client as u16))))
+        Some(Peer::Ip(Place { shard: net.shard, index }.peer(client)))
     }
 
     fn finish(&mut self, number: Socket) {
@@ -152,6 +157,7 @@ impl Io for Network {
 
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
         let net = &mut *self.net.borrow_mut();
+        net.note_orders();
         for (number, token) in sockets {
             let index = net.index_of(*number);
             let unheard = net.connections[index].blocked || net.owes(*number);

@@ -34,6 +34,18 @@ pub(crate) struct Setting {
     pub(crate) crowd: bool,
     /// The clock may go hours forward.
     pub(crate) jumps: bool,
+    /// One in so many subscribers is decided about later; zero: none.
+    pub(crate) late_decisions: usize,
+    /// Orders about connections come once in so many steps; zero: never.
+    pub(crate) orders: usize,
+    /// Some subscribers may not stay for longer than they were given.
+    pub(crate) lifetimes: bool,
+    /// How long a member stays without a connection.
+    pub(crate) presence_linger: Duration,
+    /// Room for life-cycle events; `None`: there are none.
+    pub(crate) life_cycle: Option<usize>,
+    /// They are read after each tick.
+    pub(crate) reads_life_cycle_at_once: bool,
     /// How often something is published.
     pub(crate) publishers: usize,
 }
@@ -47,6 +59,8 @@ impl Setting {
             .with_when_full(choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]))
             .with_pending(if choices.one_in(5) { choices.pick(&[2, 9]) } else { 1000 })
             .with_head_time(SECOND)
+            .with_undecided(choices.pick(&[1000, 3]))
+            .with_decision_time(choices.pick(&[3, 1]) * SECOND)
             .with_head(HeadLimits::default().with_max_bytes(choices.pick(&[16 << 10, 400])))
             .with_event_bytes(choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]))
             .with_batch_topics(choices.pick(&[512, 512, 3]))
@@ -78,6 +92,12 @@ impl Setting {
             crowd: choices.one_in(30),
             jumps: choices.one_in(4),
             publishers: choices.pick(&[20, 40, 5]),
+            late_decisions: choices.pick(&[0, 4, 2]),
+            orders: choices.pick(&[0, 25, 4]),
+            lifetimes: choices.one_in(3),
+            presence_linger: choices.pick(&[5, 0, 1]) * SECOND,
+            life_cycle: choices.pick(&[Some(4096), Some(4096), Some(4096), Some(6), None]),
+            reads_life_cycle_at_once: !choices.one_in(3),
         }
     }
 
@@ -98,6 +118,12 @@ impl Setting {
             crowd: false,
             jumps: false,
             publishers: 0,
+            late_decisions: 0,
+            orders: 0,
+            lifetimes: false,
+            presence_linger: SECOND,
+            life_cycle: Some(4096),
+            reads_life_cycle_at_once: true,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Stories of bugs that there were, told one step after the other in a world where nothing is left to chance.
 
+mod connections;
+
 use std::time::Duration;
 
 use fanfare::{

@@ -135,6 +135,50 @@ occurrences! {
     Jump: "clock jumps",
     /// A question for the counts of topics.
     Inspection: "inspections",
+    /// A request whose admission decided later.
+    DecidedLater: "requests that wait for a decision",
+    /// Such a decision was put off again.
+    DecidedLaterAgain: "decisions put off again",
+    /// A ticket was dropped.
+    TicketDropped: "tickets dropped",
+    /// A decision that did not come in time.
+    DecisionTimedOut: "decisions too late",
+    /// As many requests waited for their decision as may.
+    UndecidedFull: "requests too many to wait for a decision",
+    /// A ticket was used for a request that did not wait any more.
+    DecidedTooLate: "tickets used for nothing",
+    /// A ticket was used for a client that had left.
+    DecidedForNobody: "decisions about clients that had left",
+    /// A request that a drain found undecided.
+    DrainedUndecided: "undecided in a drain",
+    /// A stream that was ended because somebody asked for that.
+    Disconnected: "disconnected",
+    /// A subscriber that waited for a number was ended for its subject.
+    DisconnectedAhead: "disconnected while they waited for a number",
+    /// An order about a connection that had left.
+    StaleOrder: "orders about connections that had left",
+    /// A shard had no room for an order.
+    OrderBusy: "orders without room",
+    /// A stream got other topics.
+    TopicsChanged: "changes of topics",
+    /// One that was to get events from before the change.
+    ChangedBehind: "changes of topics behind the head",
+    /// One that had not passed the change before.
+    ChangedAgain: "changes of topics within changes",
+    /// One in the middle of an event.
+    ChangedInEvent: "changes of topics in an event",
+    /// A life-cycle event.
+    LifeCycleEvent: "life-cycle events",
+    /// Such events found no room.
+    LifeCycleMissed: "life-cycle events missed",
+    /// A stream at the end of its lifetime.
+    Expired: "expired",
+    /// A member with a connection, when the members were compared.
+    Member: "members",
+    /// A member without a connection that had not left.
+    MemberLingers: "members that linger",
+    /// A member that was announced to have joined or left.
+    MemberAnnounced: "members announced",
 }
 
 /// Counts of [`Occurrence`]s.

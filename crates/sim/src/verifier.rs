@@ -9,21 +9,27 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use fanfare::{Checkpoint, Cursor, LaggardPolicy};
+use fanfare::{Checkpoint, Cursor, LaggardPolicy, Topic};
 use fanfare_proto::limits::AHEAD_WAIT;
 
 use crate::client::{Item, Request, Resume};
-use crate::history::History;
+use crate::history::{Entry, History};
 use crate::log_model::Start;
 use crate::pieces::{Begun, PieceKind, is_heartbeat, kind_of, piece_cut_at};
 use crate::response::{Head, Part, ResponseReader};
 use crate::shared::Shared;
+use crate::subscription::Subscription;
 use crate::tally::Occurrence;
 use crate::trace::{self, trace};
 
 /// One connection, as its client should see it.
 pub(crate) struct Verifier {
     pub(crate) request: Request,
+    /// What it is to get: as it asked, until its topics are changed.
+    pub(crate) subscription: Subscription,
+    /// What it was to get before changes that came after the last whole piece: a gap event that was made
+    /// ready before a change comes after it.
+    before_changes: Vec<Subscription>,
     pub(crate) response: ResponseReader,
     /// When the whole request had been sent.
     pub(crate) asked_at: Option<Duration>,
@@ -31,6 +37,8 @@ pub(crate) struct Verifier {
     pub(crate) was_told_at_once: bool,
     /// The answer has begun.
     pub(crate) beginning: Option<Beginning>,
+    /// The status of the answer that the shard has begun.
+    pub(crate) offered_status: Option<u16>,
     /// The answer is a stream: a `200` that does not end at once.
     pub(crate) is_stream: bool,
     /// A `200` that only ends: a refusal in disguise.
@@ -46,8 +54,6 @@ pub(crate) struct Verifier {
     items: VecDeque<(u64, Item)>,
     /// What must still come before the first event.
     opening: Opening,
-    /// Every event after this was in the log when the piece that is being sent was begun.
-    available_after: u64,
     head: Option<Head>,
     has_prelude: bool,
     bytes: u64,
@@ -81,6 +87,9 @@ pub(crate) struct Sent {
 impl Verifier {
     pub(crate) fn new(request: Request) -> Verifier {
         Verifier {
+            subscription: Subscription::new(request.interest.clone()),
+            before_changes: Vec::new(),
+            offered_status: None,
             request,
             response: ResponseReader::default(),
             asked_at: None,
@@ -93,7 +102,6 @@ impl Verifier {
             begun: None,
             items: VecDeque::new(),
             opening: Opening::default(),
-            available_after: 0,
             head: None,
             has_prelude: false,
             bytes: 0,
@@ -116,7 +124,7 @@ impl Verifier {
             assert!(begun.rest == bytes, "something else is sent before the rest of a {:?}", begun.kind);
         } else {
             shared.observe_log_if_due();
-            self.available_after = shared.log.borrow().available_after(&self.request.interest);
+            self.subscription.note_available(&shared.log.borrow());
         }
         let is_fresh_heartbeat = before.is_none() && !is_opening && is_heartbeat(bytes);
         let heartbeats = u64::from(is_fresh_heartbeat && sent == bytes.len());
@@ -163,6 +171,7 @@ impl Verifier {
         self.beginning = Some(beginning);
         let mut scratch = ResponseReader::default();
         let offered = scratch.feed(bytes);
+        self.offered_status = scratch.status();
         let is_200 = scratch.status() == Some(200);
         self.is_stream = is_200 && offered.iter().any(|found| matches!(found.part, Part::Comment));
         self.ended_at_once = is_200 && !self.is_stream;
@@ -220,6 +229,8 @@ impl Verifier {
         trace::at(|position| position.cursor = self.cursor);
         if let Some(item) = item {
             self.cursor = Some(item.has);
+            self.subscription.pass(item.has);
+            self.before_changes.clear();
             self.items.push_back((end, item));
         }
         events
@@ -319,15 +330,15 @@ impl Verifier {
         let cursor = self.cursor.expect("events come after the head");
         let seq: u64 = data.split(' ').next().and_then(|seq| seq.parse().ok()).expect("an event of ours");
         assert!(seq > cursor, "event {seq} is doubled or out of order: {cursor} was there");
-        let interest = &self.request.interest;
         let entry = history.get(seq).unwrap_or_else(|| panic!("event {seq} was not released"));
-        assert!(interest.wants(entry), "event {seq} is not for this subscriber");
+        assert!(self.subscription.wants(entry), "event {seq} is not for this subscriber");
+        let interest = self.subscription.interest_at(seq);
         self.judge_left_out(cursor, seq - 1, history, shared);
         assert!(entry.data == data, "the data of {seq} is changed");
         let expected = (entry.wire_id(history.epoch), entry.kind.unwrap_or_default());
         assert_eq!((id.as_str(), kind), (expected.0.as_str(), expected.1), "the id and the type of {seq}");
         shared.note_delivery(entry, interest);
-        let is_hidden = |entry: &&crate::history::Entry| interest.reads(entry) && !interest.wants(entry);
+        let is_hidden = |entry: &&Entry| interest.reads(entry) && !interest.wants(entry);
         let hidden = history.between(cursor, seq).iter().filter(is_hidden).count();
         shared.tally.borrow_mut().add(Occurrence::PrivateHidden, hidden as u64);
         Item { id: Some(id), has: seq }
@@ -336,14 +347,64 @@ impl Verifier {
     /// Events between these numbers were not sent. That is right only of what the log has dropped: up to
     /// where the client was told, and where a laggard skips and the client does not want to be told.
     fn judge_left_out(&self, cursor: u64, until: u64, history: &History, shared: &Shared) {
-        let (interest, log) = (&self.request.interest, shared.log.borrow());
-        let left_out = history.between(cursor, until).iter().filter(|entry| interest.wants(entry));
-        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_events;
-        let is_known = |seq: u64| seq <= self.incomplete_until[1] || (skips && seq <= self.available_after);
-        for lost in left_out.map(|entry| entry.seq) {
-            assert!(is_known(lost), "event {lost} is lost, and what comes after {until} was sent");
-            assert!(!log.has(interest, lost), "event {lost} is left out, and the log has it");
+        let log = shared.log.borrow();
+        for lost in self.left_out(cursor, until, history) {
+            let may_be = self.may_be_left_out(lost, shared);
+            assert!(may_be, "event {lost} is lost, and what comes after {until} was sent");
+            let has = log.has(self.subscription.interest_at(lost), lost);
+            assert!(!has, "event {lost} is left out, and the log has it");
         }
+    }
+
+    /// Events between these numbers that it was to get.
+    fn left_out<'a>(
+        &'a self,
+        after: u64,
+        until: u64,
+        history: &'a History,
+    ) -> impl Iterator<Item = u64> + 'a {
+        let entries = history.between(after, until).iter();
+        entries.filter(|entry| self.subscription.wants(entry)).map(|entry| entry.seq)
+    }
+
+    /// Whether it was told that this event may be gone, or does not want to be told.
+    fn may_be_left_out(&self, seq: u64, shared: &Shared) -> bool {
+        let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_events;
+        seq <= self.incomplete_until[1] || (skips && self.subscription.may_be_dropped(seq))
+    }
+
+    /// Its topics are changed, behind the event with this number.
+    pub(crate) fn change_topics(&mut self, topics: &[Topic], newest: u64, begun: Option<u64>) {
+        self.before_changes.push(self.subscription.clone());
+        self.subscription.change(topics, newest, begun);
+        self.subscription.pass(self.cursor.unwrap_or_default());
+    }
+
+    /// Whether an event up to this one is still to come.
+    pub(crate) fn misses_until(&self, until: u64, shared: &Shared) -> bool {
+        let history = shared.history.borrow();
+        self.cursor.is_some_and(|cursor| self.subscription.misses(&history, cursor, until))
+    }
+
+    /// A stream that was closed was given everything up to this number, says the engine.
+    /// `is_gone`: what it took last is not known.
+    pub(crate) fn judge_given(&mut self, given: u64, is_gone: bool, shared: &Shared) {
+        self.subscription.note_available(&shared.log.borrow());
+        let history = shared.history.borrow();
+        let cursor = self.cursor.expect("a stream that has begun");
+        assert!(given <= history.newest().max(cursor), "it was given {given}, which is not released");
+        for lost in self.left_out(cursor, given, &history) {
+            // The event that tells of a gap may have been on its way.
+            let may_skip = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
+            let is_skipped = may_skip && self.subscription.may_be_dropped(lost);
+            let may_be = is_skipped || self.may_be_left_out(lost, shared);
+            assert!(may_be, "it was not given {lost}, and everything up to {given}, says the engine");
+        }
+        let more = self.left_out(given, cursor, &history).next();
+        assert!(
+            more.is_none() || is_gone,
+            "it was given {more:?}, and only what comes before {given}, says the engine"
+        );
     }
 
     /// The stream goes on after a gap.
@@ -358,7 +419,14 @@ impl Verifier {
             shared.happened(Occurrence::Skip);
             let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
             assert!(skips, "a gap within a stream, where laggards do not skip");
-            self.incomplete_until = self.judge_gap(cursor_of(&after, history), before, to, history, shared);
+            let [after, to] = [cursor_of(&after, history), to];
+            let subscriptions = [&self.subscription].into_iter().chain(&self.before_changes);
+            let mut judged =
+                subscriptions.map(|of| self.judge_gap(of, [after, to], before.as_deref(), history, shared));
+            let first = judged.next().expect("what it is to get");
+            let bounds = first.or_else(|error| judged.find_map(Result::ok).ok_or(error));
+            drop(judged);
+            self.incomplete_until = bounds.unwrap_or_else(|error| panic!("{error}"));
         }
         trace!(shared, "    is told of a gap after {after}, and goes on after {id}");
         Item { id: Some(id), has: to }
@@ -378,50 +446,54 @@ impl Verifier {
     /// `before` is the first event behind what is incomplete. Says where that ends: at least, and at most.
     fn judge_gap(
         &self,
-        after: u64,
-        before: Option<String>,
-        to: u64,
+        subscription: &Subscription,
+        [after, to]: [u64; 2],
+        before: Option<&str>,
         history: &History,
         shared: &Shared,
-    ) -> [u64; 2] {
-        let interest = &self.request.interest;
+    ) -> Result<[u64; 2], String> {
         let cursor = self.cursor.expect("gaps come after the head");
         // It stood at its last event, or a little further on where nothing was its own.
         if after >= cursor {
             self.judge_left_out(cursor, after, history, shared);
-        } else {
-            assert!(
-                !history.misses(after, cursor, interest),
-                "a gap after {after}, where {cursor} was there"
-            );
+        } else if subscription.misses(history, after, cursor) {
+            return Err(format!("a gap after {after}, where {cursor} was there"));
         }
-        let mut bounds = [to, self.available_after];
+        let available_after = subscription.available_after();
+        let mut bounds = [to, available_after];
         if to > after {
             // Nothing is left of what is incomplete, so it goes on behind that.
             bounds[1] = to;
         }
         // An id that several events bear does not say which of them it is.
         if let Some(before) = before.filter(|before| history.bearers(before) < 2) {
-            let mut behind = history.after(to).iter().filter(|entry| interest.wants(entry));
+            let mut behind = history.after(to).iter().filter(|entry| subscription.wants(entry));
             let next = behind.find(|entry| entry.wire_id(history.epoch) == before);
-            let next = next.unwrap_or_else(|| panic!("{before} is no event behind {to}")).seq;
+            let next = next.ok_or_else(|| format!("{before} is no event behind {to}"))?.seq;
             bounds[1] = bounds[1].min(next - 1);
-            let last = history.between(to, next - 1).iter().rfind(|entry| interest.wants(entry));
+            let last = history.between(to, next - 1).iter().rfind(|entry| subscription.wants(entry));
             bounds[0] = bounds[0].max(last.map_or(0, |last| last.seq));
         }
-        assert!(to >= after && bounds[0] <= bounds[1], "a gap over what the log has: {bounds:?}");
+        if to < after || bounds[0] > bounds[1] {
+            return Err(format!("a gap over what the log has: {bounds:?}"));
+        }
         let known = after.max(cursor).max(self.incomplete_until[0]);
-        let missed = history.between(known, bounds[1]).iter().find(|entry| interest.wants(entry));
-        let missed = missed.unwrap_or_else(|| {
-            panic!("a gap after {after} within {known} to {bounds:?}, where nothing is missing")
-        });
-        [bounds[0].max(missed.seq), bounds[1]]
+        let missed = history.between(known, bounds[1]).iter().find(|entry| subscription.wants(entry));
+        let missed = missed.ok_or_else(|| {
+            format!("a gap after {after} within {known} to {bounds:?}, where nothing is missing")
+        })?;
+        Ok([bounds[0].max(missed.seq), bounds[1]])
     }
 
     /// What the client finds when it has read so many bytes.
     pub(crate) fn items_until(&mut self, read: u64) -> Vec<Item> {
         let count = self.items.partition_point(|(end, _)| *end <= read);
         self.items.drain(..count).map(|(_, item)| item).collect()
+    }
+
+    /// How long ago it began.
+    pub(crate) fn age(&self, now: Duration) -> Duration {
+        self.beginning.map_or(Duration::ZERO, |beginning| now - beginning.at)
     }
 
     /// Whether some of what it asked for may still be replayed.
@@ -436,26 +508,31 @@ impl Verifier {
 
     /// Whether the log no longer has something that this subscriber was not sent.
     pub(crate) fn is_out_of_reach(&self, shared: &Shared) -> bool {
-        let interest = &self.request.interest;
-        let available = shared.log.borrow().available_after(interest);
+        let mut subscription = self.subscription.clone();
+        subscription.note_available(&shared.log.borrow());
         let history = shared.history.borrow();
         let cursor = self.cursor.map(|cursor| cursor.max(self.incomplete_until[0]));
-        cursor.is_some_and(|cursor| history.misses(cursor, available, interest))
+        let is_dropped = |entry: &Entry| subscription.wants(entry) && subscription.may_be_dropped(entry.seq);
+        cursor.is_some_and(|cursor| history.after(cursor).iter().any(is_dropped))
     }
 
     /// Nothing up to here is to come any more: it was sent, or is gone. Where a laggard skips and the client
     /// does not want to be told, that is all that the log has dropped.
     pub(crate) fn complete_until(&self, shared: &Shared) -> Option<u64> {
         let skips = shared.setting.limits.laggard_policy == LaggardPolicy::Skip && !self.request.gap_events;
-        let available_after = shared.log.borrow().available_after(&self.request.interest);
+        let available_after = shared.log.borrow().available_after(self.subscription.interest());
         let dropped = if skips { available_after } else { self.incomplete_until[1] };
         self.cursor.map(|cursor| cursor.max(dropped))
     }
 
+    /// Whether an event was released after this number that it was not sent.
+    pub(crate) fn misses_after(&self, seq: u64, shared: &Shared) -> bool {
+        self.subscription.first_after(&shared.history.borrow(), seq).is_some()
+    }
+
     /// Whether an event was released that it was not sent.
     pub(crate) fn misses(&self, shared: &Shared) -> bool {
-        let history = shared.history.borrow();
-        self.cursor.is_some_and(|cursor| history.first_after(cursor, &self.request.interest).is_some())
+        self.cursor.is_some_and(|cursor| self.misses_after(cursor, shared))
     }
 }
 

@@ -4,23 +4,26 @@
 //! so a wake-up that is lost is found by the subscriber that waits for an event.
 
 use std::cell::RefCell;
-use std::panic;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use fanfare::sim::{self, ShardSnapshot, SimShard};
-use fanfare::{CloseReason, Decision, Epoch, Request, Subscribe};
+use fanfare::{CloseReason, Epoch};
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
-use crate::client::{Client, greet};
+use crate::client::Client;
+use crate::desk::{SharedDesk, admission};
+use crate::life_cycle::LifeCycleLog;
 use crate::network::{Net, Network};
 use crate::setting::Setting;
 use crate::shared::Shared;
 use crate::tally::Occurrence;
 use crate::trace::{self, Trace, trace};
+use crate::wishes::Member;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,11 @@ pub(crate) struct World {
     pub(crate) adoptions: usize,
     pub(crate) inspections: Vec<sim::Asked>,
     pub(crate) had_crowd: bool,
+    /// Where decisions that come later are left.
+    pub(crate) desk: SharedDesk,
+    pub(crate) life_cycle: Option<LifeCycleLog>,
+    /// Members that were announced.
+    pub(crate) announced: BTreeSet<Member>,
 }
 
 /// A shard whose ticks the world takes, and its network.
@@ -75,24 +83,38 @@ impl World {
         let seed = choices.below(1 << 40) as u64;
         let shared = Rc::new(Shared::new(choices, setting.clone(), epoch, trace));
         trace!(shared, "{setting:?}");
-        let networks: Vec<_> =
-            (0..setting.shards).map(|_| Rc::new(RefCell::new(Net::new(Rc::clone(&shared))))).collect();
+        let desk = SharedDesk::default();
+        let networks: Vec<_> = (0..setting.shards)
+            .map(|shard| Rc::new(RefCell::new(Net::new(shard, Rc::clone(&shared), Arc::clone(&desk)))))
+            .collect();
         let plan = sim::Plan {
             limits: setting.limits,
             budgets: setting.budgets,
-            admission: Arc::new(admit),
+            admission: Arc::new(admission(Arc::clone(&desk))),
             hand_over: setting.hand_over,
+            presence_linger: setting.presence_linger,
+            life_cycle: setting.life_cycle,
             epoch,
             seed,
         };
-        let (hub, shards) = sim::engine(
+        let sim::SimEngine { hub, shards, life_cycle } = sim::engine(
             &plan,
             networks.iter().map(|net| Network { net: Rc::clone(net), shared: Rc::clone(&shared) }),
         );
         assert!(shared.hub.set(hub).is_ok());
         let shards =
             shards.into_iter().zip(networks).map(|(shard, net)| WorldShard::new(shard, net)).collect();
-        World { shared, shards, clients: Vec::new(), adoptions: 0, inspections: Vec::new(), had_crowd: false }
+        World {
+            shared,
+            shards,
+            clients: Vec::new(),
+            adoptions: 0,
+            inspections: Vec::new(),
+            had_crowd: false,
+            desk,
+            life_cycle: life_cycle.map(LifeCycleLog::new),
+            announced: BTreeSet::new(),
+        }
     }
 
     // Time and ticks.
@@ -202,8 +224,6 @@ impl World {
         let waiting = self.mail_waiting(index);
         let newest = self.shared.log.borrow().newest();
         let congested = self.is_congested();
-        let others_wait =
-            !self.inspections.is_empty() || !self.shards[index].net.borrow().adopting.is_empty();
 
         self.shared.is_trimming.set(index == TRIMMING_SHARD);
         let trims_at_once = self.shared.log.borrow().can_trim_at_once(now);
@@ -227,13 +247,20 @@ impl World {
             Summary(&before, &after)
         );
         self.note_counts(&before, &after);
+        let others_wait = before.others_waiting > 0;
         let tick = Tick { shard: index, before, after, newest, waiting, others_wait, congested };
         self.check_tick(&tick);
+        if self.shared.setting.reads_life_cycle_at_once {
+            self.read_life_cycle();
+        }
         self.publish_meanwhile(", after a tick");
 
         let shard = &mut self.shards[index];
         let timeout = if shard.shard.is_stopped() { None } else { shard.shard.timeout(now) };
         shard.wakes_at = timeout.map(|timeout| now + timeout);
+        if timeout != Some(Duration::ZERO) {
+            shard.net.borrow().check_told();
+        }
         let idle = notified == 0
             && before.counts == after.counts
             && shard.net.borrow().this_tick.bytes_sent == 0
@@ -273,6 +300,8 @@ impl World {
         tally.add(Occurrence::LaggardFull, closed(CloseReason::LaggardFull));
         tally.add(Occurrence::LaggardStalled, closed(CloseReason::LaggardStalled));
         tally.add(Occurrence::Aged, closed(CloseReason::Aged));
+        tally.add(Occurrence::Expired, closed(CloseReason::Expired));
+        tally.add(Occurrence::Disconnected, closed(CloseReason::Disconnected));
         tally.add(Occurrence::Cut, closed(CloseReason::Cut));
         tally.add(Occurrence::Laggard, after.laggards.saturating_sub(before.laggards));
         tally.add(Occurrence::HeadTimedOut, after.heads_timed_out - before.heads_timed_out);
@@ -311,7 +340,7 @@ pub(crate) struct Tick {
     pub(crate) newest: u64,
     /// Events that waited for the shard before it.
     pub(crate) waiting: u64,
-    /// Whether sockets to adopt, or questions, waited for it.
+    /// Whether mail that is no event waited for it.
     pub(crate) others_wait: bool,
     /// Whether most streams of the hub were behind before it.
     pub(crate) congested: bool,
@@ -379,26 +408,5 @@ impl std::fmt::Display for Summary<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// `GET /events`, with two switches of this world in the query.
-fn admit(request: &Request<'_>) -> Decision {
-    if request.path() == "/panic" {
-        // This unwinds without the panic hook, which would end a fuzzer and would be kept as a failure of the story.
-        panic::resume_unwind(Box::new("this admission panics on purpose"));
-    }
-    if request.path() != "/events" || request.method() != "GET" {
-        return Decision::HandOver;
-    }
-    let query = request.query().unwrap_or_default();
-    match Subscribe::from_request(request, 8) {
-        Ok(mut subscribe) => {
-            if query.contains("hello&") {
-                subscribe = greet(subscribe);
-            }
-            Decision::Subscribe(subscribe.with_private_events(query.contains("private&")))
-        }
-        Err(error) => Decision::Refuse(error.into()),
     }
 }

@@ -216,19 +216,17 @@ impl<I: Io> Shard<I> {
             is_head: head.method() == "HEAD",
             has_more: has_more(&received[length..]),
         };
-        let undecided = |decider| {
-            let received = received.into();
-            Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
-        };
         match &self.links.admission {
-            Admissions::OnThreads(_) => undecided(Decider::Threads),
+            Admissions::OnThreads(_) => {
+                let (decider, received) = (Decider::Threads, received.into());
+                Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
+            }
             Admissions::OnShards(admission) => {
                 let io = &self.io;
                 let peer = || io.peer(socket);
-                match admission::decide(&**admission, &Request::with_peer(head, transport, via, &peer)) {
-                    Ok(Decision::Later(later)) => undecided(Decider::Ticket(later)),
-                    decision => self.reply_to(decision, asked, received),
-                }
+                let decision =
+                    admission::decide(&**admission, &Request::with_peer(head, transport, via, &peer));
+                self.reply_to(decision, asked, received)
             }
         }
     }

@@ -166,6 +166,34 @@ impl Connections {
         !self.ending.is_empty()
     }
 
+    /// Each connection of which something is known is there, and has its place among those of its subject.
+    #[cfg(feature = "sim")]
+    pub(super) fn check(&self, delivery: &delivery::Delivery) {
+        let chunks = self.details.chunks.iter().flatten();
+        let all: Vec<&Details> = chunks.flat_map(|chunk| chunk.slots.iter().flatten()).collect();
+        for details in &all {
+            assert!(
+                delivery.socket(details.link).is_some(),
+                "something is known of a connection that has left"
+            );
+        }
+        assert!(!self.are_heard() || all.len() == delivery.len(), "nothing is known of a connection");
+        let mut placed = 0;
+        for links in self.subjects.tables.iter().flat_map(HashMap::values) {
+            assert!(!links.is_empty(), "a subject without a connection");
+            placed += links.len();
+        }
+        let subjects = &self.subjects.tables;
+        for details in all.iter().filter(|details| details.subject.is_some()) {
+            let at =
+                |links: &SmallVec<[LinkKey; 1]>| links.get(details.place as usize) == Some(&details.link);
+            let its = subjects.iter().filter_map(|table| table.get(details.subject.as_ref()?)).any(at);
+            assert!(its, "a connection is not found by its subject");
+            placed -= 1;
+        }
+        assert_eq!(placed, 0, "a subject has a connection that has left");
+    }
+
     /// Whether somebody hears of connections that begin and end.
     fn are_heard(&self) -> bool {
         self.life_cycle.is_some()

@@ -23,6 +23,7 @@ impl<I: Io> Shard<I> {
             counts: self.counts,
             deadlines: self.arrivals.deadlines.heads.len() + self.arrivals.deadlines.lingers.len(),
             resuming: self.arrivals.resuming.len(),
+            others_waiting: self.links.mailbox.others_waiting(&self.inbox),
             is_marking: self.delivery.is_marking(),
             is_sweeping: self.delivery.is_sweeping(),
             is_backlogged: self.delivery.is_backlogged(),
@@ -82,6 +83,7 @@ impl<I: Io> Shard<I> {
             assert!(known, "a request without a deadline");
         }
         assert!(self.closing.is_empty() && self.exceptions.is_empty());
+        self.connections.check(&self.delivery);
         assert!(!self.stopped || sockets.is_empty(), "it stopped with sockets open");
     }
 

@@ -291,6 +291,8 @@ impl<I: Io> Shard<I> {
                 Mail::Order(order) => {
                     marks = marks.saturating_sub(ADOPTION_MARKS);
                     self.order(*order, now);
+                    #[cfg(feature = "sim")]
+                    self.links.mailbox.order_carried_out();
                 }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {
@@ -353,8 +355,8 @@ impl<I: Io> Shard<I> {
         self.delivery.begin_drain(window, now);
     }
 
-    /// Takes note of the streams that have ended. Their slots are free already, so this comes before the next
-    /// one begins, which may get the slot of one of them.
+    /// Takes the sockets of streams that have ended, to be closed at the end of the tick. Their slots are free already, so this
+    /// comes before the next stream begins, which may get the slot of one of them.
     fn take_ended(&mut self, now: Duration) {
         while let Some(closed) = self.delivery.poll_closed() {
             self.disconnected(&closed, now);
@@ -413,7 +415,7 @@ impl<I: Io> Drop for Shard<I> {
 /// What a token names: a link of delivery or the socket of a pending request, by its slot and the generation that it had
 /// when the token was made.
 #[derive(Clone, Copy)]
-enum SlotKey {
+pub(crate) enum SlotKey {
     Link(LinkKey),
     Pending(LinkKey),
 }
@@ -429,7 +431,7 @@ impl SlotKey {
         Token(kind | u64::from(key.generation) << 32 | u64::from(key.slot))
     }
 
-    fn of(token: Token) -> SlotKey {
+    pub(crate) fn of(token: Token) -> SlotKey {
         let slot = (token.0 & u64::from(u32::MAX)) as u32;
         let generation = (token.0 >> 32) as u32 & LinkKey::GENERATIONS;
         let key = LinkKey { slot, generation };

@@ -191,6 +191,14 @@ impl Audiences {
         sweep.reached = sweep.reached.min(cursor);
     }
 
+    /// When the last pass began that has reached the member at `index`.
+    pub fn reached_at(&self, id: AudienceId, index: u32) -> Deciseconds {
+        let audience = &self.table[id.0];
+        let sweep = audience.sweep.map(|key| &self.sweeps[key.index()]);
+        let under_way = sweep.filter(|sweep| index < sweep.next).map(|sweep| sweep.pass_at);
+        under_way.unwrap_or_default().max(audience.swept_at)
+    }
+
     /// Ends a turn: the audience is queued again if there is more to do. The audience may have been left by
     /// all of its streams.
     pub fn end_turn(&mut self, turn: Turn, store: &mut FrameStore) {

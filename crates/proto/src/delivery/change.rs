@@ -69,7 +69,9 @@ pub enum Changed {
 }
 
 impl Delivery {
-    /// Gives the stream of a link other topics. The module's documentation says which events it gets.
+    /// Gives the stream of a link other topics. The module's documentation says which events it gets. What its
+    /// new audience was sent before counts as sent to it, so its next heartbeat may come up to an interval after
+    /// the change.
     pub fn change_topics(
         &mut self,
         link: LinkKey,
@@ -91,12 +93,15 @@ impl Delivery {
         let stay = before.topics().iter().filter(stays).cloned();
         let stay = Arc::new(Subscription::new(stay, before.encoding(), before.sees_private()));
         let (audience, newest) = self.audience_of(after, log);
+        // What a member was sent together with its old audience is not forgotten: a heartbeat would follow it.
+        let mut sent_at = stream.sent_at;
         let laggard = match stream.place {
             Place::Laggard(laggard) => {
                 self.audiences.remove_laggard(stream.audience);
                 laggard
             }
             Place::Member(index) => {
+                sent_at = sent_at.max(self.audiences.reached_at(stream.audience, index));
                 let cursor = self.leave_members(stream.audience, index).cursor;
                 let new = NewLaggard { slot, cursor, incomplete_until: 0, fell_behind: false, ready: true };
                 self.laggards.insert(new, now)
@@ -104,7 +109,7 @@ impl Delivery {
         };
         self.audiences.add_laggard(audience);
         let changed = &mut self.subscribers[slot as usize].stream;
-        (changed.audience, changed.place) = (audience, Place::Laggard(laggard));
+        (changed.audience, changed.place, changed.sent_at) = (audience, Place::Laggard(laggard), sent_at);
         self.remove_audience_if_empty(stream.audience, log);
         let stages = self.stages.0.entry(slot).or_default();
         for stage in stages.iter_mut() {

@@ -436,8 +436,20 @@ impl Delivery {
 
     /// Ends a stream: it is out of its audience now, and its link gets the command to end. `finish`: the end of the stream was sent.
     fn end(&mut self, slot: u32, reason: CloseReason, finish: bool, log: &mut impl EventLog) {
+        self.end_at(slot, None, reason, finish, log);
+    }
+
+    /// The same, where it is known up to which number the stream was given everything.
+    fn end_at(
+        &mut self,
+        slot: u32,
+        cursor: Option<u64>,
+        reason: CloseReason,
+        finish: bool,
+        log: &mut impl EventLog,
+    ) {
         let Subscriber { stream, .. } = self.subscribers[slot as usize];
-        let cursor = match stream.place {
+        let its_cursor = match stream.place {
             Place::Member(index) => self.leave_members(stream.audience, index).cursor,
             Place::Laggard(laggard) => {
                 let cursor = self.laggards.get(laggard).cursor;
@@ -446,6 +458,7 @@ impl Delivery {
                 cursor
             }
         };
+        let cursor = cursor.unwrap_or(its_cursor);
         self.stages.forget(slot);
         self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
         self.remove_audience_if_empty(stream.audience, log);

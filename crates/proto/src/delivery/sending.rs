@@ -83,8 +83,8 @@ pub(super) struct Sending {
     frames: Vec<Arc<Frame>>,
     keys: Vec<FrameKey>,
     failures: Vec<SendFailure>,
-    /// Streams found gone in the middle of a turn.
-    gone: Vec<u32>,
+    /// Streams found gone in the middle of a turn, and up to which number each was given everything.
+    gone: Vec<(u32, u64)>,
     /// A laggard whose unsent bytes have just gone out, and whose turn goes on.
     next_laggard: Option<u32>,
     /// Streams whose heartbeat is due, by its kind: one batch has the same bytes for all.
@@ -174,7 +174,7 @@ impl Delivery {
             None => self
                 .next_replay(now, budget, log)
                 .or_else(|| self.next_heartbeats(now, budget))
-                .or_else(|| self.next_ending(budget))?,
+                .or_else(|| self.next_ending(budget, log))?,
         };
         self.sending.in_flight = in_flight;
         let bytes = match in_flight {

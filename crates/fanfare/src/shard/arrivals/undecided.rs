@@ -14,7 +14,7 @@ use slab::Slab;
 
 use super::pending::{Deadline, due};
 use super::{Asked, Reply};
-use crate::admission::{Admissions, Decided, Job, Later, Refusal, UndecidedAddress};
+use crate::admission::{Admissions, Decided, Decision, Job, Later, Refusal, UndecidedAddress};
 use crate::shard::Shard;
 
 /// Slots for undecided requests, and for their deadlines, that an empty table keeps.
@@ -68,9 +68,13 @@ impl UndecidedTable {
         self.requests.iter().map(|(_, request)| request.socket)
     }
 
+    fn get(&self, key: LinkKey) -> Option<&Undecided> {
+        self.requests.get(key.slot as usize).filter(|found| found.generation == key.generation)
+    }
+
     fn remove(&mut self, key: LinkKey) -> Option<Undecided> {
-        let found = self.requests.get(key.slot as usize)?;
-        (found.generation == key.generation).then(|| self.requests.remove(key.slot as usize))
+        self.get(key)?;
+        Some(self.requests.remove(key.slot as usize))
     }
 
     pub(in crate::shard) fn note_decision(&mut self, decided: Box<Decided>) {
@@ -170,6 +174,10 @@ impl<I: Io> Shard<I> {
     /// The decision about a request has come. Where the request does not wait any more, it is dropped.
     fn decided(&mut self, decided: Decided, now: Duration) {
         let Decided { key, decision } = decided;
+        if let Ok(Decision::Later(later)) = decision {
+            self.decided_later_again(key, later);
+            return;
+        }
         let Some(undecided) = self.arrivals.undecided.remove(key) else { return };
         let Undecided { socket, asked, received, wanted, .. } = undecided;
         // Before the answer: who has read it finds that nobody waits for the ticket.
@@ -177,6 +185,14 @@ impl<I: Io> Shard<I> {
         let reply = self.reply_to(decision, asked, &received);
         self.reply(socket, reply, now);
         self.arrivals.undecided.forget_stale_deadlines();
+    }
+
+    /// The decision about a request is that it comes later again: the request keeps its place and its time.
+    fn decided_later_again(&self, key: LinkKey, later: Later) {
+        // Where the request does not wait any more, the new ticket learns it when this is dropped.
+        let Some(undecided) = self.arrivals.undecided.get(key) else { return };
+        let (mailbox, wanted) = (Arc::clone(&self.links.mailbox), Arc::downgrade(&undecided.wanted));
+        later.wait_at(UndecidedAddress { mailbox, key, wanted });
     }
 
     /// Answers requests whose decision did not come in time.

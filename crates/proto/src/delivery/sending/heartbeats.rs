@@ -106,13 +106,17 @@ impl Delivery {
         }
     }
 
-    pub(super) fn next_ending(&mut self, budget: &mut Budgets) -> Option<InFlight> {
+    pub(super) fn next_ending(&mut self, budget: &mut Budgets, log: &mut impl EventLog) -> Option<InFlight> {
         loop {
             budget.endings = budget.endings.checked_sub(1)?;
             let (key, reason) = self.sending.endings.pop_front()?;
             let Some(Subscriber { link, stream }) = self.find(key) else { continue };
             if self.unsent.contains(key.slot) {
-                // A stream never ends in the middle of a frame: it is ended when that is finished.
+                if reason == CloseReason::Disconnected {
+                    // It was sent to since its end was asked for, and its link is full.
+                    self.end(key.slot, reason, false, log);
+                }
+                // Any other stream is ended when the frame is finished in whose middle it is.
                 continue;
             }
             // Since the drain chose it, it may have been sent what it was behind.

@@ -89,7 +89,7 @@ impl Delivery {
             self.counts.deliveries -= (run.len() - run.whole_frames(failure.sent)) as u64;
             let slot = self.audiences.member(audience, (slice.start + failure.index) as u32).slot;
             if failure.is_gone {
-                self.sending.gone.push(slot);
+                self.sending.gone.push((slot, cursor));
             } else {
                 let cut = self.sending.run.cut(failure.sent, &mut self.store);
                 self.member_to_laggard(slot, Some(cut.cursor.max(cursor)), cut.unsent, now);
@@ -104,8 +104,8 @@ impl Delivery {
         let Some(turn) = self.sending.turn.take() else { return };
         self.audiences.end_turn(turn, &mut self.store);
         let mut gone = std::mem::take(&mut self.sending.gone);
-        for slot in gone.drain(..) {
-            self.end(slot, CloseReason::PeerLeft, false, log);
+        for (slot, cursor) in gone.drain(..) {
+            self.end_at(slot, Some(cursor), CloseReason::PeerLeft, false, log);
         }
         self.sending.gone = gone;
         self.make_room(log);

@@ -1,0 +1,349 @@
+//! Orders about connections: which are to end, and which get other topics; and what the world knows of them.
+//!
+//! A shard carries its orders out in the order in which they were given. The engine says how many it has
+//! carried out, so that the network knows from which send on an order must show, and a change of topics its
+//! exact number.
+
+use std::collections::BTreeSet;
+
+use fanfare::{ConnectionError, ConnectionId, Topic, sim};
+
+use crate::connection::Connection;
+use crate::network::Net;
+use crate::pieces::PieceKind;
+use crate::tally::Occurrence;
+use crate::trace::trace;
+use crate::wishes::some_subject;
+use crate::world::World;
+
+/// What a shard was told.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Disconnect(ConnectionId),
+    DisconnectSubject(String),
+    DisconnectTopic(Topic),
+    ChangeTopics(ConnectionId, Vec<Topic>),
+}
+
+/// What orders say about the end of one connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ToldToEnd {
+    /// It must end.
+    pub(crate) must: bool,
+    /// It may end.
+    pub(crate) may: bool,
+    /// It must end only because it reads one of these topics; where it does so no more, it need not.
+    because_of: Vec<Topic>,
+    /// It ends if it comes to read one of these topics while the shard searches for their streams.
+    if_it_reads: Vec<Topic>,
+}
+
+impl ToldToEnd {
+    fn now(&mut self) {
+        (self.must, self.may) = (true, true);
+        self.because_of.clear();
+    }
+
+    fn topic(&mut self, topic: &Topic, reads: bool) {
+        if !reads {
+            self.if_it_reads.push(topic.clone());
+            return;
+        }
+        if !self.must || !self.because_of.is_empty() {
+            self.because_of.push(topic.clone());
+        }
+        (self.must, self.may) = (true, true);
+    }
+
+    /// Its topics have changed to these.
+    fn changed(&mut self, topics: &[Topic]) {
+        self.may |= self.if_it_reads.iter().any(|topic| topics.contains(topic));
+        if !self.because_of.is_empty() {
+            let gone = |topic: &Topic| !topics.contains(topic);
+            self.if_it_reads.extend(self.because_of.iter().filter(|topic| gone(topic)).cloned());
+            self.because_of.retain(|topic| !gone(topic));
+            self.must = !self.because_of.is_empty();
+        }
+    }
+}
+
+/// Orders that a shard was given and has not carried out as far as its network knows, and what came of the
+/// others.
+#[derive(Default)]
+pub(crate) struct Orders {
+    given: std::collections::VecDeque<Order>,
+    carried_out: u64,
+    /// Connections whose topics were changed in this tick.
+    changed: Vec<usize>,
+    /// Subjects that were disconnected in this tick.
+    subjects: BTreeSet<String>,
+    /// Changes of topics that must have been told, and changes in whose tick the connection ended, which may
+    /// have been.
+    changes: u64,
+    doubtful_changes: u64,
+}
+
+impl Net {
+    /// The shard was given an order.
+    fn order(&mut self, order: Order) {
+        self.orders.given.push_back(order);
+    }
+
+    /// Notes which orders the shard has carried out. This comes before anything else is sent or published.
+    pub(crate) fn note_orders(&mut self) {
+        let Some(hub) = self.shared.hub.get() else { return };
+        let carried_out = sim::orders(hub, self.shard).carried_out;
+        while self.orders.carried_out < carried_out {
+            self.orders.carried_out += 1;
+            let order = self.orders.given.pop_front().expect("an order that was given");
+            self.carried_out(order);
+        }
+    }
+
+    fn carried_out(&mut self, order: Order) {
+        trace!(self.shared, "    shard {}: {order:?}", self.shard);
+        match order {
+            Order::Disconnect(id) => {
+                if let Some(&index) = self.ids.get(&id) {
+                    self.connections[index].told.now();
+                }
+            }
+            Order::DisconnectSubject(subject) => {
+                let its = |it: &&mut Connection| {
+                    it.is_live() && it.verifier.request.wishes.subject.as_ref() == Some(&subject)
+                };
+                self.connections.iter_mut().filter(its).for_each(|it| it.told.now());
+                self.orders.subjects.insert(subject);
+            }
+            Order::DisconnectTopic(topic) => {
+                for it in self.connections.iter_mut().filter(|it| it.is_live()) {
+                    let reads = it.verifier.subscription.interest().topics.contains(&topic);
+                    it.told.topic(&topic, reads);
+                }
+            }
+            Order::ChangeTopics(id, topics) => {
+                let Some(&index) = self.ids.get(&id) else { return };
+                if self.connections[index].is_live() {
+                    self.change_topics(index, topics);
+                }
+            }
+        }
+    }
+
+    fn change_topics(&mut self, index: usize, mut topics: Vec<Topic>) {
+        topics.sort_unstable();
+        topics.dedup();
+        let newest = self.shared.log.borrow().newest();
+        let it = &mut self.connections[index];
+        let begun = match it.verifier.begun.as_ref().map(|begun| begun.kind) {
+            Some(PieceKind::Frame(seq)) => Some(seq),
+            _ => None,
+        };
+        it.told.changed(&topics);
+        it.verifier.change_topics(&topics, newest, begun);
+        let behind = it.verifier.misses_until(newest, &self.shared);
+        it.life.topics.push(topics);
+        it.changed_at = Some(self.shared.now.get());
+        self.shared.happened(Occurrence::TopicsChanged);
+        if behind {
+            self.shared.happened(Occurrence::ChangedBehind);
+        }
+        if it.verifier.subscription.changes() > 1 {
+            self.shared.happened(Occurrence::ChangedAgain);
+        }
+        if begun.is_some() {
+            self.shared.happened(Occurrence::ChangedInEvent);
+        }
+        self.orders.changed.push(index);
+    }
+
+    /// What orders have done in a tick shows at its end.
+    pub(crate) fn count_changes(&mut self) {
+        self.note_orders();
+        for index in std::mem::take(&mut self.orders.changed) {
+            // In the tick of its end, a stream may have ended before its change.
+            match self.connections[index].closed {
+                true => self.orders.doubtful_changes += 1,
+                false => self.orders.changes += 1,
+            }
+        }
+    }
+
+    /// A shard has nothing more to do: what was to end has ended.
+    pub(crate) fn check_told(&self) {
+        for it in self.connections.iter().filter(|it| it.is_live()) {
+            assert!(!it.told.must, "client {} was disconnected and stays", it.client);
+        }
+    }
+
+    /// A tick of the shard begins.
+    pub(crate) fn forget_subjects(&mut self) {
+        self.orders.subjects.clear();
+    }
+
+    /// Whether the shard has carried out all orders.
+    pub(crate) fn knows_all_orders(&self) -> bool {
+        self.orders.given.is_empty()
+    }
+
+    /// Changes of topics that must have been told, and those that may have been.
+    pub(crate) fn changes(&self) -> (u64, u64) {
+        (self.orders.changes, self.orders.doubtful_changes)
+    }
+
+    /// Whether a connection that waited for a number may have been ended in this tick, because of its
+    /// subject.
+    pub(crate) fn is_subject_ended(&self, index: usize) -> bool {
+        let subject = &self.connections[index].verifier.request.wishes.subject;
+        subject.as_ref().is_some_and(|subject| self.orders.subjects.contains(subject))
+    }
+}
+
+impl World {
+    /// Some connection is to end, or to have other topics.
+    pub(crate) fn order_some(&mut self) {
+        match self.shared.below(20) {
+            0..12 => self.change_some(),
+            12..15 => self.disconnect_one(),
+            15 | 16 => {
+                let subject = some_subject(&self.shared);
+                self.give(None, |_| Order::DisconnectSubject(subject.clone()));
+            }
+            17 => {
+                let topic = self.shared.topic();
+                self.give(None, |_| Order::DisconnectTopic(topic.clone()));
+            }
+            18 => self.order_about_one_that_has_left(),
+            _ => {
+                for _ in 0..self.shared.pick(&[2, 4, 12]) {
+                    self.change_some();
+                }
+            }
+        }
+    }
+
+    /// The connections of a subject are to end while one of them may wait for a number.
+    pub(crate) fn disconnect_some_ahead(&self) {
+        if let Some(subject) = self.subject_ahead() {
+            self.give(None, |_| Order::DisconnectSubject(subject.clone()));
+        }
+    }
+
+    /// The subject of a client that may wait for a number.
+    fn subject_ahead(&self) -> Option<String> {
+        let newest = self.shared.history.borrow().newest();
+        let nets = self.shards.iter().map(|shard| shard.net.borrow());
+        for net in nets {
+            let mut waiting =
+                net.connections.iter().filter(|it| !it.closed && !it.is_answered() && !it.ended);
+            let its = waiting.find(|it| {
+                it.verifier.request.wishes.subject.is_some() && it.verifier.request.is_ahead_of(newest)
+            });
+            if let Some(it) = its {
+                return it.verifier.request.wishes.subject.clone();
+            }
+        }
+        None
+    }
+
+    /// Gives an order: to one shard, or to all.
+    pub(crate) fn give(&self, shard: Option<usize>, order: impl Fn(usize) -> Order) {
+        let hub = self.shared.hub();
+        let given = || (0..self.shards.len()).map(|shard| sim::orders(hub, shard).given).collect::<Vec<_>>();
+        let before = given();
+        let said = match order(0) {
+            Order::Disconnect(id) => hub.disconnect(id),
+            Order::DisconnectSubject(subject) => hub.disconnect_subject(&subject),
+            Order::DisconnectTopic(topic) => hub.disconnect_topic(&topic),
+            Order::ChangeTopics(id, topics) => hub.change_topics(id, topics),
+        };
+        trace!(self.shared, "{:?}: {said:?}", order(0));
+        let mut count = 0;
+        for (index, (before, after)) in before.into_iter().zip(given()).enumerate() {
+            if after > before {
+                assert!(
+                    shard.is_none_or(|shard| shard == index) && after == before + 1,
+                    "the shard that is told"
+                );
+                self.shards[index].net.borrow_mut().order(order(index));
+                count += 1;
+            }
+        }
+        let wanted = if shard.is_some() { 1 } else { self.shards.len() };
+        match said {
+            Ok(()) => assert_eq!(count, wanted, "an order that was given"),
+            Err(ConnectionError::Busy) => {
+                assert!(count < wanted, "busy, and every shard has got it");
+                self.shared.happened(Occurrence::OrderBusy);
+            }
+            Err(error) => panic!("an order was refused: {error}"),
+        }
+    }
+
+    /// A connection that has a stream: its shard, its index and its name.
+    fn some_stream(&self) -> Option<(usize, usize, ConnectionId)> {
+        let number = self.some_client()?;
+        let at = self.clients[number].connection.as_ref()?;
+        let net = self.shards[at.shard].net.borrow();
+        let it = net.connection(at.index);
+        let id = it.id.filter(|_| it.is_live())?;
+        Some((at.shard, at.index, id))
+    }
+
+    fn disconnect_one(&self) {
+        let Some((shard, _, id)) = self.some_stream() else { return };
+        self.give(Some(shard), |_| Order::Disconnect(id));
+    }
+
+    /// Its slot may be another's by now.
+    fn order_about_one_that_has_left(&self) {
+        let shard = self.shared.below(self.shards.len());
+        let left: Vec<ConnectionId> = {
+            let net = self.shards[shard].net.borrow();
+            net.connections.iter().filter(|it| it.closed).filter_map(|it| it.id).collect()
+        };
+        if left.is_empty() {
+            return;
+        }
+        let id = left[left.len() - 1 - self.shared.below(left.len().min(4))];
+        self.shared.happened(Occurrence::StaleOrder);
+        match self.shared.one_in(2) {
+            true => self.give(Some(shard), |_| Order::Disconnect(id)),
+            false => {
+                let topics = self.shared.some_topics();
+                self.give(Some(shard), |_| Order::ChangeTopics(id, topics.clone()));
+            }
+        }
+    }
+
+    /// A connection gets other topics; most often some of them stay.
+    fn change_some(&mut self) {
+        let Some((shard, index, id)) = self.some_stream() else { return };
+        let none = self.shared.hub().change_topics(id, []);
+        assert_eq!(none, Err(ConnectionError::NoTopics));
+        let client = self.shards[shard].net.borrow().connection(index).client;
+        let mut topics = {
+            let net = self.shards[shard].net.borrow();
+            net.connection(index).verifier.subscription.interest().topics.clone()
+        };
+        match self.shared.below(4) {
+            0 => topics.push(self.shared.topic()),
+            1 if topics.len() > 1 => {
+                let gone = self.shared.below(topics.len());
+                topics.remove(gone);
+            }
+            2 => {
+                let gone = self.shared.below(topics.len());
+                topics[gone] = self.shared.topic();
+            }
+            _ => topics = self.shared.some_topics(),
+        }
+        self.give(Some(shard), |_| Order::ChangeTopics(id, topics.clone()));
+        // Its next request asks for what it asked for before, or for what it has now.
+        if self.shared.one_in(2) {
+            topics.sort_unstable();
+            topics.dedup();
+            self.clients[client].request.interest.topics = topics;
+        }
+    }
+}
