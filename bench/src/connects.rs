@@ -1,5 +1,5 @@
-//! A client that only connects: at a fixed rate, whatever becomes of the connections before. Each sends its request,
-//! waits for the head of the answer, and ends with a reset, so that its port is free again at once.
+//! A client that only connects: at a fixed rate, whatever becomes of the connections before. Each sends its
+//! request, waits for the head of the answer, and ends with a reset, so that its port is free again at once.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,7 +14,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::Outcome;
 use crate::machine::{ThreadClock, thread_id};
 
-/// Connections are opened in steps of this length: a client that slept before each one would measure its own sleep.
+/// Connections are opened in steps of this length: a client that slept before each one would measure its own
+/// sleep.
 const STEP: Duration = Duration::from_micros(200);
 
 /// Connections that a client which is late opens before it reads answers again.
@@ -99,7 +100,8 @@ struct Client {
     last_answer: Duration,
 }
 
-/// Carries the plan out, on the calling thread, which keeps the plan's core and gets a descriptor table of its own.
+/// Carries the plan out, on the calling thread, which keeps the plan's core and gets a descriptor table of
+/// its own.
 ///
 /// # Errors
 /// The thread gets no table, its core or its epoll, or no connection can be opened at all.
@@ -251,8 +253,8 @@ impl Client {
             tv_sec: timeout.as_secs() as libc::time_t,
             tv_nsec: timeout.subsec_nanos() as libc::c_long,
         };
-        // SAFETY: the array is valid to write to for the count given, the time outlives the call, and a null mask
-        // means that the mask of signals stays.
+        // SAFETY: the array is valid to write to for the count given, the time outlives the call, and a null
+        // mask means that the mask of signals stays.
         let ready = unsafe {
             libc::epoll_pwait2(
                 self.epoll.as_raw_fd(),

@@ -1,9 +1,10 @@
 //! What the benchmarks share. They compare inside one run and report medians: no figure here means
 //! anything without the one beside it, and no benchmark asserts on a time.
 //!
-//! [`engine`] starts what is measured; [`bare`] is what it is measured against; [`client`] reads what
-//! both send, with the events of [`stamp`] in it, which [`paced`] publishes to a plan; [`connects`] only connects. [`machine`], [`steering`] and [`statistics`] say where
-//! it ran, keep the receive work away from the sender, and reduce the figures.
+//! [`engine`] starts what is measured; [`bare`] is what it is measured against; [`client`] reads what both
+//! send, with the events of [`stamp`] in it, which [`paced`] publishes to a plan; [`connects`] only connects.
+//! [`machine`], [`steering`] and [`statistics`] say where it ran, keep the receive work away from the sender,
+//! and reduce the figures.
 
 pub mod bare;
 pub mod client;

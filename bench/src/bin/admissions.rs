@@ -1,5 +1,5 @@
-//! What connects cost one shard, and what a small topic on that shard notices of them: admissions that decide at once on the
-//! shard, at once on the engine's threads, and later, when a database has answered.
+//! What connects cost one shard, and what a small topic on that shard notices of them: admissions that decide
+//! at once on the shard, at once on the engine's threads, and later, when a database has answered.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -32,8 +32,12 @@ const ADMISSION_THREADS: &str = "fanfare-admissi";
 /// The threads that play the database.
 const DATABASE_THREADS: &str = "database";
 
-/// A client that ran for more than this part of the time, or was kept waiting, could not have connected faster.
+/// A client that ran for more than this part of the time, or was kept waiting, could not have connected
+/// faster.
 const CLIENT_FULL: f64 = 0.95;
+
+/// A client that began each hundredth connect later than this did not keep to its plan.
+const CLIENT_LATE_MS: f64 = 5.0;
 
 /// Latency of a small topic beside connects, and the CPU time of a connect, on one shard
 #[derive(Clone, Parser)]
@@ -105,8 +109,8 @@ const KINDS: [Kind; 7] = [
     kind("threads_low", "at once, on the engine's threads, at the low rate", Decides::Threads, true),
 ];
 
-/// Two engines with the same topics, of which one at a time has something to do: the place of an admission is chosen when
-/// an engine starts.
+/// Two engines with the same topics, of which one at a time has something to do: the place of an admission is
+/// chosen when an engine starts.
 struct Bench {
     on_shard: Site,
     on_threads: Site,
@@ -166,8 +170,8 @@ fn run(options: &Options) -> Outcome<()> {
     machine::introduce("admissions", &backends);
     let cores = Cores::choose()?;
     println!(
-        "{} subscribers of a small topic, an event every {} ms; {} and {} connects a second; a database of {} ms; {} rounds of \
-         {} s each; latency from the intended time",
+        "{} subscribers of a small topic, an event every {} ms; {} and {} connects a second; a database of \
+         {} ms; {} rounds of {} s each; latency from the intended time",
         options.small,
         options.every_ms,
         options.rate,
@@ -183,13 +187,26 @@ fn run(options: &Options) -> Outcome<()> {
         lines.extend(measured.join().map_err(|_| "the measurement panicked")??);
     }
     println!();
-    for line in lines {
+    let mut unanswered = 0;
+    for Reported { line, unanswered: of_part } in lines {
         println!("{line}");
+        unanswered += of_part;
     }
-    Ok(())
+    match unanswered {
+        0 => Ok(()),
+        _ => Err(format!("{unanswered} connects were refused or failed").into()),
+    }
 }
 
-fn measure(options: &Options, backend: Backend, cores: Cores) -> Outcome<Vec<String>> {
+/// What is said of one kind of part.
+struct Reported {
+    /// For programs.
+    line: String,
+    /// Connects without a stream.
+    unanswered: u64,
+}
+
+fn measure(options: &Options, backend: Backend, cores: Cores) -> Outcome<Vec<Reported>> {
     println!("\n{backend}");
     let wanted = |kind: &Kind| {
         kind.decides == Decides::Nobody || options.part.as_deref().is_none_or(|part| part == kind.key)
@@ -222,8 +239,8 @@ fn measure(options: &Options, backend: Backend, cores: Cores) -> Outcome<Vec<Str
     Ok(lines)
 }
 
-/// Prints the figures of one kind of part, and gives the line for programs.
-fn report(kind: &Kind, parts: &[Part], alone: &[Part], backend: Backend) -> String {
+/// Prints the figures of one kind of part.
+fn report(kind: &Kind, parts: &[Part], alone: &[Part], backend: Backend) -> Reported {
     let of = |figure: &dyn Fn(&Part) -> f64| Spread::of(parts.iter().map(figure));
     println!("  {}", kind.name);
     println!("    small topic, p50 ms  {:.3}", of(&|part| part.p50_ms));
@@ -234,7 +251,7 @@ fn report(kind: &Kind, parts: &[Part], alone: &[Part], backend: Backend) -> Stri
     let key = format!("backend={} part={}", machine::key(backend), kind.key);
     let p99 = of(&|part| part.p99_ms).median;
     if kind.decides == Decides::Nobody {
-        return format!("{key} small_p99_ms={p99:.3}");
+        return Reported { line: format!("{key} small_p99_ms={p99:.3}"), unanswered: 0 };
     }
     let pairs = || parts.iter().zip(alone);
     let added = Spread::of(pairs().map(|(part, alone)| part.p99_ms - alone.p99_ms));
@@ -280,16 +297,17 @@ fn report(kind: &Kind, parts: &[Part], alone: &[Part], backend: Backend) -> Stri
     let late = of(&|connected| ms(connected.late.value_at_quantile(0.99)));
     let busy = of(&|connected| connected.busy);
     let waited = of(&|connected| connected.kept_waiting);
-    let is_full = busy.median + waited.median > CLIENT_FULL;
+    let is_full = busy.median + waited.median > CLIENT_FULL || late.median > CLIENT_LATE_MS;
     println!(
         "    client: busy {:.0} %, kept waiting {:.0} %, late at p99 {late:.3} ms{}",
         busy.median * 100.0,
         waited.median * 100.0,
         if is_full { "; it was the bottleneck" } else { "" }
     );
-    format!(
+    let line = format!(
         "{key} rate={:.0} answer_p50_ms={:.3} answer_p99_ms={:.3} small_p99_ms={p99:.3} added_p99_ms={:.3} \
-         shard_us={:.2} threads_us={:.2} engine_us={:.2} database_us={:.2} refused={refused} failed={failed} client_full={is_full}",
+         shard_us={:.2} threads_us={:.2} engine_us={:.2} database_us={:.2} refused={refused} \
+         failed={failed} client_limits={is_full}",
         rate.median,
         answer_p50.median,
         answer_p99.median,
@@ -298,7 +316,8 @@ fn report(kind: &Kind, parts: &[Part], alone: &[Part], backend: Backend) -> Stri
         admissions.median,
         engine.median,
         database.median,
-    )
+    );
+    Reported { line, unanswered: refused + failed }
 }
 
 impl Bench {

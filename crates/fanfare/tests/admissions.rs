@@ -370,8 +370,9 @@ fn a_client_may_leave_before_the_decision() {
     }
 }
 
-/// An event waited behind all decisions that had come before it. When a shard that was held up had 16,000 of them, which it
-/// acts on 128 at a time, with newcomers in between, a small topic's events came a second late.
+/// An event waited behind all decisions that had come before it. When a shard that was held up had 16,000 of
+/// them, which it acts on 128 at a time, with newcomers in between, a small topic's events came a second
+/// late.
 #[test]
 fn an_event_does_not_wait_behind_decisions() {
     /// More than a shard acts on in one tick.

@@ -369,8 +369,9 @@ pub const ROOM_CHECKS: usize = 1 << 14;
 /// Laggards that are checked in any case for one that makes room.
 pub const ROOM_CHECKS_MIN: usize = 8;
 
-/// Decisions about requests that came later, acted on in one tick: about a millisecond and a half of work, each as much as
-/// an accept and the opening of a stream. A crowd whose decisions come at once may not hold up events for longer.
+/// Decisions about requests that came later, acted on in one tick: about a millisecond and a half of work,
+/// each as much as an accept and the opening of a stream. A crowd whose decisions come at once may not hold
+/// up events for longer.
 pub const DECISIONS: usize = 128;
 
 /// Deadlines that one tick acts on.

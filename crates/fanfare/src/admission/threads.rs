@@ -26,8 +26,8 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Threads that wait for a job. Where none does, there is none to wake.
     waiting: usize,
-    /// One of them was woken and has not come yet. It wakes the next one itself where more jobs are there: a shard with a
-    /// hundred new requests makes one system call, not a hundred.
+    /// One of them was woken and has not come yet. It wakes the next one itself where more jobs are there: a
+    /// shard with a hundred new requests makes one system call, not a hundred.
     is_waking: bool,
     ended: bool,
 }
@@ -43,7 +43,8 @@ pub(crate) struct Job {
 }
 
 impl Queue {
-    /// Whether the caller is to wake a thread: jobs wait, a thread waits for one, and none has been woken for it yet.
+    /// Whether the caller is to wake a thread: jobs wait, a thread waits for one, and none has been woken for
+    /// it yet.
     fn begins_wake(&mut self) -> bool {
         let begins = !self.jobs.is_empty() && self.waiting > 0 && !self.is_waking;
         self.is_waking |= begins;
@@ -192,7 +193,8 @@ mod tests {
         Arc::new(Mailbox::new(0, Waker::new().unwrap(), Arc::default()))
     }
 
-    /// The shard made a system call for each of its new requests, as long as the first thread that it woke had not come.
+    /// The shard made a system call for each of its new requests, as long as the first thread that it woke
+    /// had not come.
     #[test]
     fn one_thread_is_woken_at_a_time() {
         let (mailbox, wanted) = (mailbox(), Arc::new(()));

@@ -26,8 +26,8 @@ pub(in crate::shard) struct UndecidedTable {
     requests: Slab<Undecided>,
     /// In the order of their times, which are one duration after their beginnings.
     pub(super) deadlines: Deadline,
-    /// Decisions that have come and are not acted on yet. They do not wait among the shard's mail, where they would hold
-    /// up the events behind them.
+    /// Decisions that have come and are not acted on yet. They do not wait among the shard's mail, where they
+    /// would hold up the events behind them.
     decisions: VecDeque<Box<Decided>>,
     generation: u32,
 }
@@ -91,8 +91,8 @@ impl UndecidedTable {
         self.deadlines.len()
     }
 
-    /// Adds a request, and when its time is over. Now and then it removes the deadlines of requests that were decided, so
-    /// that the queue stays in proportion to the table.
+    /// Adds a request, and when its time is over. Now and then it removes the deadlines of requests that were
+    /// decided, so that the queue stays in proportion to the table.
     fn insert(&mut self, request: Undecided, deadline: Duration) {
         let generation = request.generation;
         let slot = self.requests.insert(request) as u32;
@@ -246,8 +246,9 @@ mod tests {
         }
     }
 
-    /// Deadlines were forgotten when their time came, or when no request waited. Where one always waits, as with 20,000
-    /// requests a second and a database of 50 ms, the deadlines of ten seconds were kept: 200,000.
+    /// Deadlines were forgotten when their time came, or when no request waited. Where one always waits, as
+    /// with 20,000 requests a second and a database of 50 ms, the deadlines of ten seconds were kept:
+    /// 200,000.
     #[test]
     fn deadlines_stay_in_proportion_to_requests_that_wait() {
         let mut table = UndecidedTable::default();
