@@ -72,7 +72,8 @@ impl Hub {
     ///
     /// The change has an exact place in the order of events. Of topics that stay, the subscriber gets every event, before the
     /// change and after it. Of topics that come, it gets the events after the change. Of topics that go, it gets none that it
-    /// was not sent before. Where the new subscription finds no room ([`crate::Limits::subscription_bytes`]), the connection
+    /// was not sent before. A subscriber that has more than 64 changes to catch up with may get some events from before the
+    /// change of topics that came. Where the new subscription finds no room ([`crate::Limits::subscription_bytes`]), the connection
     /// ends. It also ends where the log loses an event of the topics that stay before it is sent, also with
     /// [`crate::LaggardPolicy::Skip`].
     ///

@@ -15,9 +15,10 @@ use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::laggard::NewLaggard;
 use crate::link::LinkKey;
-use crate::stream::{CloseReason, Place};
+use crate::stream::Place;
 
-/// Changes of one stream that it may have to catch up with. With more of them it is closed, as a laggard at its bound.
+/// Stages of one stream. With more changes to catch up with, it forgets the oldest of them: of topics that came by that change
+/// it gets the events from where it stands, some of which are older than the change.
 const STAGES_MAX: usize = 64;
 
 /// What a stream reads up to the number of a change.
@@ -123,7 +124,8 @@ impl Delivery {
             stages.push_back(Stage { until: newest, subscription: stay });
         }
         if stages.len() > STAGES_MAX {
-            self.end(slot, CloseReason::LaggardFull, false, log);
+            // Topics that stay are in every later stage, so the next one has all that this one has, and more.
+            stages.pop_front();
         }
         Changed::Changed
     }

@@ -82,6 +82,28 @@ impl World {
     }
 }
 
+/// A stream whose topics changed more often than it was served was closed, where the machine was busy.
+#[test]
+fn a_stream_bears_any_number_of_changes() {
+    const CHANGES: usize = 300;
+    let mut world =
+        World::new(Limits { laggard_time: 1_000 * SECOND, ..Limits::default() }, Budgets::default());
+    let link = world.begin(&["stays", "0"], Some(Unsent::own(b"abc".as_slice().into(), 1)));
+    for number in 0..CHANGES {
+        world.publish("stays", 1);
+        let topics = ["stays", &(number % 7).to_string()].map(|name| Topic::new(name).unwrap());
+        let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
+        assert_eq!(world.delivery.change_topics(link, topics, world.now, log), Changed::Changed);
+        world.tick();
+    }
+    world.delivery.handle_writable(link);
+    for _ in 0..100 {
+        world.tick();
+    }
+    assert_eq!((world.delivery.len(), world.delivery.laggards()), (1, 0));
+    assert_eq!(world.delivery.counts().deliveries, CHANGES as u64);
+}
+
 /// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
 /// them a hundred times a second.
 #[test]
