@@ -9,8 +9,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use fanfare_proto::cursor::Cursor;
@@ -19,7 +20,6 @@ use fanfare_proto::stream::CloseReason;
 
 use crate::connection::ConnectionId;
 use crate::shard_thread;
-use crate::sync::{Condvar, Mutex, lock, thread};
 
 /// What became of a connection: see [`crate::Builder::life_cycle`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,11 +190,16 @@ impl LifeCycleQueue {
                     state = lock(&self.state);
                 }
                 None => {
-                    state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
     }
+}
+
+/// No model runs this queue, so its lock is the standard library's.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
@@ -259,7 +264,7 @@ impl LifeCycle {
         let state = lock(&self.queue.state);
         let waits = |state: &mut State| !state.has_next() && state.writers > 0;
         let waited = self.queue.changed.wait_timeout_while(state, patience, waits);
-        drop(waited.unwrap_or_else(std::sync::PoisonError::into_inner));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
         self.try_next()
     }
 

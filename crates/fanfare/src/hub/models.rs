@@ -107,7 +107,7 @@ fn a_call_is_not_lost() {
 #[test]
 fn room_is_reserved_and_given_back() {
     explore(3, || {
-        let limits = Limits { mailbox_events: 2, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(2);
         let (hub, mut readers, _) = world(1, limits, &["dropped", "kept", "last"]);
         let mut reader = readers.remove(0);
         // Sequenced and not yet dropped, or released: counted here before it is given back, so never too few.
@@ -285,7 +285,7 @@ fn a_shard_that_has_caught_up_has_had_everything() {
 #[test]
 fn a_publisher_that_waits_is_called() {
     explore(4, || {
-        let limits = Limits { mailbox_events: 1, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(1);
         let (hub, mut readers, _) = world(1, limits, &["a", "b"]);
         let mut reader = readers.remove(0);
         let publisher = thread::spawn(move || {
@@ -303,7 +303,7 @@ fn a_publisher_that_waits_is_called() {
 #[test]
 fn publishers_that_wait_are_called_one_after_the_other() {
     explore(2, || {
-        let limits = Limits { mailbox_events: 1, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(1);
         let (hub, mut readers, _) = world(1, limits, &["first", "a", "b", "last"]);
         let mut reader = readers.remove(0);
         publish(&hub, "first").unwrap();
@@ -324,7 +324,7 @@ fn publishers_that_wait_are_called_one_after_the_other() {
 #[test]
 fn a_task_that_waits_is_woken() {
     explore(3, || {
-        let limits = Limits { mailbox_events: 1, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(1);
         let (hub, mut readers, _) = world(1, limits, &["first", "second"]);
         let mut reader = readers.remove(0);
         publish(&hub, "first").unwrap();
@@ -342,7 +342,7 @@ fn a_task_that_waits_is_woken() {
 #[test]
 fn tasks_are_called_in_order() {
     explore(1, || {
-        let limits = Limits { mailbox_events: 1, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(1);
         let (hub, mut readers, _) = world(1, limits, &["first", "second", "latest", "overtakes"]);
         let mut reader = readers.remove(0);
         publish(&hub, "first").unwrap();
@@ -381,7 +381,7 @@ fn tasks_are_called_in_order() {
 #[test]
 fn a_future_that_is_dropped_lets_the_next_be_called() {
     explore(2, || {
-        let limits = Limits { mailbox_events: 1, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(1);
         let (hub, mut readers, _) = world(1, limits, &["first", "dropped", "second"]);
         let mut reader = readers.remove(0);
         publish(&hub, "first").unwrap();
@@ -408,7 +408,7 @@ fn a_future_that_is_dropped_lets_the_next_be_called() {
 #[test]
 fn a_publisher_that_waits_for_a_shard_that_ends_is_told() {
     explore(2, || {
-        let limits = Limits { mailbox_events: 1, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(1);
         let (hub, mut readers, _) = world(1, limits, &["first", "a", "b"]);
         let reader = readers.remove(0);
         publish(&hub, "first").unwrap();

@@ -68,7 +68,8 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
         })
         .unzip();
     let newest = common.newest();
-    (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles), readers, newest)
+    let presence = Arc::new(crate::presence::Presence::new(std::time::Duration::ZERO));
+    (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles, presence), readers, newest)
 }
 
 /// What the shards of most models read.
@@ -324,7 +325,7 @@ fn a_question_does_not_wait_for_a_hold() {
 fn a_mailbox_is_bounded() {
     explore(3, || {
         let bytes = 2 * Frame::size_at_most(&event("a"));
-        let limits = Limits { mailbox_events: 3, mailbox_bytes: bytes, ..Limits::default() };
+        let limits = Limits::default().with_mailbox_events(3).with_mailbox_bytes(bytes);
         let (hub, mut reader) = world_of_one(limits.clone());
         let publishers = ["a", "b"].map(|topic| {
             let hub = hub.clone();
@@ -353,7 +354,7 @@ fn a_mailbox_is_bounded() {
 #[test]
 fn busy_is_said_only_where_it_is_so() {
     explore(5, || {
-        let (hub, mut reader) = world_of_one(Limits { mailbox_events: 1, ..Limits::default() });
+        let (hub, mut reader) = world_of_one(Limits::default().with_mailbox_events(1));
         publish(&hub, "first").unwrap();
         assert_eq!(publish(&hub, "too many"), Err(PublishError::Busy));
         let told = Arc::new(AtomicBool::new(false));
@@ -431,7 +432,7 @@ fn assert_same_order(first: &Reader, second: &Reader) {
 #[test]
 fn a_batch_is_whole() {
     explore(3, || {
-        let (hub, mut fast, mut slow, _) = world_of_two(Limits { mailbox_events: 3, ..Limits::default() });
+        let (hub, mut fast, mut slow, _) = world_of_two(Limits::default().with_mailbox_events(3));
         let publishers = ["a", "b"].map(|topic| {
             let hub = hub.clone();
             thread::spawn(move || {
@@ -624,8 +625,7 @@ fn sockets_come_in_the_order_of_their_mail() {
 #[test]
 fn sockets_are_bounded() {
     explore(4, || {
-        let (hub, reader) =
-            world_of_one(Limits { mailbox_events: 1, mailbox_others: 0, ..Limits::default() });
+        let (hub, reader) = world_of_one(Limits::default().with_mailbox_events(1).with_mailbox_others(0));
         let adopters = [0, 1].map(|_| {
             let hub = hub.clone();
             thread::spawn(move || hub.adopt(socket(), Subscribe::default(), WireFormat::Plain))
