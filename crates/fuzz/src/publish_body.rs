@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::frame::arrive;
 use crate::pieces::ways_to_cut;
-use body::{Flaw, JsonEvents, Lines, SHOWN, form_event, is_array, json_event};
+use body::{Flaw, JsonEvents, Lines, MAX_FORM_FIELDS, SHOWN, form_event, is_array, json_event};
 
 /// The input is a body, of each content type.
 pub(crate) fn check(input: &[u8]) {
@@ -162,7 +162,14 @@ fn form(body: &[u8]) {
     let event = match form_event(body) {
         Ok(event) => event,
         Err(Flaw { field, .. }) => {
-            let named = field.expect("a form is refused for one of its fields");
+            let Some(named) = field else {
+                let separators = body.iter().filter(|byte| **byte == b'&').count();
+                assert!(
+                    separators >= MAX_FORM_FIELDS,
+                    "a form is refused for one of its fields, or for their number"
+                );
+                return;
+            };
             // A long name is not repeated whole.
             let is_named =
                 |field: &str| field == named || (named.chars().count() == SHOWN && field.starts_with(&named));

@@ -141,7 +141,7 @@ pub(super) fn json_event(text: &[u8]) -> Result<Event, Flaw> {
 
 /// Fields of a form: one for each topic, and five others. Of the others the last one counts, so a body of a million
 /// empty fields would be an event, and would keep the control plane busy for 40 ms and more.
-const MAX_FORM_FIELDS: usize = MAX_TOPICS_PER_EVENT + 16;
+pub(super) const MAX_FORM_FIELDS: usize = MAX_TOPICS_PER_EVENT + 16;
 
 /// The event of a form.
 pub(super) fn form_event(body: &[u8]) -> Result<Event, Flaw> {
