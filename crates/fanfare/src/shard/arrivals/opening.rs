@@ -57,8 +57,6 @@ impl<I: Io> Shard<I> {
                 let unsent = is_cut.then(|| Unsent::own(opening.into_boxed_slice(), sent));
                 let (lifetime, has_gap) = (subscribe.lifetime, opened.gap);
                 let new = NewStream { link, socket, options, lifetime, unsent };
-                // A stream that ended in this tick may have had this slot: what is known of it goes first.
-                self.take_ended(now);
                 self.delivery.begin(opened, new, now, &mut self.links.log);
                 self.connected(link, subscribe, socket, has_gap, now);
             }
