@@ -18,9 +18,6 @@ use crate::world::{SECOND, TRIMMING_SHARD, Tick, World};
 /// How late a shard may be that had its ticks in time.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Changes of topics that a stream may have to catch up with, as the engine has it.
-const CHANGES_MAX: usize = 64;
-
 /// A gap event has at most so many bytes.
 const GAP_EVENT_BYTES: usize = 300;
 
@@ -303,8 +300,7 @@ impl World {
         let is_over = net.begun.peak + gap_events > limits.laggard_bytes;
         let makes_room =
             is_over && ((has_unsent_bytes && it.is_short) || (skips && verifier.request.gap_events));
-        let has_too_many_changes = verifier.subscription.changes() > CHANGES_MAX;
-        is_laggard && (is_out_of_reach || makes_room || has_too_many_changes)
+        is_laggard && (is_out_of_reach || makes_room)
     }
 
     /// Whether a stream's socket took nothing for so long that the stream may be ended for that.
