@@ -75,7 +75,7 @@ struct Options {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Decides {
     /// There are none.
-    Nobody,
+    NoConnects,
     /// The admission, on the shard.
     Shard,
     /// The admission, on the engine's threads.
@@ -100,7 +100,7 @@ const fn kind(key: &'static str, name: &'static str, decides: Decides, is_slow: 
 
 /// The first one is what the others are compared with.
 const KINDS: [Kind; 7] = [
-    kind("alone", "no connects", Decides::Nobody, false),
+    kind("alone", "no connects", Decides::NoConnects, false),
     kind("shard", "at once, on the shard", Decides::Shard, false),
     kind("threads", "at once, on the engine's threads", Decides::Threads, false),
     kind("ticket", "later, from a thread", Decides::Thread, false),
@@ -209,7 +209,7 @@ struct Reported {
 fn measure(options: &Options, backend: Backend, cores: Cores) -> Outcome<Vec<Reported>> {
     println!("\n{backend}");
     let wanted = |kind: &Kind| {
-        kind.decides == Decides::Nobody || options.part.as_deref().is_none_or(|part| part == kind.key)
+        kind.decides == Decides::NoConnects || options.part.as_deref().is_none_or(|part| part == kind.key)
     };
     let kinds: Vec<Kind> = KINDS.into_iter().filter(wanted).collect();
     let mut bench = Bench::set_up(options, backend, cores)?;
@@ -250,7 +250,7 @@ fn report(kind: &Kind, parts: &[Part], alone: &[Part], backend: Backend) -> Repo
     println!("    shard busy {:.0} %, kept waiting by others {disturbed:.3}", busy.median * 100.0);
     let key = format!("backend={} part={}", machine::key(backend), kind.key);
     let p99 = of(&|part| part.p99_ms).median;
-    if kind.decides == Decides::Nobody {
+    if kind.decides == Decides::NoConnects {
         return Reported { line: format!("{key} small_p99_ms={p99:.3}"), unanswered: 0 };
     }
     let pairs = || parts.iter().zip(alone);
@@ -380,12 +380,12 @@ impl Bench {
     fn part(&mut self, kind: Kind, length: Duration) -> Outcome<Part> {
         let site = match kind.decides {
             Decides::Shard => &mut self.on_shard,
-            Decides::Nobody | Decides::Threads | Decides::Thread | Decides::Task => &mut self.on_threads,
+            Decides::NoConnects | Decides::Threads | Decides::Thread | Decides::Task => &mut self.on_threads,
         };
         let path = match kind.decides {
             Decides::Thread => "thread",
             Decides::Task => "task",
-            Decides::Nobody | Decides::Shard | Decides::Threads => "now",
+            Decides::NoConnects | Decides::Shard | Decides::Threads => "now",
         };
         let rate = if kind.is_slow { self.options.low_rate } else { self.options.rate };
         let plan = ConnectPlan {
@@ -410,7 +410,7 @@ impl Bench {
         let waited_before = site.engine.cpu.kept_waiting();
         let publisher = thread::Builder::new().name("small".to_owned()).spawn(move || small.publish())?;
         let connected = match kind.decides {
-            Decides::Nobody => None,
+            Decides::NoConnects => None,
             _ => {
                 let client = thread::Builder::new().name("connects".to_owned());
                 let client = client.spawn(move || connect_at_rate(plan))?;
@@ -522,7 +522,7 @@ struct Question {
     subscribe: Subscribe,
 }
 
-/// A database that answers each question at its time. It ends when nobody can ask it any more.
+/// A database that answers each question at its time. It ends when the last of those that ask it is dropped.
 fn start_database(clock: Clock) -> Outcome<mpsc::Sender<Question>> {
     let (ask, asked) = mpsc::channel();
     thread::Builder::new().name(format!("{DATABASE_THREADS}-thread")).spawn(move || {
