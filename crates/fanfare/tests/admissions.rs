@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
+mod support;
+
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, OnceLock, mpsc};
@@ -14,9 +16,7 @@ use fanfare::{
     Answer, Backend, Builder, Counts, Decision, DecisionTicket, DescriptorTables, Engine, Event, Hub, Limits,
     PublishError, Refusal, Request, Subscribe, Topic,
 };
-
-/// So that a test whose answer does not come fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
+use support::{PATIENCE, opened, read_all, wait_for};
 
 const TABLES: [DescriptorTables; 2] = [DescriptorTables::Shared, DescriptorTables::Auto];
 
@@ -37,36 +37,11 @@ fn ask(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-fn read_all(mut stream: TcpStream) -> String {
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text).unwrap();
-    String::from_utf8(text).unwrap()
-}
-
 /// Counts are told once in a tick.
 fn wait_until(is_so: impl Fn() -> bool) {
     while !is_so() {
         thread::yield_now();
     }
-}
-
-fn wait_for(stream: &mut TcpStream, text: &str) -> String {
-    let mut seen = Vec::new();
-    while !seen.ends_with(text.as_bytes()) {
-        let mut byte = [0];
-        stream
-            .read_exact(&mut byte)
-            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&seen)));
-        seen.push(byte[0]);
-    }
-    String::from_utf8(seen).unwrap()
-}
-
-/// Waits for the end of the opening, so that the subscriber is one.
-fn opened(mut stream: TcpStream) -> TcpStream {
-    wait_for(&mut stream, "retry: ");
-    wait_for(&mut stream, "\n\n");
-    stream
 }
 
 /// An admission that sent on a channel of tokio's ended the shard at the first subscriber: the wake-up of the runtime wrote

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -13,9 +15,7 @@ use fanfare::{
     CloseReason, Closed, ConnectionError, ConnectionId, Decision, Engine, Event, EventType, Hub, LifeCycle,
     LifeCycleEvent, Limits, NoLifeCycleEvent, Refusal, Request, Subscribe, Topic,
 };
-
-/// So that a test whose event does not come fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
+use support::{PATIENCE, opened, read_all, wait_for};
 
 fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
@@ -60,27 +60,7 @@ fn subscribe(address: SocketAddr, subject: &str, topics: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET /{subject}?{topics} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    wait_for(&mut stream, "retry: ");
-    wait_for(&mut stream, "\n\n");
-    stream
-}
-
-fn wait_for(stream: &mut TcpStream, text: &str) -> String {
-    let mut seen = Vec::new();
-    while !seen.ends_with(text.as_bytes()) {
-        let mut byte = [0];
-        stream
-            .read_exact(&mut byte)
-            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&seen)));
-        seen.push(byte[0]);
-    }
-    String::from_utf8(seen).unwrap()
-}
-
-fn read_all(mut stream: TcpStream) -> String {
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text).unwrap();
-    String::from_utf8(text).unwrap()
+    opened(stream)
 }
 
 fn connected(life_cycle: &mut LifeCycle) -> ConnectionId {
