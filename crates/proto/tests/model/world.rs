@@ -10,6 +10,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
+#[path = "choices.rs"]
+mod choices;
+#[path = "pieces.rs"]
+mod pieces;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +30,10 @@ use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Log, Start};
 use fanfare_proto::stream::{CloseReason, Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
-use fanfare_testkit::chunks::{ChunkReader, Part, first_chunk};
 
-const TOPICS: usize = 5;
+pub(crate) use choices::Choices;
+use pieces::{Match, block, matches_beginning, starts_a_block, take_off};
+
 /// What the opening of a stream looks like here.
 const OPENING: &[u8] = b"opening of a stream\n";
 
@@ -727,133 +733,5 @@ impl World {
     fn some_subscriber(&mut self) -> Option<u32> {
         let index = self.choices.below(self.subscribers.len().max(1));
         self.subscribers.keys().nth(index).copied()
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Match {
-    Whole,
-    Beginning,
-    Other,
-}
-
-fn matches_beginning(begun: &[u8], piece: &[u8]) -> bool {
-    let common = piece.len().min(begun.len());
-    begun[..common] == piece[..common]
-}
-
-/// Takes `piece` off the front of `begun` if it is there whole.
-fn take_off(begun: &mut Vec<u8>, piece: &[u8]) -> Match {
-    let common = piece.len().min(begun.len());
-    if begun[..common] != piece[..common] {
-        return Match::Other;
-    }
-    if common < piece.len() {
-        return Match::Beginning;
-    }
-    begun.drain(..common);
-    Match::Whole
-}
-
-/// Whether these bytes are of no event.
-fn starts_a_block(bytes: &[u8], format: WireFormat) -> bool {
-    let body = match format {
-        WireFormat::Plain => bytes,
-        WireFormat::Chunked => {
-            let first = ChunkReader::default().next(&mut &*bytes).expect("a chunk");
-            match first {
-                Some(Part::Data(data)) => data,
-                _ => &[],
-            }
-        }
-        format => unreachable!("there is no format {format:?}"),
-    };
-    let starts = [&b"id: "[..], b"retry: ", b":", b"event: fanfare.gap"];
-    body.is_empty() || starts.iter().any(|start| start.starts_with(body) || body.starts_with(start))
-}
-
-/// The first chunk, or what comes up to a blank line or is one `retry` line, and how many bytes it is on the wire.
-fn block(bytes: &[u8], format: WireFormat) -> Option<(&str, usize)> {
-    let text = str::from_utf8(bytes).expect("text");
-    match format {
-        WireFormat::Plain => {
-            if text.starts_with("retry: ") {
-                return text.find('\n').map(|end| (&text[..=end], end + 1));
-            }
-            let end = text.find("\n\n")? + 2;
-            Some((&text[..end], end))
-        }
-        WireFormat::Chunked => {
-            let (body, length) = first_chunk(bytes).expect("a chunk")?;
-            Some((str::from_utf8(body).expect("text"), length))
-        }
-        format => unreachable!("there is no format {format:?}"),
-    }
-}
-
-/// Where a world's choices come from.
-pub(crate) enum Choices {
-    /// A splitmix64 generator: any seed is good.
-    Seed(u64),
-    /// Bytes, one or eight for each choice; zero is chosen where they have ended.
-    #[allow(dead_code, reason = "the fuzzer's")]
-    Bytes(VecDeque<u8>),
-}
-
-impl Choices {
-    #[allow(dead_code, reason = "the test's")]
-    pub(crate) fn from_seed(seed: u64) -> Choices {
-        Choices::Seed(seed)
-    }
-
-    #[allow(dead_code, reason = "the fuzzer's")]
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Choices {
-        Choices::Bytes(bytes.iter().copied().collect())
-    }
-
-    fn are_over(&self) -> bool {
-        matches!(self, Choices::Bytes(bytes) if bytes.is_empty())
-    }
-
-    fn next(&mut self) -> u64 {
-        match self {
-            Choices::Seed(state) => {
-                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mut mixed = *state;
-                mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                mixed ^ (mixed >> 31)
-            }
-            Choices::Bytes(bytes) => {
-                (0..8).fold(0, |sum, _| sum << 8 | u64::from(bytes.pop_front().unwrap_or(0)))
-            }
-        }
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        match self {
-            // One byte, so that the fuzzer's small changes are small here.
-            Choices::Bytes(bytes) if bound <= 256 => usize::from(bytes.pop_front().unwrap_or(0)) % bound,
-            _ => (self.next() % bound as u64) as usize,
-        }
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn topic(&mut self) -> Topic {
-        Topic::new(format!("topic-{}", self.below(TOPICS))).unwrap()
-    }
-
-    fn subscription(&mut self) -> Subscription {
-        let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
-        let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        let sees_private = self.one_in(2);
-        Subscription::new(topics, format, sees_private)
-    }
-
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
     }
 }
