@@ -41,6 +41,7 @@ pub mod log;
 mod memory_bounds;
 pub mod proxy_header;
 pub mod run;
+pub mod segment_map;
 mod segments;
 pub mod shrink;
 mod slot_table;

@@ -1,7 +1,7 @@
 //! What is known of connections beside their streams: who they are, and that somebody wants to hear of them, to end them or
 //! to change their topics. A connection of which nothing is known costs nothing here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use fanfare_io::{Io, Peer, Socket};
 use fanfare_proto::delivery::{self, Changed};
 use fanfare_proto::event::Topic;
 use fanfare_proto::link::LinkKey;
+use fanfare_proto::segment_map::SegmentMap;
 use fanfare_proto::stream::Deciseconds;
 use smallvec::SmallVec;
 
@@ -64,13 +65,8 @@ struct Chunk {
 
 const CHUNK: usize = 256;
 
-/// The connections of each subject. There are many small tables, so that none grows in a large piece.
-#[derive(Default)]
-struct Subjects {
-    tables: Vec<HashMap<Arc<str>, SmallVec<[LinkKey; 1]>>>,
-}
-
-const SUBJECT_TABLES: usize = 256;
+/// The connections of each subject.
+struct Subjects(SegmentMap<Arc<str>, SmallVec<[LinkKey; 1]>>);
 
 impl DetailsTable {
     fn insert(&mut self, details: Details) {
@@ -112,49 +108,35 @@ fn position(slot: u32) -> (usize, usize) {
 }
 
 impl Subjects {
-    fn table(&mut self, subject: &str) -> &mut HashMap<Arc<str>, SmallVec<[LinkKey; 1]>> {
-        if self.tables.is_empty() {
-            self.tables.resize_with(SUBJECT_TABLES, HashMap::new);
-        }
-        // FNV-1a. It need not be secret: each table hashes with keys of its own.
-        let hash = subject.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        &mut self.tables[(hash >> 32) as usize % SUBJECT_TABLES]
-    }
-
     /// Adds a connection, and says which place it has.
     fn add(&mut self, subject: &Arc<str>, link: LinkKey) -> u32 {
-        let links = self.table(subject).entry(Arc::clone(subject)).or_default();
+        let links = self.0.get_or_default(subject);
         links.push(link);
         links.len() as u32 - 1
     }
 
     /// Removes the connection at this place, and says which one has the place now.
     fn remove(&mut self, subject: &str, place: u32) -> Option<LinkKey> {
-        let table = self.table(subject);
-        let links = table.get_mut(subject)?;
+        let links = self.0.get_mut(subject)?;
         links.swap_remove(place as usize);
         let moved = links.get(place as usize).copied();
         if links.is_empty() {
-            table.remove(subject);
+            self.0.remove(subject);
         }
         moved
     }
 
-    fn of(&mut self, subject: &str) -> SmallVec<[LinkKey; 1]> {
-        if self.tables.is_empty() {
-            return SmallVec::new();
-        }
-        self.table(subject).get(subject).cloned().unwrap_or_default()
+    fn of(&self, subject: &str) -> SmallVec<[LinkKey; 1]> {
+        self.0.get(subject).cloned().unwrap_or_default()
     }
 }
 
 impl Connections {
-    pub(super) fn new(life_cycle: Option<Arc<LifeCycleQueue>>) -> Connections {
+    /// `seed` is for the keys of hashes.
+    pub(super) fn new(life_cycle: Option<Arc<LifeCycleQueue>>, seed: u64) -> Connections {
         Connections {
             details: DetailsTable::default(),
-            subjects: Subjects::default(),
+            subjects: Subjects(SegmentMap::new(seed)),
             ending: VecDeque::new(),
             life_cycle,
             happened: Vec::new(),
@@ -179,16 +161,14 @@ impl Connections {
         }
         assert!(!self.are_heard() || all.len() == delivery.len(), "nothing is known of a connection");
         let mut placed = 0;
-        for links in self.subjects.tables.iter().flat_map(HashMap::values) {
+        for (_, links) in self.subjects.0.iter() {
             assert!(!links.is_empty(), "a subject without a connection");
             placed += links.len();
         }
-        let subjects = &self.subjects.tables;
-        for details in all.iter().filter(|details| details.subject.is_some()) {
-            let at =
-                |links: &SmallVec<[LinkKey; 1]>| links.get(details.place as usize) == Some(&details.link);
-            let its = subjects.iter().filter_map(|table| table.get(details.subject.as_ref()?)).any(at);
-            assert!(its, "a connection is not found by its subject");
+        for details in all {
+            let Some(subject) = &details.subject else { continue };
+            let its = self.subjects.0.get(subject).and_then(|links| links.get(details.place as usize));
+            assert_eq!(its, Some(&details.link), "a connection is not found by its subject");
             placed -= 1;
         }
         assert_eq!(placed, 0, "a subject has a connection that has left");
@@ -354,7 +334,7 @@ mod tests {
     /// One subject may have every connection of a shard: each is found in constant time when it leaves.
     #[test]
     fn connections_of_one_subject_leave_in_any_order() {
-        let (mut subjects, subject) = (Subjects::default(), Arc::from("all"));
+        let (mut subjects, subject) = (Subjects(SegmentMap::new(1)), Arc::from("all"));
         let mut places: Vec<u32> = (0..100).map(|slot| subjects.add(&subject, link(slot))).collect();
         for slot in (0..100).map(|step| step * 37 % 100) {
             assert!(subjects.of("all").contains(&link(slot)));
@@ -363,7 +343,7 @@ mod tests {
             }
             assert!(!subjects.of("all").contains(&link(slot)));
         }
-        assert!(subjects.tables.iter().all(HashMap::is_empty));
+        assert!(subjects.0.is_empty());
     }
 
     #[test]

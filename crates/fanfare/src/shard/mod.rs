@@ -101,7 +101,7 @@ impl<I: Io> Shard<I> {
     ) -> Shard<I> {
         Shard {
             io,
-            connections: Connections::new(links.life_cycle.clone()),
+            connections: Connections::new(links.life_cycle.clone(), seed),
             links,
             date: SystemTime::UNIX_EPOCH,
             delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),
