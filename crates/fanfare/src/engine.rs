@@ -327,10 +327,10 @@ impl Builder {
         let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
 
-        let presence = Arc::new(Presence::new(self.presence_linger));
         let life_cycle = self.life_cycle.map(|capacity| LifeCycleQueue::new(capacity, count));
         let clock = Clock::start();
         let random = RandomState::new();
+        let presence = Arc::new(Presence::new(self.presence_linger, random.hash_one("presence")));
         let epoch =
             begin_after.map_or_else(|| Epoch::new(random.hash_one("epoch")), |position| position.epoch);
         let mut log = log_of(epoch, &limits, random.hash_one("log"));

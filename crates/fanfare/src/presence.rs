@@ -4,11 +4,13 @@
 //! phone that changes networks, does not leave and join. Topics may announce both. Announcements are made on a thread of their
 //! own, since a shard does not wait for room in mailboxes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_proto::event::{Event, EventType, Topic};
+use fanfare_proto::segment_map::SegmentMap;
 
 use crate::sync::{Condvar, Mutex, lock};
 
@@ -35,96 +37,113 @@ pub(crate) struct Presence {
     linger: Duration,
 }
 
-#[derive(Default)]
 struct State {
-    topics: HashMap<Topic, BTreeMap<Arc<str>, Member>>,
+    topics: SegmentMap<Topic, Members>,
     /// Members without a connection, and when they leave: in this order.
     lingering: VecDeque<(Duration, Topic, Arc<str>)>,
-    /// Members that may have something to announce.
+    /// Members that may have something to announce, each once.
     unannounced: VecDeque<(Topic, Arc<str>)>,
     ended: bool,
 }
 
+/// The members of one topic, and those that have left and are still to be announced.
+#[derive(Default)]
+struct Members {
+    by_name: BTreeMap<Arc<str>, Member>,
+    /// How many of them have left.
+    left: usize,
+}
+
+#[derive(Default)]
 struct Member {
     connections: usize,
     /// When it leaves, where it has no connection.
     leaves_at: Option<Duration>,
-    /// It has left, and that is still to be announced.
+    /// It has left. It is removed when its turn among the unannounced comes.
     has_left: bool,
     announcement: Option<Arc<Announcement>>,
     /// Its joining was announced.
     is_announced: bool,
+    /// It is among the unannounced.
+    is_noted: bool,
 }
 
 /// Members without a connection that are kept. Of more, each leaves at once.
 const LINGERING: usize = 1 << 16;
 
+/// Members that may wait for the announcement that they joined. Of more, it is not announced that they join and leave.
+const UNANNOUNCED: usize = 1 << 16;
+
 /// Announcements that are published together.
 pub(crate) const ANNOUNCEMENTS: usize = 256;
 
+/// Members that are looked at under one hold of the lock, which shards take too.
+const MEMBERS_AT_ONCE: usize = 1024;
+
 impl Presence {
-    pub(crate) fn new(linger: Duration) -> Presence {
-        Presence { state: Mutex::default(), changed: Condvar::new(), linger }
+    /// `seed` is for the keys of hashes.
+    pub(crate) fn new(linger: Duration, seed: u64) -> Presence {
+        let state = State {
+            topics: SegmentMap::new(seed),
+            lingering: VecDeque::new(),
+            unannounced: VecDeque::new(),
+            ended: false,
+        };
+        Presence { state: Mutex::new(state), changed: Condvar::new(), linger }
     }
 
     /// A connection begins.
     pub(crate) fn join(&self, memberships: &[Membership]) {
-        let mut state = lock(&self.state);
-        for Membership { topic, name, announcement } in memberships {
-            let member = state.topics.entry(topic.clone()).or_default().entry(Arc::clone(name));
-            let member = member.or_insert_with(|| Member {
-                connections: 0,
-                leaves_at: None,
-                has_left: false,
-                announcement: None,
-                is_announced: false,
-            });
-            (member.connections, member.leaves_at, member.has_left) = (member.connections + 1, None, false);
-            if let Some(announcement) = announcement {
-                member.announcement = Some(Arc::clone(announcement));
-            }
-            if member.announcement.is_some() && !member.is_announced {
-                state.unannounced.push_back((topic.clone(), Arc::clone(name)));
-            }
-        }
-        drop(state);
-        self.changed.notify_one();
+        self.change(|state| memberships.iter().for_each(|membership| state.join(membership)));
     }
 
     /// A connection has ended.
     pub(crate) fn leave(&self, memberships: &[Membership], now: Duration) {
-        let mut state = lock(&self.state);
-        for Membership { topic, name, .. } in memberships {
-            let may_linger = state.lingering.len() < LINGERING;
-            let member = state.topics.get_mut(topic).and_then(|members| members.get_mut(name));
-            let Some(member) = member else { continue };
-            member.connections -= 1;
-            if member.connections == 0 {
-                let leaves_at = if may_linger { now.saturating_add(self.linger) } else { now };
-                member.leaves_at = Some(leaves_at);
-                if may_linger {
-                    state.lingering.push_back((leaves_at, topic.clone(), Arc::clone(name)));
-                } else {
-                    state.end(topic, name);
-                }
-            }
-        }
-        drop(state);
-        self.changed.notify_one();
+        let leaves_at = now.saturating_add(self.linger);
+        self.change(|state| memberships.iter().for_each(|membership| state.leave(membership, leaves_at)));
     }
 
-    /// The names of a topic's members, in alphabetical order.
+    /// Wakes the thread that makes announcements where it has to look earlier than it knows.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        let idle = (state.lingering.is_empty(), state.unannounced.is_empty());
+        change(&mut state);
+        let wakes = idle != (state.lingering.is_empty(), state.unannounced.is_empty());
+        drop(state);
+        if wakes {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The names of a topic's members, in alphabetical order. The lock is free between the pieces, so names that come or go
+    /// meanwhile may be among them or not.
     pub(crate) fn members(&self, topic: &Topic) -> Vec<Arc<str>> {
-        let state = lock(&self.state);
-        let members = state.topics.get(topic).into_iter().flatten();
-        members.filter(|(_, member)| !member.has_left).map(|(name, _)| Arc::clone(name)).collect()
+        let mut names: Vec<Arc<str>> = Vec::new();
+        let mut last: Option<Arc<str>> = None;
+        loop {
+            let state = lock(&self.state);
+            let Some(members) = state.topics.get(topic) else { return names };
+            let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let piece = members.by_name.range::<Arc<str>, _>((after, Bound::Unbounded)).take(MEMBERS_AT_ONCE);
+            let mut seen = 0;
+            let mut newest = None;
+            for (name, member) in piece {
+                (seen, newest) = (seen + 1, Some(name));
+                if !member.has_left {
+                    names.push(Arc::clone(name));
+                }
+            }
+            if seen < MEMBERS_AT_ONCE {
+                return names;
+            }
+            last = newest.map(Arc::clone);
+        }
     }
 
     /// How many members a topic has.
     pub(crate) fn count(&self, topic: &Topic) -> usize {
         let state = lock(&self.state);
-        let members = state.topics.get(topic).into_iter().flatten();
-        members.filter(|(_, member)| !member.has_left).count()
+        state.topics.get(topic).map_or(0, |members| members.by_name.len() - members.left)
     }
 
     /// Waits for announcements, and gives at most [`ANNOUNCEMENTS`] of them. `None`: the engine has ended.
@@ -139,7 +158,11 @@ impl Presence {
             if !events.is_empty() {
                 return Some(events);
             }
-            let next = state.lingering.front().map(|(at, ..)| at.saturating_sub(now()));
+            let next = match state.unannounced.is_empty() {
+                true => state.lingering.front().map(|(at, ..)| at.saturating_sub(now())),
+                // There is more than was looked at. The lock is free for a moment.
+                false => Some(Duration::ZERO),
+            };
             // A time that never comes would be too long for the operating system.
             let wait = next.unwrap_or(A_DAY).min(A_DAY);
             let waited = self.changed.wait_timeout(state, wait);
@@ -147,12 +170,19 @@ impl Presence {
         }
     }
 
-    /// Does what the thread that waits for announcements does at this time, once.
+    /// Does what the thread that waits for announcements does at this time, until nothing is left.
     #[cfg(feature = "sim")]
     pub(crate) fn announcements_at(&self, now: Duration) -> Vec<Event> {
         let mut state = lock(&self.state);
-        state.end_lingering(now);
-        state.take_announcements()
+        let mut events = Vec::new();
+        loop {
+            state.end_lingering(now);
+            events.extend(state.take_announcements());
+            let is_due = state.lingering.front().is_some_and(|(at, ..)| *at <= now);
+            if !is_due && state.unannounced.is_empty() {
+                return events;
+            }
+        }
     }
 
     /// Ends the thread that waits for announcements.
@@ -165,13 +195,48 @@ impl Presence {
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl State {
-    /// Members whose time without a connection is over leave.
+    fn join(&mut self, membership: &Membership) {
+        let Membership { topic, name, announcement } = membership;
+        let members = self.topics.get_or_default(topic);
+        let member = members.by_name.entry(Arc::clone(name)).or_default();
+        members.left -= usize::from(std::mem::take(&mut member.has_left));
+        (member.connections, member.leaves_at) = (member.connections + 1, None);
+        if let Some(announcement) = announcement {
+            member.announcement = Some(Arc::clone(announcement));
+        }
+        let is_new = member.announcement.is_some() && !member.is_announced && !member.is_noted;
+        if is_new && self.unannounced.len() < UNANNOUNCED {
+            member.is_noted = true;
+            self.unannounced.push_back((topic.clone(), Arc::clone(name)));
+        }
+    }
+
+    fn leave(&mut self, membership: &Membership, leaves_at: Duration) {
+        let Membership { topic, name, .. } = membership;
+        let Some(member) = self.member(topic, name) else { return };
+        member.connections -= 1;
+        if member.connections > 0 {
+            return;
+        }
+        member.leaves_at = Some(leaves_at);
+        if self.lingering.len() < LINGERING {
+            self.lingering.push_back((leaves_at, topic.clone(), Arc::clone(name)));
+        } else {
+            self.end(topic, name);
+        }
+    }
+
+    fn member(&mut self, topic: &Topic, name: &Arc<str>) -> Option<&mut Member> {
+        self.topics.get_mut(topic)?.by_name.get_mut(name)
+    }
+
+    /// Members whose time without a connection is over leave, as many as are looked at together.
     fn end_lingering(&mut self, now: Duration) {
-        while self.lingering.front().is_some_and(|(at, ..)| *at <= now) {
-            let Some((at, topic, name)) = self.lingering.pop_front() else { return };
-            let member = self.topics.get(&topic).and_then(|members| members.get(&name));
+        for _ in 0..MEMBERS_AT_ONCE {
+            let Some((at, topic, name)) = self.lingering.pop_front_if(|(at, ..)| *at <= now) else { break };
             // It may have come back meanwhile, and left again.
-            if member.is_some_and(|member| member.connections == 0 && member.leaves_at == Some(at)) {
+            let is_its = |member: &mut Member| member.connections == 0 && member.leaves_at == Some(at);
+            if self.member(&topic, &name).is_some_and(is_its) {
                 self.end(&topic, &name);
             }
         }
@@ -183,42 +248,48 @@ impl State {
     /// A member has left.
     fn end(&mut self, topic: &Topic, name: &Arc<str>) {
         let Some(members) = self.topics.get_mut(topic) else { return };
-        let Some(member) = members.get_mut(name) else { return };
-        if member.is_announced {
-            member.has_left = true;
-            self.unannounced.push_back((topic.clone(), Arc::clone(name)));
-        } else {
+        let Some(member) = members.by_name.get_mut(name) else { return };
+        if !member.is_announced && !member.is_noted {
             self.remove(topic, name);
+            return;
+        }
+        members.left += usize::from(!std::mem::replace(&mut member.has_left, true));
+        if !std::mem::replace(&mut member.is_noted, true) {
+            self.unannounced.push_back((topic.clone(), Arc::clone(name)));
         }
     }
 
     fn remove(&mut self, topic: &Topic, name: &Arc<str>) {
-        if let Some(members) = self.topics.get_mut(topic) {
-            members.remove(name);
-            if members.is_empty() {
-                self.topics.remove(topic);
-            }
+        let Some(members) = self.topics.get_mut(topic) else { return };
+        if let Some(member) = members.by_name.remove(name) {
+            members.left -= usize::from(member.has_left);
+        }
+        if members.by_name.is_empty() {
+            self.topics.remove(topic);
         }
     }
 
-    /// What is to be announced. A member that has joined and left, or left and joined, since it was noted needs nothing.
+    /// What is to be announced, of as many members as are looked at together. A member that has joined and left, or left and
+    /// joined, since it was noted needs nothing.
     fn take_announcements(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        while events.len() < ANNOUNCEMENTS {
+        for _ in 0..MEMBERS_AT_ONCE {
+            if events.len() == ANNOUNCEMENTS {
+                break;
+            }
             let Some((topic, name)) = self.unannounced.pop_front() else { break };
-            let member = self.topics.get_mut(&topic).and_then(|members| members.get_mut(&name));
-            let Some(member) = member else { continue };
-            let Some(announcement) = member.announcement.clone() else { continue };
-            let kind = match (member.has_left, member.is_announced) {
-                (false, false) => {
-                    member.is_announced = true;
-                    announcement.join.clone()
-                }
-                (true, true) => {
-                    self.remove(&topic, &name);
-                    announcement.leave.clone()
-                }
-                (false, true) | (true, false) => continue,
+            let Some(member) = self.member(&topic, &name) else { continue };
+            member.is_noted = false;
+            let (has_left, was_announced) = (member.has_left, member.is_announced);
+            member.is_announced = !has_left;
+            let announcement = member.announcement.clone();
+            if has_left {
+                self.remove(&topic, &name);
+            }
+            let kind = match announcement {
+                Some(announcement) if !has_left && !was_announced => announcement.join.clone(),
+                Some(announcement) if has_left && was_announced => announcement.leave.clone(),
+                _ => continue,
             };
             events.push(Event::new(topic).with_type(kind).with_data(&*name));
         }
@@ -257,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_member_with_two_connections_joins_once_and_leaves_once() {
-        let presence = Presence::new(LINGER);
+        let presence = Presence::new(LINGER, 1);
         let ada = membership("ada");
         presence.join(&ada);
         presence.join(&ada);
@@ -274,7 +345,7 @@ mod tests {
     /// A page that is loaded anew.
     #[test]
     fn a_member_that_comes_back_in_time_was_never_away() {
-        let presence = Presence::new(LINGER);
+        let presence = Presence::new(LINGER, 1);
         let ada = membership("ada");
         presence.join(&ada);
         assert_eq!(announced(&presence, Duration::ZERO), ["join ada"]);
@@ -290,7 +361,7 @@ mod tests {
 
     #[test]
     fn who_joined_and_left_before_it_was_announced_was_not_there() {
-        let presence = Presence::new(LINGER);
+        let presence = Presence::new(LINGER, 1);
         presence.join(&membership("ada"));
         presence.leave(&membership("ada"), Duration::ZERO);
         presence.join(&membership("bob"));
@@ -302,7 +373,7 @@ mod tests {
 
     #[test]
     fn without_an_announcement_there_are_members_and_no_events() {
-        let presence = Presence::new(LINGER);
+        let presence = Presence::new(LINGER, 1);
         let quiet: Vec<Membership> = membership("ada")
             .into_iter()
             .map(|membership| Membership { announcement: None, ..membership })
@@ -316,16 +387,43 @@ mod tests {
 
     #[test]
     fn very_many_that_leave_together_are_not_kept() {
-        let presence = Presence::new(LINGER);
+        let presence = Presence::new(LINGER, 1);
         let of = |number: usize| membership(&number.to_string());
         for number in 0..LINGERING + 10 {
             presence.join(&of(number));
+            announced(&presence, Duration::ZERO);
         }
-        while !announced(&presence, Duration::ZERO).is_empty() {}
         for number in 0..LINGERING + 10 {
             presence.leave(&of(number), Duration::ZERO);
         }
         assert_eq!(announced(&presence, Duration::ZERO).len(), 10);
         assert_eq!(lock(&presence.state).lingering.len(), LINGERING);
+    }
+
+    /// While nothing could be announced, each connect of one name added an entry to the queue.
+    #[test]
+    fn a_name_waits_for_its_announcement_once() {
+        let presence = Presence::new(LINGER, 1);
+        for _ in 0..100 {
+            presence.join(&membership("ada"));
+            presence.leave(&membership("ada"), Duration::ZERO);
+            lock(&presence.state).end_lingering(2 * LINGER);
+        }
+        assert_eq!(lock(&presence.state).unannounced.len(), 1);
+        assert_eq!((members(&presence).len(), presence.count(&Topic::new("room").unwrap())), (0, 0));
+        presence.join(&membership("ada"));
+        assert_eq!(presence.count(&Topic::new("room").unwrap()), 1);
+        assert_eq!(announced(&presence, 2 * LINGER), ["join ada"]);
+    }
+
+    #[test]
+    fn many_members_are_listed_in_order() {
+        let presence = Presence::new(LINGER, 1);
+        let mut names: Vec<String> = (0..3 * MEMBERS_AT_ONCE).map(|number| number.to_string()).collect();
+        names.iter().for_each(|name| presence.join(&membership(name)));
+        names.sort_unstable();
+        let listed = members(&presence);
+        assert!(listed.iter().map(|name| &**name).eq(names.iter().map(String::as_str)));
+        assert_eq!(presence.count(&Topic::new("room").unwrap()), names.len());
     }
 }

@@ -101,11 +101,12 @@ impl Hub {
     }
 
     /// The names of a topic's members ([`crate::Subscribe::with_member`]), in alphabetical order.
+    /// Very many of them are listed in pieces: a name that comes or goes meanwhile may be among them or not.
     pub fn members(&self, topic: &Topic) -> Vec<Arc<str>> {
         self.inner.presence.members(topic)
     }
 
-    /// How many members a topic has.
+    /// How many members a topic has, in constant time.
     pub fn member_count(&self, topic: &Topic) -> usize {
         self.inner.presence.count(topic)
     }

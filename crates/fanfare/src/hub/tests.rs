@@ -72,7 +72,7 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
             limits,
             SocketOptions::default(),
             handles,
-            Arc::new(Presence::new(Duration::ZERO)),
+            Arc::new(Presence::new(Duration::ZERO, 1)),
         ),
         shards,
     )

@@ -68,7 +68,7 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
         })
         .unzip();
     let newest = common.newest();
-    let presence = Arc::new(crate::presence::Presence::new(std::time::Duration::ZERO));
+    let presence = Arc::new(crate::presence::Presence::new(std::time::Duration::ZERO, 1));
     (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles, presence), readers, newest)
 }
 
