@@ -1,4 +1,4 @@
-//! A map from names to values that grows and shrinks piece by piece: [`crate::segments`] with keys.
+//! A map from names to values that grows and shrinks piece by piece: a table of segments with keys.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
