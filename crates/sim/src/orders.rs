@@ -140,7 +140,7 @@ impl Net {
             _ => None,
         };
         it.told.changed(&topics);
-        it.verifier.change_topics(&topics, newest, begun);
+        it.verifier.change_topics(&topics, &self.shared.log.borrow(), begun);
         let behind = it.verifier.misses_until(newest, &self.shared);
         it.life.topics.push(topics);
         it.changed_at = Some(self.shared.now.get());

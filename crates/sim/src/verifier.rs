@@ -14,7 +14,7 @@ use fanfare_proto::limits::AHEAD_WAIT;
 
 use crate::client::{Item, Request, Resume};
 use crate::history::{Entry, History};
-use crate::log_model::Start;
+use crate::log_model::{LogModel, Start};
 use crate::pieces::{Begun, PieceKind, is_heartbeat, kind_of, piece_cut_at};
 use crate::response::{Head, Part, ResponseReader};
 use crate::shared::Shared;
@@ -374,8 +374,11 @@ impl Verifier {
     }
 
     /// Its topics are changed, behind the event with this number.
-    pub(crate) fn change_topics(&mut self, topics: &[Topic], newest: u64, begun: Option<u64>) {
+    pub(crate) fn change_topics(&mut self, topics: &[Topic], log: &LogModel, begun: Option<u64>) {
+        // A gap event that waits for room was made before the change, of what the log had dropped until then.
+        self.subscription.note_available(log);
         self.before_changes.push(self.subscription.clone());
+        let newest = log.newest();
         self.subscription.change(topics, newest, begun);
         self.subscription.pass(self.cursor.unwrap_or_default());
     }
