@@ -54,7 +54,7 @@ pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
 pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
 use tasks::Tasks;
-pub use waiting::PublishFuture;
+pub use waiting::{PublishFuture, ReadyFuture};
 
 /// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may
 /// publish.

@@ -72,7 +72,9 @@ pub use hand_over::{HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
-pub use hub::{ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published};
+pub use hub::{
+    ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published, ReadyFuture,
+};
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
 pub use listeners::Listener;

@@ -173,16 +173,54 @@ impl Sequencer {
                 Err(Unable::NoRoom(no_room)) => no_room,
             };
             let Some((position, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
-            let at = state.line_time.position_of(no_room.bytes);
-            self.shared.waiting.enter(position, at, &no_room.shards, *by);
-            // The publisher enters the line first: from here on, a call finds it
-            // there. What has changed before is seen now.
-            let ahead = self.shared.waiting.waited_for_ahead(position.as_ref());
-            let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
-            if !self.ask(&no_room.calls) && !is_next {
+            if self.wait_in_line(&state, position, *by, &no_room) {
                 return Attempt::Waits;
             }
         }
+    }
+
+    /// Whether each mailbox has room for a large event, and no publisher ahead waits for it. Where it has not,
+    /// the publisher that waits as a task has a position in the line, unless it may not wait (`None`).
+    pub(crate) fn has_room(&self, wait: Option<&mut Option<LinePosition>>) -> Result<bool, PublishError> {
+        let mut state = lock(&self.state);
+        let mut wait = wait;
+        loop {
+            if self.shared.waiting.is_closed() {
+                return Err(PublishError::Stopped);
+            }
+            let ahead = self.shared.waiting.waited_for_ahead(wait.as_ref().and_then(|it| it.as_ref()));
+            state.scratch.of_one_event(self.event_bytes, self.shared.mailboxes.len());
+            let count = self.count_needs(&mut state.scratch, false, &ahead);
+            let no_room = self.find_room(&mut state, count, false, &ahead).err();
+            state.scratch.clear();
+            let Some(position) = wait.as_mut() else { return Ok(no_room.is_none()) };
+            let Some(no_room) = no_room else {
+                // The next publisher in the line is called.
+                drop(state);
+                drop(position.take());
+                return Ok(true);
+            };
+            if self.wait_in_line(&state, position, WaitBy::Task, &no_room) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes a position in the line, or keeps it. False: there may be room, or a turn, after all.
+    fn wait_in_line(
+        &self,
+        state: &State,
+        position: &mut Option<LinePosition>,
+        by: WaitBy,
+        no_room: &NoRoom,
+    ) -> bool {
+        let at = state.line_time.position_of(no_room.bytes);
+        self.shared.waiting.enter(position, at, &no_room.shards, by);
+        // The publisher enters the line first: from here on, a call finds it there. What has changed before is
+        // seen now.
+        let ahead = self.shared.waiting.waited_for_ahead(position.as_ref());
+        let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
+        !self.ask(&no_room.calls) && !is_next
     }
 
     /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is not

@@ -1,5 +1,6 @@
 //! The publish path on one thread, step by step, and publishers that wait on many.
 
+mod ready;
 mod waiting;
 
 use std::collections::VecDeque;

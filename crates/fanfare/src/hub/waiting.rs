@@ -20,6 +20,13 @@ pub struct PublishFuture<'hub> {
     publishing: Publishing<'hub>,
 }
 
+/// A publisher that waits for its turn and for room: see [`Hub::ready`].
+#[must_use = "a future does nothing unless it is polled"]
+pub struct ReadyFuture<'hub> {
+    hub: &'hub Hub,
+    position: Option<LinePosition>,
+}
+
 /// A publish under way, in parts if it must.
 struct Publishing<'hub> {
     hub: &'hub Hub,
@@ -112,6 +119,48 @@ impl Hub {
         let mut events = vec![event];
         self.publish_async(&mut events).await.map_err(|interrupted| interrupted.error)
     }
+
+    /// Waits until a publish would find room, for publishers that make an event only when it can go out: they
+    /// publish the newest state, and not an older one that has waited. There is room when each mailbox has
+    /// room for an event with [`crate::Limits::event_bytes`] of data, and the publishers that came before have had
+    /// their turn, in the fair order of [`Hub::publish_wait`].
+    ///
+    /// The room is not reserved: another publisher may take it before this one publishes. Then [`Hub::publish`]
+    /// says `Busy`, and [`Hub::publish_when_ready`] waits again.
+    ///
+    /// # Errors
+    /// `Stopped`; `WouldBlock` where it is polled on a shard's thread, and there is no room; `Busy` where the
+    /// thread that wakes tasks could not be started.
+    ///
+    /// # Panics
+    /// As [`Hub::publish_wait`].
+    pub fn ready(&self) -> ReadyFuture<'_> {
+        ReadyFuture { hub: self, position: None }
+    }
+
+    /// For a task: whether it may try, because it has no position in the line yet, or is called.
+    fn poll_call(
+        &self,
+        position: Option<&LinePosition>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PublishError>> {
+        let Some(position) = position else { return Poll::Ready(Ok(())) };
+        let tasks = &self.inner.tasks;
+        let task = Task::Publisher(position.ticket());
+        tasks.register(task, context.waker());
+        // This is asked behind the registration, so that a call in between is not lost.
+        if !position.is_called() {
+            if shard_thread::is_current() {
+                return Poll::Ready(Err(PublishError::WouldBlock));
+            }
+            if tasks.start().is_err() {
+                return Poll::Ready(Err(PublishError::Busy));
+            }
+            return Poll::Pending;
+        }
+        tasks.remove(task);
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl PublishFuture<'_> {
@@ -126,26 +175,46 @@ impl Future for PublishFuture<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let publishing = &mut self.get_mut().publishing;
-        let tasks = &publishing.hub.inner.tasks;
         loop {
-            if let Some(position) = &publishing.position {
-                let task = Task::Publisher(position.ticket());
-                tasks.register(task, context.waker());
-                // This is asked behind the registration, so that a call in between is not lost.
-                if !position.is_called() {
-                    if shard_thread::is_current() {
-                        return Poll::Ready(Err(publishing.interrupted(PublishError::WouldBlock)));
-                    }
-                    return Poll::Pending;
-                }
-                tasks.remove(task);
+            match publishing.hub.poll_call(publishing.position.as_ref(), context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(publishing.interrupted(error))),
+                Poll::Ready(Ok(())) => {}
             }
             if let Some(result) = publishing.attempt(WaitBy::Task) {
                 return Poll::Ready(result);
             }
-            if tasks.start().is_err() {
-                return Poll::Ready(Err(publishing.interrupted(PublishError::Busy)));
+        }
+    }
+}
+
+impl Future for ReadyFuture<'_> {
+    type Output = Result<(), PublishError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ReadyFuture { hub, position } = self.get_mut();
+        loop {
+            match hub.poll_call(position.as_ref(), context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => {}
             }
+            hub.inner.assert_in_reach();
+            let wait = (position.is_some() || !shard_thread::is_current()).then_some(&mut *position);
+            match hub.inner.sequencer.has_room(wait) {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) if position.is_none() => return Poll::Ready(Err(PublishError::WouldBlock)),
+                Ok(false) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Drop for ReadyFuture<'_> {
+    fn drop(&mut self) {
+        if let Some(position) = self.position.take() {
+            self.hub.inner.tasks.remove(Task::Publisher(position.ticket()));
         }
     }
 }

@@ -224,6 +224,13 @@ impl Sequencer {
 }
 
 impl Scratch {
+    /// A part of one event with so many bytes, which every shard reads.
+    pub(super) fn of_one_event(&mut self, bytes: usize, shards: usize) {
+        self.clear();
+        self.sizes.push(bytes);
+        self.interest.push(ShardSet::all(shards));
+    }
+
     /// Keeps no memory that only a large batch needed.
     pub(super) fn clear(&mut self) {
         self.sizes.clear();
