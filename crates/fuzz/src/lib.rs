@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a panic is what a finding is")]
 
+mod client_address;
 mod connection;
 mod cursor;
 mod decoder;
 mod frame;
 mod pieces;
+mod proxy_header;
 mod publish_body;
 mod request_head;
 mod shard;
@@ -25,11 +27,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "request_head", check: request_head::check },
     Target { name: "decoder", check: decoder::check },
     Target { name: "publish_body", check: publish_body::check },
     Target { name: "cursor", check: cursor::check },
+    Target { name: "proxy_header", check: proxy_header::check },
+    Target { name: "client_address", check: client_address::check },
     Target { name: "frame", check: frame::check },
     Target { name: "connection", check: connection::check },
     Target { name: "shard", check: shard::check },

@@ -53,7 +53,7 @@ fn forwarded_nodes(value: &[u8]) -> Option<SmallVec<[Node; 4]>> {
         reader.skip_blanks();
         let mut element = Element::default();
         loop {
-            if !matches!(reader.rest.first(), None | Some(b';' | b',')) {
+            if !reader.is_at_end_of_pair() {
                 element.add_pair(&mut reader)?;
             }
             match reader.rest.first() {
@@ -136,6 +136,13 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// A pair may be empty, and blanks may follow the last one of an element.
+    fn is_at_end_of_pair(&self) -> bool {
+        let is_end = |byte: Option<&u8>| matches!(byte, None | Some(b','));
+        let behind_blanks = self.rest.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+        self.rest.first() == Some(&b';') || is_end(behind_blanks)
+    }
+
     fn skip_blanks(&mut self) {
         let count = self.rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         self.rest = &self.rest[count..];
