@@ -9,9 +9,11 @@ use fanfare_proto::link::LinkKey;
 /// after it (half a billion connections of its shard).
 ///
 /// Life-cycle events bear it, and [`crate::Hub::disconnect`] and [`crate::Hub::change_topics`] take it. Its text is
-/// `<shard>-<slot>-<generation>`.
+/// `<engine>-<shard>-<slot>-<generation>`. Each engine has a random number, so the name of a connection to another
+/// process, or to this one before its restart, is unknown here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
+    pub(crate) engine: u32,
     pub(crate) shard: u32,
     pub(crate) link: LinkKey,
 }
@@ -21,15 +23,15 @@ pub struct ConnectionId {
 pub struct InvalidConnectionId;
 
 impl ConnectionId {
-    pub(crate) fn new(shard: usize, link: LinkKey) -> ConnectionId {
-        ConnectionId { shard: shard as u32, link }
+    pub(crate) fn new(engine: u32, shard: usize, link: LinkKey) -> ConnectionId {
+        ConnectionId { engine, shard: shard as u32, link }
     }
 }
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConnectionId { shard, link: LinkKey { slot, generation } } = self;
-        write!(f, "{shard}-{slot}-{generation}")
+        let ConnectionId { engine, shard, link: LinkKey { slot, generation } } = self;
+        write!(f, "{engine}-{shard}-{slot}-{generation}")
     }
 }
 
@@ -42,17 +44,17 @@ impl FromStr for ConnectionId {
             number.parse::<u32>().ok().filter(|_| is_number)
         });
         let mut next = || numbers.next().flatten().ok_or(InvalidConnectionId);
-        let (shard, slot, generation) = (next()?, next()?, next()?);
+        let (engine, shard, slot, generation) = (next()?, next()?, next()?, next()?);
         let is_whole = numbers.next().is_none() && generation <= LinkKey::GENERATIONS;
         is_whole
-            .then_some(ConnectionId { shard, link: LinkKey { slot, generation } })
+            .then_some(ConnectionId { engine, shard, link: LinkKey { slot, generation } })
             .ok_or(InvalidConnectionId)
     }
 }
 
 impl fmt::Display for InvalidConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of a connection is <shard>-<slot>-<generation>, three numbers")
+        f.write_str("the name of a connection is <engine>-<shard>-<slot>-<generation>, four numbers")
     }
 }
 
@@ -64,9 +66,19 @@ mod tests {
 
     #[test]
     fn a_name_reads_back() {
-        let id = ConnectionId::new(3, LinkKey { slot: 7, generation: LinkKey::GENERATIONS });
+        let id = ConnectionId::new(u32::MAX, 3, LinkKey { slot: 7, generation: LinkKey::GENERATIONS });
         assert_eq!(id.to_string().parse(), Ok(id));
-        for wrong in ["", "1-2", "1-2-3-4", "1-2-+3", "1--3", "a-2-3", "1-2-4294967295", "1-2-99999999999"] {
+        let wrong = [
+            "",
+            "1-2-3",
+            "1-2-3-4-5",
+            "1-2-3-+4",
+            "1-2--4",
+            "a-2-3-4",
+            "1-2-3-4294967295",
+            "1-2-3-99999999999",
+        ];
+        for wrong in wrong {
             assert_eq!(wrong.parse::<ConnectionId>(), Err(InvalidConnectionId), "{wrong:?}");
         }
     }

@@ -337,7 +337,7 @@ impl Builder {
         if let Some(position) = begin_after {
             log.begin_after(position.seq);
         }
-        let common = Common::new(log, count, &limits);
+        let common = Common::new(log, count, &limits, random.hash_one("engine") as u32);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -355,6 +355,7 @@ impl Builder {
                 wakers: wakers.clone(),
                 listeners: own_listeners,
                 links: Links {
+                    engine: common.engine(),
                     mailbox,
                     adopted,
                     hand_over,

@@ -84,6 +84,8 @@ pub(crate) struct Common {
     log: Arc<ProcessLog>,
     waiting: Arc<WaitingPublishers>,
     congestion: Arc<Congestion>,
+    /// The random number of this engine, in the names of its connections.
+    engine: u32,
 }
 
 /// What the hub knows of a shard.
@@ -169,11 +171,13 @@ pub struct Interrupted {
 }
 
 impl Common {
-    pub(crate) fn new(log: Log, shards: usize, limits: &Limits) -> Common {
+    /// `engine`: a random number.
+    pub(crate) fn new(log: Log, shards: usize, limits: &Limits, engine: u32) -> Common {
         Common {
             log: Arc::new(ProcessLog::new(log, shards)),
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
+            engine,
         }
     }
 
@@ -191,6 +195,11 @@ impl Common {
     #[cfg(test)]
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         Arc::clone(self.log.newest())
+    }
+
+    /// The number of this engine, in the names of its connections.
+    pub(crate) fn engine(&self) -> u32 {
+        self.engine
     }
 
     /// Whether the path out is full, over all shards.

@@ -64,7 +64,12 @@ pub struct SimEngine<I: Io> {
 /// A hub and a shard on each of these.
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimEngine<I> {
     let networks: Vec<I> = networks.into_iter().collect();
-    let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), &plan.limits);
+    let common = Common::new(
+        log_of(plan.epoch, &plan.limits, plan.seed),
+        networks.len(),
+        &plan.limits,
+        plan.seed as u32,
+    );
     let presence = Arc::new(Presence::new(plan.presence_linger, plan.seed));
     let life_cycle = plan.life_cycle.map(|events| LifeCycleQueue::new(events, networks.len()));
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
@@ -76,6 +81,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
         handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
         let links = Links {
+            engine: common.engine(),
             mailbox,
             adopted,
             hand_over: plan.hand_over.then(|| fd_channel::channel().expect("descriptors for the channel").0),
@@ -126,9 +132,9 @@ pub fn drain(hub: &Hub, window: Duration) {
 }
 
 /// The name of the connection whose socket is watched under this token; `None`: it is none, or not yet.
-pub fn connection_of(shard: usize, token: Token) -> Option<ConnectionId> {
+pub fn connection_of(hub: &Hub, shard: usize, token: Token) -> Option<ConnectionId> {
     match SlotKey::of(token) {
-        SlotKey::Link(link) => Some(ConnectionId::new(shard, link)),
+        SlotKey::Link(link) => Some(hub.connection_id(shard, link)),
         SlotKey::Pending(_) => None,
     }
 }

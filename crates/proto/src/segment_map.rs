@@ -68,6 +68,11 @@ impl<K: Eq + Hash, V> SegmentMap<K, V> {
         removed.map(|(_, value)| value)
     }
 
+    /// Removes everything, and gives the memory back.
+    pub fn clear(&mut self) {
+        self.entries = SegmentTable::new();
+    }
+
     /// All keys with their values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, value)| (key, value))

@@ -119,6 +119,11 @@ impl Connection {
         }
     }
 
+    /// Whether it was decided that it becomes a stream.
+    pub(crate) fn is_to_be_subscribed(&self) -> bool {
+        self.undecided.as_ref().is_some_and(Undecided::is_subscribed)
+    }
+
     /// Whether the decision about it may be waited for.
     pub(crate) fn may_be_undecided(&self) -> bool {
         self.undecided.is_some() && !self.is_answered() && !self.closed

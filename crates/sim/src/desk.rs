@@ -74,6 +74,13 @@ pub(crate) struct Undecided {
     decided: Option<Decided>,
 }
 
+impl Undecided {
+    /// Whether the decision is that it becomes a stream.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.decided == Some(Decided::Subscribe)
+    }
+}
+
 /// What was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decided {

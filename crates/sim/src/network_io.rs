@@ -60,7 +60,7 @@ impl Io for Network {
         assert!(token.0 < Token::LIMIT);
         let other = net.connections[index].token.replace(token);
         assert_eq!(other, None, "{number} is watched twice");
-        if let Some(id) = sim::connection_of(net.shard, token) {
+        if let Some(id) = sim::connection_of(self.shared.hub(), net.shard, token) {
             net.connections[index].id = Some(id);
             assert_eq!(net.ids.insert(id, index), None, "two connections have the name {id}");
         }

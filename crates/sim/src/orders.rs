@@ -32,46 +32,22 @@ pub(crate) struct ToldToEnd {
     pub(crate) must: bool,
     /// It may end.
     pub(crate) may: bool,
-    /// It must end only because it reads one of these topics; where it does so no more, it need not.
-    because_of: Vec<Topic>,
-    /// It ends if it comes to read one of these topics while the shard searches for their streams.
-    if_it_reads: Vec<Topic>,
+    /// One of its topics was disconnected: its topics do not change any more.
+    pub(crate) topic: bool,
 }
 
 impl ToldToEnd {
     fn now(&mut self) {
         (self.must, self.may) = (true, true);
-        self.because_of.clear();
-    }
-
-    fn topic(&mut self, topic: &Topic, reads: bool) {
-        if !reads {
-            self.if_it_reads.push(topic.clone());
-            return;
-        }
-        if !self.must || !self.because_of.is_empty() {
-            self.because_of.push(topic.clone());
-        }
-        (self.must, self.may) = (true, true);
-    }
-
-    /// Its topics have changed to these.
-    fn changed(&mut self, topics: &[Topic]) {
-        self.may |= self.if_it_reads.iter().any(|topic| topics.contains(topic));
-        if !self.because_of.is_empty() {
-            let gone = |topic: &Topic| !topics.contains(topic);
-            self.if_it_reads.extend(self.because_of.iter().filter(|topic| gone(topic)).cloned());
-            self.because_of.retain(|topic| !gone(topic));
-            self.must = !self.because_of.is_empty();
-        }
     }
 }
 
-/// Orders that a shard was given and has not carried out as far as its network knows, and what came of the
-/// others.
+/// Orders that a shard was given and has not carried out as far as its network knows, each with the
+/// connections that it is about although they have not begun: the decision about them came before the order.
+/// And what came of the others.
 #[derive(Default)]
 pub(crate) struct Orders {
-    given: std::collections::VecDeque<Order>,
+    given: std::collections::VecDeque<(Order, Vec<usize>)>,
     carried_out: u64,
     /// Connections whose topics were changed in this tick.
     changed: Vec<usize>,
@@ -86,7 +62,21 @@ pub(crate) struct Orders {
 impl Net {
     /// The shard was given an order.
     fn order(&mut self, order: Order) {
-        self.orders.given.push_back(order);
+        let newest = self.shared.history.borrow().newest();
+        let is_meant = |it: &Connection| {
+            let request = &it.verifier.request;
+            match &order {
+                Order::DisconnectSubject(subject) => request.wishes.subject.as_ref() == Some(subject),
+                // One that waits for a number begins after the order.
+                Order::DisconnectTopic(topic) => {
+                    request.interest.topics.contains(topic) && !request.is_ahead_of(newest)
+                }
+                Order::Disconnect(_) | Order::ChangeTopics(..) => false,
+            }
+        };
+        let begins = |it: &Connection| it.may_be_undecided() && it.is_to_be_subscribed() && is_meant(it);
+        let meant = (0..self.connections.len()).filter(|&index| begins(&self.connections[index])).collect();
+        self.orders.given.push_back((order, meant));
     }
 
     /// Notes which orders the shard has carried out. This comes before anything else is sent or published.
@@ -95,7 +85,14 @@ impl Net {
         let carried_out = sim::orders(hub, self.shard).carried_out;
         while self.orders.carried_out < carried_out {
             self.orders.carried_out += 1;
-            let order = self.orders.given.pop_front().expect("an order that was given");
+            let (order, meant) = self.orders.given.pop_front().expect("an order that was given");
+            for index in meant {
+                let it = &mut self.connections[index];
+                if !it.is_live() {
+                    it.told.now();
+                }
+                self.shared.happened(Occurrence::OrderBehindDecision);
+            }
             self.carried_out(order);
         }
     }
@@ -116,14 +113,20 @@ impl Net {
                 self.orders.subjects.insert(subject);
             }
             Order::DisconnectTopic(topic) => {
-                for it in self.connections.iter_mut().filter(|it| it.is_live()) {
-                    let reads = it.verifier.subscription.interest().topics.contains(&topic);
-                    it.told.topic(&topic, reads);
+                let reads = |it: &&mut Connection| {
+                    it.is_live() && it.verifier.subscription.interest().topics.contains(&topic)
+                };
+                for it in self.connections.iter_mut().filter(reads) {
+                    it.told.now();
+                    it.told.topic = true;
                 }
             }
             Order::ChangeTopics(id, topics) => {
                 let Some(&index) = self.ids.get(&id) else { return };
-                if self.connections[index].is_live() {
+                let it = &self.connections[index];
+                if it.told.topic {
+                    self.shared.happened(Occurrence::ChangedTooLate);
+                } else if it.is_live() {
                     self.change_topics(index, topics);
                 }
             }
@@ -139,7 +142,6 @@ impl Net {
             Some(PieceKind::Frame(seq)) => Some(seq),
             _ => None,
         };
-        it.told.changed(&topics);
         it.verifier.change_topics(&topics, &self.shared.log.borrow(), begun);
         let behind = it.verifier.misses_until(newest, &self.shared);
         it.life.topics.push(topics);

@@ -30,6 +30,9 @@ struct Stage {
     available_after: u64,
 }
 
+/// Changes that a stream may have to catch up with; it forgets older ones.
+const STAGES: usize = 8;
+
 impl Subscription {
     pub(crate) fn new(interest: Interest) -> Subscription {
         let current = Stage { interest, available_after: 0 };
@@ -51,7 +54,13 @@ impl Subscription {
             stage.interest.topics.retain(stays);
         }
         self.current.interest.topics = topics.to_vec();
-        self.stages.push_back((newest, before));
+        // Of several changes at one number, the first one says what it keeps.
+        if self.stages.back().is_none_or(|(until, _)| *until < newest) {
+            self.stages.push_back((newest, before));
+        }
+        if self.stages.len() > STAGES {
+            self.stages.pop_front();
+        }
         self.begun = begun.or(self.begun);
     }
 

@@ -157,6 +157,10 @@ occurrences! {
     DisconnectedAhead: "disconnected while they waited for a number",
     /// An order about a connection that had left.
     StaleOrder: "orders about connections that had left",
+    /// A change of topics behind an order to end the streams of one of the topics before.
+    ChangedTooLate: "changes of topics of streams that were to end",
+    /// An order to end a connection that was given between the decision about it and its beginning.
+    OrderBehindDecision: "connections disconnected behind the decision about them",
     /// A shard had no room for an order.
     OrderBusy: "orders without room",
     /// A stream got other topics.

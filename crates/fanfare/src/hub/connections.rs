@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use fanfare_proto::event::Topic;
+#[cfg(feature = "sim")]
+use fanfare_proto::link::LinkKey;
 
 use super::Hub;
 use crate::connection::ConnectionId;
@@ -19,7 +21,7 @@ pub enum ConnectionError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
-    /// The connection is not one of this engine's.
+    /// The name is one of another engine's connection, for instance of this server's before its restart.
     Unknown,
     /// A connection has at least one topic.
     NoTopics,
@@ -70,12 +72,14 @@ impl Hub {
 
     /// Gives a connection other topics while it lives.
     ///
-    /// The change has an exact place in the order of events. Of topics that stay, the subscriber gets every event, before the
-    /// change and after it. Of topics that come, it gets the events after the change. Of topics that go, it gets none that it
-    /// was not sent before. A subscriber that has more than 64 changes to catch up with may get some events from before the
-    /// change of topics that came. Where the new subscription finds no room ([`crate::Limits::subscription_bytes`]), the connection
-    /// ends. It also ends where the log loses an event of the topics that stay before it is sent, also with
-    /// [`crate::LaggardPolicy::Skip`].
+    /// The change has an exact place in the order of events. The subscriber gets every event of the topics that it keeps, before
+    /// the change and after it. It gets the events of added topics that are published after the change. It gets no further
+    /// event of removed topics. A subscriber that has more than 8 changes to catch up with may get some older events of added
+    /// topics.
+    ///
+    /// The connection ends where the new subscription finds no room ([`crate::Limits::subscription_bytes`]). It also ends where
+    /// the log no longer has an event of a topic that it keeps and that was not sent yet, also with
+    /// [`crate::LaggardPolicy::Skip`]. A subscriber that has been sent everything is not in this danger.
     ///
     /// A subscriber that reconnects asks for topics again: [`crate::Admission`] decides about them.
     ///
@@ -111,8 +115,17 @@ impl Hub {
         self.inner.presence.count(topic)
     }
 
+    /// The name of a connection.
+    #[cfg(feature = "sim")]
+    pub(crate) fn connection_id(&self, shard: usize, link: LinkKey) -> ConnectionId {
+        ConnectionId::new(self.inner.common.engine(), shard, link)
+    }
+
     fn order_one(&self, connection: ConnectionId, order: ConnectionOrder) -> Result<(), ConnectionError> {
         self.inner.assert_in_reach();
+        if connection.engine != self.inner.common.engine() {
+            return Err(ConnectionError::Unknown);
+        }
         self.order_shard(connection.shard as usize, order)
     }
 

@@ -211,7 +211,7 @@ impl<I: Io> Shard<I> {
             memberships: memberships.clone().into(),
         });
         if self.connections.are_heard() {
-            let connection = ConnectionId::new(self.links.log.shard(), link);
+            let connection = self.connection_id(link);
             let peer = match subscribe.via {
                 Via::Direct => self.io.peer(socket).and_then(Peer::address),
                 Via::Proxied(client) => client,
@@ -227,11 +227,15 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    fn connection_id(&self, link: LinkKey) -> ConnectionId {
+        ConnectionId::new(self.links.engine, self.links.log.shard(), link)
+    }
+
     fn subscribed(&mut self, link: LinkKey, topics: &[Topic], has_gap: bool) {
         if !self.connections.are_heard() {
             return;
         }
-        let connection = ConnectionId::new(self.links.log.shard(), link);
+        let connection = self.connection_id(link);
         let mut topics = topics.to_vec();
         topics.sort_unstable();
         topics.dedup();
@@ -254,7 +258,7 @@ impl<I: Io> Shard<I> {
         }
         if self.connections.are_heard() {
             self.connections.happened.push(LifeCycleEvent::Closed(Closed {
-                connection: ConnectionId::new(self.links.log.shard(), link),
+                connection: self.connection_id(link),
                 reason: closed.reason,
                 sent: self.delivery.cursor(closed.cursor),
                 lasted: now.saturating_sub(began_at.time()),
@@ -274,8 +278,9 @@ impl<I: Io> Shard<I> {
             }
             ConnectionOrder::DisconnectTopic(topic) => self.delivery.disconnect_topic(topic),
             ConnectionOrder::ChangeTopics(link, topics) => {
-                let log = &mut self.links.log;
-                match self.delivery.change_topics(link, topics.iter().cloned(), now, log) {
+                let caught_up_to = self.inbox.is_empty().then(|| self.links.log.caught_up_to()).flatten();
+                let (log, new) = (&mut self.links.log, topics.iter().cloned());
+                match self.delivery.change_topics(link, new, caught_up_to, now, log) {
                     Changed::Changed => self.subscribed(link, &topics, false),
                     // It would go on with topics that it is not to have, or without those that it asked for.
                     Changed::NoRoom => self.connections.ending.push_back(link),

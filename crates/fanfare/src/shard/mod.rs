@@ -19,11 +19,11 @@ use fanfare_proto::client_address::TrustedProxies;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
-use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, EXPIRY_SLACK, Limits, TRIM_FRAMES};
+use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, TRIM_FRAMES};
 use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
 
-use crate::admission::Admissions;
+use crate::admission::{Admissions, Decided};
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
@@ -44,8 +44,22 @@ const ADOPTION_MARKS: usize = 32;
 /// of a millisecond.
 const DISCARDED_READS: usize = 64;
 
+/// Room for decisions and orders that an idle shard keeps.
+const AGENDA_KEPT: usize = 64;
+
+/// Orders that wait behind decisions. With more of them the mail waits, so that callers learn that it is full.
+const AGENDA_ORDERS: usize = 1024;
+
+/// What has come about connections.
+enum Agenda {
+    Decided(Box<Decided>),
+    Order(Box<ConnectionOrder>),
+}
+
 /// What ties a shard to the rest of the process.
 pub(crate) struct Links {
+    /// The number of this engine, in the names of its connections.
+    pub(crate) engine: u32,
     pub(crate) mailbox: Arc<Mailbox>,
     /// Sockets to adopt, in the order of their mail.
     pub(crate) adopted: SocketReceiver,
@@ -74,6 +88,11 @@ pub(crate) struct Shard<I: Io> {
     /// Mail taken from the mailbox and not yet acted on.
     inbox: VecDeque<Mail>,
     mail_taken_at: Duration,
+    /// What has come about connections and is not done yet, in its order: a connection that is to begin, and
+    /// then to end, ends. It does not wait among the mail, where it would hold up the events behind it.
+    agenda: VecDeque<Agenda>,
+    /// Orders among them. Decisions are bounded by the requests that wait for them.
+    agenda_orders: usize,
     counts: Counts,
     jitter: Jitter,
     /// When to accept again after descriptors ran out.
@@ -108,6 +127,8 @@ impl<I: Io> Shard<I> {
             arrivals: Arrivals::default(),
             inbox: VecDeque::new(),
             mail_taken_at: Duration::ZERO,
+            agenda: VecDeque::new(),
+            agenda_orders: 0,
             counts: Counts::default(),
             jitter: Jitter::new(seed.rotate_left(32)),
             accept_again_at: None,
@@ -152,14 +173,14 @@ impl<I: Io> Shard<I> {
         self.expire_pending(now);
         self.expire_undecided(now);
         self.take_mail(now);
-        self.act_on_decisions(now);
+        self.act_on_agenda(now);
         self.start_caught_up_resumes(now);
         self.end_connections();
         self.run_upkeep(now);
         self.send(now);
         self.close_ended(now);
         self.publish_counts();
-        // Whoever hears of a connection finds it counted.
+        // A connection is counted before the life cycle tells of it.
         self.tell_life_cycle();
     }
 
@@ -168,7 +189,7 @@ impl<I: Io> Shard<I> {
         let work = self.delivery.has_work()
             || self.connections.has_work()
             || !self.inbox.is_empty()
-            || self.arrivals.undecided.has_decisions()
+            || !self.agenda.is_empty()
             || !self.unread.is_empty();
         let congested_until = self.congested_until(now);
         let may_sleep = || match congested_until {
@@ -272,6 +293,7 @@ impl<I: Io> Shard<I> {
         }
         while marks > 0
             && !self.delivery.is_backlogged()
+            && self.agenda_orders < AGENDA_ORDERS
             && let Some(mail) = self.inbox.pop_front()
         {
             match mail {
@@ -286,13 +308,12 @@ impl<I: Io> Shard<I> {
                 }
                 Mail::Decided(decided) => {
                     marks -= 1;
-                    self.arrivals.undecided.note_decision(decided);
+                    self.agenda.push_back(Agenda::Decided(decided));
                 }
                 Mail::Order(order) => {
                     marks = marks.saturating_sub(ADOPTION_MARKS);
-                    self.order(*order, now);
-                    #[cfg(feature = "sim")]
-                    self.links.mailbox.order_carried_out();
+                    self.agenda.push_back(Agenda::Order(order));
+                    self.agenda_orders += 1;
                 }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {
@@ -303,6 +324,25 @@ impl<I: Io> Shard<I> {
                 }
                 Mail::Drain(window) => self.begin_drain(window, now),
             }
+        }
+    }
+
+    /// Acts on decisions and orders about connections, as far as the budget of one tick goes.
+    fn act_on_agenda(&mut self, now: Duration) {
+        for _ in 0..DECISIONS {
+            let Some(next) = self.agenda.pop_front() else { break };
+            match next {
+                Agenda::Decided(decided) => self.decided(*decided, now),
+                Agenda::Order(order) => {
+                    self.agenda_orders -= 1;
+                    self.order(*order, now);
+                    #[cfg(feature = "sim")]
+                    self.links.mailbox.order_carried_out();
+                }
+            }
+        }
+        if self.agenda.is_empty() && self.agenda.capacity() > AGENDA_KEPT {
+            self.agenda = VecDeque::new();
         }
     }
 

@@ -29,6 +29,12 @@ impl Subscription {
         Subscription { topics, encoding: encoding.into(), sees_private }
     }
 
+    /// The same with only those of its topics that `after` has, too.
+    pub fn kept_by(&self, after: &Subscription) -> Subscription {
+        let is_kept = |topic: &&Topic| after.topics.binary_search(topic).is_ok();
+        Subscription { topics: self.topics.iter().filter(is_kept).cloned().collect(), ..*self }
+    }
+
     /// Replaces names by equal ones that `known` has, so that a text that is known already is not kept twice.
     pub(super) fn share_names(&mut self, known: impl Fn(&Topic) -> Option<Topic>) {
         for topic in &mut self.topics {

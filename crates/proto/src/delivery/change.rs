@@ -1,25 +1,26 @@
 //! Streams whose topics change while they live.
 //!
-//! A change has an exact place in the order of events: the newest number `N` at the moment when the shard makes it. Of the
-//! topics that stay, the stream gets every event, before `N` and after it. Of those that come it gets the events after `N`, and
-//! of those that go none that it was not sent before. So up to `N` it reads the topics that stay from the log, as a laggard,
-//! and after `N` it belongs to its new audience.
+//! A change has an exact place in the order of events: the newest number `N` at the moment when the shard makes it. The stream
+//! gets every event of the topics that it keeps, before `N` and after it. It gets the events of added topics from `N` on. It
+//! gets no further event of removed topics. So up to `N` it reads the topics that it keeps from the log, as a laggard, and
+//! after `N` it belongs to its new audience.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Delivery, StreamKey};
+use super::Delivery;
 use crate::audience::{AudienceId, Subscription};
 use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::laggard::NewLaggard;
 use crate::link::LinkKey;
+use crate::segment_map::SegmentMap;
 use crate::stream::Place;
 
-/// Stages of one stream. With more changes to catch up with, it forgets the oldest of them: of topics that came by that change
-/// it gets the events from where it stands, some of which are older than the change.
-const STAGES_MAX: usize = 64;
+/// Stages of one stream. A stream with more changes to catch up with forgets the oldest of them: of the topics that this change
+/// added it gets the events from where it stands, some of which are older than the change.
+const STAGES_MAX: usize = 8;
 
 /// What a stream reads up to the number of a change.
 struct Stage {
@@ -28,33 +29,96 @@ struct Stage {
 }
 
 /// The stages that streams have not finished, by their slots. Each of these streams is a laggard.
-#[derive(Default)]
-pub(super) struct Stages(HashMap<u32, VecDeque<Stage>>);
+pub(super) struct Stages {
+    by_slot: SegmentMap<u32, VecDeque<Stage>>,
+    /// The memory of all of them; an upper bound.
+    bytes: usize,
+}
+
+impl Stage {
+    fn new(until: u64, subscription: Subscription) -> Stage {
+        Stage { until, subscription: Arc::new(subscription) }
+    }
+
+    fn bytes(&self) -> usize {
+        Stage::bytes_of(&self.subscription)
+    }
+
+    /// Twice its place in the queue, for the queue's growth, and what it owns: each name, too, because no audience may have
+    /// it any more.
+    fn bytes_of(subscription: &Subscription) -> usize {
+        let name = |topic: &Topic| size_of::<Topic>() + NAME_BYTES + topic.as_str().len();
+        2 * size_of::<Stage>()
+            + size_of::<Subscription>()
+            + NAME_BYTES
+            + subscription.topics().iter().map(name).sum::<usize>()
+    }
+}
+
+/// The two counters of an `Arc`, and what the allocator rounds up.
+const NAME_BYTES: usize = 32;
 
 impl Stages {
+    /// `seed` is for the keys of hashes.
+    pub(super) fn new(seed: u64) -> Stages {
+        Stages { by_slot: SegmentMap::new(seed), bytes: 0 }
+    }
+
+    /// The memory of all stages, in bytes; an upper bound.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// What the stream reads now, and up to which number, where that is not what its audience reads.
     pub(super) fn current(&mut self, slot: u32, cursor: u64) -> Option<(u64, Arc<Subscription>)> {
-        let stages = self.0.get_mut(&slot)?;
-        while stages.front().is_some_and(|stage| stage.until <= cursor) {
-            stages.pop_front();
+        let stages = self.by_slot.get_mut(&slot)?;
+        while let Some(passed) = stages.pop_front_if(|stage| stage.until <= cursor) {
+            self.bytes -= passed.bytes();
         }
         let current = stages.front().map(|stage| (stage.until, Arc::clone(&stage.subscription)));
         if current.is_none() {
-            self.forget(slot);
+            self.by_slot.remove(&slot);
         }
         current
     }
 
+    /// The stream keeps `stay` up to `until`, and has `topics` from there on.
+    fn add(&mut self, slot: u32, until: u64, stay: Subscription, topics: &Subscription) {
+        let stages = self.by_slot.get_or_default(&slot);
+        for stage in stages.iter_mut() {
+            // A topic that is removed now is not sent any more, also where an earlier change kept it.
+            let before = stage.bytes();
+            *stage = Stage::new(stage.until, stage.subscription.kept_by(topics));
+            self.bytes -= before - stage.bytes();
+        }
+        if stages.back().is_none_or(|last| last.until < until) {
+            let stage = Stage::new(until, stay);
+            self.bytes += stage.bytes();
+            stages.push_back(stage);
+        }
+        if stages.len() > STAGES_MAX
+            && let Some(oldest) = stages.pop_front()
+        {
+            // Topics that are kept are in every later stage, so the next one has all that this one has, and more.
+            self.bytes -= oldest.bytes();
+        }
+    }
+
     /// The stream has left.
     pub(super) fn forget(&mut self, slot: u32) {
-        if self.0.remove(&slot).is_some() && self.0.is_empty() {
-            self.0 = HashMap::new();
+        if let Some(stages) = self.by_slot.remove(&slot) {
+            self.bytes -= stages.iter().map(Stage::bytes).sum::<usize>();
         }
     }
 
     /// The slots, for checks.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
-        self.0.keys().copied()
+        self.by_slot.iter().map(|(slot, _)| *slot)
+    }
+
+    /// The bytes, counted anew, for checks.
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.by_slot.iter().flat_map(|(_, stages)| stages).map(Stage::bytes).sum()
     }
 }
 
@@ -63,7 +127,7 @@ impl Stages {
 pub enum Changed {
     /// The stream has its new topics.
     Changed,
-    /// The link is gone.
+    /// The link is gone, or its stream ends because one of its topics was disconnected before.
     Gone,
     /// The new subscription finds no room within [`crate::limits::Limits::subscription_bytes`]: nothing has changed.
     NoRoom,
@@ -72,28 +136,32 @@ pub enum Changed {
 impl Delivery {
     /// Gives the stream of a link other topics. The module's documentation says which events it gets. What its
     /// new audience was sent before counts as sent to it, so its next heartbeat may come up to an interval after
-    /// the change.
+    /// the change. `caught_up_to`: the number up to which this shard was handed every event of its topics, where that
+    /// is known.
     pub fn change_topics(
         &mut self,
         link: LinkKey,
         topics: impl IntoIterator<Item = Topic>,
+        caught_up_to: Option<u64>,
         now: Duration,
         log: &mut impl EventLog,
     ) -> Changed {
-        let Some(StreamKey { slot, .. }) = self.stream_on(link) else { return Changed::Gone };
+        let Some(key) = self.stream_on(link) else { return Changed::Gone };
+        if self.search_before_change(key, log) {
+            return Changed::Gone;
+        }
+        let slot = key.slot;
         let stream = self.subscribers[slot as usize].stream;
         let before = Arc::clone(self.audiences.subscription(stream.audience));
         let after = Subscription::new(topics, before.encoding(), before.sees_private());
         if after == *before {
             return Changed::Changed;
         }
-        if !self.has_room_for(&after) {
+        let stay = before.kept_by(&after);
+        if !self.has_room_beside(Stage::bytes_of(&stay), &after) {
             return Changed::NoRoom;
         }
-        let stays = |topic: &&Topic| after.topics().binary_search(topic).is_ok();
-        let stay = before.topics().iter().filter(stays).cloned();
-        let stay = Arc::new(Subscription::new(stay, before.encoding(), before.sees_private()));
-        let (audience, newest) = self.audience_of(after, log);
+        let (audience, newest) = self.audience_of(after.clone(), log);
         // What a member was sent together with its old audience is not forgotten: a heartbeat would follow it.
         let mut sent_at = stream.sent_at;
         let laggard = match stream.place {
@@ -103,7 +171,13 @@ impl Delivery {
             }
             Place::Member(index) => {
                 sent_at = sent_at.max(self.audiences.reached_at(stream.audience, index));
-                let cursor = self.leave_members(stream.audience, index).cursor;
+                let head = self.audiences.head(stream.audience);
+                let mut cursor = self.leave_members(stream.audience, index).cursor;
+                if cursor >= head && !self.audiences.is_marking() {
+                    // It has everything that this shard was handed, so it does not ask the log, which may retain
+                    // nothing of its topics.
+                    cursor = cursor.max(caught_up_to.unwrap_or_default().min(newest));
+                }
                 let new = NewLaggard { slot, cursor, incomplete_until: 0, fell_behind: false, ready: true };
                 self.laggards.insert(new, now)
             }
@@ -112,20 +186,11 @@ impl Delivery {
         let changed = &mut self.subscribers[slot as usize].stream;
         (changed.audience, changed.place, changed.sent_at) = (audience, Place::Laggard(laggard), sent_at);
         self.remove_audience_if_empty(stream.audience, log);
-        let stages = self.stages.0.entry(slot).or_default();
-        for stage in stages.iter_mut() {
-            // What goes now is not sent any more, also where it was to stay in a change before this one.
-            let topics = stage.subscription.topics().iter();
-            let topics = topics.filter(|topic| self.audiences.reads(audience, topic)).cloned();
-            stage.subscription =
-                Arc::new(Subscription::new(topics, before.encoding(), before.sees_private()));
-        }
-        if stages.back().is_none_or(|last| last.until < newest) {
-            stages.push_back(Stage { until: newest, subscription: stay });
-        }
-        if stages.len() > STAGES_MAX {
-            // Topics that stay are in every later stage, so the next one has all that this one has, and more.
-            stages.pop_front();
+        let cursor = self.laggards.get(laggard).cursor;
+        // What it has passed is no stage any more.
+        self.stages.current(slot, cursor);
+        if cursor < newest {
+            self.stages.add(slot, newest, stay, &after);
         }
         Changed::Changed
     }

@@ -56,7 +56,8 @@ impl Delivery {
         let held = self.unsent.memory_bytes(&self.store);
         let may_exceed = self.upkeep.is_making_room;
         assert!(held <= self.limits.laggard_bytes || may_exceed, "links hold {held} bytes");
-        let bytes = self.audiences.bytes();
+        assert_eq!(self.stages.bytes(), self.stages.counted_bytes(), "the bytes of changes of topics");
+        let bytes = self.subscription_bytes();
         assert!(bytes <= self.limits.subscription_bytes, "subscriptions take {bytes} bytes");
         let ended: u64 = self.counts.closed.iter().sum();
         assert_eq!(self.counts.subscribed, self.subscribers.len() as u64 + ended, "every stream ends once");

@@ -1,4 +1,4 @@
-//! Streams that are ended because somebody asked for it: one by its link, or all that read a topic.
+//! Streams that are ended on request: one by its link, or all that read a topic.
 
 use std::collections::VecDeque;
 
@@ -6,14 +6,24 @@ use super::{Delivery, StreamKey, Subscriber};
 use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::link::LinkKey;
+use crate::segment_map::SegmentMap;
 use crate::stream::CloseReason;
 
 /// Searches under way for the streams of topics.
-#[derive(Default)]
-pub(super) struct Searches(VecDeque<Search>);
+pub(super) struct Searches {
+    queue: VecDeque<Search>,
+    /// The number of the next search.
+    next_number: u64,
+    /// Streams whose topics were changed while searches were under way, by their slots: the next search at that time. All
+    /// earlier ones were applied to the topics before the change.
+    changed: SegmentMap<u32, u64>,
+    /// Streams that were found and have not ended yet, by their slots.
+    found: SegmentMap<u32, ()>,
+}
 
 /// A search for the streams that read a topic: once through the table, piece by piece.
 struct Search {
+    number: u64,
     topic: Topic,
     next_slot: usize,
     /// The newest generation when it began. Streams that began later stay.
@@ -21,14 +31,39 @@ struct Search {
 }
 
 impl Searches {
+    /// `seed` is for the keys of hashes.
+    pub(super) fn new(seed: u64) -> Searches {
+        Searches {
+            queue: VecDeque::new(),
+            next_number: 0,
+            changed: SegmentMap::new(seed),
+            found: SegmentMap::new(seed),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
+    }
+
+    /// The stream has left.
+    pub(super) fn forget(&mut self, slot: u32) {
+        if !self.changed.is_empty() {
+            self.changed.remove(&slot);
+        }
+        if !self.found.is_empty() {
+            self.found.remove(&slot);
+        }
+    }
+
+    /// Whether this search is for the topics that the stream had before they were changed.
+    fn is_passed(&self, number: u64, slot: u32) -> bool {
+        !self.changed.is_empty() && self.changed.get(&slot).is_some_and(|next| number < *next)
     }
 }
 
 impl Delivery {
-    /// Ends the stream of a link. What is marked for it and not sent yet is not sent: it is still there for who resumes. A
-    /// link in the middle of a frame is closed at once, without the bytes that say goodbye. False where the link is gone.
+    /// Ends the stream of a link. What is marked for it and not sent yet is not sent: it is still there when the subscriber
+    /// resumes. A link in the middle of a frame is closed at once, without the bytes that end a stream. False where the link is gone.
     pub fn disconnect(&mut self, link: LinkKey, log: &mut impl EventLog) -> bool {
         let Some(key) = self.stream_on(link) else { return false };
         self.disconnect_stream(key, log);
@@ -43,12 +78,50 @@ impl Delivery {
         }
     }
 
+    /// Ends a stream that a search has found. Until it has ended, its topics stay as they are.
+    fn disconnect_found(&mut self, key: StreamKey, log: &mut impl EventLog) {
+        *self.searches.found.get_or_default(&key.slot) = ();
+        self.disconnect_stream(key, log);
+    }
+
     /// Ends the streams that read this topic, also among others. They are searched for in the next calls of
     /// [`Delivery::handle_timeout`].
     pub fn disconnect_topic(&mut self, topic: Topic) {
         if self.audiences.of_topic(&topic).is_some() {
-            self.searches.0.push_back(Search { topic, next_slot: 0, generation: self.generation });
+            let number = self.searches.next_number;
+            self.searches.next_number += 1;
+            self.searches.queue.push_back(Search {
+                number,
+                topic,
+                next_slot: 0,
+                generation: self.generation,
+            });
         }
+    }
+
+    /// The topics of a stream are about to change. Searches that began before look at the topics that it has now: true
+    /// where it ends because of one of them.
+    pub(super) fn search_before_change(&mut self, key: StreamKey, log: &mut impl EventLog) -> bool {
+        if !self.searches.found.is_empty() && self.searches.found.get(&key.slot).is_some() {
+            return true;
+        }
+        if self.searches.is_empty() {
+            return false;
+        }
+        let Subscriber { link, stream } = self.subscribers[key.slot as usize];
+        let is_meant = |search: &Search| {
+            search.next_slot <= key.slot as usize
+                && is_at_most(link.generation(), search.generation)
+                && !self.searches.is_passed(search.number, key.slot)
+                && self.audiences.reads(stream.audience, &search.topic)
+        };
+        let ends = self.searches.queue.iter().any(is_meant);
+        if ends {
+            self.disconnect_found(key, log);
+        } else {
+            *self.searches.changed.get_or_default(&key.slot) = self.searches.next_number;
+        }
+        ends
     }
 
     /// Goes on with the oldest search, as far as the budget of one tick goes.
@@ -56,25 +129,27 @@ impl Delivery {
         let (mut checks, mut endings) = (self.budgets.drain_checks, self.budgets.endings);
         // Those that were found before go first.
         endings = endings.saturating_sub(self.sending.endings_queued());
-        while let Some(mut search) = self.searches.0.pop_front() {
+        while let Some(mut search) = self.searches.queue.pop_front() {
             let end = self.subscribers.capacity();
             while search.next_slot < end && checks > 0 && endings > 0 {
                 let slot = search.next_slot;
                 (search.next_slot, checks) = (slot + 1, checks - 1);
                 let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
-                let is_older = is_at_most(link.generation(), search.generation);
-                if is_older && self.audiences.reads(stream.audience, &search.topic) {
+                let is_meant = is_at_most(link.generation(), search.generation)
+                    && !self.searches.is_passed(search.number, slot as u32);
+                if is_meant && self.audiences.reads(stream.audience, &search.topic) {
                     endings -= 1;
-                    self.disconnect_stream(
-                        StreamKey { slot: slot as u32, generation: link.generation() },
-                        log,
-                    );
+                    let key = StreamKey { slot: slot as u32, generation: link.generation() };
+                    self.disconnect_found(key, log);
                 }
             }
             if search.next_slot < end {
-                self.searches.0.push_front(search);
+                self.searches.queue.push_front(search);
                 return;
             }
+        }
+        if !self.searches.changed.is_empty() {
+            self.searches.changed.clear();
         }
     }
 }

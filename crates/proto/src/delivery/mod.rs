@@ -222,8 +222,8 @@ impl Delivery {
             sending: Sending::default(),
             closed: Vec::new(),
             upkeep: Upkeep::default(),
-            stages: Stages::default(),
-            searches: Searches::default(),
+            stages: Stages::new(seed),
+            searches: Searches::new(seed),
             drain: None,
             generation: 0,
             jitter: Jitter::new(seed),
@@ -323,14 +323,20 @@ impl Delivery {
     /// Whether a stream of this subscription may begin: the audiences and topics of all of them stay within
     /// [`Limits::subscription_bytes`].
     pub fn has_room_for(&self, subscription: &Subscription) -> bool {
-        let left = self.limits.subscription_bytes.saturating_sub(self.audiences.bytes());
+        self.has_room_beside(0, subscription)
+    }
+
+    /// The same, where so many bytes are needed besides.
+    fn has_room_beside(&self, others: usize, subscription: &Subscription) -> bool {
+        let left = self.limits.subscription_bytes.saturating_sub(self.subscription_bytes() + others);
         Audiences::bytes_of_new_at_most(subscription) <= left
             || self.audiences.bytes_of_new(subscription) <= left
     }
 
-    /// The memory of the audiences and topics of all subscriptions, in bytes; an upper bound.
+    /// The memory of the audiences and topics of all subscriptions, and of changes of topics that streams have not
+    /// caught up with, in bytes; an upper bound.
     pub fn subscription_bytes(&self) -> usize {
-        self.audiences.bytes()
+        self.audiences.bytes() + self.stages.bytes()
     }
 
     /// How many audiences there are.
@@ -460,6 +466,7 @@ impl Delivery {
         };
         let cursor = cursor.unwrap_or(its_cursor);
         self.stages.forget(slot);
+        self.searches.forget(slot);
         self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
         self.remove_audience_if_empty(stream.audience, log);
         self.counts.closed[reason.index()] += 1;

@@ -93,7 +93,7 @@ fn a_stream_bears_any_number_of_changes() {
         world.publish("stays", 1);
         let topics = ["stays", &(number % 7).to_string()].map(|name| Topic::new(name).unwrap());
         let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
-        assert_eq!(world.delivery.change_topics(link, topics, world.now, log), Changed::Changed);
+        assert_eq!(world.delivery.change_topics(link, topics, None, world.now, log), Changed::Changed);
         world.tick();
     }
     world.delivery.handle_writable(link);

@@ -89,6 +89,9 @@ struct Subscriber {
     ended: bool,
 }
 
+/// Changes that a stream may have to catch up with; it forgets older ones.
+const STAGES: usize = 8;
+
 impl Subscriber {
     /// What it has of the event with this number.
     fn at(&self, seq: u64) -> &Subscription {
@@ -310,9 +313,11 @@ impl World {
             self.first_after(subscriber, event.seq())
         });
         let in_event = events.take(100).find(|event| is_in(event)).map(|event| event.seq());
+        let caught_up_to = self.mail.is_empty().then_some(newest);
         let changed = self.delivery.change_topics(
             link,
             topics.iter().cloned(),
+            caught_up_to,
             now,
             &mut UnsharedLog { log: &mut self.log, shard: 0 },
         );
@@ -330,8 +335,13 @@ impl World {
         for (_, subscription) in &mut subscriber.stages {
             *subscription = only(subscription, &topics);
         }
-        if before.topics() != topics {
+        if before.topics() != topics && subscriber.stages.back().is_none_or(|(until, _)| *until < newest) {
             subscriber.stages.push_back((newest, only(&before, &topics)));
+        }
+        let passed = subscriber.seen;
+        subscriber.stages.retain(|(until, _)| *until > passed);
+        if subscriber.stages.len() > STAGES {
+            subscriber.stages.pop_front();
         }
         if let Some(begun) = begun {
             let place = subscriber.stages.partition_point(|(until, _)| *until < begun.0);
@@ -476,7 +486,7 @@ impl World {
         let misses =
             self.first_after(subscriber, subscriber.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
-        // Whoever is in the middle of a change of its topics does not skip, and needs a log that has dropped nothing since.
+        // A stream in the middle of a change of its topics does not skip, and needs a log that has dropped nothing since.
         let lost = lost
             || subscriber.stages.iter().any(|(until, subscription)| {
                 let topics = subscription.topics();

@@ -3,12 +3,11 @@
 //! Their sockets are not watched. That a client has left is found when its answer is sent, at the latest when the time for
 //! the decision is over.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Io, Socket};
-use fanfare_proto::limits::{DECISIONS, EXPIRIES};
+use fanfare_proto::limits::EXPIRIES;
 use fanfare_proto::link::{LinkKey, Transport};
 use slab::Slab;
 
@@ -26,9 +25,6 @@ pub(in crate::shard) struct UndecidedTable {
     requests: Slab<Undecided>,
     /// In the order of their times, which are one duration after their beginnings.
     pub(super) deadlines: Deadline,
-    /// Decisions that have come and are not acted on yet. They do not wait among the shard's mail, where they
-    /// would hold up the events behind them.
-    decisions: VecDeque<Box<Decided>>,
     generation: u32,
 }
 
@@ -77,14 +73,6 @@ impl UndecidedTable {
         Some(self.requests.remove(key.slot as usize))
     }
 
-    pub(in crate::shard) fn note_decision(&mut self, decided: Box<Decided>) {
-        self.decisions.push_back(decided);
-    }
-
-    pub(in crate::shard) fn has_decisions(&self) -> bool {
-        !self.decisions.is_empty()
-    }
-
     /// Deadlines, those of requests without one any more included; for checks.
     #[cfg(feature = "sim")]
     pub(in crate::shard) fn deadlines(&self) -> usize {
@@ -114,9 +102,6 @@ impl UndecidedTable {
         if self.requests.capacity().max(self.deadlines.capacity()) > UNDECIDED_KEPT {
             self.requests = Slab::new();
             self.deadlines = Deadline::new();
-        }
-        if self.decisions.is_empty() && self.decisions.capacity() > UNDECIDED_KEPT {
-            self.decisions = VecDeque::new();
         }
     }
 }
@@ -163,16 +148,8 @@ impl<I: Io> Shard<I> {
         undecided.insert(Undecided { socket, generation, asked, received, wanted }, deadline);
     }
 
-    /// Acts on decisions that have come, as far as the budget of one tick goes.
-    pub(in crate::shard) fn act_on_decisions(&mut self, now: Duration) {
-        for _ in 0..DECISIONS {
-            let Some(decided) = self.arrivals.undecided.decisions.pop_front() else { return };
-            self.decided(*decided, now);
-        }
-    }
-
     /// The decision about a request has come. Where the request does not wait any more, it is dropped.
-    fn decided(&mut self, decided: Decided, now: Duration) {
+    pub(in crate::shard) fn decided(&mut self, decided: Decided, now: Duration) {
         let Decided { key, decision } = decided;
         if let Ok(Decision::Later(later)) = decision {
             self.decided_later_again(key, later);
@@ -180,7 +157,7 @@ impl<I: Io> Shard<I> {
         }
         let Some(undecided) = self.arrivals.undecided.remove(key) else { return };
         let Undecided { socket, asked, received, wanted, .. } = undecided;
-        // Before the answer: who has read it finds that nobody waits for the ticket.
+        // Before the answer: a client that has read it finds that no request waits for the ticket.
         drop(wanted);
         let reply = self.reply_to(decision, asked, &received);
         self.reply(socket, reply, now);
