@@ -109,10 +109,15 @@ async fn refuse(refused: AdoptError, kind: Kind, fields: &[u8]) {
     let (status, detail) = match refused.reason() {
         AdoptRefusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "this server is busy; try again in a moment"),
         AdoptRefusal::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down"),
+        AdoptRefusal::TooManyTopics { .. } => {
+            (StatusCode::BAD_REQUEST, "too many topics in one subscription")
+        }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "this server cannot take the connection; its log says why"),
     };
     match refused.reason() {
-        AdoptRefusal::Busy | AdoptRefusal::Stopped => tracing::debug!("a subscriber is refused: {refused}"),
+        AdoptRefusal::Busy | AdoptRefusal::Stopped | AdoptRefusal::TooManyTopics { .. } => {
+            tracing::debug!("a subscriber is refused: {refused}");
+        }
         _ => tracing::error!("a subscriber is refused: {refused}"),
     }
     if let Ok(socket) = Socket::from_descriptor(kind, refused.into_socket()) {

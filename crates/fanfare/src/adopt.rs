@@ -27,6 +27,11 @@ pub enum AdoptRefusal {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
+    /// The subscription has more topics than [`crate::Limits::topics_per_subscription`].
+    TooManyTopics {
+        /// The bound.
+        limit: usize,
+    },
     /// The operating system refused: it is no socket, or an option is out of range. `InvalidInput`: the head of
     /// [`Subscribe::response_head`] does not announce the wire format.
     Io(io::Error),
@@ -68,7 +73,7 @@ impl std::error::Error for AdoptError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.reason {
             AdoptRefusal::Io(error) => Some(error),
-            AdoptRefusal::Busy | AdoptRefusal::Stopped => None,
+            AdoptRefusal::Busy | AdoptRefusal::Stopped | AdoptRefusal::TooManyTopics { .. } => None,
         }
     }
 }
@@ -78,6 +83,9 @@ impl fmt::Display for AdoptRefusal {
         match self {
             AdoptRefusal::Busy => f.write_str("the shard is busy; try again in a moment"),
             AdoptRefusal::Stopped => f.write_str("the engine is shutting down"),
+            AdoptRefusal::TooManyTopics { limit } => {
+                write!(f, "a subscription has at most {limit} topics")
+            }
             AdoptRefusal::Io(error) => write!(f, "the socket cannot be adopted: {error}"),
         }
     }

@@ -337,6 +337,8 @@ impl Hub {
         let head_fits = subscribe.written_head.as_ref().is_none_or(|head| head.announces(encoding));
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
+        } else if subscribe.topics.len() > self.inner.limits.topics_per_subscription {
+            AdoptRefusal::TooManyTopics { limit: self.inner.limits.topics_per_subscription }
         } else if !head_fits {
             let text = "the response head does not announce the wire format of the stream";
             AdoptRefusal::Io(io::Error::new(io::ErrorKind::InvalidInput, text))

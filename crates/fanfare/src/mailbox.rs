@@ -13,7 +13,7 @@ use crate::admission::{Decided, Subscribe};
 use crate::hub::{Amount, Capacity, WaitingPublishers};
 use crate::inspect::Inspection;
 use crate::shard::ConnectionOrder;
-use crate::sync::{AtomicBool, Mutex, Waker, lock};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Waker, lock};
 
 #[cfg(test)]
 #[cfg(fanfare_loom)]
@@ -70,6 +70,8 @@ pub(crate) struct Mailbox {
     /// No more sockets are taken. Relaxed: a caller that comes too early for the end of a shard finds
     /// `ended`.
     closed: AtomicBool,
+    /// What the shard has taken and not acted on, without events. Relaxed: it only bounds what more is taken.
+    agenda: AtomicUsize,
     waker: Waker,
     /// They are told when there is room again, and when the shard has ended.
     waiting: Arc<WaitingPublishers>,
@@ -117,6 +119,7 @@ impl Mailbox {
             #[cfg(feature = "sim")]
             orders: Mutex::default(),
             closed: AtomicBool::new(false),
+            agenda: AtomicUsize::new(0),
             waker: waker.into(),
             waiting,
         }
@@ -208,7 +211,7 @@ impl Mailbox {
         if state.ended {
             return Err(Refused::Ended);
         }
-        if state.queue.len() >= limit {
+        if state.queue.len().saturating_add(self.agenda.load(Ordering::Relaxed)) >= limit {
             return Err(Refused::Full);
         }
         before_push().map_err(Refused::Failed)?;
@@ -225,6 +228,11 @@ impl Mailbox {
             self.wake();
         }
         Ok(())
+    }
+
+    /// The shard has so many decisions, sockets and orders in hand. They count among what waits.
+    pub(crate) fn note_agenda(&self, length: usize) {
+        self.agenda.store(length, Ordering::Relaxed);
     }
 
     /// Takes everything. `into` must be empty; its memory becomes the next queue's, unless it is from busier

@@ -221,6 +221,8 @@ pub struct ShardSnapshot {
     pub is_draining: bool,
     /// Links have begun more than the bound, and streams are still to be ended for that.
     pub is_making_room: bool,
+    /// Audiences without a stream are still to be removed, with their topics.
+    pub is_removing: bool,
     /// Streams that fell behind and still take bytes.
     pub behind: usize,
     /// Streams that are not at a standstill.

@@ -403,6 +403,14 @@ pub const ENDINGS: usize = 256;
 /// Streams that one tick checks for those that a drain ends: half a millisecond.
 pub const DRAIN_CHECKS: usize = 1 << 16;
 
+/// Topics that the new streams of one tick register for, and changes of topics, which count four times: some two milliseconds
+/// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
+pub const OPENING_TOPICS: usize = 1024;
+
+/// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A
+/// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.
+pub const REMOVALS: usize = 512;
+
 /// Laggards that one tick checks for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;
 

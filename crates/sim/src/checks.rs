@@ -445,7 +445,11 @@ impl World {
         let log = self.shared.log.borrow();
         for topic in &self.shared.topics {
             let registered = log.shards_reading(std::slice::from_ref(topic)).contains(&tick.shard);
-            assert_eq!(registered, read.contains(topic), "whether it has registered for {topic}");
+            let may_be = registered && tick.after.is_removing;
+            assert!(registered == read.contains(topic) || may_be, "whether it has registered for {topic}");
+        }
+        if tick.after.is_removing {
+            self.shared.happened(Occurrence::RemovedLater);
         }
     }
 

@@ -94,6 +94,9 @@ fn locked(desk: &SharedDesk) -> std::sync::MutexGuard<'_, Desk> {
     desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Topics that a request may ask for.
+pub(crate) const TOPICS_ASKED: usize = 8;
+
 /// `GET /events`, with the switches of this world in the query.
 pub(crate) fn admission(desk: SharedDesk) -> impl Fn(&Request<'_>) -> Decision + Send + Sync + 'static {
     move |request| {
@@ -107,7 +110,7 @@ pub(crate) fn admission(desk: SharedDesk) -> impl Fn(&Request<'_>) -> Decision +
         }
         let query = request.query().unwrap_or_default();
         let wishes = Wishes::of_query(query);
-        let subscribe = match Subscribe::from_request(request, 8) {
+        let subscribe = match Subscribe::from_request(request, TOPICS_ASKED) {
             Ok(subscribe) if query.contains("hello&") => greet(subscribe),
             Ok(subscribe) => subscribe,
             Err(error) => return Decision::Refuse(error.into()),

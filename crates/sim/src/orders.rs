@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use fanfare::{ConnectionError, ConnectionId, Topic, sim};
 
 use crate::connection::Connection;
+use crate::desk::TOPICS_ASKED;
 use crate::network::Net;
 use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
@@ -345,6 +346,8 @@ impl World {
         if self.shared.one_in(2) {
             topics.sort_unstable();
             topics.dedup();
+            // An admission takes no more.
+            topics.truncate(TOPICS_ASKED);
             self.clients[client].request.interest.topics = topics;
         }
     }

@@ -169,6 +169,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         room_endings: choices.pick(&[all.room_endings, 3, 1]),
         drain_checks: choices.pick(&[all.drain_checks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
+        removals: choices.pick(&[all.removals, 3, 1]),
         sweep: SweepBounds {
             frames: choices.pick(&[all.sweep.frames, 6, 1]),
             bytes: choices.pick(&[all.sweep.bytes, 1_500]),

@@ -157,6 +157,8 @@ occurrences! {
     DisconnectedAhead: "disconnected while they waited for a number",
     /// An order about a connection that had left.
     StaleOrder: "orders about connections that had left",
+    /// A tick that left topics without a reader to the next one.
+    RemovedLater: "ticks with topics still to be removed",
     /// A change of topics behind an order to end the streams of one of the topics before.
     ChangedTooLate: "changes of topics of streams that were to end",
     /// An order to end a connection that was given between the decision about it and its beginning.

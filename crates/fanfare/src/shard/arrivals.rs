@@ -87,12 +87,20 @@ enum Reply {
     Close,
 }
 
+/// The method of a request, as far as an answer depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Get,
+    Head,
+    Other,
+}
+
 /// What an answer depends on besides the decision.
 #[derive(Clone, Copy)]
 struct Asked {
     encoding: Encoding,
     via: Via,
-    is_head: bool,
+    method: Method,
     /// Another request may have come behind this one.
     has_more: bool,
 }
@@ -213,7 +221,11 @@ impl<I: Io> Shard<I> {
         let asked = Asked {
             encoding: Encoding::new(transport, head.wire_format()),
             via,
-            is_head: head.method() == "HEAD",
+            method: match head.method() {
+                "GET" => Method::Get,
+                "HEAD" => Method::Head,
+                _ => Method::Other,
+            },
             has_more: has_more(&received[length..]),
         };
         match &self.links.admission {
@@ -226,7 +238,14 @@ impl<I: Io> Shard<I> {
                 let peer = || io.peer(socket);
                 let decision =
                     admission::decide(&**admission, &Request::with_peer(head, transport, via, &peer));
-                self.reply_to(decision, asked, received)
+                match self.reply_to(decision, asked, received) {
+                    // It waits where others wait for their turn, behind them.
+                    Reply::Subscribe(subscribe, _) if self.topics_left == 0 || !self.agenda.is_empty() => {
+                        let (decider, received) = (Decider::Turn(subscribe), [].into());
+                        Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
+                    }
+                    reply => reply,
+                }
             }
         }
     }
@@ -237,7 +256,7 @@ impl<I: Io> Shard<I> {
         match decision {
             Ok(Decision::Subscribe(mut subscribe)) => {
                 subscribe.via = asked.via;
-                Reply::Subscribe(Box::new(subscribe), asked.encoding)
+                self.subscription_reply(subscribe, asked)
             }
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
             Ok(Decision::Answer(_)) if can_hand_over && asked.has_more => {
@@ -245,7 +264,7 @@ impl<I: Io> Shard<I> {
             }
             Ok(Decision::Answer(answer)) => {
                 self.counts.answered += 1;
-                Reply::Answer(response::answer(&answer, asked.is_head, self.date))
+                Reply::Answer(response::answer(&answer, asked.method == Method::Head, self.date))
             }
             Ok(Decision::HandOver) if can_hand_over => {
                 Reply::HandOver(hand_over::message(received, asked.via))
@@ -259,6 +278,28 @@ impl<I: Io> Shard<I> {
             Err(panicked) => {
                 self.counts.admission_panics += 1;
                 Reply::Refuse(panicked)
+            }
+        }
+    }
+
+    /// A stream for a GET; for a HEAD what a GET would be answered, without the stream (RFC 9110, section 9.3.2).
+    fn subscription_reply(&mut self, subscribe: Subscribe, asked: Asked) -> Reply {
+        let limit = self.limits.topics_per_subscription;
+        if subscribe.topics.len() > limit {
+            let text = format!("a subscription has at most {limit} topics");
+            return Reply::Refuse(Refusal::new(400, text));
+        }
+        match asked.method {
+            Method::Get => Reply::Subscribe(Box::new(subscribe), asked.encoding),
+            Method::Head => {
+                self.counts.answered += 1;
+                let mut bytes = Vec::new();
+                response::stream_head(&subscribe, asked.encoding, false, self.date, &mut bytes);
+                Reply::Answer(bytes)
+            }
+            Method::Other => {
+                let wrong = Refusal::new(405, "a stream of events is the answer to a GET request only");
+                Reply::Refuse(wrong.own_header("Allow", "GET, HEAD"))
             }
         }
     }

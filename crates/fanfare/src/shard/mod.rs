@@ -19,7 +19,9 @@ use fanfare_proto::client_address::TrustedProxies;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
-use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, TRIM_FRAMES};
+use fanfare_proto::limits::{
+    ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, OPENING_TOPICS, TRIM_FRAMES,
+};
 use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
 
@@ -27,7 +29,7 @@ use crate::admission::{Admissions, Decided};
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
-use crate::mailbox::{Mail, Mailbox};
+use crate::mailbox::{Adoption, Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
 use arrivals::Arrivals;
@@ -37,9 +39,6 @@ use connections::Connections;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use fanfare_proto::delivery::Budgets;
 
-/// What taking a socket in costs, in marks: newcomers share the budget of one tick with events.
-const ADOPTION_MARKS: usize = 32;
-
 /// Buffers of what subscribers send after their requests that are thrown away in one tick: 2 MiB, a quarter
 /// of a millisecond.
 const DISCARDED_READS: usize = 64;
@@ -47,13 +46,25 @@ const DISCARDED_READS: usize = 64;
 /// Room for decisions and orders that an idle shard keeps.
 const AGENDA_KEPT: usize = 64;
 
-/// Orders that wait behind decisions. With more of them the mail waits, so that callers learn that it is full.
-const AGENDA_ORDERS: usize = 1024;
-
 /// What has come about connections.
 enum Agenda {
     Decided(Box<Decided>),
+    Adopt(Box<Adoption>),
     Order(Box<ConnectionOrder>),
+}
+
+impl Agenda {
+    /// What it takes of the budget of topics, beside what a stream that begins takes.
+    fn topics(&self) -> usize {
+        match self {
+            Agenda::Decided(_) | Agenda::Adopt(_) => 0,
+            // They are registered, and what earlier changes left is gone through.
+            Agenda::Order(order) => match &**order {
+                ConnectionOrder::ChangeTopics(_, topics) => 4 * topics.len(),
+                _ => 0,
+            },
+        }
+    }
 }
 
 /// What ties a shard to the rest of the process.
@@ -89,10 +100,10 @@ pub(crate) struct Shard<I: Io> {
     inbox: VecDeque<Mail>,
     mail_taken_at: Duration,
     /// What has come about connections and is not done yet, in its order: a connection that is to begin, and
-    /// then to end, ends. It does not wait among the mail, where it would hold up the events behind it.
+    /// then to end, ends. How much it is: [`Mailbox::note_agenda`]. It does not wait among the mail, where it would hold up the events behind it.
     agenda: VecDeque<Agenda>,
-    /// Orders among them. Decisions are bounded by the requests that wait for them.
-    agenda_orders: usize,
+    /// Topics that new streams may still register for in this tick.
+    topics_left: usize,
     counts: Counts,
     jitter: Jitter,
     /// When to accept again after descriptors ran out.
@@ -128,7 +139,7 @@ impl<I: Io> Shard<I> {
             inbox: VecDeque::new(),
             mail_taken_at: Duration::ZERO,
             agenda: VecDeque::new(),
-            agenda_orders: 0,
+            topics_left: 0,
             counts: Counts::default(),
             jitter: Jitter::new(seed.rotate_left(32)),
             accept_again_at: None,
@@ -166,6 +177,7 @@ impl<I: Io> Shard<I> {
 
     /// One tick: what happened, what was published, then a bounded piece of each kind of work.
     pub(crate) fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
+        self.topics_left = OPENING_TOPICS;
         for notification in notifications.drain(..) {
             self.handle_notification(notification, now);
         }
@@ -293,7 +305,6 @@ impl<I: Io> Shard<I> {
         }
         while marks > 0
             && !self.delivery.is_backlogged()
-            && self.agenda_orders < AGENDA_ORDERS
             && let Some(mail) = self.inbox.pop_front()
         {
             match mail {
@@ -303,17 +314,16 @@ impl<I: Io> Shard<I> {
                     self.delivery.handle_event(frame, &mut marks);
                 }
                 Mail::Adopt(adoption) => {
-                    marks = marks.saturating_sub(ADOPTION_MARKS);
-                    self.adopt(*adoption, now);
+                    marks -= 1;
+                    self.agenda.push_back(Agenda::Adopt(adoption));
                 }
                 Mail::Decided(decided) => {
                     marks -= 1;
                     self.agenda.push_back(Agenda::Decided(decided));
                 }
                 Mail::Order(order) => {
-                    marks = marks.saturating_sub(ADOPTION_MARKS);
+                    marks -= 1;
                     self.agenda.push_back(Agenda::Order(order));
-                    self.agenda_orders += 1;
                 }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {
@@ -327,14 +337,19 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Acts on decisions and orders about connections, as far as the budget of one tick goes.
+    /// Acts on decisions, sockets to adopt and orders about connections, as far as the budget of one tick goes.
     fn act_on_agenda(&mut self, now: Duration) {
-        for _ in 0..DECISIONS {
-            let Some(next) = self.agenda.pop_front() else { break };
+        let mut left = DECISIONS;
+        while left > 0
+            && self.topics_left > 0
+            && let Some(next) = self.agenda.pop_front()
+        {
+            left -= 1;
+            self.topics_left = self.topics_left.saturating_sub(next.topics());
             match next {
                 Agenda::Decided(decided) => self.decided(*decided, now),
+                Agenda::Adopt(adoption) => self.adopt(*adoption, now),
                 Agenda::Order(order) => {
-                    self.agenda_orders -= 1;
                     self.order(*order, now);
                     #[cfg(feature = "sim")]
                     self.links.mailbox.order_carried_out();
@@ -344,6 +359,7 @@ impl<I: Io> Shard<I> {
         if self.agenda.is_empty() && self.agenda.capacity() > AGENDA_KEPT {
             self.agenda = VecDeque::new();
         }
+        self.links.mailbox.note_agenda(self.agenda.len());
     }
 
     /// Until when events wait because most streams of the hub are behind and their sockets still take bytes. A minority,

@@ -35,6 +35,8 @@ pub(super) struct Audience {
     pub(super) swept_at: Deciseconds,
     /// Streams of this audience that are not members now.
     laggards: u32,
+    /// It has lost its last stream, and is to be removed unless it has one again.
+    is_to_be_removed: bool,
 }
 
 /// A sweep's index among the sweeps, plus one.
@@ -218,6 +220,7 @@ impl Audiences {
             sweep: None,
             swept_at: Deciseconds::default(),
             laggards: 0,
+            is_to_be_removed: false,
         }));
         self.table[id.0].topics =
             subscription.topics().iter().map(|topic| self.add_to_topic(topic, id)).collect();
@@ -258,12 +261,28 @@ impl Audiences {
         self.topic_key(topic).map(|key| &self.topics[key])
     }
 
+    /// Whether an audience has no stream.
+    pub fn is_empty_audience(&self, id: AudienceId) -> bool {
+        let audience = &self.table[id.0];
+        audience.members.is_empty() && audience.laggards == 0
+    }
+
+    /// Notes that an audience is to be removed later. False: that is noted already.
+    pub fn note_removal(&mut self, id: AudienceId) -> bool {
+        !std::mem::replace(&mut self.table[id.0].is_to_be_removed, true)
+    }
+
+    /// Forgets what [`Audiences::note_removal`] has noted.
+    pub fn forget_removal(&mut self, id: AudienceId) {
+        self.table[id.0].is_to_be_removed = false;
+    }
+
     /// Removes an audience that has no stream any more, and answers which topics no audience reads now.
     pub fn remove_if_empty(&mut self, id: AudienceId, store: &mut FrameStore) -> SmallVec<[Topic; 1]> {
-        let audience = &self.table[id.0];
-        if !audience.members.is_empty() || audience.laggards > 0 {
+        if !self.is_empty_audience(id) {
             return SmallVec::new();
         }
+        debug_assert!(!self.table[id.0].is_to_be_removed, "it would be removed a second time");
         self.drop_sweep(id, store);
         // Its entries in the queues, if it has any, are found stale by `next_turn`.
         let Audiences { by_subscription, table, .. } = self;
@@ -439,7 +458,8 @@ impl Audiences {
         for (key, audience) in self.table.iter() {
             let id = AudienceId(key);
             assert_eq!(self.find(&audience.subscription), Some(id));
-            assert!(!audience.members.is_empty() || audience.laggards > 0, "an audience without a stream");
+            let has_stream = !audience.members.is_empty() || audience.laggards > 0;
+            assert!(has_stream || audience.is_to_be_removed, "an audience without a stream");
             assert_eq!(
                 audience.topics.len(),
                 audience.subscription.topics().len(),

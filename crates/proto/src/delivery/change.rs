@@ -185,7 +185,7 @@ impl Delivery {
         self.audiences.add_laggard(audience);
         let changed = &mut self.subscribers[slot as usize].stream;
         (changed.audience, changed.place, changed.sent_at) = (audience, Place::Laggard(laggard), sent_at);
-        self.remove_audience_if_empty(stream.audience, log);
+        self.left(stream.audience, log);
         let cursor = self.laggards.get(laggard).cursor;
         // What it has passed is no stage any more.
         self.stages.current(slot, cursor);

@@ -39,8 +39,12 @@ impl Delivery {
                 }
             }
         }
-        assert_eq!(self.audiences.len(), sizes.len(), "audiences that have a stream");
-        for (audience, members, laggards) in self.audiences.sizes() {
+        let empty = self.audiences.sizes().filter(|(_, members, laggards)| members + laggards == 0).count();
+        assert!(empty <= self.removals.queue.len(), "audiences without a stream are to be removed");
+        assert_eq!(self.audiences.len(), sizes.len() + empty, "audiences that have a stream");
+        for (audience, members, laggards) in
+            self.audiences.sizes().filter(|(_, members, laggards)| members + laggards > 0)
+        {
             assert_eq!(sizes.get(&audience), Some(&(members, laggards)), "an audience's size");
         }
         assert_eq!(self.laggards.len(), laggards, "a laggard without a stream");

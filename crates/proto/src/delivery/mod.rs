@@ -34,12 +34,13 @@ mod sending;
 mod tests;
 mod upkeep;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::audience::{Audiences, Member, Subscription, SweepBounds};
+use crate::audience::{AudienceId, Audiences, Member, Subscription, SweepBounds};
 use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::event_log::EventLog;
@@ -49,7 +50,7 @@ use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
     DRAIN_CHECKS, ENDINGS, EXPIRY_SPREAD, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS,
-    REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
+    REMOVALS, REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, EndTime, Place, Stream};
@@ -80,6 +81,7 @@ pub struct Delivery {
     upkeep: Upkeep,
     stages: Stages,
     searches: Searches,
+    removals: Removals,
     drain: Option<Drain>,
     generation: u32,
     jitter: Jitter,
@@ -161,6 +163,8 @@ pub struct Budgets {
     pub drain_checks: usize,
     /// Laggards that upkeep checks: it looks for laggards at a standstill, and for one whose end makes room.
     pub laggard_checks: usize,
+    /// Topics of audiences that are removed. A mass of ends is not a mass of removals in one tick.
+    pub removals: usize,
     /// How far behind a sweep may be before the shard takes no more events.
     pub sweep: SweepBounds,
 }
@@ -180,9 +184,17 @@ impl Default for Budgets {
             room_endings: ROOM_ENDINGS,
             drain_checks: DRAIN_CHECKS,
             laggard_checks: LAGGARD_CHECKS,
+            removals: REMOVALS,
             sweep: SweepBounds::default(),
         }
     }
+}
+
+/// Audiences that have lost their last stream and are still to be removed.
+struct Removals {
+    queue: VecDeque<AudienceId>,
+    /// Topics whose audiences this tick may still remove.
+    left: usize,
 }
 
 /// What delivery counts.
@@ -224,6 +236,7 @@ impl Delivery {
             upkeep: Upkeep::default(),
             stages: Stages::new(seed),
             searches: Searches::new(seed),
+            removals: Removals { queue: VecDeque::new(), left: budgets.removals },
             drain: None,
             generation: 0,
             jitter: Jitter::new(seed),
@@ -275,12 +288,18 @@ impl Delivery {
     /// Whether something can be sent, marked or ended now.
     pub fn has_work(&self) -> bool {
         let has_sends = self.laggards.any_ready() || self.sending.has_work();
-        self.audiences.has_work() || has_sends || self.upkeep.is_making_room || !self.searches.is_empty()
+        let has_upkeep = self.upkeep.is_making_room || !self.searches.is_empty() || self.is_removing();
+        self.audiences.has_work() || has_sends || has_upkeep
     }
 
     /// Whether links have begun more than the bound, and streams are still to be ended for that.
     pub fn is_making_room(&self) -> bool {
         self.upkeep.is_making_room
+    }
+
+    /// Whether audiences without a stream are still to be removed, with their topics.
+    pub fn is_removing(&self) -> bool {
+        !self.removals.queue.is_empty()
     }
 
     /// Whether the shard must not take more events before it has sent more of those that it has.
@@ -390,6 +409,7 @@ impl Delivery {
     /// is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
         self.upkeep.room_checks = ROOM_CHECKS;
+        self.remove_audiences(log);
         self.make_room(log);
         self.sending.caught_up_to = caught_up_to.filter(|_| !self.audiences.is_marking());
         self.run_upkeep(now, log);
@@ -468,7 +488,7 @@ impl Delivery {
         self.stages.forget(slot);
         self.searches.forget(slot);
         self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);
-        self.remove_audience_if_empty(stream.audience, log);
+        self.left(stream.audience, log);
         self.counts.closed[reason.index()] += 1;
         self.stream_ended(slot, StreamEnd { reason, cursor, finish });
     }
@@ -497,7 +517,40 @@ impl Delivery {
         }
     }
 
-    fn remove_audience_if_empty(&mut self, audience: crate::audience::AudienceId, log: &mut impl EventLog) {
+    /// A stream has left an audience. One without streams is removed at once, or later where this tick has removed as many as
+    /// it may.
+    fn left(&mut self, audience: AudienceId, log: &mut impl EventLog) {
+        if !self.audiences.is_empty_audience(audience) {
+            return;
+        }
+        let topics = self.audiences.subscription(audience).topics().len();
+        if self.removals.queue.is_empty() && self.removals.left > 0 {
+            self.removals.left = self.removals.left.saturating_sub(topics);
+            self.remove_audience(audience, log);
+        } else if self.audiences.note_removal(audience) {
+            self.removals.queue.push_back(audience);
+        }
+    }
+
+    /// Removes audiences that have lost their last stream, as far as the budget of one tick goes.
+    fn remove_audiences(&mut self, log: &mut impl EventLog) {
+        self.removals.left = self.budgets.removals;
+        while self.removals.left > 0
+            && let Some(audience) = self.removals.queue.pop_front()
+        {
+            self.audiences.forget_removal(audience);
+            if self.audiences.is_empty_audience(audience) {
+                let topics = self.audiences.subscription(audience).topics().len();
+                self.removals.left = self.removals.left.saturating_sub(topics.max(1));
+                self.remove_audience(audience, log);
+            }
+        }
+        if self.removals.queue.is_empty() {
+            self.removals.queue.shrink_to(REMOVALS);
+        }
+    }
+
+    fn remove_audience(&mut self, audience: AudienceId, log: &mut impl EventLog) {
         let before = self.audiences.len();
         let unread = self.audiences.remove_if_empty(audience, &mut self.store);
         if self.audiences.len() < before {

@@ -133,6 +133,6 @@ impl Delivery {
 
     /// Takes back the registration of a subscription whose socket is gone already.
     pub fn abandon(&mut self, opened: Opened, log: &mut impl EventLog) {
-        self.remove_audience_if_empty(opened.audience, log);
+        self.left(opened.audience, log);
     }
 }

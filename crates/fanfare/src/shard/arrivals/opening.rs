@@ -28,6 +28,7 @@ impl<I: Io> Shard<I> {
         start: Option<Start>,
         now: Duration,
     ) -> Result<(), Reply> {
+        self.topics_left = self.topics_left.saturating_sub(subscribe.topics.len());
         if self.delivery.len() >= self.limits.connections {
             return Err(self.no_room(subscribe, encoding));
         }

@@ -13,8 +13,8 @@ use slab::Slab;
 
 use super::pending::{Deadline, due};
 use super::{Asked, Reply};
-use crate::admission::{Admissions, Decided, Decision, Job, Later, Refusal, UndecidedAddress};
-use crate::shard::Shard;
+use crate::admission::{Admissions, Decided, Decision, Job, Later, Refusal, Subscribe, UndecidedAddress};
+use crate::shard::{Agenda, Shard};
 
 /// Slots for undecided requests, and for their deadlines, that an empty table keeps.
 const UNDECIDED_KEPT: usize = 64;
@@ -43,6 +43,8 @@ pub(super) enum Decider {
     Threads,
     /// The holder of a ticket.
     Ticket(Later),
+    /// It is decided, and waits for its turn on the shard's agenda.
+    Turn(Box<Subscribe>),
 }
 
 /// A request that begins to wait.
@@ -128,6 +130,11 @@ impl<I: Io> Shard<I> {
                 later.wait_at(address);
                 true
             }
+            (Decider::Turn(subscribe), _) => {
+                let decision = Ok(Decision::Subscribe(*subscribe));
+                self.agenda.push_back(Agenda::Decided(Box::new(Decided { key, decision })));
+                true
+            }
             (Decider::Threads, Admissions::OnThreads(threads)) => {
                 let peer = self.io.peer(socket);
                 threads.push(Job {
@@ -205,6 +212,7 @@ mod tests {
     use fanfare_proto::frame::WireFormat;
     use fanfare_proto::link::Encoding;
 
+    use super::super::Method;
     use super::*;
     use crate::admission::Via;
 
@@ -215,7 +223,7 @@ mod tests {
             asked: Asked {
                 encoding: Encoding::new(Transport::Http1, WireFormat::Chunked),
                 via: Via::Direct,
-                is_head: false,
+                method: Method::Get,
                 has_more: false,
             },
             received: Arc::from([]),
