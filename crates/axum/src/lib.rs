@@ -110,6 +110,7 @@
 //! requests that came together; where the head of a stream is joined with an earlier answer, the connection
 //! is closed.
 
+mod address;
 mod body;
 mod connection;
 mod error;
@@ -121,6 +122,7 @@ mod socket;
 mod subscriber;
 mod takeover;
 
+pub use address::Address;
 pub use body::{NotTakenOver, SubscriptionBody};
 pub use connection::Connection;
 pub use error::Error;

@@ -141,7 +141,7 @@ impl Subscriber {
         self.with_head(|head| SubscribeQuery::from_head(head, max_topics))?.map(|query| query.topics)
     }
 
-    /// The address of the client; `None` for a Unix socket.
+    /// The address of the client: see [`Connection::peer`].
     pub fn peer(&self) -> Option<SocketAddr> {
         self.connection.peer()
     }

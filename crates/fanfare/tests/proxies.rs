@@ -237,6 +237,7 @@ fn what_is_handed_over_knows_its_client() {
             assert_eq!(handed.received, request);
             assert_eq!(handed.peer(), Some(client.map_or(own, |client| client.parse().unwrap())));
             assert_eq!(handed.proxy(), client.map(|_| own));
+            assert!(!handed.is_unix() && handed.is_proxied() == client.is_some());
         }
     });
 }
