@@ -122,6 +122,34 @@ impl Decision {
     }
 }
 
+impl From<Subscribe> for Decision {
+    fn from(subscribe: Subscribe) -> Decision {
+        Decision::Subscribe(subscribe)
+    }
+}
+
+impl From<Refusal> for Decision {
+    fn from(refusal: Refusal) -> Decision {
+        Decision::Refuse(refusal)
+    }
+}
+
+impl From<Answer> for Decision {
+    fn from(answer: Answer) -> Decision {
+        Decision::Answer(answer)
+    }
+}
+
+/// For `Subscribe::from_request(request, 8).into()`: an error is a [`Refusal`] with its status and its reason.
+impl<E: Into<Refusal>> From<Result<Subscribe, E>> for Decision {
+    fn from(result: Result<Subscribe, E>) -> Decision {
+        match result {
+            Ok(subscribe) => Decision::Subscribe(subscribe),
+            Err(error) => Decision::Refuse(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,7 @@ mod inspect;
 mod life_cycle;
 pub mod listeners;
 mod mailbox;
+mod position;
 mod presence;
 mod response;
 mod shard;
@@ -40,6 +41,7 @@ mod shared_log;
 pub mod sim;
 mod stopping;
 mod sync;
+pub mod testing;
 mod written_head;
 
 pub use admission::{
