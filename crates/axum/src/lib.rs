@@ -120,6 +120,7 @@ mod settle;
 mod socket;
 mod subscriber;
 mod takeover;
+pub mod testing;
 
 pub use body::{NotTakenOver, SubscriptionBody};
 pub use connection::Connection;
