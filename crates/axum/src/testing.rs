@@ -19,9 +19,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Each call is a connection of its own: a pair of Unix sockets, which `axum::serve` serves. When a call returns, the
-//! client has the head of its answer; where that is a stream, it is subscribed. So tests need not wait:
-//! [`fanfare::testing`] says more. Connect infos other than [`Connection`] are not there.
+//! Each call is a connection of its own: a pair of Unix sockets, which `axum::serve` serves. When a call
+//! returns, the client has the head of its answer; where that is a stream, it is subscribed. So tests need
+//! not wait: [`fanfare::testing`] says more. Connect infos other than [`Connection`] are not there.
 
 use std::future::pending;
 use std::io;
@@ -56,8 +56,8 @@ pub async fn post(app: &Router, target: &str, body: impl Into<String>) -> io::Re
 /// Sends any request. `Host` and `Content-Length` are added where it has none.
 ///
 /// # Errors
-/// The target is none (`InvalidInput`); the system refuses a socket or a thread; the connection ends before the head of
-/// an answer (`UnexpectedEof`); no head comes for ten seconds (`TimedOut`).
+/// The target is none (`InvalidInput`); the system refuses a socket or a thread; the connection ends before
+/// the head of an answer (`UnexpectedEof`); no head comes for ten seconds (`TimedOut`).
 ///
 /// # Panics
 /// Outside of a runtime of tokio with IO.

@@ -140,7 +140,8 @@ impl From<Answer> for Decision {
     }
 }
 
-/// For `Subscribe::from_request(request, 8).into()`: an error is a [`Refusal`] with its status and its reason.
+/// For `Subscribe::from_request(request, 8).into()`: an error is a [`Refusal`] with its status and its
+/// reason.
 impl<E: Into<Refusal>> From<Result<Subscribe, E>> for Decision {
     fn from(result: Result<Subscribe, E>) -> Decision {
         match result {

@@ -250,10 +250,10 @@ impl Builder {
     /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
     /// without a gap. The events themselves are in memory, and are lost.
     ///
-    /// The start reads the position from this file, as for [`Builder::begin_after`], and removes the file. When the
-    /// engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no file, and
-    /// the next engine begins a new log: subscribers get a gap, because numbers could be given twice otherwise.
-    /// Where there is no file, [`Builder::begin_after`] counts. One file belongs to one engine.
+    /// The start reads the position from this file, as for [`Builder::begin_after`], and removes the file. When
+    /// the engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no file,
+    /// and the next engine begins a new log: subscribers get a gap, because numbers could be given twice
+    /// otherwise. Where there is no file, [`Builder::begin_after`] counts. One file belongs to one engine.
     pub fn position_file(mut self, path: impl Into<PathBuf>) -> Builder {
         self.position_file = Some(PositionFile::new(path.into()));
         self
@@ -276,8 +276,8 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`] cannot
-    /// be read or removed, an address or a path is in use or not
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`]
+    /// cannot be read or removed, an address or a path is in use or not
     /// ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
     /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
     /// then the error says for how many it has.
@@ -511,11 +511,12 @@ impl Engine {
 
     /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
     ///
-    /// On a shard's thread, where an [`Admission`] may run ([`Builder::admission_on_shards`]), it begins the end and
-    /// does not wait for it: a shard cannot wait for itself.
+    /// On a shard's thread, where an [`Admission`] may run ([`Builder::admission_on_shards`]), it begins the end
+    /// and does not wait for it: a shard cannot wait for itself.
     ///
     /// # Errors
-    /// [`StopError`]: a shard has panicked, the calling thread is a shard, or the position could not be written.
+    /// [`StopError`]: a shard has panicked, the calling thread is a shard, or the position could not be
+    /// written.
     pub fn stop(mut self, window: Duration) -> Result<(), StopError> {
         self.drain(window)
     }

@@ -5,8 +5,8 @@ use std::{fs, io};
 
 use fanfare_proto::cursor::Cursor;
 
-/// The file of [`crate::Builder::position_file`]. While an engine runs, it is not there: a crash must not leave an old
-/// number behind, which would be given a second time.
+/// The file of [`crate::Builder::position_file`]. While an engine runs, it is not there: a crash must not
+/// leave an old number behind, which would be given a second time.
 #[derive(Debug)]
 pub(crate) struct PositionFile {
     path: PathBuf,

@@ -28,8 +28,8 @@ pub enum StopError {
     ShardPanicked,
     /// The calling thread is a shard, which cannot wait for itself. The end has begun.
     OnShard,
-    /// The engine has ended well, and the file of [`crate::Builder::position_file`] could not be written: the next engine
-    /// begins a new log.
+    /// The engine has ended well, and the file of [`crate::Builder::position_file`] could not be written: the
+    /// next engine begins a new log.
     Position {
         /// Which file, and why.
         reason: String,

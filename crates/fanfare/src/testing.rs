@@ -1,5 +1,5 @@
-//! Clients for tests of your own server: they read the bytes that a subscriber would receive, without a port and without
-//! a runtime.
+//! Clients for tests of your own server: they read the bytes that a subscriber would receive, without a port
+//! and without a runtime.
 //!
 //! ```
 //! use std::time::Duration;
@@ -15,9 +15,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The engine is a real one, and the connection is a pair of Unix sockets, so a test covers the wire format, too. In a
-//! task, [`Client::next`] does the same and blocks no thread. To test an [`crate::Admission`], start the engine with
-//! [`listener`] and ask it with [`get`]. `fanfare_axum::testing` asks an application of axum.
+//! The engine is a real one, and the connection is a pair of Unix sockets, so a test covers the wire format,
+//! too. In a task, [`Client::next`] does the same and blocks no thread. To test an [`crate::Admission`],
+//! start the engine with [`listener`] and ask it with [`get`]. `fanfare_axum::testing` asks an application of
+//! axum.
 //!
 //! A test that expects no event publishes another one and looks whether that comes first: it need not wait.
 
@@ -38,8 +39,8 @@ use socket::{Incoming, block_on};
 
 /// A client at the other end of a socket: it has received the head of an answer, and reads what follows it.
 ///
-/// Dropped, it closes the connection, as a client does that leaves. Where it does not read, it is a slow subscriber: it
-/// holds 1 MiB, and the socket holds what the kernel gives it.
+/// Dropped, it closes the connection, as a client does that leaves. Where it does not read, it is a slow
+/// subscriber: it holds 1 MiB, and the socket holds what the kernel gives it.
 pub struct Client {
     incoming: Incoming,
     head: String,
@@ -84,31 +85,31 @@ pub fn subscribe(hub: &Hub, topics: impl IntoIterator<Item = Topic>) -> io::Resu
     adopt(hub, Subscribe::to(topics))
 }
 
-/// Gives the engine a connection with this subscription: what your server does with [`Hub::adopt`]. When this returns,
-/// the client is subscribed and gets everything that is published afterwards.
+/// Gives the engine a connection with this subscription: what your server does with [`Hub::adopt`]. When this
+/// returns, the client is subscribed and gets everything that is published afterwards.
 ///
 /// # Errors
-/// The system refuses a socket or a thread; the engine does not adopt (`Other`, with [`crate::AdoptError`] as its source); no
-/// head came within ten seconds (`TimedOut`).
+/// The system refuses a socket or a thread; the engine does not adopt (`Other`, with [`crate::AdoptError`] as
+/// its source); no head came within ten seconds (`TimedOut`).
 pub fn adopt(hub: &Hub, subscribe: Subscribe) -> io::Result<Client> {
     let (client, server) = UnixStream::pair()?;
     hub.adopt(server, subscribe, WireFormat::Chunked).map_err(io::Error::other)?;
     block_on(Client::open(client), PATIENCE)?
 }
 
-/// A listener without a port, for [`crate::Builder::listener`]: a Unix socket with a name of its own in the abstract
-/// namespace.
+/// A listener without a port, for [`crate::Builder::listener`]: a Unix socket with a name of its own in the
+/// abstract namespace.
 pub fn listener() -> Listener {
     let random = RandomState::new().hash_one("name");
     Listener::unix_abstract(format!("fanfare-testing-{}-{random:016x}", std::process::id()))
 }
 
-/// Sends a GET for this target, such as `/events?topic=news`, with these fields to an engine that has a [`listener`]. Its
-/// admission decides; a refusal is an answer, too: [`Client::status`].
+/// Sends a GET for this target, such as `/events?topic=news`, with these fields to an engine that has a
+/// [`listener`]. Its admission decides; a refusal is an answer, too: [`Client::status`].
 ///
 /// # Errors
-/// The engine listens on no Unix socket (`NotFound`); the connection breaks before the head of the answer (`UnexpectedEof`);
-/// no head came within ten seconds (`TimedOut`).
+/// The engine listens on no Unix socket (`NotFound`); the connection breaks before the head of the answer
+/// (`UnexpectedEof`); no head came within ten seconds (`TimedOut`).
 pub fn get(engine: &Engine, target: &str, fields: &[(&str, &str)]) -> io::Result<Client> {
     let address = engine.unix_addresses().first().ok_or_else(|| {
         let text = "the engine listens on no Unix socket: give testing::listener() to its builder";
@@ -125,14 +126,14 @@ pub fn get(engine: &Engine, target: &str, fields: &[(&str, &str)]) -> io::Result
 }
 
 impl Client {
-    /// A client at this end of a connection, whose other end is a server of your own that has its request. It waits for the
-    /// head of the answer.
+    /// A client at this end of a connection, whose other end is a server of your own that has its request. It
+    /// waits for the head of the answer.
     ///
     /// A thread reads the socket, so any executor may poll this.
     ///
     /// # Errors
-    /// The system refuses a thread; the connection ends before the head of an answer (`UnexpectedEof`); no head comes for
-    /// ten seconds (`TimedOut`); the head is none of HTTP/1 (`InvalidData`).
+    /// The system refuses a thread; the connection ends before the head of an answer (`UnexpectedEof`); no
+    /// head comes for ten seconds (`TimedOut`); the head is none of HTTP/1 (`InvalidData`).
     pub async fn open(socket: UnixStream) -> io::Result<Client> {
         let mut client = Client {
             incoming: Incoming::read(socket)?,
@@ -173,8 +174,9 @@ impl Client {
     /// The next event. `None`: the stream has ended, and not in the middle of an event.
     ///
     /// # Errors
-    /// The answer is no stream (`InvalidData`, with the head in the message). The connection broke (`UnexpectedEof`, or what
-    /// the system says). Nothing came for ten seconds (`TimedOut`), so that a test that waits for a missing event fails.
+    /// The answer is no stream (`InvalidData`, with the head in the message). The connection broke
+    /// (`UnexpectedEof`, or what the system says). Nothing came for ten seconds (`TimedOut`), so that a test
+    /// that waits for a missing event fails.
     pub async fn next(&mut self) -> io::Result<Option<ClientEvent>> {
         if self.decoder.is_none() {
             return Err(invalid(format!("the answer is no stream of events: {}", self.head)));
@@ -189,7 +191,8 @@ impl Client {
         }
     }
 
-    /// Does what [`Client::next`] does, and blocks the thread for at most this time, and for at most ten seconds.
+    /// Does what [`Client::next`] does, and blocks the thread for at most this time, and for at most ten
+    /// seconds.
     ///
     /// # Errors
     /// As [`Client::next`]. `TimedOut`: no event came in time.
@@ -209,17 +212,13 @@ impl Client {
         String::from_utf8(std::mem::take(&mut self.text)).map_err(|error| invalid(error.to_string()))
     }
 
-    /// Does what [`Client::text`] does, and blocks the thread for at most this time, and for at most ten seconds.
+    /// Does what [`Client::text`] does, and blocks the thread for at most this time, and for at most ten
+    /// seconds.
     ///
     /// # Errors
     /// As [`Client::text`].
     pub fn text_wait(self, bound: Duration) -> io::Result<String> {
         block_on(self.text(), bound)?
-    }
-
-    /// What the client would send as `Last-Event-ID` if it came back now; empty if there has been no id.
-    pub fn last_event_id(&self) -> &str {
-        self.decoder.as_ref().map_or("", Decoder::last_event_id)
     }
 
     /// Receives some more; `false` at the end of the body.
@@ -295,8 +294,8 @@ impl Client {
     }
 }
 
-/// Takes a whole chunk (RFC 9112, section 7.1) off what was received, and says whether it was the last one. `None`: it is
-/// not complete yet.
+/// Takes a whole chunk (RFC 9112, section 7.1) off what was received, and says whether it was the last one.
+/// `None`: it is not complete yet.
 fn take_chunk(raw: &mut Vec<u8>, body: &mut Vec<u8>) -> io::Result<Option<bool>> {
     let Some(line) = raw.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
     let wrong = || invalid(format!("not a chunk: {:?}", String::from_utf8_lossy(&raw[..raw.len().min(100)])));
@@ -329,7 +328,8 @@ impl ClientEvent {
         &self.data
     }
 
-    /// The id from which the client would resume; empty if there has been none.
+    /// What a client that has received this event last sends as `Last-Event-ID`: give it to
+    /// [`Subscribe::with_resume`]. Empty where the stream has had no id.
     pub fn id(&self) -> &str {
         &self.id
     }

@@ -50,6 +50,14 @@ fn hello_publishes_what_is_typed() {
     assert_eq!((next(&mut client), next(&mut client)), (message("one"), message("two")));
 }
 
+/// The guide shows the example as it is.
+#[test]
+fn the_guide_has_the_example_embed() {
+    let example = include_str!("../examples/embed.rs").replace("pub(crate) ", "");
+    let (_, program) = example.split_once("\n\n").unwrap();
+    assert!(include_str!("../../../docs/guides/embedding.md").contains(program));
+}
+
 #[test]
 fn embed_has_a_page_and_a_stream() {
     let engine = builder().admission(embed::admit).start().unwrap();

@@ -60,8 +60,8 @@ impl From<SubscribeError> for Refusal {
     }
 }
 
-/// A whole answer that is neither a stream nor a refusal: a status and a short text or page. It has to fit into a fresh
-/// socket's send buffer: a client that does not take it at once is disconnected.
+/// A whole answer that is neither a stream nor a refusal: a status and a short text or page. It has to fit
+/// into a fresh socket's send buffer: a client that does not take it at once is disconnected.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub(crate) status: u16,

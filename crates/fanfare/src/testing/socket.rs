@@ -1,4 +1,5 @@
-//! A thread that reads a socket, so that tasks of any executor, and threads without one, can wait for its bytes.
+//! A thread that reads a socket, so that tasks of any executor, and threads without one, can wait for its
+//! bytes.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, Read};
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 use fanfare_io::Clock;
 
-/// How long the thread reads before it looks whether it is waited for. Two such times are the bound of a wait.
+/// How long the thread reads before it looks whether it is waited for. Two such times are the bound of a
+/// wait.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// How much is received ahead.
