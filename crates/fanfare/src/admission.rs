@@ -74,7 +74,7 @@ pub(crate) fn decide(admission: &dyn Admission, request: &Request<'_>) -> Result
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Decision {
-    /// A subscriber.
+    /// The request becomes a stream.
     Subscribe(Subscribe),
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
@@ -82,7 +82,7 @@ pub enum Decision {
     /// Where another request has come behind this one already, and [`crate::Builder::hand_over`] was set, the
     /// socket is handed over instead, so that both are answered.
     Answer(Answer),
-    /// Somebody else's: the socket and what was received go to [`crate::Engine::hand_over`]. Where
+    /// For another server in the process: the socket and what was received go to [`crate::Engine::hand_over`]. Where
     /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.
     HandOver,
     /// The decision comes later: see [`Decision::later`].

@@ -41,7 +41,7 @@ use crate::stopping::{StopError, StopFuture};
 /// A log begins below this number, so that no engine runs out of numbers.
 const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
 
-/// How an engine is started.
+/// How an engine is started: [`Engine::builder`], then options, then [`Builder::start`].
 pub struct Builder {
     listeners: Vec<Listener>,
     takes_systemd_sockets: bool,
@@ -72,7 +72,8 @@ enum AdmissionRuns {
 /// Threads for admissions, unless the builder is told another number.
 const ADMISSION_THREADS: usize = 4;
 
-/// A running engine. Dropped, it stops at once; [`Engine::stop`] drains.
+/// A running engine. Dropped, it stops at once and cuts streams that were not sent everything; [`Engine::stop`]
+/// gives them time.
 pub struct Engine {
     hub: Hub,
     shards: Vec<JoinHandle<()>>,
@@ -503,8 +504,8 @@ impl Engine {
         self.life_cycle.take()
     }
 
-    /// Whether every shard still runs. One that does not has panicked: its connections are gone, and the
-    /// hub refuses to publish.
+    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate: its
+    /// connections are gone, and the hub refuses to publish. Stop the engine then, and start another one.
     pub fn is_running(&self) -> bool {
         self.shards.iter().all(|shard| !shard.is_finished())
     }
