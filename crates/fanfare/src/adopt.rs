@@ -22,10 +22,10 @@ struct NotAdopted {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AdoptRefusal {
-    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds; then another shard is
+    /// The queue of the shard whose turn it is is full. Try again in a few milliseconds; then another shard is
     /// asked.
     Busy,
-    /// The engine drains or has stopped.
+    /// The engine stops, or has stopped.
     Stopped,
     /// The operating system refused: it is no socket, or an option is out of range. `InvalidInput`: the head of
     /// [`Subscribe::response_head`] does not announce the wire format.
@@ -37,7 +37,7 @@ impl AdoptError {
         AdoptError(Box::new(NotAdopted { reason, socket, subscribe }))
     }
 
-    /// Why.
+    /// Why the socket was not adopted.
     pub fn reason(&self) -> &AdoptRefusal {
         &self.0.reason
     }

@@ -31,6 +31,7 @@ use crate::hand_over::HandOver;
 use crate::hub::{Common, Hub, PublishError, ShardHandle};
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners, ShardListener};
+use crate::position::PositionFile;
 use crate::presence::Presence;
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
@@ -40,7 +41,7 @@ use crate::stopping::{StopError, StopFuture};
 /// A log begins below this number, so that no engine runs out of numbers.
 const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
 
-/// How an engine is started.
+/// How an engine is started: [`Engine::builder`], then options, then [`Builder::start`].
 pub struct Builder {
     listeners: Vec<Listener>,
     takes_systemd_sockets: bool,
@@ -55,6 +56,7 @@ pub struct Builder {
     admission_runs: AdmissionRuns,
     hand_over: bool,
     begin_after: Option<Cursor>,
+    position_file: Option<PositionFile>,
     life_cycle: Option<usize>,
     presence_linger: Duration,
 }
@@ -70,7 +72,8 @@ enum AdmissionRuns {
 /// Threads for admissions, unless the builder is told another number.
 const ADMISSION_THREADS: usize = 4;
 
-/// A running engine. Dropped, it stops at once; [`Engine::stop`] drains.
+/// A running engine. Dropped, it stops at once and cuts streams that were not sent everything; [`Engine::stop`]
+/// gives them time.
 pub struct Engine {
     hub: Hub,
     shards: Vec<JoinHandle<()>>,
@@ -85,6 +88,7 @@ pub struct Engine {
     hand_over: Option<HandOver>,
     life_cycle: Option<LifeCycle>,
     announcer: Announcer,
+    position_file: Option<PositionFile>,
     _admission_threads: AdmissionThreadsEnd,
     /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
     _admission: Arc<dyn Admission>,
@@ -237,9 +241,22 @@ impl Builder {
     /// everything up to this number resumes without a gap; one that has less gets a gap, whatever its topics
     /// are, because the engine knows none of the events between. A cursor is kept as text: [`Hub::head`] and
     /// [`Cursor::parse`]. An epoch must not go on after a crash with a number that is lower than one that a
-    /// subscriber has seen: two events would bear one id.
-    pub fn begin_after(mut self, position: Cursor) -> Builder {
-        self.begin_after = Some(position);
+    /// subscriber has seen: two events would bear one id. [`Builder::position_file`] keeps the cursor of a
+    /// single process.
+    pub fn begin_after(mut self, position: impl Into<Option<Cursor>>) -> Builder {
+        self.begin_after = position.into();
+        self
+    }
+
+    /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
+    /// without a gap. The events themselves are in memory, and are lost.
+    ///
+    /// The start reads the position from this file, as for [`Builder::begin_after`], and removes the file. When
+    /// the engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no file,
+    /// and the next engine begins a new log: subscribers get a gap, because numbers could be given twice
+    /// otherwise. Where there is no file, [`Builder::begin_after`] counts. One file belongs to one engine.
+    pub fn position_file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.position_file = Some(PositionFile::new(path.into()));
         self
     }
 
@@ -260,12 +277,18 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// [`Builder::begin_after`] was given a number of 2^63 or more, an address or a path is in use or not
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`]
+    /// cannot be read or removed, an address or a path is in use or not
     /// ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
     /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
     /// then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
-        let begin_after = self.begin_after;
+        let mut begin_after = self.begin_after;
+        if let Some(file) = &self.position_file {
+            let failed =
+                |cause| StartError::new(&format!("read the position in {}", file.path().display()), cause);
+            begin_after = file.read().map_err(failed)?.or(begin_after);
+        }
         if let Some(position) = begin_after.filter(|position| position.seq >= FIRST_NUMBER_LIMIT) {
             let text = format!("the number must be below {FIRST_NUMBER_LIMIT}");
             return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
@@ -388,6 +411,7 @@ impl Builder {
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             life_cycle: life_cycle.map(LifeCycle::new),
             announcer: Announcer { presence, thread: None },
+            position_file: None,
             _admission_threads: admission_threads,
             _admission: admission,
         };
@@ -399,6 +423,12 @@ impl Builder {
                 _ => plan.start(index, Epoll::open),
             };
             engine.shards.push(thread?);
+        }
+        // A start that fails leaves the file for the next one.
+        if let Some(file) = self.position_file {
+            let failed = |cause| StartError::new(&format!("remove {}", file.path().display()), cause);
+            file.remove().map_err(failed)?;
+            engine.position_file = Some(file);
         }
         Ok(engine)
     }
@@ -421,6 +451,7 @@ impl Engine {
             admission_runs: AdmissionRuns::OnShards,
             hand_over: false,
             begin_after: None,
+            position_file: None,
             life_cycle: None,
             presence_linger: Duration::from_secs(5),
         }
@@ -473,21 +504,21 @@ impl Engine {
         self.life_cycle.take()
     }
 
-    /// Whether every shard still runs. One that does not has panicked: its connections are gone, and the
-    /// hub refuses to publish.
+    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate: its
+    /// connections are gone, and the hub refuses to publish. Stop the engine then, and start another one.
     pub fn is_running(&self) -> bool {
         self.shards.iter().all(|shard| !shard.is_finished())
     }
 
     /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
     ///
-    /// On a shard's thread, where an [`Admission`] runs, it begins the end and does not wait for it: a shard cannot wait for
-    /// itself.
+    /// On a shard's thread, where an [`Admission`] may run ([`Builder::admission_on_shards`]), it begins the end
+    /// and does not wait for it: a shard cannot wait for itself.
     ///
     /// # Errors
-    /// A shard has panicked, now or before: its streams broke. It has said why on standard error. On a shard's thread: the
-    /// shards have not ended yet; the error is a `&str` that says so.
-    pub fn stop(mut self, window: Duration) -> thread::Result<()> {
+    /// [`StopError`]: a shard has panicked, the calling thread is a shard, or the position could not be
+    /// written.
+    pub fn stop(mut self, window: Duration) -> Result<(), StopError> {
         self.drain(window)
     }
 
@@ -499,17 +530,17 @@ impl Engine {
     /// waits.
     ///
     /// # Errors
-    /// [`StopError`]: a shard has panicked, or the calling thread is a shard.
+    /// As [`Engine::stop`].
     pub fn stop_async(mut self, window: Duration) -> StopFuture {
         if shard_thread::is_current() {
-            return StopFuture::ready(self.drain(window).map_err(|_| StopError::OnShard));
+            return StopFuture::ready(self.drain(window));
         }
         self.socket_files.clear();
         self.hub.drain(window);
-        StopFuture::wait(self, |mut engine| engine.join().map_err(StopError::of))
+        StopFuture::wait(self, |mut engine| engine.join())
     }
 
-    fn drain(&mut self, window: Duration) -> thread::Result<()> {
+    fn drain(&mut self, window: Duration) -> Result<(), StopError> {
         self.socket_files.clear();
         self.hub.drain(window);
         if shard_thread::is_current() {
@@ -519,17 +550,25 @@ impl Engine {
                 // Their descriptors' numbers are other descriptors here, so they are not closed.
                 std::mem::forget((self.hand_over.take(), self.hub.clone()));
             }
-            return Err(Box::new("a shard's thread cannot wait for the end of the shards"));
+            return Err(StopError::OnShard);
         }
         self.join()
     }
 
-    fn join(&mut self) -> thread::Result<()> {
+    fn join(&mut self) -> Result<(), StopError> {
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.announcer.end();
         self.hub.end();
-        ends.into_iter().collect()
+        if ends.iter().any(Result::is_err) {
+            return Err(StopError::ShardPanicked);
+        }
+        match self.position_file.take() {
+            Some(file) => {
+                file.write(self.hub.head()).map_err(|error| StopError::position(file.path(), &error))
+            }
+            None => Ok(()),
+        }
     }
 }
 

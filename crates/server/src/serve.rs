@@ -124,7 +124,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         slow = SLOW.map(|reason| counts.closed_for(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
-    end.map_err(|_| "a shard has panicked; its message is above".into())
+    end.map_err(Into::into)
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.

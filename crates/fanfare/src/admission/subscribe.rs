@@ -72,6 +72,15 @@ impl Subscribe {
         self
     }
 
+    /// Resumes where the client of this request has stopped: behind the event that its `Last-Event-ID` names, or
+    /// `last_event_id` in the query. A request without one begins with what is published from now on. For
+    /// subscriptions whose topics are not the request's own words; [`Subscribe::from_request`] does it, too.
+    pub fn with_resume_of(mut self, request: &Request<'_>) -> Subscribe {
+        let id = SubscribeQuery::resume_from(request.header("last-event-id"), request.query());
+        self.resume = id.or(self.resume);
+        self
+    }
+
     /// Whether a gap is told in the stream, by a `fanfare.gap` event. The default is yes.
     pub fn with_gap_events(mut self, tell: bool) -> Subscribe {
         self.gap_events = tell;
