@@ -31,7 +31,7 @@ use crate::hand_over::HandOver;
 use crate::hub::{Common, Hub, PublishError, ShardHandle};
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners, ShardListener};
-use crate::position::PositionFile;
+use crate::position::{PositionFile, TakenPosition};
 use crate::presence::Presence;
 use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
 use crate::shard_thread;
@@ -39,7 +39,7 @@ use crate::shared_log::log_of;
 use crate::stopping::{StopError, StopFuture};
 
 /// A log begins below this number, so that no engine runs out of numbers.
-const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
+pub(crate) const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
 
 /// How an engine is started: [`Engine::builder`], then options, then [`Builder::start`].
 pub struct Builder {
@@ -56,7 +56,7 @@ pub struct Builder {
     admission_runs: AdmissionRuns,
     hand_over: bool,
     begin_after: Option<Cursor>,
-    position_file: Option<PositionFile>,
+    position_file: Option<PathBuf>,
     life_cycle: Option<usize>,
     presence_linger: Duration,
 }
@@ -88,7 +88,7 @@ pub struct Engine {
     hand_over: Option<HandOver>,
     life_cycle: Option<LifeCycle>,
     announcer: Announcer,
-    position_file: Option<PositionFile>,
+    position: Option<TakenPosition>,
     _admission_threads: AdmissionThreadsEnd,
     /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
     _admission: Arc<dyn Admission>,
@@ -251,12 +251,16 @@ impl Builder {
     /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
     /// without a gap. The events themselves are in memory, and are lost.
     ///
-    /// The start reads the position from this file, as for [`Builder::begin_after`], and removes the file. When
+    /// The start takes the position from this file, as for [`Builder::begin_after`], and removes the file. When
     /// the engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no file,
     /// and the next engine begins a new log: subscribers get a gap, because numbers could be given twice
-    /// otherwise. Where there is no file, [`Builder::begin_after`] counts. One file belongs to one engine.
+    /// otherwise. Where several engines start with one file, one of them takes it.
+    ///
+    /// The process needs the right to create and remove files in the directory of this file, and the file
+    /// system has to keep what `fsync` has written. Do not copy the file back: the numbers behind an old copy
+    /// have been given. [`Builder::begin_after`] cannot be set, too.
     pub fn position_file(mut self, path: impl Into<PathBuf>) -> Builder {
-        self.position_file = Some(PositionFile::new(path.into()));
+        self.position_file = Some(path.into());
         self
     }
 
@@ -277,21 +281,28 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`]
-    /// cannot be read or removed, an address or a path is in use or not
-    /// ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`] cannot
+    /// be read or removed or holds something else, an address or a path is in use or not ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
     /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
     /// then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
-        let mut begin_after = self.begin_after;
-        if let Some(file) = &self.position_file {
-            let failed =
-                |cause| StartError::new(&format!("read the position in {}", file.path().display()), cause);
-            begin_after = file.read().map_err(failed)?.or(begin_after);
-        }
-        if let Some(position) = begin_after.filter(|position| position.seq >= FIRST_NUMBER_LIMIT) {
-            let text = format!("the number must be below {FIRST_NUMBER_LIMIT}");
-            return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
+        let position_file = self.position_file.as_deref().map(|path| {
+            let failed = |cause| StartError::new(&format!("read the position in {}", path.display()), cause);
+            // It is read to find what is wrong with it before anything has changed.
+            PositionFile::new(path).and_then(|file| file.read().map(|_| file)).map_err(failed)
+        });
+        let position_file = position_file.transpose()?;
+        if let Some(position) = self.begin_after {
+            let wrong = if position_file.is_some() {
+                Some("a position file is set, too: after a crash, numbers would be given twice".to_owned())
+            } else if position.seq >= FIRST_NUMBER_LIMIT {
+                Some(format!("the number must be below {FIRST_NUMBER_LIMIT}"))
+            } else {
+                None
+            };
+            if let Some(text) = wrong {
+                return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
+            }
         }
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let tables = self.descriptor_tables.resolve();
@@ -354,6 +365,13 @@ impl Builder {
         let clock = Clock::start();
         let random = RandomState::new();
         let presence = Arc::new(Presence::new(self.presence_linger, random.hash_one("presence")));
+        // From here on no file says where this log goes on. Where the start fails, it is written again.
+        let position = position_file.map(|file| {
+            let what = format!("take the position in {}", file.path().display());
+            file.take().map_err(|cause| StartError::new(&what, cause))
+        });
+        let position = position.transpose()?;
+        let begin_after = self.begin_after.or(position.as_ref().and_then(TakenPosition::cursor));
         let epoch =
             begin_after.map_or_else(|| Epoch::new(random.hash_one("epoch")), |position| position.epoch);
         let mut log = log_of(epoch, &limits, random.hash_one("log"));
@@ -411,7 +429,8 @@ impl Builder {
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             life_cycle: life_cycle.map(LifeCycle::new),
             announcer: Announcer { presence, thread: None },
-            position_file: None,
+            // A shard may publish before all of them have started: an admission does, and members join.
+            position: position.map(TakenPosition::used),
             _admission_threads: admission_threads,
             _admission: admission,
         };
@@ -423,12 +442,6 @@ impl Builder {
                 _ => plan.start(index, Epoll::open),
             };
             engine.shards.push(thread?);
-        }
-        // A start that fails leaves the file for the next one.
-        if let Some(file) = self.position_file {
-            let failed = |cause| StartError::new(&format!("remove {}", file.path().display()), cause);
-            file.remove().map_err(failed)?;
-            engine.position_file = Some(file);
         }
         Ok(engine)
     }
@@ -560,15 +573,14 @@ impl Engine {
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.announcer.end();
         self.hub.end();
+        // Also where it is not written: the engine's drop comes here once more.
+        let position = self.position.take();
         if ends.iter().any(Result::is_err) {
             return Err(StopError::ShardPanicked);
         }
-        match self.position_file.take() {
-            Some(file) => {
-                file.write(self.hub.head()).map_err(|error| StopError::position(file.path(), &error))
-            }
-            None => Ok(()),
-        }
+        let Some(position) = position else { return Ok(()) };
+        let path = position.path().to_owned();
+        position.write(self.hub.head()).map_err(|error| StopError::position(&path, &error))
     }
 }
 
