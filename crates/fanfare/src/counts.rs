@@ -107,6 +107,12 @@ counts! {
     gaps,
     /// Events taken from the mailbox: those of topics that the shard reads.
     events,
+    /// Members of topics that left before [`crate::Builder::presence_linger`] was over, because of
+    /// [`crate::Limits::members_lingering`]: in the sum of [`crate::Hub::counts`] only, since members belong to the process.
+    members_left_early,
+    /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a name is longer
+    /// than the data of an event may be: in the sum only.
+    members_not_announced,
 }
 
 /// What is known of one topic.
@@ -128,7 +134,7 @@ pub struct TopicCounts {
 impl Counts {
     /// Streams ended, by reason.
     pub fn closed(&self) -> impl Iterator<Item = (CloseReason, u64)> + use<> {
-        CloseReason::ALL.into_iter().zip(self.closed)
+        CloseReason::ALL.iter().copied().zip(self.closed)
     }
 
     /// Streams ended for this reason.

@@ -22,18 +22,18 @@ use fanfare_io::uring::Uring;
 use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
 use fanfare_io::{affinity, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{LIFE_CYCLE_EVENTS_MAX, Limits, RECEIVE_BYTES};
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::counts::SharedCounts;
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
-use crate::hub::{Common, Hub, PublishError, ShardHandle};
+use crate::hub::{Common, Hub, ShardHandle};
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners, ShardListener};
 use crate::position::{PositionFile, TakenPosition};
-use crate::presence::Presence;
-use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
+use crate::presence::{Announcer, Presence};
+use crate::shard::{Budgets, Links, Shard};
 use crate::shard_thread;
 use crate::shared_log::log_of;
 use crate::stopping::{StopError, StopFuture};
@@ -90,18 +90,13 @@ pub struct Engine {
     announcer: Announcer,
     position: Option<TakenPosition>,
     _admission_threads: AdmissionThreadsEnd,
-    /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
-    _admission: Arc<dyn Admission>,
+    /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their tables. An engine
+    /// that is stopped on a shard's thread gives it to the announcer.
+    admission: Option<Arc<dyn Admission>>,
 }
 
 /// The threads of admissions, which end when this is dropped. They are not waited for: an admission may never return.
 struct AdmissionThreadsEnd(Option<Arc<AdmissionThreads>>);
-
-/// The thread that publishes what there is to tell of members.
-struct Announcer {
-    presence: Arc<Presence>,
-    thread: Option<JoinHandle<()>>,
-}
 
 /// Why an engine did not start.
 #[derive(Debug)]
@@ -264,8 +259,9 @@ impl Builder {
         self
     }
 
-    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this many events; what finds
-    /// no room is counted. The default is no: then nothing is kept of a connection that has neither a subject nor data.
+    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this many events:
+    /// [`Limits::life_cycle_events`], also where [`Builder::limits`] comes after this. The default is no: then nothing is
+    /// kept of a connection that has no subject, no data and no member.
     pub fn life_cycle(mut self, events: usize) -> Builder {
         self.life_cycle = Some(events);
         self
@@ -331,8 +327,13 @@ impl Builder {
             hand_over: self.hand_over,
             backend: backend.backend,
         };
+        let mut limits = self.limits;
+        if let Some(events) = self.life_cycle {
+            // Fewer than two are two: see `LifeCycleQueue::new`.
+            limits.life_cycle_events = events.max(2);
+        }
         let limits = budget
-            .share_out(within_bounds_of_engine(self.limits), count)
+            .share_out(within_bounds_of_engine(limits), count)
             .map_err(|text| StartError::new(&format!("start {count} shards"), io::Error::other(text)))?;
         let is_default = self.admission.is_none();
         let admission = self.admission.unwrap_or_else(|| {
@@ -361,10 +362,11 @@ impl Builder {
         let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
 
-        let life_cycle = self.life_cycle.map(|capacity| LifeCycleQueue::new(capacity, count));
+        let life_cycle =
+            (limits.life_cycle_events > 0).then(|| LifeCycleQueue::new(limits.life_cycle_events, count));
         let clock = Clock::start();
         let random = RandomState::new();
-        let presence = Arc::new(Presence::new(self.presence_linger, random.hash_one("presence")));
+        let presence = Arc::new(Presence::new(self.presence_linger, &limits, random.hash_one("presence")));
         // From here on no file says where this log goes on. Where the start fails, it is written again.
         let position = position_file.map(|file| {
             let what = format!("take the position in {}", file.path().display());
@@ -428,11 +430,11 @@ impl Builder {
             descriptor_limit,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             life_cycle: life_cycle.map(LifeCycle::new),
-            announcer: Announcer { presence, thread: None },
+            announcer: Announcer::new(presence),
             // A shard may publish before all of them have started: an admission does, and members join.
             position: position.map(TakenPosition::used),
             _admission_threads: admission_threads,
-            _admission: admission,
+            admission: Some(admission),
         };
         engine.announcer.start(engine.hub()).map_err(|cause| StartError::new("start a thread", cause))?;
         // One after the other: a table that parts while another shard opens its files would copy them.
@@ -557,8 +559,10 @@ impl Engine {
         self.socket_files.clear();
         self.hub.drain(window);
         if shard_thread::is_current() {
-            self.announcer.end();
-            self.shards.clear();
+            let shards = std::mem::take(&mut self.shards);
+            if let Some(admission) = self.admission.take() {
+                self.announcer.end_on_shard(shards, admission);
+            }
             if table::is_private() {
                 // Their descriptors' numbers are other descriptors here, so they are not closed.
                 std::mem::forget((self.hand_over.take(), self.hub.clone()));
@@ -584,39 +588,6 @@ impl Engine {
     }
 }
 
-/// How long an announcement waits for room before it tries again.
-const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(1);
-
-impl Announcer {
-    fn start(&mut self, hub: Hub) -> io::Result<()> {
-        let presence = Arc::clone(&self.presence);
-        let run = move || {
-            while let Some(mut events) = presence.next_announcements(|| hub.now()) {
-                while !events.is_empty() {
-                    match hub.publish_wait(&mut events, ANNOUNCEMENT_PATIENCE).map_err(|error| error.error) {
-                        Ok(_) | Err(PublishError::Busy) => {}
-                        // A name that is longer than an event may be, or the end of the engine.
-                        Err(_) => break,
-                    }
-                }
-            }
-        };
-        self.thread = Some(thread::Builder::new().name("fanfare-presence".to_owned()).spawn(run)?);
-        Ok(())
-    }
-
-    /// Ends the thread, and waits for it where that is possible.
-    fn end(&mut self) {
-        self.presence.end();
-        if !shard_thread::is_current()
-            && let Some(thread) = self.thread.take()
-        {
-            // A panic has been reported on standard error.
-            let _ = thread.join();
-        }
-    }
-}
-
 impl Drop for AdmissionThreadsEnd {
     fn drop(&mut self) {
         if let Some(threads) = &self.0 {
@@ -627,7 +598,7 @@ impl Drop for AdmissionThreadsEnd {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Who wants to know calls `stop`.
+        // An owner that needs the result calls `stop`.
         let _ = self.drain(Duration::ZERO);
     }
 }
@@ -643,6 +614,7 @@ const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 fn within_bounds_of_engine(mut limits: Limits) -> Limits {
     limits.heartbeat = limits.heartbeat.max(SHORTEST_HEARTBEAT);
     limits.head.max_bytes = limits.head.max_bytes.min(LARGEST_HEAD_BYTES);
+    limits.life_cycle_events = limits.life_cycle_events.min(LIFE_CYCLE_EVENTS_MAX);
     limits
 }
 
@@ -737,8 +709,8 @@ impl Plan {
             // SAFETY: from here on this thread runs the shard, and its owned descriptors are those of the plan, which
             // are kept, and those that it opens itself: the backend, and the sockets that it accepts or receives. The
             // wakers in the plan and in the hub's mailboxes check themselves. The last owner of the admission is the
-            // engine, on another thread. Which descriptors an admission may use is in the contract of `Admission`.
-            // The shard starts no thread.
+            // engine, on another thread, or the announcer's thread, which waits for the shards. Which descriptors an
+            // admission may use is in the contract of `Builder::admission_on_shards`. The shard starts no thread.
             unsafe { table::make_private(&self.descriptors(), &self.wakers) }
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;

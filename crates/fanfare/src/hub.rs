@@ -359,6 +359,8 @@ impl Hub {
             sum += counts;
         }
         (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_even_if_broken().size();
+        let members = self.inner.presence.counts();
+        (sum.members_left_early, sum.members_not_announced) = (members.left_early, members.not_announced);
         sum
     }
 

@@ -65,7 +65,7 @@ pub struct SimEngine<I: Io> {
 pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimEngine<I> {
     let networks: Vec<I> = networks.into_iter().collect();
     let common = Common::new(log_of(plan.epoch, &plan.limits, plan.seed), networks.len(), &plan.limits);
-    let presence = Arc::new(Presence::new(plan.presence_linger, plan.seed));
+    let presence = Arc::new(Presence::new(plan.presence_linger, &plan.limits, plan.seed));
     let life_cycle = plan.life_cycle.map(|events| LifeCycleQueue::new(events, networks.len()));
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {

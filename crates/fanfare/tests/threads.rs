@@ -421,6 +421,42 @@ fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
     assert_eq!(dropped_in_private.get(), Some(&false));
 }
 
+/// An admission that stopped its own engine dropped it with the engine's share in the admission. The last share was
+/// then a shard's, which dropped it in its own descriptor table.
+#[test]
+fn an_admission_that_stops_its_engine_is_dropped_where_its_descriptors_mean_the_same() {
+    struct Stops {
+        engine: Arc<Mutex<Option<Engine>>>,
+        dropped_in_private: mpsc::Sender<bool>,
+    }
+    impl Admission for Stops {
+        fn admit(&self, _: &Request<'_>) -> Decision {
+            if let Some(engine) = self.engine.lock().unwrap().take() {
+                assert!(table::is_private());
+                assert!(engine.stop(Duration::ZERO).is_err());
+            }
+            Decision::HandOver
+        }
+    }
+    impl Drop for Stops {
+        fn drop(&mut self) {
+            self.dropped_in_private.send(table::is_private()).unwrap();
+        }
+    }
+    for shards in [1, 3] {
+        let (dropped_in_private, dropped) = mpsc::channel();
+        let owned = Arc::default();
+        let admission = Stops { engine: Arc::clone(&owned), dropped_in_private };
+        let builder = Engine::builder().shards(shards).descriptor_tables(DescriptorTables::Private);
+        let builder = on_shards(builder, admission).listen("127.0.0.1:0".parse().unwrap());
+        let engine = builder.start().unwrap();
+        let address = engine.addresses()[0];
+        *owned.lock().unwrap() = Some(engine);
+        let _stops = request(address, "/stops");
+        assert_eq!(dropped.recv_timeout(PATIENCE), Ok(false), "{shards} shards");
+    }
+}
+
 /// With an admission that runs on the shards.
 fn on_shards(builder: Builder, admission: impl Admission) -> Builder {
     // SAFETY: the admissions of these tests use no descriptor, apart from standard error, and the hub, which checks itself.

@@ -159,6 +159,11 @@ setters! {
         decision_time, with_decision_time: Duration;
         head, with_head: HeadLimits;
         topics_per_subscription, with_topics_per_subscription: usize;
+        members_per_subscription, with_members_per_subscription: usize;
+        details_bytes, with_details_bytes: usize;
+        members_lingering, with_members_lingering: usize;
+        announcements, with_announcements: usize;
+        life_cycle_events, with_life_cycle_events: usize;
         event_bytes, with_event_bytes: usize;
         batch_topics, with_batch_topics: usize;
         mailbox_events, with_mailbox_events: usize;
@@ -219,6 +224,21 @@ pub struct Limits {
     pub head: HeadLimits,
     /// Topics of one subscription: 400.
     pub topics_per_subscription: usize,
+    /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
+    /// joined under one hold of a lock that all shards take.
+    pub members_per_subscription: usize,
+    /// Bytes per shard of what is known of its connections beside their streams: subjects, data, and the members that they
+    /// add. A subscription that would exceed it is answered as [`Limits::when_full`] says. A connection of which nothing is
+    /// known takes nothing of it.
+    pub details_bytes: usize,
+    /// Members of all topics that stay without a connection. At the bound the member leaves that would leave first.
+    pub members_lingering: usize,
+    /// Members of all topics that wait for the announcement that they joined. Beyond it neither their joining nor their
+    /// leaving is announced.
+    pub announcements: usize,
+    /// Life-cycle events that wait for their reader, at most 1,048,576; zero: there are none. What finds no room is
+    /// counted, and an event in the queue says how much it was.
+    pub life_cycle_events: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
     /// Topics of all events of a batch, each counted in each event, that are published under one hold of the
@@ -290,6 +310,11 @@ impl Default for Limits {
             decision_time: Duration::from_secs(10),
             head: HeadLimits::default(),
             topics_per_subscription: 64,
+            members_per_subscription: 16,
+            details_bytes: 512 << 20,
+            members_lingering: 1 << 16,
+            announcements: 1 << 16,
+            life_cycle_events: 0,
             event_bytes: 1 << 20,
             batch_topics: 512,
             mailbox_events: 512,
@@ -322,6 +347,15 @@ impl Limits {
         asked.map_or(self.heartbeat, |asked| asked.max(self.heartbeat_min).min(self.heartbeat))
     }
 }
+
+/// The longest subject and the longest name of a member, in bytes.
+pub const MAX_SUBJECT_BYTES: usize = 256;
+
+/// Life-cycle events that a queue may hold: its room is reserved at the start.
+pub const LIFE_CYCLE_EVENTS_MAX: usize = 1 << 20;
+
+/// Bytes of a request that are received at once: a whole head, and what a client sends right behind it.
+pub const RECEIVE_BYTES: usize = 32 << 10;
 
 /// Sends of one tick to members of audiences. Then the tick goes on to other work. At 2 to 7 us a send this
 /// is about a millisecond, which is what a small topic waits beside a broadcast.

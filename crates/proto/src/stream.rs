@@ -138,7 +138,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, in the order of [`CloseReason::index`].
-    pub const ALL: [CloseReason; 8] = [
+    pub const ALL: &'static [CloseReason] = &[
         CloseReason::PeerLeft,
         CloseReason::LaggardFull,
         CloseReason::LaggardStalled,

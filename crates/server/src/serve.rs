@@ -145,7 +145,7 @@ fn announce(engine: &Engine, control: &ControlLimits) {
     }
     let hub = engine.hub();
     let limits = hub.limits();
-    let mut bounds = limits.memory_bounds(engine.shards()).to_vec();
+    let mut bounds = limits.memory_bounds(engine.shards());
     bounds.extend(control.memory_bounds());
     let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
     let parts: Vec<String> =

@@ -14,11 +14,12 @@ mod undecided;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::head::RequestHead;
-use fanfare_proto::limits::AHEAD_POLL;
+use fanfare_proto::limits::{AHEAD_POLL, RECEIVE_BYTES};
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
 use slab::Slab;
@@ -32,9 +33,6 @@ use pending::{Deadlines, Pending, Receiving, Stage};
 pub(crate) use proxied::peer_address;
 use resuming::Resuming;
 use undecided::{Decider, NewUndecided, UndecidedTable};
-
-/// Bytes received at once: a whole head, and what a client sends right behind it.
-pub(crate) const RECEIVE_BYTES: usize = 32 << 10;
 
 /// Sockets that are not streams.
 #[derive(Default)]
@@ -201,6 +199,13 @@ impl<I: Io> Shard<I> {
         progress
     }
 
+    /// What is kept of a request whose head has this length until its decision: what came behind the head only where
+    /// that may be handed over.
+    fn kept(&self, received: &[u8], length: usize) -> Arc<[u8]> {
+        let end = if self.links.hand_over.is_some() { received.len() } else { length };
+        received[..end].into()
+    }
+
     /// What becomes of a request whose head has this length. More may have come behind it.
     fn decide(
         &mut self,
@@ -218,7 +223,7 @@ impl<I: Io> Shard<I> {
         };
         match &self.links.admission {
             Admissions::OnThreads(_) => {
-                let (decider, received) = (Decider::Threads, received.into());
+                let (decider, received) = (Decider::Threads, self.kept(received, length));
                 Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
             }
             Admissions::OnShards(admission) => {
@@ -252,7 +257,8 @@ impl<I: Io> Shard<I> {
             }
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
             Ok(Decision::Later(later)) => {
-                let (transport, received) = (asked.encoding.transport, received.into());
+                let received = if can_hand_over { received.into() } else { Arc::from([]) };
+                let transport = asked.encoding.transport;
                 let decider = Decider::Ticket(later);
                 Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
             }

@@ -83,7 +83,7 @@ impl<I: Io> Shard<I> {
             assert!(known, "a request without a deadline");
         }
         assert!(self.closing.is_empty() && self.exceptions.is_empty());
-        self.connections.check(&self.delivery);
+        self.connections.check(&self.delivery, self.limits.details_bytes);
         assert!(!self.stopped || sockets.is_empty(), "it stopped with sockets open");
     }
 
@@ -92,6 +92,8 @@ impl<I: Io> Shard<I> {
         assert!(self.delivery.len() <= limits.connections, "too many connections");
         assert!(arrivals.pending.len() + arrivals.resuming.len() <= limits.pending, "too many that wait");
         assert!(arrivals.undecided.len() <= limits.undecided, "too many undecided requests");
+        let may_hand_over = self.links.hand_over.is_some();
+        assert!(may_hand_over || arrivals.undecided.bytes() == 0, "bytes of requests that are not needed");
         assert!(
             arrivals.undecided.deadlines() <= 2 * limits.undecided + 1026,
             "too many deadlines of decisions"

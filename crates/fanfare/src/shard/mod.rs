@@ -19,7 +19,9 @@ use fanfare_proto::client_address::TrustedProxies;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
-use fanfare_proto::limits::{ACCEPT_PAUSE, CONGESTION_HOLD, EXPIRY_SLACK, Limits, TRIM_FRAMES};
+use fanfare_proto::limits::{
+    ACCEPT_PAUSE, CONGESTION_HOLD, EXPIRY_SLACK, Limits, RECEIVE_BYTES, TRIM_FRAMES,
+};
 use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
 
@@ -31,7 +33,7 @@ use crate::mailbox::{Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
 use arrivals::Arrivals;
-pub(crate) use arrivals::{RECEIVE_BYTES, peer_address};
+pub(crate) use arrivals::peer_address;
 pub(crate) use connections::ConnectionOrder;
 use connections::Connections;
 #[allow(unreachable_pub)] // Simulations are given it.
@@ -159,7 +161,7 @@ impl<I: Io> Shard<I> {
         self.send(now);
         self.close_ended(now);
         self.publish_counts();
-        // Whoever hears of a connection finds it counted.
+        // A connection is counted before its event is added.
         self.tell_life_cycle();
     }
 

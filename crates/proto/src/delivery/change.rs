@@ -5,7 +5,7 @@
 //! of those that go none that it was not sent before. So up to `N` it reads the topics that stay from the log, as a laggard,
 //! and after `N` it belongs to its new audience.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::laggard::NewLaggard;
 use crate::link::LinkKey;
+use crate::segment_map::SegmentMap;
 use crate::stream::Place;
 
 /// Stages of one stream. With more changes to catch up with, it forgets the oldest of them: of topics that came by that change
@@ -28,10 +29,14 @@ struct Stage {
 }
 
 /// The stages that streams have not finished, by their slots. Each of these streams is a laggard.
-#[derive(Default)]
-pub(super) struct Stages(HashMap<u32, VecDeque<Stage>>);
+pub(super) struct Stages(SegmentMap<u32, VecDeque<Stage>>);
 
 impl Stages {
+    /// `seed` is for the keys of hashes.
+    pub(super) fn new(seed: u64) -> Stages {
+        Stages(SegmentMap::new(seed))
+    }
+
     /// What the stream reads now, and up to which number, where that is not what its audience reads.
     pub(super) fn current(&mut self, slot: u32, cursor: u64) -> Option<(u64, Arc<Subscription>)> {
         let stages = self.0.get_mut(&slot)?;
@@ -47,14 +52,12 @@ impl Stages {
 
     /// The stream has left.
     pub(super) fn forget(&mut self, slot: u32) {
-        if self.0.remove(&slot).is_some() && self.0.is_empty() {
-            self.0 = HashMap::new();
-        }
+        self.0.remove(&slot);
     }
 
     /// The slots, for checks.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
-        self.0.keys().copied()
+        self.0.iter().map(|(slot, _)| *slot)
     }
 }
 
@@ -112,7 +115,7 @@ impl Delivery {
         let changed = &mut self.subscribers[slot as usize].stream;
         (changed.audience, changed.place, changed.sent_at) = (audience, Place::Laggard(laggard), sent_at);
         self.remove_audience_if_empty(stream.audience, log);
-        let stages = self.stages.0.entry(slot).or_default();
+        let stages = self.stages.0.get_or_default(&slot);
         for stage in stages.iter_mut() {
             // What goes now is not sent any more, also where it was to stay in a change before this one.
             let topics = stage.subscription.topics().iter();

@@ -222,7 +222,7 @@ impl Delivery {
             sending: Sending::default(),
             closed: Vec::new(),
             upkeep: Upkeep::default(),
-            stages: Stages::default(),
+            stages: Stages::new(seed),
             searches: Searches::default(),
             drain: None,
             generation: 0,

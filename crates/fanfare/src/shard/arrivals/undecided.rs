@@ -1,7 +1,7 @@
 //! Requests whose admission decides later: on another thread, or when it holds a ticket.
 //!
-//! Their sockets are not watched. That a client has left is found when its answer is sent, at the latest when the time for
-//! the decision is over.
+//! Their sockets are not watched. A shard notices that a client has left when it sends the answer, at the latest
+//! when the time for the decision is over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,12 +36,13 @@ struct Undecided {
     socket: Socket,
     generation: u32,
     asked: Asked,
+    /// The request as it was received, where it may be handed over; else nothing.
     received: Arc<[u8]>,
-    /// Tells the holder of the ticket that the request waits: dropped, it says that it does not.
+    /// While this lives, [`crate::DecisionTicket::is_wanted`] says that the request waits.
     wanted: Arc<()>,
 }
 
-/// What is waited for.
+/// Where the decision comes from.
 pub(super) enum Decider {
     /// A thread of the engine's.
     Threads,
@@ -54,12 +55,19 @@ pub(super) struct NewUndecided {
     pub(super) decider: Decider,
     pub(super) transport: Transport,
     pub(super) asked: Asked,
+    /// What the thread of the engine's needs, and what is handed over.
     pub(super) received: Arc<[u8]>,
 }
 
 impl UndecidedTable {
     pub(in crate::shard) fn len(&self) -> usize {
         self.requests.len()
+    }
+
+    /// Bytes that they keep of their requests; for checks.
+    #[cfg(feature = "sim")]
+    pub(in crate::shard) fn bytes(&self) -> usize {
+        self.requests.iter().map(|(_, request)| request.received.len()).sum()
     }
 
     /// Sockets of all of them; for checks.
@@ -85,7 +93,7 @@ impl UndecidedTable {
         !self.decisions.is_empty()
     }
 
-    /// Deadlines, those of requests without one any more included; for checks.
+    /// Deadlines, also those of requests that were answered; for checks.
     #[cfg(feature = "sim")]
     pub(in crate::shard) fn deadlines(&self) -> usize {
         self.deadlines.len()
@@ -159,6 +167,7 @@ impl<I: Io> Shard<I> {
             self.reply(socket, Reply::Refuse(too_many_wait()), now);
             return;
         }
+        let received = if self.links.hand_over.is_some() { received } else { Arc::from([]) };
         let deadline = now.saturating_add(self.limits.decision_time);
         undecided.insert(Undecided { socket, generation, asked, received, wanted }, deadline);
     }
@@ -180,7 +189,7 @@ impl<I: Io> Shard<I> {
         }
         let Some(undecided) = self.arrivals.undecided.remove(key) else { return };
         let Undecided { socket, asked, received, wanted, .. } = undecided;
-        // Before the answer: who has read it finds that nobody waits for the ticket.
+        // Before the answer: a client that has read the answer finds that its ticket is not wanted any more.
         drop(wanted);
         let reply = self.reply_to(decision, asked, &received);
         self.reply(socket, reply, now);
