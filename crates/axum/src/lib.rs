@@ -109,8 +109,9 @@
 //! # What it costs
 //!
 //! While a request is handled it costs what a request costs in axum. Then a stream costs what it costs the
-//! engine: from 1,000 to 15,000 idle streams a process grew by 58 to 71 bytes for each, beside 19,350 with
-//! axum's `Sse` over a broadcast channel. A delivery took 1.9 to 2.3 us of CPU, beside 6.0 to 8.2.
+//! engine. With 10,000 idle streams a process took 120 bytes for each, beside 19,340 with axum's `Sse` over a
+//! broadcast channel, and from 1,000 to 15,000 it grew by 58 to 71 bytes for each. A delivery took 1.9 to 2.3
+//! us of CPU, beside 6.0 to 8.2.
 //! `docs/BENCHMARKS.md` has the machine and the programs.
 //!
 //! # What is guaranteed
