@@ -102,30 +102,32 @@
 //! # Which code runs where
 //!
 //! Layers, extractors and handlers run in tasks of your runtime, as in every axum server. They may wait: the
-//! request waits, and no stream does. Nothing of yours runs on the engine's threads. [`fanfare::Hub::publish`]
-//! does not wait, so a handler may call it; [`fanfare::Hub::publish_async`] waits for room.
+//! request waits, and no stream does. Nothing of yours runs on the engine's threads.
+//! [`fanfare::Hub::publish`] does not wait, so a handler may call it; [`fanfare::Hub::publish_async`] waits
+//! for room.
 //!
 //! # What it costs
 //!
 //! While a request is handled it costs what a request costs in axum. Then a stream costs what it costs the
-//! engine: from 1,000 to 15,000 idle streams a process grew by 58 to 71 bytes for each, beside 19,350 with
-//! axum's `Sse` over a broadcast channel. A delivery took 1.9 to 2.3 us of CPU, beside 6.0 to 8.2.
+//! engine. With 10,000 idle streams a process took 120 bytes for each, beside 19,340 with axum's `Sse` over a
+//! broadcast channel, and from 1,000 to 15,000 it grew by 58 to 71 bytes for each. A delivery took 1.9 to 2.3
+//! us of CPU, beside 6.0 to 8.2.
 //! `docs/BENCHMARKS.md` has the machine and the programs.
 //!
 //! # What is guaranteed
 //!
 //! What the engine guarantees: one order, exactly once after a resume, gaps that are told, and bounds; see
-//! the documentation of [`fanfare`]. Besides: fields that layers add arrive; a stream reaches no other client;
-//! answers to earlier requests on the connection come before the stream; and a client whose stream cannot
-//! begin gets an answer with a status and a reason.
+//! the documentation of [`fanfare`]. Besides: fields that layers add arrive; a stream reaches no other
+//! client; answers to earlier requests on the connection come before the stream; and a client whose stream
+//! cannot begin gets an answer with a status and a reason.
 //!
 //! # Errors, and who has to act
 //!
 //! - **The client**: [`SubscriberRejection`] answers a wrong method, a body, or HTTP/2, and
 //!   [`Error::Subscribe`] and [`Error::Event`] answer a query or a name that is not valid, with 400.
 //! - **The client, later**: 503 with `Retry-After` when the engine is busy or stops.
-//! - **The author of the server**: a 500 says that the server runs without a [`Listener`], or that a layer has
-//!   changed the stream. The log says which (crate `tracing`).
+//! - **The author of the server**: a 500 says that the server runs without a [`Listener`], or that a layer
+//!   has changed the stream. The log says which (crate `tracing`).
 //!
 //! # The end
 //!
