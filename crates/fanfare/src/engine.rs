@@ -283,24 +283,7 @@ impl Builder {
     /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
     /// then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
-        let position_file = self.position_file.as_deref().map(|path| {
-            let failed = |cause| StartError::new(&format!("read the position in {}", path.display()), cause);
-            // It is read to find what is wrong with it before anything has changed.
-            PositionFile::new(path).and_then(|file| file.read().map(|_| file)).map_err(failed)
-        });
-        let position_file = position_file.transpose()?;
-        if let Some(position) = self.begin_after {
-            let wrong = if position_file.is_some() {
-                Some("a position file is set, too: after a crash, numbers would be given twice".to_owned())
-            } else if position.seq >= FIRST_NUMBER_LIMIT {
-                Some(format!("the number must be below {FIRST_NUMBER_LIMIT}"))
-            } else {
-                None
-            };
-            if let Some(text) = wrong {
-                return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
-            }
-        }
+        let position_file = self.checked_position()?;
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let tables = self.descriptor_tables.resolve();
         let tables = tables.map_err(|cause| StartError::new("give each shard a descriptor table", cause))?;
@@ -369,11 +352,7 @@ impl Builder {
         let random = RandomState::new();
         let presence = Arc::new(Presence::new(self.presence_linger, &limits, random.hash_one("presence")));
         // From here on no file says where this log goes on. Where the start fails, it is written again.
-        let position = position_file.map(|file| {
-            let what = format!("take the position in {}", file.path().display());
-            file.take().map_err(|cause| StartError::new(&what, cause))
-        });
-        let position = position.transpose()?;
+        let position = position_file.map(take_position).transpose()?;
         let begin_after = self.begin_after.or(position.as_ref().and_then(TakenPosition::cursor));
         let epoch =
             begin_after.map_or_else(|| Epoch::new(random.hash_one("epoch")), |position| position.epoch);
@@ -447,6 +426,29 @@ impl Builder {
             engine.shards.push(thread?);
         }
         Ok(engine)
+    }
+
+    /// Where the log is to go on: the file that is to be taken, or what the caller has said.
+    fn checked_position(&self) -> Result<Option<PositionFile>, StartError> {
+        let position_file = self.position_file.as_deref().map(|path| {
+            let failed = |cause| StartError::new(&format!("read the position in {}", path.display()), cause);
+            // It is read to find what is wrong with it before anything has changed.
+            PositionFile::new(path).and_then(|file| file.read().map(|_| file)).map_err(failed)
+        });
+        let position_file = position_file.transpose()?;
+        if let Some(position) = self.begin_after {
+            let wrong = if position_file.is_some() {
+                Some("a position file is set, too: after a crash, numbers would be given twice".to_owned())
+            } else if position.seq >= FIRST_NUMBER_LIMIT {
+                Some(format!("the number must be below {FIRST_NUMBER_LIMIT}"))
+            } else {
+                None
+            };
+            if let Some(text) = wrong {
+                return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
+            }
+        }
+        Ok(position_file)
     }
 }
 
@@ -617,6 +619,11 @@ fn within_bounds_of_engine(mut limits: Limits) -> Limits {
     limits.head.max_bytes = limits.head.max_bytes.min(LARGEST_HEAD_BYTES);
     limits.life_cycle_events = limits.life_cycle_events.min(LIFE_CYCLE_EVENTS_MAX);
     limits
+}
+
+fn take_position(file: PositionFile) -> Result<TakenPosition, StartError> {
+    let what = format!("take the position in {}", file.path().display());
+    file.take().map_err(|cause| StartError::new(&what, cause))
 }
 
 /// The default admission.
