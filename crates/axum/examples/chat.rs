@@ -47,17 +47,20 @@ async fn say(
     Ok(())
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let engine = Engine::builder().start()?;
-    let app = Router::new()
+pub(crate) fn app(hub: Hub) -> Router {
+    Router::new()
         .route("/room/{room}", get(|| async { Html(PAGE) }))
         .route("/room/{room}/talk", get(listen).post(say))
         .route("/room/{room}/members", get(members))
-        .with_state(engine.hub());
+        .with_state(hub)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let engine = Engine::builder().start()?;
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("look at http://127.0.0.1:3000/room/tea?name=Ann");
-    axum::serve(Listener::new(tcp), app).await?;
+    axum::serve(Listener::new(tcp), app(engine.hub())).await?;
     Ok(())
 }
 

@@ -13,13 +13,17 @@ async fn tell(State(hub): State<Hub>, text: String) -> Result<String, Error> {
     Ok(hub.publish(Event::new(Topic::new("news")?).with_data(text))?.last)
 }
 
+pub(crate) fn app(hub: Hub) -> Router {
+    Router::new()
+        .route("/", get(|| async { "subscribe at /events?topic=news\n" }))
+        .route("/tell", post(tell))
+        .with_state(hub)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = Engine::builder().listen("127.0.0.1:3000".parse()?).hand_over(true).start()?;
-    let app = Router::new()
-        .route("/", get(|| async { "subscribe at /events?topic=news\n" }))
-        .route("/tell", post(tell))
-        .with_state(engine.hub());
+    let app = app(engine.hub());
     println!("look at http://127.0.0.1:3000/");
     axum::serve(HandOverListener::new(&mut engine)?, app).await?;
     Ok(())

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Html;
 use axum::routing::get;
-use fanfare::{Cursor, Engine, Event, Hub, Topic};
+use fanfare::{Engine, Event, Hub, Topic};
 use fanfare_axum::{Error, Listener, Subscriber, Subscription};
 
 async fn news(State(hub): State<Hub>, sub: Subscriber) -> Result<Subscription, Error> {
@@ -21,24 +21,19 @@ async fn tell(State(hub): State<Hub>, text: String) -> Result<String, Error> {
     Ok(hub.publish(Event::new(Topic::new("news")?).with_data(text))?.last)
 }
 
+pub(crate) fn app(hub: Hub) -> Router {
+    Router::new().route("/", get(Html(PAGE))).route("/news", get(news).post(tell)).with_state(hub)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::temp_dir().join("fanfare-news.position");
-    let mut engine = Engine::builder();
     // The numbers go on where the server before has ended, so pages that had everything resume without a gap.
-    if let Some(position) = std::fs::read_to_string(&file).ok().as_deref().and_then(Cursor::parse) {
-        engine = engine.begin_after(position);
-    }
-    let engine = engine.start()?;
-    let hub = engine.hub();
-
-    let routes = Router::new().route("/", get(Html(PAGE))).route("/news", get(news).post(tell));
-    let app = routes.with_state(hub.clone());
+    let file = std::env::temp_dir().join("fanfare-news.position");
+    let engine = Engine::builder().position_file(file).start()?;
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("look at http://127.0.0.1:3000/");
-    axum::serve(Listener::new(tcp), app).with_graceful_shutdown(interrupt()).await?;
+    axum::serve(Listener::new(tcp), app(engine.hub())).with_graceful_shutdown(interrupt()).await?;
     engine.stop_async(Duration::from_secs(1)).await?;
-    std::fs::write(&file, hub.head().to_string())?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use fanfare::{Engine, Event, Hub, Topic};
-use fanfare_axum::{Io, Subscriber};
+use fanfare_axum::{Io, Subscriber, Takeable};
 use http::{Request, Response};
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -28,26 +28,32 @@ async fn serve(hub: Hub, clock: Topic, request: Request<Incoming>) -> Result<Ans
     })
 }
 
+/// Serves one connection. When the engine has taken the socket over, the connection has ended for hyper.
+pub(crate) async fn connection(hub: Hub, clock: Topic, socket: impl Takeable) {
+    let service = service_fn(move |request| serve(hub.clone(), clock.clone(), request));
+    let served = http1::Builder::new().serve_connection(TokioIo::new(Io::new(socket)), service).await;
+    if let Err(error) = served {
+        eprintln!("a connection has ended: {error}");
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::builder().start()?;
     let clock = Topic::new("clock")?;
-    tokio::spawn(tick(engine.hub(), clock.clone()));
+    tokio::spawn(tick(engine.hub(), clock.clone(), Duration::from_secs(1)));
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("try curl -N http://127.0.0.1:3000/");
     loop {
         let (socket, _) = tcp.accept().await?;
-        let (hub, clock) = (engine.hub(), clock.clone());
-        let service = service_fn(move |request| serve(hub.clone(), clock.clone(), request));
-        // When the engine has taken the socket over, the connection has ended for hyper.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(Io::new(socket)), service));
+        tokio::spawn(connection(engine.hub(), clock.clone(), socket));
     }
 }
 
-async fn tick(hub: Hub, clock: Topic) {
-    for second in 0.. {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let tick = Event::new(clock.clone()).with_data(format!("{second} s"));
+pub(crate) async fn tick(hub: Hub, clock: Topic, interval: Duration) {
+    for number in 0.. {
+        tokio::time::sleep(interval).await;
+        let tick = Event::new(clock.clone()).with_data(format!("tick {number}"));
         if hub.publish_async(&mut vec![tick]).await.is_err() {
             return;
         }

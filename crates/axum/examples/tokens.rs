@@ -17,12 +17,12 @@ use fanfare_axum::{Error, Listener, Subscriber, Subscription};
 
 static ANSWERS: AtomicUsize = AtomicUsize::new(1);
 
-async fn ask(State(hub): State<Hub>, question: String) -> Result<String, Error> {
+async fn ask(State(hub): State<Hub>, question: String, pace: Duration) -> Result<String, Error> {
     let number = ANSWERS.fetch_add(1, Ordering::Relaxed);
     let (topic, done) = (Topic::new(format!("answer/{number}"))?, EventType::new("done")?);
     tokio::spawn(async move {
         for token in model(&question) {
-            tokio::time::sleep(Duration::from_millis(80)).await;
+            tokio::time::sleep(pace).await;
             let token = Event::new(topic.clone()).with_data(token);
             // It waits for room where the shards are busy, and fails when the engine has stopped.
             if hub.publish_async(&mut vec![token]).await.is_err() {
@@ -49,14 +49,19 @@ fn model(question: &str) -> Vec<String> {
     answer.split_inclusive(' ').map(str::to_owned).collect()
 }
 
+/// `pace`: the time that a token takes.
+pub(crate) fn app(hub: Hub, pace: Duration) -> Router {
+    Router::new()
+        .route("/", get(Html(PAGE)))
+        .route("/answers", post(move |hub, question| ask(hub, question, pace)))
+        .route("/answers/{number}", get(answer))
+        .with_state(hub)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::builder().start()?;
-    let app = Router::new()
-        .route("/", get(Html(PAGE)))
-        .route("/answers", post(ask))
-        .route("/answers/{number}", get(answer))
-        .with_state(engine.hub());
+    let app = app(engine.hub(), Duration::from_millis(80));
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("look at http://127.0.0.1:3000/");
     axum::serve(Listener::new(tcp), app).await?;

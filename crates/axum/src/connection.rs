@@ -45,8 +45,9 @@ impl Connection {
         Connection { shared: Arc::new(Shared { peer, answered: Mutex::default() }) }
     }
 
-    /// The address of the client; `None`: it is a Unix socket's, or was not known when the connection was
-    /// made.
+    /// The address of the client. Behind a proxy that speaks the PROXY protocol to the engine in front, it is
+    /// the client's that the proxy has named. `None`: the client came by a Unix socket, its proxy has named no
+    /// address, or it had left before the connection was made.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.shared.peer
     }

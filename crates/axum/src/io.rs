@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -61,6 +62,15 @@ impl Io {
             rest: Bytes::new(),
             at_start: true,
         }
+    }
+
+    /// The same connection with another client than the socket's peer, where a server in front has named it
+    /// (the PROXY protocol, say): [`Connection::peer`] and [`crate::Subscriber::peer`] tell this address.
+    /// `None`: the client has none. Call it before the connection is served.
+    pub fn with_peer(mut self, peer: Option<SocketAddr>) -> Io {
+        self.reader.leave(&self.connection);
+        self.connection = Connection::new(peer);
+        self
     }
 
     /// The connection: to put it into the extensions of its requests, where a service runs in other tasks

@@ -2,7 +2,8 @@
 
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net;
 use std::thread;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
 use axum::middleware::AddExtension;
 use axum::serve::{self, IncomingStream, Serve};
 use fanfare::{Engine, HandOver, HandedOver};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::address::Address;
 use crate::connection::Connection;
 use crate::io::Io;
 use crate::socket::Takeable;
@@ -47,12 +49,16 @@ pub struct Listener<L = TcpListener> {
 /// # Ok(()) }
 /// ```
 ///
+/// The engine may listen on TCP addresses and on Unix sockets, with and without the PROXY protocol. The address
+/// of a connection is an [`Address`]: the client's that a proxy has named, or else the peer's. It is a connect
+/// info: `into_make_service_with_connect_info::<Address>()`.
+///
 /// When the engine has stopped, no connection comes any more, and `accept` waits for ever: end the server
 /// with `with_graceful_shutdown`.
 #[derive(Debug)]
 pub struct HandOverListener {
     sockets: mpsc::Receiver<HandedOver>,
-    address: SocketAddr,
+    address: Address,
 }
 
 /// Sockets that wait for `accept`. Behind them is the queue of the engine's channel; where that is full, too,
@@ -119,7 +125,9 @@ impl HandOverListener {
     /// [`fanfare::Builder::hand_over`] was not set, or the sockets have been taken before (`NotFound`); the
     /// engine has no address (`AddrNotAvailable`); the system refuses a thread.
     pub fn new(engine: &mut Engine) -> io::Result<HandOverListener> {
-        let Some(&address) = engine.addresses().first() else {
+        let tcp = engine.addresses().first().copied().map(Address::Tcp);
+        let unix = || engine.unix_addresses().first().cloned().map(Address::Unix);
+        let Some(address) = tcp.or_else(unix) else {
             return Err(io::Error::new(
                 io::ErrorKind::AddrNotAvailable,
                 "the engine does not listen anywhere",
@@ -159,23 +167,43 @@ fn receive(mut from_engine: HandOver, to_listener: &mpsc::Sender<HandedOver>) {
 
 impl serve::Listener for HandOverListener {
     type Io = Io;
-    type Addr = SocketAddr;
+    type Addr = Address;
 
-    async fn accept(&mut self) -> (Io, SocketAddr) {
-        while let Some(HandedOver { socket, received, .. }) = self.sockets.recv().await {
-            // A client that has left needs no server.
-            let Ok(peer) = socket.peer_addr() else { continue };
-            match TcpStream::from_std(socket) {
-                Ok(socket) => return (Io::with_received(socket, received), peer),
+    async fn accept(&mut self) -> (Io, Address) {
+        while let Some(handed) = self.sockets.recv().await {
+            match connection_of(handed) {
+                Ok(accepted) => return accepted,
                 Err(error) => tracing::error!("a connection that the engine handed over is lost: {error}"),
             }
         }
         pending().await
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    /// The first address of TCP that the engine listens on; where it has none, its first Unix socket.
+    fn local_addr(&self) -> io::Result<Address> {
+        Ok(self.address.clone())
     }
+}
+
+/// The connection as hyper reads it, and its client.
+fn connection_of(handed: HandedOver) -> io::Result<(Io, Address)> {
+    // What came with the socket is lost where it is taken apart.
+    let (client, is_unix, is_proxied) = (handed.peer(), handed.is_unix(), handed.is_proxied());
+    let HandedOver { socket, received, .. } = handed;
+    let (io, peer) = if is_unix {
+        let socket = net::UnixStream::from(OwnedFd::from(socket));
+        let peer = socket.peer_addr().ok().map(Address::Unix);
+        (Io::with_received(UnixStream::from_std(socket)?, received), peer)
+    } else {
+        (Io::with_received(TcpStream::from_std(socket)?, received), None)
+    };
+    let address = match client {
+        Some(client) => Address::Tcp(client),
+        // A client of TCP that has left has no address any more. Its request was received, so it is served.
+        None if is_proxied => Address::Unknown,
+        None => peer.unwrap_or(Address::Unknown),
+    };
+    Ok((io.with_peer(client), address))
 }
 
 impl<L> Connected<IncomingStream<'_, Listener<L>>> for Connection
@@ -190,5 +218,11 @@ where
 impl Connected<IncomingStream<'_, HandOverListener>> for Connection {
     fn connect_info(stream: IncomingStream<'_, HandOverListener>) -> Connection {
         stream.io().connection().clone()
+    }
+}
+
+impl Connected<IncomingStream<'_, HandOverListener>> for Address {
+    fn connect_info(stream: IncomingStream<'_, HandOverListener>) -> Address {
+        stream.remote_addr().clone()
     }
 }

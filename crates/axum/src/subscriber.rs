@@ -133,7 +133,7 @@ impl Subscriber {
         Ok(NewSubscription { subscribe, ..self.to([]) })
     }
 
-    /// The topics that the query names.
+    /// The topics that the query names, at most `max_topics`: to check what the client may read.
     ///
     /// # Errors
     /// As [`Subscriber::to_requested`].
@@ -141,7 +141,7 @@ impl Subscriber {
         self.with_head(|head| SubscribeQuery::from_head(head, max_topics))?.map(|query| query.topics)
     }
 
-    /// The address of the client; `None` for a Unix socket.
+    /// The address of the client: see [`Connection::peer`].
     pub fn peer(&self) -> Option<SocketAddr> {
         self.connection.peer()
     }
@@ -183,32 +183,34 @@ impl NewSubscription {
         if self.resumes { self } else { self.resume("earliest") }
     }
 
-    /// [`Subscribe::gap_events`].
+    /// Whether a gap is told in the stream, by an event of the type `fanfare.gap`. The default is yes: see
+    /// [`Subscribe::with_gap_events`].
     pub fn gap_events(self, tell: bool) -> NewSubscription {
         self.with(|subscribe| subscribe.with_gap_events(tell))
     }
 
-    /// [`Subscribe::checkpoint`].
+    /// How the client gets an id before its first event: see [`Subscribe::with_checkpoint`].
     pub fn checkpoint(self, form: Checkpoint) -> NewSubscription {
         self.with(|subscribe| subscribe.with_checkpoint(form))
     }
 
-    /// [`Subscribe::heartbeat`].
+    /// The longest silence that the client bears; then it gets a comment. See [`Subscribe::with_heartbeat`].
     pub fn heartbeat(self, longest_silence: Duration) -> NewSubscription {
         self.with(|subscribe| subscribe.with_heartbeat(longest_silence))
     }
 
-    /// [`Subscribe::sees_private`].
+    /// Whether the client gets private events of its topics. The default is no: see
+    /// [`Subscribe::with_private_events`].
     pub fn sees_private(self, sees: bool) -> NewSubscription {
         self.with(|subscribe| subscribe.with_private_events(sees))
     }
 
-    /// [`Subscribe::retry`].
+    /// How long the client is to wait before it comes back: see [`Subscribe::with_retry`].
     pub fn retry(self, wait: Duration) -> NewSubscription {
         self.with(|subscribe| subscribe.with_retry(wait))
     }
 
-    /// [`Subscribe::greeting`].
+    /// A first event for this client alone, without an id: see [`Subscribe::with_greeting`].
     pub fn greeting(self, kind: Option<&EventType>, data: &str) -> NewSubscription {
         self.with(|subscribe| subscribe.with_greeting(kind, data))
     }
@@ -261,7 +263,7 @@ impl NewSubscription {
 }
 
 impl Subscription {
-    /// What the engine is asked for: for tests of a handler.
+    /// What the engine will be asked for: for a test of a handler that does not need the stream.
     pub fn request(&self) -> &Subscribe {
         &self.subscribe
     }

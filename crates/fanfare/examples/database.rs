@@ -5,14 +5,25 @@
 
 use std::time::Duration;
 
-use fanfare::{Decision, Engine, Event, Refusal, Request, Subscribe, Topic};
+use fanfare::{Admission, Decision, Engine, Event, Refusal, Request, Subscribe, Topic};
+use tokio::runtime::{Handle, Runtime};
 use tokio::time::sleep;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wait = Duration::from_millis(std::env::args().nth(1).map_or(Ok(50), |text| text.parse())?);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let tasks = runtime.handle().clone();
-    let admission = move |request: &Request<'_>| {
+    let runtime = Runtime::new()?;
+    let admission = admission(runtime.handle().clone(), wait);
+    let engine = Engine::builder().listen("127.0.0.1:8844".parse()?).admission(admission).start()?;
+    println!("curl -N -b session=ada 'http://{}/events?topic=news'", engine.addresses()[0]);
+    let (hub, news) = (engine.hub(), Topic::new("news")?);
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        hub.publish_wait(&mut vec![Event::new(news.clone()).with_data("tick")], Duration::from_secs(1))?;
+    }
+}
+
+pub(crate) fn admission(tasks: Handle, wait: Duration) -> impl Admission {
+    move |request: &Request<'_>| {
         // What the task needs of the request is taken out of it now.
         let subscribe = Subscribe::from_request(request, 8);
         let session = session(request).map(str::to_owned);
@@ -30,15 +41,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             });
         });
         later
-    };
-    let engine = Engine::builder().listen("127.0.0.1:8844".parse()?).admission(admission).start()?;
-    println!("curl -N -b session=ada 'http://{}/events?topic=news'", engine.addresses()[0]);
-    let news = Topic::new("news")?;
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
-        engine
-            .hub()
-            .publish_wait(&mut vec![Event::new(news.clone()).with_data("tick")], Duration::from_secs(1))?;
     }
 }
 

@@ -2,20 +2,25 @@
 //! see what you type here.
 
 use std::io::BufRead;
+use std::time::Duration;
 
-use fanfare::{Engine, Event, Topic};
+use fanfare::{Engine, Event, Hub, Topic};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::builder().listen("127.0.0.1:8844".parse()?).start()?;
-    let hub = engine.hub();
-    let topic = Topic::new("hello")?;
     for address in engine.addresses() {
         println!("curl -N 'http://{address}/events?topic=hello'    (then type here)");
     }
-    for line in std::io::stdin().lock().lines() {
+    publish_lines(&engine.hub(), std::io::stdin().lock())?;
+    engine.stop(Duration::from_secs(1))?;
+    Ok(())
+}
+
+pub(crate) fn publish_lines(hub: &Hub, input: impl BufRead) -> Result<(), Box<dyn std::error::Error>> {
+    let topic = Topic::new("hello")?;
+    for line in input.lines() {
         let published = hub.publish(Event::new(topic.clone()).with_data(line?))?;
         println!("{} to {} subscribers", published.last, hub.counts().connections);
     }
-    engine.stop(std::time::Duration::from_secs(1)).expect("no shard panics");
     Ok(())
 }

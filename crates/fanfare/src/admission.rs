@@ -74,7 +74,7 @@ pub(crate) fn decide(admission: &dyn Admission, request: &Request<'_>) -> Result
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Decision {
-    /// A subscriber.
+    /// The request becomes a stream.
     Subscribe(Subscribe),
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
@@ -82,7 +82,7 @@ pub enum Decision {
     /// Where another request has come behind this one already, and [`crate::Builder::hand_over`] was set, the
     /// socket is handed over instead, so that both are answered.
     Answer(Answer),
-    /// Somebody else's: the socket and what was received go to [`crate::Engine::hand_over`]. Where
+    /// For another server in the process: the socket and what was received go to [`crate::Engine::hand_over`]. Where
     /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.
     HandOver,
     /// The decision comes later: see [`Decision::later`].
@@ -119,6 +119,35 @@ impl Decision {
     pub fn later() -> (Decision, DecisionTicket) {
         let (later, ticket) = ticket::later();
         (Decision::Later(later), ticket)
+    }
+}
+
+impl From<Subscribe> for Decision {
+    fn from(subscribe: Subscribe) -> Decision {
+        Decision::Subscribe(subscribe)
+    }
+}
+
+impl From<Refusal> for Decision {
+    fn from(refusal: Refusal) -> Decision {
+        Decision::Refuse(refusal)
+    }
+}
+
+impl From<Answer> for Decision {
+    fn from(answer: Answer) -> Decision {
+        Decision::Answer(answer)
+    }
+}
+
+/// For `Subscribe::from_request(request, 8).into()`: an error is a [`Refusal`] with its status and its
+/// reason.
+impl<E: Into<Refusal>> From<Result<Subscribe, E>> for Decision {
+    fn from(result: Result<Subscribe, E>) -> Decision {
+        match result {
+            Ok(subscribe) => Decision::Subscribe(subscribe),
+            Err(error) => Decision::Refuse(error.into()),
+        }
     }
 }
 

@@ -22,10 +22,10 @@ struct NotAdopted {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AdoptRefusal {
-    /// The shard's mailbox or socket channel is full. Try again in a few milliseconds; then another shard is
+    /// The queue of the shard whose turn it is is full. Try again in a few milliseconds; then another shard is
     /// asked.
     Busy,
-    /// The engine drains or has stopped.
+    /// The engine stops, or has stopped.
     Stopped,
     /// The subscription has more topics than [`crate::Limits::topics_per_subscription`].
     TooManyTopics {
@@ -42,7 +42,7 @@ impl AdoptError {
         AdoptError(Box::new(NotAdopted { reason, socket, subscribe }))
     }
 
-    /// Why.
+    /// Why the socket was not adopted.
     pub fn reason(&self) -> &AdoptRefusal {
         &self.0.reason
     }

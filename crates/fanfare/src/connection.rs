@@ -20,6 +20,7 @@ pub struct ConnectionId {
 
 /// A text that is no name of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InvalidConnectionId;
 
 impl ConnectionId {

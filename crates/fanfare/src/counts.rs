@@ -64,11 +64,11 @@ counts! {
     pending,
     /// Requests now whose admission has not decided yet.
     undecided,
-    /// Laggards now: their socket is full, or they still replay.
+    /// Laggards now: subscribers whose socket is full, or that still get older events.
     laggards,
-    /// Distinct subscriptions now.
+    /// Distinct subscriptions now: subscribers with the same topics and format share one.
     audiences,
-    /// Frames in the log now: in the sum of [`crate::Hub::counts`] only, since the log belongs to the process.
+    /// Events in the log now: in the sum of [`crate::Hub::counts`] only, since the log belongs to the process.
     log_frames,
     /// Bytes of the log now, with its indexes: in the sum only.
     log_bytes,
@@ -85,7 +85,7 @@ counts! {
     /// Requests answered 503 because the decision about them did not come within [`crate::Limits::decision_time`]; also counted
     /// as refused.
     decisions_timed_out,
-    /// Sockets handed to the control plane.
+    /// Sockets handed to another server in the process: [`crate::Engine::hand_over`].
     handed_over,
     /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is
     /// missing.
@@ -103,10 +103,16 @@ counts! {
     sends,
     /// Heartbeats sent.
     heartbeats,
-    /// Gaps told or noted.
+    /// Gaps that subscribers were told of, or for which they were noted.
     gaps,
     /// Events taken from the mailbox: those of topics that the shard reads.
     events,
+    /// Members of topics that left before [`crate::Builder::presence_linger`] was over, because of
+    /// [`crate::Limits::members_lingering`]: in the sum of [`crate::Hub::counts`] only, since members belong to the process.
+    members_left_early,
+    /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a name is longer
+    /// than the data of an event may be: in the sum only.
+    members_not_announced,
 }
 
 /// What is known of one topic.
@@ -128,7 +134,7 @@ pub struct TopicCounts {
 impl Counts {
     /// Streams ended, by reason.
     pub fn closed(&self) -> impl Iterator<Item = (CloseReason, u64)> + use<> {
-        CloseReason::ALL.into_iter().zip(self.closed)
+        CloseReason::ALL.iter().copied().zip(self.closed)
     }
 
     /// Streams ended for this reason.

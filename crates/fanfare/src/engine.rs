@@ -1,14 +1,14 @@
-//! Starting and stopping the shards. [`limits`] has the builder's methods for single bounds.
+//! Starting and stopping the shards. [`limits`] has the builder's methods for single bounds, and [`plan`] begins a
+//! shard's thread.
 
 mod limits;
+mod plan;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
@@ -19,28 +19,30 @@ use fanfare_io::fd_channel::{self, DATA_LIMIT_BYTES, SocketSender};
 use fanfare_io::sockets::SocketOptions;
 use fanfare_io::unix_socket::SocketFile;
 use fanfare_io::uring::Uring;
-use fanfare_io::{Backend, Clock, DescriptorTables, Io, Resolved, ResolvedTables, Waker};
+use fanfare_io::{Backend, Clock, DescriptorTables, Resolved, ResolvedTables, Waker};
 use fanfare_io::{affinity, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{LIFE_CYCLE_EVENTS_MAX, Limits, RECEIVE_BYTES};
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::counts::SharedCounts;
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
-use crate::hub::{Common, Hub, PublishError, ShardHandle};
+use crate::hub::{Common, Hub, ShardHandle};
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
-use crate::listeners::{self, Listener, OpenListeners, ShardListener};
-use crate::presence::Presence;
-use crate::shard::{Budgets, Links, RECEIVE_BYTES, Shard};
+use crate::listeners::{self, Listener, OpenListeners};
+use crate::position::{PositionFile, TakenPosition};
+use crate::presence::{Announcer, Presence};
+use crate::shard::Links;
 use crate::shard_thread;
 use crate::shared_log::log_of;
 use crate::stopping::{StopError, StopFuture};
+use plan::Plan;
 
 /// A log begins below this number, so that no engine runs out of numbers.
-const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
+pub(crate) const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
 
-/// How an engine is started.
+/// How an engine is started: [`Engine::builder`], then options, then [`Builder::start`].
 pub struct Builder {
     listeners: Vec<Listener>,
     takes_systemd_sockets: bool,
@@ -55,6 +57,7 @@ pub struct Builder {
     admission_runs: AdmissionRuns,
     hand_over: bool,
     begin_after: Option<Cursor>,
+    position_file: Option<PathBuf>,
     life_cycle: Option<usize>,
     presence_linger: Duration,
 }
@@ -70,7 +73,8 @@ enum AdmissionRuns {
 /// Threads for admissions, unless the builder is told another number.
 const ADMISSION_THREADS: usize = 4;
 
-/// A running engine. Dropped, it stops at once; [`Engine::stop`] drains.
+/// A running engine. Dropped, it stops at once and cuts streams that were not sent everything; [`Engine::stop`]
+/// gives them time.
 pub struct Engine {
     hub: Hub,
     shards: Vec<JoinHandle<()>>,
@@ -85,19 +89,15 @@ pub struct Engine {
     hand_over: Option<HandOver>,
     life_cycle: Option<LifeCycle>,
     announcer: Announcer,
+    position: Option<TakenPosition>,
     _admission_threads: AdmissionThreadsEnd,
-    /// Outlives the shards: the last owner drops it, and what descriptors it has are not those of a shard's table.
-    _admission: Arc<dyn Admission>,
+    /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their tables. An engine
+    /// that is stopped on a shard's thread gives it to the announcer.
+    admission: Option<Arc<dyn Admission>>,
 }
 
 /// The threads of admissions, which end when this is dropped. They are not waited for: an admission may never return.
 struct AdmissionThreadsEnd(Option<Arc<AdmissionThreads>>);
-
-/// The thread that publishes what there is to tell of members.
-struct Announcer {
-    presence: Arc<Presence>,
-    thread: Option<JoinHandle<()>>,
-}
 
 /// Why an engine did not start.
 #[derive(Debug)]
@@ -237,14 +237,32 @@ impl Builder {
     /// everything up to this number resumes without a gap; one that has less gets a gap, whatever its topics
     /// are, because the engine knows none of the events between. A cursor is kept as text: [`Hub::head`] and
     /// [`Cursor::parse`]. An epoch must not go on after a crash with a number that is lower than one that a
-    /// subscriber has seen: two events would bear one id.
-    pub fn begin_after(mut self, position: Cursor) -> Builder {
-        self.begin_after = Some(position);
+    /// subscriber has seen: two events would bear one id. [`Builder::position_file`] keeps the cursor of a
+    /// single process.
+    pub fn begin_after(mut self, position: impl Into<Option<Cursor>>) -> Builder {
+        self.begin_after = position.into();
         self
     }
 
-    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this many events; what finds
-    /// no room is counted. The default is no: then nothing is kept of a connection that has neither a subject nor data.
+    /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
+    /// without a gap. The events themselves are in memory, and are lost.
+    ///
+    /// The start takes the position from this file, as for [`Builder::begin_after`], and removes the file. When
+    /// the engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no file,
+    /// and the next engine begins a new log: subscribers get a gap, because numbers could be given twice
+    /// otherwise. Where several engines start with one file, one of them takes it.
+    ///
+    /// The process needs the right to create and remove files in the directory of this file, and the file
+    /// system has to keep what `fsync` has written. Do not copy the file back: the numbers behind an old copy
+    /// have been given. [`Builder::begin_after`] cannot be set, too.
+    pub fn position_file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.position_file = Some(path.into());
+        self
+    }
+
+    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this many events:
+    /// [`Limits::life_cycle_events`], also where [`Builder::limits`] comes after this. The default is no: then nothing is
+    /// kept of a connection that has no subject, no data and no member.
     pub fn life_cycle(mut self, events: usize) -> Builder {
         self.life_cycle = Some(events);
         self
@@ -260,16 +278,12 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// [`Builder::begin_after`] was given a number of 2^63 or more, an address or a path is in use or not
-    /// ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`] cannot
+    /// be read or removed or holds something else, an address or a path is in use or not ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
     /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
     /// then the error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
-        let begin_after = self.begin_after;
-        if let Some(position) = begin_after.filter(|position| position.seq >= FIRST_NUMBER_LIMIT) {
-            let text = format!("the number must be below {FIRST_NUMBER_LIMIT}");
-            return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
-        }
+        let position_file = self.checked_position()?;
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
         let tables = self.descriptor_tables.resolve();
         let tables = tables.map_err(|cause| StartError::new("give each shard a descriptor table", cause))?;
@@ -297,8 +311,13 @@ impl Builder {
             hand_over: self.hand_over,
             backend: backend.backend,
         };
+        let mut limits = self.limits;
+        if let Some(events) = self.life_cycle {
+            // Fewer than two are two: see `LifeCycleQueue::new`.
+            limits.life_cycle_events = events.max(2);
+        }
         let limits = budget
-            .share_out(within_bounds_of_engine(self.limits), count)
+            .share_out(within_bounds_of_engine(limits), count)
             .map_err(|text| StartError::new(&format!("start {count} shards"), io::Error::other(text)))?;
         let is_default = self.admission.is_none();
         let admission = self.admission.unwrap_or_else(|| {
@@ -327,10 +346,14 @@ impl Builder {
         let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
         let (hand_over_to, hand_over) = hand_over.unzip();
 
-        let life_cycle = self.life_cycle.map(|capacity| LifeCycleQueue::new(capacity, count));
+        let life_cycle =
+            (limits.life_cycle_events > 0).then(|| LifeCycleQueue::new(limits.life_cycle_events, count));
         let clock = Clock::start();
         let random = RandomState::new();
-        let presence = Arc::new(Presence::new(self.presence_linger, random.hash_one("presence")));
+        let presence = Arc::new(Presence::new(self.presence_linger, &limits, random.hash_one("presence")));
+        // From here on no file says where this log goes on. Where the start fails, it is written again.
+        let position = position_file.map(take_position).transpose()?;
+        let begin_after = self.begin_after.or(position.as_ref().and_then(TakenPosition::cursor));
         let epoch =
             begin_after.map_or_else(|| Epoch::new(random.hash_one("epoch")), |position| position.epoch);
         let mut log = log_of(epoch, &limits, random.hash_one("log"));
@@ -388,9 +411,11 @@ impl Builder {
             descriptor_limit,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
             life_cycle: life_cycle.map(LifeCycle::new),
-            announcer: Announcer { presence, thread: None },
+            announcer: Announcer::new(presence),
+            // A shard may publish before all of them have started: an admission does, and members join.
+            position: position.map(TakenPosition::used),
             _admission_threads: admission_threads,
-            _admission: admission,
+            admission: Some(admission),
         };
         engine.announcer.start(engine.hub()).map_err(|cause| StartError::new("start a thread", cause))?;
         // One after the other: a table that parts while another shard opens its files would copy them.
@@ -402,6 +427,29 @@ impl Builder {
             engine.shards.push(thread?);
         }
         Ok(engine)
+    }
+
+    /// Where the log is to go on: the file that is to be taken, or what the caller has said.
+    fn checked_position(&self) -> Result<Option<PositionFile>, StartError> {
+        let position_file = self.position_file.as_deref().map(|path| {
+            let failed = |cause| StartError::new(&format!("read the position in {}", path.display()), cause);
+            // It is read to find what is wrong with it before anything has changed.
+            PositionFile::new(path).and_then(|file| file.read().map(|_| file)).map_err(failed)
+        });
+        let position_file = position_file.transpose()?;
+        if let Some(position) = self.begin_after {
+            let wrong = if position_file.is_some() {
+                Some("a position file is set, too: after a crash, numbers would be given twice".to_owned())
+            } else if position.seq >= FIRST_NUMBER_LIMIT {
+                Some(format!("the number must be below {FIRST_NUMBER_LIMIT}"))
+            } else {
+                None
+            };
+            if let Some(text) = wrong {
+                return Err(StartError::new(&format!("begin after {position}"), io::Error::other(text)));
+            }
+        }
+        Ok(position_file)
     }
 }
 
@@ -422,6 +470,7 @@ impl Engine {
             admission_runs: AdmissionRuns::OnShards,
             hand_over: false,
             begin_after: None,
+            position_file: None,
             life_cycle: None,
             presence_linger: Duration::from_secs(5),
         }
@@ -474,21 +523,21 @@ impl Engine {
         self.life_cycle.take()
     }
 
-    /// Whether every shard still runs. One that does not has panicked: its connections are gone, and the
-    /// hub refuses to publish.
+    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate: its
+    /// connections are gone, and the hub refuses to publish. Stop the engine then, and start another one.
     pub fn is_running(&self) -> bool {
         self.shards.iter().all(|shard| !shard.is_finished())
     }
 
     /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
     ///
-    /// On a shard's thread, where an [`Admission`] runs, it begins the end and does not wait for it: a shard cannot wait for
-    /// itself.
+    /// On a shard's thread, where an [`Admission`] may run ([`Builder::admission_on_shards`]), it begins the end
+    /// and does not wait for it: a shard cannot wait for itself.
     ///
     /// # Errors
-    /// A shard has panicked, now or before: its streams broke. It has said why on standard error. On a shard's thread: the
-    /// shards have not ended yet; the error is a `&str` that says so.
-    pub fn stop(mut self, window: Duration) -> thread::Result<()> {
+    /// [`StopError`]: a shard has panicked, the calling thread is a shard, or the position could not be
+    /// written.
+    pub fn stop(mut self, window: Duration) -> Result<(), StopError> {
         self.drain(window)
     }
 
@@ -500,70 +549,46 @@ impl Engine {
     /// waits.
     ///
     /// # Errors
-    /// [`StopError`]: a shard has panicked, or the calling thread is a shard.
+    /// As [`Engine::stop`].
     pub fn stop_async(mut self, window: Duration) -> StopFuture {
         if shard_thread::is_current() {
-            return StopFuture::ready(self.drain(window).map_err(|_| StopError::OnShard));
+            return StopFuture::ready(self.drain(window));
         }
         self.socket_files.clear();
         self.hub.drain(window);
-        StopFuture::wait(self, |mut engine| engine.join().map_err(StopError::of))
+        StopFuture::wait(self, |mut engine| engine.join())
     }
 
-    fn drain(&mut self, window: Duration) -> thread::Result<()> {
+    fn drain(&mut self, window: Duration) -> Result<(), StopError> {
         self.socket_files.clear();
         self.hub.drain(window);
         if shard_thread::is_current() {
-            self.announcer.end();
-            self.shards.clear();
+            let shards = std::mem::take(&mut self.shards);
+            if let Some(admission) = self.admission.take() {
+                self.announcer.end_on_shard(shards, admission);
+            }
             if table::is_private() {
                 // Their descriptors' numbers are other descriptors here, so they are not closed.
                 std::mem::forget((self.hand_over.take(), self.hub.clone()));
             }
-            return Err(Box::new("a shard's thread cannot wait for the end of the shards"));
+            return Err(StopError::OnShard);
         }
         self.join()
     }
 
-    fn join(&mut self) -> thread::Result<()> {
+    fn join(&mut self) -> Result<(), StopError> {
         // Waits for all of them, whatever the first one says.
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.announcer.end();
         self.hub.end();
-        ends.into_iter().collect()
-    }
-}
-
-/// How long an announcement waits for room before it tries again.
-const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(1);
-
-impl Announcer {
-    fn start(&mut self, hub: Hub) -> io::Result<()> {
-        let presence = Arc::clone(&self.presence);
-        let run = move || {
-            while let Some(mut events) = presence.next_announcements(|| hub.now()) {
-                while !events.is_empty() {
-                    match hub.publish_wait(&mut events, ANNOUNCEMENT_PATIENCE).map_err(|error| error.error) {
-                        Ok(_) | Err(PublishError::Busy) => {}
-                        // A name that is longer than an event may be, or the end of the engine.
-                        Err(_) => break,
-                    }
-                }
-            }
-        };
-        self.thread = Some(thread::Builder::new().name("fanfare-presence".to_owned()).spawn(run)?);
-        Ok(())
-    }
-
-    /// Ends the thread, and waits for it where that is possible.
-    fn end(&mut self) {
-        self.presence.end();
-        if !shard_thread::is_current()
-            && let Some(thread) = self.thread.take()
-        {
-            // A panic has been reported on standard error.
-            let _ = thread.join();
+        // Also where it is not written: the engine's drop comes here once more.
+        let position = self.position.take();
+        if ends.iter().any(Result::is_err) {
+            return Err(StopError::ShardPanicked);
         }
+        let Some(position) = position else { return Ok(()) };
+        let path = position.path().to_owned();
+        position.write(self.hub.head()).map_err(|error| StopError::position(&path, &error))
     }
 }
 
@@ -577,7 +602,7 @@ impl Drop for AdmissionThreadsEnd {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Who wants to know calls `stop`.
+        // An owner that needs the result calls `stop`.
         let _ = self.drain(Duration::ZERO);
     }
 }
@@ -593,7 +618,13 @@ const LARGEST_HEAD_BYTES: usize = DATA_LIMIT_BYTES - RECEIVE_BYTES;
 fn within_bounds_of_engine(mut limits: Limits) -> Limits {
     limits.heartbeat = limits.heartbeat.max(SHORTEST_HEARTBEAT);
     limits.head.max_bytes = limits.head.max_bytes.min(LARGEST_HEAD_BYTES);
+    limits.life_cycle_events = limits.life_cycle_events.min(LIFE_CYCLE_EVENTS_MAX);
     limits
+}
+
+fn take_position(file: PositionFile) -> Result<TakenPosition, StartError> {
+    let what = format!("take the position in {}", file.path().display());
+    file.take().map_err(|cause| StartError::new(&what, cause))
 }
 
 /// The default admission.
@@ -608,103 +639,6 @@ fn subscribe_at_events(request: &Request<'_>, max_topics: usize) -> Decision {
     match Subscribe::from_request(request, max_topics) {
         Ok(subscribe) => Decision::Subscribe(subscribe),
         Err(error) => Decision::Refuse(error.into()),
-    }
-}
-
-/// Everything a shard's thread begins with.
-struct Plan {
-    waker: Waker,
-    /// Those of all shards: an admission may publish, and then its shard wakes the others.
-    wakers: Vec<Waker>,
-    listeners: Vec<ShardListener>,
-    links: Links,
-    limits: Limits,
-    epoch: Epoch,
-    seed: u64,
-    clock: Clock,
-    core: Option<usize>,
-    private_table: bool,
-}
-
-/// What a shard's thread says once: whether it has a table of its own now, and whether it runs.
-struct Started {
-    parted: bool,
-    result: Result<(), StartError>,
-}
-
-impl Plan {
-    fn start<I: Io + 'static>(
-        self,
-        index: usize,
-        open: fn(&Waker) -> io::Result<I>,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let moved = self.descriptors();
-        let (started, has_started) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name(format!("fanfare-shard-{index}"))
-            .spawn(move || self.run(open, &started))
-            .map_err(|cause| StartError::new("start a shard's thread", cause))?;
-        let Ok(Started { parted, result }) = has_started.recv() else {
-            let cause = io::Error::other("its thread panicked");
-            return Err(StartError::new("start a shard", cause));
-        };
-        if parted {
-            // The shard owns its copies; ours would keep its listeners and channels open.
-            //
-            // SAFETY: the owners of these numbers moved into the shard's thread with the plan, and that thread has
-            // left the table in which they were made. Here only their numbers are left, and they are closed once.
-            unsafe { table::close_left_behind(&moved) };
-        }
-        result.map(|()| thread)
-    }
-
-    /// Descriptors that move to the shard's thread, apart from the wakers, which are shared.
-    fn descriptors(&self) -> Vec<RawFd> {
-        let listeners = self.listeners.iter().map(|listener| listener.socket.as_raw_fd());
-        let hand_over = self.links.hand_over.iter().map(AsRawFd::as_raw_fd);
-        listeners.chain(hand_over).chain([self.links.adopted.as_raw_fd()]).collect()
-    }
-
-    fn run<I: Io>(self, open: fn(&Waker) -> io::Result<I>, started: &Sender<Started>) {
-        let mut parted = false;
-        let (result, shard) = match self.open_shard(open, &mut parted) {
-            Ok(shard) => (Ok(()), Some(shard)),
-            Err(error) => (Err(error), None),
-        };
-        // Nobody listens only where the starting thread is gone, and with it the engine.
-        let _ = started.send(Started { parted, result });
-        if let Some((shard, clock)) = shard {
-            shard.run(clock);
-        }
-    }
-
-    fn open_shard<I: Io>(
-        self,
-        open: fn(&Waker) -> io::Result<I>,
-        parted: &mut bool,
-    ) -> Result<(Shard<I>, Clock), StartError> {
-        if self.private_table {
-            // SAFETY: from here on this thread runs the shard, and its owned descriptors are those of the plan, which
-            // are kept, and those that it opens itself: the backend, and the sockets that it accepts or receives. The
-            // wakers in the plan and in the hub's mailboxes check themselves. The last owner of the admission is the
-            // engine, on another thread. Which descriptors an admission may use is in the contract of `Admission`.
-            // The shard starts no thread.
-            unsafe { table::make_private(&self.descriptors(), &self.wakers) }
-                .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
-            *parted = true;
-        }
-        if let Some(core) = self.core {
-            affinity::pin(core)
-                .map_err(|cause| StartError::new(&format!("pin a shard to core {core}"), cause))?;
-        }
-        let mut io = open(&self.waker).map_err(|cause| StartError::new("open the backend", cause))?;
-        for listener in self.listeners {
-            let ShardListener { socket, is_shared } = listener;
-            let watched = if is_shared { io.listen_shared(socket) } else { io.listen(socket) };
-            watched.map_err(|cause| StartError::new("watch the listener", cause))?;
-        }
-        let shard = Shard::new(io, self.links, self.limits, Budgets::default(), self.epoch, self.seed);
-        Ok((shard, self.clock))
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use fanfare_io::fd_channel::SocketReceiver;
+use fanfare_io::sockets;
 
 use crate::admission::Via;
 use crate::shard_thread;
@@ -18,7 +20,8 @@ pub struct HandOver {
 #[non_exhaustive]
 pub struct HandedOver {
     /// The connection, non-blocking. One from a Unix socket comes as a `TcpStream`, too: it can be read and
-    /// written, and has no addresses and no options of TCP.
+    /// written, and has no addresses and no options of TCP. [`HandedOver::is_unix`] tells which it is; a
+    /// `UnixStream` is made of it by way of an `OwnedFd`.
     pub socket: TcpStream,
     /// What was received of the request: at least its whole head. A header of the PROXY protocol before it
     /// was removed.
@@ -33,6 +36,17 @@ impl HandedOver {
             Via::Direct => self.socket.peer_addr().ok(),
             Via::Proxied(client) => client,
         }
+    }
+
+    /// Whether the connection came by a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        sockets::is_unix(self.socket.as_fd())
+    }
+
+    /// Whether the other end of the connection is a proxy that speaks the PROXY protocol. Then
+    /// [`HandedOver::peer`] is what it says of its client, also where that is `None`.
+    pub fn is_proxied(&self) -> bool {
+        self.via != Via::Direct
     }
 
     /// The last proxy, as [`crate::Request::proxy`] tells it.

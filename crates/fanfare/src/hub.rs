@@ -113,8 +113,8 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The mailbox of a shard that reads one of the topics is full, or other publishers wait for it: sending
-    /// takes longer than publishing. Or older events of a durable store are not released yet. Try again in a
+    /// The queue of a shard that has subscribers of one of the topics is full, or other publishers wait for it:
+    /// sending takes longer than publishing. Or older events of a durable store are not released yet. Try again in a
     /// few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
@@ -153,7 +153,7 @@ struct Unpublished<'events> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NotPublished {
-    /// Why.
+    /// Why it was not published.
     pub error: PublishError,
     /// The event, as it was given.
     pub event: Box<Event>,
@@ -166,7 +166,7 @@ pub struct NotPublished {
 pub struct Interrupted {
     /// Why it ended.
     pub error: PublishError,
-    /// What was published before.
+    /// What was published before; `None`: nothing.
     pub published: Option<Published>,
 }
 
@@ -240,9 +240,9 @@ impl Hub {
     /// Publishes one event to every subscriber of one of its topics, and keeps it for subscribers that
     /// resume.
     ///
-    /// It costs one mailbox entry for each shard that reads one of the topics. It waits neither for room nor
-    /// for subscribers: it is `Busy` where one of these mailboxes is full, and also while another publisher
-    /// stands in line for one of them.
+    /// It costs one entry in the queue of each shard that has subscribers of one of the topics. It waits neither
+    /// for room nor for subscribers: it is `Busy` where one of these queues is full, and also while another
+    /// publisher waits for one of them.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
@@ -370,6 +370,8 @@ impl Hub {
             sum += counts;
         }
         (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_even_if_broken().size();
+        let members = self.inner.presence.counts();
+        (sum.members_left_early, sum.members_not_announced) = (members.left_early, members.not_announced);
         sum
     }
 

@@ -1,27 +1,30 @@
-//! What becomes of connections: events for the embedder, in a queue of bounded length.
+//! Life-cycle events of connections for the embedder, in a queue of bounded length.
 //!
-//! Shards add what happened in a tick under one lock, and never wait. What finds no room is counted, so that the embedder's
-//! own counts stay right. Readers wait for a condition variable, which needs no descriptor; a reader that is a task is woken by
-//! a thread of its own, because a shard may have a descriptor table in which the runtime's descriptors are others.
+//! Shards add what happened in a tick under one lock, and never wait. The room of the queue is reserved at the
+//! start, so that no shard waits while it grows. What finds no room is counted, so that the embedder's own counts
+//! stay right. Readers wait for a condition variable, which needs no descriptor. A thread wakes a reader that is a
+//! task, because a shard may have a descriptor table in which the runtime's descriptors name other files.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
+use fanfare_io::Clock;
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::Topic;
+use fanfare_proto::limits::LIFE_CYCLE_EVENTS_MAX;
 use fanfare_proto::stream::CloseReason;
 
 use crate::connection::ConnectionId;
 use crate::shard_thread;
+use crate::sync::{Condvar, Mutex, lock, thread};
 
-/// What became of a connection: see [`crate::Builder::life_cycle`].
+/// The beginning, a change, or the end of a connection: see [`crate::Builder::life_cycle`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LifeCycleEvent {
@@ -31,7 +34,8 @@ pub enum LifeCycleEvent {
     Subscribed(Subscribed),
     /// A connection has ended. It is the last event of this connection.
     Closed(Closed),
-    /// Events that found no room in the queue: those between the event before and the one behind.
+    /// The numbers of the events that found no room in the queue at this place: after the event before this one, and
+    /// before the next one.
     Missed(Missed),
 }
 
@@ -67,7 +71,7 @@ pub struct Subscribed {
 pub struct Closed {
     /// Its name.
     pub connection: ConnectionId,
-    /// Why.
+    /// Why it has ended.
     pub reason: CloseReason,
     /// Every event of its topics up to this one was given to the kernel whole, or is not retained any more. The
     /// subscriber may not have got the last of them, and may have got a part of more.
@@ -95,6 +99,7 @@ pub struct Missed {
 /// The reader's end of the queue: [`crate::Engine::life_cycle`]. When it is dropped, shards make no more events.
 pub struct LifeCycle {
     queue: Arc<LifeCycleQueue>,
+    clock: Clock,
 }
 
 /// Why there is no event.
@@ -132,20 +137,17 @@ struct State {
 
 impl LifeCycleQueue {
     pub(crate) fn new(capacity: usize, writers: usize) -> Arc<LifeCycleQueue> {
+        // One place is for the events that were missed, one for an event.
+        let capacity = capacity.clamp(2, LIFE_CYCLE_EVENTS_MAX);
         let state = State {
-            events: VecDeque::new(),
+            events: VecDeque::with_capacity(capacity),
             missed: Missed::default(),
             writers,
             has_reader: true,
             task: None,
             wakes_tasks: false,
         };
-        // One place is for the events that were missed, one for an event.
-        Arc::new(LifeCycleQueue {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            capacity: capacity.max(2),
-        })
+        Arc::new(LifeCycleQueue { state: Mutex::new(state), changed: Condvar::new(), capacity })
     }
 
     /// Adds what has happened on a shard, in this order. False: there is no reader any more.
@@ -197,31 +199,18 @@ impl LifeCycleQueue {
     }
 }
 
-/// No model runs this queue, so its lock is the standard library's.
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl State {
     fn has_next(&self) -> bool {
         !self.events.is_empty() || self.missed != Missed::default()
     }
 
     fn next(&mut self) -> Option<LifeCycleEvent> {
-        let next = self.events.pop_front();
-        if next.is_some() {
-            if self.events.is_empty() && self.events.capacity() > EVENTS_KEPT {
-                self.events = VecDeque::new();
-            }
-            return next;
-        }
-        let missed = std::mem::take(&mut self.missed);
-        (missed != Missed::default()).then_some(LifeCycleEvent::Missed(missed))
+        self.events.pop_front().or_else(|| {
+            let missed = std::mem::take(&mut self.missed);
+            (missed != Missed::default()).then_some(LifeCycleEvent::Missed(missed))
+        })
     }
 }
-
-/// Room for events that an empty queue keeps.
-const EVENTS_KEPT: usize = 64;
 
 impl Missed {
     fn count(&mut self, event: &LifeCycleEvent) {
@@ -236,7 +225,7 @@ impl Missed {
 
 impl LifeCycle {
     pub(crate) fn new(queue: Arc<LifeCycleQueue>) -> LifeCycle {
-        LifeCycle { queue }
+        LifeCycle { queue, clock: Clock::start() }
     }
 
     /// The next event, if it is there.
@@ -261,10 +250,16 @@ impl LifeCycle {
                 _ => NoLifeCycleEvent::WouldBlock,
             });
         }
-        let state = lock(&self.queue.state);
-        let waits = |state: &mut State| !state.has_next() && state.writers > 0;
-        let waited = self.queue.changed.wait_timeout_while(state, patience, waits);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let until = self.clock.now().saturating_add(patience);
+        let mut state = lock(&self.queue.state);
+        while !state.has_next() && state.writers > 0 {
+            let left = until.saturating_sub(self.clock.now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.queue.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
         self.try_next()
     }
 
@@ -331,3 +326,45 @@ impl fmt::Display for NoLifeCycleEvent {
 }
 
 impl std::error::Error for NoLifeCycleEvent {}
+
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+mod tests {
+    use fanfare_proto::link::LinkKey;
+
+    use super::*;
+
+    fn connected(slot: u32) -> LifeCycleEvent {
+        let connection = ConnectionId::new(0, 0, LinkKey { slot, generation: 0 });
+        LifeCycleEvent::Connected(Connected { connection, peer: None, subject: None, data: None })
+    }
+
+    /// The queue grew in one step under the lock that every shard takes: with 500,000 events in it, a shard copied
+    /// them all between two deliveries.
+    #[test]
+    fn the_queue_never_grows_under_its_lock() {
+        const CAPACITY: usize = 10_000;
+        let queue = LifeCycleQueue::new(CAPACITY, 1);
+        let mut reader = LifeCycle::new(Arc::clone(&queue));
+        let room = || lock(&queue.state).events.capacity();
+        let at_first = room();
+        for round in 0..3 {
+            for slot in 0..CAPACITY as u32 + 5 {
+                assert!(queue.add(&mut vec![connected(slot)]));
+            }
+            assert_eq!(room(), at_first, "round {round}");
+            let mut count = 0;
+            while let Ok(event) = reader.try_next() {
+                count += match event {
+                    LifeCycleEvent::Missed(missed) => missed.connected,
+                    _ => 1,
+                };
+            }
+            assert_eq!((count, room()), (CAPACITY as u64 + 5, at_first), "round {round}");
+        }
+        queue.end_writer();
+        assert_eq!(reader.next_wait(Duration::MAX), Err(NoLifeCycleEvent::Ended));
+        // A number that no memory has room for.
+        drop(LifeCycleQueue::new(usize::MAX, 1));
+    }
+}

@@ -57,7 +57,7 @@ pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
 
 /// Another whole answer, head and body. The answer to a HEAD has no body, and the same head (RFC 9110, section 9.3.2).
 pub(crate) fn answer(answer: &Answer, to_head: bool, date: SystemTime) -> Vec<u8> {
-    let mut bytes = whole(answer.status, "text/plain; charset=utf-8", &answer.headers, &answer.text, date);
+    let mut bytes = whole(answer.status, answer.content_type, &answer.headers, &answer.text, date);
     if to_head && answer.status != 204 {
         bytes.truncate(bytes.len() - answer.text.len());
     }
@@ -127,6 +127,13 @@ mod tests {
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"));
         assert!(text.contains("\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n"));
         assert!(text.contains("\r\nConnection: close\r\n") && text.ends_with("\r\n\r\nlive\n"));
+        let page = answer(&Answer::html("<p>\u{e4}"), false, SystemTime::UNIX_EPOCH);
+        let page = String::from_utf8(page).unwrap();
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(
+            page.contains("\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 5\r\n"),
+            "{page}"
+        );
         for text in [
             answer(&Answer::new(204, "no body"), true, SystemTime::UNIX_EPOCH),
             answer(&Answer::new(204, "no body"), false, SystemTime::UNIX_EPOCH),

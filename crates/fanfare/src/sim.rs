@@ -70,7 +70,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         &plan.limits,
         plan.seed as u32,
     );
-    let presence = Arc::new(Presence::new(plan.presence_linger, plan.seed));
+    let presence = Arc::new(Presence::new(plan.presence_linger, &plan.limits, plan.seed));
     let life_cycle = plan.life_cycle.map(|events| LifeCycleQueue::new(events, networks.len()));
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
     for (index, io) in networks.into_iter().enumerate() {

@@ -1,8 +1,9 @@
-//! The end of an engine, for tasks.
+//! The end of an engine, and why it is not a good one.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -19,7 +20,7 @@ pub struct StopFuture {
     shared: Arc<Mutex<Shared>>,
 }
 
-/// An engine that did not end as it should: see [`Engine::stop_async`].
+/// An engine that did not end as it should: see [`Engine::stop`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopError {
@@ -27,6 +28,12 @@ pub enum StopError {
     ShardPanicked,
     /// The calling thread is a shard, which cannot wait for itself. The end has begun.
     OnShard,
+    /// The engine has ended well, and the file of [`crate::Builder::position_file`] could not be written: the
+    /// next engine begins a new log.
+    Position {
+        /// Which file, and why.
+        reason: String,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -96,8 +103,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl StopError {
-    pub(crate) fn of(_panic: Box<dyn Any + Send>) -> StopError {
-        StopError::ShardPanicked
+    pub(crate) fn position(path: &Path, error: &io::Error) -> StopError {
+        StopError::Position { reason: format!("{}: {error}", path.display()) }
     }
 }
 
@@ -108,6 +115,7 @@ impl fmt::Display for StopError {
                 f.write_str("a shard has panicked, and its streams broke; its standard error says why")
             }
             StopError::OnShard => f.write_str("a shard's thread cannot wait for the end of the shards"),
+            StopError::Position { reason } => write!(f, "the position was not kept: {reason}"),
         }
     }
 }

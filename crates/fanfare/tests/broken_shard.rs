@@ -48,7 +48,9 @@ fn the_owner_of_an_engine_learns_of_a_panic() {
     };
     for backend in [Backend::Epoll, Backend::Auto] {
         for tables in [DescriptorTables::Private, DescriptorTables::Shared] {
+            let position = std::env::temp_dir().join(format!("fanfare-broken-{}", std::process::id()));
             let engine = Engine::builder().shards(1).backend(backend).descriptor_tables(tables);
+            let engine = engine.position_file(&position);
             // SAFETY: the descriptors that the admission uses are those of the calling thread.
             let engine = unsafe { engine.admission_on_shards(admission) };
             let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
@@ -73,6 +75,8 @@ fn the_owner_of_an_engine_learns_of_a_panic() {
                 DescriptorTables::Private => assert!(engine.stop(Duration::ZERO).is_err()),
                 _ => assert_eq!(end_of(engine.stop_async(Duration::ZERO)), Err(StopError::ShardPanicked)),
             }
+            // The drop of the engine, behind the stop, wrote it.
+            assert!(!position.exists(), "a panic is a crash, and leaves no position");
         }
     }
 }

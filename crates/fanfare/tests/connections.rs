@@ -1,8 +1,10 @@
-//! Connections over real sockets: their life cycle, their end on demand, changes of their topics, and who is there.
+//! Connections over real sockets: their life cycle, their end on demand, changes of their topics, and members.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 mod support;
+#[path = "support/waiting.rs"]
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,6 +18,7 @@ use fanfare::{
     LifeCycleEvent, Limits, NoLifeCycleEvent, Refusal, Request, Subscribe, Topic,
 };
 use support::{PATIENCE, opened, read_all, wait_for};
+use waiting::{wait_for_counts, wait_for_state};
 
 fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
@@ -102,6 +105,47 @@ fn a_connection_is_heard_of_from_its_beginning_to_its_end() {
     assert_eq!(life_cycle.next_wait(PATIENCE), Err(NoLifeCycleEvent::Ended));
 }
 
+/// What is known of connections had no bound in bytes, and one subscription could add any number of members under a lock
+/// that all shards take.
+#[test]
+fn what_is_known_of_connections_is_bounded() {
+    let admit = |request: &Request<'_>| {
+        let subscribe = Subscribe::from_request(request, 8).unwrap();
+        let (kind, number) = request.path()[1..].split_once('/').unwrap();
+        Decision::Subscribe(match kind {
+            "subject" => subscribe.with_subject("s".repeat(number.parse().unwrap())).unwrap(),
+            "members" => (0..number.parse().unwrap()).fold(subscribe, |subscribe, name: usize| {
+                subscribe.with_member(&topic("room"), name.to_string()).unwrap()
+            }),
+            _ => subscribe,
+        })
+    };
+    let limits = Limits::default().with_details_bytes(1800).with_members_per_subscription(2);
+    let builder = Engine::builder().shards(1).limits(limits).admission(admit);
+    let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    let answer = |path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /{path}?topic=a HTTP/1.0\r\nHost: h\r\n\r\n").unwrap();
+        read_all(stream)
+    };
+    let ada = subscribe(address, "members/1", "topic=a");
+    // The room is used up: for a member, and for subjects. A connection of which nothing is known needs none.
+    assert!(answer("members/1").starts_with("HTTP/1.1 503 "));
+    let bob = subscribe(address, "subject/10", "topic=a");
+    assert!(answer("subject/256").starts_with("HTTP/1.1 503 "));
+    let plain = subscribe(address, "plain/0", "topic=a");
+    assert!(answer("members/3").starts_with("HTTP/1.1 500 "), "more than two members");
+    assert_eq!(hub.member_count(&topic("room")), 1);
+    // Whatever leaves gives its room back.
+    drop((ada, bob));
+    wait_for_counts(&hub, |counts| counts.connections == 1);
+    let _members = subscribe(address, "members/1", "topic=a");
+    drop(plain);
+    engine.stop(Duration::ZERO).unwrap();
+}
+
 /// A queue that overflows loses no number: what is told and what is said to be missed add up.
 #[test]
 fn a_full_queue_still_counts() {
@@ -123,9 +167,7 @@ fn a_full_queue_still_counts() {
         count(life_cycle.next_wait(PATIENCE).unwrap());
     }
     drop(streams);
-    while hub.counts().connections > 0 {
-        thread::yield_now();
-    }
+    wait_for_counts(&hub, |counts| counts.connections == 0);
     engine.stop(Duration::ZERO).unwrap();
     while let Ok(event) = life_cycle.next_wait(PATIENCE) {
         count(event);
@@ -327,9 +369,8 @@ fn a_topic_that_stays_is_whole_however_often_others_change() {
             for round in 0..EVENTS / 4 {
                 for id in &ids {
                     let topics = [topic("stays"), topic(&(round % 5).to_string())];
-                    while hub.change_topics(*id, topics.clone()) == Err(ConnectionError::Busy) {
-                        thread::yield_now();
-                    }
+                    let change = || hub.change_topics(*id, topics.clone());
+                    wait_for_state(change, |said| *said != Err(ConnectionError::Busy)).unwrap();
                 }
                 thread::yield_now();
             }
@@ -439,8 +480,6 @@ fn a_connection_that_gets_the_slot_of_one_that_has_just_left_is_another_one() {
     }
     assert_eq!(closed, [connected[0].clone()], "{connected:?}");
     assert!(engine.is_running());
-    while !hub.members(&topic("room")).is_empty() {
-        thread::yield_now();
-    }
+    wait_for_state(|| hub.members(&topic("room")), Vec::is_empty);
     drop((waits, last));
 }

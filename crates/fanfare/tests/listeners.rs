@@ -188,6 +188,7 @@ fn a_unix_socket_is_handed_over() {
         let client = ask(connect(&path), "POST", "/other");
         let mut handed = hand_over.receive(Some(PATIENCE)).unwrap().unwrap();
         assert_eq!((handed.peer(), handed.proxy()), (None, None));
+        assert!(handed.is_unix() && !handed.is_proxied());
         assert_eq!(handed.received, b"POST /other HTTP/1.0\r\nHost: h\r\n\r\n");
         handed.socket.write_all(b"HTTP/1.0 204 \r\n\r\n").unwrap();
         drop(handed);

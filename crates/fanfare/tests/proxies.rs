@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
+#[path = "support/waiting.rs"]
+mod waiting;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
@@ -15,6 +18,7 @@ use fanfare::{
     Backend, Builder, Decision, DescriptorTables, Engine, HeadLimits, Hub, Limits, Listener, Refusal,
     Request, Subscribe, TrustedProxies,
 };
+use waiting::wait_for_counts;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const REQUEST: &str = "GET /events?topic=t HTTP/1.0\r\nHost: h\r\n\r\n";
@@ -132,12 +136,6 @@ fn rest(mut stream: TcpStream) -> Vec<u8> {
     bytes
 }
 
-fn wait_until(is_so: impl Fn() -> bool) {
-    while !is_so() {
-        thread::yield_now();
-    }
-}
-
 fn version_2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u16).to_be_bytes();
     [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &length, body].concat()
@@ -237,6 +235,7 @@ fn what_is_handed_over_knows_its_client() {
             assert_eq!(handed.received, request);
             assert_eq!(handed.peer(), Some(client.map_or(own, |client| client.parse().unwrap())));
             assert_eq!(handed.proxy(), client.map(|_| own));
+            assert!(!handed.is_unix() && handed.is_proxied() == client.is_some());
         }
     });
 }
@@ -258,7 +257,7 @@ fn what_is_not_believed_is_closed_without_an_answer() {
         ];
         for (index, bytes) in garbage.iter().enumerate() {
             assert_eq!(rest(send(stage.proxied, &[bytes])), b"", "{runs:?} {bytes:?}");
-            wait_until(|| stage.hub.counts().proxy_refused == index as u64 + 1);
+            wait_for_counts(&stage.hub, |counts| counts.proxy_refused == index as u64 + 1);
         }
         // A header that ends before it is complete is none.
         let stream = send(stage.proxied, &[b"PROXY TCP4 203"]);
@@ -281,7 +280,7 @@ fn a_peer_that_is_no_proxy_is_closed() {
         // The server may have closed it already.
         let _ = stream.write_all([header, REQUEST].concat().as_bytes());
         assert_eq!(rest(stream), b"");
-        wait_until(|| engine.hub().counts().proxy_refused == 1);
+        wait_for_counts(&engine.hub(), |counts| counts.proxy_refused == 1);
         assert!(shown.lock().unwrap().is_empty());
     });
 }
@@ -296,7 +295,7 @@ fn a_slow_header_is_a_slow_head() {
         {
             let before = stage.hub.counts().heads_timed_out;
             rest(send(stage.proxied, pieces));
-            wait_until(|| stage.hub.counts().heads_timed_out == before + 1);
+            wait_for_counts(&stage.hub, |counts| counts.heads_timed_out == before + 1);
         }
         assert!(stage.shown.lock().unwrap().is_empty());
     });
@@ -379,7 +378,7 @@ fn the_largest_head_is_handed_over_with_its_client() {
         let bytes = [header.as_bytes(), head.as_bytes(), &[b'y'; 40_000]].concat();
         let (first, second) = bytes.split_at(header.len() + head.len() - 1);
         let mut stream = send(address, &[first]);
-        wait_until(|| stage.hub.counts().pending == 1);
+        wait_for_counts(&stage.hub, |counts| counts.pending == 1);
         // So that the rest comes in one piece behind all that was received before.
         thread::sleep(Duration::from_millis(50));
         stream.write_all(second).unwrap();
@@ -388,6 +387,6 @@ fn the_largest_head_is_handed_over_with_its_client() {
         println!("{} bytes", handed.received.len());
         let own = stream.local_addr().unwrap();
         assert_eq!(handed.peer(), Some(if header.is_empty() { own } else { client }));
-        wait_until(|| stage.hub.counts().pending == 0);
+        wait_for_counts(&stage.hub, |counts| counts.pending == 0);
     }
 }

@@ -6,16 +6,16 @@ use std::str::FromStr;
 
 use crate::uring::{self, ProbeError};
 
-/// Which implementation of [`crate::Io`] a shard uses.
+/// By which calls of the kernel a shard sends. Both accept and wait with epoll.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
-    /// io_uring where the kernel lets us, epoll elsewhere.
+    /// io_uring where the kernel allows it, epoll elsewhere.
     #[default]
     Auto,
-    /// [`crate::epoll::Epoll`]: works everywhere.
+    /// A `send` for each socket. It works everywhere.
     Epoll,
-    /// [`crate::uring::Uring`]: Linux 6.1 or newer, and often forbidden in containers.
+    /// io_uring: many sends in one system call. It needs Linux 6.1, and containers often forbid it.
     IoUring,
 }
 

@@ -310,6 +310,11 @@ pub fn unix_address(fd: BorrowedFd<'_>) -> io::Result<Option<UnixAddress>> {
     }
 }
 
+/// Whether a socket is a Unix socket.
+pub fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    SockRef::from(&fd).domain().is_ok_and(|domain| domain == Domain::UNIX)
+}
+
 fn socket_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket
         .local_addr()?

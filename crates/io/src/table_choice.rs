@@ -6,8 +6,11 @@ use std::str::FromStr;
 
 use crate::table;
 
-/// Which descriptor table a shard's thread uses. What a private table is for, and what it forbids, is said in
-/// [`crate::table`].
+/// Which descriptor table a shard's thread uses: that of the process, or one of its own.
+///
+/// With a table of its own, each shard may hold as many sockets as `RLIMIT_NOFILE` says, and accepts without a lock
+/// that other threads take. The price: descriptors of other threads are not there, and their numbers are other
+/// descriptors, so foreign code must not run on such a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DescriptorTables {
@@ -17,7 +20,7 @@ pub enum DescriptorTables {
     /// A private table for each shard: needs `unshare(2)`, which Docker's default seccomp profile forbids, and
     /// `close_range(2)`.
     Private,
-    /// The process's table for all shards: works everywhere.
+    /// The process's table for all shards. It works everywhere, and `RLIMIT_NOFILE` bounds all shards together.
     Shared,
 }
 

@@ -142,7 +142,7 @@ impl fmt::Display for EventType {
 
 /// How long a client waits before it reconnects, in milliseconds; always within 100 ms to 1 h.
 ///
-/// Below that, a restart of the server meets a storm; above it, a tab looks dead.
+/// With shorter waits, all clients would come at once after a restart; with longer ones a page seems dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Retry(u32);
 
@@ -189,10 +189,10 @@ impl From<Duration> for Retry {
 
 /// What a publisher sends: topics, and optionally an id, a type, data and a retry.
 ///
-/// Built by chaining.
+/// Its methods take it and give it back, so they can be chained.
 ///
 /// ```
-/// use fanfare_proto::event::{Event, EventType, Topic};
+/// # use fanfare_proto::event::{Event, EventType, Topic};
 /// # fn main() -> Result<(), fanfare_proto::event::InvalidEvent> {
 /// let event = Event::new(Topic::new("orders")?).with_topic(Topic::new("orders/42")?)?;
 /// let event = event.with_type(EventType::new("paid")?).with_data("42");
@@ -262,7 +262,8 @@ impl Event {
         self
     }
 
-    /// Marks the event as private: only subscribers whose grant covers one of its topics get it.
+    /// Marks the event as private: of the subscribers of its topics, only those get it whose subscription was
+    /// given the right to private events. The default is no.
     #[must_use]
     pub fn with_private(mut self, private: bool) -> Event {
         self.private = private;
@@ -294,7 +295,7 @@ impl Event {
         self.retry
     }
 
-    /// Whether only subscribers with a grant get it.
+    /// Whether only subscribers with the right to private events get it.
     pub fn is_private(&self) -> bool {
         self.private
     }

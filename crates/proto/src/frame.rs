@@ -122,7 +122,7 @@ impl Frame {
         self.own_id.as_ref().map(EventId::as_str)
     }
 
-    /// Whether only subscribers with a grant get it.
+    /// Whether only subscribers with the right to private events get it.
     pub fn private(&self) -> bool {
         self.private
     }

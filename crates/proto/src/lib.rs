@@ -45,7 +45,7 @@ pub mod segment_map;
 mod segments;
 pub mod shrink;
 mod slot_table;
-mod slots;
+pub mod slots;
 pub mod stream;
 pub mod subscribe;
 pub mod unsent;

@@ -11,7 +11,7 @@ pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES
 use crate::frame::HeartbeatForm;
 use crate::head::HeadLimits;
 
-/// What happens to a laggard at its bound.
+/// What happens to a slow subscriber when the log does not have what it needs any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LaggardPolicy {
@@ -127,7 +127,7 @@ pub struct LogLimits {
 }
 
 impl Default for LogLimits {
-    /// [`Retention::default`] for every topic, 64 MiB in all: a night's reconnects for a small hub, minutes for a busy one.
+    /// [`Retention::default`] for every topic, and 64 MiB in all.
     fn default() -> LogLimits {
         LogLimits { retention: Retention::default(), rules: Vec::new(), total_bytes: 64 << 20 }
     }
@@ -159,6 +159,11 @@ setters! {
         decision_time, with_decision_time: Duration;
         head, with_head: HeadLimits;
         topics_per_subscription, with_topics_per_subscription: usize;
+        members_per_subscription, with_members_per_subscription: usize;
+        details_bytes, with_details_bytes: usize;
+        members_lingering, with_members_lingering: usize;
+        announcements, with_announcements: usize;
+        life_cycle_events, with_life_cycle_events: usize;
         event_bytes, with_event_bytes: usize;
         batch_topics, with_batch_topics: usize;
         mailbox_events, with_mailbox_events: usize;
@@ -200,7 +205,7 @@ impl LogLimits {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections per shard. At the bound [`Limits::when_full`] answers; nobody is evicted for a newcomer.
+    /// Connections per shard. At the bound [`Limits::when_full`] answers; no stream ends for a newcomer.
     pub connections: usize,
     /// The answer to a subscriber that finds no room.
     pub when_full: FullPolicy,
@@ -219,37 +224,53 @@ pub struct Limits {
     pub head: HeadLimits,
     /// Topics of one subscription: 400.
     pub topics_per_subscription: usize,
+    /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
+    /// joined under one hold of a lock that all shards take.
+    pub members_per_subscription: usize,
+    /// Bytes per shard of what is known of its connections beside their streams: subjects, data, and the members that they
+    /// add. A subscription that would exceed it is answered as [`Limits::when_full`] says. A connection of which nothing is
+    /// known takes nothing of it.
+    pub details_bytes: usize,
+    /// Members of all topics that stay without a connection. At the bound the member leaves that would leave first.
+    pub members_lingering: usize,
+    /// Members of all topics that wait for the announcement that they joined. Beyond it neither their joining nor their
+    /// leaving is announced.
+    pub announcements: usize,
+    /// Life-cycle events that wait for their reader, at most 1,048,576; zero: there are none. What finds no room is
+    /// counted, and an event in the queue says how much it was.
+    pub life_cycle_events: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
     /// Topics of all events of a batch, each counted in each event, that are published under one hold of the
     /// hub's locks: a larger batch is published in parts. An entry costs about a microsecond, for which other
     /// publishers, and subscribers that come or replay, wait.
     pub batch_topics: usize,
-    /// Events that wait in a shard's mailbox. At the bound a publish is answered "busy" (503): together
-    /// with a sweep's speed this is the latency under saturation, so it is small.
+    /// Events that wait in a shard's mailbox, which is the queue from the hub to the shard. At the bound a publish
+    /// is answered "busy" (503). The bound is small because it is the latency when the shards are saturated.
     pub mailbox_events: usize,
-    /// Bytes of frames that wait in a shard's mailbox; an empty mailbox takes any one event.
+    /// Bytes of events that wait in a shard's mailbox; an empty mailbox takes any one event.
     pub mailbox_bytes: usize,
-    /// Bytes of frames that wait in all mailboxes together, a frame counted in each: a bound of the process whatever the
+    /// Bytes of events that wait in all mailboxes together, an event counted in each: a bound of the process whatever the
     /// number of shards. Where nothing waits any one event is taken.
     pub mailbox_total_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Bytes per shard that it holds for links which have begun a frame, or their opening, and whose socket is full.
-    /// Beyond it, of a sample of these links, the one whose end frees most is disconnected. How far a slow subscriber may
-    /// be behind is what the log retains: it reads from there.
+    /// Bytes per shard of events that slow subscribers have received in part, and of the beginnings of their streams.
+    /// The rest of such an event is held until the socket takes it. Beyond the bound, of a sample of these connections
+    /// the one whose end frees most is disconnected. How far a slow subscriber may be behind is not bounded by this, but
+    /// by what the log retains: it reads from there.
     pub laggard_bytes: usize,
     /// Bytes of the same for all shards together: a bound of the process whatever the number of shards. Each shard has an
     /// equal share of it where that is less than [`Limits::laggard_bytes`], and room for one event of the largest size.
     pub laggard_total_bytes: usize,
-    /// Streams behind, over all shards, below which their being most of the hub's streams holds up no
-    /// publisher: a few slow subscribers are closed, or skip, at their own bounds. Where the subscribers of a
-    /// hub are fewer than twice this, and all of them are a little too slow, they are treated so, too.
+    /// When most streams of the hub are slow, and at least this many, publishers wait for them
+    /// ([`CONGESTION_HOLD`]). Fewer slow streams hold up no publisher: they are closed, or skip events, at their
+    /// own bounds.
     pub congestion_streams: usize,
-    /// Bytes per shard of frames that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
+    /// Bytes per shard of events that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
     /// and publishers of its topics wait.
     pub delivery_bytes: usize,
-    /// A laggard whose socket takes no byte for this long is closed, under either policy.
+    /// A slow subscriber whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,
     /// Bytes per shard of what its subscriptions read: the topics with their names, here and in the log, and the audiences.
     /// A subscription that would exceed it is answered as [`Limits::when_full`] says. One whose audience is there already
@@ -258,9 +279,9 @@ pub struct Limits {
     /// Readers in the same process, over all topics: a reader beyond it is an error. A publish checks the readers of its
     /// topics one by one where some of them sleep.
     pub local_readers: usize,
-    /// What happens to a laggard at its bound.
+    /// What happens to a slow subscriber when the log does not have what it needs any more.
     pub laggard_policy: LaggardPolicy,
-    /// What the log keeps, for those who resume and for laggards.
+    /// What the log keeps, for clients that resume and for slow subscribers.
     pub log: LogLimits,
     /// A comment is sent where nothing else was within this time, at least 100 ms. nginx and ELB cut at 60 s,
     /// some polyfills at 45 s.
@@ -273,8 +294,8 @@ pub struct Limits {
     /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
     /// subscriber's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
-    /// The reconnection time told to subscribers; each gets 100 to 150 % of it, so that those who were
-    /// cut together do not come back together.
+    /// The reconnection time told to subscribers. Each gets 100 to 150 % of it, so that clients which were cut
+    /// together do not come back together.
     pub retry: Duration,
 }
 
@@ -289,6 +310,11 @@ impl Default for Limits {
             decision_time: Duration::from_secs(10),
             head: HeadLimits::default(),
             topics_per_subscription: 64,
+            members_per_subscription: 16,
+            details_bytes: 512 << 20,
+            members_lingering: 1 << 16,
+            announcements: 1 << 16,
+            life_cycle_events: 0,
             event_bytes: 1 << 20,
             batch_topics: 512,
             mailbox_events: 512,
@@ -321,6 +347,15 @@ impl Limits {
         asked.map_or(self.heartbeat, |asked| asked.max(self.heartbeat_min).min(self.heartbeat))
     }
 }
+
+/// The longest subject and the longest name of a member, in bytes.
+pub const MAX_SUBJECT_BYTES: usize = 256;
+
+/// Life-cycle events that a queue may hold: its room is reserved at the start.
+pub const LIFE_CYCLE_EVENTS_MAX: usize = 1 << 20;
+
+/// Bytes of a request that are received at once: a whole head, and what a client sends right behind it.
+pub const RECEIVE_BYTES: usize = 32 << 10;
 
 /// Sends of one tick to members of audiences. Then the tick goes on to other work. At 2 to 7 us a send this
 /// is about a millisecond, which is what a small topic waits beside a broadcast.

@@ -15,7 +15,7 @@ pub(crate) const NO_SLOT: u32 = u32::MAX;
 const CHUNK_SLOTS: usize = 16;
 
 /// Entries by slot number.
-pub(crate) struct Slots<T> {
+pub struct Slots<T> {
     chunks: Vec<Option<Box<Chunk<T>>>>,
     /// Indexes of `chunks` that are `None`.
     unallocated: Vec<u32>,
@@ -36,11 +36,13 @@ impl<T> Slots<T> {
     /// The most that an entry takes in a chunk that is full, in bytes: the chunk has some for itself.
     pub(crate) const ENTRY_BYTES: usize = size_of::<Option<T>>() + 3;
 
-    pub(crate) fn new() -> Slots<T> {
+    /// A table without an entry.
+    pub fn new() -> Slots<T> {
         Slots { chunks: Vec::new(), unallocated: Vec::new(), with_room: NO_SLOT, length: 0 }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
         self.length
     }
 
@@ -61,7 +63,7 @@ impl<T> Slots<T> {
     ///
     /// # Panics
     /// There are 2^32 - 16 entries already: 200 GiB of them, so other bounds come first.
-    pub(crate) fn insert(&mut self, value: T) -> u32 {
+    pub fn insert(&mut self, value: T) -> u32 {
         if self.with_room == NO_SLOT {
             self.allocate_chunk();
         }
@@ -82,7 +84,7 @@ impl<T> Slots<T> {
     ///
     /// # Panics
     /// The slot is free already.
-    pub(crate) fn remove(&mut self, slot: u32) -> T {
+    pub fn remove(&mut self, slot: u32) -> T {
         let number = slot / CHUNK_SLOTS as u32;
         let chunk = self.chunk_mut(number);
         let value =
@@ -103,12 +105,14 @@ impl<T> Slots<T> {
         value
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
+    /// The entry in a slot.
+    pub fn get(&self, slot: u32) -> Option<&T> {
         let chunk = self.chunks.get(slot as usize / CHUNK_SLOTS)?.as_ref()?;
         chunk.slots[slot as usize % CHUNK_SLOTS].as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+    /// The entry in a slot, to be changed.
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         let chunk = self.chunks.get_mut(slot as usize / CHUNK_SLOTS)?.as_mut()?;
         chunk.slots[slot as usize % CHUNK_SLOTS].as_mut()
     }
@@ -121,7 +125,8 @@ impl<T> Slots<T> {
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+    /// All entries with their slots, in the order of these.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..self.end()).filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 

@@ -118,27 +118,27 @@ pub enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The peer closed, half-closed or reset.
+    /// The client has closed the connection, or its own half of it, or the connection broke.
     PeerLeft,
-    /// A laggard that needed what is no longer kept, or that made room at the bound of memory for laggards.
+    /// It was too slow: the log no longer had what it needed, or the memory for slow subscribers was used up.
     LaggardFull,
-    /// A laggard whose socket took nothing for too long.
+    /// It was too slow: its socket took nothing for too long.
     LaggardStalled,
-    /// Its age limit.
+    /// It has reached the age at which connections end.
     Aged,
     /// The end of the lifetime that it was given.
     Expired,
-    /// Somebody asked for its end.
+    /// The program asked for its end.
     Disconnected,
-    /// The engine drains; everything was sent.
+    /// The engine stops, and everything was sent.
     Drained,
-    /// The drain was over before everything was sent.
+    /// The engine stops, and its time was over before everything was sent.
     Cut,
 }
 
 impl CloseReason {
     /// All of them, in the order of [`CloseReason::index`].
-    pub const ALL: [CloseReason; 8] = [
+    pub const ALL: &'static [CloseReason] = &[
         CloseReason::PeerLeft,
         CloseReason::LaggardFull,
         CloseReason::LaggardStalled,

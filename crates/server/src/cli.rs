@@ -242,8 +242,13 @@ impl ServeOptions {
             .with_event_bytes(self.max_event.as_u64() as usize)
             .with_laggard_bytes(self.laggard_bytes.as_u64() as usize)
             .with_subscription_bytes(self.subscription_bytes.as_u64() as usize)
-            // The server embeds no reader.
+            // The server embeds no reader, decides at once, and knows nothing of its subscribers.
             .with_local_readers(0)
+            .with_undecided(0)
+            .with_details_bytes(0)
+            .with_members_per_subscription(0)
+            .with_members_lingering(0)
+            .with_announcements(0)
             .with_laggard_time(self.laggard_time)
             .with_laggard_policy(match self.laggard_policy {
                 AtBound::Disconnect => LaggardPolicy::Disconnect,

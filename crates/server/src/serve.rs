@@ -124,7 +124,7 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
         slow = SLOW.map(|reason| counts.closed_for(reason)).iter().sum::<u64>(),
         "stopped; the cut were not sent everything, the slow were disconnected before"
     );
-    end.map_err(|_| "a shard has panicked; its message is above".into())
+    end.map_err(Into::into)
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.
@@ -145,7 +145,7 @@ fn announce(engine: &Engine, control: &ControlLimits) {
     }
     let hub = engine.hub();
     let limits = hub.limits();
-    let mut bounds = limits.memory_bounds(engine.shards()).to_vec();
+    let mut bounds = limits.memory_bounds(engine.shards());
     bounds.extend(control.memory_bounds());
     let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
     let parts: Vec<String> =

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::{CloseReason, LaggardPolicy, sim};
+use fanfare::{CloseReason, ConnectionError, LaggardPolicy, sim};
 
 use crate::desk::note_drain;
 use crate::tally::Occurrence;
@@ -268,6 +268,8 @@ impl World {
         self.shared.is_over.set(true);
         self.shared.cuts_from.set(self.shared.now.get() + window);
         sim::drain(self.shared.hub(), window);
+        let late = self.shared.hub().disconnect_subject("x");
+        assert_eq!(late, Err(ConnectionError::Stopped), "an order to an engine that drains");
         self.shared.release_too_late();
     }
 

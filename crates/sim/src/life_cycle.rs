@@ -94,7 +94,7 @@ impl World {
         let ended = |reason| counts().map(|counts| counts.closed_for(reason)).sum::<u64>();
         let all: u64 = CloseReason::ALL.iter().map(|reason| ended(*reason)).sum();
         assert_eq!(life.read.closed + life.missed.closed, all, "streams that have ended");
-        for reason in CloseReason::ALL {
+        for &reason in CloseReason::ALL {
             let told = life.ends[reason.index()];
             let most = ended(reason);
             let is_right = told == most || (life.missed.closed > 0 && told < most);
@@ -177,7 +177,8 @@ impl World {
     pub(crate) fn reasons_of(&self, tick: &Tick, net: &Net, it: &Connection) -> Vec<CloseReason> {
         let skips = self.shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
         CloseReason::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|reason| match reason {
                 CloseReason::PeerLeft => it.ended,
                 // What became of the socket of a client that has left is not known.

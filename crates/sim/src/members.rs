@@ -1,6 +1,7 @@
 //! The members of topics: those with a connection, and those whose last one ended a moment ago.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::{EventType, Topic, sim};
@@ -15,9 +16,14 @@ use crate::world::World;
 type Absent = Option<Duration>;
 
 impl World {
-    /// The hub's members are those that the network knows, and each of them is announced that is to be.
+    /// The hub's members are those that the network knows, and each of them is announced that is to be. At the bounds,
+    /// members leave early, and are not announced; then the hub has counted that.
     pub(crate) fn check_members(&mut self) {
         let (now, hub) = (self.shared.now.get(), self.shared.hub());
+        if self.shared.one_in(4) {
+            // Nothing is announced for a while, as when the hub is busy. What is asked is right all the same.
+            self.check_listed_members();
+        }
         loop {
             let events = sim::announcements_at(hub, now);
             if events.is_empty() {
@@ -37,27 +43,52 @@ impl World {
                 self.shared.happened(Occurrence::MemberAnnounced);
             }
         }
-        let linger = self.shared.setting.presence_linger;
-        let mut members = BTreeSet::new();
-        for (member, absent) in self.stays() {
-            if absent.is_none_or(|since| since + linger > now) {
-                self.shared.happened(match absent {
-                    None => Occurrence::Member,
-                    Some(_) => Occurrence::MemberLingers,
-                });
-                members.insert(member);
-            }
+        let mut members = self.check_listed_members();
+        members.retain(Member::is_announced);
+        match self.shared.hub().counts().members_not_announced {
+            0 => assert_eq!(self.announced, members, "members that were announced"),
+            _ => assert!(self.announced.is_subset(&members), "a member is announced that has left"),
         }
+    }
+
+    /// The members that the hub lists.
+    fn check_listed_members(&self) -> BTreeSet<Member> {
+        let (now, hub) = (self.shared.now.get(), self.shared.hub());
+        let mut listed = BTreeSet::new();
         for name in TOPICS_WITH_MEMBERS {
             let of: &Topic = &topic(name);
-            let says: Vec<String> =
-                self.shared.hub().members(of).iter().map(|name| name.to_string()).collect();
-            let are = members.iter().filter(|member| member.topic == name).map(|member| member.name.clone());
-            assert_eq!(says, are.collect::<Vec<_>>(), "the members of {name}");
-            assert_eq!(self.shared.hub().member_count(of), says.len(), "how many members {name} has");
+            let says = hub.members(of);
+            assert!(says.is_sorted(), "names are in alphabetical order");
+            assert_eq!(hub.member_count(of), says.len(), "how many members {name} has");
+            let member = |name: &Arc<str>| Member { topic: of.to_string(), name: name.to_string() };
+            listed.extend(says.iter().map(member));
         }
-        members.retain(Member::is_announced);
-        assert_eq!(self.announced, members, "members that were announced");
+        let linger = self.shared.setting.presence_linger;
+        let mut stays = self.stays();
+        stays.retain(|_, absent| absent.is_none_or(|since| since + linger > now));
+        let stranger = listed.iter().find(|member| !stays.contains_key(member));
+        assert!(stranger.is_none(), "{stranger:?} is listed and has left");
+        let (mut lingering, mut newest_gone, mut oldest_kept) = (0, Duration::ZERO, Duration::MAX);
+        for (member, absent) in stays {
+            match (absent, listed.contains(&member)) {
+                (None, is_listed) => {
+                    assert!(is_listed, "{member:?} has a connection and is not listed");
+                    self.shared.happened(Occurrence::Member);
+                }
+                (Some(since), true) => {
+                    (lingering, oldest_kept) = (lingering + 1, oldest_kept.min(since));
+                    self.shared.happened(Occurrence::MemberLingers);
+                }
+                (Some(since), false) => {
+                    newest_gone = newest_gone.max(since);
+                    assert!(hub.counts().members_left_early > 0, "{member:?} left early, and is not counted");
+                    self.shared.happened(Occurrence::MemberLeftEarly);
+                }
+            }
+        }
+        assert!(lingering <= self.shared.setting.limits.members_lingering, "too many members linger");
+        assert!(newest_gone <= oldest_kept, "a member left early, and not the one that lingered for longest");
+        listed
     }
 
     /// Each member that there was.

@@ -61,6 +61,8 @@ impl Setting {
             .with_head_time(SECOND)
             .with_undecided(choices.pick(&[1000, 3]))
             .with_decision_time(choices.pick(&[3, 1]) * SECOND)
+            .with_members_lingering(choices.pick(&[1 << 16, 1 << 16, 1 << 16, 2, 0]))
+            .with_announcements(choices.pick(&[1 << 16, 1 << 16, 1 << 16, 1]))
             .with_head(HeadLimits::default().with_max_bytes(choices.pick(&[16 << 10, 400])))
             .with_event_bytes(choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]))
             .with_batch_topics(choices.pick(&[512, 512, 3]))

@@ -183,6 +183,8 @@ occurrences! {
     Member: "members",
     /// A member without a connection that had not left.
     MemberLingers: "members that linger",
+    /// A member without a connection that left early, when the members were compared.
+    MemberLeftEarly: "members that left early",
     /// A member that was announced to have joined or left.
     MemberAnnounced: "members announced",
 }

@@ -391,7 +391,7 @@ impl std::fmt::Display for Summary<'_> {
                 write!(f, ", {name} {before} -> {after}")?;
             }
         }
-        for reason in CloseReason::ALL {
+        for &reason in CloseReason::ALL {
             let count = after.closed_for(reason) - before.closed_for(reason);
             if count > 0 {
                 write!(f, ", {count} {}", reason.name())?;

@@ -60,19 +60,26 @@ impl From<SubscribeError> for Refusal {
     }
 }
 
-/// A whole answer that is neither a stream nor a refusal: a status and a short text, sent as `text/plain`. It has to fit
+/// A whole answer that is neither a stream nor a refusal: a status and a short text or page. It has to fit
 /// into a fresh socket's send buffer: a client that does not take it at once is disconnected.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
     pub(crate) text: String,
     pub(crate) headers: String,
 }
 
 impl Answer {
-    /// An answer without further fields.
+    /// A text, sent as `text/plain`.
     pub fn new(status: u16, text: impl Into<String>) -> Answer {
-        Answer { status, text: text.into(), headers: String::new() }
+        let content_type = "text/plain; charset=utf-8";
+        Answer { status, content_type, text: text.into(), headers: String::new() }
+    }
+
+    /// A page, sent as `text/html` with the status 200: for a page that opens an `EventSource`, say.
+    pub fn html(page: impl Into<String>) -> Answer {
+        Answer { content_type: "text/html; charset=utf-8", ..Answer::new(200, page) }
     }
 
     /// The status.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fanfare_proto::event::{EventType, Retry, Topic};
 use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
+use fanfare_proto::limits::MAX_SUBJECT_BYTES;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
@@ -69,6 +70,15 @@ impl Subscribe {
     /// Resumes after this event: the text of a `Last-Event-ID`, or `earliest` for all that is retained.
     pub fn with_resume(mut self, id: impl Into<String>) -> Subscribe {
         self.resume = Some(id.into());
+        self
+    }
+
+    /// Resumes where the client of this request has stopped: behind the event that its `Last-Event-ID` names, or
+    /// `last_event_id` in the query. A request without one begins with what is published from now on. For
+    /// subscriptions whose topics are not the request's own words; [`Subscribe::from_request`] does it, too.
+    pub fn with_resume_of(mut self, request: &Request<'_>) -> Subscribe {
+        let id = SubscribeQuery::resume_from(request.header("last-event-id"), request.query());
+        self.resume = id.or(self.resume);
         self
     }
 
@@ -150,7 +160,7 @@ impl Subscribe {
     }
 
     /// The longest subject and the longest name of a member, in bytes.
-    pub const MAX_SUBJECT_BYTES: usize = 256;
+    pub const MAX_SUBJECT_BYTES: usize = MAX_SUBJECT_BYTES;
 
     /// A number of the embedder's that life-cycle events bear: a key of its own table, say.
     pub fn with_data(mut self, data: u64) -> Subscribe {
@@ -167,8 +177,9 @@ impl Subscribe {
     }
 
     /// While the connection lives, this name is among the members of a topic: [`crate::Hub::members`]. A name with several
-    /// connections is one member. It stays a member for [`crate::Builder::presence_linger`] after its last connection. The topic
-    /// need not be one of the subscription.
+    /// connections is one member. It stays a member for [`crate::Builder::presence_linger`] after its last connection; where
+    /// more than [`crate::Limits::members_lingering`] stay so, the member that would leave first leaves early. The topic
+    /// need not be one of the subscription. A subscription adds at most [`crate::Limits::members_per_subscription`].
     ///
     /// # Errors
     /// [`InvalidSubject`]: the name is longer than [`Subscribe::MAX_SUBJECT_BYTES`].

@@ -1,5 +1,6 @@
 //! Each bound of the engine that is an option of the server's command line, as a method of the builder with
-//! the same name: `--max-connections` is [`Builder::max_connections`]. A test of the server compares them.
+//! the same name: `--max-connections` is [`Builder::max_connections`]. A test of the server compares them. And bounds of
+//! members, which the server does not have.
 //!
 //! [`Builder::limits`] sets all bounds at once, also those that are no options. These methods change single
 //! ones of them, so they come after it.
@@ -78,6 +79,26 @@ impl Builder {
     /// Bytes per shard of what its subscriptions read: [`Limits::subscription_bytes`].
     pub fn subscription_bytes(self, bytes: usize) -> Builder {
         self.limit(|limits| limits.subscription_bytes = bytes)
+    }
+
+    /// Bytes per shard of what is known of its connections beside their streams: [`Limits::details_bytes`].
+    pub fn details_bytes(self, bytes: usize) -> Builder {
+        self.limit(|limits| limits.details_bytes = bytes)
+    }
+
+    /// Members of topics that one subscription adds: [`Limits::members_per_subscription`].
+    pub fn max_members(self, count: usize) -> Builder {
+        self.limit(|limits| limits.members_per_subscription = count)
+    }
+
+    /// Members of topics that stay without a connection: [`Limits::members_lingering`].
+    pub fn max_lingering_members(self, count: usize) -> Builder {
+        self.limit(|limits| limits.members_lingering = count)
+    }
+
+    /// Members of topics that wait for their announcement: [`Limits::announcements`].
+    pub fn max_announcements(self, count: usize) -> Builder {
+        self.limit(|limits| limits.announcements = count)
     }
 
     /// Time after which a subscriber that takes nothing is closed: [`Limits::laggard_time`].

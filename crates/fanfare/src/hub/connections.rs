@@ -1,4 +1,4 @@
-//! What becomes of connections, and who is there.
+//! Orders about connections, and the members of topics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -107,12 +107,12 @@ impl Hub {
     /// The names of a topic's members ([`crate::Subscribe::with_member`]), in alphabetical order.
     /// Very many of them are listed in pieces: a name that comes or goes meanwhile may be among them or not.
     pub fn members(&self, topic: &Topic) -> Vec<Arc<str>> {
-        self.inner.presence.members(topic)
+        self.inner.presence.members(topic, self.now())
     }
 
-    /// How many members a topic has, in constant time.
+    /// How many members a topic has, in constant time. (Members whose time is over since the last call leave first.)
     pub fn member_count(&self, topic: &Topic) -> usize {
-        self.inner.presence.count(topic)
+        self.inner.presence.count(topic, self.now())
     }
 
     /// The name of a connection.
@@ -139,6 +139,10 @@ impl Hub {
 
     fn order_shard(&self, shard: usize, order: ConnectionOrder) -> Result<(), ConnectionError> {
         let shard = self.inner.shards.get(shard).ok_or(ConnectionError::Unknown)?;
+        // A shard that drains ends all of its connections, and may do so before it comes to this order.
+        if shard.mailbox.is_closed() {
+            return Err(ConnectionError::Stopped);
+        }
         let mail = Mail::Order(Box::new(order));
         match shard.mailbox.push_within(self.inner.mail_limit(), mail, || Ok::<_, ()>(())) {
             Ok(()) => Ok(()),
@@ -163,3 +167,41 @@ impl fmt::Display for ConnectionError {
 }
 
 impl std::error::Error for ConnectionError {}
+
+#[cfg(test)]
+#[cfg(not(fanfare_loom))]
+mod tests {
+    use std::time::Duration;
+
+    use fanfare_proto::limits::Limits;
+    use fanfare_proto::link::LinkKey;
+
+    use super::*;
+    use crate::hub::tests::hub;
+
+    /// During a drain, which may last for minutes, every order was answered `Ok`, and the documentation promised
+    /// [`ConnectionError::Stopped`].
+    #[test]
+    fn an_engine_that_drains_takes_no_orders() {
+        let (hub, shards) = hub(2, Limits::default(), &[]);
+        let connection = ConnectionId::new(0, 1, LinkKey { slot: 0, generation: 0 });
+        let topic = Topic::new("a").unwrap();
+        let give_all = || {
+            [
+                hub.disconnect(connection),
+                hub.disconnect_subject("ada"),
+                hub.disconnect_topic(&topic),
+                hub.change_topics(connection, [topic.clone()]),
+            ]
+        };
+        assert_eq!(give_all(), [const { Ok(()) }; 4]);
+        let waiting = shards.iter().map(|shard| shard.mailbox.len()).sum::<usize>();
+        hub.drain(Duration::from_secs(60));
+        assert_eq!(give_all(), [const { Err(ConnectionError::Stopped) }; 4]);
+        let drains = shards.len();
+        assert_eq!(shards.iter().map(|shard| shard.mailbox.len()).sum::<usize>(), waiting + drains);
+        // An engine without this shard.
+        let stranger = ConnectionId::new(0, 2, connection.link);
+        assert_eq!(hub.disconnect(stranger), Err(ConnectionError::Unknown));
+    }
+}

@@ -73,7 +73,7 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
             limits,
             SocketOptions::default(),
             handles,
-            Arc::new(Presence::new(Duration::ZERO, 1)),
+            Arc::new(Presence::new(Duration::ZERO, &Limits::default(), 1)),
         ),
         shards,
     )

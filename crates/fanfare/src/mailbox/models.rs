@@ -34,6 +34,7 @@ use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::SharedCounts;
 use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
 use crate::inspect::Inspection;
+use crate::presence::Presence;
 use crate::shared_log::{SharedLog, log_of};
 use crate::sync::{AtomicBool, AtomicU64, Waker, collect_wakes, lock};
 
@@ -68,7 +69,7 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
         })
         .unzip();
     let newest = common.newest();
-    let presence = Arc::new(crate::presence::Presence::new(std::time::Duration::ZERO, 1));
+    let presence = Arc::new(Presence::new(Duration::ZERO, &limits, 1));
     (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles, presence), readers, newest)
 }
 

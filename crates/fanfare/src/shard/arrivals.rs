@@ -2,10 +2,12 @@
 //! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or answer is not
 //! complete, [`undecided`] are requests whose admission decides later, [`resuming`] are subscribers that wait for a number,
 //! [`opening`] begins streams, and [`proxied`] reads what a proxy says before a request.
+//! [`deadline_table`] holds requests that wait, and finds those whose time is over.
 //!
 //! After an accept the request is usually there already, so a head is tried before the socket is watched, from the
 //! shard's one buffer. Only heads that come in pieces get memory of their own.
 
+mod deadline_table;
 mod opening;
 mod pending;
 mod proxied;
@@ -14,38 +16,33 @@ mod undecided;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::head::RequestHead;
-use fanfare_proto::limits::AHEAD_POLL;
+use fanfare_proto::limits::{AHEAD_POLL, RECEIVE_BYTES};
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
-use slab::Slab;
 
 use super::{Shard, SlotKey};
 use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via};
 use crate::hand_over;
 use crate::mailbox::Adoption;
 use crate::response;
-use pending::{Deadlines, Pending, Receiving, Stage};
+use deadline_table::DeadlineTable;
+use pending::{HEADS, Pending, QUEUES, Receiving, Stage};
 pub(crate) use proxied::peer_address;
 use resuming::Resuming;
 use undecided::{Decider, NewUndecided, UndecidedTable};
 
-/// Bytes received at once: a whole head, and what a client sends right behind it.
-pub(crate) const RECEIVE_BYTES: usize = 32 << 10;
-
 /// Sockets that are not streams.
 #[derive(Default)]
 pub(super) struct Arrivals {
-    pub(super) pending: Slab<Pending>,
+    pub(super) pending: DeadlineTable<Pending, QUEUES>,
     /// Subscribers that resume from a number that is not released here yet, in the order in which they came.
     pub(super) resuming: VecDeque<Resuming>,
     pub(super) undecided: UndecidedTable,
-    pub(super) deadlines: Deadlines,
-    /// Given to each pending request: tells it from others that had its slot.
-    generation: u32,
 }
 
 impl Arrivals {
@@ -57,9 +54,8 @@ impl Arrivals {
     /// When something of an arrival is due next.
     pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
         let timers = [
-            self.deadlines.heads.front().map(|(at, _)| *at),
-            self.deadlines.lingers.front().map(|(at, _)| *at),
-            self.undecided.deadlines.front().map(|(at, _)| *at),
+            self.pending.next_deadline(),
+            self.undecided.next_deadline(),
             // Nothing wakes this shard when a number is released in which it has no interest.
             (!self.resuming.is_empty()).then_some(now + AHEAD_POLL),
         ];
@@ -126,19 +122,14 @@ impl<I: Io> Shard<I> {
             Progress::Answer(reply) => self.reply(socket, reply, now),
             Progress::Incomplete => {
                 let deadline = now.saturating_add(self.limits.head_time);
-                if let Some(key) = self.watch_pending(socket, Stage::Receiving(receiving)) {
-                    self.arrivals.note_deadline(|all| &mut all.heads, deadline, key);
-                }
+                self.watch_pending(socket, Stage::Receiving(receiving), HEADS, deadline);
             }
         }
     }
 
     /// A pending socket has something to receive. A stale notification is ignored.
     pub(super) fn pending_ready(&mut self, key: LinkKey, readable: bool, now: Duration) {
-        if !readable || self.arrivals.find(key).is_none() {
-            return;
-        }
-        let pending = &mut self.arrivals.pending[key.slot as usize];
+        let Some(pending) = self.arrivals.pending.get_mut(key).filter(|_| readable) else { return };
         let socket = pending.socket;
         let progress = match std::mem::replace(&mut pending.stage, Stage::Lingering) {
             Stage::Lingering => match self.io.receive(socket, &mut self.received) {
@@ -147,7 +138,9 @@ impl<I: Io> Shard<I> {
             },
             Stage::Receiving(mut receiving) => {
                 let progress = self.receive_head(socket, &mut receiving);
-                self.arrivals.pending[key.slot as usize].stage = Stage::Receiving(receiving);
+                if let Some(pending) = self.arrivals.pending.get_mut(key) {
+                    pending.stage = Stage::Receiving(receiving);
+                }
                 progress
             }
         };
@@ -155,7 +148,7 @@ impl<I: Io> Shard<I> {
             Progress::Incomplete => {}
             Progress::Closed => self.close_pending(key),
             Progress::Answer(reply) => {
-                self.arrivals.remove(key);
+                self.arrivals.pending.remove(key);
                 self.io.unwatch(socket, SlotKey::Pending(key).token());
                 self.reply(socket, reply, now);
             }
@@ -209,6 +202,13 @@ impl<I: Io> Shard<I> {
         progress
     }
 
+    /// What is kept of a request whose head has this length until its decision: what came behind the head only where
+    /// that may be handed over.
+    fn kept(&self, received: &[u8], length: usize) -> Arc<[u8]> {
+        let end = if self.links.hand_over.is_some() { received.len() } else { length };
+        received[..end].into()
+    }
+
     /// What becomes of a request whose head has this length. More may have come behind it.
     fn decide(
         &mut self,
@@ -230,7 +230,7 @@ impl<I: Io> Shard<I> {
         };
         match &self.links.admission {
             Admissions::OnThreads(_) => {
-                let (decider, received) = (Decider::Threads, received.into());
+                let (decider, received) = (Decider::Threads, self.kept(received, length));
                 Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
             }
             Admissions::OnShards(admission) => {
@@ -271,7 +271,8 @@ impl<I: Io> Shard<I> {
             }
             Ok(Decision::HandOver) => Reply::Refuse(nothing_here()),
             Ok(Decision::Later(later)) => {
-                let (transport, received) = (asked.encoding.transport, received.into());
+                let received = if can_hand_over { received.into() } else { Arc::from([]) };
+                let transport = asked.encoding.transport;
                 let decider = Decider::Ticket(later);
                 Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
             }

@@ -1,5 +1,5 @@
-//! What is known of connections beside their streams: who they are, and that somebody wants to hear of them, to end them or
-//! to change their topics. A connection of which nothing is known costs nothing here.
+//! What is known of connections beside their streams: subjects, data, members, and life-cycle events of them; and
+//! orders to end them or to change their topics. A connection of which nothing is known costs nothing here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::connection::ConnectionId;
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
 use crate::presence::Membership;
 
-/// What is to become of connections.
+/// What the hub asks a shard to do with connections.
 pub(crate) enum ConnectionOrder {
     /// End one connection.
     Disconnect(LinkKey),
@@ -35,6 +35,8 @@ pub(crate) enum ConnectionOrder {
 pub(super) struct Connections {
     details: DetailsTable,
     subjects: Subjects,
+    /// What the details take: [`bytes_of`] of each connection.
+    bytes: usize,
     /// Connections that are to be ended, as many in each tick as its budget allows.
     ending: VecDeque<LinkKey>,
     life_cycle: Option<Arc<LifeCycleQueue>>,
@@ -50,6 +52,8 @@ struct Details {
     place: u32,
     data: Option<u64>,
     memberships: Box<[Membership]>,
+    /// What it takes: [`bytes_of`].
+    bytes: u32,
 }
 
 /// Details by slot, in chunks that are there only where one of their slots is used. So the table grows piece by piece.
@@ -65,8 +69,42 @@ struct Chunk {
 
 const CHUNK: usize = 256;
 
-/// The connections of each subject.
-struct Subjects(SegmentMap<Arc<str>, SmallVec<[LinkKey; 1]>>);
+/// The connections of each subject, and those of them that are to be ended.
+struct Subjects {
+    table: SegmentMap<Arc<str>, Subject>,
+    /// Subjects that have connections to be ended, or had them, each once.
+    ending: VecDeque<Arc<str>>,
+}
+
+/// The connections of one subject. Those that are to be ended are the first ones.
+///
+/// ```text
+///   links    [ a  b  c | d  e ]     an order ended a subject with a, b and c; d and e began later
+///     ending = 3 ------^            the next step ends c, and leaves it at its place until its stream has ended
+/// ```
+#[derive(Default)]
+struct Subject {
+    links: SmallVec<[LinkKey; 1]>,
+    /// How many of them are to be ended.
+    ending: u32,
+    /// It is in the queue of subjects.
+    is_queued: bool,
+}
+
+/// The most that the details of a connection take without names: its slot, and its places in tables, which are
+/// less than half empty.
+const DETAILS_BYTES: usize = size_of::<Option<Details>>() + 3 * size_of::<(Arc<str>, Subject)>();
+
+/// The most that a member takes without its names: its places in the tables of topics and names, and among the members
+/// that linger or wait for their announcement.
+const MEMBER_BYTES: usize = 640;
+
+/// What is known of a subscription's connection takes at most this, here and among the members.
+fn bytes_of(subscribe: &Subscribe) -> usize {
+    let members = subscribe.memberships.iter();
+    let members = members.map(|member| MEMBER_BYTES + member.topic.as_str().len() + member.name.len());
+    DETAILS_BYTES + subscribe.subject.as_ref().map_or(0, |subject| subject.len()) + members.sum::<usize>()
+}
 
 impl DetailsTable {
     fn insert(&mut self, details: Details) {
@@ -108,26 +146,65 @@ fn position(slot: u32) -> (usize, usize) {
 }
 
 impl Subjects {
+    fn new(seed: u64) -> Subjects {
+        Subjects { table: SegmentMap::new(seed), ending: VecDeque::new() }
+    }
+
     /// Adds a connection, and says which place it has.
     fn add(&mut self, subject: &Arc<str>, link: LinkKey) -> u32 {
-        let links = self.0.get_or_default(subject);
+        let links = &mut self.table.get_or_default(subject).links;
         links.push(link);
         links.len() as u32 - 1
     }
 
-    /// Removes the connection at this place, and says which one has the place now.
-    fn remove(&mut self, subject: &str, place: u32) -> Option<LinkKey> {
-        let links = self.0.get_mut(subject)?;
-        links.swap_remove(place as usize);
-        let moved = links.get(place as usize).copied();
-        if links.is_empty() {
-            self.0.remove(subject);
+    /// Removes the connection at this place. Others move to its place, and to the place of the last one that is to be
+    /// ended: says which, and their new places.
+    fn remove(&mut self, name: &str, place: u32) -> SmallVec<[(LinkKey, u32); 2]> {
+        let mut moved = SmallVec::new();
+        let Some(subject) = self.table.get_mut(name) else { return moved };
+        let mut free = place;
+        if place < subject.ending {
+            subject.ending -= 1;
+            free = subject.ending;
+            subject.links.swap(place as usize, free as usize);
+            if free != place {
+                moved.push((subject.links[place as usize], place));
+            }
+        }
+        subject.links.swap_remove(free as usize);
+        moved.extend(subject.links.get(free as usize).map(|link| (*link, free)));
+        if subject.links.is_empty() && !subject.is_queued {
+            self.table.remove(name);
         }
         moved
     }
 
-    fn of(&self, subject: &str) -> SmallVec<[LinkKey; 1]> {
-        self.0.get(subject).cloned().unwrap_or_default()
+    /// The connections of a subject that are there now are to be ended.
+    fn disconnect(&mut self, name: &str) {
+        let Some(subject) = self.table.get_mut(name) else { return };
+        subject.ending = subject.links.len() as u32;
+        if !std::mem::replace(&mut subject.is_queued, true) {
+            self.ending.push_back(name.into());
+        }
+    }
+
+    /// One step to the end of what is to be ended: the next connection, or `None` where a subject is done.
+    fn next_to_end(&mut self) -> Option<LinkKey> {
+        let name = self.ending.front()?;
+        let subject = self.table.get_mut(name)?;
+        if let Some(last) = subject.ending.checked_sub(1) {
+            subject.ending = last;
+            return Some(subject.links[last as usize]);
+        }
+        subject.is_queued = false;
+        let is_gone = subject.links.is_empty();
+        if let Some(name) = self.ending.pop_front()
+            && is_gone
+        {
+            self.table.remove(&name);
+        }
+        shrink_queue(&mut self.ending);
+        None
     }
 }
 
@@ -136,7 +213,8 @@ impl Connections {
     pub(super) fn new(life_cycle: Option<Arc<LifeCycleQueue>>, seed: u64) -> Connections {
         Connections {
             details: DetailsTable::default(),
-            subjects: Subjects(SegmentMap::new(seed)),
+            subjects: Subjects::new(seed),
+            bytes: 0,
             ending: VecDeque::new(),
             life_cycle,
             happened: Vec::new(),
@@ -145,12 +223,30 @@ impl Connections {
 
     /// Whether connections are still to be ended.
     pub(super) fn has_work(&self) -> bool {
-        !self.ending.is_empty()
+        !self.ending.is_empty() || !self.subjects.ending.is_empty()
+    }
+
+    /// Whether anything would be known of this subscription's connection.
+    fn would_know(&self, subscribe: &Subscribe) -> bool {
+        subscribe.subject.is_some()
+            || subscribe.data.is_some()
+            || !subscribe.memberships.is_empty()
+            || self.has_life_cycle()
+    }
+
+    /// Whether what would be known of this subscription's connection finds room within a bound.
+    pub(super) fn has_room_for(&self, subscribe: &Subscribe, most: usize) -> bool {
+        !self.would_know(subscribe) || self.bytes.saturating_add(bytes_of(subscribe)) <= most
+    }
+
+    /// The next connection that is to be ended, in at most one step of work.
+    fn next_to_end(&mut self) -> Option<LinkKey> {
+        self.ending.pop_front().or_else(|| self.subjects.next_to_end())
     }
 
     /// Each connection of which something is known is there, and has its place among those of its subject.
     #[cfg(feature = "sim")]
-    pub(super) fn check(&self, delivery: &delivery::Delivery) {
+    pub(super) fn check(&self, delivery: &delivery::Delivery, most_bytes: usize) {
         let chunks = self.details.chunks.iter().flatten();
         let all: Vec<&Details> = chunks.flat_map(|chunk| chunk.slots.iter().flatten()).collect();
         for details in &all {
@@ -159,23 +255,30 @@ impl Connections {
                 "something is known of a connection that has left"
             );
         }
-        assert!(!self.are_heard() || all.len() == delivery.len(), "nothing is known of a connection");
-        let mut placed = 0;
-        for (_, links) in self.subjects.0.iter() {
-            assert!(!links.is_empty(), "a subject without a connection");
-            placed += links.len();
+        assert!(!self.has_life_cycle() || all.len() == delivery.len(), "nothing is known of a connection");
+        let bytes: usize = all.iter().map(|details| details.bytes as usize).sum();
+        assert!(bytes == self.bytes && bytes <= most_bytes, "{bytes} bytes of details, not {}", self.bytes);
+        let (mut placed, mut queued) = (0, 0);
+        for (_, subject) in self.subjects.table.iter() {
+            assert!(!subject.links.is_empty() || subject.is_queued, "a subject without a connection");
+            assert!(subject.ending as usize <= subject.links.len(), "more are to be ended than there are");
+            assert!(subject.ending == 0 || subject.is_queued, "a subject's end is forgotten");
+            placed += subject.links.len();
+            queued += usize::from(subject.is_queued);
         }
+        assert_eq!(queued, self.subjects.ending.len(), "a subject is to be ended twice");
         for details in all {
             let Some(subject) = &details.subject else { continue };
-            let its = self.subjects.0.get(subject).and_then(|links| links.get(details.place as usize));
+            let its = self.subjects.table.get(subject);
+            let its = its.and_then(|its| its.links.get(details.place as usize));
             assert_eq!(its, Some(&details.link), "a connection is not found by its subject");
             placed -= 1;
         }
         assert_eq!(placed, 0, "a subject has a connection that has left");
     }
 
-    /// Whether somebody hears of connections that begin and end.
-    fn are_heard(&self) -> bool {
+    /// Whether there are life-cycle events.
+    fn has_life_cycle(&self) -> bool {
         self.life_cycle.is_some()
     }
 }
@@ -190,11 +293,7 @@ impl<I: Io> Shard<I> {
         has_gap: bool,
         now: Duration,
     ) {
-        let is_known = subscribe.subject.is_some()
-            || subscribe.data.is_some()
-            || !subscribe.memberships.is_empty()
-            || self.connections.are_heard();
-        if !is_known {
+        if !self.connections.would_know(subscribe) {
             return;
         }
         let Subscribe { subject, data, memberships, .. } = subscribe;
@@ -202,6 +301,8 @@ impl<I: Io> Shard<I> {
             self.links.presence.join(memberships);
         }
         let place = subject.as_ref().map_or(0, |subject| self.connections.subjects.add(subject, link));
+        let bytes = bytes_of(subscribe);
+        self.connections.bytes += bytes;
         self.connections.details.insert(Details {
             link,
             began_at: Deciseconds::of(now),
@@ -209,8 +310,9 @@ impl<I: Io> Shard<I> {
             place,
             data: *data,
             memberships: memberships.clone().into(),
+            bytes: bytes as u32,
         });
-        if self.connections.are_heard() {
+        if self.connections.has_life_cycle() {
             let connection = self.connection_id(link);
             let peer = match subscribe.via {
                 Via::Direct => self.io.peer(socket).and_then(Peer::address),
@@ -232,7 +334,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn subscribed(&mut self, link: LinkKey, topics: &[Topic], has_gap: bool) {
-        if !self.connections.are_heard() {
+        if !self.connections.has_life_cycle() {
             return;
         }
         let connection = self.connection_id(link);
@@ -246,17 +348,19 @@ impl<I: Io> Shard<I> {
     /// A stream has ended.
     pub(super) fn disconnected(&mut self, closed: &delivery::Closed, now: Duration) {
         let Some(details) = self.connections.details.remove(closed.link) else { return };
-        let Details { link, began_at, subject, place, data, memberships } = details;
-        if let Some(subject) = &subject
-            && let Some(moved) = self.connections.subjects.remove(subject, place)
-            && let Some(details) = self.connections.details.get_mut(moved)
-        {
-            details.place = place;
+        let Details { link, began_at, subject, place, data, memberships, bytes } = details;
+        self.connections.bytes -= bytes as usize;
+        if let Some(subject) = &subject {
+            for (moved, place) in self.connections.subjects.remove(subject, place) {
+                if let Some(details) = self.connections.details.get_mut(moved) {
+                    details.place = place;
+                }
+            }
         }
         if !memberships.is_empty() {
             self.links.presence.leave(&memberships, now);
         }
-        if self.connections.are_heard() {
+        if self.connections.has_life_cycle() {
             self.connections.happened.push(LifeCycleEvent::Closed(Closed {
                 connection: self.connection_id(link),
                 reason: closed.reason,
@@ -272,8 +376,7 @@ impl<I: Io> Shard<I> {
         match order {
             ConnectionOrder::Disconnect(link) => self.connections.ending.push_back(link),
             ConnectionOrder::DisconnectSubject(subject) => {
-                let links = self.connections.subjects.of(&subject);
-                self.connections.ending.extend(links);
+                self.connections.subjects.disconnect(&subject);
                 self.close_resuming_of(&subject);
             }
             ConnectionOrder::DisconnectTopic(topic) => self.delivery.disconnect_topic(topic),
@@ -294,13 +397,17 @@ impl<I: Io> Shard<I> {
     pub(super) fn end_connections(&mut self) {
         let Shard { connections, delivery, links, budgets, .. } = self;
         for _ in 0..budgets.endings {
-            let Some(link) = connections.ending.pop_front() else { break };
-            delivery.disconnect(link, &mut links.log);
+            if !connections.has_work() {
+                break;
+            }
+            if let Some(link) = connections.next_to_end() {
+                delivery.disconnect(link, &mut links.log);
+            }
         }
         shrink_queue(&mut connections.ending);
     }
 
-    /// Tells what has happened in this tick.
+    /// Adds the events of this tick to the queue of life-cycle events.
     pub(super) fn tell_life_cycle(&mut self) {
         let Connections { life_cycle, happened, .. } = &mut self.connections;
         if !happened.is_empty()
@@ -313,7 +420,7 @@ impl<I: Io> Shard<I> {
 }
 
 /// Gives back what a mass of ends needed.
-fn shrink_queue(queue: &mut VecDeque<LinkKey>) {
+fn shrink_queue<T>(queue: &mut VecDeque<T>) {
     if queue.is_empty() && queue.capacity() > CHUNK {
         *queue = VecDeque::new();
     }
@@ -336,19 +443,87 @@ mod tests {
         LinkKey { slot, generation: slot + 1 }
     }
 
+    /// The places of connections that the shard knows, beside those of the table.
+    fn apply(places: &mut [u32], moved: SmallVec<[(LinkKey, u32); 2]>) {
+        moved.into_iter().for_each(|(link, place)| places[link.slot as usize] = place);
+    }
+
+    fn links(subjects: &Subjects, name: &str) -> Vec<LinkKey> {
+        subjects.table.get(name).map(|subject| subject.links.to_vec()).unwrap_or_default()
+    }
+
     /// One subject may have every connection of a shard: each is found in constant time when it leaves.
     #[test]
     fn connections_of_one_subject_leave_in_any_order() {
-        let (mut subjects, subject) = (Subjects(SegmentMap::new(1)), Arc::from("all"));
+        let (mut subjects, subject) = (Subjects::new(1), Arc::from("all"));
         let mut places: Vec<u32> = (0..100).map(|slot| subjects.add(&subject, link(slot))).collect();
         for slot in (0..100).map(|step| step * 37 % 100) {
-            assert!(subjects.of("all").contains(&link(slot)));
-            if let Some(moved) = subjects.remove("all", places[slot as usize]) {
-                places[moved.slot as usize] = places[slot as usize];
-            }
-            assert!(!subjects.of("all").contains(&link(slot)));
+            assert!(links(&subjects, "all").contains(&link(slot)));
+            let place = places[slot as usize];
+            apply(&mut places, subjects.remove("all", place));
+            assert!(!links(&subjects, "all").contains(&link(slot)));
         }
-        assert!(subjects.0.is_empty());
+        assert!(subjects.table.is_empty());
+    }
+
+    /// Each order copied all connections of its subject to a queue: an operator's script that gave the same order again
+    /// and again, to a million connections with the subject "guest", added a million entries with each of them.
+    #[test]
+    fn a_subject_that_is_to_be_ended_is_queued_once() {
+        let (mut subjects, guest) = (Subjects::new(1), Arc::from("guest"));
+        let begin = |subjects: &mut Subjects, slots: std::ops::Range<u32>| -> Vec<u32> {
+            slots.map(|slot| subjects.add(&guest, link(slot))).collect()
+        };
+        let mut places = begin(&mut subjects, 0..1000);
+        for _ in 0..100 {
+            subjects.disconnect("guest");
+            subjects.disconnect("unknown");
+            assert_eq!(subjects.ending.len(), 1);
+        }
+        // These begin after the order, and stay.
+        places.extend(begin(&mut subjects, 1000..1500));
+        let mut ended = Vec::new();
+        let mut steps = 0;
+        while !subjects.ending.is_empty() {
+            steps += 1;
+            let Some(next) = subjects.next_to_end() else { continue };
+            ended.push(next.slot);
+            // Now and then a connection leaves: one of these, or another one.
+            let leaves = match steps % 3 {
+                0 => next.slot,
+                1 => (steps * 7) % 1000,
+                _ => 1000 + steps % 500,
+            };
+            let place = places[leaves as usize];
+            if links(&subjects, "guest").get(place as usize) == Some(&link(leaves)) {
+                apply(&mut places, subjects.remove("guest", place));
+            }
+        }
+        assert!(ended.iter().all(|slot| *slot < 1000), "a connection that began later is ended");
+        let stays = links(&subjects, "guest");
+        let mut seen = ended.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), ended.len(), "each is ended once");
+        for old in stays.iter().filter(|link| link.slot < 1000) {
+            assert!(seen.binary_search(&old.slot).is_ok(), "{old:?} is not ended");
+        }
+        assert!(steps <= 1001 && subjects.ending.is_empty());
+    }
+
+    /// A subject whose connections leave before its turn stands in the queue until then, and once.
+    #[test]
+    fn a_subject_that_comes_back_before_its_turn_is_queued_once() {
+        let (mut subjects, ada) = (Subjects::new(1), Arc::from("ada"));
+        for slot in 0..10 {
+            let place = subjects.add(&ada, link(slot));
+            subjects.disconnect("ada");
+            subjects.remove("ada", place);
+            assert_eq!(subjects.ending.len(), 1);
+        }
+        subjects.add(&ada, link(10));
+        assert_eq!((subjects.next_to_end(), subjects.ending.len()), (None, 0), "it began after the orders");
+        assert_eq!(links(&subjects, "ada"), [link(10)]);
     }
 
     #[test]
@@ -361,6 +536,7 @@ mod tests {
             place: 0,
             data: Some(7),
             memberships: Box::default(),
+            bytes: 0,
         };
         let slots = [0, 1, CHUNK as u32, 10 * CHUNK as u32];
         slots.iter().for_each(|slot| table.insert(details(link(*slot))));

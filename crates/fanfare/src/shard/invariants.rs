@@ -21,7 +21,7 @@ impl<I: Io> Shard<I> {
         let (behind, moving) = self.delivery.moving();
         ShardSnapshot {
             counts: self.counts,
-            deadlines: self.arrivals.deadlines.heads.len() + self.arrivals.deadlines.lingers.len(),
+            deadlines: self.arrivals.pending.deadlines(),
             resuming: self.arrivals.resuming.len(),
             others_waiting: self.links.mailbox.others_waiting(&self.inbox) + self.agenda.len(),
             is_marking: self.delivery.is_marking(),
@@ -77,14 +77,8 @@ impl<I: Io> Shard<I> {
         sockets.sort_unstable();
         assert!(sockets.windows(2).all(|two| two[0] != two[1]), "a socket in two tables");
 
-        let deadlines = || arrivals.deadlines.heads.iter().chain(&arrivals.deadlines.lingers);
-        for (slot, pending) in &arrivals.pending {
-            let known =
-                deadlines().any(|(_, key)| (key.slot as usize, key.generation) == (slot, pending.generation));
-            assert!(known, "a request without a deadline");
-        }
         assert!(self.closing.is_empty() && self.exceptions.is_empty());
-        self.connections.check(&self.delivery);
+        self.connections.check(&self.delivery, self.limits.details_bytes);
         assert!(!self.stopped || sockets.is_empty(), "it stopped with sockets open");
     }
 
@@ -92,13 +86,10 @@ impl<I: Io> Shard<I> {
         let (limits, arrivals) = (&self.limits, &self.arrivals);
         assert!(self.delivery.len() <= limits.connections, "too many connections");
         assert!(arrivals.pending.len() + arrivals.resuming.len() <= limits.pending, "too many that wait");
-        assert!(arrivals.undecided.len() <= limits.undecided, "too many undecided requests");
-        assert!(
-            arrivals.undecided.deadlines() <= 2 * limits.undecided + 1026,
-            "too many deadlines of decisions"
-        );
-        let stale = arrivals.deadlines.heads.len().max(arrivals.deadlines.lingers.len());
-        assert!(stale <= 2 * limits.pending + 1026, "too many deadlines");
+        arrivals.pending.check(limits.pending);
+        arrivals.undecided.check(limits.undecided);
+        let may_hand_over = self.links.hand_over.is_some();
+        assert!(may_hand_over || arrivals.undecided.bytes() == 0, "bytes of requests that are not needed");
     }
 
     fn check_counts(&self) {

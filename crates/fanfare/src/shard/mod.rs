@@ -20,7 +20,8 @@ use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
 use fanfare_proto::limits::{
-    ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, OPENING_TOPICS, TRIM_FRAMES,
+    ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, OPENING_TOPICS, RECEIVE_BYTES,
+    TRIM_FRAMES,
 };
 use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
@@ -33,7 +34,7 @@ use crate::mailbox::{Adoption, Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
 use arrivals::Arrivals;
-pub(crate) use arrivals::{RECEIVE_BYTES, peer_address};
+pub(crate) use arrivals::peer_address;
 pub(crate) use connections::ConnectionOrder;
 use connections::Connections;
 #[allow(unreachable_pub)] // Simulations are given it.
@@ -192,7 +193,7 @@ impl<I: Io> Shard<I> {
         self.send(now);
         self.close_ended(now);
         self.publish_counts();
-        // A connection is counted before the life cycle tells of it.
+        // A connection is counted before its event is added.
         self.tell_life_cycle();
     }
 

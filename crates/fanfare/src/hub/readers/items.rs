@@ -116,7 +116,7 @@ impl ReceivedEvent {
         self.frame.topics()
     }
 
-    /// Whether only subscribers with a grant get it.
+    /// Whether only subscribers with the right to private events get it.
     pub fn is_private(&self) -> bool {
         self.frame.private()
     }

@@ -16,13 +16,14 @@
 //! In the log's sets of readers, all readers of the process are one more shard. This table says which of them
 //! it is.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fanfare_proto::event::Topic;
 use fanfare_proto::frame::Frame;
-use slab::Slab;
+use fanfare_proto::segment_map::SegmentMap;
+use fanfare_proto::slots::Slots;
 use smallvec::SmallVec;
 
 use crate::hub::line::WaitBy;
@@ -35,12 +36,12 @@ pub(crate) struct LocalReaders {
     table: Mutex<Table>,
 }
 
-#[derive(Default)]
+/// Its tables grow piece by piece, because every publisher and every shard waits for the log's lock meanwhile.
 struct Table {
-    readers: Slab<Entry>,
+    readers: Slots<Entry>,
     /// What is read, by the numbers in `by_name` and in [`Entry::topics`].
-    topics: Slab<LocalTopic>,
-    by_name: HashMap<Topic, usize>,
+    topics: Slots<LocalTopic>,
+    by_name: SegmentMap<Topic, Option<u32>>,
     /// How many readers sleep.
     asleep: usize,
     last_key: u64,
@@ -49,7 +50,7 @@ struct Table {
 /// One reader.
 struct Entry {
     key: ReaderKey,
-    topics: Box<[usize]>,
+    topics: Box<[u32]>,
     sees_private: bool,
     /// How it waits, while it sleeps.
     sleeps: Option<WaitBy>,
@@ -63,7 +64,7 @@ struct Entry {
 /// One topic that is read in the process.
 #[derive(Default)]
 struct LocalTopic {
-    readers: Vec<usize>,
+    readers: Vec<u32>,
     /// How many of them sleep.
     asleep: usize,
 }
@@ -75,7 +76,7 @@ pub(crate) struct ReaderKey(u64);
 /// A reader's place in the table.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    slot: usize,
+    slot: u32,
     pub(crate) key: ReaderKey,
 }
 
@@ -106,26 +107,28 @@ impl LocalReaders {
             return None;
         }
         table.last_key += 1;
-        let (key, slot) = (ReaderKey(table.last_key), table.readers.vacant_key());
+        let key = ReaderKey(table.last_key);
         let mut new = Vec::new();
-        let topics = topics.iter().map(|name| {
-            let topic = *table.by_name.entry(name.clone()).or_insert_with(|| {
+        let numbers = topics.iter().map(|name| {
+            let number = table.by_name.get_or_default(name);
+            *number.get_or_insert_with(|| {
                 new.push(name.clone());
                 table.topics.insert(LocalTopic::default())
-            });
-            table.topics[topic].readers.push(slot);
-            topic
+            })
         });
-        let topics = topics.collect();
-        table.readers.insert(Entry {
+        let numbers: Box<[u32]> = numbers.collect();
+        let slot = table.readers.insert(Entry {
             key,
-            topics,
+            topics: numbers.clone(),
             sees_private,
             sleeps: None,
             thread: Arc::default(),
             #[cfg(test)]
             calls: 0,
         });
+        for number in numbers {
+            table.topics[number].readers.push(slot);
+        }
         log.add_local_reader(&new);
         Some(Place { slot, key })
     }
@@ -200,7 +203,7 @@ impl LocalReaders {
 
     /// No event comes any more: threads that wait are woken. (The hub's thread ends, and wakes all tasks.)
     pub(crate) fn close(&self) {
-        for (_, entry) in &lock(&self.table).readers {
+        for (_, entry) in lock(&self.table).readers.iter() {
             entry.thread.notify_all();
         }
     }
@@ -215,10 +218,10 @@ impl LocalReaders {
     #[cfg(test)]
     pub(crate) fn len(&self) -> (usize, usize) {
         let table = lock(&self.table);
-        assert_eq!(table.topics.len(), table.by_name.len(), "topics by their name");
+        assert_eq!(table.topics.len(), table.by_name.iter().count(), "topics by their name");
         let asleep = table.readers.iter().filter(|(_, entry)| entry.sleeps.is_some()).count();
         assert_eq!(table.asleep, asleep, "readers that sleep");
-        for (_, topic) in &table.topics {
+        for (_, topic) in table.topics.iter() {
             let asleep = topic.readers.iter().filter(|slot| table.readers[**slot].sleeps.is_some()).count();
             assert_eq!(topic.asleep, asleep, "readers of one topic that sleep");
         }
@@ -226,9 +229,17 @@ impl LocalReaders {
     }
 }
 
+impl Default for Table {
+    fn default() -> Table {
+        let seed = RandomState::new().build_hasher().finish();
+        let (readers, topics) = (Slots::new(), Slots::new());
+        Table { readers, topics, by_name: SegmentMap::new(seed), asleep: 0, last_key: 0 }
+    }
+}
+
 impl Table {
     fn call_readers_of(&mut self, topic: &Topic, is_private: bool, called: &mut Called) {
-        let Some(&topic) = self.by_name.get(topic) else { return };
+        let Some(topic) = self.by_name.get(topic).copied().flatten() else { return };
         if self.topics[topic].asleep == 0 {
             return;
         }
@@ -254,7 +265,7 @@ impl Table {
     }
 
     /// The reader does not sleep any more. Says how it waited, if it did.
-    fn end_sleep(&mut self, slot: usize) -> Option<WaitBy> {
+    fn end_sleep(&mut self, slot: u32) -> Option<WaitBy> {
         let entry = &mut self.readers[slot];
         let by = entry.sleeps.take()?;
         self.asleep -= 1;

@@ -32,6 +32,13 @@ impl<I: Io> Shard<I> {
         if self.delivery.len() >= self.limits.connections {
             return Err(self.no_room(subscribe, encoding));
         }
+        if subscribe.memberships.len() > self.limits.members_per_subscription {
+            let text = "the server gave this subscription more members of topics than it may have";
+            return Err(Reply::Refuse(Refusal::new(500, text)));
+        }
+        if !self.connections.has_room_for(subscribe, self.limits.details_bytes) {
+            return Err(self.no_room(subscribe, encoding));
+        }
         let topics = subscribe.topics.iter().cloned();
         let subscription = Subscription::new(topics, encoding, subscribe.sees_private);
         if !self.delivery.has_room_for(&subscription) {

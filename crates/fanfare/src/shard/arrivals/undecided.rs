@@ -1,7 +1,7 @@
 //! Requests whose admission decides later: on another thread, or when it holds a ticket.
 //!
-//! Their sockets are not watched. That a client has left is found when its answer is sent, at the latest when the time for
-//! the decision is over.
+//! Their sockets are not watched. A shard notices that a client has left when it sends the answer, at the latest
+//! when the time for the decision is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,35 +9,28 @@ use std::time::Duration;
 use fanfare_io::{Io, Socket};
 use fanfare_proto::limits::EXPIRIES;
 use fanfare_proto::link::{LinkKey, Transport};
-use slab::Slab;
 
-use super::pending::{Deadline, due};
+use super::deadline_table::DeadlineTable;
 use super::{Asked, Reply};
 use crate::admission::{Admissions, Decided, Decision, Job, Later, Refusal, Subscribe, UndecidedAddress};
 use crate::shard::{Agenda, Shard};
 
-/// Slots for undecided requests, and for their deadlines, that an empty table keeps.
-const UNDECIDED_KEPT: usize = 64;
-
 /// Requests that wait for the decision about them.
 #[derive(Default)]
 pub(in crate::shard) struct UndecidedTable {
-    requests: Slab<Undecided>,
-    /// In the order of their times, which are one duration after their beginnings.
-    pub(super) deadlines: Deadline,
-    generation: u32,
+    requests: DeadlineTable<Undecided, 1>,
 }
 
 struct Undecided {
     socket: Socket,
-    generation: u32,
     asked: Asked,
+    /// The request as it was received, where it may be handed over; else nothing.
     received: Arc<[u8]>,
-    /// Tells the holder of the ticket that the request waits: dropped, it says that it does not.
+    /// While this lives, [`crate::DecisionTicket::is_wanted`] says that the request waits.
     wanted: Arc<()>,
 }
 
-/// What is waited for.
+/// Where the decision comes from.
 pub(super) enum Decider {
     /// A thread of the engine's.
     Threads,
@@ -52,6 +45,7 @@ pub(super) struct NewUndecided {
     pub(super) decider: Decider,
     pub(super) transport: Transport,
     pub(super) asked: Asked,
+    /// What the thread of the engine's needs, and what is handed over.
     pub(super) received: Arc<[u8]>,
 }
 
@@ -60,51 +54,31 @@ impl UndecidedTable {
         self.requests.len()
     }
 
+    /// Bytes that they keep of their requests; for checks.
+    #[cfg(feature = "sim")]
+    pub(in crate::shard) fn bytes(&self) -> usize {
+        self.requests.iter().map(|(_, request)| request.received.len()).sum()
+    }
+
     /// Sockets of all of them; for checks.
     #[cfg(feature = "sim")]
     pub(in crate::shard) fn sockets(&self) -> impl Iterator<Item = Socket> {
         self.requests.iter().map(|(_, request)| request.socket)
     }
 
-    fn get(&self, key: LinkKey) -> Option<&Undecided> {
-        self.requests.get(key.slot as usize).filter(|found| found.generation == key.generation)
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.requests.next_deadline()
     }
 
-    fn remove(&mut self, key: LinkKey) -> Option<Undecided> {
-        self.get(key)?;
-        Some(self.requests.remove(key.slot as usize))
-    }
-
-    /// Deadlines, those of requests without one any more included; for checks.
+    /// For checks: see [`DeadlineTable::check`].
     #[cfg(feature = "sim")]
-    pub(in crate::shard) fn deadlines(&self) -> usize {
-        self.deadlines.len()
+    pub(in crate::shard) fn check(&self, bound: usize) {
+        self.requests.check(bound);
     }
 
-    /// Adds a request, and when its time is over. Now and then it removes the deadlines of requests that were
-    /// decided, so that the queue stays in proportion to the table.
-    fn insert(&mut self, request: Undecided, deadline: Duration) {
-        let generation = request.generation;
-        let slot = self.requests.insert(request) as u32;
-        if self.deadlines.len() > 2 * self.requests.len() + 1024 {
-            let requests = &self.requests;
-            self.deadlines.retain(|(_, key)| {
-                requests.get(key.slot as usize).is_some_and(|request| request.generation == key.generation)
-            });
-        }
-        self.deadlines.push_back((deadline, LinkKey { slot, generation }));
-    }
-
-    /// No request waits, so all deadlines are stale. Gives back what a crowd needed.
-    fn forget_stale_deadlines(&mut self) {
-        if !self.requests.is_empty() {
-            return;
-        }
-        self.deadlines.clear();
-        if self.requests.capacity().max(self.deadlines.capacity()) > UNDECIDED_KEPT {
-            self.requests = Slab::new();
-            self.deadlines = Deadline::new();
-        }
+    /// Gives back what a crowd needed.
+    fn give_back(&mut self) {
+        self.requests.give_back();
     }
 }
 
@@ -117,9 +91,7 @@ impl<I: Io> Shard<I> {
             self.reply(socket, Reply::Refuse(too_many_wait()), now);
             return;
         }
-        undecided.generation = (undecided.generation + 1) & LinkKey::GENERATIONS;
-        let (slot, generation) = (undecided.requests.vacant_key() as u32, undecided.generation);
-        let (key, wanted) = (LinkKey { slot, generation }, Arc::new(()));
+        let (key, wanted) = (undecided.requests.next_key(), Arc::new(()));
         let address = UndecidedAddress {
             mailbox: Arc::clone(&self.links.mailbox),
             key,
@@ -151,8 +123,9 @@ impl<I: Io> Shard<I> {
             self.reply(socket, Reply::Refuse(too_many_wait()), now);
             return;
         }
+        let received = if self.links.hand_over.is_some() { received } else { Arc::from([]) };
         let deadline = now.saturating_add(self.limits.decision_time);
-        undecided.insert(Undecided { socket, generation, asked, received, wanted }, deadline);
+        undecided.requests.insert(key, Undecided { socket, asked, received, wanted }, 0, deadline);
     }
 
     /// The decision about a request has come. Where the request does not wait any more, it is dropped.
@@ -162,19 +135,19 @@ impl<I: Io> Shard<I> {
             self.decided_later_again(key, later);
             return;
         }
-        let Some(undecided) = self.arrivals.undecided.remove(key) else { return };
+        let Some(undecided) = self.arrivals.undecided.requests.remove(key) else { return };
         let Undecided { socket, asked, received, wanted, .. } = undecided;
-        // Before the answer: a client that has read it finds that no request waits for the ticket.
+        // Before the answer: a client that has read the answer finds that its ticket is not wanted any more.
         drop(wanted);
         let reply = self.reply_to(decision, asked, &received);
         self.reply(socket, reply, now);
-        self.arrivals.undecided.forget_stale_deadlines();
+        self.arrivals.undecided.give_back();
     }
 
     /// The decision about a request is that it comes later again: the request keeps its place and its time.
     fn decided_later_again(&self, key: LinkKey, later: Later) {
         // Where the request does not wait any more, the new ticket learns it when this is dropped.
-        let Some(undecided) = self.arrivals.undecided.get(key) else { return };
+        let Some(undecided) = self.arrivals.undecided.requests.get(key) else { return };
         let (mailbox, wanted) = (Arc::clone(&self.links.mailbox), Arc::downgrade(&undecided.wanted));
         later.wait_at(UndecidedAddress { mailbox, key, wanted });
     }
@@ -182,22 +155,21 @@ impl<I: Io> Shard<I> {
     /// Answers requests whose decision did not come in time.
     pub(in crate::shard) fn expire_undecided(&mut self, now: Duration) {
         for _ in 0..EXPIRIES {
-            let Some(key) = due(&mut self.arrivals.undecided.deadlines, now) else { break };
-            if let Some(Undecided { socket, wanted, .. }) = self.arrivals.undecided.remove(key) {
+            let Some(key) = self.arrivals.undecided.requests.take_due(0, now) else { break };
+            if let Some(Undecided { socket, wanted, .. }) = self.arrivals.undecided.requests.remove(key) {
                 drop(wanted);
                 self.counts.decisions_timed_out += 1;
                 let late = Refusal::new(503, "the decision about this request did not come in time");
                 self.reply(socket, Reply::Refuse(late.own_header("Retry-After", "1")), now);
             }
         }
-        self.arrivals.undecided.forget_stale_deadlines();
+        self.arrivals.undecided.give_back();
     }
 
     pub(in crate::shard) fn close_all_undecided(&mut self) {
-        let undecided = std::mem::take(&mut self.arrivals.undecided);
-        self.closing.extend(undecided.requests.into_iter().map(|(_, request)| (request.socket, None)));
         // Decisions that are on their way find none of the requests.
-        self.arrivals.undecided.generation = undecided.generation;
+        let undecided = self.arrivals.undecided.requests.remove_all();
+        self.closing.extend(undecided.map(|request| (request.socket, None)));
     }
 }
 
@@ -205,55 +177,4 @@ fn too_many_wait() -> Refusal {
     let refusal =
         Refusal::new(503, "too many requests wait for the decision about them; try again in a moment");
     refusal.own_header("Retry-After", "1")
-}
-
-#[cfg(test)]
-mod tests {
-    use fanfare_proto::frame::WireFormat;
-    use fanfare_proto::link::Encoding;
-
-    use super::super::Method;
-    use super::*;
-    use crate::admission::Via;
-
-    fn request(generation: u32) -> Undecided {
-        Undecided {
-            socket: 0,
-            generation,
-            asked: Asked {
-                encoding: Encoding::new(Transport::Http1, WireFormat::Chunked),
-                via: Via::Direct,
-                method: Method::Get,
-                has_more: false,
-            },
-            received: Arc::from([]),
-            wanted: Arc::new(()),
-        }
-    }
-
-    /// Deadlines were forgotten when their time came, or when no request waited. Where one always waits, as
-    /// with 20,000 requests a second and a database of 50 ms, the deadlines of ten seconds were kept:
-    /// 200,000.
-    #[test]
-    fn deadlines_stay_in_proportion_to_requests_that_wait() {
-        let mut table = UndecidedTable::default();
-        table.insert(request(0), Duration::ZERO);
-        let first = LinkKey { slot: 0, generation: 0 };
-        for generation in 1..10_000 {
-            table.insert(request(generation), Duration::from_millis(generation.into()));
-            let (_, key) = *table.deadlines.back().unwrap();
-            assert_eq!(key.generation, generation);
-            assert!(table.remove(key).is_some());
-            table.forget_stale_deadlines();
-            assert!(table.deadlines.len() <= 2 * (table.len() + 1) + 1025, "{}", table.deadlines.len());
-        }
-        assert_eq!(
-            table.deadlines.front(),
-            Some(&(Duration::ZERO, first)),
-            "it waits, so its deadline stays"
-        );
-        assert!(table.remove(first).is_some());
-        table.forget_stale_deadlines();
-        assert!(table.deadlines.is_empty());
-    }
 }
