@@ -4,6 +4,9 @@
 //! that comes later, and [`threads`] are the threads on which admissions run.
 
 mod answer;
+#[cfg(test)]
+#[cfg(fanfare_loom)]
+mod models;
 mod request;
 mod subscribe;
 mod threads;

@@ -5,6 +5,10 @@
 //! stay right. Readers wait for a condition variable, which needs no descriptor. A thread wakes a reader that is a
 //! task, because a shard may have a descriptor table in which the runtime's descriptors name other files.
 
+#[cfg(test)]
+#[cfg(fanfare_loom)]
+mod models;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;

@@ -6,6 +6,9 @@
 //! mailboxes. That thread may wait for long. So each reader of members, too, lets those leave whose time is over.
 
 mod announcer;
+#[cfg(test)]
+#[cfg(fanfare_loom)]
+mod models;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fanfare_proto::event::{Event, EventType, Topic};
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{Limits, MEMBER_BYTES};
 use fanfare_proto::segment_map::SegmentMap;
 
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
@@ -92,6 +95,17 @@ struct Member {
     /// It is among the unannounced.
     is_noted: bool,
 }
+
+/// A node of a `BTreeMap` has room for eleven entries, and is half full where there are several of them.
+const _: () = assert!(
+    11 * size_of::<(Arc<str>, Member)>()
+        + 3 * size_of::<(Topic, Members)>()
+        + 3 * size_of::<(LeaveAt, (Topic, Arc<str>))>()
+        + 3 * size_of::<(u64, (Topic, Arc<str>))>()
+        + size_of::<Membership>()
+        + 4 * size_of::<usize>()
+        <= MEMBER_BYTES
+);
 
 /// Announcements that are published together.
 pub(crate) const ANNOUNCEMENTS: usize = 256;

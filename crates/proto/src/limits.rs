@@ -227,9 +227,9 @@ pub struct Limits {
     /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
     /// joined under one hold of a lock that all shards take.
     pub members_per_subscription: usize,
-    /// Bytes per shard of what is known of its connections beside their streams: subjects, data, and the members that they
-    /// add. A subscription that would exceed it is answered as [`Limits::when_full`] says. A connection of which nothing is
-    /// known takes nothing of it.
+    /// Bytes per shard of what is known of its connections beside their streams: their subjects, and the members that they
+    /// add. A subscription that would exceed it is answered as [`Limits::when_full`] says. A connection without both
+    /// takes nothing of it.
     pub details_bytes: usize,
     /// Members of all topics that stay without a connection. At the bound the member leaves that would leave first.
     pub members_lingering: usize,
@@ -350,6 +350,13 @@ impl Limits {
 
 /// The longest subject and the longest name of a member, in bytes.
 pub const MAX_SUBJECT_BYTES: usize = 256;
+
+/// The most that a member of a topic takes without the names, in bytes. It may be the only one of its topic.
+pub const MEMBER_BYTES: usize = 1280;
+
+/// The place of what is known of a connection, in bytes. There are as many places as there are connections at most, in
+/// chunks: a chunk is there while one of its places is used.
+pub const DETAILS_PLACE_BYTES: usize = 112;
 
 /// Life-cycle events that a queue may hold: its room is reserved at the start.
 pub const LIFE_CYCLE_EVENTS_MAX: usize = 1 << 20;

@@ -3,7 +3,9 @@
 
 use crate::delivery::SUBSCRIBER_BYTES;
 use crate::event::MAX_TOPIC_BYTES;
-use crate::limits::{LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, RECEIVE_BYTES};
+use crate::limits::{
+    DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES, RECEIVE_BYTES,
+};
 
 impl Limits {
     /// What the links of one of so many shards may have begun, in bytes.
@@ -29,8 +31,9 @@ impl Limits {
         let undecided = request.saturating_add(RECEIVE_BYTES).saturating_mul(2);
         const LIFE_CYCLE_EVENT_BYTES: usize = 192 + MAX_SUBJECT_BYTES;
         let life_cycle_event = topics.saturating_add(LIFE_CYCLE_EVENT_BYTES);
-        // A member without a connection, in the tables of members, with its name and its topic's.
-        const MEMBER_BYTES: usize = 640 + MAX_SUBJECT_BYTES + MAX_TOPIC_BYTES;
+        let details_places = if self.details_bytes == 0 { 0 } else { self.connections };
+        let details = self.details_bytes.saturating_add(details_places.saturating_mul(DETAILS_PLACE_BYTES));
+        const MEMBER_WITH_NAMES: usize = MEMBER_BYTES + MAX_SUBJECT_BYTES + MAX_TOPIC_BYTES;
         let without_connection = self.members_lingering.saturating_add(self.announcements);
         vec![
             ("the log", self.log.total_bytes),
@@ -44,8 +47,8 @@ impl Limits {
             ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
-            ("subjects and members of subscribers", each(self.details_bytes)),
-            ("members without a connection", without_connection.saturating_mul(MEMBER_BYTES)),
+            ("subjects and members of subscribers", each(details)),
+            ("members without a connection", without_connection.saturating_mul(MEMBER_WITH_NAMES)),
             ("life-cycle events", self.life_cycle_events.saturating_mul(life_cycle_event)),
             (
                 "readers in the process",

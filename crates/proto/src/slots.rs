@@ -32,6 +32,12 @@ struct Chunk<T> {
     next: u32,
 }
 
+impl<T> Default for Slots<T> {
+    fn default() -> Slots<T> {
+        Slots::new()
+    }
+}
+
 impl<T> Slots<T> {
     /// The most that an entry takes in a chunk that is full, in bytes: the chunk has some for itself.
     pub(crate) const ENTRY_BYTES: usize = size_of::<Option<T>>() + 3;
@@ -39,6 +45,11 @@ impl<T> Slots<T> {
     /// A table without an entry.
     pub fn new() -> Slots<T> {
         Slots { chunks: Vec::new(), unallocated: Vec::new(), with_room: NO_SLOT, length: 0 }
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
     }
 
     /// How many entries there are.

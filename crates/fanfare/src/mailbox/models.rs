@@ -103,7 +103,7 @@ impl Reader {
     }
 
     /// One without a hub.
-    fn alone() -> Reader {
+    pub(crate) fn alone() -> Reader {
         Reader::of(Arc::new(Mailbox::new(0, Waker::default(), Arc::default())))
     }
 

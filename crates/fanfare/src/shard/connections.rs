@@ -8,6 +8,7 @@ use std::time::Duration;
 use fanfare_io::{Io, Peer, Socket};
 use fanfare_proto::delivery::{self, Changed};
 use fanfare_proto::event::Topic;
+use fanfare_proto::limits::{DETAILS_PLACE_BYTES, MEMBER_BYTES};
 use fanfare_proto::link::LinkKey;
 use fanfare_proto::segment_map::SegmentMap;
 use fanfare_proto::stream::Deciseconds;
@@ -91,19 +92,18 @@ struct Subject {
     is_queued: bool,
 }
 
-/// The most that the details of a connection take without names: its slot, and its places in tables, which are
-/// less than half empty.
-const DETAILS_BYTES: usize = size_of::<Option<Details>>() + 3 * size_of::<(Arc<str>, Subject)>();
+/// The most that a subject takes without its text: its place in the table of subjects, of which less than three fifths are
+/// empty, and its place in the list of connections.
+const SUBJECT_BYTES: usize = 3 * size_of::<(Arc<str>, Subject)>() + 2 * size_of::<LinkKey>();
 
-/// The most that a member takes without its names: its places in the tables of topics and names, and among the members
-/// that linger or wait for their announcement.
-const MEMBER_BYTES: usize = 640;
+const _: () = assert!(size_of::<Option<Details>>() <= DETAILS_PLACE_BYTES);
 
-/// What is known of a subscription's connection takes at most this, here and among the members.
+/// What is known of a subscription's connection takes at most this beside its place, here and among the members.
 fn bytes_of(subscribe: &Subscribe) -> usize {
     let members = subscribe.memberships.iter();
     let members = members.map(|member| MEMBER_BYTES + member.topic.as_str().len() + member.name.len());
-    DETAILS_BYTES + subscribe.subject.as_ref().map_or(0, |subject| subject.len()) + members.sum::<usize>()
+    let subject = subscribe.subject.as_ref().map_or(0, |subject| SUBJECT_BYTES + subject.len());
+    subject + members.sum::<usize>()
 }
 
 impl DetailsTable {

@@ -1,4 +1,4 @@
-//! Streams that are ended on request: one by its link, or all that read a topic.
+//! Streams that an order ends: one by its link, or all that read a topic.
 
 use std::collections::VecDeque;
 
@@ -62,8 +62,8 @@ impl Searches {
 }
 
 impl Delivery {
-    /// Ends the stream of a link. What is marked for it and not sent yet is not sent: it is still there when the subscriber
-    /// resumes. A link in the middle of a frame is closed at once, without the bytes that end a stream. False where the link is gone.
+    /// Ends the stream of a link. What is marked for it and not sent yet is not sent. A subscriber that resumes gets it. A
+    /// link in the middle of a frame is closed at once, without the final chunk. False where the link is gone.
     pub fn disconnect(&mut self, link: LinkKey, log: &mut impl EventLog) -> bool {
         let Some(key) = self.stream_on(link) else { return false };
         self.disconnect_stream(key, log);

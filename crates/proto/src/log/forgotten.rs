@@ -139,7 +139,7 @@ impl Forgotten {
             (count, older, slot) = (count + 1, slot, tombstone.newer);
         }
         assert_eq!((count, older), (self.tombstones.len(), self.newest), "the list of tombstones");
-        assert!(self.tombstones.len() == 0 || self.bytes() <= self.max_bytes, "the bytes of tombstones");
+        assert!(self.tombstones.is_empty() || self.bytes() <= self.max_bytes, "the bytes of tombstones");
     }
 }
 

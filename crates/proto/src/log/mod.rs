@@ -132,7 +132,7 @@ impl Log {
     /// The log has been used.
     pub fn begin_after(&mut self, seq: u64) {
         self.changes += 1;
-        assert!(self.newest == 0 && self.topics.len() == 0, "a log begins once, before all else");
+        assert!(self.newest == 0 && self.topics.is_empty(), "a log begins once, before all else");
         self.newest = seq;
         self.forgotten.raise_floor(seq);
     }
