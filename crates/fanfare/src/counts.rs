@@ -85,6 +85,8 @@ counts! {
     /// Requests answered 503 because the decision about them did not come within [`crate::Limits::decision_time`]; also counted
     /// as refused.
     decisions_timed_out,
+    /// Closed because the client left before the decision about its request.
+    left_undecided,
     /// Sockets handed to another server in the process: [`crate::Engine::hand_over`].
     handed_over,
     /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is

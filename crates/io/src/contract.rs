@@ -174,6 +174,9 @@ pub trait Io {
     /// The other end of a connection; `None`: it is gone.
     fn peer(&self, socket: Socket) -> Option<Peer>;
 
+    /// Appends those of these sockets whose peer has ended its side or is gone. They need not be watched.
+    fn find_ended(&mut self, sockets: &[Socket], ended: &mut Vec<Socket>);
+
     /// Ends our side of the stream: the peer reads to its end, then sees an orderly close.
     fn finish(&mut self, socket: Socket);
 

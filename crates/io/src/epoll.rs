@@ -374,6 +374,10 @@ impl Io for Epoll {
         self.open.add(socket)
     }
 
+    fn find_ended(&mut self, sockets: &[Socket], ended: &mut Vec<Socket>) {
+        crate::sockets::find_ended(sockets, ended);
+    }
+
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
         for &(socket, token) in sockets {
             if let Some(token) = token {

@@ -353,3 +353,23 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     })?;
     Ok(())
 }
+
+/// Sockets that one system call asks about.
+const ASKED_AT_ONCE: usize = 256;
+
+/// Appends those of these sockets whose peer has ended its side or is gone (poll(2), `POLLRDHUP`).
+pub(crate) fn find_ended(sockets: &[crate::Socket], ended: &mut Vec<crate::Socket>) {
+    let mut asked = [libc::pollfd { fd: -1, events: libc::POLLRDHUP, revents: 0 }; ASKED_AT_ONCE];
+    for part in sockets.chunks(ASKED_AT_ONCE) {
+        for (asked, socket) in asked.iter_mut().zip(part) {
+            (asked.fd, asked.revents) = (*socket, 0);
+        }
+        // SAFETY: the array has at least so many entries, and lives through the call, which writes only to it.
+        let found = unsafe { libc::poll(asked.as_mut_ptr(), part.len() as libc::nfds_t, 0) };
+        // Where it fails (no memory), nothing is known this time.
+        if found > 0 {
+            let is_ended = |asked: &&libc::pollfd| asked.revents != 0;
+            ended.extend(asked[..part.len()].iter().filter(is_ended).map(|asked| asked.fd));
+        }
+    }
+}

@@ -327,6 +327,10 @@ impl Io for Uring {
         self.readiness.adopt(socket)
     }
 
+    fn find_ended(&mut self, sockets: &[Socket], ended: &mut Vec<Socket>) {
+        crate::sockets::find_ended(sockets, ended);
+    }
+
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]) {
         self.readiness.close(sockets);
     }

@@ -6,6 +6,7 @@ mod accepting;
 mod support;
 
 use std::io::Read;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -18,7 +19,7 @@ use accepting::*;
 use fanfare_io::epoll::{ACCEPT_BUDGET, Epoll};
 use fanfare_io::sockets::{self, SocketOptions};
 use fanfare_io::uring::Uring;
-use fanfare_io::{Cause, Io, Notification, Peer, Received, Token, Waker};
+use fanfare_io::{Cause, Io, Notification, Peer, Received, Socket, Token, Waker};
 use support::*;
 
 /// How many sockets a batch has where the number does not matter: enough that a backend which gathers
@@ -83,6 +84,7 @@ conformance! {
     a_closed_socket_is_never_heard_of_again,
     a_number_used_again_has_its_new_name,
     a_released_socket_is_quiet_and_usable,
+    peers_that_have_ended_are_found,
     what_was_not_closed_goes_with_the_backend,
     a_stranger_is_not_closed,
 }
@@ -629,6 +631,36 @@ fn finish_lets_the_peer_read_to_the_end<I: Io>(_: &str, open: Open<I>) {
     drop(peer);
     stage.io.finish(socket);
     stage.io.close(&[(socket, Some(Token(1)))]);
+}
+
+/// Watched or not: a half-close, a close and a reset; and not a peer that has only sent something.
+fn peers_that_have_ended_are_found<I: Io>(_: &str, open: Open<I>) {
+    let mut stage = Stage::new(open);
+    let mut pairs: Vec<_> = (0..600).map(|token| stage.watched(Token(token))).collect();
+    for (index, (peer, socket)) in pairs.iter_mut().enumerate() {
+        if index % 2 == 0 {
+            stage.io.unwatch(*socket, Token(index as u64));
+        }
+        write(peer, b"unread");
+    }
+    let sockets: Vec<Socket> = pairs.iter().map(|(_, socket)| *socket).collect();
+    let mut ended = Vec::new();
+    stage.io.find_ended(&sockets, &mut ended);
+    assert_eq!(ended, []);
+    let mut left = pairs.split_off(300);
+    left.iter_mut().for_each(|(peer, _)| peer.shutdown(Shutdown::Write).unwrap());
+    stage.io.find_ended(&sockets, &mut ended);
+    assert_eq!(ended, sockets[300..]);
+    drop(left);
+    drop(pairs);
+    ended.clear();
+    stage.io.find_ended(&sockets, &mut ended);
+    assert_eq!(ended, sockets);
+    stage.io.find_ended(&[], &mut ended);
+    assert_eq!(ended.len(), 600);
+    let close =
+        |(index, socket): (usize, &Socket)| (*socket, (index % 2 == 1).then_some(Token(index as u64)));
+    stage.io.close(&sockets.iter().enumerate().map(close).collect::<Vec<_>>());
 }
 
 fn a_closed_socket_is_never_heard_of_again<I: Io>(_: &str, open: Open<I>) {

@@ -445,6 +445,13 @@ pub const ENDINGS: usize = 256;
 /// Streams that one tick checks for those that a drain ends: half a millisecond.
 pub const DRAIN_CHECKS: usize = 1 << 16;
 
+/// How often a shard asks whether the clients of requests that wait for their decision have left. Clients that came and left
+/// held all places for ten seconds otherwise, and no other client was served.
+pub const UNDECIDED_CHECK: Duration = Duration::from_millis(50);
+
+/// Requests about which it asks each time: some 100 us of work.
+pub const UNDECIDED_CHECKS: usize = 1024;
+
 /// Topics that the new streams of one tick register for, and changes of topics, which count four times: some two milliseconds
 /// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;

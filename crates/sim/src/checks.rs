@@ -210,7 +210,12 @@ impl World {
                 if ended_ahead {
                     self.shared.happened(Occurrence::DisconnectedAhead);
                 }
-                let is_right = dropped || turned_away || ended_ahead || tick.after.is_draining;
+                let left_undecided = it.undecided.is_some() && (it.ended || it.reset);
+                if left_undecided {
+                    self.shared.happened(Occurrence::LeftUndecided);
+                }
+                let is_right =
+                    dropped || turned_away || ended_ahead || left_undecided || tick.after.is_draining;
                 assert!(is_right, "it is closed without an answer");
             }
             // A refusal that does not fit is not waited for. (Another's may be counted in this tick.)

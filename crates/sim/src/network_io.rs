@@ -143,6 +143,16 @@ impl Io for Network {
         Some(Peer::Ip(Place { shard: net.shard, index }.peer(client)))
     }
 
+    fn find_ended(&mut self, sockets: &[Socket], ended: &mut Vec<Socket>) {
+        let net = &mut *self.net.borrow_mut();
+        let has_left = |number: &&Socket| {
+            let index = net.index_of(**number);
+            let it = &net.connections[index];
+            it.ended || it.reset
+        };
+        ended.extend(sockets.iter().filter(has_left));
+    }
+
     fn finish(&mut self, number: Socket) {
         let net = &mut *self.net.borrow_mut();
         let index = net.index_of(number);

@@ -149,6 +149,8 @@ occurrences! {
     DecidedTooLate: "tickets used for nothing",
     /// A ticket was used for a client that had left.
     DecidedForNobody: "decisions about clients that had left",
+    /// A client that left before the decision about its request.
+    LeftUndecided: "clients that left undecided",
     /// A request that a drain found undecided.
     DrainedUndecided: "undecided in a drain",
     /// A stream that was ended because somebody asked for that.

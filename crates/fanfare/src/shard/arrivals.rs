@@ -55,7 +55,7 @@ impl Arrivals {
     pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
         let timers = [
             self.pending.next_deadline(),
-            self.undecided.next_deadline(),
+            self.undecided.next_timeout(),
             // Nothing wakes this shard when a number is released in which it has no interest.
             (!self.resuming.is_empty()).then_some(now + AHEAD_POLL),
         ];

@@ -185,6 +185,7 @@ impl<I: Io> Shard<I> {
         self.discard_unread();
         self.expire_pending(now);
         self.expire_undecided(now);
+        self.close_undecided_of_gone(now);
         self.take_mail(now);
         self.act_on_agenda(now);
         self.start_caught_up_resumes(now);

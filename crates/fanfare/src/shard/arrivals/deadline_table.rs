@@ -58,6 +58,16 @@ impl<T, const QUEUES: usize> DeadlineTable<T, QUEUES> {
         self.slots.iter().map(move |(slot, waiting)| (key(slot, waiting.generation), &waiting.value))
     }
 
+    /// The requests in the next `count` slots from `slot` on, and the slot behind them: 0 at the end of the table.
+    pub(super) fn in_slots(&self, slot: usize, count: usize) -> (impl Iterator<Item = (LinkKey, &T)>, usize) {
+        let end = slot.saturating_add(count).min(self.slots.capacity());
+        let its = (slot..end).filter_map(|slot| {
+            let waiting = self.slots.get(slot)?;
+            Some((LinkKey { slot: slot as u32, generation: waiting.generation }, &waiting.value))
+        });
+        (its, if end < self.slots.capacity() { end } else { 0 })
+    }
+
     pub(super) fn get(&self, key: LinkKey) -> Option<&T> {
         let found = self.slots.get(key.slot as usize);
         found.filter(|waiting| waiting.generation == key.generation).map(|waiting| &waiting.value)

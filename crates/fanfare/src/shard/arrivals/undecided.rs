@@ -1,13 +1,14 @@
 //! Requests whose admission decides later: on another thread, or when it holds a ticket.
 //!
-//! Their sockets are not watched. A shard notices that a client has left when it sends the answer, at the latest
-//! when the time for the decision is over.
+//! Their sockets are not watched. A shard asks now and then which clients have left: their requests wait no longer, so
+//! that they do not take the room of others, and their tickets are not wanted any more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Io, Socket};
-use fanfare_proto::limits::EXPIRIES;
+use fanfare_proto::limits::{EXPIRIES, UNDECIDED_CHECK, UNDECIDED_CHECKS};
 use fanfare_proto::link::{LinkKey, Transport};
 
 use super::deadline_table::DeadlineTable;
@@ -19,6 +20,9 @@ use crate::shard::{Agenda, Shard};
 #[derive(Default)]
 pub(in crate::shard) struct UndecidedTable {
     requests: DeadlineTable<Undecided, 1>,
+    /// When it is asked again which clients have left, and from which slot on.
+    next_check: Option<Duration>,
+    next_checked: usize,
 }
 
 struct Undecided {
@@ -66,8 +70,9 @@ impl UndecidedTable {
         self.requests.iter().map(|(_, request)| request.socket)
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.requests.next_deadline()
+    pub(super) fn next_timeout(&self) -> Option<Duration> {
+        let check = self.next_check.filter(|_| !self.requests.is_empty());
+        [self.requests.next_deadline(), check].into_iter().flatten().min()
     }
 
     /// For checks: see [`DeadlineTable::check`].
@@ -150,6 +155,36 @@ impl<I: Io> Shard<I> {
         let Some(undecided) = self.arrivals.undecided.requests.get(key) else { return };
         let (mailbox, wanted) = (Arc::clone(&self.links.mailbox), Arc::downgrade(&undecided.wanted));
         later.wait_at(UndecidedAddress { mailbox, key, wanted });
+    }
+
+    /// Closes requests whose clients have left, a part of the table at a time.
+    pub(in crate::shard) fn close_undecided_of_gone(&mut self, now: Duration) {
+        let table = &mut self.arrivals.undecided;
+        if table.requests.is_empty() {
+            table.next_check = None;
+            return;
+        }
+        if now < *table.next_check.get_or_insert(now + UNDECIDED_CHECK) {
+            return;
+        }
+        table.next_check = Some(now + UNDECIDED_CHECK);
+        let (its, next) = table.requests.in_slots(table.next_checked, UNDECIDED_CHECKS);
+        let (keys, sockets): (Vec<LinkKey>, Vec<Socket>) =
+            its.map(|(key, request)| (key, request.socket)).unzip();
+        table.next_checked = next;
+        let mut ended = Vec::new();
+        self.io.find_ended(&sockets, &mut ended);
+        if ended.is_empty() {
+            return;
+        }
+        let ended: BTreeSet<Socket> = ended.into_iter().collect();
+        for (key, _) in keys.into_iter().zip(&sockets).filter(|(_, socket)| ended.contains(socket)) {
+            if let Some(gone) = self.arrivals.undecided.requests.remove(key) {
+                self.counts.left_undecided += 1;
+                self.closing.push((gone.socket, None));
+            }
+        }
+        self.arrivals.undecided.give_back();
     }
 
     /// Answers requests whose decision did not come in time.
