@@ -161,8 +161,8 @@ impl Presence {
         while self.change(|state| state.end_lingering(now)) {}
     }
 
-    /// The names of a topic's members, in alphabetical order. The lock is free between the pieces, so names that come or go
-    /// meanwhile may be among them or not.
+    /// The names of a topic's members, in alphabetical order. The lock is free between the pieces, so names that
+    /// come or go meanwhile may be among them or not.
     pub(crate) fn members(&self, topic: &Topic, now: Duration) -> Vec<Arc<str>> {
         self.end_lingering(now);
         let mut names: Vec<Arc<str>> = Vec::new();
@@ -346,8 +346,8 @@ impl State {
         }
     }
 
-    /// What is to be announced, of as many members as are looked at together. A member that has joined and left, or left and
-    /// joined, since it was noted needs nothing.
+    /// What is to be announced, of as many members as are looked at together. A member that has joined and left, or
+    /// left and joined, since it was noted needs nothing.
     fn take_announcements(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..MEMBERS_AT_ONCE {
