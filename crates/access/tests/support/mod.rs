@@ -95,7 +95,7 @@ pub(crate) fn mint(signer: &TokenSigner, claims: &Value) -> String {
 fn rsa_numbers(der: &[u8]) -> (Vec<u8>, Vec<u8>) {
     fn element(der: &[u8]) -> (&[u8], &[u8]) {
         let (len, begin) = match der[1] {
-            short @ 0..0x80 => (usize::from(short), 2),
+            short @ ..=0x7f => (usize::from(short), 2),
             0x81 => (usize::from(der[2]), 3),
             0x82 => (usize::from(der[2]) << 8 | usize::from(der[3]), 4),
             other => panic!("a length of {other:#x}"),
