@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::error::KeyError;
 use crate::keys::{KeySet, MAX_KEY_TEXT_BYTES};
-use crate::ring::{KeyRing, Waited};
+use crate::ring::{KeyRing, Signal, Waited};
 
 /// Where a JWK Set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,10 +144,11 @@ pub struct JwksStatus {
 /// A fetch that fails changes nothing: the last good set stays, however old it is. So an identity provider that is down
 /// does not lock anybody out, and a key that it has withdrawn meanwhile stays good until it is up again.
 ///
-/// Dropping this ends the thread, at the latest after the fetch that is going on.
+/// Dropping this ends the thread, at the latest after the fetch that is going on. The keys of the ring do not change from
+/// then on: a new fetcher replaces them with its first good set, and [`KeyRing::set_fetched`] can remove them.
 #[derive(Debug)]
 pub struct JwksFetcher {
-    ring: Arc<KeyRing>,
+    signal: Arc<Signal>,
     shared: Arc<Shared>,
 }
 
@@ -160,7 +161,7 @@ struct Shared {
 impl JwksFetcher {
     /// Starts the thread. It fetches at once, and calls `observe` after each fetch, for logs and counters.
     ///
-    /// A ring has one fetcher.
+    /// A ring has one fetcher: drop the one before. An unknown `kid` asks the newest one.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -170,13 +171,14 @@ impl JwksFetcher {
         ring: Arc<KeyRing>,
         observe: impl Fn(&JwksStatus) + Send + 'static,
     ) -> io::Result<JwksFetcher> {
-        let shared = Arc::new(Shared::default());
-        let (thread_ring, thread_shared) = (ring.clone(), shared.clone());
+        let (shared, signal) = (Arc::new(Shared::default()), Arc::new(Signal::default()));
+        let fetches = Fetches { source, options, ring: ring.clone(), signal: signal.clone() };
+        let thread_shared = shared.clone();
         thread::Builder::new().name("fanfare-jwks".to_owned()).spawn(move || {
-            let fetches = Fetches { source, options, ring: thread_ring };
             fetches.run(&thread_shared, &observe);
         })?;
-        Ok(JwksFetcher { ring, shared })
+        ring.set_signal(signal.clone());
+        Ok(JwksFetcher { signal, shared })
     }
 
     /// What has been fetched so far.
@@ -194,13 +196,13 @@ impl JwksFetcher {
 
     /// Asks for a fetch soon, within the least pause.
     pub fn refresh(&self) {
-        self.ring.signal().ask();
+        self.signal.ask();
     }
 }
 
 impl Drop for JwksFetcher {
     fn drop(&mut self) {
-        self.ring.signal().stop();
+        self.signal.stop();
     }
 }
 
@@ -209,18 +211,18 @@ struct Fetches {
     source: JwksSource,
     options: JwksOptions,
     ring: Arc<KeyRing>,
+    signal: Arc<Signal>,
 }
 
 impl Fetches {
     fn run(&self, shared: &Shared, observe: &dyn Fn(&JwksStatus)) {
-        let signal = self.ring.signal();
         loop {
-            signal.begin();
+            self.signal.begin();
             let fetched = self.fetch();
             let pause = if fetched.is_ok() { self.options.refresh } else { self.options.retry };
             observe(&self.note(fetched, shared));
-            if signal.wait(self.options.least_pause, false) == Waited::Stopped
-                || signal.wait(pause.saturating_sub(self.options.least_pause), true) == Waited::Stopped
+            if self.signal.wait(self.options.least_pause, false) == Waited::Stopped
+                || self.signal.wait(pause.saturating_sub(self.options.least_pause), true) == Waited::Stopped
             {
                 return;
             }
@@ -235,7 +237,7 @@ impl Fetches {
             Ok(keys) => {
                 (status.keys, status.skipped) = (keys.keys().len(), keys.skipped());
                 status.error = None;
-                self.ring.set_fetched(keys);
+                self.signal.unless_stopped(|| self.ring.set_fetched(keys));
             }
             Err(error) => {
                 status.failures += 1;

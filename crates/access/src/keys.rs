@@ -271,6 +271,7 @@ impl KeySet {
     }
 
     /// The keys of a JWK Set from a place that others can read: shared secrets are left out.
+    #[cfg(feature = "url")]
     pub(crate) fn from_public_jwks(text: &str) -> Result<KeySet, KeyError> {
         check_length(text)?;
         jwk::set(text, Secrets::Skipped)

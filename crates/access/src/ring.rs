@@ -13,7 +13,8 @@ pub struct KeyRing {
     current: RwLock<Arc<Generation>>,
     /// How many tokens had a `kid` that no key has.
     unknown_kids: AtomicU64,
-    signal: Signal,
+    /// Wakes the fetcher of the ring, if there is one.
+    signal: RwLock<Option<Arc<Signal>>>,
 }
 
 #[derive(Debug, Default)]
@@ -81,11 +82,14 @@ impl KeyRing {
     /// Notes a `kid` that no key has: where keys are fetched, they are fetched again soon.
     pub(crate) fn note_unknown_kid(&self) {
         self.unknown_kids.fetch_add(1, Ordering::Relaxed);
-        self.signal.ask();
+        if let Some(signal) = &*self.signal.read().unwrap_or_else(PoisonError::into_inner) {
+            signal.ask();
+        }
     }
 
-    pub(crate) fn signal(&self) -> &Signal {
-        &self.signal
+    /// Notes whom to ask from now on. The fetcher before it is not asked any more.
+    pub(crate) fn set_signal(&self, signal: Arc<Signal>) {
+        *self.signal.write().unwrap_or_else(PoisonError::into_inner) = Some(signal);
     }
 
     fn change(&self, change: impl FnOnce(&mut Parts)) {
@@ -138,6 +142,14 @@ impl Signal {
         self.changed.notify_all();
     }
 
+    /// Runs `action`, unless the thread is to end. After [`Signal::stop`] it never runs.
+    pub(crate) fn unless_stopped(&self, action: impl FnOnce()) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.stopped {
+            action();
+        }
+    }
+
     /// Forgets what was asked before a fetch begins.
     pub(crate) fn begin(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).asked = false;
@@ -154,5 +166,47 @@ impl Signal {
             SignalState { asked: true, .. } if for_asking => Waited::Asked,
             _ => Waited::TimedOut,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn many_questions_before_a_fetch_are_one() {
+        let signal = Signal::default();
+        for _ in 0..100 {
+            signal.ask();
+        }
+        assert_eq!(
+            signal.wait(Duration::ZERO, false),
+            Waited::TimedOut,
+            "a pause is not cut short by questions"
+        );
+        assert_eq!(signal.wait(LONG, true), Waited::Asked);
+        signal.begin();
+        assert_eq!(signal.wait(Duration::ZERO, true), Waited::TimedOut);
+    }
+
+    #[test]
+    fn a_question_during_a_fetch_is_kept_for_the_next_one() {
+        let signal = Signal::default();
+        signal.begin();
+        signal.ask();
+        assert_eq!(signal.wait(LONG, true), Waited::Asked);
+    }
+
+    #[test]
+    fn nothing_is_put_into_use_after_the_stop() {
+        let signal = Signal::default();
+        let mut count = 0;
+        signal.unless_stopped(|| count += 1);
+        signal.stop();
+        signal.unless_stopped(|| count += 1);
+        assert_eq!(count, 1);
+        assert_eq!(signal.wait(LONG, false), Waited::Stopped);
     }
 }
