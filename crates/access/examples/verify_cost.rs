@@ -1,7 +1,8 @@
 //! Prints what a token costs: with the signature computed each time, and from the memory of verified tokens.
 //!
-//! `cargo run --release -p fanfare-access --example verify_cost`. The time is processor time of the one thread, which
-//! makes no system call meanwhile, so it is user time. Nothing is asserted: a time alone says little (see the loadtest).
+//! `cargo run --release -p fanfare-access --example verify_cost`. The time is processor time of the one
+//! thread, which makes no system call meanwhile, so it is user time. Nothing is asserted: a time alone says
+//! little (see the loadtest).
 
 use std::error::Error;
 use std::hint::black_box;
@@ -59,7 +60,10 @@ fn covers() -> Result<(), Box<dyn Error>> {
         ("100 templates", hundred(&|n| format!("tenants/{n}/users/{{user}}/{{+rest}}"))),
         ("1 template built to explode", vec![explosive]),
     ];
-    println!("\nprocessor time to ask whether a set of patterns covers a topic of {} bytes", topic.as_str().len());
+    println!(
+        "\nprocessor time to ask whether a set of patterns covers a topic of {} bytes",
+        topic.as_str().len()
+    );
     for (name, texts) in sets {
         let set = PatternSet::parse(texts.iter().map(String::as_str))?;
         let before = processor_time();
@@ -95,7 +99,10 @@ fn pair(algorithm: Algorithm) -> Result<(Key, TokenSigner), Box<dyn Error>> {
     let padding = if algorithm == Algorithm::Ps256 { RsaPadding::Pss } else { RsaPadding::Pkcs1 };
     let (private, public) = match algorithm {
         Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512 => {
-            return Ok((Key::from_secret(algorithm, &SECRET)?, TokenSigner::from_secret(algorithm, &SECRET)?));
+            return Ok((
+                Key::from_secret(algorithm, &SECRET)?,
+                TokenSigner::from_secret(algorithm, &SECRET)?,
+            ));
         }
         Algorithm::Rs256 | Algorithm::Ps256 => {
             let pair = RsaKeyPair::generate(KeySize::Rsa2048)?;

@@ -1,4 +1,5 @@
-//! Why access is refused: one enum, with a stable short name for counters. No message contains a token or a secret.
+//! Why access is refused: one enum, with a stable short name for counters. No message contains a token or a
+//! secret.
 
 use std::fmt;
 
@@ -15,7 +16,8 @@ pub enum AccessError {
     Conflict,
     /// The token is longer than the bound of the verifier.
     TooLong,
-    /// The token is not a JWT in compact form (RFC 7519), or a claim has the wrong type. The text says what is wrong.
+    /// The token is not a JWT in compact form (RFC 7519), or a claim has the wrong type. The text says what
+    /// is wrong.
     Malformed(&'static str),
     /// The header names an algorithm that does not belong to the key. `none` never belongs to a key.
     Algorithm,
@@ -135,7 +137,8 @@ impl From<PatternError> for AccessError {
     }
 }
 
-/// Why a pattern is refused. A pattern that is not supported is refused, because otherwise it would never match.
+/// Why a pattern is refused. A pattern that is not supported is refused, because otherwise it would never
+/// match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PatternError {

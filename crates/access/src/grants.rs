@@ -13,7 +13,8 @@ use crate::pattern::PatternSet;
 /// The claims that may hold the grants. The second one is the one of Mercure.
 const GRANT_CLAIMS: [&str; 2] = ["fanfare", "mercure"];
 
-/// What a token allows: `{"subscribe": [pattern, ...], "publish": [pattern, ...]}` in the claim `fanfare` or `mercure`.
+/// What a token allows: `{"subscribe": [pattern, ...], "publish": [pattern, ...]}` in the claim `fanfare` or
+/// `mercure`.
 ///
 /// An array that is absent or empty allows nothing. Other members, such as Mercure's `payload`, are ignored.
 #[derive(Debug, Default)]
@@ -106,8 +107,8 @@ impl Grants {
         }
     }
 
-    /// Whether an event with these topics may be published. Every topic must be covered, for private and for public
-    /// events.
+    /// Whether an event with these topics may be published. Every topic must be covered, for private and for
+    /// public events.
     ///
     /// # Errors
     /// [`AccessError::TopicNotCovered`]: one topic is not covered.
@@ -145,8 +146,8 @@ fn patterns(claim: &Json, name: &str) -> Result<PatternSet, AccessError> {
 
 /// Makes equal grants one allocation, for all tokens and connections that have them.
 ///
-/// Grants that nothing refers to any more are forgotten: the table never has more than twice the entries that were
-/// alive when it was last cleaned, and 64.
+/// Grants that nothing refers to any more are forgotten: the table never has more than twice the entries that
+/// were alive when it was last cleaned, and 64.
 #[derive(Debug, Default)]
 pub struct GrantTable {
     inner: Mutex<Inner>,

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// A JSON value. Objects with a duplicate name are refused at any depth: parsers disagree about which one counts,
-/// and an attacker could choose (RFC 7519, section 4, allows to reject them).
+/// A JSON value. Objects with a duplicate name are refused at any depth: parsers disagree about which one
+/// counts, and an attacker could choose (RFC 7519, section 4, allows to reject them).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Json {
     Null,

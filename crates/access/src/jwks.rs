@@ -1,4 +1,5 @@
-//! JWK Sets that change: a thread reads them again and again, from a file or a URL, and keeps the last good one.
+//! JWK Sets that change: a thread reads them again and again, from a file or a URL, and keeps the last good
+//! one.
 
 #[cfg(feature = "url")]
 mod http;
@@ -32,19 +33,19 @@ impl JwksSource {
         JwksSource(Source::File(path.into()))
     }
 
-    /// A URL with the scheme `https`, or with `http` where the host is a loopback address. Shared secrets in the set are
-    /// left out, because others can read them.
+    /// A URL with the scheme `https`, or with `http` where the host is a loopback address. Shared secrets in
+    /// the set are left out, because others can read them.
     ///
     /// # Errors
-    /// [`JwksError::Url`]: the scheme is another one, there is no host, the URL has a user and a password, or this crate
-    /// was built without the feature `https`.
+    /// [`JwksError::Url`]: the scheme is another one, there is no host, the URL has a user and a password, or
+    /// this crate was built without the feature `https`.
     #[cfg(feature = "url")]
     pub fn url(url: &str) -> Result<JwksSource, JwksError> {
         http::check(url, false).map(|()| JwksSource(Source::Url(url.to_owned())))
     }
 
-    /// A URL as in [`JwksSource::url`], or one with `http` and any host. Only a network that nobody else can write to
-    /// makes this safe: another answer is another set of keys, and with it access to everything.
+    /// A URL as in [`JwksSource::url`], or one with `http` and any host. It is safe only in a network that no
+    /// stranger can write to: another answer is another set of keys, and with it access to everything.
     ///
     /// # Errors
     /// As [`JwksSource::url`].
@@ -62,7 +63,8 @@ pub struct JwksOptions {
     pub refresh: Duration,
     /// The time before the next fetch when one has failed.
     pub retry: Duration,
-    /// The least time between two fetches. An unknown `kid` asks for a fetch; this bounds how often it gets one.
+    /// The least time between two fetches. An unknown `kid` asks for a fetch; this bounds how often it gets
+    /// one.
     pub least_pause: Duration,
     /// The time for a whole fetch by URL, from the look-up of the host to the last byte.
     pub timeout: Duration,
@@ -73,8 +75,8 @@ pub struct JwksOptions {
 }
 
 impl Default for JwksOptions {
-    /// Refreshed every 5 minutes, retried after 30 seconds, never more often than every 10 seconds; at most 5 seconds for
-    /// a fetch, and 256 KiB.
+    /// Refreshed every 5 minutes, retried after 30 seconds, never more often than every 10 seconds; at most 5
+    /// seconds for a fetch, and 256 KiB.
     fn default() -> JwksOptions {
         JwksOptions {
             refresh: Duration::from_secs(300),
@@ -129,7 +131,7 @@ impl std::error::Error for JwksError {}
 pub struct JwksStatus {
     /// All fetches that have ended.
     pub fetches: u64,
-    /// Those that failed.
+    /// The fetches that failed.
     pub failures: u64,
     /// Why the last fetch failed; `None`: it succeeded, or there was none yet.
     pub error: Option<JwksError>,
@@ -141,11 +143,13 @@ pub struct JwksStatus {
 
 /// A thread that keeps the fetched keys of a [`KeyRing`] up to date.
 ///
-/// A fetch that fails changes nothing: the last good set stays, however old it is. So an identity provider that is down
-/// does not lock anybody out, and a key that it has withdrawn meanwhile stays good until it is up again.
+/// A fetch that fails changes nothing: the last good set stays, however old it is. So an identity provider
+/// that is down locks no subscriber out, and a key that it has withdrawn meanwhile stays good until it is up
+/// again.
 ///
-/// Dropping this ends the thread, at the latest after the fetch that is going on. The keys of the ring do not change from
-/// then on: a new fetcher replaces them with its first good set, and [`KeyRing::set_fetched`] can remove them.
+/// Dropping this ends the thread, at the latest after the fetch that is going on. The keys of the ring do not
+/// change from then on: a new fetcher replaces them with its first good set, and [`KeyRing::set_fetched`] can
+/// remove them.
 #[derive(Debug)]
 pub struct JwksFetcher {
     signal: Arc<Signal>,
@@ -229,7 +233,7 @@ impl Fetches {
         }
     }
 
-    /// Puts the keys into use before anybody hears of them.
+    /// Puts the keys into use, and then reports them.
     fn note(&self, fetched: Result<KeySet, JwksError>, shared: &Shared) -> JwksStatus {
         let mut status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.fetches += 1;

@@ -42,8 +42,8 @@ impl<'t> Parts<'t> {
         let header = Json::parse(&header).filter(Json::is_object);
         let header =
             header.ok_or(AccessError::Malformed("its header is not a JSON object without duplicates"))?;
-        // "If any of the listed extension Header Parameters are not understood [...], then the JWS is invalid"
-        // (RFC 7515, section 4.1.11). None is understood here.
+        // "If any of the listed extension Header Parameters are not understood [...], then the JWS is
+        // invalid" (RFC 7515, section 4.1.11). None is understood here.
         if header.get("crit").is_some() {
             return Err(AccessError::Malformed("its header has critical extensions"));
         }
@@ -78,7 +78,36 @@ impl<'t> Parts<'t> {
     }
 }
 
-/// The claims of a token, with the types of RFC 7519, section 4.1. Times are whole seconds since the Unix epoch.
+/// What a token says, without a proof that it is true. It is for people that look for a mistake, and grants
+/// nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnverifiedToken {
+    /// The header, as JSON text.
+    pub header: String,
+    /// The claims, as JSON text.
+    pub claims: String,
+}
+
+impl UnverifiedToken {
+    /// Reads a token without a key.
+    ///
+    /// # Errors
+    /// [`AccessError::Malformed`]: the token cannot be read, or a claim has the wrong type.
+    pub fn read(token: &str) -> Result<UnverifiedToken, AccessError> {
+        let parts = Parts::split(token)?;
+        parts.claims()?;
+        let text = |part: &[u8]| base64url::decode(part).and_then(|bytes| String::from_utf8(bytes).ok());
+        let header = token.split('.').next().and_then(|part| text(part.as_bytes()));
+        match (header, text(parts.payload)) {
+            (Some(header), Some(claims)) => Ok(UnverifiedToken { header, claims }),
+            _ => Err(AccessError::Malformed("it is not UTF-8")),
+        }
+    }
+}
+
+/// The claims of a token, with the types of RFC 7519, section 4.1. Times are whole seconds since the Unix
+/// epoch.
 pub(crate) struct Claims {
     /// Rounded down, so that a token never lives longer than it says.
     pub(crate) expires_unix_s: Option<u64>,
@@ -121,8 +150,8 @@ fn name(claims: &Json, name: &str) -> Result<Option<String>, AccessError> {
     Ok(text)
 }
 
-/// "In the general case, the "aud" value is an array [...] In the special case [...] a single case-sensitive string"
-/// (RFC 7519, section 4.1.3).
+/// "In the general case, the "aud" value is an array [...] In the special case [...] a single case-sensitive
+/// string" (RFC 7519, section 4.1.3).
 fn audiences(claims: &Json) -> Result<Vec<String>, AccessError> {
     let wrong = AccessError::Malformed("aud is not a text or an array of texts");
     match claims.get("aud") {

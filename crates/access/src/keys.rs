@@ -1,4 +1,5 @@
-//! Keys that verify tokens, and sets of them. The algorithm belongs to the key; the header of a token cannot choose it.
+//! Keys that verify tokens, and sets of them. The algorithm belongs to the key; the header of a token cannot
+//! choose it.
 
 mod jwk;
 pub(crate) mod pem;
@@ -144,8 +145,8 @@ impl Key {
     /// A shared secret for HS256, HS384 or HS512.
     ///
     /// # Errors
-    /// - [`KeyError::WeakSecret`]: "A key of the same size as the hash output [...] or larger MUST be used" (RFC 7518,
-    ///   section 3.2).
+    /// - [`KeyError::WeakSecret`]: "A key of the same size as the hash output [...] or larger MUST be used"
+    ///   (RFC 7518, section 3.2).
     /// - [`KeyError::AlgorithmForKey`]: the algorithm is another one.
     pub fn from_secret(algorithm: Algorithm, secret: &[u8]) -> Result<Key, KeyError> {
         let hash = algorithm.hmac().ok_or(KeyError::AlgorithmForKey)?;
@@ -159,17 +160,19 @@ impl Key {
         })
     }
 
-    /// The public key in a PEM text: RSA, EC P-256, EC P-384 or Ed25519. `padding` says the algorithm of RSA keys.
+    /// The public key in a PEM text: RSA, EC P-256, EC P-384 or Ed25519. `padding` says the algorithm of RSA
+    /// keys.
     ///
     /// # Errors
-    /// The text is longer than [`MAX_KEY_TEXT_BYTES`], does not have exactly one public key, or the key is not
-    /// supported.
+    /// The text is longer than [`MAX_KEY_TEXT_BYTES`], does not have exactly one public key, or the key is
+    /// not supported.
     pub fn from_pem(text: &str, padding: RsaPadding) -> Result<Key, KeyError> {
         check_length(text)?;
         Key::from_spki(&pem::public_key(text)?, padding)
     }
 
-    /// The key in a JWK (RFC 7517). Its `alg` says the algorithm. Without `alg`, RSA is RS256 and a secret is HS256.
+    /// The key in a JWK (RFC 7517). Its `alg` says the algorithm. Without `alg`, RSA is RS256 and a secret is
+    /// HS256.
     ///
     /// # Errors
     /// The text is too long or no JWK, or the key is not supported or not meant for signatures.
@@ -261,7 +264,8 @@ impl KeySet {
         Ok(KeySet { keys, skipped: 0 })
     }
 
-    /// The keys of a JWK Set (RFC 7517, section 5). Keys that are not supported are left out, as the RFC says.
+    /// The keys of a JWK Set (RFC 7517, section 5). Keys that are not supported are left out, as the RFC
+    /// says.
     ///
     /// # Errors
     /// The text is too long or no JWK Set, or has no usable key or too many.
@@ -300,9 +304,10 @@ impl KeySet {
 
     /// Checks a signature.
     ///
-    /// With a `kid`, the keys of that name are tried, and keys without a name where no key has that one. Without a
-    /// `kid`, all keys are tried. In both cases only keys of the header's algorithm are tried, and at most
-    /// [`MAX_TRIES`]. An algorithm that is no candidate's is an error: it never makes a key do what it is not for.
+    /// With a `kid`, the keys of that name are tried, and keys without a name where no key has that one.
+    /// Without a `kid`, all keys are tried. In both cases only keys of the header's algorithm are tried, and
+    /// at most [`MAX_TRIES`]. An algorithm that is no candidate's is an error: it never makes a key do what
+    /// it is not for.
     pub(crate) fn verify(
         &self,
         algorithm: Option<Algorithm>,

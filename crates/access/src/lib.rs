@@ -3,16 +3,17 @@
 //! The way of a request through this crate:
 //!
 //! 1. [`TokenPlaces`] finds the access token of a request: in a header, a cookie or the query.
-//! 2. [`Verifier`] checks it with the keys of a [`KeyRing`], and remembers it. An access token is a JWT (RFC 7519).
+//! 2. [`Verifier`] checks it with the keys of a [`KeyRing`], and remembers it. An access token is a JWT (RFC
+//!    7519).
 //! 3. [`Verified`] says who the subscriber is, when the token ends, and what its [`Grants`] cover.
 //! 4. [`stream_lifetime`] says how long a stream on this token lives.
 //!
-//! [`UrlSigner`] does the same for a URL with a signature, in place of a token. [`Revocations`] bar tokens and signed
-//! URLs before they expire. [`JwksFetcher`] keeps the keys of a ring up to date from a file or, with the features
-//! `url` and `https`, from a URL, on a thread of its own.
+//! [`UrlSigner`] does the same for a URL with a signature, in place of a token. [`Revocations`] bar tokens
+//! and signed URLs before they expire. [`JwksFetcher`] keeps the keys of a ring up to date from a file or,
+//! with the features `url` and `https`, from a URL, on a thread of its own.
 //!
-//! Nothing but that thread does IO, and nothing reads a clock: `now` is an argument, in seconds since the Unix epoch.
-//! No secret and no token is in an error or in what `Debug` prints.
+//! Nothing but that thread does IO, and nothing reads a clock: `now` is an argument, in seconds since the
+//! Unix epoch. No secret and no token is in an error or in what `Debug` prints.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -56,7 +57,7 @@ mod verifier;
 pub use error::{AccessError, KeyError, PatternError};
 pub use grants::{GrantTable, Grants, Sight, Uncovered};
 pub use jwks::{JwksError, JwksFetcher, JwksOptions, JwksSource, JwksStatus};
-pub use jwt::MAX_NAME_BYTES;
+pub use jwt::{MAX_NAME_BYTES, UnverifiedToken};
 pub use keys::{Algorithm, Key, KeySet, MAX_KEY_TEXT_BYTES, MAX_KEYS, MAX_TRIES, RsaPadding};
 pub use lifetime::{MAX_EXPIRY_SPREAD, stream_lifetime};
 pub use memory::MemoryLimits;

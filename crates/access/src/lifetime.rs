@@ -7,9 +7,10 @@ pub const MAX_EXPIRY_SPREAD: Duration = Duration::from_secs(300);
 
 /// How long a stream lives that begins now on a token that expires then; `None` if it has expired already.
 ///
-/// The rule: the stream ends at a random moment in the last tenth of the token's remaining time, and this window is at
-/// most [`MAX_EXPIRY_SPREAD`]. So a stream never outlives its token, and clients whose tokens expire in one second do
-/// not come back in one second. The leeway of the verifier does not make a stream longer.
+/// The rule: the stream ends at a random moment in the last tenth of the token's remaining time, and this
+/// window is at most [`MAX_EXPIRY_SPREAD`]. So a stream never outlives its token, and clients whose tokens
+/// expire in one second do not come back in one second. The leeway of the verifier does not make a stream
+/// longer.
 ///
 /// `now_unix` is the wall clock since the Unix epoch, and `random` any random number, such as
 /// [`fanfare_proto::jitter::Jitter::next_number`].

@@ -35,8 +35,8 @@ pub(crate) type TokenHash = [u8; 32];
 
 /// A memory of verified tokens. Only tokens with a right signature get in, so a stranger cannot fill it.
 ///
-/// A lock is held for one look-up or one insertion, and never while a signature is verified. When a part is full, its
-/// oldest entry goes.
+/// A lock is held for one look-up or one insertion, and never while a signature is verified. When a part is
+/// full, its oldest entry goes.
 #[derive(Debug)]
 pub(crate) struct TokenMemory {
     parts: [Mutex<Part>; PARTS],

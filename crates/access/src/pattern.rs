@@ -12,8 +12,9 @@ pub const MAX_PATTERNS: usize = 1_000;
 
 /// One pattern of topics.
 ///
-/// Its text says of which kind it is: a text with a brace is a template, a text that ends in `*` is a prefix, any
-/// other text is the exact name of a topic. `*` alone is every topic. A `*` elsewhere is a character like others.
+/// Its text says of which kind it is: a text with a brace is a template, a text that ends in `*` is a prefix,
+/// any other text is the exact name of a topic. `*` alone is every topic. A `*` elsewhere is a character like
+/// others.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: Box<str>,
@@ -83,13 +84,14 @@ impl Pattern {
 
 /// A set of patterns that covers topics.
 ///
-/// Exact names and prefixes are found by binary search. Templates are tried one after the other, each in linear time.
+/// Exact names and prefixes are found by binary search. Templates are tried one after the other, each in
+/// linear time.
 #[derive(Clone, Debug, Default)]
 pub struct PatternSet {
     /// Sorted, without duplicates.
     exact: Box<[Box<str>]>,
-    /// Sorted, and none is the beginning of another one. So the one prefix that a topic may have is the last that
-    /// is not greater than the topic.
+    /// Sorted, and none is the beginning of another one. So the one prefix that a topic may have is the last
+    /// that is not greater than the topic.
     prefixes: Box<[Box<str>]>,
     /// Sorted by their text, without duplicates.
     templates: Box<[Pattern]>,
@@ -153,7 +155,8 @@ impl PatternSet {
 
     /// Whether this pattern is in the set, or a prefix of the set covers everything that the pattern matches.
     ///
-    /// It is for subscriptions to patterns. The answer may be "no" where one template is narrower than another one.
+    /// It is for subscriptions to patterns. The answer may be "no" where one template is narrower than
+    /// another one.
     pub fn covers_pattern(&self, pattern: &Pattern) -> bool {
         match &pattern.kind {
             Kind::Exact => self.covers(&pattern.text),

@@ -20,8 +20,8 @@ const REDACTED: &str = "REDACTED";
 pub struct TokenPlaces {
     /// The name of the cookie that holds a token; `None`: cookies are not looked at.
     pub cookie: Option<String>,
-    /// Whether the query parameter `access_token` is looked at. Queries get into the logs of proxies and the histories
-    /// of browsers, so it is off by default.
+    /// Whether the query parameter `access_token` is looked at. Queries get into the logs of proxies and the
+    /// histories of browsers, so it is off by default.
     pub query: bool,
 }
 
@@ -49,7 +49,8 @@ impl FoundToken<'_> {
         &self.text
     }
 
-    /// Where it was found. A token that is in several places is said to be in the first of: header, cookie, query.
+    /// Where it was found. A token that is in several places is said to be in the first of: header, cookie,
+    /// query.
     pub fn place(&self) -> Place {
         self.place
     }
@@ -64,15 +65,17 @@ impl fmt::Debug for FoundToken<'_> {
 impl TokenPlaces {
     /// Looks for the token of a request. `Ok(None)`: it has none.
     ///
-    /// - The scheme `Bearer` is compared without case (RFC 9110, section 11.1). Credentials of another scheme are
-    ///   ignored, because a browser sends those of a proxy in front of this server, too.
-    /// - A cookie with an empty value is no token. Its value may be in double quotes (RFC 6265, section 4.1.1).
-    /// - The same token may be there several times. Different tokens are refused, also in one place: which of two
-    ///   cookies comes first depends on paths and domains, and another host of the same domain can set one.
+    /// - The scheme `Bearer` is compared without case (RFC 9110, section 11.1). Credentials of another scheme
+    ///   are ignored, because a browser sends the credentials of a proxy in front of this server, too.
+    /// - A cookie with an empty value is no token. Its value may be in double quotes (RFC 6265, section
+    ///   4.1.1).
+    /// - The same token may be there several times. Different tokens are refused, also in one place: which of
+    ///   two cookies comes first depends on paths and domains, and another host of the same domain can set
+    ///   one.
     ///
     /// # Errors
-    /// [`AccessError::Conflict`]: there are different tokens. [`AccessError::Malformed`]: the credentials of `Bearer`,
-    /// the cookie or the parameter have characters that no token has.
+    /// [`AccessError::Conflict`]: there are different tokens. [`AccessError::Malformed`]: the credentials of
+    /// `Bearer`, the cookie or the parameter have characters that no token has.
     pub fn find<'r>(
         &self,
         headers: impl IntoIterator<Item = (&'r str, &'r [u8])>,
@@ -118,7 +121,8 @@ fn keep<'r>(kept: &mut Option<Cow<'r, str>>, found: Option<Cow<'r, str>>) -> Res
     }
 }
 
-/// The token of `Bearer` credentials: `"Bearer" 1*SP b64token` (RFC 6750, section 2.1). `None`: another scheme.
+/// The token of `Bearer` credentials: `"Bearer" 1*SP b64token` (RFC 6750, section 2.1). `None`: another
+/// scheme.
 fn bearer(value: &[u8]) -> Result<Option<&str>, AccessError> {
     let value = value.trim_ascii();
     let end = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
@@ -143,7 +147,7 @@ fn token_text(bytes: &[u8]) -> Result<&str, AccessError> {
     }
 }
 
-/// The values of all cookies with this name in one `Cookie` header, without those that are empty (RFC 6265, section
+/// The values of all cookies with this name in one `Cookie` header, without the empty ones (RFC 6265, section
 /// 4.2.1). Names are compared with case. What is no pair is skipped, because other programs set cookies, too.
 fn cookies_named<'r>(header: &'r [u8], wanted: &[u8]) -> impl Iterator<Item = &'r [u8]> {
     header.split(|byte| *byte == b';').filter_map(move |pair| {
@@ -156,8 +160,8 @@ fn cookies_named<'r>(header: &'r [u8], wanted: &[u8]) -> impl Iterator<Item = &'
 
 /// A query as it may be written to a log: the values of tokens and signatures are replaced by `REDACTED`.
 ///
-/// A name counts as it is decoded, so `access%5Ftoken` is redacted, too, and it counts without case. Everything else
-/// stays as it was sent.
+/// A name counts as it is decoded, so `access%5Ftoken` is redacted, too, and it counts without case.
+/// Everything else stays as it was sent.
 pub fn redact_query(query: &str) -> Cow<'_, str> {
     let mut redacted = String::new();
     let mut kept_to = 0;

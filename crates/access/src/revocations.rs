@@ -12,8 +12,8 @@ pub const DEFAULT_MAX_REVOCATIONS: usize = 10_000;
 /// What a revocation bars.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
-    /// All tokens of a subject (`sub`) that were issued up to the moment of the revocation, and those without `iat`.
-    /// A token that is issued in a later second is good.
+    /// All tokens of a subject (`sub`) that were issued up to the moment of the revocation, and all without
+    /// `iat`. A token that is issued in a later second is good.
     Subject(Box<str>),
     /// The token with this id (`jti`).
     TokenId(Box<str>),
@@ -21,9 +21,9 @@ pub enum Revoked {
 
 /// A bounded list of revocations. Many threads may use it at once.
 ///
-/// An entry stays until the time that its caller gives, which is the latest `exp` of the tokens that it is to bar.
-/// When the list is full, the oldest entry is dropped, and [`Revocations::dropped`] counts it: an operator who sees the
-/// counter rise should shorten the life of tokens, or raise the bound.
+/// An entry stays until the time that its caller gives, which is the latest `exp` of the tokens that it is to
+/// bar. When the list is full, the oldest entry is dropped, and [`Revocations::dropped`] counts it: an
+/// operator who sees the counter rise should shorten the life of tokens, or raise the bound.
 #[derive(Debug)]
 pub struct Revocations {
     inner: RwLock<Inner>,
@@ -35,7 +35,8 @@ pub struct Revocations {
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<Revoked, Entry>,
-    /// What was revoked, oldest first, with the number of the revocation: a later one of the same makes it stale.
+    /// What was revoked, oldest first, with the number of the revocation: a later one of the same makes it
+    /// stale.
     order: VecDeque<(u64, Revoked)>,
     next: u64,
     dropped: u64,
@@ -61,8 +62,8 @@ impl Revocations {
         Revocations { inner: RwLock::default(), len: AtomicUsize::new(0), most }
     }
 
-    /// Revokes until `until_unix_s`, the latest `exp` of the tokens that are to be barred. A repeated revocation never
-    /// ends earlier than the one before it.
+    /// Revokes until `until_unix_s`, the latest `exp` of the tokens that are to be barred. A repeated
+    /// revocation never ends earlier than the one before it.
     pub fn revoke(&self, revoked: Revoked, now_unix_s: u64, until_unix_s: u64) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.forget_old(now_unix_s);
@@ -115,7 +116,7 @@ impl Revocations {
 }
 
 impl Inner {
-    /// Drops the oldest entries whose time is over. A younger one of that kind waits for those before it.
+    /// Drops the oldest entries whose time is over. A younger one of that kind waits for the older ones.
     fn forget_old(&mut self, now_unix_s: u64) {
         while let Some((number, revoked)) = self.order.front() {
             let entry = self.entries.get(revoked).filter(|entry| entry.number == *number);
@@ -136,7 +137,8 @@ impl Inner {
         is_entry
     }
 
-    /// Removes stale notes when they are more than the entries, so that repeated revocations do not grow the queue.
+    /// Removes stale notes when they are more than the entries, so that repeated revocations do not grow the
+    /// queue.
     fn compact(&mut self) {
         if self.order.len() > 2 * self.entries.len() + 16 {
             let entries = &self.entries;

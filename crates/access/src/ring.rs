@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::keys::{Key, KeySet};
 
-/// The keys in use: fixed ones, and those of a JWK Set that a [`crate::JwksFetcher`] keeps up to date.
+/// The keys in use: fixed keys, and the keys of a JWK Set that a [`crate::JwksFetcher`] keeps up to date.
 #[derive(Debug, Default)]
 pub struct KeyRing {
     parts: Mutex<Parts>,

@@ -1,6 +1,8 @@
-//! Signed subscribe URLs: a link to some topics that is good until a time, for clients without a cookie or a header.
+//! Signed subscribe URLs: a link to some topics that is good until a time, for clients without a cookie or a
+//! header.
 //!
-//! The query of a signed URL has these parameters, besides others that are not signed, such as `last_event_id`:
+//! The query of a signed URL has these parameters, besides others that are not signed, such as
+//! `last_event_id`:
 //!
 //! | parameter | meaning |
 //! |---|---|
@@ -9,9 +11,10 @@
 //! | `subject` | who subscribes; it may be absent |
 //! | `signature` | HMAC-SHA256 in base64url without padding |
 //!
-//! The HMAC is over a text that has one reading: `fanfare-subscribe-v1` and a NUL, the expiry (8 bytes), the subject,
-//! the number of different topics (8 bytes), and these topics in the order of their bytes. Each text has its length (8
-//! bytes) before it, and an absent subject has the length `2^64 - 1`. Numbers are big-endian.
+//! The HMAC is over a text that has one reading: `fanfare-subscribe-v1` and a NUL, the expiry (8 bytes), the
+//! subject, the number of different topics (8 bytes), and these topics in the order of their bytes. Each text
+//! has its length (8 bytes) before it, and an absent subject has the length `2^64 - 1`. Numbers are
+//! big-endian.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -37,7 +40,7 @@ const SUBJECT: &str = "subject";
 const TOPIC: &str = "topic";
 const PURPOSE: &[u8] = b"fanfare-subscribe-v1\0";
 
-/// The most keys of [`UrlSigner`]: one that signs, and those that are being rotated out.
+/// The most keys of [`UrlSigner`]: one key that signs, and older ones that are being rotated out.
 pub const MAX_URL_KEYS: usize = 8;
 /// The most topics of a signed URL.
 pub const MAX_URL_TOPICS: usize = 64;
@@ -57,8 +60,8 @@ impl fmt::Debug for UrlSigner {
 }
 
 impl UrlSigner {
-    /// A signer with these secrets. The first one signs; all of them verify, so that keys can be rotated: put the new
-    /// one first, and take the old one away when its URLs have expired.
+    /// A signer with these secrets. The first one signs; all of them verify, so that keys can be rotated: put
+    /// the new one first, and take the old one away when its URLs have expired.
     ///
     /// # Errors
     /// A secret has fewer than 32 bytes, or there are none or more than [`MAX_URL_KEYS`].
@@ -91,7 +94,8 @@ impl UrlSigner {
     /// The query of a URL for these topics, ready to stand behind `?`.
     ///
     /// # Errors
-    /// There is no topic, there are more than [`MAX_URL_TOPICS`], or the subject is longer than [`MAX_NAME_BYTES`].
+    /// There is no topic, there are more than [`MAX_URL_TOPICS`], or the subject is longer than
+    /// [`MAX_NAME_BYTES`].
     pub fn mint(
         &self,
         topics: &[Topic],
@@ -114,12 +118,13 @@ impl UrlSigner {
         Ok(query)
     }
 
-    /// Verifies the query of a subscribe request. `Ok(None)`: it is not signed. What is verified grants private events of
-    /// exactly the topics of the query. Signatures are compared in constant time.
+    /// Verifies the query of a subscribe request. `Ok(None)`: it is not signed. What is verified grants
+    /// private events of exactly the topics of the query. Signatures are compared in constant time.
     ///
     /// # Errors
-    /// [`AccessError::Malformed`]: a parameter is missing, there twice, or has no meaning. [`AccessError::WrongKey`]: the
-    /// signature is for something else or of another key. [`AccessError::Expired`], [`AccessError::Revoked`].
+    /// [`AccessError::Malformed`]: a parameter is missing, there twice, or has no meaning.
+    /// [`AccessError::WrongKey`]: the signature is for something else or of another key.
+    /// [`AccessError::Expired`], [`AccessError::Revoked`].
     pub fn verify(&self, query: &str, now_unix_s: u64) -> Result<Option<Arc<Verified>>, AccessError> {
         let Some(signed) = SignedQuery::read(query)? else { return Ok(None) };
         let message = message(&sorted(&signed.topics), signed.expires_unix_s, signed.subject.as_deref());

@@ -4,9 +4,9 @@
 //!
 //! - `{var}` stands for any text, also the empty one, without reserved characters (`:/?#[]@!$&'()*+,;=`);
 //! - `{+var}` stands for any text with reserved characters, too;
-//! - in both, `%` begins an escape of two hex digits, and a space, a quote, `<`, `>`, `\`, `^`, a back quote, `|`,
-//!   `{` and `}` do not occur, because an expansion escapes them. Characters beyond ASCII are allowed as they are,
-//!   as in an IRI (RFC 3987), because topics are text.
+//! - in both, `%` begins an escape of two hex digits, and a space, a quote, `<`, `>`, `\`, `^`, a back quote,
+//!   `|`, `{` and `}` do not occur, because an expansion escapes them. Characters beyond ASCII are allowed as
+//!   they are, as in an IRI (RFC 3987), because topics are text.
 //! - all other text stands for itself, byte for byte.
 
 use std::collections::HashSet;
@@ -29,11 +29,12 @@ enum Element {
 /// A set of states in words of 64 bits.
 type States = SmallVec<[u64; 2]>;
 
-/// A template that is ready to be matched: a nondeterministic automaton whose states are the bits of a few words.
+/// A template that is ready to be matched: a nondeterministic automaton whose states are the bits of a few
+/// words.
 ///
-/// State `i` means that the first `i` elements have matched. One byte of a topic moves all states at once, with a
-/// few operations for each word. So the cost is the topic's length times the words of the template, and never
-/// depends on how many ways there are to match.
+/// State `i` means that the first `i` elements have matched. One byte of a topic moves all states at once,
+/// with a few operations for each word. So the cost is the topic's length times the words of the template,
+/// and never depends on how many ways there are to match.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     /// How many elements there are; the state with this number is the final one.
@@ -102,8 +103,8 @@ impl Template {
         self.matches_counted(topic).0
     }
 
-    /// Whether the topic is an expansion of the template, and how many steps were needed. A step is the work on one
-    /// word for one byte.
+    /// Whether the topic is an expansion of the template, and how many steps were needed. A step is the work
+    /// on one word for one byte.
     pub(crate) fn matches_counted(&self, topic: &str) -> (bool, usize) {
         let topic = topic.as_bytes();
         let words = self.simple.len();
@@ -148,7 +149,8 @@ impl Template {
         (matched, steps)
     }
 
-    /// A variable may be empty: the state before it is also the state after it. Two variables are never neighbours.
+    /// A variable may be empty: the state before it is also the state after it. Two variables are never
+    /// neighbours.
     fn skip_variables(&self, states: &mut States) {
         let mut carry = 0;
         for ((word, simple), reserved) in states.iter_mut().zip(&self.simple).zip(&self.reserved) {
@@ -189,7 +191,8 @@ fn is_escape(bytes: &[u8]) -> bool {
     matches!(bytes, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
 
-/// Text outside of the expressions. An escape stands for itself; a lone `%` is not allowed (RFC 6570, section 2.1).
+/// Text outside of the expressions. An escape stands for itself; a lone `%` is not allowed (RFC 6570, section
+/// 2.1).
 fn push_text(text: &str, elements: &mut Vec<Element>) -> Result<(), PatternError> {
     let bytes = text.as_bytes();
     for (at, &byte) in bytes.iter().enumerate() {
@@ -207,7 +210,7 @@ fn push_expression<'t>(
     elements: &mut Vec<Element>,
 ) -> Result<(), PatternError> {
     let (kind, name) = match expression.chars().next() {
-        // The operators of RFC 6570, section 2.2, those that it reserves included.
+        // The operators of RFC 6570, section 2.2, with the reserved ones.
         Some('+') => (Element::Reserved, &expression[1..]),
         Some(operator) if "#./;?&=,!@|".contains(operator) => return Err(PatternError::Operator(operator)),
         _ => (Element::Simple, expression),
@@ -243,7 +246,8 @@ mod tests {
         Template::parse(text).unwrap()
     }
 
-    /// A backtracking matcher needs exponential time for this. Here the steps grow with the topic and nothing else.
+    /// A backtracking matcher needs exponential time for this. Here the steps grow with the topic and nothing
+    /// else.
     #[test]
     fn the_steps_of_an_explosive_template_are_linear_in_the_topic() {
         let variables: String = (0..60).map(|n| format!("{{+v{n}}}a")).collect();

@@ -18,9 +18,9 @@ pub const DEFAULT_LEEWAY_S: u64 = 5;
 /// Which audiences (`aud`) a token may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AudienceRule {
-    /// A token that names an audience is refused, because this server has no name: "If the principal processing the
-    /// claim does not identify itself with a value in the "aud" claim when this claim is present, then the JWT MUST
-    /// be rejected" (RFC 7519, section 4.1.3).
+    /// A token that names an audience is refused, because this server has no name: "If the principal
+    /// processing the claim does not identify itself with a value in the "aud" claim when this claim is
+    /// present, then the JWT MUST be rejected" (RFC 7519, section 4.1.3).
     #[default]
     None,
     /// A token must name one of these.
@@ -37,8 +37,8 @@ pub struct TokenRules {
     pub audience: AudienceRule,
     /// The issuers (`iss`) of which a token must name one. Empty: the issuer is not looked at.
     pub issuers: Vec<String>,
-    /// How many seconds a token is accepted before `nbf` and after `exp`, because clocks differ. A stream ends at `exp`
-    /// nevertheless.
+    /// How many seconds a token is accepted before `nbf` and after `exp`, because clocks differ. A stream
+    /// ends at `exp` nevertheless.
     pub leeway_s: u64,
     /// The longest token, in bytes.
     pub max_token_bytes: usize,
@@ -49,8 +49,8 @@ pub struct TokenRules {
 }
 
 impl Default for TokenRules {
-    /// No audience, any issuer, a leeway of [`DEFAULT_LEEWAY_S`], tokens of at most [`DEFAULT_MAX_TOKEN_BYTES`] with an
-    /// `exp`.
+    /// No audience, any issuer, a leeway of [`DEFAULT_LEEWAY_S`], tokens of at most
+    /// [`DEFAULT_MAX_TOKEN_BYTES`] with an `exp`.
     fn default() -> TokenRules {
         TokenRules {
             audience: AudienceRule::None,
@@ -183,8 +183,9 @@ impl Verifier {
 
     /// Verifies a token. `now_unix_s` is the wall clock, in seconds since the Unix epoch.
     ///
-    /// The signature is checked before the claims are read. A token that was verified before costs one hash: its times
-    /// and the revocations are checked again, and its signature is not, unless the keys have changed.
+    /// The signature is checked before the claims are read. A token that was verified before costs one hash:
+    /// its times and the revocations are checked again, and its signature is not, unless the keys have
+    /// changed.
     ///
     /// # Errors
     /// The token is refused, and why.

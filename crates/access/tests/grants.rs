@@ -1,4 +1,5 @@
-//! Patterns and grants: a table of patterns and topics, a naive matcher beside the automaton, and what grants allow.
+//! Patterns and grants: a table of patterns and topics, a naive matcher beside the automaton, and what grants
+//! allow.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 

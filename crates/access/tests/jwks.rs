@@ -1,4 +1,4 @@
-//! JWK Sets from files and from endpoints over real sockets: good ones, and every bad one that we could think of.
+//! JWK Sets from files and from endpoints over real sockets: good ones and bad ones.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -240,7 +240,7 @@ mod over_sockets {
     }
 
     #[test]
-    fn an_endpoint_that_nobody_listens_at_is_an_error() {
+    fn an_endpoint_without_a_listener_is_an_error() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let world = World::new();
         let source = JwksSource::url(&format!("http://127.0.0.1:{port}/")).unwrap();
@@ -267,7 +267,7 @@ mod over_sockets {
         );
     }
 
-    /// Anyone can send a token with a made-up kid. The endpoint must not feel that.
+    /// Every stranger can send a token with an invented kid. The endpoint gets no more requests from that.
     #[test]
     fn many_unknown_kids_do_not_fetch_more_often_than_the_least_pause() {
         let world = World::new();
@@ -286,8 +286,8 @@ mod over_sockets {
         assert_eq!(world.ring.unknown_kids(), 200);
     }
 
-    /// A reload may name another URL. The fetcher before had ended the ring's only signal for good, so the new thread
-    /// ended after its first fetch, and no unknown kid was asked for any more.
+    /// A reload may name another URL. The fetcher before had ended the ring's only signal for good, so the
+    /// new thread ended after its first fetch, and no unknown kid was asked for any more.
     #[test]
     fn a_new_fetcher_of_the_same_ring_fetches_and_is_asked() {
         let world = World::new();

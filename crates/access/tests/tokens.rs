@@ -7,8 +7,8 @@ mod support;
 use std::sync::Arc;
 
 use fanfare_access::{
-    AccessError, Algorithm, AudienceRule, Key, KeyRing, KeySet, MAX_PATTERNS, PatternError, RsaPadding,
-    TokenRules, TokenSigner, Verifier,
+    AccessError, Algorithm, AudienceRule, Key, KeyRing, KeySet, MAX_PATTERNS, MemoryLimits, PatternError,
+    RsaPadding, TokenRules, TokenSigner, UnverifiedToken, Verifier,
 };
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ impl World {
 }
 
 fn good() -> Value {
-    json!({"exp": NOW + 600, "aud": "fanfare", "iss": "https://issuer.example", "sub": "ada", "jti": "token-1"})
+    json!({"exp": NOW + 600, "aud": "fanfare", "iss": "https://issuer.example", "sub": "ada", "jti": "t1"})
 }
 
 fn claims(changes: Value) -> Value {
@@ -194,7 +194,7 @@ fn signatures(world: &World, row: &mut impl FnMut(&'static str, String, Expected
         world.header(&json!({"alg": "RS256", "jwk": rsa.jwk}).to_string()),
         Err("wrong_key"),
     );
-    row("a key URL in the header", world.header(r#"{"alg":"HS256","jku":"https://evil.example/"}"#), Ok(()));
+    row("a key URL in the header", world.header(r#"{"alg":"HS256","jku":"https://other.example/"}"#), Ok(()));
 }
 
 fn shapes(world: &World, row: &mut impl FnMut(&'static str, String, Expected)) {
@@ -370,7 +370,8 @@ fn every_token_of_the_table_gets_its_answer() {
     assert_eq!(names.len(), rows.len(), "names are unique");
 }
 
-/// The memory is asked by the hash of the whole token, so a token is as good as its own times, whatever was remembered.
+/// The memory is asked by the hash of the whole token, so a token is as good as its own times, whatever was
+/// remembered.
 #[test]
 fn a_remembered_token_expires_and_a_wrong_clock_can_come_back() {
     let world = World::new();
@@ -434,4 +435,65 @@ fn a_pattern_error_says_what_is_wrong_with_the_pattern() {
     let error = world.verifier.verify(&token, NOW).unwrap_err();
     assert_eq!(error, AccessError::Pattern(PatternError::Operator('/')));
     assert!(error.to_string().contains("{var} or {+var}"), "{error}");
+}
+
+#[test]
+fn an_unverified_token_is_shown_as_it_was_sent() {
+    let token = TokenSigner::from_secret(Algorithm::Hs256, SECRET)
+        .unwrap()
+        .mint_raw(br#"{ "alg":"HS256" }"#, br#"{"exp":1,  "x":2}"#)
+        .unwrap();
+    let read = UnverifiedToken::read(&token).unwrap();
+    assert_eq!(
+        (read.header.as_str(), read.claims.as_str()),
+        (r#"{ "alg":"HS256" }"#, r#"{"exp":1,  "x":2}"#)
+    );
+    assert!(UnverifiedToken::read(&with_signature(&token, "")).is_ok(), "the signature is not looked at");
+    for bad in ["", "a.b.c", "eyJhbGciOiJIUzI1NiJ9.W10.", "eyJhbGciOiJIUzI1NiJ9..x"] {
+        assert_eq!(UnverifiedToken::read(bad).unwrap_err().name(), "malformed", "{bad}");
+    }
+}
+
+/// Shards verify at once, while the memory is too small for their tokens and the keys are replaced.
+#[test]
+fn threads_that_verify_at_once_get_the_right_answers() {
+    let key = |secret: u8| Key::from_secret(Algorithm::Hs256, &[secret; 32]).unwrap();
+    let signer = |secret: u8| TokenSigner::from_secret(Algorithm::Hs256, &[secret; 32]).unwrap();
+    let mut rules = TokenRules::default();
+    rules.memory = MemoryLimits { tokens: 64, bytes: 64 << 10 };
+    let ring = Arc::new(KeyRing::of(KeySet::new(vec![key(1), key(2)]).unwrap()));
+    let verifier = Verifier::new(ring.clone(), rules);
+    let tokens: Vec<(String, bool)> = (0..300)
+        .map(|number| {
+            let secret = number % 3 + 1;
+            let claims = json!({"exp": NOW + 600, "sub": number.to_string()});
+            (mint(&signer(secret as u8), &claims), secret != 3)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let (verifier, tokens) = (&verifier, &tokens);
+            scope.spawn(move || {
+                for round in 0..5 {
+                    for at in 0..tokens.len() {
+                        let number = (at * 7 + first * 31 + round) % tokens.len();
+                        let (token, is_good) = &tokens[number];
+                        match verifier.verify(token, NOW) {
+                            Ok(verified) => {
+                                assert!(is_good);
+                                assert_eq!(verified.subject().unwrap().parse(), Ok(number));
+                            }
+                            Err(error) => assert!(!is_good && error == AccessError::WrongKey, "{error}"),
+                        }
+                    }
+                }
+            });
+        }
+        for round in 0..50 {
+            let order = if round % 2 == 0 { vec![key(2), key(1)] } else { vec![key(1), key(2)] };
+            ring.set_fixed(KeySet::new(order).unwrap());
+        }
+    });
+    let (tokens, bytes) = verifier.memory_size();
+    assert!(tokens <= 64 && bytes <= 64 << 10, "{tokens} tokens, {bytes} bytes");
 }

@@ -1,5 +1,5 @@
-//! Patterns and topics: templates are matched as a table over all pieces and positions does it, and the same patterns
-//! are refused as by a reader that was written apart.
+//! Patterns and topics: templates are matched as a table over all pieces and positions does it, and the same
+//! patterns are refused as by a reader that was written apart.
 
 use fanfare_access::{MAX_PATTERN_BYTES, Pattern, PatternSet};
 

@@ -1,5 +1,5 @@
-//! Access tokens: what a reader of `serde_json` values finds in an accepted token is what the verifier says of it, and
-//! each refusal has its reason in the token.
+//! Access tokens: what a reader of `serde_json` values finds in an accepted token is what the verifier says
+//! of it, and each refusal has its reason in the token.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,7 +14,8 @@ const SECRET: [u8; 32] = [7; 32];
 static SIGNER: LazyLock<TokenSigner> =
     LazyLock::new(|| TokenSigner::from_secret(Algorithm::Hs256, &SECRET).unwrap());
 
-/// The first line is the header of a token, and the rest its payload; both are signed. The whole input is a token, too.
+/// The first line is the header of a token, and the rest its payload; both are signed. The whole input is a
+/// token, too.
 pub(crate) fn check(input: &[u8]) {
     let key = Key::from_secret(Algorithm::Hs256, &SECRET).unwrap().with_kid("one");
     let verifier = Verifier::new(Arc::new(KeyRing::of_key(key)), TokenRules::default());

@@ -1,5 +1,5 @@
-//! Where tokens are found: cookies and queries against readers that were written apart, what logs show of queries, and
-//! signed URLs.
+//! Where tokens are found: cookies and queries against readers that were written apart, what logs show of
+//! queries, and signed URLs.
 
 use std::collections::BTreeSet;
 
@@ -78,7 +78,7 @@ fn from_query(query: &str) -> Found {
         .collect()
 }
 
-/// A redacted query has the same fields, and no value of those that are secret.
+/// A redacted query has the same fields, and shows no secret value.
 fn redacted(query: &str) {
     let shown = redact_query(query);
     let before: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
