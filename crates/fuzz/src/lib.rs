@@ -11,11 +11,14 @@ mod connection;
 mod cursor;
 mod decoder;
 mod frame;
+mod grants;
 mod pieces;
 mod proxy_header;
 mod publish_body;
 mod request_head;
 mod shard;
+mod token;
+mod token_places;
 
 /// One thing to fuzz.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +30,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "request_head", check: request_head::check },
     Target { name: "decoder", check: decoder::check },
     Target { name: "publish_body", check: publish_body::check },
@@ -37,6 +40,9 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "frame", check: frame::check },
     Target { name: "connection", check: connection::check },
     Target { name: "shard", check: shard::check },
+    Target { name: "token", check: token::check },
+    Target { name: "grants", check: grants::check },
+    Target { name: "token_places", check: token_places::check },
 ];
 
 impl Target {

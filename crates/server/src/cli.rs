@@ -12,6 +12,7 @@ use fanfare::{
 use crate::control::ControlLimits;
 use crate::hosts::HostName;
 use crate::listen::{self, Listen};
+use crate::token_command::TokenOptions;
 
 /// Pushes Server-Sent Events to very many subscribers.
 ///
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Pub(PubOptions),
     /// Subscribe to a running server; one line per event
     Sub(SubOptions),
+    /// Mint and inspect access tokens and signed URLs, for trying out
+    Token(Box<TokenOptions>),
 }
 
 /// Options of the server.

@@ -11,6 +11,7 @@ mod memory;
 mod publisher;
 mod serve;
 mod subscriber;
+mod token_command;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(options)) => serve::serve(*options),
         Some(Command::Pub(options)) => publisher::publish(&options),
         Some(Command::Sub(options)) => subscriber::subscribe(&options),
+        Some(Command::Token(options)) => token_command::run(&options.command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,244 @@
+//! Why access is refused: one enum, with a stable short name for counters. No message contains a token or a
+//! secret.
+
+use std::fmt;
+
+/// Why a token, a signed URL or a request is refused.
+///
+/// The text is for the operator and, where the server allows it, for the client. It never contains the token,
+/// a claim or a topic, because these may be private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// The request has no token.
+    Missing,
+    /// The request has different tokens in several places, or several tokens in one place.
+    Conflict,
+    /// The token is longer than the bound of the verifier.
+    TooLong,
+    /// The token is not a JWT in compact form (RFC 7519), or a claim has the wrong type. The text says what
+    /// is wrong.
+    Malformed(&'static str),
+    /// The header names an algorithm that does not belong to the key. `none` never belongs to a key.
+    Algorithm,
+    /// No key has the `kid` of the header.
+    UnknownKid,
+    /// The signature was not made with any of the keys that were tried.
+    WrongKey,
+    /// The token or the URL has expired.
+    Expired,
+    /// The token has no `exp`, and the verifier demands one.
+    NoExpiry,
+    /// The token is not valid yet (`nbf`).
+    NotYetValid,
+    /// The token is for another audience (`aud`).
+    Audience,
+    /// The token comes from another issuer (`iss`).
+    Issuer,
+    /// The token, or all tokens of its subject, were revoked.
+    Revoked,
+    /// A pattern of the grants cannot be used. The text says why.
+    Pattern(PatternError),
+    /// The grants do not cover a topic of the request.
+    TopicNotCovered,
+}
+
+impl AccessError {
+    /// The short names of all reasons, for counters that exist before the first refusal.
+    pub const NAMES: [&'static str; 15] = [
+        "missing",
+        "conflict",
+        "too_long",
+        "malformed",
+        "algorithm",
+        "unknown_kid",
+        "wrong_key",
+        "expired",
+        "no_expiry",
+        "not_yet_valid",
+        "audience",
+        "issuer",
+        "revoked",
+        "pattern",
+        "topic_not_covered",
+    ];
+
+    /// The short name of the reason. It stays the same in later versions.
+    pub fn name(&self) -> &'static str {
+        AccessError::NAMES[self.index()]
+    }
+
+    /// The position of the name in [`AccessError::NAMES`], for an array of counters.
+    pub fn index(&self) -> usize {
+        match self {
+            AccessError::Missing => 0,
+            AccessError::Conflict => 1,
+            AccessError::TooLong => 2,
+            AccessError::Malformed(_) => 3,
+            AccessError::Algorithm => 4,
+            AccessError::UnknownKid => 5,
+            AccessError::WrongKey => 6,
+            AccessError::Expired => 7,
+            AccessError::NoExpiry => 8,
+            AccessError::NotYetValid => 9,
+            AccessError::Audience => 10,
+            AccessError::Issuer => 11,
+            AccessError::Revoked => 12,
+            AccessError::Pattern(_) => 13,
+            AccessError::TopicNotCovered => 14,
+        }
+    }
+
+    /// The status of an HTTP answer: 403 where the client is known and may not do this, else 401.
+    pub fn status(&self) -> u16 {
+        if *self == AccessError::TopicNotCovered { 403 } else { 401 }
+    }
+
+    /// The error code of RFC 6750, section 3.1, for `WWW-Authenticate: Bearer error="..."`.
+    ///
+    /// A request without a token gets none: it "SHOULD NOT include an error code or other error information".
+    pub fn bearer_error(&self) -> Option<&'static str> {
+        match self {
+            AccessError::Missing => None,
+            AccessError::Conflict => Some("invalid_request"),
+            AccessError::TopicNotCovered => Some("insufficient_scope"),
+            _ => Some("invalid_token"),
+        }
+    }
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AccessError::Missing => f.write_str("the request has no token"),
+            AccessError::Conflict => f.write_str("the request has several different tokens; send one"),
+            AccessError::TooLong => f.write_str("the token is too long"),
+            AccessError::Malformed(what) => write!(f, "the token is malformed: {what}"),
+            AccessError::Algorithm => f.write_str("the token's algorithm does not belong to the key"),
+            AccessError::UnknownKid => f.write_str("no key has the token's kid"),
+            AccessError::WrongKey => f.write_str("the signature was made with another key"),
+            AccessError::Expired => f.write_str("the token has expired"),
+            AccessError::NoExpiry => f.write_str("the token has no exp, and one is required"),
+            AccessError::NotYetValid => f.write_str("the token is not valid yet; compare the clocks"),
+            AccessError::Audience => f.write_str("the token is for another audience (aud)"),
+            AccessError::Issuer => f.write_str("the token comes from another issuer (iss)"),
+            AccessError::Revoked => f.write_str("the token was revoked"),
+            AccessError::Pattern(error) => write!(f, "a pattern in the token's grants is refused: {error}"),
+            AccessError::TopicNotCovered => f.write_str("the token's grants do not cover the topic"),
+        }
+    }
+}
+
+impl std::error::Error for AccessError {}
+
+impl From<PatternError> for AccessError {
+    fn from(error: PatternError) -> AccessError {
+        AccessError::Pattern(error)
+    }
+}
+
+/// Why a pattern is refused. A pattern that is not supported is refused, because otherwise it would never
+/// match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PatternError {
+    /// The pattern is empty.
+    Empty,
+    /// The pattern is longer than [`crate::MAX_PATTERN_BYTES`].
+    TooLong,
+    /// There are more patterns than [`crate::MAX_PATTERNS`].
+    TooMany,
+    /// The pattern has a control character, or is an exact name or a prefix that is too long for a topic.
+    NotATopic,
+    /// A brace is not closed, not opened, or inside of another one.
+    Braces,
+    /// The operator is not supported: only `{var}` and `{+var}` are.
+    Operator(char),
+    /// Several variables in one expression, as in `{a,b}`.
+    List,
+    /// A prefix length or an explode modifier, as in `{a:3}` or `{a*}`.
+    Modifier,
+    /// The name of a variable is not one of RFC 6570, section 2.3.
+    VariableName,
+    /// A variable is in the template twice; its values would have to be equal.
+    RepeatedVariable,
+    /// The template ends in `*`: a pattern is a template or a prefix.
+    TemplateAndPrefix,
+    /// A `%` in the text of a template does not begin an escape.
+    Percent,
+}
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PatternError::Empty => f.write_str("it is empty"),
+            PatternError::TooLong => write!(f, "it is longer than {} bytes", crate::MAX_PATTERN_BYTES),
+            PatternError::TooMany => write!(f, "there are more than {} patterns", crate::MAX_PATTERNS),
+            PatternError::NotATopic => f.write_str("it is too long for a topic, or has a control character"),
+            PatternError::Braces => f.write_str("its braces do not match"),
+            PatternError::Operator(operator) => {
+                write!(f, "the operator {operator:?} is not supported; use {{var}} or {{+var}}")
+            }
+            PatternError::List => f.write_str("an expression has one variable, such as {var}"),
+            PatternError::Modifier => f.write_str("the modifiers : and * are not supported"),
+            PatternError::VariableName => f.write_str("a variable has letters, digits, _ and dots inside"),
+            PatternError::RepeatedVariable => f.write_str("a variable is in it twice"),
+            PatternError::TemplateAndPrefix => f.write_str("a template cannot end in *"),
+            PatternError::Percent => f.write_str("a % in a template begins an escape of two hex digits"),
+        }
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+/// Why a key or a set of keys is refused. No message contains a part of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The secret is shorter than the hash of its algorithm (RFC 7518, section 3.2).
+    WeakSecret {
+        /// The least bytes.
+        needed: usize,
+        /// The bytes of this secret.
+        given: usize,
+    },
+    /// The text is not PEM with one public key.
+    Pem(&'static str),
+    /// The public key is of no supported kind, or an RSA key of fewer than 2048 bits.
+    Unsupported,
+    /// The key cannot be used with this algorithm.
+    AlgorithmForKey,
+    /// The text is not a JWK or a JWK Set (RFC 7517).
+    Jwk(&'static str),
+    /// A set has no usable key, or more than [`crate::MAX_KEYS`].
+    Count {
+        /// The usable keys.
+        keys: usize,
+    },
+    /// The text of the keys is longer than [`crate::MAX_KEY_TEXT_BYTES`].
+    TooLong,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyError::WeakSecret { needed, given } => {
+                write!(f, "the secret has {given} bytes; this algorithm needs at least {needed} random bytes")
+            }
+            KeyError::Pem(what) => write!(f, "this is not a public key in PEM: {what}"),
+            KeyError::Unsupported => f.write_str(
+                "the key is not supported; use RSA with 2048 to 8192 bits, EC P-256, EC P-384 or Ed25519",
+            ),
+            KeyError::AlgorithmForKey => f.write_str("the algorithm does not belong to this kind of key"),
+            KeyError::Jwk(what) => write!(f, "this is not a usable JWK or JWK Set: {what}"),
+            KeyError::Count { keys } => {
+                write!(f, "there are {keys} usable keys; give 1 to {}", crate::MAX_KEYS)
+            }
+            KeyError::TooLong => {
+                write!(f, "the text of the keys is longer than {} bytes", crate::MAX_KEY_TEXT_BYTES)
+            }
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}

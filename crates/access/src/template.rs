@@ -1,0 +1,302 @@
+//! URI templates (RFC 6570) of level 1 and `{+var}`, matched in linear time.
+//!
+//! A template matches a topic that is one of its expansions:
+//!
+//! - `{var}` stands for any text, also the empty one, without reserved characters (`:/?#[]@!$&'()*+,;=`);
+//! - `{+var}` stands for any text with reserved characters, too;
+//! - in both, `%` begins an escape of two hex digits, and a space, a quote, `<`, `>`, `\`, `^`, a back quote,
+//!   `|`, `{` and `}` do not occur, because an expansion escapes them. Characters beyond ASCII are allowed as
+//!   they are, as in an IRI (RFC 3987), because topics are text.
+//! - all other text stands for itself, byte for byte.
+
+use std::collections::HashSet;
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::error::PatternError;
+
+/// What matches one position of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Element {
+    /// This byte.
+    Byte(u8),
+    /// Any number of characters that a simple expansion may have.
+    Simple,
+    /// Any number of characters that a reserved expansion may have.
+    Reserved,
+}
+
+/// A set of states in words of 64 bits.
+type States = SmallVec<[u64; 2]>;
+
+/// A template that is ready to be matched: a nondeterministic automaton whose states are the bits of a few
+/// words.
+///
+/// State `i` means that the first `i` elements have matched. One byte of a topic moves all states at once,
+/// with a few operations for each word. So the cost is the topic's length times the words of the template,
+/// and never depends on how many ways there are to match.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    /// How many elements there are; the state with this number is the final one.
+    elements: usize,
+    /// The states before an element that is this byte; sorted by the byte.
+    bytes: Box<[(u8, States)]>,
+    /// The states before a variable of the kind.
+    simple: States,
+    reserved: States,
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// The text is not a template of level 1 or with `{+var}`, or has the same variable twice.
+    pub(crate) fn parse(text: &str) -> Result<Template, PatternError> {
+        let mut elements = Vec::with_capacity(text.len());
+        let mut names = HashSet::new();
+        let mut rest = text;
+        loop {
+            let end = rest.find(['{', '}']).unwrap_or(rest.len());
+            push_text(&rest[..end], &mut elements)?;
+            rest = &rest[end..];
+            let Some(expression) = rest.strip_prefix('{') else { break };
+            let end = expression.find(['{', '}']).ok_or(PatternError::Braces)?;
+            if expression.as_bytes()[end] == b'{' {
+                return Err(PatternError::Braces);
+            }
+            push_expression(&expression[..end], &mut names, &mut elements)?;
+            rest = &expression[end + 1..];
+        }
+        if !rest.is_empty() {
+            return Err(PatternError::Braces);
+        }
+        if text.ends_with('*') {
+            return Err(PatternError::TemplateAndPrefix);
+        }
+        Ok(Template::compile(&elements))
+    }
+
+    fn compile(elements: &[Element]) -> Template {
+        let words = elements.len() / 64 + 1;
+        let none: States = smallvec![0; words];
+        let (mut simple, mut reserved) = (none.clone(), none.clone());
+        let mut bytes: Vec<(u8, States)> = Vec::new();
+        for (state, element) in elements.iter().enumerate() {
+            let set = match element {
+                Element::Simple => &mut simple,
+                Element::Reserved => &mut reserved,
+                Element::Byte(byte) => {
+                    let at = bytes.binary_search_by_key(byte, |entry| entry.0).unwrap_or_else(|at| {
+                        bytes.insert(at, (*byte, none.clone()));
+                        at
+                    });
+                    &mut bytes[at].1
+                }
+            };
+            set[state / 64] |= 1 << (state % 64);
+        }
+        Template { elements: elements.len(), bytes: bytes.into(), simple, reserved }
+    }
+
+    /// Whether the topic is an expansion of the template.
+    pub(crate) fn matches(&self, topic: &str) -> bool {
+        self.matches_counted(topic).0
+    }
+
+    /// Whether the topic is an expansion of the template, and how many steps were needed. A step is the work
+    /// on one word for one byte.
+    pub(crate) fn matches_counted(&self, topic: &str) -> (bool, usize) {
+        let topic = topic.as_bytes();
+        let words = self.simple.len();
+        let mut steps = 0;
+        let mut states: States = smallvec![0; words];
+        states[0] = 1;
+        self.skip_variables(&mut states);
+        let mut escape_left = 0;
+        for (at, &byte) in topic.iter().enumerate() {
+            if escape_left > 0 {
+                escape_left -= 1;
+            } else if byte == b'%' && is_escape(&topic[at..]) {
+                escape_left = 2;
+            }
+            // The hex digits of an escape are simple characters in any case.
+            let class = if byte == b'%' && escape_left == 2 { Class::Simple } else { class_of(byte) };
+            let literal = self.bytes.binary_search_by_key(&byte, |entry| entry.0).ok();
+            let literal = literal.map(|at| self.bytes[at].1.as_slice());
+            let (mut carry, mut alive) = (0, 0);
+            for word in 0..words {
+                steps += 1;
+                let stay = match class {
+                    Class::Simple => self.simple[word] | self.reserved[word],
+                    Class::Reserved => self.reserved[word],
+                    Class::Neither => 0,
+                };
+                let moved = literal.map_or(0, |literal| states[word] & literal[word]);
+                let next = (states[word] & stay) | (moved << 1) | carry;
+                carry = moved >> 63;
+                states[word] = next;
+                alive |= next;
+            }
+            if alive == 0 {
+                return (false, steps);
+            }
+            // A variable does not end inside of an escape.
+            if escape_left == 0 {
+                self.skip_variables(&mut states);
+            }
+        }
+        let matched = states[self.elements / 64] >> (self.elements % 64) & 1 == 1;
+        (matched, steps)
+    }
+
+    /// A variable may be empty: the state before it is also the state after it. Two variables are never
+    /// neighbours.
+    fn skip_variables(&self, states: &mut States) {
+        let mut carry = 0;
+        for ((word, simple), reserved) in states.iter_mut().zip(&self.simple).zip(&self.reserved) {
+            let skipped = *word & (simple | reserved);
+            *word |= (skipped << 1) | carry;
+            carry = skipped >> 63;
+        }
+    }
+
+    /// About the bytes that the template occupies.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Template>() + self.bytes.len() * (size_of::<(u8, States)>() + self.simple.len() * 8)
+    }
+}
+
+/// Which variables may contain a byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Both kinds.
+    Simple,
+    /// Reserved expansions only.
+    Reserved,
+    /// None: an expansion would have escaped it.
+    Neither,
+}
+
+fn class_of(byte: u8) -> Class {
+    match byte {
+        b'-' | b'.' | b'_' | b'~' | 0x80.. => Class::Simple,
+        byte if byte.is_ascii_alphanumeric() => Class::Simple,
+        b':' | b'/' | b'?' | b'#' | b'[' | b']' | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*'
+        | b'+' | b',' | b';' | b'=' => Class::Reserved,
+        _ => Class::Neither,
+    }
+}
+
+fn is_escape(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+}
+
+/// Text outside of the expressions. An escape stands for itself; a lone `%` is not allowed (RFC 6570, section
+/// 2.1).
+fn push_text(text: &str, elements: &mut Vec<Element>) -> Result<(), PatternError> {
+    let bytes = text.as_bytes();
+    for (at, &byte) in bytes.iter().enumerate() {
+        if byte == b'%' && !is_escape(&bytes[at..]) {
+            return Err(PatternError::Percent);
+        }
+        elements.push(Element::Byte(byte));
+    }
+    Ok(())
+}
+
+fn push_expression<'t>(
+    expression: &'t str,
+    names: &mut HashSet<&'t str>,
+    elements: &mut Vec<Element>,
+) -> Result<(), PatternError> {
+    let (kind, name) = match expression.chars().next() {
+        // The operators of RFC 6570, section 2.2, with the reserved ones.
+        Some('+') => (Element::Reserved, &expression[1..]),
+        Some(operator) if "#./;?&=,!@|".contains(operator) => return Err(PatternError::Operator(operator)),
+        _ => (Element::Simple, expression),
+    };
+    if name.contains(',') {
+        return Err(PatternError::List);
+    }
+    if name.contains([':', '*']) {
+        return Err(PatternError::Modifier);
+    }
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !name.split('.').all(is_word) {
+        return Err(PatternError::VariableName);
+    }
+    if !names.insert(name) {
+        return Err(PatternError::RepeatedVariable);
+    }
+    // Neighbours match the same as the wider one of them alone.
+    match elements.last_mut() {
+        Some(Element::Reserved) => {}
+        Some(last @ Element::Simple) => *last = kind,
+        _ => elements.push(kind),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> Template {
+        Template::parse(text).unwrap()
+    }
+
+    /// A backtracking matcher needs exponential time for this. Here the steps grow with the topic and nothing
+    /// else.
+    #[test]
+    fn the_steps_of_an_explosive_template_are_linear_in_the_topic() {
+        let variables: String = (0..60).map(|n| format!("{{+v{n}}}a")).collect();
+        let explosive = template(&format!("{variables}b"));
+        let words = explosive.simple.len();
+        let mut per_byte = Vec::new();
+        for length in [32, 64, 128, 256] {
+            let (matched, steps) = explosive.matches_counted(&"a".repeat(length));
+            assert!(!matched);
+            assert_eq!(steps, length * words, "one step for each byte and word");
+            per_byte.push(steps / length);
+        }
+        assert!(per_byte.windows(2).all(|pair| pair[0] == pair[1]));
+        assert!(words <= 2);
+        assert!(explosive.matches(&format!("{}b", "a".repeat(200))));
+    }
+
+    #[test]
+    fn the_longest_template_has_a_bounded_number_of_words() {
+        let longest = template(&format!("{{a}}{}", "x".repeat(crate::MAX_PATTERN_BYTES - 3)));
+        let (_, steps) = longest.matches_counted(&"y".repeat(256));
+        assert!(steps <= 256 * (crate::MAX_PATTERN_BYTES / 64 + 1));
+    }
+
+    /// The earliest `/` is the wrong one here: a matcher that always takes it refuses what is an expansion.
+    #[test]
+    fn a_reserved_variable_takes_as_much_as_is_needed() {
+        assert!(template("{+path}/{file}").matches("a/b/c"));
+        assert!(template("{a}-{+b}/{c}").matches("x-y-z/w/v"));
+        assert!(!template("{a}/{b}").matches("x/y/z"));
+    }
+
+    #[test]
+    fn a_variable_does_not_end_inside_of_an_escape() {
+        assert!(template("{a}").matches("%41"));
+        assert!(!template("{a}1").matches("%41"));
+        assert!(template("{a}1").matches("%411"));
+        assert!(!template("{a}").matches("%4"));
+        assert!(!template("{+a}").matches("50%"));
+        assert!(template("x%2F{a}").matches("x%2Fy"));
+    }
+
+    #[test]
+    fn states_cross_the_words() {
+        let long = format!("{}{{v}}/{}", "a".repeat(63), "b".repeat(70));
+        let topic = |middle: &str| format!("{}{middle}/{}", "a".repeat(63), "b".repeat(70));
+        assert!(template(&long).matches(&topic("")));
+        assert!(template(&long).matches(&topic("123")));
+        assert!(!template(&long).matches(&topic("1/3")));
+        assert!(!template(&long).matches(&topic("123")[1..]));
+    }
+}
