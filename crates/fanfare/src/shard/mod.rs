@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use crossbeam_utils::CachePadded;
 use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
-use fanfare_proto::client_address::TrustedProxies;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
@@ -27,6 +26,7 @@ use crate::admission::Admissions;
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
+use crate::listeners::SharedProxies;
 use crate::mailbox::{Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
@@ -58,7 +58,7 @@ pub(crate) struct Links {
     pub(crate) presence: Arc<Presence>,
     pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
     /// By listener: the proxies that write a header of the PROXY protocol there.
-    pub(crate) proxies: Vec<Option<Arc<TrustedProxies>>>,
+    pub(crate) proxies: Vec<Option<SharedProxies>>,
 }
 
 pub(crate) struct Shard<I: Io> {

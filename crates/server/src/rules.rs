@@ -1,0 +1,67 @@
+//! The rules that a request is judged by, and that change while the server runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use fanfare::TrustedProxies;
+use fanfare_config::Settings;
+
+use crate::cors::Cors;
+use crate::hosts::Hosts;
+
+/// The rules at one time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) hosts: Hosts,
+    pub(crate) cors: Cors,
+    /// Topics of one subscription.
+    pub(crate) max_topics: usize,
+    /// The proxies whose word about their clients is believed.
+    pub(crate) proxies: TrustedProxies,
+}
+
+/// The rules that hold. Clones are the same.
+///
+/// To read them takes no lock and no descriptor, so that shards can do it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CurrentRules(Arc<ArcSwap<Rules>>);
+
+/// What the server listens on, as far as the rules depend on it. It does not change while the server runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listening {
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// On a Unix socket, too.
+    pub(crate) has_unix_sockets: bool,
+}
+
+impl Rules {
+    pub(crate) fn of(settings: &Settings, listening: &Listening) -> Rules {
+        let mut hosts = Hosts::new(&settings.host, &listening.addresses);
+        if listening.has_unix_sockets {
+            hosts.allow_loopback();
+        }
+        Rules {
+            hosts,
+            cors: Cors::new(&settings.cors_origin),
+            max_topics: settings.max_topics,
+            proxies: settings.proxies(),
+        }
+    }
+}
+
+impl CurrentRules {
+    pub(crate) fn new(rules: Rules) -> CurrentRules {
+        CurrentRules(Arc::new(ArcSwap::from_pointee(rules)))
+    }
+
+    /// The rules for one request.
+    pub(crate) fn get(&self) -> Guard<Arc<Rules>> {
+        self.0.load()
+    }
+
+    /// Replaces them, for requests that come from now on.
+    pub(crate) fn replace(&self, rules: Rules) {
+        self.0.store(Arc::new(rules));
+    }
+}
