@@ -33,6 +33,8 @@ mod print;
 mod problem;
 mod schema;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use definition::{Definition, Section, Separator, Shape, Spec, Table, many, one, optional};

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a panic is what a finding is")]
 
+mod configuration;
 mod connection;
 mod cursor;
 mod decoder;
@@ -25,11 +26,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "request_head", check: request_head::check },
     Target { name: "decoder", check: decoder::check },
     Target { name: "publish_body", check: publish_body::check },
     Target { name: "cursor", check: cursor::check },
+    Target { name: "configuration", check: configuration::check },
     Target { name: "frame", check: frame::check },
     Target { name: "connection", check: connection::check },
     Target { name: "shard", check: shard::check },
