@@ -1,8 +1,23 @@
 //! Where the server listens: what `--listen` and `--listen-proxy` say.
 
+use std::net::SocketAddr;
+
 use fanfare::listeners::{self, ActivationError};
 use fanfare::{Listener, SharedProxies};
 use fanfare_config::{Listen, Settings};
+
+/// What the server listens on, as far as its rules and its output depend on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listening {
+    /// All addresses of TCP.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// On a Unix socket, too.
+    pub(crate) has_unix_sockets: bool,
+    /// Listeners to which clients connect themselves; they come first.
+    pub(crate) direct: usize,
+    /// Those of them that have an address.
+    pub(crate) direct_addresses: usize,
+}
 
 /// The listeners of all options. Those of `--listen-proxy` expect the PROXY protocol from these proxies.
 ///
@@ -11,11 +26,19 @@ use fanfare_config::{Listen, Settings};
 pub(crate) fn listeners(
     settings: &Settings,
     proxies: &SharedProxies,
-) -> Result<Vec<Listener>, ActivationError> {
+) -> Result<(Vec<Listener>, Listening), ActivationError> {
     let mut all = opened(&settings.listen, settings.unix_mode)?;
+    let direct = all.len();
     let proxied = opened(&settings.listen_proxy, settings.unix_mode)?;
     all.extend(proxied.into_iter().map(|listener| listener.with_shared_proxies(proxies.clone())));
-    Ok(all)
+    let addresses: Vec<SocketAddr> = all.iter().filter_map(Listener::address).collect();
+    let listening = Listening {
+        has_unix_sockets: addresses.len() < all.len(),
+        direct,
+        direct_addresses: all[..direct].iter().filter_map(Listener::address).count(),
+        addresses,
+    };
+    Ok((all, listening))
 }
 
 /// Files of Unix sockets get this mode.

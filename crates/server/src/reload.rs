@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::configuration::{Changes, Configuration, ConfigurationError};
 use crate::control::{ControlLimits, CurrentLimits};
-use crate::rules::{CurrentRules, Listening, Rules};
+use crate::listen::Listening;
+use crate::rules::{CurrentRules, Rules};
 
 /// The parts of a running server that change.
 pub(crate) struct Running {

@@ -1,6 +1,5 @@
 //! The rules that a request is judged by, and that change while the server runs.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
@@ -9,6 +8,7 @@ use fanfare_config::Settings;
 
 use crate::cors::Cors;
 use crate::hosts::Hosts;
+use crate::listen::Listening;
 
 /// The rules at one time.
 #[derive(Clone, Debug, Default)]
@@ -26,14 +26,6 @@ pub(crate) struct Rules {
 /// To read them takes no lock and no descriptor, so that shards can do it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CurrentRules(Arc<ArcSwap<Rules>>);
-
-/// What the server listens on, as far as the rules depend on it. It does not change while the server runs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Listening {
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// On a Unix socket, too.
-    pub(crate) has_unix_sockets: bool,
-}
 
 impl Rules {
     pub(crate) fn of(settings: &Settings, listening: &Listening) -> Rules {

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -10,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::{CloseReason, Counts, Engine, Listener, SharedProxies};
+use fanfare::{CloseReason, Counts, Engine, SharedProxies};
 use fanfare_config::Flags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -23,10 +22,10 @@ use crate::control::{
     self, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, Reporter,
 };
 use crate::health::Health;
-use crate::listen;
+use crate::listen::{self, Listening};
 use crate::memory;
 use crate::reload::{Running, SetLog};
-use crate::rules::{CurrentRules, Listening, Rules};
+use crate::rules::{CurrentRules, Rules};
 
 /// Time between two checks of whether the shards run and what they had to refuse.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -50,9 +49,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let notices = Arc::new(Notices::default());
     let health = Arc::new(Health::new());
     let proxies = SharedProxies::new(settings.proxies());
-    let listeners = listen::listeners(settings, &proxies)?;
-    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(Listener::address).collect();
-    let listening = Listening { has_unix_sockets: addresses.len() < listeners.len(), addresses };
+    let (listeners, listening) = listen::listeners(settings, &proxies)?;
     let rules = CurrentRules::new(Rules::of(settings, &listening));
     let limits = Arc::new(CurrentLimits::new(ControlLimits::of(settings)));
     let admission =
@@ -88,7 +85,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         control::start(control, sockets)
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
-    announce(&engine, &limits.get());
+    announce(&engine, &limits.get(), &listening);
     let mut running = Running { configuration, listening, rules, limits, proxies, log };
 
     let (told, tell) = mpsc::channel();
@@ -138,7 +135,7 @@ fn start_log(filter: &str) -> SetLog {
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.
-fn announce(engine: &Engine, control: &ControlLimits) {
+fn announce(engine: &Engine, control: &ControlLimits, listening: &Listening) {
     let (backend, backend_fallback) = engine.backend();
     let (tables, tables_fallback) = engine.descriptor_tables();
     for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
@@ -170,20 +167,28 @@ fn announce(engine: &Engine, control: &ControlLimits) {
         "{}", parts.join(", ")
     );
     let mut out = io::stdout().lock();
-    for address in engine.addresses() {
-        let _ = writeln!(
-            out,
-            "fanfare {} is listening on http://{address}\n\
-             \x20 look       http://{address}/\n\
-             \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
-             \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
-            env!("CARGO_PKG_VERSION"),
-        );
+    for (index, address) in engine.addresses().iter().enumerate() {
+        let _ = match index < listening.direct_addresses {
+            true => writeln!(
+                out,
+                "fanfare {} is listening on http://{address}\n\
+                 \x20 look       http://{address}/\n\
+                 \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
+                 \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
+                env!("CARGO_PKG_VERSION"),
+            ),
+            false => for_proxies(&mut out, &address.to_string()),
+        };
     }
-    for address in engine.unix_addresses() {
+    let direct_sockets = listening.direct - listening.direct_addresses;
+    for (index, address) in engine.unix_addresses().iter().enumerate() {
         let abstract_name = address.as_abstract_name().map(|name| format!("@{}", name.escape_ascii()));
         let path = address.as_pathname().map(|path| path.display().to_string());
         let Some(name) = path.or(abstract_name) else { continue };
+        if index >= direct_sockets {
+            let _ = for_proxies(&mut out, &format!("unix:{name}"));
+            continue;
+        }
         let option = if name.starts_with('@') { "--abstract-unix-socket" } else { "--unix-socket" };
         let (version, socket) = (env!("CARGO_PKG_VERSION"), name.strip_prefix('@').unwrap_or(&name));
         let _ = writeln!(
@@ -194,6 +199,11 @@ fn announce(engine: &Engine, control: &ControlLimits) {
         );
     }
     let _ = out.flush();
+}
+
+/// A listener to which clients cannot connect themselves.
+fn for_proxies(out: &mut impl Write, address: &str) -> io::Result<()> {
+    writeln!(out, "fanfare {} is listening on {address} for the PROXY protocol", env!("CARGO_PKG_VERSION"))
 }
 
 /// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
