@@ -188,17 +188,17 @@ settings! {
 
     "retention": "What is kept for subscribers that resume or are slow" {
         /// Events of each topic that are kept for subscribers that resume or are slow.
-        retain_events: usize = one(count(0..=usize::MAX)).default(Retention::default().events.to_string());
+        retain_events: usize = one(count(0..=usize::MAX)).default(Retention::default().events.to_string()).reloadable();
         /// Bytes of events of each topic that are kept.
-        retain_bytes: usize = one(size()).default(size_text(Retention::default().bytes));
+        retain_bytes: usize = one(size()).default(size_text(Retention::default().bytes)).reloadable();
         /// Age at which events are dropped.
-        retain_age: Duration = one(any_time()).default(time_text(Retention::default().age));
+        retain_age: Duration = one(any_time()).default(time_text(Retention::default().age)).reloadable();
         /// Other bounds for some topics; the first that matches holds. TOPIC is a name, or the beginning of names and `*`. A
         /// bound that is left out is the general one: `user/*=100,,10m`.
         retain: Vec<RetainRule> = many(
             text_with("TOPIC=EVENTS,SIZE,TIME such as user/*=100,1MiB,10m", RetainRule::parse),
             Separator::Semicolon,
-        ).value_name("TOPIC=EVENTS,SIZE,TIME");
+        ).value_name("TOPIC=EVENTS,SIZE,TIME").reloadable();
         /// Memory of all events that are kept; at the bound, the largest topics lose their oldest events.
         log_bytes: usize = one(size()).default(size_text(LogLimits::default().total_bytes));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanfare::SharedProxies;
+use fanfare::{Hub, SharedProxies};
 use tracing_subscriber::EnvFilter;
 
 use crate::configuration::{Changes, Configuration, ConfigurationError};
@@ -13,6 +13,7 @@ use crate::rules::{CurrentRules, Rules};
 /// The parts of a running server that change.
 pub(crate) struct Running {
     pub(crate) configuration: Configuration,
+    pub(crate) hub: Hub,
     pub(crate) listening: Listening,
     pub(crate) rules: CurrentRules,
     pub(crate) limits: Arc<CurrentLimits>,
@@ -20,6 +21,9 @@ pub(crate) struct Running {
     pub(crate) proxies: SharedProxies,
     pub(crate) log: SetLog,
 }
+
+/// The options of what is kept of each topic.
+const RETENTION: [&str; 4] = ["retain-events", "retain-bytes", "retain-age", "retain"];
 
 /// Replaces the filter of the log.
 pub(crate) type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>;
@@ -59,6 +63,10 @@ impl Running {
         self.proxies.replace(rules.proxies.clone());
         self.rules.replace(rules);
         self.limits.replace(ControlLimits::of(settings));
+        if changes.made.iter().any(|name| RETENTION.contains(name)) {
+            let log = settings.log_limits();
+            self.hub.set_retention(log.retention, log.rules);
+        }
         if changes.made.contains(&"log") {
             let set = (self.log)(EnvFilter::new(&settings.log));
             if let Err(error) = set {

@@ -160,6 +160,30 @@ on_both_backends! {
         reload(&server, "the configuration was read again");
     }
 
+    fn what_is_kept_of_each_topic_changes(backend) {
+        let file = ConfigFile::new(HOSTS);
+        let server = start(backend, &file);
+        let mut publisher = server.publisher();
+        for number in 0..50 {
+            publisher.publish(if number % 2 == 0 { "a" } else { "user/1" }, &number.to_string());
+        }
+        let retained = |topic: &str| server.topic(topic).map(|topic| topic["retained"].as_u64().expect("a count"));
+        assert_eq!((retained("a"), retained("user/1")), (Some(25), Some(25)));
+        file.write(&format!("{HOSTS}[retention]\nretain-events = 5\nretain = ['user/*=7,,']\n"));
+        reload(&server, "changed=\"retain-events, retain\"");
+        eventually("the topics keep less", || {
+            ((retained("a"), retained("user/1")) == (Some(5), Some(7))).then_some(())
+        });
+        let mut late = server.subscribe("topic=a&last_event_id=earliest");
+        assert_eq!(late.data(5), ["40", "42", "44", "46", "48"]);
+        file.write(&format!("{HOSTS}[retention]\nretain-age = '1ms'\nlog-bytes = '32MiB'\n"));
+        reload(&server, "need a restart");
+        server.expect_log("options=\"log-bytes\"");
+        eventually("all are too old", || (retained("user/1").unwrap_or(0) == 0).then_some(()));
+        server.publish("a", "last");
+        assert_eq!(late.event().data, "last");
+    }
+
     fn subscribers_and_publishers_notice_nothing(backend) {
         const EVENTS: usize = 2000;
         let file = ConfigFile::new(HOSTS);
@@ -179,7 +203,7 @@ on_both_backends! {
                 match reloads % 3 {
                     0 => file.write(&format!("{HOSTS}[limits]\nmax-topics = {}\n", 10 + reloads)),
                     1 => file.write("[web]\nhost = ['/']\n"),
-                    _ => file.write(&format!("{HOSTS}[publishing]\nmax-array = {}\n", 10 + reloads)),
+                    _ => file.write(&format!("{HOSTS}[retention]\nretain-events = {}\n", 4000 + reloads)),
                 }
                 reload(&server, ".toml\"");
                 reloads += 1;
