@@ -12,8 +12,8 @@ type Check = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// Makes the option's value of texts that were checked one by one.
 type Read<T> = Arc<dyn Fn(&[&str]) -> Result<T, String> + Send + Sync>;
 
-/// The text of a list without entries, in a variable and with a flag. An empty text is a mistake there: it is mostly a
-/// variable of a script that is not set.
+/// The text of a list without entries, in a variable and with a flag. An empty text is a mistake there: it is
+/// mostly a variable of a script that is not set.
 pub(crate) const EMPTY_LIST: &str = "none";
 
 /// How a list is written in one text: in a variable, and with a flag.

@@ -25,16 +25,18 @@ fanfare config print --config fanfare.toml --shards 2   # what holds, and where 
 - Without `--config` or `FANFARE_CONFIG` no file is read.
 - A list of a stronger way takes the place of the weaker one; it is not added to it. As a flag or a variable,
   `none` is the empty list.
-- A wrong key, a wrong value, or an unknown variable that begins with `FANFARE_` keeps the server from starting. The
-  message names the place and what is allowed. Variables that Kubernetes sets for a service named `fanfare` are
-  ignored.
-- A size is a number of bytes, or has a unit: `500B`, `64KiB`, `1MiB`. A time has a unit: `500ms`, `20s`, `1h 30m`.
-- [fanfare.schema.json](fanfare.schema.json) lets an editor complete and check the file; `fanfare config schema`
-  prints it. With the line `#:schema ./fanfare.schema.json` at the top of the file, editors that use taplo find it.
+- A wrong key, a wrong value, or an unknown variable that begins with `FANFARE_` keeps the server from
+  starting. The message names the place and what is allowed. Variables that Kubernetes sets for a service
+  named `fanfare` are ignored.
+- A size is a number of bytes, or has a unit: `500B`, `64KiB`, `1MiB`. A time has a unit: `500ms`, `20s`,
+  `1h 30m`.
+- [fanfare.schema.json](fanfare.schema.json) lets an editor complete and check the file; `fanfare config
+  schema` prints it. With the line `#:schema ./fanfare.schema.json` at the top of the file, editors that use
+  taplo find it.
 - `SIGHUP` makes the server read the file again. A file with a mistake changes nothing, and the log names the
   mistake. The options that are marked with \"reload\" change at once; the log names changes of others, which
   need a restart. Subscribers and publishers keep their connections. A limit that is lower than what is in use
-  closes nothing: it holds for what comes.
+  holds for what comes: a newcomer finds it reached, and gets what the option says.
 ";
 
 impl Table {
@@ -57,8 +59,9 @@ impl Table {
 
     /// A file with every key and its default, each with its help.
     pub fn example(&self) -> String {
-        let mut text = "#:schema ./fanfare.schema.json\n# The configuration of fanfare. Every key has its default here; \
-                        delete what you do not change.\n"
+        let mut text = "#:schema ./fanfare.schema.json\n\
+                        # The configuration of fanfare. Every key has its default here; delete what you do not \
+                        change.\n"
             .to_owned();
         for section in &self.sections {
             text.push_str(&format!("\n# {}.\n[{}]\n", section.about, section.name));

@@ -50,8 +50,8 @@ pub(crate) fn read(
     }
 }
 
-/// Whether Kubernetes sets such a variable for a service whose name begins with `fanfare` ("Discovering services" in its
-/// documentation). They are in the environment of each pod of the namespace.
+/// Whether Kubernetes sets such a variable for a service whose name begins with `fanfare` ("Discovering
+/// services" in its documentation). They are in the environment of each pod of the namespace.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let of_service = name.ends_with("_SERVICE_HOST") || name.ends_with("_SERVICE_PORT");
     let of_named_port = name.contains("_SERVICE_PORT_");
@@ -65,7 +65,8 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
 mod tests {
     use super::is_of_kubernetes;
 
-    /// A pod beside a service of the name `fanfare` gets these; each of them would have kept the server from starting.
+    /// A pod beside a service of the name `fanfare` gets these; each of them would have kept the server from
+    /// starting.
     #[test]
     fn variables_of_kubernetes_are_known() {
         for (name, value) in [

@@ -55,7 +55,7 @@ impl Flags {
             .env(CONFIG_VARIABLE)
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("File with the configuration; `fanfare config example` prints one. Without it, no file is read");
+            .help("File with the options; `fanfare config example` prints one. Without it, no file is read");
         table.sections.iter().fold(command.arg(config), |command, section| {
             section.definitions.iter().fold(command, |command, definition| {
                 command.arg(argument(definition).help_heading(section.about))

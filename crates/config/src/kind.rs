@@ -28,11 +28,14 @@ pub enum Form {
     Text(&'static str),
 }
 
+/// Makes a value of a text, or says what is wrong with it.
+pub(crate) type Parse<T> = Arc<dyn Fn(&str) -> Result<T, String> + Send + Sync>;
+
 /// How a text becomes a value, and the text's form.
 #[derive(Clone)]
 pub struct Kind<T> {
     pub(crate) form: Form,
-    pub(crate) parse: Arc<dyn Fn(&str) -> Result<T, String> + Send + Sync>,
+    pub(crate) parse: Parse<T>,
     pub(crate) is_secret: bool,
 }
 

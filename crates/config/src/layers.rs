@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use crate::definition::{Definition, Table};
 use crate::file::FileText;
 use crate::flags::Flags;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::{Place, Problems};
 use crate::{environment, file, flags};
 
 /// What a layer says of one option.
@@ -36,7 +36,8 @@ pub struct Values {
 }
 
 impl Table {
-    /// Puts the layers over each other. A wrong value is a mistake also where a stronger layer has another one.
+    /// Puts the layers over each other. A wrong value is a mistake also where a stronger layer has another
+    /// one.
     ///
     /// # Errors
     /// All mistakes of all layers.
@@ -44,23 +45,29 @@ impl Table {
         let mut problems = Vec::new();
         let mut given: Vec<Given> = self.definitions().map(default).collect();
         let nothing = vec![None; given.len()];
-        let mut put = |read: &mut dyn FnMut(&mut [Option<Given>], &mut Vec<Problem>)| {
-            let mut layer = nothing.clone();
-            read(&mut layer, &mut problems);
-            for (below, above) in given.iter_mut().zip(layer) {
-                if let Some(above) = above {
-                    *below = above;
-                }
-            }
-        };
         if let Some(text) = &sources.file {
-            put(&mut |layer, problems| file::read(self, text, layer, problems));
+            let mut layer = nothing.clone();
+            file::read(self, text, &mut layer, &mut problems);
+            put(&mut given, layer);
         }
-        put(&mut |layer, problems| environment::read(self, &sources.variables, layer, problems));
-        put(&mut |layer, problems| flags::read(self, &sources.flags, layer, problems));
+        let mut layer = nothing.clone();
+        environment::read(self, &sources.variables, &mut layer, &mut problems);
+        put(&mut given, layer);
+        let mut layer = nothing;
+        flags::read(self, &sources.flags, &mut layer, &mut problems);
+        put(&mut given, layer);
         match problems.is_empty() {
             true => Ok(Values { table: self, given }),
             false => Err(Problems(problems)),
+        }
+    }
+}
+
+/// Puts a layer over the weaker ones.
+fn put(given: &mut [Given], layer: Vec<Option<Given>>) {
+    for (below, above) in given.iter_mut().zip(layer) {
+        if let Some(above) = above {
+            *below = above;
         }
     }
 }

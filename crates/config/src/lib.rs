@@ -1,7 +1,8 @@
 //! The configuration of the push server.
 //!
-//! Each option has one definition, in [`Settings`]: its name, what it may be, its default, one sentence of help, its
-//! section, and whether a running server can change it. Everything else is made of these definitions:
+//! Each option has one definition, in [`Settings`]: its name, what it may be, its default, one sentence of
+//! help, its section, and whether a running server can change it. Everything else is made of these
+//! definitions:
 //!
 //! ```text
 //!                          +--> flag            --max-connections 7           Table::flags
@@ -12,12 +13,13 @@
 //!                          +--> example         fanfare config example        Table::example
 //! ```
 //!
-//! [`Table::layer`] puts the layers over each other. From weak to strong they are the default, the file, the environment,
-//! and the flags. A list of a stronger layer takes the place of the weaker one. All mistakes of all layers are reported
-//! together, and each names its [`Place`], what is allowed, and the nearest right name.
+//! [`Table::layer`] puts the layers over each other. From weak to strong they are the default, the file, the
+//! environment, and the flags. A list of a stronger layer takes the place of the weaker one. All mistakes of
+//! all layers are reported together, and each names its [`Place`], what is allowed, and the nearest right
+//! name.
 //!
-//! A new option is one entry in `settings.rs`. A new section is one block there, and its definitions may be lists,
-//! paths of files, and secrets: see [`kind`] for what values can be.
+//! A new option is one entry in `settings.rs`. A new section is one block there, and its definitions may be
+//! lists, paths of files, and secrets: see [`kind`] for what values can be.
 
 #![forbid(unsafe_code)]
 

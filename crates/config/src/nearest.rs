@@ -1,6 +1,7 @@
 //! The name that was probably meant.
 
-/// The name that is nearest to a wrong one, if it is near: less than a third of it differs, or two characters.
+/// The name that is nearest to a wrong one, if it is near: less than a third of it differs, or two
+/// characters.
 pub(crate) fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     /// A longer text is no name, and a comparison costs the product of both lengths.
     const LONGEST: usize = 64;

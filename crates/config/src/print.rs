@@ -3,8 +3,8 @@
 use crate::layers::Values;
 
 impl Values {
-    /// The effective values as a file has them, each with its place. A secret is not printed: its line is a comment, and
-    /// says where the secret comes from.
+    /// The effective values as a file has them, each with its place. A secret is not printed: its line is a
+    /// comment, and says where the secret comes from.
     pub fn print(&self) -> String {
         let mut text = String::new();
         let mut given = self.given.iter();

@@ -1,6 +1,7 @@
 //! The definition of every option of the server, and their values as the server uses them.
 //!
-//! A new option is one entry: its field, its type, its help, and what it may be. Its name follows from the field.
+//! A new option is one entry: its field, its type, its help, and what it may be. Its name follows from the
+//! field.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -76,14 +77,15 @@ macro_rules! settings {
 
 settings! {
     "server": "Where the server listens, and its threads" {
-        /// Address to listen on: an IP address and a port, unix:PATH for a Unix socket, unix:@NAME for one without a
-        /// file, systemd for the sockets that systemd has opened (socket activation).
+        /// Address to listen on: an IP address and a port, unix:PATH for a Unix socket, unix:@NAME for one
+        /// without a file, systemd for the sockets that systemd has opened (socket activation).
         listen: Vec<Listen> = many(
             text("an IP address and a port such as 127.0.0.1:8844, unix:PATH, unix:@NAME, or systemd"),
             Separator::Comma,
         ).default("127.0.0.1:8844").value_name("ADDRESS:PORT");
-        /// Address to listen on for proxies that speak the PROXY protocol, version 1 or 2, written as for --listen.
-        /// Each connection begins with their header and comes from one of --trusted-proxies; others are closed.
+        /// Address to listen on for proxies that speak the PROXY protocol, version 1 or 2, written as for
+        /// --listen. Each connection begins with their header and comes from one of --trusted-proxies; others
+        /// are closed.
         listen_proxy: Vec<Listen> = many(
             text("an IP address and a port such as 10.0.0.9:8846, unix:PATH, unix:@NAME, or systemd"),
             Separator::Comma,
@@ -103,8 +105,8 @@ settings! {
         shards: Option<usize> = optional(count(1..=1024), "auto", "one per core");
         /// Keep each shard on a core of its own.
         pin: bool = one(switch()).default("false");
-        /// Where shards have their descriptors; auto takes a private table for each shard where the kernel allows it. In a
-        /// shared table RLIMIT_NOFILE counts for the whole process.
+        /// Where shards have their descriptors; auto takes a private table for each shard where the kernel
+        /// allows it. In a shared table RLIMIT_NOFILE counts for the whole process.
         descriptor_tables: DescriptorTables = one(choice(vec![
             ("auto", "", DescriptorTables::Auto),
             ("private", "", DescriptorTables::Private),
@@ -117,14 +119,15 @@ settings! {
     }
 
     "web": "Names that the server answers to, and web pages that may use it" {
-        /// Name that the server answers to, beside the addresses that it listens on and, on loopback, the names of
-        /// loopback. A server behind a proxy needs the name that the proxy passes on. `*`: every name.
+        /// Name that the server answers to, beside the addresses that it listens on and, on loopback, the
+        /// names of loopback. A server behind a proxy needs the name that the proxy passes on. `*`: every
+        /// name.
         host: Vec<HostName> = many(
             text("a name such as push.example.com, an address, or '*'"),
             Separator::Comma,
         ).value_name("NAME").reloadable();
-        /// Origin whose pages may subscribe and publish with credentials, or `*` for any without. Pages on this machine's
-        /// loopback names and the same port always may.
+        /// Origin whose pages may subscribe and publish with credentials, or `*` for any without. Pages on
+        /// this machine's loopback names and the same port always may.
         cors_origin: Vec<String> = many(
             text_with("an origin such as https://app.example, null, or '*'", cors_origin::parse),
             Separator::Comma,
@@ -132,14 +135,15 @@ settings! {
     }
 
     "proxies": "Proxies in front of the server" {
-        /// Proxy whose word about its clients is believed: an address, a network such as 10.0.0.0/8, or unix for every
-        /// peer on a Unix socket. Its X-Forwarded-For or Forwarded, or its header of the PROXY protocol, names the client.
+        /// Proxy whose word about its clients is believed: an address, a network such as 10.0.0.0/8, or unix
+        /// for every peer on a Unix socket. Its X-Forwarded-For or Forwarded, or its header of the PROXY
+        /// protocol, names the client.
         trusted_proxies: Vec<String> = many(
             text_with("an address, a network such as 10.0.0.0/8, or unix", proxy::parse),
             Separator::Comma,
         ).value_name("NETWORK").reloadable();
-        /// Field in which the trusted proxies name their clients. Where they write only Forwarded, say so: a client could
-        /// send an X-Forwarded-For of its own.
+        /// Field in which the trusted proxies name their clients. Where they write only Forwarded, say so: a
+        /// client could send an X-Forwarded-For of its own.
         forwarded_field: Option<ForwardedField> = one(choice(vec![
             ("auto", "X-Forwarded-For where it is there, otherwise Forwarded", None),
             ("x-forwarded-for", "", Some(ForwardedField::XForwardedFor)),
@@ -163,8 +167,8 @@ settings! {
         max_event: usize = one(size()).default(size_text(Limits::default().event_bytes));
         /// Time for a request head to be complete.
         head_time: Duration = one(any_time()).default(time_text(Limits::default().head_time));
-        /// Bytes per shard of the topics that its subscribers read; beyond it a subscription to further topics is answered
-        /// as at --max-connections.
+        /// Bytes per shard of the topics that its subscribers read; beyond it a subscription to further
+        /// topics is answered as at --max-connections.
         subscription_bytes: usize = one(size()).default(size_text(Limits::default().subscription_bytes));
     }
 
@@ -173,28 +177,30 @@ settings! {
         max_body: usize = one(size()).default("4MiB").reloadable();
         /// Events of one JSON array. NDJSON has no such bound.
         max_array: usize = one(count(0..=usize::MAX)).default("10000").reloadable();
-        /// Connections at once that are no subscribers. At the bound the one that has been idle for the longest time is
-        /// closed.
+        /// Connections at once that are no subscribers. At the bound the one that has been idle for the
+        /// longest time is closed.
         max_control_connections: usize = one(count(0..=usize::MAX)).default("4096").reloadable();
-        /// Publishes in progress at once. At the bound the one whose body comes most slowly is ended, or the newcomer
-        /// refused.
+        /// Publishes in progress at once. At the bound the one whose body comes most slowly is ended, or the
+        /// newcomer refused.
         max_publishes: usize = one(count(0..=usize::MAX)).default("512").reloadable();
         /// Memory of all publishes in progress, those included that wait for the shards.
         publish_memory: Option<usize> =
             optional(size(), "auto", "128MiB, or four times --max-body").reloadable();
-        /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are bounded.
+        /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are
+        /// bounded.
         publish_rate: usize = one(size()).default("32B").reloadable();
     }
 
     "retention": "What is kept for subscribers that resume or are slow" {
         /// Events of each topic that are kept for subscribers that resume or are slow.
-        retain_events: usize = one(count(0..=usize::MAX)).default(Retention::default().events.to_string()).reloadable();
+        retain_events: usize = one(count(0..=usize::MAX))
+            .default(Retention::default().events.to_string()).reloadable();
         /// Bytes of events of each topic that are kept.
         retain_bytes: usize = one(size()).default(size_text(Retention::default().bytes)).reloadable();
         /// Age at which events are dropped.
         retain_age: Duration = one(any_time()).default(time_text(Retention::default().age)).reloadable();
-        /// Other bounds for some topics; the first that matches holds. TOPIC is a name, or the beginning of names and `*`. A
-        /// bound that is left out is the general one: `user/*=100,,10m`.
+        /// Other bounds for some topics; the first that matches holds. TOPIC is a name, or the beginning of
+        /// names and `*`. A bound that is left out is the general one: `user/*=100,,10m`.
         retain: Vec<RetainRule> = many(
             text_with("TOPIC=EVENTS,SIZE,TIME such as user/*=100,1MiB,10m", RetainRule::parse),
             Separator::Semicolon,
@@ -211,15 +217,15 @@ settings! {
         /// End each heartbeat with a blank line, for clients that read no further than one.
         heartbeat_blank_line: bool = one(switch()).default("false");
         /// Time after which subscribers are to reconnect, from 100ms to 1h; each is told up to half more.
-        // The bounds of a `retry` (`crates/proto`, `Retry`): shorter ones make a crowd come back at once, longer ones lose
-        // it.
+        // The bounds of a `retry` (`crates/proto`, `Retry`): shorter ones make a crowd come back at once,
+        // longer ones lose it.
         retry: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(3600)))
             .default(time_text(Limits::default().retry));
         /// End streams at 80 to 100 % of this age.
         max_age: Option<Duration> = optional(any_time(), "never", "never");
-        /// Bytes per shard of events that slow subscribers have begun to receive; beyond it, of a bounded sample of their
-        /// connections, the one whose end frees the most is disconnected. How far a subscriber may be behind is what is kept
-        /// for its topics.
+        /// Bytes per shard of events that slow subscribers have begun to receive; beyond it, of a bounded
+        /// sample of their connections, the one whose end frees the most is disconnected. How far a
+        /// subscriber may be behind is what is kept for its topics.
         laggard_bytes: usize = one(size()).default(size_text(Limits::default().laggard_bytes));
         /// Time after which a subscriber that takes nothing is closed.
         laggard_time: Duration = one(any_time()).default(time_text(Limits::default().laggard_time));

@@ -52,7 +52,8 @@ fn a_stronger_layer_takes_the_place_of_a_weaker_one() {
 
 #[test]
 fn each_way_writes_the_same_value() {
-    // Name, section, in the file, in a variable, as a flag, and the same option with another option's default aside.
+    // Name, section, in the file, in a variable, as a flag, and the same option with another option's default
+    // aside.
     for (name, section, toml, variable, flag) in [
         ("shards", "server", "3", "3", "3"),
         ("shards", "server", "'auto'", "auto", "auto"),

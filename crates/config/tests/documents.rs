@@ -1,5 +1,5 @@
-//! What is made of the definitions: the reference page, the schema, and the example. `cargo xtask config --bless` renews
-//! the files.
+//! What is made of the definitions: the reference page, the schema, and the example. `cargo xtask config
+//! --bless` renews the files.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -49,8 +49,8 @@ fn the_example_has_every_key_with_its_default() {
     assert_eq!(format!("{:?}", Settings::of(&values).unwrap()), format!("{:?}", Settings::default()));
 }
 
-/// Whether a value follows the schema, as far as the keywords go that the schema uses. Patterns are not matched: a value
-/// with a pattern has to be a text.
+/// Whether a value follows the schema, as far as the keywords go that the schema uses. Patterns are not
+/// matched: a value with a pattern has to be a text.
 fn follows(schema: &Value, value: &Value) -> bool {
     schema.as_object().unwrap().iter().all(|(keyword, rule)| match keyword.as_str() {
         "$schema" | "title" | "description" | "default" => true,

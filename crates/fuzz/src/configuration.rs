@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 
 use fanfare_config::{FileText, Flags, Place, Problems, Settings, Sources, Values};
 
-/// The input's first line is a name of an option and a value for it, with `=` between them; the rest is a file.
+/// The input's first line is a name of an option and a value for it, with `=` between them; the rest is a
+/// file.
 pub(crate) fn check(input: &[u8]) {
     let (first, rest) = match input.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&input[..end], &input[end + 1..]),
@@ -25,8 +26,8 @@ fn of_file(text: &str) -> Sources {
     Sources { file: Some(FileText::new("f", text)), ..Sources::default() }
 }
 
-/// A file is taken only where each of its keys is an option in its section. What it says is printed so that it is read
-/// again as the same. Each mistake has a place in the file.
+/// A file is taken only where each of its keys is an option in its section. What it says is printed so that
+/// it is read again as the same. Each mistake has a place in the file.
 fn file(text: &str) {
     match layer(&of_file(text)) {
         Ok(values) => {
@@ -62,8 +63,8 @@ fn expect_known_keys(text: &str) {
     }
 }
 
-/// A variable and a flag with the same text are both taken or both refused, and mean the same, but for lists whose entries
-/// have commas of their own.
+/// A variable and a flag with the same text are both taken or both refused, and mean the same, but for lists
+/// whose entries have commas of their own.
 fn one_value(name: &str, value: &[u8]) {
     let Some(definition) = Settings::table().definitions().find(|definition| definition.name == name) else {
         return;

@@ -91,8 +91,8 @@ impl Configuration {
         self.sources.flags.config.as_deref()
     }
 
-    /// Reads the file again. The environment and the flags are those of the start. The new configuration has the values
-    /// that a running server can change; all others stay.
+    /// Reads the file again. The environment and the flags are those of the start. The new configuration has
+    /// the values that a running server can change; all others stay.
     ///
     /// # Errors
     /// All mistakes; the configuration that holds is not changed.

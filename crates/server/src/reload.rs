@@ -33,7 +33,8 @@ impl Running {
     pub(crate) fn reload(&mut self) {
         let Some(file) = self.configuration.file().map(|file| file.display().to_string()) else {
             tracing::info!(
-                "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT stops the server"
+                "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT stops \
+                 the server"
             );
             return;
         };

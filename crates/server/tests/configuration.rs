@@ -1,5 +1,5 @@
-//! The configuration of the program: `fanfare config`, and what is said of mistakes in the file, in the environment, and in
-//! the flags.
+//! The configuration of the program: `fanfare config`, and what is said of mistakes in the file, in the
+//! environment, and in the flags.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Proxies in front of the server: the PROXY protocol, and `X-Forwarded-For` and `Forwarded`, from peers that are trusted
-//! and from others. The log shows which client the server takes a refused request for.
+//! Proxies in front of the server: the PROXY protocol, and `X-Forwarded-For` and `Forwarded`, from peers that
+//! are trusted and from others. The log shows which client the server takes a refused request for.
 
 mod support;
 
@@ -112,7 +112,8 @@ on_both_backends! {
     /// SIGHUP replaces the proxies of both: of the fields and of the PROXY protocol.
     fn a_reload_replaces_the_proxies(backend) {
         let text = |proxies: &str| {
-            format!("[web]\nhost = 'fanfare.test'\n[server]\nlisten-proxy = '127.0.0.1:0'\n[proxies]\ntrusted-proxies = [{proxies}]\n")
+            let listen = "[server]\nlisten-proxy = '127.0.0.1:0'\n[web]\nhost = 'fanfare.test'\n";
+            format!("{listen}[proxies]\ntrusted-proxies = [{proxies}]\n")
         };
         let file = support::file::ConfigFile::new(&text("'10.0.0.0/8'"));
         let mut server = Server::start_configured(backend, file.path(), &[]);

@@ -10,8 +10,8 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Reads a filter of the log, as `tracing-subscriber` has it, and gives its text.
 ///
 /// # Errors
-/// It is no filter, or a part of it is nearly a level: the filter would take it for the name of a module, and would log
-/// nothing else.
+/// It is no filter, or a part of it is nearly a level: the filter would take it for the name of a module, and
+/// would log nothing else.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
     let form = "write a level such as info or debug, or levels by module, such as warn,fanfare=debug";
     for part in text.split(',').map(str::trim) {

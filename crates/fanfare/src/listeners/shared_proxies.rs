@@ -4,11 +4,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use fanfare_proto::client_address::{PeerAddress, TrustedProxies};
 
-/// Trusted proxies that can be replaced while the engine runs: see [`crate::Listener::with_shared_proxies`]. Clones are the
-/// same.
+/// Trusted proxies that can be replaced while the engine runs: see [`crate::Listener::with_shared_proxies`].
+/// Clones are the same.
 ///
-/// A shard reads them once for each connection of a listener that expects the PROXY protocol. A connection whose header was
-/// taken keeps its client.
+/// A shard reads them once for each connection of a listener that expects the PROXY protocol. A connection
+/// whose header was taken keeps its client.
 #[derive(Clone, Debug, Default)]
 pub struct SharedProxies {
     /// Held for a comparison, or for the exchange of two values: a shard never waits for other code.

@@ -1,8 +1,9 @@
 //! Other retentions for a log that is in use.
 //!
-//! The topics get them one after another, by their slots, within the budget of [`Log::trim`]. So nobody waits for
-//! the log's lock while very many topics change. Until its turn a topic has the retention of before. What a lower
-//! retention does not cover any more goes as every excess goes: with [`Log::trim`], a budget at a time.
+//! The topics get them one after another, by their slots, within the budget of [`Log::trim`]. So nobody waits
+//! for the log's lock while very many topics change. Until its turn a topic has the retention of before. What
+//! a lower retention does not cover any more goes as every excess goes: with [`Log::trim`], a budget at a
+//! time.
 
 use super::Log;
 use super::expiry::AT_ONCE;
@@ -30,8 +31,8 @@ impl RetentionChange {
 
 impl Log {
     /// Replaces the retention of topics that no rule matches, and the rules. The change is complete when
-    /// [`Log::trim`] has gone through all topics; [`Log::next_expiry`] asks for that at once. Where another change
-    /// is under way, this one follows it; of several that wait, only the last one is made.
+    /// [`Log::trim`] has gone through all topics; [`Log::next_expiry`] asks for that at once. Where another
+    /// change is under way, this one follows it; of several that wait, only the last one is made.
     pub fn set_retention(&mut self, retention: Retention, rules: Vec<RetentionRule>) {
         self.changes += 1;
         if let Some(change) = &mut self.change {
@@ -74,8 +75,8 @@ impl Log {
         }
     }
 
-    /// Gives the topic in this slot, if there is one with frames, its new retention, and its new place in the queue
-    /// by age.
+    /// Gives the topic in this slot, if there is one with frames, its new retention, and its new place in the
+    /// queue by age.
     fn adopt_retention(&mut self, slot: u32) {
         let Some(entry) = self.topics.get_mut(slot) else { return };
         let Some(retained) = entry.retained.as_deref_mut() else { return };
