@@ -153,13 +153,13 @@ settings! {
 
     "limits": "Limits of subscribers and requests" {
         /// Subscribers per shard; at the bound newcomers get --when-full.
-        max_connections: usize = one(count(0..=usize::MAX)).default(Limits::default().connections.to_string());
+        max_connections: usize = one(count(0..=usize::MAX)).default(Limits::default().connections.to_string()).reloadable();
         /// What a subscriber gets that finds no room. Browsers give up at any status but 200.
         when_full: WhenFull = one(choice(vec![
             ("unavailable", "503 with Retry-After", FullPolicy::Unavailable),
             ("end-stream", "200, a retry, and the end of the stream: browsers come back", FullPolicy::EndStream),
             ("drop", "close without an answer: browsers come back", FullPolicy::Drop),
-        ])).default("unavailable");
+        ])).default("unavailable").reloadable();
         /// Topics of one subscription.
         max_topics: usize = one(count(0..=usize::MAX))
             .default(Limits::default().topics_per_subscription.to_string()).reloadable();
@@ -220,7 +220,7 @@ settings! {
         // The bounds of a `retry` (`crates/proto`, `Retry`): shorter ones make a crowd come back at once,
         // longer ones lose it.
         retry: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(3600)))
-            .default(time_text(Limits::default().retry));
+            .default(time_text(Limits::default().retry)).reloadable();
         /// End streams at 80 to 100 % of this age.
         max_age: Option<Duration> = optional(any_time(), "never", "never");
         /// Bytes per shard of events that slow subscribers have begun to receive; beyond it, of a bounded
@@ -228,12 +228,12 @@ settings! {
         /// subscriber may be behind is what is kept for its topics.
         laggard_bytes: usize = one(size()).default(size_text(Limits::default().laggard_bytes));
         /// Time after which a subscriber that takes nothing is closed.
-        laggard_time: Duration = one(any_time()).default(time_text(Limits::default().laggard_time));
+        laggard_time: Duration = one(any_time()).default(time_text(Limits::default().laggard_time)).reloadable();
         /// What happens to a slow subscriber when what it needs is not kept any more.
         laggard_policy: LaggardEnd = one(choice(vec![
             ("disconnect", "close the connection; it can resume", LaggardPolicy::Disconnect),
             ("skip", "keep it, and tell it of the gap", LaggardPolicy::Skip),
-        ])).default("disconnect");
+        ])).default("disconnect").reloadable();
     }
 
     "logging": "What the server logs" {

@@ -451,6 +451,14 @@ impl Hub {
         self.inner.common.newest()
     }
 
+    /// As [`crate::Engine::change_limits`].
+    pub(crate) fn change_limits(&self, limits: &Limits) {
+        for shard in &self.inner.shards {
+            // A shard that has ended needs none.
+            let _ = shard.mailbox.push(Mail::Limits(Box::new(limits.clone())), || Ok::<_, ()>(()));
+        }
+    }
+
     pub(crate) fn drain(&self, window: Duration) {
         self.inner.sequencer.close(|| {
             for shard in &self.inner.shards {

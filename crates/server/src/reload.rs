@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanfare::{Hub, SharedProxies};
+use fanfare::{Engine, SharedProxies};
 use tracing_subscriber::EnvFilter;
 
 use crate::configuration::{Changes, Configuration, ConfigurationError};
@@ -13,7 +13,6 @@ use crate::rules::{CurrentRules, Rules};
 /// The parts of a running server that change.
 pub(crate) struct Running {
     pub(crate) configuration: Configuration,
-    pub(crate) hub: Hub,
     pub(crate) listening: Listening,
     pub(crate) rules: CurrentRules,
     pub(crate) limits: Arc<CurrentLimits>,
@@ -30,7 +29,7 @@ pub(crate) type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>;
 
 impl Running {
     /// Reads the file again, and says in the log what came of it. A mistake changes nothing.
-    pub(crate) fn reload(&mut self) {
+    pub(crate) fn reload(&mut self, engine: &Engine) {
         let Some(file) = self.configuration.file().map(|file| file.display().to_string()) else {
             tracing::info!(
                 "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT stops \
@@ -38,7 +37,7 @@ impl Running {
             );
             return;
         };
-        match self.try_reload() {
+        match self.try_reload(engine) {
             Ok(Changes { made, need_restart }) => {
                 let changed = if made.is_empty() { "nothing".to_owned() } else { made.join(", ") };
                 tracing::info!(file, changed, "the configuration was read again");
@@ -56,7 +55,7 @@ impl Running {
         }
     }
 
-    fn try_reload(&mut self) -> Result<Changes, ConfigurationError> {
+    fn try_reload(&mut self, engine: &Engine) -> Result<Changes, ConfigurationError> {
         let (configuration, changes) = self.configuration.read_again()?;
         let settings = &configuration.settings;
         // Everything is read and right: from here on nothing fails.
@@ -64,9 +63,10 @@ impl Running {
         self.proxies.replace(rules.proxies.clone());
         self.rules.replace(rules);
         self.limits.replace(ControlLimits::of(settings));
+        engine.change_limits(&settings.limits());
         if changes.made.iter().any(|name| RETENTION.contains(name)) {
             let log = settings.log_limits();
-            self.hub.set_retention(log.retention, log.rules);
+            engine.hub().set_retention(log.retention, log.rules);
         }
         if changes.made.contains(&"log") {
             let set = (self.log)(EnvFilter::new(&settings.log));

@@ -86,7 +86,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
     announce(&engine, &limits.get(), &listening);
-    let mut running = Running { hub: engine.hub(), configuration, listening, rules, limits, proxies, log };
+    let mut running = Running { configuration, listening, rules, limits, proxies, log };
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
@@ -221,7 +221,7 @@ fn watch(
     for round in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(SIGHUP) => {
-                running.reload();
+                running.reload(engine);
                 continue;
             }
             Ok(_) => return Ok(()),

@@ -184,6 +184,36 @@ on_both_backends! {
         assert_eq!(late.event().data, "last");
     }
 
+    fn limits_of_subscribers_change(backend) {
+        let text = |limits: &str| format!("{HOSTS}[server]\nshards = 1\n[limits]\n{limits}");
+        let file = ConfigFile::new(&text("max-connections = 1\n"));
+        let mut command = support::server::fanfare();
+        command.args(["--backend", &backend.to_string(), "--listen", "127.0.0.1:0", "--config", &file.name()]);
+        let server = Server::run_with_input(command, std::process::Stdio::null());
+        let mut first = server.subscribe("topic=a");
+        assert_eq!(status_of_topics(&server, "topic=a"), 503);
+        file.write(&text("max-connections = 2\n[streams]\nretry = '1h'\n"));
+        reload(&server, "changed=\"max-connections, retry\"");
+        // The shard takes the limits with its mail, in order with what comes later.
+        server.publish("b", "x");
+        server.settle();
+        let mut second = server.ask_to_subscribe("topic=a", &[]);
+        let beginning = second.read_through(b"\n\n");
+        let beginning = String::from_utf8_lossy(&beginning).into_owned();
+        let retry = beginning.split("retry: ").nth(1).and_then(|rest| rest.lines().next());
+        let retry: u64 = retry.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{beginning}"));
+        assert!((3_600_000..=5_400_000).contains(&retry), "{retry}");
+        assert_eq!(status_of_topics(&server, "topic=a"), 503);
+        // A lower bound ends no stream.
+        file.write(&text("max-connections = 0\nwhen-full = 'end-stream'\n"));
+        reload(&server, "max-connections, when-full");
+        server.settle();
+        assert_eq!(status_of_topics(&server, "topic=a"), 200, "the answer ends at once");
+        server.expect_subscribers("a", 2);
+        server.publish("a", "still");
+        assert_eq!(first.event().data, "still");
+    }
+
     fn subscribers_and_publishers_notice_nothing(backend) {
         const EVENTS: usize = 2000;
         let file = ConfigFile::new(HOSTS);

@@ -65,6 +65,8 @@ pub(crate) struct Shard<I: Io> {
     io: I,
     links: Links,
     limits: Limits,
+    /// The highest bound of connections that was ever in force.
+    most_connections: usize,
     budgets: Budgets,
     /// What response heads say; set before each tick.
     date: SystemTime,
@@ -118,6 +120,7 @@ impl<I: Io> Shard<I> {
             discarded_last: LinkKey { slot: 0, generation: 0 },
             stopped: false,
             budgets,
+            most_connections: limits.connections,
             limits,
         }
     }
@@ -293,6 +296,11 @@ impl<I: Io> Shard<I> {
                     self.order(*order, now);
                     #[cfg(feature = "sim")]
                     self.links.mailbox.order_carried_out();
+                }
+                Mail::Limits(limits) => {
+                    self.limits.take_over(&limits);
+                    self.delivery.change_limits(&limits);
+                    self.most_connections = self.most_connections.max(limits.connections);
                 }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {
