@@ -5,9 +5,8 @@
 /// # Errors
 /// No browser sends such an origin, so that it would never match.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
-    let form = "write an origin as browsers send it, such as https://app.example or http://localhost:3000, \
-                without a \
-                path, or '*'";
+    let form = "write an origin as browsers send it, such as https://app.example or \
+                http://localhost:3000, without a path, or '*'";
     if text == "*" || text == "null" {
         return Ok(text.to_owned());
     }
