@@ -199,6 +199,8 @@ fn the_real_server_passes() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut server = Command::new(binary)
         .args(["serve", "--listen", &address.to_string()])
+        // The server has no option of this name.
+        .env_remove("FANFARE_BIN")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

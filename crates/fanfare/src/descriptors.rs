@@ -49,7 +49,7 @@ pub(crate) struct Budget {
 impl Budget {
     /// How many connections each of this many shards may have. Connections get all descriptors of a table but a
     /// sixteenth, or more where the engine needs more itself. Shards that share a table divide the rest of it.
-    fn connections(&self, shards: usize) -> usize {
+    pub(crate) fn connections(&self, shards: usize) -> usize {
         let reserve = (self.limit / 16).clamp(16, 1024);
         let (needed, sharing) = if self.private_tables {
             // All wakers are in each table: an admission may publish, and then its shard wakes the others.

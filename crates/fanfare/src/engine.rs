@@ -77,6 +77,8 @@ const ADMISSION_THREADS: usize = 4;
 /// gives them time.
 pub struct Engine {
     hub: Hub,
+    /// Connections of a shard that descriptors allow.
+    connections_at_most: usize,
     shards: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
     unix_addresses: Vec<unix::net::SocketAddr>,
@@ -401,6 +403,7 @@ impl Builder {
         drop(hand_over_to);
 
         let mut engine = Engine {
+            connections_at_most: budget.connections(count),
             hub: Hub::new(common, clock, limits, self.socket_options, handles, Arc::clone(&presence)),
             shards: Vec::new(),
             addresses: listeners.addresses,
@@ -489,6 +492,18 @@ impl Engine {
     /// The Unix sockets listened on: paths, and names in the abstract namespace.
     pub fn unix_addresses(&self) -> &[unix::net::SocketAddr] {
         &self.unix_addresses
+    }
+
+    /// Changes bounds of subscribers while they are served: [`Limits::connections`], within what descriptors allow,
+    /// [`Limits::when_full`], [`Limits::laggard_time`], [`Limits::laggard_policy`] and [`Limits::retry`]. All others of these
+    /// limits are ignored: tables and deadlines were made with them.
+    ///
+    /// Each shard takes them over with its mail. A bound of connections that is lower than their number ends none:
+    /// newcomers are refused until others have left. [`Hub::limits`] goes on to tell the bounds of the start.
+    pub fn change_limits(&self, limits: &Limits) {
+        let mut limits = limits.clone();
+        limits.connections = limits.connections.min(self.connections_at_most);
+        self.hub.change_limits(&limits);
     }
 
     /// How many shards run.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use fanfare_io::fd_channel::SocketReceiver;
-use fanfare_io::sockets;
+use fanfare_io::{Peer, sockets};
 
 use crate::admission::Via;
 use crate::shard_thread;
@@ -49,6 +49,11 @@ impl HandedOver {
         self.via != Via::Direct
     }
 
+    /// What the connection tells of its client, for all requests that come on it: [`crate::Request::on`].
+    pub fn origin(&self) -> ConnectionOrigin {
+        ConnectionOrigin { via: self.via, peer: sockets::peer(self.socket.as_fd()) }
+    }
+
     /// The last proxy, as [`crate::Request::proxy`] tells it.
     pub fn proxy(&self) -> Option<SocketAddr> {
         match self.via {
@@ -56,6 +61,14 @@ impl HandedOver {
             Via::Proxied(_) => self.socket.peer_addr().ok(),
         }
     }
+}
+
+/// Where the bytes of a connection come from: the other end of it, and the client that a proxy has named by the PROXY
+/// protocol. See [`HandedOver::origin`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionOrigin {
+    pub(crate) via: Via,
+    pub(crate) peer: Option<Peer>,
 }
 
 impl HandOver {

@@ -34,7 +34,7 @@ use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, sockets, table};
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::{Event, Topic};
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Log;
 
@@ -443,10 +443,33 @@ impl Hub {
         &self.inner.limits
     }
 
+    /// Replaces what is kept of each topic, for topics that no rule matches and by rules, while events are published and
+    /// read: [`crate::LogLimits::retention`] and [`crate::LogLimits::rules`].
+    ///
+    /// A shard gives the topics their new retention one after another, and drops what is not covered any more: in small
+    /// steps, which delay no publisher. A subscriber that needed what was dropped is treated as at every drop. Where another
+    /// change is under way, this one follows it. [`Hub::limits`] goes on to tell the retention of the start.
+    pub fn set_retention(&self, retention: Retention, rules: Vec<RetentionRule>) {
+        let locked = self.inner.common.log.lock_unless_broken();
+        // A log that is half changed ends the engine.
+        let Some(mut log) = locked else { return };
+        log.set_retention(retention, rules);
+        drop(log);
+        self.inner.shards[ProcessLog::TRIMMING_SHARD].mailbox.wake();
+    }
+
     /// The newest number that is released.
     #[cfg(all(test, not(fanfare_loom)))]
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         self.inner.common.newest()
+    }
+
+    /// As [`crate::Engine::change_limits`].
+    pub(crate) fn change_limits(&self, limits: &Limits) {
+        for shard in &self.inner.shards {
+            // A shard that has ended needs none.
+            let _ = shard.mailbox.push(Mail::Limits(Box::new(limits.clone())), || Ok::<_, ()>(()));
+        }
     }
 
     pub(crate) fn drain(&self, window: Duration) {

@@ -211,7 +211,7 @@ pub use fanfare_proto::limits::{
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
-pub use hand_over::{HandOver, HandedOver};
+pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
@@ -220,7 +220,7 @@ pub use hub::{
 };
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
-pub use listeners::Listener;
+pub use listeners::{Listener, SharedProxies};
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;
 

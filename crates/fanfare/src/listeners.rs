@@ -19,11 +19,12 @@
 //! socket that was open already, can be only one: all shards wait for it, and each connection wakes the next
 //! one of them.
 
+mod shared_proxies;
+
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{self, UnixListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::{fmt, io};
 
 pub use fanfare_io::activation::ActivationError;
@@ -32,11 +33,13 @@ use fanfare_io::sockets::{self, BACKLOG, SocketOptions};
 use fanfare_io::unix_socket::{self, SocketFile};
 use fanfare_proto::client_address::TrustedProxies;
 
+pub use self::shared_proxies::SharedProxies;
+
 /// A place where subscribers connect, with its options: see [`crate::Builder::listener`].
 #[derive(Debug)]
 pub struct Listener {
     source: Source,
-    proxies: Option<TrustedProxies>,
+    proxies: Option<SharedProxies>,
 }
 
 #[derive(Debug)]
@@ -104,7 +107,12 @@ impl Listener {
     ///
     /// Where the proxies come by a Unix socket, `unix` is among the trusted:
     /// [`TrustedProxies::with_unix_sockets`].
-    pub fn with_proxy_protocol(mut self, trusted: TrustedProxies) -> Listener {
+    pub fn with_proxy_protocol(self, trusted: TrustedProxies) -> Listener {
+        self.with_shared_proxies(SharedProxies::new(trusted))
+    }
+
+    /// As [`Listener::with_proxy_protocol`], with proxies that can be replaced while the engine runs.
+    pub fn with_shared_proxies(mut self, trusted: SharedProxies) -> Listener {
         self.proxies = Some(trusted);
         self
     }
@@ -207,7 +215,7 @@ pub(crate) struct OpenListeners {
     /// Those of each shard, in one order.
     pub(crate) by_shard: Vec<Vec<ShardListener>>,
     /// The proxies of which each expects a header.
-    pub(crate) proxies: Vec<Option<Arc<TrustedProxies>>>,
+    pub(crate) proxies: Vec<Option<SharedProxies>>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) unix_addresses: Vec<net::SocketAddr>,
     pub(crate) files: Vec<SocketFile>,
@@ -248,7 +256,7 @@ impl OpenListeners {
                     all.add_shared(socket)?;
                 }
             }
-            all.proxies.push(proxies.map(Arc::new));
+            all.proxies.push(proxies);
         }
         Ok(all)
     }

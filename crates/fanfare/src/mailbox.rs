@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_proto::frame::Frame;
+use fanfare_proto::limits::Limits;
 use fanfare_proto::link::Encoding;
 
 use crate::admission::{Decided, Subscribe};
@@ -34,6 +35,8 @@ pub(crate) enum Mail {
     Decided(Box<Decided>),
     /// What is to become of connections.
     Order(Box<ConnectionOrder>),
+    /// Other bounds for those that can change.
+    Limits(Box<Limits>),
     /// Asks for the counts of topics.
     Inspect(Box<Inspection>),
     /// End every stream within this time, then stop.

@@ -18,7 +18,7 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::log::{Log, ShardSet, Start};
 
 use crate::counts::TopicCounts;
@@ -195,6 +195,12 @@ impl LockedLog<'_> {
     #[cfg(feature = "sim")]
     pub(crate) fn log(&self) -> &Log {
         &self.state.log
+    }
+
+    /// As [`Log::set_retention`]. The shard that trims has to be woken after it.
+    pub(crate) fn set_retention(&mut self, retention: Retention, rules: Vec<RetentionRule>) {
+        self.state.log.set_retention(retention, rules);
+        self.process.trim_at_once();
     }
 
     /// Frames in the log, and its bytes with its indexes.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is what a finding is")]
 
 mod client_address;
+mod configuration;
 mod connection;
 mod cursor;
 mod decoder;
@@ -30,13 +31,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "request_head", check: request_head::check },
     Target { name: "decoder", check: decoder::check },
     Target { name: "publish_body", check: publish_body::check },
     Target { name: "cursor", check: cursor::check },
     Target { name: "proxy_header", check: proxy_header::check },
     Target { name: "client_address", check: client_address::check },
+    Target { name: "configuration", check: configuration::check },
     Target { name: "frame", check: frame::check },
     Target { name: "connection", check: connection::check },
     Target { name: "shard", check: shard::check },

@@ -3,9 +3,9 @@
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
 use fixedbitset::FixedBitSet;
-use socket2::SockRef;
 
 use crate::contract::{Peer, Socket};
+use crate::sockets::peer;
 
 /// One bit for each number. What is left when the backend goes is closed with it: a shard that panicked in a shared
 /// descriptor table left its clients waiting on sockets that nobody served.
@@ -24,8 +24,7 @@ impl OpenSockets {
         assert!(self.0.contains(socket as usize), "{socket} is not this backend's");
         // SAFETY: the set owns the descriptor, and keeps it open during the borrow.
         let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-        let address = SockRef::from(&socket).peer_addr().ok()?;
-        if address.is_unix() { Some(Peer::Unix) } else { address.as_socket().map(Peer::Ip) }
+        peer(socket)
     }
 
     pub(crate) fn close(&mut self, socket: Socket) {

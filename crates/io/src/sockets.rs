@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::contract::Peer;
 use crate::errors::{annotate, check};
 
 /// The default length of a listener's queue of connections that are not accepted yet. A reconnect storm
@@ -285,6 +286,12 @@ fn limit_retransmit_interval(socket: &Socket, interval: Duration) -> io::Result<
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
         result => result.map(drop),
     }
+}
+
+/// The other end of a connection, where it has one that is known.
+pub fn peer(socket: BorrowedFd<'_>) -> Option<Peer> {
+    let address = SockRef::from(&socket).peer_addr().ok()?;
+    if address.is_unix() { Some(Peer::Unix) } else { address.as_socket().map(Peer::Ip) }
 }
 
 /// The address a socket is bound to.

@@ -340,6 +340,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Takes over those of these bounds that can change while streams are served: [`Limits::connections`],
+    /// [`Limits::when_full`], [`Limits::laggard_time`], [`Limits::laggard_policy`] and [`Limits::retry`]. No table and no
+    /// deadline is made with one of them.
+    pub fn take_over(&mut self, from: &Limits) {
+        self.connections = from.connections;
+        self.when_full = from.when_full;
+        self.laggard_time = from.laggard_time;
+        self.laggard_policy = from.laggard_policy;
+        self.retry = from.retry;
+    }
+
     /// The time between heartbeats of a subscription that allows at most `asked` of silence (`None`: it did
     /// not ask): at least [`Limits::heartbeat_min`], at most [`Limits::heartbeat`], which is all that a
     /// longer one needs.

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use fanfare::{Admission, Answer, Decision, Refusal, Request, RequestHead, Subscribe};
 
 use crate::control::{Notice, Notices};
-use crate::cors::Cors;
 use crate::health::Health;
 use crate::hosts::Hosts;
+use crate::rules::CurrentRules;
 
 /// The rules. Clones share what they count.
 #[derive(Clone)]
 pub(crate) struct EventsAdmission {
-    pub(crate) hosts: Hosts,
-    pub(crate) cors: Cors,
-    pub(crate) max_topics: usize,
+    pub(crate) rules: CurrentRules,
     pub(crate) notices: Arc<Notices>,
     pub(crate) health: Arc<Health>,
 }
@@ -27,14 +25,15 @@ impl Admission for EventsAdmission {
             let health = asks.then(|| self.health.answer(request.path())).flatten();
             return health.map_or(Decision::HandOver, |answer| self.with_cors(request.head(), answer));
         }
-        let fields = self.cors.fields_for(request.head());
+        let rules = self.rules.get();
+        let fields = rules.cors.fields_for(request.head());
         let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
         let host = request.head().host();
-        let subscribe = if self.hosts.allow(host) {
-            let subscribe = Subscribe::from_request(request, self.max_topics);
+        let subscribe = if rules.hosts.allow(host) {
+            let subscribe = Subscribe::from_request(request, rules.max_topics);
             subscribe.map_err(Refusal::from)
         } else {
-            self.notices.add(Notice::HostRefused);
+            self.notices.add_from(Notice::HostRefused, request.client_address(&rules.proxies));
             Err(Refusal::new(421, Hosts::refusal(host)))
         };
         let decided = match subscribe {
@@ -57,7 +56,7 @@ impl EventsAdmission {
     /// A health check is answered to every host: monitors ask by the names that they know, and there is nothing in the
     /// answer that a web page should not know.
     fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {
-        let mut fields = self.cors.fields_for(request).into_iter();
+        let mut fields = self.rules.get().cors.fields_for(request).into_iter();
         let answer = fields.try_fold(answer, |answer, (name, value)| answer.with_header(name, &value));
         answer
             .map_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())), Decision::Answer)

@@ -6,42 +6,13 @@
 //! list: loopback names, addresses that the server listens on, and what `--host` adds. An address in a `Host`
 //! proves that no name was resolved.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
+use std::net::{IpAddr, SocketAddr};
+
+use fanfare_config::HostName;
+use fanfare_config::host_name::{address, normal};
 
 /// The longest part of a host that a refusal repeats.
 const SHOWN: usize = 100;
-
-/// A name that the operator has listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum HostName {
-    /// Every name.
-    Any,
-    /// This one, in lower case and without a dot at its end.
-    Name(String),
-    /// This address.
-    Address(IpAddr),
-}
-
-impl FromStr for HostName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<HostName, String> {
-        if text == "*" {
-            return Ok(HostName::Any);
-        }
-        if let Some(address) = address(text).or_else(|| text.parse().ok()) {
-            return Ok(HostName::Address(canonical(address)));
-        }
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        if text.is_empty() || !text.bytes().all(is_name) {
-            return Err(
-                "write a name such as push.example.com, an address, or '*'; no scheme, no port".to_owned()
-            );
-        }
-        Ok(HostName::Name(normal(text)))
-    }
-}
 
 /// What a request's `Host` may be.
 #[derive(Clone, Debug, Default)]
@@ -110,23 +81,10 @@ impl Hosts {
     }
 }
 
-/// Names are compared without their case, and with or without the dot of the root (RFC 1034, section 3.1).
-fn normal(name: &str) -> String {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
-}
-
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
         _ => host,
-    }
-}
-
-/// The address that a host is, if it is one (RFC 3986, section 3.2.2).
-fn address(name: &str) -> Option<IpAddr> {
-    match name.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        None => name.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
     }
 }
 
@@ -227,6 +185,6 @@ mod tests {
         {
             assert!(wrong.parse::<HostName>().is_err(), "{wrong}");
         }
-        assert_eq!("[::1]".parse(), Ok(HostName::Address(Ipv6Addr::LOCALHOST.into())));
+        assert_eq!("[::1]".parse(), Ok(HostName::Address(std::net::Ipv6Addr::LOCALHOST.into())));
     }
 }

@@ -1,51 +1,48 @@
-//! Where the server listens: what `--listen` says.
+//! Where the server listens: what `--listen` and `--listen-proxy` say.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-use fanfare::Listener;
 use fanfare::listeners::{self, ActivationError};
+use fanfare::{Listener, SharedProxies};
+use fanfare_config::{Listen, Settings};
 
-/// One `--listen`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Listen {
-    Tcp(SocketAddr),
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-    /// A name in the abstract namespace of Unix sockets.
-    Abstract(String),
-    /// All sockets that systemd has opened.
-    Systemd,
+/// What the server listens on, as far as its rules and its output depend on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listening {
+    /// All addresses of TCP.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// On a Unix socket, too.
+    pub(crate) has_unix_sockets: bool,
+    /// Listeners to which clients connect themselves; they come first.
+    pub(crate) direct: usize,
+    /// Those of them that have an address.
+    pub(crate) direct_addresses: usize,
 }
 
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Listen, String> {
-        if text == "systemd" {
-            return Ok(Listen::Systemd);
-        }
-        match text.strip_prefix("unix:").map(|path| (path, path.strip_prefix('@'))) {
-            Some(("" | "@", _)) => {
-                Err("write a path behind unix:, for example unix:/run/fanfare/events.sock".to_owned())
-            }
-            Some((_, Some(name))) => Ok(Listen::Abstract(name.to_owned())),
-            Some((path, None)) => Ok(Listen::Unix(PathBuf::from(path))),
-            None => text.parse().map(Listen::Tcp).map_err(|_| {
-                "write an IP address and a port such as 127.0.0.1:8844, the path of a Unix socket such as \
-                 unix:/run/fanfare/events.sock, or systemd"
-                    .to_owned()
-            }),
-        }
-    }
-}
-
-/// The listeners of all options. Files of Unix sockets get this mode.
+/// The listeners of all options. Those of `--listen-proxy` expect the PROXY protocol from these proxies.
 ///
 /// # Errors
 /// Systemd has opened no socket for this process.
-pub(crate) fn listeners(all: &[Listen], unix_mode: Option<u32>) -> Result<Vec<Listener>, ActivationError> {
+pub(crate) fn listeners(
+    settings: &Settings,
+    proxies: &SharedProxies,
+) -> Result<(Vec<Listener>, Listening), ActivationError> {
+    let mut all = opened(&settings.listen, settings.unix_mode)?;
+    let direct = all.len();
+    let proxied = opened(&settings.listen_proxy, settings.unix_mode)?;
+    all.extend(proxied.into_iter().map(|listener| listener.with_shared_proxies(proxies.clone())));
+    let addresses: Vec<SocketAddr> = all.iter().filter_map(Listener::address).collect();
+    let listening = Listening {
+        has_unix_sockets: addresses.len() < all.len(),
+        direct,
+        direct_addresses: all[..direct].iter().filter_map(Listener::address).count(),
+        addresses,
+    };
+    Ok((all, listening))
+}
+
+/// Files of Unix sockets get this mode.
+fn opened(all: &[Listen], unix_mode: Option<u32>) -> Result<Vec<Listener>, ActivationError> {
     let mut listeners = Vec::new();
     for listen in all {
         match listen {
@@ -65,56 +62,4 @@ pub(crate) fn listeners(all: &[Listen], unix_mode: Option<u32>) -> Result<Vec<Li
         }
     }
     Ok(listeners)
-}
-
-/// Reads the mode of a file, in octal digits as for `chmod`.
-pub(crate) fn mode(text: &str) -> Result<u32, String> {
-    let is_octal = (1..=4).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
-    mode.ok_or_else(|| "write octal digits such as 660, at most 777".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_listen_may_say() {
-        for (text, listen) in [
-            ("127.0.0.1:0", Listen::Tcp("127.0.0.1:0".parse().unwrap())),
-            ("[::]:80", Listen::Tcp("[::]:80".parse().unwrap())),
-            ("unix:/run/f.sock", Listen::Unix("/run/f.sock".into())),
-            ("unix:relative", Listen::Unix("relative".into())),
-            ("unix:@name", Listen::Abstract("name".to_owned())),
-            ("systemd", Listen::Systemd),
-        ] {
-            assert_eq!(text.parse(), Ok(listen), "{text}");
-        }
-        for wrong in [
-            "",
-            "localhost:80",
-            "127.0.0.1",
-            "/run/f.sock",
-            "unix",
-            "unix:",
-            "unix:@",
-            "systemd:web",
-            "Systemd",
-        ] {
-            let error = wrong.parse::<Listen>().unwrap_err();
-            assert!(error.contains("unix:/run"), "{wrong}: {error}");
-        }
-    }
-
-    #[test]
-    fn modes_are_octal() {
-        for (text, wanted) in
-            [("660", Some(0o660)), ("0600", Some(0o600)), ("777", Some(0o777)), ("0", Some(0))]
-        {
-            assert_eq!(mode(text).ok(), wanted, "{text}");
-        }
-        for wrong in ["", "1000", "8", "0o660", "+6", "rw", "00660"] {
-            assert!(mode(wrong).unwrap_err().contains("octal"), "{wrong}");
-        }
-    }
 }

@@ -2,6 +2,8 @@
 
 mod admission;
 mod cli;
+mod config_command;
+mod configuration;
 mod control;
 mod cors;
 mod health;
@@ -9,6 +11,8 @@ mod hosts;
 mod listen;
 mod memory;
 mod publisher;
+mod reload;
+mod rules;
 mod serve;
 mod subscriber;
 mod token_command;
@@ -18,21 +22,31 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use configuration::ConfigurationError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         None => serve::serve(cli.serve),
-        Some(Command::Serve(options)) => serve::serve(*options),
+        Some(Command::Serve(options)) => serve::serve(options),
         Some(Command::Pub(options)) => publisher::publish(&options),
         Some(Command::Sub(options)) => subscriber::subscribe(&options),
         Some(Command::Token(options)) => token_command::run(&options.command),
+        Some(Command::Config(command)) => config_command::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("fanfare: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<ConfigurationError>() {
+            Some(error) => {
+                for problem in error.problems() {
+                    eprintln!("fanfare: {problem}");
+                }
+                ExitCode::from(error.exit_code())
+            }
+            None => {
+                eprintln!("fanfare: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -10,20 +9,23 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::{CloseReason, Counts, Engine, Listener};
+use fanfare::{CloseReason, Counts, Engine, SharedProxies};
+use fanfare_config::Flags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 use tracing_subscriber::EnvFilter;
 
 use crate::admission::EventsAdmission;
-use crate::cli::ServeOptions;
-use crate::control::{self, Bodies, Control, ControlLimits, Inspections, Notices, OwedWakes, Reporter};
-use crate::cors::Cors;
+use crate::configuration::Configuration;
+use crate::control::{
+    self, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, Reporter,
+};
 use crate::health::Health;
-use crate::hosts::Hosts;
-use crate::listen;
+use crate::listen::{self, Listening};
 use crate::memory;
+use crate::reload::{Running, SetLog};
+use crate::rules::{CurrentRules, Rules};
 
 /// Time between two checks of whether the shards run and what they had to refuse.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,66 +36,57 @@ const MEMORY_INTERVALS: u32 = 20;
 /// Disconnected because they do not read as fast as they must.
 const SLOW: [CloseReason; 2] = [CloseReason::LaggardFull, CloseReason::LaggardStalled];
 
-/// Signals that would end the server without a drain. A terminal that is closed sends SIGHUP, and operators send all three
-/// to ask for a reload or for new log files.
-const IGNORED: [i32; 3] = [SIGHUP, SIGUSR1, SIGUSR2];
+/// Signals that would end the server without a drain. Operators send them to ask for new log files.
+const IGNORED: [i32; 2] = [SIGUSR1, SIGUSR2];
 
-pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_from_env("FANFARE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let ansi = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
+pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
+    let configuration = Configuration::read(flags)?;
+    let settings = &configuration.settings;
+    let log = start_log(&settings.log);
 
-    options.check()?;
     // Before anything else, so that no signal finds a half-started server.
-    let mut signals = Signals::new([SIGTERM, SIGINT].into_iter().chain(IGNORED))?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP].into_iter().chain(IGNORED))?;
     let notices = Arc::new(Notices::default());
     let health = Arc::new(Health::new());
-    let limits = options.limits();
-    let listeners = listen::listeners(&options.listen, options.unix_mode)?;
-    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(Listener::address).collect();
-    let mut hosts = Hosts::new(&options.hosts, &addresses);
-    if addresses.len() < listeners.len() {
-        hosts.allow_loopback();
-    }
-    let admission = EventsAdmission {
-        hosts,
-        cors: Cors::new(&options.cors_origins),
-        max_topics: limits.topics_per_subscription,
-        notices: Arc::clone(&notices),
-        health: Arc::clone(&health),
-    };
+    let proxies = SharedProxies::new(settings.proxies());
+    let (listeners, listening) = listen::listeners(settings, &proxies)?;
+    let rules = CurrentRules::new(Rules::of(settings, &listening));
+    let limits = Arc::new(CurrentLimits::new(ControlLimits::of(settings)));
+    let admission =
+        EventsAdmission { rules: rules.clone(), notices: Arc::clone(&notices), health: Arc::clone(&health) };
     let mut builder = Engine::builder()
-        .backend(options.backend)
-        .pin(options.pin)
-        .descriptor_tables(options.descriptor_tables)
+        .backend(settings.backend)
+        .pin(settings.pin)
+        .descriptor_tables(settings.descriptor_tables)
         .raise_descriptor_limit(true)
-        .limits(limits)
-        .socket_options(options.socket_options())
+        .limits(settings.limits())
+        .socket_options(settings.socket_options())
         .hand_over(true);
-    // SAFETY: the admission and what it owns use no descriptor: it compares texts, raises counters, and reads the clock.
+    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, raises
+    // counters, and reads the clock.
     builder = unsafe { builder.admission_on_shards(admission.clone()) };
     for listener in listeners {
         builder = builder.listener(listener);
     }
-    if let Some(shards) = options.shards {
-        builder = builder.shards(usize::from(shards));
+    if let Some(shards) = settings.shards {
+        builder = builder.shards(shards);
     }
     let mut engine = builder.start()?;
-    let limits = options.control_limits();
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
             admission,
-            limits,
+            limits: Arc::clone(&limits),
             inspections: Inspections::default(),
             owed_wakes: OwedWakes::default(),
-            bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
+            bodies: Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices))),
             notices: Arc::clone(&notices),
         };
         control::start(control, sockets)
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
-    announce(&engine, &limits);
+    announce(&engine, &limits.get(), &listening);
+    let mut running = Running { configuration, listening, rules, limits, proxies, log };
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
@@ -103,20 +96,21 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
                 tracing::info!("{name} is ignored; SIGTERM or SIGINT stops the server");
                 continue;
             }
-            if told.send(signal).is_err() {
+            if told.send(signal).is_err() && signal != SIGHUP {
                 // The drain is under way and somebody is impatient.
                 std::process::exit(128 + signal);
             }
         }
     })?;
-    watch(&engine, &notices, &tell)?;
+    watch(&engine, &notices, &tell, &mut running)?;
     drop(tell);
 
+    let drain = running.configuration.settings.drain;
     let hub = engine.hub();
     let connections = hub.counts().connections;
-    tracing::info!(connections, window = ?options.drain, "draining; a second signal stops at once");
+    tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
     health.begin_drain();
-    let end = engine.stop(options.drain);
+    let end = engine.stop(drain);
     let counts = hub.counts();
     tracing::info!(
         drained = counts.closed_for(CloseReason::Drained),
@@ -127,8 +121,21 @@ pub(crate) fn serve(options: ServeOptions) -> Result<(), Box<dyn Error>> {
     end.map_err(Into::into)
 }
 
+/// Starts the log, and gives what replaces its filter.
+fn start_log(filter: &str) -> SetLog {
+    let ansi = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .with_env_filter(EnvFilter::new(filter))
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+}
+
 /// Says where to look. A closed standard output is no reason not to serve.
-fn announce(engine: &Engine, control: &ControlLimits) {
+fn announce(engine: &Engine, control: &ControlLimits, listening: &Listening) {
     let (backend, backend_fallback) = engine.backend();
     let (tables, tables_fallback) = engine.descriptor_tables();
     for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
@@ -160,20 +167,28 @@ fn announce(engine: &Engine, control: &ControlLimits) {
         "{}", parts.join(", ")
     );
     let mut out = io::stdout().lock();
-    for address in engine.addresses() {
-        let _ = writeln!(
-            out,
-            "fanfare {} is listening on http://{address}\n\
-             \x20 look       http://{address}/\n\
-             \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
-             \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
-            env!("CARGO_PKG_VERSION"),
-        );
+    for (index, address) in engine.addresses().iter().enumerate() {
+        let _ = match index < listening.direct_addresses {
+            true => writeln!(
+                out,
+                "fanfare {} is listening on http://{address}\n\
+                 \x20 look       http://{address}/\n\
+                 \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
+                 \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
+                env!("CARGO_PKG_VERSION"),
+            ),
+            false => for_proxies(&mut out, &address.to_string()),
+        };
     }
-    for address in engine.unix_addresses() {
+    let direct_sockets = listening.direct - listening.direct_addresses;
+    for (index, address) in engine.unix_addresses().iter().enumerate() {
         let abstract_name = address.as_abstract_name().map(|name| format!("@{}", name.escape_ascii()));
         let path = address.as_pathname().map(|path| path.display().to_string());
         let Some(name) = path.or(abstract_name) else { continue };
+        if index >= direct_sockets {
+            let _ = for_proxies(&mut out, &format!("unix:{name}"));
+            continue;
+        }
         let option = if name.starts_with('@') { "--abstract-unix-socket" } else { "--unix-socket" };
         let (version, socket) = (env!("CARGO_PKG_VERSION"), name.strip_prefix('@').unwrap_or(&name));
         let _ = writeln!(
@@ -186,15 +201,29 @@ fn announce(engine: &Engine, control: &ControlLimits) {
     let _ = out.flush();
 }
 
+/// A listener to which clients cannot connect themselves.
+fn for_proxies(out: &mut impl Write, address: &str) -> io::Result<()> {
+    writeln!(out, "fanfare {} is listening on {address} for the PROXY protocol", env!("CARGO_PKG_VERSION"))
+}
+
 /// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
 /// logger's descriptor would mean something else in their tables.
-fn watch(engine: &Engine, notices: &Notices, tell: &mpsc::Receiver<i32>) -> Result<(), Box<dyn Error>> {
+fn watch(
+    engine: &Engine,
+    notices: &Notices,
+    tell: &mpsc::Receiver<i32>,
+    running: &mut Running,
+) -> Result<(), Box<dyn Error>> {
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
     let mut reporter = Reporter::default();
     for round in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
+            Ok(SIGHUP) => {
+                running.reload(engine);
+                continue;
+            }
             Ok(_) => return Ok(()),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err("the signal thread has ended".into()),

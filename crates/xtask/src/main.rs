@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod config;
 mod fuzz;
 mod loom;
 mod planted;
@@ -26,6 +27,8 @@ enum Xtask {
     Test(test::Options),
     /// Check formatting, lints and documentation
     Check,
+    /// Check the documents that are made of the server's options, or renew them with --bless
+    Config(config::Options),
     /// Try every order in which threads can use the mailbox and the hub
     Loom(loom::Options),
     /// Run the benchmarks
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse() {
         Xtask::Test(options) => test::run(&options),
         Xtask::Check => check::run(),
+        Xtask::Config(options) => config::run(&options),
         Xtask::Loom(options) => loom::run(&options),
         Xtask::Bench(options) => bench::run(&options),
         Xtask::Torture(options) => torture::run(&options),

@@ -148,6 +148,8 @@ impl Contender {
         });
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // A variable of the tests; the server has no option of this name.
+        command.env_remove("FANFARE_BIN");
         // With its children, so that none of them outlives it.
         command.process_group(0);
         // A child begins on the cores of the thread that starts it, so that it sizes itself for them.

@@ -8,6 +8,7 @@ use fanfare_proto::client_address::{PeerAddress, TrustedProxies};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::link::Transport;
 
+use crate::hand_over::ConnectionOrigin;
 use crate::shard::peer_address;
 
 /// A request: its head, and what is known of the connection on which it came.
@@ -63,6 +64,11 @@ impl<'a> Request<'a> {
     /// The same for a request that came by a Unix socket.
     pub fn on_unix_socket(head: &'a RequestHead<'a>, transport: Transport) -> Request<'a> {
         Request { head, transport, via: Via::Direct, socket_peer: SocketPeer::Known(Some(Peer::Unix)) }
+    }
+
+    /// A request that another server has received on a connection which was handed over to it.
+    pub fn on(head: &'a RequestHead<'a>, transport: Transport, origin: ConnectionOrigin) -> Request<'a> {
+        Request { head, transport, via: origin.via, socket_peer: SocketPeer::Known(origin.peer) }
     }
 
     /// The same, with a peer that is looked up when it is asked for.

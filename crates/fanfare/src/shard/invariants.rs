@@ -84,7 +84,7 @@ impl<I: Io> Shard<I> {
 
     fn check_bounds(&self) {
         let (limits, arrivals) = (&self.limits, &self.arrivals);
-        assert!(self.delivery.len() <= limits.connections, "too many connections");
+        assert!(self.delivery.len() <= self.most_connections, "too many connections");
         assert!(arrivals.pending.len() + arrivals.resuming.len() <= limits.pending, "too many that wait");
         arrivals.pending.check(limits.pending);
         arrivals.undecided.check(limits.undecided);

@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use crossbeam_utils::CachePadded;
 use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
-use fanfare_proto::client_address::TrustedProxies;
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::jitter::Jitter;
@@ -30,6 +29,7 @@ use crate::admission::{Admissions, Decided};
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
+use crate::listeners::SharedProxies;
 use crate::mailbox::{Adoption, Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
@@ -84,13 +84,15 @@ pub(crate) struct Links {
     pub(crate) presence: Arc<Presence>,
     pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
     /// By listener: the proxies that write a header of the PROXY protocol there.
-    pub(crate) proxies: Vec<Option<Arc<TrustedProxies>>>,
+    pub(crate) proxies: Vec<Option<SharedProxies>>,
 }
 
 pub(crate) struct Shard<I: Io> {
     io: I,
     links: Links,
     limits: Limits,
+    /// The highest bound of connections that was ever in force.
+    most_connections: usize,
     budgets: Budgets,
     /// What response heads say; set before each tick.
     date: SystemTime,
@@ -151,6 +153,7 @@ impl<I: Io> Shard<I> {
             discarded_last: LinkKey { slot: 0, generation: 0 },
             stopped: false,
             budgets,
+            most_connections: limits.connections,
             limits,
         }
     }
@@ -326,6 +329,11 @@ impl<I: Io> Shard<I> {
                 Mail::Order(order) => {
                     marks -= 1;
                     self.agenda.push_back(Agenda::Order(order));
+                }
+                Mail::Limits(limits) => {
+                    self.limits.take_over(&limits);
+                    self.delivery.change_limits(&limits);
+                    self.most_connections = self.most_connections.max(limits.connections);
                 }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {

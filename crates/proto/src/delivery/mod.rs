@@ -220,6 +220,11 @@ impl Delivery {
         Delivery::with_budgets(limits, Budgets::default(), epoch, seed)
     }
 
+    /// Changes the bounds that can change: [`Limits::take_over`].
+    pub fn change_limits(&mut self, limits: &Limits) {
+        self.limits.take_over(limits);
+    }
+
     /// The same, with budgets of the caller's.
     pub fn with_budgets(limits: Limits, budgets: Budgets, epoch: Epoch, seed: u64) -> Delivery {
         Delivery {

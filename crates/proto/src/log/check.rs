@@ -20,11 +20,11 @@ impl Log {
         self.check_names();
         self.check_sums();
         self.check_expiries();
-        for (_, entry) in self.topics.iter() {
+        for (slot, entry) in self.topics.iter() {
             let used = entry.retained.is_some() || !entry.readers.is_empty();
             assert!(used, "topic {} has neither frames nor readers", entry.name);
             if let Some(retained) = &entry.retained {
-                self.check_topic(entry, retained);
+                self.check_topic(slot, entry, retained);
             }
         }
         let has_frames = self.topics.iter().any(|(_, entry)| entry.retained.is_some());
@@ -72,11 +72,12 @@ impl Log {
         assert_eq!(self.readers, readers, "pairs of a topic and a shard");
     }
 
-    fn check_topic(&self, entry: &TopicEntry, retained: &RetainedFrames) {
+    fn check_topic(&self, slot: u32, entry: &TopicEntry, retained: &RetainedFrames) {
         let name = &entry.name;
         assert!(entry.dropped.newest_public <= entry.dropped.newest, "what was dropped of {name}");
-        let retention = self.limits.retention_at(retained.rule);
-        assert_eq!(retained.rule, self.limits.rule_of(name), "the retention of {name}");
+        let limits = self.limits_of(slot);
+        let retention = limits.retention_at(retained.rule);
+        assert_eq!(retained.rule, limits.rule_of(name), "the retention of {name}");
         assert!(!retained.is_empty(), "no frames in {name}");
         let is_within = retained.len() <= retention.events && retained.frame_bytes <= retention.bytes;
         let (frames, bytes) = (retained.len(), retained.frame_bytes);
@@ -124,7 +125,7 @@ impl Log {
             let oldest = retained.oldest().expect("a topic with frames has an oldest");
             let at = match retained.is_due_at_once {
                 true => AT_ONCE,
-                false => expires_at(oldest, self.limits.retention_at(retained.rule).age),
+                false => expires_at(oldest, self.limits_of(slot).retention_at(retained.rule).age),
             };
             match entries.get(&slot) {
                 Some(queued) => assert!(*queued <= at, "topic {} expires before its entry", entry.name),

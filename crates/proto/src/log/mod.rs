@@ -28,6 +28,7 @@ mod frame_topics;
 mod heap;
 mod own_ids;
 mod read;
+mod retention_change;
 mod shards;
 mod topic;
 
@@ -41,6 +42,7 @@ use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::frame_topics::FrameTopics;
+use self::retention_change::RetentionChange;
 use self::topic::{RetainedFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
@@ -65,6 +67,8 @@ const PAGE_SLOTS: u32 = 4096;
 pub struct Log {
     epoch: Epoch,
     limits: LogLimits,
+    /// Topics that still have other limits.
+    change: Option<RetentionChange>,
     keys: HashKeys,
     /// The highest `seq` ever appended, or where the log began.
     newest: u64,
@@ -121,6 +125,7 @@ impl Log {
             readers_version: 0,
             changes: 0,
             limits,
+            change: None,
         }
     }
 
@@ -213,11 +218,14 @@ impl Log {
     }
 
     /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
-    /// topics than that. Where it had to stop, [`Log::next_expiry`] is not later than `now`.
+    /// topics than that. Half of the budget is for a change of the retention that is under way
+    /// ([`Log::set_retention`]). Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
         let now = nanoseconds(now);
-        let mut left = budget;
+        let changing = if self.change.is_some() { budget.div_ceil(2) } else { 0 };
+        self.go_on_changing(changing);
+        let mut left = budget - changing;
         while left > 0
             && let Some(due) = self.expiries.pop_due(now)
         {
@@ -246,7 +254,8 @@ impl Log {
     /// by then, once for each topic whose oldest frame was dropped for another reason; then the next time is
     /// later.
     pub fn next_expiry(&self) -> Option<Duration> {
-        self.expiries.next().map(Duration::from_nanos)
+        let at = if self.change.is_some() { Some(AT_ONCE) } else { self.expiries.next() };
+        at.map(Duration::from_nanos)
     }
 
     /// Notes that a shard reads each of these topics from now on. While it does, the topic keeps its
@@ -400,8 +409,13 @@ impl Log {
             self.retained_bytes = self.retained_bytes + retained.overhead_bytes() - before;
             return self.classes.update(&mut self.topics, slot);
         }
-        let mut retained = RetainedFrames::new(self.limits.rule_of(&entry.name));
-        let expires = expires_at(&frame, self.limits.retention_at(retained.rule).age);
+        // The entry is borrowed from one field, the limits are others.
+        let limits = match &self.change {
+            Some(change) => change.limits_of(slot, &self.limits),
+            None => &self.limits,
+        };
+        let mut retained = RetainedFrames::new(limits.rule_of(&entry.name));
+        let expires = expires_at(&frame, limits.retention_at(retained.rule).age);
         retained.push(frame, self.keys);
         self.reader_bytes -= entry.bytes();
         self.retained_bytes += entry.bytes() + retained.overhead_bytes();
@@ -463,7 +477,7 @@ impl Log {
     /// retention covers.
     fn due_at(&self, slot: u32) -> Option<u64> {
         let retained = self.topics.get(slot)?.retained.as_deref()?;
-        let Retention { events, bytes, age } = *self.limits.retention_at(retained.rule);
+        let Retention { events, bytes, age } = *self.limits_of(slot).retention_at(retained.rule);
         let has_too_much = retained.len() > events || retained.frame_bytes > bytes;
         Some(if has_too_much { AT_ONCE } else { expires_at(retained.oldest()?, age) })
     }

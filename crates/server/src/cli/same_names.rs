@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use fanfare::{Builder, Engine, FullPolicy, LaggardPolicy, Retention, RetentionRule, SocketOptions};
+use fanfare_config::{Settings, Sources};
 
 use super::Cli;
+use crate::configuration::Configuration;
 
 /// An option, a value for it that is not its default, and what the builder's method of the same name does
 /// with the same value.
@@ -51,7 +53,12 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 11] = [
+const OF_THE_SERVER: [&str; 16] = [
+    "config",
+    "listen-proxy",
+    "trusted-proxies",
+    "forwarded-field",
+    "log",
     "unix-mode",
     "host",
     "cors-origin",
@@ -88,6 +95,12 @@ fn each_option_has_a_method_or_is_the_servers() {
     assert_eq!(builder.start().unwrap().shards(), 1);
 }
 
+/// The settings of these arguments alone.
+fn settings(arguments: &[&str]) -> Settings {
+    let flags = Cli::try_parse_from(arguments).unwrap().serve;
+    Configuration::of(Sources { flags, ..Sources::default() }).unwrap().settings
+}
+
 /// The bounds of an engine that was set up so. A started engine tells which bounds are in force.
 fn bounds(builder: Builder) -> String {
     let engine = builder.shards(1).start().unwrap();
@@ -100,8 +113,8 @@ fn each_option_does_what_the_method_does() {
         let option = format!("--{name}");
         let arguments = ["fanfare", &option, value];
         let used = if value.is_empty() { &arguments[..2] } else { &arguments };
-        let options = Cli::try_parse_from(used).unwrap().serve;
-        let server = || Engine::builder().limits(Cli::try_parse_from(["fanfare"]).unwrap().serve.limits());
+        let options = settings(used);
+        let server = || Engine::builder().limits(settings(&["fanfare"]).limits());
         let by_option = Engine::builder().limits(options.limits()).socket_options(options.socket_options());
         if name == "send-buffer" {
             let expected = SocketOptions::default().with_send_buffer(Some(50_000));

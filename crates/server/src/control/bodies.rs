@@ -19,13 +19,13 @@ use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::limits::{BODY_GRACE, BODY_OVERHEAD, ControlLimits, SLOW_BODY_AGE, YOUNG_BODY_RATE};
+use super::limits::{BODY_GRACE, BODY_OVERHEAD, CurrentLimits, SLOW_BODY_AGE, YOUNG_BODY_RATE};
 use super::notices::{Notice, Notices};
 use super::problem::Problem;
 
 /// All publishes in progress.
 pub(crate) struct Bodies {
-    limits: ControlLimits,
+    limits: Arc<CurrentLimits>,
     notices: Arc<Notices>,
     state: Mutex<State>,
 }
@@ -93,7 +93,7 @@ enum Rate {
 }
 
 impl Bodies {
-    pub(crate) fn new(limits: ControlLimits, notices: Arc<Notices>) -> Bodies {
+    pub(crate) fn new(limits: Arc<CurrentLimits>, notices: Arc<Notices>) -> Bodies {
         Bodies { limits, notices, state: Mutex::default() }
     }
 
@@ -105,8 +105,8 @@ impl Bodies {
         let mut state = self.lock();
         let now = Instant::now();
         let fits = |state: &State| {
-            state.table.len() < self.limits.publishes
-                && state.bytes + BODY_OVERHEAD <= self.limits.publish_bytes
+            state.table.len() < self.limits.get().publishes
+                && state.bytes + BODY_OVERHEAD <= self.limits.get().publish_bytes
         };
         while !fits(&state) {
             if !self.end_slowest(&mut state, None, now) {
@@ -220,7 +220,7 @@ impl BodyAccount {
             );
         }
         self.bodies.notices.add(Notice::SlowPublishEnded);
-        let (grace, rate) = (BODY_GRACE.as_secs(), self.bodies.limits.least_rate);
+        let (grace, rate) = (BODY_GRACE.as_secs(), self.bodies.limits.get().least_rate);
         Problem::new(
             408,
             match rate {
@@ -245,7 +245,7 @@ impl BodyAccount {
     fn end_wait(&self, bytes: usize) -> bool {
         let mut state = self.bodies.lock();
         let Some(entry) = state.table.get_mut(&self.number) else { return false };
-        entry.pace.has_come(bytes, self.bodies.limits.least_rate, Instant::now());
+        entry.pace.has_come(bytes, self.bodies.limits.get().least_rate, Instant::now());
         true
     }
 
@@ -262,7 +262,9 @@ impl BodyAccount {
             // It may have been ended already; then it learns that when it waits.
             let Some(entry) = state.table.get_mut(&self.number) else { return Ok(()) };
             let others = state.bytes - entry.bytes;
-            if wanted <= entry.bytes || others.saturating_add(wanted) <= self.bodies.limits.publish_bytes {
+            if wanted <= entry.bytes
+                || others.saturating_add(wanted) <= self.bodies.limits.get().publish_bytes
+            {
                 entry.bytes = wanted;
                 state.bytes = others + wanted;
                 return Ok(());
@@ -294,6 +296,7 @@ mod tests {
     use hyper::body::Frame;
     use tokio::time::Sleep;
 
+    use super::super::ControlLimits;
     use super::*;
 
     const LIMITS: ControlLimits = ControlLimits {
@@ -332,7 +335,7 @@ mod tests {
     }
 
     fn bodies() -> Arc<Bodies> {
-        Arc::new(Bodies::new(LIMITS, Arc::default()))
+        Arc::new(Bodies::new(Arc::new(CurrentLimits::new(LIMITS)), Arc::default()))
     }
 
     fn status(problem: Problem) -> StatusCode {

@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::limits::CurrentLimits;
 use super::notices::{Notice, Notices};
 
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// Connections at once.
-    limit: usize,
+    /// Connections at once are among them.
+    limits: Arc<CurrentLimits>,
     /// Bytes of their answers.
     answer_limit: usize,
     notices: Arc<Notices>,
@@ -55,15 +56,15 @@ pub(super) struct Client {
 }
 
 impl Clients {
-    pub(super) fn new(limit: usize, answer_limit: usize, notices: Arc<Notices>) -> Clients {
-        Clients { limit, answer_limit, notices, state: Mutex::default() }
+    pub(super) fn new(limits: Arc<CurrentLimits>, answer_limit: usize, notices: Arc<Notices>) -> Clients {
+        Clients { limits, answer_limit, notices, state: Mutex::default() }
     }
 
     /// Takes in a connection. Where there are too many, the one that has been idle for the longest time is
     /// ended; `None`: all are busy.
     pub(super) fn enter(self: &Arc<Clients>) -> Option<Client> {
         let mut state = self.lock();
-        if state.table.len() >= self.limit {
+        if state.table.len() >= self.limits.get().connections {
             let oldest = state.idle.first().map(|(_, number)| *number);
             if !self.end(&mut state, oldest) {
                 return None;
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_was_idle_for_the_longest_time_makes_room() {
-        let clients = Arc::new(Clients::new(3, 100, Arc::default()));
+        let clients = Arc::new(Clients::new(CurrentLimits::of_connections(3), 100, Arc::default()));
         let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
         for client in [&third, &second] {
             client.answers(1);
@@ -205,7 +206,7 @@ mod tests {
     /// publishers among them were closed without an answer.
     #[test]
     fn a_storm_of_newcomers_ends_no_connection_that_was_not_served() {
-        let clients = Arc::new(Clients::new(2, 100, Arc::default()));
+        let clients = Arc::new(Clients::new(CurrentLimits::of_connections(2), 100, Arc::default()));
         let [first, second] = [(); 2].map(|()| clients.enter().unwrap());
         for _ in 0..10 {
             assert!(clients.enter().is_none());
@@ -216,7 +217,7 @@ mod tests {
     /// A thousand answers of 400 KB that were not read took a GiB for half a minute.
     #[test]
     fn answers_have_a_bound_over_all_connections() {
-        let clients = Arc::new(Clients::new(10, 100, Arc::default()));
+        let clients = Arc::new(Clients::new(CurrentLimits::of_connections(10), 100, Arc::default()));
         let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
         for client in [&first, &second, &third] {
             client.begins();

@@ -235,7 +235,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let client = Arc::new(Arc::new(Clients::new(1, 1, Arc::default())).enter().unwrap());
+        let client = Arc::new(
+            Arc::new(Clients::new(super::super::CurrentLimits::of_connections(1), 1, Arc::default()))
+                .enter()
+                .unwrap(),
+        );
         let mut guard = HeadGuard::new(Vec::new(), socket, HeadLimits::default(), client);
         let error = loop {
             if let Err(error) = guard.write_all(&[0; 1 << 16]).await {

@@ -2,7 +2,12 @@
 //!
 //! The engine's bounds are in [`fanfare::Limits`].
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fanfare_config::Settings;
+use fanfare_config::kind::size_text;
 
 /// Sockets that wait between the shards and the control plane.
 pub(super) const WAITING: usize = 1024;
@@ -102,6 +107,21 @@ pub(crate) struct ControlLimits {
 }
 
 impl ControlLimits {
+    /// The bounds of these settings.
+    pub(crate) fn of(settings: &Settings) -> ControlLimits {
+        /// What publishes may hold where nothing is said.
+        const PUBLISH_BYTES: usize = 128 << 20;
+        let body_bytes = settings.max_body;
+        ControlLimits {
+            connections: settings.max_control_connections,
+            body_bytes,
+            array_events: settings.max_array,
+            publishes: settings.max_publishes,
+            publish_bytes: settings.publish_memory.unwrap_or(PUBLISH_BYTES.max(body_bytes.saturating_mul(4))),
+            least_rate: settings.publish_rate,
+        }
+    }
+
     /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out what the kernel
     /// holds for sockets, and the response to one question about topics.
     pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 4] {
@@ -113,6 +133,30 @@ impl ControlLimits {
         ]
     }
 
+    /// Checks whether the bounds of these settings go together.
+    ///
+    /// # Errors
+    /// The name of the option that is wrong beside another one, and what is wrong.
+    pub(crate) fn check(&self, settings: &Settings) -> Result<(), (&'static str, String)> {
+        let least = ControlLimits::least_publish_bytes(self.body_bytes);
+        if self.publish_bytes < least {
+            let [memory, body, least] = [self.publish_bytes, settings.max_body, least].map(size_text);
+            let text =
+                format!("--publish-memory {memory} is too little for --max-body {body}; it needs {least}");
+            return Err(("publish-memory", text));
+        }
+        let most = self.connections / 2;
+        if !(1..=most).contains(&self.publishes) {
+            let (publishes, connections) = (self.publishes, self.connections);
+            let text = format!(
+                "--max-publishes {publishes} has to be from 1 to {most}, half of --max-control-connections \
+                 {connections}, so that other requests find room"
+            );
+            return Err(("max-publishes", text));
+        }
+        Ok(())
+    }
+
     /// The least that [`ControlLimits::publish_bytes`] may be: one body, the buffer that it has grown into,
     /// and its event.
     pub(crate) fn least_publish_bytes(body_bytes: usize) -> usize {
@@ -122,13 +166,31 @@ impl ControlLimits {
 
 impl Default for ControlLimits {
     fn default() -> ControlLimits {
-        ControlLimits {
-            connections: 4096,
-            body_bytes: 4 << 20,
-            array_events: 10_000,
-            publishes: 512,
-            publish_bytes: 128 << 20,
-            least_rate: 32,
-        }
+        ControlLimits::of(&Settings::default())
+    }
+}
+
+/// The bounds that hold: they change while the server runs.
+#[derive(Debug)]
+pub(crate) struct CurrentLimits(ArcSwap<ControlLimits>);
+
+impl CurrentLimits {
+    pub(crate) fn new(limits: ControlLimits) -> CurrentLimits {
+        CurrentLimits(ArcSwap::from_pointee(limits))
+    }
+
+    /// The bounds of this moment.
+    pub(crate) fn get(&self) -> ControlLimits {
+        **self.0.load()
+    }
+
+    /// Replaces them. What is in use beyond a lower one stays until room is needed.
+    pub(crate) fn replace(&self, limits: ControlLimits) {
+        self.0.store(Arc::new(limits));
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_connections(connections: usize) -> Arc<CurrentLimits> {
+        Arc::new(CurrentLimits::new(ControlLimits { connections, ..ControlLimits::default() }))
     }
 }

@@ -30,7 +30,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
-use fanfare::{Decision, HandOver, HandedOver, Hub, RequestHead, Subscribe, Transport, WireFormat};
+use fanfare::{
+    ConnectionOrigin, Decision, HandOver, HandedOver, HeadError, Hub, RequestHead, Subscribe, Transport,
+    WireFormat,
+};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -46,8 +49,8 @@ pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
 use fanfare::Admission;
 use head_guard::HeadGuard;
-pub(crate) use limits::ControlLimits;
 use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING};
+pub(crate) use limits::{ControlLimits, CurrentLimits};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
 pub(crate) use topics::Inspections;
@@ -57,7 +60,7 @@ use unread::Watched;
 pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
-    pub(crate) limits: ControlLimits,
+    pub(crate) limits: Arc<CurrentLimits>,
     pub(crate) owed_wakes: OwedWakes,
     pub(crate) inspections: Inspections,
     pub(crate) bodies: Arc<Bodies>,
@@ -92,7 +95,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
             tokio::spawn(show_life(Arc::clone(&control.admission.health)));
             let router = routes::router(Arc::clone(&control));
             let clients = Arc::new(Clients::new(
-                control.limits.connections,
+                Arc::clone(&control.limits),
                 ANSWER_BYTES,
                 Arc::clone(&control.notices),
             ));
@@ -126,6 +129,7 @@ async fn show_life(health: Arc<Health>) {
 
 /// Serves one connection until it ends or becomes a subscriber's.
 async fn serve(control: &Control, router: Router, handed: HandedOver, client: &Arc<Client>) {
+    let origin = handed.origin();
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
     let socket = HeadGuard::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
@@ -136,8 +140,9 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
         let is_last = refusal.is_some() || head_guard::is_last(request.headers());
         let (head, body) = request.into_parts();
         let (body, unread) = Watched::new(body);
-        let request = Request::from_parts(head, body);
-        let reply = match refusal.map(Err).or_else(|| subscription(control, &request)) {
+        let mut request = Request::from_parts(head, body);
+        request.extensions_mut().insert(origin);
+        let reply = match refusal.map(Err).or_else(|| subscription(control, origin, &request)) {
             Some(Ok(subscribe)) => {
                 // The answer comes from a shard: this request never gets one here.
                 let _ = give_back.try_send(subscribe);
@@ -206,6 +211,7 @@ async fn linger(socket: TcpStream) {
 /// What a request is, if it is a `GET /events`: a subscription or a refusal. A `HEAD` is refused as a `GET` would be.
 fn subscription<B>(
     control: &Control,
+    origin: ConnectionOrigin,
     request: &Request<B>,
 ) -> Option<Result<(Subscribe, WireFormat), Problem>> {
     let is_head = request.method() == Method::HEAD;
@@ -213,14 +219,11 @@ fn subscription<B>(
         return None;
     }
     let target = request.uri().to_string();
-    let minor = u8::from(request.version() != Version::HTTP_10);
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let head = match RequestHead::from_parts("GET", &target, minor, headers) {
+    let head = match request_head(request, &target) {
         Ok(head) => head,
         Err(error) => return Some(Err(Problem::new(error.status(), error.to_string()))),
     };
-    // The admission does not ask who the peer is.
-    let asked = fanfare::Request::new(&head, Transport::Http1, None);
+    let asked = fanfare::Request::on(&head, Transport::Http1, origin);
     Some(match control.admission.admit(&asked) {
         Decision::Subscribe(_) if is_head => return None,
         Decision::Subscribe(subscribe) => Ok((subscribe, head.wire_format())),
@@ -228,6 +231,13 @@ fn subscription<B>(
         // Health checks and all others are answered here.
         _ => return None,
     })
+}
+
+/// The head of a request as the engine has it. A `HEAD` is read as a `GET`.
+fn request_head<'r, B>(request: &'r Request<B>, target: &'r str) -> Result<RequestHead<'r>, HeadError> {
+    let minor = u8::from(request.version() != Version::HTTP_10);
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    RequestHead::from_parts("GET", target, minor, headers)
 }
 
 /// The origin and host of a request, for the cross-origin rules.

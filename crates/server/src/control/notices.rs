@@ -2,6 +2,7 @@
 //! few lines of its log, however many clients there are.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(crate) enum Notice {
     SlowPublishEnded,
     /// A request was refused: its host is not one of the server's.
     HostRefused,
+    /// A publish was refused: web pages of its origin may not.
+    OriginRefused,
     /// A connection was lost: the system gave the control plane no descriptor for it.
     ConnectionLost,
     /// A subscriber on a connection that was kept open was lost: its shard could not take it.
@@ -34,15 +37,18 @@ pub(crate) struct Notices {
     counts: [AtomicU64; Notice::ALL.len()],
     /// Why it happened the last time.
     errors: [Mutex<Option<String>>; Notice::ALL.len()],
+    /// Whose request it was the last time, as far as that is known.
+    clients: [Mutex<Option<IpAddr>>; Notice::ALL.len()],
 }
 
 impl Notice {
-    const ALL: [Notice; 7] = [
+    const ALL: [Notice; 8] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
         Notice::SlowPublishEnded,
         Notice::HostRefused,
+        Notice::OriginRefused,
         Notice::ConnectionLost,
         Notice::SubscriberLost,
     ];
@@ -65,6 +71,9 @@ impl Notice {
             Notice::HostRefused => {
                 "requests were refused because their Host is not a name that the server answers to (--host)"
             }
+            Notice::OriginRefused => {
+                "publishes were refused because pages of their origin may not publish (--cors-origin)"
+            }
             Notice::ConnectionLost => "connections did not reach the control plane",
             Notice::SubscriberLost => {
                 "subscribers on kept connections were lost: their shards could not take them"
@@ -78,6 +87,15 @@ impl Notices {
         self.counts[notice as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As [`Notices::add`], with the client. Where another thread is at it, the client is left out, so that a shard never
+    /// waits.
+    pub(crate) fn add_from(&self, notice: Notice, client: Option<IpAddr>) {
+        if let Ok(mut last) = self.clients[notice as usize].try_lock() {
+            *last = client;
+        }
+        self.add(notice);
+    }
+
     /// As [`Notices::add`], with the reason. Not for the threads of shards: it takes a lock.
     pub(super) fn add_error(&self, notice: Notice, error: &impl Display) {
         *self.errors[notice as usize].lock().unwrap_or_else(PoisonError::into_inner) =
@@ -87,6 +105,11 @@ impl Notices {
 
     fn error(&self, notice: Notice) -> Option<String> {
         self.errors[notice as usize].lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn client(&self, notice: Notice) -> Option<String> {
+        let client = self.clients[notice as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        client.map(|address| address.to_string())
     }
 
     fn count(&self, notice: Notice) -> u64 {
@@ -105,7 +128,8 @@ impl Reporter {
     /// Logs what has happened since the last line. `now` is any clock's time.
     pub(crate) fn report(&mut self, notices: &Notices, now: Duration) {
         for (notice, count) in self.due(notices, now) {
-            tracing::warn!(count, error = notices.error(notice), "{}", notice.text());
+            let (error, last_client) = (notices.error(notice), notices.client(notice));
+            tracing::warn!(count, error, last_client, "{}", notice.text());
         }
     }
 

@@ -67,7 +67,7 @@ enum Form {
 }
 
 async fn publish_json(control: &Arc<Control>, body: Receiving) -> Result<Response, Problem> {
-    let (text, account) = collect(body, control.limits.body_bytes).await?;
+    let (text, account) = collect(body, control.limits.get().body_bytes).await?;
     if !body::is_array(&text) {
         return publish_one(control, &account, body::json_event(&text)?, text).await;
     }
@@ -96,7 +96,7 @@ async fn publish_array(
 }
 
 async fn publish_form(control: &Control, body: Receiving) -> Result<Response, Problem> {
-    let (text, account) = collect(body, control.limits.body_bytes).await?;
+    let (text, account) = collect(body, control.limits.get().body_bytes).await?;
     publish_one(control, &account, body::form_event(&text)?, text).await
 }
 
@@ -118,7 +118,7 @@ async fn publish_one(
 /// whole or not at all, although the hub takes only a part at a time. To keep all events would take many
 /// times the body's memory. Answers the memory of the largest part, in bytes.
 async fn check_array(control: &Control, body: &[u8]) -> Result<usize, Problem> {
-    let limit = control.limits.array_events;
+    let limit = control.limits.get().array_events;
     let (mut part, mut largest) = (Part::default(), 0);
     for (index, event) in JsonEvents::new(body).enumerate() {
         if index == limit {
@@ -379,26 +379,24 @@ mod tests {
     use fanfare::{Decision, Engine, Limits, Refusal, Request};
 
     use super::super::test_support::add_subscriber;
-    use super::super::{Bodies, ControlLimits, Inspections, Notices, OwedWakes};
+    use super::super::{Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes};
     use super::*;
     use crate::admission::EventsAdmission;
-    use crate::cors::Cors;
     use crate::health::Health;
-    use crate::hosts::Hosts;
+    use crate::rules::CurrentRules;
 
     fn control(hub: Hub) -> Arc<Control> {
-        let (limits, notices) = (ControlLimits::default(), Arc::new(Notices::default()));
+        let limits = Arc::new(CurrentLimits::new(ControlLimits::default()));
+        let notices = Arc::new(Notices::default());
         let admission = EventsAdmission {
-            hosts: Hosts::new(&[], &[]),
-            cors: Cors::new(&[]),
-            max_topics: 64,
+            rules: CurrentRules::default(),
             notices: Arc::clone(&notices),
             health: Arc::new(Health::new()),
         };
         Arc::new(Control {
             hub,
             admission,
-            limits,
+            limits: Arc::clone(&limits),
             owed_wakes: OwedWakes::default(),
             inspections: Inspections::default(),
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),

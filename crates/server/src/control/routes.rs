@@ -1,6 +1,7 @@
 //! The control plane's routes.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,12 +13,14 @@ use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use fanfare::{ConnectionOrigin, Transport};
 
 use super::problem::Problem;
-use super::{Control, Notice, origin_and_host, publish, topics};
+use super::{Control, Notice, origin_and_host, publish, request_head, topics};
 use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
+use crate::rules::Rules;
 
 /// The demo page may talk to this server under each of its loopback names, and to nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -65,20 +68,40 @@ fn static_file(content_type: &'static str, text: &'static str) -> MethodRouter<A
 /// response fields that let it read the answer where it may. A web page that may not is not even told what a
 /// publish would have answered.
 async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
-    let EventsAdmission { hosts, cors, notices, .. } = &control.admission;
-    let (origin, host) = origin_and_host(&request);
-    let fields = cors.fields(origin, host);
+    let (fields, refusal) = judge(&control.admission, &request);
+    match refusal {
+        Some(refusal) => with_fields(refusal.into_response(), fields),
+        None => with_fields(next.run(request).await, fields),
+    }
+}
+
+/// The response fields of a request, and its refusal, by the rules of this moment.
+fn judge(
+    admission: &EventsAdmission,
+    request: &Request<Body>,
+) -> (Vec<(&'static str, String)>, Option<Problem>) {
+    let rules = admission.rules.get();
+    let (origin, host) = origin_and_host(request);
+    let fields = rules.cors.fields(origin, host);
     // As the admission answers health checks.
-    if !hosts.allow(host) && !request.uri().path().starts_with("/health/") {
-        notices.add(Notice::HostRefused);
-        return with_fields(Problem::new(421, Hosts::refusal(host)).into_response(), fields);
+    if !rules.hosts.allow(host) && !request.uri().path().starts_with("/health/") {
+        admission.notices.add_from(Notice::HostRefused, client_address(&rules, request));
+        return (fields, Some(Problem::new(421, Hosts::refusal(host))));
     }
-    let refused = cors.judge(origin, host) == Verdict::Refused;
+    let refused = rules.cors.judge(origin, host) == Verdict::Refused;
     if refused && request.method() == "POST" {
-        let refusal = Problem::new(403, "pages of this origin may not publish; see --cors-origin");
-        return with_fields(refusal.into_response(), fields);
+        admission.notices.add_from(Notice::OriginRefused, client_address(&rules, request));
+        return (fields, Some(Problem::new(403, "pages of this origin may not publish; see --cors-origin")));
     }
-    with_fields(next.run(request).await, fields)
+    (fields, None)
+}
+
+/// The client of a request, behind the proxies that are trusted.
+fn client_address(rules: &Rules, request: &Request<Body>) -> Option<IpAddr> {
+    let origin = *request.extensions().get::<ConnectionOrigin>()?;
+    let target = request.uri().to_string();
+    let head = request_head(request, &target).ok()?;
+    fanfare::Request::on(&head, Transport::Http1, origin).client_address(&rules.proxies)
 }
 
 fn with_fields(mut response: Response, fields: Vec<(&'static str, String)>) -> Response {

@@ -24,7 +24,10 @@ export class Server {
   // Starts the server and waits until it says where it listens.
   async start() {
     const args = ["serve", "--listen", `127.0.0.1:${this.port}`, "--backend", this.backend];
-    const child = spawn(this.program, args, { stdio: ["ignore", "pipe", "pipe"] });
+    // The tests have variables of their own, which are no options of the server.
+    const own = ([name]) => !name.startsWith("FANFARE_");
+    const env = Object.fromEntries(Object.entries(process.env).filter(own));
+    const child = spawn(this.program, args, { env, stdio: ["ignore", "pipe", "pipe"] });
     this.#child = child;
     this.output += `$ fanfare ${args.join(" ")}\n`;
     const since = this.output.length;

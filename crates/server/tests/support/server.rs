@@ -26,7 +26,7 @@ pub(crate) struct Server {
     log: Arc<Mutex<String>>,
     log_reader: Option<JoinHandle<()>>,
     /// Kept open: what the server prints must not fail.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 /// The program, with nothing in its environment that would change what it does.
@@ -148,7 +148,28 @@ impl Server {
             panic!("the server does not start: {line:?}\n{}", log.lock().expect("no panic holds it"));
         };
         let address = address.parse().expect("an address");
-        Server { child, address, log, log_reader: Some(log_reader), _stdout: stdout }
+        Server { child, address, log, log_reader: Some(log_reader), stdout }
+    }
+
+    /// Starts with a configuration file, and with these options alone beside it.
+    pub(crate) fn start_configured(backend: Backend, file: &Path, options: &[&str]) -> Server {
+        let mut command = fanfare();
+        command.args(["--backend", &backend.to_string(), "--shards", "2", "--listen", "127.0.0.1:0"]);
+        command.arg("--config").arg(file).args(options);
+        Server::run(command)
+    }
+
+    /// The first further address that it has printed where it expects the PROXY protocol.
+    pub(crate) fn proxy_address(&mut self) -> SocketAddr {
+        loop {
+            let mut line = String::new();
+            let count = self.stdout.read_line(&mut line).expect("the server's output is text");
+            assert!(count > 0, "the server has closed its output");
+            let address = line.trim_end().strip_suffix(" for the PROXY protocol");
+            if let Some((_, address)) = address.and_then(|line| line.split_once(" is listening on ")) {
+                return address.parse().expect("an address");
+            }
+        }
     }
 
     pub(crate) fn url(&self) -> String {

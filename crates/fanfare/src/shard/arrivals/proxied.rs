@@ -4,16 +4,17 @@
 //! A connection of another listener comes by here with one comparison.
 
 use fanfare_io::{Io, Peer, Socket};
-use fanfare_proto::client_address::{PeerAddress, TrustedProxies};
+use fanfare_proto::client_address::PeerAddress;
 use fanfare_proto::proxy_header::{self, ProxiedConnection, ProxyHeaderError};
 
 use super::pending::Receiving;
 use crate::admission::Via;
+use crate::listeners::SharedProxies;
 use crate::shard::Shard;
 
 impl<I: Io> Shard<I> {
     /// Whether the other end of a fresh connection may say who its client is.
-    pub(super) fn may_write_proxy_header(&self, socket: Socket, trusted: &TrustedProxies) -> bool {
+    pub(super) fn may_write_proxy_header(&self, socket: Socket, trusted: &SharedProxies) -> bool {
         trusted.trusts(peer_address(self.io.peer(socket)))
     }
 }

@@ -1,0 +1,318 @@
+//! The definition of every option of the server, and their values as the server uses them.
+//!
+//! A new option is one entry: its field, its type, its help, and what it may be. Its name follows from the
+//! field.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use fanfare::{
+    Backend, DescriptorTables, ForwardedField, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, LogLimits,
+    Retention, SocketOptions, TrustedProxies,
+};
+
+use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
+use crate::kind::{any_time, choice, count, size, size_text, switch, text, text_with, time, time_text};
+use crate::layers::Values;
+use crate::problem::{Place, Problem, Problems};
+use crate::values::{cors_origin, listen, log_filter, proxy};
+use crate::{HostName, Listen, RetainRule};
+
+/// Bytes that fit into the kernel's type for the size of a buffer.
+const LARGEST_BUFFER: usize = u32::MAX as usize;
+
+/// What a subscriber gets that finds no room. See [`fanfare::FullPolicy`].
+pub type WhenFull = FullPolicy;
+
+/// What happens to a slow subscriber when what it needs is not kept any more. See [`fanfare::LaggardPolicy`].
+pub type LaggardEnd = LaggardPolicy;
+
+macro_rules! settings {
+    ($( $section:literal: $about:literal {
+        $( $(#[doc = $help:literal])+ $field:ident: $type:ty = $spec:expr; )*
+    } )*) => {
+        /// The values of all options.
+        #[derive(Clone, Debug)]
+        pub struct Settings {
+            $($( $(#[doc = $help])+ pub $field: $type, )*)*
+        }
+
+        /// What each option may be, by its field.
+        mod specs {
+            use super::*;
+
+            $($( pub(super) fn $field() -> Spec<$type> { $spec } )*)*
+        }
+
+        /// All options of the server.
+        pub(crate) static TABLE: LazyLock<Table> = LazyLock::new(|| Table {
+            sections: vec![$( Section {
+                name: $section,
+                about: $about,
+                definitions: vec![$(
+                    specs::$field().definition(stringify!($field), concat!($($help),+)),
+                )*],
+            } ),*],
+        });
+
+        impl Settings {
+            /// The values of texts that were checked one by one.
+            ///
+            /// # Errors
+            /// Texts that are not right together; the problem names the option's place.
+            pub fn of(values: &Values) -> Result<Settings, Problems> {
+                let mut given = values.given.iter();
+                Ok(Settings {
+                    $($( $field: {
+                        let given = given.next().ok_or_else(other_table)?;
+                        specs::$field().value(given).map_err(|text| {
+                            Problems(vec![Problem { place: given.place.clone(), text }])
+                        })?
+                    }, )*)*
+                })
+            }
+        }
+    };
+}
+
+settings! {
+    "server": "Where the server listens, and its threads" {
+        /// Address to listen on: an IP address and a port, unix:PATH for a Unix socket, unix:@NAME for one
+        /// without a file, systemd for the sockets that systemd has opened (socket activation).
+        listen: Vec<Listen> = many(
+            text("an IP address and a port such as 127.0.0.1:8844, unix:PATH, unix:@NAME, or systemd"),
+            Separator::Comma,
+        ).default("127.0.0.1:8844").value_name("ADDRESS:PORT");
+        /// Address to listen on for proxies that speak the PROXY protocol, version 1 or 2, written as for
+        /// --listen. Each connection begins with their header and comes from one of --trusted-proxies; others
+        /// are closed.
+        listen_proxy: Vec<Listen> = many(
+            text("an IP address and a port such as 10.0.0.9:8846, unix:PATH, unix:@NAME, or systemd"),
+            Separator::Comma,
+        ).value_name("ADDRESS:PORT");
+        /// Mode of the files of Unix sockets, for example 660.
+        unix_mode: Option<u32> = optional(
+            text_with("octal digits such as 660, at most 777", listen::mode),
+            "umask", "what the umask leaves of 777",
+        ).value_name("MODE");
+        /// How the server waits for its sockets; auto takes io_uring where the kernel allows it.
+        backend: Backend = one(choice(vec![
+            ("auto", "", Backend::Auto),
+            ("epoll", "", Backend::Epoll),
+            ("io-uring", "", Backend::IoUring),
+        ])).default("auto");
+        /// Threads that serve subscribers, at most 1024.
+        shards: Option<usize> = optional(count(1..=1024), "auto", "one per core");
+        /// Keep each shard on a core of its own.
+        pin: bool = one(switch()).default("false");
+        /// Where shards have their descriptors; auto takes a private table for each shard where the kernel
+        /// allows it. In a shared table RLIMIT_NOFILE counts for the whole process.
+        descriptor_tables: DescriptorTables = one(choice(vec![
+            ("auto", "", DescriptorTables::Auto),
+            ("private", "", DescriptorTables::Private),
+            ("shared", "", DescriptorTables::Shared),
+        ])).default("auto");
+        /// Send buffer of each subscriber's socket.
+        send_buffer: Option<usize> = optional(size(), "kernel", "the kernel's");
+        /// Time over which streams are ended when the server is told to stop.
+        drain: Duration = one(any_time()).default("5s").reloadable();
+    }
+
+    "web": "Names that the server answers to, and web pages that may use it" {
+        /// Name that the server answers to, beside the addresses that it listens on and, on loopback, the
+        /// names of loopback. A server behind a proxy needs the name that the proxy passes on. `*`: every
+        /// name.
+        host: Vec<HostName> = many(
+            text("a name such as push.example.com, an address, or '*'"),
+            Separator::Comma,
+        ).value_name("NAME").reloadable();
+        /// Origin whose pages may subscribe and publish with credentials, or `*` for any without. Pages on
+        /// this machine's loopback names and the same port always may.
+        cors_origin: Vec<String> = many(
+            text_with("an origin such as https://app.example, null, or '*'", cors_origin::parse),
+            Separator::Comma,
+        ).value_name("ORIGIN").reloadable();
+    }
+
+    "proxies": "Proxies in front of the server" {
+        /// Proxy whose word about its clients is believed: an address, a network such as 10.0.0.0/8, or unix
+        /// for every peer on a Unix socket. Its X-Forwarded-For or Forwarded, or its header of the PROXY
+        /// protocol, names the client.
+        trusted_proxies: Vec<String> = many(
+            text_with("an address, a network such as 10.0.0.0/8, or unix", proxy::parse),
+            Separator::Comma,
+        ).value_name("NETWORK").reloadable();
+        /// Field in which the trusted proxies name their clients. Where they write only Forwarded, say so: a
+        /// client could send an X-Forwarded-For of its own.
+        forwarded_field: Option<ForwardedField> = one(choice(vec![
+            ("auto", "X-Forwarded-For where it is there, otherwise Forwarded", None),
+            ("x-forwarded-for", "", Some(ForwardedField::XForwardedFor)),
+            ("forwarded", "RFC 7239", Some(ForwardedField::Forwarded)),
+        ])).default("auto").reloadable();
+    }
+
+    "limits": "Limits of subscribers and requests" {
+        /// Subscribers per shard; at the bound newcomers get --when-full.
+        max_connections: usize = one(count(0..=usize::MAX)).default(Limits::default().connections.to_string()).reloadable();
+        /// What a subscriber gets that finds no room. Browsers give up at any status but 200.
+        when_full: WhenFull = one(choice(vec![
+            ("unavailable", "503 with Retry-After", FullPolicy::Unavailable),
+            ("end-stream", "200, a retry, and the end of the stream: browsers come back", FullPolicy::EndStream),
+            ("drop", "close without an answer: browsers come back", FullPolicy::Drop),
+        ])).default("unavailable").reloadable();
+        /// Topics of one subscription.
+        max_topics: usize = one(count(0..=usize::MAX))
+            .default(Limits::default().topics_per_subscription.to_string()).reloadable();
+        /// Data of one event.
+        max_event: usize = one(size()).default(size_text(Limits::default().event_bytes));
+        /// Time for a request head to be complete.
+        head_time: Duration = one(any_time()).default(time_text(Limits::default().head_time));
+        /// Bytes per shard of the topics that its subscribers read; beyond it a subscription to further
+        /// topics is answered as at --max-connections.
+        subscription_bytes: usize = one(size()).default(size_text(Limits::default().subscription_bytes));
+    }
+
+    "publishing": "Limits of publishers and of other requests" {
+        /// Body of a publish in JSON or as a form; NDJSON has no end, but each line this bound.
+        max_body: usize = one(size()).default("4MiB").reloadable();
+        /// Events of one JSON array. NDJSON has no such bound.
+        max_array: usize = one(count(0..=usize::MAX)).default("10000").reloadable();
+        /// Connections at once that are no subscribers. At the bound the one that has been idle for the
+        /// longest time is closed.
+        max_control_connections: usize = one(count(0..=usize::MAX)).default("4096").reloadable();
+        /// Publishes in progress at once. At the bound the one whose body comes most slowly is ended, or the
+        /// newcomer refused.
+        max_publishes: usize = one(count(0..=usize::MAX)).default("512").reloadable();
+        /// Memory of all publishes in progress, those included that wait for the shards.
+        publish_memory: Option<usize> =
+            optional(size(), "auto", "128MiB, or four times --max-body").reloadable();
+        /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are
+        /// bounded.
+        publish_rate: usize = one(size()).default("32B").reloadable();
+    }
+
+    "retention": "What is kept for subscribers that resume or are slow" {
+        /// Events of each topic that are kept for subscribers that resume or are slow.
+        retain_events: usize = one(count(0..=usize::MAX))
+            .default(Retention::default().events.to_string()).reloadable();
+        /// Bytes of events of each topic that are kept.
+        retain_bytes: usize = one(size()).default(size_text(Retention::default().bytes)).reloadable();
+        /// Age at which events are dropped.
+        retain_age: Duration = one(any_time()).default(time_text(Retention::default().age)).reloadable();
+        /// Other bounds for some topics; the first that matches holds. TOPIC is a name, or the beginning of
+        /// names and `*`. A bound that is left out is the general one: `user/*=100,,10m`.
+        retain: Vec<RetainRule> = many(
+            text_with("TOPIC=EVENTS,SIZE,TIME such as user/*=100,1MiB,10m", RetainRule::parse),
+            Separator::Semicolon,
+        ).value_name("TOPIC=EVENTS,SIZE,TIME").reloadable();
+        /// Memory of all events that are kept; at the bound, the largest topics lose their oldest events.
+        log_bytes: usize = one(size()).default(size_text(LogLimits::default().total_bytes));
+    }
+
+    "streams": "Streams of subscribers, and slow ones" {
+        /// A comment is sent where nothing else was for this long.
+        heartbeat: Duration = one(any_time()).default(time_text(Limits::default().heartbeat));
+        /// The shortest interval between heartbeats that a subscriber may ask for (`heartbeat=SECONDS`).
+        heartbeat_min: Duration = one(any_time()).default(time_text(Limits::default().heartbeat_min));
+        /// End each heartbeat with a blank line, for clients that read no further than one.
+        heartbeat_blank_line: bool = one(switch()).default("false");
+        /// Time after which subscribers are to reconnect, from 100ms to 1h; each is told up to half more.
+        // The bounds of a `retry` (`crates/proto`, `Retry`): shorter ones make a crowd come back at once,
+        // longer ones lose it.
+        retry: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(3600)))
+            .default(time_text(Limits::default().retry)).reloadable();
+        /// End streams at 80 to 100 % of this age.
+        max_age: Option<Duration> = optional(any_time(), "never", "never");
+        /// Bytes per shard of events that slow subscribers have begun to receive; beyond it, of a bounded
+        /// sample of their connections, the one whose end frees the most is disconnected. How far a
+        /// subscriber may be behind is what is kept for its topics.
+        laggard_bytes: usize = one(size()).default(size_text(Limits::default().laggard_bytes));
+        /// Time after which a subscriber that takes nothing is closed.
+        laggard_time: Duration = one(any_time()).default(time_text(Limits::default().laggard_time)).reloadable();
+        /// What happens to a slow subscriber when what it needs is not kept any more.
+        laggard_policy: LaggardEnd = one(choice(vec![
+            ("disconnect", "close the connection; it can resume", LaggardPolicy::Disconnect),
+            ("skip", "keep it, and tell it of the gap", LaggardPolicy::Skip),
+        ])).default("disconnect").reloadable();
+    }
+
+    "logging": "What the server logs" {
+        /// Level of the log, such as info or debug, or levels by module, such as warn,fanfare=debug.
+        log: String = one(text_with("a level such as info or debug, or levels by module", log_filter::parse))
+            .default("info").value_name("LEVEL").reloadable();
+    }
+}
+
+fn other_table() -> Problems {
+    Problems(vec![Problem { place: Place::Default, text: "these values are of other options".to_owned() }])
+}
+
+impl Settings {
+    /// The options of the server.
+    pub fn table() -> &'static Table {
+        &TABLE
+    }
+
+    /// The bounds of the engine.
+    pub fn limits(&self) -> Limits {
+        Limits::default()
+            .with_connections(self.max_connections)
+            .with_when_full(self.when_full)
+            .with_head_time(self.head_time)
+            .with_topics_per_subscription(self.max_topics)
+            .with_event_bytes(self.max_event)
+            .with_laggard_bytes(self.laggard_bytes)
+            .with_subscription_bytes(self.subscription_bytes)
+            // The server embeds no reader, and its subscribers are members of nothing.
+            .with_local_readers(0)
+            .with_members_per_subscription(0)
+            .with_members_lingering(0)
+            .with_announcements(0)
+            .with_laggard_time(self.laggard_time)
+            .with_laggard_policy(self.laggard_policy)
+            .with_log(self.log_limits())
+            .with_heartbeat(self.heartbeat)
+            .with_heartbeat_min(self.heartbeat_min)
+            .with_heartbeat_form(match self.heartbeat_blank_line {
+                true => HeartbeatForm::Blank,
+                false => HeartbeatForm::Line,
+            })
+            .with_connection_age(self.max_age)
+            .with_retry(self.retry)
+    }
+
+    /// The bounds of what is kept.
+    pub fn log_limits(&self) -> LogLimits {
+        let retention = Retention::default()
+            .with_events(self.retain_events)
+            .with_bytes(self.retain_bytes)
+            .with_age(self.retain_age);
+        let rules = self.retain.iter().map(|rule| rule.or(retention)).collect();
+        LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(self.log_bytes)
+    }
+
+    /// The options of subscribers' sockets.
+    pub fn socket_options(&self) -> SocketOptions {
+        let send_buffer = self.send_buffer.map(|bytes| bytes.min(LARGEST_BUFFER) as u32);
+        SocketOptions::default().with_send_buffer(send_buffer)
+    }
+
+    /// The proxies whose word about their clients is believed.
+    pub fn proxies(&self) -> TrustedProxies {
+        // Each entry was read once already.
+        let trusted = self.trusted_proxies.join(",").parse().unwrap_or_else(|_| TrustedProxies::none());
+        match self.forwarded_field {
+            Some(field) => trusted.with_field(field),
+            None => trusted,
+        }
+    }
+}
+
+impl Default for Settings {
+    /// Every option has its default.
+    fn default() -> Settings {
+        let values = TABLE.layer(&crate::Sources::default());
+        let settings = values.and_then(|values| Settings::of(&values));
+        settings.unwrap_or_else(|problems| unreachable!("a default is wrong: {problems}"))
+    }
+}

@@ -1,0 +1,9 @@
+//! Values of options that have a form of their own.
+
+pub(crate) mod cors_origin;
+pub mod host_name;
+pub mod listen;
+pub(crate) mod log_filter;
+pub(crate) mod proxy;
+pub(crate) mod retain_rule;
+pub(crate) mod secret;

@@ -1,0 +1,27 @@
+//! `fanfare config`: check, print, and begin a configuration.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use fanfare_config::{FileText, Settings, Sources};
+
+use crate::cli::ConfigCommand;
+use crate::configuration::{Configuration, ConfigurationError};
+
+pub(crate) fn run(command: ConfigCommand) -> Result<(), Box<dyn Error>> {
+    let text = match command {
+        ConfigCommand::Check { file } => {
+            let read = FileText::read(&file).map_err(ConfigurationError::from)?;
+            Configuration::of(Sources { file: Some(read), ..Sources::default() })?;
+            format!("{}: no mistakes\n", file.display())
+        }
+        ConfigCommand::Print(flags) => Configuration::read(flags)?.values.print(),
+        ConfigCommand::Example => Settings::table().example(),
+        ConfigCommand::Schema => format!("{:#}\n", Settings::table().schema()),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // As with `fanfare config example | head`.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,157 @@
+//! The configuration of a running server: it is read at the start, and again at SIGHUP.
+
+use std::env;
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use fanfare_config::{FileText, Flags, Listen, Place, Problem, Problems, Settings, Sources, Values};
+
+use crate::control::ControlLimits;
+
+/// What keeps the server from starting, or from changing.
+#[derive(Debug)]
+pub(crate) enum ConfigurationError {
+    /// Single values, keys and names.
+    Wrong(Problems),
+    /// Values that do not go together.
+    Together(Problems),
+}
+
+impl ConfigurationError {
+    pub(crate) fn problems(&self) -> &[Problem] {
+        let (ConfigurationError::Wrong(problems) | ConfigurationError::Together(problems)) = self;
+        &problems.0
+    }
+
+    /// That of clap for a wrong option; values that do not go together are a failure like others.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            ConfigurationError::Wrong(_) => 2,
+            ConfigurationError::Together(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for ConfigurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ConfigurationError::Wrong(problems) | ConfigurationError::Together(problems)) = self;
+        problems.fmt(f)
+    }
+}
+
+impl Error for ConfigurationError {}
+
+impl From<Problems> for ConfigurationError {
+    fn from(problems: Problems) -> ConfigurationError {
+        ConfigurationError::Wrong(problems)
+    }
+}
+
+/// Values that hold, and where they come from.
+#[derive(Debug)]
+pub(crate) struct Configuration {
+    sources: Sources,
+    pub(crate) values: Values,
+    pub(crate) settings: Settings,
+}
+
+/// What a reload has changed, by the names of the options.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// They hold from now on.
+    pub(crate) made: Vec<&'static str>,
+    /// They hold after a restart.
+    pub(crate) need_restart: Vec<&'static str>,
+}
+
+impl Configuration {
+    /// Reads the file that the flags name, and the environment.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub(crate) fn read(flags: Flags) -> Result<Configuration, ConfigurationError> {
+        let file = flags.config.as_deref().map(FileText::read).transpose()?;
+        Configuration::of(Sources { file, variables: env::vars_os().collect(), flags })
+    }
+
+    /// What these sources say.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub(crate) fn of(sources: Sources) -> Result<Configuration, ConfigurationError> {
+        let values = Settings::table().layer(&sources)?;
+        let settings = checked(&values)?;
+        Ok(Configuration { sources, values, settings })
+    }
+
+    /// The file that is read again at SIGHUP.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.sources.flags.config.as_deref()
+    }
+
+    /// Reads the file again. The environment and the flags are those of the start. The new configuration has
+    /// the values that a running server can change; all others stay.
+    ///
+    /// # Errors
+    /// All mistakes; the configuration that holds is not changed.
+    pub(crate) fn read_again(&self) -> Result<(Configuration, Changes), ConfigurationError> {
+        let file = self.file().map(read_regular).transpose()?;
+        let sources = Sources { file, ..self.sources.clone() };
+        let wanted = Configuration::of(sources)?;
+        let mut changes = Changes::default();
+        for definition in wanted.values.changes(&self.values) {
+            let name = definition.name.as_str();
+            match definition.is_reloadable {
+                true => changes.made.push(name),
+                false => changes.need_restart.push(name),
+            }
+        }
+        // The new values beside those that wait for a restart have to be right, too.
+        let values = wanted.values.over(&self.values);
+        let settings = checked(&values)?;
+        Ok((Configuration { sources: wanted.sources, values, settings }, changes))
+    }
+}
+
+/// Another kind of file, such as a pipe, is empty when it is read again, or keeps the server waiting.
+fn read_regular(path: &Path) -> Result<FileText, Problems> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let place = Place::File(path.display().to_string().into());
+        let text = "is no regular file, so that it cannot be read again".to_owned();
+        return Err(Problems(vec![Problem { place, text }]));
+    }
+    FileText::read(path)
+}
+
+/// The settings, if they go together.
+fn checked(values: &Values) -> Result<Settings, ConfigurationError> {
+    let settings = Settings::of(values)?;
+    let mut problems = Vec::new();
+    let mut report = |name: &str, text: String| {
+        let place = values.place(name).cloned().unwrap_or(Place::Default);
+        problems.push(Problem { place, text });
+    };
+    if let Err((name, text)) = ControlLimits::of(&settings).check(&settings) {
+        report(name, text);
+    }
+    if settings.listen.is_empty() && settings.listen_proxy.is_empty() {
+        report("listen", "--listen and --listen-proxy are both empty: there is nowhere to listen".to_owned());
+    }
+    if !settings.listen_proxy.is_empty() && settings.trusted_proxies.is_empty() {
+        let text =
+            "--listen-proxy needs --trusted-proxies: only they may write a header of the PROXY protocol";
+        report("listen-proxy", text.to_owned());
+    }
+    let systemd = [&settings.listen, &settings.listen_proxy].map(|all| all.contains(&Listen::Systemd));
+    if systemd == [true, true] {
+        let text =
+            "systemd can be in one of --listen and --listen-proxy: it stands for all sockets of systemd";
+        report("listen-proxy", text.to_owned());
+    }
+    match problems.is_empty() {
+        true => Ok(settings),
+        false => Err(ConfigurationError::Together(Problems(problems))),
+    }
+}

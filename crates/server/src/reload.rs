@@ -1,0 +1,80 @@
+//! SIGHUP: the file is read again, and what can change does.
+
+use std::sync::Arc;
+
+use fanfare::{Engine, SharedProxies};
+use tracing_subscriber::EnvFilter;
+
+use crate::configuration::{Changes, Configuration, ConfigurationError};
+use crate::control::{ControlLimits, CurrentLimits};
+use crate::listen::Listening;
+use crate::rules::{CurrentRules, Rules};
+
+/// The parts of a running server that change.
+pub(crate) struct Running {
+    pub(crate) configuration: Configuration,
+    pub(crate) listening: Listening,
+    pub(crate) rules: CurrentRules,
+    pub(crate) limits: Arc<CurrentLimits>,
+    /// Those of the listeners that expect the PROXY protocol.
+    pub(crate) proxies: SharedProxies,
+    pub(crate) log: SetLog,
+}
+
+/// The options of what is kept of each topic.
+const RETENTION: [&str; 4] = ["retain-events", "retain-bytes", "retain-age", "retain"];
+
+/// Replaces the filter of the log.
+pub(crate) type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>;
+
+impl Running {
+    /// Reads the file again, and says in the log what came of it. A mistake changes nothing.
+    pub(crate) fn reload(&mut self, engine: &Engine) {
+        let Some(file) = self.configuration.file().map(|file| file.display().to_string()) else {
+            tracing::info!(
+                "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT stops \
+                 the server"
+            );
+            return;
+        };
+        match self.try_reload(engine) {
+            Ok(Changes { made, need_restart }) => {
+                let changed = if made.is_empty() { "nothing".to_owned() } else { made.join(", ") };
+                tracing::info!(file, changed, "the configuration was read again");
+                if !need_restart.is_empty() {
+                    let options = need_restart.join(", ");
+                    tracing::warn!(options, "these options have changed in the file and need a restart");
+                }
+            }
+            Err(error) => {
+                for problem in error.problems() {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!(file, "the configuration stays as it was, because the file is wrong");
+            }
+        }
+    }
+
+    fn try_reload(&mut self, engine: &Engine) -> Result<Changes, ConfigurationError> {
+        let (configuration, changes) = self.configuration.read_again()?;
+        let settings = &configuration.settings;
+        // Everything is read and right: from here on nothing fails.
+        let rules = Rules::of(settings, &self.listening);
+        self.proxies.replace(rules.proxies.clone());
+        self.rules.replace(rules);
+        self.limits.replace(ControlLimits::of(settings));
+        engine.change_limits(&settings.limits());
+        if changes.made.iter().any(|name| RETENTION.contains(name)) {
+            let log = settings.log_limits();
+            engine.hub().set_retention(log.retention, log.rules);
+        }
+        if changes.made.contains(&"log") {
+            let set = (self.log)(EnvFilter::new(&settings.log));
+            if let Err(error) = set {
+                tracing::error!("the level of the log stays as it was: {error}");
+            }
+        }
+        self.configuration = configuration;
+        Ok(changes)
+    }
+}

@@ -1,0 +1,59 @@
+//! The rules that a request is judged by, and that change while the server runs.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use fanfare::TrustedProxies;
+use fanfare_config::Settings;
+
+use crate::cors::Cors;
+use crate::hosts::Hosts;
+use crate::listen::Listening;
+
+/// The rules at one time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) hosts: Hosts,
+    pub(crate) cors: Cors,
+    /// Topics of one subscription.
+    pub(crate) max_topics: usize,
+    /// The proxies whose word about their clients is believed.
+    pub(crate) proxies: TrustedProxies,
+}
+
+/// The rules that hold. Clones are the same.
+///
+/// To read them takes no lock and no descriptor, so that shards can do it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CurrentRules(Arc<ArcSwap<Rules>>);
+
+impl Rules {
+    pub(crate) fn of(settings: &Settings, listening: &Listening) -> Rules {
+        let mut hosts = Hosts::new(&settings.host, &listening.addresses);
+        if listening.has_unix_sockets {
+            hosts.allow_loopback();
+        }
+        Rules {
+            hosts,
+            cors: Cors::new(&settings.cors_origin),
+            max_topics: settings.max_topics,
+            proxies: settings.proxies(),
+        }
+    }
+}
+
+impl CurrentRules {
+    pub(crate) fn new(rules: Rules) -> CurrentRules {
+        CurrentRules(Arc::new(ArcSwap::from_pointee(rules)))
+    }
+
+    /// The rules for one request.
+    pub(crate) fn get(&self) -> Guard<Arc<Rules>> {
+        self.0.load()
+    }
+
+    /// Replaces them, for requests that come from now on.
+    pub(crate) fn replace(&self, rules: Rules) {
+        self.0.store(Arc::new(rules));
+    }
+}

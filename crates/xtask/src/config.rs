@@ -1,0 +1,23 @@
+//! `cargo xtask config`: the documents that are made of the definitions of the server's options.
+
+use std::process::ExitCode;
+
+use crate::{cargo, must};
+
+/// What to do with them.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Write them anew, where they are stale
+    #[arg(long)]
+    bless: bool,
+}
+
+/// Checks `docs/CONFIGURATION.md` and `docs/fanfare.schema.json`, or renews them.
+pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+    let mut test = cargo(["test", "--quiet", "--package", "fanfare-config", "--test", "documents"]);
+    if options.bless {
+        test.env("FANFARE_BLESS", "1");
+    }
+    must(&mut test)?;
+    Ok(ExitCode::SUCCESS)
+}
