@@ -141,6 +141,8 @@
 //! requests that came together; where the head of a stream is joined with an earlier answer, the connection
 //! is closed.
 
+#![warn(missing_debug_implementations)]
+
 mod address;
 mod body;
 mod connection;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub use answer::{Answer, InvalidHeader, Refusal};
 pub use request::Request;
 pub(crate) use request::Via;
+pub(crate) use subscribe::WrongTopics;
 pub use subscribe::{InvalidSubject, Subscribe};
 pub(crate) use threads::{AdmissionThreads, Job};
 pub(crate) use ticket::{Decided, UndecidedAddress};

@@ -159,6 +159,8 @@
 //! [`AdoptError::into_parts`]. `WouldBlock` comes only on a shard's thread. Text from outside never panics;
 //! the panics that there are, are mistakes of the program, and each is documented at its call.
 
+#![warn(missing_debug_implementations)]
+
 mod admission;
 mod adopt;
 mod connection;
@@ -179,6 +181,7 @@ mod shard_thread;
 mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
+#[allow(missing_debug_implementations, reason = "the simulator prints its own state")]
 pub mod sim;
 mod stopping;
 mod sync;
@@ -219,8 +222,9 @@ pub use hub::{
     ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published, ReadyFuture,
 };
 pub use inspect::{InspectError, TopicsPage};
-pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
+pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};
+pub use presence::Member;
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;
 

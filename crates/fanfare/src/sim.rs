@@ -99,7 +99,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
     let hub = Hub::new(common, Clock::by_hand(), limits, options, handles, presence);
-    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::new) }
+    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks) }
 }
 
 /// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back,

@@ -98,7 +98,7 @@ fn a_client_that_is_dropped_leaves() {
     drop(testing::subscribe(&engine.hub(), [topic()]).unwrap());
     let mut closed = false;
     while !closed {
-        let event = life_cycle.next_wait(PATIENCE).unwrap();
+        let event = life_cycle.next_wait(PATIENCE).unwrap().unwrap();
         closed = matches!(event, fanfare::LifeCycleEvent::Closed(_));
     }
 }

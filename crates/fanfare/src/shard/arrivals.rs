@@ -26,7 +26,7 @@ use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
 
 use super::{Shard, SlotKey};
-use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via};
+use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via, WrongTopics};
 use crate::hand_over;
 use crate::mailbox::Adoption;
 use crate::response;
@@ -284,11 +284,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// A stream for a GET; for a HEAD what a GET would be answered, without the stream (RFC 9110, section 9.3.2).
-    fn subscription_reply(&mut self, subscribe: Subscribe, asked: Asked) -> Reply {
+    fn subscription_reply(&mut self, mut subscribe: Subscribe, asked: Asked) -> Reply {
         let limit = self.limits.topics_per_subscription;
-        if subscribe.topics.len() > limit {
-            let text = format!("a subscription has at most {limit} topics");
-            return Reply::Refuse(Refusal::new(400, text));
+        if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, limit) {
+            return Reply::Refuse(Refusal::new(400, wrong.to_string()));
         }
         match asked.method {
             Method::Get => Reply::Subscribe(Box::new(subscribe), asked.encoding),
