@@ -216,7 +216,8 @@ impl NewSubscription {
         self.with(|subscribe| subscribe.with_greeting(kind, data))
     }
 
-    /// While the connection lives, it has a name among the members of a topic: see [`Subscribe::with_member`].
+    /// While the connection lives, it has a name among the members of a topic: see
+    /// [`Subscribe::with_member`].
     pub fn with_member(self, member: Member) -> NewSubscription {
         self.with(|subscribe| subscribe.with_member(member))
     }
@@ -240,8 +241,8 @@ impl NewSubscription {
         self.with(|subscribe| subscribe.with_lifetime(lifetime))
     }
 
-    /// Changes the [`Subscribe`] that the engine is asked for. Fields of the response belong into the response:
-    /// `([("x-name", "value")], subscription)`.
+    /// Changes the [`Subscribe`] that the engine is asked for. Fields of the response belong into the
+    /// response: `([("x-name", "value")], subscription)`.
     pub fn with(self, change: impl FnOnce(Subscribe) -> Subscribe) -> NewSubscription {
         NewSubscription { subscribe: change(self.subscribe), ..self }
     }

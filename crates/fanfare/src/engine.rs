@@ -179,38 +179,39 @@ impl Builder {
         self
     }
 
-    /// All bounds. Those that are options of the server can also be set one by one, before this or after it: see
-    /// [`Builder::max_connections`] and the methods beside it.
+    /// All bounds. Those that are options of the server can also be set one by one, before this or after it:
+    /// see [`Builder::max_connections`] and the methods beside it.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.limits = limits;
         self
     }
 
-    /// Options of every subscriber's socket. [`Builder::send_buffer`] sets one of them, before this or after it.
+    /// Options of every subscriber's socket. [`Builder::send_buffer`] sets one of them, before this or after
+    /// it.
     pub fn socket_options(mut self, options: SocketOptions) -> Builder {
         self.socket_options = options;
         self
     }
 
-    /// Who may subscribe, decided on threads of the engine's: see [`Admission`]. The default takes
-    /// `GET /events?topic=NAME` from everyone.
+    /// The code that decides about requests, on threads of the engine's: see [`Admission`]. The default lets
+    /// every client subscribe with `GET /events?topic=NAME`.
     pub fn admission(mut self, admission: impl Admission) -> Builder {
         self.admission = Some(ChosenAdmission::OnThreads(Arc::new(admission)));
         self
     }
 
-    /// How many threads call the admission of [`Builder::admission`], at least one. The default is 4. An admission
-    /// on the shards has no threads.
+    /// How many threads call the admission of [`Builder::admission`], at least one. The default is 4. An
+    /// admission on the shards has no threads.
     pub fn admission_threads(mut self, count: usize) -> Builder {
         self.admission_threads = count.max(1);
         self
     }
 
-    /// Who may subscribe, decided on the thread of the shard that received the request, between two sends. It
-    /// saves the way to another thread: some 12 us of CPU for each connect where many come at once, some 30
-    /// and more where each of them wakes its thread and the shard. While it runs, the streams of its shard
-    /// wait, so it must not block. It may publish to its own engine's hub, to no other's. Calls that would
-    /// wait for a shard refuse there: [`crate::Hub::publish_wait`], [`crate::Hub::publish_async`],
+    /// The code that decides about requests, on the thread of the shard that received the request, between
+    /// two sends. It saves the way to another thread: some 12 us of CPU for each connect where many come at
+    /// once, some 30 and more where each of them wakes its thread and the shard. While it runs, the streams
+    /// of its shard wait, so it must not block. It may publish to its own engine's hub, to no other's. Calls
+    /// that would wait for a shard refuse there: [`crate::Hub::publish_wait`], [`crate::Hub::publish_async`],
     /// [`crate::Hub::topic`], [`crate::Hub::topics_page`], [`HandOver::receive`]; [`Engine::stop`] begins the
     /// end and does not wait for it.
     ///
@@ -225,7 +226,8 @@ impl Builder {
     }
 
     /// Whether requests that are no subscriptions are handed to [`Engine::hand_over`] instead of being
-    /// answered 404. They wait there until somebody receives them; where too many do, the answer is 503.
+    /// answered 404. They wait there until [`HandOver::receive`] takes them. Where too many
+    /// of them wait, the answer is 503.
     pub fn hand_over(mut self, hand_over: bool) -> Builder {
         self.hand_over = hand_over;
         self
@@ -306,7 +308,8 @@ impl Builder {
         }
         let budget = Budget {
             limit: descriptor_limit.in_force,
-            // Without proc(5) nobody can tell; then a start that needs too many says so less clearly.
+            // Without proc(5) the number is unknown. Then the error of a start that needs too many is less
+            // clear.
             open: table::open_descriptors().unwrap_or_default(),
             private_tables,
             listeners: listeners.len(),

@@ -1,9 +1,10 @@
 //! Life-cycle events of connections for the embedder, in a queue of bounded length.
 //!
-//! Shards add what happened in a tick under one lock, and never wait. The room of the queue is reserved at the
-//! start, so that no shard waits while it grows. What finds no room is counted, so that the embedder's own counts
-//! stay right. Readers wait for a condition variable, which needs no descriptor. A thread wakes a reader that is a
-//! task, because a shard may have a descriptor table in which the runtime's descriptors name other files.
+//! Shards add what happened in a tick under one lock, and never wait. The room of the queue is reserved at
+//! the start, so that no shard waits while it grows. Events for which there is no room are counted, so that
+//! the embedder's own counts stay right. Readers wait for a condition variable, which needs no descriptor. A
+//! thread wakes a reader that is a task, because a shard may have a descriptor table in which the runtime's
+//! descriptors name other files.
 
 #[cfg(test)]
 #[cfg(fanfare_loom)]
@@ -41,8 +42,8 @@ pub enum LifeCycleEvent {
     Subscribed(Subscribed),
     /// A connection has ended. It is the last event of this connection.
     Closed(Closed),
-    /// The numbers of the events that found no room in the queue at this place: after the event before this one, and
-    /// before the next one.
+    /// The queue was full, so events are missing between the event before this one and the next one. This says
+    /// how many.
     Missed(Missed),
 }
 
@@ -91,7 +92,7 @@ pub struct Closed {
     pub data: Option<u64>,
 }
 
-/// Numbers of events that found no room.
+/// How many events the queue had no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missed {
@@ -105,10 +106,10 @@ pub struct Missed {
 
 /// The reader's end of the queue: [`crate::Engine::life_cycle`]. When it is dropped, shards make no more events.
 ///
-/// There are three ways to read, which may be mixed, as with a [`crate::Reader`]: [`LifeCycle::next_wait`] blocks the
-/// thread, [`LifeCycle::next`] and the implementation of [`Stream`] are for tasks of any executor, and
-/// [`LifeCycle::try_next`] does not wait. After the engine has ended, each of them gives the events that are left,
-/// then `None`.
+/// There are three ways to read, which may be mixed, as with a [`crate::Reader`]: [`LifeCycle::next_wait`]
+/// blocks the thread, [`LifeCycle::next`] and the implementation of [`Stream`] are for tasks of any executor,
+/// and [`LifeCycle::try_next`] does not wait. After the engine has ended, each of them gives the events that
+/// are left, then `None`.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -135,15 +136,15 @@ pub(crate) struct LifeCycleQueue {
     state: Mutex<State>,
     /// The state has changed: for a reader that is a thread.
     changed: Condvar,
-    /// The state has changed while a task waits: for the thread that wakes it. Apart, so that a shard wakes no
-    /// thread where no task waits.
+    /// The state has changed while a task waits: for the thread that wakes it. Apart, so that a shard wakes
+    /// no thread where no task waits.
     task_is_due: Condvar,
     capacity: usize,
 }
 
 struct State {
     events: VecDeque<LifeCycleEvent>,
-    /// What found no room behind the last of them.
+    /// How many events there was no room for, behind the last of them.
     missed: Missed,
     /// Shards that may still add events.
     writers: usize,
@@ -276,8 +277,8 @@ impl LifeCycle {
         }
     }
 
-    /// The next event; blocks until there is one, at most for `patience`. `None`: the engine has ended, and all
-    /// events were read.
+    /// The next event; blocks until there is one, at most for `patience`. `None`: the engine has ended, and
+    /// all events were read.
     ///
     /// # Errors
     /// [`ReadError`].

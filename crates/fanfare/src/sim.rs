@@ -31,7 +31,7 @@ pub struct Plan {
     pub limits: Limits,
     /// Work per tick, the same in every shard.
     pub budgets: Budgets,
-    /// Who may subscribe.
+    /// The code that decides about requests.
     pub admission: Arc<dyn Admission>,
     /// Whether requests that are no subscriptions are handed over (to a channel that takes none).
     pub hand_over: bool,

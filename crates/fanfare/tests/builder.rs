@@ -1,4 +1,5 @@
-//! What a builder is told, in every order, and which topics a subscription may have, by every way into the engine.
+//! What a builder is told, in every order, and which topics a subscription may have, by every way into the
+//! engine.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -69,8 +70,8 @@ fn the_number_of_threads_does_not_say_where_an_admission_runs() {
     }
 }
 
-/// The bound counted repetitions in a change of topics and not for a reader, and a subscription of an admission that
-/// had no topic began a stream that could not be changed.
+/// The bound counted repetitions in a change of topics and not for a reader, and a subscription of an
+/// admission that had no topic began a stream that could not be changed.
 #[test]
 fn every_subscription_has_at_least_one_topic_and_a_bounded_number_of_different_ones() {
     let many = |count: usize| (0..count).map(|number| topic(&number.to_string())).collect::<Vec<_>>();

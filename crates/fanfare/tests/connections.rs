@@ -92,7 +92,7 @@ fn closed(life_cycle: &mut LifeCycle) -> Closed {
 }
 
 #[test]
-fn a_connection_is_heard_of_from_its_beginning_to_its_end() {
+fn a_connection_has_events_from_its_beginning_to_its_end() {
     let (engine, mut life_cycle, hub, address) = start(1, 100, Limits::default());
     let mut stream = subscribe(address, "ada", "topic=b&topic=a&topic=b");
     let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() else {
@@ -188,7 +188,7 @@ fn a_full_queue_still_counts() {
 
 /// A task is woken although the shards may have descriptor tables of their own; and the end of the engine wakes it, too.
 #[test]
-fn a_task_hears_of_connections() {
+fn a_task_gets_life_cycle_events() {
     let builder = Engine::builder().shards(2).descriptor_tables(fanfare::DescriptorTables::Auto);
     let builder = builder.admission(admit).life_cycle(100).listen("127.0.0.1:0".parse().unwrap());
     let mut engine = builder.start().unwrap();
@@ -243,7 +243,7 @@ fn a_shard_does_not_wait_for_life_cycle_events() {
 
 /// A reader that leaves costs the shards nothing more, and breaks nothing.
 #[test]
-fn a_life_cycle_that_is_dropped_holds_up_nobody() {
+fn a_life_cycle_that_is_dropped_holds_up_no_shard() {
     let (engine, life_cycle, hub, address) = start(2, 2, Limits::default());
     let stays = subscribe(address, "a", "topic=a");
     drop(life_cycle);

@@ -145,8 +145,9 @@ impl Subscribe {
         self
     }
 
-    /// Who the subscriber is: the user's name, say, or the subject of a token. [`crate::Hub::disconnect_subject`] ends all
-    /// connections of a subject, and life-cycle events bear it. At most [`Subscribe::MAX_SUBJECT_BYTES`].
+    /// The name of the subscriber: the user's name, say, or the subject of a token.
+    /// [`crate::Hub::disconnect_subject`] ends all connections of a subject, and life-cycle events bear it.
+    /// At most [`Subscribe::MAX_SUBJECT_BYTES`].
     ///
     /// # Errors
     /// [`InvalidSubject`]: the text is longer.
@@ -226,8 +227,8 @@ pub(crate) enum WrongTopics {
 }
 
 impl WrongTopics {
-    /// Checks the topics of a subscription. A topic that is named several times counts once. Where such topics are
-    /// more than the bound, their repetitions are removed, so that a long list is not kept.
+    /// Checks the topics of a subscription. A topic that is named several times counts once. Where such
+    /// topics are more than the bound, their repetitions are removed, so that a long list is not kept.
     pub(crate) fn check(topics: &mut Vec<Topic>, limit: usize) -> Result<(), WrongTopics> {
         if topics.len() > limit {
             topics.sort_unstable();

@@ -3,7 +3,8 @@
 //! members, which the server does not have.
 //!
 //! [`Builder::limits`] sets all bounds at once, also those that are no options. These methods change single
-//! ones of them, whether they are called before it or after it. Of two calls for one bound, the last one counts.
+//! ones of them, whether they are called before it or after it. Of two calls for one bound, the last one
+//! counts.
 
 use std::time::Duration;
 

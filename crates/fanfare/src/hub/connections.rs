@@ -33,8 +33,9 @@ pub enum ConnectionError {
     },
 }
 
-/// Orders are given at once, and the shards carry them out in the order in which each of them got them. A connection that has
-/// ended meanwhile is left out. An admission may give them too, also about its own connection, once that is one.
+/// These calls return at once. Each shard carries orders out in the order in which it got them, and leaves
+/// out a connection that has ended meanwhile. An admission may give orders, too, also about its own
+/// connection, once that has begun.
 impl Hub {
     /// Ends a connection. Its subscriber may come back, and resumes after the last event that it was sent.
     ///

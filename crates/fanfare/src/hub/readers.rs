@@ -8,7 +8,7 @@
 //!
 //! A [`Reader`] has a cursor, as every subscriber has, and no queue. It reads from the log in portions, each
 //! under one short hold of the log's lock. So it takes a bounded amount of memory, and a slow one never holds
-//! up a publisher: where the log has dropped what it needs, it is told of a gap and goes on.
+//! up a publisher: where the log has dropped what it needs, it gets a gap and goes on.
 //!
 //! A publisher calls readers that sleep, once for each sleep ([`registry`]). A thread waits for a condition
 //! variable. A task is woken by the hub's own thread ([`super::tasks`]), because the publisher may be a
@@ -327,7 +327,7 @@ impl ReaderBuilder<'_> {
         })
     }
 
-    /// Where it begins, and whether it is told of a gap there. A number that is newer than everything here
+    /// Where it begins, and whether it begins with a gap. A number that is newer than everything here
     /// is a gap at once: no other part of this process has had it.
     fn start(&self, log: &LockedLog<'_>) -> (Start, Option<Gap>) {
         let Some(id) = &self.resume else {

@@ -108,10 +108,10 @@ impl Hub {
 }
 
 impl Hub {
-    /// Publishes one event, and waits for room where there is none: [`Hub::publish_async`] for a single event. A
-    /// future that is dropped may have published it. An event that was given its number is published: where it is
-    /// not visible when the wait ends, because older events of a durable store are not released, it becomes
-    /// visible behind them.
+    /// Publishes one event, and waits for room where there is none: [`Hub::publish_async`] for a single
+    /// event. A future that is dropped may have published it. An event that was given its number is
+    /// published: where it is not visible when the wait ends, because older events of a durable store are not
+    /// released, it becomes visible behind them.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it, and the reasons of [`Hub::publish_async`].

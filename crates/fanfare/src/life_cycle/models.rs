@@ -37,8 +37,8 @@ fn count(event: &LifeCycleEvent) -> u64 {
     }
 }
 
-/// Two shards add more events than the queue holds, and a thread reads: it is woken for them and for the end, and what it
-/// is told of and what it is told to have missed are all of them.
+/// Two shards add more events than the queue holds, and a thread reads: it is woken for them and for the end.
+/// The events that it reads and those that are counted as missed are all of them.
 #[test]
 fn life_cycle_events_are_read_or_counted() {
     explore(3, || {

@@ -8,9 +8,9 @@ use crate::admission::{InvalidSubject, Subscribe};
 
 /// A name that a connection adds to the members of a topic: [`Subscribe::with_member`].
 ///
-/// A name with several connections is one member. It stays a member for [`crate::Builder::presence_linger`] after
-/// its last connection; where more than [`crate::Limits::members_lingering`] stay so, the member that would leave
-/// first leaves early. The topic need not be one of the subscription.
+/// A name with several connections is one member. It stays a member for [`crate::Builder::presence_linger`]
+/// after its last connection; where more than [`crate::Limits::members_lingering`] stay so, the member that
+/// would leave first leaves early. The topic need not be one of the subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub(crate) topic: Topic,
@@ -38,8 +38,8 @@ impl Member {
         Ok(Member { topic: topic.clone(), name, announcement: None })
     }
 
-    /// Publishes an event of one of these types in the topic, with the name as data, when the member joins and
-    /// when it leaves.
+    /// Publishes an event of one of these types in the topic, with the name as data, when the member joins
+    /// and when it leaves.
     pub fn with_announcements(mut self, join: EventType, leave: EventType) -> Member {
         self.announcement = Some(Arc::new(Announcement { join, leave }));
         self

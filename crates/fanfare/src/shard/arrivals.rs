@@ -325,7 +325,7 @@ impl<I: Io> Shard<I> {
             Reply::Answer(bytes) => self.answer_and_linger(socket, &bytes, now),
             Reply::HandOver(bytes) => {
                 let Some(to) = &self.links.hand_over else {
-                    unreachable!("where there is nobody, it is refused")
+                    unreachable!("without a receiver, it is refused")
                 };
                 let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
                     Ok(()) => {
@@ -368,7 +368,7 @@ fn has_more(behind: &[u8]) -> bool {
     behind.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
 }
 
-/// The answer to a request that is no subscription, where nobody takes others.
+/// The answer to a request that is no subscription, where the engine hands none over.
 fn nothing_here() -> Refusal {
     Refusal::new(404, "nothing is served at this path")
 }
