@@ -30,6 +30,8 @@ impl World {
         self.shards[shard].net.borrow_mut().count_changes();
         let in_time_since = (!self.is_slowed()).then_some(self.shards[shard].late_at);
         let (undecided, others_wait) = (tick.after.counts.undecided, tick.after.others_waiting > 0);
+        let left = tick.after.counts.left_undecided - tick.before.counts.left_undecided;
+        self.shared.tally.borrow_mut().add(Occurrence::LeftUndecided, left);
         self.shards[shard].net.borrow_mut().check_undecided(undecided, others_wait, in_time_since);
         self.check_laggards(shard);
         self.check_stalled(tick);
@@ -211,9 +213,6 @@ impl World {
                     self.shared.happened(Occurrence::DisconnectedAhead);
                 }
                 let left_undecided = it.undecided.is_some() && (it.ended || it.reset);
-                if left_undecided {
-                    self.shared.happened(Occurrence::LeftUndecided);
-                }
                 let is_right =
                     dropped || turned_away || ended_ahead || left_undecided || tick.after.is_draining;
                 assert!(is_right, "it is closed without an answer");
