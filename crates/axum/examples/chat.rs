@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::Html;
 use axum::routing::get;
-use fanfare::{Engine, Event, EventType, Hub, Topic};
+use fanfare::{Engine, Event, EventType, Hub, Member, Topic};
 use fanfare_axum::{Error, Listener, Subscriber, Subscription};
 use serde::Deserialize;
 
@@ -28,8 +28,8 @@ async fn listen(
 ) -> Result<Subscription, Error> {
     let topic = topic(&room)?;
     let (join, leave) = (EventType::new("join")?, EventType::new("leave")?);
-    let sub = sub.to([topic.clone()]).from_earliest().member(&topic, user.name)?.announce(join, leave);
-    Ok(sub.subscribe(&hub))
+    let member = Member::new(&topic, user.name)?.with_announcements(join, leave);
+    Ok(sub.to([topic]).from_earliest().with_member(member).subscribe(&hub))
 }
 
 /// The names of the members of a room, one on each line.

@@ -121,7 +121,7 @@
 //! client; answers to earlier requests on the connection come before the stream; and a client whose stream
 //! cannot begin gets an answer with a status and a reason.
 //!
-//! # Errors, and who has to act
+//! # Errors, and what to do
 //!
 //! - **The client**: [`SubscriberRejection`] answers a wrong method, a body, or HTTP/2, and
 //!   [`Error::Subscribe`] and [`Error::Event`] answer a query or a name that is not valid, with 400.
@@ -140,6 +140,8 @@
 //! A runtime of tokio with IO and time (`#[tokio::main]` has both). hyper's `pipeline_flush` joins answers to
 //! requests that came together; where the head of a stream is joined with an earlier answer, the connection
 //! is closed.
+
+#![warn(missing_debug_implementations)]
 
 mod address;
 mod body;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::body::{Phase, Progress};
 use crate::problem;
 use crate::socket::{Kind, Socket};
-use crate::takeover::{HubHandle, MarkedHead, Promised};
+use crate::takeover::{MarkedHead, Promised};
 
 /// How often a busy engine is asked before the subscriber is refused, and the time in between: a mailbox is
 /// full for as long as a large sweep takes.
@@ -33,14 +33,14 @@ pub(crate) fn take_over(
     head: &MarkedHead<'_>,
     has_body: bool,
 ) -> Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>> {
-    let Promised { hub: HubHandle(hub), subscribe, progress } = promised;
+    let Promised { hub, subscribe, progress } = promised;
     progress.set(Phase::Taken);
     // hyper may have read the next request already. It is not to be answered any more.
     let end = End { progress, phase: if head.is_last() { Phase::Ended } else { Phase::Cut } };
     let fields = head.for_answer();
 
     let altered = has_body || !head.behind.is_empty();
-    let with_head = match subscribe.response_head(head.for_stream()) {
+    let with_head = match subscribe.with_response_head(head.for_stream()) {
         Ok(_) if altered => Err("a layer has put bytes into its body".to_owned()),
         Ok(subscribe) => Ok(subscribe),
         Err(error) => Err(error.to_string()),
@@ -109,13 +109,17 @@ async fn refuse(refused: AdoptError, kind: Kind, fields: &[u8]) {
     let (status, detail) = match refused.reason() {
         AdoptRefusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "this server is busy; try again in a moment"),
         AdoptRefusal::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down"),
+        AdoptRefusal::NoTopics => (StatusCode::BAD_REQUEST, "a subscription has at least one topic"),
         AdoptRefusal::TooManyTopics { .. } => {
             (StatusCode::BAD_REQUEST, "too many topics in one subscription")
         }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "this server cannot take the connection; its log says why"),
     };
     match refused.reason() {
-        AdoptRefusal::Busy | AdoptRefusal::Stopped | AdoptRefusal::TooManyTopics { .. } => {
+        AdoptRefusal::Busy
+        | AdoptRefusal::Stopped
+        | AdoptRefusal::NoTopics
+        | AdoptRefusal::TooManyTopics { .. } => {
             tracing::debug!("a subscriber is refused: {refused}");
         }
         _ => tracing::error!("a subscriber is refused: {refused}"),

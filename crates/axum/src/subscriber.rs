@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use fanfare::{
-    Checkpoint, EventType, HeadError, Hub, InvalidSubject, RequestHead, Subscribe, SubscribeError,
-    SubscribeQuery, Topic,
+    Checkpoint, EventType, HeadError, Hub, InvalidSubject, Member, RequestHead, Retry, Subscribe,
+    SubscribeError, SubscribeQuery, Topic,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
 use crate::body::{Progress, SubscriptionBody};
 use crate::connection::{self, Connection};
 use crate::problem;
-use crate::takeover::{self, HubHandle, MARK, Promised};
+use crate::takeover::{self, MARK, Promised};
 
 /// A request whose connection can become a stream: the extractor of a handler that subscribes.
 ///
@@ -58,6 +58,7 @@ pub struct NewSubscription {
 ///
 /// Layers see its head as that of any other response, and what they add to it arrives. Its body has no bytes:
 /// when the head is written, the engine takes the socket over and writes the events.
+#[derive(Debug)]
 #[must_use = "the handler has to return it"]
 pub struct Subscription {
     hub: Hub,
@@ -117,7 +118,7 @@ impl Subscriber {
         let id = SubscribeQuery::resume_from(header, self.uri.query());
         let new = NewSubscription { subscribe: Subscribe::to(topics), resumes: id.is_some() };
         match id {
-            Some(id) => new.resume(id),
+            Some(id) => new.with_resume(id),
             None => new,
         }
     }
@@ -173,83 +174,84 @@ fn has_body(headers: &HeaderMap) -> bool {
 impl NewSubscription {
     /// Resumes behind this event instead of the client's last one: the text of a `Last-Event-ID`, or
     /// `earliest` for all that is retained.
-    pub fn resume(self, id: impl Into<String>) -> NewSubscription {
+    pub fn with_resume(self, id: impl Into<String>) -> NewSubscription {
         self.with(|subscribe| subscribe.with_resume(id))
     }
 
     /// A client that has no event yet begins with everything that is retained, instead of what is published
     /// from now on.
     pub fn from_earliest(self) -> NewSubscription {
-        if self.resumes { self } else { self.resume("earliest") }
+        if self.resumes { self } else { self.with_resume("earliest") }
     }
 
     /// Whether a gap is told in the stream, by an event of the type `fanfare.gap`. The default is yes: see
     /// [`Subscribe::with_gap_events`].
-    pub fn gap_events(self, tell: bool) -> NewSubscription {
+    pub fn with_gap_events(self, tell: bool) -> NewSubscription {
         self.with(|subscribe| subscribe.with_gap_events(tell))
     }
 
     /// How the client gets an id before its first event: see [`Subscribe::with_checkpoint`].
-    pub fn checkpoint(self, form: Checkpoint) -> NewSubscription {
+    pub fn with_checkpoint(self, form: Checkpoint) -> NewSubscription {
         self.with(|subscribe| subscribe.with_checkpoint(form))
     }
 
     /// The longest silence that the client bears; then it gets a comment. See [`Subscribe::with_heartbeat`].
-    pub fn heartbeat(self, longest_silence: Duration) -> NewSubscription {
+    pub fn with_heartbeat(self, longest_silence: Duration) -> NewSubscription {
         self.with(|subscribe| subscribe.with_heartbeat(longest_silence))
     }
 
     /// Whether the client gets private events of its topics. The default is no: see
     /// [`Subscribe::with_private_events`].
-    pub fn sees_private(self, sees: bool) -> NewSubscription {
+    pub fn with_private_events(self, sees: bool) -> NewSubscription {
         self.with(|subscribe| subscribe.with_private_events(sees))
     }
 
     /// How long the client is to wait before it comes back: see [`Subscribe::with_retry`].
-    pub fn retry(self, wait: Duration) -> NewSubscription {
+    pub fn with_retry(self, wait: impl Into<Retry>) -> NewSubscription {
         self.with(|subscribe| subscribe.with_retry(wait))
     }
 
     /// A first event for this client alone, without an id: see [`Subscribe::with_greeting`].
-    pub fn greeting(self, kind: Option<&EventType>, data: &str) -> NewSubscription {
+    pub fn with_greeting(self, kind: Option<&EventType>, data: &str) -> NewSubscription {
         self.with(|subscribe| subscribe.with_greeting(kind, data))
     }
 
-    /// [`Subscribe::with_member`]: while the connection lives, this name is among the members of the topic.
-    ///
-    /// # Errors
-    /// [`InvalidSubject`]: the name is too long.
-    pub fn member(self, topic: &Topic, name: impl Into<Arc<str>>) -> Result<NewSubscription, InvalidSubject> {
-        self.try_with(|subscribe| subscribe.with_member(topic, name))
+    /// While the connection lives, it has a name among the members of a topic: see
+    /// [`Subscribe::with_member`].
+    pub fn with_member(self, member: Member) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_member(member))
     }
 
-    /// [`Subscribe::with_announcements`]: the members that were named before are announced when they join and
-    /// when they leave, by events of these types.
-    pub fn announce(self, join: EventType, leave: EventType) -> NewSubscription {
-        self.with(|subscribe| subscribe.with_announcements(join, leave))
-    }
-
-    /// [`Subscribe::with_subject`]: who the subscriber is, for [`Hub::disconnect_subject`] and the life
-    /// cycle.
+    /// The subject of the subscriber, for [`Hub::disconnect_subject`] and the life cycle: see
+    /// [`Subscribe::with_subject`].
     ///
     /// # Errors
     /// [`InvalidSubject`]: the text is too long.
-    pub fn subject(self, subject: impl Into<Arc<str>>) -> Result<NewSubscription, InvalidSubject> {
+    pub fn with_subject(self, subject: impl Into<Arc<str>>) -> Result<NewSubscription, InvalidSubject> {
         self.try_with(|subscribe| subscribe.with_subject(subject))
     }
 
-    /// [`Subscribe::with_lifetime`]: the stream ends within this time.
-    pub fn lifetime(self, lifetime: Duration) -> NewSubscription {
+    /// A number of the embedder's that life-cycle events bear: see [`Subscribe::with_data`].
+    pub fn with_data(self, data: u64) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_data(data))
+    }
+
+    /// The stream ends within this time: see [`Subscribe::with_lifetime`].
+    pub fn with_lifetime(self, lifetime: Duration) -> NewSubscription {
         self.with(|subscribe| subscribe.with_lifetime(lifetime))
     }
 
-    /// Everything else that a [`Subscribe`] can be told. Fields of the response belong into the response:
-    /// `([("x-name", "value")], subscription)`.
+    /// Changes the [`Subscribe`] that the engine is asked for. Fields of the response belong into the
+    /// response: `([("x-name", "value")], subscription)`.
     pub fn with(self, change: impl FnOnce(Subscribe) -> Subscribe) -> NewSubscription {
         NewSubscription { subscribe: change(self.subscribe), ..self }
     }
 
-    fn try_with<E>(
+    /// As [`NewSubscription::with`], for changes that may fail.
+    ///
+    /// # Errors
+    /// What `change` says.
+    pub fn try_with<E>(
         self,
         change: impl FnOnce(Subscribe) -> Result<Subscribe, E>,
     ) -> Result<NewSubscription, E> {
@@ -271,8 +273,7 @@ impl Subscription {
     /// The answer for services without axum. hyper has to write it to the [`crate::Io`] of its request.
     pub fn into_http(self) -> http::Response<SubscriptionBody> {
         let progress = Arc::<Progress>::default();
-        let promised =
-            Promised { hub: HubHandle(self.hub), subscribe: self.subscribe, progress: Arc::clone(&progress) };
+        let promised = Promised { hub: self.hub, subscribe: self.subscribe, progress: Arc::clone(&progress) };
         let (key, mark) = takeover::promise(promised);
         let mut response = http::Response::new(SubscriptionBody::new(key, progress));
         let headers = response.headers_mut();
@@ -295,12 +296,6 @@ impl Subscription {
 impl IntoResponse for Subscription {
     fn into_response(self) -> Response {
         self.into_http().map(Body::new)
-    }
-}
-
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("subscribe", &self.subscribe).finish_non_exhaustive()
     }
 }
 

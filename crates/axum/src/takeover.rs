@@ -33,18 +33,9 @@ const KEY_DIGITS: usize = 32;
 /// A response that is under way to its connection.
 #[derive(Debug)]
 pub(crate) struct Promised {
-    pub(crate) hub: HubHandle,
+    pub(crate) hub: Hub,
     pub(crate) subscribe: Subscribe,
     pub(crate) progress: Arc<Progress>,
-}
-
-/// A hub, which has nothing to show.
-pub(crate) struct HubHandle(pub(crate) Hub);
-
-impl std::fmt::Debug for HubHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hub")
-    }
 }
 
 static RESPONSES: LazyLock<Responses> = LazyLock::new(Responses::default);
@@ -245,7 +236,7 @@ mod tests {
 
     fn promised(hub: Hub) -> Promised {
         let subscribe = Subscribe::to([Topic::new("a").unwrap()]);
-        Promised { hub: HubHandle(hub), subscribe, progress: Arc::default() }
+        Promised { hub, subscribe, progress: Arc::default() }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) fn count(mut reader: Reader) -> BTreeMap<Topic, u64> {
     while let Ok(Some(item)) = reader.next_wait(Duration::MAX) {
         let ReadItem::Event(event) = item else { continue };
         event.topics().iter().for_each(|topic| *counts.entry(topic.clone()).or_default() += 1);
-        println!("{}: {counts:?}", event.id());
+        println!("{}: {counts:?}", event.wire_id());
     }
     counts
 }

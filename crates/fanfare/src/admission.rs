@@ -1,4 +1,4 @@
-//! Who may subscribe, and to what: the embedder's decision on each request head.
+//! The embedder's decision on each request head: whether it subscribes, and to which topics.
 //!
 //! [`request`] is what an admission is shown, [`subscribe`] and [`answer`] are what it decides, [`ticket`] is a decision
 //! that comes later, and [`threads`] are the threads on which admissions run.
@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub use answer::{Answer, InvalidHeader, Refusal};
 pub use request::Request;
 pub(crate) use request::Via;
+pub(crate) use subscribe::WrongTopics;
 pub use subscribe::{InvalidSubject, Subscribe};
 pub(crate) use threads::{AdmissionThreads, Job};
 pub(crate) use ticket::{Decided, UndecidedAddress};

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::{fmt, io};
 
-use crate::admission::Subscribe;
+use crate::admission::{Subscribe, WrongTopics};
 
 /// A socket that [`crate::Hub::adopt`] did not take, with its subscription. Both are given back:
 /// [`AdoptError::into_parts`]. The socket is open, and nothing was sent on it; the engine's
@@ -27,13 +27,15 @@ pub enum AdoptRefusal {
     Busy,
     /// The engine stops, or has stopped.
     Stopped,
-    /// The subscription has more topics than [`crate::Limits::topics_per_subscription`].
+    /// The subscription has no topic.
+    NoTopics,
+    /// The subscription has more different topics than [`crate::Limits::topics_per_subscription`].
     TooManyTopics {
         /// The bound.
         limit: usize,
     },
     /// The operating system refused: it is no socket, or an option is out of range. `InvalidInput`: the head of
-    /// [`Subscribe::response_head`] does not announce the wire format.
+    /// [`Subscribe::with_response_head`] does not announce the wire format.
     Io(io::Error),
 }
 
@@ -63,6 +65,15 @@ impl AdoptError {
     }
 }
 
+impl From<WrongTopics> for AdoptRefusal {
+    fn from(wrong: WrongTopics) -> AdoptRefusal {
+        match wrong {
+            WrongTopics::None => AdoptRefusal::NoTopics,
+            WrongTopics::TooMany { limit } => AdoptRefusal::TooManyTopics { limit },
+        }
+    }
+}
+
 impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.reason.fmt(f)
@@ -73,7 +84,7 @@ impl std::error::Error for AdoptError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.reason {
             AdoptRefusal::Io(error) => Some(error),
-            AdoptRefusal::Busy | AdoptRefusal::Stopped | AdoptRefusal::TooManyTopics { .. } => None,
+            _ => None,
         }
     }
 }
@@ -83,9 +94,8 @@ impl fmt::Display for AdoptRefusal {
         match self {
             AdoptRefusal::Busy => f.write_str("the shard is busy; try again in a moment"),
             AdoptRefusal::Stopped => f.write_str("the engine is shutting down"),
-            AdoptRefusal::TooManyTopics { limit } => {
-                write!(f, "a subscription has at most {limit} topics")
-            }
+            AdoptRefusal::NoTopics => WrongTopics::None.fmt(f),
+            AdoptRefusal::TooManyTopics { limit } => WrongTopics::TooMany { limit: *limit }.fmt(f),
             AdoptRefusal::Io(error) => write!(f, "the socket cannot be adopted: {error}"),
         }
     }

@@ -105,7 +105,7 @@ counts! {
     sends,
     /// Heartbeats sent.
     heartbeats,
-    /// Gaps that subscribers were told of, or for which they were noted.
+    /// Gaps that were reported to subscribers, or noted for a report.
     gaps,
     /// Events taken from the mailbox: those of topics that the shard reads.
     events,

@@ -37,6 +37,7 @@ use crate::shard::Links;
 use crate::shard_thread;
 use crate::shared_log::log_of;
 use crate::stopping::{StopError, StopFuture};
+use limits::LimitChange;
 use plan::Plan;
 
 /// A log begins below this number, so that no engine runs out of numbers.
@@ -52,9 +53,13 @@ pub struct Builder {
     raise_descriptor_limit: bool,
     backend: Backend,
     limits: Limits,
+    /// Single bounds, which change `limits` at the start.
+    limit_changes: Vec<LimitChange>,
     socket_options: SocketOptions,
-    admission: Option<Arc<dyn Admission>>,
-    admission_runs: AdmissionRuns,
+    /// Changes `socket_options` at the start.
+    send_buffer: Option<u32>,
+    admission: Option<ChosenAdmission>,
+    admission_threads: usize,
     hand_over: bool,
     begin_after: Option<Cursor>,
     position_file: Option<PathBuf>,
@@ -62,12 +67,10 @@ pub struct Builder {
     presence_linger: Duration,
 }
 
-/// Where an engine calls its admission.
-#[derive(Clone, Copy)]
-enum AdmissionRuns {
-    OnShards,
-    /// On this many threads.
-    OnThreads(usize),
+/// An admission, and where the engine calls it.
+enum ChosenAdmission {
+    OnShards(Arc<dyn Admission>),
+    OnThreads(Arc<dyn Admission>),
 }
 
 /// Threads for admissions, unless the builder is told another number.
@@ -176,40 +179,39 @@ impl Builder {
         self
     }
 
-    /// All bounds. Those that are options of the server can also be set one by one, behind this: see
-    /// [`Builder::max_connections`] and the methods beside it.
+    /// All bounds. Those that are options of the server can also be set one by one, before this or after it:
+    /// see [`Builder::max_connections`] and the methods beside it.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.limits = limits;
         self
     }
 
-    /// Options of every subscriber's socket.
+    /// Options of every subscriber's socket. [`Builder::send_buffer`] sets one of them, before this or after
+    /// it.
     pub fn socket_options(mut self, options: SocketOptions) -> Builder {
         self.socket_options = options;
         self
     }
 
-    /// Who may subscribe, decided on threads of the engine's: see [`Admission`]. The default takes
-    /// `GET /events?topic=NAME` from everyone.
+    /// The code that decides about requests, on threads of the engine's: see [`Admission`]. The default lets
+    /// every client subscribe with `GET /events?topic=NAME`.
     pub fn admission(mut self, admission: impl Admission) -> Builder {
-        self.admission = Some(Arc::new(admission));
-        if let AdmissionRuns::OnShards = self.admission_runs {
-            self.admission_runs = AdmissionRuns::OnThreads(ADMISSION_THREADS);
-        }
+        self.admission = Some(ChosenAdmission::OnThreads(Arc::new(admission)));
         self
     }
 
-    /// How many threads call the admission, at least one. The default is 4.
+    /// How many threads call the admission of [`Builder::admission`], at least one. The default is 4. An
+    /// admission on the shards has no threads.
     pub fn admission_threads(mut self, count: usize) -> Builder {
-        self.admission_runs = AdmissionRuns::OnThreads(count.max(1));
+        self.admission_threads = count.max(1);
         self
     }
 
-    /// Who may subscribe, decided on the thread of the shard that received the request, between two sends. It
-    /// saves the way to another thread: some 12 us of CPU for each connect where many come at once, some 30
-    /// and more where each of them wakes its thread and the shard. While it runs, the streams of its shard
-    /// wait, so it must not block. It may publish to its own engine's hub, to no other's. Calls that would
-    /// wait for a shard refuse there: [`crate::Hub::publish_wait`], [`crate::Hub::publish_async`],
+    /// The code that decides about requests, on the thread of the shard that received the request, between
+    /// two sends. It saves the way to another thread: some 12 us of CPU for each connect where many come at
+    /// once, some 30 and more where each of them wakes its thread and the shard. While it runs, the streams
+    /// of its shard wait, so it must not block. It may publish to its own engine's hub, to no other's. Calls
+    /// that would wait for a shard refuse there: [`crate::Hub::publish_wait`], [`crate::Hub::publish_async`],
     /// [`crate::Hub::topic`], [`crate::Hub::topics_page`], [`HandOver::receive`]; [`Engine::stop`] begins the
     /// end and does not wait for it.
     ///
@@ -219,13 +221,13 @@ impl Builder {
     /// are not there, and their numbers may be those of subscribers: a logger that has a file writes into the stream of one, and
     /// so does the wake-up of a channel or a runtime. To drop the owner of a descriptor is to close it.
     pub unsafe fn admission_on_shards(mut self, admission: impl Admission) -> Builder {
-        self.admission = Some(Arc::new(admission));
-        self.admission_runs = AdmissionRuns::OnShards;
+        self.admission = Some(ChosenAdmission::OnShards(Arc::new(admission)));
         self
     }
 
     /// Whether requests that are no subscriptions are handed to [`Engine::hand_over`] instead of being
-    /// answered 404. They wait there until somebody receives them; where too many do, the answer is 503.
+    /// answered 404. They wait there until [`HandOver::receive`] takes them. Where too many
+    /// of them wait, the answer is 503.
     pub fn hand_over(mut self, hand_over: bool) -> Builder {
         self.hand_over = hand_over;
         self
@@ -306,7 +308,8 @@ impl Builder {
         }
         let budget = Budget {
             limit: descriptor_limit.in_force,
-            // Without proc(5) nobody can tell; then a start that needs too many says so less clearly.
+            // Without proc(5) the number is unknown. Then the error of a start that needs too many is less
+            // clear.
             open: table::open_descriptors().unwrap_or_default(),
             private_tables,
             listeners: listeners.len(),
@@ -314,6 +317,9 @@ impl Builder {
             backend: backend.backend,
         };
         let mut limits = self.limits;
+        self.limit_changes.into_iter().for_each(|change| change(&mut limits));
+        let mut socket_options = self.socket_options;
+        socket_options.send_buffer = self.send_buffer.or(socket_options.send_buffer);
         if let Some(events) = self.life_cycle {
             // Fewer than two are two: see `LifeCycleQueue::new`.
             limits.life_cycle_events = events.max(2);
@@ -321,28 +327,27 @@ impl Builder {
         let limits = budget
             .share_out(within_bounds_of_engine(limits), count)
             .map_err(|text| StartError::new(&format!("start {count} shards"), io::Error::other(text)))?;
-        let is_default = self.admission.is_none();
-        let admission = self.admission.unwrap_or_else(|| {
+        let chosen = self.admission.unwrap_or_else(|| {
             let max_topics = limits.topics_per_subscription;
-            Arc::new(move |request: &Request<'_>| subscribe_at_events(request, max_topics))
+            // It uses no descriptor.
+            let default = move |request: &Request<'_>| subscribe_at_events(request, max_topics);
+            ChosenAdmission::OnShards(Arc::new(default))
         });
-        let admissions = match self.admission_runs {
-            // The default one uses no descriptor.
-            AdmissionRuns::OnThreads(threads) if !is_default => {
-                let waiting = limits.undecided.saturating_mul(count);
+        let (admission, admissions) = match chosen {
+            ChosenAdmission::OnThreads(admission) => {
+                let (threads, waiting) = (self.admission_threads, limits.undecided.saturating_mul(count));
                 let threads = AdmissionThreads::start(threads, waiting, limits.head, &admission);
-                Admissions::OnThreads(
-                    threads.map_err(|cause| StartError::new("start a thread for admissions", cause))?,
-                )
+                let failed = |cause| StartError::new("start a thread for admissions", cause);
+                (admission, Admissions::OnThreads(threads.map_err(failed)?))
             }
-            _ => Admissions::OnShards(Arc::clone(&admission)),
+            ChosenAdmission::OnShards(admission) => (Arc::clone(&admission), Admissions::OnShards(admission)),
         };
 
         let admission_threads = AdmissionThreadsEnd(match &admissions {
             Admissions::OnThreads(threads) => Some(Arc::clone(threads)),
             Admissions::OnShards(_) => None,
         });
-        let listeners = OpenListeners::open(listeners, &self.socket_options, count)
+        let listeners = OpenListeners::open(listeners, &socket_options, count)
             .map_err(|cause| StartError::new("start", cause))?;
         let failed = |cause| StartError::new("open the shards' channels", cause);
         let hand_over = self.hand_over.then(fd_channel::channel).transpose().map_err(failed)?;
@@ -401,10 +406,12 @@ impl Builder {
             });
         }
         drop(hand_over_to);
+        let life_cycle = life_cycle.map(LifeCycle::start).transpose();
+        let life_cycle = life_cycle.map_err(|cause| StartError::new("start a thread", cause))?;
 
         let mut engine = Engine {
             connections_at_most: budget.connections(count),
-            hub: Hub::new(common, clock, limits, self.socket_options, handles, Arc::clone(&presence)),
+            hub: Hub::new(common, clock, limits, socket_options, handles, Arc::clone(&presence)),
             shards: Vec::new(),
             addresses: listeners.addresses,
             unix_addresses: listeners.unix_addresses,
@@ -413,7 +420,7 @@ impl Builder {
             tables,
             descriptor_limit,
             hand_over: hand_over.map(|receiver| HandOver { receiver }),
-            life_cycle: life_cycle.map(LifeCycle::new),
+            life_cycle,
             announcer: Announcer::new(presence),
             // A shard may publish before all of them have started: an admission does, and members join.
             position: position.map(TakenPosition::used),
@@ -468,9 +475,11 @@ impl Engine {
             raise_descriptor_limit: false,
             backend: Backend::Auto,
             limits: Limits::default(),
+            limit_changes: Vec::new(),
             socket_options: SocketOptions::default(),
+            send_buffer: None,
             admission: None,
-            admission_runs: AdmissionRuns::OnShards,
+            admission_threads: ADMISSION_THREADS,
             hand_over: false,
             begin_after: None,
             position_file: None,
@@ -654,6 +663,28 @@ fn subscribe_at_events(request: &Request<'_>, max_topics: usize) -> Decision {
     match Subscribe::from_request(request, max_topics) {
         Ok(subscribe) => Decision::Subscribe(subscribe),
         Err(error) => Decision::Refuse(error.into()),
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("listeners", &self.listeners)
+            .field("shards", &self.shards)
+            .field("backend", &self.backend)
+            .field("descriptor_tables", &self.descriptor_tables)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("addresses", &self.addresses)
+            .field("unix_addresses", &self.unix_addresses)
+            .field("shards", &self.shards.len())
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sockets whose requests are not subscriptions, on their way to another server in the same process.
 
-use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
+use std::{fmt, io};
 
 use fanfare_io::fd_channel::SocketReceiver;
 use fanfare_io::{Peer, sockets};
@@ -12,6 +12,7 @@ use crate::admission::Via;
 use crate::shard_thread;
 
 /// Sockets whose requests are not subscriptions, for another server in the same process.
+#[derive(Debug)]
 pub struct HandOver {
     pub(crate) receiver: SocketReceiver,
 }
@@ -27,6 +28,17 @@ pub struct HandedOver {
     /// was removed.
     pub received: Vec<u8>,
     via: Via,
+}
+
+impl fmt::Debug for HandedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The head may have a password in it.
+        f.debug_struct("HandedOver")
+            .field("socket", &self.socket)
+            .field("received_bytes", &self.received.len())
+            .field("via", &self.via)
+            .finish()
+    }
 }
 
 impl HandedOver {

@@ -38,7 +38,7 @@ use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Log;
 
-use crate::admission::Subscribe;
+use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
@@ -327,18 +327,19 @@ impl Hub {
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,
-        subscribe: Subscribe,
+        mut subscribe: Subscribe,
         encoding: impl Into<Encoding>,
     ) -> Result<(), AdoptError> {
         let (socket, encoding) = (socket.into(), encoding.into());
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let number = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[number % self.inner.shards.len()];
+        let most_topics = self.inner.limits.topics_per_subscription;
         let head_fits = subscribe.written_head.as_ref().is_none_or(|head| head.announces(encoding));
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
-        } else if subscribe.topics.len() > self.inner.limits.topics_per_subscription {
-            AdoptRefusal::TooManyTopics { limit: self.inner.limits.topics_per_subscription }
+        } else if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, most_topics) {
+            wrong.into()
         } else if !head_fits {
             let text = "the response head does not announce the wire format of the stream";
             AdoptRefusal::Io(io::Error::new(io::ErrorKind::InvalidInput, text))
@@ -522,6 +523,13 @@ impl Inner {
     /// What may wait in a mailbox that takes a socket or an inspection.
     fn mail_limit(&self) -> usize {
         self.limits.mailbox_others.saturating_add(self.limits.mailbox_events)
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without a lock: it may be printed anywhere.
+        f.debug_struct("Hub").field("head", &self.head()).finish_non_exhaustive()
     }
 }
 

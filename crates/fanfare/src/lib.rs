@@ -16,7 +16,7 @@
 //! - [`Engine`] starts and stops the threads that serve subscribers. [`Builder`] has its options and bounds.
 //! - [`Hub`] publishes events, adopts sockets of other servers, ends connections, and counts.
 //! - [`Admission`] is your code that decides about a request: subscribe it, refuse it, or answer it.
-//! - [`Subscribe`] describes a subscription: topics, where it resumes, who the subscriber is.
+//! - [`Subscribe`] describes a subscription: topics, where it resumes, and the name of the subscriber.
 //! - [`Reader`] reads events in the same process, as a thread or as a task.
 //! - [`LifeCycle`] tells which connections begin and end.
 //! - [`testing`] has clients for tests of your own server.
@@ -85,7 +85,7 @@
 //! | `fanfare-shard-N` | none, or that of [`Builder::admission_on_shards`] (`unsafe`) | never |
 //! | `fanfare-waker` | `Waker::wake` of tasks that publish or read | no: other tasks wait |
 //! | `fanfare-life-cycle` | the same of the task that reads life-cycle events | no |
-//! | `fanfare-presence` | none: it publishes who joins and leaves | |
+//! | `fanfare-presence` | none: it publishes the members that join and leave | |
 //! | `fanfare-stop` | none: it waits for the shards for [`Engine::stop_async`] | |
 //!
 //! Calls of the hub take locks for microseconds and do not wait for subscribers. These wait, with a bound
@@ -142,7 +142,7 @@
 //!   skips and is told ([`LaggardPolicy`]). When most subscribers are slow at once, publishers get
 //!   [`PublishError::Busy`] instead.
 //!
-//! # Errors, and who has to act
+//! # Errors, and what to do
 //!
 //! - **The operator** reads [`StartError`] and [`StopError`]: the message says what is missing.
 //! - **The author of the program** avoids [`InvalidEvent`], [`InvalidHeader`], [`InvalidHead`],
@@ -158,6 +158,8 @@
 //! Errors give back what was not taken: [`NotPublished::event`], the rest in the vector of a batch,
 //! [`AdoptError::into_parts`]. `WouldBlock` comes only on a shard's thread. Text from outside never panics;
 //! the panics that there are, are mistakes of the program, and each is documented at its call.
+
+#![warn(missing_debug_implementations)]
 
 mod admission;
 mod adopt;
@@ -179,6 +181,7 @@ mod shard_thread;
 mod shared_log;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
+#[allow(missing_debug_implementations, reason = "the simulator prints its own state")]
 pub mod sim;
 mod stopping;
 mod sync;
@@ -219,8 +222,9 @@ pub use hub::{
     ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published, ReadyFuture,
 };
 pub use inspect::{InspectError, TopicsPage};
-pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, NoLifeCycleEvent, Subscribed};
+pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};
+pub use presence::Member;
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;
 

@@ -1,30 +1,34 @@
 //! Life-cycle events of connections for the embedder, in a queue of bounded length.
 //!
-//! Shards add what happened in a tick under one lock, and never wait. The room of the queue is reserved at the
-//! start, so that no shard waits while it grows. What finds no room is counted, so that the embedder's own counts
-//! stay right. Readers wait for a condition variable, which needs no descriptor. A thread wakes a reader that is a
-//! task, because a shard may have a descriptor table in which the runtime's descriptors name other files.
+//! Shards add what happened in a tick under one lock, and never wait. The room of the queue is reserved at
+//! the start, so that no shard waits while it grows. Events for which there is no room are counted, so that
+//! the embedder's own counts stay right. Readers wait for a condition variable, which needs no descriptor. A
+//! thread wakes a reader that is a task, because a shard may have a descriptor table in which the runtime's
+//! descriptors name other files.
 
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use std::{fmt, io};
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::Topic;
 use fanfare_proto::limits::LIFE_CYCLE_EVENTS_MAX;
 use fanfare_proto::stream::CloseReason;
+use futures_core::Stream;
 
 use crate::connection::ConnectionId;
+use crate::hub::readers::ReadError;
 use crate::shard_thread;
 use crate::sync::{Condvar, Mutex, lock, thread};
 
@@ -38,8 +42,8 @@ pub enum LifeCycleEvent {
     Subscribed(Subscribed),
     /// A connection has ended. It is the last event of this connection.
     Closed(Closed),
-    /// The numbers of the events that found no room in the queue at this place: after the event before this one, and
-    /// before the next one.
+    /// The queue was full, so events are missing between the event before this one and the next one. This says
+    /// how many.
     Missed(Missed),
 }
 
@@ -88,7 +92,7 @@ pub struct Closed {
     pub data: Option<u64>,
 }
 
-/// Numbers of events that found no room.
+/// How many events the queue had no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missed {
@@ -101,42 +105,52 @@ pub struct Missed {
 }
 
 /// The reader's end of the queue: [`crate::Engine::life_cycle`]. When it is dropped, shards make no more events.
+///
+/// There are three ways to read, which may be mixed, as with a [`crate::Reader`]: [`LifeCycle::next_wait`]
+/// blocks the thread, [`LifeCycle::next`] and the implementation of [`Stream`] are for tasks of any executor,
+/// and [`LifeCycle::try_next`] does not wait. After the engine has ended, each of them gives the events that
+/// are left, then `None`.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use fanfare::{Engine, LifeCycleEvent, Topic};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut engine = Engine::builder().life_cycle(1000).start()?;
+/// let mut life_cycle = engine.life_cycle().expect("the builder was told to");
+/// let client = fanfare::testing::subscribe(&engine.hub(), [Topic::new("news")?])?;
+/// engine.stop(Duration::ZERO)?;
+/// while let Some(event) = life_cycle.next_wait(Duration::from_secs(1))? {
+///     if let LifeCycleEvent::Closed(closed) = event {
+///         println!("{} has ended: {:?}", closed.connection, closed.reason);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub struct LifeCycle {
     queue: Arc<LifeCycleQueue>,
     clock: Clock,
 }
 
-/// Why there is no event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NoLifeCycleEvent {
-    /// None has come in time.
-    TimedOut,
-    /// The engine has ended, and all events were read.
-    Ended,
-    /// The calling thread is a shard, which would wait for itself; or there is no thread to wake a task.
-    WouldBlock,
-}
-
 /// The queue between shards and reader.
 pub(crate) struct LifeCycleQueue {
     state: Mutex<State>,
-    /// The state has changed: for a reader, and for the thread that wakes a task.
+    /// The state has changed: for a reader that is a thread.
     changed: Condvar,
+    /// The state has changed while a task waits: for the thread that wakes it. Apart, so that a shard wakes
+    /// no thread where no task waits.
+    task_is_due: Condvar,
     capacity: usize,
 }
 
 struct State {
     events: VecDeque<LifeCycleEvent>,
-    /// What found no room behind the last of them.
+    /// How many events there was no room for, behind the last of them.
     missed: Missed,
     /// Shards that may still add events.
     writers: usize,
     has_reader: bool,
     /// The task that waits for an event.
     task: Option<Waker>,
-    /// The thread that wakes it was started.
-    wakes_tasks: bool,
 }
 
 impl LifeCycleQueue {
@@ -149,9 +163,13 @@ impl LifeCycleQueue {
             writers,
             has_reader: true,
             task: None,
-            wakes_tasks: false,
         };
-        Arc::new(LifeCycleQueue { state: Mutex::new(state), changed: Condvar::new(), capacity })
+        Arc::new(LifeCycleQueue {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            task_is_due: Condvar::new(),
+            capacity,
+        })
     }
 
     /// Adds what has happened on a shard, in this order. False: there is no reader any more.
@@ -172,8 +190,12 @@ impl LifeCycleQueue {
                 state.missed.count(&event);
             }
         }
+        let has_task = state.task.is_some();
         drop(state);
         self.changed.notify_all();
+        if has_task {
+            self.task_is_due.notify_one();
+        }
         true
     }
 
@@ -181,9 +203,10 @@ impl LifeCycleQueue {
     pub(crate) fn end_writer(&self) {
         lock(&self.state).writers -= 1;
         self.changed.notify_all();
+        self.task_is_due.notify_one();
     }
 
-    /// Wakes tasks, on a thread of its own, until the reader has left.
+    /// Wakes tasks, on a thread of its own, until the reader has left or all shards have ended.
     fn wake_tasks(&self) {
         let mut state = lock(&self.state);
         while state.has_reader {
@@ -195,8 +218,10 @@ impl LifeCycleQueue {
                     let _ = catch_unwind(AssertUnwindSafe(|| task.wake()));
                     state = lock(&self.state);
                 }
+                // No task waits any more.
+                None if state.writers == 0 => return,
                 None => {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self.task_is_due.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -228,31 +253,38 @@ impl Missed {
 }
 
 impl LifeCycle {
-    pub(crate) fn new(queue: Arc<LifeCycleQueue>) -> LifeCycle {
+    /// A reader, and the thread that wakes it where it is a task.
+    pub(crate) fn start(queue: Arc<LifeCycleQueue>) -> io::Result<LifeCycle> {
+        let wakes = Arc::clone(&queue);
+        thread::Builder::new().name("fanfare-life-cycle".to_owned()).spawn(move || wakes.wake_tasks())?;
+        Ok(LifeCycle::without_tasks(queue))
+    }
+
+    /// A reader that may not be a task: nothing wakes it.
+    pub(crate) fn without_tasks(queue: Arc<LifeCycleQueue>) -> LifeCycle {
         LifeCycle { queue, clock: Clock::start() }
     }
 
-    /// The next event, if it is there.
+    /// The next event, if there is one now. `None`: the engine has ended, and all events were read.
     ///
     /// # Errors
-    /// [`NoLifeCycleEvent::TimedOut`] or [`NoLifeCycleEvent::Ended`].
-    pub fn try_next(&mut self) -> Result<LifeCycleEvent, NoLifeCycleEvent> {
+    /// [`ReadError::NothingYet`].
+    pub fn try_next(&mut self) -> Result<Option<LifeCycleEvent>, ReadError> {
         let mut state = lock(&self.queue.state);
-        let has_ended = state.writers == 0;
-        let none = if has_ended { NoLifeCycleEvent::Ended } else { NoLifeCycleEvent::TimedOut };
-        state.next().ok_or(none)
+        match state.next() {
+            None if state.writers > 0 => Err(ReadError::NothingYet),
+            event => Ok(event),
+        }
     }
 
-    /// The next event. Waits for it, at most for `patience`.
+    /// The next event; blocks until there is one, at most for `patience`. `None`: the engine has ended, and
+    /// all events were read.
     ///
     /// # Errors
-    /// [`NoLifeCycleEvent`].
-    pub fn next_wait(&mut self, patience: Duration) -> Result<LifeCycleEvent, NoLifeCycleEvent> {
+    /// [`ReadError`].
+    pub fn next_wait(&mut self, patience: Duration) -> Result<Option<LifeCycleEvent>, ReadError> {
         if shard_thread::is_current() {
-            return self.try_next().map_err(|none| match none {
-                NoLifeCycleEvent::Ended => none,
-                _ => NoLifeCycleEvent::WouldBlock,
-            });
+            return self.try_next().map_err(|_| ReadError::WouldBlock);
         }
         let until = self.clock.now().saturating_add(patience);
         let mut state = lock(&self.queue.state);
@@ -267,28 +299,17 @@ impl LifeCycle {
         self.try_next()
     }
 
-    /// The next event, for a task of any executor. `None`: the engine has ended, and all events were read. A future that is
-    /// dropped takes no event.
+    /// The next event, for a task of any executor. `None`: the engine has ended, and all events were read. A
+    /// future that is dropped takes no event.
     ///
-    /// # Panics
-    /// The thread that wakes the task cannot be started.
+    /// On a shard's thread, where an [`crate::Admission`] runs, it is pending where there is no event yet, as
+    /// everywhere. An executor that blocks the thread then blocks the shard.
     pub async fn next(&mut self) -> Option<LifeCycleEvent> {
-        poll_fn(|context| self.poll_next(context)).await
+        poll_fn(|context| self.poll(context)).await
     }
 
-    /// [`LifeCycle::next`], for futures that are written by hand.
-    ///
-    /// # Panics
-    /// As [`LifeCycle::next`].
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<LifeCycleEvent>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<LifeCycleEvent>> {
         let mut state = lock(&self.queue.state);
-        if !state.wakes_tasks {
-            let queue = Arc::clone(&self.queue);
-            let builder = thread::Builder::new().name("fanfare-life-cycle".to_owned());
-            let started = builder.spawn(move || queue.wake_tasks());
-            started.expect("a thread that wakes the reader of life-cycle events");
-            state.wakes_tasks = true;
-        }
         if let Some(event) = state.next() {
             return Poll::Ready(Some(event));
         }
@@ -302,13 +323,21 @@ impl LifeCycle {
     }
 }
 
+impl Stream for LifeCycle {
+    type Item = LifeCycleEvent;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<LifeCycleEvent>> {
+        self.get_mut().poll(context)
+    }
+}
+
 impl Drop for LifeCycle {
     fn drop(&mut self) {
         let mut state = lock(&self.queue.state);
         state.has_reader = false;
         let unread = (std::mem::take(&mut state.events), state.task.take());
         drop(state);
-        self.queue.changed.notify_all();
+        self.queue.task_is_due.notify_one();
         drop(unread);
     }
 }
@@ -318,18 +347,6 @@ impl fmt::Debug for LifeCycle {
         f.debug_struct("LifeCycle").finish_non_exhaustive()
     }
 }
-
-impl fmt::Display for NoLifeCycleEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            NoLifeCycleEvent::TimedOut => "no connection began or ended in time",
-            NoLifeCycleEvent::Ended => "the engine has ended",
-            NoLifeCycleEvent::WouldBlock => "a shard's thread cannot wait for its own events",
-        })
-    }
-}
-
-impl std::error::Error for NoLifeCycleEvent {}
 
 #[cfg(test)]
 #[cfg(not(fanfare_loom))]
@@ -349,7 +366,7 @@ mod tests {
     fn the_queue_never_grows_under_its_lock() {
         const CAPACITY: usize = 10_000;
         let queue = LifeCycleQueue::new(CAPACITY, 1);
-        let mut reader = LifeCycle::new(Arc::clone(&queue));
+        let mut reader = LifeCycle::without_tasks(Arc::clone(&queue));
         let room = || lock(&queue.state).events.capacity();
         let at_first = room();
         for round in 0..3 {
@@ -358,7 +375,7 @@ mod tests {
             }
             assert_eq!(room(), at_first, "round {round}");
             let mut count = 0;
-            while let Ok(event) = reader.try_next() {
+            while let Ok(Some(event)) = reader.try_next() {
                 count += match event {
                     LifeCycleEvent::Missed(missed) => missed.connected,
                     _ => 1,
@@ -367,7 +384,7 @@ mod tests {
             assert_eq!((count, room()), (CAPACITY as u64 + 5, at_first), "round {round}");
         }
         queue.end_writer();
-        assert_eq!(reader.next_wait(Duration::MAX), Err(NoLifeCycleEvent::Ended));
+        assert_eq!(reader.next_wait(Duration::MAX), Ok(None));
         // A number that no memory has room for.
         drop(LifeCycleQueue::new(usize::MAX, 1));
     }

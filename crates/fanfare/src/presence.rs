@@ -6,6 +6,7 @@
 //! mailboxes. That thread may wait for long. So each reader of members, too, lets those leave whose time is over.
 
 mod announcer;
+mod member;
 #[cfg(test)]
 #[cfg(fanfare_loom)]
 mod models;
@@ -15,27 +16,14 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use fanfare_proto::event::{Event, EventType, Topic};
+use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::{Limits, MEMBER_BYTES};
 use fanfare_proto::segment_map::SegmentMap;
 
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
 pub(crate) use announcer::Announcer;
-
-/// A name that a connection adds to the members of a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Membership {
-    pub(crate) topic: Topic,
-    pub(crate) name: Arc<str>,
-    pub(crate) announcement: Option<Arc<Announcement>>,
-}
-
-/// The types of the events that announce a member.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Announcement {
-    pub(crate) join: EventType,
-    pub(crate) leave: EventType,
-}
+use member::Announcement;
+pub use member::Member;
 
 /// The members of all topics.
 pub(crate) struct Presence {
@@ -77,13 +65,13 @@ pub(crate) struct PresenceCounts {
 /// The members of one topic, and members that have left and are still to be announced.
 #[derive(Default)]
 struct Members {
-    by_name: BTreeMap<Arc<str>, Member>,
+    by_name: BTreeMap<Arc<str>, MemberState>,
     /// How many of them have left.
     left: usize,
 }
 
 #[derive(Default)]
-struct Member {
+struct MemberState {
     connections: usize,
     /// Its place among the lingering members, where it has no connection.
     leaves_at: Option<LeaveAt>,
@@ -98,11 +86,11 @@ struct Member {
 
 /// A node of a `BTreeMap` has room for eleven entries, and is half full where there are several of them.
 const _: () = assert!(
-    11 * size_of::<(Arc<str>, Member)>()
+    11 * size_of::<(Arc<str>, MemberState)>()
         + 3 * size_of::<(Topic, Members)>()
         + 3 * size_of::<(LeaveAt, (Topic, Arc<str>))>()
         + 3 * size_of::<(u64, (Topic, Arc<str>))>()
-        + size_of::<Membership>()
+        + size_of::<Member>()
         + 4 * size_of::<usize>()
         <= MEMBER_BYTES
 );
@@ -130,16 +118,14 @@ impl Presence {
     }
 
     /// A connection begins.
-    pub(crate) fn join(&self, memberships: &[Membership]) {
-        self.change(|state| memberships.iter().for_each(|membership| state.join(membership)));
+    pub(crate) fn join(&self, members: &[Member]) {
+        self.change(|state| members.iter().for_each(|member| state.join(member)));
     }
 
     /// A connection has ended.
-    pub(crate) fn leave(&self, memberships: &[Membership], now: Duration) {
+    pub(crate) fn leave(&self, members: &[Member], now: Duration) {
         let leaves_at = now.saturating_add(self.linger);
-        self.change(|state| {
-            memberships.iter().for_each(|membership| state.leave(membership, now, leaves_at))
-        });
+        self.change(|state| members.iter().for_each(|member| state.leave(member, now, leaves_at)));
     }
 
     /// Changes the state, and wakes the thread that makes announcements where it sleeps for longer than it may now:
@@ -260,8 +246,8 @@ impl Presence {
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl State {
-    fn join(&mut self, membership: &Membership) {
-        let Membership { topic, name, announcement } = membership;
+    fn join(&mut self, member: &Member) {
+        let Member { topic, name, announcement } = member;
         let members = self.topics.get_or_default(topic);
         let member = members.by_name.entry(Arc::clone(name)).or_default();
         members.left -= usize::from(std::mem::take(&mut member.has_left));
@@ -284,8 +270,8 @@ impl State {
         }
     }
 
-    fn leave(&mut self, membership: &Membership, now: Duration, leaves_at: Duration) {
-        let Membership { topic, name, .. } = membership;
+    fn leave(&mut self, member: &Member, now: Duration, leaves_at: Duration) {
+        let Member { topic, name, .. } = member;
         self.number += 1;
         let leaves_at = (leaves_at, self.number);
         let Some(member) = self.member(topic, name) else { return };
@@ -303,7 +289,7 @@ impl State {
         }
     }
 
-    fn member(&mut self, topic: &Topic, name: &Arc<str>) -> Option<&mut Member> {
+    fn member(&mut self, topic: &Topic, name: &Arc<str>) -> Option<&mut MemberState> {
         self.topics.get_mut(topic)?.by_name.get_mut(name)
     }
 
@@ -377,15 +363,17 @@ impl State {
 #[cfg(test)]
 #[cfg(not(fanfare_loom))]
 mod tests {
+    use fanfare_proto::event::EventType;
+
     use super::*;
 
     const LINGER: Duration = Duration::from_secs(5);
 
-    fn membership(name: &str) -> Vec<Membership> {
+    fn member(name: &str) -> Vec<Member> {
         let announcement =
             Announcement { join: EventType::new("join").unwrap(), leave: EventType::new("leave").unwrap() };
         let (topic, announcement) = (Topic::new("room").unwrap(), Some(Arc::new(announcement)));
-        vec![Membership { topic, name: name.into(), announcement }]
+        vec![Member { topic, name: name.into(), announcement }]
     }
 
     fn room() -> Topic {
@@ -414,7 +402,7 @@ mod tests {
     #[test]
     fn a_member_with_two_connections_joins_once_and_leaves_once() {
         let presence = presence_of(&Limits::default());
-        let ada = membership("ada");
+        let ada = member("ada");
         presence.join(&ada);
         presence.join(&ada);
         assert_eq!(announced(&presence, Duration::ZERO), ["join ada"]);
@@ -431,7 +419,7 @@ mod tests {
     #[test]
     fn a_member_that_comes_back_in_time_was_never_away() {
         let presence = presence_of(&Limits::default());
-        let ada = membership("ada");
+        let ada = member("ada");
         presence.join(&ada);
         assert_eq!(announced(&presence, Duration::ZERO), ["join ada"]);
         for round in 1..10 {
@@ -447,9 +435,9 @@ mod tests {
     #[test]
     fn a_member_that_left_before_its_announcement_is_not_announced() {
         let presence = presence_of(&Limits::default());
-        presence.join(&membership("ada"));
-        presence.leave(&membership("ada"), Duration::ZERO);
-        presence.join(&membership("bob"));
+        presence.join(&member("ada"));
+        presence.leave(&member("ada"), Duration::ZERO);
+        presence.join(&member("bob"));
         {
             lock(&presence.state).end_lingering(LINGER);
         }
@@ -459,10 +447,8 @@ mod tests {
     #[test]
     fn without_an_announcement_there_are_members_and_no_events() {
         let presence = presence_of(&Limits::default());
-        let quiet: Vec<Membership> = membership("ada")
-            .into_iter()
-            .map(|membership| Membership { announcement: None, ..membership })
-            .collect();
+        let quiet: Vec<Member> =
+            member("ada").into_iter().map(|member| Member { announcement: None, ..member }).collect();
         presence.join(&quiet);
         assert_eq!(members(&presence, Duration::ZERO), ["ada".into()]);
         presence.leave(&quiet, Duration::ZERO);
@@ -477,18 +463,18 @@ mod tests {
     fn at_the_bound_the_member_leaves_that_has_lingered_for_the_longest_time() {
         let presence = presence_of(&Limits::default().with_members_lingering(3));
         let names = ["ada", "bob", "cyd", "dan", "eve"];
-        names.iter().for_each(|name| presence.join(&membership(name)));
+        names.iter().for_each(|name| presence.join(&member(name)));
         assert_eq!(announced(&presence, Duration::ZERO).len(), names.len());
         let second = Duration::from_secs(1);
         for (at, name) in (1..).zip(names) {
-            presence.leave(&membership(name), at * second);
+            presence.leave(&member(name), at * second);
         }
         assert_eq!(members(&presence, 5 * second), ["cyd".into(), "dan".into(), "eve".into()]);
         assert_eq!(presence.counts(), PresenceCounts { left_early: 2, not_announced: 0 });
         assert_eq!(announced(&presence, 5 * second), ["leave ada", "leave bob"]);
         // The time of these three is over, so they do not leave early.
-        presence.join(&membership("zoe"));
-        presence.leave(&membership("zoe"), 100 * second);
+        presence.join(&member("zoe"));
+        presence.leave(&member("zoe"), 100 * second);
         assert_eq!((presence.counts().left_early, lock(&presence.state).lingering.len()), (2, 3));
         assert_eq!(members(&presence, 100 * second), ["zoe".into()]);
     }
@@ -499,14 +485,14 @@ mod tests {
     fn a_member_that_comes_back_gives_its_place_among_the_lingering_back() {
         let presence = presence_of(&Limits::default().with_members_lingering(2));
         for name in ["ada", "bob"] {
-            presence.join(&membership(name));
+            presence.join(&member(name));
         }
         for _ in 0..100 {
-            presence.leave(&membership("ada"), Duration::ZERO);
-            presence.join(&membership("ada"));
+            presence.leave(&member("ada"), Duration::ZERO);
+            presence.join(&member("ada"));
             assert!(lock(&presence.state).lingering.is_empty());
         }
-        presence.leave(&membership("bob"), Duration::ZERO);
+        presence.leave(&member("bob"), Duration::ZERO);
         assert_eq!(members(&presence, Duration::ZERO).len(), 2);
         assert_eq!(presence.counts(), PresenceCounts::default());
     }
@@ -516,16 +502,16 @@ mod tests {
     fn an_announcement_that_finds_no_room_is_counted() {
         let presence = presence_of(&Limits::default().with_announcements(2));
         for name in ["ada", "bob", "cyd", "dan"] {
-            presence.join(&membership(name));
+            presence.join(&member(name));
         }
         assert_eq!(presence.counts(), PresenceCounts { left_early: 0, not_announced: 2 });
         assert_eq!(announced(&presence, Duration::ZERO), ["join ada", "join bob"]);
         // A member that was announced is announced when it leaves, whatever waits.
         for name in ["eve", "fay"] {
-            presence.join(&membership(name));
+            presence.join(&member(name));
         }
         for name in ["ada", "bob", "cyd"] {
-            presence.leave(&membership(name), Duration::ZERO);
+            presence.leave(&member(name), Duration::ZERO);
         }
         assert_eq!(announced(&presence, LINGER), ["join eve", "join fay", "leave ada", "leave bob"]);
         assert_eq!(presence.counts().not_announced, 2);
@@ -537,10 +523,10 @@ mod tests {
     fn readers_see_no_member_whose_time_is_over_while_nothing_is_announced() {
         let presence = presence_of(&Limits::default());
         let names: Vec<String> = (0..3 * MEMBERS_AT_ONCE).map(|number| format!("{number:04}")).collect();
-        names.iter().for_each(|name| presence.join(&membership(name)));
+        names.iter().for_each(|name| presence.join(&member(name)));
         while !announced(&presence, Duration::ZERO).is_empty() {}
         for (millis, name) in (0..).zip(&names) {
-            presence.leave(&membership(name), Duration::from_millis(millis));
+            presence.leave(&member(name), Duration::from_millis(millis));
         }
         let kept = |now: Duration| members(&presence, now).len();
         assert_eq!(kept(LINGER - Duration::from_millis(1)), names.len());
@@ -561,13 +547,13 @@ mod tests {
     fn a_name_waits_for_its_announcement_once() {
         let presence = presence_of(&Limits::default());
         for _ in 0..100 {
-            presence.join(&membership("ada"));
-            presence.leave(&membership("ada"), Duration::ZERO);
+            presence.join(&member("ada"));
+            presence.leave(&member("ada"), Duration::ZERO);
             lock(&presence.state).end_lingering(2 * LINGER);
         }
         assert_eq!(lock(&presence.state).unannounced.len(), 1);
         assert_eq!(members(&presence, Duration::ZERO).len(), 0);
-        presence.join(&membership("ada"));
+        presence.join(&member("ada"));
         assert_eq!(members(&presence, Duration::ZERO).len(), 1);
         assert_eq!(announced(&presence, 2 * LINGER), ["join ada"]);
     }
@@ -576,7 +562,7 @@ mod tests {
     fn many_members_are_listed_in_order() {
         let presence = presence_of(&Limits::default());
         let mut names: Vec<String> = (0..3 * MEMBERS_AT_ONCE).map(|number| number.to_string()).collect();
-        names.iter().for_each(|name| presence.join(&membership(name)));
+        names.iter().for_each(|name| presence.join(&member(name)));
         names.sort_unstable();
         let listed = members(&presence, Duration::ZERO);
         assert!(listed.iter().map(|name| &**name).eq(names.iter().map(String::as_str)));

@@ -31,7 +31,7 @@ pub struct Plan {
     pub limits: Limits,
     /// Work per tick, the same in every shard.
     pub budgets: Budgets,
-    /// Who may subscribe.
+    /// The code that decides about requests.
     pub admission: Arc<dyn Admission>,
     /// Whether requests that are no subscriptions are handed over (to a channel that takes none).
     pub hand_over: bool,
@@ -99,7 +99,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
     let hub = Hub::new(common, Clock::by_hand(), limits, options, handles, presence);
-    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::new) }
+    SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks) }
 }
 
 /// Events with numbers and with room in the mailboxes that no shard has yet. Dropped, it gives the room back,

@@ -20,7 +20,7 @@ pub(crate) struct WrittenHead {
     chunked: bool,
 }
 
-/// Why bytes are not the head of a stream: [`Subscribe::response_head`] says what is checked.
+/// Why bytes are not the head of a stream: [`Subscribe::with_response_head`] says what is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidHead {
     reason: &'static str,

@@ -7,16 +7,20 @@ mod support;
 mod waiting;
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
 use fanfare::{
     CloseReason, Closed, ConnectionError, ConnectionId, Decision, Engine, Event, EventType, Hub, LifeCycle,
-    LifeCycleEvent, Limits, NoLifeCycleEvent, Refusal, Request, Subscribe, Topic,
+    LifeCycleEvent, Limits, Member, ReadError, Refusal, Request, Subscribe, Topic,
 };
+use futures_core::Stream;
 use support::{PATIENCE, opened, read_all, wait_for};
 use waiting::{wait_for_counts, wait_for_state};
 
@@ -40,7 +44,10 @@ fn admit(request: &Request<'_>) -> Decision {
     let joins = |subscribe: Subscribe| {
         let (join, leave) = (EventType::new("join").unwrap(), EventType::new("leave").unwrap());
         match subject.strip_prefix("member-") {
-            Some(name) => Ok(subscribe.with_member(&topic("room"), name)?.with_announcements(join, leave)),
+            Some(name) => {
+                let member = Member::new(&topic("room"), name)?;
+                Ok(subscribe.with_member(member.with_announcements(join, leave)))
+            }
             None => Ok(subscribe),
         }
     };
@@ -67,10 +74,10 @@ fn subscribe(address: SocketAddr, subject: &str, topics: &str) -> TcpStream {
 }
 
 fn connected(life_cycle: &mut LifeCycle) -> ConnectionId {
-    let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap() else {
+    let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() else {
         panic!("a connection begins")
     };
-    let LifeCycleEvent::Subscribed(subscribed) = life_cycle.next_wait(PATIENCE).unwrap() else {
+    let LifeCycleEvent::Subscribed(subscribed) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() else {
         panic!("and subscribes")
     };
     assert_eq!(subscribed.connection, connected.connection);
@@ -78,22 +85,26 @@ fn connected(life_cycle: &mut LifeCycle) -> ConnectionId {
 }
 
 fn closed(life_cycle: &mut LifeCycle) -> Closed {
-    match life_cycle.next_wait(PATIENCE).unwrap() {
+    match life_cycle.next_wait(PATIENCE).unwrap().unwrap() {
         LifeCycleEvent::Closed(closed) => closed,
         other => panic!("a connection ends: {other:?}"),
     }
 }
 
 #[test]
-fn a_connection_is_heard_of_from_its_beginning_to_its_end() {
+fn a_connection_has_events_from_its_beginning_to_its_end() {
     let (engine, mut life_cycle, hub, address) = start(1, 100, Limits::default());
     let mut stream = subscribe(address, "ada", "topic=b&topic=a&topic=b");
-    let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap() else { panic!() };
+    let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() else {
+        panic!()
+    };
     assert_eq!(connected.peer, Some(stream.local_addr().unwrap()));
     assert_eq!((connected.subject.as_deref(), connected.data), (Some("ada"), Some(3)));
-    let LifeCycleEvent::Subscribed(subscribed) = life_cycle.next_wait(PATIENCE).unwrap() else { panic!() };
+    let LifeCycleEvent::Subscribed(subscribed) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() else {
+        panic!()
+    };
     assert_eq!((&subscribed.topics[..], subscribed.has_gap), (&[topic("a"), topic("b")][..], false));
-    assert_eq!(life_cycle.try_next(), Err(NoLifeCycleEvent::TimedOut));
+    assert_eq!(life_cycle.try_next(), Err(ReadError::NothingYet));
     let sent = hub.publish(event("a", "1")).unwrap().last;
     wait_for(&mut stream, "data: 1\n");
     wait_for(&mut stream, "\n\n");
@@ -102,7 +113,7 @@ fn a_connection_is_heard_of_from_its_beginning_to_its_end() {
     assert_eq!((closed.connection, closed.reason), (connected.connection, CloseReason::PeerLeft));
     assert_eq!((closed.sent.to_string(), closed.subject.as_deref()), (sent, Some("ada")));
     engine.stop(Duration::ZERO).unwrap();
-    assert_eq!(life_cycle.next_wait(PATIENCE), Err(NoLifeCycleEvent::Ended));
+    assert_eq!(life_cycle.next_wait(PATIENCE), Ok(None));
 }
 
 /// What is known of connections had no bound in bytes, and one subscription could add any number of members under a lock
@@ -115,7 +126,7 @@ fn what_is_known_of_connections_is_bounded() {
         Decision::Subscribe(match kind {
             "subject" => subscribe.with_subject("s".repeat(number.parse().unwrap())).unwrap(),
             "members" => (0..number.parse().unwrap()).fold(subscribe, |subscribe, name: usize| {
-                subscribe.with_member(&topic("room"), name.to_string()).unwrap()
+                subscribe.with_member(Member::new(&topic("room"), name.to_string()).unwrap())
             }),
             _ => subscribe,
         })
@@ -164,12 +175,12 @@ fn a_full_queue_still_counts() {
         _ => panic!("there is no other kind"),
     };
     for _ in 0..3 {
-        count(life_cycle.next_wait(PATIENCE).unwrap());
+        count(life_cycle.next_wait(PATIENCE).unwrap().unwrap());
     }
     drop(streams);
     wait_for_counts(&hub, |counts| counts.connections == 0);
     engine.stop(Duration::ZERO).unwrap();
-    while let Ok(event) = life_cycle.next_wait(PATIENCE) {
+    while let Ok(Some(event)) = life_cycle.next_wait(PATIENCE) {
         count(event);
     }
     assert_eq!(told, [40; 3]);
@@ -177,7 +188,7 @@ fn a_full_queue_still_counts() {
 
 /// A task is woken although the shards may have descriptor tables of their own; and the end of the engine wakes it, too.
 #[test]
-fn a_task_hears_of_connections() {
+fn a_task_gets_life_cycle_events() {
     let builder = Engine::builder().shards(2).descriptor_tables(fanfare::DescriptorTables::Auto);
     let builder = builder.admission(admit).life_cycle(100).listen("127.0.0.1:0".parse().unwrap());
     let mut engine = builder.start().unwrap();
@@ -186,7 +197,13 @@ fn a_task_hears_of_connections() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async {
             let (mut begun, mut ended) = (0, 0);
-            while let Some(event) = life_cycle.next().await {
+            loop {
+                // As a stream, and by the method of the same meaning.
+                let event = match begun % 2 {
+                    0 => poll_fn(|context| Pin::new(&mut life_cycle).poll_next(context)).await,
+                    _ => life_cycle.next().await,
+                };
+                let Some(event) = event else { break };
                 match event {
                     LifeCycleEvent::Connected(_) => begun += 1,
                     LifeCycleEvent::Closed(_) => ended += 1,
@@ -202,9 +219,31 @@ fn a_task_hears_of_connections() {
     drop(streams);
 }
 
+/// In a task on a shard, the first look started a thread in the descriptor table of this shard, or panicked.
+#[test]
+fn a_shard_does_not_wait_for_life_cycle_events() {
+    let reader = Arc::new(Mutex::new(None::<LifeCycle>));
+    let (looked, looks) = mpsc::channel();
+    let on_shard = Arc::clone(&reader);
+    let admit = move |request: &Request<'_>| {
+        let mut reader = on_shard.lock().unwrap();
+        let life_cycle = reader.as_mut().unwrap();
+        let pending = pin!(life_cycle.next()).poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        looked.send((life_cycle.next_wait(PATIENCE), life_cycle.try_next(), pending)).unwrap();
+        Decision::from(Subscribe::from_request(request, 8))
+    };
+    let builder = Engine::builder().shards(1).life_cycle(100).listen("127.0.0.1:0".parse().unwrap());
+    // SAFETY: the shard is in the shared table.
+    let mut engine = unsafe { builder.admission_on_shards(admit) }.start().unwrap();
+    *reader.lock().unwrap() = engine.life_cycle();
+    let _stream = subscribe(engine.addresses()[0], "a", "topic=a");
+    let look = looks.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(look, (Err(ReadError::WouldBlock), Err(ReadError::NothingYet), true));
+}
+
 /// A reader that leaves costs the shards nothing more, and breaks nothing.
 #[test]
-fn a_life_cycle_that_is_dropped_holds_up_nobody() {
+fn a_life_cycle_that_is_dropped_holds_up_no_shard() {
     let (engine, life_cycle, hub, address) = start(2, 2, Limits::default());
     let stays = subscribe(address, "a", "topic=a");
     drop(life_cycle);
@@ -297,7 +336,7 @@ fn a_topic_with_many_connections_ends_with_all_of_them() {
     hub.disconnect_topic(&topic("a")).unwrap();
     let mut ended = 0;
     while ended < 1501 {
-        if let LifeCycleEvent::Closed(closed) = life_cycle.next_wait(PATIENCE).unwrap() {
+        if let LifeCycleEvent::Closed(closed) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() {
             assert_ne!(closed.subject.as_deref(), Some("b"));
             ended += 1;
         }
@@ -321,7 +360,7 @@ fn topics_change_while_a_connection_lives() {
     hub.publish(event("stays", "2")).unwrap();
     wait_for(&mut stream, "data: 2\n");
     hub.change_topics(id, [topic("comes"), topic("stays")]).unwrap();
-    match life_cycle.next_wait(PATIENCE).unwrap() {
+    match life_cycle.next_wait(PATIENCE).unwrap().unwrap() {
         LifeCycleEvent::Subscribed(subscribed) => {
             assert_eq!(
                 (subscribed.connection, &subscribed.topics[..]),
@@ -449,7 +488,7 @@ fn a_connection_that_gets_the_slot_of_one_that_has_just_left_is_another_one() {
         let subscribe = subscribe.with_subject(request.path().trim_start_matches('/')).unwrap();
         Decision::Subscribe(match request.path() {
             // Nothing is announced: a send to a connection that has left would end it in the tick before.
-            "/first" => subscribe.with_member(&topic("room"), "first").unwrap(),
+            "/first" => subscribe.with_member(Member::new(&topic("room"), "first").unwrap()),
             _ => subscribe,
         })
     };
@@ -472,7 +511,7 @@ fn a_connection_that_gets_the_slot_of_one_that_has_just_left_is_another_one() {
 
     let (mut connected, mut closed) = (Vec::new(), Vec::new());
     while connected.len() < 3 || closed.is_empty() {
-        match life_cycle.next_wait(PATIENCE).unwrap() {
+        match life_cycle.next_wait(PATIENCE).unwrap().unwrap() {
             LifeCycleEvent::Connected(it) => connected.push((it.subject.unwrap(), it.connection)),
             LifeCycleEvent::Closed(it) => closed.push((it.subject.unwrap(), it.connection)),
             _ => {}

@@ -20,7 +20,7 @@ fn engine() -> Engine {
 }
 
 fn subscribe(head: &str) -> Subscribe {
-    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).response_head(head).unwrap();
+    let subscribe = Subscribe::to([Topic::new("a").unwrap()]).with_response_head(head).unwrap();
     subscribe.with_header("X-Own", "1").unwrap()
 }
 

@@ -109,7 +109,7 @@ fn publish(hub: &Hub, data: impl Into<String>) {
 }
 
 fn error(builder: Builder) -> String {
-    builder.start().err().expect("it does not start").to_string()
+    builder.start().expect_err("it does not start").to_string()
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_unix_socket_is_served_beside_tcp() {
         let mut expected = vec![(Some(remote.local_addr().unwrap()), None)];
         expected.extend([(None, None); 20]);
         assert_eq!(*peers.lock().unwrap(), expected);
-        let connected = std::iter::from_fn(|| life_cycle.next_wait(PATIENCE).ok());
+        let connected = std::iter::from_fn(|| life_cycle.next_wait(PATIENCE).ok().flatten());
         let connected = connected.filter_map(|event| match event {
             LifeCycleEvent::Connected(connected) => Some(connected.peer),
             _ => None,
@@ -398,7 +398,7 @@ fn connections_of_one_socket_are_spread_over_all_shards() {
         let streams: Vec<TcpStream> = (0..CONNECTIONS).map(|_| subscribed(tcp(address))).collect();
         let mut counts = [0; 4];
         while counts.iter().sum::<usize>() < CONNECTIONS {
-            if let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap() {
+            if let LifeCycleEvent::Connected(connected) = life_cycle.next_wait(PATIENCE).unwrap().unwrap() {
                 let name = connected.connection.to_string();
                 let shard = name.split('-').nth(1).unwrap();
                 counts[shard.parse::<usize>().unwrap()] += 1;

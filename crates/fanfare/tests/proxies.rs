@@ -207,7 +207,7 @@ fn the_life_cycle_tells_the_client() {
                 let mut stream = send(stage.proxied, &[header.as_bytes(), request.as_bytes()]);
                 assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
                 let peer = loop {
-                    match life_cycle.next_wait(PATIENCE).unwrap() {
+                    match life_cycle.next_wait(PATIENCE).unwrap().unwrap() {
                         fanfare::LifeCycleEvent::Connected(connected) => break connected.peer,
                         _ => continue,
                     }

@@ -98,7 +98,7 @@ fn a_client_that_is_dropped_leaves() {
     drop(testing::subscribe(&engine.hub(), [topic()]).unwrap());
     let mut closed = false;
     while !closed {
-        let event = life_cycle.next_wait(PATIENCE).unwrap();
+        let event = life_cycle.next_wait(PATIENCE).unwrap().unwrap();
         closed = matches!(event, fanfare::LifeCycleEvent::Closed(_));
     }
 }
@@ -155,7 +155,7 @@ fn an_admission_with_topics_of_its_own_resumes() {
     assert_eq!(next(&mut live).data(), "3");
 }
 
-/// What a server of somebody else sends, in two pieces that end anywhere; then it closes.
+/// What another server sends, in two pieces that end anywhere; then it closes.
 fn client_of(bytes: &[u8], cut: usize) -> std::io::Result<Vec<String>> {
     let (client, mut server) = UnixStream::pair().unwrap();
     let (first, second) = bytes.split_at(cut);

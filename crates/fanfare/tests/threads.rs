@@ -67,7 +67,7 @@ fn an_engine_goes_on_where_a_log_ended() {
 }
 
 #[test]
-fn everybody_sees_one_order_whoever_publishes() {
+fn all_subscribers_see_one_order_of_all_publishers() {
     // ThreadSanitizer believes that a descriptor's number means the same in every thread.
     let engine = Engine::builder().descriptor_tables(DescriptorTables::Shared).shards(2);
     let engine = engine.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
@@ -364,7 +364,8 @@ fn a_panic_in_an_admission_is_one_request_s_answer() {
     }
 }
 
-/// When nobody was left to take them, requests that are no subscriptions were told for ever to come again in a moment.
+/// Without a receiver, requests that are no subscriptions were answered 503 for ever, as if a try in a moment
+/// could help.
 #[test]
 fn a_request_for_nobody_is_not_found() {
     let engine = Engine::builder().shards(2).hand_over(true).listen("127.0.0.1:0".parse().unwrap());

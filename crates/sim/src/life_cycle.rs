@@ -49,7 +49,7 @@ impl World {
     /// happened.
     pub(crate) fn read_life_cycle(&mut self) {
         let Some(mut life) = self.life_cycle.take() else { return };
-        while let Ok(event) = life.events.try_next() {
+        while let Ok(Some(event)) = life.events.try_next() {
             self.shared.happened(Occurrence::LifeCycleEvent);
             trace!(self.shared, "    {event:?}");
             match event {

@@ -139,12 +139,14 @@ impl Wishes {
             subscribe = subscribe.with_lifetime(lifetime);
         }
         if let Some(member) = &self.member {
-            subscribe =
-                subscribe.with_member(&topic(&member.topic), member.name.as_str()).expect("a short name");
-            if member.is_announced() {
+            let is_announced = member.is_announced();
+            let mut member =
+                fanfare::Member::new(&topic(&member.topic), member.name.as_str()).expect("a short name");
+            if is_announced {
                 let kind = |name| EventType::new(name).expect("a type");
-                subscribe = subscribe.with_announcements(kind("join"), kind("leave"));
+                member = member.with_announcements(kind("join"), kind("leave"));
             }
+            subscribe = subscribe.with_member(member);
         }
         subscribe
     }

@@ -48,7 +48,7 @@ const CHECKS: [Check; 4] = [
             "-Zbuild-std",
             "--package=fanfare",
             "--test=threads",
-            "everybody_sees_one_order_whoever_publishes",
+            "all_subscribers_see_one_order_of_all_publishers",
         ],
         environment: &[],
     },

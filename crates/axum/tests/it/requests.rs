@@ -11,7 +11,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
-use fanfare::{Engine, EventType, Hub};
+use fanfare::{Engine, EventType, Hub, Member};
 use fanfare_axum::{Connection, Error, Listener, Subscriber, Subscription};
 use http_body_util::BodyExt;
 use socket2::SockRef;
@@ -316,8 +316,8 @@ async fn a_stream_of_a_handler_has_a_subject_and_a_member() {
     ) -> Result<Subscription, Error> {
         let room = topic("room");
         let (join, leave) = (EventType::new("join")?, EventType::new("leave")?);
-        let sub = sub.to([room.clone()]).subject(name.clone())?.member(&room, name)?;
-        Ok(sub.announce(join, leave).subscribe(&hub))
+        let member = Member::new(&room, name.clone())?.with_announcements(join, leave);
+        Ok(sub.to([room]).with_subject(name)?.with_member(member).subscribe(&hub))
     }
     let engine = Engine::builder().shards(1).presence_linger(Duration::ZERO).start().unwrap();
     let hub = engine.hub();

@@ -31,7 +31,7 @@ impl Refusal {
         &self.detail
     }
 
-    /// The fields that were added, for those who send the refusal by other means.
+    /// The fields that were added, for a program that sends the refusal by other means.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.lines().filter_map(|line| line.split_once(": "))
     }

@@ -35,7 +35,7 @@ pub(crate) enum Via {
 #[derive(Clone, Copy)]
 enum SocketPeer<'a> {
     Known(Option<Peer>),
-    /// The kernel is asked when somebody wants to know: a system call that most admissions do not need.
+    /// The kernel is asked when the admission asks: most admissions do not need this system call.
     Ask(&'a dyn Fn() -> Option<Peer>),
 }
 

@@ -12,7 +12,7 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
 use super::request::{Request, Via};
-use crate::presence::{Announcement, Membership};
+use crate::presence::Member;
 use crate::written_head::{InvalidHead, WrittenHead};
 
 /// A subscription and how its stream begins.
@@ -30,7 +30,7 @@ pub struct Subscribe {
     pub(crate) subject: Option<Arc<str>>,
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
-    pub(crate) memberships: Vec<Membership>,
+    pub(crate) members: Vec<Member>,
     pub(crate) written_head: Option<WrittenHead>,
     /// Set where the connection is known.
     pub(crate) via: Via,
@@ -127,7 +127,7 @@ impl Subscribe {
     /// `Content-Length`, a `Content-Encoding`, or a `Transfer-Encoding` other than `chunked`; or it is longer
     /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
     /// checks.
-    pub fn response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
+    pub fn with_response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
         self.written_head = Some(WrittenHead::parse(bytes.into())?);
         Ok(self)
     }
@@ -145,8 +145,9 @@ impl Subscribe {
         self
     }
 
-    /// Who the subscriber is: the user's name, say, or the subject of a token. [`crate::Hub::disconnect_subject`] ends all
-    /// connections of a subject, and life-cycle events bear it. At most [`Subscribe::MAX_SUBJECT_BYTES`].
+    /// The name of the subscriber: the user's name, say, or the subject of a token.
+    /// [`crate::Hub::disconnect_subject`] ends all connections of a subject, and life-cycle events bear it.
+    /// At most [`Subscribe::MAX_SUBJECT_BYTES`].
     ///
     /// # Errors
     /// [`InvalidSubject`]: the text is longer.
@@ -176,33 +177,21 @@ impl Subscribe {
         self
     }
 
-    /// While the connection lives, this name is among the members of a topic: [`crate::Hub::members`]. A name with several
-    /// connections is one member. It stays a member for [`crate::Builder::presence_linger`] after its last connection; where
-    /// more than [`crate::Limits::members_lingering`] stay so, the member that would leave first leaves early. The topic
-    /// need not be one of the subscription. A subscription adds at most [`crate::Limits::members_per_subscription`].
+    /// While the connection lives, it has this name among the members of a topic: [`crate::Hub::members`]. A
+    /// subscription adds at most [`crate::Limits::members_per_subscription`].
     ///
-    /// # Errors
-    /// [`InvalidSubject`]: the name is longer than [`Subscribe::MAX_SUBJECT_BYTES`].
-    pub fn with_member(
-        mut self,
-        topic: &Topic,
-        name: impl Into<Arc<str>>,
-    ) -> Result<Subscribe, InvalidSubject> {
-        let name = name.into();
-        if name.len() > Subscribe::MAX_SUBJECT_BYTES {
-            return Err(InvalidSubject { bytes: name.len() });
-        }
-        self.memberships.push(Membership { topic: topic.clone(), name, announcement: None });
-        Ok(self)
-    }
-
-    /// Publishes an event of one of these types, with the member's name as data, in each topic of [`Subscribe::with_member`]
-    /// that was given before, when the member joins and when it leaves.
-    pub fn with_announcements(mut self, join: EventType, leave: EventType) -> Subscribe {
-        let announcement = Arc::new(Announcement { join, leave });
-        for membership in &mut self.memberships {
-            membership.announcement = Some(Arc::clone(&announcement));
-        }
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use fanfare::{EventType, Member, Subscribe, Topic};
+    ///
+    /// let room = Topic::new("room")?;
+    /// let ada = Member::new(&room, "ada")?
+    ///     .with_announcements(EventType::new("join")?, EventType::new("leave")?);
+    /// let subscribe = Subscribe::to([room]).with_member(ada);
+    /// # Ok(()) }
+    /// ```
+    pub fn with_member(mut self, member: Member) -> Subscribe {
+        self.members.push(member);
         self
     }
 
@@ -224,6 +213,46 @@ impl Subscribe {
     /// The fields that were added to the response head.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.lines().filter_map(|line| line.split_once(": "))
+    }
+}
+
+/// Why topics are not those of a subscription. Every way into the engine refuses them for the same reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WrongTopics {
+    None,
+    /// More different topics than this bound, [`crate::Limits::topics_per_subscription`].
+    TooMany {
+        limit: usize,
+    },
+}
+
+impl WrongTopics {
+    /// Checks the topics of a subscription. A topic that is named several times counts once. Where such
+    /// topics are more than the bound, their repetitions are removed, so that a long list is not kept.
+    pub(crate) fn check(topics: &mut Vec<Topic>, limit: usize) -> Result<(), WrongTopics> {
+        if topics.len() > limit {
+            topics.sort_unstable();
+            topics.dedup();
+        }
+        WrongTopics::check_count(topics.len(), limit)
+    }
+
+    /// Checks the number of different topics.
+    pub(crate) fn check_count(count: usize, limit: usize) -> Result<(), WrongTopics> {
+        match count {
+            0 => Err(WrongTopics::None),
+            count if count > limit => Err(WrongTopics::TooMany { limit }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for WrongTopics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WrongTopics::None => f.write_str("a subscription has at least one topic"),
+            WrongTopics::TooMany { limit } => write!(f, "a subscription has at most {limit} topics"),
+        }
     }
 }
 

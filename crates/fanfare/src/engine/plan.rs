@@ -73,7 +73,7 @@ impl Plan {
             Ok(shard) => (Ok(()), Some(shard)),
             Err(error) => (Err(error), None),
         };
-        // Nobody listens only where the starting thread is gone, and with it the engine.
+        // The receiver is gone only where the starting thread is gone, and with it the engine.
         let _ = started.send(Started { parted, result });
         if let Some((shard, clock)) = shard {
             shard.run(clock);

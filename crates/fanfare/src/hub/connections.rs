@@ -8,6 +8,7 @@ use fanfare_proto::event::Topic;
 use fanfare_proto::link::LinkKey;
 
 use super::Hub;
+use crate::admission::WrongTopics;
 use crate::connection::ConnectionId;
 use crate::mailbox::{Mail, Refused};
 use crate::shard::ConnectionOrder;
@@ -23,17 +24,18 @@ pub enum ConnectionError {
     Stopped,
     /// The name is one of another engine's connection, for instance of this server's before its restart.
     Unknown,
-    /// A connection has at least one topic.
+    /// A subscription has at least one topic.
     NoTopics,
-    /// More topics than [`crate::Limits::topics_per_subscription`].
+    /// More different topics than [`crate::Limits::topics_per_subscription`].
     TooManyTopics {
         /// The bound.
         limit: usize,
     },
 }
 
-/// Orders are given at once, and the shards carry them out in the order in which each of them got them. A connection that has
-/// ended meanwhile is left out. An admission may give them too, also about its own connection, once that is one.
+/// These calls return at once. Each shard carries orders out in the order in which it got them, and leaves
+/// out a connection that has ended meanwhile. An admission may give orders, too, also about its own
+/// connection, once that has begun.
 impl Hub {
     /// Ends a connection. Its subscriber may come back, and resumes after the last event that it was sent.
     ///
@@ -93,14 +95,8 @@ impl Hub {
         connection: ConnectionId,
         topics: impl IntoIterator<Item = Topic>,
     ) -> Result<(), ConnectionError> {
-        let topics: Vec<Topic> = topics.into_iter().collect();
-        let limit = self.inner.limits.topics_per_subscription;
-        if topics.is_empty() {
-            return Err(ConnectionError::NoTopics);
-        }
-        if topics.len() > limit {
-            return Err(ConnectionError::TooManyTopics { limit });
-        }
+        let mut topics: Vec<Topic> = topics.into_iter().collect();
+        WrongTopics::check(&mut topics, self.inner.limits.topics_per_subscription)?;
         self.order_one(connection, ConnectionOrder::ChangeTopics(connection.link, topics))
     }
 
@@ -152,16 +148,23 @@ impl Hub {
     }
 }
 
+impl From<WrongTopics> for ConnectionError {
+    fn from(wrong: WrongTopics) -> ConnectionError {
+        match wrong {
+            WrongTopics::None => ConnectionError::NoTopics,
+            WrongTopics::TooMany { limit } => ConnectionError::TooManyTopics { limit },
+        }
+    }
+}
+
 impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectionError::Busy => f.write_str("a shard is busy; try again in a moment"),
             ConnectionError::Stopped => f.write_str("the engine is shutting down"),
             ConnectionError::Unknown => f.write_str("the connection is not one of this engine's"),
-            ConnectionError::NoTopics => f.write_str("a connection has at least one topic"),
-            ConnectionError::TooManyTopics { limit } => {
-                write!(f, "a connection has at most {limit} topics")
-            }
+            ConnectionError::NoTopics => WrongTopics::None.fmt(f),
+            ConnectionError::TooManyTopics { limit } => WrongTopics::TooMany { limit: *limit }.fmt(f),
         }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! A [`Reader`] has a cursor, as every subscriber has, and no queue. It reads from the log in portions, each
 //! under one short hold of the log's lock. So it takes a bounded amount of memory, and a slow one never holds
-//! up a publisher: where the log has dropped what it needs, it is told of a gap and goes on.
+//! up a publisher: where the log has dropped what it needs, it gets a gap and goes on.
 //!
 //! A publisher calls readers that sleep, once for each sleep ([`registry`]). A thread waits for a condition
 //! variable. A task is woken by the hub's own thread ([`super::tasks`]), because the publisher may be a
@@ -44,6 +44,7 @@ use futures_core::Stream;
 use super::line::{Task, WaitBy, WaitingPublishers};
 use super::tasks::Tasks;
 use super::{Hub, Inner};
+use crate::admission::WrongTopics;
 use crate::shard_thread;
 use crate::shared_log::{LockedLog, ProcessLog};
 pub use items::{Gap, LogPage, ReadItem, ReceivedEvent};
@@ -51,7 +52,7 @@ use registry::Place;
 pub(crate) use registry::{Called, LocalReaders, ReaderKey};
 
 /// A reader to be: see [`Hub::subscribe`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use = "it reads nothing before `stream` or `page` is called"]
 pub struct ReaderBuilder<'hub> {
     hub: &'hub Hub,
@@ -138,14 +139,14 @@ pub enum ReaderError {
     Stopped,
 }
 
-/// Why a reader gave nothing.
+/// Why a [`Reader`] or a [`crate::LifeCycle`] gave nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadError {
     /// There is no event yet, or none came in time.
     NothingYet,
     /// There is no event yet, and the calling thread is a shard, where an [`crate::Admission`] runs: it may
-    /// not wait. [`Reader::try_next`] does not.
+    /// not wait. `try_next` does not wait.
     WouldBlock,
 }
 
@@ -320,14 +321,13 @@ impl ReaderBuilder<'_> {
 
     fn check(&self) -> Result<(), ReaderError> {
         let limit = self.hub.inner.limits.topics_per_subscription;
-        match self.topics.len() {
-            0 => Err(ReaderError::NoTopics),
-            count if count > limit => Err(ReaderError::TooManyTopics { limit }),
-            _ => Ok(()),
-        }
+        WrongTopics::check_count(self.topics.len(), limit).map_err(|wrong| match wrong {
+            WrongTopics::None => ReaderError::NoTopics,
+            WrongTopics::TooMany { limit } => ReaderError::TooManyTopics { limit },
+        })
     }
 
-    /// Where it begins, and whether it is told of a gap there. A number that is newer than everything here
+    /// Where it begins, and whether it begins with a gap. A number that is newer than everything here
     /// is a gap at once: no other part of this process has had it.
     fn start(&self, log: &LockedLog<'_>) -> (Start, Option<Gap>) {
         let Some(id) = &self.resume else {
@@ -383,7 +383,7 @@ impl Reader {
     /// let mut reader = hub.subscribe([topic.clone()]).stream()?;
     /// # hub.publish(Event::new(topic).with_data("hello"))?;
     /// if let Some(ReadItem::Event(event)) = reader.next().await {
-    ///     println!("{}: {:?}", event.id(), event.data());
+    ///     println!("{}: {:?}", event.wire_id(), event.data());
     /// }
     /// # Ok(()) }
     /// ```

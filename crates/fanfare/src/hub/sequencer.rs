@@ -44,7 +44,7 @@ pub(crate) struct Sequencer {
     shared: Arc<Shared>,
     releaser: Arc<Releaser>,
     state: Mutex<State>,
-    /// Publishers that wait for the lock of `state`. Not loom's: nothing depends on it but who is first.
+    /// Publishers that wait for the lock of `state`. Not loom's: only the order of publishers depends on it.
     waiting_for_lock: AtomicUsize,
 }
 
@@ -130,8 +130,8 @@ impl Sequencer {
             if event.data().map_or(0, str::len) > limit {
                 return Err(PublishError::TooLarge { index, limit });
             }
-            // Of any epoch: a subscriber that comes back with the id of an earlier life of the hub is to be
-            // told of a gap, and not to be taken for one that has had the event which bears that id now.
+            // Of any epoch: a subscriber that comes back with the id of an earlier hub has a gap. It has not
+            // had the event that bears this id now.
             if event.id().is_some_and(|id| Cursor::parse(id.as_str()).is_some()) {
                 return Err(PublishError::ReservedId { index });
             }

@@ -1,5 +1,6 @@
 //! The publisher's side of waiting for room: as a thread, or as a task.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use fanfare_proto::event::Event;
 
 use super::line::{LinePosition, Task, WaitBy};
-use super::{Attempt, Hub, Interrupted, PublishError, Published, Unpublished};
+use super::{Attempt, Hub, Interrupted, NotPublished, PublishError, Published, Unpublished};
 use crate::shard_thread;
 
 /// A publish that waits for room, as a task: see [`Hub::publish_async`].
@@ -107,17 +108,26 @@ impl Hub {
 }
 
 impl Hub {
-    /// Publishes one event, and waits for room where there is none: [`Hub::publish_async`] for a single event. A future that is
-    /// dropped may have published it.
+    /// Publishes one event, and waits for room where there is none: [`Hub::publish_async`] for a single
+    /// event. A future that is dropped may have published it. An event that was given its number is
+    /// published: where it is not visible when the wait ends, because older events of a durable store are not
+    /// released, it becomes visible behind them.
     ///
     /// # Errors
-    /// [`PublishError`], as [`Hub::publish_async`].
+    /// [`NotPublished`], with the event in it, and the reasons of [`Hub::publish_async`].
     ///
     /// # Panics
     /// As [`Hub::publish_wait`].
-    pub async fn publish_when_ready(&self, event: Event) -> Result<Published, PublishError> {
+    pub async fn publish_when_ready(&self, event: Event) -> Result<Published, NotPublished> {
         let mut events = vec![event];
-        self.publish_async(&mut events).await.map_err(|interrupted| interrupted.error)
+        match self.publish_async(&mut events).await {
+            Ok(published) => Ok(published),
+            Err(Interrupted { error, published }) => match (events.pop(), published) {
+                (Some(event), _) => Err(NotPublished::new(error, event)),
+                (None, Some(published)) => Ok(published),
+                (None, None) => unreachable!("a refused event is back in the vector"),
+            },
+        }
     }
 
     /// Waits until a publish would find room, for publishers that make an event only when it can go out: they
@@ -167,6 +177,18 @@ impl PublishFuture<'_> {
     /// What has been published so far: a part of a batch that is larger than a mailbox.
     pub fn published(&self) -> Option<&Published> {
         self.publishing.published.as_ref()
+    }
+}
+
+impl fmt::Debug for PublishFuture<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishFuture").field("published", &self.published()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ReadyFuture<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadyFuture").field("hub", self.hub).finish_non_exhaustive()
     }
 }
 

@@ -9,11 +9,11 @@ use fanfare_proto::link::LinkKey;
 use loom::sync::Notify;
 use loom::thread;
 
-use super::{Connected, ConnectionId, LifeCycle, LifeCycleEvent, LifeCycleQueue, NoLifeCycleEvent};
+use super::{Connected, ConnectionId, LifeCycle, LifeCycleEvent, LifeCycleQueue};
 use crate::mailbox::models::explore;
 
 fn connected(shard: usize, slot: u32) -> LifeCycleEvent {
-    let connection = ConnectionId::new(shard, LinkKey { slot, generation: 0 });
+    let connection = ConnectionId::new(0, shard, LinkKey { slot, generation: 0 });
     LifeCycleEvent::Connected(Connected { connection, peer: None, subject: None, data: None })
 }
 
@@ -37,19 +37,19 @@ fn count(event: &LifeCycleEvent) -> u64 {
     }
 }
 
-/// Two shards add more events than the queue holds, and a thread reads: it is woken for them and for the end, and what it
-/// is told of and what it is told to have missed are all of them.
+/// Two shards add more events than the queue holds, and a thread reads: it is woken for them and for the end.
+/// The events that it reads and those that are counted as missed are all of them.
 #[test]
 fn life_cycle_events_are_read_or_counted() {
     explore(3, || {
         let queue = LifeCycleQueue::new(2, 2);
-        let mut reader = LifeCycle::new(Arc::clone(&queue));
+        let mut reader = LifeCycle::without_tasks(Arc::clone(&queue));
         let shards = shards(&queue, 2, 2);
         let mut sum = 0;
         loop {
             match reader.next_wait(Duration::MAX) {
-                Ok(event) => sum += count(&event),
-                Err(NoLifeCycleEvent::Ended) => break,
+                Ok(Some(event)) => sum += count(&event),
+                Ok(None) => break,
                 Err(none) => panic!("{none}"),
             }
         }
@@ -74,7 +74,7 @@ impl Wake for Thread {
 fn a_task_is_woken_for_life_cycle_events_and_for_the_end() {
     explore(3, || {
         let queue = LifeCycleQueue::new(2, 1);
-        let mut reader = LifeCycle::new(Arc::clone(&queue));
+        let mut reader = LifeCycle::start(Arc::clone(&queue)).unwrap();
         let shards = shards(&queue, 1, 1);
         let thread = Arc::new(Thread { woken: Notify::new() });
         let waker = Waker::from(Arc::clone(&thread));
@@ -96,7 +96,7 @@ fn a_task_is_woken_for_life_cycle_events_and_for_the_end() {
 fn a_shard_learns_that_no_reader_of_life_cycle_events_is_left() {
     explore(3, || {
         let queue = LifeCycleQueue::new(2, 1);
-        let mut reader = LifeCycle::new(Arc::clone(&queue));
+        let mut reader = LifeCycle::start(Arc::clone(&queue)).unwrap();
         let shard = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {

@@ -7,7 +7,7 @@ use fanfare_proto::event::{Event, EventType, Topic};
 use fanfare_proto::limits::Limits;
 use loom::thread;
 
-use super::{Announcement, Membership, Presence};
+use super::{Announcement, Member, Presence};
 use crate::mailbox::models::explore;
 use crate::sync::{Condvar, Mutex, lock};
 
@@ -15,10 +15,10 @@ fn room() -> Topic {
     Topic::new("room").unwrap()
 }
 
-fn membership(name: &str) -> [Membership; 1] {
+fn member(name: &str) -> [Member; 1] {
     let kind = |name| EventType::new(name).unwrap();
     let announcement = Some(Arc::new(Announcement { join: kind("join"), leave: kind("leave") }));
-    [Membership { topic: room(), name: name.into(), announcement }]
+    [Member { topic: room(), name: name.into(), announcement }]
 }
 
 /// What the thread that announces has taken.
@@ -59,14 +59,14 @@ fn members_of_two_shards_are_announced_once() {
         };
         let other = {
             let presence = Arc::clone(&presence);
-            thread::spawn(move || presence.join(&membership("bob")))
+            thread::spawn(move || presence.join(&member("bob")))
         };
-        presence.join(&membership("ada"));
+        presence.join(&member("ada"));
         let mut texts = announced.wait_for(2);
         texts.sort_unstable();
         assert_eq!(texts, ["join ada", "join bob"]);
         other.join().unwrap();
-        presence.leave(&membership("ada"), Duration::ZERO);
+        presence.leave(&member("ada"), Duration::ZERO);
         assert_eq!(announced.wait_for(3)[2], "leave ada");
         presence.end();
         announcer.join().unwrap();
@@ -85,18 +85,18 @@ fn a_member_of_two_shards_leaves_with_its_last_connection() {
             let (presence, announced) = (Arc::clone(&presence), Arc::clone(&announced));
             thread::spawn(move || announced.run(&presence))
         };
-        presence.join(&membership("ada"));
+        presence.join(&member("ada"));
         let other = {
             let presence = Arc::clone(&presence);
             thread::spawn(move || {
-                presence.join(&membership("ada"));
-                presence.leave(&membership("ada"), Duration::ZERO);
+                presence.join(&member("ada"));
+                presence.leave(&member("ada"), Duration::ZERO);
             })
         };
         assert_eq!(presence.count(&room(), Duration::ZERO), 1);
         other.join().unwrap();
         assert_eq!(presence.members(&room(), Duration::ZERO), ["ada".into()]);
-        presence.leave(&membership("ada"), Duration::ZERO);
+        presence.leave(&member("ada"), Duration::ZERO);
         assert_eq!(presence.count(&room(), Duration::ZERO), 0);
         presence.end();
         announcer.join().unwrap();

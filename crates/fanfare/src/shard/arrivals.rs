@@ -26,7 +26,7 @@ use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
 
 use super::{Shard, SlotKey};
-use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via};
+use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via, WrongTopics};
 use crate::hand_over;
 use crate::mailbox::Adoption;
 use crate::response;
@@ -284,11 +284,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// A stream for a GET; for a HEAD what a GET would be answered, without the stream (RFC 9110, section 9.3.2).
-    fn subscription_reply(&mut self, subscribe: Subscribe, asked: Asked) -> Reply {
+    fn subscription_reply(&mut self, mut subscribe: Subscribe, asked: Asked) -> Reply {
         let limit = self.limits.topics_per_subscription;
-        if subscribe.topics.len() > limit {
-            let text = format!("a subscription has at most {limit} topics");
-            return Reply::Refuse(Refusal::new(400, text));
+        if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, limit) {
+            return Reply::Refuse(Refusal::new(400, wrong.to_string()));
         }
         match asked.method {
             Method::Get => Reply::Subscribe(Box::new(subscribe), asked.encoding),
@@ -326,7 +325,7 @@ impl<I: Io> Shard<I> {
             Reply::Answer(bytes) => self.answer_and_linger(socket, &bytes, now),
             Reply::HandOver(bytes) => {
                 let Some(to) = &self.links.hand_over else {
-                    unreachable!("where there is nobody, it is refused")
+                    unreachable!("without a receiver, it is refused")
                 };
                 let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
                     Ok(()) => {
@@ -369,7 +368,7 @@ fn has_more(behind: &[u8]) -> bool {
     behind.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
 }
 
-/// The answer to a request that is no subscription, where nobody takes others.
+/// The answer to a request that is no subscription, where the engine hands none over.
 fn nothing_here() -> Refusal {
     Refusal::new(404, "nothing is served at this path")
 }

@@ -18,7 +18,7 @@ use super::Shard;
 use crate::admission::{Subscribe, Via};
 use crate::connection::ConnectionId;
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
-use crate::presence::Membership;
+use crate::presence::Member;
 
 /// What the hub asks a shard to do with connections.
 pub(crate) enum ConnectionOrder {
@@ -52,7 +52,7 @@ struct Details {
     /// Its place among the connections of its subject.
     place: u32,
     data: Option<u64>,
-    memberships: Box<[Membership]>,
+    members: Box<[Member]>,
     /// What it takes: [`bytes_of`].
     bytes: u32,
 }
@@ -100,8 +100,8 @@ const _: () = assert!(size_of::<Option<Details>>() <= DETAILS_PLACE_BYTES);
 
 /// What is known of a subscription's connection takes at most this beside its place, here and among the members.
 fn bytes_of(subscribe: &Subscribe) -> usize {
-    let members = subscribe.memberships.iter();
-    let members = members.map(|member| MEMBER_BYTES + member.topic.as_str().len() + member.name.len());
+    let members = subscribe.members.iter();
+    let members = members.map(|member| MEMBER_BYTES + member.text_bytes());
     let subject = subscribe.subject.as_ref().map_or(0, |subject| SUBJECT_BYTES + subject.len());
     subject + members.sum::<usize>()
 }
@@ -230,7 +230,7 @@ impl Connections {
     fn would_know(&self, subscribe: &Subscribe) -> bool {
         subscribe.subject.is_some()
             || subscribe.data.is_some()
-            || !subscribe.memberships.is_empty()
+            || !subscribe.members.is_empty()
             || self.has_life_cycle()
     }
 
@@ -296,9 +296,9 @@ impl<I: Io> Shard<I> {
         if !self.connections.would_know(subscribe) {
             return;
         }
-        let Subscribe { subject, data, memberships, .. } = subscribe;
-        if !memberships.is_empty() {
-            self.links.presence.join(memberships);
+        let Subscribe { subject, data, members, .. } = subscribe;
+        if !members.is_empty() {
+            self.links.presence.join(members);
         }
         let place = subject.as_ref().map_or(0, |subject| self.connections.subjects.add(subject, link));
         let bytes = bytes_of(subscribe);
@@ -309,7 +309,7 @@ impl<I: Io> Shard<I> {
             subject: subject.clone(),
             place,
             data: *data,
-            memberships: memberships.clone().into(),
+            members: members.clone().into(),
             bytes: bytes as u32,
         });
         if self.connections.has_life_cycle() {
@@ -348,7 +348,7 @@ impl<I: Io> Shard<I> {
     /// A stream has ended.
     pub(super) fn disconnected(&mut self, closed: &delivery::Closed, now: Duration) {
         let Some(details) = self.connections.details.remove(closed.link) else { return };
-        let Details { link, began_at, subject, place, data, memberships, bytes } = details;
+        let Details { link, began_at, subject, place, data, members, bytes } = details;
         self.connections.bytes -= bytes as usize;
         if let Some(subject) = &subject {
             for (moved, place) in self.connections.subjects.remove(subject, place) {
@@ -357,8 +357,8 @@ impl<I: Io> Shard<I> {
                 }
             }
         }
-        if !memberships.is_empty() {
-            self.links.presence.leave(&memberships, now);
+        if !members.is_empty() {
+            self.links.presence.leave(&members, now);
         }
         if self.connections.has_life_cycle() {
             self.connections.happened.push(LifeCycleEvent::Closed(Closed {
@@ -535,7 +535,7 @@ mod tests {
             subject: None,
             place: 0,
             data: Some(7),
-            memberships: Box::default(),
+            members: Box::default(),
             bytes: 0,
         };
         let slots = [0, 1, CHUNK as u32, 10 * CHUNK as u32];

@@ -34,7 +34,7 @@ pub enum ReadItem {
 /// let published = hub.publish(Event::new(topic).with_type(EventType::new("paid")?).with_data("42"))?;
 /// let Some(ReadItem::Event(event)) = reader.next_wait(Duration::from_secs(1))? else { panic!("an event") };
 /// assert_eq!((event.event_type(), event.data().as_deref()), (Some("paid"), Some("42")));
-/// assert_eq!(event.id(), published.first);
+/// assert_eq!(event.wire_id(), published.first);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -81,12 +81,12 @@ impl ReceivedEvent {
 
     /// The id that subscribers see: the publisher's own, or the text of [`ReceivedEvent::position`]. A reader
     /// or a subscriber may resume after it.
-    pub fn id(&self) -> Cow<'_, str> {
+    pub fn wire_id(&self) -> Cow<'_, str> {
         self.frame.wire_id(self.epoch)
     }
 
-    /// The publisher's own id.
-    pub fn own_id(&self) -> Option<&str> {
+    /// The publisher's own id, as of [`crate::Event::id`].
+    pub fn id(&self) -> Option<&str> {
         self.frame.own_id()
     }
 
@@ -107,7 +107,7 @@ impl ReceivedEvent {
     }
 
     /// The wait before a reconnection that the event asks clients for.
-    pub fn retry_wait(&self) -> Option<Retry> {
+    pub fn retry(&self) -> Option<Retry> {
         self.frame.retry_wait()
     }
 
@@ -130,7 +130,7 @@ impl ReceivedEvent {
 impl fmt::Debug for ReceivedEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReceivedEvent")
-            .field("id", &self.id())
+            .field("wire_id", &self.wire_id())
             .field("topics", &self.topics())
             .field("event_type", &self.event_type())
             .field("data", &self.data())

@@ -125,13 +125,13 @@ fn a_reader_gets_what_is_published_from_now_on_with_all_its_fields() {
     let published =
         hub.publish_batch(&mut vec![event("other", 1), full.clone(), event("a", "last")]).unwrap();
     let Some(ReadItem::Event(first)) = reader.try_next().unwrap() else { panic!("an event") };
-    assert_eq!((first.id(), first.own_id()), ("own".into(), Some("own")));
+    assert_eq!((first.wire_id(), first.id()), ("own".into(), Some("own")));
     assert_eq!((first.position().seq, first.topics()), (3, full.topics()));
     assert_eq!((first.event_type(), first.data().unwrap()), (Some("paid"), "one\ntwo".into()));
-    assert_eq!((first.retry_wait(), first.is_private()), (None, false));
+    assert_eq!((first.retry(), first.is_private()), (None, false));
     assert_eq!(reader.position().seq, 3);
     let Some(ReadItem::Event(last)) = reader.try_next().unwrap() else { panic!("an event") };
-    assert_eq!((last.id().into_owned(), last.event_type()), (published.last, None));
+    assert_eq!((last.wire_id().into_owned(), last.event_type()), (published.last, None));
     assert_eq!((last.position(), reader.position()), (hub.head(), hub.head()));
     assert_eq!(reader.try_next().unwrap_err(), ReadError::NothingYet);
     end(&hub);
@@ -420,7 +420,7 @@ fn readers_get_everything_in_one_order() {
                         };
                         let Some(item) = item else { return read };
                         let ReadItem::Event(event) = item else { panic!("{item:?}") };
-                        assert_eq!(event.position().to_string(), event.id());
+                        assert_eq!(event.position().to_string(), event.wire_id());
                         read.push((event.position().seq, event.topics()[0].clone(), text_of(&event)));
                     }
                 })

@@ -32,7 +32,7 @@ impl<I: Io> Shard<I> {
         if self.delivery.len() >= self.limits.connections {
             return Err(self.no_room(subscribe, encoding));
         }
-        if subscribe.memberships.len() > self.limits.members_per_subscription {
+        if subscribe.members.len() > self.limits.members_per_subscription {
             let text = "the server gave this subscription more members of topics than it may have";
             return Err(Reply::Refuse(Refusal::new(500, text)));
         }

@@ -1,5 +1,5 @@
-//! The header of the PROXY protocol, where a listener expects one: who may write it, and how it is read
-//! before the request.
+//! The header of the PROXY protocol, where a listener expects one: which proxies may write it, and how it
+//! is read before the request.
 //!
 //! A connection of another listener comes by here with one comparison.
 
@@ -13,7 +13,7 @@ use crate::listeners::SharedProxies;
 use crate::shard::Shard;
 
 impl<I: Io> Shard<I> {
-    /// Whether the other end of a fresh connection may say who its client is.
+    /// Whether the other end of a fresh connection may name its client.
     pub(super) fn may_write_proxy_header(&self, socket: Socket, trusted: &SharedProxies) -> bool {
         trusted.trusts(peer_address(self.io.peer(socket)))
     }

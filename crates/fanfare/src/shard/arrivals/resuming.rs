@@ -13,8 +13,8 @@ use crate::shard::Shard;
 
 /// A subscriber that resumes from a number that is newer than every one here.
 ///
-/// It may have been told of it by a node that was ahead of this one. The number would be unknown here, which
-/// is a gap: the subscriber would be told of a loss that did not happen, and be sent everything again.
+/// It may have the number from a node that was ahead of this one. An unknown number is a gap: without a wait,
+/// the subscriber would learn of a loss that did not happen, and would get everything again.
 pub(in crate::shard) struct Resuming {
     /// What has to be released here first.
     pub(in crate::shard) from: u64,
