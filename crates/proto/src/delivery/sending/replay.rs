@@ -190,7 +190,10 @@ impl Delivery {
                     (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
                 self.laggards.advance(laggard, end);
                 self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
-                let has_caught_up = self.stages.current(slot, end).is_none();
+                // A member has no note of what it cannot get. With mail behind the log, a stream that left the members
+                // again was told of the same gap twice.
+                let is_complete = end >= self.laggards.get(laggard).incomplete_until;
+                let has_caught_up = is_complete && self.stages.current(slot, end).is_none();
                 if has_caught_up && end >= self.audiences.head(audience) {
                     self.laggard_to_member(laggard);
                 } else {
