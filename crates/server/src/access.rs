@@ -363,3 +363,37 @@ fn not_covered(topic: Option<&Topic>, advice: &str) -> Denial {
     let detail = format!("the token does not cover the topic {shown:?}{advice}");
     Denial { reason: AccessError::TopicNotCovered, detail }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanfare_config::{Flags, Sources};
+
+    #[test]
+    fn without_keys_the_server_is_open_on_loopback_only_or_where_it_is_told_so() {
+        let refusal = |flags: &[(&'static str, &str)], address: &str| {
+            let sources = Sources { flags: Flags::of(flags.iter().copied()), ..Sources::default() };
+            let values = Settings::table().layer(&sources).unwrap();
+            let settings = Settings::of(&values).unwrap();
+            let addresses = vec!["127.0.0.1:1".parse().unwrap(), address.parse().unwrap()];
+            let listening = Listening { addresses, ..Listening::default() };
+            check_open(&settings, &values, &listening).err().map(|error| error.to_string())
+        };
+        for address in ["127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+            assert_eq!(refusal(&[], address), None, "{address}");
+        }
+        for address in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[::ffff:192.0.2.1]:80"] {
+            assert!(refusal(&[], address).is_some_and(|text| text.contains(address)), "{address}");
+            assert_eq!(refusal(&[("open", "true")], address), None, "{address}");
+            assert_eq!(refusal(&[("publisher-keys", "file")], address), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn streams_of_one_expiry_end_at_different_times() {
+        let access = Access::default();
+        let numbers: std::collections::BTreeSet<u64> =
+            (0..1000).map(|_| access.random_number() >> 54).collect();
+        assert!(numbers.len() > 500, "{}", numbers.len());
+    }
+}
