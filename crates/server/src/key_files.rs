@@ -58,6 +58,14 @@ pub(crate) fn read_secret(file: &Path) -> Result<Vec<u8>, String> {
     Ok(secret)
 }
 
+/// The value of an `Authorization` field with the token of a file, if there is one.
+///
+/// # Errors
+/// The file cannot be read, is too long, or is not UTF-8.
+pub(crate) fn read_authorization(file: Option<&Path>) -> Result<Option<String>, String> {
+    file.map(|file| Ok(format!("Bearer {}", read_text(file)?.trim()))).transpose()
+}
+
 /// The text of a file.
 ///
 /// # Errors
