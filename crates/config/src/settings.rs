@@ -3,6 +3,7 @@
 //! A new option is one entry: its field, its type, its help, and what it may be. Its name follows from the
 //! field.
 
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use fanfare::{
 };
 
 use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
-use crate::kind::{any_time, choice, count, size, size_text, switch, text, text_with, time, time_text};
+use crate::kind::{any_time, choice, count, path, size, size_text, switch, text, text_with, time, time_text};
 use crate::layers::Values;
 use crate::problem::{Place, Problem, Problems};
 use crate::values::{cors_origin, listen, log_filter, proxy};
-use crate::{HostName, Listen, RetainRule};
+use crate::{HostName, KeyFile, Listen, RetainRule};
 
 /// Bytes that fit into the kernel's type for the size of a buffer.
 const LARGEST_BUFFER: usize = u32::MAX as usize;
@@ -134,6 +135,46 @@ settings! {
         ).value_name("ORIGIN").reloadable();
     }
 
+    "access": "Which subscribers and publishers are let in" {
+        /// File of keys that verify the tokens of subscribers: a public key in PEM, a JWK or a JWK Set, or,
+        /// written hs256:PATH, a secret. ps256:PATH is a key of RSA for PS256. SIGHUP reads the files again.
+        /// Without any keys the server lets everyone in, and listens on loopback only unless --open is given.
+        subscriber_keys: Vec<KeyFile> = many(
+            text("the path of a file, or hs256:PATH, hs384:PATH, hs512:PATH or ps256:PATH"),
+            Separator::Comma,
+        ).value_name("FILE").reloadable();
+        /// File of keys that verify the tokens of publishers, written as for --subscriber-keys. Requests for
+        /// /topics and /connections need such a token, too.
+        publisher_keys: Vec<KeyFile> = many(
+            text("the path of a file, or hs256:PATH, hs384:PATH, hs512:PATH or ps256:PATH"),
+            Separator::Comma,
+        ).value_name("FILE").reloadable();
+        /// File with a secret of at least 32 bytes that verifies signed subscribe URLs. The first one signs,
+        /// so that keys can be rotated.
+        url_keys: Vec<PathBuf> = many(path(), Separator::Comma).value_name("FILE").reloadable();
+        /// Let subscribers without a token in. They get no private events.
+        anonymous_subscribe: bool = one(switch()).default("false").reloadable();
+        /// Issuer (iss) of which a token must name one; without any, the issuer is not looked at.
+        issuer: Vec<String> = many(text_with("a text", not_empty), Separator::Comma)
+            .value_name("TEXT").reloadable();
+        /// Audience (aud) of which a token must name one; without any, tokens for an audience are refused.
+        audience: Vec<String> = many(text_with("a text", not_empty), Separator::Comma)
+            .value_name("TEXT").reloadable();
+        /// Time for which a token is accepted before nbf and after exp, because clocks differ. A stream ends at
+        /// exp nevertheless.
+        leeway: Duration = one(time(Duration::from_secs(1)..=Duration::from_secs(300))).default("5s").reloadable();
+        /// Name of the cookie that holds a token, for browsers: their EventSource sends no Authorization header.
+        token_cookie: Option<String> = optional(
+            text_with("the name of a cookie", cookie_name), "none", "cookies are not looked at",
+        ).value_name("NAME").reloadable();
+        /// Accept a token in the query (access_token=TOKEN), too. Proxies write queries into their logs.
+        token_in_query: bool = one(switch()).default("false").reloadable();
+        /// Tell clients why their token is refused. The log says it in any case.
+        debug_auth: bool = one(switch()).default("false").reloadable();
+        /// Without keys, let everyone subscribe and publish on addresses that are not loopback, too.
+        open: bool = one(switch()).default("false").reloadable();
+    }
+
     "proxies": "Proxies in front of the server" {
         /// Proxy whose word about its clients is believed: an address, a network such as 10.0.0.0/8, or unix
         /// for every peer on a Unix socket. Its X-Forwarded-For or Forwarded, or its header of the PROXY
@@ -241,6 +282,19 @@ settings! {
         log: String = one(text_with("a level such as info or debug, or levels by module", log_filter::parse))
             .default("info").value_name("LEVEL").reloadable();
     }
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// The name of a cookie is a token (RFC 6265, section 4.1.1).
+fn cookie_name(text: &str) -> Result<String, String> {
+    let is_token = |byte: u8| byte.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err("a cookie's name has letters, digits and signs such as - and _".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn other_table() -> Problems {

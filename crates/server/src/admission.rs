@@ -1,4 +1,4 @@
-//! Who may subscribe: `GET /events`, with the rules for hosts and origins. Health checks are answered at once, and
+//! Who may subscribe: `GET /events`, with the rules for hosts, origins and tokens. Health checks are answered at once, and
 //! everything else is the control plane's.
 
 use std::sync::Arc;
@@ -31,7 +31,14 @@ impl Admission for EventsAdmission {
         let host = request.head().host();
         let subscribe = if rules.hosts.allow(host) {
             let subscribe = Subscribe::from_request(request, rules.max_topics);
-            subscribe.map_err(Refusal::from)
+            match subscribe {
+                Ok(subscribe) => rules.access.admit(request.head(), subscribe).map_err(|denial| {
+                    let client = request.client_address(&rules.proxies);
+                    self.notices.add_denial(denial.reason, client);
+                    denial.refusal().unwrap_or_else(|invalid| Refusal::new(400, invalid.to_string()))
+                }),
+                Err(error) => Err(Refusal::from(error)),
+            }
         } else {
             self.notices.add_from(Notice::HostRefused, request.client_address(&rules.proxies));
             Err(Refusal::new(421, Hosts::refusal(host)))

@@ -63,6 +63,9 @@ pub(crate) struct PubOptions {
     /// Your own id for the event (not with standard input)
     #[arg(long)]
     pub(crate) id: Option<String>,
+    /// File with an access token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// The server
     #[arg(long, env = "FANFARE_URL", default_value = "http://127.0.0.1:8844")]
     pub(crate) url: String,
@@ -86,6 +89,9 @@ pub(crate) struct SubOptions {
     /// End with the stream instead of reconnecting
     #[arg(long)]
     pub(crate) once: bool,
+    /// File with an access token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// The server
     #[arg(long, env = "FANFARE_URL", default_value = "http://127.0.0.1:8844")]
     pub(crate) url: String,

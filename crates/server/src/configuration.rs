@@ -150,6 +150,17 @@ fn checked(values: &Values) -> Result<Settings, ConfigurationError> {
             "systemd can be in one of --listen and --listen-proxy: it stands for all sockets of systemd";
         report("listen-proxy", text.to_owned());
     }
+    // With half of the keys, the other half of the doors would be open without a word.
+    let subscribers = [settings.subscriber_keys.len(), settings.url_keys.len()].iter().sum::<usize>();
+    if subscribers > 0 && settings.publisher_keys.is_empty() {
+        let name = if settings.subscriber_keys.is_empty() { "url-keys" } else { "subscriber-keys" };
+        report(name, format!("--{name} needs --publisher-keys, too: otherwise everyone could publish"));
+    }
+    if !settings.publisher_keys.is_empty() && subscribers == 0 && !settings.anonymous_subscribe {
+        let text = "--publisher-keys needs --subscriber-keys or --url-keys, too, or --anonymous-subscribe: \
+                    otherwise nothing could be subscribed to";
+        report("publisher-keys", text.to_owned());
+    }
     match problems.is_empty() {
         true => Ok(settings),
         false => Err(ConfigurationError::Together(Problems(problems))),

@@ -1,13 +1,16 @@
 //! `fanfare`: the push server, and a publisher and a subscriber for the command line.
 
+mod access;
 mod admission;
 mod cli;
+mod clock;
 mod config_command;
 mod configuration;
 mod control;
 mod cors;
 mod health;
 mod hosts;
+mod key_files;
 mod listen;
 mod memory;
 mod publisher;

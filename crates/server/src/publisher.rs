@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use ureq::Agent;
 
 use crate::cli::PubOptions;
+use crate::key_files::read_authorization;
 
 /// Lines that go out in one request when they come faster than requests are answered.
 const BATCH: usize = 256;
@@ -16,14 +17,24 @@ const BATCH: usize = 256;
 /// Lines read ahead.
 const AHEAD: usize = 1024;
 
+/// The server that is published to.
+struct Server {
+    agent: Agent,
+    url: String,
+    authorization: Option<String>,
+}
+
 pub(crate) fn publish(options: &PubOptions) -> Result<(), Box<dyn Error>> {
-    let agent: Agent = Agent::config_builder().http_status_as_error(false).build().into();
-    let url = format!("{}/events", options.url.trim_end_matches('/'));
+    let server = Server {
+        agent: Agent::config_builder().http_status_as_error(false).build().into(),
+        url: format!("{}/events", options.url.trim_end_matches('/')),
+        authorization: read_authorization(options.token_file.as_deref())?,
+    };
     match options.data.as_deref() {
-        Some("-") => publish_lines(&agent, &url, options),
-        None if !io::stdin().is_terminal() => publish_lines(&agent, &url, options),
+        Some("-") => publish_lines(&server, options),
+        None if !io::stdin().is_terminal() => publish_lines(&server, options),
         data => {
-            let answer = post(&agent, &url, "application/json", &event(options, data).to_string())?;
+            let answer = server.post("application/json", &event(options, data).to_string())?;
             println!("{}", answer["id"].as_str().unwrap_or_default());
             Ok(())
         }
@@ -31,7 +42,7 @@ pub(crate) fn publish(options: &PubOptions) -> Result<(), Box<dyn Error>> {
 }
 
 /// Each line goes out as soon as it is there; those that come meanwhile share the next request.
-fn publish_lines(agent: &Agent, url: &str, options: &PubOptions) -> Result<(), Box<dyn Error>> {
+fn publish_lines(server: &Server, options: &PubOptions) -> Result<(), Box<dyn Error>> {
     if options.id.is_some() {
         return Err("--id names one event; it cannot name every line of standard input".into());
     }
@@ -51,7 +62,7 @@ fn publish_lines(agent: &Agent, url: &str, options: &PubOptions) -> Result<(), B
             body.push_str(&event(options, Some(&line?)).to_string());
             body.push('\n');
         }
-        let answer = post(agent, url, "application/x-ndjson", &body)?;
+        let answer = server.post("application/x-ndjson", &body)?;
         count += answer["published"].as_u64().unwrap_or_default();
         last = answer["last"].as_str().unwrap_or_default().to_owned();
     }
@@ -75,16 +86,22 @@ fn event(options: &PubOptions, data: Option<&str>) -> Value {
     Value::Object(event)
 }
 
-/// Posts, and gives back the answer; a refusal's reason is the error.
-fn post(agent: &Agent, url: &str, content_type: &str, body: &str) -> Result<Value, Box<dyn Error>> {
-    let sent = agent.post(url).header("Content-Type", content_type).send(body);
-    let mut response = sent.map_err(|error| format!("cannot publish to {url}: {error}"))?;
-    let status = response.status();
-    let text = response.body_mut().read_to_string()?;
-    let answer: Value = serde_json::from_str(&text).unwrap_or_default();
-    if status.is_success() {
-        return Ok(answer);
+impl Server {
+    /// Posts, and gives back the answer; a refusal's reason is the error.
+    fn post(&self, content_type: &str, body: &str) -> Result<Value, Box<dyn Error>> {
+        let url = &self.url;
+        let mut request = self.agent.post(url).header("Content-Type", content_type);
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let mut response = request.send(body).map_err(|error| format!("cannot publish to {url}: {error}"))?;
+        let status = response.status();
+        let text = response.body_mut().read_to_string()?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let reason = answer["detail"].as_str().unwrap_or(text.trim());
+        Err(format!("{url} answered {status}: {reason}").into())
     }
-    let reason = answer["detail"].as_str().unwrap_or(text.trim());
-    Err(format!("{url} answered {status}: {reason}").into())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fanfare::{Engine, SharedProxies};
 use tracing_subscriber::EnvFilter;
 
+use crate::access::{self, Access};
 use crate::configuration::{Changes, Configuration, ConfigurationError};
 use crate::control::{ControlLimits, CurrentLimits};
 use crate::listen::Listening;
@@ -30,12 +31,16 @@ pub(crate) type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>;
 impl Running {
     /// Reads the file again, and says in the log what came of it. A mistake changes nothing.
     pub(crate) fn reload(&mut self, engine: &Engine) {
-        let Some(file) = self.configuration.file().map(|file| file.display().to_string()) else {
-            tracing::info!(
-                "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT stops \
-                 the server"
-            );
-            return;
+        let file = match self.configuration.file() {
+            Some(file) => file.display().to_string(),
+            None if self.rules.get().access.has_keys() => "none, but files of keys".to_owned(),
+            None => {
+                tracing::info!(
+                    "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT \
+                     stops the server"
+                );
+                return;
+            }
         };
         match self.try_reload(engine) {
             Ok(Changes { made, need_restart }) => {
@@ -50,16 +55,24 @@ impl Running {
                 for problem in error.problems() {
                     tracing::error!("{problem}");
                 }
-                tracing::error!(file, "the configuration stays as it was, because the file is wrong");
+                tracing::error!(file, "the configuration stays as it was, because a file is wrong");
             }
         }
     }
 
     fn try_reload(&mut self, engine: &Engine) -> Result<Changes, ConfigurationError> {
-        let (configuration, changes) = self.configuration.read_again()?;
+        let (configuration, mut changes) = self.configuration.read_again()?;
         let settings = &configuration.settings;
+        access::check_open(settings, &configuration.values, &self.listening)?;
+        let before = Arc::clone(&self.rules.get().access);
+        let access = Access::of(settings, &configuration.values, &before)?;
+        for name in access.changed_keys(&before) {
+            if !changes.made.contains(&name) {
+                changes.made.push(name);
+            }
+        }
         // Everything is read and right: from here on nothing fails.
-        let rules = Rules::of(settings, &self.listening);
+        let rules = Rules::of(settings, &self.listening, Arc::new(access));
         self.proxies.replace(rules.proxies.clone());
         self.rules.replace(rules);
         self.limits.replace(ControlLimits::of(settings));

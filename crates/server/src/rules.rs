@@ -6,6 +6,7 @@ use arc_swap::{ArcSwap, Guard};
 use fanfare::TrustedProxies;
 use fanfare_config::Settings;
 
+use crate::access::Access;
 use crate::cors::Cors;
 use crate::hosts::Hosts;
 use crate::listen::Listening;
@@ -19,6 +20,8 @@ pub(crate) struct Rules {
     pub(crate) max_topics: usize,
     /// The proxies whose word about their clients is believed.
     pub(crate) proxies: TrustedProxies,
+    /// Which subscribers and publishers are let in.
+    pub(crate) access: Arc<Access>,
 }
 
 /// The rules that hold. Clones are the same.
@@ -28,7 +31,7 @@ pub(crate) struct Rules {
 pub(crate) struct CurrentRules(Arc<ArcSwap<Rules>>);
 
 impl Rules {
-    pub(crate) fn of(settings: &Settings, listening: &Listening) -> Rules {
+    pub(crate) fn of(settings: &Settings, listening: &Listening, access: Arc<Access>) -> Rules {
         let mut hosts = Hosts::new(&settings.host, &listening.addresses);
         if listening.has_unix_sockets {
             hosts.allow_loopback();
@@ -38,6 +41,7 @@ impl Rules {
             cors: Cors::new(&settings.cors_origin),
             max_topics: settings.max_topics,
             proxies: settings.proxies(),
+            access,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -16,6 +17,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 use tracing_subscriber::EnvFilter;
 
+use crate::access::{self, Access};
 use crate::admission::EventsAdmission;
 use crate::configuration::Configuration;
 use crate::control::{
@@ -50,7 +52,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let health = Arc::new(Health::new());
     let proxies = SharedProxies::new(settings.proxies());
     let (listeners, listening) = listen::listeners(settings, &proxies)?;
-    let rules = CurrentRules::new(Rules::of(settings, &listening));
+    access::check_open(settings, &configuration.values, &listening)?;
+    let access = Arc::new(Access::of(settings, &configuration.values, &Access::default())?);
+    let rules = CurrentRules::new(Rules::of(settings, &listening, Arc::clone(&access)));
     let limits = Arc::new(CurrentLimits::new(ControlLimits::of(settings)));
     let admission =
         EventsAdmission { rules: rules.clone(), notices: Arc::clone(&notices), health: Arc::clone(&health) };
@@ -62,8 +66,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .limits(settings.limits())
         .socket_options(settings.socket_options())
         .hand_over(true);
-    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, raises
-    // counters, and reads the clock.
+    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, verifies
+    // tokens with keys that were read before, raises counters, and reads the clocks.
     builder = unsafe { builder.admission_on_shards(admission.clone()) };
     for listener in listeners {
         builder = builder.listener(listener);
@@ -85,7 +89,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         control::start(control, sockets)
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
-    announce(&engine, &limits.get(), &listening);
+    announce(&engine, &limits.get(), &access, &listening);
+    drop(access);
     let mut running = Running { configuration, listening, rules, limits, proxies, log };
 
     let (told, tell) = mpsc::channel();
@@ -135,7 +140,7 @@ fn start_log(filter: &str) -> SetLog {
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.
-fn announce(engine: &Engine, control: &ControlLimits, listening: &Listening) {
+fn announce(engine: &Engine, control: &ControlLimits, access: &Access, listening: &Listening) {
     let (backend, backend_fallback) = engine.backend();
     let (tables, tables_fallback) = engine.descriptor_tables();
     for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
@@ -150,10 +155,15 @@ fn announce(engine: &Engine, control: &ControlLimits, listening: &Listening) {
             "the soft RLIMIT_NOFILE was raised to the hard one; `ulimit -Hn` lowers that"
         );
     }
+    let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    if !access.has_keys() && !engine.addresses().iter().all(is_loopback) {
+        tracing::warn!("--open: without keys, everyone who reaches the server may subscribe and publish");
+    }
     let hub = engine.hub();
     let limits = hub.limits();
     let mut bounds = limits.memory_bounds(engine.shards());
     bounds.extend(control.memory_bounds());
+    bounds.extend(access.memory_bounds());
     let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
     let parts: Vec<String> =
         bounds.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::b(*bytes as u64))).collect();

@@ -10,6 +10,7 @@ use serde_json::json;
 use ureq::Agent;
 
 use crate::cli::SubOptions;
+use crate::key_files::read_authorization;
 
 /// The longest event taken.
 const EVENT_BYTES: usize = 64 << 20;
@@ -20,6 +21,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// What lasts over reconnects.
 struct Subscriber<'o> {
     options: &'o SubOptions,
+    authorization: Option<String>,
     last_event_id: String,
     retry: Duration,
     printed: u64,
@@ -36,8 +38,9 @@ enum End {
 
 pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Box<dyn Error>> {
     let agent: Agent = Agent::config_builder().http_status_as_error(false).build().into();
+    let authorization = read_authorization(options.token_file.as_deref())?;
     let last_event_id = options.since.clone().unwrap_or_default();
-    let mut subscriber = Subscriber { options, last_event_id, retry: FIRST_RETRY, printed: 0 };
+    let mut subscriber = Subscriber { options, authorization, last_event_id, retry: FIRST_RETRY, printed: 0 };
     let mut connected = false;
     loop {
         let reason = match subscriber.connect(&agent) {
@@ -72,6 +75,9 @@ impl Subscriber<'_> {
         let mut request = agent.get(&url).header("Accept", "text/event-stream");
         for topic in &self.options.topics {
             request = request.query("topic", topic);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
         }
         if !self.last_event_id.is_empty() {
             request = request.header("Last-Event-ID", &self.last_event_id);

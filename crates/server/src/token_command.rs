@@ -4,11 +4,10 @@
 //! arguments: secrets come from files, and a token to inspect from the standard input.
 
 use std::error::Error;
-use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use fanfare::Topic;
@@ -18,8 +17,8 @@ use fanfare_access::{
 };
 use serde_json::{Map, Value, json};
 
-/// The longest file of a key.
-const MAX_FILE_BYTES: u64 = 256 << 10;
+use crate::clock::unix_time;
+use crate::key_files::{read_secret, read_text};
 
 #[derive(Args)]
 pub(crate) struct TokenOptions {
@@ -174,7 +173,7 @@ fn mint(options: &MintOptions) -> Result<(), Box<dyn Error>> {
         Some(kid) => signer.with_kid(kid),
         None => signer,
     };
-    let now_unix_s = now_unix_s();
+    let now_unix_s = unix_time().as_secs();
     let mut claims = Map::new();
     let texts = [
         ("sub", &options.subject),
@@ -222,7 +221,7 @@ fn inspect(options: &InspectOptions) -> Result<(), Box<dyn Error>> {
     };
     rules.issuers = options.issuer.iter().cloned().collect();
     rules.demands_expiry = false;
-    let now_unix_s = now_unix_s();
+    let now_unix_s = unix_time().as_secs();
     let verified = Verifier::new(Arc::new(KeyRing::of(keys)), rules).verify(token, now_unix_s)?;
     println!("signature: good");
     match verified.expires_unix_s() {
@@ -244,7 +243,7 @@ fn inspect(options: &InspectOptions) -> Result<(), Box<dyn Error>> {
 fn url(options: &UrlOptions) -> Result<(), Box<dyn Error>> {
     let secret = read_secret(&options.secret_file)?;
     let signer = UrlSigner::new([secret.as_slice()])?;
-    let expires_unix_s = now_unix_s().saturating_add(options.lifetime.as_secs());
+    let expires_unix_s = unix_time().as_secs().saturating_add(options.lifetime.as_secs());
     println!("{}", signer.mint(&options.topic, expires_unix_s, options.subject.as_deref())?);
     Ok(())
 }
@@ -267,33 +266,6 @@ fn padding(pss: bool) -> RsaPadding {
     if pss { RsaPadding::Pss } else { RsaPadding::Pkcs1 }
 }
 
-/// The bytes of a file, without one line end at its end, which editors and `echo` add.
-fn read_secret(file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    let mut secret = read(file)?;
-    if secret.ends_with(b"\n") {
-        secret.pop();
-        if secret.ends_with(b"\r") {
-            secret.pop();
-        }
-    }
-    Ok(secret)
-}
-
-fn read_text(file: &Path) -> Result<String, Box<dyn Error>> {
-    String::from_utf8(read(file)?).map_err(|_| format!("{} is not UTF-8", file.display()).into())
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    let cannot = |error: io::Error| format!("cannot read {}: {error}", file.display());
-    let mut bytes = Vec::new();
-    let opened = fs::File::open(file).map_err(cannot)?;
-    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("{} is too long for a key", file.display()).into());
-    }
-    Ok(bytes)
-}
-
 fn pretty(json: &str) -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(&serde_json::from_str::<Value>(json)?)
 }
@@ -304,10 +276,4 @@ fn pattern(text: &str) -> Result<String, String> {
 
 fn topic(text: &str) -> Result<Topic, String> {
     Topic::new(text).map_err(|error| error.to_string())
-}
-
-/// The wall clock. Only this command reads it here: the engine has its own.
-#[allow(clippy::disallowed_methods, reason = "a command has no engine, and so no clock of it")]
-fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

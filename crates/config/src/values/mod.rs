@@ -2,6 +2,7 @@
 
 pub(crate) mod cors_origin;
 pub mod host_name;
+pub(crate) mod key_file;
 pub mod listen;
 pub(crate) mod log_filter;
 pub(crate) mod proxy;

@@ -53,9 +53,20 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 16] = [
+const OF_THE_SERVER: [&str; 27] = [
     "config",
     "listen-proxy",
+    "subscriber-keys",
+    "publisher-keys",
+    "url-keys",
+    "anonymous-subscribe",
+    "issuer",
+    "audience",
+    "leeway",
+    "token-cookie",
+    "token-in-query",
+    "debug-auth",
+    "open",
     "trusted-proxies",
     "forwarded-field",
     "log",

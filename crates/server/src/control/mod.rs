@@ -9,6 +9,7 @@ mod answer_first;
 mod bodies;
 mod body;
 mod clients;
+mod connections;
 mod head_guard;
 mod limits;
 mod notices;

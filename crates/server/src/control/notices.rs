@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use fanfare_access::AccessError;
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
@@ -22,6 +24,10 @@ pub(crate) enum Notice {
     HostRefused,
     /// A publish was refused: web pages of its origin may not.
     OriginRefused,
+    /// A request was refused: its token is missing, not good, or does not cover what it asks for.
+    AccessDenied,
+    /// A request was refused: it is authorised by a cookie, and pages of its origin may not use it.
+    CookieRefused,
     /// A connection was lost: the system gave the control plane no descriptor for it.
     ConnectionLost,
     /// A subscriber on a connection that was kept open was lost: its shard could not take it.
@@ -39,16 +45,20 @@ pub(crate) struct Notices {
     errors: [Mutex<Option<String>>; Notice::ALL.len()],
     /// Whose request it was the last time, as far as that is known.
     clients: [Mutex<Option<IpAddr>>; Notice::ALL.len()],
+    /// How often access was denied for each reason.
+    denials: [AtomicU64; AccessError::NAMES.len()],
 }
 
 impl Notice {
-    const ALL: [Notice; 8] = [
+    const ALL: [Notice; 10] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
         Notice::SlowPublishEnded,
         Notice::HostRefused,
         Notice::OriginRefused,
+        Notice::AccessDenied,
+        Notice::CookieRefused,
         Notice::ConnectionLost,
         Notice::SubscriberLost,
     ];
@@ -74,6 +84,11 @@ impl Notice {
             Notice::OriginRefused => {
                 "publishes were refused because pages of their origin may not publish (--cors-origin)"
             }
+            Notice::AccessDenied => "requests were refused for their tokens",
+            Notice::CookieRefused => {
+                "requests were refused because a cookie authorises them and their origin may not use it \
+                 (--cors-origin)"
+            }
             Notice::ConnectionLost => "connections did not reach the control plane",
             Notice::SubscriberLost => {
                 "subscribers on kept connections were lost: their shards could not take them"
@@ -94,6 +109,12 @@ impl Notices {
             *last = client;
         }
         self.add(notice);
+    }
+
+    /// Access was denied. As [`Notices::add_from`], so that a shard never waits.
+    pub(crate) fn add_denial(&self, reason: AccessError, client: Option<IpAddr>) {
+        self.denials[reason.index()].fetch_add(1, Ordering::Relaxed);
+        self.add_from(Notice::AccessDenied, client);
     }
 
     /// As [`Notices::add`], with the reason. Not for the threads of shards: it takes a lock.
@@ -122,15 +143,32 @@ impl Notices {
 pub(crate) struct Reporter {
     reported: [u64; Notice::ALL.len()],
     silent_until: [Duration; Notice::ALL.len()],
+    reported_denials: [u64; AccessError::NAMES.len()],
 }
 
 impl Reporter {
     /// Logs what has happened since the last line. `now` is any clock's time.
     pub(crate) fn report(&mut self, notices: &Notices, now: Duration) {
         for (notice, count) in self.due(notices, now) {
-            let (error, last_client) = (notices.error(notice), notices.client(notice));
+            let (mut error, last_client) = (notices.error(notice), notices.client(notice));
+            if notice == Notice::AccessDenied {
+                error = Some(self.reasons(notices));
+            }
             tracing::warn!(count, error, last_client, "{}", notice.text());
         }
+    }
+
+    /// Why access was denied since the last line, and how often for each reason.
+    fn reasons(&mut self, notices: &Notices) -> String {
+        let mut reasons = Vec::new();
+        for (index, name) in AccessError::NAMES.iter().enumerate() {
+            let count = notices.denials[index].load(Ordering::Relaxed);
+            if count > self.reported_denials[index] {
+                reasons.push(format!("{name}: {}", count - self.reported_denials[index]));
+                self.reported_denials[index] = count;
+            }
+        }
+        reasons.join(", ")
     }
 
     fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(Notice, u64)> {

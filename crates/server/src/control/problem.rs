@@ -6,6 +6,7 @@ use fanfare::Refusal;
 use serde_json::{Map, Value, json};
 
 use super::body::Flaw;
+use crate::access::Denial;
 
 pub(super) struct Problem {
     status: u16,
@@ -47,6 +48,13 @@ impl From<Flaw> for Problem {
             problem = problem.member("index", index);
         }
         problem
+    }
+}
+
+impl From<Denial> for Problem {
+    fn from(denial: Denial) -> Problem {
+        let challenge = denial.challenge();
+        Problem::new(denial.status(), denial.detail).header("WWW-Authenticate", challenge)
     }
 }
 

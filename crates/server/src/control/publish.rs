@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::BytesMut;
 use fanfare::{Event, Hub, PublishError, Published};
 use serde_json::json;
@@ -23,8 +23,14 @@ use super::bodies::{BodyAccount, Receiving};
 use super::body::{self, JsonEvents, Lines};
 use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
+use crate::access::{Denial, Publisher};
 
-pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn publish(
+    State(control): State<Arc<Control>>,
+    Extension(publisher): Extension<Publisher>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -48,9 +54,9 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
     let answer = match control.bodies.receive(body) {
         Err(problem) => Err(problem),
         Ok(body) => match form {
-            Form::Json => publish_json(&control, body).await,
-            Form::Fields => publish_form(&control, body).await,
-            Form::Lines => publish_lines(&control, body).await,
+            Form::Json => publish_json(&control, &publisher, body).await,
+            Form::Fields => publish_form(&control, &publisher, body).await,
+            Form::Lines => publish_lines(&control, &publisher, body).await,
         },
     };
     answer.into_response()
@@ -66,12 +72,16 @@ enum Form {
     Lines,
 }
 
-async fn publish_json(control: &Arc<Control>, body: Receiving) -> Result<Response, Problem> {
+async fn publish_json(
+    control: &Arc<Control>,
+    publisher: &Publisher,
+    body: Receiving,
+) -> Result<Response, Problem> {
     let (text, account) = collect(body, control.limits.get().body_bytes).await?;
     if !body::is_array(&text) {
-        return publish_one(control, &account, body::json_event(&text)?, text).await;
+        return publish_one(control, publisher, &account, body::json_event(&text)?, text).await;
     }
-    let part_bytes = check_array(control, &text).await?;
+    let part_bytes = check_array(control, publisher, &text).await?;
     // All memory that the array will need: later there is no refusal any more.
     account.set_memory(text.capacity().saturating_add(part_bytes))?;
     let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
@@ -95,18 +105,24 @@ async fn publish_array(
     Ok(sum.into_response())
 }
 
-async fn publish_form(control: &Control, body: Receiving) -> Result<Response, Problem> {
+async fn publish_form(
+    control: &Control,
+    publisher: &Publisher,
+    body: Receiving,
+) -> Result<Response, Problem> {
     let (text, account) = collect(body, control.limits.get().body_bytes).await?;
-    publish_one(control, &account, body::form_event(&text)?, text).await
+    publish_one(control, publisher, &account, body::form_event(&text)?, text).await
 }
 
 async fn publish_one(
     control: &Control,
+    publisher: &Publisher,
     account: &BodyAccount,
     event: Event,
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
+    publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
     account.set_memory(memory_of(&event))?;
     let (mut events, mut sum) = (vec![event], Sum::default());
     let published =
@@ -117,7 +133,7 @@ async fn publish_one(
 /// Reads every event once before the first one is published, and forgets it again: an array is published
 /// whole or not at all, although the hub takes only a part at a time. To keep all events would take many
 /// times the body's memory. Answers the memory of the largest part, in bytes.
-async fn check_array(control: &Control, body: &[u8]) -> Result<usize, Problem> {
+async fn check_array(control: &Control, publisher: &Publisher, body: &[u8]) -> Result<usize, Problem> {
     let limit = control.limits.get().array_events;
     let (mut part, mut largest) = (Part::default(), 0);
     for (index, event) in JsonEvents::new(body).enumerate() {
@@ -126,6 +142,9 @@ async fn check_array(control: &Control, body: &[u8]) -> Result<usize, Problem> {
             return Err(Problem::new(413, long));
         }
         let event = event?;
+        if let Err(denial) = publisher.may_publish(&event) {
+            return Err(denied(control, denial).at(&format!("event {}", index + 1)).member("index", index));
+        }
         if let Err(error) = control.hub.check(std::slice::from_ref(&event)) {
             return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
         }
@@ -219,7 +238,11 @@ impl Part {
     }
 }
 
-async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Response, Problem> {
+async fn publish_lines(
+    control: &Control,
+    publisher: &Publisher,
+    mut body: Receiving,
+) -> Result<Response, Problem> {
     let line_limit = control.hub.limits().event_bytes + LINE_EXTRA;
     let mut lines = Lines::default();
     let mut sum = Sum::default();
@@ -227,6 +250,8 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
         body.account.set_memory(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
         let bytes = body.next(None).await;
         let ended = bytes.is_none();
+        // A body may come for days.
+        publisher.still_holds().map_err(|denial| sum.describe(denied(control, denial)))?;
         match bytes {
             Some(Err(problem)) => return Err(sum.describe(problem)),
             Some(Ok(bytes)) => lines.buffer.extend_from_slice(&bytes),
@@ -239,6 +264,7 @@ async fn publish_lines(control: &Control, mut body: Receiving) -> Result<Respons
                 part.has_read(line.len())
             } else {
                 let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
+                    publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
                     control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
                     Ok(event)
                 });
@@ -309,6 +335,12 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
         sum.add(published);
     }
     Err(refused(&error))
+}
+
+/// Notes that a token does not allow something.
+fn denied(control: &Control, denial: Denial) -> Problem {
+    control.notices.add_denial(denial.reason, None);
+    Problem::from(denial)
 }
 
 fn refused(error: &PublishError) -> Problem {
@@ -409,7 +441,7 @@ mod tests {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
         let event = json!({ "topic": "a", "data": "1" }).to_string();
         let array = format!("[{}]", vec![event; count].join(","));
-        publish(State(control), headers, Body::from(array)).await.status()
+        publish(State(control), Extension(Publisher::default()), headers, Body::from(array)).await.status()
     }
 
     /// Of an array of 10,000 events, whose client closed its connection after 160 ms, 1,536 were published. A

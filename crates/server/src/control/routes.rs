@@ -9,14 +9,15 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use fanfare::{ConnectionOrigin, Transport};
 
 use super::problem::Problem;
-use super::{Control, Notice, origin_and_host, publish, request_head, topics};
+use super::{Control, Notice, connections, origin_and_host, publish, request_head, topics};
+use crate::access::{Publisher, PublisherError};
 use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
@@ -33,6 +34,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
         .route("/topics", only(get(topics::topics), "GET, HEAD"))
         .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
+        .route("/connections", only(delete(connections::end), "DELETE"))
         .route("/health/live", only(get(health), "GET, HEAD"))
         .route("/health/ready", only(get(health), "GET, HEAD"))
         .route("/", static_file("text/html; charset=utf-8", include_str!("../page/index.html")))
@@ -67,12 +69,62 @@ fn static_file(content_type: &'static str, text: &'static str) -> MethodRouter<A
 /// Refuses what is meant for another host, and what a web page of another origin may not do, and adds the
 /// response fields that let it read the answer where it may. A web page that may not is not even told what a
 /// publish would have answered.
-async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
+async fn cross_origin(
+    State(control): State<Arc<Control>>,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response {
     let (fields, refusal) = judge(&control.admission, &request);
+    let refusal = match refusal {
+        Some(refusal) => Some(refusal),
+        None if needs_publisher(&request) => match publisher(&control.admission, &request) {
+            Ok(publisher) => {
+                request.extensions_mut().insert(publisher);
+                None
+            }
+            Err(problem) => Some(problem),
+        },
+        None => None,
+    };
     match refusal {
         Some(refusal) => with_fields(refusal.into_response(), fields),
         None => with_fields(next.run(request).await, fields),
     }
+}
+
+/// Whether a request publishes, ends connections, or asks about topics: these need a publisher's token where the server
+/// has keys. Health checks, the preflight and the demo page do not.
+fn needs_publisher(request: &Request<Body>) -> bool {
+    let path = request.uri().path();
+    let is_publish = path == "/events" && request.method() == Method::POST;
+    let asks_about_topics = path == "/topics" || path.starts_with("/topics/");
+    let is_preflight = request.method() == Method::OPTIONS;
+    is_publish || ((asks_about_topics || path == "/connections") && !is_preflight)
+}
+
+/// The publisher of a request, by the rules of this moment.
+fn publisher(admission: &EventsAdmission, request: &Request<Body>) -> Result<Publisher, Problem> {
+    let rules = admission.rules.get();
+    let (origin, host) = origin_and_host(request);
+    // A browser sends an Origin with every POST and DELETE. A page that may not read the answer may still make the browser
+    // send a cookie, and `*` lists no page. To read is harmless: only a listed page sees the answer.
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_listed = matches!(rules.cors.judge(origin, host), Verdict::SameOrigin | Verdict::Listed(_));
+    let has_good_origin = reads || (origin.is_some() && is_listed);
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let found = rules.access.publisher(headers, request.uri().query(), has_good_origin);
+    found.map_err(|error| match error {
+        PublisherError::Denied(denial) => {
+            admission.notices.add_denial(denial.reason, client_address(&rules, request));
+            Problem::from(denial)
+        }
+        PublisherError::CookieFromElsewhere => {
+            admission.notices.add_from(Notice::CookieRefused, client_address(&rules, request));
+            let detail =
+                "a request that a cookie authorises needs an Origin that may use it; see --cors-origin";
+            Problem::new(403, detail)
+        }
+    })
 }
 
 /// The response fields of a request, and its refusal, by the rules of this moment.
@@ -89,7 +141,7 @@ fn judge(
         return (fields, Some(Problem::new(421, Hosts::refusal(host))));
     }
     let refused = rules.cors.judge(origin, host) == Verdict::Refused;
-    if refused && request.method() == "POST" {
+    if refused && matches!(*request.method(), Method::POST | Method::DELETE) {
         admission.notices.add_from(Notice::OriginRefused, client_address(&rules, request));
         return (fields, Some(Problem::new(403, "pages of this origin may not publish; see --cors-origin")));
     }

@@ -16,6 +16,7 @@ let source = null;
 let lastEventId = "";
 let rowsEver = 0;
 
+takeToken();
 setUpOrigins();
 showCurl();
 showLog();
@@ -40,6 +41,17 @@ el("publish-data").addEventListener("keydown", (event) => {
 });
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.addEventListener("click", () => copy(button));
+}
+
+// On loopback, `#token=TOKEN` in the address of this page becomes the cookie of `--token-cookie fanfare`. The part
+// behind `#` never leaves the browser. Elsewhere a link could sign a visitor in as somebody else.
+function takeToken() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token === null || !(location.hostname in LOOPBACK_TWINS) || !/^[\w.-]+$/.test(token)) {
+    return;
+  }
+  document.cookie = `fanfare=${token}; path=/; SameSite=Strict`;
+  history.replaceState(null, "", location.pathname);
 }
 
 // Subscribe
