@@ -7,7 +7,10 @@ use crate::audience::Subscription;
 use crate::event::Event;
 use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
-use crate::limits::{LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_FRAMES};
+use crate::limits::{
+    LaggardPolicy, LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, Retention,
+    RetentionRule,
+};
 use crate::log::{Log, Start};
 use crate::stream::StreamOptions;
 
@@ -261,4 +264,46 @@ fn a_stream_at_its_age_is_queued_for_its_end_once() {
         assert!(queued <= streams, "{queued} ends are queued for {streams} streams");
     }
     assert_eq!(world.delivery.len(), 300, "one stream ended in each tick");
+}
+
+/// A stream whose beginning was incomplete became a member before it had passed that, where mail was behind the log.
+/// When it fell behind, it was told of the same gap a second time.
+#[test]
+fn a_stream_is_no_member_before_it_has_passed_what_is_incomplete() {
+    let limits = Limits::default().with_laggard_policy(LaggardPolicy::Skip);
+    let mut world = World::new(limits, Budgets::default());
+    let one = Retention::default().with_events(1);
+    let rule = RetentionRule::new("b".parse().unwrap(), one);
+    world.log = Log::new(Epoch::new(1), LogLimits::default().with_rules(vec![rule]), 1);
+    world.begin(&["a", "b"], None);
+    world.publish("a", 1);
+    world.tick();
+    // The shard is not handed what comes now. Of `b`, only the last event is kept.
+    let mut mail = Vec::new();
+    for (topic, bytes) in [("a", RUN_BYTES), ("b", 1), ("b", 1), ("a", 1)] {
+        let event = Event::new(Topic::new(topic).unwrap()).with_data("x".repeat(bytes));
+        let seq = world.log.newest() + 1;
+        let frame = Arc::new(Frame::encode(seq, &seq.to_string(), event, world.now));
+        world.log.append(Arc::clone(&frame), world.now, &mut Vec::new());
+        mail.push(frame);
+    }
+    world.log.trim(world.now, usize::MAX, &mut Vec::new());
+    let incomplete_until =
+        world.log.available_after(&["a", "b"].map(|name| Topic::new(name).unwrap()), false);
+    assert_eq!(incomplete_until, 3);
+    world.begin_at(&["a", "b"], Some(Start::Gap { cursor: incomplete_until, from: 1 }), None);
+    let counts = |world: &World| (world.delivery.laggards(), world.delivery.counts().gaps);
+    let mut budget = Budgets { laggards: 1, ..world.delivery.budget() };
+    let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
+    let batch = world.delivery.poll_send(world.now, &mut budget, log).unwrap();
+    assert!(batch.bytes.len() > RUN_BYTES, "the run has no room for more than the first event");
+    world.delivery.handle_sent([], world.now, log);
+    assert_eq!(counts(&world), (1, 1), "it stands at 2, and what comes up to 3 is incomplete");
+    for frame in mail {
+        world.delivery.handle_event(frame, &mut usize::MAX.clone());
+    }
+    for _ in 0..5 {
+        world.tick();
+    }
+    assert_eq!(counts(&world), (0, 1), "its opening has told of the only gap");
 }
