@@ -516,7 +516,7 @@ fn a_shard_that_ends_adopts_no_socket() {
     explore(4, || {
         let (hub, mut reader) = world_of_one(Limits::default());
         let adopter = thread::spawn(move || {
-            let adopt = || hub.adopt(socket(), Subscribe::default(), WireFormat::Plain);
+            let adopt = || hub.adopt(socket(), Subscribe::to([Topic::new("a").unwrap()]), WireFormat::Plain);
             [adopt(), adopt()]
         });
         let taken = reader.take().len();
@@ -629,7 +629,9 @@ fn sockets_are_bounded() {
         let (hub, reader) = world_of_one(Limits::default().with_mailbox_events(1).with_mailbox_others(0));
         let adopters = [0, 1].map(|_| {
             let hub = hub.clone();
-            thread::spawn(move || hub.adopt(socket(), Subscribe::default(), WireFormat::Plain))
+            thread::spawn(move || {
+                hub.adopt(socket(), Subscribe::to([Topic::new("a").unwrap()]), WireFormat::Plain)
+            })
         });
         let adopted = adopters.map(|adopter| adopter.join().unwrap());
         assert!(refusals(&adopted).all(|refusal| matches!(refusal, AdoptRefusal::Busy)), "{adopted:?}");
