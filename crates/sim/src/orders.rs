@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use fanfare::{ConnectionError, ConnectionId, Topic, sim};
 
+use crate::client::Resume;
 use crate::connection::Connection;
 use crate::desk::TOPICS_ASKED;
 use crate::network::Net;
@@ -63,14 +64,13 @@ pub(crate) struct Orders {
 impl Net {
     /// The shard was given an order.
     fn order(&mut self, order: Order) {
-        let newest = self.shared.history.borrow().newest();
         let is_meant = |it: &Connection| {
             let request = &it.verifier.request;
             match &order {
                 Order::DisconnectSubject(subject) => request.wishes.subject.as_ref() == Some(subject),
-                // One that waits for a number begins after the order.
+                // One that waits for a number begins after the order. It may wait although the number is released by now.
                 Order::DisconnectTopic(topic) => {
-                    request.interest.topics.contains(topic) && !request.is_ahead_of(newest)
+                    request.interest.topics.contains(topic) && !matches!(request.resume, Resume::After(_))
                 }
                 Order::Disconnect(_) | Order::ChangeTopics(..) => false,
             }
