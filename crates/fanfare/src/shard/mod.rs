@@ -349,6 +349,9 @@ impl<I: Io> Shard<I> {
 
     /// Acts on decisions, sockets to adopt and orders about connections, as far as the budget of one tick goes.
     fn act_on_agenda(&mut self, now: Duration) {
+        if self.agenda.is_empty() {
+            return;
+        }
         let mut left = DECISIONS;
         while left > 0
             && self.topics_left > 0
