@@ -116,10 +116,11 @@
 //!
 //! # What is guaranteed
 //!
-//! What the engine guarantees: one order, exactly once after a resume, gaps that are told, and bounds; see
-//! the documentation of [`fanfare`]. Besides: fields that layers add arrive; a stream reaches no other
-//! client; answers to earlier requests on the connection come before the stream; and a client whose stream
-//! cannot begin gets an answer with a status and a reason.
+//! The guarantees of the engine hold: events have one order, a client that resumes gets each later event exactly
+//! once, the engine reports gaps, and everything has a bound. The documentation of [`fanfare`] has them in full. In
+//! addition, a client gets the fields that layers add. A stream reaches no other client. Answers to earlier
+//! requests on the connection come before the stream. A client whose stream cannot begin gets an answer with a
+//! status and a reason.
 //!
 //! # Errors, and what to do
 //!

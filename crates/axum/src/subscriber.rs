@@ -184,7 +184,7 @@ impl NewSubscription {
         if self.resumes { self } else { self.with_resume("earliest") }
     }
 
-    /// Whether a gap is told in the stream, by an event of the type `fanfare.gap`. The default is yes: see
+    /// Whether the stream reports a gap by an event of the type `fanfare.gap`. By default it does: see
     /// [`Subscribe::with_gap_events`].
     pub fn with_gap_events(self, tell: bool) -> NewSubscription {
         self.with(|subscribe| subscribe.with_gap_events(tell))

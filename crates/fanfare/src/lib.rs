@@ -123,8 +123,8 @@
 //! - **Exactly once, with resume.** A client that comes back with the id of its last event gets every later
 //!   event of its topics once, as long as the log has them.
 //! - **Gaps are told.** Where the log no longer has an event that a client needs, the client is told: the
-//!   field `Fanfare-Gap: true` in the head, and the event `fanfare.gap` in the stream. It is told rather too
-//!   often than never.
+//!   field `Fanfare-Gap: true` in the head, and the event `fanfare.gap` in the stream. Where it is not
+//!   sure that an event is missing, the engine tells of a gap as well.
 //! - **Whole events.** A stream ends between two events, or its connection is cut, and then browsers drop the
 //!   part.
 //! - **Everything is bounded.** Each bound has a name in [`Limits`], and what happens there is an answer: an

@@ -1,4 +1,4 @@
-//! A server of JWK Sets on a loopback address, which behaves as badly as it is told to.
+//! A server of JWK Sets on a loopback address. Each test chooses how badly the server behaves.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -82,7 +82,7 @@ impl Subscribe {
         self
     }
 
-    /// Whether a gap is told in the stream, by a `fanfare.gap` event. The default is yes.
+    /// Whether the stream reports a gap by a `fanfare.gap` event. By default it does.
     pub fn with_gap_events(mut self, tell: bool) -> Subscribe {
         self.gap_events = tell;
         self
