@@ -55,7 +55,7 @@ pub(crate) struct UndecidedAddress {
 /// A decision on its way to the shard that waits for it.
 pub(crate) struct Decided {
     pub(crate) key: LinkKey,
-    /// The decision, or the answer to a request at which the admission panicked.
+    /// The decision, which is not one that comes later, or the answer to a request at which the admission panicked.
     pub(crate) decision: Result<Decision, Refusal>,
 }
 
@@ -140,13 +140,20 @@ impl To {
 impl Later {
     /// The engine waits for the decision from now on.
     pub(crate) fn wait_at(self, address: UndecidedAddress) {
+        if let Some((address, decision)) = self.meet(address) {
+            address.send(Ok(decision));
+        }
+    }
+
+    /// Leaves the address here, or gives it back with the decision that was made already.
+    fn meet(self, address: UndecidedAddress) -> Option<(UndecidedAddress, Decision)> {
         let mut state = lock(&self.pledge.0);
         match std::mem::replace(&mut *state, PledgeState::Closed) {
-            PledgeState::Open => *state = PledgeState::Awaited(address),
-            PledgeState::Decided(decision) => {
-                drop(state);
-                address.send(Ok(*decision));
+            PledgeState::Open => {
+                *state = PledgeState::Awaited(address);
+                None
             }
+            PledgeState::Decided(decision) => Some((address, *decision)),
             PledgeState::Awaited(_) | PledgeState::Closed => {
                 unreachable!("the engine waits once for each pledge")
             }
@@ -171,7 +178,16 @@ impl UndecidedAddress {
         self.wanted.strong_count() > 0
     }
 
-    fn send(self, decision: Result<Decision, Refusal>) {
+    /// Sends the decision to the shard, or leaves the address where the decision is to come later.
+    ///
+    /// A decision that puts off again does not go by way of the shard. If it did, the last decision would be mail only
+    /// after the shard had taken the mail before it, and an order that was given meanwhile (`Hub::disconnect_subject`)
+    /// would come before a decision that is older than itself.
+    fn send(mut self, mut decision: Result<Decision, Refusal>) {
+        while let Ok(Decision::Later(later)) = decision {
+            let Some((address, next)) = later.meet(self) else { return };
+            (self, decision) = (address, Ok(next));
+        }
         // A shard has at most `Limits::undecided` requests that wait, and each gets one decision.
         if self.is_wanted() && self.mailbox.is_in_reach() {
             let mail = Mail::Decided(Box::new(Decided { key: self.key, decision }));

@@ -136,10 +136,6 @@ impl<I: Io> Shard<I> {
     /// The decision about a request has come. Where the request does not wait any more, it is dropped.
     pub(in crate::shard) fn decided(&mut self, decided: Decided, now: Duration) {
         let Decided { key, decision } = decided;
-        if let Ok(Decision::Later(later)) = decision {
-            self.decided_later_again(key, later);
-            return;
-        }
         let Some(undecided) = self.arrivals.undecided.requests.remove(key) else { return };
         let Undecided { socket, asked, received, wanted, .. } = undecided;
         // Before the answer: a client that has read the answer finds that its ticket is not wanted any more.
@@ -147,14 +143,6 @@ impl<I: Io> Shard<I> {
         let reply = self.reply_to(decision, asked, &received);
         self.reply(socket, reply, now);
         self.arrivals.undecided.give_back();
-    }
-
-    /// The decision about a request is that it comes later again: the request keeps its place and its time.
-    fn decided_later_again(&self, key: LinkKey, later: Later) {
-        // Where the request does not wait any more, the new ticket learns it when this is dropped.
-        let Some(undecided) = self.arrivals.undecided.requests.get(key) else { return };
-        let (mailbox, wanted) = (Arc::clone(&self.links.mailbox), Arc::downgrade(&undecided.wanted));
-        later.wait_at(UndecidedAddress { mailbox, key, wanted });
     }
 
     /// Closes requests whose clients have left, a part of the table at a time.
