@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_proto::audience::Subscription;
 use fanfare_proto::event::{EventType, Retry, Topic};
 use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::MAX_SUBJECT_BYTES;
+use fanfare_proto::link::Encoding;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
@@ -23,7 +25,7 @@ pub struct Subscribe {
     pub(crate) gap_events: bool,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) heartbeat: Option<Duration>,
-    pub(crate) sees_private: bool,
+    pub(crate) private: PrivateEvents,
     pub(crate) headers: String,
     pub(crate) retry: Option<Retry>,
     pub(crate) greeting: Vec<u8>,
@@ -34,6 +36,41 @@ pub struct Subscribe {
     pub(crate) written_head: Option<WrittenHead>,
     /// Set where the connection is known.
     pub(crate) via: Via,
+}
+
+/// Of which topics private events are delivered.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum PrivateEvents {
+    #[default]
+    None,
+    /// Of all, also of those that a change adds.
+    All,
+    /// Of these, which are sorted.
+    Of(Vec<Topic>),
+}
+
+impl PrivateEvents {
+    pub(crate) fn of(topics: impl IntoIterator<Item = Topic>) -> PrivateEvents {
+        let mut topics: Vec<Topic> = topics.into_iter().collect();
+        topics.sort_unstable();
+        topics.dedup();
+        PrivateEvents::Of(topics)
+    }
+
+    fn has(&self, topic: &Topic) -> bool {
+        match self {
+            PrivateEvents::None => false,
+            PrivateEvents::All => true,
+            PrivateEvents::Of(topics) => topics.binary_search(topic).is_ok(),
+        }
+    }
+
+    /// Moves the topics of which private events are delivered to the front. The order is the same otherwise. Answers
+    /// how many they are.
+    pub(crate) fn sort(&self, topics: &mut [Topic]) -> usize {
+        topics.sort_by_key(|topic| !self.has(topic));
+        topics.partition_point(|topic| self.has(topic))
+    }
 }
 
 impl Subscribe {
@@ -103,9 +140,26 @@ impl Subscribe {
         self
     }
 
-    /// Whether private events of these topics are delivered. The default is no.
+    /// Whether private events of all topics are delivered, also of those that [`crate::Hub::change_topics`] adds. The
+    /// default is no.
     pub fn with_private_events(mut self, sees: bool) -> Subscribe {
-        self.sees_private = sees;
+        self.private = if sees { PrivateEvents::All } else { PrivateEvents::None };
+        self
+    }
+
+    /// Private events of these topics are delivered, and only public ones of the others. Topics that are not those of
+    /// the subscription make no difference. An event with several topics is delivered where one of them is among these.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use fanfare::{Subscribe, Topic};
+    ///
+    /// let (news, account) = (Topic::new("news")?, Topic::new("accounts/7")?);
+    /// let subscribe = Subscribe::to([news, account.clone()]).with_private_topics([account]);
+    /// # Ok(()) }
+    /// ```
+    pub fn with_private_topics(mut self, topics: impl IntoIterator<Item = Topic>) -> Subscribe {
+        self.private = PrivateEvents::of(topics);
         self
     }
 
@@ -203,6 +257,16 @@ impl Subscribe {
     /// The topics.
     pub fn topics(&self) -> &[Topic] {
         &self.topics
+    }
+
+    /// The same as the engine knows it.
+    pub(crate) fn subscription(&self, encoding: Encoding) -> Subscription {
+        let topics = self.topics.iter().cloned();
+        match &self.private {
+            PrivateEvents::None => Subscription::new(topics, encoding, false),
+            PrivateEvents::All => Subscription::new(topics, encoding, true),
+            some => Subscription::with_private(topics, encoding, |topic| some.has(topic)),
+        }
     }
 
     /// Where it resumes.
