@@ -33,36 +33,42 @@ pub struct Subscribe {
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) members: Vec<Member>,
-    pub(crate) written_head: Option<WrittenHead>,
+    pub(crate) written_head: Option<Box<WrittenHead>>,
     /// Set where the connection is known.
     pub(crate) via: Via,
 }
 
 /// Of which topics private events are delivered.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum PrivateEvents {
-    #[default]
-    None,
+pub(crate) struct PrivateEvents {
     /// Of all, also of those that a change adds.
-    All,
-    /// Of these, which are sorted.
-    Of(Vec<Topic>),
+    all: bool,
+    /// Of these. Few subscriptions name some, so they cost the others one word.
+    of: Option<Box<PrivateTopics>>,
+}
+
+/// Topics of which private events are delivered, sorted.
+#[derive(Clone, Debug)]
+struct PrivateTopics {
+    topics: Vec<Topic>,
 }
 
 impl PrivateEvents {
+    /// Of all topics, or of none.
+    pub(crate) fn of_all(all: bool) -> PrivateEvents {
+        PrivateEvents { all, of: None }
+    }
+
+    /// Of these topics.
     pub(crate) fn of(topics: impl IntoIterator<Item = Topic>) -> PrivateEvents {
         let mut topics: Vec<Topic> = topics.into_iter().collect();
         topics.sort_unstable();
         topics.dedup();
-        PrivateEvents::Of(topics)
+        PrivateEvents { all: false, of: Some(Box::new(PrivateTopics { topics })) }
     }
 
     fn has(&self, topic: &Topic) -> bool {
-        match self {
-            PrivateEvents::None => false,
-            PrivateEvents::All => true,
-            PrivateEvents::Of(topics) => topics.binary_search(topic).is_ok(),
-        }
+        self.all || self.of.as_ref().is_some_and(|of| of.topics.binary_search(topic).is_ok())
     }
 
     /// Moves the topics of which private events are delivered to the front. The order is the same otherwise. Answers
@@ -143,7 +149,7 @@ impl Subscribe {
     /// Whether private events of all topics are delivered, also of those that [`crate::Hub::change_topics`] adds. The
     /// default is no.
     pub fn with_private_events(mut self, sees: bool) -> Subscribe {
-        self.private = if sees { PrivateEvents::All } else { PrivateEvents::None };
+        self.private = PrivateEvents::of_all(sees);
         self
     }
 
@@ -182,7 +188,7 @@ impl Subscribe {
     /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
     /// checks.
     pub fn with_response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
-        self.written_head = Some(WrittenHead::parse(bytes.into())?);
+        self.written_head = Some(Box::new(WrittenHead::parse(bytes.into())?));
         Ok(self)
     }
 
@@ -262,10 +268,9 @@ impl Subscribe {
     /// The same as the engine knows it.
     pub(crate) fn subscription(&self, encoding: Encoding) -> Subscription {
         let topics = self.topics.iter().cloned();
-        match &self.private {
-            PrivateEvents::None => Subscription::new(topics, encoding, false),
-            PrivateEvents::All => Subscription::new(topics, encoding, true),
-            some => Subscription::with_private(topics, encoding, |topic| some.has(topic)),
+        match &self.private.of {
+            None => Subscription::new(topics, encoding, self.private.all),
+            Some(_) => Subscription::with_private(topics, encoding, |topic| self.private.has(topic)),
         }
     }
 

@@ -189,7 +189,7 @@ impl Hub {
                 different.push(topic);
             }
         }
-        ReaderBuilder { hub: self, topics: different, resume: None, private: PrivateEvents::None }
+        ReaderBuilder { hub: self, topics: different, resume: None, private: PrivateEvents::default() }
     }
 
     /// Reads retained events of a topic: at most `limit` of those that follow the event with the id `after`.
@@ -227,7 +227,7 @@ impl ReaderBuilder<'_> {
 
     /// Whether private events of all topics are read, too. The default is no.
     pub fn with_private_events(mut self, sees: bool) -> Self {
-        self.private = if sees { PrivateEvents::All } else { PrivateEvents::None };
+        self.private = PrivateEvents::of_all(sees);
         self
     }
 
