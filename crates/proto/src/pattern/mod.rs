@@ -1,9 +1,11 @@
 //! Patterns of topics: what a grant names, and what a subscription to more than one topic names.
 //!
-//! A [`Pattern`] is one of them, and a [`PatternSet`] is what a grant has.
+//! A [`Pattern`] is one of them, a [`PatternSet`] is what a grant has, and a [`PatternTable`] finds the patterns that
+//! match a topic.
 
 mod error;
 mod set;
+mod table;
 mod template;
 
 use std::cmp::Ordering;
@@ -16,6 +18,7 @@ use crate::event::{MAX_TOPIC_BYTES, Topic};
 
 pub use self::error::PatternError;
 pub use self::set::PatternSet;
+pub use self::table::{MAX_PLACES, PatternKey, PatternTable, TooMuchWork, Work};
 
 /// The longest pattern, in bytes of UTF-8: the longest topic, and room for the names of variables.
 pub const MAX_PATTERN_BYTES: usize = 512;

@@ -169,7 +169,7 @@ impl Template {
 
 /// Which variables may contain a byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Both kinds.
     Simple,
     /// Reserved expansions only.
@@ -178,7 +178,7 @@ enum Class {
     Neither,
 }
 
-fn class_of(byte: u8) -> Class {
+pub(super) fn class_of(byte: u8) -> Class {
     match byte {
         b'-' | b'.' | b'_' | b'~' | 0x80.. => Class::Simple,
         byte if byte.is_ascii_alphanumeric() => Class::Simple,
@@ -188,7 +188,7 @@ fn class_of(byte: u8) -> Class {
     }
 }
 
-fn is_escape(bytes: &[u8]) -> bool {
+pub(super) fn is_escape(bytes: &[u8]) -> bool {
     matches!(bytes, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
 
