@@ -201,7 +201,10 @@ impl<V> PatternTable<V> {
     }
 
     /// Checks what must always hold; for tests.
-    pub(crate) fn check(&self) {
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
         let heap: usize = self.nodes.iter().map(|(_, node)| node.heap_bytes()).sum();
         assert_eq!(self.node_bytes, heap, "bytes of the nodes");
         let texts: usize = self.entries.iter().map(|(_, entry)| entry.pattern.bytes()).sum();

@@ -80,10 +80,8 @@ proptest! {
             } else if let Ok(pattern) = Pattern::parse(&text) {
                 let pattern = pattern.normalized();
                 prop_assert_eq!(table.find(&pattern), list.get(&pattern).copied());
-                if !list.contains_key(&pattern) {
-                    let key = table.insert(pattern.clone(), pattern.clone()).unwrap();
-                    list.insert(pattern, key);
-                }
+                list.entry(pattern)
+                    .or_insert_with_key(|pattern| table.insert(pattern.clone(), pattern.clone()).unwrap());
             }
             table.check();
             prop_assert_eq!(table.len(), list.len());
@@ -107,6 +105,9 @@ fn work_of(table: &PatternTable<()>, topics: impl Iterator<Item = String>) -> (u
     (steps / count, most)
 }
 
+/// A name, and the patterns by number.
+type Family = (&'static str, fn(usize) -> String);
+
 /// A step is a byte of the topic at one place, so the cost of a walk depends on the topic: not on how many other
 /// topics there are, because the table does not know them, and not on how many patterns do not match.
 #[test]
@@ -114,7 +115,7 @@ fn ten_thousand_patterns_cost_a_million_topics_no_more_steps_than_a_few_do() {
     // `fanfare-patterns` of the benchmarks looks up a million topics for each family.
     let topics =
         || (0..1_000_000).step_by(47).map(|number| format!("/tenant-{}/items/{number}", number % 1_000));
-    let families: [(&str, fn(usize) -> String); 5] = [
+    let families: [Family; 5] = [
         ("prefixes", |number| format!("/tenant-{number}/orders/*")),
         ("templates with one beginning", |number| format!("/{{tenant}}/items/N{number}")),
         ("templates with one beginning, and a variable behind", |number| {
