@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use fanfare_proto::event::Topic;
+use fanfare_proto::pattern::{PatternError, PatternSet};
 
-use crate::error::{AccessError, PatternError};
+use crate::error::AccessError;
 use crate::json::Json;
-use crate::pattern::PatternSet;
 
 /// The claims that may hold the grants. The second one is the one of Mercure.
 const GRANT_CLAIMS: [&str; 2] = ["fanfare", "mercure"];

@@ -9,6 +9,8 @@ use fanfare_proto::frame::{Checkpoint, Frame};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::{LogLimits, Retention};
 use fanfare_proto::log::{EARLIEST, Log};
+use fanfare_proto::pattern::{MAX_PLACES, Pattern};
+use fanfare_proto::selection::Selection;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 const MAX_TOPICS: usize = 4;
@@ -79,11 +81,12 @@ fn resume(id: &str) {
         let own = seq >= FIRST_RETAINED && seq % 2 == 0 && id == format!("own-{seq}");
         own || id == Cursor { epoch, seq }.to_string()
     });
-    let start = log.resume(id, std::slice::from_ref(&topic), false);
+    let selection = Selection::of(std::slice::from_ref(&topic), false);
+    let start = log.resume(id, selection);
     let after = known.unwrap_or(FIRST_RETAINED - 1);
     assert_eq!((start.cursor(), start.is_gap()), (after, known.is_none() && id != EARLIEST), "{id:?}");
     let mut given = Vec::new();
-    let end = log.read_after(&[topic], false, start.cursor(), usize::MAX, usize::MAX, &mut given);
+    let end = log.read_after(selection, start.cursor(), usize::MAX, usize::MAX, &mut given);
     assert_eq!(end, Ok(HEAD));
     assert!(given.iter().map(|frame| frame.seq()).eq(after + 1..=HEAD));
 }
@@ -99,17 +102,31 @@ fn subscription(id: &[u8], query: &[u8]) {
     let all =
         |name: &'static str| fields.iter().filter(move |field| field.0 == name).map(|field| field.1.clone());
 
-    let mut topics: Vec<String> = Vec::new();
-    for topic in all("topic").filter(|topic| !topic.is_empty()) {
-        if !topics.contains(&topic) {
-            topics.push(topic);
+    // What a pattern is, is the matter of the target `grants`.
+    let mut patterns: Vec<Pattern> = Vec::new();
+    let mut bad_pattern = None;
+    for text in all("match") {
+        match Pattern::parse(&text) {
+            Ok(pattern) if pattern.is_exact() => {}
+            Ok(pattern) if patterns.iter().any(|other| other.normalized() == pattern.normalized()) => {}
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => bad_pattern = Some(error),
         }
     }
+    let is_exact = |text: &String| Pattern::parse(text).is_ok_and(|pattern| pattern.is_exact());
+    let mut names: Vec<String> = Vec::new();
+    for (_, text) in fields.iter().filter(|(name, text)| name == "topic" || name == "match" && is_exact(text))
+    {
+        if !names.contains(text) {
+            names.push(text.clone());
+        }
+    }
+    let patterns_len = patterns.len();
     match SubscribeQuery::from_head(&head, MAX_TOPICS) {
         Ok(read) => {
-            let names: Vec<&str> = read.topics.iter().map(Topic::as_str).collect();
-            assert_eq!(names, topics);
-            assert!(!topics.is_empty() && topics.len() <= MAX_TOPICS);
+            assert_eq!(read.topics.iter().map(Topic::as_str).collect::<Vec<_>>(), names);
+            assert_eq!((read.patterns, bad_pattern), (patterns, None));
+            assert!((1..=MAX_TOPICS).contains(&(read.topics.len() + patterns_len)));
             assert_eq!(read.gap_events, all("gap").next_back().is_none_or(|gap| gap == "on"));
             let checkpoint = all("checkpoint").next_back().map(|value| match value.as_str() {
                 "on" => Checkpoint::Block,
@@ -125,8 +142,15 @@ fn subscription(id: &[u8], query: &[u8]) {
             let expected = Some(header).filter(|id| !id.is_empty()).or_else(|| from_query.next());
             assert_eq!(read.resume, expected);
         }
-        Err(SubscribeError::NoTopic) => assert!(all("topic").next().is_none()),
-        Err(SubscribeError::TooManyTopics { .. }) => assert!(topics.len() > MAX_TOPICS),
+        Err(SubscribeError::NoTopic) => assert!(all("topic").chain(all("match")).next().is_none()),
+        Err(SubscribeError::TooManyTopics { .. }) => assert!(names.len() + patterns_len > MAX_TOPICS),
+        Err(SubscribeError::Pattern(_)) => assert!(bad_pattern.is_some()),
+        Err(SubscribeError::PatternNotUtf8) => {
+            assert!(all("match").any(|text| text.contains('\u{fffd}')));
+        }
+        Err(SubscribeError::PatternTooComplex) => {
+            assert!(patterns.iter().any(|pattern| pattern.places() > MAX_PLACES));
+        }
         Err(SubscribeError::TopicNotUtf8) => {
             assert!(all("topic").any(|topic| topic.contains('\u{fffd}')));
         }

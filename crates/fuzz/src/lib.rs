@@ -13,6 +13,7 @@ mod cursor;
 mod decoder;
 mod frame;
 mod grants;
+mod pattern_table;
 mod pieces;
 mod proxy_header;
 mod publish_body;
@@ -31,7 +32,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "request_head", check: request_head::check },
     Target { name: "decoder", check: decoder::check },
     Target { name: "publish_body", check: publish_body::check },
@@ -44,6 +45,7 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "shard", check: shard::check },
     Target { name: "token", check: token::check },
     Target { name: "grants", check: grants::check },
+    Target { name: "pattern_table", check: pattern_table::check },
     Target { name: "token_places", check: token_places::check },
 ];
 

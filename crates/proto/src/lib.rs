@@ -14,7 +14,7 @@
 //!
 //! [`head`] and [`subscribe`] read the request that makes a subscriber; [`proxy_header`] and
 //! [`client_address`] read what proxies say of their clients; [`decoder`] is the other side of the wire.
-//! [`limits`] holds every bound.
+//! [`pattern`] says which topics a grant is for. [`limits`] holds every bound.
 
 #![forbid(unsafe_code)]
 
@@ -39,10 +39,12 @@ pub mod limits;
 pub mod link;
 pub mod log;
 mod memory_bounds;
+pub mod pattern;
 pub mod proxy_header;
 pub mod run;
 pub mod segment_map;
 mod segments;
+pub mod selection;
 pub mod shrink;
 mod slot_table;
 pub mod slots;

@@ -1,4 +1,4 @@
-//! What a subscribe request asks for: topics, and where to resume.
+//! What a subscribe request asks for: topics, patterns of topics, and where to resume.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,17 +7,22 @@ use crate::event::{InvalidEvent, Topic};
 use crate::form::form_fields;
 use crate::frame::Checkpoint;
 use crate::head::RequestHead;
+use crate::pattern::{MAX_PLACES, Pattern, PatternError};
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
 /// there, the earlier name in this list wins.
 const RESUME_PARAMETERS: [&str; 5] =
     ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "evs_last_event_id"];
 
-/// A subscribe request, read from the head of `GET /events?topic=a&topic=b`.
+/// A subscribe request, read from the head of `GET /events?topic=a&topic=b&match=orders/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribeQuery {
-    /// The topics, in the order given, without duplicates; never empty.
+    /// The topics, in the order given, without duplicates. A `*` or a brace in a name is a character of it. A
+    /// pattern that is an exact name is among them.
     pub topics: Vec<Topic>,
+    /// The patterns, in the order given, without duplicates; none is an exact name. Topics and patterns are
+    /// never both empty.
+    pub patterns: Vec<Pattern>,
     /// The id to resume from, as the client sent it; never empty. Bytes that are not UTF-8 are replaced: no event
     /// has such an id, so the answer is a gap.
     pub resume: Option<String>,
@@ -34,14 +39,15 @@ impl SubscribeQuery {
     /// Reads the query (`application/x-www-form-urlencoded`, URL standard, section 5.1) and the header
     /// `Last-Event-ID`, which goes before the query because a browser keeps it up to date.
     ///
-    /// At most `max_topics` different topics; unknown parameters are ignored; empty ids are absent ones.
+    /// `topic` names a topic, and `match` a pattern: a prefix such as `orders/*`, or a template such as
+    /// `/users/{id}` ([`Pattern`]). At most `max_topics` different topics and patterns together; unknown parameters are ignored; empty ids are absent ones.
     /// `gap` is `on` or `off`, `checkpoint` is `on`, `off` or `event`, and `heartbeat` is a whole number of
     /// seconds; where one of them is given several times, the last one counts.
     ///
     /// # Errors
-    /// No topic, a bad one, or too many; a bad value of `gap`, `checkpoint` or `heartbeat`.
+    /// No topic and no pattern, a bad one, or too many; a bad value of `gap`, `checkpoint` or `heartbeat`.
     pub fn from_head(head: &RequestHead<'_>, max_topics: usize) -> Result<SubscribeQuery, SubscribeError> {
-        let mut topics: Vec<Topic> = Vec::new();
+        let mut selected = Selected { max_topics, topics: Vec::new(), patterns: Vec::new() };
         let mut gap_events = true;
         let mut checkpoint = Checkpoint::default();
         let mut heartbeat = None;
@@ -52,13 +58,11 @@ impl SubscribeQuery {
                 b"topic" => {
                     let text = str::from_utf8(&value).map_err(|_| SubscribeError::TopicNotUtf8)?;
                     let topic = Topic::new(text).map_err(SubscribeError::Topic)?;
-                    if topics.contains(&topic) {
-                        continue;
-                    }
-                    if topics.len() == max_topics {
-                        return Err(SubscribeError::TooManyTopics { max_topics });
-                    }
-                    topics.push(topic);
+                    selected.add_topic(topic)?;
+                }
+                b"match" => {
+                    let text = str::from_utf8(&value).map_err(|_| SubscribeError::PatternNotUtf8)?;
+                    selected.add_pattern(Pattern::parse(text).map_err(SubscribeError::Pattern)?)?;
                 }
                 b"gap" => {
                     gap_events = match &value[..] {
@@ -80,11 +84,12 @@ impl SubscribeQuery {
             }
         }
 
-        if topics.is_empty() {
+        let Selected { topics, patterns, .. } = selected;
+        if topics.is_empty() && patterns.is_empty() {
             return Err(SubscribeError::NoTopic);
         }
         let resume = query_id.resume(head.last_event_id());
-        Ok(SubscribeQuery { topics, resume, gap_events, checkpoint, heartbeat })
+        Ok(SubscribeQuery { topics, patterns, resume, gap_events, checkpoint, heartbeat })
     }
 
     /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of the
@@ -96,6 +101,44 @@ impl SubscribeQuery {
             query_id.note(&name, &value);
         }
         query_id.resume(last_event_id.map(<[u8]>::trim_ascii))
+    }
+}
+
+/// The topics and the patterns of a query so far.
+struct Selected {
+    max_topics: usize,
+    topics: Vec<Topic>,
+    patterns: Vec<Pattern>,
+}
+
+impl Selected {
+    fn add_topic(&mut self, topic: Topic) -> Result<(), SubscribeError> {
+        if !self.topics.contains(&topic) {
+            self.check_room()?;
+            self.topics.push(topic);
+        }
+        Ok(())
+    }
+
+    fn add_pattern(&mut self, pattern: Pattern) -> Result<(), SubscribeError> {
+        if pattern.is_exact() {
+            let topic = Topic::new(pattern.as_str()).map_err(SubscribeError::Topic)?;
+            return self.add_topic(topic);
+        }
+        if !self.patterns.iter().any(|other| other.has_form_of(&pattern)) {
+            self.check_room()?;
+            if pattern.places() > MAX_PLACES {
+                return Err(SubscribeError::PatternTooComplex);
+            }
+            self.patterns.push(pattern);
+        }
+        Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), SubscribeError> {
+        let max_topics = self.max_topics;
+        let has_room = self.topics.len() + self.patterns.len() < max_topics;
+        if has_room { Ok(()) } else { Err(SubscribeError::TooManyTopics { max_topics }) }
     }
 }
 
@@ -122,13 +165,20 @@ impl QueryId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The query names no topic.
+    /// The query names no topic and no pattern.
     NoTopic,
     /// A topic is not a valid one.
     Topic(InvalidEvent),
     /// A topic is not UTF-8 once its `%` escapes are decoded.
     TopicNotUtf8,
-    /// The query names too many different topics.
+    /// A pattern is not a valid one.
+    Pattern(PatternError),
+    /// A pattern is not UTF-8 once its `%` escapes are decoded.
+    PatternNotUtf8,
+    /// A template has so much text and so many variables behind variables whose end is not certain, that to
+    /// look up a topic could take too long ([`Pattern::places`]).
+    PatternTooComplex,
+    /// The query names too many different topics and patterns.
     TooManyTopics {
         /// How many are allowed.
         max_topics: usize,
@@ -158,8 +208,19 @@ impl fmt::Display for SubscribeError {
             SubscribeError::TopicNotUtf8 => f.write_str(
                 "a topic in the query is not UTF-8; percent-encode its UTF-8 bytes, for example topic=%C3%A4 for \"ä\"",
             ),
+            SubscribeError::Pattern(error) => {
+                write!(f, "a pattern in the query cannot be used: {error}; use match= for a prefix such as \
+                     orders/* or a template such as /users/{{id}}, and topic= for a name")
+            }
+            SubscribeError::PatternNotUtf8 => f.write_str(
+                "a pattern in the query is not UTF-8; percent-encode its UTF-8 bytes, for example match=%C3%A4* for \"ä*\"",
+            ),
+            SubscribeError::PatternTooComplex => f.write_str(
+                "a pattern in the query has too many variables, or too much text behind a variable that may contain \
+                 this text; use {var} between slashes, or a shorter pattern",
+            ),
             SubscribeError::TooManyTopics { max_topics } => {
-                write!(f, "a subscription may name {max_topics} topics at most; use fewer, or several connections")
+                write!(f, "a subscription may name {max_topics} topics and patterns at most; use fewer, or several connections")
             }
             SubscribeError::Gap => {
                 f.write_str("gap has to be \"on\" or \"off\"; gap=off turns the gap events inside the stream off")
@@ -180,6 +241,7 @@ impl std::error::Error for SubscribeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             SubscribeError::Topic(error) => Some(error),
+            SubscribeError::Pattern(error) => Some(error),
             _ => None,
         }
     }
@@ -260,6 +322,65 @@ mod tests {
         let error = parse("/events?topic=a&topic=b&topic=c&topic=d&topic=e").unwrap_err();
         assert_eq!(error, SubscribeError::TooManyTopics { max_topics: 4 });
         assert!(error.to_string().contains("4 topics"));
+    }
+
+    fn selected(target: &str) -> (Vec<String>, Vec<String>) {
+        let query = parse(target).unwrap();
+        let patterns = query.patterns.iter().map(|pattern| pattern.to_string()).collect();
+        (query.topics.iter().map(|topic| topic.to_string()).collect(), patterns)
+    }
+
+    #[test]
+    fn patterns_stand_beside_topics_and_a_topic_is_never_one() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let is = |target: &str, topics: &[&str], patterns: &[&str]| {
+            let (read_topics, read_patterns) = selected(&format!("/events?{target}"));
+            assert_eq!(
+                (&read_topics[..], &read_patterns[..]),
+                (&texts(topics)[..], &texts(patterns)[..]),
+                "{target}"
+            );
+        };
+        is("match=orders/*", &[], &["orders/*"]);
+        is("topic=a&match=/users/%7Bid%7D&topic=b", &["a", "b"], &["/users/{id}"]);
+        is("topic=orders/*&topic=%7Bid%7D", &["orders/*", "{id}"], &[]);
+        is("match=*&match=%2A&match=**", &[], &["*", "**"]);
+        // An exact name in `match` is a topic.
+        is("match=a&topic=a&match=b", &["a", "b"], &[]);
+        // Other names of variables make no other pattern, and the first is kept as it is written.
+        is("match=%7Bx%7D&match=%7By%7D&match=%7B%2By%7D", &[], &["{x}", "{+y}"]);
+        is("Match=b&match=a", &["a"], &[]);
+    }
+
+    #[test]
+    fn bad_patterns_are_refused_with_their_reason() {
+        for (target, reason) in [
+            ("match", PatternError::Empty),
+            ("match=", PatternError::Empty),
+            ("match=a%00*", PatternError::NotATopic),
+            ("match=%7Bid", PatternError::Braces),
+            ("match=%7B?id%7D", PatternError::Operator('?')),
+            ("topic=a&match=%7Bid%7D/*", PatternError::TemplateAndPrefix),
+        ] {
+            let error = parse(&format!("/events?{target}")).unwrap_err();
+            assert_eq!((&error, error.status()), (&SubscribeError::Pattern(reason), 400), "{target}");
+            assert!(error.to_string().contains(&reason.to_string()), "{error}");
+        }
+        assert_eq!(parse("/events?match=%ff*"), Err(SubscribeError::PatternNotUtf8));
+        let explosive: String = (0..60).map(|number| format!("%7B%2Bv{number}%7Daa")).collect();
+        assert_eq!(parse(&format!("/events?match={explosive}")), Err(SubscribeError::PatternTooComplex));
+    }
+
+    #[test]
+    fn topics_and_patterns_are_counted_together() {
+        assert_eq!(selected("/events?topic=a&match=b*&match=c&match=b*&match=%7Bd%7D").0.len(), 2);
+        for target in
+            ["topic=a&topic=b&match=c*&match=d*&match=e*", "match=a*&match=b*&match=c*&match=d&match=e"]
+        {
+            let error = parse(&format!("/events?{target}")).unwrap_err();
+            assert_eq!(error, SubscribeError::TooManyTopics { max_topics: 4 }, "{target}");
+            assert!(error.to_string().contains("4 topics and patterns"));
+        }
     }
 
     #[test]

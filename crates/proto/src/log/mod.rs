@@ -26,6 +26,9 @@ mod fairness;
 mod forgotten;
 mod frame_topics;
 mod heap;
+// The log itself begins to use it together with patterns.
+#[cfg_attr(not(test), expect(dead_code, reason = "the replay of patterns reads it"))]
+mod order;
 mod own_ids;
 mod read;
 mod retention_change;

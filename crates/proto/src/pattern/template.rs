@@ -13,11 +13,11 @@ use std::collections::HashSet;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::error::PatternError;
+use super::PatternError;
 
 /// What matches one position of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Element {
+pub(crate) enum Element {
     /// This byte.
     Byte(u8),
     /// Any number of characters that a simple expansion may have.
@@ -36,7 +36,7 @@ type States = SmallVec<[u64; 2]>;
 /// with a few operations for each word. So the cost is the topic's length times the words of the template,
 /// and never depends on how many ways there are to match.
 #[derive(Clone, Debug)]
-pub(crate) struct Template {
+pub(super) struct Template {
     /// How many elements there are; the state with this number is the final one.
     elements: usize,
     /// The states before an element that is this byte; sorted by the byte.
@@ -51,7 +51,7 @@ impl Template {
     ///
     /// # Errors
     /// The text is not a template of level 1 or with `{+var}`, or has the same variable twice.
-    pub(crate) fn parse(text: &str) -> Result<Template, PatternError> {
+    pub(super) fn parse(text: &str) -> Result<Template, PatternError> {
         let mut elements = Vec::with_capacity(text.len());
         let mut names = HashSet::new();
         let mut rest = text;
@@ -73,6 +73,7 @@ impl Template {
         if text.ends_with('*') {
             return Err(PatternError::TemplateAndPrefix);
         }
+        debug_assert!(elements.iter().copied().eq(self::elements(text.as_bytes(), true)));
         Ok(Template::compile(&elements))
     }
 
@@ -99,13 +100,13 @@ impl Template {
     }
 
     /// Whether the topic is an expansion of the template.
-    pub(crate) fn matches(&self, topic: &str) -> bool {
+    pub(super) fn matches(&self, topic: &str) -> bool {
         self.matches_counted(topic).0
     }
 
     /// Whether the topic is an expansion of the template, and how many steps were needed. A step is the work
     /// on one word for one byte.
-    pub(crate) fn matches_counted(&self, topic: &str) -> (bool, usize) {
+    pub(super) fn matches_counted(&self, topic: &str) -> (bool, usize) {
         let topic = topic.as_bytes();
         let words = self.simple.len();
         let mut steps = 0;
@@ -161,14 +162,14 @@ impl Template {
     }
 
     /// About the bytes that the template occupies.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of::<Template>() + self.bytes.len() * (size_of::<(u8, States)>() + self.simple.len() * 8)
     }
 }
 
 /// Which variables may contain a byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Both kinds.
     Simple,
     /// Reserved expansions only.
@@ -177,7 +178,7 @@ enum Class {
     Neither,
 }
 
-fn class_of(byte: u8) -> Class {
+pub(super) fn class_of(byte: u8) -> Class {
     match byte {
         b'-' | b'.' | b'_' | b'~' | 0x80.. => Class::Simple,
         byte if byte.is_ascii_alphanumeric() => Class::Simple,
@@ -187,8 +188,29 @@ fn class_of(byte: u8) -> Class {
     }
 }
 
-fn is_escape(bytes: &[u8]) -> bool {
+pub(super) fn is_escape(bytes: &[u8]) -> bool {
     matches!(bytes, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+}
+
+/// The elements of a pattern that was read before, from its text: without variables, a brace is a character.
+pub(super) fn elements(mut text: &[u8], is_template: bool) -> impl Iterator<Item = Element> + '_ {
+    std::iter::from_fn(move || {
+        let (&first, rest) = text.split_first()?;
+        if !is_template || first != b'{' {
+            text = rest;
+            return Some(Element::Byte(first));
+        }
+        let mut element = Element::Simple;
+        // Neighbours are one variable, of the wider kind.
+        while let Some(b'{') = text.first() {
+            if text.get(1) == Some(&b'+') {
+                element = Element::Reserved;
+            }
+            let end = text.iter().position(|byte| *byte == b'}').map_or(text.len(), |end| end + 1);
+            text = &text[end..];
+        }
+        Some(element)
+    })
 }
 
 /// Text outside of the expressions. An escape stands for itself; a lone `%` is not allowed (RFC 6570, section
@@ -267,9 +289,9 @@ mod tests {
 
     #[test]
     fn the_longest_template_has_a_bounded_number_of_words() {
-        let longest = template(&format!("{{a}}{}", "x".repeat(crate::MAX_PATTERN_BYTES - 3)));
+        let longest = template(&format!("{{a}}{}", "x".repeat(super::super::MAX_PATTERN_BYTES - 3)));
         let (_, steps) = longest.matches_counted(&"y".repeat(256));
-        assert!(steps <= 256 * (crate::MAX_PATTERN_BYTES / 64 + 1));
+        assert!(steps <= 256 * (super::super::MAX_PATTERN_BYTES / 64 + 1));
     }
 
     /// The earliest `/` is the wrong one here: a matcher that always takes it refuses what is an expansion.

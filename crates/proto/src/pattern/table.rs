@@ -1,0 +1,499 @@
+//! A table of patterns: which of many patterns match a topic, without trying every pattern.
+//!
+//! ```text
+//! a*   a/{id}   a/{user}/x   {+all}
+//!
+//! start --{+}--> (1)                      ends {+all}
+//!   |
+//!   +--- a ----> (2)                      ends a*: the rest of the topic does not matter
+//!                 |
+//!                 +-- / --> (3) --{}--> (4)            ends a/{id}
+//!                                        |
+//!                                        +-- /x --> (5)   ends a/{user}/x
+//! ```
+//!
+//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **place** is where the
+//! bytes so far can lead to, and each byte moves all places. Text alone leads to one place, because a node has at
+//! most one child for each byte. The node of a variable is a place for as long as its value may go on, beside the
+//! places that its end has led to.
+//!
+//! **The work of a walk is bounded by construction.** Each node knows how many places there can be in its part of
+//! the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than [`MAX_PLACES`] is not
+//! taken. For patterns as they are usually written the number is small, and does not depend on how many there are:
+//! a topic continues with one of several texts, so texts are a choice and not a sum.
+
+use std::cell::Cell;
+
+use smallvec::SmallVec;
+
+use self::node::{Bounds, Kind, Node};
+use super::Pattern;
+use super::template::{Class, Element, class_of, is_escape};
+use crate::slots::{NO_SLOT, Slots};
+
+mod node;
+#[cfg(test)]
+mod tests;
+
+/// The most places of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
+/// the costliest topic takes about a tenth of a millisecond in the costliest table.
+pub const MAX_PLACES: usize = 128;
+
+/// The node that every walk starts at. It is never removed.
+const START: u32 = 0;
+
+/// Values by pattern.
+///
+/// Patterns that differ only in the names of their variables are one pattern here.
+pub struct PatternTable<V> {
+    nodes: Slots<Node>,
+    entries: Slots<Entry<V>>,
+    /// What the nodes have allocated, in bytes.
+    node_bytes: usize,
+    /// What the patterns occupy, in bytes.
+    pattern_bytes: usize,
+    /// Rises with every byte that is walked.
+    clock: Cell<u64>,
+}
+
+struct Entry<V> {
+    pattern: Pattern,
+    value: V,
+    node: u32,
+}
+
+/// One pattern of a table, for as long as it is there. The key of a pattern that was removed may be given to another
+/// one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PatternKey(u32);
+
+/// A pattern is not taken, because looking up a topic could take too much work together with the patterns that are
+/// there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuchWork;
+
+/// What a walk took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Places that were moved by one byte.
+    pub steps: usize,
+    /// The most places at one time.
+    pub places: usize,
+}
+
+impl<V> Default for PatternTable<V> {
+    fn default() -> PatternTable<V> {
+        PatternTable::new()
+    }
+}
+
+impl<V> PatternTable<V> {
+    /// A table without a pattern.
+    pub fn new() -> PatternTable<V> {
+        PatternTable {
+            nodes: Slots::new(),
+            entries: Slots::new(),
+            node_bytes: 0,
+            pattern_bytes: 0,
+            clock: Cell::new(0),
+        }
+    }
+
+    /// How many patterns there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The memory of the table in bytes, with the texts of its patterns, without what values have allocated.
+    pub fn bytes(&self) -> usize {
+        self.nodes.bytes() + self.entries.bytes() + self.node_bytes + self.pattern_bytes
+    }
+
+    /// The most places that a walk can have at one time.
+    pub fn places(&self) -> usize {
+        self.nodes.get(START).map_or(0, |start| start.bounds.once as usize)
+    }
+
+    /// Adds a pattern.
+    ///
+    /// # Errors
+    /// A walk could have more than [`MAX_PLACES`] places with it. Nothing has changed then.
+    ///
+    /// # Panics
+    /// A pattern of this form is in the table ([`PatternTable::find`] says so), or the table has 2^32 nodes.
+    pub fn insert(&mut self, pattern: Pattern, value: V) -> Result<PatternKey, TooMuchWork> {
+        let key = self.insert_unbounded(pattern, value);
+        if self.places() > MAX_PLACES {
+            self.remove(key);
+            return Err(TooMuchWork);
+        }
+        Ok(key)
+    }
+
+    /// Removes a pattern, and gives its value.
+    ///
+    /// # Panics
+    /// The pattern is not in the table.
+    pub fn remove(&mut self, key: PatternKey) -> V {
+        let Entry { pattern, value, node } = self.entries.remove(key.0);
+        self.pattern_bytes -= pattern.bytes();
+        if self.entries.is_empty() {
+            (self.nodes, self.node_bytes) = (Slots::new(), 0);
+            return value;
+        }
+        self.change(node, |node| *node.slot_mut(&pattern) = NO_SLOT);
+        self.tidy(node);
+        value
+    }
+
+    /// The pattern of this form.
+    pub fn find(&self, pattern: &Pattern) -> Option<PatternKey> {
+        let mut at = START;
+        let mut node = self.nodes.get(START)?;
+        let mut matched = 0;
+        for element in pattern.elements() {
+            (at, matched) = match element {
+                Element::Byte(byte) if node.text.get(matched) == Some(&byte) => (at, matched + 1),
+                _ if matched < node.text.len() => return None,
+                Element::Byte(byte) => (node.child(byte)?, 1),
+                Element::Simple => (some(node.simple)?, 0),
+                Element::Reserved => (some(node.reserved)?, 0),
+            };
+            node = &self.nodes[at];
+        }
+        if matched < node.text.len() { None } else { some(node.slot(pattern)).map(PatternKey) }
+    }
+
+    /// The value of a pattern.
+    pub fn get(&self, key: PatternKey) -> Option<&V> {
+        self.entries.get(key.0).map(|entry| &entry.value)
+    }
+
+    /// The value of a pattern, to be changed.
+    pub fn get_mut(&mut self, key: PatternKey) -> Option<&mut V> {
+        self.entries.get_mut(key.0).map(|entry| &mut entry.value)
+    }
+
+    /// The pattern of a key, with the names that it was added with.
+    pub fn pattern(&self, key: PatternKey) -> Option<&Pattern> {
+        self.entries.get(key.0).map(|entry| &entry.pattern)
+    }
+
+    /// All patterns with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (PatternKey, &Pattern, &V)> {
+        self.entries.iter().map(|(slot, entry)| (PatternKey(slot), &entry.pattern, &entry.value))
+    }
+
+    /// Gives each pattern that matches the topic, once, in no order.
+    pub fn matching(&self, topic: &str, mut found: impl FnMut(PatternKey)) -> Work {
+        if self.entries.is_empty() {
+            return Work::default();
+        }
+        let mut walk = Walk::new(self);
+        walk.read(topic.as_bytes());
+        walk.found.iter().for_each(|slot| found(PatternKey(*slot)));
+        walk.work
+    }
+
+    /// Checks what must always hold; for tests.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
+        let heap: usize = self.nodes.iter().map(|(_, node)| node.heap_bytes()).sum();
+        assert_eq!(self.node_bytes, heap, "bytes of the nodes");
+        let texts: usize = self.entries.iter().map(|(_, entry)| entry.pattern.bytes()).sum();
+        assert_eq!(self.pattern_bytes, texts, "bytes of the patterns");
+        for (slot, entry) in self.entries.iter() {
+            assert_eq!(self.find(&entry.pattern), Some(PatternKey(slot)), "{} is found", entry.pattern);
+            assert_eq!(
+                self.nodes[entry.node].slot(&entry.pattern),
+                slot,
+                "{} ends at its node",
+                entry.pattern
+            );
+        }
+        for (at, node) in self.nodes.iter() {
+            assert_eq!(node.bounds, Bounds::of(node, &self.nodes), "the bounds of a node");
+            assert!(node.below().all(|child| self.nodes[child].parent == at), "a node knows its parent");
+            if at != START {
+                assert!(!node.is_unused() && node.only_text().is_none(), "a node is needed");
+                assert!(self.nodes[node.parent].below().any(|child| child == at), "a parent knows its node");
+            }
+        }
+        assert_eq!(self.entries.is_empty(), self.nodes.is_empty(), "a table without patterns has no nodes");
+    }
+
+    fn insert_unbounded(&mut self, pattern: Pattern, value: V) -> PatternKey {
+        let node = self.find_or_make(&pattern);
+        let slot = *self.nodes[node].slot_mut(&pattern);
+        assert!(slot == NO_SLOT, "a pattern of this form is in the table already");
+        self.pattern_bytes += pattern.bytes();
+        let slot = self.entries.insert(Entry { pattern: pattern.clone(), value, node });
+        *self.nodes[node].slot_mut(&pattern) = slot;
+        self.update_bounds(node);
+        PatternKey(slot)
+    }
+
+    /// The node at which the pattern ends. The nodes that are not there are made.
+    fn find_or_make(&mut self, pattern: &Pattern) -> u32 {
+        if self.nodes.is_empty() {
+            let start = self.add(Node::new(NO_SLOT, Kind::Text, Box::default()));
+            assert_eq!(start, START, "the first slot of an empty table");
+        }
+        let (mut at, mut matched) = (START, 0);
+        let mut elements = pattern.elements().peekable();
+        while let Some(element) = elements.next() {
+            let node = &self.nodes[at];
+            if let Element::Byte(byte) = element
+                && node.text.get(matched) == Some(&byte)
+            {
+                matched += 1;
+                continue;
+            }
+            if matched < node.text.len() {
+                at = self.split(at, matched);
+            }
+            match element {
+                Element::Byte(byte) => {
+                    matched = 1;
+                    at = self.nodes[at].child(byte).unwrap_or_else(|| {
+                        let mut text = vec![byte];
+                        while let Some(Element::Byte(byte)) = elements.peek() {
+                            text.push(*byte);
+                            elements.next();
+                        }
+                        matched = text.len();
+                        self.add_child(at, Kind::Text, text.into())
+                    });
+                }
+                Element::Simple | Element::Reserved => {
+                    matched = 0;
+                    let is_simple = element == Element::Simple;
+                    let kind = if is_simple { Kind::Simple } else { Kind::Reserved };
+                    let there = if is_simple { self.nodes[at].simple } else { self.nodes[at].reserved };
+                    at = some(there).unwrap_or_else(|| self.add_child(at, kind, Box::default()));
+                }
+            }
+        }
+        if matched < self.nodes[at].text.len() { self.split(at, matched) } else { at }
+    }
+
+    /// Divides a node after so many bytes of its text, and gives the node of the first part, which is new.
+    fn split(&mut self, node: u32, after: usize) -> u32 {
+        let (parent, text) = (self.nodes[node].parent, self.nodes[node].text.clone());
+        let upper = self.add(Node::new(parent, Kind::Text, text[..after].into()));
+        self.change(parent, |parent| parent.set_child(text[0], upper));
+        self.change(node, |node| (node.parent, node.text) = (upper, text[after..].into()));
+        self.change(upper, |upper| upper.set_child(text[after], node));
+        self.nodes[node].bounds = Bounds::of(&self.nodes[node], &self.nodes);
+        upper
+    }
+
+    fn add_child(&mut self, parent: u32, kind: Kind, text: Box<[u8]>) -> u32 {
+        let first = text.first().copied();
+        let child = self.add(Node::new(parent, kind, text));
+        self.change(parent, |parent| parent.link(kind, first, child));
+        child
+    }
+
+    fn add(&mut self, node: Node) -> u32 {
+        self.node_bytes += node.heap_bytes();
+        self.nodes.insert(node)
+    }
+
+    fn change(&mut self, node: u32, change: impl FnOnce(&mut Node)) {
+        let node = &mut self.nodes[node];
+        self.node_bytes -= node.heap_bytes();
+        change(node);
+        self.node_bytes += node.heap_bytes();
+    }
+
+    /// Removes what a pattern has left behind: nodes where nothing ends and nothing goes on, and the border between
+    /// two texts.
+    fn tidy(&mut self, mut at: u32) {
+        while at != START {
+            let node = &self.nodes[at];
+            let parent = node.parent;
+            if node.is_unused() {
+                let (kind, first) = (node.kind, node.text.first().copied());
+                self.change(parent, |parent| parent.unlink(kind, first));
+                self.node_bytes -= self.nodes.remove(at).heap_bytes();
+                at = parent;
+            } else if let Some(child) = node.only_text() {
+                let text = node.text.clone();
+                self.change(parent, |parent| parent.set_child(text[0], child));
+                self.change(child, |child| {
+                    (child.parent, child.text) = (parent, [&*text, &*child.text].concat().into());
+                });
+                self.node_bytes -= self.nodes.remove(at).heap_bytes();
+                at = child;
+                break;
+            } else {
+                break;
+            }
+        }
+        self.update_bounds(at);
+    }
+
+    /// Computes the bounds of a node and of all above it.
+    fn update_bounds(&mut self, mut at: u32) {
+        while at != NO_SLOT {
+            let bounds = Bounds::of(&self.nodes[at], &self.nodes);
+            let node = &mut self.nodes[at];
+            node.bounds = bounds;
+            at = node.parent;
+        }
+    }
+}
+
+impl Pattern {
+    /// The most places that a walk through a table with this pattern alone can have. A table takes no pattern with
+    /// more than [`MAX_PLACES`].
+    pub fn places(&self) -> usize {
+        let mut table = PatternTable::new();
+        table.insert_unbounded(self.clone(), ());
+        table.places()
+    }
+}
+
+fn some(slot: u32) -> Option<u32> {
+    (slot != NO_SLOT).then_some(slot)
+}
+
+/// One walk through a table.
+///
+/// No place is there twice: a place in a text has one place before it, and a variable notes when it was entered.
+struct Walk<'t, V> {
+    table: &'t PatternTable<V>,
+    /// Nodes of text, and how many bytes of it have matched; at least one, except at the start.
+    texts: SmallVec<[(u32, u32); 8]>,
+    /// Nodes of variables whose value may go on.
+    variables: SmallVec<[u32; 8]>,
+    next_texts: SmallVec<[(u32, u32); 8]>,
+    next_variables: SmallVec<[u32; 8]>,
+    now: u64,
+    is_in_escape: bool,
+    found: SmallVec<[u32; 16]>,
+    work: Work,
+}
+
+impl<'t, V> Walk<'t, V> {
+    fn new(table: &'t PatternTable<V>) -> Walk<'t, V> {
+        Walk {
+            table,
+            texts: SmallVec::new(),
+            variables: SmallVec::new(),
+            next_texts: SmallVec::new(),
+            next_variables: SmallVec::new(),
+            now: table.clock.get(),
+            is_in_escape: false,
+            found: SmallVec::new(),
+            work: Work::default(),
+        }
+    }
+
+    fn read(&mut self, topic: &[u8]) {
+        self.begin_byte();
+        self.enter_text(START, 0);
+        self.end_byte();
+        let mut escape_left = 0;
+        for (at, &byte) in topic.iter().enumerate() {
+            if self.texts.is_empty() && self.variables.is_empty() {
+                break;
+            }
+            self.begin_byte();
+            // A value does not end inside of an escape, so its two digits only go on with it.
+            let was_in_escape = escape_left > 0;
+            if was_in_escape {
+                escape_left -= 1;
+            } else if byte == b'%' && is_escape(&topic[at..]) {
+                escape_left = 2;
+            }
+            self.is_in_escape = escape_left > 0;
+            let class = if byte == b'%' && self.is_in_escape { Class::Simple } else { class_of(byte) };
+            self.step(byte, class, was_in_escape);
+            self.end_byte();
+        }
+        self.table.clock.set(self.now);
+        for &(node, matched) in &self.texts {
+            let node = &self.table.nodes[node];
+            if matched as usize == node.text.len() {
+                self.found.extend(some(node.end));
+            }
+        }
+        self.found.extend(self.variables.iter().filter_map(|node| some(self.table.nodes[*node].end)));
+    }
+
+    fn begin_byte(&mut self) {
+        self.now += 1;
+        self.next_texts.clear();
+        self.next_variables.clear();
+    }
+
+    fn end_byte(&mut self) {
+        std::mem::swap(&mut self.texts, &mut self.next_texts);
+        std::mem::swap(&mut self.variables, &mut self.next_variables);
+        self.work.places = self.work.places.max(self.texts.len() + self.variables.len());
+    }
+
+    fn step(&mut self, byte: u8, class: Class, was_in_escape: bool) {
+        self.work.steps += self.texts.len() + self.variables.len();
+        for at in 0..self.texts.len() {
+            let (node, matched) = self.texts[at];
+            match self.table.nodes[node].text.get(matched as usize) {
+                Some(next) if *next == byte => self.enter_text(node, matched + 1),
+                Some(_) => {}
+                None => self.enter_child(node, byte),
+            }
+        }
+        for at in 0..self.variables.len() {
+            let node = self.variables[at];
+            if self.table.nodes[node].kind.may_have(class) {
+                self.enter_variable(node);
+            }
+            if !was_in_escape {
+                self.enter_child(node, byte);
+            }
+        }
+    }
+
+    fn enter_child(&mut self, node: u32, byte: u8) {
+        if let Some(child) = self.table.nodes[node].child(byte) {
+            self.enter_text(child, 1);
+        }
+    }
+
+    fn enter_text(&mut self, at: u32, matched: u32) {
+        self.next_texts.push((at, matched));
+        let node = &self.table.nodes[at];
+        if matched as usize == node.text.len() {
+            self.found.extend(some(node.rest));
+            if !self.is_in_escape {
+                some(node.simple).into_iter().chain(some(node.reserved)).for_each(|v| self.enter_variable(v));
+            }
+        }
+    }
+
+    fn enter_variable(&mut self, node: u32) {
+        if self.table.nodes[node].entered.replace(self.now) != self.now {
+            self.next_variables.push(node);
+        }
+    }
+}
+
+impl Kind {
+    /// Whether the value of a variable may have a character of this class.
+    fn may_have(self, class: Class) -> bool {
+        match self {
+            Kind::Text => false,
+            Kind::Simple => class == Class::Simple,
+            Kind::Reserved => class != Class::Neither,
+        }
+    }
+}
