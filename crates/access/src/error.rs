@@ -91,9 +91,14 @@ impl AccessError {
         }
     }
 
-    /// The status of an HTTP answer: 403 where the client is known and may not do this, else 401.
+    /// The status of an HTTP answer (RFC 6750, section 3.1): 403 where the client is known and may not do
+    /// this, 400 where the request itself is wrong because it has several tokens, else 401.
     pub fn status(&self) -> u16 {
-        if *self == AccessError::TopicNotCovered { 403 } else { 401 }
+        match self {
+            AccessError::TopicNotCovered => 403,
+            AccessError::Conflict => 400,
+            _ => 401,
+        }
     }
 
     /// The error code of RFC 6750, section 3.1, for `WWW-Authenticate: Bearer error="..."`.

@@ -107,7 +107,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             }
         }
     })?;
-    watch(&engine, &notices, &tell, &mut running)?;
+    let mut reporter = Reporter::default();
+    watch(&engine, &notices, &mut reporter, &tell, &mut running)?;
     drop(tell);
 
     let drain = running.configuration.settings.drain;
@@ -116,6 +117,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
     health.begin_drain();
     let end = engine.stop(drain);
+    reporter.report_rest(&notices);
     let counts = hub.counts();
     tracing::info!(
         drained = counts.closed_for(CloseReason::Drained),
@@ -221,13 +223,13 @@ fn for_proxies(out: &mut impl Write, address: &str) -> io::Result<()> {
 fn watch(
     engine: &Engine,
     notices: &Notices,
+    reporter: &mut Reporter,
     tell: &mpsc::Receiver<i32>,
     running: &mut Running,
 ) -> Result<(), Box<dyn Error>> {
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
-    let mut reporter = Reporter::default();
     for round in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(SIGHUP) => {

@@ -1,7 +1,8 @@
-//! The demo page in a real browser, once for each backend: connect, publish, lose the server, resume, cross origins.
+//! A real browser, once for each backend: the demo page (connect, publish, lose the server, resume), and what pages of
+//! other origins can and cannot do.
 //!
-//! The scenario is `browser/run.mjs`, which starts and kills the server itself; this file only makes it a test. Set
-//! `FANFARE_SCREENSHOTS` to a folder to see how the page looked at the end.
+//! A scenario is a file of `browser/`. `run.mjs` there starts and kills the servers itself; this file only makes it
+//! a test. Set `FANFARE_SCREENSHOTS` to a folder to see how the demo page looked at the end.
 
 use std::env;
 use std::path::Path;
@@ -13,16 +14,26 @@ const HINT: &str = "run: cargo xtask test (it installs chromium and the node pac
 
 #[test]
 fn browser_on_epoll() {
-    drive("epoll");
+    drive("demo", "epoll");
 }
 
 #[test]
 fn browser_on_io_uring() {
-    drive("io-uring");
+    drive("demo", "io-uring");
+}
+
+#[test]
+fn browser_on_epoll_with_pages_of_other_origins() {
+    drive("origins", "epoll");
+}
+
+#[test]
+fn browser_on_io_uring_with_pages_of_other_origins() {
+    drive("origins", "io-uring");
 }
 
 /// A missing browser is a failure, never a silent pass: who wants to go without it says so to `cargo xtask test`.
-fn drive(backend: &str) {
+fn drive(scenario: &str, backend: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     let chromium = env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
     assert!(Path::new(&chromium).exists(), "there is no browser at {chromium}; {HINT}");
@@ -30,13 +41,13 @@ fn drive(backend: &str) {
 
     let run = Command::new("node")
         .arg(folder.join("run.mjs"))
-        .args(["--server", env!("CARGO_BIN_EXE_fanfare"), "--backend", backend])
+        .args(["--server", env!("CARGO_BIN_EXE_fanfare"), "--backend", backend, "--scenario", scenario])
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("node does not start: {error}; {HINT}"));
     assert!(
         run.status.success(),
-        "the browser test failed on {backend} ({}):\n{}{}",
+        "the scenario {scenario} failed on {backend} ({}):\n{}{}",
         run.status,
         String::from_utf8_lossy(&run.stdout),
         String::from_utf8_lossy(&run.stderr),

@@ -102,8 +102,8 @@ impl Notices {
         self.counts[notice as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As [`Notices::add`], with the client. Where another thread is at it, the client is left out, so that a shard never
-    /// waits.
+    /// As [`Notices::add`], with the client. Where another thread is at it, the client is left out, so that a
+    /// shard never waits.
     pub(crate) fn add_from(&self, notice: Notice, client: Option<IpAddr>) {
         if let Ok(mut last) = self.clients[notice as usize].try_lock() {
             *last = client;
@@ -156,6 +156,13 @@ impl Reporter {
             }
             tracing::warn!(count, error, last_client, "{}", notice.text());
         }
+    }
+
+    /// Logs what has happened since the last line of each notice, however short ago that was: the server
+    /// ends, and there is no later line.
+    pub(crate) fn report_rest(&mut self, notices: &Notices) {
+        self.silent_until = Default::default();
+        self.report(notices, Duration::ZERO);
     }
 
     /// Why access was denied since the last line, and how often for each reason.

@@ -14,16 +14,20 @@ export class Server {
   output = "";
   #child = null;
 
-  constructor(program, backend, port) {
+  // What a publish has in its Authorization field, where the server demands a token.
+  authorization = null;
+
+  constructor(program, backend, port, options = []) {
     this.program = program;
     this.backend = backend;
     this.port = port;
+    this.options = options;
     this.url = `http://127.0.0.1:${port}`;
   }
 
   // Starts the server and waits until it says where it listens.
   async start() {
-    const args = ["serve", "--listen", `127.0.0.1:${this.port}`, "--backend", this.backend];
+    const args = ["serve", "--listen", `127.0.0.1:${this.port}`, "--backend", this.backend, ...this.options];
     // The tests have variables of their own, which are no options of the server.
     const own = ([name]) => !name.startsWith("FANFARE_");
     const env = Object.fromEntries(Object.entries(process.env).filter(own));
@@ -85,13 +89,21 @@ export class Server {
     return problem;
   }
 
+  // Ends the streams that match, such as `topic=a`.
+  async endStreams(query) {
+    const answer = await this.#request("DELETE", `/connections?${query}`);
+    assert.equal(answer.status, 204, await answer.text());
+  }
+
   #post(event) {
-    return fetch(`${this.url}/events`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(event),
-      signal: AbortSignal.timeout(ANSWER_MS),
-    });
+    return this.#request("POST", "/events", JSON.stringify(event));
+  }
+
+  #request(method, target, body) {
+    const headers = { "content-type": "application/json" };
+    if (this.authorization) headers.authorization = this.authorization;
+    const signal = AbortSignal.timeout(ANSWER_MS);
+    return fetch(`${this.url}${target}`, { method, headers, body, signal });
   }
 }
 
