@@ -317,6 +317,12 @@ impl Publisher {
         Err(self.access.denial(reason, "the token of this request is not valid any more"))
     }
 
+    /// Whether it may learn that there is such a topic, and how many subscribers it has: its token covers the topic.
+    pub(crate) fn may_see(&self, topic: &str) -> bool {
+        let Some(verified) = &self.verified else { return true };
+        verified.grants().publish().covers(topic) || verified.grants().subscribe().covers(topic)
+    }
+
     /// Whether it may end connections of others: its token lets it publish to every topic.
     pub(crate) fn may_end_connections(&self) -> bool {
         let Some(verified) = &self.verified else { return true };
@@ -326,6 +332,25 @@ impl Publisher {
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }
+}
+
+/// Refuses to let everyone into a server that has had keys, unless that is asked for. A file that an editor or a full
+/// disk has left empty says that there are no keys, too.
+///
+/// # Errors
+/// The server has keys, and the new configuration names none and is not told to be open.
+pub(crate) fn check_keys_stay(
+    settings: &Settings,
+    values: &Values,
+    before: &Access,
+) -> Result<(), ConfigurationError> {
+    if !before.has_keys() || !settings.publisher_keys.is_empty() || settings.open {
+        return Ok(());
+    }
+    let text = "this server has keys, and without publisher-keys everyone could subscribe and publish; name the keys, \
+                or let everyone in by open = true";
+    let place = values.place("publisher-keys").cloned().unwrap_or(Place::Default);
+    Err(ConfigurationError::Together(Problems(vec![Problem { place, text: text.to_owned() }])))
 }
 
 /// Refuses to let everyone in from everywhere, unless that is asked for.

@@ -39,7 +39,11 @@ pub(crate) fn key_set(files: &[KeyFile]) -> Result<KeySet, String> {
 /// # Errors
 /// The first file that cannot be read.
 pub(crate) fn secrets(files: &[impl AsRef<Path>]) -> Result<Vec<Vec<u8>>, String> {
-    let read = |path: &Path| check_regular(path).and_then(|()| read_secret(path));
+    let read = |path: &Path| {
+        check_regular(path)?;
+        let secret = read_secret(path)?;
+        check_not_public(path, &secret).map(|()| secret)
+    };
     files.iter().map(|file| read(file.as_ref())).collect()
 }
 
@@ -75,8 +79,25 @@ pub(crate) fn read_text(file: &Path) -> Result<String, String> {
 }
 
 fn secret_key(path: &Path, algorithm: Algorithm) -> Result<Vec<Key>, String> {
-    let key = Key::from_secret(algorithm, &read_secret(path)?);
+    let secret = read_secret(path)?;
+    check_not_public(path, &secret)?;
+    let key = Key::from_secret(algorithm, &secret);
     Ok(vec![key.map_err(|error| format!("{}: {error}", path.display()))?])
+}
+
+/// A file in the format of a key is not used as a secret: everyone who has the public key could make tokens.
+fn check_not_public(path: &Path, secret: &[u8]) -> Result<(), String> {
+    let text = secret.trim_ascii_start();
+    let is_json_key = text.starts_with(b"{")
+        && serde_json::from_slice::<serde_json::Value>(text)
+            .is_ok_and(|json| json.get("kty").is_some() || json.get("keys").is_some());
+    if text.starts_with(b"-----BEGIN ") || is_json_key {
+        let path = path.display();
+        return Err(format!(
+            "{path} has the format of a key (PEM or JWK), and it is named as a shared secret"
+        ));
+    }
+    Ok(())
 }
 
 /// A PEM text, a JWK or a JWK Set, which JSON text says by its member `keys`.

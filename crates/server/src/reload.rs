@@ -65,6 +65,7 @@ impl Running {
         let settings = &configuration.settings;
         access::check_open(settings, &configuration.values, &self.listening)?;
         let before = Arc::clone(&self.rules.get().access);
+        access::check_keys_stay(settings, &configuration.values, &before)?;
         let access = Access::of(settings, &configuration.values, &before)?;
         for name in access.changed_keys(&before) {
             if !changes.made.contains(&name) {

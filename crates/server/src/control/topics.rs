@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use fanfare::{Hub, InspectError, Topic, TopicCounts, form_fields};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +20,7 @@ use super::limits::{
     INSPECTION_QUEUE, INSPECTION_TIME, INSPECTION_WAIT, TOPICS_PER_PAGE, TOPICS_PER_PAGE_DEFAULT,
 };
 use super::problem::Problem;
+use crate::access::Publisher;
 
 /// The permit to ask, and the queue for it.
 pub(crate) struct Inspections {
@@ -50,17 +51,23 @@ fn busy(detail: &str) -> Problem {
     Problem::new(503, detail).header("Retry-After", "1")
 }
 
-pub(super) async fn topics(State(control): State<Arc<Control>>, RawQuery(query): RawQuery) -> Response {
-    match page(&control, query.as_deref().unwrap_or_default()).await {
+pub(super) async fn topics(
+    State(control): State<Arc<Control>>,
+    Extension(publisher): Extension<Publisher>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    match page(&control, &publisher, query.as_deref().unwrap_or_default()).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn page(control: &Arc<Control>, query: &str) -> Result<Response, Problem> {
+/// A page of those topics that the token covers. A name may itself be a secret, so the others are left out.
+async fn page(control: &Arc<Control>, publisher: &Publisher, query: &str) -> Result<Response, Problem> {
     let Query { after, limit } = Query::parse(query)?;
     let page = ask(control, move |hub, patience| hub.topics_page(after, limit, patience)).await?;
     let mut topics = page.topics;
+    topics.retain(|counts| publisher.may_see(&counts.topic));
     topics.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
     let topics = topics.iter().map(Described::new).collect();
     let next = page.next.map(|next| format!("/topics?after={next}&limit={limit}"));
@@ -73,6 +80,7 @@ async fn page(control: &Arc<Control>, query: &str) -> Result<Response, Problem> 
 
 pub(super) async fn topic(
     State(control): State<Arc<Control>>,
+    Extension(publisher): Extension<Publisher>,
     name: Result<Path<String>, PathRejection>,
 ) -> Response {
     let Ok(Path(name)) = name else {
@@ -83,6 +91,9 @@ pub(super) async fn topic(
         Ok(topic) => topic,
         Err(error) => return Problem::new(400, error.to_string()).into_response(),
     };
+    if !publisher.may_see(topic.as_str()) {
+        return Problem::new(403, format!("the token does not cover the topic {name:?}")).into_response();
+    }
     match ask(&control, move |hub, patience| hub.topic(&topic, patience)).await {
         Ok(Some(counts)) => Json(Described::new(&counts)).into_response(),
         Ok(None) => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
