@@ -163,6 +163,7 @@
 
 mod admission;
 mod adopt;
+mod client_table;
 mod connection;
 mod counts;
 mod descriptors;
@@ -201,6 +202,7 @@ pub use fanfare_io::scheduling::prefer_short_runs;
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
 pub use fanfare_proto::client_address::{ForwardedField, InvalidNetwork, TrustedProxies};
+pub use fanfare_proto::client_limits::{ClientLimits, Operators, Rate, bound_for, reserve_of};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
@@ -218,7 +220,7 @@ pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
-pub use hub::{
+pub use hub::{CountedConnection, TooManyConnections, 
     ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published, ReadyFuture,
 };
 pub use inspect::{InspectError, TopicsPage};
