@@ -12,20 +12,18 @@ use crossbeam_utils::CachePadded;
 use fanfare_io::Socket;
 use fanfare_proto::client_limits::ClientLimits;
 use fanfare_proto::key_counts::{Key, KeyCounts};
-use fanfare_proto::rates::{RateKeys, RateTable};
+use fanfare_proto::rates::RateKeys;
+
+use crate::rate_limiter::RateLimiter;
 
 /// Tables with a lock each.
 const TABLES: usize = 32;
-
-/// Buckets of the rates of addresses, in all tables: 1 MiB.
-const BUCKETS: usize = 1 << 16;
 
 /// The tables.
 pub(crate) struct ClientTable {
     addresses: CountTables,
     subjects: CountTables,
-    /// A table is made with the first address that it gets.
-    rates: [CachePadded<Mutex<Option<RateTable>>>; TABLES],
+    connects: RateLimiter,
     keys: RateKeys,
 }
 
@@ -41,7 +39,7 @@ pub(crate) struct CountedAt(u32);
 pub(crate) enum ClientBound {
     /// [`ClientLimits::connections_per_address`].
     Connections,
-    /// [`ClientLimits::connect_rate`]; the address may connect again after this time.
+    /// [`ClientLimits::connects_per_second`]; the address may connect again after this time.
     ConnectRate(Duration),
     /// [`ClientLimits::streams_per_subject`].
     Subject,
@@ -53,7 +51,7 @@ impl ClientTable {
         ClientTable {
             addresses: CountTables::new(seed),
             subjects: CountTables::new(seed.rotate_left(7)),
-            rates: std::array::from_fn(|_| CachePadded::new(Mutex::new(None))),
+            connects: RateLimiter::with_seed(seed),
             keys: RateKeys::new(seed),
         }
     }
@@ -76,11 +74,9 @@ impl ClientTable {
         limits: &ClientLimits,
         now: Duration,
     ) -> Result<(), ClientBound> {
-        let Some(rate) = limits.connect_rate else { return Ok(()) };
-        let hash = self.keys.of(limits.address_key(address));
-        let mut table = lock(&self.rates[hash as usize % TABLES]);
-        let table = table.get_or_insert_with(|| RateTable::new(BUCKETS / TABLES));
-        table.take(hash, 1, rate, now).map_err(ClientBound::ConnectRate)
+        let Some(rate) = limits.connect_rate() else { return Ok(()) };
+        let client = self.connects.key_of_address(address, limits.ipv6_prefix_bits);
+        self.connects.take(client, 1, rate, now).map_err(ClientBound::ConnectRate)
     }
 
     /// A connection that [`ClientTable::enter`] has counted has left.
@@ -135,7 +131,7 @@ impl CountTables {
 }
 
 /// What a panic leaves behind is whole: nothing of the caller's runs under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -217,7 +213,6 @@ fn position(socket: Socket) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fanfare_proto::client_limits::Rate;
 
     fn address(number: u32) -> IpAddr {
         IpAddr::V4(number.into())
@@ -246,7 +241,7 @@ mod tests {
     #[test]
     fn each_address_has_a_rate_of_its_own() {
         let table = ClientTable::new(1);
-        let limits = ClientLimits::default().with_connect_rate(Some(Rate::new(1, 3)));
+        let limits = ClientLimits::default().with_connects_per_second(Some(1)).with_connect_burst(3);
         let now = Duration::from_secs(100);
         let connects = |number: u32, at: Duration| {
             (0..10).filter(|_| table.connect(address(number), &limits, at).is_ok()).count()

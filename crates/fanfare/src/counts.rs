@@ -91,7 +91,7 @@ counts! {
     refused_for_memory,
     /// Connections beyond [`crate::ClientLimits::connections_per_address`].
     refused_for_address,
-    /// Connections beyond [`crate::ClientLimits::connect_rate`].
+    /// Connections beyond [`crate::ClientLimits::connects_per_second`].
     refused_for_connect_rate,
     /// Subscriptions beyond [`crate::ClientLimits::streams_per_subject`].
     refused_for_subject,

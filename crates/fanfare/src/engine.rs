@@ -367,7 +367,8 @@ impl Builder {
         if let Some(position) = begin_after {
             log.begin_after(position.seq);
         }
-        let common = Common::new(log, count, &limits, random.hash_one("engine") as u32, random.hash_one("clients"));
+        let common =
+            Common::new(log, count, &limits, random.hash_one("engine") as u32, random.hash_one("clients"));
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();

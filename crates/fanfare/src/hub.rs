@@ -22,10 +22,10 @@ pub(crate) mod tests;
 mod waiting;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fmt, io};
 

@@ -18,6 +18,9 @@ pub use crate::rates::Rate;
 /// machine at least (RFC 6177).
 pub const IPV6_PREFIX_BITS: u8 = 64;
 
+/// Memory of the rates of all clients, in bytes: 65,536 buckets.
+pub const RATES_BYTES: usize = 1 << 20;
+
 /// The bounds of one client, and the operator's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -26,9 +29,11 @@ pub struct ClientLimits {
     /// [`crate::limits::Limits::when_full`] is [`crate::limits::FullPolicy::Unavailable`]. A connection counts from its
     /// accept on, or, where a proxy names its client, from its request on.
     pub connections_per_address: Option<usize>,
-    /// How often one address may connect; `None`: at any rate. Beyond it, as above. Connections that a proxy made
-    /// count as its clients'.
-    pub connect_rate: Option<Rate>,
+    /// How often one address may connect in a second; `None`: at any rate. Beyond it, as above. Connections that a proxy
+    /// made count as its clients'.
+    pub connects_per_second: Option<u64>,
+    /// How often one address may connect at once, where there is such a rate.
+    pub connect_burst: u64,
     /// How many bits of an IPv6 address tell clients apart, at most 128.
     pub ipv6_prefix_bits: u8,
     /// Streams of one subject, on all shards together; `None`: any number. As above.
@@ -44,7 +49,8 @@ impl Default for ClientLimits {
     fn default() -> ClientLimits {
         ClientLimits {
             connections_per_address: None,
-            connect_rate: None,
+            connects_per_second: None,
+            connect_burst: 50,
             ipv6_prefix_bits: IPV6_PREFIX_BITS,
             streams_per_subject: None,
             proxies: TrustedProxies::none(),
@@ -56,7 +62,8 @@ impl Default for ClientLimits {
 setters! {
     ClientLimits {
         connections_per_address, with_connections_per_address: Option<usize>;
-        connect_rate, with_connect_rate: Option<Rate>;
+        connects_per_second, with_connects_per_second: Option<u64>;
+        connect_burst, with_connect_burst: u64;
         ipv6_prefix_bits, with_ipv6_prefix_bits: u8;
         streams_per_subject, with_streams_per_subject: Option<usize>;
         proxies, with_proxies: TrustedProxies;
@@ -67,7 +74,12 @@ setters! {
 impl ClientLimits {
     /// Whether the address of each client has to be known.
     pub fn look_at_addresses(&self) -> bool {
-        self.connections_per_address.is_some() || self.connect_rate.is_some()
+        self.connections_per_address.is_some() || self.connects_per_second.is_some()
+    }
+
+    /// How often one address may connect.
+    pub fn connect_rate(&self) -> Option<Rate> {
+        self.connects_per_second.map(|count| Rate::new(count, self.connect_burst))
     }
 
     /// The key that stands for a client's address.

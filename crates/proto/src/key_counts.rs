@@ -127,7 +127,8 @@ mod tests {
     fn very_many_keys_take_forty_bytes_each_and_give_them_back() {
         const KEYS: u64 = 1_000_000;
         let mut counts = KeyCounts::new(7);
-        let slots: Vec<u32> = (0..KEYS).map(|key| counts.enter([0x2001_0db8 << 32, key], 1).unwrap()).collect();
+        let slots: Vec<u32> =
+            (0..KEYS).map(|key| counts.enter([0x2001_0db8 << 32, key], 1).unwrap()).collect();
         assert!((0..KEYS).all(|key| counts.enter([0x2001_0db8 << 32, key], 1).is_none()));
         let each = counts.bytes() / KEYS as usize;
         assert!(each <= KeyCounts::ENTRY_BYTES && each <= 40, "{each} bytes");

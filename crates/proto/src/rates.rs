@@ -200,7 +200,10 @@ mod tests {
         assert_eq!(table.charge(1, 1000, rate, SECOND), 10 * SECOND);
         assert!(table.wait(1, rate, 11 * SECOND).is_some());
         assert_eq!(table.wait(1, rate, 11 * SECOND + SECOND / 100), None);
-        assert_eq!(table.charge(1, u64::MAX, Rate::new(1, 1), SECOND).as_secs(), u64::MAX / 1_000_000_000 - 2);
+        assert_eq!(
+            table.charge(1, u64::MAX, Rate::new(1, 1), SECOND).as_secs(),
+            u64::MAX / 1_000_000_000 - 2
+        );
     }
 
     /// An amount above the burst would never be allowed.

@@ -371,6 +371,10 @@ impl<I: Io> Shard<I> {
                 let Some(to) = &self.links.hand_over else {
                     unreachable!("without a receiver, it is refused")
                 };
+                // Before the other server counts it.
+                if let Some(counted) = self.counted.remove(socket) {
+                    self.links.clients.leave(counted);
+                }
                 let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
                     Ok(()) => {
                         self.counts.handed_over += 1;

@@ -83,7 +83,10 @@ impl<I: Io> Shard<I> {
         assert!(sockets.windows(2).all(|two| two[0] != two[1]), "a socket in two tables");
 
         let is_open = |socket: &Socket| sockets.binary_search(socket).is_ok();
-        assert!(self.counted.sockets().all(|socket| is_open(&socket)), "a closed socket is counted as its client's");
+        assert!(
+            self.counted.sockets().all(|socket| is_open(&socket)),
+            "a closed socket is counted as its client's"
+        );
 
         assert!(self.closing.is_empty() && self.exceptions.is_empty());
         self.connections.check(&self.delivery, self.limits.details_bytes);
