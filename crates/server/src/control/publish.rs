@@ -464,8 +464,9 @@ mod tests {
     use std::task::Poll;
 
     use axum::http::{HeaderValue, StatusCode};
-    use fanfare::{Decision, Engine, Limits, Refusal, Request};
+    use fanfare::{Decision, Engine, Limits, Rate, Refusal, Request};
 
+    use super::super::publish_rates::PublishRateLimits;
     use super::super::test_support::add_subscriber;
     use super::super::{Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates};
     use super::*;
@@ -507,6 +508,41 @@ mod tests {
         )
         .await
         .status()
+    }
+
+    /// A stream of lines of a publisher with a rate takes as long as the rate says, and is published whole. Beyond its burst a
+    /// publisher that had used up its rate could only be refused in the middle.
+    #[tokio::test(start_paused = true)]
+    async fn lines_come_as_fast_as_the_rate_of_their_publisher_allows() {
+        const LINES: u64 = 10 * PART_EVENTS as u64;
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let control = control(engine.hub());
+        let rate = Rate::new(100, 100);
+        control.limits.replace(ControlLimits {
+            publish_rates: PublishRateLimits { events: Some(rate), bytes: None },
+            ..ControlLimits::default()
+        });
+        let client = RequestClient { counted: Some([192, 0, 2, 1].into()), is_operator: false };
+        let publish_lines = |lines: u64| {
+            let headers = HeaderMap::from_iter([(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/x-ndjson"),
+            )]);
+            let body = Body::from("{\"topic\":\"a\"}\n".repeat(lines as usize));
+            let publisher = Extension(Publisher::default());
+            publish(State(Arc::clone(&control)), publisher, Extension(client), headers, body)
+        };
+        let began_at = Instant::now();
+        assert_eq!(publish_lines(LINES).await.status(), StatusCode::OK);
+        assert_eq!(control.hub.head().seq, LINES);
+        let least = Duration::from_secs((LINES - rate.burst()) / rate.per_second());
+        let took = began_at.elapsed();
+        assert!((least..least + Duration::from_secs(1)).contains(&took), "{took:?}");
+        assert_eq!(control.bodies.in_progress(), 0);
+        // The next one begins when there is something left.
+        assert_eq!(publish_lines(1).await.status(), StatusCode::TOO_MANY_REQUESTS);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(publish_lines(1).await.status(), StatusCode::OK);
     }
 
     /// Of an array of 10,000 events, whose client closed its connection after 160 ms, 1,536 were published. A
