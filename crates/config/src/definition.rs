@@ -144,6 +144,12 @@ impl<T> Spec<T> {
         self
     }
 
+    /// The texts of the default of a list.
+    pub fn defaults<const COUNT: usize>(mut self, texts: [&str; COUNT]) -> Spec<T> {
+        self.default = texts.map(str::to_owned).into();
+        self
+    }
+
     /// What stands for the value in the help of the flag.
     pub fn value_name(mut self, name: &'static str) -> Spec<T> {
         self.value_name = Some(name);

@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use fanfare::{
-    Backend, DescriptorTables, ForwardedField, FullPolicy, HeartbeatForm, LaggardPolicy, Limits, LogLimits,
-    Retention, SocketOptions, TrustedProxies,
+    Backend, ClientLimits, DescriptorTables, ForwardedField, FullPolicy, HeartbeatForm, IPV6_PREFIX_BITS,
+    LaggardPolicy, Limits, LogLimits, Rate, Retention, SocketOptions, TrustedProxies,
 };
 
 use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
@@ -195,6 +195,29 @@ settings! {
     "limits": "Limits of subscribers and requests" {
         /// Subscribers per shard; at the bound newcomers get --when-full.
         max_connections: usize = one(count(0..=usize::MAX)).default(Limits::default().connections.to_string()).reloadable();
+        /// Connections of one client on all shards together, whatever they are for. A client is an IPv4 address,
+        /// or an IPv6 network of --ipv6-prefix bits; behind --trusted-proxies it is the address that they name.
+        /// Beyond it the answer is 429, or what --when-full says.
+        max_connections_per_address: Option<usize> = optional(count(1..=usize::MAX), "none", "any number").reloadable();
+        /// Connections that one client may make in a second; beyond it as at --max-connections-per-address.
+        max_connect_rate: Option<usize> = optional(count(1..=usize::MAX), "none", "any number").reloadable();
+        /// Connections that one client may make at once, where there is a --max-connect-rate.
+        connect_burst: usize = one(count(1..=usize::MAX))
+            .default(ClientLimits::default().connect_burst.to_string()).reloadable();
+        /// Bits of an IPv6 address that tell one client from another.
+        ipv6_prefix: usize = one(count(1..=128)).default(IPV6_PREFIX_BITS.to_string()).reloadable();
+        /// Streams of one subject (sub of a token) on all shards together; beyond it as at
+        /// --max-connections-per-address.
+        max_connections_per_subject: Option<usize> =
+            optional(count(1..=usize::MAX), "none", "any number").reloadable();
+        /// Address of the operator: an address, a network, or unix for every peer on a Unix socket. Only requests
+        /// from there may use the last 32nd of the bounds that all clients share, and the bounds of one address do
+        /// not hold for them. A request that came through a proxy is judged by its client; through a proxy that is
+        /// not one of --trusted-proxies it is never the operator's.
+        operators: Vec<String> = many(
+            text_with("an address, a network such as 127.0.0.0/8, or unix", proxy::parse),
+            Separator::Comma,
+        ).defaults(["127.0.0.0/8", "::1"]).value_name("NETWORK").reloadable();
         /// What a subscriber gets that finds no room. Browsers give up at any status but 200.
         when_full: WhenFull = one(choice(vec![
             ("unavailable", "503 with Retry-After", FullPolicy::Unavailable),
@@ -205,12 +228,12 @@ settings! {
         max_topics: usize = one(count(0..=usize::MAX))
             .default(Limits::default().topics_per_subscription.to_string()).reloadable();
         /// Data of one event.
-        max_event: usize = one(size()).default(size_text(Limits::default().event_bytes));
+        max_event: usize = one(size()).default(size_text(Limits::default().event_bytes)).reloadable();
         /// Time for a request head to be complete.
-        head_time: Duration = one(any_time()).default(time_text(Limits::default().head_time));
+        head_time: Duration = one(any_time()).default(time_text(Limits::default().head_time)).reloadable();
         /// Bytes per shard of the topics that its subscribers read; beyond it a subscription to further
         /// topics is answered as at --max-connections.
-        subscription_bytes: usize = one(size()).default(size_text(Limits::default().subscription_bytes));
+        subscription_bytes: usize = one(size()).default(size_text(Limits::default().subscription_bytes)).reloadable();
     }
 
     "publishing": "Limits of publishers and of other requests" {
@@ -230,6 +253,15 @@ settings! {
         /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are
         /// bounded.
         publish_rate: usize = one(size()).default("32B").reloadable();
+        /// Events that one publisher may publish in a second. A publisher is a subject (sub of its token), or a
+        /// token without one; without keys it is a client's address, and the operator's have no such bound. Beyond
+        /// it the answer is 429, and a body of NDJSON that has begun is read more slowly.
+        max_publish_events: Option<usize> = optional(count(1..=usize::MAX), "none", "any number").reloadable();
+        /// Bytes of bodies that one publisher may send in a second, as above.
+        max_publish_bytes: Option<usize> = optional(size(), "none", "any number").reloadable();
+        /// What one publisher may use at once: what these rates give in so much time.
+        publish_burst: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(3600)))
+            .default("5s").reloadable();
     }
 
     "retention": "What is kept for subscribers that resume or are slow" {
@@ -247,27 +279,27 @@ settings! {
             Separator::Semicolon,
         ).value_name("TOPIC=EVENTS,SIZE,TIME").reloadable();
         /// Memory of all events that are kept; at the bound, the largest topics lose their oldest events.
-        log_bytes: usize = one(size()).default(size_text(LogLimits::default().total_bytes));
+        log_bytes: usize = one(size()).default(size_text(LogLimits::default().total_bytes)).reloadable();
     }
 
     "streams": "Streams of subscribers, and slow ones" {
         /// A comment is sent where nothing else was for this long.
-        heartbeat: Duration = one(any_time()).default(time_text(Limits::default().heartbeat));
+        heartbeat: Duration = one(any_time()).default(time_text(Limits::default().heartbeat)).reloadable();
         /// The shortest interval between heartbeats that a subscriber may ask for (`heartbeat=SECONDS`).
-        heartbeat_min: Duration = one(any_time()).default(time_text(Limits::default().heartbeat_min));
+        heartbeat_min: Duration = one(any_time()).default(time_text(Limits::default().heartbeat_min)).reloadable();
         /// End each heartbeat with a blank line, for clients that read no further than one.
-        heartbeat_blank_line: bool = one(switch()).default("false");
+        heartbeat_blank_line: bool = one(switch()).default("false").reloadable();
         /// Time after which subscribers are to reconnect, from 100ms to 1h; each is told up to half more.
         // The bounds of a `retry` (`crates/proto`, `Retry`): shorter ones make a crowd come back at once,
         // longer ones lose it.
         retry: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(3600)))
             .default(time_text(Limits::default().retry)).reloadable();
         /// End streams at 80 to 100 % of this age.
-        max_age: Option<Duration> = optional(any_time(), "never", "never");
+        max_age: Option<Duration> = optional(any_time(), "never", "never").reloadable();
         /// Bytes per shard of events that slow subscribers have begun to receive; beyond it, of a bounded
         /// sample of their connections, the one whose end frees the most is disconnected. How far a
         /// subscriber may be behind is what is kept for its topics.
-        laggard_bytes: usize = one(size()).default(size_text(Limits::default().laggard_bytes));
+        laggard_bytes: usize = one(size()).default(size_text(Limits::default().laggard_bytes)).reloadable();
         /// Time after which a subscriber that takes nothing is closed.
         laggard_time: Duration = one(any_time()).default(time_text(Limits::default().laggard_time)).reloadable();
         /// What happens to a slow subscriber when what it needs is not kept any more.
@@ -311,6 +343,7 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         Limits::default()
             .with_connections(self.max_connections)
+            .with_clients(self.client_limits())
             .with_when_full(self.when_full)
             .with_head_time(self.head_time)
             .with_topics_per_subscription(self.max_topics)
@@ -333,6 +366,35 @@ impl Settings {
             })
             .with_connection_age(self.max_age)
             .with_retry(self.retry)
+    }
+
+    /// The bounds of one client.
+    pub fn client_limits(&self) -> ClientLimits {
+        // Each entry was read once already.
+        let operators = self.operators.join(",").parse().unwrap_or_default();
+        ClientLimits::default()
+            .with_connections_per_address(self.max_connections_per_address)
+            .with_connects_per_second(self.max_connect_rate.map(|count| count as u64))
+            .with_connect_burst(self.connect_burst as u64)
+            .with_ipv6_prefix_bits(self.ipv6_prefix as u8)
+            .with_streams_per_subject(self.max_connections_per_subject)
+            .with_proxies(self.proxies())
+            .with_operators(operators)
+    }
+
+    /// How many events one publisher may publish.
+    pub fn publish_events_rate(&self) -> Option<Rate> {
+        self.max_publish_events.map(|count| self.rate_of_publisher(count))
+    }
+
+    /// How many bytes one publisher may send.
+    pub fn publish_bytes_rate(&self) -> Option<Rate> {
+        self.max_publish_bytes.map(|bytes| self.rate_of_publisher(bytes))
+    }
+
+    fn rate_of_publisher(&self, per_second: usize) -> Rate {
+        let burst = per_second as u128 * self.publish_burst.as_millis() / 1000;
+        Rate::new(per_second as u64, u64::try_from(burst).unwrap_or(u64::MAX))
     }
 
     /// The bounds of what is kept.

@@ -77,6 +77,7 @@ pub(crate) fn decide(admission: &dyn Admission, request: &Request<'_>) -> Result
 /// What a request becomes.
 #[derive(Debug)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "a decision is made, moved a few times, and gone")]
 pub enum Decision {
     /// The request becomes a stream.
     Subscribe(Subscribe),

@@ -72,12 +72,31 @@ counts! {
     log_frames,
     /// Bytes of the log now, with its indexes: in the sum only.
     log_bytes,
+    /// Topics that have events in the log or subscribers now: in the sum only. They are bounded by the memory that they
+    /// take: [`crate::LogLimits::total_bytes`] and [`crate::Limits::subscription_bytes`].
+    topics,
+    /// Events dropped from a topic because of [`crate::LogLimits::total_bytes`]: in the sum only.
+    dropped_for_log_bytes,
     /// Sockets accepted.
     accepted,
     /// Streams begun.
     subscribed,
     /// Requests refused with a status.
     refused,
+    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next four are also counted as refused,
+    /// or, where a client had sent no request yet, as turned away.
+    refused_full,
+    /// Subscriptions that found the memory for topics ([`crate::Limits::subscription_bytes`]) or for subjects and members
+    /// ([`crate::Limits::details_bytes`]) used up.
+    refused_for_memory,
+    /// Connections beyond [`crate::ClientLimits::connections_per_address`].
+    refused_for_address,
+    /// Connections beyond [`crate::ClientLimits::connects_per_second`].
+    refused_for_connect_rate,
+    /// Subscriptions beyond [`crate::ClientLimits::streams_per_subject`].
+    refused_for_subject,
+    /// Requests that found [`crate::Limits::undecided`] reached; also counted as refused.
+    refused_undecided,
     /// Requests that the [`crate::Admission`] answered by [`crate::Decision::Answer`].
     answered,
     /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.

@@ -367,7 +367,8 @@ impl Builder {
         if let Some(position) = begin_after {
             log.begin_after(position.seq);
         }
-        let common = Common::new(log, count, &limits, random.hash_one("engine") as u32);
+        let common =
+            Common::new(log, count, &limits, random.hash_one("engine") as u32, random.hash_one("clients"));
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -393,6 +394,7 @@ impl Builder {
                     admission: admissions.clone(),
                     congestion: common.congestion(),
                     presence: Arc::clone(&presence),
+                    clients: common.clients(),
                     life_cycle: life_cycle.clone(),
                     log,
                     proxies: listeners.proxies.clone(),
@@ -503,16 +505,18 @@ impl Engine {
         &self.unix_addresses
     }
 
-    /// Changes bounds of subscribers while they are served: [`Limits::connections`], within what descriptors allow,
-    /// [`Limits::when_full`], [`Limits::laggard_time`], [`Limits::laggard_policy`] and [`Limits::retry`]. All others of these
-    /// limits are ignored: tables and deadlines were made with them.
+    /// Changes the bounds while streams are served: all that [`Limits::take_over`] takes, [`Limits::connections`] within
+    /// what descriptors allow. The others are ignored; the retention of topics is changed by [`Hub::set_retention`].
     ///
     /// Each shard takes them over with its mail. A bound of connections that is lower than their number ends none:
-    /// newcomers are refused until others have left. [`Hub::limits`] goes on to tell the bounds of the start.
+    /// newcomers are refused until others have left. A log that has to become smaller does so in small steps.
+    /// [`Hub::limits`] tells the bounds in force.
     pub fn change_limits(&self, limits: &Limits) {
-        let mut limits = limits.clone();
+        let mut limits = within_bounds_of_engine(limits.clone());
         limits.connections = limits.connections.min(self.connections_at_most);
-        self.hub.change_limits(&limits);
+        limits.laggard_total_bytes = self.hub.limits().laggard_total_bytes;
+        let laggard_bytes = limits.laggard_bytes_of_one(self.shards.len());
+        self.hub.change_limits(&limits, laggard_bytes);
     }
 
     /// How many shards run.

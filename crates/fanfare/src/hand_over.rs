@@ -1,14 +1,17 @@
 //! Sockets whose requests are not subscriptions, on their way to another server in the same process.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 use std::{fmt, io};
 
 use fanfare_io::fd_channel::SocketReceiver;
 use fanfare_io::{Peer, sockets};
+use fanfare_proto::client_address::PeerAddress;
+use fanfare_proto::client_limits::ClientLimits;
 
 use crate::admission::Via;
+use crate::shard::peer_address;
 use crate::shard_thread;
 
 /// Sockets whose requests are not subscriptions, for another server in the same process.
@@ -81,6 +84,33 @@ impl HandedOver {
 pub struct ConnectionOrigin {
     pub(crate) via: Via,
     pub(crate) peer: Option<Peer>,
+}
+
+impl ConnectionOrigin {
+    /// Whether the connection is the operator's, as far as it tells itself: its requests may come from others
+    /// ([`crate::Request::is_from_operator`]).
+    pub fn is_operators(&self, clients: &ClientLimits) -> bool {
+        clients.operators.has_peer(self.client_peer(), &clients.proxies)
+    }
+
+    /// The client that the connection is counted for: none for the operator, and none where a trusted proxy is on the
+    /// other end, whose connections carry requests of several clients.
+    pub fn counted_client(&self, clients: &ClientLimits) -> Option<IpAddr> {
+        match self.client_peer() {
+            peer if clients.proxies.trusts(peer) || self.is_operators(clients) => None,
+            PeerAddress::Ip(address) => Some(address),
+            PeerAddress::Unix | PeerAddress::Unknown => None,
+        }
+    }
+
+    fn client_peer(&self) -> PeerAddress {
+        match self.via {
+            Via::Direct => peer_address(self.peer),
+            Via::Proxied(client) => {
+                client.map_or(PeerAddress::Unknown, |client| PeerAddress::Ip(client.ip()))
+            }
+        }
+    }
 }
 
 impl HandOver {

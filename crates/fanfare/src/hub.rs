@@ -22,9 +22,10 @@ pub(crate) mod tests;
 mod waiting;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -40,6 +41,7 @@ use fanfare_proto::log::Log;
 
 use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
+use crate::client_table::{ClientTable, CountedAt};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
@@ -65,7 +67,10 @@ pub struct Hub {
 
 struct Inner {
     clock: Clock,
+    /// The bounds of the start: those that never change are read here.
     limits: Limits,
+    /// The bounds in force. Held for a copy of a pointer.
+    current: RwLock<Arc<Limits>>,
     /// For sockets that others accepted; those of the shards inherit it from their listener.
     socket_options: SocketOptions,
     common: Common,
@@ -84,6 +89,7 @@ pub(crate) struct Common {
     log: Arc<ProcessLog>,
     waiting: Arc<WaitingPublishers>,
     congestion: Arc<Congestion>,
+    clients: Arc<ClientTable>,
     /// The random number of this engine, in the names of its connections.
     engine: u32,
 }
@@ -94,6 +100,17 @@ pub(crate) struct ShardHandle {
     pub(crate) sockets: SocketSender,
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
 }
+
+/// A connection that counts as one of its client's, until this is dropped: [`Hub::count_connection`].
+pub struct CountedConnection {
+    clients: Arc<ClientTable>,
+    /// `None`: connections have no bound.
+    counted: Option<CountedAt>,
+}
+
+/// A client has as many connections as it may: [`Hub::count_connection`]. Its answer is a 429.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooManyConnections(());
 
 /// Events that were accepted and are visible: they are in the log, [`Hub::head`] has reached them, and every
 /// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a
@@ -171,12 +188,13 @@ pub struct Interrupted {
 }
 
 impl Common {
-    /// `engine`: a random number.
-    pub(crate) fn new(log: Log, shards: usize, limits: &Limits, engine: u32) -> Common {
+    /// `engine`: a random number, which is in names; `seed`: another one, which stays secret.
+    pub(crate) fn new(log: Log, shards: usize, limits: &Limits, engine: u32, seed: u64) -> Common {
         Common {
             log: Arc::new(ProcessLog::new(log, shards)),
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
+            clients: Arc::new(ClientTable::new(seed)),
             engine,
         }
     }
@@ -202,6 +220,11 @@ impl Common {
         self.engine
     }
 
+    /// What clients have of the engine.
+    pub(crate) fn clients(&self) -> Arc<ClientTable> {
+        Arc::clone(&self.clients)
+    }
+
     /// Whether the path out is full, over all shards.
     pub(crate) fn congestion(&self) -> Arc<Congestion> {
         Arc::clone(&self.congestion)
@@ -222,9 +245,11 @@ impl Hub {
         let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
         let (next_shard, inspections) = (AtomicUsize::new(0), InspectionPermits::default());
+        let current = RwLock::new(Arc::new(limits.clone()));
         let inner = Inner {
             clock,
             limits,
+            current,
             socket_options,
             common,
             sequencer,
@@ -334,7 +359,7 @@ impl Hub {
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let number = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[number % self.inner.shards.len()];
-        let most_topics = self.inner.limits.topics_per_subscription;
+        let most_topics = self.limits().topics_per_subscription;
         let head_fits = subscribe.written_head.as_ref().is_none_or(|head| head.announces(encoding));
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
@@ -370,7 +395,9 @@ impl Hub {
         for counts in self.shard_counts() {
             sum += counts;
         }
-        (sum.log_frames, sum.log_bytes) = self.inner.common.log.lock_even_if_broken().size();
+        let log = self.inner.common.log.lock_even_if_broken().size();
+        (sum.log_frames, sum.log_bytes) = (log.frames, log.bytes);
+        (sum.topics, sum.dropped_for_log_bytes) = (log.topics, log.dropped_for_room);
         let members = self.inner.presence.counts();
         (sum.members_left_early, sum.members_not_announced) = (members.left_early, members.not_announced);
         sum
@@ -397,6 +424,12 @@ impl Hub {
     #[cfg(feature = "sim")]
     pub(crate) fn orders(&self, shard: usize) -> crate::mailbox::Orders {
         self.inner.shards[shard].mailbox.orders()
+    }
+
+    /// Connections that are counted by address, and streams by subject.
+    #[cfg(feature = "sim")]
+    pub(crate) fn counted_of_clients(&self) -> [usize; 2] {
+        self.inner.common.clients.counted()
     }
 
     /// What is to be announced of members at this time.
@@ -439,9 +472,22 @@ impl Hub {
         Cursor { epoch: log.epoch(), seq: log.newest().load(Ordering::Relaxed) }
     }
 
-    /// The bounds in force: those of the builder, within what descriptors allow.
-    pub fn limits(&self) -> &Limits {
-        &self.inner.limits
+    /// The bounds in force: those of the builder, or of the last [`crate::Engine::change_limits`] and
+    /// [`Hub::set_retention`], within what descriptors allow. A shard takes changes over with its mail, a moment later.
+    pub fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts a connection that this program serves itself, for instance one that was handed over, as one of its
+    /// client's: [`crate::ClientLimits::connections_per_address`]. It counts until what this gives is dropped.
+    /// [`crate::Request::counted_client`] says which client that is.
+    ///
+    /// # Errors
+    /// The client has as many connections as it may, on all shards and here together.
+    pub fn count_connection(&self, client: IpAddr) -> Result<CountedConnection, TooManyConnections> {
+        let clients = Arc::clone(&self.inner.common.clients);
+        let counted = clients.enter(client, &self.limits().clients).map_err(|_| TooManyConnections(()))?;
+        Ok(CountedConnection { clients, counted })
     }
 
     /// Replaces what is kept of each topic, for topics that no rule matches and by rules, while events are published and
@@ -449,8 +495,12 @@ impl Hub {
     ///
     /// A shard gives the topics their new retention one after another, and drops what is not covered any more: in small
     /// steps, which delay no publisher. A subscriber that needed what was dropped is treated as at every drop. Where another
-    /// change is under way, this one follows it. [`Hub::limits`] goes on to tell the retention of the start.
+    /// change is under way, this one follows it.
     pub fn set_retention(&self, retention: Retention, rules: Vec<RetentionRule>) {
+        self.inner.change(|limits| {
+            limits.log.retention = retention;
+            limits.log.rules = rules.clone();
+        });
         let locked = self.inner.common.log.lock_unless_broken();
         // A log that is half changed ends the engine.
         let Some(mut log) = locked else { return };
@@ -466,7 +516,14 @@ impl Hub {
     }
 
     /// As [`crate::Engine::change_limits`].
-    pub(crate) fn change_limits(&self, limits: &Limits) {
+    /// `laggard_bytes`: what each shard may have of [`Limits::laggard_bytes`].
+    pub(crate) fn change_limits(&self, limits: &Limits, laggard_bytes: usize) {
+        self.inner.change(|current| current.take_over(limits));
+        self.inner.sequencer.set_event_bytes(limits.event_bytes);
+        if let Some(mut log) = self.inner.common.log.lock_unless_broken() {
+            log.set_total_bytes(limits.log.total_bytes);
+        }
+        let limits = limits.clone().with_laggard_bytes(laggard_bytes);
         for shard in &self.inner.shards {
             // A shard that has ended needs none.
             let _ = shard.mailbox.push(Mail::Limits(Box::new(limits.clone())), || Ok::<_, ()>(()));
@@ -489,6 +546,28 @@ impl Hub {
     }
 }
 
+impl fmt::Debug for CountedConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountedConnection").field("counted", &self.counted).finish_non_exhaustive()
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        if let Some(counted) = self.counted {
+            self.clients.leave(counted);
+        }
+    }
+}
+
+impl fmt::Display for TooManyConnections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this address has as many connections as it may")
+    }
+}
+
+impl std::error::Error for TooManyConnections {}
+
 impl Unpublished<'_> {
     fn of(events: &mut Vec<Event>) -> Unpublished<'_> {
         let queue = VecDeque::from(std::mem::take(events));
@@ -510,6 +589,14 @@ impl Drop for Inner {
 }
 
 impl Inner {
+    /// Changes the bounds in force.
+    fn change(&self, change: impl FnOnce(&mut Limits)) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = Limits::clone(&current);
+        change(&mut limits);
+        *current = Arc::new(limits);
+    }
+
     fn assert_in_reach(&self) {
         // A thread keeps all wakers of an engine or none.
         let in_reach = self.shards.first().is_none_or(|shard| shard.mailbox.is_in_reach());

@@ -163,6 +163,7 @@
 
 mod admission;
 mod adopt;
+mod client_table;
 mod connection;
 mod counts;
 mod descriptors;
@@ -175,6 +176,7 @@ pub mod listeners;
 mod mailbox;
 mod position;
 mod presence;
+mod rate_limiter;
 mod response;
 mod shard;
 mod shard_thread;
@@ -201,6 +203,9 @@ pub use fanfare_io::scheduling::prefer_short_runs;
 pub use fanfare_io::sockets::SocketOptions;
 pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
 pub use fanfare_proto::client_address::{ForwardedField, InvalidNetwork, TrustedProxies};
+pub use fanfare_proto::client_limits::{
+    ClientLimits, IPV6_PREFIX_BITS, Operators, Rate, bound_for, reserve_of,
+};
 pub use fanfare_proto::cursor::{Cursor, Epoch};
 pub use fanfare_proto::decoder::{DecodeError, Decoded, Decoder};
 pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, Topic};
@@ -219,12 +224,14 @@ pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
 pub use hub::{
-    ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published, ReadyFuture,
+    ConnectionError, CountedConnection, Hub, Interrupted, NotPublished, PublishError, PublishFuture,
+    Published, ReadyFuture, TooManyConnections,
 };
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};
 pub use presence::Member;
+pub use rate_limiter::{RateKey, RateLimiter};
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;
 

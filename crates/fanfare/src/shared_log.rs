@@ -75,6 +75,17 @@ pub(crate) struct LockedLog<'log> {
     state: MutexGuard<'log, State>,
 }
 
+/// How much is in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogSize {
+    pub(crate) frames: u64,
+    /// With its indexes.
+    pub(crate) bytes: u64,
+    pub(crate) topics: u64,
+    /// Frames dropped for the bound of bytes, in each topic.
+    pub(crate) dropped_for_room: u64,
+}
+
 /// A shard's access.
 pub(crate) struct SharedLog {
     process: Arc<ProcessLog>,
@@ -203,10 +214,21 @@ impl LockedLog<'_> {
         self.process.trim_at_once();
     }
 
-    /// Frames in the log, and its bytes with its indexes.
-    pub(crate) fn size(&self) -> (u64, u64) {
+    /// As [`Log::set_total_bytes`]. The shard that trims has to be woken after it.
+    pub(crate) fn set_total_bytes(&mut self, bytes: usize) {
+        self.state.log.set_total_bytes(bytes);
+        self.process.trim_at_once();
+    }
+
+    /// How much is in the log.
+    pub(crate) fn size(&self) -> LogSize {
         let log = &self.state.log;
-        (log.len() as u64, (log.bytes() + log.reader_bytes()) as u64)
+        LogSize {
+            frames: log.len() as u64,
+            bytes: (log.bytes() + log.reader_bytes()) as u64,
+            topics: log.topic_count() as u64,
+            dropped_for_room: log.dropped_for_room(),
+        }
     }
 
     pub(crate) fn topics_page(&self, after: Option<u64>, limit: usize) -> (Vec<Topic>, Option<u64>) {

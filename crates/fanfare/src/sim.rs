@@ -70,6 +70,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         networks.len(),
         &plan.limits,
         plan.seed as u32,
+        plan.seed,
     );
     let presence = Arc::new(Presence::new(plan.presence_linger, &plan.limits, plan.seed));
     let life_cycle = plan.life_cycle.map(|events| LifeCycleQueue::new(events, networks.len()));
@@ -90,6 +91,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
             admission: Admissions::OnShards(Arc::clone(&plan.admission)),
             congestion: common.congestion(),
             presence: Arc::clone(&presence),
+            clients: common.clients(),
             life_cycle: life_cycle.clone(),
             proxies: Vec::new(),
             log,
@@ -199,6 +201,20 @@ impl<I: Io> SimShard<I> {
     pub fn laggards(&self) -> impl Iterator<Item = (Socket, bool)> {
         self.shard.laggard_sockets()
     }
+}
+
+/// Checks that what the hub has counted of all clients is what the shards have.
+///
+/// # Panics
+/// A connection that has left is counted, or one that is there is not.
+pub fn check_clients<'s, I: Io + 's>(hub: &Hub, shards: impl IntoIterator<Item = &'s SimShard<I>>) {
+    let mut counted = [0; 2];
+    for shard in shards {
+        for (sum, more) in counted.iter_mut().zip(shard.shard.counted()) {
+            *sum += more;
+        }
+    }
+    assert_eq!(hub.counted_of_clients(), counted, "connections of clients, and streams of subjects");
 }
 
 /// The state of a shard, as a model sees it.

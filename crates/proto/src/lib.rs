@@ -13,8 +13,9 @@
 //!    begun on its link.
 //!
 //! [`head`] and [`subscribe`] read the request that makes a subscriber; [`proxy_header`] and
-//! [`client_address`] read what proxies say of their clients; [`decoder`] is the other side of the wire.
-//! [`pattern`] says which topics a grant is for. [`limits`] holds every bound.
+//! [`client_address`] read what proxies say of their clients; [`client_limits`], [`key_counts`] and [`rates`] are what one
+//! client may have; [`decoder`] is the other side of the wire. [`pattern`] says which topics a grant is for. [`limits`]
+//! holds every bound.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod setters;
 
 pub mod audience;
 pub mod client_address;
+pub mod client_limits;
 pub mod cursor;
 pub mod decoder;
 pub mod delivery;
@@ -34,6 +36,7 @@ pub mod frames;
 pub mod head;
 pub mod jitter;
 pub mod json;
+pub mod key_counts;
 pub mod laggard;
 pub mod limits;
 pub mod link;
@@ -41,6 +44,7 @@ pub mod log;
 mod memory_bounds;
 pub mod pattern;
 pub mod proxy_header;
+pub mod rates;
 pub mod run;
 pub mod segment_map;
 mod segments;

@@ -6,6 +6,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::client_limits::ClientLimits;
 use crate::event::{InvalidEvent, Topic};
 pub use crate::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, MAX_TOPIC_BYTES, MAX_TOPICS_PER_EVENT};
 use crate::frame::HeartbeatForm;
@@ -152,6 +153,7 @@ setters! {
 setters! {
     Limits {
         connections, with_connections: usize;
+        clients, with_clients: ClientLimits;
         when_full, with_when_full: FullPolicy;
         pending, with_pending: usize;
         head_time, with_head_time: Duration;
@@ -206,7 +208,12 @@ impl LogLimits {
 #[non_exhaustive]
 pub struct Limits {
     /// Connections per shard. At the bound [`Limits::when_full`] answers; no stream ends for a newcomer.
+    ///
+    /// Of this bound, and of those of other bounds that all clients share, the last part is the operator's: see
+    /// [`crate::client_limits::reserve_of`].
     pub connections: usize,
+    /// What one client may have, and who the operator is.
+    pub clients: ClientLimits,
     /// The answer to a subscriber that finds no room.
     pub when_full: FullPolicy,
     /// Requests per shard whose head is not complete, whose refusal is still being read, or that resume from an event
@@ -303,6 +310,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 1_000_000,
+            clients: ClientLimits::default(),
             when_full: FullPolicy::default(),
             pending: 16_384,
             head_time: Duration::from_secs(10),
@@ -340,14 +348,36 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Takes over those of these bounds that can change while streams are served: [`Limits::connections`],
-    /// [`Limits::when_full`], [`Limits::laggard_time`], [`Limits::laggard_policy`] and [`Limits::retry`]. No table and no
-    /// deadline is made with one of them.
+    /// Takes over those of these bounds that can change while streams are served: all but these, with which tables and
+    /// queues were made or which publishers and readers in the process are judged by: [`Limits::head`],
+    /// [`Limits::members_lingering`], [`Limits::announcements`], [`Limits::life_cycle_events`], [`Limits::batch_topics`],
+    /// the bounds of mailboxes, [`Limits::laggard_total_bytes`], [`Limits::congestion_streams`],
+    /// [`Limits::local_readers`], and the retention and the rules of [`Limits::log`], which have a change of their own.
+    ///
+    /// What is there beyond a lower bound stays until it leaves. A stream keeps the end and the interval of heartbeats
+    /// that it was given, unless the interval is the general one.
     pub fn take_over(&mut self, from: &Limits) {
         self.connections = from.connections;
+        self.clients = from.clients.clone();
         self.when_full = from.when_full;
+        self.pending = from.pending;
+        self.head_time = from.head_time;
+        self.undecided = from.undecided;
+        self.decision_time = from.decision_time;
+        self.topics_per_subscription = from.topics_per_subscription;
+        self.members_per_subscription = from.members_per_subscription;
+        self.details_bytes = from.details_bytes;
+        self.event_bytes = from.event_bytes;
+        self.laggard_bytes = from.laggard_bytes;
+        self.delivery_bytes = from.delivery_bytes;
         self.laggard_time = from.laggard_time;
+        self.subscription_bytes = from.subscription_bytes;
         self.laggard_policy = from.laggard_policy;
+        self.log.total_bytes = from.log.total_bytes;
+        self.heartbeat = from.heartbeat;
+        self.heartbeat_min = from.heartbeat_min;
+        self.heartbeat_form = from.heartbeat_form;
+        self.connection_age = from.connection_age;
         self.retry = from.retry;
     }
 

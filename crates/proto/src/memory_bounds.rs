@@ -1,8 +1,10 @@
 //! The sum of all bounds in bytes. It is apart from [`crate::limits`], because it knows the sizes of what the
 //! limits bound.
 
+use crate::client_limits::RATES_BYTES;
 use crate::delivery::SUBSCRIBER_BYTES;
 use crate::event::MAX_TOPIC_BYTES;
+use crate::key_counts::KeyCounts;
 use crate::limits::{
     DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES, RECEIVE_BYTES,
 };
@@ -33,6 +35,18 @@ impl Limits {
         let life_cycle_event = topics.saturating_add(LIFE_CYCLE_EVENT_BYTES);
         let details_places = if self.details_bytes == 0 { 0 } else { self.connections };
         let details = self.details_bytes.saturating_add(details_places.saturating_mul(DETAILS_PLACE_BYTES));
+        // Each connection may be an address of its own. The numbers of sockets are dense: the kernel gives the lowest.
+        const COUNTED_SOCKET_BYTES: usize = 8;
+        let counted = match self.clients.connections_per_address {
+            Some(_) => KeyCounts::ENTRY_BYTES + COUNTED_SOCKET_BYTES,
+            None => 0,
+        };
+        let addresses = self.connections.saturating_add(self.pending).saturating_mul(counted);
+        let subjects = match self.clients.streams_per_subject {
+            Some(_) => self.connections.saturating_mul(KeyCounts::ENTRY_BYTES),
+            None => 0,
+        };
+        let rates = self.clients.connect_rate().map_or(0, |_| RATES_BYTES);
         const MEMBER_WITH_NAMES: usize = MEMBER_BYTES + MAX_SUBJECT_BYTES + MAX_TOPIC_BYTES;
         let without_connection = self.members_lingering.saturating_add(self.announcements);
         vec![
@@ -48,6 +62,7 @@ impl Limits {
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
             ("subjects and members of subscribers", each(details)),
+            ("counts of clients", each(addresses.saturating_add(subjects)).saturating_add(rates)),
             ("members without a connection", without_connection.saturating_mul(MEMBER_WITH_NAMES)),
             ("life-cycle events", self.life_cycle_events.saturating_mul(life_cycle_event)),
             (
@@ -76,6 +91,15 @@ mod tests {
             (limits().with_members_lingering(limits().members_lingering + 10), 10 * MAX_SUBJECT_BYTES),
             (limits().with_announcements(limits().announcements + 10), 10 * MAX_SUBJECT_BYTES),
             (limits().with_life_cycle_events(10), 10 * MAX_SUBJECT_BYTES),
+            (
+                limits().with_clients(limits().clients.with_connections_per_address(Some(1))),
+                2 * limits().connections * KeyCounts::ENTRY_BYTES,
+            ),
+            (
+                limits().with_clients(limits().clients.with_streams_per_subject(Some(1))),
+                2 * limits().connections * KeyCounts::ENTRY_BYTES,
+            ),
+            (limits().with_clients(limits().clients.with_connects_per_second(Some(1))), RATES_BYTES),
             (limits().with_local_readers(limits().local_readers + 10), 10 * LOCAL_READ_BYTES),
         ];
         for (case, (raised, least)) in cases.iter().enumerate() {

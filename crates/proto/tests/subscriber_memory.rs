@@ -37,7 +37,7 @@ impl Shard {
     fn subscribe(&mut self, topics: impl Iterator<Item = String>) -> bool {
         let topics = topics.map(|name| Topic::new(name).unwrap());
         let subscription = Subscription::new(topics, WireFormat::Chunked, false);
-        if !self.delivery.has_room_for(&subscription) {
+        if !self.delivery.has_room_for(&subscription, true) {
             return false;
         }
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };

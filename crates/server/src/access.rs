@@ -51,6 +51,8 @@ pub(crate) struct Denial {
 pub(crate) struct Publisher {
     access: Arc<Access>,
     verified: Option<Arc<Verified>>,
+    /// The token, where it has no subject.
+    token: Option<Arc<str>>,
 }
 
 impl Access {
@@ -226,7 +228,9 @@ impl Access {
         has_good_origin: bool,
     ) -> Result<Publisher, PublisherError> {
         let access = Arc::clone(self);
-        let Some(verifier) = &self.publishers else { return Ok(Publisher { access, verified: None }) };
+        let Some(verifier) = &self.publishers else {
+            return Ok(Publisher { access, ..Publisher::default() });
+        };
         let denied = |reason| {
             PublisherError::Denied(self.denial(reason, "this request needs a publisher's valid token"))
         };
@@ -236,7 +240,8 @@ impl Access {
             return Err(PublisherError::CookieFromElsewhere);
         }
         let verified = verifier.verify(token.as_str(), unix_time().as_secs()).map_err(denied)?;
-        Ok(Publisher { access, verified: Some(verified) })
+        let nameless = verified.subject().is_none().then(|| token.as_str().into());
+        Ok(Publisher { access, verified: Some(verified), token: nameless })
     }
 
     /// Bars a subject or a token until `until_unix_s`. Answers whether an older revocation had to make room.
@@ -296,6 +301,13 @@ impl Publisher {
         let covered = |topic: &&Topic| verified.grants().publish().covers(topic.as_str());
         let uncovered = event.topics().iter().find(|topic| !covered(topic));
         uncovered.map_or(Ok(()), |topic| Err(not_covered(Some(topic))))
+    }
+
+    /// The name by which the publisher's rate is counted: the subject of its token, or the token itself. `None`: the server
+    /// has no keys.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let subject = self.verified.as_ref().and_then(|verified| verified.subject());
+        subject.or(self.token.as_ref()).map(|name| &**name)
     }
 
     /// Whether the token still holds, for a body that comes for a long time.

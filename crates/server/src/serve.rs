@@ -21,11 +21,13 @@ use crate::access::{self, Access};
 use crate::admission::EventsAdmission;
 use crate::configuration::Configuration;
 use crate::control::{
-    self, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, Reporter,
+    self, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates,
+    Reporter,
 };
 use crate::health::Health;
 use crate::listen::{self, Listening};
 use crate::memory;
+use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
 
@@ -84,6 +86,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             inspections: Inspections::default(),
             owed_wakes: OwedWakes::default(),
             bodies: Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices))),
+            publish_rates: PublishRates::default(),
             notices: Arc::clone(&notices),
         };
         control::start(control, sockets)
@@ -230,6 +233,7 @@ fn watch(
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
+    let mut refusals = RefusalReporter::default();
     for round in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(SIGHUP) => {
@@ -253,6 +257,7 @@ fn watch(
         }
         report(&before, &now);
         reporter.report(notices, WATCH_INTERVAL * round);
+        refusals.report(&now, WATCH_INTERVAL * round);
         (before, was_pausing) = (now, pausing);
         if round % MEMORY_INTERVALS == 0 {
             memory::give_back();

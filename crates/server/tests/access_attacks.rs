@@ -100,8 +100,8 @@ on_both_backends! {
         ] {
             let token = bearer(PUBLISHERS, &grants);
             let page = get(&server, "/topics", &token).json();
-            let names: Vec<&str> =
-                page["topics"].as_array().unwrap().iter().map(|topic| topic["topic"].as_str().unwrap()).collect();
+            let topics = page["topics"].as_array().into_iter().flatten();
+            let names: Vec<&str> = topics.filter_map(|topic| topic["topic"].as_str()).collect();
             assert_eq!(names, seen, "{grants}");
             for topic in ["public/a", "public/b", "user/ada/secret", "unknown"] {
                 let status = get(&server, &format!("/topics/{}", topic.replace('/', "%2F")), &token).status;

@@ -113,11 +113,11 @@ on_both_backends! {
     fn what_needs_a_restart_is_named_and_the_rest_changes(backend) {
         let file = ConfigFile::new(HOSTS);
         let server = start(backend, &file);
-        file.write("[web]\nhost = ['fanfare.test', 'new.example']\n[limits]\nmax-event = '1KiB'\nhead-time = '3s'\n");
+        file.write("[web]\nhost = ['fanfare.test', 'new.example']\n[server]\nsend-buffer = '64KiB'\npin = true\n");
         for _ in 0..2 {
             reload(&server, "need a restart");
             let log = server.log();
-            assert!(log.contains("options=\"max-event, head-time\""), "{log}");
+            assert!(log.contains("options=\"pin, send-buffer\""), "{log}");
             assert_eq!(as_host(&server, "new.example").status, 200);
             server.publish("a", &"x".repeat(2 << 10));
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use fanfare_io::Peer;
 use fanfare_proto::client_address::{PeerAddress, TrustedProxies};
+use fanfare_proto::client_limits::ClientLimits;
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::link::Transport;
 
@@ -158,13 +159,29 @@ impl<'a> Request<'a> {
     /// # Ok(()) }
     /// ```
     pub fn client_address(&self, trusted: &TrustedProxies) -> Option<IpAddr> {
-        let peer = match self.via {
+        trusted.client_address(self.peer_of_client(), self.head)
+    }
+
+    /// Whether the request is the operator's, so that it may use the reserve:
+    /// [`crate::Operators::has_sent`]. `clients` are the bounds in force, [`crate::Limits::clients`].
+    pub fn is_from_operator(&self, clients: &ClientLimits) -> bool {
+        clients.operators.has_sent(self.peer_of_client(), self.head, &clients.proxies)
+    }
+
+    /// The client whose connections are counted: `None` for the operator, for a request of a proxy's own, and where the
+    /// client has no address.
+    pub fn counted_client(&self, clients: &ClientLimits) -> Option<IpAddr> {
+        let address = self.client_address(&clients.proxies)?;
+        (!clients.proxies.contains(address) && !self.is_from_operator(clients)).then_some(address)
+    }
+
+    fn peer_of_client(&self) -> PeerAddress {
+        match self.via {
             Via::Direct => peer_address(self.socket_peer()),
             Via::Proxied(client) => {
                 client.map_or(PeerAddress::Unknown, |client| PeerAddress::Ip(client.ip()))
             }
-        };
-        trusted.client_address(peer, self.head)
+        }
     }
 
     fn socket_peer(&self) -> Option<Peer> {

@@ -1,10 +1,12 @@
 //! A subscription, as an admission or an embedder asks for it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_proto::audience::Subscription;
+use fanfare_proto::client_limits::ClientLimits;
 use fanfare_proto::event::{EventType, Retry, Topic};
 use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
@@ -14,6 +16,7 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
 use super::request::{Request, Via};
+use crate::client_table::ClientBound;
 use crate::presence::Member;
 use crate::written_head::{InvalidHead, WrittenHead};
 
@@ -36,6 +39,12 @@ pub struct Subscribe {
     pub(crate) written_head: Option<Box<WrittenHead>>,
     /// Set where the connection is known.
     pub(crate) via: Via,
+    /// The client that the connection is counted for, where another server has accepted it.
+    pub(crate) client: Option<IpAddr>,
+    /// It may use the reserve.
+    pub(crate) is_operator: bool,
+    /// Its client has as much as it may.
+    pub(crate) refused_by: Option<ClientBound>,
 }
 
 /// Of which topics private events are delivered.
@@ -234,6 +243,17 @@ impl Subscribe {
     /// subscriber that is in the middle of an event gets the rest of it.
     pub fn with_lifetime(mut self, lifetime: Duration) -> Subscribe {
         self.lifetime = Some(lifetime);
+        self
+    }
+
+    /// Says whose connection it is, for one that another server has accepted and that [`crate::Hub::adopt`] is given: it
+    /// counts among those of the request's client ([`ClientLimits::connections_per_address`]), and the operator's may use
+    /// the reserve. Without this call it does neither. `clients` are the bounds in force, [`crate::Limits::clients`].
+    ///
+    /// An admission need not call this: the shard knows whose requests it shows.
+    pub fn with_client_of(mut self, request: &Request<'_>, clients: &ClientLimits) -> Subscribe {
+        self.is_operator = request.is_from_operator(clients);
+        self.client = request.counted_client(clients);
         self
     }
 

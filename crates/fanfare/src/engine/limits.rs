@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use fanfare_proto::client_address::TrustedProxies;
+use fanfare_proto::client_limits::Operators;
 use fanfare_proto::frame::HeartbeatForm;
 use fanfare_proto::limits::{FullPolicy, LaggardPolicy, Limits, RetentionRule};
 
@@ -25,6 +27,42 @@ impl Builder {
     /// Subscribers per shard: [`Limits::connections`].
     pub fn max_connections(self, count: usize) -> Builder {
         self.limit(move |limits| limits.connections = count)
+    }
+
+    /// Connections of one address: [`crate::ClientLimits::connections_per_address`].
+    pub fn max_connections_per_address(self, count: usize) -> Builder {
+        self.limit(move |limits| limits.clients.connections_per_address = Some(count))
+    }
+
+    /// How often one address may connect in a second: [`crate::ClientLimits::connects_per_second`].
+    pub fn max_connect_rate(self, per_second: usize) -> Builder {
+        self.limit(move |limits| limits.clients.connects_per_second = Some(per_second as u64))
+    }
+
+    /// How often one address may connect at once: [`crate::ClientLimits::connect_burst`].
+    pub fn connect_burst(self, count: usize) -> Builder {
+        self.limit(move |limits| limits.clients.connect_burst = count as u64)
+    }
+
+    /// Bits of an IPv6 address that tell clients apart: [`crate::ClientLimits::ipv6_prefix_bits`].
+    pub fn ipv6_prefix(self, bits: u8) -> Builder {
+        self.limit(move |limits| limits.clients.ipv6_prefix_bits = bits)
+    }
+
+    /// Streams of one subject: [`crate::ClientLimits::streams_per_subject`].
+    pub fn max_connections_per_subject(self, count: usize) -> Builder {
+        self.limit(move |limits| limits.clients.streams_per_subject = Some(count))
+    }
+
+    /// The proxies whose word about their clients is believed, where connections are counted by address:
+    /// [`crate::ClientLimits::proxies`].
+    pub fn trusted_proxies(self, proxies: TrustedProxies) -> Builder {
+        self.limit(move |limits| limits.clients.proxies = proxies)
+    }
+
+    /// The operator's addresses, whose requests may use the reserve: [`crate::ClientLimits::operators`].
+    pub fn operators(self, operators: Operators) -> Builder {
+        self.limit(move |limits| limits.clients.operators = operators)
     }
 
     /// What a subscriber gets that finds no room: [`Limits::when_full`].

@@ -96,7 +96,7 @@ impl Hub {
         topics: impl IntoIterator<Item = Topic>,
     ) -> Result<(), ConnectionError> {
         let mut topics: Vec<Topic> = topics.into_iter().collect();
-        WrongTopics::check(&mut topics, self.inner.limits.topics_per_subscription)?;
+        WrongTopics::check(&mut topics, self.limits().topics_per_subscription)?;
         self.order_one(connection, ConnectionOrder::ChangeTopics(connection.link, topics))
     }
 

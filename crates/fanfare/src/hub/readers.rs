@@ -182,7 +182,7 @@ impl Hub {
         let mut different: Vec<Topic> = Vec::new();
         for topic in topics {
             // One more than allowed is enough to know that there are too many.
-            if different.len() > self.inner.limits.topics_per_subscription {
+            if different.len() > self.limits().topics_per_subscription {
                 break;
             }
             if !different.contains(&topic) {
@@ -328,7 +328,7 @@ impl ReaderBuilder<'_> {
     }
 
     fn check(&self) -> Result<(), ReaderError> {
-        let limit = self.hub.inner.limits.topics_per_subscription;
+        let limit = self.hub.limits().topics_per_subscription;
         WrongTopics::check_count(self.topics.len(), limit).map_err(|wrong| match wrong {
             WrongTopics::None => ReaderError::NoTopics,
             WrongTopics::TooMany { limit } => ReaderError::TooManyTopics { limit },

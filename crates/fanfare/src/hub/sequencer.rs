@@ -33,7 +33,8 @@ use room::{Need, NoRoom, Scratch};
 pub(crate) struct Sequencer {
     epoch: Epoch,
     clock: Clock,
-    event_bytes: usize,
+    /// Changed while events are published.
+    event_bytes: AtomicUsize,
     /// Topics of the events of one part, each counted in each event: it is work under locks.
     batch_topics: usize,
     /// What may be taken in one mailbox.
@@ -103,7 +104,7 @@ impl Sequencer {
         Sequencer {
             epoch: log.epoch(),
             clock,
-            event_bytes: limits.event_bytes,
+            event_bytes: AtomicUsize::new(limits.event_bytes),
             batch_topics: limits.batch_topics,
             mailbox: Bound { events: limits.mailbox_events, bytes: limits.mailbox_bytes },
             total_bytes: limits.mailbox_total_bytes,
@@ -120,12 +121,17 @@ impl Sequencer {
         }
     }
 
+    /// Changes the bound of one event's data.
+    pub(crate) fn set_event_bytes(&self, bytes: usize) {
+        self.event_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// Whether the hub takes these events, given room for them.
     pub(crate) fn check<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
     ) -> Result<(), PublishError> {
-        let limit = self.event_bytes;
+        let limit = self.event_bytes.load(Ordering::Relaxed);
         for (index, event) in events.enumerate() {
             if event.data().map_or(0, str::len) > limit {
                 return Err(PublishError::TooLarge { index, limit });
@@ -189,7 +195,7 @@ impl Sequencer {
                 return Err(PublishError::Stopped);
             }
             let ahead = self.shared.waiting.waited_for_ahead(wait.as_ref().and_then(|it| it.as_ref()));
-            state.scratch.of_one_event(self.event_bytes, self.shared.mailboxes.len());
+            state.scratch.of_one_event(self.event_bytes.load(Ordering::Relaxed), self.shared.mailboxes.len());
             let count = self.count_needs(&mut state.scratch, false, &ahead);
             let no_room = self.find_room(&mut state, count, false, &ahead).err();
             state.scratch.clear();

@@ -51,7 +51,7 @@ pub(crate) fn hub(shards: usize, limits: Limits, read: &[&str]) -> (Hub, Vec<Sha
 }
 
 pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -> (Hub, Vec<Shard>) {
-    let common = Common::new(log, shards, &limits, 0);
+    let common = Common::new(log, shards, &limits, 0, 0);
     let topics: Vec<Topic> = read.iter().map(|name| topic(name)).collect();
     let shard = |index| {
         let waker = Waker::new().unwrap();

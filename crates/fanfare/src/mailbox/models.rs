@@ -54,7 +54,7 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'stat
 
 /// The hub with some shards, and what these have of it. Each shard reads these topics.
 pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec<Reader>, Arc<AtomicU64>) {
-    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, &limits, 0);
+    let common = Common::new(log_of(Epoch::new(1), &limits, 0), shards, &limits, 0, 0);
     let topics: Vec<Topic> = topics.iter().map(|name| Topic::new(*name).unwrap()).collect();
     let (handles, readers) = (0..shards)
         .map(|shard| {

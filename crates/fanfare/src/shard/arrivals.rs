@@ -1,12 +1,14 @@
 //! From a socket to a subscriber: receive the request head, ask for admission, begin the stream. Here are all
 //! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or answer is not
 //! complete, [`undecided`] are requests whose admission decides later, [`resuming`] are subscribers that wait for a number,
-//! [`opening`] begins streams, and [`proxied`] reads what a proxy says before a request.
+//! [`opening`] begins streams, [`proxied`] reads what a proxy says before a request, and [`clients`] counts what each
+//! client has.
 //! [`deadline_table`] holds requests that wait, and finds those whose time is over.
 //!
 //! After an accept the request is usually there already, so a head is tried before the socket is watched, from the
 //! shard's one buffer. Only heads that come in pieces get memory of their own.
 
+mod clients;
 mod deadline_table;
 mod opening;
 mod pending;
@@ -21,17 +23,19 @@ use std::time::Duration;
 
 use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::head::RequestHead;
-use fanfare_proto::limits::{AHEAD_POLL, RECEIVE_BYTES};
+use fanfare_proto::limits::{AHEAD_POLL, FullPolicy, RECEIVE_BYTES};
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
 
 use super::{Shard, SlotKey};
 use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via, WrongTopics};
+use crate::client_table::ClientBound;
 use crate::hand_over;
 use crate::mailbox::Adoption;
 use crate::response;
+use clients::{Counting, NoRoom};
 use deadline_table::DeadlineTable;
-use pending::{HEADS, Pending, QUEUES, Receiving, Stage};
+use pending::{Pending, QUEUES, Receiving, Stage};
 pub(crate) use proxied::peer_address;
 use resuming::Resuming;
 use undecided::{Decider, NewUndecided, UndecidedTable};
@@ -96,6 +100,10 @@ enum Method {
 struct Asked {
     encoding: Encoding,
     via: Via,
+    /// It may use the reserve.
+    is_operator: bool,
+    /// A bound of its client.
+    refused_by: Option<ClientBound>,
     method: Method,
     /// Another request may have come behind this one.
     has_more: bool,
@@ -116,14 +124,24 @@ impl<I: Io> Shard<I> {
                 return;
             }
             receiving.expects_proxy_header = true;
+        } else {
+            receiving.counting = self.count_connection(socket, Via::Direct, now);
         }
-        match self.receive_head(socket, &mut receiving) {
+        match self.receive_head(socket, &mut receiving, now) {
             Progress::Closed => self.closing.push((socket, None)),
             Progress::Answer(reply) => self.reply(socket, reply, now),
-            Progress::Incomplete => {
-                let deadline = now.saturating_add(self.limits.head_time);
-                self.watch_pending(socket, Stage::Receiving(receiving), HEADS, deadline);
-            }
+            Progress::Incomplete => match receiving.counting {
+                Counting::Refused(bound) if !self.may_wait_to_be_refused() => {
+                    self.count_no_room(NoRoom::Client(bound));
+                    self.counts.turned_away += 1;
+                    self.closing.push((socket, None));
+                }
+                _ => {
+                    let deadline = now.saturating_add(self.limits.head_time);
+                    let queue = self.queue_of_head(socket, &receiving);
+                    self.watch_pending(socket, Stage::Receiving(receiving), queue, deadline);
+                }
+            },
         }
     }
 
@@ -137,7 +155,7 @@ impl<I: Io> Shard<I> {
                 Received::Ended | Received::Gone(_) => Progress::Closed,
             },
             Stage::Receiving(mut receiving) => {
-                let progress = self.receive_head(socket, &mut receiving);
+                let progress = self.receive_head(socket, &mut receiving, now);
                 if let Some(pending) = self.arrivals.pending.get_mut(key) {
                     pending.stage = Stage::Receiving(receiving);
                 }
@@ -156,7 +174,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Receives until the head is complete, wrong, or nothing more is there.
-    fn receive_head(&mut self, socket: Socket, receiving: &mut Receiving) -> Progress {
+    fn receive_head(&mut self, socket: Socket, receiving: &mut Receiving, now: Duration) -> Progress {
         let mut buffer = std::mem::take(&mut self.received);
         let progress = loop {
             // Where a client is to be named, its name has to fit behind what is handed over.
@@ -169,15 +187,21 @@ impl<I: Io> Shard<I> {
             };
             if receiving.expects_proxy_header {
                 match receiving.take_proxy_header(fresh) {
-                    Ok(true) if !receiving.received.is_empty() => fresh = &[],
-                    Ok(_) => continue,
+                    Ok(false) => continue,
+                    Ok(true) => {
+                        receiving.counting = self.count_connection(socket, receiving.via, now);
+                        if receiving.received.is_empty() {
+                            continue;
+                        }
+                        fresh = &[];
+                    }
                     Err(_) => {
                         self.counts.proxy_refused += 1;
                         break Progress::Closed;
                     }
                 }
             }
-            let Receiving { transport, via, received, scanner, .. } = receiving;
+            let Receiving { transport, via, counting, received, scanner, .. } = receiving;
             let bytes = if received.is_empty() {
                 fresh
             } else {
@@ -187,7 +211,10 @@ impl<I: Io> Shard<I> {
             let answer = match scanner.parse(bytes, &self.limits.head) {
                 Ok(None) => None,
                 Ok(Some((head, length))) => {
-                    Some(self.decide(socket, &head, (*transport, *via), bytes, length))
+                    if let Counting::AtRequest = counting {
+                        *counting = self.count_at_request(socket, *via, &head, now);
+                    }
+                    Some(self.decide(socket, &head, (*transport, *via, *counting), bytes, length))
                 }
                 Err(error) => Some(Reply::Refuse(Refusal::new(error.status(), error.to_string()))),
             };
@@ -214,13 +241,25 @@ impl<I: Io> Shard<I> {
         &mut self,
         socket: Socket,
         head: &RequestHead<'_>,
-        (transport, via): (Transport, Via),
+        (transport, via, counting): (Transport, Via, Counting),
         received: &[u8],
         length: usize,
     ) -> Reply {
+        let refused_by = match counting {
+            Counting::Refused(bound) => Some(bound),
+            Counting::Done | Counting::AtRequest => None,
+        };
+        // An answer that is a stream needs what the admission says of the stream's head. All others come without it.
+        if let Some(bound) = refused_by
+            && self.limits.when_full != FullPolicy::EndStream
+        {
+            return self.refuse_or_close(NoRoom::Client(bound));
+        }
         let asked = Asked {
             encoding: Encoding::new(transport, head.wire_format()),
             via,
+            is_operator: self.is_from_operator(socket, via, head),
+            refused_by,
             method: match head.method() {
                 "GET" => Method::Get,
                 "HEAD" => Method::Head,
@@ -253,9 +292,14 @@ impl<I: Io> Shard<I> {
     /// What a decision is to the request that it is about.
     fn reply_to(&mut self, decision: Result<Decision, Refusal>, asked: Asked, received: &[u8]) -> Reply {
         let can_hand_over = self.links.hand_over.is_some();
+        if let (Some(bound), Ok(Decision::HandOver)) = (asked.refused_by, &decision) {
+            return self.refuse_or_close(NoRoom::Client(bound));
+        }
         match decision {
             Ok(Decision::Subscribe(mut subscribe)) => {
                 subscribe.via = asked.via;
+                subscribe.is_operator = asked.is_operator;
+                subscribe.refused_by = asked.refused_by;
                 self.subscription_reply(subscribe, asked)
             }
             Ok(Decision::Refuse(refusal)) => Reply::Refuse(refusal),
@@ -327,6 +371,10 @@ impl<I: Io> Shard<I> {
                 let Some(to) = &self.links.hand_over else {
                     unreachable!("without a receiver, it is refused")
                 };
+                // Before the other server counts it.
+                if let Some(counted) = self.counted.remove(socket) {
+                    self.links.clients.leave(counted);
+                }
                 let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
                     Ok(()) => {
                         self.counts.handed_over += 1;
@@ -354,8 +402,10 @@ impl<I: Io> Shard<I> {
             return;
         };
         let socket = self.io.adopt(socket);
+        let Adoption { mut subscribe, encoding } = adoption;
+        self.count_adopted(socket, &mut subscribe);
         let reply = match self.delivery.is_draining() {
-            false => Reply::Subscribe(Box::new(adoption.subscribe), adoption.encoding),
+            false => Reply::Subscribe(Box::new(subscribe), encoding),
             true => Reply::Close,
         };
         self.reply(socket, reply, now);

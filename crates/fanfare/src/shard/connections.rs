@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use crate::admission::{Subscribe, Via};
+use crate::client_table::CountedAt;
 use crate::connection::ConnectionId;
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
 use crate::presence::Member;
@@ -53,6 +54,8 @@ struct Details {
     place: u32,
     data: Option<u64>,
     members: Box<[Member]>,
+    /// Where it is counted among the streams of its subject.
+    counted: Option<CountedAt>,
     /// What it takes: [`bytes_of`].
     bytes: u32,
 }
@@ -239,6 +242,18 @@ impl Connections {
         !self.would_know(subscribe) || self.bytes.saturating_add(bytes_of(subscribe)) <= most
     }
 
+    /// What the details take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Streams that are counted among those of their subjects; for checks.
+    #[cfg(feature = "sim")]
+    pub(super) fn counted(&self) -> usize {
+        let details = self.details.chunks.iter().flatten().flat_map(|chunk| chunk.slots.iter().flatten());
+        details.filter(|details| details.counted.is_some()).count()
+    }
+
     /// The next connection that is to be ended, in at most one step of work.
     fn next_to_end(&mut self) -> Option<LinkKey> {
         self.ending.pop_front().or_else(|| self.subjects.next_to_end())
@@ -290,6 +305,7 @@ impl<I: Io> Shard<I> {
         link: LinkKey,
         subscribe: &Subscribe,
         socket: Socket,
+        counted: Option<CountedAt>,
         has_gap: bool,
         now: Duration,
     ) {
@@ -310,6 +326,7 @@ impl<I: Io> Shard<I> {
             place,
             data: *data,
             members: members.clone().into(),
+            counted,
             bytes: bytes as u32,
         });
         if self.connections.has_life_cycle() {
@@ -348,8 +365,9 @@ impl<I: Io> Shard<I> {
     /// A stream has ended.
     pub(super) fn disconnected(&mut self, closed: &delivery::Closed, now: Duration) {
         let Some(details) = self.connections.details.remove(closed.link) else { return };
-        let Details { link, began_at, subject, place, data, members, bytes } = details;
+        let Details { link, began_at, subject, place, data, members, counted, bytes } = details;
         self.connections.bytes -= bytes as usize;
+        self.leave_subject(counted);
         if let Some(subject) = &subject {
             for (moved, place) in self.connections.subjects.remove(subject, place) {
                 if let Some(details) = self.connections.details.get_mut(moved) {
@@ -369,6 +387,13 @@ impl<I: Io> Shard<I> {
                 subject,
                 data,
             }));
+        }
+    }
+
+    /// A stream that was counted among those of its subject has ended, or does not begin.
+    pub(super) fn leave_subject(&self, counted: Option<CountedAt>) {
+        if let Some(counted) = counted {
+            self.links.clients.leave_subject(counted);
         }
     }
 
@@ -536,6 +561,7 @@ mod tests {
             place: 0,
             data: Some(7),
             members: Box::default(),
+            counted: None,
             bytes: 0,
         };
         let slots = [0, 1, CHUNK as u32, 10 * CHUNK as u32];

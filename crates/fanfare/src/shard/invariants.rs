@@ -36,6 +36,11 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Connections that this shard has counted as their clients', and streams as their subjects'.
+    pub(crate) fn counted(&self) -> [usize; 2] {
+        [self.counted.sockets().count(), self.connections.counted()]
+    }
+
     pub(crate) fn laggard_sockets(&self) -> impl Iterator<Item = (Socket, bool)> {
         self.delivery.laggard_sockets()
     }
@@ -76,6 +81,12 @@ impl<I: Io> Shard<I> {
             self.delivery.sockets().chain(pending).chain(resuming).chain(undecided).collect();
         sockets.sort_unstable();
         assert!(sockets.windows(2).all(|two| two[0] != two[1]), "a socket in two tables");
+
+        let is_open = |socket: &Socket| sockets.binary_search(socket).is_ok();
+        assert!(
+            self.counted.sockets().all(|socket| is_open(&socket)),
+            "a closed socket is counted as its client's"
+        );
 
         assert!(self.closing.is_empty() && self.exceptions.is_empty());
         self.connections.check(&self.delivery, self.limits.details_bytes);

@@ -26,6 +26,7 @@ use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
 
 use crate::admission::{Admissions, Decided};
+use crate::client_table::{ClientTable, CountedSockets};
 use crate::counts::{Counts, SharedCounts};
 use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
@@ -82,6 +83,7 @@ pub(crate) struct Links {
     pub(crate) log: SharedLog,
     pub(crate) congestion: Arc<Congestion>,
     pub(crate) presence: Arc<Presence>,
+    pub(crate) clients: Arc<ClientTable>,
     pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
     /// By listener: the proxies that write a header of the PROXY protocol there.
     pub(crate) proxies: Vec<Option<SharedProxies>>,
@@ -99,6 +101,8 @@ pub(crate) struct Shard<I: Io> {
     delivery: Delivery,
     arrivals: Arrivals,
     connections: Connections,
+    /// Sockets that are counted as their clients'.
+    counted: CountedSockets,
     /// Mail taken from the mailbox and not yet acted on.
     inbox: VecDeque<Mail>,
     mail_taken_at: Duration,
@@ -139,6 +143,7 @@ impl<I: Io> Shard<I> {
             date: SystemTime::UNIX_EPOCH,
             delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),
             arrivals: Arrivals::default(),
+            counted: CountedSockets::default(),
             inbox: VecDeque::new(),
             mail_taken_at: Duration::ZERO,
             agenda: VecDeque::new(),
@@ -333,6 +338,8 @@ impl<I: Io> Shard<I> {
                 Mail::Limits(limits) => {
                     self.limits.take_over(&limits);
                     self.delivery.change_limits(&limits);
+                    self.shorten_head_time(now);
+                    self.shorten_decision_time(now);
                     self.most_connections = self.most_connections.max(limits.connections);
                 }
                 Mail::Inspect(inspection) => {
@@ -447,7 +454,20 @@ impl<I: Io> Shard<I> {
         }
         if !self.closing.is_empty() {
             self.io.close(&self.closing);
+            self.forget_clients();
             self.closing.clear();
+        }
+    }
+
+    /// Sockets that are closed are their clients' no more.
+    fn forget_clients(&mut self) {
+        if self.counted.is_empty() {
+            return;
+        }
+        for (socket, _) in &self.closing {
+            if let Some(counted) = self.counted.remove(*socket) {
+                self.links.clients.leave(counted);
+            }
         }
     }
 

@@ -41,6 +41,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::audience::{AudienceId, Audiences, Member, Subscription, SweepBounds};
+use crate::client_limits::bound_for;
 use crate::cursor::{Cursor, Epoch};
 use crate::event::Topic;
 use crate::event_log::EventLog;
@@ -222,7 +223,10 @@ impl Delivery {
 
     /// Changes the bounds that can change: [`Limits::take_over`].
     pub fn change_limits(&mut self, limits: &Limits) {
+        // Streams that are there were given their ends with the period of before: they are found as often as then.
+        self.upkeep.period_at_most = (!self.is_empty()).then(|| self.check_period());
         self.limits.take_over(limits);
+        self.upkeep.next_check_at = Duration::ZERO;
     }
 
     /// The same, with budgets of the caller's.
@@ -345,9 +349,10 @@ impl Delivery {
     }
 
     /// Whether a stream of this subscription may begin: the audiences and topics of all of them stay within
-    /// [`Limits::subscription_bytes`].
-    pub fn has_room_for(&self, subscription: &Subscription) -> bool {
-        self.has_room_beside(0, subscription)
+    /// [`Limits::subscription_bytes`], of which only the operator may use the last part.
+    pub fn has_room_for(&self, subscription: &Subscription, is_operator: bool) -> bool {
+        let bound = self.limits.subscription_bytes;
+        self.has_room_beside(bound - bound_for(is_operator, bound), subscription)
     }
 
     /// The same, where so many bytes are needed besides.

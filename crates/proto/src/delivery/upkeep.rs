@@ -32,7 +32,9 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// When upkeep of each kind is due.
 #[derive(Default)]
 pub(super) struct Upkeep {
-    next_check_at: Duration,
+    pub(super) next_check_at: Duration,
+    /// The shortest period of checks that a stream which is still there was given its end with.
+    pub(super) period_at_most: Option<Duration>,
     /// The slot at which the next check begins.
     next_slot: usize,
     /// When the next check of all laggards begins, or goes on.
@@ -59,6 +61,7 @@ impl Upkeep {
     pub(super) fn forget_streams(&mut self) {
         self.timers = BinaryHeap::new();
         self.at_standstill = 0;
+        self.period_at_most = None;
     }
 }
 
@@ -141,7 +144,8 @@ impl Delivery {
     pub(super) fn check_period(&self) -> Duration {
         let heartbeat = self.heartbeat_period();
         let age = self.limits.connection_age.map_or(heartbeat, |age| age / 20);
-        heartbeat.min(age).max(CHECK_INTERVAL)
+        let period = self.upkeep.period_at_most.map_or(heartbeat, |at_most| at_most.min(heartbeat));
+        period.min(age).max(CHECK_INTERVAL)
     }
 
     /// The longest time between two checks of a stream that may need a heartbeat.

@@ -96,10 +96,25 @@ impl Forgotten {
         self.newest = slot;
         let tombstones = &self.tombstones;
         self.by_hash.insert(hash, slot, |slot| tombstones[slot].hash);
-        while self.bytes() > self.max_bytes && self.oldest != NO_SLOT {
+        self.shrink_towards(self.max_bytes, usize::MAX);
+    }
+
+    /// Changes the bound. Where it is lower, [`Forgotten::shrink_towards`] comes before.
+    pub(super) fn set_max_bytes(&mut self, bytes: usize) {
+        self.max_bytes = bytes;
+    }
+
+    /// Removes the oldest tombstones, at most `budget` of them, until they take no more than this. Answers whether
+    /// they do.
+    pub(super) fn shrink_towards(&mut self, max_bytes: usize, budget: usize) -> bool {
+        for _ in 0..budget {
+            if self.bytes() <= max_bytes || self.oldest == NO_SLOT {
+                break;
+            }
             let oldest = self.remove(self.oldest);
             self.floor = self.floor.and(oldest.dropped());
         }
+        self.bytes() <= max_bytes || self.oldest == NO_SLOT
     }
 
     fn find(&self, hash: u64) -> Option<u32> {

@@ -33,6 +33,7 @@ mod own_ids;
 mod read;
 mod retention_change;
 mod shards;
+mod size_change;
 mod topic;
 
 #[cfg(test)]
@@ -72,6 +73,10 @@ pub struct Log {
     limits: LogLimits,
     /// Topics that still have other limits.
     change: Option<RetentionChange>,
+    /// The lower bound of memory that was asked for and is not reached.
+    shrinks_to: Option<usize>,
+    /// Frames dropped because of the bound of memory, in each topic.
+    dropped_for_room: u64,
     keys: HashKeys,
     /// The highest `seq` ever appended, or where the log began.
     newest: u64,
@@ -129,6 +134,8 @@ impl Log {
             changes: 0,
             limits,
             change: None,
+            shrinks_to: None,
+            dropped_for_room: 0,
         }
     }
 
@@ -173,6 +180,11 @@ impl Log {
         self.retained_bytes + self.frame_topics.bytes() + self.expiries.bytes() + self.forgotten.bytes()
     }
 
+    /// Frames dropped because of [`LogLimits::total_bytes`], each in each of its topics.
+    pub fn dropped_for_room(&self) -> u64 {
+        self.dropped_for_room
+    }
+
     /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that
     /// topics have left behind in the tables. It is not evicted: each shard bounds what its
     /// subscriptions take here, see [`crate::limits::Limits::subscription_bytes`].
@@ -211,11 +223,11 @@ impl Log {
             self.drop_unretained(slot, nanoseconds(now), &mut left, dropped);
         }
         drop(frame);
-        // What forgotten topics may take is never given away: readers that leave may need it at any time.
-        let at_most = self.limits.total_bytes - self.limits.total_bytes / FORGOTTEN_SHARE;
-        while self.bytes() - self.forgotten.bytes() > at_most
+        let at_most = Log::bytes_of_frames_at_most(self.limits.total_bytes);
+        while self.bytes_of_frames() > at_most
             && let Some(slot) = self.classes.next_largest(&self.topics)
         {
+            self.dropped_for_room += 1;
             self.drop_oldest(slot, dropped);
         }
     }
@@ -228,7 +240,9 @@ impl Log {
         let now = nanoseconds(now);
         let changing = if self.change.is_some() { budget.div_ceil(2) } else { 0 };
         self.go_on_changing(changing);
-        let mut left = budget - changing;
+        let shrinking = if self.shrinks_to.is_some() { (budget - changing).div_ceil(2) } else { 0 };
+        self.go_on_shrinking(shrinking, dropped);
+        let mut left = budget - changing - shrinking;
         while left > 0
             && let Some(due) = self.expiries.pop_due(now)
         {
@@ -257,7 +271,8 @@ impl Log {
     /// by then, once for each topic whose oldest frame was dropped for another reason; then the next time is
     /// later.
     pub fn next_expiry(&self) -> Option<Duration> {
-        let at = if self.change.is_some() { Some(AT_ONCE) } else { self.expiries.next() };
+        let is_changing = self.change.is_some() || self.shrinks_to.is_some();
+        let at = if is_changing { Some(AT_ONCE) } else { self.expiries.next() };
         at.map(Duration::from_nanos)
     }
 

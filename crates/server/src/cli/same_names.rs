@@ -23,6 +23,13 @@ macro_rules! cases {
 fn cases() -> impl IntoIterator<Item = Case> {
     let cases: [Case; _] = cases! {
         max_connections(77) = "77",
+        max_connections_per_address(5) = "5",
+        max_connect_rate(6) = "6",
+        connect_burst(7) = "7",
+        ipv6_prefix(56) = "56",
+        max_connections_per_subject(8) = "8",
+        trusted_proxies("10.0.0.0/8".parse().unwrap()) = "10.0.0.0/8",
+        operators("192.0.2.1, unix".parse().unwrap()) = "192.0.2.1,unix",
         when_full(FullPolicy::Drop) = "drop",
         max_topics(7) = "7",
         max_event(5000) = "5000B",
@@ -53,7 +60,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 27] = [
+const OF_THE_SERVER: [&str; 29] = [
     "config",
     "listen-proxy",
     "subscriber-keys",
@@ -67,7 +74,6 @@ const OF_THE_SERVER: [&str; 27] = [
     "token-in-query",
     "debug-auth",
     "open",
-    "trusted-proxies",
     "forwarded-field",
     "log",
     "unix-mode",
@@ -77,6 +83,9 @@ const OF_THE_SERVER: [&str; 27] = [
     "max-array",
     "max-control-connections",
     "max-publishes",
+    "max-publish-events",
+    "max-publish-bytes",
+    "publish-burst",
     "publish-memory",
     "publish-rate",
     // The window of `Engine::stop`.

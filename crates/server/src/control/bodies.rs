@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
+use fanfare::bound_for;
 use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use super::limits::{BODY_GRACE, BODY_OVERHEAD, CurrentLimits, SLOW_BODY_AGE, YOUNG_BODY_RATE};
 use super::notices::{Notice, Notices};
 use super::problem::Problem;
+use crate::request_client::RequestClient;
 
 /// All publishes in progress.
 pub(crate) struct Bodies {
@@ -40,6 +42,8 @@ struct State {
 
 struct Entry {
     bytes: usize,
+    /// It may use the reserve.
+    is_operator: bool,
     pace: Pace,
     ended: Arc<Notify>,
 }
@@ -55,11 +59,19 @@ struct Pace {
     recent_bytes: f64,
     /// Time that the client has left.
     credit: Duration,
+    /// The server does not read it for a while, because its publisher has used up its rate.
+    is_paused: bool,
 }
 
 impl Pace {
     fn new() -> Pace {
-        Pace { waits_since: None, waited: Duration::ZERO, recent_bytes: 0.0, credit: BODY_GRACE }
+        Pace {
+            waits_since: None,
+            waited: Duration::ZERO,
+            recent_bytes: 0.0,
+            credit: BODY_GRACE,
+            is_paused: false,
+        }
     }
 
     /// Ends a wait, in which so many bytes came.
@@ -77,6 +89,10 @@ impl Pace {
 
     /// How fast it comes in bytes a second, if the server waits for it.
     fn rate(&self, now: Instant) -> Option<Rate> {
+        if self.is_paused {
+            // Its publisher has had more than its part: others go first.
+            return Some(Rate::Known(0.0));
+        }
         let waits = now.saturating_duration_since(self.waits_since?);
         let recent = self.recent_bytes * 0.5_f64.powf(waits.as_secs_f64());
         let is_known = self.waited + waits >= SLOW_BODY_AGE;
@@ -101,12 +117,16 @@ impl Bodies {
     ///
     /// # Errors
     /// 503: too many publishes are in progress.
-    pub(super) fn receive(self: &Arc<Bodies>, body: Body) -> Result<Receiving, Problem> {
+    pub(super) fn receive(
+        self: &Arc<Bodies>,
+        body: Body,
+        client: &RequestClient,
+    ) -> Result<Receiving, Problem> {
         let mut state = self.lock();
-        let now = Instant::now();
+        let (now, limits, is_operator) = (Instant::now(), self.limits.get(), client.is_operator);
         let fits = |state: &State| {
-            state.table.len() < self.limits.get().publishes
-                && state.bytes + BODY_OVERHEAD <= self.limits.get().publish_bytes
+            state.table.len() < bound_for(is_operator, limits.publishes)
+                && state.bytes + BODY_OVERHEAD <= bound_for(is_operator, limits.publish_bytes)
         };
         while !fits(&state) {
             if !self.end_slowest(&mut state, None, now) {
@@ -116,7 +136,7 @@ impl Bodies {
         state.count += 1;
         state.bytes += BODY_OVERHEAD;
         let (number, ended) = (state.count, Arc::new(Notify::new()));
-        let entry = Entry { bytes: BODY_OVERHEAD, pace: Pace::new(), ended: Arc::clone(&ended) };
+        let entry = Entry { bytes: BODY_OVERHEAD, is_operator, pace: Pace::new(), ended: Arc::clone(&ended) };
         state.table.insert(number, entry);
         drop(state);
         Ok(Receiving { body, account: BodyAccount { bodies: Arc::clone(self), number }, ended })
@@ -144,6 +164,13 @@ impl Bodies {
         self.notices.add(Notice::PublishRefused);
         let full = "too many publishes are in progress, or their bodies are too large; try again in a second";
         Problem::new(503, full).header("Retry-After", "1")
+    }
+
+    /// Whether a newcomer may need the reserve: half of a bound is taken.
+    pub(super) fn are_half_full(&self) -> bool {
+        let (state, limits) = (self.lock(), self.limits.get());
+        state.table.len().saturating_mul(2) >= limits.publishes
+            || state.bytes.saturating_mul(2) >= limits.publish_bytes
     }
 
     /// How many publishes are in progress.
@@ -206,6 +233,26 @@ impl Receiving {
     }
 }
 
+impl Receiving {
+    /// Does not read on for this time, because the publisher has used up its rate.
+    ///
+    /// # Errors
+    /// 503: others need the room.
+    pub(super) async fn pause(&mut self, time: Duration) -> Result<(), Problem> {
+        if time.is_zero() {
+            return Ok(());
+        }
+        self.account.set_paused(true);
+        let paused = tokio::select! {
+            biased;
+            () = self.ended.notified() => Err(too_slow_for_others()),
+            () = tokio::time::sleep(time) => Ok(()),
+        };
+        self.account.set_paused(false);
+        paused
+    }
+}
+
 fn too_slow_for_others() -> Problem {
     let slow = "the body comes slowly, and others need the room; send it faster, or in smaller parts";
     Problem::new(503, slow).header("Retry-After", "1")
@@ -241,6 +288,12 @@ impl BodyAccount {
         now + entry.pace.credit
     }
 
+    fn set_paused(&self, is_paused: bool) {
+        if let Some(entry) = self.bodies.lock().table.get_mut(&self.number) {
+            entry.pace.is_paused = is_paused;
+        }
+    }
+
     /// Notes what has come. False: the publish was ended meanwhile, because others need the room.
     fn end_wait(&self, bytes: usize) -> bool {
         let mut state = self.bodies.lock();
@@ -263,7 +316,8 @@ impl BodyAccount {
             let Some(entry) = state.table.get_mut(&self.number) else { return Ok(()) };
             let others = state.bytes - entry.bytes;
             if wanted <= entry.bytes
-                || others.saturating_add(wanted) <= self.bodies.limits.get().publish_bytes
+                || others.saturating_add(wanted)
+                    <= bound_for(entry.is_operator, self.bodies.limits.get().publish_bytes)
             {
                 entry.bytes = wanted;
                 state.bytes = others + wanted;
@@ -297,6 +351,7 @@ mod tests {
     use tokio::time::Sleep;
 
     use super::super::ControlLimits;
+    use super::super::publish_rates::PublishRateLimits;
     use super::*;
 
     const LIMITS: ControlLimits = ControlLimits {
@@ -306,7 +361,11 @@ mod tests {
         publishes: 3,
         publish_bytes: 4 * BODY_OVERHEAD,
         least_rate: 100,
+        publish_rates: PublishRateLimits { events: None, bytes: None },
     };
+
+    /// It may use everything.
+    const OPERATOR: RequestClient = RequestClient { counted: None, is_operator: true };
 
     /// A body without an end, of which a piece comes in each interval.
     struct Pieces {
@@ -364,7 +423,7 @@ mod tests {
         for (bytes, seconds, fast_enough) in
             [(1, 1, false), (99, 1, false), (100, 1, true), (2_500, 25, true), (1_000_000, 31, false)]
         {
-            let mut receiving = bodies.receive(pieces(bytes, seconds * SECOND)).ok().unwrap();
+            let mut receiving = bodies.receive(pieces(bytes, seconds * SECOND), &OPERATOR).ok().unwrap();
             let ended = receive_for(&mut receiving, HOUR).await;
             assert_eq!(ended.is_none(), fast_enough, "{bytes} bytes every {seconds} s");
             assert!(ended.is_none_or(|status| status == StatusCode::REQUEST_TIMEOUT));
@@ -376,9 +435,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_slowest_body_makes_room() {
         let bodies = bodies();
-        let mut slow = bodies.receive(pieces(200, SECOND)).ok().unwrap();
-        let mut slower = bodies.receive(pieces(150, SECOND)).ok().unwrap();
-        let mut fast = bodies.receive(pieces(10_000, SECOND)).ok().unwrap();
+        let mut slow = bodies.receive(pieces(200, SECOND), &OPERATOR).ok().unwrap();
+        let mut slower = bodies.receive(pieces(150, SECOND), &OPERATOR).ok().unwrap();
+        let mut fast = bodies.receive(pieces(10_000, SECOND), &OPERATOR).ok().unwrap();
         let time = 10 * SECOND + SECOND / 2;
         let (one, two, three, newcomer) = tokio::join!(
             receive_for(&mut slow, time),
@@ -386,7 +445,7 @@ mod tests {
             receive_for(&mut fast, time),
             async {
                 tokio::time::sleep(10 * SECOND).await;
-                bodies.receive(Body::empty())
+                bodies.receive(Body::empty(), &OPERATOR)
             },
         );
         assert!(newcomer.is_ok());
@@ -399,12 +458,12 @@ mod tests {
         let bodies = bodies();
         let mut waiting = Vec::new();
         for _ in 0..LIMITS.publishes {
-            let mut receiving = bodies.receive(pieces(1000, SECOND)).ok().unwrap();
+            let mut receiving = bodies.receive(pieces(1000, SECOND), &OPERATOR).ok().unwrap();
             assert!(receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()));
             waiting.push(receiving);
         }
         tokio::time::sleep(HOUR).await;
-        assert!(bodies.receive(Body::empty()).is_err());
+        assert!(bodies.receive(Body::empty(), &OPERATOR).is_err());
         for receiving in &mut waiting {
             assert!(receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()));
         }
@@ -416,7 +475,7 @@ mod tests {
     async fn bodies_that_never_come_shut_nobody_out() {
         let bodies = bodies();
         let never_comes = async || {
-            let mut body = bodies.receive(pieces(1, HOUR)).ok()?;
+            let mut body = bodies.receive(pieces(1, HOUR), &OPERATOR).ok()?;
             let waits = tokio::time::timeout(Duration::from_millis(10), body.next(None)).await;
             assert!(waits.is_err());
             Some(body)
@@ -426,7 +485,7 @@ mod tests {
             never.push(never_comes().await.unwrap());
         }
         let mut honest =
-            bodies.receive(pieces(500, SECOND / 200)).ok().expect("one of the others makes room");
+            bodies.receive(pieces(500, SECOND / 200), &OPERATOR).ok().expect("one of the others makes room");
         let ended = never[0].next(None).await.and_then(Result::err).map(status);
         assert_eq!(ended, Some(StatusCode::SERVICE_UNAVAILABLE), "it is the oldest");
         // More of them shut each other out, and not the one that comes.
@@ -444,12 +503,12 @@ mod tests {
         let bodies = bodies();
         let mut complete = Vec::new();
         for _ in 0..LIMITS.publishes {
-            let mut receiving = bodies.receive(Body::from("1")).ok().unwrap();
+            let mut receiving = bodies.receive(Body::from("1"), &OPERATOR).ok().unwrap();
             while receiving.next(None).await.is_some_and(|bytes| bytes.is_ok()) {}
             complete.push(receiving);
         }
         tokio::time::sleep(HOUR).await;
-        assert!(bodies.receive(Body::empty()).is_err());
+        assert!(bodies.receive(Body::empty(), &OPERATOR).is_err());
         assert_eq!(bodies.in_progress(), LIMITS.publishes);
     }
 
@@ -457,8 +516,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bodies_take_no_more_than_they_may_together() {
         let bodies = bodies();
-        let first = bodies.receive(Body::empty()).ok().unwrap();
-        let mut second = bodies.receive(pieces(1, 2 * SECOND)).ok().unwrap();
+        let first = bodies.receive(Body::empty(), &OPERATOR).ok().unwrap();
+        let mut second = bodies.receive(pieces(1, 2 * SECOND), &OPERATOR).ok().unwrap();
         first.account.set_memory(2 * BODY_OVERHEAD).ok().unwrap();
         // None of them is slow yet.
         assert!(first.account.set_memory(2 * BODY_OVERHEAD + 1).is_err());

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fanfare::bound_for;
 use tokio::sync::Notify;
 
 use super::limits::CurrentLimits;
@@ -61,10 +62,11 @@ impl Clients {
     }
 
     /// Takes in a connection. Where there are too many, the one that has been idle for the longest time is
-    /// ended; `None`: all are busy.
-    pub(super) fn enter(self: &Arc<Clients>) -> Option<Client> {
-        let mut state = self.lock();
-        if state.table.len() >= self.limits.get().connections {
+    /// ended; `None`: all are busy. Only the operator's may have the last places.
+    pub(super) fn enter(self: &Arc<Clients>, is_operators: impl FnOnce() -> bool) -> Option<Client> {
+        let (mut state, limit) = (self.lock(), self.limits.get().connections);
+        let (count, public) = (state.table.len(), bound_for(false, limit));
+        if count >= limit || (count >= public && !is_operators()) {
             let oldest = state.idle.first().map(|(_, number)| *number);
             if !self.end(&mut state, oldest) {
                 return None;
@@ -183,20 +185,20 @@ mod tests {
     #[test]
     fn the_connection_that_was_idle_for_the_longest_time_makes_room() {
         let clients = Arc::new(Clients::new(CurrentLimits::of_connections(3), 100, Arc::default()));
-        let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
+        let [first, second, third] = [(); 3].map(|()| clients.enter(|| true).unwrap());
         for client in [&third, &second] {
             client.answers(1);
             client.flushed();
         }
-        let fourth = clients.enter().unwrap();
+        let fourth = clients.enter(|| true).unwrap();
         assert_eq!([&first, &second, &third].map(is_ended), [false, false, true]);
         second.begins();
-        assert!(clients.enter().is_none(), "all are busy");
+        assert!(clients.enter(|| true).is_none(), "all are busy");
         second.answers(1);
-        let fifth = clients.enter().unwrap();
+        let fifth = clients.enter(|| true).unwrap();
         assert_eq!([&first, &second, &fourth].map(is_ended), [false, true, false]);
         drop((first, second, third));
-        assert!(clients.enter().is_some());
+        assert!(clients.enter(|| true).is_some());
         drop((fourth, fifth));
         let state = clients.lock();
         assert!(state.idle.is_empty() && state.unread.is_empty() && state.table.is_empty(), "{state:?}");
@@ -207,9 +209,9 @@ mod tests {
     #[test]
     fn a_storm_of_newcomers_ends_no_connection_that_was_not_served() {
         let clients = Arc::new(Clients::new(CurrentLimits::of_connections(2), 100, Arc::default()));
-        let [first, second] = [(); 2].map(|()| clients.enter().unwrap());
+        let [first, second] = [(); 2].map(|()| clients.enter(|| true).unwrap());
         for _ in 0..10 {
-            assert!(clients.enter().is_none());
+            assert!(clients.enter(|| true).is_none());
         }
         assert_eq!([&first, &second].map(is_ended), [false; 2]);
     }
@@ -218,7 +220,7 @@ mod tests {
     #[test]
     fn answers_have_a_bound_over_all_connections() {
         let clients = Arc::new(Clients::new(CurrentLimits::of_connections(10), 100, Arc::default()));
-        let [first, second, third] = [(); 3].map(|()| clients.enter().unwrap());
+        let [first, second, third] = [(); 3].map(|()| clients.enter(|| true).unwrap());
         for client in [&first, &second, &third] {
             client.begins();
         }

@@ -237,7 +237,7 @@ mod tests {
         let (socket, _) = listener.accept().await.unwrap();
         let client = Arc::new(
             Arc::new(Clients::new(super::super::CurrentLimits::of_connections(1), 1, Arc::default()))
-                .enter()
+                .enter(|| true)
                 .unwrap(),
         );
         let mut guard = HeadGuard::new(Vec::new(), socket, HeadLimits::default(), client);

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use fanfare::{RateLimiter, bound_for};
 use fanfare_config::Settings;
 use fanfare_config::kind::size_text;
+
+use super::publish_rates::PublishRateLimits;
 
 /// Sockets that wait between the shards and the control plane.
 pub(super) const WAITING: usize = 1024;
@@ -104,6 +107,8 @@ pub(crate) struct ControlLimits {
     /// Bytes a second that a body must have on average, pauses of [`BODY_GRACE`] aside: 408. Zero: pauses
     /// alone count.
     pub(crate) least_rate: usize,
+    /// What each publisher may publish: 429.
+    pub(crate) publish_rates: PublishRateLimits,
 }
 
 impl ControlLimits {
@@ -119,16 +124,21 @@ impl ControlLimits {
             publishes: settings.max_publishes,
             publish_bytes: settings.publish_memory.unwrap_or(PUBLISH_BYTES.max(body_bytes.saturating_mul(4))),
             least_rate: settings.publish_rate,
+            publish_rates: PublishRateLimits {
+                events: settings.publish_events_rate(),
+                bytes: settings.publish_bytes_rate(),
+            },
         }
     }
 
     /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out what the kernel
     /// holds for sockets, and the response to one question about topics.
-    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 4] {
+    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 5] {
         [
             ("publishes in progress", self.publish_bytes),
             ("unread answers", ANSWER_BYTES),
             ("sockets on their way to the control plane", WAITING * READ_BYTES),
+            ("rates of publishers", if self.publish_rates.are_none() { 0 } else { 2 * RateLimiter::BYTES }),
             ("connections of the control plane", self.connections.saturating_mul(2 * READ_BYTES)),
         ]
     }
@@ -139,7 +149,9 @@ impl ControlLimits {
     /// The name of the option that is wrong beside another one, and what is wrong.
     pub(crate) fn check(&self, settings: &Settings) -> Result<(), (&'static str, String)> {
         let least = ControlLimits::least_publish_bytes(self.body_bytes);
-        if self.publish_bytes < least {
+        if bound_for(false, self.publish_bytes) < least {
+            // The last part is the operator's.
+            let least = least.saturating_add(least / 31).saturating_add(1);
             let [memory, body, least] = [self.publish_bytes, settings.max_body, least].map(size_text);
             let text =
                 format!("--publish-memory {memory} is too little for --max-body {body}; it needs {least}");

@@ -15,6 +15,7 @@ mod limits;
 mod notices;
 mod problem;
 mod publish;
+mod publish_rates;
 mod routes;
 #[cfg(test)]
 mod test_support;
@@ -33,7 +34,7 @@ use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{
     ConnectionOrigin, Decision, HandOver, HandedOver, HeadError, Hub, RequestHead, Subscribe, Transport,
-    WireFormat,
+    WireFormat, reserve_of,
 };
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -54,6 +55,7 @@ use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING}
 pub(crate) use limits::{ControlLimits, CurrentLimits};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
+pub(crate) use publish_rates::PublishRates;
 pub(crate) use topics::Inspections;
 use unread::Watched;
 
@@ -65,6 +67,7 @@ pub(crate) struct Control {
     pub(crate) owed_wakes: OwedWakes,
     pub(crate) inspections: Inspections,
     pub(crate) bodies: Arc<Bodies>,
+    pub(crate) publish_rates: PublishRates,
     pub(crate) notices: Arc<Notices>,
 }
 
@@ -72,13 +75,16 @@ pub(crate) struct Control {
 pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (hand, mut handed) = mpsc::channel::<HandedOver>(WAITING);
-    let notices = Arc::clone(&control.notices);
+    let (notices, hub) = (Arc::clone(&control.notices), control.hub.clone());
     thread::Builder::new().name("fanfare-hand-over".to_owned()).spawn(move || {
         loop {
             match sockets.receive(None) {
-                // Where that is full the socket is dropped, and its client sees a closed connection.
+                // Where that is full the socket is dropped, and its client sees a closed connection. The last places are
+                // the operator's.
                 Ok(Some(socket)) => {
-                    if hand.try_send(socket).is_err() {
+                    let is_scarce = hand.capacity() <= reserve_of(WAITING);
+                    let has_place = !is_scarce || socket.origin().is_operators(&hub.limits().clients);
+                    if !has_place || hand.try_send(socket).is_err() {
                         notices.add(Notice::ConnectionRefused);
                     }
                 }
@@ -101,7 +107,9 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
                 Arc::clone(&control.notices),
             ));
             while let Some(socket) = handed.recv().await {
-                let Some(client) = clients.enter().map(Arc::new) else {
+                let limits = control.hub.limits();
+                let is_operators = || socket.origin().is_operators(&limits.clients);
+                let Some(client) = clients.enter(is_operators).map(Arc::new) else {
                     control.notices.add(Notice::ConnectionRefused);
                     continue;
                 };
@@ -131,6 +139,13 @@ async fn show_life(health: Arc<Health>) {
 /// Serves one connection until it ends or becomes a subscriber's.
 async fn serve(control: &Control, router: Router, handed: HandedOver, client: &Arc<Client>) {
     let origin = handed.origin();
+    let limits = control.hub.limits();
+    let counts_addresses = limits.clients.connections_per_address.is_some();
+    let address = counts_addresses.then(|| origin.counted_client(&limits.clients)).flatten();
+    let Ok(counted) = address.map(|address| control.hub.count_connection(address)).transpose() else {
+        control.notices.add_from(Notice::AddressRefused, address);
+        return;
+    };
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
     let socket = HeadGuard::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
@@ -183,7 +198,11 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     let socket = connection.into_parts().io.into_inner().into_inner();
     let Some((subscribe, format)) = subscribe else { return linger(socket).await };
     match socket.into_std() {
-        Ok(socket) => adopt::adopt(&control.hub, &control.notices, socket, subscribe, format).await,
+        Ok(socket) => {
+            // The shard counts it from here on.
+            drop(counted);
+            adopt::adopt(&control.hub, &control.notices, socket, subscribe, format).await;
+        }
         Err(error) => control.notices.add_error(Notice::SubscriberLost, &error),
     }
 }
@@ -227,7 +246,10 @@ fn subscription<B>(
     let asked = fanfare::Request::on(&head, Transport::Http1, origin);
     Some(match control.admission.admit(&asked) {
         Decision::Subscribe(_) if is_head => return None,
-        Decision::Subscribe(subscribe) => Ok((subscribe, head.wire_format())),
+        Decision::Subscribe(subscribe) => {
+            let subscribe = subscribe.with_client_of(&asked, &control.hub.limits().clients);
+            Ok((subscribe, head.wire_format()))
+        }
         Decision::Refuse(refusal) => Err(Problem::from(refusal)),
         // Health checks and all others are answered here.
         _ => return None,

@@ -18,6 +18,10 @@ pub(crate) enum Notice {
     ConnectionRefused,
     /// A publish was refused: too many are in progress, or they hold too much memory.
     PublishRefused,
+    /// A publish was refused: its publisher has used up its rate.
+    PublishRateReached,
+    /// A connection was closed at once: its client has as many as it may.
+    AddressRefused,
     /// A publish was ended: its body came too slowly.
     SlowPublishEnded,
     /// A request was refused: its host is not one of the server's.
@@ -50,10 +54,12 @@ pub(crate) struct Notices {
 }
 
 impl Notice {
-    const ALL: [Notice; 10] = [
+    const ALL: [Notice; 12] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
+        Notice::PublishRateReached,
+        Notice::AddressRefused,
         Notice::SlowPublishEnded,
         Notice::HostRefused,
         Notice::OriginRefused,
@@ -74,6 +80,14 @@ impl Notice {
             }
             Notice::PublishRefused => {
                 "publishes were refused: too many are in progress (--max-publishes, --publish-memory)"
+            }
+            Notice::PublishRateReached => {
+                "publishes were refused because their publishers had used up their rates \
+                 (--max-publish-events, --max-publish-bytes)"
+            }
+            Notice::AddressRefused => {
+                "connections that are no subscribers were closed at once because their clients have as many \
+                 as they may (--max-connections-per-address)"
             }
             Notice::SlowPublishEnded => {
                 "publishes were ended because their bodies came too slowly (--publish-rate, --max-publishes)"

@@ -23,11 +23,14 @@ use super::bodies::{BodyAccount, Receiving};
 use super::body::{self, JsonEvents, Lines};
 use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
+use super::publish_rates::Allowance;
 use crate::access::{Denial, Publisher};
+use crate::request_client::RequestClient;
 
 pub(super) async fn publish(
     State(control): State<Arc<Control>>,
     Extension(publisher): Extension<Publisher>,
+    Extension(client): Extension<RequestClient>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -51,7 +54,19 @@ pub(super) async fn publish(
             return problem.header("Accept-Post", types.replace(" or ", ", ")).into_response();
         }
     };
-    let answer = match control.bodies.receive(body) {
+    let rates = control.limits.get().publish_rates;
+    let allowance = match rates.are_none() {
+        true => None,
+        false => {
+            let ipv6_prefix_bits = control.hub.limits().clients.ipv6_prefix_bits;
+            Some(control.publish_rates.of(rates, publisher.name(), &client, ipv6_prefix_bits))
+        }
+    };
+    if let Some(Err(problem)) = allowance.as_ref().map(|allowance| allowance.begin(&control.notices)) {
+        return problem.into_response();
+    }
+    let publisher = Publishing { publisher: &publisher, allowance };
+    let answer = match control.bodies.receive(body, &client) {
         Err(problem) => Err(problem),
         Ok(body) => match form {
             Form::Json => publish_json(&control, &publisher, body).await,
@@ -60,6 +75,24 @@ pub(super) async fn publish(
         },
     };
     answer.into_response()
+}
+
+/// What a publish may do: its topics, and how much.
+struct Publishing<'request> {
+    publisher: &'request Publisher,
+    /// `None`: as much as it likes.
+    allowance: Option<Allowance<'request>>,
+}
+
+impl Publishing<'_> {
+    fn may_publish(&self, event: &Event) -> Result<(), Denial> {
+        self.publisher.may_publish(event)
+    }
+
+    /// Notes what is published, and says how long the publisher has to wait before it goes on.
+    fn charge(&self, events: usize, bytes: usize) -> Duration {
+        self.allowance.as_ref().map_or(Duration::ZERO, |allowance| allowance.charge(events, bytes))
+    }
 }
 
 /// How long an array waits that the hub refused without a position in the line.
@@ -74,14 +107,15 @@ enum Form {
 
 async fn publish_json(
     control: &Arc<Control>,
-    publisher: &Publisher,
+    publisher: &Publishing<'_>,
     body: Receiving,
 ) -> Result<Response, Problem> {
-    let (text, account) = collect(body, control.limits.get().body_bytes).await?;
+    let (text, account) = collect(publisher, body, control.limits.get().body_bytes).await?;
     if !body::is_array(&text) {
         return publish_one(control, publisher, &account, body::json_event(&text)?, text).await;
     }
-    let part_bytes = check_array(control, publisher, &text).await?;
+    let Checked { part_bytes, events } = check_array(control, publisher, &text).await?;
+    publisher.charge(events, 0);
     // All memory that the array will need: later there is no refusal any more.
     account.set_memory(text.capacity().saturating_add(part_bytes))?;
     let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
@@ -107,22 +141,23 @@ async fn publish_array(
 
 async fn publish_form(
     control: &Control,
-    publisher: &Publisher,
+    publisher: &Publishing<'_>,
     body: Receiving,
 ) -> Result<Response, Problem> {
-    let (text, account) = collect(body, control.limits.get().body_bytes).await?;
+    let (text, account) = collect(publisher, body, control.limits.get().body_bytes).await?;
     publish_one(control, publisher, &account, body::form_event(&text)?, text).await
 }
 
 async fn publish_one(
     control: &Control,
-    publisher: &Publisher,
+    publisher: &Publishing<'_>,
     account: &BodyAccount,
     event: Event,
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
     publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
+    publisher.charge(1, 0);
     account.set_memory(memory_of(&event))?;
     let (mut events, mut sum) = (vec![event], Sum::default());
     let published =
@@ -132,10 +167,10 @@ async fn publish_one(
 
 /// Reads every event once before the first one is published, and forgets it again: an array is published
 /// whole or not at all, although the hub takes only a part at a time. To keep all events would take many
-/// times the body's memory. Answers the memory of the largest part, in bytes.
-async fn check_array(control: &Control, publisher: &Publisher, body: &[u8]) -> Result<usize, Problem> {
+/// times the body's memory.
+async fn check_array(control: &Control, publisher: &Publishing<'_>, body: &[u8]) -> Result<Checked, Problem> {
     let limit = control.limits.get().array_events;
-    let (mut part, mut largest) = (Part::default(), 0);
+    let (mut part, mut largest, mut events) = (Part::default(), 0, 0);
     for (index, event) in JsonEvents::new(body).enumerate() {
         if index == limit {
             let long = format!("the array has more than {limit} events; NDJSON has no such bound");
@@ -148,6 +183,7 @@ async fn check_array(control: &Control, publisher: &Publisher, body: &[u8]) -> R
         if let Err(error) = control.hub.check(std::slice::from_ref(&event)) {
             return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
         }
+        events += 1;
         let is_full = part.add(event);
         largest = largest.max(part.bytes);
         if is_full {
@@ -155,7 +191,14 @@ async fn check_array(control: &Control, publisher: &Publisher, body: &[u8]) -> R
             tokio::task::yield_now().await;
         }
     }
-    Ok(largest)
+    Ok(Checked { part_bytes: largest, events })
+}
+
+/// What is known of an array that may be published.
+struct Checked {
+    /// The memory of its largest part.
+    part_bytes: usize,
+    events: usize,
 }
 
 /// A part of a body: so much of it is read at once, and its events are published together. Then other
@@ -240,7 +283,7 @@ impl Part {
 
 async fn publish_lines(
     control: &Control,
-    publisher: &Publisher,
+    publisher: &Publishing<'_>,
     mut body: Receiving,
 ) -> Result<Response, Problem> {
     let line_limit = control.hub.limits().event_bytes + LINE_EXTRA;
@@ -251,10 +294,14 @@ async fn publish_lines(
         let bytes = body.next(None).await;
         let ended = bytes.is_none();
         // A body may come for days.
-        publisher.still_holds().map_err(|denial| sum.describe(denied(control, denial)))?;
+        publisher.publisher.still_holds().map_err(|denial| sum.describe(denied(control, denial)))?;
         match bytes {
             Some(Err(problem)) => return Err(sum.describe(problem)),
-            Some(Ok(bytes)) => lines.buffer.extend_from_slice(&bytes),
+            Some(Ok(bytes)) => {
+                let wait = publisher.charge(0, bytes.len());
+                lines.buffer.extend_from_slice(&bytes);
+                body.pause(wait).await.map_err(|problem| sum.describe(problem))?;
+            }
             None => {}
         }
         let mut part = Part::default();
@@ -278,7 +325,7 @@ async fn publish_lines(
                 }
             };
             if is_full {
-                publish_lines_up_to(control, &body.account, &lines, &mut part, &mut sum).await?;
+                publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum).await?;
             }
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
@@ -286,7 +333,7 @@ async fn publish_lines(
             let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
             failure = Some(long.member("line", number));
         }
-        publish_lines_up_to(control, &body.account, &lines, &mut part, &mut sum).await?;
+        publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum).await?;
         if let Some(problem) = failure {
             return Err(sum.describe(problem));
         }
@@ -298,13 +345,16 @@ async fn publish_lines(
 
 async fn publish_lines_up_to(
     control: &Control,
-    account: &BodyAccount,
+    publisher: &Publishing<'_>,
+    body: &mut Receiving,
     lines: &Lines,
     part: &mut Part,
     sum: &mut Sum,
 ) -> Result<(), Problem> {
-    let published = part.publish(control, account, lines.buffer.capacity(), sum).await;
-    published.map_err(|problem| problem.at(&format!("up to line {}", lines.number)))
+    let wait = publisher.charge(part.events.len(), 0);
+    let published = part.publish(control, &body.account, lines.buffer.capacity(), sum).await;
+    published.map_err(|problem| problem.at(&format!("up to line {}", lines.number)))?;
+    body.pause(wait).await.map_err(|problem| sum.describe(problem))
 }
 
 /// What an event takes in memory, in bytes: about what its parts do, and what the allocator adds to each.
@@ -350,7 +400,11 @@ fn refused(error: &PublishError) -> Problem {
 }
 
 /// Receives a whole body.
-async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, BodyAccount), Problem> {
+async fn collect(
+    publisher: &Publishing<'_>,
+    mut body: Receiving,
+    limit: usize,
+) -> Result<(BytesMut, BodyAccount), Problem> {
     let long =
         || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
     // What announces its length is refused before any of it is read.
@@ -364,6 +418,8 @@ async fn collect(mut body: Receiving, limit: usize) -> Result<(BytesMut, BodyAcc
         if text.len() + bytes.len() > limit {
             return Err(long());
         }
+        // What is not published after all has been read, too.
+        publisher.charge(0, bytes.len());
         text.extend_from_slice(&bytes);
         body.account.set_memory(text.capacity())?;
     }
@@ -408,10 +464,11 @@ mod tests {
     use std::task::Poll;
 
     use axum::http::{HeaderValue, StatusCode};
-    use fanfare::{Decision, Engine, Limits, Refusal, Request};
+    use fanfare::{Decision, Engine, Limits, Rate, Refusal, Request};
 
+    use super::super::publish_rates::PublishRateLimits;
     use super::super::test_support::add_subscriber;
-    use super::super::{Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes};
+    use super::super::{Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates};
     use super::*;
     use crate::admission::EventsAdmission;
     use crate::health::Health;
@@ -432,6 +489,7 @@ mod tests {
             owed_wakes: OwedWakes::default(),
             inspections: Inspections::default(),
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
+            publish_rates: PublishRates::default(),
             notices,
         })
     }
@@ -441,7 +499,50 @@ mod tests {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
         let event = json!({ "topic": "a", "data": "1" }).to_string();
         let array = format!("[{}]", vec![event; count].join(","));
-        publish(State(control), Extension(Publisher::default()), headers, Body::from(array)).await.status()
+        publish(
+            State(control),
+            Extension(Publisher::default()),
+            Extension(RequestClient::default()),
+            headers,
+            Body::from(array),
+        )
+        .await
+        .status()
+    }
+
+    /// A stream of lines of a publisher with a rate takes as long as the rate says, and is published whole. Beyond its burst a
+    /// publisher that had used up its rate could only be refused in the middle.
+    #[tokio::test(start_paused = true)]
+    async fn lines_come_as_fast_as_the_rate_of_their_publisher_allows() {
+        const LINES: u64 = 10 * PART_EVENTS as u64;
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let control = control(engine.hub());
+        let rate = Rate::new(100, 100);
+        control.limits.replace(ControlLimits {
+            publish_rates: PublishRateLimits { events: Some(rate), bytes: None },
+            ..ControlLimits::default()
+        });
+        let client = RequestClient { counted: Some([192, 0, 2, 1].into()), is_operator: false };
+        let publish_lines = |lines: u64| {
+            let headers = HeaderMap::from_iter([(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/x-ndjson"),
+            )]);
+            let body = Body::from("{\"topic\":\"a\"}\n".repeat(lines as usize));
+            let publisher = Extension(Publisher::default());
+            publish(State(Arc::clone(&control)), publisher, Extension(client), headers, body)
+        };
+        let began_at = Instant::now();
+        assert_eq!(publish_lines(LINES).await.status(), StatusCode::OK);
+        assert_eq!(control.hub.head().seq, LINES);
+        let least = Duration::from_secs((LINES - rate.burst()) / rate.per_second());
+        let took = began_at.elapsed();
+        assert!((least..least + Duration::from_secs(1)).contains(&took), "{took:?}");
+        assert_eq!(control.bodies.in_progress(), 0);
+        // The next one begins when there is something left.
+        assert_eq!(publish_lines(1).await.status(), StatusCode::TOO_MANY_REQUESTS);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(publish_lines(1).await.status(), StatusCode::OK);
     }
 
     /// Of an array of 10,000 events, whose client closed its connection after 160 ms, 1,536 were published. A

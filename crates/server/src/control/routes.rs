@@ -21,6 +21,7 @@ use crate::access::{Publisher, PublisherError};
 use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
+use crate::request_client::RequestClient;
 use crate::rules::Rules;
 
 /// The demo page may talk to this server under each of its loopback names, and to nothing else.
@@ -79,7 +80,9 @@ async fn cross_origin(
         Some(refusal) => Some(refusal),
         None if needs_publisher(&request) => match publisher(&control.admission, &request) {
             Ok(publisher) => {
+                let client = client(&control, &request, &publisher);
                 request.extensions_mut().insert(publisher);
+                request.extensions_mut().insert(client);
                 None
             }
             Err(problem) => Some(problem),
@@ -148,12 +151,29 @@ fn judge(
     (fields, None)
 }
 
+/// The client of a request, as far as a bound depends on it.
+fn client(control: &Control, request: &Request<Body>, publisher: &Publisher) -> RequestClient {
+    let counts_addresses = !control.limits.get().publish_rates.are_none() && publisher.name().is_none();
+    let is_publish = request.method() == Method::POST;
+    if is_publish && !counts_addresses && !control.bodies.are_half_full() {
+        return RequestClient::default();
+    }
+    let limits = control.hub.limits();
+    let of = |request: &fanfare::Request<'_>| RequestClient::of(request, &limits.clients);
+    as_engine_has_it(request, of).unwrap_or_default()
+}
+
 /// The client of a request, behind the proxies that are trusted.
 fn client_address(rules: &Rules, request: &Request<Body>) -> Option<IpAddr> {
+    as_engine_has_it(request, |request| request.client_address(&rules.proxies)).flatten()
+}
+
+/// Asks something of a request in the form that the engine has for it.
+fn as_engine_has_it<T>(request: &Request<Body>, ask: impl FnOnce(&fanfare::Request<'_>) -> T) -> Option<T> {
     let origin = *request.extensions().get::<ConnectionOrigin>()?;
     let target = request.uri().to_string();
     let head = request_head(request, &target).ok()?;
-    fanfare::Request::on(&head, Transport::Http1, origin).client_address(&rules.proxies)
+    Some(ask(&fanfare::Request::on(&head, Transport::Http1, origin)))
 }
 
 fn with_fields(mut response: Response, fields: Vec<(&'static str, String)>) -> Response {

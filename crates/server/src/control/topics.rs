@@ -11,7 +11,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use fanfare::{Hub, InspectError, Topic, TopicCounts, form_fields};
+use fanfare::{Hub, InspectError, Topic, TopicCounts, form_fields, reserve_of};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -21,6 +21,7 @@ use super::limits::{
 };
 use super::problem::Problem;
 use crate::access::Publisher;
+use crate::request_client::RequestClient;
 
 /// The permit to ask, and the queue for it.
 pub(crate) struct Inspections {
@@ -36,8 +37,9 @@ impl Default for Inspections {
 
 impl Inspections {
     /// Waits for the permit to ask. A client that leaves meanwhile has left the queue.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let Ok(_place) = self.queue.try_acquire() else {
+    async fn permit(&self, client: &RequestClient) -> Result<OwnedSemaphorePermit, Problem> {
+        let may_wait = client.is_operator || self.queue.available_permits() > reserve_of(INSPECTION_QUEUE);
+        let Some(_place) = self.queue.try_acquire().ok().filter(|_| may_wait) else {
             return Err(busy("too many questions about topics wait; try again in a second"));
         };
         match tokio::time::timeout(INSPECTION_WAIT, Arc::clone(&self.permit).acquire_owned()).await {
@@ -54,18 +56,24 @@ fn busy(detail: &str) -> Problem {
 pub(super) async fn topics(
     State(control): State<Arc<Control>>,
     Extension(publisher): Extension<Publisher>,
+    Extension(client): Extension<RequestClient>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    match page(&control, &publisher, query.as_deref().unwrap_or_default()).await {
+    match page(&control, &publisher, &client, query.as_deref().unwrap_or_default()).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
 }
 
 /// A page of those topics that the token covers. A name may itself be a secret, so the others are left out.
-async fn page(control: &Arc<Control>, publisher: &Publisher, query: &str) -> Result<Response, Problem> {
+async fn page(
+    control: &Arc<Control>,
+    publisher: &Publisher,
+    client: &RequestClient,
+    query: &str,
+) -> Result<Response, Problem> {
     let Query { after, limit } = Query::parse(query)?;
-    let page = ask(control, move |hub, patience| hub.topics_page(after, limit, patience)).await?;
+    let page = ask(control, client, move |hub, patience| hub.topics_page(after, limit, patience)).await?;
     let mut topics = page.topics;
     topics.retain(|counts| publisher.may_see(&counts.topic));
     topics.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
@@ -81,6 +89,7 @@ async fn page(control: &Arc<Control>, publisher: &Publisher, query: &str) -> Res
 pub(super) async fn topic(
     State(control): State<Arc<Control>>,
     Extension(publisher): Extension<Publisher>,
+    Extension(client): Extension<RequestClient>,
     name: Result<Path<String>, PathRejection>,
 ) -> Response {
     let Ok(Path(name)) = name else {
@@ -94,7 +103,7 @@ pub(super) async fn topic(
     if !publisher.may_see(topic.as_str()) {
         return Problem::new(403, format!("the token does not cover the topic {name:?}")).into_response();
     }
-    match ask(&control, move |hub, patience| hub.topic(&topic, patience)).await {
+    match ask(&control, &client, move |hub, patience| hub.topic(&topic, patience)).await {
         Ok(Some(counts)) => Json(Described::new(&counts)).into_response(),
         Ok(None) => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
             .into_response(),
@@ -105,9 +114,10 @@ pub(super) async fn topic(
 /// Asks the engine when this question has the permit.
 async fn ask<T: Send + 'static>(
     control: &Arc<Control>,
+    client: &RequestClient,
     question: impl FnOnce(&Hub, Duration) -> Result<T, InspectError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let permit = control.inspections.permit().await?;
+    let permit = control.inspections.permit(client).await?;
     let control = Arc::clone(control);
     let asked = tokio::task::spawn_blocking(move || {
         // Also where the client leaves meanwhile: the next question waits for the end of this one.
@@ -190,35 +200,39 @@ struct DescribedPage<'page> {
 mod tests {
     use super::*;
 
+    const OPERATOR: RequestClient = RequestClient { counted: None, is_operator: true };
+
     /// A question whose client had left ran on for its time, and so did each of thousands behind it.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_has_left_the_queue() {
         let inspections = Inspections::default();
-        let first = inspections.permit().await;
+        let first = inspections.permit(&OPERATOR).await;
         assert!(first.is_ok());
-        let waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit())).collect();
+        let waiting: Vec<_> =
+            (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit(&OPERATOR))).collect();
         for mut permit in waiting {
             assert!(poll_once(&mut permit).await.is_none(), "it waits");
             // And is dropped here.
         }
         drop(first);
-        assert!(inspections.permit().await.is_ok());
-        let _held = inspections.permit().await;
+        assert!(inspections.permit(&OPERATOR).await.is_ok());
+        let _held = inspections.permit(&OPERATOR).await;
         // A wait has an end.
-        assert!(inspections.permit().await.is_err());
+        assert!(inspections.permit(&OPERATOR).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_has_an_end() {
         let inspections = Inspections::default();
-        let _first = inspections.permit().await;
-        let mut waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit())).collect();
+        let _first = inspections.permit(&OPERATOR).await;
+        let mut waiting: Vec<_> =
+            (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit(&OPERATOR))).collect();
         for permit in &mut waiting {
             assert!(poll_once(permit).await.is_none(), "it waits");
         }
-        assert!(inspections.permit().await.is_err(), "there is no room for one more");
+        assert!(inspections.permit(&OPERATOR).await.is_err(), "there is no room for one more");
         waiting.pop();
-        assert!(poll_once(&mut Box::pin(inspections.permit())).await.is_none(), "now there is");
+        assert!(poll_once(&mut Box::pin(inspections.permit(&OPERATOR))).await.is_none(), "now there is");
     }
 
     /// Polls once.

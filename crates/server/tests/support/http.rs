@@ -45,7 +45,7 @@ impl Connection {
         Connection::of(socket.into())
     }
 
-    fn of(stream: TcpStream) -> Connection {
+    pub(crate) fn of(stream: TcpStream) -> Connection {
         stream.set_nodelay(true).expect("a TCP socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");

@@ -106,6 +106,8 @@ impl<T, const QUEUES: usize> DeadlineTable<T, QUEUES> {
             deadlines.retain(|(_, key)| self.get(*key).is_some());
             self.deadlines[queue] = deadlines;
         }
+        // Where the time of a queue has become shorter, all of it has.
+        debug_assert!(self.deadlines[queue].back().is_none_or(|(last, _)| *last <= deadline));
         self.deadlines[queue].push_back((deadline, key));
     }
 
@@ -127,6 +129,17 @@ impl<T, const QUEUES: usize> DeadlineTable<T, QUEUES> {
             }
         }
         None
+    }
+
+    /// Deadlines of a queue, stale ones included.
+    pub(super) fn queue_len(&self, queue: usize) -> usize {
+        self.deadlines[queue].len()
+    }
+
+    /// No deadline of a queue is later than this. The queue stays in order.
+    pub(super) fn at_most(&mut self, queue: usize, deadline: Duration) {
+        let later = self.deadlines[queue].iter_mut().rev().take_while(|(at, _)| *at > deadline);
+        later.for_each(|(at, _)| *at = deadline);
     }
 
     /// Where no request waits, all deadlines are stale: this removes them, and gives back what a crowd needed,
@@ -193,6 +206,20 @@ mod tests {
         assert_eq!(table.remove(first), Some(0));
         table.give_back();
         assert!(table.deadlines.iter().all(|queue| queue.is_empty() && queue.capacity() <= KEPT));
+    }
+
+    /// With a shorter time the requests that came later would have been the first ones to end, behind others in their
+    /// queue.
+    #[test]
+    fn a_queue_whose_time_becomes_shorter_stays_in_order() {
+        let mut table = DeadlineTable::default();
+        let keys: Vec<LinkKey> =
+            (1..=5).map(|at| insert(&mut table, at, 0, Duration::from_secs(at.into()))).collect();
+        table.at_most(0, Duration::from_secs(3));
+        insert(&mut table, 6, 0, Duration::from_secs(3));
+        assert_eq!(table.take_due(0, Duration::from_secs(1)), Some(keys[0]));
+        let due = std::iter::from_fn(|| table.take_due(0, Duration::from_secs(3))).count();
+        assert_eq!((due, table.queue_len(0)), (5, 0));
     }
 
     #[test]

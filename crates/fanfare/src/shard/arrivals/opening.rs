@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Socket};
+use fanfare_proto::client_limits::bound_for;
 use fanfare_proto::delivery::{NewStream, Opened};
 use fanfare_proto::event::Retry;
-use fanfare_proto::frame::{checkpoint, ending, prelude, wrap};
-use fanfare_proto::limits::FullPolicy;
+use fanfare_proto::frame::{checkpoint, prelude, wrap};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
 
 use super::Reply;
+use super::clients::NoRoom;
 use crate::admission::{Refusal, Subscribe};
+use crate::client_table::ClientBound;
 use crate::response;
 use crate::shard::{Shard, SlotKey};
 
@@ -28,25 +30,40 @@ impl<I: Io> Shard<I> {
         now: Duration,
     ) -> Result<(), Reply> {
         self.topics_left = self.topics_left.saturating_sub(subscribe.topics.len());
-        if self.delivery.len() >= self.limits.connections {
-            return Err(self.no_room(subscribe, encoding));
+        let is_operator = subscribe.is_operator;
+        if let Some(bound) = subscribe.refused_by {
+            return Err(self.no_room(subscribe, encoding, NoRoom::Client(bound)));
+        }
+        if self.delivery.len() >= bound_for(is_operator, self.limits.connections) {
+            return Err(self.no_room(subscribe, encoding, NoRoom::Connections));
         }
         if subscribe.members.len() > self.limits.members_per_subscription {
             let text = "the server gave this subscription more members of topics than it may have";
             return Err(Reply::Refuse(Refusal::new(500, text)));
         }
-        if !self.connections.has_room_for(subscribe, self.limits.details_bytes) {
-            return Err(self.no_room(subscribe, encoding));
+        let details_bytes = bound_for(is_operator, self.limits.details_bytes);
+        if !self.connections.has_room_for(subscribe, details_bytes) {
+            return Err(self.no_room(subscribe, encoding, NoRoom::Details));
         }
         let subscription = subscribe.subscription(encoding);
-        if !self.delivery.has_room_for(&subscription) {
-            return Err(self.no_room(subscribe, encoding));
+        if !self.delivery.has_room_for(&subscription, is_operator) {
+            return Err(self.no_room(subscribe, encoding, NoRoom::Topics));
         }
         self.take_ended(now);
+        let counted = match (&subscribe.subject, self.limits.clients.streams_per_subject) {
+            (Some(subject), Some(most)) => match self.links.clients.enter_subject(subject, most) {
+                None => {
+                    return Err(self.no_room(subscribe, encoding, NoRoom::Client(ClientBound::Subject)));
+                }
+                counted => counted,
+            },
+            _ => None,
+        };
         let link = self.delivery.reserve();
         let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {
             self.counts.turned_away += 1;
+            self.leave_subject(counted);
             return Err(Reply::Close);
         }
         let opened = self.delivery.open(subscription, start, &mut self.links.log);
@@ -64,10 +81,11 @@ impl<I: Io> Shard<I> {
                 let (lifetime, has_gap) = (subscribe.lifetime, opened.gap);
                 let new = NewStream { link, socket, options, lifetime, unsent };
                 self.delivery.begin(opened, new, now, &mut self.links.log);
-                self.connected(link, subscribe, socket, has_gap, now);
+                self.connected(link, subscribe, socket, counted, has_gap, now);
             }
             Err(()) => {
                 self.delivery.abandon(opened, &mut self.links.log);
+                self.leave_subject(counted);
                 self.closing.push((socket, Some(token)));
             }
         }
@@ -106,28 +124,6 @@ impl<I: Io> Shard<I> {
                 Cause::Full => Ok(exception.sent),
                 Cause::Gone(_) => Err(()),
             },
-        }
-    }
-
-    /// The configured answer to a subscriber that finds no room.
-    fn no_room(&mut self, subscribe: &Subscribe, encoding: Encoding) -> Reply {
-        match self.limits.when_full {
-            FullPolicy::EndStream => {
-                self.counts.refused += 1;
-                let mut bytes = Vec::new();
-                response::stream_head(subscribe, encoding, false, self.date, &mut bytes);
-                ending(self.jittered_retry_ms(), encoding, &mut bytes);
-                Reply::Answer(bytes)
-            }
-            FullPolicy::Drop => {
-                self.counts.refused += 1;
-                Reply::Close
-            }
-            _ => {
-                let wait = 1 + self.jitter.next_number() % 10;
-                let full = Refusal::new(503, "this server has as many subscribers as it may hold");
-                Reply::Refuse(full.own_header("Retry-After", &wait.to_string()))
-            }
         }
     }
 }

@@ -8,6 +8,7 @@ use fanfare_proto::limits::{EXPIRIES, LINGER};
 use fanfare_proto::link::{LinkKey, Transport};
 
 use super::Reply;
+use super::clients::Counting;
 use super::resuming::Resuming;
 use crate::admission::{Refusal, Via};
 use crate::shard::{Shard, SlotKey};
@@ -33,6 +34,8 @@ pub(super) struct Receiving {
     pub(super) via: Via,
     /// A header of the PROXY protocol comes before it, and is not complete.
     pub(super) expects_proxy_header: bool,
+    /// Whether it is counted as its client's.
+    pub(super) counting: Counting,
     /// What has come of the head.
     pub(super) received: Vec<u8>,
     pub(super) scanner: HeadScanner,
@@ -45,16 +48,19 @@ impl Receiving {
             transport,
             via: Via::Direct,
             expects_proxy_header: false,
+            counting: Counting::Done,
             received: Vec::new(),
             scanner: HeadScanner::new(),
         }
     }
 }
 
-/// The queues of deadlines: of heads that are not complete, and of answers that are being read.
+/// The queues of deadlines: of heads that are not complete, of answers that are being read, and of the operator's heads
+/// where room is scarce.
 pub(super) const HEADS: usize = 0;
 const LINGERS: usize = 1;
-pub(super) const QUEUES: usize = 2;
+pub(super) const OPERATOR_HEADS: usize = 2;
+pub(super) const QUEUES: usize = 3;
 
 impl<I: Io> Shard<I> {
     /// Answers, ends our side, and gives the client time to read.
@@ -95,9 +101,11 @@ impl<I: Io> Shard<I> {
     }
 
     /// Closes the socket whose head has been incomplete for the longest time: most heads come at once, so it
-    /// is the least likely to become a subscriber. False where there is none.
+    /// is the least likely to become a subscriber. The operator's go last. False where there is none.
     fn forget_oldest_head(&mut self) -> bool {
-        let Some(key) = self.arrivals.pending.take_oldest(HEADS) else { return false };
+        let pending = &mut self.arrivals.pending;
+        let oldest = pending.take_oldest(HEADS).or_else(|| pending.take_oldest(OPERATOR_HEADS));
+        let Some(key) = oldest else { return false };
         self.counts.turned_away += 1;
         self.close_pending(key);
         true
@@ -112,7 +120,9 @@ impl<I: Io> Shard<I> {
     /// Answers requests whose head did not come in time, and closes sockets that lingered long enough.
     pub(in crate::shard) fn expire_pending(&mut self, now: Duration) {
         for _ in 0..EXPIRIES {
-            let Some(key) = self.arrivals.pending.take_due(HEADS, now) else { break };
+            let pending = &mut self.arrivals.pending;
+            let due = pending.take_due(OPERATOR_HEADS, now).or_else(|| pending.take_due(HEADS, now));
+            let Some(key) = due else { break };
             // A shard that is late itself may not have read what came in time.
             self.pending_ready(key, true, now);
             let Some(Pending { socket, .. }) = self.arrivals.pending.remove(key) else { continue };
@@ -126,6 +136,14 @@ impl<I: Io> Shard<I> {
             self.close_pending(key);
         }
         self.arrivals.pending.give_back();
+    }
+
+    /// Heads that are not complete have at most this time from now on.
+    pub(in crate::shard) fn shorten_head_time(&mut self, now: Duration) {
+        let deadline = now.saturating_add(self.limits.head_time);
+        for queue in [HEADS, OPERATOR_HEADS] {
+            self.arrivals.pending.at_most(queue, deadline);
+        }
     }
 
     pub(in crate::shard) fn close_all_pending(&mut self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_io::{Io, Socket};
+use fanfare_proto::client_limits::bound_for;
 use fanfare_proto::limits::{EXPIRIES, UNDECIDED_CHECK, UNDECIDED_CHECKS};
 use fanfare_proto::link::{LinkKey, Transport};
 
@@ -92,7 +93,8 @@ impl<I: Io> Shard<I> {
     pub(super) fn wait_for_decision(&mut self, socket: Socket, new: NewUndecided, now: Duration) {
         let NewUndecided { decider, transport, asked, received } = new;
         let undecided = &mut self.arrivals.undecided;
-        if undecided.requests.len() >= self.limits.undecided {
+        if undecided.requests.len() >= bound_for(asked.is_operator, self.limits.undecided) {
+            self.counts.refused_undecided += 1;
             self.reply(socket, Reply::Refuse(too_many_wait()), now);
             return;
         }
@@ -125,6 +127,7 @@ impl<I: Io> Shard<I> {
             (Decider::Threads, Admissions::OnShards(_)) => unreachable!("it is asked on this shard"),
         };
         if !is_taken {
+            self.counts.refused_undecided += 1;
             self.reply(socket, Reply::Refuse(too_many_wait()), now);
             return;
         }
@@ -187,6 +190,11 @@ impl<I: Io> Shard<I> {
             }
         }
         self.arrivals.undecided.give_back();
+    }
+
+    /// Requests that wait have at most this time from now on.
+    pub(in crate::shard) fn shorten_decision_time(&mut self, now: Duration) {
+        self.arrivals.undecided.requests.at_most(0, now.saturating_add(self.limits.decision_time));
     }
 
     pub(in crate::shard) fn close_all_undecided(&mut self) {

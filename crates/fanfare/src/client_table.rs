@@ -1,0 +1,276 @@
+//! What clients have of the engine, over all shards: connections by address, streams by subject, and how often an
+//! address connects.
+//!
+//! Each table is many small ones with a lock each. A shard takes a lock for a look-up when a connection comes, and when
+//! it leaves; a delivery takes none. The locks are taken alone.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use fanfare_io::Socket;
+use fanfare_proto::client_limits::ClientLimits;
+use fanfare_proto::key_counts::{Key, KeyCounts};
+use fanfare_proto::rates::RateKeys;
+
+use crate::rate_limiter::RateLimiter;
+
+/// Tables with a lock each.
+const TABLES: usize = 32;
+
+/// The tables.
+pub(crate) struct ClientTable {
+    addresses: CountTables,
+    subjects: CountTables,
+    connects: RateLimiter,
+    keys: RateKeys,
+}
+
+/// CountTables by key.
+pub(crate) struct CountTables([CachePadded<Mutex<KeyCounts>>; TABLES]);
+
+/// Where a connection is counted: it is given back when that has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CountedAt(u32);
+
+/// A bound of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientBound {
+    /// [`ClientLimits::connections_per_address`].
+    Connections,
+    /// [`ClientLimits::connects_per_second`]; the address may connect again after this time.
+    ConnectRate(Duration),
+    /// [`ClientLimits::streams_per_subject`].
+    Subject,
+}
+
+impl ClientTable {
+    /// `seed` makes hashes unpredictable.
+    pub(crate) fn new(seed: u64) -> ClientTable {
+        ClientTable {
+            addresses: CountTables::new(seed),
+            subjects: CountTables::new(seed.rotate_left(7)),
+            connects: RateLimiter::with_seed(seed),
+            keys: RateKeys::new(seed),
+        }
+    }
+
+    /// CountTables a connection of an address. `None`: connections have no bound.
+    pub(crate) fn enter(
+        &self,
+        address: IpAddr,
+        limits: &ClientLimits,
+    ) -> Result<Option<CountedAt>, ClientBound> {
+        let Some(most) = limits.connections_per_address else { return Ok(None) };
+        let key = limits.address_key(address);
+        self.addresses.enter(self.keys.of(key), key, most).map(Some).ok_or(ClientBound::Connections)
+    }
+
+    /// Whether an address may connect once more now.
+    pub(crate) fn connect(
+        &self,
+        address: IpAddr,
+        limits: &ClientLimits,
+        now: Duration,
+    ) -> Result<(), ClientBound> {
+        let Some(rate) = limits.connect_rate() else { return Ok(()) };
+        let client = self.connects.key_of_address(address, limits.ipv6_prefix_bits);
+        self.connects.take(client, 1, rate, now).map_err(ClientBound::ConnectRate)
+    }
+
+    /// A connection that [`ClientTable::enter`] has counted has left.
+    pub(crate) fn leave(&self, counted: CountedAt) {
+        self.addresses.leave(counted);
+    }
+
+    /// CountTables a stream of a subject. `None`: there are as many as may be.
+    pub(crate) fn enter_subject(&self, subject: &str, most: usize) -> Option<CountedAt> {
+        let key = self.keys.of_text(subject);
+        self.subjects.enter(key[0], key, most)
+    }
+
+    /// A stream that [`ClientTable::enter_subject`] has counted has ended.
+    pub(crate) fn leave_subject(&self, counted: CountedAt) {
+        self.subjects.leave(counted);
+    }
+
+    /// Connections that are counted by address, and streams by subject.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn counted(&self) -> [usize; 2] {
+        [&self.addresses, &self.subjects].map(CountTables::connections)
+    }
+}
+
+impl CountTables {
+    fn new(seed: u64) -> CountTables {
+        let table = |index: usize| KeyCounts::new(seed.wrapping_add(index as u64));
+        CountTables(std::array::from_fn(|index| CachePadded::new(Mutex::new(table(index)))))
+    }
+
+    fn enter(&self, hash: u64, key: Key, most: usize) -> Option<CountedAt> {
+        let table = hash as usize % TABLES;
+        let slot = lock(&self.0[table]).enter(key, most)?;
+        // There are not so many descriptors that a slot could be larger.
+        Some(CountedAt(slot * TABLES as u32 + table as u32))
+    }
+
+    fn leave(&self, CountedAt(counted): CountedAt) {
+        lock(&self.0[counted as usize % TABLES]).leave(counted / TABLES as u32);
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    fn connections(&self) -> usize {
+        let connections = |table: &CachePadded<Mutex<KeyCounts>>| {
+            let table = lock(table);
+            table.check();
+            table.connections()
+        };
+        self.0.iter().map(connections).sum()
+    }
+}
+
+/// What a panic leaves behind is whole: nothing of the caller's runs under these locks.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the connections of one shard are counted, by the numbers of their sockets: four bytes for each number in use, and
+/// nothing where connections are not counted.
+#[derive(Default)]
+pub(crate) struct CountedSockets {
+    chunks: Vec<Option<Box<Chunk>>>,
+    count: usize,
+}
+
+struct Chunk {
+    used: u32,
+    counted: [u32; CHUNK],
+}
+
+const CHUNK: usize = 256;
+
+/// No connection is counted there.
+const NOT: u32 = u32::MAX;
+
+impl CountedSockets {
+    /// Notes where the connection of an open socket is counted. It is noted once.
+    pub(crate) fn insert(&mut self, socket: Socket, CountedAt(counted): CountedAt) {
+        let (chunk, index) = position(socket);
+        if chunk >= self.chunks.len() {
+            self.chunks.resize_with(chunk + 1, || None);
+        }
+        let chunk =
+            self.chunks[chunk].get_or_insert_with(|| Box::new(Chunk { used: 0, counted: [NOT; CHUNK] }));
+        debug_assert_eq!(chunk.counted[index], NOT, "a connection is counted once");
+        chunk.counted[index] = counted;
+        chunk.used += 1;
+        self.count += 1;
+    }
+
+    /// Where the connection of a socket that is closed was counted.
+    pub(crate) fn remove(&mut self, socket: Socket) -> Option<CountedAt> {
+        let (chunk, index) = position(socket);
+        let place = self.chunks.get_mut(chunk)?;
+        let chunk = place.as_mut()?;
+        let counted = std::mem::replace(&mut chunk.counted[index], NOT);
+        if counted == NOT {
+            return None;
+        }
+        chunk.used -= 1;
+        self.count -= 1;
+        if chunk.used == 0 {
+            *place = None;
+        }
+        if self.count == 0 {
+            self.chunks = Vec::new();
+        }
+        Some(CountedAt(counted))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All sockets whose connections are counted.
+    #[cfg(feature = "sim")]
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = Socket> {
+        let chunks = self.chunks.iter().enumerate();
+        let of_chunk = |(number, chunk): (usize, &Option<Box<Chunk>>)| {
+            let counted = chunk.as_ref().map_or([NOT; CHUNK], |chunk| chunk.counted);
+            let used = counted.into_iter().enumerate().filter(|(_, counted)| *counted != NOT);
+            used.map(move |(index, _)| (number * CHUNK + index) as Socket).collect::<Vec<_>>()
+        };
+        chunks.flat_map(of_chunk)
+    }
+}
+
+fn position(socket: Socket) -> (usize, usize) {
+    let number = usize::try_from(socket).unwrap_or(0);
+    (number / CHUNK, number % CHUNK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn ten_thousand_addresses_have_their_connections_and_no_more() {
+        let table = ClientTable::new(1);
+        let limits = ClientLimits::default().with_connections_per_address(Some(2));
+        let mut counted = Vec::new();
+        for number in 0..10_000 {
+            let enter = || table.enter(address(number), &limits);
+            counted.extend([enter(), enter()].map(|entered| entered.unwrap().unwrap()));
+            assert_eq!(enter(), Err(ClientBound::Connections));
+        }
+        assert_eq!(table.counted(), [20_000, 0]);
+        // A lower bound ends none, and lets none in.
+        let lower = limits.clone().with_connections_per_address(Some(1));
+        assert!(table.enter(address(1), &lower).is_err());
+        counted.drain(..).for_each(|counted| table.leave(counted));
+        assert_eq!(table.counted(), [0, 0]);
+        assert!(table.enter(address(1), &lower).is_ok());
+        assert_eq!(table.enter(address(1), &ClientLimits::default()), Ok(None), "there is no bound");
+    }
+
+    #[test]
+    fn each_address_has_a_rate_of_its_own() {
+        let table = ClientTable::new(1);
+        let limits = ClientLimits::default().with_connects_per_second(Some(1)).with_connect_burst(3);
+        let now = Duration::from_secs(100);
+        let connects = |number: u32, at: Duration| {
+            (0..10).filter(|_| table.connect(address(number), &limits, at).is_ok()).count()
+        };
+        assert!((0..1000).all(|number| connects(number, now) == 3));
+        assert_eq!(connects(7, now + Duration::from_secs(2)), 2);
+        let wait = Duration::from_secs(1);
+        assert_eq!(table.connect(address(7), &limits, now), Err(ClientBound::ConnectRate(3 * wait)));
+    }
+
+    #[test]
+    fn a_subject_has_its_streams_on_all_shards_together() {
+        let table = ClientTable::new(1);
+        let ada = [(); 3].map(|()| table.enter_subject("ada", 2));
+        assert!(ada[0] == ada[1] && ada[2].is_none());
+        let bob = table.enter_subject("bob", 1);
+        assert!(bob.is_some() && table.enter_subject("bob", 1).is_none());
+        ada.into_iter().chain([bob]).flatten().for_each(|counted| table.leave_subject(counted));
+        assert_eq!(table.counted(), [0, 0]);
+    }
+
+    #[test]
+    fn a_socket_that_is_not_counted_takes_nothing() {
+        let mut sockets = CountedSockets::default();
+        assert_eq!(sockets.remove(7), None);
+        sockets.insert(1000, CountedAt(3));
+        sockets.insert(7, CountedAt(4));
+        assert_eq!((sockets.remove(8), sockets.remove(1000)), (None, Some(CountedAt(3))));
+        assert_eq!((sockets.remove(1000), sockets.remove(7)), (None, Some(CountedAt(4))));
+        assert!(sockets.is_empty() && sockets.chunks.capacity() == 0);
+    }
+}
