@@ -141,6 +141,13 @@ impl<T> Spec<T> {
     /// The text of its default. An option without one is an empty list.
     pub fn default(mut self, text: impl Into<String>) -> Spec<T> {
         self.default = vec![text.into()];
+        self.default_means = None;
+        self
+    }
+
+    /// The texts of the default of a list.
+    pub fn defaults<const COUNT: usize>(mut self, texts: [&str; COUNT]) -> Spec<T> {
+        self.default = texts.map(str::to_owned).into();
         self
     }
 

@@ -3,6 +3,7 @@
 //! A subscription is judged on the thread of a shard. Nothing here uses a descriptor: keys were read before, and the
 //! wall clock needs none. A token that was verified before costs one hash.
 
+use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use fanfare_config::{Listen, Place, Problem, Problems, Settings, Values};
 
 use crate::clock::unix_time;
 use crate::configuration::ConfigurationError;
+use crate::forward::{Forward, ForwardOptions};
 use crate::key_files;
 use crate::listen::Listening;
 
@@ -34,8 +36,19 @@ pub(crate) struct Access {
     /// Tell clients why they are refused.
     debug: bool,
     revocations: Arc<Revocations>,
+    /// The endpoint that decides where neither a token nor a signed URL does.
+    forward: Option<Arc<Forward>>,
     /// A new number for each stream, so that streams of one expiry end at different times.
     random: AtomicU64,
+}
+
+/// What is known of a subscription that is not refused.
+#[derive(Debug)]
+pub(crate) enum Judged {
+    /// It is let in.
+    Admitted(Subscribe),
+    /// The endpoint decides about it.
+    Ask(Subscribe, Arc<Forward>),
 }
 
 /// A request that is refused.
@@ -109,10 +122,14 @@ impl Access {
                 Err(text) => report("url-keys", text),
             }
         }
+        if let Some(Err(text)) = ForwardOptions::of(settings).map(|options| options.check()) {
+            report("authorize-url", text);
+        }
         if !problems.is_empty() {
             return Err(ConfigurationError::Together(Problems(problems)));
         }
         Ok(Access {
+            forward: None,
             subscribers,
             publishers,
             urls,
@@ -123,6 +140,23 @@ impl Access {
             revocations,
             random: AtomicU64::new(RandomState::new().hash_one(0)),
         })
+    }
+
+    /// Starts the threads that ask endpoints. What has the same options as before goes on.
+    ///
+    /// # Errors
+    /// The system gives no thread. The text names the option.
+    pub(crate) fn start(&mut self, settings: &Settings, before: &Access) -> Result<(), String> {
+        if let Some(options) = ForwardOptions::of(settings) {
+            let same = before.forward.as_ref().filter(|forward| *forward.options() == options);
+            self.forward = Some(match same {
+                Some(forward) => Arc::clone(forward),
+                None => {
+                    Arc::new(Forward::start(options).map_err(|error| format!("--authorize-url: {error}"))?)
+                }
+            });
+        }
+        Ok(())
     }
 
     /// The options whose files have other keys than before, although the options are the same.
@@ -143,28 +177,45 @@ impl Access {
         self.publishers.is_some()
     }
 
-    /// The memory of verified tokens, at most.
-    pub(crate) fn memory_bounds(&self) -> Option<(&'static str, usize)> {
+    /// The memory of what is remembered, at most.
+    pub(crate) fn memory_bounds(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let verifiers = [&self.subscribers, &self.publishers].into_iter().flatten().count();
-        (verifiers > 0).then(|| ("verified tokens", verifiers * MemoryLimits::default().bytes))
+        let tokens = (verifiers > 0).then(|| ("verified tokens", verifiers * MemoryLimits::default().bytes));
+        tokens.into_iter().chain(self.forward.as_ref().map(|_| Forward::memory_bound()))
     }
 
     /// Judges a subscription, and gives it what its token says: whether it sees private events, its subject and its end.
     ///
     /// # Errors
     /// It is refused.
-    pub(crate) fn admit(&self, request: &RequestHead<'_>, subscribe: Subscribe) -> Result<Subscribe, Denial> {
+    pub(crate) fn admit(&self, request: &RequestHead<'_>, subscribe: Subscribe) -> Result<Judged, Denial> {
+        let admitted = |subscribe| Ok(Judged::Admitted(subscribe));
         if !self.has_keys() {
-            return Ok(subscribe);
+            return admitted(subscribe);
         }
-        let now = unix_time();
-        let denied = |reason| self.denial(reason, "this subscription needs a valid token");
-        let Some(verified) = self.subscriber(request, now.as_secs()).map_err(denied)? else {
-            return match self.anonymous_subscribe {
-                true => Ok(subscribe),
-                false => Err(denied(AccessError::Missing)),
-            };
-        };
+        let found = self.subscriber(request, unix_time().as_secs());
+        if let Some(forward) = &self.forward
+            && !matches!(found, Ok(Some(_)) | Err(AccessError::Revoked))
+        {
+            return Ok(Judged::Ask(subscribe, Arc::clone(forward)));
+        }
+        match found.map_err(|reason| self.subscriber_denial(reason))? {
+            Some(verified) => self.admit_verified(&verified, subscribe).and_then(admitted),
+            None if self.anonymous_subscribe => admitted(subscribe),
+            None => Err(self.subscriber_denial(AccessError::Missing)),
+        }
+    }
+
+    /// Gives a subscription what is known of its subscriber.
+    ///
+    /// # Errors
+    /// What is known does not allow it.
+    pub(crate) fn admit_verified(
+        &self,
+        verified: &Verified,
+        subscribe: Subscribe,
+    ) -> Result<Subscribe, Denial> {
+        let denied = |reason| self.subscriber_denial(reason);
         // An anonymous subscriber gets the public events of every topic, so a token takes none of them away.
         let uncovered = match self.anonymous_subscribe {
             true => Uncovered::PublicEvents,
@@ -177,11 +228,11 @@ impl Access {
                 // topics that are not covered, too. Without them the subscriber would miss what its token grants.
                 let advice =
                     "; it covers other topics of this subscription, so subscribe to these separately";
-                return Err(not_covered(first_uncovered(&verified, topics), advice));
+                return Err(not_covered(first_uncovered(verified, topics), advice));
             }
             Ok(sight) => sight,
             Err(AccessError::TopicNotCovered) => {
-                return Err(not_covered(first_uncovered(&verified, topics), ""));
+                return Err(not_covered(first_uncovered(verified, topics), ""));
             }
             Err(reason) => return Err(denied(reason)),
         };
@@ -192,7 +243,7 @@ impl Access {
         }
         if let Some(expires_unix_s) = verified.expires_unix_s() {
             // A token in its leeway has no time left.
-            let lifetime = stream_lifetime(expires_unix_s, now, self.random_number());
+            let lifetime = stream_lifetime(expires_unix_s, unix_time(), self.random_number());
             subscribe = subscribe.with_lifetime(lifetime.ok_or_else(|| denied(AccessError::Expired))?);
         }
         Ok(subscribe)
@@ -246,9 +297,27 @@ impl Access {
         self.revocations.dropped() > before
     }
 
+    fn subscriber_denial(&self, reason: AccessError) -> Denial {
+        self.denial(reason, "this subscription needs a valid token")
+    }
+
+    /// Whether a subscriber is barred since it was let in by other means than a token.
+    pub(crate) fn bars(&self, verified: &Verified) -> bool {
+        self.revocations.bars(verified, unix_time().as_secs())
+    }
+
+    /// Tells the client the reason where it may know it.
+    pub(crate) fn explain(&self, detail: &str, reason: impl Display) -> String {
+        if self.debug { format!("{detail}: {reason}") } else { detail.to_owned() }
+    }
+
+    /// When a client is to try again: not all of them in the same second.
+    pub(crate) fn retry_after_s(&self) -> u64 {
+        1 + self.random_number() % 4
+    }
+
     fn denial(&self, reason: AccessError, detail: &str) -> Denial {
-        let detail = if self.debug { format!("{detail}: {reason}") } else { detail.to_owned() };
-        Denial { reason, detail }
+        Denial { reason, detail: self.explain(detail, reason) }
     }
 
     /// A number of its own for each call (SplitMix64). It decides only when a stream ends within its window.

@@ -8,6 +8,7 @@ mod config_command;
 mod configuration;
 mod control;
 mod cors;
+mod forward;
 mod health;
 mod hosts;
 mod key_files;
