@@ -223,10 +223,14 @@ impl Verifier {
                 let parts = Parts::split(token)?;
                 let outcome =
                     keys.keys.verify(parts.algorithm, parts.kid.as_deref(), parts.message, &parts.signature);
-                if outcome == Err(AccessError::UnknownKid) {
-                    self.keys.note_unknown_kid();
+                if let Err(error) = outcome {
+                    // The right key may come with the first set.
+                    let is_early = self.keys.awaits_keys();
+                    if error == AccessError::UnknownKid || is_early {
+                        self.keys.note_unknown_kid();
+                    }
+                    return Err(if is_early { AccessError::NoKeysYet } else { error });
                 }
-                outcome?;
                 let verified = Arc::new(self.read(&parts)?);
                 // What has expired, or is not valid yet, is not worth remembering.
                 verified.check_time(self.rules.leeway_s, now_unix_s)?;

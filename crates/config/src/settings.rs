@@ -149,6 +149,20 @@ settings! {
             text("the path of a file, or hs256:PATH, hs384:PATH, hs512:PATH or ps256:PATH"),
             Separator::Comma,
         ).value_name("FILE").reloadable();
+        /// URL of a JWK Set whose keys verify the tokens of subscribers, beside those of --subscriber-keys. It is
+        /// fetched at the start, again and again, and when a token names an unknown key. While no fetch has
+        /// succeeded, tokens are answered 503; later the last good set holds.
+        subscriber_jwks: Option<HttpUrl> = optional(
+            text("an URL such as https://id.example/jwks.json"), "none", "no keys are fetched",
+        ).value_name("URL").reloadable();
+        /// URL of a JWK Set whose keys verify the tokens of publishers, beside those of --publisher-keys, as for
+        /// --subscriber-jwks.
+        publisher_jwks: Option<HttpUrl> = optional(
+            text("an URL such as https://id.example/jwks.json"), "none", "no keys are fetched",
+        ).value_name("URL").reloadable();
+        /// Time between two fetches of a JWK Set.
+        jwks_refresh: Duration = one(time(Duration::from_secs(10)..=Duration::from_secs(24 * 3600)))
+            .default("5m").reloadable();
         /// URL of an endpoint that decides about subscriptions which no valid token and no signed URL lets in. It is
         /// asked by a GET with X-Forwarded-Method, X-Forwarded-Uri, X-Forwarded-Host, X-Forwarded-For, Origin and
         /// the fields of --authorize-headers: 2xx lets the subscriber in, 401 and 403 refuse it, and everything else

@@ -17,12 +17,16 @@ use fanfare_config::{Listen, Place, Problem, Problems, Settings, Values};
 
 use crate::clock::unix_time;
 use crate::configuration::ConfigurationError;
+use crate::fetched_keys::{FetchedKeys, KeysByUrl};
 use crate::forward::{Forward, ForwardOptions};
 use crate::key_files;
 use crate::listen::Listening;
 
 /// The longest part of a topic that a refusal repeats, in characters.
 const SHOWN: usize = 100;
+
+/// The options of files of keys, of subscribers and of publishers.
+const KEY_OPTIONS: [&str; 2] = ["subscriber-keys", "publisher-keys"];
 
 /// The keys and the rules at one time.
 #[derive(Debug, Default)]
@@ -36,6 +40,8 @@ pub(crate) struct Access {
     /// Tell clients why they are refused.
     debug: bool,
     revocations: Arc<Revocations>,
+    /// What keeps the keys of subscribers and of publishers up to date.
+    fetched: [Option<Arc<FetchedKeys>>; 2],
     /// The endpoint that decides where neither a token nor a signed URL does.
     forward: Option<Arc<Forward>>,
     /// A new number for each stream, so that streams of one expiry end at different times.
@@ -57,6 +63,8 @@ pub(crate) struct Denial {
     pub(crate) reason: AccessError,
     /// For the client.
     pub(crate) detail: String,
+    /// When the client is to try again, where that may help.
+    retry_after_s: Option<u64>,
 }
 
 /// The client of a request to the control plane. Without keys it may do everything.
@@ -92,26 +100,38 @@ impl Access {
             problems.push(Problem { place, text });
         };
         let revocations = Arc::clone(&before.revocations);
-        let mut verifier = |name: &str, files: &[fanfare_config::KeyFile], old: &Option<Arc<Verifier>>| {
-            if files.is_empty() {
+        for (name, by_url) in ["subscriber-jwks", "publisher-jwks"].into_iter().zip(keys_by_url(settings)) {
+            if let Some(Err(text)) = by_url.map(|by_url| by_url.check()) {
+                report(name, text);
+            }
+        }
+        let mut verifier = |index: usize, files: &[fanfare_config::KeyFile], old: &Option<Arc<Verifier>>| {
+            let (name, by_url) = (KEY_OPTIONS[index], &keys_by_url(settings)[index]);
+            if files.is_empty() && by_url.is_none() {
                 return None;
             }
-            match key_files::key_set(files) {
-                Ok(keys) => {
-                    let same = old.as_ref().filter(|old| before.rules == rules && has_keys(old, &keys));
-                    Some(same.cloned().unwrap_or_else(|| {
-                        let verifier = Verifier::new(Arc::new(KeyRing::of(keys)), rules.clone());
-                        Arc::new(verifier.with_revocations(Arc::clone(&revocations)))
-                    }))
+            let keys = match files {
+                [] => KeySet::default(),
+                files => key_files::key_set(files).map_err(|text| report(name, text)).ok()?,
+            };
+            let fetched_before = before.fetched[index].as_ref().map(|fetched| fetched.from());
+            let is_same = before.rules == rules && by_url.as_ref() == fetched_before;
+            let same = old.as_ref().filter(|old| is_same && has_keys(old, &keys));
+            Some(same.cloned().unwrap_or_else(|| {
+                let ring = KeyRing::of(keys);
+                // What was fetched from the same place stays good until it is fetched again.
+                if let (Some(old), Some(by_url), Some(from)) = (old, by_url, fetched_before)
+                    && by_url.is_same_place(from)
+                    && let Some(fetched) = old.keys().fetched()
+                {
+                    ring.set_fetched(fetched);
                 }
-                Err(text) => {
-                    report(name, text);
-                    None
-                }
-            }
+                let verifier = Verifier::new(Arc::new(ring), rules.clone());
+                Arc::new(verifier.with_revocations(Arc::clone(&revocations)))
+            }))
         };
-        let subscribers = verifier("subscriber-keys", &settings.subscriber_keys, &before.subscribers);
-        let publishers = verifier("publisher-keys", &settings.publisher_keys, &before.publishers);
+        let subscribers = verifier(0, &settings.subscriber_keys, &before.subscribers);
+        let publishers = verifier(1, &settings.publisher_keys, &before.publishers);
         let mut urls = None;
         if !settings.url_keys.is_empty() {
             let signer = key_files::secrets(&settings.url_keys).and_then(|secrets| {
@@ -129,6 +149,7 @@ impl Access {
             return Err(ConfigurationError::Together(Problems(problems)));
         }
         Ok(Access {
+            fetched: [None, None],
             forward: None,
             subscribers,
             publishers,
@@ -147,6 +168,20 @@ impl Access {
     /// # Errors
     /// The system gives no thread. The text names the option.
     pub(crate) fn start(&mut self, settings: &Settings, before: &Access) -> Result<(), String> {
+        let sides = [(&self.subscribers, &before.subscribers), (&self.publishers, &before.publishers)];
+        for (index, (by_url, (verifier, old))) in keys_by_url(settings).into_iter().zip(sides).enumerate() {
+            let (Some(by_url), Some(verifier)) = (by_url, verifier) else { continue };
+            let goes_on = old.as_ref().is_some_and(|old| Arc::ptr_eq(old, verifier));
+            let same = before.fetched[index].as_ref().filter(|_| goes_on);
+            self.fetched[index] = Some(match same {
+                Some(fetched) => Arc::clone(fetched),
+                None => {
+                    let option = ["--subscriber-jwks", "--publisher-jwks"][index];
+                    let fetched = FetchedKeys::start(by_url, Arc::clone(verifier.keys()), option);
+                    Arc::new(fetched.map_err(|error| format!("{option}: {error}"))?)
+                }
+            });
+        }
         if let Some(options) = ForwardOptions::of(settings) {
             let same = before.forward.as_ref().filter(|forward| *forward.options() == options);
             self.forward = Some(match same {
@@ -161,12 +196,13 @@ impl Access {
 
     /// The options whose files have other keys than before, although the options are the same.
     pub(crate) fn changed_keys(&self, before: &Access) -> Vec<&'static str> {
+        let [subscribers, publishers] = KEY_OPTIONS;
         let pairs = [
-            ("subscriber-keys", &self.subscribers, &before.subscribers),
-            ("publisher-keys", &self.publishers, &before.publishers),
+            (subscribers, &self.subscribers, &before.subscribers),
+            (publishers, &self.publishers, &before.publishers),
         ];
         let differs = |new: &Option<Arc<Verifier>>, old: &Option<Arc<Verifier>>| match (new, old) {
-            (Some(new), Some(old)) => !has_keys(old, &new.keys().keys()),
+            (Some(new), Some(old)) => !has_keys(old, &new.keys().fixed()),
             _ => false,
         };
         pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name).collect()
@@ -317,7 +353,12 @@ impl Access {
     }
 
     fn denial(&self, reason: AccessError, detail: &str) -> Denial {
-        Denial { reason, detail: self.explain(detail, reason) }
+        if reason == AccessError::NoKeysYet {
+            // The operator's trouble is no secret of the client's, and the client has done nothing wrong.
+            let detail = format!("{reason}; try again in a moment");
+            return Denial { reason, detail, retry_after_s: Some(self.retry_after_s()) };
+        }
+        Denial { reason, detail: self.explain(detail, reason), retry_after_s: None }
     }
 
     /// A number of its own for each call (SplitMix64). It decides only when a stream ends within its window.
@@ -338,10 +379,15 @@ pub(crate) enum PublisherError {
 }
 
 impl Denial {
-    /// The value of `WWW-Authenticate`.
-    pub(crate) fn challenge(&self) -> String {
+    /// The field that tells the client what to do: show a token, or try again.
+    pub(crate) fn field(&self) -> (&'static str, String) {
+        if let Some(seconds) = self.retry_after_s {
+            return ("Retry-After", seconds.to_string());
+        }
         let error = self.reason.bearer_error();
-        error.map_or_else(|| "Bearer".to_owned(), |error| format!("Bearer error=\"{error}\""))
+        let challenge =
+            error.map_or_else(|| "Bearer".to_owned(), |error| format!("Bearer error=\"{error}\""));
+        ("WWW-Authenticate", challenge)
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -350,8 +396,8 @@ impl Denial {
 
     /// As the answer of an admission.
     pub(crate) fn refusal(self) -> Result<Refusal, InvalidHeader> {
-        let challenge = self.challenge();
-        Refusal::new(self.status(), self.detail).with_header("WWW-Authenticate", &challenge)
+        let (name, value) = self.field();
+        Refusal::new(self.status(), self.detail).with_header(name, &value)
     }
 }
 
@@ -406,7 +452,7 @@ pub(crate) fn check_open(
     values: &Values,
     listening: &Listening,
 ) -> Result<(), ConfigurationError> {
-    let has_keys = !settings.publisher_keys.is_empty();
+    let has_keys = !settings.publisher_keys.is_empty() || settings.publisher_jwks.is_some();
     let reachable = listening.addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     let Some(address) = reachable.filter(|_| !has_keys && !settings.open) else { return Ok(()) };
     let name = if settings.listen.contains(&Listen::Tcp(*address)) { "listen" } else { "listen-proxy" };
@@ -419,7 +465,12 @@ pub(crate) fn check_open(
 }
 
 fn has_keys(verifier: &Verifier, keys: &KeySet) -> bool {
-    verifier.keys().keys().is_same(keys)
+    verifier.keys().fixed().is_same(keys)
+}
+
+/// Where the keys of subscribers and of publishers are fetched.
+fn keys_by_url(settings: &Settings) -> [Option<KeysByUrl>; 2] {
+    [&settings.subscriber_jwks, &settings.publisher_jwks].map(|url| KeysByUrl::of(url.as_ref(), settings))
 }
 
 fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t Topic> {
@@ -430,7 +481,7 @@ fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t T
 fn not_covered(topic: Option<&Topic>, advice: &str) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
     let detail = format!("the token does not cover the topic {shown:?}{advice}");
-    Denial { reason: AccessError::TopicNotCovered, detail }
+    Denial { reason: AccessError::TopicNotCovered, detail, retry_after_s: None }
 }
 
 #[cfg(test)]

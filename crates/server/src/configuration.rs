@@ -153,14 +153,16 @@ fn checked(values: &Values) -> Result<Settings, ConfigurationError> {
     // With half of the keys, the other half of the doors would be open without a word.
     let doors = [
         ("subscriber-keys", !settings.subscriber_keys.is_empty()),
+        ("subscriber-jwks", settings.subscriber_jwks.is_some()),
         ("url-keys", !settings.url_keys.is_empty()),
         ("authorize-url", settings.authorize_url.is_some()),
     ];
+    let has_publishers = !settings.publisher_keys.is_empty() || settings.publisher_jwks.is_some();
     let door = doors.into_iter().find(|(_, is_there)| *is_there).map(|(name, _)| name);
-    if let Some(name) = door.filter(|_| settings.publisher_keys.is_empty()) {
+    if let Some(name) = door.filter(|_| !has_publishers) {
         report(name, format!("--{name} needs --publisher-keys, too: otherwise everyone could publish"));
     }
-    if !settings.publisher_keys.is_empty() && door.is_none() && !settings.anonymous_subscribe {
+    if has_publishers && door.is_none() && !settings.anonymous_subscribe {
         let text = "--publisher-keys needs --subscriber-keys, --url-keys or --authorize-url, too, or \
                     --anonymous-subscribe: otherwise nothing could be subscribed to";
         report("publisher-keys", text.to_owned());
@@ -170,15 +172,19 @@ fn checked(values: &Values) -> Result<Settings, ConfigurationError> {
                     subscribers without a token, too, so let it answer 204 for them";
         report("anonymous-subscribe", text.to_owned());
     }
-    if let Some(url) =
-        settings.authorize_url.as_ref().filter(|url| url.is_unprotected() && !settings.plain_http)
-    {
-        let text = format!(
-            "{:?} is not protected by TLS and not on this machine, so that strangers could change the answers; \
-             write https, or allow it by --plain-http",
-            url.authority()
-        );
-        report("authorize-url", text);
+    for (name, url) in [
+        ("subscriber-jwks", &settings.subscriber_jwks),
+        ("publisher-jwks", &settings.publisher_jwks),
+        ("authorize-url", &settings.authorize_url),
+    ] {
+        if let Some(url) = url.as_ref().filter(|url| url.is_unprotected() && !settings.plain_http) {
+            let text = format!(
+                "{:?} is not protected by TLS and not on this machine, so that strangers could change the answers; \
+                 write https, or allow it by --plain-http",
+                url.authority()
+            );
+            report(name, text);
+        }
     }
     match problems.is_empty() {
         true => Ok(settings),

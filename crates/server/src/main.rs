@@ -8,6 +8,7 @@ mod config_command;
 mod configuration;
 mod control;
 mod cors;
+mod fetched_keys;
 mod forward;
 mod health;
 mod hosts;
