@@ -43,11 +43,13 @@ pub enum AccessError {
     Pattern(PatternError),
     /// The grants do not cover a topic of the request.
     TopicNotCovered,
+    /// The keys are fetched, and no fetch has succeeded yet: the token may be good.
+    NoKeysYet,
 }
 
 impl AccessError {
     /// The short names of all reasons, for counters that exist before the first refusal.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "missing",
         "conflict",
         "too_long",
@@ -63,6 +65,7 @@ impl AccessError {
         "revoked",
         "pattern",
         "topic_not_covered",
+        "no_keys_yet",
     ];
 
     /// The short name of the reason. It stays the same in later versions.
@@ -88,15 +91,18 @@ impl AccessError {
             AccessError::Revoked => 12,
             AccessError::Pattern(_) => 13,
             AccessError::TopicNotCovered => 14,
+            AccessError::NoKeysYet => 15,
         }
     }
 
     /// The status of an HTTP answer (RFC 6750, section 3.1): 403 where the client is known and may not do
-    /// this, 400 where the request itself is wrong because it has several tokens, else 401.
+    /// this, 400 where the request itself is wrong because it has several tokens, 503 where it is to try again
+    /// because the token may be good, else 401.
     pub fn status(&self) -> u16 {
         match self {
             AccessError::TopicNotCovered => 403,
             AccessError::Conflict => 400,
+            AccessError::NoKeysYet => 503,
             _ => 401,
         }
     }
@@ -106,7 +112,7 @@ impl AccessError {
     /// A request without a token gets none: it "SHOULD NOT include an error code or other error information".
     pub fn bearer_error(&self) -> Option<&'static str> {
         match self {
-            AccessError::Missing => None,
+            AccessError::Missing | AccessError::NoKeysYet => None,
             AccessError::Conflict => Some("invalid_request"),
             AccessError::TopicNotCovered => Some("insufficient_scope"),
             _ => Some("invalid_token"),
@@ -132,6 +138,7 @@ impl fmt::Display for AccessError {
             AccessError::Revoked => f.write_str("the token was revoked"),
             AccessError::Pattern(error) => write!(f, "a pattern in the token's grants is refused: {error}"),
             AccessError::TopicNotCovered => f.write_str("the token's grants do not cover the topic"),
+            AccessError::NoKeysYet => f.write_str("the keys that verify tokens could not be fetched yet"),
         }
     }
 }

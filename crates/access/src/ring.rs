@@ -1,6 +1,6 @@
 //! The keys in use now. They change while tokens are verified: by a reload, or when a JWK Set was fetched.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ pub struct KeyRing {
     current: RwLock<Arc<Generation>>,
     /// How many tokens had a `kid` that no key has.
     unknown_kids: AtomicU64,
+    /// One of the three states above.
+    fetching: AtomicU8,
     /// Wakes the fetcher of the ring, if there is one.
     signal: RwLock<Option<Arc<Signal>>>,
 }
@@ -22,6 +24,11 @@ struct Parts {
     fixed: KeySet,
     fetched: KeySet,
 }
+
+/// Whether fetched keys are there.
+const NOT_FETCHED: u8 = 0;
+const AWAITED: u8 = 1;
+const FETCHED: u8 = 2;
 
 /// Keys, and a number that is another one whenever the keys change.
 #[derive(Debug, Default)]
@@ -58,6 +65,23 @@ impl KeyRing {
     /// Replaces the fetched keys.
     pub fn set_fetched(&self, keys: KeySet) {
         self.change(|parts| parts.fetched = keys);
+        self.fetching.store(FETCHED, Ordering::Release);
+    }
+
+    /// The fixed keys.
+    pub fn fixed(&self) -> KeySet {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).fixed.clone()
+    }
+
+    /// The fetched keys. `None`: no fetch has succeeded.
+    pub fn fetched(&self) -> Option<KeySet> {
+        let is_there = self.fetching.load(Ordering::Acquire) == FETCHED;
+        is_there.then(|| self.parts.lock().unwrap_or_else(PoisonError::into_inner).fetched.clone())
+    }
+
+    /// Whether keys are fetched for this ring, and no fetch has succeeded yet.
+    pub fn awaits_keys(&self) -> bool {
+        self.fetching.load(Ordering::Acquire) == AWAITED
     }
 
     /// A number that is another one whenever the keys changed.
@@ -90,6 +114,8 @@ impl KeyRing {
     /// Notes whom to ask from now on. The fetcher before it is not asked any more.
     pub(crate) fn set_signal(&self, signal: Arc<Signal>) {
         *self.signal.write().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        // A first fetch may have succeeded already.
+        let _ = self.fetching.compare_exchange(NOT_FETCHED, AWAITED, Ordering::AcqRel, Ordering::Acquire);
     }
 
     fn change(&self, change: impl FnOnce(&mut Parts)) {

@@ -98,6 +98,24 @@ impl Verified {
         }
     }
 
+    /// What a service says that knows the subscriber by other means than a token. `issued_unix_s` is when the
+    /// service was asked: a revocation of the subject in that second or later bars the answer.
+    pub fn by_service(
+        subject: Option<&Arc<str>>,
+        issued_unix_s: u64,
+        expires_unix_s: Option<u64>,
+        grants: Arc<Grants>,
+    ) -> Verified {
+        Verified {
+            subject: subject.cloned(),
+            token_id: None,
+            expires_unix_s,
+            not_before_unix_s: 0,
+            issued_unix_s: Some(issued_unix_s),
+            grants,
+        }
+    }
+
     /// Who bears the token (`sub`): at most [`crate::MAX_NAME_BYTES`].
     pub fn subject(&self) -> Option<&Arc<str>> {
         self.subject.as_ref()
@@ -205,10 +223,14 @@ impl Verifier {
                 let parts = Parts::split(token)?;
                 let outcome =
                     keys.keys.verify(parts.algorithm, parts.kid.as_deref(), parts.message, &parts.signature);
-                if outcome == Err(AccessError::UnknownKid) {
-                    self.keys.note_unknown_kid();
+                if let Err(error) = outcome {
+                    // The right key may come with the first set.
+                    let is_early = self.keys.awaits_keys();
+                    if error == AccessError::UnknownKid || is_early {
+                        self.keys.note_unknown_kid();
+                    }
+                    return Err(if is_early { AccessError::NoKeysYet } else { error });
                 }
-                outcome?;
                 let verified = Arc::new(self.read(&parts)?);
                 // What has expired, or is not valid yet, is not worth remembering.
                 verified.check_time(self.rules.leeway_s, now_unix_s)?;

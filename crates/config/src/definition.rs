@@ -141,6 +141,7 @@ impl<T> Spec<T> {
     /// The text of its default. An option without one is an empty list.
     pub fn default(mut self, text: impl Into<String>) -> Spec<T> {
         self.default = vec![text.into()];
+        self.default_means = None;
         self
     }
 

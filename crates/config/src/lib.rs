@@ -46,6 +46,7 @@ pub use layers::{Given, Sources, Values};
 pub use problem::{Place, Problem, Problems};
 pub use settings::{LaggardEnd, Settings, WhenFull};
 pub use values::host_name::{self, HostName};
+pub use values::http_url::{HttpUrl, InvalidHttpUrl};
 pub use values::key_file::{KeyContent, KeyFile};
 pub use values::listen::{self, Listen};
 pub use values::retain_rule::RetainRule;

@@ -16,8 +16,8 @@ use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
 use crate::kind::{any_time, choice, count, path, size, size_text, switch, text, text_with, time, time_text};
 use crate::layers::Values;
 use crate::problem::{Place, Problem, Problems};
-use crate::values::{cors_origin, listen, log_filter, proxy};
-use crate::{HostName, KeyFile, Listen, RetainRule};
+use crate::values::{cors_origin, field_name, listen, log_filter, proxy};
+use crate::{HostName, HttpUrl, KeyFile, Listen, RetainRule};
 
 /// Bytes that fit into the kernel's type for the size of a buffer.
 const LARGEST_BUFFER: usize = u32::MAX as usize;
@@ -149,6 +149,44 @@ settings! {
             text("the path of a file, or hs256:PATH, hs384:PATH, hs512:PATH or ps256:PATH"),
             Separator::Comma,
         ).value_name("FILE").reloadable();
+        /// URL of a JWK Set whose keys verify the tokens of subscribers, beside those of --subscriber-keys. It is
+        /// fetched at the start, again and again, and when a token names an unknown key. While no fetch has
+        /// succeeded, tokens are answered 503; later the last good set holds.
+        subscriber_jwks: Option<HttpUrl> = optional(
+            text("an URL such as https://id.example/jwks.json"), "none", "no keys are fetched",
+        ).value_name("URL").reloadable();
+        /// URL of a JWK Set whose keys verify the tokens of publishers, beside those of --publisher-keys, as for
+        /// --subscriber-jwks.
+        publisher_jwks: Option<HttpUrl> = optional(
+            text("an URL such as https://id.example/jwks.json"), "none", "no keys are fetched",
+        ).value_name("URL").reloadable();
+        /// Time between two fetches of a JWK Set.
+        jwks_refresh: Duration = one(time(Duration::from_secs(10)..=Duration::from_secs(24 * 3600)))
+            .default("5m").reloadable();
+        /// URL of an endpoint that decides about subscriptions which no valid token and no signed URL lets in. It is
+        /// asked by a GET with X-Forwarded-Method, X-Forwarded-Uri, X-Forwarded-Host, X-Forwarded-For, Origin and
+        /// the fields of --authorize-headers: 2xx lets the subscriber in, 401 and 403 refuse it, and everything else
+        /// is answered 503. See docs/guides/access.md.
+        authorize_url: Option<HttpUrl> = optional(
+            text("an URL such as https://app.example/authorize"), "none", "no endpoint is asked",
+        ).value_name("URL").reloadable();
+        /// Field of the request that is passed on to --authorize-url.
+        authorize_headers: Vec<String> = many(
+            text_with("the name of a field, such as cookie", field_name::parse), Separator::Comma,
+        ).defaults(["cookie", "authorization"]).value_name("NAME").reloadable();
+        /// Time within which --authorize-url has to answer, a wait for --authorize-questions included.
+        authorize_timeout: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(9)))
+            .default("5s").reloadable();
+        /// Questions to --authorize-url at once. Others wait.
+        authorize_questions: usize = one(count(1..=1024)).default("64").reloadable();
+        /// Time for which an answer of --authorize-url holds for equal requests; a refusal holds for at most a second.
+        /// An answer with Cache-Control: no-store is never kept.
+        authorize_cache: Option<Duration> = optional(
+            time(Duration::from_millis(1)..=Duration::from_secs(60)), "off", "no answer is kept",
+        ).default("5s").reloadable();
+        /// Ask endpoints by http, without TLS, on hosts other than this machine, too. Strangers in that network can
+        /// change the answers.
+        plain_http: bool = one(switch()).default("false").reloadable();
         /// File with a secret of at least 32 bytes that verifies signed subscribe URLs. The first one signs,
         /// so that keys can be rotated.
         url_keys: Vec<PathBuf> = many(path(), Separator::Comma).value_name("FILE").reloadable();

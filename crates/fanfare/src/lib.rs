@@ -218,7 +218,7 @@ pub use fanfare_proto::limits::{
 };
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::stream::CloseReason;
-pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
+pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery, is_resume_parameter};
 pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,

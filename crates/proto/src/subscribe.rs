@@ -14,6 +14,11 @@ use crate::pattern::{MAX_PLACES, Pattern, PatternError};
 const RESUME_PARAMETERS: [&str; 5] =
     ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "evs_last_event_id"];
 
+/// Whether a parameter of the query with this decoded name says where to resume.
+pub fn is_resume_parameter(name: &[u8]) -> bool {
+    RESUME_PARAMETERS.iter().any(|parameter| parameter.as_bytes() == name)
+}
+
 /// A subscribe request, read from the head of `GET /events?topic=a&topic=b&match=orders/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribeQuery {

@@ -3,6 +3,7 @@
 //! A subscription is judged on the thread of a shard. Nothing here uses a descriptor: keys were read before, and the
 //! wall clock needs none. A token that was verified before costs one hash.
 
+use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +17,16 @@ use fanfare_config::{Listen, Place, Problem, Problems, Settings, Values};
 
 use crate::clock::unix_time;
 use crate::configuration::ConfigurationError;
+use crate::fetched_keys::{FetchedKeys, KeysByUrl};
+use crate::forward::{Forward, ForwardOptions};
 use crate::key_files;
 use crate::listen::Listening;
 
 /// The longest part of a topic that a refusal repeats, in characters.
 const SHOWN: usize = 100;
+
+/// The options of files of keys, of subscribers and of publishers.
+const KEY_OPTIONS: [&str; 2] = ["subscriber-keys", "publisher-keys"];
 
 /// The keys and the rules at one time.
 #[derive(Debug, Default)]
@@ -34,8 +40,21 @@ pub(crate) struct Access {
     /// Tell clients why they are refused.
     debug: bool,
     revocations: Arc<Revocations>,
+    /// What keeps the keys of subscribers and of publishers up to date.
+    fetched: [Option<Arc<FetchedKeys>>; 2],
+    /// The endpoint that decides where neither a token nor a signed URL does.
+    forward: Option<Arc<Forward>>,
     /// A new number for each stream, so that streams of one expiry end at different times.
     random: AtomicU64,
+}
+
+/// What is known of a subscription that is not refused.
+#[derive(Debug)]
+pub(crate) enum Judged {
+    /// It is let in.
+    Admitted(Subscribe),
+    /// The endpoint decides about it.
+    Ask(Subscribe, Arc<Forward>),
 }
 
 /// A request that is refused.
@@ -44,6 +63,8 @@ pub(crate) struct Denial {
     pub(crate) reason: AccessError,
     /// For the client.
     pub(crate) detail: String,
+    /// When the client is to try again, where that may help.
+    retry_after_s: Option<u64>,
 }
 
 /// The client of a request to the control plane. Without keys it may do everything.
@@ -81,26 +102,38 @@ impl Access {
             problems.push(Problem { place, text });
         };
         let revocations = Arc::clone(&before.revocations);
-        let mut verifier = |name: &str, files: &[fanfare_config::KeyFile], old: &Option<Arc<Verifier>>| {
-            if files.is_empty() {
+        for (name, by_url) in ["subscriber-jwks", "publisher-jwks"].into_iter().zip(keys_by_url(settings)) {
+            if let Some(Err(text)) = by_url.map(|by_url| by_url.check()) {
+                report(name, text);
+            }
+        }
+        let mut verifier = |index: usize, files: &[fanfare_config::KeyFile], old: &Option<Arc<Verifier>>| {
+            let (name, by_url) = (KEY_OPTIONS[index], &keys_by_url(settings)[index]);
+            if files.is_empty() && by_url.is_none() {
                 return None;
             }
-            match key_files::key_set(files) {
-                Ok(keys) => {
-                    let same = old.as_ref().filter(|old| before.rules == rules && has_keys(old, &keys));
-                    Some(same.cloned().unwrap_or_else(|| {
-                        let verifier = Verifier::new(Arc::new(KeyRing::of(keys)), rules.clone());
-                        Arc::new(verifier.with_revocations(Arc::clone(&revocations)))
-                    }))
+            let keys = match files {
+                [] => KeySet::default(),
+                files => key_files::key_set(files).map_err(|text| report(name, text)).ok()?,
+            };
+            let fetched_before = before.fetched[index].as_ref().map(|fetched| fetched.from());
+            let is_same = before.rules == rules && by_url.as_ref() == fetched_before;
+            let same = old.as_ref().filter(|old| is_same && has_keys(old, &keys));
+            Some(same.cloned().unwrap_or_else(|| {
+                let ring = KeyRing::of(keys);
+                // What was fetched from the same place stays good until it is fetched again.
+                if let (Some(old), Some(by_url), Some(from)) = (old, by_url, fetched_before)
+                    && by_url.is_same_place(from)
+                    && let Some(fetched) = old.keys().fetched()
+                {
+                    ring.set_fetched(fetched);
                 }
-                Err(text) => {
-                    report(name, text);
-                    None
-                }
-            }
+                let verifier = Verifier::new(Arc::new(ring), rules.clone());
+                Arc::new(verifier.with_revocations(Arc::clone(&revocations)))
+            }))
         };
-        let subscribers = verifier("subscriber-keys", &settings.subscriber_keys, &before.subscribers);
-        let publishers = verifier("publisher-keys", &settings.publisher_keys, &before.publishers);
+        let subscribers = verifier(0, &settings.subscriber_keys, &before.subscribers);
+        let publishers = verifier(1, &settings.publisher_keys, &before.publishers);
         let mut urls = None;
         if !settings.url_keys.is_empty() {
             let signer = key_files::secrets(&settings.url_keys).and_then(|secrets| {
@@ -111,10 +144,15 @@ impl Access {
                 Err(text) => report("url-keys", text),
             }
         }
+        if let Some(Err(text)) = ForwardOptions::of(settings).map(|options| options.check()) {
+            report("authorize-url", text);
+        }
         if !problems.is_empty() {
             return Err(ConfigurationError::Together(Problems(problems)));
         }
         Ok(Access {
+            fetched: [None, None],
+            forward: None,
             subscribers,
             publishers,
             urls,
@@ -127,14 +165,46 @@ impl Access {
         })
     }
 
+    /// Starts the threads that ask endpoints. What has the same options as before goes on.
+    ///
+    /// # Errors
+    /// The system gives no thread. The text names the option.
+    pub(crate) fn start(&mut self, settings: &Settings, before: &Access) -> Result<(), String> {
+        let sides = [(&self.subscribers, &before.subscribers), (&self.publishers, &before.publishers)];
+        for (index, (by_url, (verifier, old))) in keys_by_url(settings).into_iter().zip(sides).enumerate() {
+            let (Some(by_url), Some(verifier)) = (by_url, verifier) else { continue };
+            let goes_on = old.as_ref().is_some_and(|old| Arc::ptr_eq(old, verifier));
+            let same = before.fetched[index].as_ref().filter(|_| goes_on);
+            self.fetched[index] = Some(match same {
+                Some(fetched) => Arc::clone(fetched),
+                None => {
+                    let option = ["--subscriber-jwks", "--publisher-jwks"][index];
+                    let fetched = FetchedKeys::start(by_url, Arc::clone(verifier.keys()), option);
+                    Arc::new(fetched.map_err(|error| format!("{option}: {error}"))?)
+                }
+            });
+        }
+        if let Some(options) = ForwardOptions::of(settings) {
+            let same = before.forward.as_ref().filter(|forward| *forward.options() == options);
+            self.forward = Some(match same {
+                Some(forward) => Arc::clone(forward),
+                None => {
+                    Arc::new(Forward::start(options).map_err(|error| format!("--authorize-url: {error}"))?)
+                }
+            });
+        }
+        Ok(())
+    }
+
     /// The options whose files have other keys than before, although the options are the same.
     pub(crate) fn changed_keys(&self, before: &Access) -> Vec<&'static str> {
+        let [subscribers, publishers] = KEY_OPTIONS;
         let pairs = [
-            ("subscriber-keys", &self.subscribers, &before.subscribers),
-            ("publisher-keys", &self.publishers, &before.publishers),
+            (subscribers, &self.subscribers, &before.subscribers),
+            (publishers, &self.publishers, &before.publishers),
         ];
         let differs = |new: &Option<Arc<Verifier>>, old: &Option<Arc<Verifier>>| match (new, old) {
-            (Some(new), Some(old)) => !has_keys(old, &new.keys().keys()),
+            (Some(new), Some(old)) => !has_keys(old, &new.keys().fixed()),
             _ => false,
         };
         pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name).collect()
@@ -145,28 +215,45 @@ impl Access {
         self.publishers.is_some()
     }
 
-    /// The memory of verified tokens, at most.
-    pub(crate) fn memory_bounds(&self) -> Option<(&'static str, usize)> {
+    /// The memory of what is remembered, at most.
+    pub(crate) fn memory_bounds(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let verifiers = [&self.subscribers, &self.publishers].into_iter().flatten().count();
-        (verifiers > 0).then(|| ("verified tokens", verifiers * MemoryLimits::default().bytes))
+        let tokens = (verifiers > 0).then(|| ("verified tokens", verifiers * MemoryLimits::default().bytes));
+        tokens.into_iter().chain(self.forward.as_ref().map(|_| Forward::memory_bound()))
     }
 
     /// Judges a subscription, and gives it what its token says: whether it sees private events, its subject and its end.
     ///
     /// # Errors
     /// It is refused.
-    pub(crate) fn admit(&self, request: &RequestHead<'_>, subscribe: Subscribe) -> Result<Subscribe, Denial> {
+    pub(crate) fn admit(&self, request: &RequestHead<'_>, subscribe: Subscribe) -> Result<Judged, Denial> {
+        let admitted = |subscribe| Ok(Judged::Admitted(subscribe));
         if !self.has_keys() {
-            return Ok(subscribe);
+            return admitted(subscribe);
         }
-        let now = unix_time();
-        let denied = |reason| self.denial(reason, "this subscription needs a valid token");
-        let Some(verified) = self.subscriber(request, now.as_secs()).map_err(denied)? else {
-            return match self.anonymous_subscribe {
-                true => Ok(subscribe),
-                false => Err(denied(AccessError::Missing)),
-            };
-        };
+        let found = self.subscriber(request, unix_time().as_secs());
+        if let Some(forward) = &self.forward
+            && !matches!(found, Ok(Some(_)) | Err(AccessError::Revoked))
+        {
+            return Ok(Judged::Ask(subscribe, Arc::clone(forward)));
+        }
+        match found.map_err(|reason| self.subscriber_denial(reason))? {
+            Some(verified) => self.admit_verified(&verified, subscribe).and_then(admitted),
+            None if self.anonymous_subscribe => admitted(subscribe),
+            None => Err(self.subscriber_denial(AccessError::Missing)),
+        }
+    }
+
+    /// Gives a subscription what is known of its subscriber.
+    ///
+    /// # Errors
+    /// What is known does not allow it.
+    pub(crate) fn admit_verified(
+        &self,
+        verified: &Verified,
+        subscribe: Subscribe,
+    ) -> Result<Subscribe, Denial> {
+        let denied = |reason| self.subscriber_denial(reason);
         // An anonymous subscriber gets the public events of every topic, so a token takes none of them away.
         let uncovered = match self.anonymous_subscribe {
             true => Uncovered::PublicEvents,
@@ -176,7 +263,7 @@ impl Access {
         let sight = match verified.grants().sight(topics, uncovered) {
             Ok(sight) => sight,
             Err(AccessError::TopicNotCovered) => {
-                return Err(not_covered(first_uncovered(&verified, topics)));
+                return Err(not_covered(first_uncovered(verified, topics)));
             }
             Err(reason) => return Err(denied(reason)),
         };
@@ -194,7 +281,7 @@ impl Access {
         }
         if let Some(expires_unix_s) = verified.expires_unix_s() {
             // A token in its leeway has no time left.
-            let lifetime = stream_lifetime(expires_unix_s, now, self.random_number());
+            let lifetime = stream_lifetime(expires_unix_s, unix_time(), self.random_number());
             subscribe = subscribe.with_lifetime(lifetime.ok_or_else(|| denied(AccessError::Expired))?);
         }
         Ok(subscribe)
@@ -251,9 +338,32 @@ impl Access {
         self.revocations.dropped() > before
     }
 
+    fn subscriber_denial(&self, reason: AccessError) -> Denial {
+        self.denial(reason, "this subscription needs a valid token")
+    }
+
+    /// Whether a subscriber is barred since it was let in by other means than a token.
+    pub(crate) fn bars(&self, verified: &Verified) -> bool {
+        self.revocations.bars(verified, unix_time().as_secs())
+    }
+
+    /// Tells the client the reason where it may know it.
+    pub(crate) fn explain(&self, detail: &str, reason: impl Display) -> String {
+        if self.debug { format!("{detail}: {reason}") } else { detail.to_owned() }
+    }
+
+    /// When a client is to try again: not all of them in the same second.
+    pub(crate) fn retry_after_s(&self) -> u64 {
+        1 + self.random_number() % 4
+    }
+
     fn denial(&self, reason: AccessError, detail: &str) -> Denial {
-        let detail = if self.debug { format!("{detail}: {reason}") } else { detail.to_owned() };
-        Denial { reason, detail }
+        if reason == AccessError::NoKeysYet {
+            // The operator's trouble is no secret of the client's, and the client has done nothing wrong.
+            let detail = format!("{reason}; try again in a moment");
+            return Denial { reason, detail, retry_after_s: Some(self.retry_after_s()) };
+        }
+        Denial { reason, detail: self.explain(detail, reason), retry_after_s: None }
     }
 
     /// A number of its own for each call (SplitMix64). It decides only when a stream ends within its window.
@@ -274,10 +384,15 @@ pub(crate) enum PublisherError {
 }
 
 impl Denial {
-    /// The value of `WWW-Authenticate`.
-    pub(crate) fn challenge(&self) -> String {
+    /// The field that tells the client what to do: show a token, or try again.
+    pub(crate) fn field(&self) -> (&'static str, String) {
+        if let Some(seconds) = self.retry_after_s {
+            return ("Retry-After", seconds.to_string());
+        }
         let error = self.reason.bearer_error();
-        error.map_or_else(|| "Bearer".to_owned(), |error| format!("Bearer error=\"{error}\""))
+        let challenge =
+            error.map_or_else(|| "Bearer".to_owned(), |error| format!("Bearer error=\"{error}\""));
+        ("WWW-Authenticate", challenge)
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -286,8 +401,8 @@ impl Denial {
 
     /// As the answer of an admission.
     pub(crate) fn refusal(self) -> Result<Refusal, InvalidHeader> {
-        let challenge = self.challenge();
-        Refusal::new(self.status(), self.detail).with_header("WWW-Authenticate", &challenge)
+        let (name, value) = self.field();
+        Refusal::new(self.status(), self.detail).with_header(name, &value)
     }
 }
 
@@ -356,7 +471,8 @@ pub(crate) fn check_keys_stay(
     values: &Values,
     before: &Access,
 ) -> Result<(), ConfigurationError> {
-    if !before.has_keys() || !settings.publisher_keys.is_empty() || settings.open {
+    let has_keys = !settings.publisher_keys.is_empty() || settings.publisher_jwks.is_some();
+    if !before.has_keys() || has_keys || settings.open {
         return Ok(());
     }
     let text = "this server has keys, and without publisher-keys everyone could subscribe and publish; name the keys, \
@@ -374,7 +490,7 @@ pub(crate) fn check_open(
     values: &Values,
     listening: &Listening,
 ) -> Result<(), ConfigurationError> {
-    let has_keys = !settings.publisher_keys.is_empty();
+    let has_keys = !settings.publisher_keys.is_empty() || settings.publisher_jwks.is_some();
     let reachable = listening.addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     let Some(address) = reachable.filter(|_| !has_keys && !settings.open) else { return Ok(()) };
     let name = if settings.listen.contains(&Listen::Tcp(*address)) { "listen" } else { "listen-proxy" };
@@ -387,7 +503,12 @@ pub(crate) fn check_open(
 }
 
 fn has_keys(verifier: &Verifier, keys: &KeySet) -> bool {
-    verifier.keys().keys().is_same(keys)
+    verifier.keys().fixed().is_same(keys)
+}
+
+/// Where the keys of subscribers and of publishers are fetched.
+fn keys_by_url(settings: &Settings) -> [Option<KeysByUrl>; 2] {
+    [&settings.subscriber_jwks, &settings.publisher_jwks].map(|url| KeysByUrl::of(url.as_ref(), settings))
 }
 
 fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t Topic> {
@@ -398,7 +519,7 @@ fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t T
 fn not_covered(topic: Option<&Topic>) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
     let detail = format!("the token does not cover the topic {shown:?}");
-    Denial { reason: AccessError::TopicNotCovered, detail }
+    Denial { reason: AccessError::TopicNotCovered, detail, retry_after_s: None }
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use fanfare::{Admission, Answer, Decision, Refusal, Request, RequestHead, Subscribe};
+use fanfare::{Admission, Answer, ClientLimits, Decision, Refusal, Request, RequestHead, Subscribe};
 
+use crate::access::Judged;
 use crate::control::{Notice, Notices};
+use crate::forward::{AskedSubscription, Asking, Forward, Question, To, with_fields};
 use crate::health::Health;
 use crate::hosts::Hosts;
-use crate::rules::CurrentRules;
+use crate::rules::{CurrentRules, Rules};
 
 /// The rules. Clones share what they count.
 #[derive(Clone)]
@@ -18,48 +20,89 @@ pub(crate) struct EventsAdmission {
     pub(crate) health: Arc<Health>,
 }
 
+/// What is known of a request at once.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is moved once, and a box would be an allocation for each request"
+)]
+pub(crate) enum Considered {
+    Decided(Decision),
+    /// An endpoint decides.
+    Ask(Box<Asking>),
+}
+
 impl Admission for EventsAdmission {
     fn admit(&self, request: &Request<'_>) -> Decision {
-        if request.method() != "GET" || request.path() != "/events" {
-            let asks = matches!(request.method(), "GET" | "HEAD");
-            let health = asks.then(|| self.health.answer(request.path())).flatten();
-            return health.map_or(Decision::HandOver, |answer| self.with_cors(request.head(), answer));
+        match self.consider(request, None) {
+            Considered::Decided(decision) => decision,
+            Considered::Ask(asking) => {
+                let (later, ticket) = Decision::later();
+                asking.ask(To::Shard(ticket));
+                later
+            }
         }
-        let rules = self.rules.get();
-        let fields = rules.cors.fields_for(request.head());
-        let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
-        let host = request.head().host();
-        let subscribe = if rules.hosts.allow(host) {
-            let subscribe = Subscribe::from_request(request, rules.max_topics);
-            match subscribe {
-                Ok(subscribe) => rules.access.admit(request.head(), subscribe).map_err(|denial| {
-                    let client = request.client_address(&rules.proxies);
-                    self.notices.add_denial(denial.reason, client);
-                    denial.refusal().unwrap_or_else(|invalid| Refusal::new(400, invalid.to_string()))
-                }),
-                Err(error) => Err(Refusal::from(error)),
-            }
-        } else {
-            self.notices.add_from(Notice::HostRefused, request.client_address(&rules.proxies));
-            Err(Refusal::new(421, Hosts::refusal(host)))
-        };
-        let decided = match subscribe {
-            Ok(subscribe) => {
-                let subscribe =
-                    fields.try_fold(subscribe, |head, (name, value)| head.with_header(name, value));
-                subscribe.map(Decision::Subscribe)
-            }
-            Err(refusal) => {
-                let refusal = fields.try_fold(refusal, |head, (name, value)| head.with_header(name, value));
-                refusal.map(Decision::Refuse)
-            }
-        };
-        // A field echoes the origin.
-        decided.unwrap_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())))
     }
 }
 
 impl EventsAdmission {
+    /// Decides about a request, or says what an endpoint is to be asked. `clients`: a shard does not know whose connection
+    /// it is, so the subscription says it, by these bounds.
+    pub(crate) fn consider(&self, request: &Request<'_>, clients: Option<&ClientLimits>) -> Considered {
+        if request.method() != "GET" || request.path() != "/events" {
+            let asks = matches!(request.method(), "GET" | "HEAD");
+            let health = asks.then(|| self.health.answer(request.path())).flatten();
+            let decision = health.map_or(Decision::HandOver, |answer| self.with_cors(request.head(), answer));
+            return Considered::Decided(decision);
+        }
+        let rules = self.rules.get();
+        let fields = rules.cors.fields_for(request.head());
+        let host = request.head().host();
+        if !rules.hosts.allow(host) {
+            self.notices.add_from(Notice::HostRefused, request.client_address(&rules.proxies));
+            let refusal = Refusal::new(421, Hosts::refusal(host));
+            return Considered::Decided(with_fields(Ok(Err(refusal)), &fields));
+        }
+        let judged = match Subscribe::from_request(request, rules.max_topics) {
+            Ok(subscribe) => {
+                let subscribe = match clients {
+                    Some(clients) => subscribe.with_client_of(request, clients),
+                    None => subscribe,
+                };
+                rules.access.admit(request.head(), subscribe)
+            }
+            Err(error) => return Considered::Decided(with_fields(Ok(Err(error.into())), &fields)),
+        };
+        match judged {
+            Ok(Judged::Admitted(subscribe)) => Considered::Decided(with_fields(Ok(Ok(subscribe)), &fields)),
+            Ok(Judged::Ask(subscribe, forward)) => self.ask(request, &rules, subscribe, forward, fields),
+            Err(denial) => {
+                self.notices.add_denial(denial.reason, request.client_address(&rules.proxies));
+                Considered::Decided(with_fields(denial.refusal().map(Err), &fields))
+            }
+        }
+    }
+
+    fn ask(
+        &self,
+        request: &Request<'_>,
+        rules: &Rules,
+        subscribe: Subscribe,
+        forward: Arc<Forward>,
+        fields: Vec<(&'static str, String)>,
+    ) -> Considered {
+        let client = request.client_address(&rules.proxies);
+        let question = match Question::about(request.head(), client, forward.headers()) {
+            Ok(question) => question,
+            Err(wrong) => {
+                let refusal = Refusal::new(400, wrong.0);
+                return Considered::Decided(with_fields(Ok(Err(refusal)), &fields));
+            }
+        };
+        let (access, notices) = (Arc::clone(&rules.access), Arc::clone(&self.notices));
+        let subscription = AskedSubscription { access, notices, subscribe, fields, client };
+        Considered::Ask(Box::new(Asking { forward, question, subscription }))
+    }
+
     /// A health check is answered to every host: monitors ask by the names that they know, and there is nothing in the
     /// answer that a web page should not know.
     fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {

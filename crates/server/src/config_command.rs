@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use fanfare_config::{FileText, Settings, Sources};
 
+use crate::access::Access;
 use crate::cli::ConfigCommand;
 use crate::configuration::{Configuration, ConfigurationError};
 
@@ -12,7 +13,9 @@ pub(crate) fn run(command: ConfigCommand) -> Result<(), Box<dyn Error>> {
     let text = match command {
         ConfigCommand::Check { file } => {
             let read = FileText::read(&file).map_err(ConfigurationError::from)?;
-            Configuration::of(Sources { file: Some(read), ..Sources::default() })?;
+            let read = Configuration::of(Sources { file: Some(read), ..Sources::default() })?;
+            // The files of keys are read, too; nothing is asked by URL.
+            Access::of(&read.settings, &read.values, &Access::default())?;
             format!("{}: no mistakes\n", file.display())
         }
         ConfigCommand::Print(flags) => Configuration::read(flags)?.values.print(),

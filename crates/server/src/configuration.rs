@@ -151,15 +151,40 @@ fn checked(values: &Values) -> Result<Settings, ConfigurationError> {
         report("listen-proxy", text.to_owned());
     }
     // With half of the keys, the other half of the doors would be open without a word.
-    let subscribers = [settings.subscriber_keys.len(), settings.url_keys.len()].iter().sum::<usize>();
-    if subscribers > 0 && settings.publisher_keys.is_empty() {
-        let name = if settings.subscriber_keys.is_empty() { "url-keys" } else { "subscriber-keys" };
+    let doors = [
+        ("subscriber-keys", !settings.subscriber_keys.is_empty()),
+        ("subscriber-jwks", settings.subscriber_jwks.is_some()),
+        ("url-keys", !settings.url_keys.is_empty()),
+        ("authorize-url", settings.authorize_url.is_some()),
+    ];
+    let has_publishers = !settings.publisher_keys.is_empty() || settings.publisher_jwks.is_some();
+    let door = doors.into_iter().find(|(_, is_there)| *is_there).map(|(name, _)| name);
+    if let Some(name) = door.filter(|_| !has_publishers) {
         report(name, format!("--{name} needs --publisher-keys, too: otherwise everyone could publish"));
     }
-    if !settings.publisher_keys.is_empty() && subscribers == 0 && !settings.anonymous_subscribe {
-        let text = "--publisher-keys needs --subscriber-keys or --url-keys, too, or --anonymous-subscribe: \
-                    otherwise nothing could be subscribed to";
+    if has_publishers && door.is_none() && !settings.anonymous_subscribe {
+        let text = "--publisher-keys needs --subscriber-keys, --url-keys or --authorize-url, too, or \
+                    --anonymous-subscribe: otherwise nothing could be subscribed to";
         report("publisher-keys", text.to_owned());
+    }
+    if settings.authorize_url.is_some() && settings.anonymous_subscribe {
+        let text = "--authorize-url and --anonymous-subscribe contradict each other: the endpoint decides about \
+                    subscribers without a token, too, so let it answer 204 for them";
+        report("anonymous-subscribe", text.to_owned());
+    }
+    for (name, url) in [
+        ("subscriber-jwks", &settings.subscriber_jwks),
+        ("publisher-jwks", &settings.publisher_jwks),
+        ("authorize-url", &settings.authorize_url),
+    ] {
+        if let Some(url) = url.as_ref().filter(|url| url.is_unprotected() && !settings.plain_http) {
+            let text = format!(
+                "{:?} is not protected by TLS and not on this machine, so that strangers could change the answers; \
+                 write https, or allow it by --plain-http",
+                url.authority()
+            );
+            report(name, text);
+        }
     }
     match problems.is_empty() {
         true => Ok(settings),

@@ -8,6 +8,8 @@ mod config_command;
 mod configuration;
 mod control;
 mod cors;
+mod fetched_keys;
+mod forward;
 mod health;
 mod hosts;
 mod key_files;

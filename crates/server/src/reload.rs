@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fanfare::{Engine, SharedProxies};
+use fanfare_config::{Place, Problem, Problems};
 use tracing_subscriber::EnvFilter;
 
 use crate::access::{self, Access};
@@ -66,12 +67,15 @@ impl Running {
         access::check_open(settings, &configuration.values, &self.listening)?;
         let before = Arc::clone(&self.rules.get().access);
         access::check_keys_stay(settings, &configuration.values, &before)?;
-        let access = Access::of(settings, &configuration.values, &before)?;
+        let mut access = Access::of(settings, &configuration.values, &before)?;
         for name in access.changed_keys(&before) {
             if !changes.made.contains(&name) {
                 changes.made.push(name);
             }
         }
+        access.start(settings, &before).map_err(|text| {
+            ConfigurationError::Together(Problems(vec![Problem { place: Place::Default, text }]))
+        })?;
         // Everything is read and right: from here on nothing fails.
         let rules = Rules::of(settings, &self.listening, Arc::new(access));
         self.proxies.replace(rules.proxies.clone());

@@ -55,7 +55,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let proxies = SharedProxies::new(settings.proxies());
     let (listeners, listening) = listen::listeners(settings, &proxies)?;
     access::check_open(settings, &configuration.values, &listening)?;
-    let access = Arc::new(Access::of(settings, &configuration.values, &Access::default())?);
+    let mut access = Access::of(settings, &configuration.values, &Access::default())?;
+    access.start(settings, &Access::default())?;
+    let access = Arc::new(access);
     let rules = CurrentRules::new(Rules::of(settings, &listening, Arc::clone(&access)));
     let limits = Arc::new(CurrentLimits::new(ControlLimits::of(settings)));
     let admission =
@@ -69,7 +71,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .socket_options(settings.socket_options())
         .hand_over(true);
     // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, verifies
-    // tokens with keys that were read before, raises counters, and reads the clocks.
+    // tokens with keys that were read before, raises counters, reads the clocks, and puts what an endpoint is to be asked
+    // into a queue of memory, from which a thread of its own takes it.
     builder = unsafe { builder.admission_on_shards(admission.clone()) };
     for listener in listeners {
         builder = builder.listener(listener);

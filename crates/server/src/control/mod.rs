@@ -41,15 +41,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
 
-use crate::admission::EventsAdmission;
+use crate::admission::{Considered, EventsAdmission};
+use crate::forward::To;
 use crate::health::{BEAT, Health};
 pub(crate) use answer_first::OwedWakes;
 pub(crate) use bodies::Bodies;
 use clients::{Client, Clients};
-use fanfare::Admission;
 use head_guard::HeadGuard;
 use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING};
 pub(crate) use limits::{ControlLimits, CurrentLimits};
@@ -154,24 +154,25 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
         client.begins();
         let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
         let is_last = refusal.is_some() || head_guard::is_last(request.headers());
+        let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
         let (body, unread) = Watched::new(body);
         let mut request = Request::from_parts(head, body);
         request.extensions_mut().insert(origin);
-        let reply = match refusal.map(Err).or_else(|| subscription(control, origin, &request)) {
-            Some(Ok(subscribe)) => {
-                // The answer comes from a shard: this request never gets one here.
-                let _ = give_back.try_send(subscribe);
-                None
-            }
-            Some(Err(problem)) => Some(Err(problem)),
-            None => Some(Ok(router.clone().oneshot(request.map(Body::new)))),
+        let subscription = match refusal {
+            Some(problem) => Some(Subscription::Problem(problem)),
+            None => subscription(control, origin, &request),
         };
+        let (router, give_back) = (router.clone(), give_back.clone());
         async move {
-            let mut response: Response<Body> = match reply {
-                None => std::future::pending().await,
+            let mut response: Response<Body> = match resolve(subscription).await {
+                Some(Ok(subscribe)) if !is_head => {
+                    // The answer comes from a shard: this request never gets one here.
+                    let _ = give_back.try_send(subscribe);
+                    std::future::pending().await
+                }
                 Some(Err(problem)) => problem.into_response(),
-                Some(Ok(answer)) => answer.await.into_response(),
+                Some(Ok(_)) | None => router.oneshot(request.map(Body::new)).await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -228,12 +229,20 @@ async fn linger(socket: TcpStream) {
     .await;
 }
 
-/// What a request is, if it is a `GET /events`: a subscription or a refusal. A `HEAD` is refused as a `GET` would be.
+/// What is known of a request that is a subscription.
+enum Subscription {
+    Problem(Problem),
+    Decided(Decision, WireFormat),
+    /// An endpoint decides.
+    Asked(oneshot::Receiver<Decision>, WireFormat),
+}
+
+/// What a request is, if it is a `GET /events`. A `HEAD` is judged as a `GET` would be.
 fn subscription<B>(
     control: &Control,
     origin: ConnectionOrigin,
     request: &Request<B>,
-) -> Option<Result<(Subscribe, WireFormat), Problem>> {
+) -> Option<Subscription> {
     let is_head = request.method() == Method::HEAD;
     if !(is_head || request.method() == Method::GET) || request.uri().path() != "/events" {
         return None;
@@ -241,19 +250,35 @@ fn subscription<B>(
     let target = request.uri().to_string();
     let head = match request_head(request, &target) {
         Ok(head) => head,
-        Err(error) => return Some(Err(Problem::new(error.status(), error.to_string()))),
+        Err(error) => return Some(Subscription::Problem(Problem::new(error.status(), error.to_string()))),
     };
     let asked = fanfare::Request::on(&head, Transport::Http1, origin);
-    Some(match control.admission.admit(&asked) {
-        Decision::Subscribe(_) if is_head => return None,
-        Decision::Subscribe(subscribe) => {
-            let subscribe = subscribe.with_client_of(&asked, &control.hub.limits().clients);
-            Ok((subscribe, head.wire_format()))
+    Some(match control.admission.consider(&asked, Some(&control.hub.limits().clients)) {
+        Considered::Decided(decision) => Subscription::Decided(decision, head.wire_format()),
+        Considered::Ask(asking) => {
+            let (task, decision) = oneshot::channel();
+            asking.ask(To::Task(task));
+            Subscription::Asked(decision, head.wire_format())
         }
-        Decision::Refuse(refusal) => Err(Problem::from(refusal)),
-        // Health checks and all others are answered here.
-        _ => return None,
     })
+}
+
+/// Waits for the decision where an endpoint decides. `None`: the request is no subscription.
+async fn resolve(subscription: Option<Subscription>) -> Option<Result<(Subscribe, WireFormat), Problem>> {
+    let (decision, format) = match subscription? {
+        Subscription::Problem(problem) => return Some(Err(problem)),
+        Subscription::Decided(decision, format) => (decision, format),
+        Subscription::Asked(decision, format) => match decision.await {
+            Ok(decision) => (decision, format),
+            Err(_) => return Some(Err(Problem::new(500, "the server did not decide about this request"))),
+        },
+    };
+    match decision {
+        Decision::Subscribe(subscribe) => Some(Ok((subscribe, format))),
+        Decision::Refuse(refusal) => Some(Err(Problem::from(refusal))),
+        // Health checks and all others are answered here.
+        _ => None,
+    }
 }
 
 /// The head of a request as the engine has it. A `HEAD` is read as a `GET`.

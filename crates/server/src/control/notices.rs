@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use fanfare_access::AccessError;
 
+use crate::forward::Failure;
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
@@ -30,6 +32,10 @@ pub(crate) enum Notice {
     OriginRefused,
     /// A request was refused: its token is missing, not good, or does not cover what it asks for.
     AccessDenied,
+    /// A subscription was refused: the authorization endpoint says so.
+    AuthorizationRefused,
+    /// A subscription was refused: the authorization endpoint did not say what to do with it.
+    AuthorizationFailed,
     /// A request was refused: it is authorised by a cookie, and pages of its origin may not use it.
     CookieRefused,
     /// A connection was lost: the system gave the control plane no descriptor for it.
@@ -51,10 +57,12 @@ pub(crate) struct Notices {
     clients: [Mutex<Option<IpAddr>>; Notice::ALL.len()],
     /// How often access was denied for each reason.
     denials: [AtomicU64; AccessError::NAMES.len()],
+    /// How often the authorization endpoint gave no answer, for each reason.
+    failures: [AtomicU64; Failure::NAMES.len()],
 }
 
 impl Notice {
-    const ALL: [Notice; 12] = [
+    const ALL: [Notice; 14] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
@@ -64,6 +72,8 @@ impl Notice {
         Notice::HostRefused,
         Notice::OriginRefused,
         Notice::AccessDenied,
+        Notice::AuthorizationRefused,
+        Notice::AuthorizationFailed,
         Notice::CookieRefused,
         Notice::ConnectionLost,
         Notice::SubscriberLost,
@@ -99,6 +109,12 @@ impl Notice {
                 "publishes were refused because pages of their origin may not publish (--cors-origin)"
             }
             Notice::AccessDenied => "requests were refused for their tokens",
+            Notice::AuthorizationRefused => {
+                "subscriptions were refused by the authorization endpoint (--authorize-url)"
+            }
+            Notice::AuthorizationFailed => {
+                "subscriptions were refused because the authorization endpoint gave no answer (--authorize-url)"
+            }
             Notice::CookieRefused => {
                 "requests were refused because a cookie authorises them and their origin may not use it \
                  (--cors-origin)"
@@ -131,6 +147,12 @@ impl Notices {
         self.add_from(Notice::AccessDenied, client);
     }
 
+    /// The authorization endpoint gave no answer. As [`Notices::add_from`].
+    pub(crate) fn add_failure(&self, failure: Failure, client: Option<IpAddr>) {
+        self.failures[failure as usize].fetch_add(1, Ordering::Relaxed);
+        self.add_from(Notice::AuthorizationFailed, client);
+    }
+
     /// As [`Notices::add`], with the reason. Not for the threads of shards: it takes a lock.
     pub(super) fn add_error(&self, notice: Notice, error: &impl Display) {
         *self.errors[notice as usize].lock().unwrap_or_else(PoisonError::into_inner) =
@@ -158,6 +180,7 @@ pub(crate) struct Reporter {
     reported: [u64; Notice::ALL.len()],
     silent_until: [Duration; Notice::ALL.len()],
     reported_denials: [u64; AccessError::NAMES.len()],
+    reported_failures: [u64; Failure::NAMES.len()],
 }
 
 impl Reporter {
@@ -165,8 +188,16 @@ impl Reporter {
     pub(crate) fn report(&mut self, notices: &Notices, now: Duration) {
         for (notice, count) in self.due(notices, now) {
             let (mut error, last_client) = (notices.error(notice), notices.client(notice));
-            if notice == Notice::AccessDenied {
-                error = Some(self.reasons(notices));
+            match notice {
+                Notice::AccessDenied => {
+                    let names = &AccessError::NAMES;
+                    error = Some(reasons(names, &notices.denials, &mut self.reported_denials));
+                }
+                Notice::AuthorizationFailed => {
+                    let names = &Failure::NAMES;
+                    error = Some(reasons(names, &notices.failures, &mut self.reported_failures));
+                }
+                _ => {}
             }
             tracing::warn!(count, error, last_client, "{}", notice.text());
         }
@@ -177,19 +208,6 @@ impl Reporter {
     pub(crate) fn report_rest(&mut self, notices: &Notices) {
         self.silent_until = Default::default();
         self.report(notices, Duration::ZERO);
-    }
-
-    /// Why access was denied since the last line, and how often for each reason.
-    fn reasons(&mut self, notices: &Notices) -> String {
-        let mut reasons = Vec::new();
-        for (index, name) in AccessError::NAMES.iter().enumerate() {
-            let count = notices.denials[index].load(Ordering::Relaxed);
-            if count > self.reported_denials[index] {
-                reasons.push(format!("{name}: {}", count - self.reported_denials[index]));
-                self.reported_denials[index] = count;
-            }
-        }
-        reasons.join(", ")
     }
 
     fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(Notice, u64)> {
@@ -205,6 +223,19 @@ impl Reporter {
         }
         due
     }
+}
+
+/// What happened since the last line, and how often for each reason.
+fn reasons(names: &[&str], counts: &[AtomicU64], reported: &mut [u64]) -> String {
+    let mut reasons = Vec::new();
+    for ((name, count), reported) in names.iter().zip(counts).zip(reported) {
+        let count = count.load(Ordering::Relaxed);
+        if count > *reported {
+            reasons.push(format!("{name}: {}", count - *reported));
+            *reported = count;
+        }
+    }
+    reasons.join(", ")
 }
 
 #[cfg(test)]

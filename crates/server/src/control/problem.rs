@@ -53,8 +53,8 @@ impl From<Flaw> for Problem {
 
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Problem {
-        let challenge = denial.challenge();
-        Problem::new(denial.status(), denial.detail).header("WWW-Authenticate", challenge)
+        let (name, value) = denial.field();
+        Problem::new(denial.status(), denial.detail).header(name, value)
     }
 }
 

@@ -7,10 +7,12 @@
 // Each test program uses its part of this.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub(crate) mod endpoint;
 pub(crate) mod file;
 pub(crate) mod http;
 pub(crate) mod server;
 pub(crate) mod stream;
+pub(crate) mod tokens;
 
 use std::env;
 use std::fmt;

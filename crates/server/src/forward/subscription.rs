@@ -1,0 +1,158 @@
+//! A subscription about which the endpoint is asked, and what its answer makes of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fanfare::{Decision, DecisionTicket, InvalidHeader, Refusal, Subscribe};
+use fanfare_access::{AccessError, Verified};
+use tokio::sync::oneshot;
+
+use super::answer::{Answer, Grant, every_topic};
+use super::question::Question;
+use super::settled::Settled;
+use super::{Forward, Waiter};
+use crate::access::Access;
+use crate::control::{Notice, Notices};
+
+/// A subscription that no token and no signed URL lets in. [`Asking::ask`] asks about it.
+pub(crate) struct Asking {
+    pub(crate) forward: Arc<Forward>,
+    pub(crate) question: Question,
+    pub(crate) subscription: AskedSubscription,
+}
+
+/// What the answer needs.
+pub(crate) struct AskedSubscription {
+    pub(crate) access: Arc<Access>,
+    pub(crate) notices: Arc<Notices>,
+    pub(crate) subscribe: Subscribe,
+    /// Fields that each answer to this request has.
+    pub(crate) fields: Vec<(&'static str, String)>,
+    pub(crate) client: Option<IpAddr>,
+}
+
+/// Where the decision goes.
+pub(crate) enum To {
+    /// To the shard of the request.
+    Shard(DecisionTicket),
+    /// To a task of the control plane.
+    Task(oneshot::Sender<Decision>),
+}
+
+struct Waiting {
+    subscription: AskedSubscription,
+    to: To,
+}
+
+impl Asking {
+    pub(crate) fn ask(self, to: To) {
+        let Asking { forward, question, subscription } = self;
+        forward.ask(question, Waiting { subscription, to });
+    }
+}
+
+impl Waiter for Waiting {
+    fn is_wanted(&self) -> bool {
+        match &self.to {
+            To::Shard(ticket) => ticket.is_wanted(),
+            To::Task(task) => !task.is_closed(),
+        }
+    }
+
+    fn accepts(&self, settled: &Settled) -> bool {
+        match &settled.answer {
+            Answer::Granted(grant) => !self.subscription.access.bars(&verified(grant, settled)),
+            Answer::Refused(..) | Answer::Failed(_) => true,
+        }
+    }
+
+    fn decide(self, settled: &Settled) {
+        let decision = self.subscription.decide(settled);
+        match self.to {
+            To::Shard(ticket) => ticket.decide(decision),
+            // Its client may have left.
+            To::Task(task) => drop(task.send(decision)),
+        }
+    }
+}
+
+impl AskedSubscription {
+    fn decide(self, settled: &Settled) -> Decision {
+        let AskedSubscription { access, notices, subscribe, fields, client } = self;
+        let judged = match &settled.answer {
+            Answer::Granted(grant) => admit(&access, &notices, grant, settled, subscribe, client),
+            Answer::Refused(status, challenge) => {
+                notices.add_from(Notice::AuthorizationRefused, client);
+                let reason = format!("the authorization endpoint answered {status}");
+                let refusal =
+                    Refusal::new(*status, access.explain("this subscription is not allowed", reason));
+                match status {
+                    401 => refusal.with_header("WWW-Authenticate", challenge.as_deref().unwrap_or("Bearer")),
+                    _ => Ok(refusal),
+                }
+                .map(Err)
+            }
+            Answer::Failed(failure) => {
+                notices.add_failure(*failure, client);
+                let detail = "the server cannot find out now whether this subscription is allowed";
+                try_again(&access, access.explain(detail, failure)).map(Err)
+            }
+        };
+        with_fields(judged, &fields)
+    }
+}
+
+fn admit(
+    access: &Access,
+    notices: &Notices,
+    grant: &Grant,
+    settled: &Settled,
+    subscribe: Subscribe,
+    client: Option<IpAddr>,
+) -> Result<Result<Subscribe, Refusal>, InvalidHeader> {
+    let verified = verified(grant, settled);
+    if access.bars(&verified) {
+        // The endpoint has answered before it could know that. The client's next question is a new one.
+        notices.add_denial(AccessError::Revoked, client);
+        return try_again(access, access.explain("this subscription was ended", AccessError::Revoked))
+            .map(Err);
+    }
+    match access.admit_verified(&verified, subscribe) {
+        Ok(subscribe) if grant.private => Ok(Ok(subscribe)),
+        Ok(subscribe) => Ok(Ok(subscribe.with_private_events(false))),
+        Err(denial) => {
+            notices.add_denial(denial.reason, client);
+            denial.refusal().map(Err)
+        }
+    }
+}
+
+/// The answer as what a token would say.
+fn verified(grant: &Grant, settled: &Settled) -> Verified {
+    let topics = grant.topics.clone().unwrap_or_else(every_topic);
+    Verified::by_service(grant.subject.as_ref(), settled.asked_unix_s, grant.expires_unix_s, topics)
+}
+
+fn try_again(access: &Access, detail: String) -> Result<Refusal, InvalidHeader> {
+    Refusal::new(503, detail).with_header("Retry-After", &access.retry_after_s().to_string())
+}
+
+/// A decision with the fields that each answer to its request has.
+pub(crate) fn with_fields(
+    judged: Result<Result<Subscribe, Refusal>, InvalidHeader>,
+    fields: &[(&'static str, String)],
+) -> Decision {
+    let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
+    let decided = judged.and_then(|judged| match judged {
+        Ok(subscribe) => {
+            let subscribe = fields.try_fold(subscribe, |head, (name, value)| head.with_header(name, value));
+            subscribe.map(Decision::Subscribe)
+        }
+        Err(refusal) => {
+            let refusal = fields.try_fold(refusal, |head, (name, value)| head.with_header(name, value));
+            refusal.map(Decision::Refuse)
+        }
+    });
+    // A field echoes the origin.
+    decided.unwrap_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())))
+}

@@ -1,0 +1,206 @@
+//! Tests of the questions of an endpoint, without a socket.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fanfare::RequestHead;
+
+use super::answer::Grant;
+use super::questions::Sending;
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a test sees of requests: the answers, in words.
+#[derive(Default)]
+struct Seen {
+    answers: Mutex<Vec<(u32, String)>>,
+    revoked: AtomicBool,
+}
+
+struct Request {
+    number: u32,
+    has_left: Arc<AtomicBool>,
+    seen: Arc<Seen>,
+}
+
+impl Waiter for Request {
+    fn is_wanted(&self) -> bool {
+        !self.has_left.load(Ordering::Relaxed)
+    }
+
+    fn accepts(&self, _: &Settled) -> bool {
+        !self.seen.revoked.load(Ordering::Relaxed)
+    }
+
+    fn decide(self, settled: &Settled) {
+        let text = match &settled.answer {
+            Answer::Granted(_) => "granted".to_owned(),
+            Answer::Refused(status, _) => status.to_string(),
+            Answer::Failed(failure) => format!("{failure:?}"),
+        };
+        self.seen.answers.lock().unwrap().push((self.number, text));
+    }
+}
+
+struct World {
+    questions: Questions<Request>,
+    seen: Arc<Seen>,
+    next: u32,
+}
+
+impl World {
+    fn new(most_sent: usize, cache_for: Option<Duration>) -> World {
+        World { questions: Questions::new(most_sent, cache_for, 5 * SECOND), seen: Arc::default(), next: 0 }
+    }
+
+    /// A request about this topic comes. What it gives makes its client leave.
+    fn add(&mut self, topic: &str, now: Duration) -> Arc<AtomicBool> {
+        let target = format!("/events?topic={topic}");
+        let head = RequestHead::from_parts("GET", &target, 1, [("Host", &b"h"[..])]).unwrap();
+        let has_left = Arc::new(AtomicBool::new(false));
+        let request =
+            Request { number: self.next, has_left: Arc::clone(&has_left), seen: Arc::clone(&self.seen) };
+        self.next += 1;
+        self.questions.add(Question::about(&head, None, &[]).unwrap(), request, now);
+        has_left
+    }
+
+    fn send(&mut self, now: Duration) -> Vec<Sending> {
+        std::iter::from_fn(|| self.questions.next(now)).collect()
+    }
+
+    fn settle(&mut self, sending: &Sending, answer: Answer, is_stored: bool, now: Duration) {
+        let settled = Settled { answer, asked_unix_s: 0 };
+        self.questions.settle(&sending.key, settled, is_stored.then_some(10), now);
+    }
+
+    fn answers(&self) -> Vec<(u32, String)> {
+        std::mem::take(&mut *self.seen.answers.lock().unwrap())
+    }
+}
+
+fn granted() -> Answer {
+    Answer::Granted(Grant::default())
+}
+
+#[test]
+fn equal_requests_are_one_question_and_its_answer_holds_for_a_while() {
+    let mut world = World::new(8, Some(5 * SECOND));
+    for _ in 0..100 {
+        world.add("a", Duration::ZERO);
+    }
+    let sent = world.send(Duration::ZERO);
+    assert_eq!(sent.len(), 1);
+    world.add("a", SECOND);
+    assert!(world.send(SECOND).is_empty(), "it waits for the answer that is on its way");
+    world.settle(&sent[0], granted(), true, SECOND);
+    assert_eq!(world.answers().len(), 101);
+    world.add("a", 5 * SECOND);
+    assert_eq!(world.answers(), [(101, "granted".to_owned())]);
+    world.add("a", 6 * SECOND);
+    assert_eq!(world.send(6 * SECOND).len(), 1, "its time is over");
+}
+
+#[test]
+fn a_refusal_is_kept_shorter_and_a_failure_or_what_may_not_be_stored_not_at_all() {
+    for (answer, is_stored, kept_at) in [
+        (Answer::Refused(403, None), true, Some(SECOND / 2)),
+        (Answer::Refused(403, None), true, None),
+        (Answer::Refused(403, None), false, None),
+        (Answer::Failed(Failure::Unreachable), false, None),
+        (granted(), false, None),
+    ] {
+        let mut world = World::new(8, Some(5 * SECOND));
+        world.add("a", Duration::ZERO);
+        let sent = world.send(Duration::ZERO);
+        world.settle(&sent[0], answer, is_stored, Duration::ZERO);
+        let at = kept_at.unwrap_or(if is_stored { SECOND } else { Duration::ZERO });
+        world.add("a", at);
+        assert_eq!(world.send(at).is_empty(), kept_at.is_some());
+    }
+    // Where no answer is to be kept, none is.
+    let mut world = World::new(8, None);
+    world.add("a", Duration::ZERO);
+    let sent = world.send(Duration::ZERO);
+    world.settle(&sent[0], granted(), true, Duration::ZERO);
+    world.add("a", Duration::ZERO);
+    assert_eq!(world.send(Duration::ZERO).len(), 1);
+}
+
+#[test]
+fn an_answer_that_was_revoked_is_asked_for_again() {
+    let mut world = World::new(8, Some(5 * SECOND));
+    world.add("a", Duration::ZERO);
+    let sent = world.send(Duration::ZERO);
+    world.settle(&sent[0], granted(), true, Duration::ZERO);
+    world.answers();
+    world.seen.revoked.store(true, Ordering::Relaxed);
+    world.add("a", SECOND);
+    assert_eq!((world.answers().len(), world.send(SECOND).len()), (0, 1));
+}
+
+#[test]
+fn a_bounded_number_is_asked_at_once_and_the_others_in_their_order() {
+    let mut world = World::new(2, None);
+    for topic in ["a", "b", "c", "d"] {
+        world.add(topic, Duration::ZERO);
+    }
+    let sent = world.send(Duration::ZERO);
+    assert_eq!(sent.len(), 2);
+    world.settle(&sent[1], granted(), false, Duration::ZERO);
+    assert_eq!(world.answers(), [(1, "granted".to_owned())]);
+    assert_eq!(world.send(Duration::ZERO).len(), 1);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place() {
+    let mut world = World::new(1, None);
+    let first = world.add("a", Duration::ZERO);
+    let sent = world.send(Duration::ZERO);
+    let second = world.add("b", Duration::ZERO);
+    world.add("c", Duration::ZERO);
+    second.store(true, Ordering::Relaxed);
+    // Nothing waits for the first answer any more: its place is free after a short time.
+    first.store(true, Ordering::Relaxed);
+    assert!(world.questions.tick(SECOND / 10).abandoned.is_empty());
+    let abandoned = world.questions.tick(SECOND).abandoned;
+    assert_eq!(abandoned, [sent[0].key]);
+    world.questions.settle(&abandoned[0], failed(Failure::TimedOut), None, SECOND);
+    let next = world.send(SECOND);
+    world.settle(&next[0], granted(), false, SECOND);
+    assert_eq!(world.answers(), [(2, "granted".to_owned())]);
+    assert!(!world.questions.has_open());
+}
+
+#[test]
+fn what_waits_for_its_turn_for_too_long_is_answered() {
+    let mut world = World::new(1, None);
+    world.add("a", Duration::ZERO);
+    let sent = world.send(Duration::ZERO);
+    assert_eq!(sent[0].deadline, 5 * SECOND);
+    world.add("b", SECOND);
+    world.questions.tick(5 * SECOND);
+    assert!(world.answers().is_empty(), "the first one is ended by its own deadline, the second has time");
+    world.questions.tick(6 * SECOND);
+    assert_eq!(world.answers(), [(1, "TimedOut".to_owned())]);
+    world.settle(&sent[0], granted(), false, 6 * SECOND);
+    assert_eq!(world.answers(), [(0, "granted".to_owned())]);
+    assert!(world.send(6 * SECOND).is_empty() && !world.questions.has_open());
+}
+
+#[test]
+fn neither_different_questions_nor_equal_ones_wait_without_a_bound() {
+    let mut world = World::new(1, None);
+    for number in 0..5_000 {
+        world.add(&number.to_string(), Duration::ZERO);
+    }
+    let busy = world.answers();
+    assert_eq!(busy.len(), 5_000 - 4_096);
+    assert!(busy.iter().all(|(_, answer)| answer == "Busy"));
+    // Equal ones join a question that waits already.
+    for _ in 0..16_384 {
+        world.add("0", Duration::ZERO);
+    }
+    assert_eq!(world.answers().len(), 16_384 - (16_384 - 4_096));
+}
