@@ -63,6 +63,9 @@ pub(crate) struct PubOptions {
     /// Your own id for the event (not with standard input)
     #[arg(long)]
     pub(crate) id: Option<String>,
+    /// For subscribers whose token covers the topic, and no others
+    #[arg(long)]
+    pub(crate) private: bool,
     /// File with an access token
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,

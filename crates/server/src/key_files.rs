@@ -70,6 +70,15 @@ pub(crate) fn read_authorization(file: Option<&Path>) -> Result<Option<String>, 
     file.map(|file| Ok(format!("Bearer {}", read_text(file)?.trim()))).transpose()
 }
 
+/// What a client of the command line can do about an answer of this status.
+pub(crate) fn token_hint(status: u16, has_token: bool) -> &'static str {
+    match (status, has_token) {
+        (401, false) => "; give a token by --token-file, which `fanfare token mint` makes",
+        (401, true) => "; the log of the server says why it refuses this token",
+        _ => "",
+    }
+}
+
 /// The text of a file.
 ///
 /// # Errors

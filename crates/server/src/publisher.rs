@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use ureq::Agent;
 
 use crate::cli::PubOptions;
-use crate::key_files::read_authorization;
+use crate::key_files::{read_authorization, token_hint};
 
 /// Lines that go out in one request when they come faster than requests are answered.
 const BATCH: usize = 256;
@@ -83,6 +83,9 @@ fn event(options: &PubOptions, data: Option<&str>) -> Value {
             event.insert(name.to_owned(), json!(value));
         }
     }
+    if options.private {
+        event.insert("private".to_owned(), json!(true));
+    }
     Value::Object(event)
 }
 
@@ -102,6 +105,7 @@ impl Server {
             return Ok(answer);
         }
         let reason = answer["detail"].as_str().unwrap_or(text.trim());
-        Err(format!("{url} answered {status}: {reason}").into())
+        let hint = token_hint(status.as_u16(), self.authorization.is_some());
+        Err(format!("{url} answered {status}: {reason}{hint}").into())
     }
 }

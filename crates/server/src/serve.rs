@@ -185,14 +185,16 @@ fn announce(engine: &Engine, control: &ControlLimits, access: &Access, listening
         "{}", parts.join(", ")
     );
     let mut out = io::stdout().lock();
+    // `fanfare token mint` makes one. The tokens of subscribers and of publishers are different ones.
+    let token = if access.has_keys() { "-H \"Authorization: Bearer $TOKEN\" " } else { "" };
     for (index, address) in engine.addresses().iter().enumerate() {
         let _ = match index < listening.direct_addresses {
             true => writeln!(
                 out,
                 "fanfare {} is listening on http://{address}\n\
                  \x20 look       http://{address}/\n\
-                 \x20 subscribe  curl -N 'http://{address}/events?topic=demo'\n\
-                 \x20 publish    curl -d topic=demo -d data=hello http://{address}/events",
+                 \x20 subscribe  curl -N {token}'http://{address}/events?topic=demo'\n\
+                 \x20 publish    curl {token}-d topic=demo -d data=hello http://{address}/events",
                 env!("CARGO_PKG_VERSION"),
             ),
             false => for_proxies(&mut out, &address.to_string()),
@@ -212,8 +214,8 @@ fn announce(engine: &Engine, control: &ControlLimits, access: &Access, listening
         let _ = writeln!(
             out,
             "fanfare {version} is listening on unix:{name}\n\
-             \x20 subscribe  curl -N {option} '{socket}' 'http://localhost/events?topic=demo'\n\
-             \x20 publish    curl {option} '{socket}' -d topic=demo -d data=hello http://localhost/events",
+             \x20 subscribe  curl -N {option} '{socket}' {token}'http://localhost/events?topic=demo'\n\
+             \x20 publish    curl {option} '{socket}' {token}-d topic=demo -d data=hello http://localhost/events",
         );
     }
     let _ = out.flush();

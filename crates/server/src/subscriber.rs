@@ -10,7 +10,7 @@ use serde_json::json;
 use ureq::Agent;
 
 use crate::cli::SubOptions;
-use crate::key_files::read_authorization;
+use crate::key_files::{read_authorization, token_hint};
 
 /// The longest event taken.
 const EVENT_BYTES: usize = 64 << 20;
@@ -91,7 +91,8 @@ impl Subscriber<'_> {
         let text = response.body_mut().read_to_string().unwrap_or_default();
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let reason = problem["detail"].as_str().unwrap_or(text.trim());
-        Err(Refused::Answer(format!("{url} answered {}: {reason}", response.status())))
+        let hint = token_hint(response.status().as_u16(), self.authorization.is_some());
+        Err(Refused::Answer(format!("{url} answered {}: {reason}{hint}", response.status())))
     }
 
     fn read(&mut self, stream: &mut impl Read) -> Result<End, Box<dyn Error>> {

@@ -196,6 +196,9 @@ fn mint(options: &MintOptions) -> Result<(), Box<dyn Error>> {
     if token.len() > DEFAULT_MAX_TOKEN_BYTES {
         return Err(format!("the token would have {} bytes; give it fewer patterns", token.len()).into());
     }
+    if options.subscribe.is_empty() && options.publish.is_empty() {
+        eprintln!("fanfare: this token grants nothing; name topics with --subscribe or --publish");
+    }
     println!("{token}");
     Ok(())
 }

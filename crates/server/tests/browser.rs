@@ -1,12 +1,13 @@
-//! A real browser, once for each backend: the demo page (connect, publish, lose the server, resume), and what pages of
-//! other origins can and cannot do.
+//! A real browser, once for each backend: the demo page (connect, publish, lose the server, resume), and what
+//! pages of other origins can and cannot do, and the demo page with tokens and signed URLs.
 //!
-//! A scenario is a file of `browser/`. `run.mjs` there starts and kills the servers itself; this file only makes it
-//! a test. Set `FANFARE_SCREENSHOTS` to a folder to see how the demo page looked at the end.
+//! A scenario is a file of `browser/`. `run.mjs` there starts and kills the servers itself; this file only
+//! makes it a test. Set `FANFARE_SCREENSHOTS` to a folder to see how the demo page looked at the end.
 
 use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 const HINT: &str = "run: cargo xtask test (it installs chromium and the node packages)";
 
@@ -32,8 +33,24 @@ fn browser_on_io_uring_with_pages_of_other_origins() {
     drive("origins", "io-uring");
 }
 
-/// A missing browser is a failure, never a silent pass: who wants to go without it says so to `cargo xtask test`.
+#[test]
+fn browser_on_epoll_with_a_token() {
+    drive("token", "epoll");
+}
+
+#[test]
+fn browser_on_io_uring_with_a_token() {
+    drive("token", "io-uring");
+}
+
+/// A missing browser is a failure, never a silent pass: who wants to go without it says so to `cargo xtask
+/// test`.
 fn drive(scenario: &str, backend: &str) {
+    // Two browsers at once: with more of them, a small machine is too slow for the waits of a scenario.
+    static BROWSERS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+    let browser = &BROWSERS[usize::from(backend == "epoll")];
+    let _browser = browser.lock().unwrap_or_else(PoisonError::into_inner);
+
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     let chromium = env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
     assert!(Path::new(&chromium).exists(), "there is no browser at {chromium}; {HINT}");

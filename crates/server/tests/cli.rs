@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
+use support::file::ConfigFile;
 use support::server::{Guard, fanfare, run};
 use support::{Backend, Server, eventually, on_both_backends};
 
@@ -223,6 +224,40 @@ on_both_backends! {
         let mut stderr = child.0.stderr.take().expect("it is piped");
         std::io::Read::read_to_string(&mut stderr, &mut said).expect("text");
         assert_eq!(said, "");
+    }
+
+    /// As the README does it: keys of random text, tokens of `fanfare token mint`, and a private event.
+    fn tokens_from_files_let_pub_and_sub_in(backend) {
+        let secret = |side: &str| ConfigFile::new(&format!("the secret of the {side} has more than 32 bytes\n"));
+        let keys = [secret("subscribers"), secret("publishers")];
+        let [subscribers, publishers] = keys.each_ref().map(|file| format!("hs256:{}", file.name()));
+        let options = ["--subscriber-keys", &subscribers, "--publisher-keys", &publishers];
+        let server = Server::start_with(backend, &options);
+        let token = |key: &ConfigFile, grants: [&str; 2]| {
+            let mut command = fanfare();
+            command.args(["token", "mint", "--secret-file", &key.name()]).args(grants);
+            ConfigFile::new(&run(command, "").stdout)
+        };
+        let ada = token(&keys[0], ["--subscribe", "demo"]);
+        let publisher = token(&keys[1], ["--publish", "*"]);
+        let ran = run(publish(&server, &["demo", "secret", "--private", "--token-file", &publisher.name()]), "");
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+        let lines = run(publish(&server, &["demo", "-", "--private", "--token-file", &publisher.name()]), "more\n");
+        assert_eq!(lines.code, Some(0), "{lines:?}");
+        let everything = ["demo", "--data", "--since", "earliest", "--count", "2", "--token-file", &ada.name()];
+        assert_eq!(run(subscribe(&server, &everything), "").stdout, "secret\nmore\n");
+
+        for (command, hint) in [
+            (publish(&server, &["demo", "x"]), "give a token by --token-file"),
+            (subscribe(&server, &["demo"]), "give a token by --token-file"),
+            (publish(&server, &["demo", "x", "--token-file", &ada.name()]), "the log of the server says why"),
+            (subscribe(&server, &["demo", "--token-file", &publisher.name()]), "the log of the server says why"),
+            (subscribe(&server, &["news", "--token-file", &ada.name()]), "does not cover the topic \"news\""),
+        ] {
+            let ran = run(command, "");
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            assert!(ran.stderr.contains(hint), "{ran:?}");
+        }
     }
 
     fn sub_says_what_was_wrong(backend) {

@@ -15,6 +15,7 @@ on_both_backends! {
             ("/", "text/html; charset=utf-8", "<!doctype html>"),
             ("/style.css", "text/css; charset=utf-8", "{"),
             ("/demo.js", "text/javascript; charset=utf-8", "EventSource"),
+            ("/access.js", "text/javascript; charset=utf-8", "cookie"),
             ("/health/live", "text/plain; charset=utf-8", "live\n"),
             ("/health/ready", "text/plain; charset=utf-8", "ready\n"),
             ("/topics", "application/json", "\"topics\""),

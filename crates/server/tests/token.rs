@@ -95,7 +95,8 @@ fn a_minted_token_is_inspected_with_its_secret_and_not_with_another_one() {
 #[test]
 fn an_audience_and_an_issuer_are_demanded_where_they_are_named() {
     let secret = TestFile::new("names", SECRET);
-    let minted = token(&["mint", "--secret-file", secret.path(), "--audience=a", "--issuer=i"], "");
+    let minted =
+        token(&["mint", "--secret-file", secret.path(), "--audience=a", "--issuer=i", "--subscribe=t"], "");
     let minted = good(&minted);
     let inspect = |more: &[&str]| {
         let mut arguments = vec!["inspect", "--secret-file", secret.path()];
@@ -123,6 +124,9 @@ fn what_is_wrong_is_told_and_no_secret_is_shown() {
     refused(&["mint", "--secret-file", "/nonexistent"], "", "cannot read /nonexistent");
     refused(&["mint", "--private-key-file", secret.path()], "", "BEGIN PRIVATE KEY");
     refused(&["mint"], "", "--secret-file");
+    let useless = token(&["mint", "--secret-file", secret.path()], "");
+    assert_eq!((useless.code, useless.stdout.split('.').count()), (Some(0), 3));
+    assert!(useless.stderr.contains("grants nothing; name topics with --subscribe"), "{}", useless.stderr);
     refused(&["mint", "--secret-file", secret.path(), "--subscribe={?a}"], "", "operator");
     let long = format!("--subject={}", "s".repeat(257));
     refused(&["mint", "--secret-file", secret.path(), &long], "", "256 bytes");

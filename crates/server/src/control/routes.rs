@@ -40,6 +40,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/health/ready", only(get(health), "GET, HEAD"))
         .route("/", static_file("text/html; charset=utf-8", include_str!("../page/index.html")))
         .route("/style.css", static_file("text/css; charset=utf-8", include_str!("../page/style.css")))
+        .route("/access.js", static_file("text/javascript; charset=utf-8", include_str!("../page/access.js")))
         .route("/demo.js", static_file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))

@@ -1,6 +1,8 @@
 // The demo page: a plain EventSource, made visible. Everything that came over the wire is shown through
 // `textContent`, never as markup.
 
+import { accessOf, setCookie, takeFromAddress, tokenOfCookie } from "./access.js";
+
 const ROWS_MAX = 200;
 const GAP_TYPE = "fanfare.gap";
 const LOOPBACK_TWINS = { "127.0.0.1": "localhost", "[::1]": "localhost", localhost: "127.0.0.1" };
@@ -16,15 +18,23 @@ let source = null;
 let lastEventId = "";
 let rowsEver = 0;
 
-takeToken();
+el("token").value = tokenOfCookie();
+takeAccess();
 setUpOrigins();
-showCurl();
 showLog();
+addEventListener("hashchange", takeAccess);
 el("connect-form").addEventListener("submit", (event) => {
   event.preventDefault();
   connect();
 });
-el("connect-form").addEventListener("input", showCurl);
+el("connect-form").addEventListener("input", () => {
+  showAccess();
+  showCurl();
+});
+el("publish-form").addEventListener("input", () => {
+  showAccess();
+  showCurl();
+});
 el("origin").addEventListener("change", showOrigin);
 el("close").addEventListener("click", close);
 el("forget-id").addEventListener("click", () => showLastEventId(""));
@@ -43,21 +53,38 @@ for (const button of document.querySelectorAll("[data-copies]")) {
   button.addEventListener("click", () => copy(button));
 }
 
-// On loopback, `#token=TOKEN` in the address of this page becomes the cookie of `--token-cookie fanfare`. The part
-// behind `#` never leaves the browser. Elsewhere a link could sign a visitor in as somebody else.
-function takeToken() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (token === null || !(location.hostname in LOOPBACK_TWINS) || !/^[\w.-]+$/.test(token)) {
-    return;
-  }
-  document.cookie = `fanfare=${token}; path=/; SameSite=Strict`;
-  history.replaceState(null, "", location.pathname);
+// Access
+
+function takeAccess() {
+  const { token, publishToken } = takeFromAddress(location.hostname in LOOPBACK_TWINS);
+  if (token != null) el("token").value = token;
+  if (publishToken != null) el("publish-token").value = publishToken;
+  showAccess();
+  showCurl();
+}
+
+function access() {
+  return accessOf(el("token").value.trim());
+}
+
+function showAccess() {
+  const { kind, says, topics } = access();
+  el("token-says").dataset.kind = kind;
+  el("token-says").textContent = says;
+  // A signature is for its topics alone.
+  el("topics").readOnly = kind === "url";
+  if (kind === "url") el("topics").value = topics.join(", ");
+  const publisher = accessOf(el("publish-token").value.trim());
+  el("publish-token-says").textContent = publisher.kind === "url" ? "A signed URL does not publish." : publisher.says;
 }
 
 // Subscribe
 
 function connect() {
   const url = streamUrl();
+  const { kind } = access();
+  const problem = setCookie(kind === "token" ? el("token").value.trim() : "");
+  if (problem !== null) addNote("error", problem);
   const withCredentials = el("with-credentials").checked && !el("with-credentials").disabled;
   source = new EventSource(url, { withCredentials });
   const stream = { source, url, withCredentials, seenId: "" };
@@ -109,7 +136,7 @@ async function refusalReason({ url, withCredentials }) {
       cache: "no-store",
       signal: aborter.signal,
     });
-    return answer.ok ? `A second try was answered ${answer.status}.` : await problemText(answer);
+    return answer.ok ? `A second try was answered ${answer.status}.` : await problemText(answer, accessHint());
   } catch {
     return "The answer cannot be read from this origin (CORS), or there was none.";
   } finally {
@@ -117,10 +144,29 @@ async function refusalReason({ url, withCredentials }) {
   }
 }
 
+// What to do about a stream that is refused for its token.
+function accessHint() {
+  switch (access().kind) {
+    case "none":
+      return "Give an access token beside the topics; `fanfare token mint` makes one.";
+    case "url":
+      return "The server needs --url-keys with the secret of this URL.";
+    default:
+      return (
+        "The page sent its token in the cookie fanfare. The server reads that with --token-cookie fanfare, and its " +
+        "log says why it refuses a token; with --debug-auth it says so here."
+      );
+  }
+}
+
 function streamUrl() {
   const url = new URL("/events", el("origin").value === "alias" ? loopbackAlias() : location.origin);
-  for (const topic of listOf("topics")) {
-    url.searchParams.append("topic", topic);
+  if (access().kind === "url") {
+    url.search = el("token").value.trim();
+  } else {
+    for (const topic of listOf("topics")) {
+      url.searchParams.append("topic", topic);
+    }
   }
   const start = document.querySelector('input[name="start"]:checked').value;
   if (start === "earliest") {
@@ -164,27 +210,36 @@ async function publish() {
   if (type !== "") event.type = type;
   if (id !== "") event.id = id;
   if (retry !== "") event.retry = Number(retry);
+  if (el("publish-private").checked) event.private = true;
+  const token = el("publish-token").value.trim();
+  const headers = { "Content-Type": "application/json" };
+  if (token !== "") headers.Authorization = `Bearer ${token}`;
 
   try {
     const answer = await fetch("/events", {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
+      headers,
+      // The cookie has the subscriber's token, and a request has one token.
+      credentials: token === "" ? "same-origin" : "omit",
       body: JSON.stringify(event),
     });
     if (answer.ok) {
       showAnswer("published", `Published as ${(await answer.json()).id}`);
     } else {
-      showAnswer("refused", await problemText(answer));
+      const hint = token === "" ? "Give a publisher's access token below; `fanfare token mint --publish` makes one." : "";
+      showAnswer("refused", await problemText(answer, hint));
     }
   } catch {
     showAnswer("unreachable", "The server did not answer.");
   }
 }
 
-async function problemText(answer) {
+// The reason of a refusal. The hint is for one that is about a token.
+async function problemText(answer, hint = "") {
   try {
     const { title, detail } = await answer.json();
-    return [`${answer.status} ${title ?? answer.statusText}`, detail].filter(Boolean).join(": ");
+    const reason = [`${answer.status} ${title ?? answer.statusText}`, detail].filter(Boolean).join(": ");
+    return answer.status === 401 && hint !== "" ? `${reason}. ${hint}` : reason;
   } catch {
     return `${answer.status} ${answer.statusText}`;
   }
@@ -243,9 +298,14 @@ function showCurl() {
   for (const topic of topics) {
     url.searchParams.append("topic", topic);
   }
-  el("curl-subscribe").textContent = `curl -N ${shellQuoted(url.href)}`;
+  const { kind } = access();
+  if (kind === "url") url.search = el("token").value.trim();
+  // The token itself is not shown: a shell keeps a history.
+  const withToken = (is) => (is ? '-H "Authorization: Bearer $TOKEN" ' : "");
+  el("curl-subscribe").textContent = `curl -N ${withToken(kind === "token")}${shellQuoted(url.href)}`;
   const event = JSON.stringify({ topic: topics[0] ?? "demo", type: "greeting", data: "hi" });
-  el("curl-publish").textContent = `curl --json ${shellQuoted(event)} ${location.origin}/events`;
+  const header = withToken(el("publish-token").value.trim() !== "");
+  el("curl-publish").textContent = `curl ${header}--json ${shellQuoted(event)} ${location.origin}/events`;
 }
 
 function shellQuoted(text) {

@@ -4,24 +4,25 @@
 // different sites, so that only cookies with SameSite=None are.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { eventsOf } from "./client.mjs";
 import { Gate } from "./gate.mjs";
+import { Keys } from "./keys.mjs";
 import { OriginPage, PageServer } from "./pages.mjs";
 
 const FORM = "application/x-www-form-urlencoded";
+// The end of a server is not what is tried here.
+const DRAIN = ["--drain", "500ms"];
 
 export async function scenario(world) {
   const { context, step } = world;
   const listed = world.own(await PageServer.open());
   const foreign = world.own(await PageServer.open());
   const keys = new Keys(world);
+  keys.subscriber = keys.mint(keys.subscribers, "--subject", "ada", "--subscribe", "*");
   const origins = [listed.origin("127.0.0.1"), listed.origin("localhost")];
   const lists = origins.flatMap((origin) => ["--cors-origin", origin]);
-  const server = await world.startServer([...keys.options, "--token-cookie", "fanfare", "--retry", "100ms", ...lists]);
+  const options = [...keys.options, ...lists, ...DRAIN, "--token-cookie", "fanfare", "--retry", "100ms"];
+  const server = await world.startServer(options);
   server.authorization = `Bearer ${keys.publisher}`;
   const gate = world.own(await Gate.open(server.port));
   const trial = new Trial({ context, step, keys, server, gate, listed, foreign });
@@ -33,26 +34,10 @@ export async function scenario(world) {
   await trial.gapIsReadable();
   await trial.publishByCookie();
   await trial.rebinding();
+  await withoutKeys(world, foreign);
   await wildcard(world, foreign, keys);
   step("the server ends by itself on SIGTERM");
   await server.terminate();
-}
-
-// Keys in files, and tokens that the program mints with them.
-class Keys {
-  constructor({ folder, program }) {
-    const file = (name) => {
-      const path = join(folder, name);
-      writeFileSync(path, randomBytes(48).toString("base64"));
-      return path;
-    };
-    const [subscribers, publishers] = [file("subscribers.key"), file("publishers.key")];
-    const mint = (key, ...grants) =>
-      execFileSync(program, ["token", "mint", "--secret-file", key, ...grants], { encoding: "utf8" }).trim();
-    this.options = ["--subscriber-keys", `hs256:${subscribers}`, "--publisher-keys", `hs256:${publishers}`];
-    this.subscriber = mint(subscribers, "--subject", "ada", "--subscribe", "*");
-    this.publisher = mint(publishers, "--publish", "*");
-  }
 }
 
 class Trial {
@@ -367,11 +352,39 @@ class Trial {
   }
 }
 
+// The server as it is started first: no keys, on loopback. Any page of the internet can send requests to it.
+async function withoutKeys({ context, step, startServer }, foreign) {
+  step("a server without keys: a foreign page neither reads nor publishes");
+  const server = await startServer(DRAIN);
+  const page = await OriginPage.open(context, foreign.origin("localhost"));
+  const url = `${server.url}/events`;
+  await server.publish({ topic: "a", data: "before" });
+  await page.listen("stream", `${url}?topic=a&last_event_id=earliest`, false);
+  await page.closed("stream");
+  const options = { headers: { "Content-Type": FORM }, body: "topic=a&data=foreign" };
+  assert.equal(await page.post(url, options), "unreadable");
+  await page.post(url, { ...options, mode: "no-cors" });
+  await page.post(url, { body: options.body, mode: "no-cors" });
+  assert.equal((await page.state("stream")).events.length, 0);
+  await server.publish({ topic: "a", data: "marker" });
+  const all = [];
+  const aborter = new AbortController();
+  const answer = await fetch(`${url}?topic=a&last_event_id=earliest`, { signal: aborter.signal });
+  for await (const { data } of eventsOf(answer.body)) {
+    if (data !== undefined) all.push(data);
+    if (data === "marker") break;
+  }
+  aborter.abort();
+  assert.deepEqual(all, ["before", "marker"]);
+  await page.close();
+  await server.terminate();
+}
+
 // `--cors-origin '*'`: every page reads without credentials, and none with them.
 async function wildcard(world, foreign, keys) {
   const { context, step } = world;
   step("any origin: pages read without credentials, by EventSource where all may, and by fetch with a token");
-  const open = await world.startServer(["--cors-origin", "*", "--retry", "100ms"]);
+  const open = await world.startServer(["--cors-origin", "*", "--retry", "100ms", ...DRAIN]);
   const page = await OriginPage.open(context, foreign.origin("127.0.0.1"));
   await page.login("theme=dark; Path=/");
   const url = `${open.url}/events?topic=a`;
@@ -390,7 +403,7 @@ async function wildcard(world, foreign, keys) {
   assert.equal(answer.status, 200);
   await open.terminate();
 
-  const closed = await world.startServer([...keys.options, "--cors-origin", "*", "--token-cookie", "fanfare"]);
+  const closed = await world.startServer([...keys.options, ...DRAIN, "--cors-origin", "*", "--token-cookie", "fanfare"]);
   closed.authorization = `Bearer ${keys.publisher}`;
   const guarded = `${closed.url}/events?topic=a`;
   await page.read("token", guarded, { headers: { Authorization: `Bearer ${keys.subscriber}` } });

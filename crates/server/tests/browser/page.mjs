@@ -16,9 +16,11 @@ export class DemoPage {
     });
   }
 
-  async open() {
-    const answer = await this.page.goto(this.url);
-    if (!answer.ok()) throw new Error(`the demo page was answered ${answer.status()}`);
+  // With this behind the address, such as `#token=...`.
+  async open(more = "") {
+    const answer = await this.page.goto(`${this.url}/${more}`);
+    // No answer: only the part behind # has changed.
+    if (answer !== null && !answer.ok()) throw new Error(`the demo page was answered ${answer.status()}`);
   }
 
   // Connects and waits for OPEN.
@@ -39,9 +41,32 @@ export class DemoPage {
     await this.page.locator(`#state[data-ready-state="${value}"]`).waitFor();
   }
 
-  async publish({ type, data }) {
+  // Connects where the server refuses it, and gives the page's note.
+  async refused() {
+    await this.clearLog();
+    await this.page.locator("#connect").click();
+    await this.readyState(2);
+    return (await this.row({ kind: "error" })).data;
+  }
+
+  // Types an access token, or the query of a signed URL, for the stream or for publishes.
+  async giveToken(text) {
+    await this.page.locator("#token").fill(text);
+  }
+
+  async givePublishToken(text) {
+    await this.page.locator("#publish-token").fill(text);
+  }
+
+  // What the page says of the stream's token.
+  tokenSays() {
+    return this.page.locator("#token-says").textContent();
+  }
+
+  async publish({ type, data, isPrivate }) {
     await this.#type("#publish-type", type);
     await this.#type("#publish-data", data);
+    if (isPrivate !== undefined) await this.page.locator("#publish-private").setChecked(isPrivate);
     await this.page.locator("#publish").click();
   }
 
@@ -60,8 +85,10 @@ export class DemoPage {
     return this.page.locator("#stream-url").textContent();
   }
 
-  clearLog() {
-    return this.page.locator("#clear-log").click();
+  // There may be nothing to clear.
+  async clearLog() {
+    const button = this.page.locator("#clear-log");
+    if (await button.isEnabled()) await button.click();
   }
 
   // Waits for a row of this kind (and exactly these data, if given).
