@@ -230,6 +230,7 @@ async fn linger(socket: TcpStream) {
 }
 
 /// What is known of a request that is a subscription.
+#[allow(clippy::large_enum_variant, reason = "it is moved once")]
 enum Subscription {
     Problem(Problem),
     Decided(Decision, WireFormat),
