@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fanfare::{CloseReason, Cursor, FullPolicy, LaggardPolicy, Topic};
+use fanfare::{CloseReason, Cursor, FullPolicy, LaggardPolicy, Topic, bound_for};
 use fanfare_proto::limits::{CONGESTION_HOLD, EXPIRY_SLACK, RUN_BYTES};
 
 use crate::client::{Client, Resume, StreamEnd};
@@ -54,6 +54,7 @@ impl World {
         self.check_readers(tick);
         self.check_resuming(tick);
         self.check_ages();
+        self.check_clients(tick);
         let begun = tick.after.counts.subscribed - tick.before.counts.subscribed;
         assert!(!tick.before.is_draining || begun == 0, "a stream begins in the drain");
     }
@@ -134,9 +135,21 @@ impl World {
         if it.is_answered() {
             // Streams that have left in the tick may have left after this one came.
             let begun = tick.after.counts.subscribed - tick.before.counts.subscribed;
-            let most = self.shared.setting.limits.connections as u64;
-            it.came_when_full.get_or_insert(tick.before.counts.connections + begun >= most);
+            let (live, most) =
+                (tick.before.counts.connections + begun, self.shared.setting.limits.connections);
+            let bound = |is_operator| bound_for(is_operator, most) as u64;
+            if it.came_when_full.is_none() {
+                it.came_when_full = Some(live >= bound(it.accepted.is_operator));
+                it.came_in_reserve = live > bound(false) && it.accepted.is_operator && it.was_stream();
+                if it.came_in_reserve {
+                    self.shared.happened(Occurrence::OperatorInReserve);
+                }
+                let it = &net.connections[index];
+                let has_enough = self.has_subject_enough(tick, &net, it);
+                net.connections[index].had_subject_enough = Some(has_enough);
+            }
         }
+        let it = &net.connections[index];
         if it.closed && it.was_stream() {
             let reasons = self.reasons_of(tick, &net, &net.connections[index]);
             net.connections[index].life.reasons = reasons;
@@ -197,8 +210,12 @@ impl World {
         let refused = tick.after.counts.refused > tick.before.counts.refused;
         let begins = verifier.beginning.is_some_and(|beginning| beginning.at == now);
         let begun = tick.after.counts.subscribed - tick.before.counts.subscribed;
-        let now_full = tick.before.counts.connections + begun >= limits.connections as u64;
-        let house_full = it.came_when_full.unwrap_or(now_full);
+        let now_full = tick.before.counts.connections + begun
+            >= bound_for(it.accepted.is_operator, limits.connections) as u64;
+        // Its client, or its subject, has as much as it may.
+        let client_full = it.accepted.has_enough
+            || it.had_subject_enough.unwrap_or_else(|| self.has_subject_enough(tick, &net, it));
+        let house_full = it.came_when_full.unwrap_or(now_full) || client_full;
         match response.status() {
             None if !it.is_answered() => {
                 // The descriptor was not there, the table full, or the house: no answer says why.
@@ -207,7 +224,7 @@ impl World {
                     self.shared.happened(Occurrence::Dropped);
                 }
                 let turned_away = tick.after.counts.turned_away > tick.before.counts.turned_away
-                    && (it.watch_refused || limits.pending < 100);
+                    && (it.watch_refused || limits.pending < 100 || it.accepted.has_enough);
                 let ended_ahead = net.is_subject_ended(at.index) && verifier.asked_at.is_some();
                 if ended_ahead {
                     self.shared.happened(Occurrence::DisconnectedAhead);
@@ -248,7 +265,8 @@ impl World {
             Some(status) => {
                 assert!(it.is_short || !response.is_cut(), "a refusal is whole");
                 let statuses = client.statuses;
-                let full = status == 503 && limits.when_full == FullPolicy::Unavailable && house_full;
+                let is_refusal = (status == 503 && house_full) || (status == 429 && client_full);
+                let full = is_refusal && limits.when_full == FullPolicy::Unavailable;
                 if full && client.is_subscriber() {
                     self.shared.happened(Occurrence::Unavailable);
                 } else if statuses.contains(&status) {
@@ -261,7 +279,9 @@ impl World {
                 let was_decided = it.undecided.is_some();
                 let is_right = was_decided
                     || statuses.contains(&status)
-                    || (client.is_subscriber() && (full || too_long));
+                    || (client.is_subscriber() && (full || too_long))
+                    // What is no stream is refused with a status under each policy but the last.
+                    || (status == 429 && it.accepted.has_enough && limits.when_full != FullPolicy::Drop);
                 assert!(slow || is_right, "it got {status}");
             }
         }

@@ -7,6 +7,7 @@ use fanfare::{CloseReason, ConnectionId, Topic};
 use fanfare_io::{Socket, Token};
 
 use crate::client::Item;
+use crate::clients::AcceptedClient;
 use crate::desk::Undecided;
 use crate::orders::ToldToEnd;
 use crate::pieces::{Begun, PieceKind};
@@ -55,6 +56,10 @@ pub(crate) struct Connection {
     pub(crate) was_begun: bool,
     /// When it was answered, the shard may have had as many streams as it may hold.
     pub(crate) came_when_full: Option<bool>,
+    /// The same for what others than the operator may have, and for its subject.
+    pub(crate) came_in_reserve: bool,
+    pub(crate) had_subject_enough: Option<bool>,
+    pub(crate) accepted: AcceptedClient,
     pub(crate) is_touched: bool,
     /// Its name, once its socket is watched as that of a stream.
     pub(crate) id: Option<ConnectionId>,
@@ -109,6 +114,9 @@ impl Connection {
             was_unheard: false,
             was_begun: false,
             came_when_full: None,
+            came_in_reserve: false,
+            had_subject_enough: None,
+            accepted: AcceptedClient::default(),
             is_touched: false,
             id: None,
             is_abandoned: false,

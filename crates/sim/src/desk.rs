@@ -9,7 +9,7 @@ use std::panic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fanfare::{Answer, Decision, DecisionTicket, Refusal, Request, Subscribe};
+use fanfare::{Answer, Decision, DecisionTicket, Refusal, Request, Subscribe, bound_for};
 
 use crate::client::{grant_sight, greet};
 use crate::network::Net;
@@ -153,10 +153,11 @@ impl Net {
             assert_eq!(place.shard, self.shard, "a shard asks about its own requests");
             let waiting = self.connections.iter().filter(|it| it.may_be_undecided()).count();
             let limit = self.shared.setting.limits.undecided;
+            let is_operator = self.connections[place.index].accepted.is_operator;
             self.shared.happened(Occurrence::DecidedLater);
             let undecided = Undecided {
                 since: self.shared.now.get(),
-                was_full: waiting >= limit,
+                was_full: waiting >= bound_for(is_operator, limit),
                 decided: is_decided.then_some(Decided::Subscribe),
             };
             let before = self.connections[place.index].undecided.replace(undecided);
@@ -172,10 +173,13 @@ impl Net {
         let Some(undecided) = &it.undecided else { return };
         let status = it.verifier.offered_status;
         let is_over = now >= undecided.since + limits.decision_time;
+        let may_have_enough = it.accepted.has_enough || limits.clients.streams_per_subject.is_some();
         let occurrence = match (undecided.decided, status) {
             (Some(Decided::Subscribe), Some(200)) => return,
             // There may be no room for one more stream: that is judged as for any other.
-            (Some(Decided::Subscribe), Some(503)) if self.may_be_full() => return,
+            (Some(Decided::Subscribe), Some(503)) if self.may_be_full(index) => return,
+            // What its client or its subject has is judged as for any other.
+            (Some(_), Some(429)) if may_have_enough => return,
             (Some(Decided::Refused(statuses)), Some(status)) if statuses.contains(&status) => return,
             (_, Some(503)) if is_over => Occurrence::DecisionTimedOut,
             (_, Some(503)) if undecided.was_full && now == undecided.since => Occurrence::UndecidedFull,
@@ -187,9 +191,10 @@ impl Net {
     }
 
     /// Whether the shard may have as many streams as it may hold.
-    fn may_be_full(&self) -> bool {
+    fn may_be_full(&self, index: usize) -> bool {
         let live = self.connections.iter().filter(|it| it.verifier.is_stream && !it.closed).count();
-        live >= self.shared.setting.limits.connections
+        let is_operator = self.connections[index].accepted.is_operator;
+        live >= bound_for(is_operator, self.shared.setting.limits.connections)
     }
 
     /// A request is answered in time. `others_wait`: the shard has not taken all mail yet.

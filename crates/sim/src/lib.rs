@@ -14,6 +14,7 @@ mod actions;
 mod checks;
 mod choices;
 mod client;
+mod clients;
 mod connection;
 mod desk;
 mod ending;

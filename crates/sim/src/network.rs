@@ -17,7 +17,7 @@ use fanfare_io::{Cause, Exception, Notification, Socket};
 
 use crate::client::{Item, Request};
 use crate::connection::{BegunBytes, Connection};
-use crate::desk::SharedDesk;
+use crate::desk::{Place, SharedDesk};
 use crate::orders::Orders;
 use crate::pieces::PieceKind;
 use crate::shared::Shared;
@@ -364,6 +364,9 @@ impl Net {
             self.next_number += 1;
             self.next_number - 1
         });
+        let address = Place { shard: self.shard, index }.peer(self.connections[index].client).ip();
+        self.connections[index].accepted =
+            self.shared.clients.borrow_mut().accept(address, &self.shared.setting);
         self.connections[index].socket = number;
         self.numbers.insert(number, index);
         Notification::Accepted { socket: number, listener: 0 }

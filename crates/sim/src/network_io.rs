@@ -174,6 +174,7 @@ impl Io for Network {
             let it = &mut net.connections[index];
             assert_eq!(it.token, *token, "{number} is closed under the name by which it is watched");
             (it.closed, it.closed_at, it.was_unheard) = (true, self.shared.now.get(), unheard);
+            self.shared.clients.borrow_mut().close(it.accepted);
             if let Some(begun) = it.verifier.begun.take() {
                 it.was_begun = true;
                 let (kind, part) = (begun.kind, net.begun.own_part(Some(&begun)));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use fanfare::sim::Budgets;
 use fanfare::{
-    FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention, RetentionRule,
+    ClientLimits, FullPolicy, HeadLimits, HeartbeatForm, LaggardPolicy, Limits, LogLimits, Retention,
+    RetentionRule,
 };
 use fanfare_proto::audience::SweepBounds;
 
@@ -56,6 +57,7 @@ impl Setting {
         let ids_repeat = choices.one_in(8);
         let limits = Limits::default()
             .with_connections(if choices.one_in(4) { 3 } else { 1000 })
+            .with_clients(client_limits(choices))
             .with_when_full(choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]))
             .with_pending(if choices.one_in(3) { choices.pick(&[2, 4, 9]) } else { 1000 })
             .with_head_time(SECOND)
@@ -148,6 +150,22 @@ fn log_limits(choices: &mut Choices, ids_repeat: bool) -> LogLimits {
     // Which event bore an id first is known only where events go one by one: not to make room within a batch.
     let total_bytes = if ids_repeat { 64 << 20 } else { total_bytes };
     LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(total_bytes)
+}
+
+/// In half of all worlds no client has a bound. The addresses of clients are those of [`crate::desk::Place`].
+fn client_limits(choices: &mut Choices) -> ClientLimits {
+    let operators = choices.pick(&["", "", "2001:db8::/32", "2001:db8::/96"]);
+    let clients = ClientLimits::default().with_operators(operators.parse().expect("a network"));
+    if choices.one_in(2) {
+        return clients;
+    }
+    clients
+        .with_connections_per_address(choices.pick(&[None, Some(2), Some(10)]))
+        .with_connects_per_second(choices.pick(&[None, None, Some(1)]))
+        .with_connect_burst(choices.pick(&[20, 3]))
+        // All clients are one, or each shard's, or four of them, or each is its own.
+        .with_ipv6_prefix_bits(choices.pick(&[64, 96, 126, 128]))
+        .with_streams_per_subject(choices.pick(&[None, None, Some(1), Some(3)]))
 }
 
 fn retention(choices: &mut Choices) -> Retention {

@@ -9,6 +9,7 @@ use fanfare::{Epoch, Hub, Topic};
 
 use crate::choices::Choices;
 use crate::client::topic;
+use crate::clients::ClientCounts;
 use crate::history::{Entry, History, Interest};
 use crate::log_model::{Change, LogModel};
 use crate::publishers::Unreleased;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) history: RefCell<History>,
     pub(crate) log: RefCell<LogModel>,
     pub(crate) hub: OnceCell<Hub>,
+    pub(crate) clients: RefCell<ClientCounts>,
     /// The topics of this world.
     pub(crate) topics: Vec<Topic>,
     /// Batches that have their numbers and are not visible, in the order of these.
@@ -66,6 +68,7 @@ impl Shared {
             history: RefCell::new(History { epoch, events: Vec::new() }),
             log: RefCell::new(LogModel::new(setting.limits.log.clone(), epoch, topics.clone())),
             hub: OnceCell::new(),
+            clients: RefCell::default(),
             topics,
             unreleased: RefCell::default(),
             last_number: Cell::new(0),

@@ -95,6 +95,14 @@ occurrences! {
     EndedAtOnce: "full: ended at once",
     /// No answer.
     Dropped: "full: dropped",
+    /// A connection too many of an address.
+    AddressFull: "connections too many of an address",
+    /// An address that connected too often.
+    ConnectsTooOften: "connects too often",
+    /// A stream too many of a subject.
+    SubjectFull: "streams too many of a subject",
+    /// A stream of the operator's that began where others found no room.
+    OperatorInReserve: "operators in the reserve",
     /// A request was refused for what it said.
     Refused: "refused",
     /// An admission panicked.

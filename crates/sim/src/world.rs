@@ -307,6 +307,12 @@ impl World {
         tally.add(Occurrence::HeadTimedOut, after.heads_timed_out - before.heads_timed_out);
         tally.add(Occurrence::TurnedAway, after.turned_away - before.turned_away);
         tally.add(Occurrence::AdmissionPanic, after.admission_panics - before.admission_panics);
+        tally.add(Occurrence::AddressFull, after.refused_for_address - before.refused_for_address);
+        tally.add(
+            Occurrence::ConnectsTooOften,
+            after.refused_for_connect_rate - before.refused_for_connect_rate,
+        );
+        tally.add(Occurrence::SubjectFull, after.refused_for_subject - before.refused_for_subject);
     }
 
     /// Each shard answers every question for its counts some time.
