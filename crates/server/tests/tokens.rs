@@ -150,7 +150,7 @@ on_both_backends! {
     }
 
     /// Live, in a replay of everything, behind an id, and each of them on a kept connection, too.
-    fn private_events_reach_those_whose_grants_cover_them(backend) {
+    fn private_events_reach_the_streams_whose_grants_cover_them(backend) {
         let (subscribers, publishers) = (SUBSCRIBERS.jwks(), PUBLISHERS.jwks());
         let files = [subscribers.name(), publishers.name()];
         let server = Server::start_with(backend, &with_keys(&files, &["--anonymous-subscribe"]));
