@@ -208,36 +208,47 @@ impl Verifier {
     /// # Errors
     /// The token is refused, and why.
     pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Arc<Verified>, AccessError> {
-        if token.len() > self.rules.max_token_bytes {
-            return Err(AccessError::TooLong);
+        if let Some(known) = self.remembered(token, now_unix_s) {
+            return known;
         }
+        self.computed.fetch_add(1, Ordering::Relaxed);
         let keys = self.keys.current();
-        let hash = TokenMemory::hash(token);
-        let verified = match self.memory.get(&hash, keys.number) {
-            Some(verified) => {
-                self.remembered.fetch_add(1, Ordering::Relaxed);
-                verified
+        let parts = Parts::split(token)?;
+        let outcome =
+            keys.keys.verify(parts.algorithm, parts.kid.as_deref(), parts.message, &parts.signature);
+        if let Err(error) = outcome {
+            // The right key may come with the first set.
+            let is_early = self.keys.awaits_keys();
+            if error == AccessError::UnknownKid || is_early {
+                self.keys.note_unknown_kid();
             }
-            None => {
-                self.computed.fetch_add(1, Ordering::Relaxed);
-                let parts = Parts::split(token)?;
-                let outcome =
-                    keys.keys.verify(parts.algorithm, parts.kid.as_deref(), parts.message, &parts.signature);
-                if let Err(error) = outcome {
-                    // The right key may come with the first set.
-                    let is_early = self.keys.awaits_keys();
-                    if error == AccessError::UnknownKid || is_early {
-                        self.keys.note_unknown_kid();
-                    }
-                    return Err(if is_early { AccessError::NoKeysYet } else { error });
-                }
-                let verified = Arc::new(self.read(&parts)?);
-                // What has expired, or is not valid yet, is not worth remembering.
-                verified.check_time(self.rules.leeway_s, now_unix_s)?;
-                self.memory.put(hash, keys.number, &verified, now_unix_s);
-                verified
-            }
-        };
+            return Err(if is_early { AccessError::NoKeysYet } else { error });
+        }
+        let verified = Arc::new(self.read(&parts)?);
+        // What has expired, or is not valid yet, is not worth remembering.
+        verified.check_time(self.rules.leeway_s, now_unix_s)?;
+        self.memory.put(TokenMemory::hash(token), keys.number, &verified, now_unix_s);
+        self.check_now(verified, now_unix_s)
+    }
+
+    /// The same as [`Verifier::verify`] where that needs no signature: for a token that was verified before, and for one
+    /// that cannot be good. `None`: the signature is to be verified, which takes up to a tenth of a millisecond for each
+    /// key that may have made it. A thread that must not wait leaves that to another one.
+    pub fn verify_at_once(&self, token: &str, now_unix_s: u64) -> Option<Result<Arc<Verified>, AccessError>> {
+        self.remembered(token, now_unix_s).or_else(|| Parts::split(token).err().map(Err))
+    }
+
+    /// What is known of a token without its signature.
+    fn remembered(&self, token: &str, now_unix_s: u64) -> Option<Result<Arc<Verified>, AccessError>> {
+        if token.len() > self.rules.max_token_bytes {
+            return Some(Err(AccessError::TooLong));
+        }
+        let verified = self.memory.get(&TokenMemory::hash(token), self.keys.current().number)?;
+        self.remembered.fetch_add(1, Ordering::Relaxed);
+        Some(self.check_now(verified, now_unix_s))
+    }
+
+    fn check_now(&self, verified: Arc<Verified>, now_unix_s: u64) -> Result<Arc<Verified>, AccessError> {
         verified.check_time(self.rules.leeway_s, now_unix_s)?;
         if self.revocations.bars(&verified, now_unix_s) { Err(AccessError::Revoked) } else { Ok(verified) }
     }

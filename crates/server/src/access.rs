@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanfare::{Event, InvalidHeader, Refusal, RequestHead, Subscribe, Topic};
 use fanfare_access::{
-    AccessError, AudienceRule, KeyRing, KeySet, MemoryLimits, Pattern, Place as TokenPlace, Revocations,
-    Revoked, Sight, TokenPlaces, TokenRules, Uncovered, UrlSigner, Verified, Verifier, stream_lifetime,
+    AccessError, AudienceRule, FoundToken, KeyRing, KeySet, MemoryLimits, Pattern, Place as TokenPlace,
+    Revocations, Revoked, Sight, TokenPlaces, TokenRules, Uncovered, UrlSigner, Verified, Verifier,
+    stream_lifetime,
 };
 use fanfare_config::{Listen, Place, Problem, Problems, Settings, Values};
 
@@ -21,6 +22,7 @@ use crate::fetched_keys::{FetchedKeys, KeysByUrl};
 use crate::forward::{Forward, ForwardOptions};
 use crate::key_files;
 use crate::listen::Listening;
+use crate::verifications::Verifications;
 
 /// The longest part of a topic that a refusal repeats, in characters.
 const SHOWN: usize = 100;
@@ -49,12 +51,13 @@ pub(crate) struct Access {
 }
 
 /// What is known of a subscription that is not refused.
-#[derive(Debug)]
 pub(crate) enum Judged {
     /// It is let in.
     Admitted(Subscribe),
     /// The endpoint decides about it.
     Ask(Subscribe, Arc<Forward>),
+    /// Its token is to be verified first, which takes long: see [`crate::verifications`].
+    Verify(Subscribe, Unverified),
 }
 
 /// A request that is refused.
@@ -210,6 +213,11 @@ impl Access {
         pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name).collect()
     }
 
+    /// The endpoint that decides about subscriptions which no token lets in.
+    pub(crate) fn forward(&self) -> Option<&Arc<Forward>> {
+        self.forward.as_ref()
+    }
+
     /// Whether requests need tokens.
     pub(crate) fn has_keys(&self) -> bool {
         self.publishers.is_some()
@@ -219,7 +227,8 @@ impl Access {
     pub(crate) fn memory_bounds(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let verifiers = [&self.subscribers, &self.publishers].into_iter().flatten().count();
         let tokens = (verifiers > 0).then(|| ("verified tokens", verifiers * MemoryLimits::default().bytes));
-        tokens.into_iter().chain(self.forward.as_ref().map(|_| Forward::memory_bound()))
+        let waiting = (verifiers > 0).then(Verifications::memory_bound);
+        tokens.into_iter().chain(waiting).chain(self.forward.as_ref().map(|_| Forward::memory_bound()))
     }
 
     /// Judges a subscription, and gives it what its token says: whether it sees private events, its subject and its end.
@@ -231,7 +240,24 @@ impl Access {
         if !self.has_keys() {
             return admitted(subscribe);
         }
-        let found = self.subscriber(request, unix_time().as_secs());
+        match self.subscriber(request, unix_time().as_secs()) {
+            Ok(Some(Subscriber::Unverified(token))) => Ok(Judged::Verify(subscribe, token)),
+            Ok(Some(Subscriber::Verified(verified))) => self.settle(Ok(Some(verified)), subscribe),
+            Ok(None) => self.settle(Ok(None), subscribe),
+            Err(reason) => self.settle(Err(reason), subscribe),
+        }
+    }
+
+    /// Judges a subscription by what is known of its subscriber. `Ok(None)`: it shows nothing.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(crate) fn settle(
+        &self,
+        found: Result<Option<Arc<Verified>>, AccessError>,
+        subscribe: Subscribe,
+    ) -> Result<Judged, Denial> {
+        let admitted = |subscribe| Ok(Judged::Admitted(subscribe));
         if let Some(forward) = &self.forward
             && !matches!(found, Ok(Some(_)) | Err(AccessError::Revoked))
         {
@@ -292,15 +318,19 @@ impl Access {
         &self,
         request: &RequestHead<'_>,
         now_unix_s: u64,
-    ) -> Result<Option<Arc<Verified>>, AccessError> {
+    ) -> Result<Option<Subscriber>, AccessError> {
         if let (Some(urls), Some(query)) = (&self.urls, request.query())
             && let Some(verified) = urls.verify(query, now_unix_s)?
         {
-            return Ok(Some(verified));
+            return Ok(Some(Subscriber::Verified(verified)));
         }
         let Some(verifier) = &self.subscribers else { return Ok(None) };
         let found = self.places.find(request.headers(), request.query())?;
-        found.map(|token| verifier.verify(token.as_str(), now_unix_s)).transpose()
+        let Some(token) = found else { return Ok(None) };
+        Ok(Some(match verifier.verify_at_once(token.as_str(), now_unix_s) {
+            Some(known) => Subscriber::Verified(known?),
+            None => Subscriber::Unverified(Unverified::new(verifier, &token)),
+        }))
     }
 
     /// Finds the publisher of a request. `has_good_origin` says whether the request has an `Origin` whose pages may
@@ -313,22 +343,48 @@ impl Access {
         headers: impl IntoIterator<Item = (&'r str, &'r [u8])>,
         query: Option<&'r str>,
         has_good_origin: bool,
-    ) -> Result<Publisher, PublisherError> {
+    ) -> Result<FoundPublisher, PublisherError> {
         let access = Arc::clone(self);
         let Some(verifier) = &self.publishers else {
-            return Ok(Publisher { access, ..Publisher::default() });
+            return Ok(FoundPublisher::Known(Publisher { access, ..Publisher::default() }));
         };
-        let denied = |reason| {
-            PublisherError::Denied(self.denial(reason, "this request needs a publisher's valid token"))
-        };
+        let denied = |reason| self.publisher_denial(reason);
         let token = self.places.find(headers, query).map_err(denied)?;
         let token = token.ok_or_else(|| denied(AccessError::Missing))?;
         if token.place() == TokenPlace::Cookie && !has_good_origin {
             return Err(PublisherError::CookieFromElsewhere);
         }
-        let verified = verifier.verify(token.as_str(), unix_time().as_secs()).map_err(denied)?;
-        let nameless = verified.subject().is_none().then(|| token.as_str().into());
-        Ok(Publisher { access, verified: Some(verified), token: nameless })
+        match verifier.verify_at_once(token.as_str(), unix_time().as_secs()) {
+            Some(known) => {
+                Ok(FoundPublisher::Known(access.known_publisher(token.as_str(), known.map_err(denied)?)))
+            }
+            None => Ok(FoundPublisher::Unverified(access, Unverified::new(verifier, &token))),
+        }
+    }
+
+    /// The publisher with this token.
+    fn known_publisher(self: Arc<Access>, token: &str, verified: Arc<Verified>) -> Publisher {
+        let nameless = verified.subject().is_none().then(|| token.into());
+        Publisher { access: self, verified: Some(verified), token: nameless }
+    }
+
+    /// The publisher whose token was verified meanwhile.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(crate) fn verified_publisher(
+        self: Arc<Access>,
+        token: &Unverified,
+        verified: Result<Arc<Verified>, AccessError>,
+    ) -> Result<Publisher, PublisherError> {
+        match verified {
+            Ok(verified) => Ok(self.known_publisher(&token.token, verified)),
+            Err(reason) => Err(self.publisher_denial(reason)),
+        }
+    }
+
+    fn publisher_denial(&self, reason: AccessError) -> PublisherError {
+        PublisherError::Denied(self.denial(reason, "this request needs a publisher's valid token"))
     }
 
     /// Bars a subject or a token until `until_unix_s`. Answers whether an older revocation had to make room.
@@ -372,6 +428,40 @@ impl Access {
         number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         number ^ (number >> 31)
+    }
+}
+
+/// What a subscription shows.
+enum Subscriber {
+    Verified(Arc<Verified>),
+    Unverified(Unverified),
+}
+
+/// The publisher of a request.
+pub(crate) enum FoundPublisher {
+    Known(Publisher),
+    /// Its token is to be verified, which takes long: see [`crate::verifications`].
+    Unverified(Arc<Access>, Unverified),
+}
+
+/// A token whose signature is to be verified.
+#[derive(Clone)]
+pub(crate) struct Unverified {
+    verifier: Arc<Verifier>,
+    token: Box<str>,
+}
+
+impl Unverified {
+    fn new(verifier: &Arc<Verifier>, token: &FoundToken<'_>) -> Unverified {
+        Unverified { verifier: Arc::clone(verifier), token: token.as_str().into() }
+    }
+
+    /// Verifies the signature.
+    ///
+    /// # Errors
+    /// The token is refused, and why.
+    pub(crate) fn verify(&self) -> Result<Arc<Verified>, AccessError> {
+        self.verifier.verify(&self.token, unix_time().as_secs())
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use fanfare::{Admission, Answer, ClientLimits, Decision, Refusal, Request, RequestHead, Subscribe};
 
-use crate::access::Judged;
+use crate::access::{Judged, Unverified};
 use crate::control::{Notice, Notices};
 use crate::forward::{AskedSubscription, Asking, Forward, Question, To, with_fields};
 use crate::health::Health;
 use crate::hosts::Hosts;
 use crate::rules::{CurrentRules, Rules};
+use crate::verifications::{Verification, Verifications};
 
 /// The rules. Clones share what they count.
 #[derive(Clone)]
@@ -18,6 +19,7 @@ pub(crate) struct EventsAdmission {
     pub(crate) rules: CurrentRules,
     pub(crate) notices: Arc<Notices>,
     pub(crate) health: Arc<Health>,
+    pub(crate) verifications: Verifications,
 }
 
 /// What is known of a request at once.
@@ -29,6 +31,8 @@ pub(crate) enum Considered {
     Decided(Decision),
     /// An endpoint decides.
     Ask(Box<Asking>),
+    /// A token is to be verified first.
+    Verify(Box<Verifying>),
 }
 
 impl Admission for EventsAdmission {
@@ -38,6 +42,11 @@ impl Admission for EventsAdmission {
             Considered::Ask(asking) => {
                 let (later, ticket) = Decision::later();
                 asking.ask(To::Shard(ticket));
+                later
+            }
+            Considered::Verify(verifying) => {
+                let (later, ticket) = Decision::later();
+                verifying.verify(&self.verifications, To::Shard(ticket));
                 later
             }
         }
@@ -75,6 +84,15 @@ impl EventsAdmission {
         match judged {
             Ok(Judged::Admitted(subscribe)) => Considered::Decided(with_fields(Ok(Ok(subscribe)), &fields)),
             Ok(Judged::Ask(subscribe, forward)) => self.ask(request, &rules, subscribe, forward, fields),
+            Ok(Judged::Verify(subscribe, token)) => {
+                let client = request.client_address(&rules.proxies);
+                let question = rules.access.forward().map(|forward| {
+                    Question::about(request.head(), client, forward.headers()).map_err(|wrong| wrong.0)
+                });
+                let (access, notices) = (Arc::clone(&rules.access), Arc::clone(&self.notices));
+                let asked = AskedSubscription { access, notices, subscribe, fields, client };
+                Considered::Verify(Box::new(Verifying { token, question, asked }))
+            }
             Err(denial) => {
                 self.notices.add_denial(denial.reason, request.client_address(&rules.proxies));
                 Considered::Decided(with_fields(denial.refusal().map(Err), &fields))
@@ -110,5 +128,67 @@ impl EventsAdmission {
         let answer = fields.try_fold(answer, |answer, (name, value)| answer.with_header(name, &value));
         answer
             .map_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())), Decision::Answer)
+    }
+}
+
+/// A subscription whose token is to be verified.
+pub(crate) struct Verifying {
+    token: Unverified,
+    /// What the endpoint is asked where the token does not let it in, or why the request cannot be asked about.
+    question: Option<Result<Question, &'static str>>,
+    asked: AskedSubscription,
+}
+
+impl Verifying {
+    /// Verifies the token on another thread. The decision goes to `to`.
+    pub(crate) fn verify(self: Box<Verifying>, verifications: &Verifications, to: To) {
+        verifications.push(self.asked.client, Box::new(VerifyingFor { verifying: *self, to }));
+    }
+
+    fn decide(self, to: To) {
+        let Verifying { token, question, asked } = self;
+        let AskedSubscription { access, notices, subscribe, fields, client } = asked;
+        let judged = match access.settle(token.verify().map(Some), subscribe) {
+            Ok(Judged::Admitted(subscribe)) => Ok(Ok(subscribe)),
+            Ok(Judged::Ask(subscribe, forward)) => match question {
+                Some(Ok(question)) => {
+                    let subscription = AskedSubscription { access, notices, subscribe, fields, client };
+                    return Asking { forward, question, subscription }.ask(to);
+                }
+                Some(Err(wrong)) => Ok(Err(Refusal::new(400, wrong))),
+                None => Ok(Err(Refusal::new(500, "the server did not decide about this request"))),
+            },
+            Ok(Judged::Verify(..)) => unreachable!("it has been verified"),
+            Err(denial) => {
+                notices.add_denial(denial.reason, client);
+                denial.refusal().map(Err)
+            }
+        };
+        to.decide(with_fields(judged, &fields));
+    }
+}
+
+struct VerifyingFor {
+    verifying: Verifying,
+    to: To,
+}
+
+impl Verification for VerifyingFor {
+    fn is_wanted(&self) -> bool {
+        self.to.is_wanted()
+    }
+
+    fn run(self: Box<Self>) {
+        let VerifyingFor { verifying, to } = *self;
+        verifying.decide(to);
+    }
+
+    fn refuse(self: Box<Self>) {
+        let VerifyingFor { verifying, to } = *self;
+        let AskedSubscription { access, notices, fields, client, .. } = verifying.asked;
+        notices.add_from(Notice::TooManyTokens, client);
+        let refusal = Refusal::new(503, "too many tokens wait to be verified; try again in a moment");
+        let refusal = refusal.with_header("Retry-After", &access.retry_after_s().to_string());
+        to.decide(with_fields(refusal.map(Err), &fields));
     }
 }

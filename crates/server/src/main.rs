@@ -23,6 +23,7 @@ mod rules;
 mod serve;
 mod subscriber;
 mod token_command;
+mod verifications;
 
 use std::process::ExitCode;
 

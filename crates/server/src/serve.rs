@@ -30,6 +30,7 @@ use crate::memory;
 use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
+use crate::verifications::Verifications;
 
 /// Time between two checks of whether the shards run and what they had to refuse.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -60,8 +61,14 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let access = Arc::new(access);
     let rules = CurrentRules::new(Rules::of(settings, &listening, Arc::clone(&access)));
     let limits = Arc::new(CurrentLimits::new(ControlLimits::of(settings)));
-    let admission =
-        EventsAdmission { rules: rules.clone(), notices: Arc::clone(&notices), health: Arc::clone(&health) };
+    let verifications =
+        Verifications::start().map_err(|error| format!("cannot start the threads for tokens: {error}"))?;
+    let admission = EventsAdmission {
+        rules: rules.clone(),
+        notices: Arc::clone(&notices),
+        health: Arc::clone(&health),
+        verifications: verifications.clone(),
+    };
     let mut builder = Engine::builder()
         .backend(settings.backend)
         .pin(settings.pin)
@@ -70,9 +77,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .limits(settings.limits())
         .socket_options(settings.socket_options())
         .hand_over(true);
-    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, verifies
-    // tokens with keys that were read before, raises counters, reads the clocks, and puts what an endpoint is to be asked
-    // into a queue of memory, from which a thread of its own takes it.
+    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, looks up
+    // tokens that were verified before, raises counters, reads the clocks, and puts tokens that are to be verified, and what
+    // an endpoint is to be asked, into queues of memory, from which other threads take them.
     builder = unsafe { builder.admission_on_shards(admission.clone()) };
     for listener in listeners {
         builder = builder.listener(listener);
@@ -123,6 +130,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
     health.begin_drain();
     let end = engine.stop(drain);
+    verifications.end();
     reporter.report_rest(&notices);
     let counts = hub.counts();
     tracing::info!(

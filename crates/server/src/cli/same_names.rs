@@ -60,7 +60,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 29] = [
+const OF_THE_SERVER: [&str; 38] = [
     "config",
     "listen-proxy",
     "subscriber-keys",
@@ -73,6 +73,15 @@ const OF_THE_SERVER: [&str; 29] = [
     "token-cookie",
     "token-in-query",
     "debug-auth",
+    "authorize-cache",
+    "authorize-headers",
+    "authorize-questions",
+    "authorize-timeout",
+    "authorize-url",
+    "jwks-refresh",
+    "plain-http",
+    "publisher-jwks",
+    "subscriber-jwks",
     "open",
     "forwarded-field",
     "log",

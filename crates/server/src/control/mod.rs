@@ -234,7 +234,7 @@ async fn linger(socket: TcpStream) {
 enum Subscription {
     Problem(Problem),
     Decided(Decision, WireFormat),
-    /// An endpoint decides.
+    /// An endpoint decides, or a token is verified first.
     Asked(oneshot::Receiver<Decision>, WireFormat),
 }
 
@@ -259,6 +259,11 @@ fn subscription<B>(
         Considered::Ask(asking) => {
             let (task, decision) = oneshot::channel();
             asking.ask(To::Task(task));
+            Subscription::Asked(decision, head.wire_format())
+        }
+        Considered::Verify(verifying) => {
+            let (task, decision) = oneshot::channel();
+            verifying.verify(&control.admission.verifications, To::Task(task));
             Subscription::Asked(decision, head.wire_format())
         }
     })

@@ -38,6 +38,8 @@ pub(crate) enum Notice {
     AuthorizationFailed,
     /// A request was refused: it is authorised by a cookie, and pages of its origin may not use it.
     CookieRefused,
+    /// A request was refused: too many tokens wait to be verified.
+    TooManyTokens,
     /// A connection was lost: the system gave the control plane no descriptor for it.
     ConnectionLost,
     /// A subscriber on a connection that was kept open was lost: its shard could not take it.
@@ -62,7 +64,7 @@ pub(crate) struct Notices {
 }
 
 impl Notice {
-    const ALL: [Notice; 14] = [
+    const ALL: [Notice; 15] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
@@ -75,6 +77,7 @@ impl Notice {
         Notice::AuthorizationRefused,
         Notice::AuthorizationFailed,
         Notice::CookieRefused,
+        Notice::TooManyTokens,
         Notice::ConnectionLost,
         Notice::SubscriberLost,
     ];
@@ -119,6 +122,7 @@ impl Notice {
                 "requests were refused because a cookie authorises them and their origin may not use it \
                  (--cors-origin)"
             }
+            Notice::TooManyTokens => "requests were refused because too many tokens wait to be verified",
             Notice::ConnectionLost => "connections did not reach the control plane",
             Notice::SubscriberLost => {
                 "subscribers on kept connections were lost: their shards could not take them"

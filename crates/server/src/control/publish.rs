@@ -473,6 +473,7 @@ mod tests {
     use crate::admission::EventsAdmission;
     use crate::health::Health;
     use crate::rules::CurrentRules;
+    use crate::verifications::Verifications;
 
     fn control(hub: Hub) -> Arc<Control> {
         let limits = Arc::new(CurrentLimits::new(ControlLimits::default()));
@@ -481,6 +482,7 @@ mod tests {
             rules: CurrentRules::default(),
             notices: Arc::clone(&notices),
             health: Arc::new(Health::new()),
+            verifications: Verifications::start().expect("threads"),
         };
         Arc::new(Control {
             hub,

@@ -14,15 +14,18 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use fanfare::{ConnectionOrigin, Transport};
+use fanfare_access::{AccessError, Verified};
+use tokio::sync::oneshot;
 
 use super::problem::Problem;
 use super::{Control, Notice, connections, origin_and_host, publish, request_head, topics};
-use crate::access::{Publisher, PublisherError};
+use crate::access::{FoundPublisher, Publisher, PublisherError, Unverified};
 use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
 use crate::request_client::RequestClient;
 use crate::rules::Rules;
+use crate::verifications::Verification;
 
 /// The demo page may talk to this server under each of its loopback names, and to nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -79,15 +82,18 @@ async fn cross_origin(
     let (fields, refusal) = judge(&control.admission, &request);
     let refusal = match refusal {
         Some(refusal) => Some(refusal),
-        None if needs_publisher(&request) => match publisher(&control.admission, &request) {
-            Ok(publisher) => {
-                let client = client(&control, &request, &publisher);
-                request.extensions_mut().insert(publisher);
-                request.extensions_mut().insert(client);
-                None
+        None if needs_publisher(&request) => {
+            let (found, client) = find_publisher(&control.admission, &request);
+            match publisher(&control.admission, found, client).await {
+                Ok(publisher) => {
+                    let client = self::client(&control, &request, &publisher);
+                    request.extensions_mut().insert(publisher);
+                    request.extensions_mut().insert(client);
+                    None
+                }
+                Err(problem) => Some(problem),
             }
-            Err(problem) => Some(problem),
-        },
+        }
         None => None,
     };
     match refusal {
@@ -106,8 +112,49 @@ fn needs_publisher(request: &Request<Body>) -> bool {
     is_publish || ((asks_about_topics || path == "/connections") && !is_preflight)
 }
 
-/// The publisher of a request, by the rules of this moment.
-fn publisher(admission: &EventsAdmission, request: &Request<Body>) -> Result<Publisher, Problem> {
+/// The publisher of a request. A token that is not remembered is verified on another thread,
+/// so that it delays no other request.
+async fn publisher(
+    admission: &EventsAdmission,
+    found: Result<FoundPublisher, PublisherError>,
+    client: Option<IpAddr>,
+) -> Result<Publisher, Problem> {
+    let found = match found {
+        Ok(FoundPublisher::Known(publisher)) => Ok(publisher),
+        Ok(FoundPublisher::Unverified(access, token)) => {
+            let (task, verified) = oneshot::channel();
+            let verification = PublisherVerification { token: token.clone(), task };
+            admission.verifications.push(client, Box::new(verification));
+            match verified.await {
+                Ok(verified) => access.verified_publisher(&token, verified),
+                Err(_) => {
+                    admission.notices.add_from(Notice::TooManyTokens, client);
+                    let detail = "too many tokens wait to be verified; try again in a second";
+                    return Err(Problem::new(503, detail).header("Retry-After", "1"));
+                }
+            }
+        }
+        Err(error) => Err(error),
+    };
+    found.map_err(|error| match error {
+        PublisherError::Denied(denial) => {
+            admission.notices.add_denial(denial.reason, client);
+            Problem::from(denial)
+        }
+        PublisherError::CookieFromElsewhere => {
+            admission.notices.add_from(Notice::CookieRefused, client);
+            let detail =
+                "a request that a cookie authorises needs an Origin that may use it; see --cors-origin";
+            Problem::new(403, detail)
+        }
+    })
+}
+
+/// What a request shows of its publisher, by the rules of this moment, and its client.
+fn find_publisher(
+    admission: &EventsAdmission,
+    request: &Request<Body>,
+) -> (Result<FoundPublisher, PublisherError>, Option<IpAddr>) {
     let rules = admission.rules.get();
     let (origin, host) = origin_and_host(request);
     // A browser sends an Origin with every POST and DELETE. A page that may not read the answer may still make the browser
@@ -117,18 +164,28 @@ fn publisher(admission: &EventsAdmission, request: &Request<Body>) -> Result<Pub
     let has_good_origin = reads || (origin.is_some() && is_listed);
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let found = rules.access.publisher(headers, request.uri().query(), has_good_origin);
-    found.map_err(|error| match error {
-        PublisherError::Denied(denial) => {
-            admission.notices.add_denial(denial.reason, client_address(&rules, request));
-            Problem::from(denial)
-        }
-        PublisherError::CookieFromElsewhere => {
-            admission.notices.add_from(Notice::CookieRefused, client_address(&rules, request));
-            let detail =
-                "a request that a cookie authorises needs an Origin that may use it; see --cors-origin";
-            Problem::new(403, detail)
-        }
-    })
+    (found, client_address(&rules, request))
+}
+
+/// A publisher's token that is to be verified.
+struct PublisherVerification {
+    token: Unverified,
+    task: oneshot::Sender<Result<Arc<Verified>, AccessError>>,
+}
+
+impl Verification for PublisherVerification {
+    fn is_wanted(&self) -> bool {
+        !self.task.is_closed()
+    }
+
+    fn run(self: Box<Self>) {
+        let verified = self.token.verify();
+        // Its client may have left.
+        drop(self.task.send(verified));
+    }
+
+    /// The task learns it, because nothing will come.
+    fn refuse(self: Box<Self>) {}
 }
 
 /// The response fields of a request, and its refusal, by the rules of this moment.

@@ -39,6 +39,24 @@ pub(crate) enum To {
     Task(oneshot::Sender<Decision>),
 }
 
+impl To {
+    /// Whether the client still waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        match self {
+            To::Shard(ticket) => ticket.is_wanted(),
+            To::Task(task) => !task.is_closed(),
+        }
+    }
+
+    pub(crate) fn decide(self, decision: Decision) {
+        match self {
+            To::Shard(ticket) => ticket.decide(decision),
+            // Its client may have left.
+            To::Task(task) => drop(task.send(decision)),
+        }
+    }
+}
+
 struct Waiting {
     subscription: AskedSubscription,
     to: To,
@@ -53,10 +71,7 @@ impl Asking {
 
 impl Waiter for Waiting {
     fn is_wanted(&self) -> bool {
-        match &self.to {
-            To::Shard(ticket) => ticket.is_wanted(),
-            To::Task(task) => !task.is_closed(),
-        }
+        self.to.is_wanted()
     }
 
     fn accepts(&self, settled: &Settled) -> bool {
@@ -68,11 +83,7 @@ impl Waiter for Waiting {
 
     fn decide(self, settled: &Settled) {
         let decision = self.subscription.decide(settled);
-        match self.to {
-            To::Shard(ticket) => ticket.decide(decision),
-            // Its client may have left.
-            To::Task(task) => drop(task.send(decision)),
-        }
+        self.to.decide(decision);
     }
 }
 
