@@ -39,8 +39,11 @@ pub(crate) struct CountedAt(u32);
 pub(crate) enum ClientBound {
     /// [`ClientLimits::connections_per_address`].
     Connections,
-    /// [`ClientLimits::connects_per_second`]; the address may connect again after this time.
-    ConnectRate(Duration),
+    /// [`ClientLimits::connects_per_second`].
+    ConnectRate {
+        /// So many whole seconds pass before the address may connect again, and less than one more.
+        wait_s: u32,
+    },
     /// [`ClientLimits::streams_per_subject`].
     Subject,
 }
@@ -76,7 +79,10 @@ impl ClientTable {
     ) -> Result<(), ClientBound> {
         let Some(rate) = limits.connect_rate() else { return Ok(()) };
         let client = self.connects.key_of_address(address, limits.ipv6_prefix_bits);
-        self.connects.take(client, 1, rate, now).map_err(ClientBound::ConnectRate)
+        self.connects.take(client, 1, rate, now).map_err(|wait| {
+            let wait_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
+            ClientBound::ConnectRate { wait_s }
+        })
     }
 
     /// A connection that [`ClientTable::enter`] has counted has left.
@@ -248,8 +254,7 @@ mod tests {
         };
         assert!((0..1000).all(|number| connects(number, now) == 3));
         assert_eq!(connects(7, now + Duration::from_secs(2)), 2);
-        let wait = Duration::from_secs(1);
-        assert_eq!(table.connect(address(7), &limits, now), Err(ClientBound::ConnectRate(3 * wait)));
+        assert_eq!(table.connect(address(7), &limits, now), Err(ClientBound::ConnectRate { wait_s: 3 }));
     }
 
     #[test]

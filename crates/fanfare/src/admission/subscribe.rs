@@ -40,7 +40,7 @@ pub struct Subscribe {
     /// Set where the connection is known.
     pub(crate) via: Via,
     /// The client that the connection is counted for, where another server has accepted it.
-    pub(crate) client: Option<IpAddr>,
+    pub(crate) client: Option<Box<IpAddr>>,
     /// It may use the reserve.
     pub(crate) is_operator: bool,
     /// Its client has as much as it may.
@@ -253,7 +253,7 @@ impl Subscribe {
     /// An admission need not call this: the shard knows whose requests it shows.
     pub fn with_client_of(mut self, request: &Request<'_>, clients: &ClientLimits) -> Subscribe {
         self.is_operator = request.is_from_operator(clients);
-        self.client = request.counted_client(clients);
+        self.client = request.counted_client(clients).map(Box::new);
         self
     }
 

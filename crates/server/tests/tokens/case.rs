@@ -16,8 +16,6 @@ pub(crate) enum Outcome {
     Refused(&'static str),
     /// The grants do not cover this topic.
     NotCovered(&'static str),
-    /// As `NotCovered`, and the answer advises to subscribe to the covered topics separately.
-    Mixed(&'static str),
     /// A cookie authorises it, and it comes from no page that may use one.
     CookieFromElsewhere,
     /// Its token may not end connections.
@@ -137,13 +135,8 @@ impl Judge {
                 answer.expect_problem(status, &detail, self.debug);
                 assert_eq!(http::header(&answer.head, "WWW-Authenticate"), Some(challenge.as_str()));
             }
-            Outcome::NotCovered(topic) | Outcome::Mixed(topic) => {
-                let mut detail = format!("the token does not cover the topic {topic:?}");
-                if matches!(case.outcome, Outcome::Mixed(_)) {
-                    detail.push_str(
-                        "; it covers other topics of this subscription, so subscribe to these separately",
-                    );
-                }
+            Outcome::NotCovered(topic) => {
+                let detail = format!("the token does not cover the topic {topic:?}");
                 answer.expect_problem(403, &detail, false);
                 let challenge = http::header(&answer.head, "WWW-Authenticate");
                 assert_eq!(challenge, Some("Bearer error=\"insufficient_scope\""));
@@ -166,7 +159,7 @@ impl Judge {
     fn count(&mut self, case: &Case) {
         match case.outcome {
             Outcome::Refused(reason) => *self.refused.entry(reason).or_default() += 1,
-            Outcome::NotCovered(_) | Outcome::Mixed(_) => {
+            Outcome::NotCovered(_) => {
                 *self.refused.entry("topic_not_covered").or_default() += 1;
             }
             Outcome::CookieFromElsewhere => self.cookies += 1,

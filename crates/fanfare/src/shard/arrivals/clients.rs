@@ -97,8 +97,8 @@ impl<I: Io> Shard<I> {
 
     /// Counts a connection that came from another server, where the subscription says whose it is.
     pub(super) fn count_adopted(&mut self, socket: Socket, subscribe: &mut Subscribe) {
-        let Some(address) = subscribe.client else { return };
-        match self.links.clients.enter(address, &self.limits.clients) {
+        let Some(address) = subscribe.client.take() else { return };
+        match self.links.clients.enter(*address, &self.limits.clients) {
             Ok(Some(counted)) => self.counted.insert(socket, counted),
             Ok(None) => {}
             Err(bound) => subscribe.refused_by = Some(bound),
@@ -167,12 +167,11 @@ impl<I: Io> Shard<I> {
             self.counts.refused += 1;
             return Reply::Close;
         }
-        // In whole seconds (RFC 9110, section 10.2.3), and never before the time has come.
         let least = match no_room {
-            NoRoom::Client(ClientBound::ConnectRate(wait)) => wait.as_secs(),
+            NoRoom::Client(ClientBound::ConnectRate { wait_s }) => u64::from(wait_s),
             _ => 0,
         };
-        let wait = least.saturating_add(1 + self.jitter.next_number() % 10);
+        let wait = least + 1 + self.jitter.next_number() % 10;
         let refusal = Refusal::new(no_room.status(), no_room.text());
         Reply::Refuse(refusal.own_header("Retry-After", &wait.to_string()))
     }
@@ -183,7 +182,7 @@ impl<I: Io> Shard<I> {
             NoRoom::Connections => &mut counts.refused_full,
             NoRoom::Details | NoRoom::Topics => &mut counts.refused_for_memory,
             NoRoom::Client(ClientBound::Connections) => &mut counts.refused_for_address,
-            NoRoom::Client(ClientBound::ConnectRate(_)) => &mut counts.refused_for_connect_rate,
+            NoRoom::Client(ClientBound::ConnectRate { .. }) => &mut counts.refused_for_connect_rate,
             NoRoom::Client(ClientBound::Subject) => &mut counts.refused_for_subject,
         } += 1;
     }
@@ -204,7 +203,7 @@ impl NoRoom {
             NoRoom::Details => "the server's memory for the subjects of subscribers is used up",
             NoRoom::Topics => "the server's memory for the topics of subscribers is used up",
             NoRoom::Client(ClientBound::Connections) => "this address has as many connections as it may",
-            NoRoom::Client(ClientBound::ConnectRate(_)) => "this address connects too often",
+            NoRoom::Client(ClientBound::ConnectRate { .. }) => "this address connects too often",
             NoRoom::Client(ClientBound::Subject) => "this subject has as many streams as it may",
         }
     }
