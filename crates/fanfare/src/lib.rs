@@ -219,7 +219,8 @@ pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
 pub use hub::{
-    ConnectionError, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published, ReadyFuture,
+    ConnectionError, Duplicate, Hub, Interrupted, NotPublished, PublishError, PublishFuture, Published,
+    ReadyFuture,
 };
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
