@@ -3,6 +3,7 @@
 //!
 //! [`engine`] starts what is measured; [`bare`] is what it is measured against; [`client`] reads what both
 //! send, with the events of [`stamp`] in it, which [`paced`] publishes to a plan; [`connects`] only connects.
+//! [`server_process`] is the server's binary.
 //! [`machine`], [`steering`] and [`statistics`] say where it ran, keep the receive work away from the sender,
 //! and reduce the figures.
 
@@ -12,6 +13,7 @@ pub mod connects;
 pub mod engine;
 pub mod machine;
 pub mod paced;
+pub mod server_process;
 pub mod stamp;
 pub mod statistics;
 pub mod steering;

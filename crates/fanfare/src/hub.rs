@@ -14,6 +14,7 @@ mod line;
 mod models;
 pub(crate) mod readers;
 mod release;
+mod repetitions;
 mod sequencer;
 mod tasks;
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub(crate) use congestion::Congestion;
 pub use connections::ConnectionError;
 pub(crate) use line::WaitingPublishers;
 pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
+pub(crate) use repetitions::Repetitions;
 pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
 use tasks::Tasks;
@@ -112,18 +114,32 @@ pub struct CountedConnection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TooManyConnections(());
 
-/// Events that were accepted and are visible: they are in the log, [`Hub::head`] has reached them, and every
+/// Events that were accepted, or accepted before, and are visible: they are in the log, [`Hub::head`] has reached them,
+/// and every
 /// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a
 /// durable store stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
-    /// Events accepted.
+    /// Events taken from the publisher.
     pub count: usize,
     /// The id of the first on the wire: the publisher's own, or `<epoch>-<seq>`.
     pub first: String,
     /// The id of the last.
     pub last: String,
+    /// Those of the events that were published before, and were not published again; in the order of the
+    /// events. [`Hub::publish`] says which these are.
+    pub duplicates: Vec<Duplicate>,
+}
+
+/// An event that was published before, with the same own id, to the same topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Duplicate {
+    /// Its position among the events that were taken.
+    pub index: usize,
+    /// Where the first one is in the order of all events.
+    pub first: Cursor,
 }
 
 /// Why nothing was published.
@@ -143,6 +159,13 @@ pub enum PublishError {
     },
     /// The event at this position bears an id of the form that hubs give out, `<epoch>-<seq>`, of whatever epoch.
     ReservedId {
+        /// Its position among the events that were not taken.
+        index: usize,
+    },
+    /// The event at this position bears an own id that was given to another event of the same topics, which is
+    /// retained, or that is in the same batch. Its type, data, retry or privacy differ from that one's. Give each
+    /// event an id of its own.
+    IdConflict {
         /// Its position among the events that were not taken.
         index: usize,
     },
@@ -269,6 +292,14 @@ impl Hub {
     /// for room nor for subscribers: it is `Busy` where one of these queues is full, and also while another
     /// publisher waits for one of them.
     ///
+    /// **An event with an own id ([`Event::with_id`]) is published once.** Where an event with the same id is
+    /// retained that was published to the same topics, this one is the same event: it is not published again, and
+    /// [`Published::duplicates`] says so, with the position of the first one. So a publisher that has lost the
+    /// answer may publish again. All topics together are compared, in whatever order: an event of other topics is
+    /// another event, although some of its topics may be the same. Where the content differs, the answer is
+    /// [`PublishError::IdConflict`]. When the first event is no longer retained by any of its topics, its id is
+    /// free: the event is published again.
+    ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
     ///
@@ -330,12 +361,23 @@ impl Hub {
         batch.release()
     }
 
-    /// Whether these events could be published, given room for them.
+    /// Whether these events could be published, given room for them. Their ids are not compared with those of
+    /// other events: a publish may be refused for an [`PublishError::IdConflict`] all the same.
     ///
     /// # Errors
     /// [`PublishError::TooLarge`] or [`PublishError::ReservedId`], for the first that could not.
     pub fn check(&self, events: &[Event]) -> Result<(), PublishError> {
         self.inner.sequencer.check(events.iter())
+    }
+
+    /// Whether the own id of this event was given to another event of the same topics, which is retained: then a
+    /// publish is refused for an [`PublishError::IdConflict`], unless that event is dropped meanwhile.
+    pub fn has_other_event(&self, event: &Event) -> bool {
+        let first = event.id().and_then(|_| {
+            let log = self.inner.common.log.lock_unless_broken()?;
+            log.published(event).map(|(frame, _)| Arc::clone(frame))
+        });
+        first.is_some_and(|frame| !frame.says_the_same(event))
     }
 
     /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it
@@ -629,12 +671,14 @@ impl PublishError {
     /// The position, among the events that were not taken, of the one at fault: it must change, or be left out.
     pub fn event_at_fault(&self) -> Option<usize> {
         match self {
-            PublishError::TooLarge { index, .. } | PublishError::ReservedId { index } => Some(*index),
+            PublishError::TooLarge { index, .. }
+            | PublishError::ReservedId { index }
+            | PublishError::IdConflict { index } => Some(*index),
             _ => None,
         }
     }
 
-    /// The status of an HTTP answer that says so: 503, 413 or 400 (RFC 9110, section 15). A 503 is worth a `Retry-After`.
+    /// The status of an HTTP answer that says so: 503, 413, 409 or 400 (RFC 9110, section 15). A 503 is worth a `Retry-After`.
     pub fn status(&self) -> u16 {
         match self {
             PublishError::Busy
@@ -642,6 +686,7 @@ impl PublishError {
             | PublishError::Unreleased
             | PublishError::Stopped => 503,
             PublishError::TooLarge { .. } => 413,
+            PublishError::IdConflict { .. } => 409,
             PublishError::ReservedId { .. } | PublishError::Empty => 400,
         }
     }
@@ -655,6 +700,9 @@ impl fmt::Display for PublishError {
             PublishError::ReservedId { .. } => {
                 f.write_str("ids of the form <epoch>-<seq> are the hub's own; choose another id or none")
             }
+            PublishError::IdConflict { .. } => f.write_str(
+                "the id was given to another event of the same topics; give each event an id of its own",
+            ),
             PublishError::Empty => f.write_str("there is no event to publish"),
             PublishError::WouldBlock => {
                 f.write_str("the hub is busy, and a shard's thread cannot wait; publish from another thread")

@@ -224,8 +224,8 @@ pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
 };
 pub use hub::{
-    ConnectionError, CountedConnection, Hub, Interrupted, NotPublished, PublishError, PublishFuture,
-    Published, ReadyFuture, TooManyConnections,
+    ConnectionError, CountedConnection, Duplicate, Hub, Interrupted, NotPublished, PublishError,
+    PublishFuture, Published, ReadyFuture, TooManyConnections,
 };
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};

@@ -23,7 +23,7 @@ use fanfare_proto::log::{Log, ShardSet, Start};
 use fanfare_proto::selection::Selection;
 
 use crate::counts::TopicCounts;
-use crate::hub::{ReleaseQueue, WaitingPublishers};
+use crate::hub::{ReleaseQueue, Repetitions, WaitingPublishers};
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
@@ -147,16 +147,22 @@ impl ProcessLog {
         self.trims_at.store(0, Ordering::Relaxed);
     }
 
-    /// Appends the shards that get each of these events to `into`, which is cleared.
+    /// Appends the shards that get each of these events to `into`, and the events that were published before to
+    /// `repeated`; both are cleared. Of these no shard gets anything.
     pub(crate) fn interest<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
         into: &mut Vec<ShardSet>,
+        repeated: &mut Repetitions,
     ) -> Interest {
         into.clear();
+        repeated.clear();
         let log = self.lock();
         let mut is_read_here = false;
-        into.extend(events.map(|event| {
+        into.extend(events.enumerate().map(|(index, event)| {
+            if event.id().is_some() && repeated.find(index, event, &log) {
+                return ShardSet::new();
+            }
             let (shards, is_this_read_here) = log.readers_of(event.topics());
             is_read_here |= is_this_read_here;
             shards
@@ -260,6 +266,28 @@ impl LockedLog<'_> {
 
     pub(crate) fn unreleased(&mut self) -> &mut ReleaseQueue {
         &mut self.state.unreleased
+    }
+
+    /// Changes the queue of what is not visible. The log itself stays.
+    pub(crate) fn change_unreleased<T>(&mut self, change: impl FnOnce(&mut ReleaseQueue, &Log) -> T) -> T {
+        let State { log, unreleased, .. } = &mut *self.state;
+        change(unreleased, log)
+    }
+
+    /// The frame that was published with this event's own id to this event's topics, and whether it is visible.
+    pub(crate) fn published(&self, event: &Event) -> Option<(&Arc<Frame>, bool)> {
+        let State { log, unreleased, .. } = &*self.state;
+        if let Some(frame) = log.published(event) {
+            return Some((frame, true));
+        }
+        // Where there is no store, nothing is in the queue.
+        let frame = if unreleased.has_own_ids() { unreleased.published(event, log) } else { None };
+        frame.map(|frame| (frame, false))
+    }
+
+    /// As [`Log::own_id_key`].
+    pub(crate) fn own_id_key(&self, id: &str, topics: &[Topic]) -> u64 {
+        self.state.log.own_id_key(id, topics)
     }
 
     /// Appends frames and raises `newest`. True where the shard that trims must be woken, since something

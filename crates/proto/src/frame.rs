@@ -5,6 +5,7 @@
 //! back.
 
 mod fields;
+mod identity;
 
 use std::borrow::Cow;
 use std::mem::size_of;
@@ -17,6 +18,8 @@ use crate::cursor::{Cursor, Epoch};
 use crate::event::{Event, EventId, Topic};
 use crate::json::json_string;
 use crate::link::{Encoding, Transport};
+
+pub use self::identity::Identity;
 
 /// How the body of a response is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

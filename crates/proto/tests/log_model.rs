@@ -155,7 +155,8 @@ impl World {
             55..65 => self.trim(),
             65..75 => self.change_reader(),
             75..80 => self.check_pages(),
-            80..90 => self.ask_to_resume(),
+            80..88 => self.ask_to_resume(),
+            88..90 => self.ask_for_published(),
             _ => self.ask_to_read(),
         }
     }
@@ -353,6 +354,26 @@ impl World {
         let topics = self.some_topics();
         let private = self.pick(&[0, topics.len(), topics.len() / 2]);
         (topics, private)
+    }
+
+    /// Whether an event with an own id was published before, to the same topics.
+    fn ask_for_published(&mut self) {
+        let (mut topics, id) = (self.some_topics(), self.own_id());
+        let back = self.below(20);
+        if let Some(frame) = self.history.iter().rev().nth(back).filter(|_| back.is_multiple_of(2)) {
+            topics = frame.topics().iter().rev().cloned().collect();
+        }
+        let mut event = Event::new(topics[0].clone()).with_id(EventId::new(&id).unwrap());
+        for topic in &topics[1..] {
+            event = event.with_topic(topic.clone()).unwrap();
+        }
+        let same = |of: &[Topic]| of.len() == topics.len() && of.iter().all(|topic| topics.contains(topic));
+        let retained = self.topics.values().flat_map(|model| &model.retained);
+        let is_it = |frame: &&Arc<Frame>| frame.own_id() == Some(&id) && same(frame.topics());
+        let expected: BTreeSet<u64> = retained.filter(is_it).map(|frame| frame.seq()).collect();
+        let found = self.log.published(&event).map(|frame| frame.seq());
+        assert_eq!(found.is_some(), !expected.is_empty(), "{id} of {topics:?}");
+        assert!(found.is_none_or(|seq| expected.contains(&seq)), "{id} of {topics:?}: {found:?}");
     }
 
     fn ask_to_resume(&mut self) {

@@ -50,6 +50,31 @@ on_both_backends! {
         assert_eq!(post(&server, "APPLICATION/JSONL", "{\"topic\":\"a\"}").json()["published"], 1);
     }
 
+    /// Each form of body, one after the other on one connection, and two requests at once.
+    fn publishes_on_a_connection_that_is_kept_alive_are_answered_in_turn(backend) {
+        let server = Server::start(backend);
+        let mut subscriber = server.subscribe("topic=a");
+        let mut connection = server.connect();
+        for number in 0..30 {
+            let (content_type, body) = match number % 3 {
+                0 => (JSON, json!({ "topic": "a", "data": number }).to_string()),
+                1 => (NDJSON, format!("{}\n", json!({ "topic": "a", "data": number }))),
+                _ => (FORM, format!("topic=a&data={number}")),
+            };
+            let response = connection.post(content_type, body);
+            assert_eq!(response.status, 200, "{}", response.text());
+            assert_eq!(subscriber.event().data, number.to_string());
+        }
+        for _ in 0..2 {
+            let body = r#"{"topic":"a","data":"at once"}"#;
+            let length = body.len().to_string();
+            let fields = [("Content-Type", JSON), ("Content-Length", length.as_str())];
+            connection.send(http::head("POST", "/events", &fields) + body);
+        }
+        assert_eq!([connection.read_response().status, connection.read_response().status], [200, 200]);
+        assert_eq!(subscriber.data(2), ["at once", "at once"]);
+    }
+
     fn nothing_to_publish_is_no_error(backend) {
         let server = Server::start(backend);
         for (content_type, body) in [(JSON, "[]"), (JSON, " [ ] "), (NDJSON, ""), (NDJSON, "\n\r\n\n")] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fanfare::{Cursor, Epoch, Topic};
 
 /// One event as its publisher gave it.
+#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) seq: u64,
     pub(crate) topics: Vec<Topic>,
@@ -44,6 +45,26 @@ pub(crate) enum Sight {
 impl Entry {
     pub(crate) fn wire_id(&self, epoch: Epoch) -> String {
         self.own_id.clone().unwrap_or_else(|| Cursor { epoch, seq: self.seq }.to_string())
+    }
+
+    /// The event gets this number. Its data begin with it.
+    pub(crate) fn renumber(&mut self, seq: u64) {
+        let rest = self.data.split_once(' ').map_or("", |(_, rest)| rest);
+        (self.seq, self.data) = (seq, format!("{seq} {rest}"));
+    }
+
+    /// Whether both have the same own id and the same topics, in whatever order.
+    pub(crate) fn is_same_event(&self, other: &Entry) -> bool {
+        let has_topics = |one: &Entry, other: &Entry| other.topics.iter().all(|it| one.topics.contains(it));
+        self.own_id.is_some()
+            && self.own_id == other.own_id
+            && has_topics(self, other)
+            && has_topics(other, self)
+    }
+
+    /// Whether both have the same content.
+    pub(crate) fn says_the_same(&self, other: &Entry) -> bool {
+        (self.private, self.kind, &self.data) == (other.private, other.kind, &other.data)
     }
 }
 

@@ -27,6 +27,7 @@ mod network_io;
 mod orders;
 mod pieces;
 mod publishers;
+mod repetitions;
 mod response;
 mod setting;
 mod shared;

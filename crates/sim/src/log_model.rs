@@ -277,6 +277,14 @@ impl LogModel {
         })
     }
 
+    /// Whether one of its topics retains an event.
+    pub(crate) fn retains(&self, entry: &Entry) -> bool {
+        let is_in = |topic: &TopicModel| {
+            topic.retained.binary_search_by_key(&entry.seq, |retained| retained.seq).is_ok()
+        };
+        entry.topics.iter().any(|topic| is_in(self.topic(topic)))
+    }
+
     /// Whether the log has this event for a subscriber.
     pub(crate) fn has(&self, interest: &Interest, seq: u64) -> bool {
         self.has_between(interest, seq - 1, seq)

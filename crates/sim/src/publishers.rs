@@ -3,11 +3,12 @@
 //! never. They become visible in the order of their numbers.
 
 use fanfare::sim::{self, Sequenced};
-use fanfare::{Cursor, Event, EventId, EventType, PublishError, Published, Topic};
+use fanfare::{Cursor, Event, PublishError, Topic};
 use fanfare_proto::frame::Frame;
 
 use crate::history::Entry;
 use crate::log_model::Change;
+use crate::repetitions::{Before, Told, event_of};
 use crate::shared::Shared;
 use crate::tally::Occurrence;
 use crate::trace::trace;
@@ -16,7 +17,9 @@ use crate::trace::trace;
 pub(crate) struct Unreleased {
     /// `None`: it was released, and waits for an older one.
     batch: Option<Sequenced>,
-    entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
+    /// What its publisher is told.
+    told: Told,
 }
 
 /// Batches that are not visible, at most.
@@ -38,8 +41,8 @@ impl Shared {
                 if self.one_in(2) {
                     self.drop_all_unreleased();
                 }
-                let (events, entries) = self.some_events(None);
-                self.publish(events, entries, when);
+                let entries = self.some_events(None);
+                self.publish(entries, when);
             }
         }
     }
@@ -47,19 +50,17 @@ impl Shared {
     /// Publishes one event with this much data to one topic; false where that was refused.
     pub(crate) fn publish_to(&self, topic: &Topic, size: usize) -> bool {
         self.release_all("");
-        let (events, entries) = self.one_event(topic, size);
-        self.publish(events, entries, "")
+        let entries = self.one_event(topic, size);
+        self.publish(entries, "")
     }
 
     /// Gives one event of this topic a number, this one if one is given, and keeps it.
     #[cfg(test)]
     pub(crate) fn sequence_to(&self, topic: &Topic, number: Option<u64>) {
         let seq = number.unwrap_or(self.last_number.get() + 1);
-        let (events, mut entries) = self.one_event(topic, 10);
+        let mut entries = self.one_event(topic, 10);
         entries[0].seq = seq;
-        entries[0].data = format!("{seq} x");
-        let events = events.into_iter().map(|event| event.with_data(entries[0].data.clone())).collect();
-        self.sequence(events, entries, number.is_some(), "");
+        self.sequence(entries, number.is_some(), "");
     }
 
     /// The oldest batch that has its numbers is not released.
@@ -68,10 +69,9 @@ impl Shared {
         self.drop_at(0);
     }
 
-    fn one_event(&self, topic: &Topic, size: usize) -> (Vec<Event>, Vec<Entry>) {
+    fn one_event(&self, topic: &Topic, size: usize) -> Vec<Entry> {
         let seq = self.last_number.get() + 1;
         let data = format!("{seq} {}", "x".repeat(size));
-        let event = Event::new(topic.clone()).with_data(data.clone());
         let entry = Entry {
             seq,
             topics: vec![topic.clone()],
@@ -82,13 +82,15 @@ impl Shared {
             published_at: self.now.get(),
             size: 0,
         };
-        (vec![event], vec![entry])
+        vec![entry]
     }
 
     /// Publishes at once. False where that was refused.
-    fn publish(&self, mut events: Vec<Event>, mut entries: Vec<Entry>, when: &str) -> bool {
-        self.measure(&events, &mut entries);
+    fn publish(&self, mut entries: Vec<Entry>, when: &str) -> bool {
         self.observe_log();
+        let before = self.repetitions(&mut entries);
+        let mut events: Vec<Event> = entries.iter().map(event_of).collect();
+        self.measure(&events, &mut entries);
         let is_larger = self.is_larger_than_a_mailbox(&events, &entries);
         let bad = entries.iter().any(|entry| self.is_bad(entry));
         assert_eq!(self.hub().check(&events).is_err(), bad, "the hub's own check");
@@ -97,14 +99,18 @@ impl Shared {
         match result {
             Ok(published) => {
                 assert!(self.unreleased.borrow().is_empty(), "published before what is older is visible");
-                self.check_taken(&published, count, events.len(), is_larger, &mut entries);
-                trace!(self, "publish {} of {count} events from {}{when}", entries.len(), entries[0].seq);
+                let taken = count - events.len();
+                self.check_taken(taken, count, is_larger, &entries);
+                let told = Told::of(self, taken, &before, &mut entries);
+                told.check(&published);
+                let first = entries.first().map_or(0, |entry| entry.seq);
+                trace!(self, "publish {} of {count} events from {first}{when}", entries.len());
                 self.released(vec![entries]);
                 true
             }
             Err(error) => {
                 assert_eq!(events.len(), count, "what was refused is left");
-                self.refused(&error, &entries, is_larger);
+                self.refused(&error, &entries, &before, is_larger);
                 false
             }
         }
@@ -114,30 +120,43 @@ impl Shared {
     fn sequence_some(&self, when: &str) {
         let is_given = self.one_in(2);
         let hole = if is_given { self.pick(&[0, 0, 1, 5, 1000]) } else { 0 };
-        let (events, entries) = self.some_events(is_given.then_some(hole));
-        self.sequence(events, entries, is_given, when);
+        let entries = self.some_events(is_given.then_some(hole));
+        self.sequence(entries, is_given, when);
     }
 
-    fn sequence(&self, mut events: Vec<Event>, mut entries: Vec<Entry>, is_given: bool, when: &str) {
-        self.measure(&events, &mut entries);
+    fn sequence(&self, mut entries: Vec<Entry>, is_given: bool, when: &str) {
         self.observe_log();
+        let before = if is_given {
+            // What has numbers from outside is taken as it is.
+            entries.iter_mut().for_each(|entry| entry.renumber(entry.seq));
+            vec![Before::default(); entries.len()]
+        } else {
+            self.repetitions(&mut entries)
+        };
+        let mut events: Vec<Event> = entries.iter().map(event_of).collect();
+        self.measure(&events, &mut entries);
         let is_larger = self.is_larger_than_a_mailbox(&events, &entries);
         let numbers: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
         let count = events.len();
         match sim::sequence(self.hub(), &mut events, is_given.then_some(&numbers)) {
             Ok(batch) => {
                 let taken = count - events.len();
-                assert!(taken == count || (is_larger && taken > 0), "half a batch");
-                entries.truncate(taken);
-                let last = entries.last().expect("at least one").seq;
+                self.check_taken(taken, count, is_larger, &entries);
+                let told = Told::of(self, taken, &before, &mut entries);
+                let Some(last) = entries.last().map(|last| last.seq) else {
+                    let (published, is_visible) = sim::release(self.hub(), batch);
+                    assert!(is_visible, "all of its events are visible");
+                    told.check(&published);
+                    return;
+                };
                 self.last_number.set(last);
                 trace!(self, "sequence {} to {last}{when}", entries[0].seq);
                 self.happened(Occurrence::Sequenced);
-                self.unreleased.borrow_mut().push_back(Unreleased { batch: Some(batch), entries });
+                self.unreleased.borrow_mut().push_back(Unreleased { batch: Some(batch), entries, told });
             }
             Err(error) => {
                 assert_eq!(events.len(), count, "what was refused is left");
-                self.refused(&error, &entries, is_larger);
+                self.refused(&error, &entries, &before, is_larger);
             }
         }
     }
@@ -159,15 +178,15 @@ impl Shared {
 
     pub(crate) fn release_at(&self, index: usize, when: &str) {
         self.observe_log();
-        let (batch, count) = {
+        let batch = {
             let unreleased = &mut self.unreleased.borrow_mut()[index];
             let batch = unreleased.batch.take().expect("it is not released");
             let (first, count) = (unreleased.entries[0].seq, unreleased.entries.len());
             trace!(self, "release {first} to {}{when}", unreleased.entries[count - 1].seq);
-            (batch, count)
+            batch
         };
         let (published, is_visible) = sim::release(self.hub(), batch);
-        self.check_taken(&published, count, 0, false, &mut self.unreleased.borrow_mut()[index].entries);
+        self.unreleased.borrow()[index].told.check(&published);
         assert_eq!(is_visible, index == 0, "a batch is visible when none is before it");
         self.happened(if is_visible { Occurrence::Released } else { Occurrence::ReleasedEarly });
         self.show_released();
@@ -178,7 +197,7 @@ impl Shared {
         let batches = self.unreleased.take();
         let (late, visible): (Vec<_>, Vec<_>) = batches.into_iter().partition(|one| one.batch.is_some());
         self.released(visible.into_iter().map(|one| one.entries).collect());
-        for Unreleased { batch, entries } in late {
+        for Unreleased { batch, entries, .. } in late {
             trace!(self, "release {} to {} too late", entries[0].seq, entries[entries.len() - 1].seq);
             let is_visible = batch.is_some_and(|batch| sim::release(self.hub(), batch).1);
             assert!(!is_visible, "a batch is visible although the engine drains");
@@ -205,7 +224,7 @@ impl Shared {
     fn drop_at(&self, index: usize) {
         self.observe_log();
         let dropped = self.unreleased.borrow_mut().remove(index);
-        if let Some(Unreleased { entries, batch }) = dropped {
+        if let Some(Unreleased { entries, batch, .. }) = dropped {
             trace!(self, "never release {} to {}", entries[0].seq, entries[entries.len() - 1].seq);
             drop(batch);
             self.happened(Occurrence::NeverReleased);
@@ -228,24 +247,11 @@ impl Shared {
         }
     }
 
-    /// What the publisher is told is right. Leaves the entries that were taken.
-    fn check_taken(
-        &self,
-        published: &Published,
-        count: usize,
-        left: usize,
-        is_larger: bool,
-        entries: &mut Vec<Entry>,
-    ) {
-        let taken = published.count;
-        assert_eq!(left, count - taken, "what was published is taken");
+    /// So many of the events may be taken.
+    fn check_taken(&self, taken: usize, count: usize, is_larger: bool, entries: &[Entry]) {
         assert!(taken == count || (is_larger && taken > 0), "half a batch");
-        entries.truncate(taken);
-        let bad = entries.iter().any(|entry| self.is_bad(entry));
+        let bad = entries[..taken].iter().any(|entry| self.is_bad(entry));
         assert!(!bad && !self.is_over.get(), "published what should be refused");
-        let epoch = self.history.borrow().epoch;
-        let ids = (entries[0].wire_id(epoch), entries[taken - 1].wire_id(epoch));
-        assert_eq!((&published.first, &published.last), (&ids.0, &ids.1), "the ids of a batch");
     }
 
     /// The events of these batches are visible now.
@@ -269,7 +275,7 @@ impl Shared {
     }
 
     /// Nothing was published: for a reason?
-    fn refused(&self, error: &PublishError, entries: &[Entry], is_larger: bool) {
+    fn refused(&self, error: &PublishError, entries: &[Entry], before: &[Before], is_larger: bool) {
         let bad = entries.iter().any(|entry| self.is_bad(entry));
         let occurrence = match error {
             PublishError::Busy => {
@@ -279,7 +285,14 @@ impl Shared {
                 let is_read = !self.log.borrow().shards_reading(&topics).is_empty();
                 let waits = !self.unreleased.borrow().is_empty();
                 assert!(is_read || waits, "busy, though no shard is to get the event");
-                Occurrence::Busy
+                let is_repeated = before.iter().any(Before::is_unreleased);
+                if is_repeated { Occurrence::RepeatedUnreleased } else { Occurrence::Busy }
+            }
+            PublishError::IdConflict { index } => {
+                assert!(before[*index].may_conflict(), "event {index} has an id of its own");
+                let earlier = before[..*index].iter().any(Before::must_conflict);
+                assert!(!earlier, "an earlier event has an id of another");
+                Occurrence::IdConflict
             }
             PublishError::TooLarge { index, .. } => {
                 assert!(self.is_too_large(&entries[*index]), "an event of the right size is too large");
@@ -338,20 +351,22 @@ impl Shared {
     }
 
     /// One event, or a few. `hole`: numbers are left out before each of them, at most so many.
-    fn some_events(&self, hole: Option<u64>) -> (Vec<Event>, Vec<Entry>) {
+    fn some_events(&self, hole: Option<u64>) -> Vec<Entry> {
         let count = self.pick(&[1, 1, 1, 2, 5]);
         let mut seq = self.last_number.get();
-        let (mut events, mut entries) = (Vec::new(), Vec::new());
+        let mut entries = Vec::new();
         for _ in 0..count {
             seq += 1 + hole.map_or(0, |hole| if self.one_in(2) { hole } else { 0 });
-            let (event, entry) = self.some_event(seq);
-            events.push(event);
-            entries.push(entry);
+            let repeatable = if self.one_in(8) { self.some_repeatable(&entries) } else { None };
+            entries.push(match repeatable {
+                Some(repeatable) => Entry { seq, ..self.repeat(&repeatable) },
+                None => self.some_event(seq),
+            });
         }
-        (events, entries)
+        entries
     }
 
-    fn some_event(&self, seq: u64) -> (Event, Entry) {
+    fn some_event(&self, seq: u64) -> Entry {
         let mut topics = vec![self.topic()];
         if self.one_in(4) {
             topics.push(self.topic());
@@ -370,17 +385,7 @@ impl Shared {
         let size = self.pick(&[0, 10, 10, 100, 100, 500, 3_000, 35_000]);
         let line_end = if self.one_in(8) { "\n" } else { " " };
         let data = format!("{seq} {}{line_end}end", "x".repeat(size));
-        let mut event = Event::new(topics[0].clone()).with_private(private).with_data(data.clone());
-        for topic in &topics[1..] {
-            event = event.with_topic(topic.clone()).expect("room for two topics");
-        }
-        if let Some(id) = &own_id {
-            event = event.with_id(EventId::new(id).expect("an id"));
-        }
-        if let Some(kind) = kind {
-            event = event.with_type(EventType::new(kind).expect("a type"));
-        }
         let published_at = self.now.get();
-        (event, Entry { seq, topics, private, own_id, kind, data, published_at, size: 0 })
+        Entry { seq, topics, private, own_id, kind, data, published_at, size: 0 }
     }
 }

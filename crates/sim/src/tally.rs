@@ -79,6 +79,16 @@ occurrences! {
     TooLarge: "too large",
     /// A publisher used an id of the hub's own form.
     ReservedId: "reserved ids",
+    /// An event that was published before.
+    Repeated: "events published again",
+    /// An event that is in its batch twice.
+    RepeatedInBatch: "events twice in a batch",
+    /// An event that has its number and may still be dropped was published again.
+    RepeatedUnreleased: "events published again before their release",
+    /// An id of an event that the log has dropped.
+    IdFreeAgain: "ids that were free again",
+    /// A publisher gave an id to two events.
+    IdConflict: "ids of two events",
     /// A publisher came after the end.
     Stopped: "publishes after the end",
     /// A socket came from another server.

@@ -242,6 +242,22 @@ impl WaitingPublishers {
         }
     }
 
+    /// Calls the publishers that wait until one of these numbers is visible: it will not be. None of them is the
+    /// publisher of that number.
+    pub(crate) fn call_between(&self, first: u64, last: u64) {
+        // As for `call_up_to`.
+        if self.is_empty() {
+            return;
+        }
+        let mut line = lock(&self.line);
+        let is_between = |(number, _): &&(u64, Ticket)| (first..=last).contains(number);
+        let called: Vec<_> = line.until.iter().filter(is_between).copied().collect();
+        for it in called {
+            line.until.remove(&it);
+            self.call_ticket(&mut line, it.1);
+        }
+    }
+
     /// This shard has room again. Calls the first publisher that waits for it, unless that publisher waits
     /// behind others for another shard: these will call it when they leave.
     pub(crate) fn call(&self, shard: usize) {
@@ -361,6 +377,12 @@ impl WaitingPublishers {
 impl LinePosition {
     pub(crate) fn ticket(&self) -> Ticket {
         self.ticket
+    }
+
+    /// Whether the publisher waits for a number, and for no shard.
+    pub(crate) fn waits_for_number(&self) -> bool {
+        let line = lock(&self.line.line);
+        line.positions.get(&self.ticket).is_some_and(|waiting| waiting.until.is_some())
     }
 
     /// Whether the publisher is called. Also where the line is closed: then it will learn why.

@@ -14,17 +14,19 @@
 //! The queue needs no bound of its own: what is in it has room reserved, and a batch that is dropped leaves
 //! it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fanfare_io::Clock;
+use fanfare_proto::event::Event;
 use fanfare_proto::frame::Frame;
+use fanfare_proto::log::Log;
 use smallvec::SmallVec;
 
 use super::Published;
 use super::capacity::{Amount, Capacity};
-use super::line::WaitingPublishers;
+use super::line::{LinePosition, WaitBy, WaitingPublishers};
 use super::readers::Called;
 use crate::mailbox::Mailbox;
 use crate::shared_log::{LockedLog, ProcessLog};
@@ -44,11 +46,21 @@ pub(super) struct Releaser {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Batches that have their numbers and are not visible, by their first numbers. `None`: the owner has not
-/// released it yet.
+/// Batches that have their numbers and are not visible, by their first numbers.
 #[derive(Default)]
 pub(crate) struct ReleaseQueue {
-    batches: BTreeMap<u64, Option<Batch>>,
+    batches: BTreeMap<u64, Queued>,
+    /// The frames of these batches that bear own ids, by [`Log::own_id_key`]: an event that is published again
+    /// meanwhile is not another one.
+    own_ids: HashMap<u64, SmallVec<[Arc<Frame>; 1]>>,
+}
+
+/// A batch in the queue.
+struct Queued {
+    /// `None`: the owner has not released it yet.
+    batch: Option<Batch>,
+    /// Its frames that bear own ids.
+    with_own_ids: Vec<Arc<Frame>>,
 }
 
 /// Events with numbers, encoded, with room reserved for them. Dropped, it gives the room back.
@@ -106,14 +118,57 @@ impl ReleaseQueue {
         self.batches.is_empty()
     }
 
+    /// Whether an event that is published now may be one of a batch in the queue.
+    pub(crate) fn has_own_ids(&self) -> bool {
+        !self.own_ids.is_empty()
+    }
+
+    /// The frame in the queue that was published with this event's own id to this event's topics.
+    pub(crate) fn published(&self, event: &Event, log: &Log) -> Option<&Arc<Frame>> {
+        let key = log.own_id_key(event.id()?.as_str(), event.topics());
+        self.own_ids.get(&key)?.iter().find(|frame| frame.has_identity_of(event))
+    }
+
+    /// Whether the event with this number is in a batch in the queue.
+    fn has(&self, seq: u64, key: u64) -> bool {
+        self.own_ids.get(&key).is_some_and(|frames| frames.iter().any(|frame| frame.seq() == seq))
+    }
+
+    fn insert(&mut self, first: u64, batch: &Batch, log: &Log) {
+        let with_own_ids = batch.frames.iter().filter(|frame| frame.own_id().is_some());
+        let with_own_ids: Vec<_> = with_own_ids.cloned().collect();
+        for frame in &with_own_ids {
+            let key = log.own_id_key(frame.own_id().unwrap_or_default(), frame.topics());
+            self.own_ids.entry(key).or_default().push(Arc::clone(frame));
+        }
+        self.batches.insert(first, Queued { batch: None, with_own_ids });
+    }
+
+    fn remove(&mut self, first: u64, log: &Log) -> Option<Queued> {
+        let queued = self.batches.remove(&first)?;
+        for frame in &queued.with_own_ids {
+            let key = log.own_id_key(frame.own_id().unwrap_or_default(), frame.topics());
+            if let Some(frames) = self.own_ids.get_mut(&key) {
+                frames.retain(|other| other.seq() != frame.seq());
+                if frames.is_empty() {
+                    self.own_ids.remove(&key);
+                }
+            }
+        }
+        Some(queued)
+    }
+
     /// Takes the first batch, if it was released.
-    fn take_next(&mut self) -> Option<Batch> {
-        let first = self.batches.first_entry()?;
-        if first.get().is_some() { first.remove() } else { None }
+    fn take_next(&mut self, log: &Log) -> Option<Batch> {
+        if !self.has_next() {
+            return None;
+        }
+        let first = *self.batches.first_key_value()?.0;
+        self.remove(first, log)?.batch
     }
 
     fn has_next(&self) -> bool {
-        self.batches.first_key_value().is_some_and(|(_, batch)| batch.is_some())
+        self.batches.first_key_value().is_some_and(|(_, queued)| queued.batch.is_some())
     }
 }
 
@@ -126,7 +181,12 @@ impl Releaser {
         if log.unreleased().is_empty() {
             self.append(&mut log, &mut batch, &mut released);
         } else if let Some(first) = batch.first_number() {
-            log.unreleased().batches.insert(first, Some(batch));
+            log.change_unreleased(|queue, log| {
+                queue.insert(first, &batch, log);
+                if let Some(queued) = queue.batches.get_mut(&first) {
+                    queued.batch = Some(batch);
+                }
+            });
         }
         released
     }
@@ -135,7 +195,7 @@ impl Releaser {
     /// lock.
     pub(super) fn enqueue(self: &Arc<Self>, batch: Batch, published: Published) -> Sequenced {
         if let Some(first) = batch.first_number() {
-            self.log.lock().unreleased().batches.insert(first, None);
+            self.log.lock().change_unreleased(|queue, log| queue.insert(first, &batch, log));
         }
         Sequenced { batch: Some(batch), published, releaser: Arc::clone(self) }
     }
@@ -146,14 +206,15 @@ impl Releaser {
     /// which is bounded by [`fanfare_proto::limits::Limits::mailbox_total_bytes`]. The frames are the same as
     /// in the other mailboxes, so their memory is not taken again.
     fn release(&self, batch: Batch) -> Visibility {
-        let Some(first) = batch.first_number() else { return Visibility::Never };
+        // All of its events were published before.
+        let Some(first) = batch.first_number() else { return Visibility::Visible };
         let mut released = Released::new(&self.shared);
         let mut log = self.log.lock();
         let Some(waiting) = log.unreleased().batches.get_mut(&first) else {
             drop(log);
             return Visibility::Never;
         };
-        *waiting = Some(batch);
+        waiting.batch = Some(batch);
         self.release_next(log, &mut released);
         drop(released);
         if self.log.newest().load(Ordering::Relaxed) >= first {
@@ -163,23 +224,43 @@ impl Releaser {
         }
     }
 
-    /// The owner of the batch with this first number has dropped it.
-    fn forget(&self, first: u64) {
-        drop(self.change_queue(|queue| drop(queue.batches.remove(&first))));
+    /// The owner of the batch with these first and last numbers has dropped it. A publisher of the same events,
+    /// which has waited for them, is called: it publishes them now.
+    fn forget(&self, first: u64, last: u64) {
+        drop(self.change_queue(|queue, log| drop(queue.remove(first, log))));
+        self.shared.waiting.call_between(first, last);
+    }
+
+    /// Has a publisher wait until the event with this number, which is the same as one of its own, is visible or
+    /// dropped. False: it is.
+    pub(super) fn wait_for(&self, first: &Frame, position: &mut Option<LinePosition>, by: WaitBy) -> bool {
+        let Some(mut log) = self.log.lock_unless_broken() else { return false };
+        let seq = first.seq();
+        let is_waiting = log.change_unreleased(|queue, log| {
+            queue.has(seq, log.own_id_key(first.own_id().unwrap_or_default(), first.topics()))
+        });
+        if is_waiting {
+            self.shared.waiting.enter_until(position, seq, by);
+        }
+        is_waiting
     }
 
     /// No batch is released any more: what was released becomes visible now, and the numbers of all others
     /// are holes. The caller holds the sequencer's lock.
     pub(super) fn end(&self) -> Released<'_> {
-        self.change_queue(|queue| queue.batches.retain(|_, batch| batch.is_some()))
+        self.change_queue(|queue, log| {
+            let unreleased = queue.batches.iter().filter(|(_, queued)| queued.batch.is_none());
+            let unreleased: Vec<u64> = unreleased.map(|(first, _)| *first).collect();
+            unreleased.into_iter().for_each(|first| drop(queue.remove(first, log)));
+        })
     }
 
     /// Changes the queue, and makes visible what nothing stands before any more. Where the log is broken, nothing
     /// happens: a batch may be dropped where a panic unwinds.
-    fn change_queue(&self, change: impl FnOnce(&mut ReleaseQueue)) -> Released<'_> {
+    fn change_queue(&self, change: impl FnOnce(&mut ReleaseQueue, &Log)) -> Released<'_> {
         let mut released = Released::new(&self.shared);
         if let Some(mut log) = self.log.lock_unless_broken() {
-            change(log.unreleased());
+            log.change_unreleased(change);
             self.release_next(log, &mut released);
         }
         released
@@ -188,7 +269,7 @@ impl Releaser {
     /// Makes visible what was released and has nothing unreleased before it. Between two batches the lock is
     /// free, so that shards do not wait for all of them.
     fn release_next<'log>(&'log self, mut log: LockedLog<'log>, released: &mut Released<'_>) {
-        while let Some(mut batch) = log.unreleased().take_next() {
+        while let Some(mut batch) = log.change_unreleased(ReleaseQueue::take_next) {
             self.append(&mut log, &mut batch, released);
             let newest = log.newest();
             let has_next = log.unreleased().has_next();
@@ -254,9 +335,10 @@ impl Sequenced {
 
 impl Drop for Sequenced {
     fn drop(&mut self) {
-        if let Some(first) = self.batch.take().and_then(|batch| batch.first_number()) {
+        let numbers = self.batch.take().and_then(|batch| Some((batch.first_number()?, batch.last_number()?)));
+        if let Some((first, last)) = numbers {
             // Its room is given back before, so that a publisher which is called finds it.
-            self.releaser.forget(first);
+            self.releaser.forget(first, last);
         }
     }
 }
@@ -264,6 +346,10 @@ impl Drop for Sequenced {
 impl Batch {
     fn first_number(&self) -> Option<u64> {
         self.frames.first().map(|frame| frame.seq())
+    }
+
+    fn last_number(&self) -> Option<u64> {
+        self.frames.last().map(|frame| frame.seq())
     }
 
     /// Gives back what was reserved and is not needed: a frame may be smaller than its event allowed.

@@ -23,7 +23,7 @@ use fanfare_proto::limits::Limits;
 use super::capacity::{Bound, Capacity};
 use super::line::{LinePosition, LineTime, WaitBy, WaitingPublishers};
 use super::release::{Batch, Releaser, Sequenced, Shared};
-use super::{PublishError, Published};
+use super::{Duplicate, PublishError, Published};
 use crate::mailbox::Mailbox;
 use crate::shared_log::ProcessLog;
 use crate::sync::{Mutex, lock};
@@ -85,6 +85,8 @@ pub(crate) enum Attempt {
 /// Why nothing was sequenced.
 enum Unable {
     Refused(PublishError),
+    /// This frame is the same event as one of these, and not visible yet.
+    Unreleased(Arc<Frame>),
     NoRoom(NoRoom),
 }
 
@@ -157,12 +159,19 @@ impl Sequencer {
         self.waiting_for_lock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
         self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
+        if let Some((position, _)) = &mut wait
+            && position.as_ref().is_some_and(LinePosition::waits_for_number)
+        {
+            // The same event, for which this publisher waited, is visible or dropped.
+            drop(position.take());
+        }
         loop {
             let position = wait.as_ref().and_then(|(position, _)| position.as_ref());
             let no_room = match self.sequence_in(&mut state, events, Numbers::Next, position, wait.is_some())
             {
                 Ok((batch, published)) => {
-                    let number = state.last_given;
+                    // What was published before is visible.
+                    let number = batch.frames.last().map_or(0, |frame| frame.seq());
                     if position.is_some() {
                         state.line_time.go_on(batch.amount.bytes, self.shared.waiting.count());
                     }
@@ -176,6 +185,14 @@ impl Sequencer {
                     return Attempt::Published { published, number };
                 }
                 Err(Unable::Refused(error)) => return Attempt::Refused(error),
+                Err(Unable::Unreleased(first)) => {
+                    let Some((position, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
+                    drop(position.take());
+                    if self.releaser.wait_for(&first, position, *by) {
+                        return Attempt::Waits;
+                    }
+                    continue;
+                }
                 Err(Unable::NoRoom(no_room)) => no_room,
             };
             let Some((position, by)) = &mut wait else { return Attempt::Refused(PublishError::Busy) };
@@ -257,7 +274,7 @@ impl Sequencer {
         match self.sequence_in(state, events, numbers, None, true) {
             Ok((batch, published)) => Ok(self.releaser.enqueue(batch, published)),
             Err(Unable::Refused(error)) => Err(error),
-            Err(Unable::NoRoom(_)) => Err(PublishError::Busy),
+            Err(Unable::NoRoom(_) | Unable::Unreleased(_)) => Err(PublishError::Busy),
         }
     }
 
@@ -299,20 +316,39 @@ impl Sequencer {
         let count = self.measure(scratch, events);
         let is_larger = count < events.len();
         self.check(events.iter().take(count)).map_err(Unable::Refused)?;
-        let interest = self.log.interest(events.iter().take(count), &mut scratch.interest);
+        let repeated = &mut scratch.repeated;
+        // A log outside of the process has decided which events are the same.
+        repeated.are_looked_up = matches!(numbers, Numbers::Next);
+        let interest = self.log.interest(events.iter().take(count), &mut scratch.interest, repeated);
         if interest.is_behind && !may_queue {
             return Err(Unable::Refused(PublishError::Busy));
+        }
+        let conflict = |index| Unable::Refused(PublishError::IdConflict { index });
+        repeated.find_in_batch(events, &mut scratch.interest).map_err(conflict)?;
+        if let Some(first) = repeated.unreleased() {
+            return Err(Unable::Unreleased(Arc::clone(first)));
         }
         let ahead = self.shared.waiting.waited_for_ahead(position);
         let count = self.count_needs(scratch, is_larger, &ahead);
         self.find_room(state, count, is_larger, &ahead).map_err(Unable::NoRoom)?;
 
         let mut batch = self.reserve(state, count, &interest);
-        let mut published = Published { count, first: String::new(), last: String::new() };
+        let (first, last) = (String::new(), String::new());
+        let mut published = Published { count, first, last, duplicates: Vec::new() };
         let mut seq = state.last_given;
         let published_at = self.clock.now();
         let scratch = &mut state.scratch;
         for (index, event) in events.drain(..count).enumerate() {
+            if let Some(first) = scratch.repeated.take(index, &batch.frames) {
+                let id = event.id().map(|id| id.as_str().to_owned()).unwrap_or_default();
+                if index == 0 {
+                    published.first.clone_from(&id);
+                }
+                published.last = id;
+                let first = Cursor { epoch: self.epoch, seq: first };
+                published.duplicates.push(Duplicate { index, first });
+                continue;
+            }
             seq = match numbers {
                 Numbers::Next => seq + 1,
                 Numbers::Given(given) => given[index],

@@ -1,6 +1,7 @@
 //! The publish path on one thread, step by step, and publishers that wait on many.
 
 mod ready;
+mod repetitions;
 mod waiting;
 
 use std::collections::VecDeque;

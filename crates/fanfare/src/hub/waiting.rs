@@ -263,9 +263,14 @@ impl<'hub> Publishing<'hub> {
                 }
                 Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
                 Attempt::Published { published: part, number } => {
-                    self.number = number;
+                    self.number = self.number.max(number);
                     match &mut self.published {
                         Some(published) => {
+                            let shifted = part.duplicates.into_iter().map(|mut duplicate| {
+                                duplicate.index += published.count;
+                                duplicate
+                            });
+                            published.duplicates.extend(shifted);
                             published.count += part.count;
                             published.last = part.last;
                         }

@@ -50,6 +50,12 @@ impl Frame {
         Some(Cow::Owned(data))
     }
 
+    /// The lines of the data, without their ends. `None`: the event has no data.
+    pub(super) fn data_lines(&self) -> Option<impl Iterator<Item = &[u8]>> {
+        let lines = self.fields().data_lines.strip_suffix(b"\n")?;
+        Some(lines.split(|byte| *byte == b'\n').map(data_of))
+    }
+
     fn fields(&self) -> Fields<'_> {
         let mut rest = self.wire(WireFormat::Plain);
         let kind = take_field(&mut rest, EVENT);

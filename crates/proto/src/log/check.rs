@@ -15,6 +15,7 @@ impl Log {
         self.topics.check();
         self.by_name.check(|slot| self.topics[slot].hash);
         self.frame_topics.check();
+        self.published_ids.check();
         self.forgotten.check();
         self.classes.check(&self.topics);
         self.check_names();
@@ -58,14 +59,18 @@ impl Log {
                 frames.entry(*seq).or_insert((frame, 0)).1 += 1;
             }
         }
-        let mut counted = 0;
+        let (mut counted, mut with_id) = (0, 0);
         for (seq, (frame, topics)) in &frames {
             retained_bytes += frame_memory(frame);
             let is_counted = frame.topics().len() > 1;
             counted += usize::from(is_counted);
+            let has_id = frame.own_id().is_some();
+            with_id += usize::from(has_id);
+            assert_eq!(self.published_ids.has(frame, self.keys), has_id, "the id of frame {seq}");
             assert_eq!(self.frame_topics.get(*seq), is_counted.then_some(*topics), "topics of frame {seq}");
         }
         assert_eq!(self.frame_topics.len(), counted, "frames of several topics");
+        assert_eq!(self.published_ids.len(), with_id, "frames with own ids");
         assert_eq!(self.frames, frames.len(), "distinct frames");
         assert_eq!(self.retained_bytes, retained_bytes, "bytes of frames and of their topics");
         assert_eq!(self.reader_bytes, reader_bytes, "bytes of topics that are only read");

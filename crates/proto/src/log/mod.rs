@@ -30,6 +30,7 @@ mod heap;
 #[cfg_attr(not(test), expect(dead_code, reason = "the replay of patterns reads it"))]
 mod order;
 mod own_ids;
+mod published;
 mod read;
 mod retention_change;
 mod shards;
@@ -46,6 +47,7 @@ use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::frame_topics::FrameTopics;
+use self::published::PublishedIds;
 use self::retention_change::RetentionChange;
 use self::topic::{RetainedFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
@@ -85,6 +87,7 @@ pub struct Log {
     classes: SizeClasses,
     expiries: ExpiryQueue,
     frame_topics: FrameTopics,
+    published_ids: PublishedIds,
     forgotten: Forgotten,
     /// Distinct frames.
     frames: usize,
@@ -125,6 +128,7 @@ impl Log {
             classes: SizeClasses::new(),
             expiries: ExpiryQueue::new(),
             frame_topics: FrameTopics::new(),
+            published_ids: PublishedIds::new(),
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
             frames: 0,
             retained_bytes: 0,
@@ -177,7 +181,8 @@ impl Log {
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
     /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
-        self.retained_bytes + self.frame_topics.bytes() + self.expiries.bytes() + self.forgotten.bytes()
+        let tables = self.frame_topics.bytes() + self.published_ids.bytes() + self.expiries.bytes();
+        self.retained_bytes + tables + self.forgotten.bytes()
     }
 
     /// Frames dropped because of [`LogLimits::total_bytes`], each in each of its topics.
@@ -216,6 +221,7 @@ impl Log {
         if frame.topics().len() > 1 {
             self.frame_topics.add(seq, frame.topics().len() as u32);
         }
+        self.published_ids.add(&frame, self.keys);
         let mut left = APPEND_DROPS;
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
@@ -487,6 +493,7 @@ impl Log {
         if frame.topics().len() == 1 || self.frame_topics.remove_one(frame.seq()) {
             self.frames -= 1;
             self.retained_bytes -= frame_memory(&frame);
+            self.published_ids.remove(&frame, self.keys);
             dropped.push(frame);
         }
     }

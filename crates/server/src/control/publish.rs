@@ -5,6 +5,8 @@
 //! waits for room for as long as that takes. NDJSON is a stream: the events before a bad line stay published,
 //! and the answer says so.
 
+use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +116,7 @@ async fn publish_json(
     if !body::is_array(&text) {
         return publish_one(control, publisher, &account, body::json_event(&text)?, text).await;
     }
-    let Checked { part_bytes, events } = check_array(control, publisher, &text).await?;
+    let Checked { part_bytes, events } = check_array(control, publisher, &account, &text).await?;
     publisher.charge(events, 0);
     // All memory that the array will need: later there is no refusal any more.
     account.set_memory(text.capacity().saturating_add(part_bytes))?;
@@ -160,17 +162,34 @@ async fn publish_one(
     publisher.charge(1, 0);
     account.set_memory(memory_of(&event))?;
     let (mut events, mut sum) = (vec![event], Sum::default());
-    let published =
-        control.owed_wakes.answer_first(publish_waiting(&control.hub, &mut events, &mut sum)).await?;
-    Ok(Json(json!({ "id": published.first })).into_response())
+    let publishing = publish_waiting(&control.hub, &mut events, &mut sum);
+    let published = control.owed_wakes.answer_first(publishing).await.map_err(|error| refused(&error))?;
+    Ok(match published.duplicates.first() {
+        None => Json(json!({ "id": published.first })),
+        Some(duplicate) => Json(json!({
+            "id": published.first,
+            "duplicate": true,
+            "position": duplicate.first.to_string(),
+        })),
+    }
+    .into_response())
 }
 
 /// Reads every event once before the first one is published, and forgets it again: an array is published
 /// whole or not at all, although the hub takes only a part at a time. To keep all events would take many
 /// times the body's memory.
-async fn check_array(control: &Control, publisher: &Publishing<'_>, body: &[u8]) -> Result<Checked, Problem> {
+///
+/// An id that is given to two events is found here, too. Only what another publisher publishes under the same id
+/// meanwhile is found when the array's turn comes; then what came before it stands.
+async fn check_array(
+    control: &Control,
+    publisher: &Publishing<'_>,
+    account: &BodyAccount,
+    body: &BytesMut,
+) -> Result<Checked, Problem> {
     let limit = control.limits.get().array_events;
     let (mut part, mut largest, mut events) = (Part::default(), 0, 0);
+    let mut own_ids = OwnIds::default();
     for (index, event) in JsonEvents::new(body).enumerate() {
         if index == limit {
             let long = format!("the array has more than {limit} events; NDJSON has no such bound");
@@ -184,10 +203,15 @@ async fn check_array(control: &Control, publisher: &Publishing<'_>, body: &[u8])
             return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
         }
         events += 1;
+        if !own_ids.add(&event, &control.hub) {
+            let error = refused(&PublishError::IdConflict { index });
+            return Err(error.at(&format!("event {}", index + 1)).member("index", index));
+        }
         let is_full = part.add(event);
         largest = largest.max(part.bytes);
         if is_full {
             part = Part::default();
+            account.set_memory(body.capacity().saturating_add(own_ids.memory()))?;
             tokio::task::yield_now().await;
         }
     }
@@ -201,11 +225,34 @@ struct Checked {
     events: usize,
 }
 
+/// The own ids of an array: a hash of each id and its topics, and a hash of the event. A bad event may hide behind one
+/// of 2^64 hashes; then it is found when its turn comes.
+#[derive(Default)]
+struct OwnIds {
+    events: HashMap<u64, u64>,
+    hashes: RandomState,
+}
+
+impl OwnIds {
+    /// Adds the id of an event. False: it was given to another event, in the array or before.
+    fn add(&mut self, event: &Event, hub: &Hub) -> bool {
+        let Some((identity, content)) = event.fingerprint(&self.hashes) else { return true };
+        *self.events.entry(identity).or_insert(content) == content && !hub.has_other_event(event)
+    }
+
+    /// In bytes, at most.
+    fn memory(&self) -> usize {
+        self.events.capacity() * 2 * size_of::<(u64, u64)>()
+    }
+}
+
 /// A part of a body: so much of it is read at once, and its events are published together. Then other
 /// requests are served.
 #[derive(Default)]
 struct Part {
     events: Vec<Event>,
+    /// The number of each event's line, where the body has lines.
+    lines: Vec<usize>,
     /// Events and blank lines.
     pieces: usize,
     /// Topics of all events together.
@@ -229,23 +276,55 @@ impl Part {
         self.pieces >= PART_EVENTS || self.topics >= PART_TOPICS || self.bytes >= PART_BYTES
     }
 
-    /// Publishes the events, if there are any, and lets others go on. The publish holds `held` bytes besides.
-    async fn publish(
+    /// Publishes the events of these lines, if there are any, and lets others go on.
+    async fn publish_lines(
         &mut self,
         control: &Control,
         account: &BodyAccount,
-        held: usize,
+        lines: &Lines,
         sum: &mut Sum,
     ) -> Result<(), Problem> {
-        let mut part = std::mem::take(self);
+        let part = std::mem::take(self);
         if !part.events.is_empty() {
             control.owed_wakes.make();
-            account.set_memory(held.saturating_add(part.bytes)).map_err(|problem| sum.describe(problem))?;
-            let published = publish_waiting(&control.hub, &mut part.events, sum).await;
-            sum.add(published.map_err(|problem| sum.describe(problem))?);
+            let up_to = format!("up to line {}", lines.number);
+            let memory = lines.buffer.capacity().saturating_add(part.bytes);
+            account.set_memory(memory).map_err(|problem| sum.describe(problem).at(&up_to))?;
+            let conflict = part.publish_up_to_conflict(control, sum).await;
+            match conflict.map_err(|error| sum.describe(refused(&error)).at(&up_to))? {
+                None => {}
+                Some((number, error)) => {
+                    let problem = refused(&error).at(&format!("line {number}")).member("line", number);
+                    return Err(sum.describe(problem));
+                }
+            }
         }
         tokio::task::yield_now().await;
         Ok(())
+    }
+
+    /// Publishes the events. Where the id of one of them was given to another event, only those before it are
+    /// published, as before every bad line; the answer is the number of that line.
+    async fn publish_up_to_conflict(
+        mut self,
+        control: &Control,
+        sum: &mut Sum,
+    ) -> Result<Option<(usize, PublishError)>, PublishError> {
+        let mut conflict = None;
+        while !self.events.is_empty() {
+            let count = self.events.len();
+            match publish_waiting(&control.hub, &mut self.events, sum).await {
+                Ok(published) => sum.add(published),
+                Err(error @ PublishError::IdConflict { index }) => {
+                    let taken = count - self.events.len();
+                    self.lines.drain(..taken);
+                    conflict = self.lines.get(index).map(|number| (*number, error));
+                    self.events.truncate(index);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(conflict)
     }
 
     /// Publishes a part of an array, and lets others go on. The first part is refused where no room comes in
@@ -257,7 +336,7 @@ impl Part {
             let mut publishing = control.hub.publish_async(&mut part.events);
             let result = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
                 Ok(result) => result,
-                Err(_) if sum.count == 0 && publishing.published().is_none() => {
+                Err(_) if sum.is_empty() && publishing.published().is_none() => {
                     return Err(sum.describe(refused(&PublishError::Busy)));
                 }
                 Err(_) => (&mut publishing).await,
@@ -267,7 +346,7 @@ impl Part {
                 Err(interrupted) => {
                     interrupted.published.into_iter().for_each(|published| sum.add(published));
                     // The hub could not start its thread, which it tries again.
-                    let is_worth_another_try = sum.count > 0 && interrupted.error == PublishError::Busy;
+                    let is_worth_another_try = !sum.is_empty() && interrupted.error == PublishError::Busy;
                     if !is_worth_another_try {
                         return Err(sum.describe(refused(&interrupted.error)));
                     }
@@ -316,7 +395,10 @@ async fn publish_lines(
                     Ok(event)
                 });
                 match event {
-                    Ok(event) => part.add(event),
+                    Ok(event) => {
+                        part.lines.push(lines.number);
+                        part.add(event)
+                    }
                     Err(problem) => {
                         let number = lines.number;
                         failure = Some(problem.at(&format!("line {number}")).member("line", number));
@@ -352,8 +434,7 @@ async fn publish_lines_up_to(
     sum: &mut Sum,
 ) -> Result<(), Problem> {
     let wait = publisher.charge(part.events.len(), 0);
-    let published = part.publish(control, &body.account, lines.buffer.capacity(), sum).await;
-    published.map_err(|problem| problem.at(&format!("up to line {}", lines.number)))?;
+    part.publish_lines(control, &body.account, lines, sum).await?;
     body.pause(wait).await.map_err(|problem| sum.describe(problem))
 }
 
@@ -368,7 +449,11 @@ fn memory_of(event: &Event) -> usize {
 }
 
 /// Publishes, and waits for room where the mailboxes are full. What was published before a refusal is added to `sum`.
-async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> Result<Published, Problem> {
+async fn publish_waiting(
+    hub: &Hub,
+    events: &mut Vec<Event>,
+    sum: &mut Sum,
+) -> Result<Published, PublishError> {
     let mut publishing = hub.publish_async(events);
     let (error, published) = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
         Ok(Ok(published)) => return Ok(published),
@@ -384,7 +469,7 @@ async fn publish_waiting(hub: &Hub, events: &mut Vec<Event>, sum: &mut Sum) -> R
     if let Some(published) = published {
         sum.add(published);
     }
-    Err(refused(&error))
+    Err(error)
 }
 
 /// Notes that a token does not allow something.
@@ -429,40 +514,57 @@ async fn collect(
 /// What a batch or a stream has published so far.
 #[derive(Default)]
 struct Sum {
+    /// Events that were published.
     count: usize,
+    /// Events that had been published before.
+    duplicates: usize,
     first: Option<String>,
     last: Option<String>,
 }
 
 impl Sum {
     fn add(&mut self, published: Published) {
-        self.count += published.count;
+        self.count += published.count - published.duplicates.len();
+        self.duplicates += published.duplicates.len();
         self.first.get_or_insert(published.first);
         self.last = Some(published.last);
     }
 
     /// What stands although the rest failed.
     fn describe(&self, problem: Problem) -> Problem {
-        problem
+        let problem = problem
             .member("published", self.count)
             .member("first", self.first.clone())
-            .member("last", self.last.clone())
+            .member("last", self.last.clone());
+        if self.duplicates > 0 { problem.member("duplicates", self.duplicates) } else { problem }
     }
 
     fn into_response(self) -> Response {
-        Json(json!({ "published": self.count, "first": self.first, "last": self.last })).into_response()
+        let mut answer = json!({ "published": self.count, "first": self.first, "last": self.last });
+        if self.duplicates > 0 {
+            answer["duplicates"] = self.duplicates.into();
+        }
+        Json(answer).into_response()
+    }
+
+    /// Whether no event was taken.
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::future::poll_fn;
     use std::io::Write;
     use std::net::TcpStream;
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Mutex, mpsc};
-    use std::task::Poll;
+    use std::task::{Context, Poll};
 
+    use axum::body::{Bytes, HttpBody};
     use axum::http::{HeaderValue, StatusCode};
     use fanfare::{Decision, Engine, Limits, Rate, Refusal, Request};
 
@@ -573,10 +675,45 @@ mod tests {
     /// published.
     #[tokio::test(start_paused = true)]
     async fn an_array_is_published_whole_although_room_is_scarce() {
+        let (engine, go_on) = engine_that_stops();
+        // Where the test fails, this goes before the engine, which waits for its shard.
+        let go_on = go_on;
+        let control = control(engine.hub());
+        let _subscriber = add_subscriber(&control.hub);
+        let _stopper = go_on.stop(&engine);
+        let publishing = tokio::spawn(publish_an_array(Arc::clone(&control), 1000));
+        tokio::time::sleep(60 * ROOM_TIME).await;
+        assert_eq!(control.hub.head().seq, PART_EVENTS as u64, "the first part fits into the mailbox");
+        assert!(!publishing.is_finished());
+        // An array of which nothing is published yet may be refused.
+        assert_eq!(publish_an_array(Arc::clone(&control), 1000).await, StatusCode::SERVICE_UNAVAILABLE);
+        go_on.go_on.send(()).unwrap();
+        assert_eq!(publishing.await.unwrap(), StatusCode::OK);
+        assert_eq!(control.hub.head().seq, 1000);
+        assert_eq!(control.bodies.in_progress(), 0);
+    }
+
+    /// Stops the only shard of an engine.
+    struct Stopper {
+        go_on: mpsc::Sender<()>,
+        stops: mpsc::Receiver<()>,
+    }
+
+    impl Stopper {
+        /// The shard stands still from now on, until it is told to go on.
+        fn stop(&self, engine: &Engine) -> TcpStream {
+            let mut stopper = TcpStream::connect(engine.addresses()[0]).unwrap();
+            stopper.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+            self.stops.recv().unwrap();
+            stopper
+        }
+    }
+
+    /// An engine with a mailbox for 300 events, whose shard is stopped by a request.
+    fn engine_that_stops() -> (Engine, Stopper) {
         let (go_on, told) = mpsc::channel::<()>();
         let (stopped, stops) = mpsc::channel::<()>();
         let told = Mutex::new(told);
-        // A request stops the shard until it is told to go on.
         let admission = move |_: &Request<'_>| {
             stopped.send(()).unwrap();
             let _ = told.lock().unwrap().recv();
@@ -587,23 +724,57 @@ mod tests {
         // SAFETY: the admission uses no descriptor.
         let builder = unsafe { builder.admission_on_shards(admission) };
         let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
-        // Where the test fails, this goes before the engine, which waits for its shard.
+        (engine, Stopper { go_on, stops })
+    }
+
+    /// Lines that come as fast as they are read, and how many were read.
+    struct EndlessLines {
+        left: usize,
+        read: Arc<AtomicUsize>,
+    }
+
+    impl HttpBody for EndlessLines {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 1;
+            self.read.fetch_add(1, Ordering::Relaxed);
+            let line = Bytes::from_static(b"{\"topic\":\"a\",\"data\":\"1\"}\n");
+            Poll::Ready(Some(Ok(hyper::body::Frame::data(line))))
+        }
+    }
+
+    /// While the shard takes nothing, no more of a body of lines is read than fits into the mailbox. So the client's
+    /// socket fills, and the client waits. When the shard goes on, the publisher is woken.
+    #[tokio::test(start_paused = true)]
+    async fn lines_are_read_no_faster_than_they_are_published() {
+        const LINES: usize = 5000;
+        let (engine, go_on) = engine_that_stops();
         let go_on = go_on;
         let control = control(engine.hub());
         let _subscriber = add_subscriber(&control.hub);
-        let mut stopper = TcpStream::connect(engine.addresses()[0]).unwrap();
-        stopper.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
-        stops.recv().unwrap();
-
-        let publishing = tokio::spawn(publish_an_array(Arc::clone(&control), 1000));
-        tokio::time::sleep(60 * ROOM_TIME).await;
-        assert_eq!(control.hub.head().seq, PART_EVENTS as u64, "the first part fits into the mailbox");
+        let _stopper = go_on.stop(&engine);
+        let read = Arc::new(AtomicUsize::new(0));
+        let body = Body::new(EndlessLines { left: LINES, read: Arc::clone(&read) });
+        let lines = HeaderValue::from_static("application/x-ndjson");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, lines)]);
+        let publisher = Extension(Publisher::default());
+        let publishing = tokio::spawn(publish(State(Arc::clone(&control)), publisher, headers, body));
+        tokio::time::sleep(ROOM_TIME / 2).await;
+        let waits_at = read.load(Ordering::Relaxed);
+        assert!((300..=300 + PART_EVENTS).contains(&waits_at), "{waits_at} lines were read");
+        tokio::time::sleep(ROOM_TIME / 4).await;
+        assert_eq!(read.load(Ordering::Relaxed), waits_at, "a line was read that cannot be published");
         assert!(!publishing.is_finished());
-        // An array of which nothing is published yet may be refused.
-        assert_eq!(publish_an_array(Arc::clone(&control), 1000).await, StatusCode::SERVICE_UNAVAILABLE);
-        go_on.send(()).unwrap();
-        assert_eq!(publishing.await.unwrap(), StatusCode::OK);
-        assert_eq!(control.hub.head().seq, 1000);
-        assert_eq!(control.bodies.in_progress(), 0);
+        go_on.go_on.send(()).unwrap();
+        assert_eq!(publishing.await.unwrap().status(), StatusCode::OK);
+        assert_eq!((read.load(Ordering::Relaxed), control.hub.head().seq), (LINES, LINES as u64));
     }
 }

@@ -11,6 +11,7 @@ use fanfare_proto::shrink::shrink_buffer;
 use smallvec::SmallVec;
 
 use super::{Sequencer, State};
+use crate::hub::Repetitions;
 use crate::hub::capacity::{Amount, Bound};
 use crate::hub::release::{Batch, ShardMail};
 use crate::shared_log::Interest;
@@ -21,6 +22,8 @@ pub(super) struct Scratch {
     /// For each event of the part: its size at most, and the shards that read one of its topics.
     pub(super) sizes: Vec<usize>,
     pub(super) interest: Vec<ShardSet>,
+    /// Those of them that were published before.
+    pub(super) repeated: Repetitions,
     /// For each shard, what the part needs there; zero for shards that are not in `needed`.
     pub(super) needs: Vec<Need>,
     pub(super) needed: ShardSet,
@@ -235,6 +238,7 @@ impl Scratch {
     pub(super) fn clear(&mut self) {
         self.sizes.clear();
         self.interest.clear();
+        self.repeated.clear();
         shrink_buffer(&mut self.sizes);
         shrink_buffer(&mut self.interest);
     }
