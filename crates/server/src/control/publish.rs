@@ -766,7 +766,8 @@ mod tests {
         let lines = HeaderValue::from_static("application/x-ndjson");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, lines)]);
         let publisher = Extension(Publisher::default());
-        let publishing = tokio::spawn(publish(State(Arc::clone(&control)), publisher, headers, body));
+        let client = Extension(RequestClient { counted: None, is_operator: false });
+        let publishing = tokio::spawn(publish(State(Arc::clone(&control)), publisher, client, headers, body));
         tokio::time::sleep(ROOM_TIME / 2).await;
         let waits_at = read.load(Ordering::Relaxed);
         assert!((300..=300 + PART_EVENTS).contains(&waits_at), "{waits_at} lines were read");
