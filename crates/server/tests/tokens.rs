@@ -78,24 +78,43 @@ fn run_with_public_keys(backend: Backend, keys: &Keys, side: &str, cases: &[Case
     }
 }
 
-/// Publishes a public event, a private one and a public one to each topic of this query, and gives the ids of
-/// the first and of the last. Afterwards every shard has taken them in.
-fn publish_three(server: &Server, query: &str) -> [String; 2] {
+/// Publishes a public event to all topics of this viewer, a private one to each of them, and a public one to all. Gives
+/// the ids of the first and of the last. Afterwards every shard has taken them in.
+fn publish_for(server: &Server, viewer: &Viewer) -> [String; 2] {
     let token = PUBLISHERS.token(json!({ "fanfare": { "publish": ["*"] } }));
     let authorization = format!("Bearer {token}");
     let headers = [("Authorization", authorization.as_str())];
-    let publish = |data: &str, private: &str| {
-        // The topics of a query are the fields of a form.
-        let form = format!("{query}&data={data}{private}");
+    // The topics of a query are the fields of a form.
+    let publish = |topics: &str, data: &str| {
+        let form = format!("{topics}&data={data}");
         let response = server.connect().post_with("application/x-www-form-urlencoded", form, &headers);
         assert_eq!(response.status, 200, "{}", response.text());
         response.json()["id"].as_str().expect("an id").to_owned()
     };
-    let first = publish("before", "");
-    publish("private", "&private=on");
-    let last = publish("after", "");
+    let first = publish(&viewer.query(), "before");
+    for topic in &viewer.topics {
+        publish(&format!("topic={topic}"), &format!("private+{topic}&private=on"));
+    }
+    let last = publish(&viewer.query(), "after");
     assert_eq!(server.connect().request("GET", "/topics?limit=1", &headers).status, 200);
     [first, last]
+}
+
+/// The data that the viewer gets of these, without the first one or with it. Each is as it was published: with the
+/// escapes of the query in it decoded.
+fn seen_of(viewer: &Viewer, with_first: bool) -> Vec<String> {
+    let sees = |topic: &&&str| viewer.sees_private.contains(topic);
+    let mut all: Vec<String> = if with_first { vec!["before".to_owned()] } else { Vec::new() };
+    all.extend(viewer.topics.iter().filter(sees).map(|topic| format!("private {}", decoded(topic))));
+    all.push("after".to_owned());
+    all
+}
+
+/// A value of a form.
+fn decoded(value: &str) -> String {
+    let form = format!("x={value}");
+    let (_, value) = fanfare::form_fields(form.as_bytes()).next().expect("one field");
+    String::from_utf8(value.into_owned()).expect("UTF-8")
 }
 
 /// Subscribes on a connection of its own, or on one that the control plane has.
@@ -114,7 +133,7 @@ fn view(
     if is_kept {
         assert_eq!(connection.request("GET", support::CONTROL_PATH, &[]).status, 200);
     }
-    connection.send(support::http::head("GET", &format!("/events?{}{more}", viewer.query), &headers));
+    connection.send(support::http::head("GET", &format!("/events?{}{more}", viewer.query()), &headers));
     Subscriber::on(connection)
 }
 
@@ -155,16 +174,12 @@ on_both_backends! {
         let files = [subscribers.name(), publishers.name()];
         let server = Server::start_with(backend, &with_keys(&files, &["--anonymous-subscribe"]));
         for viewer in grants::viewers() {
-            let Viewer { name, query, sees_private, .. } = &viewer;
-            let seen = |with_first: bool| {
-                let all = [("before", with_first), ("private", *sees_private), ("after", true)];
-                all.into_iter().filter(|(_, is_seen)| *is_seen).map(|(data, _)| data).collect::<Vec<_>>()
-            };
-            let (whole, rest) = (seen(true), seen(false));
+            let name = &viewer.name;
+            let (whole, rest) = (seen_of(&viewer, true), seen_of(&viewer, false));
             // Each row has the topic of others, so the last id of these is where its own events begin.
-            let [begin, _] = publish_three(&server, query);
+            let [begin, _] = publish_for(&server, &viewer);
             let mut live = [false, true].map(|is_kept| view(&server, &viewer, "", None, is_kept));
-            let [first, last] = publish_three(&server, query);
+            let [first, last] = publish_for(&server, &viewer);
             for stream in &mut live {
                 assert_eq!(stream.data(whole.len()), whole, "{name}, live");
             }
@@ -174,15 +189,17 @@ on_both_backends! {
                 let mut replay = view(&server, &viewer, &format!("&last_event_id={begin}"), None, is_kept);
                 let both = [rest.clone(), whole.clone()].concat();
                 assert_eq!(replay.data(both.len()), both, "{name}, behind an id in the query");
-                // Other rows may have published to these topics before, so the whole replay is read up to the
-                // newest.
+                // Other rows may have published to these topics before, so the whole replay is read up to the newest.
                 let mut replay = view(&server, &viewer, "&last_event_id=earliest", None, is_kept);
                 let mut all = Vec::new();
                 while all.last().is_none_or(|event: &support::Event| event.id != last) {
                     all.push(replay.event());
                 }
-                let privates = all.iter().filter(|event| event.data == "private").count();
-                assert_eq!(privates > 0, *sees_private, "{name}, everything");
+                let privates = all.iter().filter_map(|event| event.data.strip_prefix("private "));
+                let sees = |topic: &str| viewer.sees_private.iter().any(|seen| decoded(seen) == topic);
+                let wrong: Vec<&str> = privates.clone().filter(|topic| !sees(topic)).collect();
+                assert!(wrong.is_empty(), "{name}, everything: {wrong:?}");
+                assert_eq!(privates.count() > 0, !viewer.sees_private.is_empty(), "{name}, everything");
             }
         }
     }

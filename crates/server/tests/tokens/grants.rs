@@ -13,13 +13,13 @@ enum Sight {
     Private,
     /// Public events only.
     Public,
-    /// Private events of some of its topics.
-    Mixed,
+    /// Private events of these topics, and public ones of all.
+    Mixed(&'static [&'static str]),
 }
 use Sight::{Mixed, Private, Public};
 
 /// A row: its name, the patterns of the token, the topics of the subscription as they stand in its query, the
-/// first topic that is not covered, and what it sees where anonymous subscribers are let in.
+/// first topic that is not covered, and the answer where anonymous subscribers are let in.
 type Row = (&'static str, &'static [&'static str], &'static [&'static str], Option<&'static str>, Sight);
 
 const ROWS: &[Row] = &[
@@ -72,10 +72,16 @@ const ROWS: &[Row] = &[
     ("several patterns", &["x", "news", "y/*"], &["news"], None, Private),
     ("two topics", &["a", "b"], &["a", "b"], None, Private),
     ("one topic twice", &["a"], &["a", "a"], None, Private),
-    ("the second topic is not covered", &["a"], &["a", "b"], Some("b"), Mixed),
-    ("the first topic is not covered", &["b"], &["a", "b"], Some("a"), Mixed),
-    ("the last of five is not covered", &["a*"], &["a1", "a2", "a3", "a4", "b"], Some("b"), Mixed),
-    ("two of three are not covered", &["b"], &["a", "b", "c"], Some("a"), Mixed),
+    ("the second topic is not covered", &["a"], &["a", "b"], Some("b"), Mixed(&["a"])),
+    ("the first topic is not covered", &["b"], &["a", "b"], Some("a"), Mixed(&["b"])),
+    (
+        "the last of five is not covered",
+        &["a*"],
+        &["a1", "a2", "a3", "a4", "b"],
+        Some("b"),
+        Mixed(&["a1", "a2", "a3", "a4"]),
+    ),
+    ("two of three are not covered", &["b"], &["a", "b", "c"], Some("a"), Mixed(&["b"])),
     ("no topic is covered", &["x"], &["a", "b"], Some("a"), Public),
 ];
 
@@ -99,20 +105,20 @@ fn query(topics: &[&str]) -> String {
 
 /// Subscriptions on a server that lets anonymous subscribers in, or does not.
 pub(crate) fn subscriptions(is_anonymous_allowed: bool) -> Vec<Case> {
-    let outcome_of = |uncovered: Option<&'static str>| match is_anonymous_allowed {
-        true => Granted,
-        false => uncovered.map_or(Granted, NotCovered),
+    let outcome_of = |uncovered: Option<&'static str>, sight: Sight| match (is_anonymous_allowed, sight) {
+        (true, _) => Granted,
+        (false, _) => uncovered.map_or(Granted, NotCovered),
     };
     let mut cases = Vec::new();
-    for (name, patterns, topics, uncovered, _) in ROWS {
+    for (name, patterns, topics, uncovered, sight) in ROWS {
         let token = SUBSCRIBERS.token(json!({ "fanfare": { "subscribe": patterns } }));
-        cases.push(Case::subscribe(*name, &query(topics), outcome_of(*uncovered)).bearer(&token));
+        cases.push(Case::subscribe(*name, &query(topics), outcome_of(*uncovered, *sight)).bearer(&token));
         let token = SUBSCRIBERS.token(json!({ "mercure": { "subscribe": patterns } }));
         let name = format!("{name}, as Mercure writes it");
-        cases.push(Case::subscribe(name, &query(topics), outcome_of(*uncovered)).bearer(&token));
+        cases.push(Case::subscribe(name, &query(topics), outcome_of(*uncovered, *sight)).bearer(&token));
     }
     for (name, claims) in others() {
-        let outcome = outcome_of(Some("a"));
+        let outcome = outcome_of(Some("a"), Public);
         cases.push(Case::subscribe(name, "topic=a", outcome).bearer(&SUBSCRIBERS.token(claims)));
     }
     let without = if is_anonymous_allowed { Granted } else { Refused("missing") };
@@ -125,35 +131,43 @@ pub(crate) fn subscriptions(is_anonymous_allowed: bool) -> Vec<Case> {
     cases
 }
 
-/// A subscription, and whether it gets the private events of its topics.
+/// A subscription, and of which topics it gets the private events.
 #[derive(Debug)]
 pub(crate) struct Viewer {
     pub(crate) name: String,
-    pub(crate) query: String,
+    /// As they stand in a query.
+    pub(crate) topics: Vec<&'static str>,
     pub(crate) token: Option<String>,
-    pub(crate) sees_private: bool,
+    pub(crate) sees_private: Vec<&'static str>,
 }
 
-/// Every subscription of the rows that is let in where anonymous subscribers are.
+impl Viewer {
+    pub(crate) fn query(&self) -> String {
+        query(&self.topics)
+    }
+}
+
+/// Every subscription of the rows, where anonymous subscribers are let in.
 pub(crate) fn viewers() -> Vec<Viewer> {
     let mut viewers = Vec::new();
     for (name, patterns, topics, _, sight) in ROWS {
-        if *sight != Mixed {
-            let token = SUBSCRIBERS.token(json!({ "fanfare": { "subscribe": patterns } }));
-            let (name, sees_private) = ((*name).to_owned(), *sight == Private);
-            viewers.push(Viewer { name, query: query(topics), token: Some(token), sees_private });
-        }
+        let token = SUBSCRIBERS.token(json!({ "fanfare": { "subscribe": patterns } }));
+        let (name, mut topics) = ((*name).to_owned(), topics.to_vec());
+        topics.dedup();
+        let sees_private = match sight {
+            Private => topics.clone(),
+            Public => Vec::new(),
+            Mixed(covered) => covered.to_vec(),
+        };
+        viewers.push(Viewer { name, topics, token: Some(token), sees_private });
     }
+    let mut on_a = |name: &str, token| {
+        viewers.push(Viewer { name: name.to_owned(), topics: vec!["a"], token, sees_private: Vec::new() });
+    };
     for (name, claims) in others() {
-        let (name, query, token) = (name.to_owned(), "topic=a".to_owned(), Some(SUBSCRIBERS.token(claims)));
-        viewers.push(Viewer { name, query, token, sees_private: false });
+        on_a(name, Some(SUBSCRIBERS.token(claims)));
     }
-    viewers.push(Viewer {
-        name: "no token".to_owned(),
-        query: "topic=a".to_owned(),
-        token: None,
-        sees_private: false,
-    });
+    on_a("no token", None);
     viewers
 }
 
