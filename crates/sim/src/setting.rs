@@ -152,11 +152,11 @@ fn log_limits(choices: &mut Choices, ids_repeat: bool) -> LogLimits {
     LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(total_bytes)
 }
 
-/// In half of all worlds no client has a bound. The addresses of clients are those of [`crate::desk::Place`].
+/// In most worlds no client has a bound. The addresses of clients are those of [`crate::desk::Place`].
 fn client_limits(choices: &mut Choices) -> ClientLimits {
     let operators = choices.pick(&["", "", "2001:db8::/32", "2001:db8::/96"]);
     let clients = ClientLimits::default().with_operators(operators.parse().expect("a network"));
-    if choices.one_in(2) {
+    if !choices.one_in(3) {
         return clients;
     }
     clients
