@@ -59,7 +59,7 @@ impl Setting {
             .with_connections(if choices.one_in(4) { 3 } else { 1000 })
             .with_clients(client_limits(choices))
             .with_when_full(choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]))
-            .with_pending(if choices.one_in(3) { choices.pick(&[2, 4, 9]) } else { 1000 })
+            .with_pending(if choices.one_in(2) { choices.pick(&[2, 4, 9]) } else { 1000 })
             .with_head_time(SECOND)
             .with_undecided(choices.pick(&[1000, 3]))
             .with_decision_time(choices.pick(&[3, 1]) * SECOND)
