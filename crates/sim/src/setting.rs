@@ -72,7 +72,7 @@ impl Setting {
             .with_mailbox_bytes(choices.pick(&[4 << 20, 8_000]))
             .with_mailbox_total_bytes(choices.pick(&[64 << 20, 64 << 20, 60_000]))
             .with_mailbox_others(choices.pick(&[4096, 4]))
-            .with_laggard_bytes(choices.pick(&[32 << 20, 32 << 20, 100_000, 30_000, 3_000]))
+            .with_laggard_bytes(choices.pick(&[32 << 20, 100_000, 30_000, 3_000]))
             .with_congestion_streams(choices.pick(&[1, 1, 3, 64]))
             .with_delivery_bytes(choices.pick(&[64 << 20, 64 << 20, 100_000, 3_000]))
             .with_laggard_time(choices.pick(&[30, 2]) * SECOND)
@@ -186,7 +186,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         scans: choices.pick(&[all.scans, 3, 1]),
         endings: choices.pick(&[all.endings, 3]),
         heartbeats: choices.pick(&[all.heartbeats, 100]),
-        room_endings: choices.pick(&[all.room_endings, 3, 1]),
+        room_endings: choices.pick(&[all.room_endings, 1, 1]),
         drain_checks: choices.pick(&[all.drain_checks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
         removals: choices.pick(&[all.removals, 3, 1]),
