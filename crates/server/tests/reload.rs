@@ -177,7 +177,7 @@ on_both_backends! {
         let mut late = server.subscribe("topic=a&last_event_id=earliest");
         assert_eq!(late.data(5), ["40", "42", "44", "46", "48"]);
         file.write(&format!("{HOSTS}[retention]\nretain-age = '1ms'\nlog-bytes = '32MiB'\n"));
-        reload(&server, "log-bytes");
+        reload(&server, "changed=\"retain-events, retain-age, retain, log-bytes\"");
         eventually("all are too old", || (retained("user/1").unwrap_or(0) == 0).then_some(()));
         server.publish("a", "last");
         assert_eq!(late.event().data, "last");

@@ -59,7 +59,7 @@ impl Setting {
             .with_connections(if choices.one_in(4) { 3 } else { 1000 })
             .with_clients(client_limits(choices))
             .with_when_full(choices.pick(&[FullPolicy::Unavailable, FullPolicy::EndStream, FullPolicy::Drop]))
-            .with_pending(if choices.one_in(3) { choices.pick(&[2, 4, 9]) } else { 1000 })
+            .with_pending(if choices.one_in(2) { choices.pick(&[2, 4, 9]) } else { 1000 })
             .with_head_time(SECOND)
             .with_undecided(choices.pick(&[1000, 3]))
             .with_decision_time(choices.pick(&[3, 1]) * SECOND)
@@ -72,7 +72,7 @@ impl Setting {
             .with_mailbox_bytes(choices.pick(&[4 << 20, 8_000]))
             .with_mailbox_total_bytes(choices.pick(&[64 << 20, 64 << 20, 60_000]))
             .with_mailbox_others(choices.pick(&[4096, 4]))
-            .with_laggard_bytes(choices.pick(&[32 << 20, 32 << 20, 100_000, 30_000, 3_000]))
+            .with_laggard_bytes(choices.pick(&[32 << 20, 100_000, 30_000, 3_000]))
             .with_congestion_streams(choices.pick(&[1, 1, 3, 64]))
             .with_delivery_bytes(choices.pick(&[64 << 20, 64 << 20, 100_000, 3_000]))
             .with_laggard_time(choices.pick(&[30, 2]) * SECOND)
@@ -152,11 +152,11 @@ fn log_limits(choices: &mut Choices, ids_repeat: bool) -> LogLimits {
     LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(total_bytes)
 }
 
-/// In half of all worlds no client has a bound. The addresses of clients are those of [`crate::desk::Place`].
+/// In most worlds no client has a bound. The addresses of clients are those of [`crate::desk::Place`].
 fn client_limits(choices: &mut Choices) -> ClientLimits {
     let operators = choices.pick(&["", "", "2001:db8::/32", "2001:db8::/96"]);
     let clients = ClientLimits::default().with_operators(operators.parse().expect("a network"));
-    if choices.one_in(2) {
+    if !choices.one_in(3) {
         return clients;
     }
     clients
@@ -186,7 +186,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         scans: choices.pick(&[all.scans, 3, 1]),
         endings: choices.pick(&[all.endings, 3]),
         heartbeats: choices.pick(&[all.heartbeats, 100]),
-        room_endings: choices.pick(&[all.room_endings, 3, 1]),
+        room_endings: choices.pick(&[all.room_endings, 1, 1]),
         drain_checks: choices.pick(&[all.drain_checks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
         removals: choices.pick(&[all.removals, 3, 1]),

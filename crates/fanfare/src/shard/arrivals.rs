@@ -255,10 +255,10 @@ impl<I: Io> Shard<I> {
         {
             return self.refuse_or_close(NoRoom::Client(bound));
         }
-        let asked = Asked {
+        let mut asked = Asked {
             encoding: Encoding::new(transport, head.wire_format()),
             via,
-            is_operator: self.is_from_operator(socket, via, head),
+            is_operator: self.may_need_reserve() && self.is_from_operator(socket, via, head),
             refused_by,
             method: match head.method() {
                 "GET" => Method::Get,
@@ -269,6 +269,8 @@ impl<I: Io> Shard<I> {
         };
         match &self.links.admission {
             Admissions::OnThreads(_) => {
+                // By the time of the decision there may be less room.
+                asked.is_operator = self.is_from_operator(socket, via, head);
                 let (decider, received) = (Decider::Threads, self.kept(received, length));
                 Reply::Undecided(Box::new(NewUndecided { decider, transport, asked, received }))
             }
@@ -277,6 +279,17 @@ impl<I: Io> Shard<I> {
                 let peer = || io.peer(socket);
                 let decision =
                     admission::decide(&**admission, &Request::with_peer(head, transport, via, &peer));
+                let may_wait = match &decision {
+                    Ok(Decision::Later(_)) => true,
+                    // It may wait for a number, or for its turn.
+                    Ok(Decision::Subscribe(subscribe)) => {
+                        subscribe.resume.is_some() || self.topics_left == 0 || !self.agenda.is_empty()
+                    }
+                    _ => false,
+                };
+                if may_wait {
+                    asked.is_operator = self.is_from_operator(socket, via, head);
+                }
                 match self.reply_to(decision, asked, received) {
                     // It waits where others wait for their turn, behind them.
                     Reply::Subscribe(subscribe, _) if self.topics_left == 0 || !self.agenda.is_empty() => {

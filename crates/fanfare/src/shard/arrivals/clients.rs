@@ -105,14 +105,15 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Whether a request is the operator's. Nothing is asked of the system while every bound has much room.
+    /// Whether a request is the operator's.
     pub(super) fn is_from_operator(&self, socket: Socket, via: Via, head: &RequestHead<'_>) -> bool {
         let clients = &self.limits.clients;
-        self.may_need_reserve()
-            && clients.operators.has_sent(self.client_peer(socket, via), head, &clients.proxies)
+        clients.operators.has_sent(self.client_peer(socket, via), head, &clients.proxies)
     }
 
-    fn may_need_reserve(&self) -> bool {
+    /// Whether a request that is acted on at once may need the reserve. While every bound has much room, the system need
+    /// not be asked for the peer.
+    pub(super) fn may_need_reserve(&self) -> bool {
         let is_half_full = |used: usize, bound: usize| used.saturating_mul(2) >= bound;
         is_half_full(self.delivery.len(), self.limits.connections)
             || is_half_full(self.arrivals.undecided.len(), self.limits.undecided)
