@@ -74,7 +74,7 @@ enum What {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=100_000))]
         count: u32,
     },
-    /// Memory of idle connections without a token, all with one token, and each with a token and subject of its own
+    /// Memory of idle connections: without a token, all with one, and each with a token and subject of its own
     Memory {
         /// Connections at the end
         #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(2000..=19_000))]
@@ -153,13 +153,15 @@ impl Keys {
         ["--subscriber-keys", &file, "--publisher-keys", &file].map(str::to_owned).to_vec()
     }
 
-    /// A token for everything, for an hour.
+    /// A token for everything, for an hour. An empty subject is none.
     #[allow(clippy::disallowed_methods, reason = "tokens expire by the wall clock")]
     fn token(&self, name: &str, subject: &str) -> Outcome<String> {
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let grants = json!({ "subscribe": ["*"], "publish": ["*"] });
-        let claims =
-            json!({ "sub": subject, "exp": now_unix_s + 3600, "iat": now_unix_s, "fanfare": grants });
+        let mut claims = json!({ "exp": now_unix_s + 3600, "iat": now_unix_s, "fanfare": grants });
+        if !subject.is_empty() {
+            claims["sub"] = subject.into();
+        }
         let claims = claims.as_object().ok_or("claims are an object")?;
         let signer = if name == "es256" { &self.es256 } else { &self.hs256 };
         Ok(signer.mint(claims).ok_or("the token is signed")?)
@@ -452,8 +454,10 @@ fn open(row: &Row, requests: &[String], from: usize, count: usize) -> Outcome<Ve
 fn memory(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
     let with_keys = keys.options("es256");
     let one = Authorization::One(keys.token("es256", "bench")?);
-    let kinds: [(&'static str, &[String], Authorization); 3] = [
+    let unnamed = Authorization::One(keys.token("es256", "")?);
+    let kinds: [(&'static str, &[String], Authorization); 4] = [
         ("without a token", &[], Authorization::None),
+        ("one token without a subject", &with_keys, unnamed),
         ("all with one ES256 token", &with_keys, one),
         ("each with an ES256 token", &with_keys, Authorization::Own),
     ];

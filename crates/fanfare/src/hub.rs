@@ -373,9 +373,10 @@ impl Hub {
     /// Whether the own id of this event was given to another event of the same topics, which is retained: then a
     /// publish is refused for an [`PublishError::IdConflict`], unless that event is dropped meanwhile.
     pub fn has_other_event(&self, event: &Event) -> bool {
-        let first = event.id().and_then(|_| {
+        let first = event.id().and_then(|id| {
             let log = self.inner.common.log.lock_unless_broken()?;
-            log.published(event).map(|(frame, _)| Arc::clone(frame))
+            let key = log.own_id_key(id.as_str(), event.topics());
+            log.published(event, key).map(|(frame, _)| Arc::clone(frame))
         });
         first.is_some_and(|frame| !frame.says_the_same(event))
     }

@@ -275,13 +275,14 @@ impl LockedLog<'_> {
     }
 
     /// The frame that was published with this event's own id to this event's topics, and whether it is visible.
-    pub(crate) fn published(&self, event: &Event) -> Option<(&Arc<Frame>, bool)> {
+    /// `key` is [`LockedLog::own_id_key`] of the event.
+    pub(crate) fn published(&self, event: &Event, key: u64) -> Option<(&Arc<Frame>, bool)> {
         let State { log, unreleased, .. } = &*self.state;
-        if let Some(frame) = log.published(event) {
+        if let Some(frame) = log.published_with_key(event, key) {
             return Some((frame, true));
         }
         // Where there is no store, nothing is in the queue.
-        let frame = if unreleased.has_own_ids() { unreleased.published(event, log) } else { None };
+        let frame = if unreleased.has_own_ids() { unreleased.published(event, key) } else { None };
         frame.map(|frame| (frame, false))
     }
 

@@ -124,8 +124,7 @@ impl ReleaseQueue {
     }
 
     /// The frame in the queue that was published with this event's own id to this event's topics.
-    pub(crate) fn published(&self, event: &Event, log: &Log) -> Option<&Arc<Frame>> {
-        let key = log.own_id_key(event.id()?.as_str(), event.topics());
+    pub(crate) fn published(&self, event: &Event, key: u64) -> Option<&Arc<Frame>> {
         self.own_ids.get(&key)?.iter().find(|frame| frame.has_identity_of(event))
     }
 

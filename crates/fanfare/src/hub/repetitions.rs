@@ -52,8 +52,9 @@ impl Repetitions {
     /// Whether the event has a number already.
     pub(crate) fn find(&mut self, index: usize, event: &Event, log: &LockedLog<'_>) -> bool {
         let Some(id) = event.id().filter(|_| self.are_looked_up) else { return false };
-        let Some((frame, is_visible)) = log.published(event) else {
-            self.keys.push((log.own_id_key(id.as_str(), event.topics()), index));
+        let key = log.own_id_key(id.as_str(), event.topics());
+        let Some((frame, is_visible)) = log.published(event, key) else {
+            self.keys.push((key, index));
             return false;
         };
         let frame = Arc::clone(frame);

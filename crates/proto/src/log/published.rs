@@ -72,7 +72,11 @@ impl Log {
     /// `None`: the event has no own id, or no topic retains such a frame.
     pub fn published(&self, event: &Event) -> Option<&Arc<Frame>> {
         let id = event.id()?.as_str();
-        let key = key_of(id, event.topics(), self.keys);
+        self.published_with_key(event, key_of(id, event.topics(), self.keys))
+    }
+
+    /// The same, where [`Log::own_id_key`] of the event is known.
+    pub fn published_with_key(&self, event: &Event, key: u64) -> Option<&Arc<Frame>> {
         let mut found = None;
         self.published_ids.table.find(key, |it| {
             let frame = self.frame_of(event.topics(), it.seq);
