@@ -63,7 +63,7 @@ pub use lifetime::{MAX_EXPIRY_SPREAD, stream_lifetime};
 pub use memory::MemoryLimits;
 pub use pattern::{MAX_PATTERN_BYTES, MAX_PATTERNS, Pattern, PatternSet};
 pub use places::{FoundToken, Place, TokenPlaces, redact_query, redact_target};
-pub use revocations::{DEFAULT_MAX_REVOCATIONS, Revocations, Revoked};
+pub use revocations::{DEFAULT_MAX_REVOCATIONS, Revocation, Revocations, Revoked};
 pub use ring::KeyRing;
 pub use signed_url::{MAX_URL_KEYS, MAX_URL_TOPICS, UrlSigner};
 pub use signer::TokenSigner;

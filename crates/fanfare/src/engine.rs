@@ -392,6 +392,7 @@ impl Builder {
                     counts,
                     admission: admissions.clone(),
                     congestion: common.congestion(),
+                    orders: common.orders(),
                     presence: Arc::clone(&presence),
                     life_cycle: life_cycle.clone(),
                     log,

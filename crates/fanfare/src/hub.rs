@@ -43,6 +43,7 @@ use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
+use crate::orders::OrderNumbers;
 use crate::presence::Presence;
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
@@ -86,6 +87,7 @@ pub(crate) struct Common {
     congestion: Arc<Congestion>,
     /// The random number of this engine, in the names of its connections.
     engine: u32,
+    orders: Arc<OrderNumbers>,
 }
 
 /// What the hub knows of a shard.
@@ -178,6 +180,7 @@ impl Common {
             waiting: Arc::default(),
             congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
             engine,
+            orders: Arc::default(),
         }
     }
 
@@ -200,6 +203,11 @@ impl Common {
     /// The number of this engine, in the names of its connections.
     pub(crate) fn engine(&self) -> u32 {
         self.engine
+    }
+
+    /// The number of the last order to end connections.
+    pub(crate) fn orders(&self) -> Arc<OrderNumbers> {
+        Arc::clone(&self.orders)
     }
 
     /// Whether the path out is full, over all shards.

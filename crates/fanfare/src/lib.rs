@@ -173,6 +173,7 @@ mod inspect;
 mod life_cycle;
 pub mod listeners;
 mod mailbox;
+mod orders;
 mod position;
 mod presence;
 mod response;
@@ -224,6 +225,7 @@ pub use hub::{
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};
+pub use orders::DecisionStart;
 pub use presence::Member;
 pub use stopping::{StopError, StopFuture};
 pub use written_head::InvalidHead;

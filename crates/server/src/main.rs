@@ -17,6 +17,7 @@ mod listen;
 mod memory;
 mod publisher;
 mod reload;
+mod revocations_file;
 mod rules;
 mod serve;
 mod subscriber;

@@ -173,7 +173,10 @@ impl Net {
         let status = it.verifier.offered_status;
         let is_over = now >= undecided.since + limits.decision_time;
         let occurrence = match (undecided.decided, status) {
-            (Some(Decided::Subscribe), Some(200)) => return,
+            (Some(Decided::Subscribe), Some(200)) => {
+                assert!(!it.told.barred, "a stream begins that was ended while it was decided about");
+                return;
+            }
             // There may be no room for one more stream: that is judged as for any other.
             (Some(Decided::Subscribe), Some(503)) if self.may_be_full() => return,
             (Some(Decided::Refused(statuses)), Some(status)) if statuses.contains(&status) => return,

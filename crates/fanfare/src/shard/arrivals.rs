@@ -29,6 +29,7 @@ use super::{Shard, SlotKey};
 use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via, WrongTopics};
 use crate::hand_over;
 use crate::mailbox::Adoption;
+use crate::orders::DecisionStart;
 use crate::response;
 use deadline_table::DeadlineTable;
 use pending::{HEADS, Pending, QUEUES, Receiving, Stage};
@@ -99,6 +100,8 @@ struct Asked {
     method: Method,
     /// Another request may have come behind this one.
     has_more: bool,
+    /// When the decision about it began.
+    start: DecisionStart,
 }
 
 impl<I: Io> Shard<I> {
@@ -227,6 +230,7 @@ impl<I: Io> Shard<I> {
                 _ => Method::Other,
             },
             has_more: has_more(&received[length..]),
+            start: self.links.orders.now(),
         };
         match &self.links.admission {
             Admissions::OnThreads(_) => {
@@ -354,8 +358,11 @@ impl<I: Io> Shard<I> {
             return;
         };
         let socket = self.io.adopt(socket);
-        let reply = match self.delivery.is_draining() {
-            false => Reply::Subscribe(Box::new(adoption.subscribe), adoption.encoding),
+        let subscribe = adoption.subscribe;
+        let is_ended =
+            subscribe.decided_since.is_some_and(|start| self.connections.is_ended_since(&subscribe, start));
+        let reply = match self.delivery.is_draining() || is_ended {
+            false => Reply::Subscribe(Box::new(subscribe), adoption.encoding),
             true => Reply::Close,
         };
         self.reply(socket, reply, now);
