@@ -437,3 +437,92 @@ fn a_challenge_of_the_endpoint_writes_no_field_of_its_own() {
     assert_eq!(response.status, 401);
     assert_eq!(response.header("WWW-Authenticate"), Some("Bearer"), "only a plain text is passed on");
 }
+
+/// Each kind of refusal is in the log with its reason, and nothing that lets a client in is: no token, no cookie, no
+/// signature of a URL.
+#[test]
+fn the_log_says_why_and_shows_no_secret() {
+    let (key, keys, endpoint) =
+        (PublisherKey::new(), Endpoint::with(answer(500)), Endpoint::with(answer(401)));
+    let urls = ConfigFile::new("the secret of the signed URLs has more than 32 bytes");
+    let (option, url_file, jwks) = (key.option(), urls.name(), keys.url());
+    let signer =
+        fanfare_access::UrlSigner::new([&b"the secret of the signed URLs has more than 32 bytes"[..]]);
+    let topics = [fanfare::Topic::new("a").expect("a topic")];
+    let signed = signer.expect("long").mint(&topics, now_unix_s() - 60, None).expect("signed");
+    let token =
+        mint(&key.signer, json!({ "jti": "barred", "fanfare": { "subscribe": ["a"], "publish": ["a"] } }));
+    let old = mint(&key.signer, json!({ "exp": now_unix_s() - 60, "fanfare": { "subscribe": ["a"] } }));
+    let secrets = ["cookie-secret-1", "opaque-secret-2"];
+    let mut log = String::new();
+    // With the endpoint and without it, and with keys that cannot be fetched.
+    for (with, parts) in [
+        (
+            vec![
+                "--subscriber-keys",
+                &option,
+                "--authorize-cache",
+                "off",
+                "--authorize-url",
+                &endpoint.url(),
+            ],
+            vec![
+                "refused by the authorization endpoint",
+                "gave no answer",
+                "status: ",
+                "topic_not_covered",
+                "revoked",
+            ],
+        ),
+        (vec!["--subscriber-keys", &option], vec!["expired", "missing", "malformed", "revoked"]),
+        (vec!["--subscriber-jwks", &jwks], vec!["no_keys_yet", "keys could not be fetched"]),
+    ] {
+        let common =
+            ["--url-keys", &url_file, "--token-in-query", "--token-cookie", "token", "--log", "trace"];
+        let publishers = ["--publisher-keys", option.as_str(), "--debug-auth"];
+        let server = Server::start_with(Backend::Epoll, &[&with[..], &common, &publishers].concat());
+        end(&server, &key, "token=barred");
+        for reply in [answer(401), answer(500)] {
+            endpoint.becomes(reply);
+            let opaque = format!("Bearer {}", secrets[1]);
+            let (barred, expired) = (bearer(&token), bearer(&old));
+            let fresh =
+                bearer(&mint(&key.signer, json!({ "fanfare": { "subscribe": ["a"], "publish": ["a"] } })));
+            for asked in [ask, ask_on_kept] {
+                for (query, headers) in [
+                    ("topic=a", vec![]),
+                    ("topic=a", vec![("Cookie", secrets[0])]),
+                    ("topic=a", vec![("Authorization", opaque.as_str())]),
+                    ("topic=a", vec![("Authorization", barred.as_str())]),
+                    ("topic=a", vec![("Authorization", expired.as_str())]),
+                    ("topic=b", vec![("Authorization", fresh.as_str())]),
+                    (&signed, vec![]),
+                    (&format!("topic=a&access_token={old}"), vec![]),
+                    (&format!("topic=a&access_token={}", secrets[1]), vec![]),
+                ] {
+                    let response = asked(&server, query, &headers);
+                    assert!([401, 403, 503].contains(&response.status), "{query}: {}", response.status);
+                    assert!(
+                        secrets.iter().all(|secret| !response.text().contains(secret)),
+                        "{}",
+                        response.text()
+                    );
+                }
+            }
+            let event = r#"{"topic":"b","data":"x"}"#;
+            let post = |value: &str| {
+                server.connect().post_with("application/json", event, &[("Authorization", value)]).status
+            };
+            assert_eq!((post(&fresh), post(&barred), post(&opaque)), (403, 401, 401));
+        }
+        for part in parts {
+            server.expect_log(part);
+        }
+        log += &server.log();
+    }
+    let signature_of = |token: &str| token.rsplit_once('.').expect("three parts").1.to_owned();
+    let of_url = signed.rsplit_once('=').expect("a signature").1;
+    for secret in [&signature_of(&token), &signature_of(&old), of_url, secrets[0], secrets[1]] {
+        assert!(secret.len() > 8 && !log.contains(secret), "{secret} is in the log");
+    }
+}
