@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -436,6 +437,48 @@ fn a_challenge_of_the_endpoint_writes_no_field_of_its_own() {
     let response = ask(&server, "topic=a", &[]);
     assert_eq!(response.status, 401);
     assert_eq!(response.header("WWW-Authenticate"), Some("Bearer"), "only a plain text is passed on");
+}
+
+/// By TLS, with the certificates that the system trusts, and with no others.
+#[test]
+fn an_endpoint_is_asked_by_tls_if_its_certificate_is_trusted() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let chain = vec![made.cert.der().clone()];
+    let private = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .expect("a certificate and its key");
+    let config = std::sync::Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("https://localhost:{}/", listener.local_addr().expect("it is bound").port());
+    // The thread waits for connections until the process of the test ends.
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let connection = rustls::ServerConnection::new(config.clone()).expect("a connection");
+            let mut stream = rustls::StreamOwned::new(connection, socket);
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                request.push(byte[0]);
+            }
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").and_then(|()| stream.flush());
+        }
+    });
+    let key = PublisherKey::new();
+    let option = key.option();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    for (trusted, expected) in [(made.cert.pem(), 200), (other.cert.pem(), 503)] {
+        let file = ConfigFile::new(&trusted);
+        let mut command = fanfare();
+        let options = ["--publisher-keys", option.as_str(), "--authorize-url", &url];
+        command.args(arguments(Backend::Epoll, &options)).env("SSL_CERT_FILE", file.name());
+        command.env_remove("SSL_CERT_DIR");
+        let server = Server::run_with_input(command, std::process::Stdio::null());
+        assert_eq!(status(&server, "topic=a", &[]), expected);
+    }
 }
 
 /// Each kind of refusal is in the log with its reason, and nothing that lets a client in is: no token, no cookie, no
