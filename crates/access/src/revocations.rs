@@ -19,6 +19,17 @@ pub enum Revoked {
     TokenId(Box<str>),
 }
 
+/// An entry of a list of revocations, to be kept elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// What is barred.
+    pub revoked: Revoked,
+    /// When it was revoked, in seconds since the Unix epoch: [`Revocations::revoke`] takes it as `now_unix_s`.
+    pub revoked_unix_s: u64,
+    /// Until when it is barred.
+    pub until_unix_s: u64,
+}
+
 /// A bounded list of revocations. Many threads may use it at once.
 ///
 /// An entry stays until the time that its caller gives, which is the latest `exp` of the tokens that it is to
@@ -97,6 +108,22 @@ impl Revocations {
         let was_issued_before =
             |entry: &Entry| token.issued_unix_s().is_none_or(|issued| issued <= entry.revoked_unix_s);
         by_id.is_some() || by_subject.is_some_and(was_issued_before)
+    }
+
+    /// All entries, those that were revoked last at the end, and a number that rises with each revocation.
+    pub fn list(&self) -> (u64, Vec<Revocation>) {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = inner.order.iter().filter_map(|(number, revoked)| {
+            let entry = inner.entries.get(revoked).filter(|entry| entry.number == *number)?;
+            let Entry { revoked_unix_s, until_unix_s, .. } = *entry;
+            Some(Revocation { revoked: revoked.clone(), revoked_unix_s, until_unix_s })
+        });
+        (inner.next, entries.collect())
+    }
+
+    /// A number that rises with each revocation.
+    pub fn number(&self) -> u64 {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).next
     }
 
     /// The revocations in the list.
@@ -184,6 +211,23 @@ mod tests {
         }
         assert_eq!((list.len(), list.dropped()), (1, 0));
         assert!(list.inner.read().unwrap().order.len() <= 18);
+    }
+
+    #[test]
+    fn a_list_that_is_read_back_bars_the_same() {
+        let list = Revocations::new(10);
+        for (name, at, until) in [("a", 5, 100), ("b", 6, 100), ("a", 7, 90)] {
+            list.revoke(subject(name), at, until);
+        }
+        let (number, entries) = list.list();
+        assert_eq!((number, list.number()), (3, 3));
+        let names: Vec<&Revoked> = entries.iter().map(|entry| &entry.revoked).collect();
+        assert_eq!(names, [&subject("b"), &subject("a")]);
+        let again = Revocations::new(10);
+        for Revocation { revoked, revoked_unix_s, until_unix_s } in entries.clone() {
+            again.revoke(revoked, revoked_unix_s, until_unix_s);
+        }
+        assert_eq!(again.list().1, entries);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use fanfare::{
-    Checkpoint, EventType, HeadError, Hub, InvalidSubject, Member, RequestHead, Retry, Subscribe,
-    SubscribeError, SubscribeQuery, Topic,
+    Checkpoint, DecisionStart, EventType, HeadError, Hub, InvalidSubject, Member, RequestHead, Retry,
+    Subscribe, SubscribeError, SubscribeQuery, Topic,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
@@ -234,6 +234,16 @@ impl NewSubscription {
     /// [`InvalidSubject`]: the text is too long.
     pub fn with_subject(self, subject: impl Into<Arc<str>>) -> Result<NewSubscription, InvalidSubject> {
         self.try_with(|subscribe| subscribe.with_subject(subject))
+    }
+
+    /// The id of the token that lets the subscriber in, for [`Hub::disconnect_token`]: see [`Subscribe::with_token`].
+    pub fn with_token(self, id: impl AsRef<str>) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_token(id))
+    }
+
+    /// When the decision about this subscription began: see [`Subscribe::with_decision_start`].
+    pub fn with_decision_start(self, start: DecisionStart) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_decision_start(start))
     }
 
     /// A number of the embedder's that life-cycle events bear: see [`Subscribe::with_data`].

@@ -209,6 +209,9 @@ settings! {
         token_in_query: bool = one(switch()).default("false").reloadable();
         /// Tell clients why their token is refused. The log says it in any case.
         debug_auth: bool = one(switch()).default("false").reloadable();
+        /// File that keeps revocations over a restart. It is written whenever something is revoked, and belongs to one
+        /// server.
+        revocations_file: Option<PathBuf> = optional(path(), "none", "a restart forgets them").value_name("FILE");
         /// Without keys, let everyone subscribe and publish on addresses that are not loopback, too.
         open: bool = one(switch()).default("false").reloadable();
     }

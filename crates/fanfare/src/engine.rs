@@ -393,6 +393,7 @@ impl Builder {
                     counts,
                     admission: admissions.clone(),
                     congestion: common.congestion(),
+                    orders: common.orders(),
                     presence: Arc::clone(&presence),
                     clients: common.clients(),
                     life_cycle: life_cycle.clone(),

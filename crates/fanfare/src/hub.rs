@@ -46,6 +46,7 @@ use crate::client_table::{ClientTable, CountedAt};
 use crate::counts::{Counts, SharedCounts};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
+use crate::orders::OrderNumbers;
 use crate::presence::Presence;
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
@@ -94,6 +95,7 @@ pub(crate) struct Common {
     clients: Arc<ClientTable>,
     /// The random number of this engine, in the names of its connections.
     engine: u32,
+    orders: Arc<OrderNumbers>,
 }
 
 /// What the hub knows of a shard.
@@ -219,6 +221,7 @@ impl Common {
             congestion: Arc::new(Congestion::new(shards, limits.congestion_streams)),
             clients: Arc::new(ClientTable::new(seed)),
             engine,
+            orders: Arc::default(),
         }
     }
 
@@ -246,6 +249,11 @@ impl Common {
     /// What clients have of the engine.
     pub(crate) fn clients(&self) -> Arc<ClientTable> {
         Arc::clone(&self.clients)
+    }
+
+    /// The number of the last order to end connections.
+    pub(crate) fn orders(&self) -> Arc<OrderNumbers> {
+        Arc::clone(&self.orders)
     }
 
     /// Whether the path out is full, over all shards.

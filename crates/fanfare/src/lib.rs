@@ -174,6 +174,7 @@ mod inspect;
 mod life_cycle;
 pub mod listeners;
 mod mailbox;
+mod orders;
 mod position;
 mod presence;
 mod rate_limiter;
@@ -230,6 +231,7 @@ pub use hub::{
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};
+pub use orders::DecisionStart;
 pub use presence::Member;
 pub use rate_limiter::{RateKey, RateLimiter};
 pub use stopping::{StopError, StopFuture};

@@ -90,6 +90,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
             counts,
             admission: Admissions::OnShards(Arc::clone(&plan.admission)),
             congestion: common.congestion(),
+            orders: common.orders(),
             presence: Arc::clone(&presence),
             clients: common.clients(),
             life_cycle: life_cycle.clone(),

@@ -22,6 +22,7 @@ use crate::fetched_keys::{FetchedKeys, KeysByUrl};
 use crate::forward::{Forward, ForwardOptions};
 use crate::key_files;
 use crate::listen::Listening;
+use crate::revocations_file::RevocationsFile;
 use crate::verifications::Verifications;
 
 /// The longest part of a topic that a refusal repeats, in characters.
@@ -42,6 +43,8 @@ pub(crate) struct Access {
     /// Tell clients why they are refused.
     debug: bool,
     revocations: Arc<Revocations>,
+    /// Keeps them over a restart.
+    revocations_file: Option<Arc<RevocationsFile>>,
     /// What keeps the keys of subscribers and of publishers up to date.
     fetched: [Option<Arc<FetchedKeys>>; 2],
     /// The endpoint that decides where neither a token nor a signed URL does.
@@ -154,6 +157,7 @@ impl Access {
             return Err(ConfigurationError::Together(Problems(problems)));
         }
         Ok(Access {
+            revocations_file: before.revocations_file.clone(),
             fetched: [None, None],
             forward: None,
             subscribers,
@@ -166,6 +170,20 @@ impl Access {
             revocations,
             random: AtomicU64::new(RandomState::new().hash_one(0)),
         })
+    }
+
+    /// What there is before the first configuration: the revocations that a file has kept.
+    ///
+    /// # Errors
+    /// The file cannot be used. The text names the option.
+    pub(crate) fn before(settings: &Settings) -> Result<Access, String> {
+        let mut access = Access::default();
+        if let Some(path) = &settings.revocations_file {
+            let file = RevocationsFile::open(path, &access.revocations, unix_time().as_secs());
+            let file = file.map_err(|error| format!("--revocations-file: {error}"))?;
+            access.revocations_file = Some(Arc::new(file));
+        }
+        Ok(access)
     }
 
     /// Starts the threads that ask endpoints. What has the same options as before goes on.
@@ -305,6 +323,9 @@ impl Access {
             let too_long = |_| denied(AccessError::Malformed("its subject is too long"));
             subscribe = subscribe.with_subject(Arc::clone(subject)).map_err(too_long)?;
         }
+        if let Some(id) = verified.token_id() {
+            subscribe = subscribe.with_token(id);
+        }
         if let Some(expires_unix_s) = verified.expires_unix_s() {
             // A token in its leeway has no time left.
             let lifetime = stream_lifetime(expires_unix_s, unix_time(), self.random_number());
@@ -392,6 +413,19 @@ impl Access {
         let before = self.revocations.dropped();
         self.revocations.revoke(revoked, unix_time().as_secs(), until_unix_s);
         self.revocations.dropped() > before
+    }
+
+    /// Whether a file keeps revocations.
+    pub(crate) fn keeps_revocations(&self) -> bool {
+        self.revocations_file.is_some()
+    }
+
+    /// Writes the revocations, where a file keeps them. It blocks.
+    ///
+    /// # Errors
+    /// They hold, and a restart would forget them.
+    pub(crate) fn keep_revocations(&self) -> Result<(), String> {
+        self.revocations_file.as_ref().map_or(Ok(()), |file| file.save(&self.revocations))
     }
 
     fn subscriber_denial(&self, reason: AccessError) -> Denial {
@@ -546,7 +580,7 @@ impl Publisher {
         Pattern::parse("*").is_ok_and(|all| verified.grants().publish().covers_pattern(&all))
     }
 
-    pub(crate) fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Arc<Access> {
         &self.access
     }
 }

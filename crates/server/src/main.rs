@@ -19,6 +19,7 @@ mod publisher;
 mod refusals;
 mod reload;
 mod request_client;
+mod revocations_file;
 mod rules;
 mod serve;
 mod subscriber;

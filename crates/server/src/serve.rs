@@ -56,8 +56,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let proxies = SharedProxies::new(settings.proxies());
     let (listeners, listening) = listen::listeners(settings, &proxies)?;
     access::check_open(settings, &configuration.values, &listening)?;
-    let mut access = Access::of(settings, &configuration.values, &Access::default())?;
-    access.start(settings, &Access::default())?;
+    let before = Access::before(settings)?;
+    let mut access = Access::of(settings, &configuration.values, &before)?;
+    access.start(settings, &before)?;
     let access = Arc::new(access);
     let rules = CurrentRules::new(Rules::of(settings, &listening, Arc::clone(&access)));
     let limits = Arc::new(CurrentLimits::new(ControlLimits::of(settings)));

@@ -406,11 +406,26 @@ on_both_backends! {
         publish(&server, &publisher, "b", "still", false);
         assert_eq!(others.each_mut().map(|stream| stream.event().data), ["still", "still"]);
 
-        // One token of bob's: his streams end, and another token of his is good.
-        assert_eq!(end(&server, &publisher, "token=b1&subject=bob").status, 204);
+        // One token of bob's: its streams end, and another token of his is good, and so is the stream of that one.
+        let (bob2, no_subject) = (of("bob", "b2", now), mint(&keys.subscribers, json!({
+            "jti": "n1", "fanfare": { "subscribe": ["*"] },
+        })));
+        let mut kept = subscribe(&server, "topic=a", &bob2);
+        let mut unnamed: Vec<_> = (0..4).map(|_| subscribe(&server, "topic=a", &no_subject)).collect();
+        assert_eq!(end(&server, &publisher, "token=b1&token=n1").status, 204);
         others[0].read_to_end();
+        for stream in &mut unnamed {
+            stream.read_to_end();
+        }
+        assert_eq!(subscribe_status(&server, "topic=a", &no_subject), 401);
+        publish(&server, &publisher, "a", "kept", false);
+        assert_eq!(kept.event().data, "kept");
         assert_eq!(subscribe_status(&server, "topic=a", &bob), 401);
-        assert_eq!(subscribe_status(&server, "topic=a", &of("bob", "b2", now)), 200);
+        assert_eq!(subscribe_status(&server, "topic=a", &bob2), 200);
+        // With the subject, all streams of his end, and good tokens come back.
+        assert_eq!(end(&server, &publisher, "token=b3&subject=bob").status, 204);
+        kept.read_to_end();
+        assert_eq!(subscribe_status(&server, "topic=a", &bob2), 200);
 
         // A topic's streams end; its subscribers may come back.
         assert_eq!(end(&server, &publisher, "topic=b").status, 204);

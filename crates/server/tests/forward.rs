@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -436,4 +437,135 @@ fn a_challenge_of_the_endpoint_writes_no_field_of_its_own() {
     let response = ask(&server, "topic=a", &[]);
     assert_eq!(response.status, 401);
     assert_eq!(response.header("WWW-Authenticate"), Some("Bearer"), "only a plain text is passed on");
+}
+
+/// By TLS, with the certificates that the system trusts, and with no others.
+#[test]
+fn an_endpoint_is_asked_by_tls_if_its_certificate_is_trusted() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let chain = vec![made.cert.der().clone()];
+    let private = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .expect("a certificate and its key");
+    let config = std::sync::Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("https://localhost:{}/", listener.local_addr().expect("it is bound").port());
+    // The thread waits for connections until the process of the test ends.
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let connection = rustls::ServerConnection::new(config.clone()).expect("a connection");
+            let mut stream = rustls::StreamOwned::new(connection, socket);
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                request.push(byte[0]);
+            }
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").and_then(|()| stream.flush());
+        }
+    });
+    let key = PublisherKey::new();
+    let option = key.option();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    for (trusted, expected) in [(made.cert.pem(), 200), (other.cert.pem(), 503)] {
+        let file = ConfigFile::new(&trusted);
+        let mut command = fanfare();
+        let options = ["--publisher-keys", option.as_str(), "--authorize-url", &url];
+        command.args(arguments(Backend::Epoll, &options)).env("SSL_CERT_FILE", file.name());
+        command.env_remove("SSL_CERT_DIR");
+        let server = Server::run_with_input(command, std::process::Stdio::null());
+        assert_eq!(status(&server, "topic=a", &[]), expected);
+    }
+}
+
+/// Each kind of refusal is in the log with its reason, and nothing that lets a client in is: no token, no cookie, no
+/// signature of a URL.
+#[test]
+fn the_log_says_why_and_shows_no_secret() {
+    let (key, keys, endpoint) =
+        (PublisherKey::new(), Endpoint::with(answer(500)), Endpoint::with(answer(401)));
+    let urls = ConfigFile::new("the secret of the signed URLs has more than 32 bytes");
+    let (option, url_file, jwks) = (key.option(), urls.name(), keys.url());
+    let signer =
+        fanfare_access::UrlSigner::new([&b"the secret of the signed URLs has more than 32 bytes"[..]]);
+    let topics = [fanfare::Topic::new("a").expect("a topic")];
+    let signed = signer.expect("long").mint(&topics, now_unix_s() - 60, None).expect("signed");
+    let token =
+        mint(&key.signer, json!({ "jti": "barred", "fanfare": { "subscribe": ["a"], "publish": ["a"] } }));
+    let old = mint(&key.signer, json!({ "exp": now_unix_s() - 60, "fanfare": { "subscribe": ["a"] } }));
+    let secrets = ["cookie-secret-1", "opaque-secret-2"];
+    let mut log = String::new();
+    // With the endpoint and without it, and with keys that cannot be fetched.
+    for (with, parts) in [
+        (
+            vec![
+                "--subscriber-keys",
+                &option,
+                "--authorize-cache",
+                "off",
+                "--authorize-url",
+                &endpoint.url(),
+            ],
+            vec![
+                "refused by the authorization endpoint",
+                "gave no answer",
+                "status: ",
+                "topic_not_covered",
+                "revoked",
+            ],
+        ),
+        (vec!["--subscriber-keys", &option], vec!["expired", "missing", "malformed", "revoked"]),
+        (vec!["--subscriber-jwks", &jwks], vec!["no_keys_yet", "keys could not be fetched"]),
+    ] {
+        let common =
+            ["--url-keys", &url_file, "--token-in-query", "--token-cookie", "token", "--log", "trace"];
+        let publishers = ["--publisher-keys", option.as_str(), "--debug-auth"];
+        let server = Server::start_with(Backend::Epoll, &[&with[..], &common, &publishers].concat());
+        end(&server, &key, "token=barred");
+        for reply in [answer(401), answer(500)] {
+            endpoint.becomes(reply);
+            let opaque = format!("Bearer {}", secrets[1]);
+            let (barred, expired) = (bearer(&token), bearer(&old));
+            let fresh =
+                bearer(&mint(&key.signer, json!({ "fanfare": { "subscribe": ["a"], "publish": ["a"] } })));
+            for asked in [ask, ask_on_kept] {
+                for (query, headers) in [
+                    ("topic=a", vec![]),
+                    ("topic=a", vec![("Cookie", secrets[0])]),
+                    ("topic=a", vec![("Authorization", opaque.as_str())]),
+                    ("topic=a", vec![("Authorization", barred.as_str())]),
+                    ("topic=a", vec![("Authorization", expired.as_str())]),
+                    ("topic=b", vec![("Authorization", fresh.as_str())]),
+                    (&signed, vec![]),
+                    (&format!("topic=a&access_token={old}"), vec![]),
+                    (&format!("topic=a&access_token={}", secrets[1]), vec![]),
+                ] {
+                    let response = asked(&server, query, &headers);
+                    assert!([401, 403, 503].contains(&response.status), "{query}: {}", response.status);
+                    assert!(
+                        secrets.iter().all(|secret| !response.text().contains(secret)),
+                        "{}",
+                        response.text()
+                    );
+                }
+            }
+            let event = r#"{"topic":"b","data":"x"}"#;
+            let post = |value: &str| {
+                server.connect().post_with("application/json", event, &[("Authorization", value)]).status
+            };
+            assert_eq!((post(&fresh), post(&barred), post(&opaque)), (403, 401, 401));
+        }
+        for part in parts {
+            server.expect_log(part);
+        }
+        log += &server.log();
+    }
+    let signature_of = |token: &str| token.rsplit_once('.').expect("three parts").1.to_owned();
+    let of_url = signed.rsplit_once('=').expect("a signature").1;
+    for secret in [&signature_of(&token), &signature_of(&old), of_url, secrets[0], secrets[1]] {
+        assert!(secret.len() > 8 && !log.contains(secret), "{secret} is in the log");
+    }
 }

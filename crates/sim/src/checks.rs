@@ -229,9 +229,18 @@ impl World {
                 if ended_ahead {
                     self.shared.happened(Occurrence::DisconnectedAhead);
                 }
+                // It was ended before it could begin, so that its client asks again.
+                let barred = it.told.barred && it.is_to_be_subscribed();
+                if barred {
+                    self.shared.happened(Occurrence::BarredWhileDecided);
+                }
                 let left_undecided = it.undecided.is_some() && (it.ended || it.reset);
-                let is_right =
-                    dropped || turned_away || ended_ahead || left_undecided || tick.after.is_draining;
+                let is_right = dropped
+                    || turned_away
+                    || ended_ahead
+                    || barred
+                    || left_undecided
+                    || tick.after.is_draining;
                 assert!(is_right, "it is closed without an answer");
             }
             // A refusal that does not fit is not waited for. (Another's may be counted in this tick.)

@@ -175,7 +175,10 @@ impl Net {
         let is_over = now >= undecided.since + limits.decision_time;
         let may_have_enough = it.accepted.has_enough || limits.clients.streams_per_subject.is_some();
         let occurrence = match (undecided.decided, status) {
-            (Some(Decided::Subscribe), Some(200)) => return,
+            (Some(Decided::Subscribe), Some(200)) => {
+                assert!(!it.told.barred, "a stream begins that was ended while it was decided about");
+                return;
+            }
             // There may be no room for one more stream: that is judged as for any other.
             (Some(Decided::Subscribe), Some(503)) if self.may_be_full(index) => return,
             // What its client or its subject has is judged as for any other.

@@ -4,8 +4,6 @@
 //! carried out, so that the network knows from which send on an order must show, and a change of topics its
 //! exact number.
 
-use std::collections::BTreeSet;
-
 use fanfare::{ConnectionError, ConnectionId, Topic, sim};
 
 use crate::client::Resume;
@@ -15,7 +13,7 @@ use crate::network::Net;
 use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
 use crate::trace::trace;
-use crate::wishes::some_subject;
+use crate::wishes::{Wishes, some_subject, some_token};
 use crate::world::World;
 
 /// What a shard was told.
@@ -23,6 +21,7 @@ use crate::world::World;
 pub(crate) enum Order {
     Disconnect(ConnectionId),
     DisconnectSubject(String),
+    DisconnectToken(String),
     DisconnectTopic(Topic),
     ChangeTopics(ConnectionId, Vec<Topic>),
 }
@@ -36,6 +35,19 @@ pub(crate) struct ToldToEnd {
     pub(crate) may: bool,
     /// One of its topics was disconnected: its topics do not change any more.
     pub(crate) topic: bool,
+    /// An order came while the decision about it was under way: it does not begin.
+    pub(crate) barred: bool,
+}
+
+impl Order {
+    /// Whether it ends all connections of the subject or of the token of these wishes.
+    fn is_about(&self, wishes: &Wishes) -> bool {
+        match self {
+            Order::DisconnectSubject(subject) => wishes.subject.as_ref() == Some(subject),
+            Order::DisconnectToken(token) => wishes.token.as_ref() == Some(token),
+            Order::Disconnect(_) | Order::DisconnectTopic(_) | Order::ChangeTopics(..) => false,
+        }
+    }
 }
 
 impl ToldToEnd {
@@ -53,8 +65,8 @@ pub(crate) struct Orders {
     carried_out: u64,
     /// Connections whose topics were changed in this tick.
     changed: Vec<usize>,
-    /// Subjects that were disconnected in this tick.
-    subjects: BTreeSet<String>,
+    /// Orders about subjects and tokens that were carried out in this tick.
+    ended: Vec<Order>,
     /// Changes of topics that must have been told, and changes in whose tick the connection ended, which may
     /// have been.
     changes: u64,
@@ -67,7 +79,7 @@ impl Net {
         let is_meant = |it: &Connection| {
             let request = &it.verifier.request;
             match &order {
-                Order::DisconnectSubject(subject) => request.wishes.subject.as_ref() == Some(subject),
+                Order::DisconnectSubject(_) | Order::DisconnectToken(_) => order.is_about(&request.wishes),
                 // One that waits for a number begins after the order. It may wait although the number is released by now.
                 Order::DisconnectTopic(topic) => {
                     request.interest.topics.contains(topic) && !matches!(request.resume, Resume::After(_))
@@ -76,6 +88,10 @@ impl Net {
             }
         };
         let begins = |it: &Connection| it.may_be_undecided() && it.is_to_be_subscribed() && is_meant(it);
+        for it in self.connections.iter_mut() {
+            let is_undecided = it.may_be_undecided() && !it.is_to_be_subscribed();
+            it.told.barred |= is_undecided && order.is_about(&it.verifier.request.wishes);
+        }
         let meant = (0..self.connections.len()).filter(|&index| begins(&self.connections[index])).collect();
         self.orders.given.push_back((order, meant));
     }
@@ -106,12 +122,10 @@ impl Net {
                     self.connections[index].told.now();
                 }
             }
-            Order::DisconnectSubject(subject) => {
-                let its = |it: &&mut Connection| {
-                    it.is_live() && it.verifier.request.wishes.subject.as_ref() == Some(&subject)
-                };
+            Order::DisconnectSubject(_) | Order::DisconnectToken(_) => {
+                let its = |it: &&mut Connection| it.is_live() && order.is_about(&it.verifier.request.wishes);
                 self.connections.iter_mut().filter(its).for_each(|it| it.told.now());
-                self.orders.subjects.insert(subject);
+                self.orders.ended.push(order);
             }
             Order::DisconnectTopic(topic) => {
                 let reads = |it: &&mut Connection| {
@@ -181,7 +195,7 @@ impl Net {
 
     /// A tick of the shard begins.
     pub(crate) fn forget_subjects(&mut self) {
-        self.orders.subjects.clear();
+        self.orders.ended.clear();
     }
 
     /// Whether the shard has carried out all orders.
@@ -195,10 +209,10 @@ impl Net {
     }
 
     /// Whether a connection that waited for a number may have been ended in this tick, because of its
-    /// subject.
+    /// subject or its token.
     pub(crate) fn is_subject_ended(&self, index: usize) -> bool {
-        let subject = &self.connections[index].verifier.request.wishes.subject;
-        subject.as_ref().is_some_and(|subject| self.orders.subjects.contains(subject))
+        let wishes = &self.connections[index].verifier.request.wishes;
+        self.orders.ended.iter().any(|order| order.is_about(wishes))
     }
 }
 
@@ -207,7 +221,11 @@ impl World {
     pub(crate) fn order_some(&mut self) {
         match self.shared.below(20) {
             0..12 => self.change_some(),
-            12..15 => self.disconnect_one(),
+            12..14 => self.disconnect_one(),
+            14 => {
+                let token = some_token(&self.shared);
+                self.give(None, |_| Order::DisconnectToken(token.clone()));
+            }
             15 | 16 => {
                 let subject = some_subject(&self.shared);
                 self.give(None, |_| Order::DisconnectSubject(subject.clone()));
@@ -257,6 +275,7 @@ impl World {
         let said = match order(0) {
             Order::Disconnect(id) => hub.disconnect(id),
             Order::DisconnectSubject(subject) => hub.disconnect_subject(&subject),
+            Order::DisconnectToken(token) => hub.disconnect_token(&token),
             Order::DisconnectTopic(topic) => hub.disconnect_topic(&topic),
             Order::ChangeTopics(id, topics) => hub.change_topics(id, topics),
         };

@@ -12,6 +12,7 @@ use crate::shared::Shared;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {
     pub(crate) subject: Option<String>,
+    pub(crate) token: Option<String>,
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) member: Option<Member>,
@@ -46,6 +47,8 @@ pub(crate) const TOPICS_WITH_MEMBERS: [&str; 3] = ["a", "b", "nobody-reads-this"
 
 const SUBJECTS: [&str; 3] = ["x", "y", "z"];
 
+const TOKENS: [&str; 3] = ["t1", "t2", "t3"];
+
 impl Member {
     pub(crate) fn is_announced(&self) -> bool {
         NAMES[2..].contains(&self.name.as_str())
@@ -63,6 +66,7 @@ impl Wishes {
         let is_late = setting.late_decisions > 0 && shared.one_in(setting.late_decisions);
         Wishes {
             subject: shared.one_in(3).then(|| some_subject(shared)),
+            token: shared.one_in(3).then(|| some_token(shared)),
             data: shared.one_in(2).then_some(number as u64),
             lifetime: if setting.lifetimes { shared.pick(&lifetimes).map(Duration::from_secs) } else { None },
             member,
@@ -86,6 +90,9 @@ impl Wishes {
         let mut add = |name: &str, value: &str| text.push_str(&format!("{name}={value}&"));
         if let Some(subject) = &self.subject {
             add("subject", subject);
+        }
+        if let Some(token) = &self.token {
+            add("token", token);
         }
         if let Some(data) = self.data {
             add("data", &data.to_string());
@@ -115,6 +122,7 @@ impl Wishes {
         let member = value("room").zip(value("name"));
         Wishes {
             subject: value("subject").map(str::to_owned),
+            token: value("token").map(str::to_owned),
             data: value("data").and_then(|data| data.parse().ok()),
             lifetime: value("life").and_then(|life| life.parse().ok()).map(Duration::from_secs),
             member: member.map(|(topic, name)| Member { topic: topic.to_owned(), name: name.to_owned() }),
@@ -131,6 +139,9 @@ impl Wishes {
     pub(crate) fn grant(&self, mut subscribe: Subscribe) -> Subscribe {
         if let Some(subject) = &self.subject {
             subscribe = subscribe.with_subject(subject.as_str()).expect("a short subject");
+        }
+        if let Some(token) = &self.token {
+            subscribe = subscribe.with_token(token);
         }
         if let Some(data) = self.data {
             subscribe = subscribe.with_data(data);
@@ -157,6 +168,11 @@ pub(crate) fn some_subject(shared: &Shared) -> String {
     shared.pick(&SUBJECTS).to_owned()
 }
 
+/// One of the tokens of this world.
+pub(crate) fn some_token(shared: &Shared) -> String {
+    shared.pick(&TOKENS).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +181,7 @@ mod tests {
     fn wishes_read_back() {
         let wishes = Wishes {
             subject: Some("x".to_owned()),
+            token: Some("t1".to_owned()),
             data: Some(7),
             lifetime: Some(Duration::from_secs(3)),
             member: Some(Member { topic: "a".to_owned(), name: "ada".to_owned() }),

@@ -10,10 +10,10 @@ use clap::Parser;
 use crate::{cargo, must, root};
 
 /// The crates that are published, dependencies first.
-const CRATES: [&str; 4] = ["fanfare-proto", "fanfare-io", "fanfare", "fanfare-axum"];
+const CRATES: [&str; 5] = ["fanfare-proto", "fanfare-io", "fanfare", "fanfare-axum", "fanfare-access"];
 
 /// Those of them whose public interface is kept in `docs/api`.
-const INTERFACES: [&str; 2] = ["fanfare", "fanfare-axum"];
+const INTERFACES: [&str; 3] = ["fanfare", "fanfare-axum", "fanfare-access"];
 
 /// The crates whose types they show under their own name.
 const SHOWN: [&str; 2] = ["fanfare-proto", "fanfare-io"];

@@ -17,6 +17,7 @@ use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 use super::answer::{InvalidHeader, push_header};
 use super::request::{Request, Via};
 use crate::client_table::ClientBound;
+use crate::orders::{DecisionStart, TokenName};
 use crate::presence::Member;
 use crate::written_head::{InvalidHead, WrittenHead};
 
@@ -33,6 +34,8 @@ pub struct Subscribe {
     pub(crate) retry: Option<Retry>,
     pub(crate) greeting: Vec<u8>,
     pub(crate) subject: Option<Arc<str>>,
+    pub(crate) token: Option<TokenName>,
+    pub(crate) decided_since: Option<DecisionStart>,
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) members: Vec<Member>,
@@ -227,6 +230,21 @@ impl Subscribe {
         }
         self.subject = Some(subject);
         Ok(self)
+    }
+
+    /// The id of the token that lets the subscriber in: the `jti` of a JWT, say. [`crate::Hub::disconnect_token`] ends
+    /// all connections of a token. It costs a connection 16 bytes, whatever its length.
+    pub fn with_token(mut self, id: impl AsRef<str>) -> Subscribe {
+        self.token = Some(TokenName::of(id.as_ref()));
+        self
+    }
+
+    /// When the decision about this subscription began, for [`crate::Hub::adopt`]: the subscription does not begin
+    /// where [`crate::Hub::disconnect_subject`] or [`crate::Hub::disconnect_token`] was called for it since then. For
+    /// requests that an [`crate::Admission`] decides about, the engine knows it itself.
+    pub fn with_decision_start(mut self, start: DecisionStart) -> Subscribe {
+        self.decided_since = Some(start);
+        self
     }
 
     /// The longest subject and the longest name of a member, in bytes.

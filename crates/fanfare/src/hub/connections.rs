@@ -11,6 +11,7 @@ use super::Hub;
 use crate::admission::WrongTopics;
 use crate::connection::ConnectionId;
 use crate::mailbox::{Mail, Refused};
+use crate::orders::{About, DecisionStart, TokenName};
 use crate::shard::ConnectionOrder;
 
 /// Why an order about connections was not given.
@@ -48,7 +49,9 @@ impl Hub {
         self.order_one(connection, ConnectionOrder::Disconnect(connection.link))
     }
 
-    /// Ends all connections of a subject ([`crate::Subscribe::with_subject`]), on all shards.
+    /// Ends all connections of a subject ([`crate::Subscribe::with_subject`]), on all shards. A connection about which a
+    /// decision is under way when this is called does not begin: it is closed without an answer, and its client asks
+    /// again. So first bar the subject where the admission looks, and then call this.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -56,8 +59,28 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish`].
     pub fn disconnect_subject(&self, subject: &str) -> Result<(), ConnectionError> {
-        let subject: Arc<str> = subject.into();
-        self.order_all(|| ConnectionOrder::DisconnectSubject(Arc::clone(&subject)))
+        let order = self.inner.common.orders().next(About::Subject(subject.into()));
+        self.order_all(|| ConnectionOrder::DisconnectAll(order.clone()))
+    }
+
+    /// Ends all connections of a token ([`crate::Subscribe::with_token`]), on all shards, and those about which a decision
+    /// is under way, as [`Hub::disconnect_subject`]. Each shard looks through its connections, a part of them between two
+    /// deliveries: a million connections take some milliseconds.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn disconnect_token(&self, id: &str) -> Result<(), ConnectionError> {
+        let order = self.inner.common.orders().next(About::Token(TokenName::of(id)));
+        self.order_all(|| ConnectionOrder::DisconnectAll(order.clone()))
+    }
+
+    /// A moment before a decision about a subscription that a server of your own makes, for
+    /// [`crate::Subscribe::with_decision_start`].
+    pub fn decision_start(&self) -> DecisionStart {
+        self.inner.common.orders().now()
     }
 
     /// Ends all connections that read a topic, also among others. With very many of them it takes a while: each shard ends a few
@@ -193,14 +216,15 @@ mod tests {
             [
                 hub.disconnect(connection),
                 hub.disconnect_subject("ada"),
+                hub.disconnect_token("t"),
                 hub.disconnect_topic(&topic),
                 hub.change_topics(connection, [topic.clone()]),
             ]
         };
-        assert_eq!(give_all(), [const { Ok(()) }; 4]);
+        assert_eq!(give_all(), [const { Ok(()) }; 5]);
         let waiting = shards.iter().map(|shard| shard.mailbox.len()).sum::<usize>();
         hub.drain(Duration::from_secs(60));
-        assert_eq!(give_all(), [const { Err(ConnectionError::Stopped) }; 4]);
+        assert_eq!(give_all(), [const { Err(ConnectionError::Stopped) }; 5]);
         let drains = shards.len();
         assert_eq!(shards.iter().map(|shard| shard.mailbox.len()).sum::<usize>(), waiting + drains);
         // An engine without this shard.

@@ -32,6 +32,7 @@ use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, 
 use crate::client_table::ClientBound;
 use crate::hand_over;
 use crate::mailbox::Adoption;
+use crate::orders::DecisionStart;
 use crate::response;
 use clients::{Counting, NoRoom};
 use deadline_table::DeadlineTable;
@@ -107,6 +108,8 @@ struct Asked {
     method: Method,
     /// Another request may have come behind this one.
     has_more: bool,
+    /// When the decision about it began.
+    start: DecisionStart,
 }
 
 impl<I: Io> Shard<I> {
@@ -266,6 +269,7 @@ impl<I: Io> Shard<I> {
                 _ => Method::Other,
             },
             has_more: has_more(&received[length..]),
+            start: self.links.orders.now(),
         };
         match &self.links.admission {
             Admissions::OnThreads(_) => {
@@ -416,8 +420,10 @@ impl<I: Io> Shard<I> {
         };
         let socket = self.io.adopt(socket);
         let Adoption { mut subscribe, encoding } = adoption;
+        let is_ended =
+            subscribe.decided_since.is_some_and(|start| self.connections.is_ended_since(&subscribe, start));
         self.count_adopted(socket, &mut subscribe);
-        let reply = match self.delivery.is_draining() {
+        let reply = match self.delivery.is_draining() || is_ended {
             false => Reply::Subscribe(Box::new(subscribe), encoding),
             true => Reply::Close,
         };

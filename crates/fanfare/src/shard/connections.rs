@@ -15,18 +15,20 @@ use fanfare_proto::stream::Deciseconds;
 use smallvec::SmallVec;
 
 use super::Shard;
+use super::tokens::Tokens;
 use crate::admission::{Subscribe, Via};
 use crate::client_table::CountedAt;
 use crate::connection::ConnectionId;
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
+use crate::orders::{About, DecisionStart, NumberedOrder, RecentOrders};
 use crate::presence::Member;
 
 /// What the hub asks a shard to do with connections.
 pub(crate) enum ConnectionOrder {
     /// End one connection.
     Disconnect(LinkKey),
-    /// End those of a subject.
-    DisconnectSubject(Arc<str>),
+    /// End those of a subject or of a token.
+    DisconnectAll(NumberedOrder),
     /// End those that read a topic.
     DisconnectTopic(Topic),
     /// Give a connection these topics.
@@ -37,6 +39,9 @@ pub(crate) enum ConnectionOrder {
 pub(super) struct Connections {
     details: DetailsTable,
     subjects: Subjects,
+    tokens: Tokens,
+    /// The last orders, for decisions that began before them.
+    recent_orders: RecentOrders,
     /// What the details take: [`bytes_of`] of each connection.
     bytes: usize,
     /// Connections that are to be ended, as many in each tick as its budget allows.
@@ -99,7 +104,8 @@ struct Subject {
 /// empty, and its place in the list of connections.
 const SUBJECT_BYTES: usize = 3 * size_of::<(Arc<str>, Subject)>() + 2 * size_of::<LinkKey>();
 
-const _: () = assert!(size_of::<Option<Details>>() <= DETAILS_PLACE_BYTES);
+// The place of its token is counted, too.
+const _: () = assert!(size_of::<Option<Details>>() + Tokens::PLACE_BYTES <= DETAILS_PLACE_BYTES);
 
 /// What is known of a subscription's connection takes at most this beside its place, here and among the members.
 fn bytes_of(subscribe: &Subscribe) -> usize {
@@ -217,6 +223,8 @@ impl Connections {
         Connections {
             details: DetailsTable::default(),
             subjects: Subjects::new(seed),
+            tokens: Tokens::default(),
+            recent_orders: RecentOrders::default(),
             bytes: 0,
             ending: VecDeque::new(),
             life_cycle,
@@ -226,7 +234,12 @@ impl Connections {
 
     /// Whether connections are still to be ended.
     pub(super) fn has_work(&self) -> bool {
-        !self.ending.is_empty() || !self.subjects.ending.is_empty()
+        !self.ending.is_empty() || !self.subjects.ending.is_empty() || self.tokens.has_work()
+    }
+
+    /// Whether a connection may not begin, because it was ended while the decision about it was under way.
+    pub(super) fn is_ended_since(&self, subscribe: &Subscribe, start: DecisionStart) -> bool {
+        self.recent_orders.end(subscribe, start)
     }
 
     /// Whether anything would be known of this subscription's connection.
@@ -270,6 +283,7 @@ impl Connections {
                 "something is known of a connection that has left"
             );
         }
+        self.tokens.check(|link| delivery.socket(link).is_some());
         assert!(!self.has_life_cycle() || all.len() == delivery.len(), "nothing is known of a connection");
         let bytes: usize = all.iter().map(|details| details.bytes as usize).sum();
         assert!(bytes == self.bytes && bytes <= most_bytes, "{bytes} bytes of details, not {}", self.bytes);
@@ -309,6 +323,9 @@ impl<I: Io> Shard<I> {
         has_gap: bool,
         now: Duration,
     ) {
+        if let Some(token) = subscribe.token {
+            self.connections.tokens.insert(link, token);
+        }
         if !self.connections.would_know(subscribe) {
             return;
         }
@@ -364,6 +381,7 @@ impl<I: Io> Shard<I> {
 
     /// A stream has ended.
     pub(super) fn disconnected(&mut self, closed: &delivery::Closed, now: Duration) {
+        self.connections.tokens.remove(closed.link);
         let Some(details) = self.connections.details.remove(closed.link) else { return };
         let Details { link, began_at, subject, place, data, members, counted, bytes } = details;
         self.connections.bytes -= bytes as usize;
@@ -400,9 +418,15 @@ impl<I: Io> Shard<I> {
     pub(super) fn order(&mut self, order: ConnectionOrder, now: Duration) {
         match order {
             ConnectionOrder::Disconnect(link) => self.connections.ending.push_back(link),
-            ConnectionOrder::DisconnectSubject(subject) => {
-                self.connections.subjects.disconnect(&subject);
-                self.close_resuming_of(&subject);
+            ConnectionOrder::DisconnectAll(order) => {
+                match order.about() {
+                    About::Subject(subject) => self.connections.subjects.disconnect(subject),
+                    About::Token(token) => {
+                        self.connections.tokens.disconnect(*token, self.delivery.newest_generation());
+                    }
+                }
+                self.close_resuming_of(order.about());
+                self.connections.recent_orders.add(order);
             }
             ConnectionOrder::DisconnectTopic(topic) => self.delivery.disconnect_topic(topic),
             ConnectionOrder::ChangeTopics(link, topics) => {
@@ -421,8 +445,11 @@ impl<I: Io> Shard<I> {
     /// Ends connections that are to be ended, as many as one tick may.
     pub(super) fn end_connections(&mut self) {
         let Shard { connections, delivery, links, budgets, .. } = self;
+        if connections.ending.is_empty() {
+            connections.tokens.search(&mut connections.ending);
+        }
         for _ in 0..budgets.endings {
-            if !connections.has_work() {
+            if connections.ending.is_empty() && connections.subjects.ending.is_empty() {
                 break;
             }
             if let Some(link) = connections.next_to_end() {

@@ -7,6 +7,7 @@ mod arrivals;
 mod connections;
 #[cfg(feature = "sim")]
 mod invariants;
+mod tokens;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
 use crate::listeners::SharedProxies;
 use crate::mailbox::{Adoption, Mail, Mailbox};
+use crate::orders::OrderNumbers;
 use crate::presence::Presence;
 use crate::shared_log::SharedLog;
 use arrivals::Arrivals;
@@ -84,6 +86,8 @@ pub(crate) struct Links {
     pub(crate) congestion: Arc<Congestion>,
     pub(crate) presence: Arc<Presence>,
     pub(crate) clients: Arc<ClientTable>,
+    /// The number of the last order to end connections.
+    pub(crate) orders: Arc<OrderNumbers>,
     pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
     /// By listener: the proxies that write a header of the PROXY protocol there.
     pub(crate) proxies: Vec<Option<SharedProxies>>,

@@ -154,6 +154,18 @@ impl Delivery {
     }
 }
 
+impl Delivery {
+    /// The generation of the stream that began last. [`began_by`] compares with it.
+    pub fn newest_generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+/// Whether a stream had begun when this was the newest generation.
+pub fn began_by(link: LinkKey, newest_generation: u32) -> bool {
+    is_at_most(link.generation, newest_generation)
+}
+
 /// Whether a generation is not younger than another. Generations go round, and of two the younger one is less than half of
 /// the way ahead.
 fn is_at_most(generation: u32, of: u32) -> bool {

@@ -59,6 +59,7 @@ use crate::unsent::{Unsent, UnsentTable};
 pub use change::Changed;
 use change::Stages;
 use disconnect::Searches;
+pub use disconnect::began_by;
 use drain::Drain;
 pub use opening::{NewStream, Opened};
 use sending::Sending;

@@ -50,8 +50,8 @@ async fn try_end(control: &Control, publisher: &Publisher, query: &str) -> Resul
     }
     let Ends { subjects, topics, tokens, until_unix_s } = Ends::parse(query)?;
     let until_unix_s = until_unix_s.unwrap_or_else(|| (unix_time() + BARRED).as_secs());
-    // A subject that comes with a token has other tokens, which stay good: its streams end, and those of good tokens come
-    // back. First the bar, then the end: a client that comes back at once is refused.
+    // A subject that comes with a token has other tokens, which stay good: all of its streams end, and those of good tokens
+    // come back. First the bar, then the end: a client that comes back at once is refused.
     let barred = tokens.iter().map(|token| Revoked::TokenId(token.as_str().into()));
     let barred_subjects = subjects.iter().filter(|_| tokens.is_empty());
     let barred_subjects = barred_subjects.map(|subject| Revoked::Subject(subject.as_str().into()));
@@ -60,18 +60,44 @@ async fn try_end(control: &Control, publisher: &Publisher, query: &str) -> Resul
             tracing::warn!("the list of revocations is full, so that the oldest one does not bar any more");
         }
     }
-    for subject in &subjects {
-        until_taken(|| control.hub.disconnect_subject(subject)).await?;
+    // They hold from here on, and are written while the streams end.
+    let access = Arc::clone(publisher.access());
+    let has_barred = !(subjects.is_empty() && tokens.is_empty());
+    let kept = (has_barred && access.keeps_revocations())
+        .then(|| tokio::task::spawn_blocking(move || access.keep_revocations()));
+    let ended = end_streams(control, &subjects, &tokens, &topics).await;
+    if let Some(kept) = kept
+        && let Err(error) = kept.await.unwrap_or_else(|error| Err(error.to_string()))
+    {
+        tracing::error!(error, "a revocation holds, but a restart will forget it");
+        let detail = "the revocation holds, but a restart of the server will forget it; its log says why";
+        return Err(Problem::new(500, detail));
     }
-    for topic in &topics {
-        until_taken(|| control.hub.disconnect_topic(topic)).await?;
-    }
+    ended?;
     tracing::info!(
         ?subjects,
         topics = topics.len(),
         tokens = tokens.len(),
         "connections are ended by request"
     );
+    Ok(())
+}
+
+async fn end_streams(
+    control: &Control,
+    subjects: &[String],
+    tokens: &[String],
+    topics: &[Topic],
+) -> Result<(), Problem> {
+    for subject in subjects {
+        until_taken(|| control.hub.disconnect_subject(subject)).await?;
+    }
+    for token in tokens {
+        until_taken(|| control.hub.disconnect_token(token)).await?;
+    }
+    for topic in topics {
+        until_taken(|| control.hub.disconnect_topic(topic)).await?;
+    }
     Ok(())
 }
 

@@ -33,8 +33,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{
-    ConnectionOrigin, Decision, HandOver, HandedOver, HeadError, Hub, RequestHead, Subscribe, Transport,
-    WireFormat, reserve_of,
+    ConnectionOrigin, Decision, DecisionStart, HandOver, HandedOver, HeadError, Hub, RequestHead, Subscribe,
+    Transport, WireFormat, reserve_of,
 };
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -233,9 +233,17 @@ async fn linger(socket: TcpStream) {
 #[allow(clippy::large_enum_variant, reason = "it is moved once")]
 enum Subscription {
     Problem(Problem),
-    Decided(Decision, WireFormat),
+    Decided(Decision, Begins),
     /// An endpoint decides, or a token is verified first.
-    Asked(oneshot::Receiver<Decision>, WireFormat),
+    Asked(oneshot::Receiver<Decision>, Begins),
+}
+
+/// What a stream needs beside the decision about it.
+#[derive(Clone, Copy)]
+struct Begins {
+    format: WireFormat,
+    /// What was revoked since then is not known to the decision.
+    start: DecisionStart,
 }
 
 /// What a request is, if it is a `GET /events`. A `HEAD` is judged as a `GET` would be.
@@ -254,33 +262,34 @@ fn subscription<B>(
         Err(error) => return Some(Subscription::Problem(Problem::new(error.status(), error.to_string()))),
     };
     let asked = fanfare::Request::on(&head, Transport::Http1, origin);
+    let begins = Begins { format: head.wire_format(), start: control.hub.decision_start() };
     Some(match control.admission.consider(&asked, Some(&control.hub.limits().clients)) {
-        Considered::Decided(decision) => Subscription::Decided(decision, head.wire_format()),
+        Considered::Decided(decision) => Subscription::Decided(decision, begins),
         Considered::Ask(asking) => {
             let (task, decision) = oneshot::channel();
             asking.ask(To::Task(task));
-            Subscription::Asked(decision, head.wire_format())
+            Subscription::Asked(decision, begins)
         }
         Considered::Verify(verifying) => {
             let (task, decision) = oneshot::channel();
             verifying.verify(&control.admission.verifications, To::Task(task));
-            Subscription::Asked(decision, head.wire_format())
+            Subscription::Asked(decision, begins)
         }
     })
 }
 
 /// Waits for the decision where an endpoint decides. `None`: the request is no subscription.
 async fn resolve(subscription: Option<Subscription>) -> Option<Result<(Subscribe, WireFormat), Problem>> {
-    let (decision, format) = match subscription? {
+    let (decision, Begins { format, start }) = match subscription? {
         Subscription::Problem(problem) => return Some(Err(problem)),
-        Subscription::Decided(decision, format) => (decision, format),
-        Subscription::Asked(decision, format) => match decision.await {
-            Ok(decision) => (decision, format),
+        Subscription::Decided(decision, begins) => (decision, begins),
+        Subscription::Asked(decision, begins) => match decision.await {
+            Ok(decision) => (decision, begins),
             Err(_) => return Some(Err(Problem::new(500, "the server did not decide about this request"))),
         },
     };
     match decision {
-        Decision::Subscribe(subscribe) => Some(Ok((subscribe, format))),
+        Decision::Subscribe(subscribe) => Some(Ok((subscribe.with_decision_start(start), format))),
         Decision::Refuse(refusal) => Some(Err(Problem::from(refusal))),
         // Health checks and all others are answered here.
         _ => None,

@@ -9,6 +9,7 @@ use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 
 use crate::admission::Subscribe;
+use crate::orders::About;
 use crate::shard::Shard;
 
 /// A subscriber that resumes from a number that is newer than every one here.
@@ -69,11 +70,11 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes the connections of a subject that wait for a number.
-    pub(in crate::shard) fn close_resuming_of(&mut self, subject: &str) {
+    /// Closes the connections of a subject or of a token that wait for a number.
+    pub(in crate::shard) fn close_resuming_of(&mut self, about: &About) {
         let closing = &mut self.closing;
         self.arrivals.resuming.retain(|resuming| {
-            let is_its = resuming.subscribe.subject.as_deref() == Some(subject);
+            let is_its = about.is_of(&resuming.subscribe);
             if is_its {
                 closing.push((resuming.socket, None));
             }

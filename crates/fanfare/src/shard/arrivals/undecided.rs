@@ -143,7 +143,13 @@ impl<I: Io> Shard<I> {
         let Undecided { socket, asked, received, wanted, .. } = undecided;
         // Before the answer: a client that has read the answer finds that its ticket is not wanted any more.
         drop(wanted);
-        let reply = self.reply_to(decision, asked, &received);
+        let reply = match self.reply_to(decision, asked, &received) {
+            // Its client comes back, and is decided about anew.
+            Reply::Subscribe(subscribe, _) if self.connections.is_ended_since(&subscribe, asked.start) => {
+                Reply::Close
+            }
+            reply => reply,
+        };
         self.reply(socket, reply, now);
         self.arrivals.undecided.give_back();
     }
