@@ -24,6 +24,7 @@ use fanfare_proto::frames::{FrameKey, FrameStore};
 use fanfare_proto::limits::{Limits, LogLimits, Retention};
 use fanfare_proto::log::Log;
 use fanfare_proto::run::Run;
+use fanfare_proto::selection::Selection;
 use fanfare_proto::stream::StreamOptions;
 
 /// CPU time of one repetition: long beside the clock's steps, short beside a scheduler's slice.
@@ -216,12 +217,14 @@ fn log(bench: &mut Bench) -> Outcome<()> {
 
     let id = Cursor { epoch: Epoch::new(1), seq: log.newest() - u64::from(BEHIND) }.to_string();
     bench.time("log_resume", 1, || {
-        black_box(log.resume(black_box(&id), &topics, false));
+        black_box(log.resume(black_box(&id), Selection::of(&topics, false)));
     });
-    let start = log.resume(&id, &topics, false).cursor();
+    let start = log.resume(&id, Selection::of(&topics, false)).cursor();
     let (mut run, mut frames, mut store) = (Run::default(), Vec::new(), FrameStore::default());
     bench.time("log_resume_run_per_frame", BEHIND, || {
-        black_box(log.read_after(&topics, false, start, 1 << 10, 1 << 20, &mut frames).is_ok());
+        black_box(
+            log.read_after(Selection::of(&topics, false), start, 1 << 10, 1 << 20, &mut frames).is_ok(),
+        );
         let keys: Vec<FrameKey> = frames.drain(..).map(|frame| store.insert(frame)).collect();
         run.fill(start, start, WireFormat::Chunked.into(), &keys, &mut store);
         black_box(run.bytes(&store));

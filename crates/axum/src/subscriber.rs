@@ -206,6 +206,11 @@ impl NewSubscription {
         self.with(|subscribe| subscribe.with_private_events(sees))
     }
 
+    /// Private events of these topics, and only public ones of the others: see [`Subscribe::with_private_topics`].
+    pub fn with_private_topics(self, topics: impl IntoIterator<Item = Topic>) -> NewSubscription {
+        self.with(|subscribe| subscribe.with_private_topics(topics))
+    }
+
     /// How long the client is to wait before it comes back: see [`Subscribe::with_retry`].
     pub fn with_retry(self, wait: impl Into<Retry>) -> NewSubscription {
         self.with(|subscribe| subscribe.with_retry(wait))

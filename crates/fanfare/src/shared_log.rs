@@ -20,6 +20,7 @@ use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::log::{Log, ShardSet, Start};
+use fanfare_proto::selection::Selection;
 
 use crate::counts::TopicCounts;
 use crate::hub::{ReleaseQueue, WaitingPublishers};
@@ -176,8 +177,8 @@ impl LockedLog<'_> {
     }
 
     /// As [`EventLog::resume`].
-    pub(crate) fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
-        self.state.log.resume(id, topics, sees_private)
+    pub(crate) fn resume(&self, id: &str, selection: Selection<'_>) -> Start {
+        self.state.log.resume(id, selection)
     }
 
     /// As [`EventLog::read_after`].
@@ -188,8 +189,7 @@ impl LockedLog<'_> {
         bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
-        self.state.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
+        self.state.log.replay_after(wanted, most, bytes, into)
     }
 
     #[cfg(feature = "sim")]
@@ -376,8 +376,8 @@ impl EventLog for SharedLog {
         self.process.newest.load(Ordering::Relaxed)
     }
 
-    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
-        self.process.lock().resume(id, topics, sees_private)
+    fn resume(&self, id: &str, selection: Selection<'_>) -> Start {
+        self.process.lock().resume(id, selection)
     }
 
     fn read_after(
@@ -391,7 +391,6 @@ impl EventLog for SharedLog {
     }
 
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
-        let Wanted { topics, sees_private, after, .. } = *wanted;
-        self.process.lock().state.log.first_after(topics, sees_private, after).cloned()
+        self.process.lock().state.log.first_after(wanted.selection, wanted.after).cloned()
     }
 }

@@ -11,6 +11,7 @@ use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 pub use fanfare_proto::log::TopicExtent;
+use fanfare_proto::selection::Selection;
 
 use crate::admission::{Admission, Admissions};
 use crate::connection::ConnectionId;
@@ -272,8 +273,9 @@ pub fn log_changes(hub: &Hub) -> u64 {
 pub fn topics_in_log(hub: &Hub, topics: &[Topic]) -> Vec<TopicInLog> {
     hub.with_log(|log| {
         let of = |topic: &Topic| TopicInLog {
-            available_after: [false, true]
-                .map(|sees_private| log.available_after(std::slice::from_ref(topic), sees_private)),
+            available_after: [false, true].map(|sees_private| {
+                log.available_after(Selection::of(std::slice::from_ref(topic), sees_private))
+            }),
             extent: log.topic(topic),
         };
         topics.iter().map(of).collect()

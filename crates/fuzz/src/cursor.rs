@@ -10,6 +10,7 @@ use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::{LogLimits, Retention};
 use fanfare_proto::log::{EARLIEST, Log};
 use fanfare_proto::pattern::{MAX_PLACES, Pattern};
+use fanfare_proto::selection::Selection;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 const MAX_TOPICS: usize = 4;
@@ -80,11 +81,12 @@ fn resume(id: &str) {
         let own = seq >= FIRST_RETAINED && seq % 2 == 0 && id == format!("own-{seq}");
         own || id == Cursor { epoch, seq }.to_string()
     });
-    let start = log.resume(id, std::slice::from_ref(&topic), false);
+    let selection = Selection::of(std::slice::from_ref(&topic), false);
+    let start = log.resume(id, selection);
     let after = known.unwrap_or(FIRST_RETAINED - 1);
     assert_eq!((start.cursor(), start.is_gap()), (after, known.is_none() && id != EARLIEST), "{id:?}");
     let mut given = Vec::new();
-    let end = log.read_after(&[topic], false, start.cursor(), usize::MAX, usize::MAX, &mut given);
+    let end = log.read_after(selection, start.cursor(), usize::MAX, usize::MAX, &mut given);
     assert_eq!(end, Ok(HEAD));
     assert!(given.iter().map(|frame| frame.seq()).eq(after + 1..=HEAD));
 }

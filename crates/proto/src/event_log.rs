@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::log::{Log, Start};
+use crate::selection::Selection;
 
 /// One shard's access to the log. The log itself is behind a lock that others take too, so each call is short.
 pub trait EventLog {
@@ -19,11 +20,10 @@ pub trait EventLog {
     /// handed.
     fn newest(&self) -> u64;
 
-    /// Where a subscriber of `topics` starts that has the event `id`. Private frames count only with
-    /// `sees_private`.
-    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start;
+    /// Where a subscriber of this selection starts that has the event `id`.
+    fn resume(&self, id: &str, selection: Selection<'_>) -> Start;
 
-    /// Appends to `into` the frames of `topics` after `after`, in order: at most `most` and about `bytes` of them, but at
+    /// Appends to `into` the frames that are wanted, in order: at most `most` and about `bytes` of them, but at
     /// least one if there is one. Answers the cursor of a subscriber that was given all of them.
     ///
     /// # Errors
@@ -43,11 +43,9 @@ pub trait EventLog {
 
 /// Which frames a subscriber wants.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'topics> {
-    /// Frames of one of these topics,
-    pub topics: &'topics [Topic],
-    /// and private ones only if it may see them,
-    pub sees_private: bool,
+pub struct Wanted<'s> {
+    /// Frames that are for this selection,
+    pub selection: Selection<'s>,
     /// after this number.
     pub after: u64,
     /// The subscriber knows that some of them up to this number are gone: it gets what is left. At most
@@ -77,8 +75,8 @@ impl EventLog for UnsharedLog<'_> {
         self.log.newest()
     }
 
-    fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
-        self.log.resume(id, topics, sees_private)
+    fn resume(&self, id: &str, selection: Selection<'_>) -> Start {
+        self.log.resume(id, selection)
     }
 
     fn read_after(
@@ -88,11 +86,10 @@ impl EventLog for UnsharedLog<'_> {
         bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let Wanted { topics, sees_private, after, incomplete_until } = *wanted;
-        self.log.replay_after(topics, sees_private, after, incomplete_until, most, bytes, into)
+        self.log.replay_after(wanted, most, bytes, into)
     }
 
     fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
-        self.log.first_after(wanted.topics, wanted.sees_private, wanted.after).cloned()
+        self.log.first_after(wanted.selection, wanted.after).cloned()
     }
 }

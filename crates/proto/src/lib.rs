@@ -44,6 +44,7 @@ pub mod proxy_header;
 pub mod run;
 pub mod segment_map;
 mod segments;
+pub mod selection;
 pub mod shrink;
 mod slot_table;
 pub mod slots;

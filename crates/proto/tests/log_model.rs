@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, EventId, Topic};
+use fanfare_proto::event_log::Wanted;
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::{LogLimits, Retention, RetentionRule};
 use fanfare_proto::log::{EARLIEST, Log, Start};
+use fanfare_proto::selection::Selection;
 
 const SEEDS: u64 = 200;
 const STEPS: u64 = 250;
@@ -335,10 +337,10 @@ impl World {
     }
 
     /// The number after which all is here. The log may not know it, and then names a later one.
-    fn available_after(&self, topics: &[Topic], sees_private: bool) -> u64 {
-        let available = self.log.available_after(topics, sees_private);
-        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let dropped = models.flat_map(|model| &model.dropped[..1 + usize::from(sees_private)]);
+    fn available_after(&self, selection: Selection<'_>) -> u64 {
+        let available = self.log.available_after(selection);
+        let models = selection.each().filter_map(|(topic, sees)| Some((self.topics.get(topic)?, sees)));
+        let dropped = models.flat_map(|(model, sees)| &model.dropped[..1 + usize::from(sees)]);
         let dropped = dropped.max().copied().unwrap_or(0).max(self.began_after);
         // In a large log, tombstones suffice.
         let exact = self.limits.total_bytes > 1 << 20;
@@ -346,10 +348,18 @@ impl World {
         available
     }
 
+    /// Topics, and of how many of them private events are seen: none, all, or some.
+    fn some_selection(&mut self) -> (Vec<Topic>, usize) {
+        let topics = self.some_topics();
+        let private = self.pick(&[0, topics.len(), topics.len() / 2]);
+        (topics, private)
+    }
+
     fn ask_to_resume(&mut self) {
-        let (topics, sees_private) = (self.some_topics(), self.below(2) == 0);
-        let available = self.available_after(&topics, sees_private);
-        let earliest = self.log.resume(EARLIEST, &topics, sees_private);
+        let (topics, private) = self.some_selection();
+        let selection = Selection::mixed(&topics, private);
+        let available = self.available_after(selection);
+        let earliest = self.log.resume(EARLIEST, selection);
         assert_eq!(earliest, Start::At { cursor: available, from: 0 });
         let seq = self.some_seq();
         let expected = match seq {
@@ -357,7 +367,7 @@ impl World {
             _ if seq < available => Start::Gap { cursor: available, from: seq },
             _ => Start::At { cursor: seq, from: seq },
         };
-        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), &topics, sees_private), expected);
+        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), selection), expected);
         let id = self.own_id();
         let models = topics.iter().filter_map(|topic| self.topics.get(topic));
         let first = models.filter_map(|model| model.own_ids.get(&id)).map(|(first, _)| *first).min();
@@ -365,28 +375,30 @@ impl World {
             Some(seq) if seq >= available => Start::At { cursor: seq, from: seq },
             first => Start::Gap { cursor: available, from: first.unwrap_or(0) },
         };
-        assert_eq!(self.log.resume(&id, &topics, sees_private), expected, "{id}");
+        assert_eq!(self.log.resume(&id, selection), expected, "{id}");
     }
 
     fn ask_to_read(&mut self) {
-        let (topics, after, sees_private) = (self.some_topics(), self.some_seq(), self.below(2) == 0);
+        let ((topics, private), after) = (self.some_selection(), self.some_seq());
+        let selection = Selection::mixed(&topics, private);
         let max_frames = self.pick(&[1, 3, 1_000]);
         let max_bytes = self.pick(&[1, 500, 5_000, usize::MAX]);
+        // A private event reaches the subscriber by a topic whose private events it sees.
+        let selected = |frame: &Frame| if frame.private() { &topics[..private] } else { &topics[..] };
         let matches = |frame: &&Arc<Frame>| {
-            let is_read = frame.topics().iter().any(|topic| topics.contains(topic));
-            frame.seq() > after && is_read && (sees_private || !frame.private())
+            frame.seq() > after && frame.topics().iter().any(|topic| selected(frame).contains(topic))
         };
         let first = self.history.iter().filter(matches).find(|frame| {
             let retained = |topic| self.topics[topic].retained.iter().any(|other| other.seq() == frame.seq());
-            frame.topics().iter().any(|topic| topics.contains(topic) && retained(topic))
+            frame.topics().iter().any(|topic| selected(frame).contains(topic) && retained(topic))
         });
-        let found = self.log.first_after(&topics, sees_private, after);
+        let found = self.log.first_after(selection, after);
         assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
 
-        let available = self.available_after(&topics, sees_private);
-        self.check_replay(&topics, sees_private, after, available);
+        let available = self.available_after(selection);
+        self.check_replay(selection, after, available);
         let mut given = Vec::new();
-        let read = self.log.read_after(&topics, sees_private, after, max_frames, max_bytes, &mut given);
+        let read = self.log.read_after(selection, after, max_frames, max_bytes, &mut given);
         if after < available {
             assert_eq!(read, Err(available));
             return;
@@ -409,13 +421,15 @@ impl World {
     }
 
     /// A subscriber that knows what is missing gets all that is left.
-    fn check_replay(&self, topics: &[Topic], sees_private: bool, after: u64, available: u64) {
-        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let retained = models.flat_map(|model| &model.retained);
-        let seen = retained.filter(|frame| sees_private || !frame.private()).map(|frame| frame.seq());
+    fn check_replay(&self, selection: Selection<'_>, after: u64, available: u64) {
+        let models = selection.each().filter_map(|(topic, sees)| Some((self.topics.get(topic)?, sees)));
+        let seen = models.flat_map(|(model, sees)| {
+            model.retained.iter().filter(move |frame| sees || !frame.private()).map(|frame| frame.seq())
+        });
         let expected: BTreeSet<u64> = seen.filter(|seq| *seq > after).collect();
         let (most, mut given) = (usize::MAX, Vec::new());
-        let end = self.log.replay_after(topics, sees_private, after, available, most, most, &mut given);
+        let wanted = Wanted { selection, after, incomplete_until: available };
+        let end = self.log.replay_after(&wanted, most, most, &mut given);
         assert_eq!(end, Ok(self.log.newest().max(after)));
         assert!(given.iter().map(|frame| frame.seq()).eq(expected), "all that is left after {after}");
     }

@@ -37,7 +37,7 @@ fn an_up_to_date_subscriber_of_a_quiet_topic_is_at_the_head_at_once() {
     let subscription = Subscription::new([Topic::new("quiet").unwrap()], WireFormat::Plain, false);
     let mut access = UnsharedLog { log: &mut log, shard: 0 };
     let id = Cursor { epoch, seq: 1 }.to_string();
-    let start = access.resume(&id, subscription.topics(), false);
+    let start = access.resume(&id, subscription.selection());
     let link = delivery.reserve();
     let opened = delivery.open(subscription, Some(start), &mut access);
     assert!(!opened.gap);

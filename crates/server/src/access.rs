@@ -172,20 +172,20 @@ impl Access {
         };
         let topics = subscribe.topics();
         let sight = match verified.grants().sight(topics, uncovered) {
-            Ok(Sight::Mixed(_)) => {
-                // The engine has one switch for a subscription: with private events it would deliver those of the
-                // topics that are not covered, too. Without them the subscriber would miss what its token grants.
-                let advice =
-                    "; it covers other topics of this subscription, so subscribe to these separately";
-                return Err(not_covered(first_uncovered(&verified, topics), advice));
-            }
             Ok(sight) => sight,
             Err(AccessError::TopicNotCovered) => {
-                return Err(not_covered(first_uncovered(&verified, topics), ""));
+                return Err(not_covered(first_uncovered(&verified, topics)));
             }
             Err(reason) => return Err(denied(reason)),
         };
-        let mut subscribe = subscribe.with_private_events(sight == Sight::Private);
+        let mut subscribe = match sight {
+            Sight::Public => subscribe,
+            Sight::Private => subscribe.with_private_events(true),
+            Sight::Mixed(covered) => {
+                let covered: Vec<Topic> = covered.iter().map(|position| topics[*position].clone()).collect();
+                subscribe.with_private_topics(covered)
+            }
+        };
         if let Some(subject) = verified.subject() {
             let too_long = |_| denied(AccessError::Malformed("its subject is too long"));
             subscribe = subscribe.with_subject(Arc::clone(subject)).map_err(too_long)?;
@@ -295,7 +295,7 @@ impl Publisher {
         let Some(verified) = &self.verified else { return Ok(()) };
         let covered = |topic: &&Topic| verified.grants().publish().covers(topic.as_str());
         let uncovered = event.topics().iter().find(|topic| !covered(topic));
-        uncovered.map_or(Ok(()), |topic| Err(not_covered(Some(topic), "")))
+        uncovered.map_or(Ok(()), |topic| Err(not_covered(Some(topic))))
     }
 
     /// Whether the token still holds, for a body that comes for a long time.
@@ -358,9 +358,9 @@ fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t T
 }
 
 /// The topic is the client's own word, so the refusal may name it.
-fn not_covered(topic: Option<&Topic>, advice: &str) -> Denial {
+fn not_covered(topic: Option<&Topic>) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
-    let detail = format!("the token does not cover the topic {shown:?}{advice}");
+    let detail = format!("the token does not cover the topic {shown:?}");
     Denial { reason: AccessError::TopicNotCovered, detail }
 }
 

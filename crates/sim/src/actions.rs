@@ -8,7 +8,7 @@ use fanfare::{Checkpoint, Cursor, Epoch, WireFormat, sim};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, ClientConnection, Request, Resume};
-use crate::history::Interest;
+use crate::history::{Interest, Sight};
 use crate::network::inode;
 use crate::tally::Occurrence;
 use crate::trace::trace;
@@ -141,7 +141,13 @@ impl World {
 
     pub(crate) fn client(&self, resume: Resume) -> Client {
         let shared = &self.shared;
-        let interest = Interest { topics: shared.some_topics(), sees_private: shared.one_in(3) };
+        let topics = shared.some_topics();
+        let sight = match shared.below(6) {
+            0 | 1 => Sight::All,
+            2 | 3 => Sight::Of(vec![topics[shared.below(topics.len())].clone()]),
+            _ => Sight::None,
+        };
+        let interest = Interest { topics, sight };
         let version = shared.pick(&[2, 2, 0, 1]);
         let forms = [Checkpoint::Block, Checkpoint::Block, Checkpoint::Off, Checkpoint::Event];
         let request = Request {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fanfare::{Checkpoint, Cursor, Subscribe, Topic};
 
-use crate::history::Interest;
+use crate::history::{Interest, Sight};
 use crate::wishes::Wishes;
 
 /// Where a request wants to begin.
@@ -128,7 +128,7 @@ impl Client {
         let request = &self.request;
         let mut target = "/events?".to_owned();
         target.extend(request.interest.topics.iter().map(|topic| format!("topic={topic}&")));
-        target.push_str(if request.interest.sees_private { "private&" } else { "" });
+        target.push_str(&sight_text(&request.interest.sight));
         target.push_str(if request.greeting { "hello&" } else { "" });
         target.push_str(if request.gap_events { "" } else { "gap=off&" });
         target.push_str(match request.checkpoint {
@@ -164,10 +164,10 @@ impl Client {
     /// Its request, for a server that has read it.
     pub(crate) fn subscribe(&self) -> Subscribe {
         let request = &self.request;
-        let mut subscribe = Subscribe::to(request.interest.topics.iter().cloned())
+        let subscribe = Subscribe::to(request.interest.topics.iter().cloned())
             .with_gap_events(request.gap_events)
-            .with_private_events(request.interest.sees_private)
             .with_checkpoint(request.checkpoint);
+        let mut subscribe = grant_sight(&sight_text(&request.interest.sight), subscribe);
         if let Some(heartbeat) = request.heartbeat {
             subscribe = subscribe.with_heartbeat(heartbeat);
         }
@@ -184,6 +184,24 @@ impl Client {
 pub(crate) fn greet(subscribe: Subscribe) -> Subscribe {
     let kind = fanfare::EventType::new("hello").expect("a type");
     subscribe.with_greeting(Some(&kind), "you")
+}
+
+/// A sight as parameters of a query.
+pub(crate) fn sight_text(sight: &Sight) -> String {
+    match sight {
+        Sight::None => String::new(),
+        Sight::All => "private&".to_owned(),
+        Sight::Of(topics) => topics.iter().map(|topic| format!("private={topic}&")).collect(),
+    }
+}
+
+/// Grants the sight of a query.
+pub(crate) fn grant_sight(query: &str, subscribe: Subscribe) -> Subscribe {
+    if query.split('&').any(|field| field == "private") {
+        return subscribe.with_private_events(true);
+    }
+    let topics = query.split('&').filter_map(|field| field.strip_prefix("private="));
+    subscribe.with_private_topics(topics.map(topic))
 }
 
 /// A topic of this name.

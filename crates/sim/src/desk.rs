@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fanfare::{Answer, Decision, DecisionTicket, Refusal, Request, Subscribe};
 
-use crate::client::greet;
+use crate::client::{grant_sight, greet};
 use crate::network::Net;
 use crate::shared::Shared;
 use crate::tally::Occurrence;
@@ -115,7 +115,7 @@ pub(crate) fn admission(desk: SharedDesk) -> impl Fn(&Request<'_>) -> Decision +
             Ok(subscribe) => subscribe,
             Err(error) => return Decision::Refuse(error.into()),
         };
-        let subscribe = wishes.grant(subscribe.with_private_events(query.contains("private&")));
+        let subscribe = wishes.grant(grant_sight(query, subscribe));
         if wishes.decision == WhenDecided::AtOnce {
             return Decision::Subscribe(subscribe);
         }

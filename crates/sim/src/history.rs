@@ -28,7 +28,17 @@ pub(crate) struct History {
 #[derive(Clone, Debug)]
 pub(crate) struct Interest {
     pub(crate) topics: Vec<Topic>,
-    pub(crate) sees_private: bool,
+    pub(crate) sight: Sight,
+}
+
+/// Of which topics a subscriber sees private events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    None,
+    /// Of all, also of those that a change adds.
+    All,
+    /// Of these, as long as it has them.
+    Of(Vec<Topic>),
 }
 
 impl Entry {
@@ -38,12 +48,42 @@ impl Entry {
 }
 
 impl Interest {
+    /// Whether it sees private events of this topic.
+    pub(crate) fn sees_private(&self, topic: &Topic) -> bool {
+        match &self.sight {
+            Sight::None => false,
+            Sight::All => true,
+            Sight::Of(topics) => topics.contains(topic),
+        }
+    }
+
+    /// Whether it sees private events of some of its topics and not of others.
+    pub(crate) fn is_mixed(&self) -> bool {
+        let private = self.topics.iter().filter(|topic| self.sees_private(topic)).count();
+        private > 0 && private < self.topics.len()
+    }
+
+    /// It loses the topics that are not among these.
+    pub(crate) fn keep(&mut self, topics: &[Topic]) {
+        self.topics.retain(|topic| topics.contains(topic));
+        if let Sight::Of(private) = &mut self.sight {
+            private.retain(|topic| self.topics.contains(topic));
+        }
+    }
+
+    /// It has these topics from now on.
+    pub(crate) fn change(&mut self, topics: &[Topic]) {
+        self.keep(topics);
+        self.topics = topics.to_vec();
+    }
+
     pub(crate) fn reads(&self, entry: &Entry) -> bool {
         entry.topics.iter().any(|topic| self.topics.contains(topic))
     }
 
     pub(crate) fn wants(&self, entry: &Entry) -> bool {
-        self.reads(entry) && (self.sees_private || !entry.private)
+        let is_seen = |topic: &Topic| !entry.private || self.sees_private(topic);
+        entry.topics.iter().any(|topic| self.topics.contains(topic) && is_seen(topic))
     }
 }
 

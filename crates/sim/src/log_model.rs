@@ -264,15 +264,17 @@ impl LogModel {
 
     /// Every event that interests a subscriber after this number is in the log.
     pub(crate) fn available_after(&self, interest: &Interest) -> u64 {
-        let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private)];
+        let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private(topic))];
         interest.topics.iter().map(of).max().unwrap_or_default()
     }
 
     /// Whether something that interests a subscriber is retained between these numbers.
     fn has_between(&self, interest: &Interest, after: u64, until: u64) -> bool {
-        let retained = interest.topics.iter().flat_map(|topic| &self.topic(topic).retained);
-        let mut wanted = retained.filter(|it| interest.sees_private || !it.is_private);
-        wanted.any(|it| it.seq > after && it.seq <= until)
+        interest.topics.iter().any(|topic| {
+            let sees_private = interest.sees_private(topic);
+            let mut wanted = self.topic(topic).retained.iter().filter(|it| sees_private || !it.is_private);
+            wanted.any(|it| it.seq > after && it.seq <= until)
+        })
     }
 
     /// Whether the log has this event for a subscriber.

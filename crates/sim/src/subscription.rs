@@ -47,13 +47,12 @@ impl Subscription {
     /// It has these topics from now on. `newest` is the newest number that was released, and `begun` the
     /// event in whose middle its socket is.
     pub(crate) fn change(&mut self, topics: &[Topic], newest: u64, begun: Option<u64>) {
-        let stays = |topic: &Topic| topics.contains(topic);
         let mut before = self.current.clone();
-        before.interest.topics.retain(stays);
+        before.interest.keep(topics);
         for (_, stage) in &mut self.stages {
-            stage.interest.topics.retain(stays);
+            stage.interest.keep(topics);
         }
-        self.current.interest.topics = topics.to_vec();
+        self.current.interest.change(topics);
         // Of several changes at one number, the first one says what it keeps.
         if self.stages.back().is_none_or(|(until, _)| *until < newest) {
             self.stages.push_back((newest, before));
@@ -127,17 +126,21 @@ impl Subscription {
 mod tests {
     use super::*;
     use crate::client::topic;
+    use crate::history::Sight;
 
     /// What stays is what stayed in each change since, and what comes begins behind the change.
     #[test]
     fn each_number_has_its_topics() {
         let topics = |names: &str| -> Vec<Topic> { names.split(' ').map(topic).collect() };
-        let mut of = Subscription::new(Interest { topics: topics("a b c"), sees_private: true });
+        let mut of = Subscription::new(Interest { topics: topics("a b c"), sight: Sight::Of(topics("b c")) });
         of.change(&topics("a b d"), 10, None);
         of.change(&topics("a c d"), 20, None);
         for (seq, expected) in [(10, "a"), (11, "a d"), (20, "a d"), (21, "a c d")] {
             assert_eq!(of.interest_at(seq).topics, topics(expected), "{seq}");
+            assert!(!of.interest_at(seq).sees_private(&topic("a")), "{seq}");
         }
+        // A topic that went and came again is a topic that is added.
+        assert!(of.interest_at(9).sight == Sight::Of(Vec::new()));
         of.pass(15);
         assert_eq!(of.changes(), 1);
         of.pass(20);

@@ -57,6 +57,10 @@ occurrences! {
     MatchedTwice: "events that matched twice",
     /// A private event passed by a subscriber that must not see it.
     PrivateHidden: "private events withheld",
+    /// The same, and the subscriber sees private events of other topics.
+    PrivateOfOthersHidden: "private events withheld from subscribers that see those of other topics",
+    /// A private event that came to such a subscriber.
+    PrivateOfSomeSeen: "private events of subscribers that see those of some topics",
     /// A batch of several events.
     Batch: "batches",
     /// A batch that got its numbers.

@@ -339,8 +339,13 @@ impl Verifier {
         assert_eq!((id.as_str(), kind), (expected.0.as_str(), expected.1), "the id and the type of {seq}");
         shared.note_delivery(entry, interest);
         let is_hidden = |entry: &&Entry| interest.reads(entry) && !interest.wants(entry);
-        let hidden = history.between(cursor, seq).iter().filter(is_hidden).count();
-        shared.tally.borrow_mut().add(Occurrence::PrivateHidden, hidden as u64);
+        let hidden = history.between(cursor, seq).iter().filter(is_hidden).count() as u64;
+        let mut tally = shared.tally.borrow_mut();
+        tally.add(Occurrence::PrivateHidden, hidden);
+        if interest.is_mixed() {
+            tally.add(Occurrence::PrivateOfOthersHidden, hidden);
+            tally.add(Occurrence::PrivateOfSomeSeen, u64::from(entry.private));
+        }
         Item { id: Some(id), has: seq }
     }
 

@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_proto::audience::Subscription;
 use fanfare_proto::event::{EventType, Retry, Topic};
 use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::MAX_SUBJECT_BYTES;
+use fanfare_proto::link::Encoding;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
@@ -23,7 +25,7 @@ pub struct Subscribe {
     pub(crate) gap_events: bool,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) heartbeat: Option<Duration>,
-    pub(crate) sees_private: bool,
+    pub(crate) private: PrivateEvents,
     pub(crate) headers: String,
     pub(crate) retry: Option<Retry>,
     pub(crate) greeting: Vec<u8>,
@@ -31,9 +33,50 @@ pub struct Subscribe {
     pub(crate) data: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) members: Vec<Member>,
-    pub(crate) written_head: Option<WrittenHead>,
+    pub(crate) written_head: Option<Box<WrittenHead>>,
     /// Set where the connection is known.
     pub(crate) via: Via,
+}
+
+/// Of which topics private events are delivered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PrivateEvents {
+    /// Of all, also of those that a change adds.
+    all: bool,
+    /// Of these. Few subscriptions name some, so they cost the others one word.
+    of: Option<Box<PrivateTopics>>,
+}
+
+/// Topics of which private events are delivered, sorted.
+#[derive(Clone, Debug)]
+struct PrivateTopics {
+    topics: Vec<Topic>,
+}
+
+impl PrivateEvents {
+    /// Of all topics, or of none.
+    pub(crate) fn of_all(all: bool) -> PrivateEvents {
+        PrivateEvents { all, of: None }
+    }
+
+    /// Of these topics.
+    pub(crate) fn of(topics: impl IntoIterator<Item = Topic>) -> PrivateEvents {
+        let mut topics: Vec<Topic> = topics.into_iter().collect();
+        topics.sort_unstable();
+        topics.dedup();
+        PrivateEvents { all: false, of: Some(Box::new(PrivateTopics { topics })) }
+    }
+
+    fn has(&self, topic: &Topic) -> bool {
+        self.all || self.of.as_ref().is_some_and(|of| of.topics.binary_search(topic).is_ok())
+    }
+
+    /// Moves the topics of which private events are delivered to the front. The order is the same otherwise. Answers
+    /// how many they are.
+    pub(crate) fn sort(&self, topics: &mut [Topic]) -> usize {
+        topics.sort_by_key(|topic| !self.has(topic));
+        topics.partition_point(|topic| self.has(topic))
+    }
 }
 
 impl Subscribe {
@@ -103,9 +146,26 @@ impl Subscribe {
         self
     }
 
-    /// Whether private events of these topics are delivered. The default is no.
+    /// Whether private events of all topics are delivered, also of those that [`crate::Hub::change_topics`] adds. The
+    /// default is no.
     pub fn with_private_events(mut self, sees: bool) -> Subscribe {
-        self.sees_private = sees;
+        self.private = PrivateEvents::of_all(sees);
+        self
+    }
+
+    /// Private events of these topics are delivered, and only public ones of the others. Topics that are not those of
+    /// the subscription make no difference. An event with several topics is delivered where one of them is among these.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use fanfare::{Subscribe, Topic};
+    ///
+    /// let (news, account) = (Topic::new("news")?, Topic::new("accounts/7")?);
+    /// let subscribe = Subscribe::to([news, account.clone()]).with_private_topics([account]);
+    /// # Ok(()) }
+    /// ```
+    pub fn with_private_topics(mut self, topics: impl IntoIterator<Item = Topic>) -> Subscribe {
+        self.private = PrivateEvents::of(topics);
         self
     }
 
@@ -128,7 +188,7 @@ impl Subscribe {
     /// than 16 KiB. Whether it says `chunked` has to agree with the wire format, which [`crate::Hub::adopt`]
     /// checks.
     pub fn with_response_head(mut self, bytes: impl Into<Vec<u8>>) -> Result<Subscribe, InvalidHead> {
-        self.written_head = Some(WrittenHead::parse(bytes.into())?);
+        self.written_head = Some(Box::new(WrittenHead::parse(bytes.into())?));
         Ok(self)
     }
 
@@ -203,6 +263,15 @@ impl Subscribe {
     /// The topics.
     pub fn topics(&self) -> &[Topic] {
         &self.topics
+    }
+
+    /// The same as the engine knows it.
+    pub(crate) fn subscription(&self, encoding: Encoding) -> Subscription {
+        let topics = self.topics.iter().cloned();
+        match &self.private.of {
+            None => Subscription::new(topics, encoding, self.private.all),
+            Some(_) => Subscription::with_private(topics, encoding, |topic| self.private.has(topic)),
+        }
     }
 
     /// Where it resumes.

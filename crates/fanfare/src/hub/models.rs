@@ -10,6 +10,7 @@ use std::time::Duration;
 use fanfare_proto::event::Topic;
 use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::limits::Limits;
+use fanfare_proto::selection::Selection;
 use loom::sync::Notify;
 use loom::thread;
 
@@ -22,7 +23,7 @@ use crate::sync::AtomicUsize;
 
 /// Every frame of these topics.
 fn wanted(topics: &[Topic]) -> Wanted<'_> {
-    Wanted { topics, sees_private: true, after: 0, incomplete_until: 0 }
+    Wanted { selection: Selection::of(topics, true), after: 0, incomplete_until: 0 }
 }
 
 /// A task's waker on a thread of the model.

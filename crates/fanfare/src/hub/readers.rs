@@ -39,12 +39,13 @@ use fanfare_proto::event_log::Wanted;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::{LOCAL_READ_BYTES, LOCAL_READ_FRAMES};
 use fanfare_proto::log::Start;
+use fanfare_proto::selection::Selection;
 use futures_core::Stream;
 
 use super::line::{Task, WaitBy, WaitingPublishers};
 use super::tasks::Tasks;
 use super::{Hub, Inner};
-use crate::admission::WrongTopics;
+use crate::admission::{PrivateEvents, WrongTopics};
 use crate::shard_thread;
 use crate::shared_log::{LockedLog, ProcessLog};
 pub use items::{Gap, LogPage, ReadItem, ReceivedEvent};
@@ -58,7 +59,7 @@ pub struct ReaderBuilder<'hub> {
     hub: &'hub Hub,
     topics: Vec<Topic>,
     resume: Option<String>,
-    sees_private: bool,
+    private: PrivateEvents,
 }
 
 /// A reader in the same process: it gets every event of its topics once, in the order that all subscribers
@@ -99,8 +100,10 @@ pub struct Reader {
     tasks: Arc<Tasks>,
     clock: Clock,
     place: Place,
+    /// Those of which it reads private events, then the others.
     topics: Box<[Topic]>,
-    sees_private: bool,
+    /// Of how many topics it reads private events.
+    private_topics: usize,
     /// Everything up to this number was given or is in the portion.
     after: u64,
     /// The reader knows that events up to this number are gone.
@@ -186,7 +189,7 @@ impl Hub {
                 different.push(topic);
             }
         }
-        ReaderBuilder { hub: self, topics: different, resume: None, sees_private: false }
+        ReaderBuilder { hub: self, topics: different, resume: None, private: PrivateEvents::default() }
     }
 
     /// Reads retained events of a topic: at most `limit` of those that follow the event with the id `after`.
@@ -222,9 +225,15 @@ impl ReaderBuilder<'_> {
         self
     }
 
-    /// Whether private events are read, too. The default is no.
+    /// Whether private events of all topics are read, too. The default is no.
     pub fn with_private_events(mut self, sees: bool) -> Self {
-        self.sees_private = sees;
+        self.private = PrivateEvents::of_all(sees);
+        self
+    }
+
+    /// Private events of these topics are read, and only public ones of the others.
+    pub fn with_private_topics(mut self, topics: impl IntoIterator<Item = Topic>) -> Self {
+        self.private = PrivateEvents::of(topics);
         self
     }
 
@@ -245,16 +254,18 @@ impl ReaderBuilder<'_> {
     }
 
     /// The reader, without a thread to wake it where it is a task.
-    pub(crate) fn open(self) -> Result<Reader, ReaderError> {
+    pub(crate) fn open(mut self) -> Result<Reader, ReaderError> {
         self.check()?;
+        let private_topics = self.private.sort(&mut self.topics);
+        let selection = Selection::mixed(&self.topics, private_topics);
         let Inner { common, tasks, clock, limits, .. } = &*self.hub.inner;
         let mut log = common.log.lock_unless_broken().ok_or(ReaderError::Stopped)?;
-        let (start, gap) = self.start(&log);
+        let (start, gap) = self.start(selection, &log);
         let most = limits.local_readers;
         let place = common
             .waiting
             .readers()
-            .add(&mut log, &self.topics, self.sees_private, most)
+            .add(&mut log, selection, most)
             .ok_or(ReaderError::TooManyReaders { limit: most })?;
         drop(log);
         Ok(Reader {
@@ -264,7 +275,7 @@ impl ReaderBuilder<'_> {
             clock: *clock,
             place,
             topics: self.topics.into(),
-            sees_private: self.sees_private,
+            private_topics,
             after: start.from(),
             incomplete_until: start.cursor(),
             given: start.from(),
@@ -292,20 +303,17 @@ impl ReaderBuilder<'_> {
     /// assert_eq!(page.events()[0].data().as_deref(), Some("7"));
     /// # Ok(()) }
     /// ```
-    pub fn page(self, limit: usize) -> Result<LogPage, ReaderError> {
+    pub fn page(mut self, limit: usize) -> Result<LogPage, ReaderError> {
         self.check()?;
+        let private_topics = self.private.sort(&mut self.topics);
+        let selection = Selection::mixed(&self.topics, private_topics);
         let process = &self.hub.inner.common.log;
         let epoch = process.epoch();
         let mut log = process.lock_unless_broken().ok_or(ReaderError::Stopped)?;
-        let (start, gap) = self.start(&log);
+        let (start, gap) = self.start(selection, &log);
         let (mut after, mut is_last, mut frames) = (start.from(), false, Vec::new());
         while frames.len() < limit.max(1) && !is_last {
-            let wanted = Wanted {
-                topics: &self.topics,
-                sees_private: self.sees_private,
-                after,
-                incomplete_until: start.cursor(),
-            };
+            let wanted = Wanted { selection, after, incomplete_until: start.cursor() };
             let most = LOCAL_READ_FRAMES.min(limit.max(1) - frames.len());
             // What the log has dropped since is a gap of the next page.
             let Ok(up_to) = log.read_after(&wanted, most, LOCAL_READ_BYTES, &mut frames) else { break };
@@ -329,12 +337,12 @@ impl ReaderBuilder<'_> {
 
     /// Where it begins, and whether it begins with a gap. A number that is newer than everything here
     /// is a gap at once: no other part of this process has had it.
-    fn start(&self, log: &LockedLog<'_>) -> (Start, Option<Gap>) {
+    fn start(&self, selection: Selection<'_>, log: &LockedLog<'_>) -> (Start, Option<Gap>) {
         let Some(id) = &self.resume else {
             let newest = log.newest();
             return (Start::At { cursor: newest, from: newest }, None);
         };
-        let start = log.resume(id, &self.topics, self.sees_private);
+        let start = log.resume(id, selection);
         let until = Cursor { epoch: self.hub.inner.common.log.epoch(), seq: start.cursor() };
         let gap = start.is_gap().then(|| Gap { after: id.clone(), until });
         (start, gap)
@@ -487,8 +495,7 @@ impl Reader {
         }
         let Some(log) = self.log.lock_unless_broken() else { return Look::End };
         let wanted = Wanted {
-            topics: &self.topics,
-            sees_private: self.sees_private,
+            selection: Selection::mixed(&self.topics, self.private_topics),
             after: self.after,
             incomplete_until: self.incomplete_until,
         };

@@ -23,6 +23,7 @@ use fanfare_proto::event_log::{EventLog, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
+use fanfare_proto::selection::Selection;
 
 use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle, Visibility};
 use crate::Engine;
@@ -41,7 +42,7 @@ pub(crate) struct Shard {
 
 /// Every frame of these topics.
 fn wanted(topics: &[Topic]) -> Wanted<'_> {
-    Wanted { topics, sees_private: true, after: 0, incomplete_until: 0 }
+    Wanted { selection: Selection::of(topics, true), after: 0, incomplete_until: 0 }
 }
 
 /// A hub with shards that the test acts for. Each of them reads these topics.

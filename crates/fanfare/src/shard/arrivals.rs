@@ -308,7 +308,7 @@ impl<I: Io> Shard<I> {
     fn reply(&mut self, socket: Socket, reply: Reply, now: Duration) {
         match reply {
             Reply::Subscribe(subscribe, encoding) => {
-                let start = self.start_of(&subscribe);
+                let start = self.start_of(&subscribe, encoding);
                 // Any client can ask for a number that will not come: such subscribers may not take the room
                 // of other requests.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);

@@ -396,7 +396,7 @@ impl Audiences {
 
     /// Whether an audience reads this topic.
     pub fn reads(&self, id: AudienceId, topic: &Topic) -> bool {
-        self.table[id.0].subscription.topics().binary_search(topic).is_ok()
+        self.table[id.0].subscription.has(topic)
     }
 
     /// When the last completed pass began.

@@ -153,7 +153,7 @@ impl Delivery {
         let slot = key.slot;
         let stream = self.subscribers[slot as usize].stream;
         let before = Arc::clone(self.audiences.subscription(stream.audience));
-        let after = Subscription::new(topics, before.encoding(), before.sees_private());
+        let after = before.with_topics(topics);
         if after == *before {
             return Changed::Changed;
         }

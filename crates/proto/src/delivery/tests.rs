@@ -12,6 +12,7 @@ use crate::limits::{
     RetentionRule,
 };
 use crate::log::{Log, Start};
+use crate::selection::Selection;
 use crate::stream::StreamOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -288,8 +289,8 @@ fn a_stream_is_no_member_before_it_has_passed_what_is_incomplete() {
         mail.push(frame);
     }
     world.log.trim(world.now, usize::MAX, &mut Vec::new());
-    let incomplete_until =
-        world.log.available_after(&["a", "b"].map(|name| Topic::new(name).unwrap()), false);
+    let topics = ["a", "b"].map(|name| Topic::new(name).unwrap());
+    let incomplete_until = world.log.available_after(Selection::of(&topics, false));
     assert_eq!(incomplete_until, 3);
     world.begin_at(&["a", "b"], Some(Start::Gap { cursor: incomplete_until, from: 1 }), None);
     let counts = |world: &World| (world.delivery.laggards(), world.delivery.counts().gaps);

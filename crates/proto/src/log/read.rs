@@ -8,7 +8,9 @@ use super::topic::FrameQueue;
 use super::{EARLIEST, Log};
 use crate::cursor::Cursor;
 use crate::event::Topic;
+use crate::event_log::Wanted;
 use crate::frame::{Frame, WireFormat};
+use crate::selection::Selection;
 
 /// Where a resuming subscriber starts.
 ///
@@ -64,13 +66,12 @@ impl Start {
 }
 
 impl Log {
-    /// Where a subscriber of `topics` starts that says it has everything up to the event `id`. Private frames
-    /// count only with `sees_private`.
+    /// Where a subscriber of this selection starts that says it has everything up to the event `id`.
     ///
     /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
     /// bears) is a gap, and the subscriber gets everything retained.
-    pub fn resume(&self, id: &str, topics: &[Topic], sees_private: bool) -> Start {
-        let cursor = self.available_after(topics, sees_private);
+    pub fn resume(&self, id: &str, selection: Selection<'_>) -> Start {
+        let cursor = self.available_after(selection);
         if id == EARLIEST {
             return Start::At { cursor, from: 0 };
         }
@@ -78,7 +79,7 @@ impl Log {
             Some(Cursor { epoch, seq }) if epoch == self.epoch => Some(seq),
             // No publisher may give an event an id of this form.
             Some(_) => None,
-            None => self.first_with_own_id(id, topics),
+            None => self.first_with_own_id(id, selection.topics()),
         };
         match seq {
             Some(seq) if seq > self.newest => Start::Ahead { seq, cursor },
@@ -95,10 +96,9 @@ impl Log {
         retained.filter_map(|retained| retained.own_ids()?.first(id, self.keys)).min()
     }
 
-    /// Every frame of `topics` after this `seq` is here; at or before it some may have been dropped. Private
-    /// frames count only with `sees_private`.
-    pub fn available_after(&self, topics: &[Topic], sees_private: bool) -> u64 {
-        let dropped = topics.iter().map(|topic| {
+    /// Every frame of this selection after this `seq` is here; at or before it some may have been dropped.
+    pub fn available_after(&self, selection: Selection<'_>) -> u64 {
+        let dropped = selection.each().map(|(topic, sees_private)| {
             let hash = self.keys.hash(topic.as_str());
             let dropped = match self.find_hashed(topic, hash) {
                 Some(slot) => self.topics[slot].dropped,
@@ -109,48 +109,46 @@ impl Log {
         dropped.max().unwrap_or(self.newest)
     }
 
-    /// Appends to `into` the frames of `topics` after `after`, in order, each once: at most `max_frames`, and
-    /// at most `max_bytes` of wire bytes but always one; private ones only with `sees_private`.
+    /// Appends to `into` the frames of this selection after `after`, in order, each once: at most `max_frames`,
+    /// and at most `max_bytes` of wire bytes but always one.
     ///
     /// Gives the cursor up to which the subscriber has everything once it has these: [`Log::newest`] where
     /// the end was reached, else the last frame's `seq`.
     ///
-    /// # Errors Frames of these topics after `after` are gone; with [`Log::available_after`], from where on
-    /// all are here.
+    /// # Errors
+    /// Frames of this selection after `after` are gone; with [`Log::available_after`], from where on all are
+    /// here.
     pub fn read_after(
         &self,
-        topics: &[Topic],
-        sees_private: bool,
+        selection: Selection<'_>,
         after: u64,
         max_frames: usize,
         max_bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        self.replay_after(topics, sees_private, after, after, max_frames, max_bytes, into)
+        let wanted = Wanted { selection, after, incomplete_until: after };
+        self.replay_after(&wanted, max_frames, max_bytes, into)
     }
 
-    /// The same as [`Log::read_after`] for a subscriber that knows that frames up to `incomplete_until` are
-    /// missing: what is left of them it gets.
+    /// The same as [`Log::read_after`] for a subscriber that knows that frames up to
+    /// [`Wanted::incomplete_until`] are missing: what is left of them it gets.
     ///
     /// # Errors
     /// Frames after both `after` and `incomplete_until` are gone; with [`Log::available_after`].
-    #[allow(clippy::too_many_arguments, reason = "the subscriber's five, and the two bounds of a run")]
     pub fn replay_after(
         &self,
-        topics: &[Topic],
-        sees_private: bool,
-        after: u64,
-        incomplete_until: u64,
+        wanted: &Wanted<'_>,
         max_frames: usize,
         max_bytes: usize,
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
-        let available = self.available_after(topics, sees_private);
+        let Wanted { selection, after, incomplete_until } = *wanted;
+        let available = self.available_after(selection);
         if available > after.max(incomplete_until) {
             return Err(available);
         }
         let (mut cursor, mut count, mut bytes) = (after, 0, 0_usize);
-        for frame in self.frames_after(topics, sees_private, after) {
+        for frame in self.frames_after(selection, after) {
             bytes += frame.wire(WireFormat::Chunked).len();
             if count >= max_frames.max(1) || (count > 0 && bytes > max_bytes) {
                 return Ok(cursor);
@@ -162,14 +160,15 @@ impl Log {
         Ok(after.max(self.newest))
     }
 
-    /// The first retained frame of `topics` after `after`.
-    pub fn first_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> Option<&Arc<Frame>> {
-        self.frames_after(topics, sees_private, after).next()
+    /// The first retained frame of this selection after `after`.
+    pub fn first_after(&self, selection: Selection<'_>, after: u64) -> Option<&Arc<Frame>> {
+        self.frames_after(selection, after).next()
     }
 
-    fn frames_after(&self, topics: &[Topic], sees_private: bool, after: u64) -> FramesAfter<'_> {
+    fn frames_after(&self, selection: Selection<'_>, after: u64) -> FramesAfter<'_> {
         let mut queues = SmallVec::new();
-        for slot in topics.iter().filter_map(|topic| self.find(topic)) {
+        for (topic, sees_private) in selection.each() {
+            let Some(slot) = self.find(topic) else { continue };
             let Some(retained) = self.topics[slot].retained.as_deref() else { continue };
             for queue in retained.queues(sees_private) {
                 let next = queue.partition_point(|(seq, _)| *seq <= after);

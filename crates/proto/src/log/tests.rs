@@ -3,7 +3,9 @@
 use super::*;
 use crate::cursor::Cursor;
 use crate::event::{Event, EventId};
+use crate::event_log::Wanted;
 use crate::limits::{APPEND_DROPS, RetentionRule, TopicPattern};
+use crate::selection::Selection;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MIB: usize = 1 << 20;
@@ -44,21 +46,34 @@ fn append_own(log: &mut Log, name: &str, id: &str) {
     append_at(log, event.with_data("x"), Duration::ZERO);
 }
 
+fn all(topics: &[Topic]) -> Selection<'_> {
+    Selection::of(topics, true)
+}
+
+fn public(topics: &[Topic]) -> Selection<'_> {
+    Selection::of(topics, false)
+}
+
+fn wanted(selection: Selection<'_>, after: u64, incomplete_until: u64) -> Wanted<'_> {
+    Wanted { selection, after, incomplete_until }
+}
+
 fn trim_all(log: &mut Log, now: Duration) {
     log.trim(now, usize::MAX, &mut Vec::new());
 }
 
 fn read(log: &Log, topics: &[Topic], after: u64) -> Result<Vec<u64>, u64> {
     let mut frames = Vec::new();
-    log.read_after(topics, true, after, usize::MAX, usize::MAX, &mut frames)?;
+    log.read_after(all(topics), after, usize::MAX, usize::MAX, &mut frames)?;
     Ok(frames.iter().map(|frame| frame.seq()).collect())
 }
 
 /// Everything that is retained of some topics.
 fn retained(log: &Log, topics: &[Topic]) -> Vec<u64> {
-    let start = log.resume(EARLIEST, topics, true);
+    let start = log.resume(EARLIEST, all(topics));
     let mut frames = Vec::new();
-    let end = log.replay_after(topics, true, start.from(), start.cursor(), 1 << 20, 1 << 30, &mut frames);
+    let end =
+        log.replay_after(&wanted(all(topics), start.from(), start.cursor()), 1 << 20, 1 << 30, &mut frames);
     assert_eq!((end, start.is_gap()), (Ok(log.newest()), false));
     frames.iter().map(|frame| frame.seq()).collect()
 }
@@ -94,7 +109,7 @@ fn subscribers_get_their_topics_in_order_and_each_event_once() {
     assert_eq!(read(&log, &both, 0).unwrap(), [1, 2, 3, 5]);
     assert_eq!(read(&log, &both, 3).unwrap(), [5]);
     assert_eq!(read(&log, &[topic("unknown")], 0).unwrap(), [] as [u64; 0]);
-    assert_eq!(log.first_after(&both, true, 1).map(|frame| frame.seq()), Some(2));
+    assert_eq!(log.first_after(all(&both), 1).map(|frame| frame.seq()), Some(2));
     log.check();
 }
 
@@ -109,7 +124,7 @@ fn numbers_rise_and_may_have_holes() {
     assert_eq!(read(&log, &a, 0).unwrap(), [3, 4, 1_000, 1_000_000_000_000]);
     // Also from a number that no frame has.
     assert_eq!(read(&log, &a, 500).unwrap(), [1_000, 1_000_000_000_000]);
-    assert_eq!(log.resume(&id(&log, 500), &a, true), at(500));
+    assert_eq!(log.resume(&id(&log, 500), all(&a)), at(500));
     log.check();
 }
 
@@ -154,7 +169,7 @@ fn retention_by_count_bytes_and_age() {
     let mut none = log(0);
     append(&mut none, "a");
     assert!(none.is_empty() && none.topic(&a[0]).is_none());
-    assert_eq!(none.resume(&id(&none, 0), &a, true), gap(1, 0));
+    assert_eq!(none.resume(&id(&none, 0), all(&a)), gap(1, 0));
     for log in [by_count, by_bytes, by_age, none] {
         log.check();
     }
@@ -277,13 +292,13 @@ fn a_cursor_before_what_is_retained_is_a_gap() {
         append(&mut log, "a");
     }
     let a = [topic("a")];
-    assert_eq!(log.resume(&id(&log, 2), &a, true), gap(3, 2));
+    assert_eq!(log.resume(&id(&log, 2), all(&a)), gap(3, 2));
     assert_eq!(read(&log, &a, 2), Err(3));
     // Everything after 3 is retained, so a subscriber at 3 misses nothing.
-    assert_eq!(log.resume(&id(&log, 3), &a, true), at(3));
-    assert_eq!(log.resume(&id(&log, 5), &a, true), at(5));
-    assert_eq!(log.resume(EARLIEST, &a, true), Start::At { cursor: 3, from: 0 });
-    assert_eq!(log.available_after(&[], true), 5);
+    assert_eq!(log.resume(&id(&log, 3), all(&a)), at(3));
+    assert_eq!(log.resume(&id(&log, 5), all(&a)), at(5));
+    assert_eq!(log.resume(EARLIEST, all(&a)), Start::At { cursor: 3, from: 0 });
+    assert_eq!(log.available_after(all(&[])), 5);
 }
 
 #[test]
@@ -292,13 +307,13 @@ fn unknown_epochs_and_ids_are_gaps_and_future_numbers_are_ahead() {
     append(&mut log, "a");
     let a = [topic("a")];
     let start = gap(0, 0);
-    assert_eq!(log.resume(&Cursor { epoch: Epoch::new(8), seq: 1 }.to_string(), &a, true), start);
-    assert_eq!(log.resume("never-seen", &a, true), start);
-    let ahead = log.resume(&id(&log, 2), &a, true);
+    assert_eq!(log.resume(&Cursor { epoch: Epoch::new(8), seq: 1 }.to_string(), all(&a)), start);
+    assert_eq!(log.resume("never-seen", all(&a)), start);
+    let ahead = log.resume(&id(&log, 2), all(&a));
     assert_eq!(ahead, Start::Ahead { seq: 2, cursor: 0 });
-    assert!(ahead.is_gap() && start.is_gap() && !log.resume(EARLIEST, &a, true).is_gap());
+    assert!(ahead.is_gap() && start.is_gap() && !log.resume(EARLIEST, all(&a)).is_gap());
     append(&mut log, "b");
-    assert_eq!(log.resume(&id(&log, 2), &a, true), at(2));
+    assert_eq!(log.resume(&id(&log, 2), all(&a)), at(2));
 }
 
 /// Once, a subscriber of a quiet topic that reconnected after another topic had been forgotten was told of a
@@ -320,14 +335,14 @@ fn a_forgotten_topic_is_no_gap_for_another_one() {
     trim_all(&mut log, 3600 * SECOND);
     assert_eq!((log.len(), log.topic_count()), (0, 0), "all topics are forgotten");
     log.check();
-    assert_eq!(log.resume(&id(&log, 2), &quiet, true), at(2));
-    assert_eq!(log.resume(&id(&log, 1), &quiet, true), gap(2, 1));
-    assert_eq!(log.resume(&id(&log, 0), &other, true), at(0));
+    assert_eq!(log.resume(&id(&log, 2), all(&quiet)), at(2));
+    assert_eq!(log.resume(&id(&log, 1), all(&quiet)), gap(2, 1));
+    assert_eq!(log.resume(&id(&log, 0), all(&other)), at(0));
     // A new entry knows what the tombstone knew, and a new tombstone what the entry knew.
     log.add_reader(&quiet, 0);
-    assert_eq!(log.available_after(&quiet, true), 2);
+    assert_eq!(log.available_after(all(&quiet)), 2);
     log.remove_reader(&quiet, 0);
-    assert_eq!(log.available_after(&quiet, true), 2);
+    assert_eq!(log.available_after(all(&quiet)), 2);
     log.check();
 }
 
@@ -343,15 +358,15 @@ fn a_gap_in_one_topic_does_not_cost_what_another_one_retains() {
     }
     let both = [topic("busy"), topic("quiet")];
     assert_eq!(retained(&log, &both), [1, 2, 10, 11, 12]);
-    let start = log.resume(&id(&log, 1), &both, true);
+    let start = log.resume(&id(&log, 1), all(&both));
     assert_eq!(start, gap(9, 1));
     // In pieces; a loss beyond the gap that the subscriber knows of is told.
     let mut frames = Vec::new();
-    assert_eq!(log.replay_after(&both, false, 1, 9, 1, 1 << 20, &mut frames), Ok(2));
-    assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Ok(10));
+    assert_eq!(log.replay_after(&wanted(public(&both), 1, 9), 1, 1 << 20, &mut frames), Ok(2));
+    assert_eq!(log.replay_after(&wanted(public(&both), 2, 9), 1, 1 << 20, &mut frames), Ok(10));
     append(&mut log, "busy");
-    assert_eq!(log.replay_after(&both, false, 2, 9, 1, 1 << 20, &mut frames), Err(10));
-    assert_eq!(log.read_after(&both, false, 10, 9, 1 << 20, &mut frames), Ok(13));
+    assert_eq!(log.replay_after(&wanted(public(&both), 2, 9), 1, 1 << 20, &mut frames), Err(10));
+    assert_eq!(log.read_after(public(&both), 10, 9, 1 << 20, &mut frames), Ok(13));
     assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [2, 10, 11, 12, 13]);
 }
 
@@ -365,10 +380,10 @@ fn what_the_log_cannot_remember_is_a_gap() {
     }
     trim_all(&mut log, 3600 * SECOND);
     log.check();
-    let start = log.resume(&id(&log, 0), &[topic("first")], true);
+    let start = log.resume(&id(&log, 0), all(&[topic("first")]));
     assert!(start.is_gap() && start.cursor() > 1_000, "{start:?}");
-    assert_eq!(log.resume(&id(&log, 1_999), &[topic("t1999")], true), gap(2_001, 1_999));
-    assert_eq!(log.resume(&id(&log, 2_001), &[topic("t1999")], true), at(2_001));
+    assert_eq!(log.resume(&id(&log, 1_999), all(&[topic("t1999")])), gap(2_001, 1_999));
+    assert_eq!(log.resume(&id(&log, 2_001), all(&[topic("t1999")])), at(2_001));
 }
 
 /// Once, the log kept one number for both: a subscriber without the grant was told of a gap, or was cut, when
@@ -381,13 +396,13 @@ fn a_private_frame_that_is_dropped_is_no_gap_for_a_subscriber_without_the_grant(
         append_at(&mut log, Event::new(topic("a")).with_private(private), Duration::ZERO);
     }
     // The public frame 1 and the private frames 2 and 3 are gone.
-    assert_eq!((log.available_after(&a, false), log.available_after(&a, true)), (1, 3));
-    assert_eq!(log.resume(&id(&log, 1), &a, false), at(1));
-    assert_eq!(log.resume(&id(&log, 1), &a, true), gap(3, 1));
-    assert_eq!(log.resume(&id(&log, 0), &a, false), gap(1, 0));
+    assert_eq!((log.available_after(public(&a)), log.available_after(all(&a))), (1, 3));
+    assert_eq!(log.resume(&id(&log, 1), public(&a)), at(1));
+    assert_eq!(log.resume(&id(&log, 1), all(&a)), gap(3, 1));
+    assert_eq!(log.resume(&id(&log, 0), public(&a)), gap(1, 0));
     let mut frames = Vec::new();
-    assert_eq!(log.read_after(&a, true, 1, 9, 1 << 20, &mut frames), Err(3));
-    assert_eq!(log.read_after(&a, false, 1, 9, 1 << 20, &mut frames), Ok(6));
+    assert_eq!(log.read_after(all(&a), 1, 9, 1 << 20, &mut frames), Err(3));
+    assert_eq!(log.read_after(public(&a), 1, 9, 1 << 20, &mut frames), Ok(6));
     assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [6]);
     // The topic's tombstone knows both numbers as well, and its next entry has them from there.
     let mut only_private = log_of(retention(9), 64 * MIB);
@@ -399,9 +414,9 @@ fn a_private_frame_that_is_dropped_is_no_gap_for_a_subscriber_without_the_grant(
             only_private.add_reader(&a, 0);
         }
         assert_eq!(only_private.topic_count(), usize::from(has_entry));
-        assert_eq!((only_private.available_after(&a, false), only_private.available_after(&a, true)), (0, 1));
-        assert_eq!(only_private.resume(&id(&only_private, 0), &a, false), at(0));
-        assert_eq!(only_private.resume(&id(&only_private, 0), &a, true), gap(1, 0));
+        assert_eq!((only_private.available_after(public(&a)), only_private.available_after(all(&a))), (0, 1));
+        assert_eq!(only_private.resume(&id(&only_private, 0), public(&a)), at(0));
+        assert_eq!(only_private.resume(&id(&only_private, 0), all(&a)), gap(1, 0));
         only_private.check();
     }
 }
@@ -419,11 +434,11 @@ fn a_log_that_begins_in_the_middle_has_nothing_before() {
     assert_eq!(log.newest(), 1_001);
     for topics in [&a, &b] {
         for sees_private in [false, true] {
-            assert_eq!(log.available_after(topics, sees_private), 1_000);
-            assert_eq!(log.resume(&id(&log, 1_000), topics, sees_private), at(1_000));
-            assert_eq!(log.resume(&id(&log, 999), topics, sees_private), gap(1_000, 999));
+            assert_eq!(log.available_after(Selection::of(topics, sees_private)), 1_000);
+            assert_eq!(log.resume(&id(&log, 1_000), Selection::of(topics, sees_private)), at(1_000));
+            assert_eq!(log.resume(&id(&log, 999), Selection::of(topics, sees_private)), gap(1_000, 999));
             let earliest = Start::At { cursor: 1_000, from: 0 };
-            assert_eq!(log.resume(EARLIEST, topics, sees_private), earliest);
+            assert_eq!(log.resume(EARLIEST, Selection::of(topics, sees_private)), earliest);
         }
     }
     assert_eq!(read(&log, &a, 999), Err(1_000));
@@ -431,7 +446,7 @@ fn a_log_that_begins_in_the_middle_has_nothing_before() {
     // Also a topic that loses frames and is forgotten keeps to it.
     log.remove_reader(&b, 0);
     trim_all(&mut log, 3600 * SECOND);
-    assert_eq!((log.available_after(&a, true), log.available_after(&b, true)), (1_001, 1_000));
+    assert_eq!((log.available_after(all(&a)), log.available_after(all(&b))), (1_001, 1_000));
     log.check();
 }
 
@@ -451,7 +466,7 @@ fn traffic_of_other_topics_is_no_gap_for_a_quiet_one() {
     for _ in 0..5 {
         append(&mut log, "busy");
     }
-    assert_eq!(log.resume(&id(&log, 0), &quiet, true), at(0));
+    assert_eq!(log.resume(&id(&log, 0), all(&quiet)), at(0));
     assert_eq!(retained(&log, &quiet), [1]);
 }
 
@@ -462,11 +477,11 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
     append_own(&mut log, "a", "one");
     append(&mut log, "a");
     let a = [topic("a")];
-    assert_eq!(log.resume("one", &a, true), at(1));
+    assert_eq!(log.resume("one", all(&a)), at(1));
     append(&mut log, "a");
-    assert_eq!(log.resume("one", &a, true), at(1));
+    assert_eq!(log.resume("one", all(&a)), at(1));
     append(&mut log, "a");
-    assert_eq!(log.resume("one", &a, true), gap(2, 0));
+    assert_eq!(log.resume("one", all(&a)), gap(2, 0));
     log.check();
 }
 
@@ -500,7 +515,7 @@ fn an_own_id_whose_first_frame_is_gone_still_loses_nothing() {
     append(&mut log, "a");
     append_own(&mut log, "a", "one");
     let a = [topic("a")];
-    assert_eq!(log.resume("one", &a, true), gap(2, 1));
+    assert_eq!(log.resume("one", all(&a)), gap(2, 1));
     assert_eq!(read(&log, &a, 2).unwrap(), [3, 4, 5]);
 }
 
@@ -514,10 +529,10 @@ fn own_ids_of_other_topics_are_unknown() {
     append_own(&mut log, "a", "two");
     append_own(&mut log, "b", "two");
     let (a, b) = ([topic("a")], [topic("b")]);
-    assert_eq!(log.resume("one", &a, true), gap(0, 0));
-    assert_eq!(log.resume("two", &a, true), at(3));
-    assert_eq!(log.resume("two", &b, true), at(4));
-    assert_eq!(log.resume("two", &[topic("a"), topic("b")], true), at(3));
+    assert_eq!(log.resume("one", all(&a)), gap(0, 0));
+    assert_eq!(log.resume("two", all(&a)), at(3));
+    assert_eq!(log.resume("two", all(&b)), at(4));
+    assert_eq!(log.resume("two", all(&[topic("a"), topic("b")])), at(3));
 }
 
 /// Once, a subscriber without a grant searched all private frames for one that it may get.
@@ -536,13 +551,14 @@ fn private_frames_stand_apart() {
     );
     let read = |sees_private, max_frames| {
         let mut frames = Vec::new();
-        let cursor = log.read_after(&a, sees_private, 5_000, max_frames, usize::MAX, &mut frames);
+        let cursor =
+            log.read_after(Selection::of(&a, sees_private), 5_000, max_frames, usize::MAX, &mut frames);
         (frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), cursor.unwrap())
     };
     assert_eq!(read(false, 2), (vec![10_001, 20_001], 20_001));
     assert_eq!(read(false, 4), (vec![10_001, 20_001, 30_001, 40_001], 50_000));
     assert_eq!(read(true, 3), (vec![5_001, 5_002, 5_003], 5_003));
-    assert_eq!(log.first_after(&a, false, 10_001).map(|frame| frame.seq()), Some(20_001));
+    assert_eq!(log.first_after(public(&a), 10_001).map(|frame| frame.seq()), Some(20_001));
     // The oldest goes first, whichever it is.
     let mut small = log_of(retention(2), MIB);
     for private in [true, false, true, true, false] {
@@ -560,7 +576,7 @@ fn a_read_is_bounded_in_frames_and_bytes_but_always_leads_on() {
     }
     let read = |after, max_frames, max_bytes| {
         let mut frames = Vec::new();
-        let cursor = log.read_after(&[topic("a")], false, after, max_frames, max_bytes, &mut frames);
+        let cursor = log.read_after(public(&[topic("a")]), after, max_frames, max_bytes, &mut frames);
         (frames.len(), cursor.unwrap())
     };
     assert_eq!(read(0, 3, usize::MAX), (3, 3));
@@ -700,7 +716,7 @@ fn a_burst_in_one_topic_leaves_the_others_alone() {
     assert_eq!(dropped.len(), 4);
     assert!(log.topic(&topic("burst")).is_none());
     assert_eq!(log.len(), 1_000);
-    assert_eq!(log.resume(&id(&log, 0), &[topic("burst")], true), gap(log.newest(), 0));
+    assert_eq!(log.resume(&id(&log, 0), all(&[topic("burst")])), gap(log.newest(), 0));
     log.check();
 }
 

@@ -67,8 +67,14 @@ impl Choices {
     pub(super) fn subscription(&mut self) -> Subscription {
         let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
         let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        let sees_private = self.one_in(2);
-        Subscription::new(topics, format, sees_private)
+        match self.below(3) {
+            0 => Subscription::new(topics, format, false),
+            1 => Subscription::new(topics, format, true),
+            _ => {
+                let private = topics[0].clone();
+                Subscription::with_private(topics, format, |topic| *topic == private)
+            }
+        }
     }
 
     pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

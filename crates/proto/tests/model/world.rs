@@ -247,8 +247,7 @@ impl World {
         };
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
-        let sees_private = subscription.wanted_after(0, 0).sees_private;
-        let start = asked.map(|id| log.log.resume(&id, subscription.topics(), sees_private));
+        let start = asked.map(|id| log.log.resume(&id, subscription.selection()));
         let opened = self.delivery.open(subscription.clone(), start, &mut log);
         let (seen, incomplete_until) = (opened.cursor, opened.incomplete_until);
         if let Some(Start::At { cursor, .. }) = start {
@@ -329,16 +328,18 @@ impl World {
         let before = subscriber.subscription.clone();
         // A gap that is told of already is one of the topics before.
         subscriber.is_uncertain |= self.limits.laggard_policy == LaggardPolicy::Skip;
-        let only = |subscription: &Subscription, topics: &[Topic]| {
+        let after = before.with_topics(topics.iter().cloned());
+        let only = |subscription: &Subscription| {
             let stay = subscription.topics().iter().filter(|topic| topics.contains(topic)).cloned();
-            Subscription::new(stay, subscription.encoding(), subscription.sees_private())
+            let is_private = |topic: &Topic| subscription.has_private(topic) && after.has_private(topic);
+            Subscription::with_private(stay, subscription.encoding(), is_private)
         };
         let begun = in_event.map(|seq| (seq, subscriber.at(seq).clone()));
         for (_, subscription) in &mut subscriber.stages {
-            *subscription = only(subscription, &topics);
+            *subscription = only(subscription);
         }
-        if before.topics() != topics && subscriber.stages.back().is_none_or(|(until, _)| *until < newest) {
-            subscriber.stages.push_back((newest, only(&before, &topics)));
+        if before != after && subscriber.stages.back().is_none_or(|(until, _)| *until < newest) {
+            subscriber.stages.push_back((newest, only(&before)));
         }
         let passed = subscriber.seen;
         subscriber.stages.retain(|(until, _)| *until > passed);
@@ -349,7 +350,7 @@ impl World {
             let place = subscriber.stages.partition_point(|(until, _)| *until < begun.0);
             subscriber.stages.insert(place, begun);
         }
-        subscriber.subscription = Subscription::new(topics, before.encoding(), before.sees_private());
+        subscriber.subscription = after;
     }
 
     fn leave(&mut self, slot: u32) {
@@ -491,10 +492,9 @@ impl World {
         // A stream in the middle of a change of its topics does not skip, and needs a log that has dropped nothing since.
         let lost = lost
             || subscriber.stages.iter().any(|(until, subscription)| {
-                let topics = subscription.topics();
-                let is_under_way = *until > subscriber.seen && !topics.is_empty();
-                let sees_private = subscription.sees_private();
-                is_under_way && self.log.available_after(topics, sees_private) > subscriber.seen
+                let selection = subscription.selection();
+                let is_under_way = *until > subscriber.seen && !selection.is_empty();
+                is_under_way && self.log.available_after(selection) > subscriber.seen
             });
         // A gap event is begun, too.
         let has_begun =
@@ -695,8 +695,7 @@ impl World {
 
     /// The same for the topics that it has of the event with this number.
     fn available_at(&self, subscriber: &Subscriber, seq: u64) -> u64 {
-        let wanted = subscriber.at(seq).wanted_after(0, 0);
-        let available_after = self.log.available_after(wanted.topics, wanted.sees_private);
+        let available_after = self.log.available_after(subscriber.at(seq).selection());
         let until = subscriber.stages.iter().map(|(until, _)| *until).find(|until| *until >= seq);
         until.map_or(available_after, |until| available_after.min(until))
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use fanfare_proto::event::Topic;
 use fanfare_proto::frame::Frame;
 use fanfare_proto::segment_map::SegmentMap;
+use fanfare_proto::selection::Selection;
 use fanfare_proto::slots::Slots;
 use smallvec::SmallVec;
 
@@ -51,7 +52,8 @@ struct Table {
 struct Entry {
     key: ReaderKey,
     topics: Box<[u32]>,
-    sees_private: bool,
+    /// Of how many of them it reads private events: of the first ones.
+    private_topics: usize,
     /// How it waits, while it sleeps.
     sleeps: Option<WaitBy>,
     /// Where its thread waits.
@@ -93,13 +95,12 @@ pub(crate) struct Called {
 const DIRECT_CALLS: usize = if cfg!(fanfare_loom) { 1 } else { 4 };
 
 impl LocalReaders {
-    /// Registers a reader of these topics, which are different: every event that is appended from now on
+    /// Registers a reader of this selection, whose topics are different: every event that is appended from now on
     /// calls it where it sleeps. `None`: there are `most` already.
     pub(crate) fn add(
         &self,
         log: &mut LockedLog<'_>,
-        topics: &[Topic],
-        sees_private: bool,
+        selection: Selection<'_>,
         most: usize,
     ) -> Option<Place> {
         let table = &mut *lock(&self.table);
@@ -109,7 +110,7 @@ impl LocalReaders {
         table.last_key += 1;
         let key = ReaderKey(table.last_key);
         let mut new = Vec::new();
-        let numbers = topics.iter().map(|name| {
+        let numbers = selection.topics().iter().map(|name| {
             let number = table.by_name.get_or_default(name);
             *number.get_or_insert_with(|| {
                 new.push(name.clone());
@@ -120,7 +121,7 @@ impl LocalReaders {
         let slot = table.readers.insert(Entry {
             key,
             topics: numbers.clone(),
-            sees_private,
+            private_topics: selection.private_topics().len(),
             sleeps: None,
             thread: Arc::default(),
             #[cfg(test)]
@@ -245,7 +246,8 @@ impl Table {
         }
         for index in 0..self.topics[topic].readers.len() {
             let slot = self.topics[topic].readers[index];
-            if is_private && !self.readers[slot].sees_private {
+            let reader = &self.readers[slot];
+            if is_private && !reader.topics[..reader.private_topics].contains(&topic) {
                 continue;
             }
             let Some(by) = self.end_sleep(slot) else { continue };

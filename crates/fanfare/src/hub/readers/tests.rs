@@ -219,6 +219,29 @@ fn private_events_are_for_readers_that_see_them() {
     end(&hub);
 }
 
+/// A reader that sees private events of some topics only is neither called nor given those of the others.
+#[test]
+fn private_events_are_read_of_the_topics_that_are_named() {
+    let hub = hub_alone();
+    let topics = || ["a", "b", "c"].map(topic);
+    let mut reader = hub.subscribe(topics()).with_private_topics([topic("b"), topic("z")]).stream().unwrap();
+    assert_eq!(reader.topics(), ["b", "a", "c"].map(topic));
+    let wakes = wakes();
+    assert!(poll(&mut reader, &wakes).is_pending());
+    for name in ["a", "c"] {
+        hub.publish(event(name, "hidden").with_private(true)).unwrap();
+    }
+    assert_eq!(reader.calls(), 0, "a reader is not called for what it does not see");
+    hub.publish(event("b", 1).with_private(true)).unwrap();
+    assert_eq!(reader.calls(), 1);
+    hub.publish(event("c", 2).with_topic(topic("b")).unwrap().with_private(true)).unwrap();
+    hub.publish(event("a", 3)).unwrap();
+    assert_eq!(read_all(&mut reader), ["1", "2", "3"]);
+    let page = hub.subscribe(topics()).with_private_topics([topic("b")]).with_resume("earliest").page(9);
+    assert_eq!(page.unwrap().events().len(), 3);
+    end(&hub);
+}
+
 /// However much is published, a reader that sleeps is called once.
 #[test]
 fn ten_thousand_events_call_a_sleeping_reader_once() {

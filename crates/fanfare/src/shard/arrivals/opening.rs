@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Socket};
-use fanfare_proto::audience::Subscription;
 use fanfare_proto::delivery::{NewStream, Opened};
 use fanfare_proto::event::Retry;
 use fanfare_proto::frame::{checkpoint, ending, prelude, wrap};
@@ -39,8 +38,7 @@ impl<I: Io> Shard<I> {
         if !self.connections.has_room_for(subscribe, self.limits.details_bytes) {
             return Err(self.no_room(subscribe, encoding));
         }
-        let topics = subscribe.topics.iter().cloned();
-        let subscription = Subscription::new(topics, encoding, subscribe.sees_private);
+        let subscription = subscribe.subscription(encoding);
         if !self.delivery.has_room_for(&subscription) {
             return Err(self.no_room(subscribe, encoding));
         }

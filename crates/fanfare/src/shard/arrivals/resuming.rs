@@ -27,9 +27,9 @@ pub(in crate::shard) struct Resuming {
 
 impl<I: Io> Shard<I> {
     /// Where a subscriber starts; `None`: with the next event.
-    pub(super) fn start_of(&self, subscribe: &Subscribe) -> Option<Start> {
-        let Subscribe { topics, sees_private, .. } = subscribe;
-        subscribe.resume.as_ref().map(|id| self.links.log.resume(id, topics, *sees_private))
+    pub(super) fn start_of(&self, subscribe: &Subscribe, encoding: Encoding) -> Option<Start> {
+        let id = subscribe.resume.as_ref()?;
+        Some(self.links.log.resume(id, subscribe.subscription(encoding).selection()))
     }
 
     /// A subscriber that has a number which is not released here waits for it, within bounds.
@@ -62,7 +62,7 @@ impl<I: Io> Shard<I> {
                 continue;
             }
             let Resuming { socket, subscribe, encoding, .. } = resuming;
-            let start = self.start_of(&subscribe);
+            let start = self.start_of(&subscribe, encoding);
             if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                 self.reply(socket, other, now);
             }
