@@ -27,6 +27,8 @@ pub(super) struct Node {
     pub(super) text: Box<[u8]>,
     /// The nodes of text below, by their first byte, in its order.
     children: Vec<(u8, u32)>,
+    /// A bit for the lowest six bits of each of these bytes: most bytes of a value begin no text.
+    first_bits: u64,
     /// The variable below of each kind. Two variables are never neighbours.
     pub(super) simple: u32,
     pub(super) reserved: u32,
@@ -46,6 +48,7 @@ impl Node {
             kind,
             text,
             children: Vec::new(),
+            first_bits: 0,
             simple: NO_SLOT,
             reserved: NO_SLOT,
             end: NO_SLOT,
@@ -57,6 +60,9 @@ impl Node {
 
     /// The node of text below that begins with this byte.
     pub(super) fn child(&self, byte: u8) -> Option<u32> {
+        if self.first_bits & first_bit(byte) == 0 {
+            return None;
+        }
         let at = self.children.binary_search_by_key(&byte, |child| child.0).ok()?;
         Some(self.children[at].1)
     }
@@ -70,6 +76,7 @@ impl Node {
                 self.children[at..].rotate_right(1);
             }
         }
+        self.first_bits |= first_bit(byte);
     }
 
     pub(super) fn link(&mut self, kind: Kind, first: Option<u8>, child: u32) {
@@ -86,6 +93,7 @@ impl Node {
             Kind::Reserved => self.reserved = NO_SLOT,
             Kind::Text => {
                 self.children.retain(|child| Some(child.0) != first);
+                self.first_bits = self.children.iter().fold(0, |bits, child| bits | first_bit(child.0));
                 if self.children.capacity() > 2 * self.children.len() + 4 {
                     self.children.shrink_to_fit();
                 }
@@ -134,6 +142,10 @@ impl Node {
     pub(super) fn heap_bytes(&self) -> usize {
         self.text.len() + self.children.capacity() * size_of::<(u8, u32)>()
     }
+}
+
+fn first_bit(byte: u8) -> u64 {
+    1 << (byte % 64)
 }
 
 /// How many places a walk can have at one time in a node and below it, at most.

@@ -137,12 +137,12 @@ fn ten_thousand_patterns_cost_a_million_topics_no_more_steps_than_a_few_do() {
         );
         assert!(most.steps <= 2 * 27 && most.places <= 3, "{name}: {most:?}");
         assert!(most.steps <= few.1.steps + 4, "{name}: a few patterns take {few:?}");
-        assert!(table.bytes() < 10_000 * 1_000, "{name}: {} bytes", table.bytes());
+        assert!(table.bytes() < 10_000 * 700, "{name}: {} bytes", table.bytes());
     }
 }
 
 /// Templates that are made to explode: every beginning of the topic leads to several places, and these to more. Without
-/// the bound the third family has 2^12 places in a topic of 26 bytes, and the first as many as it has nodes.
+/// the bound the third family has 2^12 places in a topic of 24 bytes, and the first has thousands.
 #[test]
 fn no_table_of_templates_costs_more_than_its_bound() {
     let a = |count: usize| "a".repeat(count);
@@ -169,8 +169,8 @@ fn no_table_of_templates_costs_more_than_its_bound() {
                 })
                 .collect(),
         ),
-        ("long ends", (0..10_000).map(|n| format!("{{+x}}{}{n}", a(100))).collect()),
-        ("many variables", (0..60).map(|n| (0..=n).map(|at| format!("{{+v{at}}}a")).collect()).collect()),
+        ("long ends", (0..10_000).map(|n| format!("{{+x}}{}{n}", a(50))).collect()),
+        ("many variables", (0..30).map(|n| (0..=n).map(|at| format!("{{+v{at}}}a")).collect()).collect()),
         ("variables behind different texts", (0..10_000).map(|n| format!("{{name}}-{n}-{{rest}}")).collect()),
         ("dots", (0..10_000).map(|n| format!("{{a}}.{{b}}.{{c{n}}}.{n}")).collect()),
     ];
@@ -216,7 +216,7 @@ fn a_refused_pattern_changes_nothing_and_a_removed_one_makes_room() {
     let text = |number: usize| format!("/x/{{a}}-{number}-{{b}}");
     let keys: Vec<PatternKey> =
         (0..1_000).map_while(|number| table.insert(pattern(&text(number)), ()).ok()).collect();
-    assert!((100..MAX_PLACES).contains(&keys.len()), "{} of them", keys.len());
+    assert!((MAX_PLACES - 8..MAX_PLACES).contains(&keys.len()), "{} of them", keys.len());
     let (bytes, places) = (table.bytes(), table.places());
     assert_eq!(table.insert(pattern(&text(keys.len())), ()), Err(TooMuchWork));
     table.check();
@@ -242,7 +242,7 @@ fn a_pattern_knows_how_many_places_it_needs() {
     ] {
         assert_eq!(pattern(text).places(), places, "{text}");
     }
-    let explosive: String = (0..60).map(|n| format!("{{+v{n}}}aa")).collect();
+    let explosive: String = (0..40).map(|n| format!("{{+v{n}}}aa")).collect();
     assert!(pattern(&explosive).places() > MAX_PLACES);
     assert_eq!(PatternTable::new().insert(pattern(&explosive), ()), Err(TooMuchWork));
 }
