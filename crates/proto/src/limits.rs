@@ -422,6 +422,9 @@ pub const SCAN_STEPS: usize = 1 << 14;
 /// Such steps that cost as much of [`REPLAYED_FRAMES`] as a frame of a topic does.
 pub const STEPS_OF_A_READ_FRAME: usize = 32;
 
+/// Bytes of the patterns that the log knows, above which it remembers none that no subscriber reads.
+pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
+
 /// Different patterns that the log knows, unless [`Limits::patterns`] says otherwise.
 pub const PATTERNS: usize = 10_000;
 
