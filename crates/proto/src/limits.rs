@@ -485,6 +485,10 @@ pub const UNDECIDED_CHECKS: usize = 1024;
 /// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;
 
+/// What the opening of a stream that resumes with patterns counts of these: it may go through the log for twice as long as
+/// [`SCAN_STEPS`] says.
+pub const OPENING_TOPICS_OF_A_SCAN: usize = 128;
+
 /// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A
 /// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.
 pub const REMOVALS: usize = 512;

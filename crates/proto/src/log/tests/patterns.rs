@@ -42,7 +42,6 @@ fn patterns_have_a_bound_in_the_log() {
     log.remove_pattern_reader(&patterns[1..2], 1);
     log.remove_pattern_reader(&patterns[..1], 0);
     assert_eq!((log.pattern_count(), log.pattern_readers()), (3, 1));
-    // Of two that are added together with one that is remembered, the latter is not pushed out.
     log.add_pattern_reader(&[patterns[0].clone(), patterns[3].clone()], 0).unwrap();
     assert!(log.has_pattern(&patterns[0]) && !log.has_pattern(&patterns[1]));
     let version = log.readers_version();
@@ -57,6 +56,22 @@ fn patterns_have_a_bound_in_the_log() {
     log.remove_pattern_reader(&patterns[..1], 0);
     log.remove_pattern_reader(&patterns[2..3], 2);
     assert!(log.reader_bytes() > 0 && log.pattern_readers() == 0);
+}
+
+/// A subscriber comes back to two patterns, one of which is remembered. The other one needs its place, and what was known of
+/// it would be lost: it would be told of a gap that is none.
+#[test]
+fn a_subscription_does_not_push_its_own_patterns_out() {
+    let mut log = log(2);
+    log.limit_patterns(2);
+    let (remembered, other) = ([pattern("z/*")], [pattern("y/*")]);
+    log.add_pattern_reader(&remembered, 0).unwrap();
+    log.remove_pattern_reader(&remembered, 0);
+    log.add_pattern_reader(&other, 0).unwrap();
+    log.remove_pattern_reader(&other, 0);
+    (0..5).for_each(|_| append(&mut log, "noise"));
+    log.add_pattern_reader(&[pattern("a/*"), pattern("z/*")], 0).unwrap();
+    assert_eq!((log.available_after(through(&remembered)), log.available_after(through(&other))), (0, 3));
 }
 
 /// A read looks at so many frames, and says how far it has come although it has found nothing.
