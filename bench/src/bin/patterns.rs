@@ -26,8 +26,11 @@ const COUNTS: [u32; 3] = [10, 1_000, 10_000];
 /// Different tenants in the topics.
 const TENANTS: u32 = 1_000;
 
-/// What the patterns of a table look like, by number. None of them matches a topic.
-const FAMILIES: [(&str, fn(u32) -> String); 5] = [
+/// What the patterns of a table look like, by number.
+type Family = (&'static str, fn(u32) -> String);
+
+/// None of these matches a topic.
+const FAMILIES: [Family; 5] = [
     ("/tenant-N/orders/*", |number| format!("/tenant-{number}/orders/*")),
     ("/{tenant}/items/N", |number| format!("/{{tenant}}/items/old-{number}")),
     ("/{tenant}/items-N/{id}", |number| format!("/{{tenant}}/items-{number}/{{id}}")),

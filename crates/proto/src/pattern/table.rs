@@ -38,7 +38,7 @@ mod tests;
 
 /// The most places of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
 /// the costliest topic takes about a tenth of a millisecond in the costliest table.
-pub const MAX_PLACES: usize = 64;
+pub const MAX_PLACES: usize = 32;
 
 /// The node that every walk starts at. It is never removed.
 const START: u32 = 0;
