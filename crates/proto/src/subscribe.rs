@@ -92,6 +92,18 @@ impl SubscribeQuery {
         Ok(SubscribeQuery { topics, patterns, resume, gap_events, checkpoint, heartbeat })
     }
 
+    /// The same, for servers that take no patterns: those that decide by the names of topics who may read them.
+    ///
+    /// # Errors
+    /// As [`SubscribeQuery::from_head`], and where the query names a pattern.
+    pub fn without_patterns(
+        head: &RequestHead<'_>,
+        max_topics: usize,
+    ) -> Result<SubscribeQuery, SubscribeError> {
+        let query = SubscribeQuery::from_head(head, max_topics)?;
+        if query.patterns.is_empty() { Ok(query) } else { Err(SubscribeError::NoPatterns) }
+    }
+
     /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of the
     /// header `Last-Event-ID`, and the query behind the `?`. They are read as [`SubscribeQuery::from_head`] reads
     /// them; everything else in the query is ignored.
@@ -178,6 +190,8 @@ pub enum SubscribeError {
     /// A template has so much text and so many variables behind variables whose end is not certain, that to
     /// look up a topic could take too long ([`Pattern::places`]).
     PatternTooComplex,
+    /// The query names a pattern, and the server takes none.
+    NoPatterns,
     /// The query names too many different topics and patterns.
     TooManyTopics {
         /// How many are allowed.
@@ -219,6 +233,9 @@ impl fmt::Display for SubscribeError {
                 "a pattern in the query has too many variables, or too much text behind a variable that may contain \
                  this text; use {var} between slashes, or a shorter pattern",
             ),
+            SubscribeError::NoPatterns => {
+                f.write_str("this server takes no patterns; name topics by topic= in place of match=")
+            }
             SubscribeError::TooManyTopics { max_topics } => {
                 write!(f, "a subscription may name {max_topics} topics and patterns at most; use fewer, or several connections")
             }

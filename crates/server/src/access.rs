@@ -160,11 +160,17 @@ impl Access {
         let now = unix_time();
         let denied = |reason| self.denial(reason, "this subscription needs a valid token");
         let Some(verified) = self.subscriber(request, now.as_secs()).map_err(denied)? else {
-            return match self.anonymous_subscribe {
-                true => Ok(subscribe),
-                false => Err(denied(AccessError::Missing)),
+            return match (self.anonymous_subscribe, subscribe.patterns().first()) {
+                (true, None) => Ok(subscribe),
+                // A pattern tells names of topics, which an anonymous subscriber has to know.
+                (true, Some(pattern)) => Err(pattern_not_covered(pattern)),
+                (false, _) => Err(denied(AccessError::Missing)),
             };
         };
+        let covers = |pattern: &&Pattern| verified.grants().subscribe().covers_pattern(pattern);
+        if let Some(pattern) = subscribe.patterns().iter().find(|pattern| !covers(pattern)) {
+            return Err(pattern_not_covered(pattern));
+        }
         // An anonymous subscriber gets the public events of every topic, so a token takes none of them away.
         let uncovered = match self.anonymous_subscribe {
             true => Uncovered::PublicEvents,
@@ -172,18 +178,21 @@ impl Access {
         };
         let topics = subscribe.topics();
         let sight = match verified.grants().sight(topics, uncovered) {
+            // Every pattern is covered.
+            _ if topics.is_empty() => Sight::Private,
             Ok(sight) => sight,
             Err(AccessError::TopicNotCovered) => {
                 return Err(not_covered(first_uncovered(&verified, topics)));
             }
             Err(reason) => return Err(denied(reason)),
         };
+        let patterns = subscribe.patterns().to_vec();
         let mut subscribe = match sight {
-            Sight::Public => subscribe,
+            Sight::Public => subscribe.with_private_patterns(patterns),
             Sight::Private => subscribe.with_private_events(true),
             Sight::Mixed(covered) => {
                 let covered: Vec<Topic> = covered.iter().map(|position| topics[*position].clone()).collect();
-                subscribe.with_private_topics(covered)
+                subscribe.with_private_topics(covered).with_private_patterns(patterns)
             }
         };
         if let Some(subject) = verified.subject() {
@@ -361,6 +370,12 @@ fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t T
 fn not_covered(topic: Option<&Topic>) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
     let detail = format!("the token does not cover the topic {shown:?}");
+    Denial { reason: AccessError::TopicNotCovered, detail }
+}
+
+fn pattern_not_covered(pattern: &Pattern) -> Denial {
+    let shown: String = pattern.as_str().chars().take(SHOWN).collect();
+    let detail = format!("a subscription to the pattern {shown:?} needs a token that covers all of it");
     Denial { reason: AccessError::TopicNotCovered, detail }
 }
 

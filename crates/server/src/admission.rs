@@ -30,7 +30,7 @@ impl Admission for EventsAdmission {
         let mut fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
         let host = request.head().host();
         let subscribe = if rules.hosts.allow(host) {
-            let subscribe = Subscribe::from_request(request, rules.max_topics);
+            let subscribe = Subscribe::from_request_with_patterns(request, rules.max_topics);
             match subscribe {
                 Ok(subscribe) => rules.access.admit(request.head(), subscribe).map_err(|denial| {
                     let client = request.client_address(&rules.proxies);

@@ -45,7 +45,7 @@ impl World {
         let subscription = Subscription::new(topics, WireFormat::Chunked, false);
         let log = &mut UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
-        let opened = self.delivery.open(subscription, start, log);
+        let opened = self.delivery.open(subscription, start, log).unwrap();
         let new = NewStream {
             link,
             socket: link.slot as i32,
@@ -97,7 +97,7 @@ fn a_stream_bears_any_number_of_changes() {
         world.publish("stays", 1);
         let topics = ["stays", &(number % 7).to_string()].map(|name| Topic::new(name).unwrap());
         let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
-        assert_eq!(world.delivery.change_topics(link, topics, None, world.now, log), Changed::Changed);
+        assert_eq!(world.delivery.change_topics(link, topics, [], None, world.now, log), Changed::Changed);
         world.tick();
     }
     world.delivery.handle_writable(link);

@@ -115,6 +115,18 @@ impl<V> PatternTable<V> {
         self.nodes.bytes() + self.entries.bytes() + self.node_bytes + self.pattern_bytes
     }
 
+    /// The most memory that a table takes for this pattern, in bytes, beside what others share with it and without what
+    /// its value has allocated.
+    pub(crate) fn bytes_at_most(pattern: &Pattern) -> usize {
+        // A variable, and the text behind it, are a node each. A text that is divided is one more.
+        let variables = pattern.as_str().matches('{').count();
+        let nodes = 2 * variables + 2;
+        // A list of children may have twice the room that it needs.
+        let node_bytes = Slots::<Node>::ENTRY_BYTES + 4 * size_of::<(u8, u32)>();
+        let text_bytes = 2 * pattern.as_str().len();
+        Slots::<Entry<V>>::ENTRY_BYTES + pattern.bytes() + nodes * node_bytes + text_bytes
+    }
+
     /// The most places that a walk can have at one time.
     pub fn places(&self) -> usize {
         self.nodes.get(START).map_or(0, |start| start.bounds.once as usize)

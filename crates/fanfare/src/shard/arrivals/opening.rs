@@ -27,7 +27,8 @@ impl<I: Io> Shard<I> {
         start: Option<Start>,
         now: Duration,
     ) -> Result<(), Reply> {
-        self.topics_left = self.topics_left.saturating_sub(subscribe.topics.len());
+        let selectors = subscribe.topics.len() + subscribe.patterns().len();
+        self.topics_left = self.topics_left.saturating_sub(selectors);
         if self.delivery.len() >= self.limits.connections {
             return Err(self.no_room(subscribe, encoding));
         }
@@ -44,12 +45,15 @@ impl<I: Io> Shard<I> {
         }
         self.take_ended(now);
         let link = self.delivery.reserve();
+        let Ok(opened) = self.delivery.open(subscription, start, &mut self.links.log) else {
+            return Err(self.no_room(subscribe, encoding));
+        };
         let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {
+            self.delivery.abandon(opened, &mut self.links.log);
             self.counts.turned_away += 1;
             return Err(Reply::Close);
         }
-        let opened = self.delivery.open(subscription, start, &mut self.links.log);
         let heartbeat = self.limits.heartbeat_interval(subscribe.heartbeat);
         let options = StreamOptions {
             gap_events: subscribe.gap_events,
