@@ -224,7 +224,11 @@ impl fmt::Display for SubscribeError {
             ),
             SubscribeError::Pattern(error) => {
                 write!(f, "a pattern in the query cannot be used: {error}; use match= for a prefix such as \
-                     orders/* or a template such as /users/{{id}}, and topic= for a name")
+                     orders/* or a template such as /users/{{id}}, and topic= for a name")?;
+                match error {
+                    PatternError::VariableName => f.write_str("; write %2B for a + in a query, as in {%2Bpath}"),
+                    _ => Ok(()),
+                }
             }
             SubscribeError::PatternNotUtf8 => f.write_str(
                 "a pattern in the query is not UTF-8; percent-encode its UTF-8 bytes, for example match=%C3%A4* for \"ä*\"",
