@@ -1,4 +1,4 @@
-//! A node of the table of patterns, and how many places there can be below it.
+//! A node of the table of patterns, and how many states there can be below it.
 
 use std::cell::Cell;
 
@@ -148,7 +148,7 @@ fn first_bit(byte: u8) -> u64 {
     1 << (byte % 64)
 }
 
-/// How many places a walk can have at one time in a node and below it, at most.
+/// How many states a walk can have at one time in a node and below it, at most.
 ///
 /// Two cases are told apart. A node is entered **once** in a walk, where only one beginning of a topic leads to it.
 /// This is so from the start on through text, through the beginnings of variables, and behind a variable whose value
@@ -162,7 +162,7 @@ fn first_bit(byte: u8) -> u64 {
 /// because its value may go on for ever.
 ///
 /// Which bytes begin the texts behind a variable changes with the patterns. So only two cases are told apart: all
-/// begin with a mark such as `/`, and each text is there at most once for each of its marks; or not, and it is
+/// begin with a delimiter such as `/`, and each text is there at most once for each of its delimiters; or not, and it is
 /// counted once for each byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bounds {
@@ -170,8 +170,8 @@ pub(super) struct Bounds {
     pub(super) once: u32,
     /// Where it is entered many times: the bytes of text up to the next variables, of the longest.
     text: u32,
-    /// The same, of marks alone.
-    marks: u32,
+    /// The same, of delimiters alone.
+    delimiters: u32,
     /// In addition to these, what the next variables have.
     variables: u32,
 }
@@ -195,8 +195,8 @@ impl Bounds {
             // Where its value goes on, none of the texts that may end it has begun.
             chosen = chosen.max(1);
         }
-        let mut once = chosen.saturating_add(many.places());
-        // The end of a text is a place beside the beginnings of the variables behind it, for one byte.
+        let mut once = chosen.saturating_add(many.states());
+        // The end of a text is a state beside the beginnings of the variables behind it, for one byte.
         let mut at_the_end = 1;
         let mut variables = all.variables;
         for variable in [node.simple, node.reserved] {
@@ -209,12 +209,12 @@ impl Bounds {
         once = once.max(at_the_end);
         if node.kind != Kind::Text {
             // To the node above, the variable is one with all that is behind it.
-            return Bounds { once, text: 0, marks: 0, variables: all.places().saturating_add(1) };
+            return Bounds { once, text: 0, delimiters: 0, variables: all.states().saturating_add(1) };
         }
-        let marks = node.text.iter().filter(|byte| is_mark(**byte)).count();
+        let delimiters = node.text.iter().filter(|byte| is_delimiter(**byte)).count();
         let most = MAX_TOPIC_BYTES as u32;
         let text = (all.text + node.text.len() as u32).min(most);
-        Bounds { once, text, marks: (all.marks + marks as u32).min(most), variables }
+        Bounds { once, text, delimiters: (all.delimiters + delimiters as u32).min(most), variables }
     }
 }
 
@@ -222,27 +222,27 @@ impl Bounds {
 #[derive(Default)]
 struct Many {
     text: u32,
-    marks: u32,
+    delimiters: u32,
     variables: u32,
-    /// Whether a text begins with something else than a mark.
+    /// Whether a text begins with something else than a delimiter.
     has_others: bool,
 }
 
 impl Many {
     fn add(&mut self, first: u8, below: Bounds) {
         self.text = self.text.max(below.text);
-        self.marks = self.marks.max(below.marks);
+        self.delimiters = self.delimiters.max(below.delimiters);
         self.variables = self.variables.saturating_add(below.variables);
-        self.has_others |= !is_mark(first);
+        self.has_others |= !is_delimiter(first);
     }
 
-    fn places(&self) -> u32 {
-        let texts = if self.has_others { self.text } else { self.marks };
+    fn states(&self) -> u32 {
+        let texts = if self.has_others { self.text } else { self.delimiters };
         texts.saturating_add(self.variables)
     }
 }
 
 /// Neither a letter nor a digit.
-fn is_mark(byte: u8) -> bool {
+fn is_delimiter(byte: u8) -> bool {
     byte.is_ascii() && !byte.is_ascii_alphanumeric()
 }
