@@ -403,6 +403,8 @@ impl World {
             self.log.remove_pattern_reader(&patterns, shard);
             patterns.iter().for_each(|pattern| self.leave_pattern(pattern, shard));
         } else {
+            let is_new = |pattern: &Pattern| !self.patterns.contains_key(pattern);
+            patterns.sort_by_key(is_new);
             let added = patterns.iter().take_while(|pattern| self.join_pattern(pattern, shard)).count();
             let is_added = self.log.add_pattern_reader(&patterns, shard).is_ok();
             assert_eq!(is_added, added == patterns.len(), "patterns that find room");

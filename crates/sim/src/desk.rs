@@ -110,7 +110,7 @@ pub(crate) fn admission(desk: SharedDesk) -> impl Fn(&Request<'_>) -> Decision +
         }
         let query = request.query().unwrap_or_default();
         let wishes = Wishes::of_query(query);
-        let subscribe = match Subscribe::from_request(request, TOPICS_ASKED) {
+        let subscribe = match Subscribe::from_request_with_patterns(request, TOPICS_ASKED) {
             Ok(subscribe) if query.contains("hello&") => greet(subscribe),
             Ok(subscribe) => subscribe,
             Err(error) => return Decision::Refuse(error.into()),
@@ -172,10 +172,11 @@ impl Net {
         let Some(undecided) = &it.undecided else { return };
         let status = it.verifier.offered_status;
         let is_over = now >= undecided.since + limits.decision_time;
+        let has_patterns = it.lacks_patterns(&self.shared);
         let occurrence = match (undecided.decided, status) {
             (Some(Decided::Subscribe), Some(200)) => return,
             // There may be no room for one more stream: that is judged as for any other.
-            (Some(Decided::Subscribe), Some(503)) if self.may_be_full() => return,
+            (Some(Decided::Subscribe), Some(503)) if self.may_be_full() || has_patterns => return,
             (Some(Decided::Refused(statuses)), Some(status)) if statuses.contains(&status) => return,
             (_, Some(503)) if is_over => Occurrence::DecisionTimedOut,
             (_, Some(503)) if undecided.was_full && now == undecided.since => Occurrence::UndecidedFull,

@@ -153,6 +153,8 @@ pub struct Budgets {
     pub replayed_frames: usize,
     /// How long one read of the log looks for the frames of patterns, in steps.
     pub scan_steps: usize,
+    /// How long one search of the log looks for the first frame of patterns, in steps.
+    pub search_steps: usize,
     /// Members that a sweep checks: it looks for the members that are behind.
     pub scans: usize,
     /// Streams ended.
@@ -181,6 +183,7 @@ impl Default for Budgets {
             laggards: LAGGARD_TURNS,
             replayed_frames: REPLAYED_FRAMES,
             scan_steps: SCAN_STEPS,
+            search_steps: SCAN_STEPS,
             scans: SCANS,
             endings: ENDINGS,
             heartbeats: HEARTBEATS,

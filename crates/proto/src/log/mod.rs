@@ -334,9 +334,13 @@ impl Log {
         shard: usize,
     ) -> Result<(), NoRoomForPatterns> {
         self.changes += 1;
-        for (added, pattern) in patterns.iter().enumerate() {
+        // First those that are remembered, so that the others do not push them out.
+        let (known, new): (Vec<&Pattern>, Vec<&Pattern>) =
+            patterns.iter().partition(|pattern| self.patterns.has(pattern));
+        for (added, pattern) in known.iter().chain(&new).enumerate() {
             if let Err(no_room) = self.patterns.add_reader(pattern, shard) {
-                patterns[..added].iter().for_each(|pattern| self.patterns.remove_reader(pattern, shard));
+                let added = known.iter().chain(&new).take(added);
+                added.for_each(|pattern| self.patterns.remove_reader(pattern, shard));
                 return Err(no_room);
             }
         }

@@ -126,6 +126,7 @@ impl World {
             laggards: choices.pick(&[1, 8]),
             replayed_frames: choices.pick(&[1, 100]),
             scan_steps: choices.pick(&[1, 60, 1 << 14]),
+            search_steps: choices.pick(&[1, 60, 1 << 14]),
             scans: choices.pick(&[1, 3, 100]),
             endings: choices.pick(&[1, 10]),
             heartbeats: choices.pick(&[1, 100]),

@@ -15,7 +15,7 @@ impl World {
     fn change(&self, number: usize, names: &[&str]) {
         let (id, topics) = (self.id_of(number), names.iter().map(topic));
         let topics: Vec<_> = topics.collect();
-        self.give(Some(0), |_| Order::ChangeTopics(id, topics.clone()));
+        self.give(Some(0), |_| Order::ChangeTopics(id, topics.clone(), Vec::new()));
     }
 }
 

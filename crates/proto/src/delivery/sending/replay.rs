@@ -129,7 +129,7 @@ impl Delivery {
         let (slot, asked) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
         let stream = self.subscribers[slot as usize].stream;
         let subscription = self.audiences.subscription(stream.audience);
-        let steps = self.budgets.scan_steps;
+        let steps = self.budgets.search_steps;
         let left = log.first_after(&subscription.wanted_after(asked, available_after), steps);
         // Where nothing is left, or where that is not known, it goes on behind what certainly has nothing.
         let cursor = match left {
