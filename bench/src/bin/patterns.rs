@@ -26,8 +26,11 @@ const COUNTS: [u32; 3] = [10, 1_000, 10_000];
 /// Different tenants in the topics.
 const TENANTS: u32 = 1_000;
 
-/// What the patterns of a table look like, by number. None of them matches a topic.
-const FAMILIES: [(&str, fn(u32) -> String); 5] = [
+/// What the patterns of a table look like, by number.
+type Family = (&'static str, fn(u32) -> String);
+
+/// None of these matches a topic.
+const FAMILIES: [Family; 5] = [
     ("/tenant-N/orders/*", |number| format!("/tenant-{number}/orders/*")),
     ("/{tenant}/items/N", |number| format!("/{{tenant}}/items/old-{number}")),
     ("/{tenant}/items-N/{id}", |number| format!("/{{tenant}}/items-{number}/{{id}}")),
@@ -57,7 +60,7 @@ struct Measured {
     nanoseconds: Vec<f64>,
     steps: u64,
     most_steps: usize,
-    most_places: usize,
+    most_states: usize,
     found: u64,
 }
 
@@ -92,7 +95,7 @@ fn run(options: &Options) -> Outcome<()> {
         tables.iter_mut().for_each(|table| table.measure(&topics));
     }
     println!(
-        "table | patterns | ns a lookup | steps, mean and most | places, most and bound | matches | bytes each"
+        "table | patterns | ns a lookup | steps, mean and most | states, most and bound | matches | bytes each"
     );
     for table in &tables {
         table.print(topics.ends.len());
@@ -120,10 +123,10 @@ fn worst(rounds: u32) -> Outcome<()> {
         (thread_cpu_time() - begun).as_secs_f64() * 1e6 / f64::from(lookups)
     }));
     println!(
-        "the costliest: {taken} of 10000 templates are taken; {} steps, {} places of {}",
+        "the costliest: {taken} of 10000 templates are taken; {} steps, {} states of {}",
         work.steps,
-        work.places,
-        table.places()
+        work.states,
+        table.states()
     );
     println!("worst_lookup_us={spread:.1}");
     Ok(())
@@ -159,7 +162,7 @@ impl Measured {
             nanoseconds: Vec::new(),
             steps: 0,
             most_steps: 0,
-            most_places: 0,
+            most_states: 0,
             found: 0,
         })
     }
@@ -171,7 +174,7 @@ impl Measured {
             let work = self.table.matching(topic, |_| self.found += 1);
             self.steps += work.steps as u64;
             self.most_steps = self.most_steps.max(work.steps);
-            self.most_places = self.most_places.max(work.places);
+            self.most_states = self.most_states.max(work.states);
         }
         let taken = thread_cpu_time() - begun;
         self.nanoseconds.push(taken.as_secs_f64() * 1e9 / topics.ends.len() as f64);
@@ -186,8 +189,8 @@ impl Measured {
             Spread::of(self.nanoseconds.iter().copied()),
             mean(self.steps),
             self.most_steps,
-            self.most_places,
-            self.table.places(),
+            self.most_states,
+            self.table.states(),
             mean(self.found),
             self.table.bytes() / self.table.len().max(1),
         );

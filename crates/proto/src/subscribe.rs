@@ -7,7 +7,7 @@ use crate::event::{InvalidEvent, Topic};
 use crate::form::form_fields;
 use crate::frame::Checkpoint;
 use crate::head::RequestHead;
-use crate::pattern::{MAX_PLACES, Pattern, PatternError};
+use crate::pattern::{MAX_STATES, Pattern, PatternError};
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
 /// there, the earlier name in this list wins.
@@ -139,7 +139,7 @@ impl Selected {
         }
         if !self.patterns.iter().any(|other| other.has_form_of(&pattern)) {
             self.check_room()?;
-            if pattern.places() > MAX_PLACES {
+            if pattern.states() > MAX_STATES {
                 return Err(SubscribeError::PatternTooComplex);
             }
             self.patterns.push(pattern);
@@ -188,7 +188,7 @@ pub enum SubscribeError {
     /// A pattern is not UTF-8 once its `%` escapes are decoded.
     PatternNotUtf8,
     /// A template has so much text and so many variables behind variables whose end is not certain, that to
-    /// look up a topic could take too long ([`Pattern::places`]).
+    /// look up a topic could take too long ([`Pattern::states`]).
     PatternTooComplex,
     /// The query names a pattern, and the server takes none.
     NoPatterns,
@@ -224,7 +224,11 @@ impl fmt::Display for SubscribeError {
             ),
             SubscribeError::Pattern(error) => {
                 write!(f, "a pattern in the query cannot be used: {error}; use match= for a prefix such as \
-                     orders/* or a template such as /users/{{id}}, and topic= for a name")
+                     orders/* or a template such as /users/{{id}}, and topic= for a name")?;
+                match error {
+                    PatternError::VariableName => f.write_str("; write %2B for a + in a query, as in {%2Bpath}"),
+                    _ => Ok(()),
+                }
             }
             SubscribeError::PatternNotUtf8 => f.write_str(
                 "a pattern in the query is not UTF-8; percent-encode its UTF-8 bytes, for example match=%C3%A4* for \"ä*\"",

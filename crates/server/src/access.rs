@@ -186,13 +186,12 @@ impl Access {
             }
             Err(reason) => return Err(denied(reason)),
         };
-        let patterns = subscribe.patterns().to_vec();
         let mut subscribe = match sight {
-            Sight::Public => subscribe.with_private_patterns(patterns),
             Sight::Private => subscribe.with_private_events(true),
+            Sight::Public => with_private_patterns(subscribe),
             Sight::Mixed(covered) => {
                 let covered: Vec<Topic> = covered.iter().map(|position| topics[*position].clone()).collect();
-                subscribe.with_private_topics(covered).with_private_patterns(patterns)
+                with_private_patterns(subscribe.with_private_topics(covered))
             }
         };
         if let Some(subject) = verified.subject() {
@@ -371,6 +370,16 @@ fn not_covered(topic: Option<&Topic>) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
     let detail = format!("the token does not cover the topic {shown:?}");
     Denial { reason: AccessError::TopicNotCovered, detail }
+}
+
+/// Through its patterns, which are covered, the subscription sees private events.
+fn with_private_patterns(subscribe: Subscribe) -> Subscribe {
+    // Most subscriptions have none, and are left as they are.
+    if subscribe.patterns().is_empty() {
+        return subscribe;
+    }
+    let patterns = subscribe.patterns().to_vec();
+    subscribe.with_private_patterns(patterns)
 }
 
 fn pattern_not_covered(pattern: &Pattern) -> Denial {

@@ -480,6 +480,10 @@ on_both_backends! {
         publish(&server, &publisher, "a", "private", true);
         assert_eq!(subscriber.event().data, "private");
         ask(&server, &format!("{good}&topic=b"), &[]).problem(401);
+        // A pattern is not signed, and what is signed covers none.
+        for added in ["match=b", "match=*", "match=a*", "match={id}"] {
+            ask(&server, &format!("{good}&{added}"), &[]).problem(403);
+        }
         let old = signer.mint(&topics, now_unix_s() - 60, None).expect("signed");
         ask(&server, &old, &[]).problem(401);
         assert_eq!(end(&server, &publisher, "subject=eve").status, 204);

@@ -12,13 +12,13 @@
 //!                                        +-- /x --> (5)   ends a/{user}/x
 //! ```
 //!
-//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **place** is where the
-//! bytes so far can lead to, and each byte moves all places. Text alone leads to one place, because a node has at
-//! most one child for each byte. The node of a variable is a place for as long as its value may go on, beside the
-//! places that its end has led to.
+//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **state** is where the
+//! bytes so far can lead to, and each byte moves all states. Text alone leads to one state, because a node has at
+//! most one child for each byte. The node of a variable is a state for as long as its value may go on, beside the
+//! states that its end has led to.
 //!
-//! **The work of a walk is bounded by construction.** Each node knows how many places there can be in its part of
-//! the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than [`MAX_PLACES`] is not
+//! **The work of a walk is bounded by construction.** Each node knows how many states there can be in its part of
+//! the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than [`MAX_STATES`] is not
 //! taken. For patterns as they are usually written the number is small, and does not depend on how many there are:
 //! a topic continues with one of several texts, so texts are a choice and not a sum.
 
@@ -36,9 +36,9 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-/// The most places of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
+/// The most states of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
 /// the costliest topic takes about a tenth of a millisecond in the costliest table.
-pub const MAX_PLACES: usize = 64;
+pub const MAX_STATES: usize = 32;
 
 /// The node that every walk starts at. It is never removed.
 const START: u32 = 0;
@@ -76,10 +76,10 @@ pub struct TooMuchWork;
 /// What a walk took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Places that were moved by one byte.
+    /// States that were moved by one byte.
     pub steps: usize,
-    /// The most places at one time.
-    pub places: usize,
+    /// The most states at one time.
+    pub states: usize,
 }
 
 impl<V> Default for PatternTable<V> {
@@ -127,21 +127,21 @@ impl<V> PatternTable<V> {
         Slots::<Entry<V>>::ENTRY_BYTES + pattern.bytes() + nodes * node_bytes + text_bytes
     }
 
-    /// The most places that a walk can have at one time.
-    pub fn places(&self) -> usize {
+    /// The most states that a walk can have at one time.
+    pub fn states(&self) -> usize {
         self.nodes.get(START).map_or(0, |start| start.bounds.once as usize)
     }
 
     /// Adds a pattern.
     ///
     /// # Errors
-    /// A walk could have more than [`MAX_PLACES`] places with it. Nothing has changed then.
+    /// A walk could have more than [`MAX_STATES`] states with it. Nothing has changed then.
     ///
     /// # Panics
     /// A pattern of this form is in the table ([`PatternTable::find`] says so), or the table has 2^32 nodes.
     pub fn insert(&mut self, pattern: Pattern, value: V) -> Result<PatternKey, TooMuchWork> {
         let key = self.insert_unbounded(pattern, value);
-        if self.places() > MAX_PLACES {
+        if self.states() > MAX_STATES {
             self.remove(key);
             return Err(TooMuchWork);
         }
@@ -369,12 +369,12 @@ impl<V> PatternTable<V> {
 }
 
 impl Pattern {
-    /// The most places that a walk through a table with this pattern alone can have. A table takes no pattern with
-    /// more than [`MAX_PLACES`].
-    pub fn places(&self) -> usize {
+    /// The most states that a walk through a table with this pattern alone can have. A table takes no pattern with
+    /// more than [`MAX_STATES`].
+    pub fn states(&self) -> usize {
         let mut table = PatternTable::new();
         table.insert_unbounded(self.clone(), ());
-        table.places()
+        table.states()
     }
 }
 
@@ -393,17 +393,17 @@ struct Walk<'t> {
     work: Work,
 }
 
-/// Where the bytes so far can lead to. No place is there twice: a place in a text has one place before it, and a
+/// Where the bytes so far can lead to. No state is there twice: a state in a text has one state before it, and a
 /// variable notes when it was entered.
 #[derive(Default)]
-struct Places<'t> {
+struct States<'t> {
     /// Texts of which something has matched, each with what is still to come.
     texts: SmallVec<[(&'t Node, &'t [u8]); 8]>,
     /// Variables whose value may go on.
     variables: SmallVec<[&'t Node; 8]>,
 }
 
-impl Places<'_> {
+impl States<'_> {
     fn clear(&mut self) {
         self.texts.clear();
         self.variables.clear();
@@ -416,46 +416,46 @@ impl Places<'_> {
 
 impl<'t> Walk<'t> {
     fn read(&mut self, topic: &[u8]) {
-        let (mut first, mut second) = (Places::default(), Places::default());
-        let (mut places, mut next) = (&mut first, &mut second);
+        let (mut first, mut second) = (States::default(), States::default());
+        let (mut states, mut next) = (&mut first, &mut second);
         self.now += 1;
-        self.enter_text(&self.nodes[START], &[], false, places);
+        self.enter_text(&self.nodes[START], &[], false, states);
         let mut at = 0;
-        while at < topic.len() && places.len() > 0 {
-            self.work.places = self.work.places.max(places.len());
+        while at < topic.len() && states.len() > 0 {
+            self.work.states = self.work.states.max(states.len());
             self.now += 1;
             next.clear();
-            match (&places.texts[..], &places.variables[..]) {
+            match (&states.texts[..], &states.variables[..]) {
                 ([(node, text @ [_, _, ..])], []) => at += self.read_text(node, text, topic, at, next),
                 ([], [node]) if !self.has_escapes => {
                     at += self.read_value(node, &topic[at..]);
                     if at < topic.len() {
-                        self.step(places, topic, at, next);
+                        self.step(states, topic, at, next);
                         at += 1;
                     } else {
                         next.variables.push(node);
                     }
                 }
                 _ => {
-                    self.step(places, topic, at, next);
+                    self.step(states, topic, at, next);
                     at += 1;
                 }
             }
-            std::mem::swap(&mut places, &mut next);
+            std::mem::swap(&mut states, &mut next);
         }
-        self.work.places = self.work.places.max(places.len());
-        let texts = places.texts.iter().filter(|(_, text)| text.is_empty()).map(|(node, _)| *node);
-        self.found.extend(texts.chain(places.variables.iter().copied()).filter_map(|node| some(node.end)));
+        self.work.states = self.work.states.max(states.len());
+        let texts = states.texts.iter().filter(|(_, text)| text.is_empty()).map(|(node, _)| *node);
+        self.found.extend(texts.chain(states.variables.iter().copied()).filter_map(|node| some(node.end)));
     }
 
-    /// Moves the only place, which is in a text, to the end of it, and answers by how many bytes.
+    /// Moves the only state, which is in a text, to the end of it, and answers by how many bytes.
     fn read_text(
         &mut self,
         node: &'t Node,
         text: &'t [u8],
         topic: &[u8],
         at: usize,
-        next: &mut Places<'t>,
+        next: &mut States<'t>,
     ) -> usize {
         let bytes = text.len().min(topic.len() - at);
         self.work.steps += bytes;
@@ -465,7 +465,7 @@ impl<'t> Walk<'t> {
         bytes
     }
 
-    /// Moves the only place, which is a variable, as far as its value goes on and nothing else can begin. Answers by
+    /// Moves the only state, which is a variable, as far as its value goes on and nothing else can begin. Answers by
     /// how many bytes.
     fn read_value(&mut self, node: &Node, topic: &[u8]) -> usize {
         let goes_on = |byte: &u8| node.kind.may_have(class_of(*byte)) && node.child(*byte).is_none();
@@ -474,27 +474,27 @@ impl<'t> Walk<'t> {
         bytes
     }
 
-    /// Moves all places by one byte.
-    fn step(&mut self, places: &Places<'t>, topic: &[u8], at: usize, next: &mut Places<'t>) {
-        self.work.steps += places.len();
+    /// Moves all states by one byte.
+    fn step(&mut self, states: &States<'t>, topic: &[u8], at: usize, next: &mut States<'t>) {
+        self.work.steps += states.len();
         let byte = topic[at];
         // A value does not end inside of an escape, so its two digits only go on with it.
         let (was_in_escape, is_in_escape) = match self.has_escapes {
             true => (is_in_escape(topic, at), is_in_escape(topic, at + 1)),
             false => (false, false),
         };
-        for (node, text) in &places.texts {
+        for (node, text) in &states.texts {
             match text {
                 [first, rest @ ..] if *first == byte => self.enter_text(node, rest, is_in_escape, next),
                 [_, ..] => {}
                 [] => self.enter_child(node, byte, is_in_escape, next),
             }
         }
-        if places.variables.is_empty() {
+        if states.variables.is_empty() {
             return;
         }
         let class = if byte == b'%' && is_in_escape { Class::Simple } else { class_of(byte) };
-        for node in &places.variables {
+        for node in &states.variables {
             if node.kind.may_have(class) {
                 self.enter_variable(node, next);
             }
@@ -504,7 +504,7 @@ impl<'t> Walk<'t> {
         }
     }
 
-    fn enter_child(&mut self, node: &Node, byte: u8, is_in_escape: bool, next: &mut Places<'t>) {
+    fn enter_child(&mut self, node: &Node, byte: u8, is_in_escape: bool, next: &mut States<'t>) {
         if let Some(child) = node.child(byte) {
             let child = &self.nodes[child];
             self.enter_text(child, &child.text[1..], is_in_escape, next);
@@ -512,7 +512,7 @@ impl<'t> Walk<'t> {
     }
 
     /// Enters a text of which this is still to come.
-    fn enter_text(&mut self, node: &'t Node, text: &'t [u8], is_in_escape: bool, next: &mut Places<'t>) {
+    fn enter_text(&mut self, node: &'t Node, text: &'t [u8], is_in_escape: bool, next: &mut States<'t>) {
         next.texts.push((node, text));
         if text.is_empty() {
             self.found.extend(some(node.rest));
@@ -524,7 +524,7 @@ impl<'t> Walk<'t> {
         }
     }
 
-    fn enter_variable(&self, node: &'t Node, next: &mut Places<'t>) {
+    fn enter_variable(&self, node: &'t Node, next: &mut States<'t>) {
         if node.entered.replace(self.now) != self.now {
             next.variables.push(node);
         }

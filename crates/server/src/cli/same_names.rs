@@ -25,6 +25,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
         max_connections(77) = "77",
         when_full(FullPolicy::Drop) = "drop",
         max_topics(7) = "7",
+        max_patterns(70) = "70",
         max_event(5000) = "5000B",
         head_time(Duration::from_secs(3)) = "3s",
         retain_events(123) = "123",
