@@ -128,7 +128,7 @@ impl Subscriber {
     /// `heartbeat`. The handler decides what the client may read: look at [`Subscriber::topics`] first.
     ///
     /// # Errors
-    /// No topic, an invalid one, or too many; a parameter with a value that it does not have.
+    /// No topic, an invalid one, or too many; a pattern; a parameter with a value that it does not have.
     pub fn to_requested(&self, max_topics: usize) -> Result<NewSubscription, SubscribeError> {
         let subscribe = self.with_head(|head| Subscribe::from_head(head, max_topics))??;
         Ok(NewSubscription { subscribe, ..self.to([]) })
@@ -139,7 +139,7 @@ impl Subscriber {
     /// # Errors
     /// As [`Subscriber::to_requested`].
     pub fn topics(&self, max_topics: usize) -> Result<Vec<Topic>, SubscribeError> {
-        self.with_head(|head| SubscribeQuery::from_head(head, max_topics))?.map(|query| query.topics)
+        self.with_head(|head| SubscribeQuery::without_patterns(head, max_topics))?.map(|query| query.topics)
     }
 
     /// The address of the client: see [`Connection::peer`].

@@ -265,9 +265,12 @@ settings! {
             ("end-stream", "200, a retry, and the end of the stream: browsers come back", FullPolicy::EndStream),
             ("drop", "close without an answer: browsers come back", FullPolicy::Drop),
         ])).default("unavailable").reloadable();
-        /// Topics of one subscription.
+        /// Topics and patterns of one subscription.
         max_topics: usize = one(count(0..=usize::MAX))
             .default(Limits::default().topics_per_subscription.to_string()).reloadable();
+        /// Different patterns that subscribers read, or have read lately; beyond it a subscription to a further
+        /// pattern is answered as at --max-connections. 0: no subscription has patterns.
+        max_patterns: usize = one(count(0..=usize::MAX)).default(Limits::default().patterns.to_string());
         /// Data of one event.
         max_event: usize = one(size()).default(size_text(Limits::default().event_bytes)).reloadable();
         /// Time for a request head to be complete.
@@ -388,6 +391,7 @@ impl Settings {
             .with_when_full(self.when_full)
             .with_head_time(self.head_time)
             .with_topics_per_subscription(self.max_topics)
+            .with_patterns(self.max_patterns)
             .with_event_bytes(self.max_event)
             .with_laggard_bytes(self.laggard_bytes)
             .with_subscription_bytes(self.subscription_bytes)

@@ -19,7 +19,7 @@ pub use answer::{Answer, InvalidHeader, Refusal};
 pub use request::Request;
 pub(crate) use request::Via;
 pub use subscribe::{InvalidSubject, Subscribe};
-pub(crate) use subscribe::{PrivateEvents, WrongTopics};
+pub(crate) use subscribe::{Selectors, WrongTopics};
 pub(crate) use threads::{AdmissionThreads, Job};
 pub(crate) use ticket::{Decided, UndecidedAddress};
 pub use ticket::{DecisionTicket, Later};

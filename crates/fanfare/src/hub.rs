@@ -410,11 +410,11 @@ impl Hub {
         assert!(!table::is_private(), "a socket of a private descriptor table cannot be adopted");
         let number = self.inner.next_shard.fetch_add(1, Ordering::Relaxed);
         let shard = &self.inner.shards[number % self.inner.shards.len()];
-        let most_topics = self.limits().topics_per_subscription;
+        let (patterns, most_topics) = (subscribe.patterns().len(), self.limits().topics_per_subscription);
         let head_fits = subscribe.written_head.as_ref().is_none_or(|head| head.announces(encoding));
         let reason = if shard.mailbox.is_closed() {
             AdoptRefusal::Stopped
-        } else if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, most_topics) {
+        } else if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, patterns, most_topics) {
             wrong.into()
         } else if !head_fits {
             let text = "the response head does not announce the wire format of the stream";

@@ -218,6 +218,7 @@ pub use fanfare_proto::limits::{
     TopicPattern,
 };
 pub use fanfare_proto::link::{Encoding, Transport};
+pub use fanfare_proto::pattern::{Pattern, PatternError};
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery, is_resume_parameter};
 pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};

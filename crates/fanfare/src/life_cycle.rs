@@ -24,6 +24,7 @@ use fanfare_io::Clock;
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::Topic;
 use fanfare_proto::limits::LIFE_CYCLE_EVENTS_MAX;
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::stream::CloseReason;
 use futures_core::Stream;
 
@@ -69,6 +70,8 @@ pub struct Subscribed {
     pub connection: ConnectionId,
     /// All of its topics, each once.
     pub topics: Vec<Topic>,
+    /// All of its patterns, each once.
+    pub patterns: Vec<Pattern>,
     /// It resumed, and events are missing that it did not have.
     pub has_gap: bool,
 }

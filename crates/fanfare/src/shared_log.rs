@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
-use fanfare_proto::event_log::{EventLog, Wanted};
+use fanfare_proto::event_log::{EventLog, First, NoRoomForPatterns, Read, ReadBounds, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::log::{Log, ShardSet, Start};
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
 
 use crate::counts::TopicCounts;
@@ -29,7 +30,9 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
 
 /// An empty log with the bounds of an engine.
 pub(crate) fn log_of(epoch: Epoch, limits: &Limits, seed: u64) -> Log {
-    Log::new(epoch, limits.log.clone(), seed)
+    let mut log = Log::new(epoch, limits.log.clone(), seed);
+    log.limit_patterns(limits.patterns);
+    log
 }
 
 /// The log, its lock, and what can be read without.
@@ -183,14 +186,21 @@ impl LockedLog<'_> {
         (shards, is_read_here)
     }
 
-    /// Some reader in the process reads each of these topics from now on, and none did before.
-    pub(crate) fn add_local_reader(&mut self, topics: &[Topic]) {
+    /// Some reader in the process reads each of these topics and patterns from now on, and none did before.
+    pub(crate) fn add_local_reader(
+        &mut self,
+        topics: &[Topic],
+        patterns: &[Pattern],
+    ) -> Result<(), NoRoomForPatterns> {
+        self.state.log.add_pattern_reader(patterns, self.process.local)?;
         self.state.log.add_reader(topics, self.process.local);
+        Ok(())
     }
 
     /// Ends what [`LockedLog::add_local_reader`] began.
-    pub(crate) fn remove_local_reader(&mut self, topics: &[Topic]) {
+    pub(crate) fn remove_local_reader(&mut self, topics: &[Topic], patterns: &[Pattern]) {
         self.state.log.remove_reader(topics, self.process.local);
+        self.state.log.remove_pattern_reader(patterns, self.process.local);
     }
 
     /// As [`EventLog::resume`].
@@ -202,11 +212,10 @@ impl LockedLog<'_> {
     pub(crate) fn read_after(
         &self,
         wanted: &Wanted<'_>,
-        most: usize,
-        bytes: usize,
+        bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64> {
-        self.state.log.replay_after(wanted, most, bytes, into)
+    ) -> Result<Read, u64> {
+        self.state.log.replay_after(wanted, bounds, into)
     }
 
     #[cfg(feature = "sim")]
@@ -371,7 +380,11 @@ impl SharedLog {
     /// # Panics
     /// Something does not hold.
     #[cfg(feature = "sim")]
-    pub(crate) fn check<'topics>(&self, read: impl Iterator<Item = &'topics Topic>) {
+    pub(crate) fn check<'read>(
+        &self,
+        read: impl Iterator<Item = &'read Topic>,
+        patterns_read: impl Iterator<Item = &'read Pattern>,
+    ) {
         let mut locked = self.process.lock();
         let changes = locked.state.log.changes();
         if locked.state.checked.replace(changes) != Some(changes) {
@@ -379,10 +392,17 @@ impl SharedLog {
         }
         let log = &locked.state.log;
         let mut count = 0;
+        for pattern in patterns_read {
+            count += 1;
+            assert!(log.is_pattern_read(pattern, self.shard), "{pattern} is not registered");
+        }
+        let patterns = count;
+        let registered = log.patterns_read_by(self.shard);
+        assert_eq!(registered, patterns, "patterns that this shard has registered for");
         for topic in read {
             count += 1;
             assert!(
-                log.shards_reading(std::slice::from_ref(topic)).contains(self.shard),
+                log.topic(topic).is_some_and(|extent| extent.shards.contains(self.shard)),
                 "{topic} is not registered"
             );
         }
@@ -391,8 +411,13 @@ impl SharedLog {
         }
         let (topics, rest) = log.topics_page(None, usize::MAX);
         assert!(rest.is_none(), "the simulator has few topics");
-        let is_read = |topic: &&Topic| log.shards_reading(std::slice::from_ref(*topic)).contains(self.shard);
-        assert_eq!(topics.iter().filter(is_read).count(), count, "topics that this shard has registered for");
+        let is_read =
+            |topic: &&Topic| log.topic(topic).is_some_and(|extent| extent.shards.contains(self.shard));
+        assert_eq!(
+            topics.iter().filter(is_read).count(),
+            count - patterns,
+            "topics that this shard has registered for"
+        );
     }
 
     /// The newest number, where nothing waits in this shard's mailbox: for a shard that has nothing in hand
@@ -409,14 +434,18 @@ fn nanoseconds_or_never(at: Option<Duration>) -> u64 {
 }
 
 impl EventLog for SharedLog {
-    fn add_reader(&mut self, topics: &[Topic]) -> u64 {
+    fn add_reader(&mut self, topics: &[Topic], patterns: &[Pattern]) -> Result<u64, NoRoomForPatterns> {
         let mut log = self.process.lock();
+        log.state.log.add_pattern_reader(patterns, self.shard)?;
         log.state.log.add_reader(topics, self.shard);
-        log.newest()
+        Ok(log.newest())
     }
 
-    fn remove_reader(&mut self, topics: &[Topic]) {
-        self.process.lock().state.log.remove_reader(topics, self.shard);
+    fn remove_reader(&mut self, topics: &[Topic], patterns: &[Pattern]) {
+        let mut log = self.process.lock();
+        log.state.log.remove_reader(topics, self.shard);
+        log.state.log.remove_pattern_reader(patterns, self.shard);
+        drop(log);
         if !self.waiting.is_empty() {
             // A publisher may have waited for room in our mailbox that it does not need any more.
             self.waiting.call(self.shard);
@@ -434,14 +463,13 @@ impl EventLog for SharedLog {
     fn read_after(
         &self,
         wanted: &Wanted<'_>,
-        most: usize,
-        bytes: usize,
+        bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64> {
-        self.process.lock().read_after(wanted, most, bytes, into)
+    ) -> Result<Read, u64> {
+        self.process.lock().read_after(wanted, bounds, into)
     }
 
-    fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
-        self.process.lock().state.log.first_after(wanted.selection, wanted.after).cloned()
+    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First {
+        self.process.lock().state.log.first_after(wanted.selection, wanted.after, steps)
     }
 }

@@ -11,6 +11,7 @@ use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::Limits;
 pub use fanfare_proto::log::TopicExtent;
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
 
 use crate::admission::{Admission, Admissions};
@@ -260,6 +261,21 @@ pub struct LogSnapshot {
     pub readers: usize,
     /// Topics that it has an entry for.
     pub topics: usize,
+    /// Patterns that are read or remembered.
+    pub patterns: usize,
+    /// Pairs of a pattern and a shard that reads it.
+    pub pattern_readers: usize,
+}
+
+/// What the log says of one pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatternInLog {
+    /// Every event of the pattern after this number is in the log: the public ones, and all.
+    pub available_after: [u64; 2],
+    /// It is read or remembered.
+    pub is_known: bool,
+    /// The shards that read it.
+    pub shards: Vec<usize>,
 }
 
 /// What the log says of one topic.
@@ -278,6 +294,8 @@ pub fn log_snapshot(hub: &Hub) -> LogSnapshot {
         bytes: log.bytes(),
         readers: log.readers(),
         topics: log.topic_count(),
+        patterns: log.pattern_count(),
+        pattern_readers: log.pattern_readers(),
     })
 }
 
@@ -296,6 +314,21 @@ pub fn topics_in_log(hub: &Hub, topics: &[Topic]) -> Vec<TopicInLog> {
             extent: log.topic(topic),
         };
         topics.iter().map(of).collect()
+    })
+}
+
+/// The log's answers about each of these patterns, of so many shards.
+pub fn patterns_in_log(hub: &Hub, patterns: &[Pattern], shards: usize) -> Vec<PatternInLog> {
+    hub.with_log(|log| {
+        let of = |pattern: &Pattern| {
+            let available_after = [0, 1].map(|private| {
+                let none = Selection::of(&[], false);
+                log.available_after(none.with_patterns(std::slice::from_ref(pattern), private))
+            });
+            let shards = (0..shards).filter(|shard| log.is_pattern_read(pattern, *shard)).collect();
+            PatternInLog { available_after, is_known: log.has_pattern(pattern), shards }
+        };
+        patterns.iter().map(of).collect()
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_proto::pattern::{MAX_PLACES, Pattern, PatternKey, PatternTable};
+use fanfare_proto::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 
 /// The first line is a topic. Each other line is a pattern to add, or, behind a `-`, one to remove.
 pub(crate) fn check(input: &[u8]) {
@@ -35,12 +35,14 @@ fn add(
     pattern: Pattern,
     form: String,
 ) {
-    let (bytes, places) = (table.bytes(), table.places());
+    let (bytes, states) = (table.bytes(), table.states());
     match table.insert(pattern.clone(), form.clone()) {
         Ok(key) => drop(list.insert(form, (pattern, key))),
         Err(_) => {
-            assert_eq!((table.bytes(), table.places()), (bytes, places), "a refused pattern changes nothing");
-            assert!(places + pattern.places() > MAX_PLACES, "{pattern} is refused although it has room");
+            assert_eq!((table.bytes(), table.states()), (bytes, states), "a refused pattern changes nothing");
+            // It has room in a table for itself, unless it is refused everywhere.
+            let alone = PatternTable::new().insert(pattern.clone(), ());
+            assert_eq!(alone.is_ok(), pattern.states() <= MAX_STATES, "{pattern}");
         }
     }
 }
@@ -51,8 +53,8 @@ fn matches(table: &PatternTable<String>, list: &BTreeMap<String, (Pattern, Patte
     found.sort();
     let matching = list.iter().filter(|(_, (pattern, _))| pattern.matches(topic));
     assert_eq!(found, matching.map(|(form, _)| form.clone()).collect::<Vec<String>>(), "{topic:?}");
-    assert!(work.places <= table.places() && table.places() <= MAX_PLACES, "{work:?}");
-    assert!(work.steps <= topic.len() * table.places(), "{work:?}");
+    assert!(work.states <= table.states() && table.states() <= MAX_STATES, "{work:?}");
+    assert!(work.steps <= topic.len() * table.states(), "{work:?}");
 }
 
 /// A pattern without the names of its variables: `{}` or `{+}`, of neighbours one of the wider kind.

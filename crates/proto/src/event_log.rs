@@ -5,16 +5,20 @@ use std::sync::Arc;
 use crate::event::Topic;
 use crate::frame::Frame;
 use crate::log::{Log, Start};
+use crate::pattern::Pattern;
 use crate::selection::Selection;
 
 /// One shard's access to the log. The log itself is behind a lock that others take too, so each call is short.
 pub trait EventLog {
-    /// Registers this shard as a reader of these topics, which it was not before, and answers the newest number: every
-    /// later event of these topics will be handed to [`crate::delivery::Delivery::handle_event`].
-    fn add_reader(&mut self, topics: &[Topic]) -> u64;
+    /// Registers this shard as a reader of these topics and patterns, which it was not before, and answers the newest
+    /// number: every later event of them will be handed to [`crate::delivery::Delivery::handle_event`].
+    ///
+    /// # Errors
+    /// The log cannot take the patterns. The shard is registered for nothing then.
+    fn add_reader(&mut self, topics: &[Topic], patterns: &[Pattern]) -> Result<u64, NoRoomForPatterns>;
 
     /// Ends what [`EventLog::add_reader`] began. Events that were on their way may still come.
-    fn remove_reader(&mut self, topics: &[Topic]);
+    fn remove_reader(&mut self, topics: &[Topic], patterns: &[Pattern]);
 
     /// The highest number that any subscriber may have seen. At least that of every event that this shard was
     /// handed.
@@ -23,8 +27,8 @@ pub trait EventLog {
     /// Where a subscriber of this selection starts that has the event `id`.
     fn resume(&self, id: &str, selection: Selection<'_>) -> Start;
 
-    /// Appends to `into` the frames that are wanted, in order: at most `most` and about `bytes` of them, but at
-    /// least one if there is one. Answers the cursor of a subscriber that was given all of them.
+    /// Appends to `into` the frames that are wanted, in order, within these bounds. Where it finds none, more may follow
+    /// behind the number that it answers.
     ///
     /// # Errors
     /// Some of these frames are gone that the subscriber does not know of: everything after the number that is returned is
@@ -32,14 +36,70 @@ pub trait EventLog {
     fn read_after(
         &self,
         wanted: &Wanted<'_>,
-        most: usize,
-        bytes: usize,
+        bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64>;
+    ) -> Result<Read, u64>;
 
-    /// The first frame that [`EventLog::read_after`] would give, where nothing before it is gone.
-    fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>>;
+    /// The first frame that [`EventLog::read_after`] would give, where nothing before it is gone. Looks for it with so
+    /// many steps at most.
+    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First;
 }
+
+/// What one read of the log gives at most.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadBounds {
+    /// Frames; at least one.
+    pub frames: usize,
+    /// Their wire bytes. One frame is given whatever it has.
+    pub bytes: usize,
+    /// How long it looks for the frames of patterns, in [steps](Selection::steps). One frame is looked at in any case.
+    pub steps: usize,
+}
+
+/// What came of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The cursor of a subscriber that was given all of the frames. Frames that are for it may follow, also where there
+    /// were none.
+    pub up_to: u64,
+    /// What the read has cost, in frames of topics.
+    pub cost: usize,
+}
+
+/// What comes first after a number.
+#[derive(Clone, Debug)]
+pub enum First {
+    /// This frame.
+    Frame(Arc<Frame>),
+    /// Nothing up to the newest number.
+    Nothing,
+    /// Nothing up to this number. What comes after it is not known.
+    NothingUpTo(u64),
+}
+
+impl First {
+    /// The frame, where one was found.
+    pub fn frame(self) -> Option<Arc<Frame>> {
+        match self {
+            First::Frame(frame) => Some(frame),
+            First::Nothing | First::NothingUpTo(_) => None,
+        }
+    }
+
+    /// Nothing is between where the question began and this number: at most `until`.
+    pub fn nothing_up_to(&self, until: u64) -> u64 {
+        match self {
+            First::Frame(frame) => until.min(frame.seq() - 1),
+            First::Nothing => until,
+            First::NothingUpTo(seq) => until.min(*seq),
+        }
+    }
+}
+
+/// There are as many different patterns as there may be, or this one would make it too much work to find the patterns of
+/// a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoomForPatterns;
 
 /// Which frames a subscriber wants.
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +122,15 @@ pub struct UnsharedLog<'log> {
 }
 
 impl EventLog for UnsharedLog<'_> {
-    fn add_reader(&mut self, topics: &[Topic]) -> u64 {
+    fn add_reader(&mut self, topics: &[Topic], patterns: &[Pattern]) -> Result<u64, NoRoomForPatterns> {
+        self.log.add_pattern_reader(patterns, self.shard)?;
         self.log.add_reader(topics, self.shard);
-        self.log.newest()
+        Ok(self.log.newest())
     }
 
-    fn remove_reader(&mut self, topics: &[Topic]) {
+    fn remove_reader(&mut self, topics: &[Topic], patterns: &[Pattern]) {
         self.log.remove_reader(topics, self.shard);
+        self.log.remove_pattern_reader(patterns, self.shard);
     }
 
     fn newest(&self) -> u64 {
@@ -82,14 +144,13 @@ impl EventLog for UnsharedLog<'_> {
     fn read_after(
         &self,
         wanted: &Wanted<'_>,
-        most: usize,
-        bytes: usize,
+        bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64> {
-        self.log.replay_after(wanted, most, bytes, into)
+    ) -> Result<Read, u64> {
+        self.log.replay_after(wanted, bounds, into)
     }
 
-    fn first_after(&self, wanted: &Wanted<'_>) -> Option<Arc<Frame>> {
-        self.log.first_after(wanted.selection, wanted.after).cloned()
+    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First {
+        self.log.first_after(wanted.selection, wanted.after, steps)
     }
 }

@@ -161,6 +161,7 @@ setters! {
         decision_time, with_decision_time: Duration;
         head, with_head: HeadLimits;
         topics_per_subscription, with_topics_per_subscription: usize;
+        patterns, with_patterns: usize;
         members_per_subscription, with_members_per_subscription: usize;
         details_bytes, with_details_bytes: usize;
         members_lingering, with_members_lingering: usize;
@@ -229,8 +230,11 @@ pub struct Limits {
     pub decision_time: Duration,
     /// Bytes and fields of a request head, at most 32 KiB: 431, or 414 for its first line.
     pub head: HeadLimits,
-    /// Topics of one subscription: 400.
+    /// Topics and patterns of one subscription: 400.
     pub topics_per_subscription: usize,
+    /// Different patterns that subscribers read, or have read lately, in the whole process: the subscriber of one more is
+    /// answered as if there were no room. A publish looks for the patterns of its topics.
+    pub patterns: usize,
     /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
     /// joined under one hold of a lock that all shards take.
     pub members_per_subscription: usize,
@@ -318,6 +322,7 @@ impl Default for Limits {
             decision_time: Duration::from_secs(10),
             head: HeadLimits::default(),
             topics_per_subscription: 64,
+            patterns: PATTERNS,
             members_per_subscription: 16,
             details_bytes: 512 << 20,
             members_lingering: 1 << 16,
@@ -440,6 +445,19 @@ pub const LAGGARD_TURNS: usize = 64;
 /// them in one turn, and with 64 topics each of them is the smallest of 64.
 pub const REPLAYED_FRAMES: usize = 4096;
 
+/// How long one read of the log looks for the frames of patterns, in steps of about ten nanoseconds: a sixth of a
+/// millisecond, for which the log's lock is held. See [`Selection::steps`](crate::selection::Selection::steps).
+pub const SCAN_STEPS: usize = 1 << 14;
+
+/// Such steps that cost as much of [`REPLAYED_FRAMES`] as a frame of a topic does.
+pub const STEPS_OF_A_READ_FRAME: usize = 32;
+
+/// Bytes of the patterns that the log knows, above which it remembers none that no subscriber reads.
+pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
+
+/// Different patterns that the log knows, unless [`Limits::patterns`] says otherwise.
+pub const PATTERNS: usize = 10_000;
+
 /// Events for many that may wait to be marked behind another one before the shard takes no more.
 pub const MARKINGS: usize = 16;
 
@@ -496,6 +514,10 @@ pub const UNDECIDED_CHECKS: usize = 1024;
 /// Topics that the new streams of one tick register for, and changes of topics, which count four times: some two milliseconds
 /// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;
+
+/// What the opening of a stream that resumes with patterns counts of these: it may go through the log for twice as long as
+/// [`SCAN_STEPS`] says.
+pub const OPENING_TOPICS_OF_A_SCAN: usize = 128;
 
 /// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A
 /// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.

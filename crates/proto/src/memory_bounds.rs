@@ -7,6 +7,7 @@ use crate::event::MAX_TOPIC_BYTES;
 use crate::key_counts::KeyCounts;
 use crate::limits::{
     DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES, RECEIVE_BYTES,
+    REMEMBERED_PATTERN_BYTES,
 };
 
 impl Limits {
@@ -61,6 +62,7 @@ impl Limits {
             ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
+            ("patterns without a subscriber", REMEMBERED_PATTERN_BYTES),
             ("subjects and members of subscribers", each(details)),
             ("counts of clients", each(addresses.saturating_add(subjects)).saturating_add(rates)),
             ("members without a connection", without_connection.saturating_mul(MEMBER_WITH_NAMES)),

@@ -7,7 +7,7 @@ use crate::event::{InvalidEvent, Topic};
 use crate::form::form_fields;
 use crate::frame::Checkpoint;
 use crate::head::RequestHead;
-use crate::pattern::{MAX_PLACES, Pattern, PatternError};
+use crate::pattern::{MAX_STATES, Pattern, PatternError};
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
 /// there, the earlier name in this list wins.
@@ -97,6 +97,18 @@ impl SubscribeQuery {
         Ok(SubscribeQuery { topics, patterns, resume, gap_events, checkpoint, heartbeat })
     }
 
+    /// The same, for servers that take no patterns: those that decide by the names of topics who may read them.
+    ///
+    /// # Errors
+    /// As [`SubscribeQuery::from_head`], and where the query names a pattern.
+    pub fn without_patterns(
+        head: &RequestHead<'_>,
+        max_topics: usize,
+    ) -> Result<SubscribeQuery, SubscribeError> {
+        let query = SubscribeQuery::from_head(head, max_topics)?;
+        if query.patterns.is_empty() { Ok(query) } else { Err(SubscribeError::NoPatterns) }
+    }
+
     /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of the
     /// header `Last-Event-ID`, and the query behind the `?`. They are read as [`SubscribeQuery::from_head`] reads
     /// them; everything else in the query is ignored.
@@ -132,7 +144,7 @@ impl Selected {
         }
         if !self.patterns.iter().any(|other| other.has_form_of(&pattern)) {
             self.check_room()?;
-            if pattern.places() > MAX_PLACES {
+            if pattern.states() > MAX_STATES {
                 return Err(SubscribeError::PatternTooComplex);
             }
             self.patterns.push(pattern);
@@ -181,8 +193,10 @@ pub enum SubscribeError {
     /// A pattern is not UTF-8 once its `%` escapes are decoded.
     PatternNotUtf8,
     /// A template has so much text and so many variables behind variables whose end is not certain, that to
-    /// look up a topic could take too long ([`Pattern::places`]).
+    /// look up a topic could take too long ([`Pattern::states`]).
     PatternTooComplex,
+    /// The query names a pattern, and the server takes none.
+    NoPatterns,
     /// The query names too many different topics and patterns.
     TooManyTopics {
         /// How many are allowed.
@@ -215,7 +229,11 @@ impl fmt::Display for SubscribeError {
             ),
             SubscribeError::Pattern(error) => {
                 write!(f, "a pattern in the query cannot be used: {error}; use match= for a prefix such as \
-                     orders/* or a template such as /users/{{id}}, and topic= for a name")
+                     orders/* or a template such as /users/{{id}}, and topic= for a name")?;
+                match error {
+                    PatternError::VariableName => f.write_str("; write %2B for a + in a query, as in {%2Bpath}"),
+                    _ => Ok(()),
+                }
             }
             SubscribeError::PatternNotUtf8 => f.write_str(
                 "a pattern in the query is not UTF-8; percent-encode its UTF-8 bytes, for example match=%C3%A4* for \"ä*\"",
@@ -224,6 +242,9 @@ impl fmt::Display for SubscribeError {
                 "a pattern in the query has too many variables, or too much text behind a variable that may contain \
                  this text; use {var} between slashes, or a shorter pattern",
             ),
+            SubscribeError::NoPatterns => {
+                f.write_str("this server takes no patterns; name topics by topic= in place of match=")
+            }
             SubscribeError::TooManyTopics { max_topics } => {
                 write!(f, "a subscription may name {max_topics} topics and patterns at most; use fewer, or several connections")
             }

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, EventId, Topic};
-use fanfare_proto::event_log::Wanted;
+use fanfare_proto::event_log::{First, ReadBounds, Wanted};
 use fanfare_proto::frame::{Frame, WireFormat};
 use fanfare_proto::limits::{LogLimits, Retention, RetentionRule};
 use fanfare_proto::log::{EARLIEST, Log, Start};
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
 
 const SEEDS: u64 = 200;
@@ -78,6 +79,55 @@ struct World {
     history: Vec<Arc<Frame>>,
     /// By name; the log may have forgotten some.
     topics: BTreeMap<Topic, ModelTopic>,
+    /// Patterns that the log knows.
+    patterns: BTreeMap<Pattern, ModelPattern>,
+    most_patterns: usize,
+    /// The first frame that bore an id, while any topic retains one that does.
+    own_ids: BTreeMap<String, u64>,
+    /// How often a pattern was left.
+    lefts: u64,
+}
+
+/// A pattern that is read or remembered.
+#[derive(Default)]
+struct ModelPattern {
+    readers: BTreeSet<usize>,
+    /// What any topic had dropped when the log began to note what topics of this pattern drop: public frames, and all.
+    base: [u64; 2],
+    /// When its last reader has left it.
+    left: u64,
+}
+
+/// Patterns that are read here. The last two are one.
+const PATTERNS: [&str; 7] = ["*", "topic-1*", "topic-{x}", "{+x}", "no/*", "{x}-1", "{other}-1"];
+
+/// What a subscriber reads.
+struct ModelSelection {
+    topics: Vec<Topic>,
+    private_topics: usize,
+    patterns: Vec<Pattern>,
+    private_patterns: usize,
+}
+
+impl ModelSelection {
+    fn get(&self) -> Selection<'_> {
+        Selection::mixed(&self.topics, self.private_topics)
+            .with_patterns(&self.patterns, self.private_patterns)
+    }
+
+    /// A private event reaches the subscriber by a selector that sees private events.
+    fn selects(&self, topic: &Topic, is_private: bool) -> bool {
+        let (topics, patterns) = match is_private {
+            true => (self.private_topics, self.private_patterns),
+            false => (self.topics.len(), self.patterns.len()),
+        };
+        self.topics[..topics].contains(topic)
+            || self.patterns[..patterns].iter().any(|pattern| pattern.matches(topic.as_str()))
+    }
+
+    fn wants(&self, frame: &Frame) -> bool {
+        frame.topics().iter().any(|topic| self.selects(topic, frame.private()))
+    }
 }
 
 #[derive(Default)]
@@ -103,6 +153,10 @@ impl World {
             began_after: 0,
             history: Vec::new(),
             topics: BTreeMap::new(),
+            patterns: BTreeMap::new(),
+            most_patterns: 0,
+            own_ids: BTreeMap::new(),
+            lefts: 0,
         };
         world.topic_count = world.pick(&[3, 8, 60]);
         world.shard_count = world.pick(&[1, 4, 200]);
@@ -125,6 +179,8 @@ impl World {
         }
         let epoch = Epoch::new(world.next());
         world.log = Log::new(epoch, world.limits.clone(), world.random);
+        world.most_patterns = world.pick(&[1, 2, 4, 100]);
+        world.log.limit_patterns(world.most_patterns);
         world.began_after = world.pick(&[0, 0, 1_000]);
         if world.began_after > 0 {
             world.log.begin_after(world.began_after);
@@ -153,7 +209,8 @@ impl World {
         match self.below(100) {
             0..55 => self.append(),
             55..65 => self.trim(),
-            65..75 => self.change_reader(),
+            65..71 => self.change_reader(),
+            71..75 => self.change_pattern_reader(),
             75..80 => self.check_pages(),
             80..88 => self.ask_to_resume(),
             88..90 => self.ask_for_published(),
@@ -168,6 +225,12 @@ impl World {
                 self.log.remove_reader(std::slice::from_ref(topic), shard);
             }
         }
+        for (pattern, model) in &mut self.patterns {
+            for shard in std::mem::take(&mut model.readers) {
+                self.log.remove_pattern_reader(std::slice::from_ref(pattern), shard);
+            }
+        }
+        assert_eq!((self.log.pattern_readers(), self.log.pattern_count()), (0, self.patterns.len()));
         self.now = Duration::MAX;
         self.trim();
         let lasting =
@@ -175,7 +238,8 @@ impl World {
         let lasting: usize = lasting.map(|topic| self.topics[topic].retained.len()).sum();
         assert!(lasting > 0 || self.log.is_empty());
         if self.log.is_empty() {
-            assert_eq!((self.log.topic_count(), self.log.readers(), self.log.reader_bytes()), (0, 0, 0));
+            assert_eq!((self.log.topic_count(), self.log.readers()), (0, 0));
+            assert_eq!(self.log.reader_bytes() > 0, !self.patterns.is_empty());
         }
         self.log.check();
     }
@@ -194,6 +258,9 @@ impl World {
         let id = self.cursor(seq).to_string();
         let frame = Arc::new(Frame::encode(seq, &id, event.with_data("x".repeat(size)), self.now));
         self.history.push(Arc::clone(&frame));
+        if let Some(id) = frame.own_id() {
+            self.own_ids.entry(id.to_owned()).or_insert(seq);
+        }
         let held_before: BTreeSet<u64> = self.held().chain([seq]).collect();
 
         let mut dropped = Vec::new();
@@ -250,13 +317,16 @@ impl World {
     }
 
     /// What went to the caller is what no topic holds any more.
-    fn check_dropped(&self, held_before: BTreeSet<u64>, dropped: &[Arc<Frame>]) {
+    fn check_dropped(&mut self, held_before: BTreeSet<u64>, dropped: &[Arc<Frame>]) {
         let held: BTreeSet<u64> = self.held().collect();
         assert_eq!(self.log.len(), held.len());
         let gone: Vec<u64> = held_before.difference(&held).copied().collect();
         let mut given: Vec<u64> = dropped.iter().map(|frame| frame.seq()).collect();
         given.sort_unstable();
         assert_eq!(given, gone, "frames that were dropped");
+        let retained = self.topics.values().flat_map(|model| model.own_ids.keys());
+        let borne: BTreeSet<&String> = retained.collect();
+        self.own_ids.retain(|id, _| borne.contains(id));
     }
 
     fn held(&self) -> impl Iterator<Item = u64> + '_ {
@@ -312,10 +382,75 @@ impl World {
         assert_eq!(self.log.readers_version() != version, !changed.is_empty());
         let topics = self.some_topics();
         let models = topics.iter().filter_map(|topic| self.topics.get(topic));
-        let expected: BTreeSet<usize> = models.flat_map(|model| model.readers.iter().copied()).collect();
+        let mut expected: BTreeSet<usize> = models.flat_map(|model| model.readers.iter().copied()).collect();
+        for (pattern, model) in &self.patterns {
+            if topics.iter().any(|topic| pattern.matches(topic.as_str())) {
+                expected.extend(&model.readers);
+            }
+        }
         assert!(self.log.shards_reading(&topics).iter().eq(expected));
         let readers: usize = self.topics.values().map(|model| model.readers.len()).sum();
         assert_eq!(self.log.readers(), readers);
+    }
+
+    fn change_pattern_reader(&mut self) {
+        let shard = self.below(self.shard_count);
+        let version = self.log.readers_version();
+        let joins = self.below(3) > 0;
+        let mut patterns = self.some_patterns();
+        let reads = |model: &ModelPattern| model.readers.contains(&shard);
+        patterns.retain(|pattern| self.patterns.get(pattern).is_some_and(reads) != joins);
+        if !joins {
+            self.log.remove_pattern_reader(&patterns, shard);
+            patterns.iter().for_each(|pattern| self.leave_pattern(pattern, shard));
+        } else {
+            let is_new = |pattern: &Pattern| !self.patterns.contains_key(pattern);
+            patterns.sort_by_key(is_new);
+            let added = patterns.iter().take_while(|pattern| self.join_pattern(pattern, shard)).count();
+            let is_added = self.log.add_pattern_reader(&patterns, shard).is_ok();
+            assert_eq!(is_added, added == patterns.len(), "patterns that find room");
+            if !is_added {
+                patterns[..added].iter().for_each(|pattern| self.leave_pattern(pattern, shard));
+                assert_eq!(self.log.readers_version(), version);
+                return;
+            }
+        }
+        assert_eq!(self.log.readers_version() != version, !patterns.is_empty());
+        assert_eq!(self.log.pattern_count(), self.patterns.len(), "patterns that the log knows");
+        let readers: usize = self.patterns.values().map(|model| model.readers.len()).sum();
+        assert_eq!(self.log.pattern_readers(), readers);
+    }
+
+    /// False where there is no room for the pattern: all others are read.
+    fn join_pattern(&mut self, pattern: &Pattern, shard: usize) -> bool {
+        if !self.patterns.contains_key(pattern) {
+            if self.patterns.len() == self.most_patterns {
+                let remembered = self.patterns.iter().filter(|(_, model)| model.readers.is_empty());
+                let oldest = remembered.min_by_key(|(_, model)| model.left).map(|(oldest, _)| oldest.clone());
+                let Some(oldest) = oldest else { return false };
+                self.patterns.remove(&oldest);
+            }
+            let base = self.dropped_of(|_| true);
+            self.patterns.insert(pattern.clone(), ModelPattern { base, ..ModelPattern::default() });
+        }
+        self.patterns.get_mut(pattern).unwrap().readers.insert(shard)
+    }
+
+    fn leave_pattern(&mut self, pattern: &Pattern, shard: usize) {
+        self.lefts += 1;
+        let model = self.patterns.get_mut(pattern).unwrap();
+        model.readers.remove(&shard);
+        model.left = self.lefts;
+    }
+
+    /// What some topics have dropped: public frames, and all.
+    fn dropped_of(&self, is_meant: impl Fn(&Topic) -> bool) -> [u64; 2] {
+        let mut dropped = [self.began_after; 2];
+        for (_, model) in self.topics.iter().filter(|(topic, _)| is_meant(topic)) {
+            dropped[0] = dropped[0].max(model.dropped[0]);
+            dropped[1] = dropped[1].max(model.dropped[0]).max(model.dropped[1]);
+        }
+        dropped
     }
 
     fn check_pages(&mut self) {
@@ -338,22 +473,36 @@ impl World {
     }
 
     /// The number after which all is here. The log may not know it, and then names a later one.
-    fn available_after(&self, selection: Selection<'_>) -> u64 {
-        let available = self.log.available_after(selection);
-        let models = selection.each().filter_map(|(topic, sees)| Some((self.topics.get(topic)?, sees)));
-        let dropped = models.flat_map(|(model, sees)| &model.dropped[..1 + usize::from(sees)]);
-        let dropped = dropped.max().copied().unwrap_or(0).max(self.began_after);
+    fn available_after(&self, selection: &ModelSelection) -> u64 {
+        let available = self.log.available_after(selection.get());
+        let topics = selection.topics.iter().enumerate();
+        let models = topics.filter_map(|(index, topic)| Some((self.topics.get(topic)?, index)));
+        let dropped = models
+            .flat_map(|(model, index)| &model.dropped[..1 + usize::from(index < selection.private_topics)]);
+        let mut dropped = dropped.max().copied().unwrap_or(0).max(self.began_after);
+        for (index, pattern) in selection.patterns.iter().enumerate() {
+            // Of a pattern that the log does not know, it says what any topic has dropped.
+            let matches = |topic: &Topic| pattern.matches(topic.as_str());
+            let (base, since) = match self.patterns.get(pattern) {
+                Some(model) => (model.base, self.dropped_of(matches)),
+                None => (self.dropped_of(|_| true), [0; 2]),
+            };
+            let of = usize::from(index < selection.private_patterns);
+            dropped = dropped.max(base[of]).max(since[of]);
+        }
         // In a large log, tombstones suffice.
         let exact = self.limits.total_bytes > 1 << 20;
         assert!(available == dropped || (available > dropped && !exact), "{available}, not {dropped}");
         available
     }
 
-    /// Topics, and of how many of them private events are seen: none, all, or some.
-    fn some_selection(&mut self) -> (Vec<Topic>, usize) {
+    /// Topics and patterns, and of how many of them private events are seen: none, all, or some.
+    fn some_selection(&mut self) -> ModelSelection {
         let topics = self.some_topics();
-        let private = self.pick(&[0, topics.len(), topics.len() / 2]);
-        (topics, private)
+        let private_topics = self.pick(&[0, topics.len(), topics.len() / 2]);
+        let patterns = if self.below(2) == 0 { Vec::new() } else { self.some_patterns() };
+        let private_patterns = self.pick(&[0, patterns.len(), patterns.len() / 2]);
+        ModelSelection { topics, private_topics, patterns, private_patterns }
     }
 
     /// Whether an event with an own id was published before, to the same topics.
@@ -377,10 +526,9 @@ impl World {
     }
 
     fn ask_to_resume(&mut self) {
-        let (topics, private) = self.some_selection();
-        let selection = Selection::mixed(&topics, private);
-        let available = self.available_after(selection);
-        let earliest = self.log.resume(EARLIEST, selection);
+        let selection = self.some_selection();
+        let available = self.available_after(&selection);
+        let earliest = self.log.resume(EARLIEST, selection.get());
         assert_eq!(earliest, Start::At { cursor: available, from: 0 });
         let seq = self.some_seq();
         let expected = match seq {
@@ -388,38 +536,43 @@ impl World {
             _ if seq < available => Start::Gap { cursor: available, from: seq },
             _ => Start::At { cursor: seq, from: seq },
         };
-        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), selection), expected);
+        assert_eq!(self.log.resume(&self.cursor(seq).to_string(), selection.get()), expected);
         let id = self.own_id();
-        let models = topics.iter().filter_map(|topic| self.topics.get(topic));
+        let models = selection.topics.iter().filter_map(|topic| self.topics.get(topic));
         let first = models.filter_map(|model| model.own_ids.get(&id)).map(|(first, _)| *first).min();
+        // A subscriber of a pattern is asked about the ids of all topics.
+        let first = if selection.patterns.is_empty() { first } else { self.own_ids.get(&id).copied() };
         let expected = match first {
             Some(seq) if seq >= available => Start::At { cursor: seq, from: seq },
             first => Start::Gap { cursor: available, from: first.unwrap_or(0) },
         };
-        assert_eq!(self.log.resume(&id, selection), expected, "{id}");
+        assert_eq!(self.log.resume(&id, selection.get()), expected, "{id}");
     }
 
     fn ask_to_read(&mut self) {
-        let ((topics, private), after) = (self.some_selection(), self.some_seq());
-        let selection = Selection::mixed(&topics, private);
+        let (selection, after) = (self.some_selection(), self.some_seq());
         let max_frames = self.pick(&[1, 3, 1_000]);
         let max_bytes = self.pick(&[1, 500, 5_000, usize::MAX]);
-        // A private event reaches the subscriber by a topic whose private events it sees.
-        let selected = |frame: &Frame| if frame.private() { &topics[..private] } else { &topics[..] };
-        let matches = |frame: &&Arc<Frame>| {
-            frame.seq() > after && frame.topics().iter().any(|topic| selected(frame).contains(topic))
-        };
+        let matches = |frame: &&Arc<Frame>| frame.seq() > after && selection.wants(frame);
         let first = self.history.iter().filter(matches).find(|frame| {
             let retained = |topic| self.topics[topic].retained.iter().any(|other| other.seq() == frame.seq());
-            frame.topics().iter().any(|topic| selected(frame).contains(topic) && retained(topic))
+            frame.topics().iter().any(|topic| selection.selects(topic, frame.private()) && retained(topic))
         });
-        let found = self.log.first_after(selection, after);
+        let found = self.log.first_after(selection.get(), after, usize::MAX).frame();
         assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
+        // With fewer steps it does not say more than it knows.
+        let first_seq = first.map_or(u64::MAX, |frame| frame.seq());
+        let steps = self.below(200);
+        match self.log.first_after(selection.get(), after, steps) {
+            First::Frame(frame) => assert_eq!(frame.seq(), first_seq),
+            First::Nothing => assert_eq!(first_seq, u64::MAX),
+            First::NothingUpTo(seq) => assert!(seq >= after && seq < first_seq),
+        }
 
-        let available = self.available_after(selection);
-        self.check_replay(selection, after, available);
+        let available = self.available_after(&selection);
+        self.check_replay(&selection, after, available);
         let mut given = Vec::new();
-        let read = self.log.read_after(selection, after, max_frames, max_bytes, &mut given);
+        let read = self.log.read_after(selection.get(), after, max_frames, max_bytes, &mut given);
         if after < available {
             assert_eq!(read, Err(available));
             return;
@@ -431,28 +584,51 @@ impl World {
             frames.iter().map(|frame| frame.wire(WireFormat::Chunked).len()).sum()
         };
         assert!(given.len() <= max_frames && (given.len() <= 1 || bytes(&given) <= max_bytes));
-        let cursor =
-            if given.len() == all.len() { self.log.newest().max(after) } else { given_seqs[given.len() - 1] };
-        assert_eq!(read, Ok(cursor));
-        if let Some(next) = all.get(given.len()) {
-            let next = self.history.iter().find(|frame| frame.seq() == *next).unwrap();
-            let with_next = bytes(&given) + bytes(std::slice::from_ref(next));
-            assert!(given.len() == max_frames || with_next > max_bytes, "it stopped for a reason");
-        }
+        let read = read.unwrap();
+        let Some(next) = all.get(given.len()) else {
+            assert_eq!(read, self.log.newest().max(after));
+            return;
+        };
+        let last = given_seqs[given.len() - 1];
+        // Events for others may lie between.
+        let is_right = read == last || (!selection.patterns.is_empty() && read > last && read < *next);
+        assert!(is_right, "the cursor {read} between {last} and {next}");
+        let next = self.history.iter().find(|frame| frame.seq() == *next).unwrap();
+        let with_next = bytes(&given) + bytes(std::slice::from_ref(next));
+        assert!(given.len() == max_frames || with_next > max_bytes, "it stopped for a reason");
     }
 
-    /// A subscriber that knows what is missing gets all that is left.
-    fn check_replay(&self, selection: Selection<'_>, after: u64, available: u64) {
-        let models = selection.each().filter_map(|(topic, sees)| Some((self.topics.get(topic)?, sees)));
-        let seen = models.flat_map(|(model, sees)| {
-            model.retained.iter().filter(move |frame| sees || !frame.private()).map(|frame| frame.seq())
-        });
-        let expected: BTreeSet<u64> = seen.filter(|seq| *seq > after).collect();
-        let (most, mut given) = (usize::MAX, Vec::new());
-        let wanted = Wanted { selection, after, incomplete_until: available };
-        let end = self.log.replay_after(&wanted, most, most, &mut given);
-        assert_eq!(end, Ok(self.log.newest().max(after)));
+    /// A subscriber that knows what is missing gets all that is left, in however many reads.
+    fn check_replay(&mut self, selection: &ModelSelection, after: u64, available: u64) {
+        let mut expected = BTreeSet::new();
+        for (topic, model) in &self.topics {
+            let seen = model.retained.iter().filter(|frame| selection.selects(topic, frame.private()));
+            expected.extend(seen.map(|frame| frame.seq()).filter(|seq| *seq > after));
+        }
+        let steps = self.pick(&[1, 40, 400, usize::MAX]);
+        let bounds = ReadBounds { frames: self.pick(&[1, usize::MAX]), bytes: usize::MAX, steps };
+        let (mut up_to, mut given) = (after, Vec::new());
+        loop {
+            let wanted = Wanted { selection: selection.get(), after: up_to, incomplete_until: available };
+            let before = given.len();
+            let read = self.log.replay_after(&wanted, bounds, &mut given).unwrap();
+            assert!(read.cost >= given.len() - before, "what a read costs");
+            if read.up_to == self.log.newest().max(after) {
+                break;
+            }
+            assert!(read.up_to > up_to, "a read goes on");
+            up_to = read.up_to;
+        }
         assert!(given.iter().map(|frame| frame.seq()).eq(expected), "all that is left after {after}");
+    }
+
+    fn some_patterns(&mut self) -> Vec<Pattern> {
+        let texts: Vec<&str> = (0..1 + self.below(2)).map(|_| self.pick(&PATTERNS)).collect();
+        let mut patterns: Vec<Pattern> =
+            texts.iter().map(|text| Pattern::parse(text).unwrap().normalized()).collect();
+        patterns.sort();
+        patterns.dedup();
+        patterns
     }
 
     fn cursor(&self, seq: u64) -> Cursor {

@@ -39,7 +39,7 @@ fn an_up_to_date_subscriber_of_a_quiet_topic_is_at_the_head_at_once() {
     let id = Cursor { epoch, seq: 1 }.to_string();
     let start = access.resume(&id, subscription.selection());
     let link = delivery.reserve();
-    let opened = delivery.open(subscription, Some(start), &mut access);
+    let opened = delivery.open(subscription, Some(start), &mut access).unwrap();
     assert!(!opened.gap);
     let new = NewStream { link, socket: 5, options: StreamOptions::default(), lifetime: None, unsent: None };
     delivery.begin(opened, new, now, &mut access);

@@ -42,7 +42,7 @@ impl Shard {
         }
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
-        let opened = self.delivery.open(subscription, None, &mut log);
+        let opened = self.delivery.open(subscription, None, &mut log).unwrap();
         let new =
             NewStream { link, socket: 1, options: StreamOptions::default(), lifetime: None, unsent: None };
         self.delivery.begin(opened, new, Duration::ZERO, &mut log);

@@ -283,7 +283,11 @@ impl Access {
         }
         match found.map_err(|reason| self.subscriber_denial(reason))? {
             Some(verified) => self.admit_verified(&verified, subscribe).and_then(admitted),
-            None if self.anonymous_subscribe => admitted(subscribe),
+            None if self.anonymous_subscribe => match subscribe.patterns().first() {
+                None => admitted(subscribe),
+                // A pattern tells names of topics, which an anonymous subscriber has to know.
+                Some(pattern) => Err(pattern_not_covered(pattern)),
+            },
             None => Err(self.subscriber_denial(AccessError::Missing)),
         }
     }
@@ -298,6 +302,10 @@ impl Access {
         subscribe: Subscribe,
     ) -> Result<Subscribe, Denial> {
         let denied = |reason| self.subscriber_denial(reason);
+        let covers = |pattern: &&Pattern| verified.grants().subscribe().covers_pattern(pattern);
+        if let Some(pattern) = subscribe.patterns().iter().find(|pattern| !covers(pattern)) {
+            return Err(pattern_not_covered(pattern));
+        }
         // An anonymous subscriber gets the public events of every topic, so a token takes none of them away.
         let uncovered = match self.anonymous_subscribe {
             true => Uncovered::PublicEvents,
@@ -305,6 +313,8 @@ impl Access {
         };
         let topics = subscribe.topics();
         let sight = match verified.grants().sight(topics, uncovered) {
+            // Every pattern is covered.
+            _ if topics.is_empty() => Sight::Private,
             Ok(sight) => sight,
             Err(AccessError::TopicNotCovered) => {
                 return Err(not_covered(first_uncovered(verified, topics)));
@@ -312,11 +322,11 @@ impl Access {
             Err(reason) => return Err(denied(reason)),
         };
         let mut subscribe = match sight {
-            Sight::Public => subscribe,
             Sight::Private => subscribe.with_private_events(true),
+            Sight::Public => with_private_patterns(subscribe),
             Sight::Mixed(covered) => {
                 let covered: Vec<Topic> = covered.iter().map(|position| topics[*position].clone()).collect();
-                subscribe.with_private_topics(covered)
+                with_private_patterns(subscribe.with_private_topics(covered))
             }
         };
         if let Some(subject) = verified.subject() {
@@ -643,6 +653,22 @@ fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t T
 fn not_covered(topic: Option<&Topic>) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
     let detail = format!("the token does not cover the topic {shown:?}");
+    Denial { reason: AccessError::TopicNotCovered, detail, retry_after_s: None }
+}
+
+/// Through its patterns, which are covered, the subscription sees private events.
+fn with_private_patterns(subscribe: Subscribe) -> Subscribe {
+    // Most subscriptions have none, and are left as they are.
+    if subscribe.patterns().is_empty() {
+        return subscribe;
+    }
+    let patterns = subscribe.patterns().to_vec();
+    subscribe.with_private_patterns(patterns)
+}
+
+fn pattern_not_covered(pattern: &Pattern) -> Denial {
+    let shown: String = pattern.as_str().chars().take(SHOWN).collect();
+    let detail = format!("a subscription to the pattern {shown:?} needs a token that covers all of it");
     Denial { reason: AccessError::TopicNotCovered, detail, retry_after_s: None }
 }
 

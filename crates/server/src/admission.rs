@@ -71,7 +71,7 @@ impl EventsAdmission {
             let refusal = Refusal::new(421, Hosts::refusal(host));
             return Considered::Decided(with_fields(Ok(Err(refusal)), &fields));
         }
-        let judged = match Subscribe::from_request(request, rules.max_topics) {
+        let judged = match Subscribe::from_request_with_patterns(request, rules.max_topics) {
             Ok(subscribe) => {
                 let subscribe = match clients {
                     Some(clients) => subscribe.with_client_of(request, clients),

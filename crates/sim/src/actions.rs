@@ -141,13 +141,21 @@ impl World {
 
     pub(crate) fn client(&self, resume: Resume) -> Client {
         let shared = &self.shared;
-        let topics = shared.some_topics();
+        let mut topics = shared.some_topics();
+        let has_patterns = shared.setting.patterns > 0 && shared.one_in(shared.setting.patterns);
+        let patterns = if has_patterns { shared.some_patterns() } else { Vec::new() };
         let sight = match shared.below(6) {
             0 | 1 => Sight::All,
-            2 | 3 => Sight::Of(vec![topics[shared.below(topics.len())].clone()]),
+            2 | 3 => {
+                let seen = patterns.iter().filter(|_| shared.one_in(2)).cloned().collect();
+                Sight::Of(vec![topics[shared.below(topics.len())].clone()], seen)
+            }
             _ => Sight::None,
         };
-        let interest = Interest { topics, sight };
+        if has_patterns && shared.one_in(2) {
+            topics.clear();
+        }
+        let interest = Interest { topics, patterns, sight };
         let version = shared.pick(&[2, 2, 0, 1]);
         let forms = [Checkpoint::Block, Checkpoint::Block, Checkpoint::Off, Checkpoint::Event];
         let request = Request {
@@ -368,7 +376,10 @@ impl World {
         if self.shards.len() == 1 || !client.returns || !client.is_fast || !is_streaming {
             return;
         }
-        let topic = client.request.interest.topics[0].clone();
+        let interest = &client.request.interest;
+        let topic = self.shared.topics.iter().find(|topic| interest.selects(topic, false)).cloned();
+        // A pattern may match no topic of this world.
+        let topic = topic.unwrap_or_else(|| self.shared.topic());
         self.shared.publish_to(&topic, 10);
         if self.shards[from].is_due(self.shared.now.get()) {
             self.tick(from);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fanfare::{CloseReason, Cursor, FullPolicy, LaggardPolicy, Topic, bound_for};
+use fanfare::{CloseReason, Cursor, FullPolicy, LaggardPolicy, Pattern, Topic, bound_for};
 use fanfare_proto::limits::{CONGESTION_HOLD, EXPIRY_SLACK, RUN_BYTES};
 
 use crate::client::{Client, Resume, StreamEnd};
@@ -215,7 +215,13 @@ impl World {
         // Its client, or its subject, has as much as it may.
         let client_full = it.accepted.has_enough
             || it.had_subject_enough.unwrap_or_else(|| self.has_subject_enough(tick, &net, it));
-        let house_full = it.came_when_full.unwrap_or(now_full) || client_full;
+        // The log may know as many patterns as it may.
+        let no_room_for_patterns = it.lacks_patterns(&self.shared);
+        let was_full = it.came_when_full.unwrap_or(now_full) || client_full;
+        let house_full = was_full || no_room_for_patterns;
+        if no_room_for_patterns && !was_full && refused {
+            self.shared.happened(Occurrence::PatternsFull);
+        }
         match response.status() {
             None if !it.is_answered() => {
                 // The descriptor was not there, the table full, or the house: no answer says why.
@@ -476,8 +482,19 @@ impl World {
         let read: BTreeSet<&Topic> =
             live.flat_map(|it| &it.verifier.subscription.interest().topics).collect();
         let log = self.shared.log.borrow();
+        let live = net.connections.iter().filter(|it| it.is_live());
+        let patterns: BTreeSet<&Pattern> =
+            live.flat_map(|it| &it.verifier.subscription.interest().patterns).collect();
+        for pattern in &self.shared.patterns {
+            let registered = log.shards_reading_pattern(pattern).contains(&tick.shard);
+            let may_be = registered && tick.after.is_removing;
+            assert!(
+                registered == patterns.contains(pattern) || may_be,
+                "whether it has registered for {pattern}"
+            );
+        }
         for topic in &self.shared.topics {
-            let registered = log.shards_reading(std::slice::from_ref(topic)).contains(&tick.shard);
+            let registered = log.shards_reading_name(topic).contains(&tick.shard);
             let may_be = registered && tick.after.is_removing;
             assert!(registered == read.contains(topic) || may_be, "whether it has registered for {topic}");
         }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use fanfare::{Checkpoint, Cursor, Subscribe, Topic};
+use fanfare::{Checkpoint, Cursor, Pattern, Subscribe, Topic};
 
 use crate::history::{Interest, Sight};
 use crate::wishes::Wishes;
@@ -128,6 +128,7 @@ impl Client {
         let request = &self.request;
         let mut target = "/events?".to_owned();
         target.extend(request.interest.topics.iter().map(|topic| format!("topic={topic}&")));
+        target.extend(request.interest.patterns.iter().map(|pattern| format!("match={}&", encoded(pattern))));
         target.push_str(&sight_text(&request.interest.sight));
         target.push_str(if request.greeting { "hello&" } else { "" });
         target.push_str(if request.gap_events { "" } else { "gap=off&" });
@@ -165,6 +166,7 @@ impl Client {
     pub(crate) fn subscribe(&self) -> Subscribe {
         let request = &self.request;
         let subscribe = Subscribe::to(request.interest.topics.iter().cloned())
+            .with_patterns(request.interest.patterns.iter().cloned())
             .with_gap_events(request.gap_events)
             .with_checkpoint(request.checkpoint);
         let mut subscribe = grant_sight(&sight_text(&request.interest.sight), subscribe);
@@ -191,8 +193,26 @@ pub(crate) fn sight_text(sight: &Sight) -> String {
     match sight {
         Sight::None => String::new(),
         Sight::All => "private&".to_owned(),
-        Sight::Of(topics) => topics.iter().map(|topic| format!("private={topic}&")).collect(),
+        Sight::Of(topics, patterns) => {
+            let topics = topics.iter().map(|topic| format!("private={topic}&"));
+            topics.chain(patterns.iter().map(|pattern| format!("seen={}&", encoded(pattern)))).collect()
+        }
     }
+}
+
+/// Characters that a pattern may have and a query may not.
+const ESCAPES: [(char, &str); 3] = [('{', "%7B"), ('}', "%7D"), ('+', "%2B")];
+
+fn encoded(pattern: &Pattern) -> String {
+    let text = pattern.as_str().to_owned();
+    ESCAPES.iter().fold(text, |text, (character, escape)| text.replace(*character, escape))
+}
+
+fn decoded(text: &str) -> Pattern {
+    let text = text.to_owned();
+    pattern(
+        ESCAPES.iter().fold(text, |text, (character, escape)| text.replace(escape, &character.to_string())),
+    )
 }
 
 /// Grants the sight of a query.
@@ -201,7 +221,13 @@ pub(crate) fn grant_sight(query: &str, subscribe: Subscribe) -> Subscribe {
         return subscribe.with_private_events(true);
     }
     let topics = query.split('&').filter_map(|field| field.strip_prefix("private="));
-    subscribe.with_private_topics(topics.map(topic))
+    let patterns = query.split('&').filter_map(|field| field.strip_prefix("seen="));
+    subscribe.with_private_topics(topics.map(topic)).with_private_patterns(patterns.map(decoded))
+}
+
+/// A pattern with this text.
+pub(crate) fn pattern(text: impl AsRef<str>) -> Pattern {
+    Pattern::parse(text.as_ref()).expect("a pattern")
 }
 
 /// A topic of this name.

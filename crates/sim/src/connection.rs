@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use fanfare::{CloseReason, ConnectionId, Topic};
+use fanfare::{CloseReason, ConnectionId, Pattern, Topic};
 use fanfare_io::{Socket, Token};
 
 use crate::client::Item;
@@ -11,6 +11,7 @@ use crate::clients::AcceptedClient;
 use crate::desk::Undecided;
 use crate::orders::ToldToEnd;
 use crate::pieces::{Begun, PieceKind};
+use crate::shared::Shared;
 use crate::verifier::Verifier;
 
 /// One connection, seen from both ends.
@@ -81,7 +82,7 @@ pub(crate) struct Life {
     pub(crate) subscribed: usize,
     pub(crate) closed: bool,
     /// Its topics at the beginning, and after each change.
-    pub(crate) topics: Vec<Vec<Topic>>,
+    pub(crate) topics: Vec<(Vec<Topic>, Vec<Pattern>)>,
     /// Why it may have ended.
     pub(crate) reasons: Vec<CloseReason>,
 }
@@ -150,6 +151,11 @@ impl Connection {
     /// Whether the shard has begun to answer, or tried to.
     pub(crate) fn is_answered(&self) -> bool {
         self.verifier.beginning.is_some()
+    }
+
+    /// Whether the log may have no room for its patterns.
+    pub(crate) fn lacks_patterns(&self, shared: &Shared) -> bool {
+        !self.verifier.request.interest.patterns.is_empty() && shared.may_lack_patterns()
     }
 
     /// Whether it is one of the shard's streams.

@@ -110,7 +110,7 @@ pub(crate) fn admission(desk: SharedDesk) -> impl Fn(&Request<'_>) -> Decision +
         }
         let query = request.query().unwrap_or_default();
         let wishes = Wishes::of_query(query);
-        let subscribe = match Subscribe::from_request(request, TOPICS_ASKED) {
+        let subscribe = match Subscribe::from_request_with_patterns(request, TOPICS_ASKED) {
             Ok(subscribe) if query.contains("hello&") => greet(subscribe),
             Ok(subscribe) => subscribe,
             Err(error) => return Decision::Refuse(error.into()),
@@ -174,13 +174,14 @@ impl Net {
         let status = it.verifier.offered_status;
         let is_over = now >= undecided.since + limits.decision_time;
         let may_have_enough = it.accepted.has_enough || limits.clients.streams_per_subject.is_some();
+        let has_patterns = it.lacks_patterns(&self.shared);
         let occurrence = match (undecided.decided, status) {
             (Some(Decided::Subscribe), Some(200)) => {
                 assert!(!it.told.barred, "a stream begins that was ended while it was decided about");
                 return;
             }
             // There may be no room for one more stream: that is judged as for any other.
-            (Some(Decided::Subscribe), Some(503)) if self.may_be_full(index) => return,
+            (Some(Decided::Subscribe), Some(503)) if self.may_be_full(index) || has_patterns => return,
             // What its client or its subject has is judged as for any other.
             (Some(_), Some(429)) if may_have_enough => return,
             (Some(Decided::Refused(statuses)), Some(status)) if statuses.contains(&status) => return,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::{Cursor, Epoch, Topic};
+use fanfare::{Cursor, Epoch, Pattern, Topic};
 
 /// One event as its publisher gave it.
 #[derive(Clone)]
@@ -29,17 +29,18 @@ pub(crate) struct History {
 #[derive(Clone, Debug)]
 pub(crate) struct Interest {
     pub(crate) topics: Vec<Topic>,
+    pub(crate) patterns: Vec<Pattern>,
     pub(crate) sight: Sight,
 }
 
-/// Of which topics a subscriber sees private events.
+/// Through which selectors a subscriber sees private events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sight {
     None,
     /// Of all, also of those that a change adds.
     All,
-    /// Of these, as long as it has them.
-    Of(Vec<Topic>),
+    /// Through these, as long as it has them.
+    Of(Vec<Topic>, Vec<Pattern>),
 }
 
 impl Entry {
@@ -74,37 +75,62 @@ impl Interest {
         match &self.sight {
             Sight::None => false,
             Sight::All => true,
-            Sight::Of(topics) => topics.contains(topic),
+            Sight::Of(topics, _) => topics.contains(topic),
         }
+    }
+
+    /// Whether it sees private events through this pattern.
+    pub(crate) fn sees_private_through(&self, pattern: &Pattern) -> bool {
+        match &self.sight {
+            Sight::None => false,
+            Sight::All => true,
+            Sight::Of(_, patterns) => patterns.contains(pattern),
+        }
+    }
+
+    /// Whether an event of this topic is for it.
+    pub(crate) fn selects(&self, topic: &Topic, is_private: bool) -> bool {
+        let through = |pattern: &Pattern| {
+            pattern.matches(topic.as_str()) && (!is_private || self.sees_private_through(pattern))
+        };
+        let by_name = self.topics.contains(topic) && (!is_private || self.sees_private(topic));
+        by_name || self.patterns.iter().any(through)
+    }
+
+    /// How many topics and patterns it has.
+    pub(crate) fn selectors(&self) -> usize {
+        self.topics.len() + self.patterns.len()
     }
 
     /// Whether it sees private events of some of its topics and not of others.
     pub(crate) fn is_mixed(&self) -> bool {
-        let private = self.topics.iter().filter(|topic| self.sees_private(topic)).count();
-        private > 0 && private < self.topics.len()
+        let topics = self.topics.iter().filter(|topic| self.sees_private(topic)).count();
+        let patterns = self.patterns.iter().filter(|pattern| self.sees_private_through(pattern)).count();
+        topics + patterns > 0 && topics + patterns < self.selectors()
     }
 
-    /// It loses the topics that are not among these.
-    pub(crate) fn keep(&mut self, topics: &[Topic]) {
+    /// It loses the topics and patterns that are not among these.
+    pub(crate) fn keep(&mut self, topics: &[Topic], patterns: &[Pattern]) {
         self.topics.retain(|topic| topics.contains(topic));
-        if let Sight::Of(private) = &mut self.sight {
-            private.retain(|topic| self.topics.contains(topic));
+        self.patterns.retain(|pattern| patterns.contains(pattern));
+        if let Sight::Of(private_topics, private_patterns) = &mut self.sight {
+            private_topics.retain(|topic| self.topics.contains(topic));
+            private_patterns.retain(|pattern| self.patterns.contains(pattern));
         }
     }
 
-    /// It has these topics from now on.
-    pub(crate) fn change(&mut self, topics: &[Topic]) {
-        self.keep(topics);
-        self.topics = topics.to_vec();
+    /// It has these topics and patterns from now on.
+    pub(crate) fn change(&mut self, topics: &[Topic], patterns: &[Pattern]) {
+        self.keep(topics, patterns);
+        (self.topics, self.patterns) = (topics.to_vec(), patterns.to_vec());
     }
 
     pub(crate) fn reads(&self, entry: &Entry) -> bool {
-        entry.topics.iter().any(|topic| self.topics.contains(topic))
+        entry.topics.iter().any(|topic| self.selects(topic, false))
     }
 
     pub(crate) fn wants(&self, entry: &Entry) -> bool {
-        let is_seen = |topic: &Topic| !entry.private || self.sees_private(topic);
-        entry.topics.iter().any(|topic| self.topics.contains(topic) && is_seen(topic))
+        entry.topics.iter().any(|topic| self.selects(topic, entry.private))
     }
 }
 

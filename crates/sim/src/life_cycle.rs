@@ -134,11 +134,12 @@ impl World {
             assert!(!it.life.closed, "nothing comes after the end");
             assert!(it.life.connected || is_lossy, "the beginning comes first");
             let number = it.life.subscribed;
+            let selectors = (event.topics.clone(), event.patterns.clone());
             let is_right = match is_lossy {
-                true => it.life.topics.contains(&event.topics),
-                false => it.life.topics.get(number) == Some(&event.topics),
+                true => it.life.topics.contains(&selectors),
+                false => it.life.topics.get(number) == Some(&selectors),
             };
-            assert!(is_right, "{:?} are told as the topics, of {:?}", event.topics, it.life.topics);
+            assert!(is_right, "{selectors:?} are told as the topics, of {:?}", it.life.topics);
             let gap = it.verifier.beginning.is_some_and(|beginning| beginning.start.gap);
             let may_have = if is_lossy { event.has_gap && gap } else { number == 0 && gap };
             assert_eq!(event.has_gap, may_have, "whether a gap is told with the topics");

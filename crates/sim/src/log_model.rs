@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use fanfare::sim::{self, LogSnapshot, TopicInLog};
-use fanfare::{Cursor, Epoch, Hub, LogLimits, Retention, Topic};
+use fanfare::sim::{self, LogSnapshot, PatternInLog, TopicInLog};
+use fanfare::{Cursor, Epoch, Hub, Limits, LogLimits, Pattern, Retention, Topic};
 
 use crate::client::Resume;
 use crate::history::{Entry, Interest};
@@ -56,6 +56,16 @@ pub(crate) struct LogModel {
     epoch: Epoch,
     names: Vec<Topic>,
     topics: Vec<TopicModel>,
+    /// The patterns of the world, how many of them the log may know, and what it says of each.
+    patterns: Vec<Pattern>,
+    most_patterns: usize,
+    in_log: Vec<PatternInLog>,
+    /// The first event that bore an id, since the log last had none that did, in any topic.
+    own_ids: BTreeMap<String, u64>,
+    shards: usize,
+    /// What happened to patterns since it was last asked for: remembered again, and forgotten.
+    pub(crate) remembered: u64,
+    pub(crate) forgotten: u64,
     /// The newest number that was released.
     newest: u64,
     /// The log may say of any topic without an entry that something was dropped up to here.
@@ -101,16 +111,39 @@ struct OwnId {
 }
 
 impl LogModel {
-    pub(crate) fn new(limits: LogLimits, epoch: Epoch, names: Vec<Topic>) -> LogModel {
+    pub(crate) fn new(
+        limits: &Limits,
+        shards: usize,
+        epoch: Epoch,
+        names: Vec<Topic>,
+        patterns: Vec<Pattern>,
+    ) -> LogModel {
+        let most_patterns = limits.patterns;
+        let limits = limits.log.clone();
+        let unknown = PatternInLog { available_after: [0; 2], is_known: false, shards: Vec::new() };
         let topics = names.iter().map(|name| TopicModel::new(retention_of(&limits, name))).collect();
         LogModel {
             limits,
             epoch,
             names,
             topics,
+            in_log: vec![unknown; patterns.len()],
+            patterns,
+            most_patterns,
+            own_ids: BTreeMap::new(),
+            shards,
+            remembered: 0,
+            forgotten: 0,
             newest: 0,
             floor_at_most: 0,
-            before: LogSnapshot { frames: 0, bytes: 0, readers: 0, topics: 0 },
+            before: LogSnapshot {
+                frames: 0,
+                bytes: 0,
+                readers: 0,
+                topics: 0,
+                patterns: 0,
+                pattern_readers: 0,
+            },
             released_bytes: 0,
             unretained_bytes: 0,
             observed: None,
@@ -128,6 +161,11 @@ impl LogModel {
     pub(crate) fn append(&mut self, entry: &Entry, now: Duration) {
         self.newest = entry.seq;
         self.released_bytes += entry.size;
+        if let Some(id) = &entry.own_id
+            && !self.topics.iter().any(|topic| topic.own_ids.contains_key(id))
+        {
+            self.own_ids.insert(id.clone(), entry.seq);
+        }
         for (name, topic) in self.names.iter().zip(&mut self.topics) {
             if entry.topics.contains(name) {
                 self.unretained_bytes += topic.append(entry, now);
@@ -148,6 +186,7 @@ impl LogModel {
         let after = sim::log_snapshot(hub);
         self.judge_dropped(&in_log, &after, change, now);
         self.judge_claims(&in_log);
+        self.judge_patterns(sim::patterns_in_log(hub, &self.patterns, self.shards), &after);
         self.judge_sums(&after);
         (self.released_bytes, self.unretained_bytes, self.before) = (0, 0, after);
     }
@@ -241,6 +280,51 @@ impl LogModel {
         }
     }
 
+    /// What the log says of each pattern: no loss is kept secret. What other topics have lost is not told as its own,
+    /// unless the log did not know the pattern when they lost it.
+    fn judge_patterns(&mut self, in_log: Vec<PatternInLog>, after: &LogSnapshot) {
+        let dropped_of = |is_meant: &dyn Fn(&Topic) -> bool| {
+            let topics = self.names.iter().zip(&self.topics).filter(|(name, _)| is_meant(name));
+            topics.fold([0; 2], |[public, all]: [u64; 2], (_, topic)| {
+                [public.max(topic.dropped[0]), all.max(topic.dropped[1])]
+            })
+        };
+        let of_any = dropped_of(&|_| true);
+        // A pattern that was forgotten, and is known again, begins anew.
+        let all_are_known = self.most_patterns >= self.patterns.len();
+        for ((pattern, says), said) in self.patterns.iter().zip(&in_log).zip(&self.in_log) {
+            let dropped = dropped_of(&|name| pattern.matches(name.as_str()));
+            let was_known = said.is_known && all_are_known;
+            for of in [0, 1] {
+                let (says, said) = (says.available_after[of], said.available_after[of]);
+                assert!(
+                    says >= dropped[of],
+                    "the log has dropped events of {pattern} up to {} and says that all after {says} is there",
+                    dropped[of]
+                );
+                assert!(
+                    says <= of_any[of],
+                    "no event up to {says} was dropped, as the log says of {pattern}"
+                );
+                assert!(
+                    !was_known || says <= said.max(dropped[of]),
+                    "what other topics have dropped up to {says} is told of {pattern}"
+                );
+            }
+            assert!(says.is_known || says.available_after == of_any, "what is said of {pattern}");
+            self.remembered += u64::from(
+                says.is_known && !says.shards.is_empty() && said.is_known && said.shards.is_empty(),
+            );
+            self.forgotten += u64::from(said.is_known && !says.is_known);
+        }
+        let known = in_log.iter().filter(|says| says.is_known).count();
+        assert_eq!(after.patterns, known, "patterns that the log knows");
+        assert!(known <= self.most_patterns, "{known} patterns, and {} may be", self.most_patterns);
+        let readers: usize = in_log.iter().map(|says| says.shards.len()).sum();
+        assert_eq!(after.pattern_readers, readers, "pairs of a pattern and a shard that reads it");
+        self.in_log = in_log;
+    }
+
     fn judge_sums(&self, after: &LogSnapshot) {
         let retained = self.topics.iter().flat_map(|topic| &topic.retained);
         let distinct: HashSet<u64> = retained.map(|retained| retained.seq).collect();
@@ -265,15 +349,21 @@ impl LogModel {
     /// Every event that interests a subscriber after this number is in the log.
     pub(crate) fn available_after(&self, interest: &Interest) -> u64 {
         let of = |topic| self.topic(topic).available_after[usize::from(interest.sees_private(topic))];
-        interest.topics.iter().map(of).max().unwrap_or_default()
+        let patterns = self.patterns.iter().zip(&self.in_log);
+        let of_patterns =
+            patterns.filter(|(pattern, _)| interest.patterns.contains(pattern)).map(|(pattern, in_log)| {
+                in_log.available_after[usize::from(interest.sees_private_through(pattern))]
+            });
+        interest.topics.iter().map(of).chain(of_patterns).max().unwrap_or(self.newest)
     }
 
     /// Whether something that interests a subscriber is retained between these numbers.
     fn has_between(&self, interest: &Interest, after: u64, until: u64) -> bool {
-        interest.topics.iter().any(|topic| {
-            let sees_private = interest.sees_private(topic);
-            let mut wanted = self.topic(topic).retained.iter().filter(|it| sees_private || !it.is_private);
-            wanted.any(|it| it.seq > after && it.seq <= until)
+        self.names.iter().zip(&self.topics).any(|(name, topic)| {
+            // Whether it is selected says the name; the events say whether they are private.
+            let selects = [false, true].map(|is_private| interest.selects(name, is_private));
+            let mut wanted = topic.retained.iter().filter(|it| selects[usize::from(it.is_private)]);
+            selects[0] && wanted.any(|it| it.seq > after && it.seq <= until)
         })
     }
 
@@ -304,7 +394,7 @@ impl LogModel {
             Resume::Earliest => return incomplete(0, false, false),
             Resume::After(id) => match Cursor::parse(id).filter(|cursor| cursor.epoch == self.epoch) {
                 Some(cursor) => Some(cursor.seq),
-                None => self.first_bearer(id, &interest.topics),
+                None => self.first_bearer(id, interest),
             },
         };
         match seq {
@@ -314,16 +404,36 @@ impl LogModel {
         }
     }
 
-    /// The first event of these topics that bore an id, where one is retained that does.
-    fn first_bearer(&self, id: &str, topics: &[Topic]) -> Option<u64> {
-        let topics = topics.iter().map(|topic| self.topic(topic));
+    /// The first event of these topics that bore an id, where one is retained that does. For patterns, the first one of
+    /// all topics.
+    fn first_bearer(&self, id: &str, interest: &Interest) -> Option<u64> {
+        if !interest.patterns.is_empty() {
+            let is_borne = self.topics.iter().any(|topic| topic.own_ids.contains_key(id));
+            return self.own_ids.get(id).filter(|_| is_borne).copied();
+        }
+        let topics = interest.topics.iter().map(|topic| self.topic(topic));
         topics.filter_map(|topic| topic.own_ids.get(id)).map(|own_id| own_id.first).min()
     }
 
-    /// The shards that read one of these topics.
+    /// The shards that read this topic by its name.
+    pub(crate) fn shards_reading_name(&self, topic: &Topic) -> &[usize] {
+        &self.topic(topic).shards
+    }
+
+    /// The shards that read this pattern.
+    pub(crate) fn shards_reading_pattern(&self, pattern: &Pattern) -> &[usize] {
+        let index = self.patterns.iter().position(|other| other == pattern);
+        &self.in_log[index.expect("a pattern of this world")].shards
+    }
+
+    /// The shards that read one of these topics, or a pattern that matches one.
     pub(crate) fn shards_reading(&self, topics: &[Topic]) -> Vec<usize> {
         let shards = topics.iter().flat_map(|topic| self.topic(topic).shards.iter().copied());
-        let mut shards: Vec<usize> = shards.collect();
+        let patterns = self.patterns.iter().zip(&self.in_log);
+        let matching = patterns
+            .filter(|(pattern, _)| topics.iter().any(|topic| pattern.matches(topic.as_str())))
+            .flat_map(|(_, in_log)| in_log.shards.iter().copied());
+        let mut shards: Vec<usize> = shards.chain(matching).collect();
         shards.sort_unstable();
         shards.dedup();
         shards

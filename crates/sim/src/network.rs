@@ -424,7 +424,8 @@ impl Net {
             it.is_abandoned = it.reset || resets;
             let mut topics = it.verifier.request.interest.topics.clone();
             topics.sort_unstable();
-            it.life.topics.push(topics);
+            let patterns = it.verifier.request.interest.patterns.clone();
+            it.life.topics.push((topics, patterns));
             self.judge_decided(index);
         }
         let it = &mut self.connections[index];

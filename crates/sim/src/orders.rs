@@ -4,11 +4,12 @@
 //! carried out, so that the network knows from which send on an order must show, and a change of topics its
 //! exact number.
 
-use fanfare::{ConnectionError, ConnectionId, Topic, sim};
+use fanfare::{ConnectionError, ConnectionId, Pattern, Topic, sim};
 
-use crate::client::Resume;
+use crate::client::{Resume, topic};
 use crate::connection::Connection;
 use crate::desk::TOPICS_ASKED;
+use crate::history::Interest;
 use crate::network::Net;
 use crate::pieces::PieceKind;
 use crate::tally::Occurrence;
@@ -23,7 +24,7 @@ pub(crate) enum Order {
     DisconnectSubject(String),
     DisconnectToken(String),
     DisconnectTopic(Topic),
-    ChangeTopics(ConnectionId, Vec<Topic>),
+    ChangeTopics(ConnectionId, Vec<Topic>, Vec<Pattern>),
 }
 
 /// What orders say about the end of one connection.
@@ -82,7 +83,7 @@ impl Net {
                 Order::DisconnectSubject(_) | Order::DisconnectToken(_) => order.is_about(&request.wishes),
                 // One that waits for a number begins after the order. It may wait although the number is released by now.
                 Order::DisconnectTopic(topic) => {
-                    request.interest.topics.contains(topic) && !matches!(request.resume, Resume::After(_))
+                    names(&request.interest, topic) && !matches!(request.resume, Resume::After(_))
                 }
                 Order::Disconnect(_) | Order::ChangeTopics(..) => false,
             }
@@ -128,27 +129,26 @@ impl Net {
                 self.orders.ended.push(order);
             }
             Order::DisconnectTopic(topic) => {
-                let reads = |it: &&mut Connection| {
-                    it.is_live() && it.verifier.subscription.interest().topics.contains(&topic)
-                };
+                let reads =
+                    |it: &&mut Connection| it.is_live() && names(it.verifier.subscription.interest(), &topic);
                 for it in self.connections.iter_mut().filter(reads) {
                     it.told.now();
                     it.told.topic = true;
                 }
             }
-            Order::ChangeTopics(id, topics) => {
+            Order::ChangeTopics(id, topics, patterns) => {
                 let Some(&index) = self.ids.get(&id) else { return };
                 let it = &self.connections[index];
                 if it.told.topic {
                     self.shared.happened(Occurrence::ChangedTooLate);
                 } else if it.is_live() {
-                    self.change_topics(index, topics);
+                    self.change_topics(index, topics, &patterns);
                 }
             }
         }
     }
 
-    fn change_topics(&mut self, index: usize, mut topics: Vec<Topic>) {
+    fn change_topics(&mut self, index: usize, mut topics: Vec<Topic>, patterns: &[Pattern]) {
         topics.sort_unstable();
         topics.dedup();
         let newest = self.shared.log.borrow().newest();
@@ -157,9 +157,9 @@ impl Net {
             Some(PieceKind::Frame(seq)) => Some(seq),
             _ => None,
         };
-        it.verifier.change_topics(&topics, &self.shared.log.borrow(), begun);
+        it.verifier.change_topics(&topics, patterns, &self.shared.log.borrow(), begun);
         let behind = it.verifier.misses_until(newest, &self.shared);
-        it.life.topics.push(topics);
+        it.life.topics.push((topics, patterns.to_vec()));
         it.changed_at = Some(self.shared.now.get());
         self.shared.happened(Occurrence::TopicsChanged);
         if behind {
@@ -216,6 +216,12 @@ impl Net {
     }
 }
 
+/// Whether a topic's name, or a pattern's text, is this.
+fn names(interest: &Interest, name: &Topic) -> bool {
+    let is_text = |pattern: &Pattern| pattern.as_str() == name.as_str();
+    interest.topics.contains(name) || interest.patterns.iter().any(is_text)
+}
+
 impl World {
     /// Some connection is to end, or to have other topics.
     pub(crate) fn order_some(&mut self) {
@@ -231,7 +237,13 @@ impl World {
                 self.give(None, |_| Order::DisconnectSubject(subject.clone()));
             }
             17 => {
-                let topic = self.shared.topic();
+                let topic = match self.shared.one_in(3) {
+                    // The text of a pattern names the pattern.
+                    true => {
+                        topic(self.shared.patterns[self.shared.below(self.shared.patterns.len())].as_str())
+                    }
+                    false => self.shared.topic(),
+                };
                 self.give(None, |_| Order::DisconnectTopic(topic.clone()));
             }
             18 => self.order_about_one_that_has_left(),
@@ -277,7 +289,8 @@ impl World {
             Order::DisconnectSubject(subject) => hub.disconnect_subject(&subject),
             Order::DisconnectToken(token) => hub.disconnect_token(&token),
             Order::DisconnectTopic(topic) => hub.disconnect_topic(&topic),
-            Order::ChangeTopics(id, topics) => hub.change_topics(id, topics),
+            Order::ChangeTopics(id, topics, patterns) if patterns.is_empty() => hub.change_topics(id, topics),
+            Order::ChangeTopics(id, topics, patterns) => hub.change_selectors(id, topics, patterns),
         };
         trace!(self.shared, "{:?}: {said:?}", order(0));
         let mut count = 0;
@@ -333,7 +346,7 @@ impl World {
             true => self.give(Some(shard), |_| Order::Disconnect(id)),
             false => {
                 let topics = self.shared.some_topics();
-                self.give(Some(shard), |_| Order::ChangeTopics(id, topics.clone()));
+                self.give(Some(shard), |_| Order::ChangeTopics(id, topics.clone(), Vec::new()));
             }
         }
     }
@@ -344,30 +357,38 @@ impl World {
         let none = self.shared.hub().change_topics(id, []);
         assert_eq!(none, Err(ConnectionError::NoTopics));
         let client = self.shards[shard].net.borrow().connection(index).client;
-        let mut topics = {
+        let (mut topics, mut patterns) = {
             let net = self.shards[shard].net.borrow();
-            net.connection(index).verifier.subscription.interest().topics.clone()
+            let interest = net.connection(index).verifier.subscription.interest();
+            (interest.topics.clone(), interest.patterns.clone())
         };
+        // A pattern that it has is there. For another one, the log may have no room.
+        match self.shared.below(4) {
+            0 => patterns.clear(),
+            1 if !self.shared.may_lack_patterns() => patterns = self.shared.some_patterns(),
+            _ => {}
+        }
         match self.shared.below(4) {
             0 => topics.push(self.shared.topic()),
             1 if topics.len() > 1 => {
                 let gone = self.shared.below(topics.len());
                 topics.remove(gone);
             }
-            2 => {
+            2 if !topics.is_empty() => {
                 let gone = self.shared.below(topics.len());
                 topics[gone] = self.shared.topic();
             }
             _ => topics = self.shared.some_topics(),
         }
-        self.give(Some(shard), |_| Order::ChangeTopics(id, topics.clone()));
+        self.give(Some(shard), |_| Order::ChangeTopics(id, topics.clone(), patterns.clone()));
         // Its next request asks for what it asked for before, or for what it has now.
         if self.shared.one_in(2) {
             topics.sort_unstable();
             topics.dedup();
             // An admission takes no more.
-            topics.truncate(TOPICS_ASKED);
-            self.clients[client].request.interest.topics = topics;
+            topics.truncate(TOPICS_ASKED - patterns.len());
+            let interest = &mut self.clients[client].request.interest;
+            (interest.topics, interest.patterns) = (topics, patterns);
         }
     }
 }

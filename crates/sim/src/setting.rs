@@ -49,6 +49,8 @@ pub(crate) struct Setting {
     pub(crate) reads_life_cycle_at_once: bool,
     /// How often something is published.
     pub(crate) publishers: usize,
+    /// One in so many subscribers has patterns; zero: none.
+    pub(crate) patterns: usize,
 }
 
 impl Setting {
@@ -68,6 +70,7 @@ impl Setting {
             .with_head(HeadLimits::default().with_max_bytes(choices.pick(&[16 << 10, 400])))
             .with_event_bytes(choices.pick(&[1 << 20, 1 << 20, 1 << 20, 30_000]))
             .with_batch_topics(choices.pick(&[512, 512, 3]))
+            .with_patterns(choices.pick(&[10_000, 10_000, 2, 1]))
             .with_mailbox_events(choices.pick(&[512, 20, 4]))
             .with_mailbox_bytes(choices.pick(&[4 << 20, 8_000]))
             .with_mailbox_total_bytes(choices.pick(&[64 << 20, 64 << 20, 60_000]))
@@ -85,7 +88,10 @@ impl Setting {
         Setting {
             shards: 1 + choices.below(3),
             limits,
-            budgets: if small { small_budgets(choices) } else { Budgets::default() },
+            budgets: match small {
+                true => small_budgets(choices),
+                false => Budgets { search_steps: usize::MAX, ..Budgets::default() },
+            },
             hostile: true,
             hand_over: choices.one_in(4),
             slowness: choices.pick(&[1, 1, 4, 30]),
@@ -96,6 +102,7 @@ impl Setting {
             crowd: choices.one_in(30),
             jumps: choices.one_in(4),
             publishers: choices.pick(&[20, 40, 5]),
+            patterns: choices.pick(&[4, 2, 0]),
             late_decisions: choices.pick(&[0, 4, 2]),
             orders: choices.pick(&[0, 25, 4]),
             lifetimes: choices.one_in(3),
@@ -122,6 +129,7 @@ impl Setting {
             crowd: false,
             jumps: false,
             publishers: 0,
+            patterns: 0,
             late_decisions: 0,
             orders: 0,
             lifetimes: false,
@@ -183,6 +191,9 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         bytes: choices.pick(&[1 << 20, 1_000]),
         laggards: choices.pick(&[2, 1, all.laggards]),
         replayed_frames: choices.pick(&[3, 100, all.replayed_frames]),
+        scan_steps: choices.pick(&[1, 60, all.scan_steps]),
+        // The model does not know how long a search takes.
+        search_steps: usize::MAX,
         scans: choices.pick(&[all.scans, 3, 1]),
         endings: choices.pick(&[all.endings, 3]),
         heartbeats: choices.pick(&[all.heartbeats, 100]),

@@ -5,10 +5,10 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use fanfare::{Epoch, Hub, Topic};
+use fanfare::{Epoch, Hub, Pattern, Topic};
 
 use crate::choices::Choices;
-use crate::client::topic;
+use crate::client::{pattern, topic};
 use crate::clients::ClientCounts;
 use crate::history::{Entry, History, Interest};
 use crate::log_model::{Change, LogModel};
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) clients: RefCell<ClientCounts>,
     /// The topics of this world.
     pub(crate) topics: Vec<Topic>,
+    /// The patterns of this world.
+    pub(crate) patterns: Vec<Pattern>,
     /// Batches that have their numbers and are not visible, in the order of these.
     pub(crate) unreleased: RefCell<VecDeque<Unreleased>>,
     /// The newest number that was given.
@@ -50,6 +52,9 @@ pub(crate) struct Shared {
 /// Topics that every world has.
 const FEW_TOPICS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
+/// Patterns of every world: of all topics, of some, and of none.
+const PATTERNS: [&str; 6] = ["*", "user/*", "{a}", "user/{a}", "{+a}", "nothing/{a}/*x"];
+
 /// More of them, where a world has many.
 const MANY_TOPICS: usize = 60;
 
@@ -59,6 +64,7 @@ impl Shared {
         let names = FEW_TOPICS.iter().map(|name| (*name).to_owned());
         let topics: Vec<Topic> =
             names.chain((0..many).map(|user| format!("user/{user}"))).map(topic).collect();
+        let patterns: Vec<Pattern> = PATTERNS.map(pattern).into();
         Shared {
             hostile: Cell::new(setting.hostile),
             choices: RefCell::new(choices),
@@ -66,10 +72,17 @@ impl Shared {
             now: Cell::new(Duration::ZERO),
             tally: RefCell::default(),
             history: RefCell::new(History { epoch, events: Vec::new() }),
-            log: RefCell::new(LogModel::new(setting.limits.log.clone(), epoch, topics.clone())),
+            log: RefCell::new(LogModel::new(
+                &setting.limits,
+                setting.shards,
+                epoch,
+                topics.clone(),
+                patterns.clone(),
+            )),
             hub: OnceCell::new(),
             clients: RefCell::default(),
             topics,
+            patterns,
             unreleased: RefCell::default(),
             last_number: Cell::new(0),
             mailed: RefCell::new(vec![0; setting.shards]),
@@ -117,12 +130,30 @@ impl Shared {
         topics
     }
 
+    /// Patterns that subscribers choose from.
+    pub(crate) fn some_patterns(&self) -> Vec<Pattern> {
+        let mut patterns: Vec<Pattern> =
+            (0..1 + self.below(2)).map(|_| self.patterns[self.below(self.patterns.len())].clone()).collect();
+        patterns.sort_unstable();
+        patterns.dedup();
+        patterns
+    }
+
+    /// Whether the log may have no room for a pattern of this world.
+    pub(crate) fn may_lack_patterns(&self) -> bool {
+        self.setting.limits.patterns < self.patterns.len()
+    }
+
     // The log.
 
     /// Compares the log with its model: nothing was released since the last time.
     pub(crate) fn observe_log(&self) {
         let change = if self.is_trimming.get() { Change::Trim } else { Change::Readers };
-        self.log.borrow_mut().observe(self.hub(), change, self.now.get());
+        let mut log = self.log.borrow_mut();
+        log.observe(self.hub(), change, self.now.get());
+        let mut tally = self.tally.borrow_mut();
+        tally.add(Occurrence::PatternRemembered, std::mem::take(&mut log.remembered));
+        tally.add(Occurrence::PatternForgotten, std::mem::take(&mut log.forgotten));
     }
 
     /// The same, where events may have been dropped for their age since the last time.
@@ -147,6 +178,9 @@ impl Shared {
         self.happened(Occurrence::Delivery);
         if entry.topics.iter().filter(|topic| interest.topics.contains(topic)).count() > 1 {
             self.happened(Occurrence::MatchedTwice);
+        }
+        if !entry.topics.iter().any(|topic| interest.topics.contains(topic)) {
+            self.happened(Occurrence::MatchedByPattern);
         }
     }
 }

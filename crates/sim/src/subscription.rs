@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use fanfare::Topic;
+use fanfare::{Pattern, Topic};
 
 use crate::history::{Entry, History, Interest};
 use crate::log_model::LogModel;
@@ -44,15 +44,15 @@ impl Subscription {
         &self.current.interest
     }
 
-    /// It has these topics from now on. `newest` is the newest number that was released, and `begun` the
+    /// It has these topics and patterns from now on. `newest` is the newest number that was released, and `begun` the
     /// event in whose middle its socket is.
-    pub(crate) fn change(&mut self, topics: &[Topic], newest: u64, begun: Option<u64>) {
+    pub(crate) fn change(&mut self, topics: &[Topic], patterns: &[Pattern], newest: u64, begun: Option<u64>) {
         let mut before = self.current.clone();
-        before.interest.keep(topics);
+        before.interest.keep(topics, patterns);
         for (_, stage) in &mut self.stages {
-            stage.interest.keep(topics);
+            stage.interest.keep(topics, patterns);
         }
-        self.current.interest.change(topics);
+        self.current.interest.change(topics, patterns);
         // Of several changes at one number, the first one says what it keeps.
         if self.stages.back().is_none_or(|(until, _)| *until < newest) {
             self.stages.push_back((newest, before));
@@ -125,22 +125,30 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::topic;
+    use crate::client::{pattern, topic};
     use crate::history::Sight;
 
     /// What stays is what stayed in each change since, and what comes begins behind the change.
     #[test]
     fn each_number_has_its_topics() {
         let topics = |names: &str| -> Vec<Topic> { names.split(' ').map(topic).collect() };
-        let mut of = Subscription::new(Interest { topics: topics("a b c"), sight: Sight::Of(topics("b c")) });
-        of.change(&topics("a b d"), 10, None);
-        of.change(&topics("a c d"), 20, None);
+        let patterns = |texts: &str| -> Vec<Pattern> { texts.split(' ').map(pattern).collect() };
+        let mut of = Subscription::new(Interest {
+            topics: topics("a b c"),
+            patterns: patterns("x/* y/*"),
+            sight: Sight::Of(topics("b c"), patterns("y/*")),
+        });
+        of.change(&topics("a b d"), &patterns("y/* z/*"), 10, None);
+        of.change(&topics("a c d"), &patterns("x/* y/*"), 20, None);
         for (seq, expected) in [(10, "a"), (11, "a d"), (20, "a d"), (21, "a c d")] {
             assert_eq!(of.interest_at(seq).topics, topics(expected), "{seq}");
             assert!(!of.interest_at(seq).sees_private(&topic("a")), "{seq}");
+            assert!(of.interest_at(seq).selects(&topic("y/1"), true), "{seq}");
+            assert_eq!(of.interest_at(seq).selects(&topic("z/1"), false), seq == 11, "{seq}");
+            assert_eq!(of.interest_at(seq).selects(&topic("x/1"), false), seq == 21, "{seq}");
         }
         // A topic that went and came again is a topic that is added.
-        assert!(of.interest_at(9).sight == Sight::Of(Vec::new()));
+        assert_eq!(of.interest_at(9).sight, Sight::Of(Vec::new(), patterns("y/*")));
         of.pass(15);
         assert_eq!(of.changes(), 1);
         of.pass(20);

@@ -55,6 +55,14 @@ occurrences! {
     Skip: "gaps of laggards",
     /// An event with two topics of the same subscriber.
     MatchedTwice: "events that matched twice",
+    /// An event that came by a pattern alone.
+    MatchedByPattern: "events that matched a pattern",
+    /// A subscriber that may have been refused because the log knew as many patterns as it may.
+    PatternsFull: "subscribers refused for their patterns",
+    /// A pattern that was remembered, and is read again.
+    PatternRemembered: "patterns that were remembered",
+    /// A pattern that was forgotten.
+    PatternForgotten: "patterns that were forgotten",
     /// A private event passed by a subscriber that must not see it.
     PrivateHidden: "private events withheld",
     /// The same, and the subscriber sees private events of other topics.

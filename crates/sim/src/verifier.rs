@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use fanfare::{Checkpoint, Cursor, LaggardPolicy, Topic};
+use fanfare::{Checkpoint, Cursor, LaggardPolicy, Pattern, Topic};
 use fanfare_proto::limits::AHEAD_WAIT;
 
 use crate::client::{Item, Request, Resume};
@@ -379,12 +379,18 @@ impl Verifier {
     }
 
     /// Its topics are changed, behind the event with this number.
-    pub(crate) fn change_topics(&mut self, topics: &[Topic], log: &LogModel, begun: Option<u64>) {
+    pub(crate) fn change_topics(
+        &mut self,
+        topics: &[Topic],
+        patterns: &[Pattern],
+        log: &LogModel,
+        begun: Option<u64>,
+    ) {
         // A gap event that waits for room was made before the change, of what the log had dropped until then.
         self.subscription.note_available(log);
         self.before_changes.push(self.subscription.clone());
         let newest = log.newest();
-        self.subscription.change(topics, newest, begun);
+        self.subscription.change(topics, patterns, newest, begun);
         self.subscription.pass(self.cursor.unwrap_or_default());
     }
 

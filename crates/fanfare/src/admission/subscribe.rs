@@ -12,6 +12,7 @@ use fanfare_proto::frame::{Checkpoint, encode_unnumbered};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::MAX_SUBJECT_BYTES;
 use fanfare_proto::link::Encoding;
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
@@ -29,7 +30,7 @@ pub struct Subscribe {
     pub(crate) gap_events: bool,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) heartbeat: Option<Duration>,
-    pub(crate) private: PrivateEvents,
+    pub(crate) selectors: Selectors,
     pub(crate) headers: String,
     pub(crate) retry: Option<Retry>,
     pub(crate) greeting: Vec<u8>,
@@ -50,44 +51,79 @@ pub struct Subscribe {
     pub(crate) refused_by: Option<ClientBound>,
 }
 
-/// Of which topics private events are delivered.
+/// What a subscription reads beside its topics, and through which selectors it sees private events.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PrivateEvents {
-    /// Of all, also of those that a change adds.
-    all: bool,
-    /// Of these. Few subscriptions name some, so they cost the others one word.
-    of: Option<Box<PrivateTopics>>,
+pub(crate) struct Selectors {
+    /// Private events through all selectors, also through those that a change adds.
+    all_private: bool,
+    /// Few subscriptions have some of these, so they cost the others one word.
+    named: Option<Box<Named>>,
 }
 
-/// Topics of which private events are delivered, sorted.
-#[derive(Clone, Debug)]
-struct PrivateTopics {
-    topics: Vec<Topic>,
+/// Selectors that are named.
+#[derive(Clone, Debug, Default)]
+struct Named {
+    patterns: Vec<Pattern>,
+    /// Private events are seen of these topics; sorted.
+    private_topics: Vec<Topic>,
+    /// Private events are seen through these patterns; normalized and sorted.
+    private_patterns: Vec<Pattern>,
 }
 
-impl PrivateEvents {
-    /// Of all topics, or of none.
-    pub(crate) fn of_all(all: bool) -> PrivateEvents {
-        PrivateEvents { all, of: None }
+impl Selectors {
+    /// Private events are seen through all selectors, or through none.
+    pub(crate) fn see_private(&mut self, all: bool) {
+        self.all_private = all;
+        if let Some(named) = &mut self.named {
+            (named.private_topics, named.private_patterns) = (Vec::new(), Vec::new());
+        }
     }
 
-    /// Of these topics.
-    pub(crate) fn of(topics: impl IntoIterator<Item = Topic>) -> PrivateEvents {
-        let mut topics: Vec<Topic> = topics.into_iter().collect();
-        topics.sort_unstable();
-        topics.dedup();
-        PrivateEvents { all: false, of: Some(Box::new(PrivateTopics { topics })) }
+    /// Private events are seen of these topics.
+    pub(crate) fn see_private_topics(&mut self, topics: impl IntoIterator<Item = Topic>) {
+        self.all_private = false;
+        let private = &mut self.named.get_or_insert_default().private_topics;
+        *private = topics.into_iter().collect();
+        private.sort_unstable();
+        private.dedup();
     }
 
-    fn has(&self, topic: &Topic) -> bool {
-        self.all || self.of.as_ref().is_some_and(|of| of.topics.binary_search(topic).is_ok())
+    /// Private events are seen through these patterns.
+    pub(crate) fn see_private_patterns(&mut self, patterns: impl IntoIterator<Item = Pattern>) {
+        self.all_private = false;
+        let private = &mut self.named.get_or_insert_default().private_patterns;
+        *private = patterns.into_iter().map(|pattern| pattern.normalized()).collect();
+        private.sort_unstable();
+        private.dedup();
     }
 
-    /// Moves the topics of which private events are delivered to the front. The order is the same otherwise. Answers
-    /// how many they are.
-    pub(crate) fn sort(&self, topics: &mut [Topic]) -> usize {
-        topics.sort_by_key(|topic| !self.has(topic));
-        topics.partition_point(|topic| self.has(topic))
+    /// Adds patterns. An exact name is a topic and goes into `topics`.
+    pub(crate) fn add(&mut self, patterns: impl IntoIterator<Item = Pattern>, topics: &mut Vec<Topic>) {
+        for pattern in patterns {
+            match Topic::new(pattern.as_str()) {
+                Ok(topic) if pattern.is_exact() => topics.push(topic),
+                _ => self.named.get_or_insert_default().patterns.push(pattern),
+            }
+        }
+    }
+
+    pub(crate) fn patterns(&self) -> &[Pattern] {
+        self.named.as_ref().map_or(&[], |named| &named.patterns)
+    }
+
+    /// The same subscription as the engine knows it.
+    pub(crate) fn subscription(&self, topics: &[Topic], encoding: Encoding) -> Subscription {
+        let topics = topics.iter().cloned();
+        let Some(named) = &self.named else { return Subscription::new(topics, encoding, self.all_private) };
+        let of_topics = match self.all_private {
+            true => Subscription::new(topics, encoding, true),
+            false => Subscription::with_private(topics, encoding, |topic| {
+                named.private_topics.binary_search(topic).is_ok()
+            }),
+        };
+        of_topics.with_patterns(named.patterns.iter().cloned(), |pattern| {
+            named.private_patterns.binary_search(&pattern.normalized()).is_ok()
+        })
     }
 }
 
@@ -101,9 +137,22 @@ impl Subscribe {
     /// `checkpoint=` and `heartbeat=`.
     ///
     /// # Errors
-    /// No topic, an invalid one, or more than `max_topics`; a switch with a value that it does not have.
+    /// No topic, an invalid one, or more than `max_topics`; a pattern; a switch with a value that it does not have.
     pub fn from_request(request: &Request<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
         Subscribe::from_head(request.head(), max_topics)
+    }
+
+    /// The same, with the patterns that the request asks for: `match=` parameters. An admission that decides by the
+    /// names of topics has to look at [`Subscribe::patterns`], too: the pattern `*` is every topic.
+    ///
+    /// # Errors
+    /// No topic and no pattern, an invalid one, or more than `max_topics` together; a switch with a value that it does
+    /// not have.
+    pub fn from_request_with_patterns(
+        request: &Request<'_>,
+        max_topics: usize,
+    ) -> Result<Subscribe, SubscribeError> {
+        SubscribeQuery::from_head(request.head(), max_topics).map(Subscribe::of_query)
     }
 
     /// The same, from a head that another server has received.
@@ -111,15 +160,35 @@ impl Subscribe {
     /// # Errors
     /// As [`Subscribe::from_request`].
     pub fn from_head(head: &RequestHead<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
-        let query = SubscribeQuery::from_head(head, max_topics)?;
-        Ok(Subscribe {
-            topics: query.topics,
-            resume: query.resume,
-            gap_events: query.gap_events,
-            checkpoint: query.checkpoint,
-            heartbeat: query.heartbeat,
-            ..Subscribe::default()
-        })
+        SubscribeQuery::without_patterns(head, max_topics).map(Subscribe::of_query)
+    }
+
+    fn of_query(query: SubscribeQuery) -> Subscribe {
+        let SubscribeQuery { topics, patterns, resume, gap_events, checkpoint, heartbeat } = query;
+        let of_topics =
+            Subscribe { topics, resume, gap_events, checkpoint, heartbeat, ..Subscribe::default() };
+        of_topics.with_patterns(patterns)
+    }
+
+    /// Events of all topics that match one of these patterns, beside those of the topics. An event that matches several
+    /// selectors is delivered once.
+    ///
+    /// A resume of such a subscription goes through the retained events of all topics, piece by piece. A gap may be told
+    /// that is none where nobody has read the pattern lately: what its topics have dropped is not known then. A new stream
+    /// is answered as if there were no room where the process has [`crate::Limits::patterns`] already.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use fanfare::{Pattern, Subscribe, Topic};
+    ///
+    /// let subscribe = Subscribe::to([Topic::new("news")?])
+    ///     .with_patterns([Pattern::parse("orders/*")?, Pattern::parse("/users/{id}")?]);
+    /// assert_eq!(subscribe.patterns().len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn with_patterns(mut self, patterns: impl IntoIterator<Item = Pattern>) -> Subscribe {
+        self.selectors.add(patterns, &mut self.topics);
+        self
     }
 
     /// Resumes after this event: the text of a `Last-Event-ID`, or `earliest` for all that is retained.
@@ -158,10 +227,10 @@ impl Subscribe {
         self
     }
 
-    /// Whether private events of all topics are delivered, also of those that [`crate::Hub::change_topics`] adds. The
-    /// default is no.
+    /// Whether private events of all topics and patterns are delivered, also of those that
+    /// [`crate::Hub::change_topics`] adds. The default is no.
     pub fn with_private_events(mut self, sees: bool) -> Subscribe {
-        self.private = PrivateEvents::of_all(sees);
+        self.selectors.see_private(sees);
         self
     }
 
@@ -177,7 +246,14 @@ impl Subscribe {
     /// # Ok(()) }
     /// ```
     pub fn with_private_topics(mut self, topics: impl IntoIterator<Item = Topic>) -> Subscribe {
-        self.private = PrivateEvents::of(topics);
+        self.selectors.see_private_topics(topics);
+        self
+    }
+
+    /// Private events are delivered through these patterns, and only public ones through the others, as
+    /// [`Subscribe::with_private_topics`] says it of topics.
+    pub fn with_private_patterns(mut self, patterns: impl IntoIterator<Item = Pattern>) -> Subscribe {
+        self.selectors.see_private_patterns(patterns);
         self
     }
 
@@ -303,13 +379,14 @@ impl Subscribe {
         &self.topics
     }
 
+    /// The patterns.
+    pub fn patterns(&self) -> &[Pattern] {
+        self.selectors.patterns()
+    }
+
     /// The same as the engine knows it.
     pub(crate) fn subscription(&self, encoding: Encoding) -> Subscription {
-        let topics = self.topics.iter().cloned();
-        match &self.private.of {
-            None => Subscription::new(topics, encoding, self.private.all),
-            Some(_) => Subscription::with_private(topics, encoding, |topic| self.private.has(topic)),
-        }
+        self.selectors.subscription(&self.topics, encoding)
     }
 
     /// Where it resumes.
@@ -327,24 +404,25 @@ impl Subscribe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WrongTopics {
     None,
-    /// More different topics than this bound, [`crate::Limits::topics_per_subscription`].
+    /// More different topics and patterns than this bound, [`crate::Limits::topics_per_subscription`].
     TooMany {
         limit: usize,
     },
 }
 
 impl WrongTopics {
-    /// Checks the topics of a subscription. A topic that is named several times counts once. Where such
-    /// topics are more than the bound, their repetitions are removed, so that a long list is not kept.
-    pub(crate) fn check(topics: &mut Vec<Topic>, limit: usize) -> Result<(), WrongTopics> {
-        if topics.len() > limit {
+    /// Checks the topics of a subscription that has so many patterns. A topic that is named several times counts
+    /// once. Where such topics are more than the bound, their repetitions are removed, so that a long list is not
+    /// kept.
+    pub(crate) fn check(topics: &mut Vec<Topic>, patterns: usize, limit: usize) -> Result<(), WrongTopics> {
+        if topics.len() + patterns > limit {
             topics.sort_unstable();
             topics.dedup();
         }
-        WrongTopics::check_count(topics.len(), limit)
+        WrongTopics::check_count(topics.len() + patterns, limit)
     }
 
-    /// Checks the number of different topics.
+    /// Checks the number of different topics and patterns.
     pub(crate) fn check_count(count: usize, limit: usize) -> Result<(), WrongTopics> {
         match count {
             0 => Err(WrongTopics::None),
@@ -357,8 +435,10 @@ impl WrongTopics {
 impl fmt::Display for WrongTopics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WrongTopics::None => f.write_str("a subscription has at least one topic"),
-            WrongTopics::TooMany { limit } => write!(f, "a subscription has at most {limit} topics"),
+            WrongTopics::None => f.write_str("a subscription has at least one topic or pattern"),
+            WrongTopics::TooMany { limit } => {
+                write!(f, "a subscription has at most {limit} topics and patterns")
+            }
         }
     }
 }

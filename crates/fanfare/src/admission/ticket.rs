@@ -45,6 +45,7 @@ enum PledgeState {
 }
 
 /// Where the decision about a request goes.
+#[derive(Clone)]
 pub(crate) struct UndecidedAddress {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) key: LinkKey,
@@ -138,7 +139,7 @@ impl To {
 }
 
 impl Later {
-    /// The engine waits for the decision from now on.
+    /// The engine waits for the decision from now on. One that was made before comes as mail, too.
     pub(crate) fn wait_at(self, address: UndecidedAddress) {
         if let Some((address, decision)) = self.meet(address) {
             address.send(Ok(decision));

@@ -70,11 +70,16 @@ impl Builder {
         self.limit(move |limits| limits.when_full = policy)
     }
 
-    /// Topics of one subscription: [`Limits::topics_per_subscription`].
+    /// Topics and patterns of one subscription: [`Limits::topics_per_subscription`].
     ///
     /// An admission of your own gives the bound to [`crate::Subscribe::from_request`] itself.
     pub fn max_topics(self, count: usize) -> Builder {
         self.limit(move |limits| limits.topics_per_subscription = count)
+    }
+
+    /// Different patterns that subscribers read, or have read lately: [`Limits::patterns`].
+    pub fn max_patterns(self, count: usize) -> Builder {
+        self.limit(move |limits| limits.patterns = count)
     }
 
     /// Bytes of one event's data: [`Limits::event_bytes`].

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use fanfare_proto::event::Topic;
 #[cfg(feature = "sim")]
 use fanfare_proto::link::LinkKey;
+use fanfare_proto::pattern::Pattern;
 
 use super::Hub;
-use crate::admission::WrongTopics;
+use crate::admission::{Selectors, WrongTopics};
 use crate::connection::ConnectionId;
 use crate::mailbox::{Mail, Refused};
 use crate::orders::{About, DecisionStart, TokenName};
@@ -83,7 +84,8 @@ impl Hub {
         self.inner.common.orders().now()
     }
 
-    /// Ends all connections that read a topic, also among others. With very many of them it takes a while: each shard ends a few
+    /// Ends all connections that read a topic by its name, also among others. Where the name is the text of a pattern, it
+    /// ends the connections that read this pattern, too. With very many of them it takes a while: each shard ends a few
     /// hundred between two deliveries. Connections that begin after the order stay.
     ///
     /// # Errors
@@ -108,6 +110,9 @@ impl Hub {
     ///
     /// A subscriber that reconnects asks for topics again: [`crate::Admission`] decides about them.
     ///
+    /// A topic that stays is seen as before, with its private events or without. Private events of an added topic are
+    /// delivered where [`crate::Subscribe::with_private_events`] said so of all topics. Patterns of the connection go.
+    ///
     /// # Errors
     /// [`ConnectionError`].
     ///
@@ -118,9 +123,29 @@ impl Hub {
         connection: ConnectionId,
         topics: impl IntoIterator<Item = Topic>,
     ) -> Result<(), ConnectionError> {
+        self.change_selectors(connection, topics, [])
+    }
+
+    /// The same with patterns: what [`Hub::change_topics`] says of topics holds for patterns, too. A pattern stays where it
+    /// is named again. The connection also ends where the process has [`crate::Limits::patterns`] already.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    ///
+    /// # Panics
+    /// As [`Hub::publish`].
+    pub fn change_selectors(
+        &self,
+        connection: ConnectionId,
+        topics: impl IntoIterator<Item = Topic>,
+        patterns: impl IntoIterator<Item = Pattern>,
+    ) -> Result<(), ConnectionError> {
         let mut topics: Vec<Topic> = topics.into_iter().collect();
-        WrongTopics::check(&mut topics, self.limits().topics_per_subscription)?;
-        self.order_one(connection, ConnectionOrder::ChangeTopics(connection.link, topics))
+        let mut selectors = Selectors::default();
+        selectors.add(patterns, &mut topics);
+        let patterns = selectors.patterns().to_vec();
+        WrongTopics::check(&mut topics, patterns.len(), self.limits().topics_per_subscription)?;
+        self.order_one(connection, ConnectionOrder::ChangeTopics(connection.link, topics, patterns))
     }
 
     /// The names of a topic's members ([`crate::Subscribe::with_member`]), in alphabetical order.

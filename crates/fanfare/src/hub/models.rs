@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use fanfare_proto::event::Topic;
-use fanfare_proto::event_log::{EventLog, Wanted};
+use fanfare_proto::event_log::{EventLog, ReadBounds, Wanted};
 use fanfare_proto::limits::Limits;
 use fanfare_proto::selection::Selection;
 use loom::sync::Notify;
@@ -214,9 +214,10 @@ fn between_the_log_and_the_mail_nothing_is_missing_and_nothing_is_there_twice() 
         };
         let mut log = reader.log.take().unwrap();
         let topics = topics(&["a"]);
-        let from = log.add_reader(&topics);
+        let from = log.add_reader(&topics, &[]).unwrap();
         let mut frames = Vec::new();
-        log.read_after(&wanted(&topics), 10, usize::MAX, &mut frames).unwrap();
+        let bounds = ReadBounds { frames: 10, bytes: usize::MAX, steps: 1 };
+        log.read_after(&wanted(&topics), bounds, &mut frames).unwrap();
         let mut seen: Vec<u64> = frames.iter().map(|frame| frame.seq()).filter(|seq| *seq <= from).collect();
         while seen.len() < 2 {
             let mail = reader.tick();
@@ -239,12 +240,12 @@ fn a_shard_that_reads_no_topic_gets_no_mail() {
         let topics = topics(&["a"]);
         let mut leaving = readers.remove(0);
         let other = readers.remove(0);
-        leaving.log.as_mut().unwrap().add_reader(&topics);
+        leaving.log.as_mut().unwrap().add_reader(&topics, &[]).unwrap();
         let publisher = thread::spawn(move || {
             publish(&hub, "a").unwrap();
             publish(&hub, "a").unwrap();
         });
-        leaving.log.as_mut().unwrap().remove_reader(&topics);
+        leaving.log.as_mut().unwrap().remove_reader(&topics, &[]);
         let mail = leaving.take();
         let mut seen = numbers(&leaving, mail);
         publisher.join().unwrap();
@@ -263,7 +264,7 @@ fn a_shard_that_has_caught_up_has_had_everything() {
         let (hub, mut readers, _) = world(1, Limits::default(), &[]);
         let mut reader = readers.remove(0);
         let mut log = reader.log.take().unwrap();
-        log.add_reader(&topics(&["a"]));
+        log.add_reader(&topics(&["a"]), &[]).unwrap();
         let publisher = thread::spawn(move || {
             hub.publish_batch(&mut vec![event("a"), event("a")]).unwrap();
             publish(&hub, "a").unwrap();

@@ -33,24 +33,27 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use fanfare_io::Clock;
+use fanfare_proto::audience::Subscription;
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::event::Topic;
-use fanfare_proto::event_log::Wanted;
-use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{LOCAL_READ_BYTES, LOCAL_READ_FRAMES};
+use fanfare_proto::event_log::{Read, ReadBounds};
+use fanfare_proto::frame::{Frame, WireFormat};
+use fanfare_proto::limits::{LOCAL_READ_BYTES, LOCAL_READ_FRAMES, SCAN_STEPS};
+use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
 use futures_core::Stream;
 
 use super::line::{Task, WaitBy, WaitingPublishers};
 use super::tasks::Tasks;
 use super::{Hub, Inner};
-use crate::admission::{PrivateEvents, WrongTopics};
+use crate::admission::{Selectors, WrongTopics};
 use crate::shard_thread;
 use crate::shared_log::{LockedLog, ProcessLog};
 pub use items::{Gap, LogPage, ReadItem, ReceivedEvent};
-use registry::Place;
 pub(crate) use registry::{Called, LocalReaders, ReaderKey};
+use registry::{NoPlace, Place};
 
 /// A reader to be: see [`Hub::subscribe`].
 #[derive(Clone, Debug)]
@@ -59,7 +62,7 @@ pub struct ReaderBuilder<'hub> {
     hub: &'hub Hub,
     topics: Vec<Topic>,
     resume: Option<String>,
-    private: PrivateEvents,
+    selectors: Selectors,
 }
 
 /// A reader in the same process: it gets every event of its topics once, in the order that all subscribers
@@ -100,10 +103,8 @@ pub struct Reader {
     tasks: Arc<Tasks>,
     clock: Clock,
     place: Place,
-    /// Those of which it reads private events, then the others.
-    topics: Box<[Topic]>,
-    /// Of how many topics it reads private events.
-    private_topics: usize,
+    /// What it reads.
+    subscription: Subscription,
     /// Everything up to this number was given or is in the portion.
     after: u64,
     /// The reader knows that events up to this number are gone.
@@ -121,10 +122,16 @@ pub struct Reader {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReaderError {
-    /// No topic was named.
+    /// No topic and no pattern was named.
     NoTopics,
-    /// More different topics than [`crate::Limits::topics_per_subscription`].
+    /// More different topics and patterns than [`crate::Limits::topics_per_subscription`].
     TooManyTopics {
+        /// The bound.
+        limit: usize,
+    },
+    /// There are [`crate::Limits::patterns`] different patterns already, or this one would make it too much work to find
+    /// the patterns of a topic.
+    TooManyPatterns {
         /// The bound.
         limit: usize,
     },
@@ -153,9 +160,13 @@ pub enum ReadError {
     WouldBlock,
 }
 
+/// What one hold of the log's lock gives.
+const PORTION: ReadBounds =
+    ReadBounds { frames: LOCAL_READ_FRAMES, bytes: LOCAL_READ_BYTES, steps: SCAN_STEPS };
+
 /// The result of one look into the log.
 enum Look {
-    /// There are events in the portion, or a gap.
+    /// There are events in the portion, or a gap, or the log was not read to its end.
     Found,
     Nothing,
     /// Nothing, and nothing comes any more.
@@ -189,7 +200,7 @@ impl Hub {
                 different.push(topic);
             }
         }
-        ReaderBuilder { hub: self, topics: different, resume: None, private: PrivateEvents::default() }
+        ReaderBuilder { hub: self, topics: different, resume: None, selectors: Selectors::default() }
     }
 
     /// Reads retained events of a topic: at most `limit` of those that follow the event with the id `after`.
@@ -227,13 +238,37 @@ impl ReaderBuilder<'_> {
 
     /// Whether private events of all topics are read, too. The default is no.
     pub fn with_private_events(mut self, sees: bool) -> Self {
-        self.private = PrivateEvents::of_all(sees);
+        self.selectors.see_private(sees);
         self
     }
 
     /// Private events of these topics are read, and only public ones of the others.
     pub fn with_private_topics(mut self, topics: impl IntoIterator<Item = Topic>) -> Self {
-        self.private = PrivateEvents::of(topics);
+        self.selectors.see_private_topics(topics);
+        self
+    }
+
+    /// Events of all topics that match one of these patterns are read, too. An event that matches several selectors is
+    /// given once.
+    ///
+    /// ```
+    /// # use fanfare::{Engine, Event, Pattern, Topic};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::builder().start()?;
+    /// # let hub = engine.hub();
+    /// let mut reader = hub.subscribe([]).with_patterns([Pattern::parse("orders/*")?]).stream()?;
+    /// hub.publish(Event::new(Topic::new("orders/7")?))?;
+    /// assert!(reader.try_next()?.is_some());
+    /// # Ok(()) }
+    /// ```
+    pub fn with_patterns(mut self, patterns: impl IntoIterator<Item = Pattern>) -> Self {
+        self.selectors.add(patterns, &mut self.topics);
+        self
+    }
+
+    /// Private events are read through these patterns, and only public ones through the others.
+    pub fn with_private_patterns(mut self, patterns: impl IntoIterator<Item = Pattern>) -> Self {
+        self.selectors.see_private_patterns(patterns);
         self
     }
 
@@ -254,19 +289,17 @@ impl ReaderBuilder<'_> {
     }
 
     /// The reader, without a thread to wake it where it is a task.
-    pub(crate) fn open(mut self) -> Result<Reader, ReaderError> {
-        self.check()?;
-        let private_topics = self.private.sort(&mut self.topics);
-        let selection = Selection::mixed(&self.topics, private_topics);
+    pub(crate) fn open(self) -> Result<Reader, ReaderError> {
+        let subscription = self.subscription()?;
         let Inner { common, tasks, clock, limits, .. } = &*self.hub.inner;
         let mut log = common.log.lock_unless_broken().ok_or(ReaderError::Stopped)?;
-        let (start, gap) = self.start(selection, &log);
-        let most = limits.local_readers;
-        let place = common
-            .waiting
-            .readers()
-            .add(&mut log, selection, most)
-            .ok_or(ReaderError::TooManyReaders { limit: most })?;
+        let (start, gap) = self.start(subscription.selection(), &log);
+        let (readers, patterns) = (limits.local_readers, limits.patterns);
+        let added = common.waiting.readers().add(&mut log, subscription.selection(), readers);
+        let place = added.map_err(|refused| match refused {
+            NoPlace::Readers => ReaderError::TooManyReaders { limit: readers },
+            NoPlace::Patterns => ReaderError::TooManyPatterns { limit: patterns },
+        })?;
         drop(log);
         Ok(Reader {
             log: Arc::clone(&common.log),
@@ -274,8 +307,7 @@ impl ReaderBuilder<'_> {
             tasks: Arc::clone(tasks),
             clock: *clock,
             place,
-            topics: self.topics.into(),
-            private_topics,
+            subscription,
             after: start.from(),
             incomplete_until: start.cursor(),
             given: start.from(),
@@ -303,20 +335,19 @@ impl ReaderBuilder<'_> {
     /// assert_eq!(page.events()[0].data().as_deref(), Some("7"));
     /// # Ok(()) }
     /// ```
-    pub fn page(mut self, limit: usize) -> Result<LogPage, ReaderError> {
-        self.check()?;
-        let private_topics = self.private.sort(&mut self.topics);
-        let selection = Selection::mixed(&self.topics, private_topics);
+    pub fn page(self, limit: usize) -> Result<LogPage, ReaderError> {
+        let subscription = self.subscription()?;
         let process = &self.hub.inner.common.log;
         let epoch = process.epoch();
         let mut log = process.lock_unless_broken().ok_or(ReaderError::Stopped)?;
-        let (start, gap) = self.start(selection, &log);
+        let (start, gap) = self.start(subscription.selection(), &log);
         let (mut after, mut is_last, mut frames) = (start.from(), false, Vec::new());
         while frames.len() < limit.max(1) && !is_last {
-            let wanted = Wanted { selection, after, incomplete_until: start.cursor() };
+            let wanted = subscription.wanted_after(after, start.cursor());
             let most = LOCAL_READ_FRAMES.min(limit.max(1) - frames.len());
+            let bounds = ReadBounds { frames: most, ..PORTION };
             // What the log has dropped since is a gap of the next page.
-            let Ok(up_to) = log.read_after(&wanted, most, LOCAL_READ_BYTES, &mut frames) else { break };
+            let Ok(Read { up_to, .. }) = log.read_after(&wanted, bounds, &mut frames) else { break };
             (after, is_last) = (up_to, up_to >= log.newest());
             // Publishers and shards take the lock between the portions.
             drop(log);
@@ -327,12 +358,15 @@ impl ReaderBuilder<'_> {
         Ok(LogPage { events, gap, next: Cursor { epoch, seq: after }, is_last })
     }
 
-    fn check(&self) -> Result<(), ReaderError> {
+    fn subscription(&self) -> Result<Subscription, ReaderError> {
         let limit = self.hub.limits().topics_per_subscription;
-        WrongTopics::check_count(self.topics.len(), limit).map_err(|wrong| match wrong {
+        let count = self.topics.len() + self.selectors.patterns().len();
+        WrongTopics::check_count(count, limit).map_err(|wrong| match wrong {
             WrongTopics::None => ReaderError::NoTopics,
             WrongTopics::TooMany { limit } => ReaderError::TooManyTopics { limit },
-        })
+        })?;
+        // The encoding means nothing here: a reader is given frames.
+        Ok(self.selectors.subscription(&self.topics, Encoding::from(WireFormat::Plain)))
     }
 
     /// Where it begins, and whether it begins with a gap. A number that is newer than everything here
@@ -424,9 +458,14 @@ impl Reader {
         }
     }
 
-    /// Its topics, each once.
+    /// Its topics, each once, in no order that means something.
     pub fn topics(&self) -> &[Topic] {
-        &self.topics
+        self.subscription.topics()
+    }
+
+    /// Its patterns, each once. The variables of templates have other names here.
+    pub fn patterns(&self) -> &[Pattern] {
+        self.subscription.patterns()
     }
 
     /// The position up to which it has given everything that it can give. Its text is an id to resume after.
@@ -494,23 +533,23 @@ impl Reader {
             return Look::Nothing;
         }
         let Some(log) = self.log.lock_unless_broken() else { return Look::End };
-        let wanted = Wanted {
-            selection: Selection::mixed(&self.topics, self.private_topics),
-            after: self.after,
-            incomplete_until: self.incomplete_until,
-        };
-        match log.read_after(&wanted, LOCAL_READ_FRAMES, LOCAL_READ_BYTES, &mut self.portion) {
+        let wanted = self.subscription.wanted_after(self.after, self.incomplete_until);
+        match log.read_after(&wanted, PORTION, &mut self.portion) {
             Err(available) => {
                 let position = |seq| Cursor { epoch: self.log.epoch(), seq };
                 self.gap = Some(Gap { after: position(self.after).to_string(), until: position(available) });
                 self.incomplete_until = available;
                 Look::Found
             }
-            Ok(up_to) => {
+            Ok(Read { up_to, .. }) => {
                 self.after = up_to;
                 if !self.portion.is_empty() {
                     drop(log);
                     self.portion.reverse();
+                    return Look::Found;
+                }
+                if up_to < log.newest() {
+                    // More may follow for a pattern. Publishers and shards take the lock first.
                     return Look::Found;
                 }
                 if is_over {
@@ -543,14 +582,15 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.tasks.remove(Task::Reader(self.place.key));
         let mut log = self.log.lock_unless_broken();
-        self.waiting.readers().remove(self.place, &self.topics, log.as_mut());
+        self.waiting.readers().remove(self.place, self.subscription.selection(), log.as_mut());
     }
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader")
-            .field("topics", &self.topics)
+            .field("topics", &self.topics())
+            .field("patterns", &self.patterns())
             .field("position", &self.position())
             .finish_non_exhaustive()
     }
@@ -559,9 +599,15 @@ impl fmt::Debug for Reader {
 impl fmt::Display for ReaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReaderError::NoTopics => f.write_str("a reader needs a topic; name at least one"),
+            ReaderError::NoTopics => f.write_str("a reader needs a topic or a pattern; name at least one"),
             ReaderError::TooManyTopics { limit } => {
-                write!(f, "a reader has at most {limit} topics; use several readers")
+                write!(f, "a reader has at most {limit} topics and patterns; use several readers")
+            }
+            ReaderError::TooManyPatterns { limit } => {
+                write!(
+                    f,
+                    "the log cannot take another pattern beside those that are read, {limit} at most; use fewer"
+                )
             }
             ReaderError::TooManyReaders { limit } => {
                 write!(f, "there are {limit} readers already; drop one, or raise Limits::local_readers")

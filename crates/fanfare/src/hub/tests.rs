@@ -20,7 +20,7 @@ use fanfare_io::sockets::SocketOptions;
 use fanfare_io::{Clock, Io, Waker, fd_channel};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
-use fanfare_proto::event_log::{EventLog, Wanted};
+use fanfare_proto::event_log::{EventLog, Read, ReadBounds, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 use fanfare_proto::log::Log;
@@ -58,7 +58,7 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
         let waker = Waker::new().unwrap();
         let mailbox = common.mailbox(index, waker.clone());
         let mut log = common.shared_log(index, Arc::clone(&mailbox));
-        log.add_reader(&topics);
+        log.add_reader(&topics, &[]).unwrap();
         Shard { waker, mailbox, log, inbox: VecDeque::new() }
     };
     let shards: Vec<Shard> = (0..shards).map(shard).collect();
@@ -285,8 +285,8 @@ fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
     let one = || event("a").with_data("x".repeat(1000));
     let limits = Limits::default().with_mailbox_total_bytes(8 * Frame::size_at_most(&one()));
     let (hub, mut shards) = hub(2, limits, &[]);
-    shards[0].log.add_reader(&[topic("a")]);
-    shards[1].log.add_reader(&[topic("b")]);
+    shards[0].log.add_reader(&[topic("a")], &[]).unwrap();
+    shards[1].log.add_reader(&[topic("b")], &[]).unwrap();
     assert_eq!(hub.publish_batch(&mut vec![one(); 8]).unwrap().count, 8);
     let (wakes, mut batch) = (Arc::default(), vec![event("b").with_data("x".repeat(1000)); 2]);
     let mut waits = hub.publish_async(&mut batch);
@@ -307,8 +307,8 @@ fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
 fn a_congested_shard_holds_up_only_what_it_reads() {
     let limits = Limits::default().with_mailbox_events(2);
     let (hub, mut shards) = hub(2, limits, &[]);
-    shards[0].log.add_reader(&[topic("slow"), topic("both")]);
-    shards[1].log.add_reader(&[topic("fast"), topic("both")]);
+    shards[0].log.add_reader(&[topic("slow"), topic("both")], &[]).unwrap();
+    shards[1].log.add_reader(&[topic("fast"), topic("both")], &[]).unwrap();
     assert_eq!(hub.publish_batch(&mut events("slow", 2)).unwrap().count, 2);
     for _ in 0..5 {
         assert_eq!(publish(&hub, "slow"), Err(PublishError::Busy));
@@ -336,8 +336,8 @@ fn a_congested_shard_holds_up_only_what_it_reads() {
 fn two_busy_shards_do_not_starve_a_publisher() {
     let limits = Limits::default().with_mailbox_events(1);
     let (hub, mut shards) = hub(2, limits, &[]);
-    shards[0].log.add_reader(&[topic("left"), topic("both")]);
-    shards[1].log.add_reader(&[topic("right"), topic("both")]);
+    shards[0].log.add_reader(&[topic("left"), topic("both")], &[]).unwrap();
+    shards[1].log.add_reader(&[topic("right"), topic("both")], &[]).unwrap();
     publish(&hub, "left").unwrap();
     let wakes = Arc::default();
     let mut both = events("both", 1);
@@ -363,13 +363,13 @@ fn two_busy_shards_do_not_starve_a_publisher() {
 fn a_shard_without_subscribers_is_not_waited_for() {
     let limits = Limits::default().with_mailbox_events(1);
     let (hub, mut shards) = hub(1, limits, &[]);
-    shards[0].log.add_reader(&[topic("a")]);
+    shards[0].log.add_reader(&[topic("a")], &[]).unwrap();
     publish(&hub, "a").unwrap();
     let wakes = Arc::default();
     let mut batch = events("a", 1);
     let mut waits = hub.publish_async(&mut batch);
     assert!(poll(&mut waits, &wakes).is_pending());
-    shards[0].log.remove_reader(&[topic("a")]);
+    shards[0].log.remove_reader(&[topic("a")], &[]);
     expect_wakes(&wakes, 1);
     assert_eq!(poll(&mut waits, &wakes), Poll::Ready(Ok(1)));
     assert_eq!(shards[0].act_on_all(), [1]);
@@ -382,20 +382,22 @@ fn a_shard_without_subscribers_is_not_waited_for() {
 #[test]
 fn a_batch_is_visible_when_it_is_released() {
     let (hub, mut shards) = hub(2, Limits::default(), &[]);
-    shards[0].log.add_reader(&[topic("a")]);
+    shards[0].log.add_reader(&[topic("a")], &[]).unwrap();
     let batch = hub.sequence(&mut events("a", 2), Numbers::Next).unwrap();
     assert_eq!((batch.published().count, hub.head().seq), (2, 0));
     assert_eq!((shards[0].taken().events, shards[0].act_on_all()), (2, vec![]));
-    assert_eq!(shards[1].log.add_reader(&[topic("a")]), 0);
-    shards[0].log.remove_reader(&[topic("a")]);
+    assert_eq!(shards[1].log.add_reader(&[topic("a")], &[]).unwrap(), 0);
+    shards[0].log.remove_reader(&[topic("a")], &[]);
     hub.release(batch);
     assert_eq!(hub.head().seq, 2);
     assert_eq!((shards[0].act_on_all(), shards[1].act_on_all()), (vec![], vec![1, 2]));
     assert_eq!((shards[0].taken(), shards[1].taken()), Default::default());
     // A shard that registers now finds it in the log.
-    assert_eq!(shards[0].log.add_reader(&[topic("a")]), 2);
+    assert_eq!(shards[0].log.add_reader(&[topic("a")], &[]).unwrap(), 2);
     let mut frames = Vec::new();
-    assert_eq!(shards[0].log.read_after(&wanted(&[topic("a")]), 9, 9999, &mut frames), Ok(2));
+    let bounds = ReadBounds { frames: 9, bytes: 9999, steps: 1 };
+    let read = shards[0].log.read_after(&wanted(&[topic("a")]), bounds, &mut frames);
+    assert_eq!(read, Ok(Read { up_to: 2, cost: 2 }));
     assert_eq!(frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>(), [1, 2]);
 }
 
@@ -413,7 +415,7 @@ fn what_is_not_released_is_bounded() {
     let mut waits = hub.publish_async(&mut third);
     assert!(poll(&mut waits, &wakes).is_pending());
     // A shard that registers now gets all of it: that is how much more than the bound can wait.
-    shards[0].log.add_reader(&[topic("a")]);
+    shards[0].log.add_reader(&[topic("a")], &[]).unwrap();
     hub.release(first);
     expect_wakes(&wakes, 1);
     drop(second);
@@ -587,7 +589,7 @@ fn a_drain_does_not_wait_for_a_store() {
 #[test]
 fn the_shard_that_trims_is_woken_in_time() {
     let (hub, mut shards) = hub(2, Limits::default(), &[]);
-    shards[1].log.add_reader(&[topic("a")]);
+    shards[1].log.add_reader(&[topic("a")], &[]).unwrap();
     let mut ios = shards.iter().map(|shard| Epoll::open(&shard.waker).unwrap()).collect::<Vec<_>>();
     let mut woken = |shard: usize| {
         let mut notifications = Vec::new();

@@ -62,7 +62,7 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
             let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
             let mut log = common.shared_log(shard, Arc::clone(&mailbox));
-            log.add_reader(&topics);
+            log.add_reader(&topics, &[]).unwrap();
             let mut reader = Reader::of(Arc::clone(&mailbox));
             (reader.adopted, reader.log) = (Some(adopted), Some(log));
             (ShardHandle { mailbox, sockets, counts }, reader)

@@ -347,7 +347,8 @@ impl<I: Io> Shard<I> {
     /// A stream for a GET; for a HEAD what a GET would be answered, without the stream (RFC 9110, section 9.3.2).
     fn subscription_reply(&mut self, mut subscribe: Subscribe, asked: Asked) -> Reply {
         let limit = self.limits.topics_per_subscription;
-        if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, limit) {
+        let patterns = subscribe.patterns().len();
+        if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, patterns, limit) {
             return Reply::Refuse(Refusal::new(400, wrong.to_string()));
         }
         match asked.method {

@@ -10,6 +10,7 @@ use fanfare_proto::delivery::{self, Changed};
 use fanfare_proto::event::Topic;
 use fanfare_proto::limits::{DETAILS_PLACE_BYTES, MEMBER_BYTES};
 use fanfare_proto::link::LinkKey;
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::segment_map::SegmentMap;
 use fanfare_proto::stream::Deciseconds;
 use smallvec::SmallVec;
@@ -31,8 +32,8 @@ pub(crate) enum ConnectionOrder {
     DisconnectAll(NumberedOrder),
     /// End those that read a topic.
     DisconnectTopic(Topic),
-    /// Give a connection these topics.
-    ChangeTopics(LinkKey, Vec<Topic>),
+    /// Give a connection these topics and patterns.
+    ChangeTopics(LinkKey, Vec<Topic>, Vec<Pattern>),
 }
 
 /// The details of a shard's connections, and what they are for.
@@ -359,7 +360,7 @@ impl<I: Io> Shard<I> {
                 subject,
                 data,
             }));
-            self.subscribed(link, &subscribe.topics, has_gap);
+            self.subscribed(link, &subscribe.topics, subscribe.patterns(), has_gap);
         }
     }
 
@@ -367,7 +368,7 @@ impl<I: Io> Shard<I> {
         ConnectionId::new(self.links.engine, self.links.log.shard(), link)
     }
 
-    fn subscribed(&mut self, link: LinkKey, topics: &[Topic], has_gap: bool) {
+    fn subscribed(&mut self, link: LinkKey, topics: &[Topic], patterns: &[Pattern], has_gap: bool) {
         if !self.connections.has_life_cycle() {
             return;
         }
@@ -375,7 +376,10 @@ impl<I: Io> Shard<I> {
         let mut topics = topics.to_vec();
         topics.sort_unstable();
         topics.dedup();
-        let subscribed = Subscribed { connection, topics, has_gap };
+        let mut patterns = patterns.to_vec();
+        patterns.sort_unstable();
+        patterns.dedup();
+        let subscribed = Subscribed { connection, topics, patterns, has_gap };
         self.connections.happened.push(LifeCycleEvent::Subscribed(subscribed));
     }
 
@@ -429,11 +433,12 @@ impl<I: Io> Shard<I> {
                 self.connections.recent_orders.add(order);
             }
             ConnectionOrder::DisconnectTopic(topic) => self.delivery.disconnect_topic(topic),
-            ConnectionOrder::ChangeTopics(link, topics) => {
+            ConnectionOrder::ChangeTopics(link, topics, patterns) => {
                 let caught_up_to = self.inbox.is_empty().then(|| self.links.log.caught_up_to()).flatten();
                 let (log, new) = (&mut self.links.log, topics.iter().cloned());
-                match self.delivery.change_topics(link, new, caught_up_to, now, log) {
-                    Changed::Changed => self.subscribed(link, &topics, false),
+                let new_patterns = patterns.iter().cloned();
+                match self.delivery.change_topics(link, new, new_patterns, caught_up_to, now, log) {
+                    Changed::Changed => self.subscribed(link, &topics, &patterns, false),
                     // It would go on with topics that it is not to have, or without those that it asked for.
                     Changed::NoRoom => self.connections.ending.push_back(link),
                     Changed::Gone => {}

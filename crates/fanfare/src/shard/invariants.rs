@@ -65,7 +65,7 @@ impl<I: Io> Shard<I> {
     /// Something does not hold.
     pub(crate) fn check(&self) {
         self.delivery.check();
-        self.links.log.check(self.delivery.topics_read());
+        self.links.log.check(self.delivery.topics_read(), self.delivery.patterns_read());
         self.check_tables();
         self.check_bounds();
         self.check_counts();

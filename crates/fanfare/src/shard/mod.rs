@@ -64,7 +64,7 @@ impl Agenda {
             Agenda::Decided(_) | Agenda::Adopt(_) => 0,
             // They are registered, and what earlier changes left is gone through.
             Agenda::Order(order) => match &**order {
-                ConnectionOrder::ChangeTopics(_, topics) => 4 * topics.len(),
+                ConnectionOrder::ChangeTopics(_, topics, patterns) => 4 * (topics.len() + patterns.len()),
                 _ => 0,
             },
         }

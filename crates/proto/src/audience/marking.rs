@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::sweep::Sweep;
 use super::table::{Audiences, SweepKey};
 use super::{AudienceId, Subscription};
@@ -18,8 +20,11 @@ pub(super) struct Marking {
     frame: FrameKey,
     /// Few streams are to get it.
     is_small: bool,
-    /// The topic of the frame that is being gone through, and the next of its audiences.
-    topic: usize,
+    /// The topics and patterns that it is for, by their entries. An entry that is another one's by now has only
+    /// audiences that began later, and these ignore the event.
+    entries: SmallVec<[u32; 4]>,
+    /// The position of the entry that is being gone through, and the next of its audiences.
+    at: usize,
     next: usize,
 }
 
@@ -27,28 +32,27 @@ impl Audiences {
     /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers how many audiences were
     /// marked at once.
     pub fn begin_marking(&mut self, frame: Arc<Frame>, store: &mut FrameStore) -> usize {
-        let entries = frame.topics().iter().filter_map(|topic| self.of_topic(topic));
-        let (audiences, streams) = entries.fold((0, 0), |(audiences, streams), entry| {
+        let entries = self.entries_of(&frame);
+        let (audiences, streams) = entries.iter().fold((0, 0), |(audiences, streams), entry| {
+            let entry = &self.topics[*entry];
             (audiences + entry.audiences.len(), streams + entry.subscribers())
         });
         if audiences == 0 {
             return 0;
         }
         let is_small = streams <= self.bounds.small_fan_out;
-        let marking = Marking { frame: store.insert(frame), is_small, topic: 0, next: 0 };
+        let frame = store.insert(frame);
         if !is_small || self.markings.is_empty() {
-            self.markings.push_back(marking);
+            self.markings.push_back(Marking { frame, is_small, entries, at: 0, next: 0 });
             return 0;
         }
-        for topic in 0..store.get(marking.frame).topics().len() {
-            let entry = self.of_topic(&store.get(marking.frame).topics()[topic]);
-            let ids = entry.map(|entry| entry.audiences.clone()).unwrap_or_default();
-            for id in ids {
+        for entry in entries {
+            for id in self.topics[entry].audiences.clone() {
                 self.mark_now(id, store);
-                self.mark_one(id, marking.frame, is_small, store);
+                self.mark_one(id, frame, is_small, store);
             }
         }
-        store.drop_reference(marking.frame);
+        store.drop_reference(frame);
         audiences
     }
 
@@ -57,16 +61,16 @@ impl Audiences {
         while budget > 0
             && let Some(mut marking) = self.markings.pop_front()
         {
-            let Some(topic) = store.get(marking.frame).topics().get(marking.topic) else {
+            let Some(&entry) = marking.entries.get(marking.at) else {
                 store.drop_reference(marking.frame);
                 continue;
             };
             // Audiences may have left since the last piece; those that moved up were marked then.
-            let ids = self.of_topic(topic).map(|entry| &entry.audiences[..]).unwrap_or_default();
-            let ids: smallvec::SmallVec<[AudienceId; 64]> =
+            let ids = self.topics.get(entry).map(|entry| &entry.audiences[..]).unwrap_or_default();
+            let ids: SmallVec<[AudienceId; 64]> =
                 ids.iter().skip(marking.next).take(budget.min(64)).copied().collect();
             if ids.is_empty() {
-                (marking.topic, marking.next) = (marking.topic + 1, 0);
+                (marking.at, marking.next) = (marking.at + 1, 0);
             } else {
                 marking.next += ids.len();
                 budget -= ids.len();
@@ -94,7 +98,8 @@ impl Audiences {
     pub fn mark_now(&mut self, id: AudienceId, store: &mut FrameStore) {
         for at in 0..self.markings.len() {
             let Marking { frame, is_small, .. } = self.markings[at];
-            if self.table[id.0].subscription.wants(store.get(frame)) {
+            let audience = &self.table[id.0];
+            if audience.head < store.seq(frame) && audience.subscription.wants(store.get(frame)) {
                 self.mark_one(id, frame, is_small, store);
             }
         }
@@ -108,7 +113,7 @@ impl Audiences {
         }
     }
 
-    /// Notes an event in an audience that reads one of its topics. Nothing changes where it is noted already (by
+    /// Notes an event in an audience that has a selector for it. Nothing changes where it is noted already (by
     /// another of its topics), is older than the audience, or is not for this audience.
     fn mark_one(&mut self, id: AudienceId, key: FrameKey, is_small: bool, store: &mut FrameStore) {
         let audience = &mut self.table[id.0];

@@ -16,7 +16,7 @@ mod table;
 
 pub use subscription::Subscription;
 pub use sweep::{Slice, Step, Turn};
-pub use table::{Audiences, SweepBounds, TopicAudiences};
+pub use table::{Audiences, SweepBounds, TopicAudiences, Unread};
 
 /// An audience's index in the table. Valid until its last stream has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

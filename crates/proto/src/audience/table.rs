@@ -10,20 +10,23 @@ use super::marking::Marking;
 use super::sweep::Sweep;
 use super::{AudienceId, Member, Subscription};
 use crate::event::Topic;
+use crate::event_log::NoRoomForPatterns;
+use crate::frame::Frame;
 use crate::frames::FrameStore;
 use crate::limits::{RUN_BYTES, SMALL_FAN_OUT, SWEEP_FRAMES};
 use crate::log::Log;
+use crate::pattern::{Pattern, PatternKey, PatternTable};
 use crate::shrink::shrink_list;
 use crate::slot_table::{HashKeys, SlotTable};
-use crate::slots::Slots;
+use crate::slots::{NO_SLOT, Slots};
 use crate::stream::Deciseconds;
 
 pub(super) struct Audience {
     pub(super) subscription: Arc<Subscription>,
     /// The subscription's hash, so that a table that grows need not read it.
     hash: u64,
-    /// The topics, in the order of the subscription: where each is, and where this audience stands in its
-    /// list, so that it leaves a topic with a million audiences as fast as one with ten.
+    /// The topics and patterns, in the order of the subscription: where each is, and where this audience stands
+    /// in its list, so that it leaves a topic with a million audiences as fast as one with ten.
     topics: SmallVec<[TopicIndex; 1]>,
     pub(super) members: SmallVec<[Member; 1]>,
     /// The newest event that marked this audience, or the newest of all when the audience began. Events up to
@@ -66,24 +69,52 @@ impl Audience {
         const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
         // An id in a topic's list, which has up to four times the room that it needs.
         const ID_BYTES: usize = 4 * size_of::<AudienceId>();
-        let topics = subscription.topics().len();
-        let spilled = if topics > 1 { size_of::<Topic>() + size_of::<TopicIndex>() } else { 0 };
+        let selectors = subscription.selectors();
+        let spilled = if selectors > 1 { size_of::<Pattern>() + size_of::<TopicIndex>() } else { 0 };
+        // A pattern has a place in a list, and may be in memory for this audience alone.
+        let patterns = subscription.patterns().iter().map(Pattern::bytes).sum::<usize>();
         Slots::<Audience>::ENTRY_BYTES
             + SlotTable::ENTRY_BYTES
             + COUNTERS_BYTES
             + size_of::<Subscription>()
-            + topics * (spilled + ID_BYTES)
+            + selectors * (spilled + ID_BYTES)
+            + patterns
     }
 }
 
-/// The audiences that read one topic.
+/// The audiences that read one topic, or one pattern.
 pub struct TopicAudiences {
-    name: Topic,
-    /// The name's hash.
+    name: Name,
+    /// The hash of a topic's name.
     hash: u64,
     pub(super) audiences: SmallVec<[AudienceId; 2]>,
     subscribers: u32,
     laggards: u32,
+}
+
+/// What is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name {
+    Topic(Topic),
+    Pattern(PatternKey),
+}
+
+const _: () = assert!(size_of::<Name>() == size_of::<Topic>(), "a pattern costs topics nothing");
+
+/// Selectors that no audience has any more.
+#[derive(Default)]
+pub struct Unread {
+    /// Topics by their names.
+    pub topics: SmallVec<[Topic; 1]>,
+    /// Patterns.
+    pub patterns: Vec<Pattern>,
+}
+
+impl Unread {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.patterns.is_empty()
+    }
 }
 
 impl TopicAudiences {
@@ -91,6 +122,23 @@ impl TopicAudiences {
     /// name. An upper bound, because other shards may read the topic too.
     fn bytes(topic: &Topic) -> usize {
         Slots::<TopicAudiences>::ENTRY_BYTES + SlotTable::ENTRY_BYTES + Log::reader_entry_bytes(topic)
+    }
+
+    /// The same for a pattern.
+    fn bytes_of_pattern(pattern: &Pattern) -> usize {
+        let here = PatternTable::<u32>::bytes_at_most(pattern);
+        Slots::<TopicAudiences>::ENTRY_BYTES + here + Log::pattern_entry_bytes(pattern)
+    }
+
+    fn new(name: Name, hash: u64) -> TopicAudiences {
+        TopicAudiences { name, hash, audiences: SmallVec::new(), subscribers: 0, laggards: 0 }
+    }
+
+    fn topic(&self) -> Option<&Topic> {
+        match &self.name {
+            Name::Topic(topic) => Some(topic),
+            Name::Pattern(_) => None,
+        }
     }
 
     /// Streams that read the topic, laggards included.
@@ -129,8 +177,10 @@ impl Default for SweepBounds {
 pub struct Audiences {
     pub(super) table: Slots<Audience>,
     by_subscription: SlotTable,
-    topics: Slots<TopicAudiences>,
+    pub(super) topics: Slots<TopicAudiences>,
     by_topic: SlotTable,
+    /// The keys in `topics` of what reads patterns.
+    patterns: PatternTable<u32>,
     /// The memory of the tables above, and of the topics' entries in the log.
     bytes: usize,
     keys: HashKeys,
@@ -153,6 +203,7 @@ impl Audiences {
             by_subscription: SlotTable::new(),
             topics: Slots::new(),
             by_topic: SlotTable::new(),
+            patterns: PatternTable::new(),
             bytes: 0,
             keys: HashKeys::new(seed),
             sweeps: Slab::new(),
@@ -183,6 +234,36 @@ impl Audiences {
         subscription.topics().iter().filter(is_unread).cloned().collect()
     }
 
+    /// The patterns of a subscription that no audience reads yet.
+    pub fn unread_patterns(&self, subscription: &Subscription) -> Vec<Pattern> {
+        let is_unread = |pattern: &&Pattern| self.patterns.find(pattern).is_none();
+        subscription.patterns().iter().filter(is_unread).cloned().collect()
+    }
+
+    /// Adds patterns that no audience reads yet, for an audience that is created next.
+    ///
+    /// # Errors
+    /// It would be too much work to find the patterns of a topic with them. Nothing has changed.
+    pub fn add_patterns(&mut self, patterns: &[Pattern]) -> Result<(), NoRoomForPatterns> {
+        for (added, pattern) in patterns.iter().enumerate() {
+            if self.add_pattern(pattern).is_none() {
+                self.remove_patterns(&patterns[..added]);
+                return Err(NoRoomForPatterns);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes patterns that were added for an audience that is not created.
+    pub fn remove_patterns(&mut self, patterns: &[Pattern]) {
+        for pattern in patterns {
+            if let Some(&key) = self.patterns.find(pattern).and_then(|key| self.patterns.get(key)) {
+                debug_assert!(self.topics[key].audiences.is_empty(), "{pattern} is read");
+                self.remove_entry(key, &mut Unread::default());
+            }
+        }
+    }
+
     /// The memory of all audiences and topics in bytes, with the topics' entries in the log: what
     /// subscriptions take beside the records of streams. An upper bound.
     pub fn bytes(&self) -> usize {
@@ -194,22 +275,33 @@ impl Audiences {
         if self.find(subscription).is_some() {
             return 0;
         }
-        let unread = subscription.topics().iter().filter(|topic| self.topic_key(topic).is_none());
-        Audience::bytes(subscription) + unread.map(TopicAudiences::bytes).sum::<usize>()
+        let topics = subscription.topics().iter().filter(|topic| self.topic_key(topic).is_none());
+        let patterns = subscription.patterns().iter().filter(|pattern| self.patterns.find(pattern).is_none());
+        Audience::bytes(subscription)
+            + topics.map(TopicAudiences::bytes).sum::<usize>()
+            + patterns.map(TopicAudiences::bytes_of_pattern).sum::<usize>()
     }
 
     /// The most that [`Audiences::bytes_of_new`] may answer, without a search of the tables.
     pub fn bytes_of_new_at_most(subscription: &Subscription) -> usize {
-        Audience::bytes(subscription) + subscription.topics().iter().map(TopicAudiences::bytes).sum::<usize>()
+        Audience::bytes(subscription)
+            + subscription.topics().iter().map(TopicAudiences::bytes).sum::<usize>()
+            + subscription.patterns().iter().map(TopicAudiences::bytes_of_pattern).sum::<usize>()
     }
 
     /// Adds the audience of a subscription that has none, when the newest event is `head`.
+    ///
+    /// # Panics
+    /// It has a pattern that no audience reads, and that was not added by [`Audiences::add_patterns`].
     pub fn create(&mut self, mut subscription: Subscription, head: u64) -> AudienceId {
         let hash = self.keys.hash(&subscription);
         debug_assert!(self.find_hashed(&subscription, hash).is_none());
         self.bytes += Audience::bytes(&subscription);
         // A name that many audiences have is in memory once.
-        subscription.share_names(|topic| self.of_topic(topic).map(|entry| entry.name.clone()));
+        subscription.share_names(
+            |topic| self.of_topic(topic).and_then(TopicAudiences::topic).cloned(),
+            |pattern| self.patterns.find(pattern).and_then(|key| self.patterns.pattern(key)).cloned(),
+        );
         let subscription = Arc::new(subscription);
         let id = AudienceId(self.table.insert(Audience {
             subscription: Arc::clone(&subscription),
@@ -222,8 +314,15 @@ impl Audiences {
             laggards: 0,
             is_to_be_removed: false,
         }));
-        self.table[id.0].topics =
+        let mut topics: SmallVec<[TopicIndex; 1]> =
             subscription.topics().iter().map(|topic| self.add_to_topic(topic, id)).collect();
+        for pattern in subscription.patterns() {
+            let key = self.patterns.find(pattern).and_then(|key| self.patterns.get(key));
+            let key = *key.expect("patterns are added before their audience");
+            topics.push(self.add_to_entry(key, id));
+        }
+        topics.shrink_to_fit();
+        self.table[id.0].topics = topics;
         let Audiences { by_subscription, table, .. } = self;
         by_subscription.insert(hash, id.0, |slot| table[slot].hash);
         id
@@ -232,17 +331,43 @@ impl Audiences {
     fn add_to_topic(&mut self, topic: &Topic, id: AudienceId) -> TopicIndex {
         let hash = self.keys.hash(topic);
         let key = self.topic_hashed(topic, hash).unwrap_or_else(|| {
-            let (name, audiences) = (topic.clone(), SmallVec::new());
-            let entry = TopicAudiences { name, hash, audiences, subscribers: 0, laggards: 0 };
             self.bytes += TopicAudiences::bytes(topic);
-            let key = self.topics.insert(entry);
+            let key = self.topics.insert(TopicAudiences::new(Name::Topic(topic.clone()), hash));
             let Audiences { by_topic, topics, .. } = self;
             by_topic.insert(hash, key, |key| topics[key].hash);
             key
         });
+        self.add_to_entry(key, id)
+    }
+
+    fn add_to_entry(&mut self, key: u32, id: AudienceId) -> TopicIndex {
         let audiences = &mut self.topics[key].audiences;
         audiences.push(id);
         TopicIndex { topic: key, index: audiences.len() as u32 - 1 }
+    }
+
+    /// The entry of a pattern that has none. `None`: the table of patterns does not take it.
+    fn add_pattern(&mut self, pattern: &Pattern) -> Option<u32> {
+        let number = self.patterns.insert(pattern.clone(), NO_SLOT).ok()?;
+        let key = self.topics.insert(TopicAudiences::new(Name::Pattern(number), 0));
+        *self.patterns.get_mut(number)? = key;
+        self.bytes += TopicAudiences::bytes_of_pattern(pattern);
+        Some(key)
+    }
+
+    /// The entries of an event's topics, and of the patterns that match one of them, each once.
+    pub(super) fn entries_of(&self, frame: &Frame) -> SmallVec<[u32; 4]> {
+        let mut entries: SmallVec<[u32; 4]> =
+            frame.topics().iter().filter_map(|topic| self.topic_key(topic)).collect();
+        if !self.patterns.is_empty() {
+            let topics = entries.len();
+            for topic in frame.topics() {
+                self.patterns.matching(topic.as_str(), |key| entries.extend(self.patterns.get(key).copied()));
+            }
+            entries[topics..].sort_unstable();
+            entries.dedup();
+        }
+        entries
     }
 
     fn topic_key(&self, topic: &Topic) -> Option<u32> {
@@ -252,13 +377,18 @@ impl Audiences {
     fn topic_hashed(&self, topic: &Topic, hash: u64) -> Option<u32> {
         self.by_topic.find(hash, |key| {
             let entry = &self.topics[key];
-            entry.hash == hash && entry.name == *topic
+            entry.hash == hash && entry.topic() == Some(topic)
         })
     }
 
-    /// The audiences that read a topic, in constant time.
+    /// The audiences that read a topic by its name, in constant time.
     pub fn of_topic(&self, topic: &Topic) -> Option<&TopicAudiences> {
         self.topic_key(topic).map(|key| &self.topics[key])
+    }
+
+    /// Whether an audience has this pattern, which is [normalized](Pattern::normalized).
+    pub fn has_pattern(&self, pattern: &Pattern) -> bool {
+        self.patterns.find(pattern).is_some()
     }
 
     /// Whether an audience has no stream.
@@ -277,10 +407,11 @@ impl Audiences {
         self.table[id.0].is_to_be_removed = false;
     }
 
-    /// Removes an audience that has no stream any more, and answers which topics no audience reads now.
-    pub fn remove_if_empty(&mut self, id: AudienceId, store: &mut FrameStore) -> SmallVec<[Topic; 1]> {
+    /// Removes an audience that has no stream any more, and answers which topics and patterns no audience reads now.
+    pub fn remove_if_empty(&mut self, id: AudienceId, store: &mut FrameStore) -> Unread {
+        let mut unread = Unread::default();
         if !self.is_empty_audience(id) {
-            return SmallVec::new();
+            return unread;
         }
         debug_assert!(!self.table[id.0].is_to_be_removed, "it would be removed a second time");
         self.drop_sweep(id, store);
@@ -289,7 +420,6 @@ impl Audiences {
         by_subscription.remove(table[id.0].hash, id.0, |slot| table[slot].hash);
         let audience = self.table.remove(id.0);
         self.bytes -= Audience::bytes(&audience.subscription);
-        let mut unread = SmallVec::new();
         for &TopicIndex { topic, index } in &audience.topics {
             let entry = &mut self.topics[topic];
             entry.audiences.swap_remove(index as usize);
@@ -302,18 +432,30 @@ impl Audiences {
                 // It may have moved to where the marking has been already.
                 self.mark_now(moved_id, store);
             } else if entry.audiences.is_empty() {
-                unread.push(self.remove_topic(topic));
+                self.remove_entry(topic, &mut unread);
             }
         }
         unread
     }
 
-    fn remove_topic(&mut self, key: u32) -> Topic {
-        let Audiences { by_topic, topics, .. } = self;
-        by_topic.remove(topics[key].hash, key, |key| topics[key].hash);
-        let name = topics.remove(key).name;
-        self.bytes -= TopicAudiences::bytes(&name);
-        name
+    fn remove_entry(&mut self, key: u32, unread: &mut Unread) {
+        let Audiences { by_topic, topics, patterns, .. } = self;
+        match topics[key].name {
+            Name::Topic(_) => by_topic.remove(topics[key].hash, key, |key| topics[key].hash),
+            Name::Pattern(number) => {
+                unread.patterns.extend(patterns.pattern(number).cloned());
+                patterns.remove(number);
+            }
+        }
+        match topics.remove(key).name {
+            Name::Topic(topic) => {
+                self.bytes -= TopicAudiences::bytes(&topic);
+                unread.topics.push(topic);
+            }
+            Name::Pattern(_) => {
+                self.bytes -= unread.patterns.last().map_or(0, TopicAudiences::bytes_of_pattern);
+            }
+        }
     }
 
     /// Takes a stream in that has everything up to its cursor, and says at which index it stands.
@@ -394,11 +536,6 @@ impl Audiences {
         &self.table[id.0].subscription
     }
 
-    /// Whether an audience reads this topic.
-    pub fn reads(&self, id: AudienceId, topic: &Topic) -> bool {
-        self.table[id.0].subscription.has(topic)
-    }
-
     /// When the last completed pass began.
     pub fn swept_at(&self, id: AudienceId) -> Deciseconds {
         self.table[id.0].swept_at
@@ -431,14 +568,19 @@ impl Audiences {
         self.sweeps.len()
     }
 
-    /// Topics that an audience reads.
+    /// Topics that an audience reads by their names.
     pub fn topics(&self) -> usize {
-        self.topics.len()
+        self.by_topic.len()
     }
 
     /// The names of these topics, in no order.
     pub fn topic_names(&self) -> impl Iterator<Item = &Topic> {
-        self.topics.iter().map(|(_, entry)| &entry.name)
+        self.topics.iter().filter_map(|(_, entry)| entry.topic())
+    }
+
+    /// The patterns that an audience reads, in no order.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.patterns.iter().map(|(_, pattern, _)| pattern)
     }
 
     /// Goes through everything and checks what must always hold between two calls; for tests.
@@ -449,10 +591,17 @@ impl Audiences {
         let backlogged = self.sweeps.iter().filter(|(_, sweep)| sweep.is_backlogged(&self.bounds)).count();
         assert_eq!(self.backlogged, backlogged, "sweeps far behind");
         let audiences = self.table.iter().map(|(_, audience)| Audience::bytes(&audience.subscription));
-        let topics = self.topics.iter().map(|(_, entry)| TopicAudiences::bytes(&entry.name));
-        assert_eq!(self.bytes, audiences.chain(topics).sum(), "bytes of audiences and topics");
+        let topics = self.topic_names().map(TopicAudiences::bytes);
+        let patterns = self.patterns().map(TopicAudiences::bytes_of_pattern);
+        assert_eq!(
+            self.bytes,
+            audiences.chain(topics).chain(patterns).sum(),
+            "bytes of audiences and topics"
+        );
         assert_eq!(self.table.len(), self.by_subscription.len(), "one audience for each subscription");
-        assert_eq!(self.topics.len(), self.by_topic.len(), "one entry for each topic");
+        self.patterns.check();
+        let names = self.by_topic.len() + self.patterns.len();
+        assert_eq!(self.topics.len(), names, "one entry for each topic and pattern");
         let swept = self.table.iter().filter(|(_, audience)| audience.sweep.is_some()).count();
         assert_eq!(self.sweeps.len(), swept, "one sweep for each audience that is being swept");
         for (key, audience) in self.table.iter() {
@@ -460,15 +609,15 @@ impl Audiences {
             assert_eq!(self.find(&audience.subscription), Some(id));
             let has_stream = !audience.members.is_empty() || audience.laggards > 0;
             assert!(has_stream || audience.is_to_be_removed, "an audience without a stream");
-            assert_eq!(
-                audience.topics.len(),
-                audience.subscription.topics().len(),
-                "an index for each topic"
-            );
-            for (topic, in_topic) in audience.subscription.topics().iter().zip(&audience.topics) {
+            let subscription = &audience.subscription;
+            assert_eq!(audience.topics.len(), subscription.selectors(), "an index for each selector");
+            let key_of = |pattern| self.patterns.find(pattern).map(Name::Pattern);
+            let names = subscription.topics().iter().map(|topic| Some(Name::Topic(topic.clone())));
+            let names = names.chain(subscription.patterns().iter().map(key_of));
+            for (name, in_topic) in names.zip(&audience.topics) {
                 let entry = &self.topics[in_topic.topic];
-                assert_eq!(entry.name, *topic);
-                assert_eq!(entry.audiences.get(in_topic.index as usize), Some(&id), "its index in {topic}");
+                assert_eq!(Some(&entry.name), name.as_ref());
+                assert_eq!(entry.audiences.get(in_topic.index as usize), Some(&id), "its index in {name:?}");
             }
             self.check_sweep(id, audience, store);
         }
@@ -478,7 +627,7 @@ impl Audiences {
             let laggards: u32 = audiences().map(|audience| audience.laggards).sum();
             let members: usize = audiences().map(|audience| audience.members.len()).sum();
             let counted = (entry.subscribers as usize, entry.laggards);
-            assert_eq!(counted, (members + laggards as usize, laggards), "subscribers of {}", entry.name);
+            assert_eq!(counted, (members + laggards as usize, laggards), "subscribers of {:?}", entry.name);
         }
     }
 }

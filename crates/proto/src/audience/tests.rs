@@ -141,7 +141,7 @@ fn counts_of_a_topic_are_kept_up_to_date() {
     assert_eq!(count(&table, "b"), Some((1, 0)));
     table.audiences.leave(both, 0, |_, _| {});
     let unread = table.audiences.remove_if_empty(both, &mut table.store);
-    assert_eq!(unread.to_vec(), [topic("b")]);
+    assert_eq!(unread.topics.to_vec(), [topic("b")]);
     assert_eq!((count(&table, "a"), count(&table, "b")), (Some((2, 1)), None));
     table.audiences.check(&table.store);
 }

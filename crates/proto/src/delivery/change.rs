@@ -3,7 +3,8 @@
 //! A change has an exact place in the order of events: the newest number `N` at the moment when the shard makes it. The stream
 //! gets every event of the topics that it keeps, before `N` and after it. It gets the events of added topics from `N` on. It
 //! gets no further event of removed topics. So up to `N` it reads the topics that it keeps from the log, as a laggard, and
-//! after `N` it belongs to its new audience.
+//! after `N` it belongs to its new audience. What is said of topics here holds for patterns, too: a pattern is kept where it is
+//! named again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use super::Delivery;
 use crate::audience::{AudienceId, Subscription};
 use crate::event::Topic;
-use crate::event_log::EventLog;
+use crate::event_log::{EventLog, NoRoomForPatterns};
 use crate::laggard::NewLaggard;
 use crate::link::LinkKey;
+use crate::pattern::Pattern;
 use crate::segment_map::SegmentMap;
 use crate::stream::Place;
 
@@ -52,6 +54,7 @@ impl Stage {
             + size_of::<Subscription>()
             + NAME_BYTES
             + subscription.topics().iter().map(name).sum::<usize>()
+            + subscription.patterns().iter().map(|pattern| NAME_BYTES + pattern.bytes()).sum::<usize>()
     }
 }
 
@@ -129,12 +132,13 @@ pub enum Changed {
     Changed,
     /// The link is gone, or its stream ends because one of its topics was disconnected before.
     Gone,
-    /// The new subscription finds no room within [`crate::limits::Limits::subscription_bytes`]: nothing has changed.
+    /// The new subscription finds no room within [`crate::limits::Limits::subscription_bytes`] or
+    /// [`crate::limits::Limits::patterns`]: nothing has changed.
     NoRoom,
 }
 
 impl Delivery {
-    /// Gives the stream of a link other topics. The module's documentation says which events it gets. What its
+    /// Gives the stream of a link other topics and patterns. The module's documentation says which events it gets. What its
     /// new audience was sent before counts as sent to it, so its next heartbeat may come up to an interval after
     /// the change. `caught_up_to`: the number up to which this shard was handed every event of its topics, where that
     /// is known.
@@ -142,6 +146,7 @@ impl Delivery {
         &mut self,
         link: LinkKey,
         topics: impl IntoIterator<Item = Topic>,
+        patterns: impl IntoIterator<Item = Pattern>,
         caught_up_to: Option<u64>,
         now: Duration,
         log: &mut impl EventLog,
@@ -153,7 +158,7 @@ impl Delivery {
         let slot = key.slot;
         let stream = self.subscribers[slot as usize].stream;
         let before = Arc::clone(self.audiences.subscription(stream.audience));
-        let after = before.with_topics(topics);
+        let after = before.with_selectors(topics, patterns);
         if after == *before {
             return Changed::Changed;
         }
@@ -161,7 +166,7 @@ impl Delivery {
         if !self.has_room_beside(Stage::bytes_of(&stay), &after) {
             return Changed::NoRoom;
         }
-        let (audience, newest) = self.audience_of(after.clone(), log);
+        let Ok((audience, newest)) = self.audience_of(after.clone(), log) else { return Changed::NoRoom };
         // What a member was sent together with its old audience is not forgotten: a heartbeat would follow it.
         let mut sent_at = stream.sent_at;
         let laggard = match stream.place {
@@ -200,14 +205,22 @@ impl Delivery {
         &mut self,
         subscription: Subscription,
         log: &mut impl EventLog,
-    ) -> (AudienceId, u64) {
-        match self.audiences.find(&subscription) {
-            Some(audience) => (audience, log.newest()),
-            None => {
-                let unread = self.audiences.unread_topics(&subscription);
-                let newest = if unread.is_empty() { log.newest() } else { log.add_reader(&unread) };
-                (self.audiences.create(subscription, newest), newest)
-            }
+    ) -> Result<(AudienceId, u64), NoRoomForPatterns> {
+        if let Some(audience) = self.audiences.find(&subscription) {
+            return Ok((audience, log.newest()));
         }
+        let topics = self.audiences.unread_topics(&subscription);
+        let patterns = self.audiences.unread_patterns(&subscription);
+        let newest = if topics.is_empty() && patterns.is_empty() {
+            log.newest()
+        } else {
+            self.audiences.add_patterns(&patterns)?;
+            let added = log.add_reader(&topics, &patterns);
+            if added.is_err() {
+                self.audiences.remove_patterns(&patterns);
+            }
+            added?
+        };
+        Ok((self.audiences.create(subscription, newest), newest))
     }
 }

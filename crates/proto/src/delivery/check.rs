@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{Delivery, Subscriber};
 use crate::audience::AudienceId;
 use crate::event::Topic;
+use crate::pattern::Pattern;
 use crate::stream::Place;
 
 impl Delivery {
@@ -80,6 +81,11 @@ impl Delivery {
     /// The topics that this shard has registered for; for tests.
     pub fn topics_read(&self) -> impl Iterator<Item = &Topic> {
         self.audiences.topic_names()
+    }
+
+    /// The patterns that this shard has registered for; for tests.
+    pub fn patterns_read(&self) -> impl Iterator<Item = &Pattern> {
+        self.audiences.patterns()
     }
 
     /// Each laggard's socket, and whether it waits for its turn rather than for its link; for tests.

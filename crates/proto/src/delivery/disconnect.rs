@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use super::{Delivery, StreamKey, Subscriber};
+use crate::audience::AudienceId;
 use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::link::LinkKey;
+use crate::pattern::Pattern;
 use crate::segment_map::SegmentMap;
 use crate::stream::CloseReason;
 
@@ -21,10 +23,12 @@ pub(super) struct Searches {
     found: SegmentMap<u32, ()>,
 }
 
-/// A search for the streams that read a topic: once through the table, piece by piece.
+/// A search for the streams that have a selector: once through the table, piece by piece.
 struct Search {
     number: u64,
     topic: Topic,
+    /// The pattern with the same text, where the text is one.
+    pattern: Option<Pattern>,
     next_slot: usize,
     /// The newest generation when it began. Streams that began later stay.
     generation: u32,
@@ -84,19 +88,25 @@ impl Delivery {
         self.disconnect_stream(key, log);
     }
 
-    /// Ends the streams that read this topic, also among others. They are searched for in the next calls of
-    /// [`Delivery::handle_timeout`].
+    /// Ends the streams that read this topic by its name, also among others. Where the name is the text of a pattern, it ends
+    /// the streams that read this pattern, too. They are searched for in the next calls of [`Delivery::handle_timeout`].
     pub fn disconnect_topic(&mut self, topic: Topic) {
-        if self.audiences.of_topic(&topic).is_some() {
-            let number = self.searches.next_number;
+        let pattern = Pattern::parse(topic.as_str()).ok().filter(|pattern| !pattern.is_exact());
+        let pattern = pattern.map(|pattern| pattern.normalized());
+        let is_read = self.audiences.of_topic(&topic).is_some()
+            || pattern.as_ref().is_some_and(|pattern| self.audiences.has_pattern(pattern));
+        if is_read {
+            let (number, generation) = (self.searches.next_number, self.generation);
             self.searches.next_number += 1;
-            self.searches.queue.push_back(Search {
-                number,
-                topic,
-                next_slot: 0,
-                generation: self.generation,
-            });
+            self.searches.queue.push_back(Search { number, topic, pattern, next_slot: 0, generation });
         }
+    }
+
+    /// Whether a search is for this audience.
+    fn has_selector(&self, audience: AudienceId, search: &Search) -> bool {
+        let subscription = self.audiences.subscription(audience);
+        let has_pattern = |pattern| subscription.has_pattern(pattern);
+        subscription.has(&search.topic) || search.pattern.as_ref().is_some_and(has_pattern)
     }
 
     /// The topics of a stream are about to change. Searches that began before look at the topics that it has now: true
@@ -113,7 +123,7 @@ impl Delivery {
             search.next_slot <= key.slot as usize
                 && is_at_most(link.generation(), search.generation)
                 && !self.searches.is_passed(search.number, key.slot)
-                && self.audiences.reads(stream.audience, &search.topic)
+                && self.has_selector(stream.audience, search)
         };
         let ends = self.searches.queue.iter().any(is_meant);
         if ends {
@@ -137,7 +147,7 @@ impl Delivery {
                 let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
                 let is_meant = is_at_most(link.generation(), search.generation)
                     && !self.searches.is_passed(search.number, slot as u32);
-                if is_meant && self.audiences.reads(stream.audience, &search.topic) {
+                if is_meant && self.has_selector(stream.audience, &search) {
                     endings -= 1;
                     let key = StreamKey { slot: slot as u32, generation: link.generation() };
                     self.disconnect_found(key, log);

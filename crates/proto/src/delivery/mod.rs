@@ -51,7 +51,7 @@ use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
     DRAIN_CHECKS, ENDINGS, EXPIRY_SPREAD, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS,
-    REMOVALS, REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCANS, TICK_BYTES, TICK_SENDS,
+    REMOVALS, REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCAN_STEPS, SCANS, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, EndTime, Place, Stream};
@@ -153,6 +153,10 @@ pub struct Budgets {
     pub laggards: usize,
     /// Frames that are read from the log for them.
     pub replayed_frames: usize,
+    /// How long one read of the log looks for the frames of patterns, in steps.
+    pub scan_steps: usize,
+    /// How long one search of the log looks for the first frame of patterns, in steps.
+    pub search_steps: usize,
     /// Members that a sweep checks: it looks for the members that are behind.
     pub scans: usize,
     /// Streams ended.
@@ -165,7 +169,7 @@ pub struct Budgets {
     pub drain_checks: usize,
     /// Laggards that upkeep checks: it looks for laggards at a standstill, and for one whose end makes room.
     pub laggard_checks: usize,
-    /// Topics of audiences that are removed. A mass of ends is not a mass of removals in one tick.
+    /// Topics and patterns of audiences that are removed. A mass of ends is not a mass of removals in one tick.
     pub removals: usize,
     /// How far behind a sweep may be before the shard takes no more events.
     pub sweep: SweepBounds,
@@ -180,6 +184,8 @@ impl Default for Budgets {
             bytes: TICK_BYTES,
             laggards: LAGGARD_TURNS,
             replayed_frames: REPLAYED_FRAMES,
+            scan_steps: SCAN_STEPS,
+            search_steps: SCAN_STEPS,
             scans: SCANS,
             endings: ENDINGS,
             heartbeats: HEARTBEATS,
@@ -256,7 +262,7 @@ impl Delivery {
 
     // Inputs.
 
-    /// An event of a topic that this shard has registered for. Events come in the order of their numbers.
+    /// An event of a topic that this shard has registered for, by its name or by a pattern. Events come in the order of their numbers.
     pub fn handle_event(&mut self, frame: Arc<Frame>, marks: &mut usize) {
         let is_first = !self.audiences.is_marking();
         let marked = self.audiences.begin_marking(frame, &mut self.store);
@@ -381,7 +387,7 @@ impl Delivery {
         (behind, self.subscribers.len().saturating_sub(self.upkeep.at_standstill))
     }
 
-    /// Streams and laggards that read a topic, in constant time.
+    /// Streams and laggards that read a topic by its name, in constant time.
     pub fn topic(&self, topic: &Topic) -> Option<(usize, usize)> {
         self.audiences.of_topic(topic).map(|counts| (counts.subscribers(), counts.laggards()))
     }
@@ -534,7 +540,7 @@ impl Delivery {
         if !self.audiences.is_empty_audience(audience) {
             return;
         }
-        let topics = self.audiences.subscription(audience).topics().len();
+        let topics = self.audiences.subscription(audience).selectors();
         if self.removals.queue.is_empty() && self.removals.left > 0 {
             self.removals.left = self.removals.left.saturating_sub(topics);
             self.remove_audience(audience, log);
@@ -551,7 +557,7 @@ impl Delivery {
         {
             self.audiences.forget_removal(audience);
             if self.audiences.is_empty_audience(audience) {
-                let topics = self.audiences.subscription(audience).topics().len();
+                let topics = self.audiences.subscription(audience).selectors();
                 self.removals.left = self.removals.left.saturating_sub(topics.max(1));
                 self.remove_audience(audience, log);
             }
@@ -568,7 +574,7 @@ impl Delivery {
             self.sending.forget_run(&mut self.store);
         }
         if !unread.is_empty() {
-            log.remove_reader(&unread);
+            log.remove_reader(&unread.topics, &unread.patterns);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Delivery, Subscriber};
 use crate::audience::{AudienceId, Member, Subscription};
-use crate::event_log::EventLog;
+use crate::event_log::{EventLog, NoRoomForPatterns, ReadBounds};
 use crate::frame::gap_event;
 use crate::laggard::NewLaggard;
 use crate::link::{Link, LinkKey};
@@ -53,24 +53,28 @@ impl Delivery {
 
     /// Gives a subscription its audience. `start` is where it resumes, as the log said; `None`: with the next
     /// event. From here on no event of its topics passes by.
+    ///
+    /// # Errors
+    /// The log, or this shard, cannot take its patterns. Nothing has changed.
     pub fn open(
         &mut self,
         subscription: Subscription,
         start: Option<Start>,
         log: &mut impl EventLog,
-    ) -> Opened {
-        let (audience, newest) = self.audience_of(subscription, log);
+    ) -> Result<Opened, NoRoomForPatterns> {
+        let (audience, newest) = self.audience_of(subscription, log)?;
         let Some(start) = start else {
             let cursor = newest;
             let (incomplete_until, nothing_until) = (cursor, cursor);
-            return Opened { audience, cursor, incomplete_until, gap: false, resumes: false, nothing_until };
+            let (gap, resumes) = (false, false);
+            return Ok(Opened { audience, cursor, incomplete_until, gap, resumes, nothing_until });
         };
         let (mut cursor, incomplete_until) = (start.from(), start.cursor());
         if cursor < incomplete_until {
             // Where nothing is left between the two, the stream goes on behind the gap.
             let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
-            let next = log.first_after(&wanted);
-            if next.is_none_or(|next| next.seq() > incomplete_until) {
+            let next = log.first_after(&wanted, self.budgets.search_steps);
+            if next.nothing_up_to(incomplete_until) == incomplete_until {
                 cursor = incomplete_until;
             }
         }
@@ -81,20 +85,23 @@ impl Delivery {
             // lost it by then.
             let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
             let mut first = Vec::new();
-            if let Ok(end) = log.read_after(&wanted, 1, 0, &mut first)
+            let bounds = ReadBounds { frames: 1, bytes: 0, steps: self.budgets.scan_steps };
+            if let Ok(read) = log.read_after(&wanted, bounds, &mut first)
                 && first.is_empty()
             {
-                nothing_until = end;
+                nothing_until = read.up_to;
             }
         }
-        Opened { audience, cursor, incomplete_until, gap: start.is_gap(), resumes: true, nothing_until }
+        let (gap, resumes) = (start.is_gap(), true);
+        Ok(Opened { audience, cursor, incomplete_until, gap, resumes, nothing_until })
     }
 
     /// The event that reports the gap of a subscription: between the event `asked` and the next one from
     /// which on all are there, something may be missing.
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
-        let next = log.first_after(&subscription.wanted_after(opened.incomplete_until, 0));
+        let wanted = subscription.wanted_after(opened.incomplete_until, 0);
+        let next = log.first_after(&wanted, self.budgets.search_steps).frame();
         gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.encoding(), out);
     }
 

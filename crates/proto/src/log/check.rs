@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::expiry::{AT_ONCE, NEVER, expires_at};
 use super::topic::{RetainedFrames, TopicEntry, frame_memory};
 use super::{Log, stamp_of};
+use crate::pattern::Pattern;
 
 impl Log {
     /// Goes through everything and checks what must always hold between two calls; for tests.
@@ -18,6 +19,8 @@ impl Log {
         self.published_ids.check();
         self.forgotten.check();
         self.classes.check(&self.topics);
+        self.patterns.check(self.newest);
+        self.order.check();
         self.check_names();
         self.check_sums();
         self.check_expiries();
@@ -31,6 +34,21 @@ impl Log {
         let has_frames = self.topics.iter().any(|(_, entry)| entry.retained.is_some());
         let at_most = self.limits.total_bytes;
         assert!(!has_frames || self.bytes() <= at_most, "{} bytes in the log", self.bytes());
+    }
+
+    /// Whether a shard reads this pattern; for tests.
+    pub fn is_pattern_read(&self, pattern: &Pattern, shard: usize) -> bool {
+        self.patterns.is_read(pattern, shard)
+    }
+
+    /// How many patterns a shard reads; for tests.
+    pub fn patterns_read_by(&self, shard: usize) -> usize {
+        self.patterns.read_by(shard)
+    }
+
+    /// Whether a pattern is read or remembered; for tests.
+    pub fn has_pattern(&self, pattern: &Pattern) -> bool {
+        self.patterns.has(pattern)
     }
 
     fn check_names(&self) {
@@ -72,6 +90,11 @@ impl Log {
         assert_eq!(self.frame_topics.len(), counted, "frames of several topics");
         assert_eq!(self.published_ids.len(), with_id, "frames with own ids");
         assert_eq!(self.frames, frames.len(), "distinct frames");
+        assert_eq!(self.order.len(), frames.len(), "frames in their order");
+        for frame in self.order.after(0) {
+            assert!(frames.contains_key(&frame.seq()), "frame {} is retained by a topic", frame.seq());
+        }
+        self.own_ids.check(self.order.after(0).filter_map(|frame| frame.own_id()), self.keys);
         assert_eq!(self.retained_bytes, retained_bytes, "bytes of frames and of their topics");
         assert_eq!(self.reader_bytes, reader_bytes, "bytes of topics that are only read");
         assert_eq!(self.readers, readers, "pairs of a topic and a shard");

@@ -18,6 +18,11 @@ impl Dropped {
         if sees_private { self.newest } else { self.newest_public }
     }
 
+    /// What is dropped with this frame alone.
+    pub(super) fn of(frame: &Frame) -> Dropped {
+        Dropped { newest: frame.seq(), newest_public: if frame.private() { 0 } else { frame.seq() } }
+    }
+
     /// Notes that a frame is dropped that is newer than all that were dropped before.
     pub(super) fn note(&mut self, frame: &Frame) {
         self.newest = frame.seq();

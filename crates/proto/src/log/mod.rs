@@ -26,10 +26,9 @@ mod fairness;
 mod forgotten;
 mod frame_topics;
 mod heap;
-// The log itself begins to use it together with patterns.
-#[cfg_attr(not(test), expect(dead_code, reason = "the replay of patterns reads it"))]
 mod order;
 mod own_ids;
+mod patterns;
 mod published;
 mod read;
 mod retention_change;
@@ -47,13 +46,18 @@ use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::frame_topics::FrameTopics;
+use self::order::FrameOrder;
+use self::own_ids::OwnIdsOfAll;
+use self::patterns::Patterns;
 use self::published::PublishedIds;
 use self::retention_change::RetentionChange;
 use self::topic::{RetainedFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
+use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
-use crate::limits::{APPEND_DROPS, LogLimits, Retention};
+use crate::limits::{APPEND_DROPS, LogLimits, PATTERNS, Retention};
+use crate::pattern::Pattern;
 use crate::slot_table::{HashKeys, SlotTable};
 use crate::slots::Slots;
 
@@ -89,6 +93,10 @@ pub struct Log {
     frame_topics: FrameTopics,
     published_ids: PublishedIds,
     forgotten: Forgotten,
+    patterns: Patterns,
+    /// All distinct frames, for the readers of patterns.
+    order: FrameOrder,
+    own_ids: OwnIdsOfAll,
     /// Distinct frames.
     frames: usize,
     /// Distinct frames, each once, and everything of the topics that have frames.
@@ -130,6 +138,9 @@ impl Log {
             frame_topics: FrameTopics::new(),
             published_ids: PublishedIds::new(),
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
+            patterns: Patterns::new(PATTERNS),
+            order: FrameOrder::new(),
+            own_ids: OwnIdsOfAll::new(),
             frames: 0,
             retained_bytes: 0,
             reader_bytes: 0,
@@ -154,6 +165,14 @@ impl Log {
         assert!(self.newest == 0 && self.topics.is_empty(), "a log begins once, before all else");
         self.newest = seq;
         self.forgotten.raise_floor(seq);
+        self.patterns.raise_floor(seq);
+    }
+
+    /// How many different patterns may be read or remembered, [`PATTERNS`] unless this is called. Patterns that are
+    /// there stay.
+    pub fn limit_patterns(&mut self, most: usize) {
+        self.changes += 1;
+        self.patterns.set_most(most);
     }
 
     /// The identity of this log's lifetime.
@@ -181,8 +200,9 @@ impl Log {
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
     /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
-        let tables = self.frame_topics.bytes() + self.published_ids.bytes() + self.expiries.bytes();
-        self.retained_bytes + tables + self.forgotten.bytes()
+        let ids = self.published_ids.bytes() + self.own_ids.bytes();
+        let of_frames = self.frame_topics.bytes() + self.order.bytes() + ids;
+        self.retained_bytes + of_frames + self.expiries.bytes() + self.forgotten.bytes()
     }
 
     /// Frames dropped because of [`LogLimits::total_bytes`], each in each of its topics.
@@ -190,17 +210,23 @@ impl Log {
         self.dropped_for_room
     }
 
-    /// The memory of the entries of topics that have readers and no frames, in bytes, and of the room that
-    /// topics have left behind in the tables. It is not evicted: each shard bounds what its
+    /// The memory of patterns and of the entries of topics that have readers and no frames, in bytes, and of the room
+    /// that topics have left behind in the tables. It is not evicted: each shard bounds what its
     /// subscriptions take here, see [`crate::limits::Limits::subscription_bytes`].
     pub fn reader_bytes(&self) -> usize {
         let used = self.topics.len() * TopicEntry::TABLE_BYTES;
-        self.reader_bytes + (self.topics.bytes() + self.by_name.bytes()).saturating_sub(used)
+        let left_behind = (self.topics.bytes() + self.by_name.bytes()).saturating_sub(used);
+        self.reader_bytes + left_behind + self.patterns.bytes()
     }
 
     /// The memory of the entry of a topic that is only read, with its name, in bytes.
     pub(crate) fn reader_entry_bytes(topic: &Topic) -> usize {
         TopicEntry::bytes_of(topic)
+    }
+
+    /// The most memory that the entry of a pattern takes, in bytes.
+    pub(crate) fn pattern_entry_bytes(pattern: &Pattern) -> usize {
+        Patterns::entry_bytes(pattern)
     }
 
     /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic
@@ -222,6 +248,10 @@ impl Log {
             self.frame_topics.add(seq, frame.topics().len() as u32);
         }
         self.published_ids.add(&frame, self.keys);
+        self.order.push(Arc::clone(&frame));
+        if let Some(id) = frame.own_id() {
+            self.own_ids.add(id, seq, self.keys);
+        }
         let mut left = APPEND_DROPS;
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
@@ -312,17 +342,55 @@ impl Log {
         self.readers_version += u64::from(!topics.is_empty());
     }
 
-    /// The shards that read one of these topics.
+    /// Notes that a shard reads each of these patterns from now on, as [`Log::add_reader`] does for topics.
+    ///
+    /// # Errors
+    /// There are too many patterns. Nothing has changed then, apart from patterns that are remembered no longer.
+    ///
+    /// # Panics
+    /// The shard reads one of the patterns already.
+    pub fn add_pattern_reader(
+        &mut self,
+        patterns: &[Pattern],
+        shard: usize,
+    ) -> Result<(), NoRoomForPatterns> {
+        self.changes += 1;
+        // First those that are remembered, so that the others do not push them out.
+        let (known, new): (Vec<&Pattern>, Vec<&Pattern>) =
+            patterns.iter().partition(|pattern| self.patterns.has(pattern));
+        for (added, pattern) in known.iter().chain(&new).enumerate() {
+            if let Err(no_room) = self.patterns.add_reader(pattern, shard) {
+                let added = known.iter().chain(&new).take(added);
+                added.for_each(|pattern| self.patterns.remove_reader(pattern, shard));
+                return Err(no_room);
+            }
+        }
+        self.readers_version += u64::from(!patterns.is_empty());
+        Ok(())
+    }
+
+    /// Ends what [`Log::add_pattern_reader`] began. The patterns are remembered while there is room.
+    ///
+    /// # Panics
+    /// The shard does not read one of the patterns.
+    pub fn remove_pattern_reader(&mut self, patterns: &[Pattern], shard: usize) {
+        self.changes += 1;
+        patterns.iter().for_each(|pattern| self.patterns.remove_reader(pattern, shard));
+        self.readers_version += u64::from(!patterns.is_empty());
+    }
+
+    /// The shards that read one of these topics, or a pattern that matches one.
     pub fn shards_reading(&self, topics: &[Topic]) -> ShardSet {
         let mut shards = ShardSet::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {
             shards.union_with(&self.topics[slot].readers);
         }
+        topics.iter().for_each(|topic| self.patterns.add_shards(topic, &mut shards));
         shards
     }
 
-    /// Changes with every [`Log::add_reader`] and [`Log::remove_reader`]: while it is the same, so is every
-    /// answer of [`Log::shards_reading`].
+    /// Changes with all changes of the readers of topics and patterns: while it is the same, so is every answer of
+    /// [`Log::shards_reading`].
     pub fn readers_version(&self) -> u64 {
         self.readers_version
     }
@@ -336,6 +404,16 @@ impl Log {
     /// [`Log::remove_reader`] has not ended.
     pub fn readers(&self) -> usize {
         self.readers
+    }
+
+    /// The same pairs with patterns.
+    pub fn pattern_readers(&self) -> usize {
+        self.patterns.readers()
+    }
+
+    /// Patterns that are read or remembered.
+    pub fn pattern_count(&self) -> usize {
+        self.patterns.len()
     }
 
     /// Topics that have frames or readers.
@@ -476,6 +554,7 @@ impl Log {
         let before = retained.overhead_bytes();
         let Some(frame) = retained.pop_oldest(self.keys) else { return };
         entry.dropped.note(&frame);
+        self.patterns.note_dropped(&entry.name, &frame);
         if retained.is_empty() {
             let is_queued = retained.expiry_stamp != 0;
             self.retained_bytes -= before + entry.bytes();
@@ -494,6 +573,10 @@ impl Log {
             self.frames -= 1;
             self.retained_bytes -= frame_memory(&frame);
             self.published_ids.remove(&frame, self.keys);
+            self.order.remove(frame.seq());
+            if let Some(id) = frame.own_id() {
+                self.own_ids.remove(id, self.keys);
+            }
             dropped.push(frame);
         }
     }

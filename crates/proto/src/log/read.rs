@@ -8,8 +8,9 @@ use super::topic::FrameQueue;
 use super::{EARLIEST, Log};
 use crate::cursor::Cursor;
 use crate::event::Topic;
-use crate::event_log::Wanted;
+use crate::event_log::{First, Read, ReadBounds, Wanted};
 use crate::frame::{Frame, WireFormat};
+use crate::limits::STEPS_OF_A_READ_FRAME;
 use crate::selection::Selection;
 
 /// Where a resuming subscriber starts.
@@ -79,6 +80,8 @@ impl Log {
             Some(Cursor { epoch, seq }) if epoch == self.epoch => Some(seq),
             // No publisher may give an event an id of this form.
             Some(_) => None,
+            // An event of another topic that bore it before is no harm: see `first_with_own_id`.
+            None if !selection.patterns().is_empty() => self.own_ids.first(id, self.keys),
             None => self.first_with_own_id(id, selection.topics()),
         };
         match seq {
@@ -106,14 +109,17 @@ impl Log {
             };
             dropped.seen_by(sees_private)
         });
-        dropped.max().unwrap_or(self.newest)
+        let patterns = selection.each_pattern();
+        let of_patterns =
+            patterns.map(|(pattern, sees_private)| self.patterns.dropped(pattern).seen_by(sees_private));
+        dropped.chain(of_patterns).max().unwrap_or(self.newest)
     }
 
     /// Appends to `into` the frames of this selection after `after`, in order, each once: at most `max_frames`,
-    /// and at most `max_bytes` of wire bytes but always one.
+    /// and at most `max_bytes` of wire bytes but always one. Looks at as many frames as it needs.
     ///
     /// Gives the cursor up to which the subscriber has everything once it has these: [`Log::newest`] where
-    /// the end was reached, else the last frame's `seq`.
+    /// the end was reached.
     ///
     /// # Errors
     /// Frames of this selection after `after` are gone; with [`Log::available_after`], from where on all are
@@ -127,42 +133,96 @@ impl Log {
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<u64, u64> {
         let wanted = Wanted { selection, after, incomplete_until: after };
-        self.replay_after(&wanted, max_frames, max_bytes, into)
+        let bounds = ReadBounds { frames: max_frames, bytes: max_bytes, steps: usize::MAX };
+        self.replay_after(&wanted, bounds, into).map(|read| read.up_to)
     }
 
     /// The same as [`Log::read_after`] for a subscriber that knows that frames up to
-    /// [`Wanted::incomplete_until`] are missing: what is left of them it gets.
+    /// [`Wanted::incomplete_until`] are missing: what is left of them it gets. For a selection with patterns it goes
+    /// through all frames in their order, and stops where it has made so many steps, also where it has found nothing.
     ///
     /// # Errors
     /// Frames after both `after` and `incomplete_until` are gone; with [`Log::available_after`].
     pub fn replay_after(
         &self,
         wanted: &Wanted<'_>,
-        max_frames: usize,
-        max_bytes: usize,
+        bounds: ReadBounds,
         into: &mut Vec<Arc<Frame>>,
-    ) -> Result<u64, u64> {
+    ) -> Result<Read, u64> {
         let Wanted { selection, after, incomplete_until } = *wanted;
         let available = self.available_after(selection);
         if available > after.max(incomplete_until) {
             return Err(available);
         }
-        let (mut cursor, mut count, mut bytes) = (after, 0, 0_usize);
-        for frame in self.frames_after(selection, after) {
-            bytes += frame.wire(WireFormat::Chunked).len();
-            if count >= max_frames.max(1) || (count > 0 && bytes > max_bytes) {
-                return Ok(cursor);
-            }
-            count += 1;
-            cursor = frame.seq();
-            into.push(Arc::clone(frame));
+        if selection.patterns().is_empty() {
+            let frames = self.frames_after(selection, after).map(|frame| (frame, Look::Wanted));
+            return Ok(self.take_frames(frames, after, bounds, into));
         }
-        Ok(after.max(self.newest))
+        let mut steps = Steps { left: bounds.steps, used: 0 };
+        let frames = self.order.after(after).map(|frame| (frame, self.look_at(frame, selection, &mut steps)));
+        let read = self.take_frames(frames, after, bounds, into);
+        Ok(Read { cost: read.cost.max(steps.used / STEPS_OF_A_READ_FRAME), ..read })
     }
 
-    /// The first retained frame of this selection after `after`.
-    pub fn first_after(&self, selection: Selection<'_>, after: u64) -> Option<&Arc<Frame>> {
-        self.frames_after(selection, after).next()
+    /// Takes frames that are for the subscriber, as far as the bounds go.
+    fn take_frames<'log>(
+        &self,
+        frames: impl Iterator<Item = (&'log Arc<Frame>, Look)>,
+        after: u64,
+        bounds: ReadBounds,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Read {
+        let (mut up_to, mut count, mut bytes) = (after, 0, 0_usize);
+        for (frame, look) in frames {
+            if look == Look::NotTaken {
+                return Read { up_to, cost: count };
+            }
+            if look == Look::Wanted {
+                bytes += frame.wire(WireFormat::Chunked).len();
+                if count >= bounds.frames.max(1) || (count > 0 && bytes > bounds.bytes) {
+                    return Read { up_to, cost: count };
+                }
+                count += 1;
+                into.push(Arc::clone(frame));
+            }
+            up_to = frame.seq();
+        }
+        Read { up_to: after.max(self.newest), cost: count }
+    }
+
+    /// The first retained frame of this selection after `after`, found with so many steps at most.
+    pub fn first_after(&self, selection: Selection<'_>, after: u64, steps: usize) -> First {
+        if selection.patterns().is_empty() {
+            let first = self.frames_after(selection, after).next();
+            return first.map_or(First::Nothing, |frame| First::Frame(Arc::clone(frame)));
+        }
+        let (mut steps, mut up_to) = (Steps { left: steps, used: 0 }, after);
+        for frame in self.order.after(after) {
+            match self.look_at(frame, selection, &mut steps) {
+                Look::NotTaken => return First::NothingUpTo(up_to),
+                Look::Wanted => return First::Frame(Arc::clone(frame)),
+                Look::Other => up_to = frame.seq(),
+            }
+        }
+        First::Nothing
+    }
+
+    /// Whether a frame of the order is for the subscriber: a selector matches one of its topics that retains it.
+    fn look_at(&self, frame: &Frame, selection: Selection<'_>, steps: &mut Steps) -> Look {
+        if !steps.take(selection.steps(frame)) {
+            return Look::NotTaken;
+        }
+        // Of a frame with one topic, that topic retains it: otherwise it would not be here.
+        let is_alone = frame.topics().len() == 1;
+        let is_retained = |topic: &Topic| is_alone || self.retains(topic, frame.seq());
+        let is_selected = |topic: &Topic| selection.selects(topic, frame.private()) && is_retained(topic);
+        if frame.topics().iter().any(is_selected) { Look::Wanted } else { Look::Other }
+    }
+
+    /// Whether the topic, which had a frame of this number, has it still. Topics drop their oldest frames first.
+    fn retains(&self, topic: &Topic, seq: u64) -> bool {
+        let entry = self.find(topic).map(|slot| &self.topics[slot]);
+        entry.is_some_and(|entry| entry.retained.is_some() && entry.dropped.newest < seq)
     }
 
     fn frames_after(&self, selection: Selection<'_>, after: u64) -> FramesAfter<'_> {
@@ -178,6 +238,35 @@ impl Log {
             }
         }
         FramesAfter { queues }
+    }
+}
+
+/// What came of a look at a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// It is for the subscriber.
+    Wanted,
+    /// It is not.
+    Other,
+    /// No step is left to look at it.
+    NotTaken,
+}
+
+/// Steps that a search may make.
+struct Steps {
+    left: usize,
+    used: usize,
+}
+
+impl Steps {
+    /// Whether so many steps may be made. The first frame may be looked at in any case.
+    fn take(&mut self, steps: usize) -> bool {
+        let may = self.used == 0 || steps <= self.left;
+        if may {
+            self.left = self.left.saturating_sub(steps);
+            self.used += steps;
+        }
+        may
     }
 }
 

@@ -12,18 +12,19 @@
 //!                                        +-- /x --> (5)   ends a/{user}/x
 //! ```
 //!
-//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **place** is where the
-//! bytes so far can lead to, and each byte moves all places. Text alone leads to one place, because a node has at
-//! most one child for each byte. The node of a variable is a place for as long as its value may go on, beside the
-//! places that its end has led to.
+//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **state** is where the
+//! bytes so far can lead to, and each byte moves all states. Text alone leads to one state, because a node has at
+//! most one child for each byte. The node of a variable is a state for as long as its value may go on, beside the
+//! states that its end has led to.
 //!
-//! **The work of a walk is bounded by construction.** Each node knows how many places there can be in its part of
-//! the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than [`MAX_PLACES`] is not
+//! **The work of a walk is bounded by construction.** Each node knows how many states there can be in its part of
+//! the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than [`MAX_STATES`] is not
 //! taken. For patterns as they are usually written the number is small, and does not depend on how many there are:
 //! a topic continues with one of several texts, so texts are a choice and not a sum.
 
 use std::cell::Cell;
 
+use memchr::memchr;
 use smallvec::SmallVec;
 
 use self::node::{Bounds, Kind, Node};
@@ -35,9 +36,9 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-/// The most places of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
+/// The most states of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
 /// the costliest topic takes about a tenth of a millisecond in the costliest table.
-pub const MAX_PLACES: usize = 128;
+pub const MAX_STATES: usize = 32;
 
 /// The node that every walk starts at. It is never removed.
 const START: u32 = 0;
@@ -75,10 +76,10 @@ pub struct TooMuchWork;
 /// What a walk took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Places that were moved by one byte.
+    /// States that were moved by one byte.
     pub steps: usize,
-    /// The most places at one time.
-    pub places: usize,
+    /// The most states at one time.
+    pub states: usize,
 }
 
 impl<V> Default for PatternTable<V> {
@@ -114,21 +115,33 @@ impl<V> PatternTable<V> {
         self.nodes.bytes() + self.entries.bytes() + self.node_bytes + self.pattern_bytes
     }
 
-    /// The most places that a walk can have at one time.
-    pub fn places(&self) -> usize {
+    /// The most memory that a table takes for this pattern, in bytes, beside what others share with it and without what
+    /// its value has allocated.
+    pub(crate) fn bytes_at_most(pattern: &Pattern) -> usize {
+        // A variable, and the text behind it, are a node each. A text that is divided is one more.
+        let variables = pattern.as_str().matches('{').count();
+        let nodes = 2 * variables + 2;
+        // A list of children may have twice the room that it needs.
+        let node_bytes = Slots::<Node>::ENTRY_BYTES + 4 * size_of::<(u8, u32)>();
+        let text_bytes = 2 * pattern.as_str().len();
+        Slots::<Entry<V>>::ENTRY_BYTES + pattern.bytes() + nodes * node_bytes + text_bytes
+    }
+
+    /// The most states that a walk can have at one time.
+    pub fn states(&self) -> usize {
         self.nodes.get(START).map_or(0, |start| start.bounds.once as usize)
     }
 
     /// Adds a pattern.
     ///
     /// # Errors
-    /// A walk could have more than [`MAX_PLACES`] places with it. Nothing has changed then.
+    /// A walk could have more than [`MAX_STATES`] states with it. Nothing has changed then.
     ///
     /// # Panics
     /// A pattern of this form is in the table ([`PatternTable::find`] says so), or the table has 2^32 nodes.
     pub fn insert(&mut self, pattern: Pattern, value: V) -> Result<PatternKey, TooMuchWork> {
         let key = self.insert_unbounded(pattern, value);
-        if self.places() > MAX_PLACES {
+        if self.states() > MAX_STATES {
             self.remove(key);
             return Err(TooMuchWork);
         }
@@ -194,8 +207,11 @@ impl<V> PatternTable<V> {
         if self.entries.is_empty() {
             return Work::default();
         }
-        let mut walk = Walk::new(self);
+        let (nodes, now) = (&self.nodes, self.clock.get());
+        let has_escapes = memchr(b'%', topic.as_bytes()).is_some();
+        let mut walk = Walk { nodes, now, has_escapes, found: SmallVec::new(), work: Work::default() };
         walk.read(topic.as_bytes());
+        self.clock.set(walk.now);
         walk.found.iter().for_each(|slot| found(PatternKey(*slot)));
         walk.work
     }
@@ -353,12 +369,12 @@ impl<V> PatternTable<V> {
 }
 
 impl Pattern {
-    /// The most places that a walk through a table with this pattern alone can have. A table takes no pattern with
-    /// more than [`MAX_PLACES`].
-    pub fn places(&self) -> usize {
+    /// The most states that a walk through a table with this pattern alone can have. A table takes no pattern with
+    /// more than [`MAX_STATES`].
+    pub fn states(&self) -> usize {
         let mut table = PatternTable::new();
         table.insert_unbounded(self.clone(), ());
-        table.places()
+        table.states()
     }
 }
 
@@ -367,124 +383,158 @@ fn some(slot: u32) -> Option<u32> {
 }
 
 /// One walk through a table.
-///
-/// No place is there twice: a place in a text has one place before it, and a variable notes when it was entered.
-struct Walk<'t, V> {
-    table: &'t PatternTable<V>,
-    /// Nodes of text, and how many bytes of it have matched; at least one, except at the start.
-    texts: SmallVec<[(u32, u32); 8]>,
-    /// Nodes of variables whose value may go on.
-    variables: SmallVec<[u32; 8]>,
-    next_texts: SmallVec<[(u32, u32); 8]>,
-    next_variables: SmallVec<[u32; 8]>,
+struct Walk<'t> {
+    nodes: &'t Slots<Node>,
+    /// Differs for each byte of each walk, so that a variable can note when it was entered.
     now: u64,
-    is_in_escape: bool,
+    /// Whether the topic has a `%`.
+    has_escapes: bool,
     found: SmallVec<[u32; 16]>,
     work: Work,
 }
 
-impl<'t, V> Walk<'t, V> {
-    fn new(table: &'t PatternTable<V>) -> Walk<'t, V> {
-        Walk {
-            table,
-            texts: SmallVec::new(),
-            variables: SmallVec::new(),
-            next_texts: SmallVec::new(),
-            next_variables: SmallVec::new(),
-            now: table.clock.get(),
-            is_in_escape: false,
-            found: SmallVec::new(),
-            work: Work::default(),
-        }
+/// Where the bytes so far can lead to. No state is there twice: a state in a text has one state before it, and a
+/// variable notes when it was entered.
+#[derive(Default)]
+struct States<'t> {
+    /// Texts of which something has matched, each with what is still to come.
+    texts: SmallVec<[(&'t Node, &'t [u8]); 8]>,
+    /// Variables whose value may go on.
+    variables: SmallVec<[&'t Node; 8]>,
+}
+
+impl States<'_> {
+    fn clear(&mut self) {
+        self.texts.clear();
+        self.variables.clear();
     }
 
+    fn len(&self) -> usize {
+        self.texts.len() + self.variables.len()
+    }
+}
+
+impl<'t> Walk<'t> {
     fn read(&mut self, topic: &[u8]) {
-        self.begin_byte();
-        self.enter_text(START, 0);
-        self.end_byte();
-        let mut escape_left = 0;
-        for (at, &byte) in topic.iter().enumerate() {
-            if self.texts.is_empty() && self.variables.is_empty() {
-                break;
-            }
-            self.begin_byte();
-            // A value does not end inside of an escape, so its two digits only go on with it.
-            let was_in_escape = escape_left > 0;
-            if was_in_escape {
-                escape_left -= 1;
-            } else if byte == b'%' && is_escape(&topic[at..]) {
-                escape_left = 2;
-            }
-            self.is_in_escape = escape_left > 0;
-            let class = if byte == b'%' && self.is_in_escape { Class::Simple } else { class_of(byte) };
-            self.step(byte, class, was_in_escape);
-            self.end_byte();
-        }
-        self.table.clock.set(self.now);
-        for &(node, matched) in &self.texts {
-            let node = &self.table.nodes[node];
-            if matched as usize == node.text.len() {
-                self.found.extend(some(node.end));
-            }
-        }
-        self.found.extend(self.variables.iter().filter_map(|node| some(self.table.nodes[*node].end)));
-    }
-
-    fn begin_byte(&mut self) {
+        let (mut first, mut second) = (States::default(), States::default());
+        let (mut states, mut next) = (&mut first, &mut second);
         self.now += 1;
-        self.next_texts.clear();
-        self.next_variables.clear();
+        self.enter_text(&self.nodes[START], &[], false, states);
+        let mut at = 0;
+        while at < topic.len() && states.len() > 0 {
+            self.work.states = self.work.states.max(states.len());
+            self.now += 1;
+            next.clear();
+            match (&states.texts[..], &states.variables[..]) {
+                ([(node, text @ [_, _, ..])], []) => at += self.read_text(node, text, topic, at, next),
+                ([], [node]) if !self.has_escapes => {
+                    at += self.read_value(node, &topic[at..]);
+                    if at < topic.len() {
+                        self.step(states, topic, at, next);
+                        at += 1;
+                    } else {
+                        next.variables.push(node);
+                    }
+                }
+                _ => {
+                    self.step(states, topic, at, next);
+                    at += 1;
+                }
+            }
+            std::mem::swap(&mut states, &mut next);
+        }
+        self.work.states = self.work.states.max(states.len());
+        let texts = states.texts.iter().filter(|(_, text)| text.is_empty()).map(|(node, _)| *node);
+        self.found.extend(texts.chain(states.variables.iter().copied()).filter_map(|node| some(node.end)));
     }
 
-    fn end_byte(&mut self) {
-        std::mem::swap(&mut self.texts, &mut self.next_texts);
-        std::mem::swap(&mut self.variables, &mut self.next_variables);
-        self.work.places = self.work.places.max(self.texts.len() + self.variables.len());
+    /// Moves the only state, which is in a text, to the end of it, and answers by how many bytes.
+    fn read_text(
+        &mut self,
+        node: &'t Node,
+        text: &'t [u8],
+        topic: &[u8],
+        at: usize,
+        next: &mut States<'t>,
+    ) -> usize {
+        let bytes = text.len().min(topic.len() - at);
+        self.work.steps += bytes;
+        if text[..bytes] == topic[at..at + bytes] {
+            self.enter_text(node, &text[bytes..], is_in_escape(topic, at + bytes), next);
+        }
+        bytes
     }
 
-    fn step(&mut self, byte: u8, class: Class, was_in_escape: bool) {
-        self.work.steps += self.texts.len() + self.variables.len();
-        for at in 0..self.texts.len() {
-            let (node, matched) = self.texts[at];
-            match self.table.nodes[node].text.get(matched as usize) {
-                Some(next) if *next == byte => self.enter_text(node, matched + 1),
-                Some(_) => {}
-                None => self.enter_child(node, byte),
+    /// Moves the only state, which is a variable, as far as its value goes on and nothing else can begin. Answers by
+    /// how many bytes.
+    fn read_value(&mut self, node: &Node, topic: &[u8]) -> usize {
+        let goes_on = |byte: &u8| node.kind.may_have(class_of(*byte)) && node.child(*byte).is_none();
+        let bytes = topic.iter().take_while(|byte| goes_on(byte)).count();
+        self.work.steps += bytes;
+        bytes
+    }
+
+    /// Moves all states by one byte.
+    fn step(&mut self, states: &States<'t>, topic: &[u8], at: usize, next: &mut States<'t>) {
+        self.work.steps += states.len();
+        let byte = topic[at];
+        // A value does not end inside of an escape, so its two digits only go on with it.
+        let (was_in_escape, is_in_escape) = match self.has_escapes {
+            true => (is_in_escape(topic, at), is_in_escape(topic, at + 1)),
+            false => (false, false),
+        };
+        for (node, text) in &states.texts {
+            match text {
+                [first, rest @ ..] if *first == byte => self.enter_text(node, rest, is_in_escape, next),
+                [_, ..] => {}
+                [] => self.enter_child(node, byte, is_in_escape, next),
             }
         }
-        for at in 0..self.variables.len() {
-            let node = self.variables[at];
-            if self.table.nodes[node].kind.may_have(class) {
-                self.enter_variable(node);
+        if states.variables.is_empty() {
+            return;
+        }
+        let class = if byte == b'%' && is_in_escape { Class::Simple } else { class_of(byte) };
+        for node in &states.variables {
+            if node.kind.may_have(class) {
+                self.enter_variable(node, next);
             }
             if !was_in_escape {
-                self.enter_child(node, byte);
+                self.enter_child(node, byte, is_in_escape, next);
             }
         }
     }
 
-    fn enter_child(&mut self, node: u32, byte: u8) {
-        if let Some(child) = self.table.nodes[node].child(byte) {
-            self.enter_text(child, 1);
+    fn enter_child(&mut self, node: &Node, byte: u8, is_in_escape: bool, next: &mut States<'t>) {
+        if let Some(child) = node.child(byte) {
+            let child = &self.nodes[child];
+            self.enter_text(child, &child.text[1..], is_in_escape, next);
         }
     }
 
-    fn enter_text(&mut self, at: u32, matched: u32) {
-        self.next_texts.push((at, matched));
-        let node = &self.table.nodes[at];
-        if matched as usize == node.text.len() {
+    /// Enters a text of which this is still to come.
+    fn enter_text(&mut self, node: &'t Node, text: &'t [u8], is_in_escape: bool, next: &mut States<'t>) {
+        next.texts.push((node, text));
+        if text.is_empty() {
             self.found.extend(some(node.rest));
-            if !self.is_in_escape {
-                some(node.simple).into_iter().chain(some(node.reserved)).for_each(|v| self.enter_variable(v));
+            if !is_in_escape {
+                for variable in [node.simple, node.reserved].into_iter().filter_map(some) {
+                    self.enter_variable(&self.nodes[variable], next);
+                }
             }
         }
     }
 
-    fn enter_variable(&mut self, node: u32) {
-        if self.table.nodes[node].entered.replace(self.now) != self.now {
-            self.next_variables.push(node);
+    fn enter_variable(&self, node: &'t Node, next: &mut States<'t>) {
+        if node.entered.replace(self.now) != self.now {
+            next.variables.push(node);
         }
     }
+}
+
+/// Whether the bytes before this position end inside of an escape. A `%` is not a digit, so escapes do not overlap.
+fn is_in_escape(topic: &[u8], at: usize) -> bool {
+    let begins = |back: usize| at.checked_sub(back).is_some_and(|begin| is_escape(&topic[begin..]));
+    begins(1) || begins(2)
 }
 
 impl Kind {

@@ -26,6 +26,15 @@ pub(crate) enum Element {
     Reserved,
 }
 
+impl Element {
+    fn byte(self) -> Option<u8> {
+        match self {
+            Element::Byte(byte) => Some(byte),
+            Element::Simple | Element::Reserved => None,
+        }
+    }
+}
+
 /// A set of states in words of 64 bits.
 type States = SmallVec<[u64; 2]>;
 
@@ -39,8 +48,10 @@ type States = SmallVec<[u64; 2]>;
 pub(super) struct Template {
     /// How many elements there are; the state with this number is the final one.
     elements: usize,
-    /// The states before an element that is this byte; sorted by the byte.
-    bytes: Box<[(u8, States)]>,
+    /// The bytes that are elements, sorted.
+    bytes: Box<[u8]>,
+    /// The states before an element that is a byte: the words of the first byte, then those of the second.
+    before_bytes: Box<[u64]>,
     /// The states before a variable of the kind.
     simple: States,
     reserved: States,
@@ -81,22 +92,23 @@ impl Template {
         let words = elements.len() / 64 + 1;
         let none: States = smallvec![0; words];
         let (mut simple, mut reserved) = (none.clone(), none.clone());
-        let mut bytes: Vec<(u8, States)> = Vec::new();
+        let mut bytes: Vec<u8> = elements.iter().filter_map(|element| element.byte()).collect();
+        bytes.sort_unstable();
+        bytes.dedup();
+        let mut before_bytes = vec![0; bytes.len() * words];
         for (state, element) in elements.iter().enumerate() {
             let set = match element {
-                Element::Simple => &mut simple,
-                Element::Reserved => &mut reserved,
+                Element::Simple => &mut simple[..],
+                Element::Reserved => &mut reserved[..],
                 Element::Byte(byte) => {
-                    let at = bytes.binary_search_by_key(byte, |entry| entry.0).unwrap_or_else(|at| {
-                        bytes.insert(at, (*byte, none.clone()));
-                        at
-                    });
-                    &mut bytes[at].1
+                    let begin = bytes.partition_point(|other| other < byte) * words;
+                    &mut before_bytes[begin..begin + words]
                 }
             };
             set[state / 64] |= 1 << (state % 64);
         }
-        Template { elements: elements.len(), bytes: bytes.into(), simple, reserved }
+        let (bytes, before_bytes) = (bytes.into(), before_bytes.into());
+        Template { elements: elements.len(), bytes, before_bytes, simple, reserved }
     }
 
     /// Whether the topic is an expansion of the template.
@@ -122,8 +134,8 @@ impl Template {
             }
             // The hex digits of an escape are simple characters in any case.
             let class = if byte == b'%' && escape_left == 2 { Class::Simple } else { class_of(byte) };
-            let literal = self.bytes.binary_search_by_key(&byte, |entry| entry.0).ok();
-            let literal = literal.map(|at| self.bytes[at].1.as_slice());
+            let literal = self.bytes.binary_search(&byte).ok();
+            let literal = literal.map(|at| &self.before_bytes[at * words..(at + 1) * words]);
             let (mut carry, mut alive) = (0, 0);
             for word in 0..words {
                 steps += 1;
@@ -163,7 +175,9 @@ impl Template {
 
     /// About the bytes that the template occupies.
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Template>() + self.bytes.len() * (size_of::<(u8, States)>() + self.simple.len() * 8)
+        let states = [&self.simple, &self.reserved];
+        let spilled = states.iter().filter(|states| states.spilled()).map(|states| states.capacity() * 8);
+        size_of::<Template>() + self.bytes.len() + self.before_bytes.len() * 8 + spilled.sum::<usize>()
     }
 }
 

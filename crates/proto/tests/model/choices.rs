@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use fanfare_proto::audience::Subscription;
 use fanfare_proto::event::Topic;
 use fanfare_proto::frame::WireFormat;
+use fanfare_proto::pattern::Pattern;
 
 /// Topics that there are to choose from.
 const TOPICS: usize = 5;
@@ -67,14 +68,25 @@ impl Choices {
     pub(super) fn subscription(&mut self) -> Subscription {
         let topics: Vec<Topic> = (0..1 + self.below(3)).map(|_| self.topic()).collect();
         let format = self.pick(&[WireFormat::Chunked, WireFormat::Plain]);
-        match self.below(3) {
+        let patterns: Vec<Pattern> = match self.below(3) {
+            0 => (0..1 + self.below(2)).map(|_| self.pattern()).collect(),
+            _ => Vec::new(),
+        };
+        let sees_first = self.one_in(2);
+        let private = topics[0].clone();
+        let of_topics = match self.below(4) {
             0 => Subscription::new(topics, format, false),
             1 => Subscription::new(topics, format, true),
-            _ => {
-                let private = topics[0].clone();
-                Subscription::with_private(topics, format, |topic| *topic == private)
-            }
-        }
+            2 => Subscription::with_private(topics, format, |topic| *topic == private),
+            // Only patterns, or the first topic where there are none.
+            _ => Subscription::new(topics.into_iter().take(usize::from(patterns.is_empty())), format, false),
+        };
+        let first = patterns.first().cloned();
+        of_topics.with_patterns(patterns, |pattern| sees_first && Some(pattern) == first.as_ref())
+    }
+
+    pub(super) fn pattern(&mut self) -> Pattern {
+        Pattern::parse(self.pick(&["*", "topic-*", "topic-{number}", "{+any}", "{any}-1", "none/*"])).unwrap()
     }
 
     pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {

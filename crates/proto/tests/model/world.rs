@@ -28,6 +28,7 @@ use fanfare_proto::frame::{Checkpoint, Frame, HeartbeatForm, WireFormat, heartbe
 use fanfare_proto::limits::{LaggardPolicy, Limits, LogLimits, Retention};
 use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Log, Start};
+use fanfare_proto::pattern::Pattern;
 use fanfare_proto::stream::{CloseReason, Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
 
@@ -124,6 +125,8 @@ impl World {
             bytes: choices.pick(&[1_000, 1_000_000]),
             laggards: choices.pick(&[1, 8]),
             replayed_frames: choices.pick(&[1, 100]),
+            scan_steps: choices.pick(&[1, 60, 1 << 14]),
+            search_steps: choices.pick(&[1, 60, 1 << 14]),
             scans: choices.pick(&[1, 3, 100]),
             endings: choices.pick(&[1, 10]),
             heartbeats: choices.pick(&[1, 100]),
@@ -202,6 +205,7 @@ impl World {
         self.work_off("after all subscribers left");
         assert!(self.delivery.is_empty() && self.delivery.audiences() == 0);
         assert_eq!(self.delivery.topics_read().count(), 0, "no topic is read by nobody");
+        assert_eq!(self.delivery.patterns_read().count(), 0, "no pattern is read by nobody");
         self.log.trim(Duration::MAX, usize::MAX, &mut Vec::new());
         assert!(self.log.is_empty());
         self.log.check();
@@ -248,7 +252,7 @@ impl World {
         let mut log = UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
         let start = asked.map(|id| log.log.resume(&id, subscription.selection()));
-        let opened = self.delivery.open(subscription.clone(), start, &mut log);
+        let opened = self.delivery.open(subscription.clone(), start, &mut log).unwrap();
         let (seen, incomplete_until) = (opened.cursor, opened.incomplete_until);
         if let Some(Start::At { cursor, .. }) = start {
             assert!(cursor == incomplete_until && !opened.gap);
@@ -299,10 +303,11 @@ impl World {
 
     fn change_topics_of_some(&mut self) {
         let Some(slot) = self.some_subscriber() else { return };
-        let topics = match self.choices.below(3) {
-            0 => self.choices.subscription().topics().to_vec(),
-            _ => self.menu[self.choices.below(self.menu.len())].topics().to_vec(),
+        let other = match self.choices.below(3) {
+            0 => self.choices.subscription(),
+            _ => self.menu[self.choices.below(self.menu.len())].clone(),
         };
+        let (topics, patterns) = (other.topics().to_vec(), other.patterns().to_vec());
         let (now, newest) = (self.now, self.log.newest());
         let subscriber = &self.subscribers[&slot];
         let (link, format) = (subscriber.link, subscriber.subscription.encoding().format);
@@ -318,6 +323,7 @@ impl World {
         let changed = self.delivery.change_topics(
             link,
             topics.iter().cloned(),
+            patterns.iter().cloned(),
             caught_up_to,
             now,
             &mut UnsharedLog { log: &mut self.log, shard: 0 },
@@ -328,11 +334,15 @@ impl World {
         let before = subscriber.subscription.clone();
         // A gap that is told of already is one of the topics before.
         subscriber.is_uncertain |= self.limits.laggard_policy == LaggardPolicy::Skip;
-        let after = before.with_topics(topics.iter().cloned());
+        let after = before.with_selectors(topics.iter().cloned(), patterns.iter().cloned());
         let only = |subscription: &Subscription| {
             let stay = subscription.topics().iter().filter(|topic| topics.contains(topic)).cloned();
             let is_private = |topic: &Topic| subscription.has_private(topic) && after.has_private(topic);
-            Subscription::with_private(stay, subscription.encoding(), is_private)
+            let of_topics = Subscription::with_private(stay, subscription.encoding(), is_private);
+            let stay = subscription.patterns().iter().filter(|pattern| patterns.contains(pattern)).cloned();
+            of_topics.with_patterns(stay, |pattern| {
+                subscription.has_private_pattern(pattern) && after.has_private_pattern(pattern)
+            })
         };
         let begun = in_event.map(|seq| (seq, subscriber.at(seq).clone()));
         for (_, subscription) in &mut subscriber.stages {
@@ -726,6 +736,15 @@ impl World {
                 "{topic} is not registered"
             );
         }
+        let mut read: Vec<&Pattern> = self.delivery.patterns_read().collect();
+        read.sort();
+        let mut patterns: Vec<&Pattern> =
+            self.subscribers.values().flat_map(|it| it.subscription.patterns()).collect();
+        patterns.sort();
+        patterns.dedup();
+        let is_right = read == patterns || (later && patterns.iter().all(|pattern| read.contains(pattern)));
+        assert!(is_right, "the patterns that the shard has registered for: {read:?}, and not {patterns:?}");
+        assert_eq!(self.log.pattern_readers(), read.len(), "patterns that are read in the log");
         for topic in wanted {
             let subscribers =
                 self.subscribers.values().filter(|it| it.subscription.topics().contains(topic)).count();

@@ -32,6 +32,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
         operators("192.0.2.1, unix".parse().unwrap()) = "192.0.2.1,unix",
         when_full(FullPolicy::Drop) = "drop",
         max_topics(7) = "7",
+        max_patterns(70) = "70",
         max_event(5000) = "5000B",
         head_time(Duration::from_secs(3)) = "3s",
         retain_events(123) = "123",

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use fanfare_proto::event::Topic;
 use fanfare_proto::frame::Frame;
+use fanfare_proto::pattern::{Pattern, PatternTable, TooMuchWork};
 use fanfare_proto::segment_map::SegmentMap;
 use fanfare_proto::selection::Selection;
 use fanfare_proto::slots::Slots;
@@ -43,6 +44,8 @@ struct Table {
     /// What is read, by the numbers in `by_name` and in [`Entry::topics`].
     topics: Slots<LocalTopic>,
     by_name: SegmentMap<Topic, Option<u32>>,
+    /// What is read by patterns, by the same numbers.
+    patterns: PatternTable<u32>,
     /// How many readers sleep.
     asleep: usize,
     last_key: u64,
@@ -51,9 +54,10 @@ struct Table {
 /// One reader.
 struct Entry {
     key: ReaderKey,
+    /// Its topics and patterns, in the order of [`selectors_of`].
     topics: Box<[u32]>,
     /// Of how many of them it reads private events: of the first ones.
-    private_topics: usize,
+    private: usize,
     /// How it waits, while it sleeps.
     sleeps: Option<WaitBy>,
     /// Where its thread waits.
@@ -63,7 +67,7 @@ struct Entry {
     calls: usize,
 }
 
-/// One topic that is read in the process.
+/// One topic, or one pattern, that is read in the process.
 #[derive(Default)]
 struct LocalTopic {
     readers: Vec<u32>,
@@ -96,32 +100,31 @@ const DIRECT_CALLS: usize = if cfg!(fanfare_loom) { 1 } else { 4 };
 
 impl LocalReaders {
     /// Registers a reader of this selection, whose topics are different: every event that is appended from now on
-    /// calls it where it sleeps. `None`: there are `most` already.
+    /// calls it where it sleeps.
     pub(crate) fn add(
         &self,
         log: &mut LockedLog<'_>,
         selection: Selection<'_>,
         most: usize,
-    ) -> Option<Place> {
+    ) -> Result<Place, NoPlace> {
         let table = &mut *lock(&self.table);
         if table.readers.len() >= most {
-            return None;
+            return Err(NoPlace::Readers);
+        }
+        let new = table.new_of(selection);
+        log.add_local_reader(&new.topics, &new.patterns).map_err(|_| NoPlace::Patterns)?;
+        if table.insert(&new).is_err() {
+            log.remove_local_reader(&new.topics, &new.patterns);
+            return Err(NoPlace::Patterns);
         }
         table.last_key += 1;
         let key = ReaderKey(table.last_key);
-        let mut new = Vec::new();
-        let numbers = selection.topics().iter().map(|name| {
-            let number = table.by_name.get_or_default(name);
-            *number.get_or_insert_with(|| {
-                new.push(name.clone());
-                table.topics.insert(LocalTopic::default())
-            })
-        });
-        let numbers: Box<[u32]> = numbers.collect();
+        let numbers: Box<[u32]> =
+            selectors_of(selection).filter_map(|selector| table.number_of(selector)).collect();
         let slot = table.readers.insert(Entry {
             key,
             topics: numbers.clone(),
-            private_topics: selection.private_topics().len(),
+            private: selection.private_topics().len() + selection.private_patterns().len(),
             sleeps: None,
             thread: Arc::default(),
             #[cfg(test)]
@@ -130,27 +133,25 @@ impl LocalReaders {
         for number in numbers {
             table.topics[number].readers.push(slot);
         }
-        log.add_local_reader(&new);
-        Some(Place { slot, key })
+        Ok(Place { slot, key })
     }
 
     /// Ends what [`LocalReaders::add`] began. `None`: the log is broken, and is left as it is.
-    pub(crate) fn remove(&self, place: Place, topics: &[Topic], log: Option<&mut LockedLog<'_>>) {
+    pub(crate) fn remove(&self, place: Place, selection: Selection<'_>, log: Option<&mut LockedLog<'_>>) {
         let table = &mut *lock(&self.table);
         table.end_sleep(place.slot);
         let entry = table.readers.remove(place.slot);
-        let mut unread = Vec::new();
-        for (name, topic) in topics.iter().zip(entry.topics) {
+        let mut unread = Selectors::default();
+        for (selector, topic) in selectors_of(selection).zip(entry.topics) {
             let readers = &mut table.topics[topic].readers;
             readers.retain(|reader| *reader != place.slot);
             if readers.is_empty() {
-                table.topics.remove(topic);
-                table.by_name.remove(name);
-                unread.push(name.clone());
+                unread.push(selector);
             }
         }
+        table.remove(&unread);
         if let Some(log) = log {
-            log.remove_local_reader(&unread);
+            log.remove_local_reader(&unread.topics, &unread.patterns);
         }
     }
 
@@ -197,7 +198,16 @@ impl LocalReaders {
                 return;
             }
             for topic in frame.topics() {
-                table.call_readers_of(topic, frame.private(), called);
+                if let Some(number) = table.by_name.get(topic).copied().flatten() {
+                    table.call_readers_of(number, frame.private(), called);
+                }
+                let mut numbers: SmallVec<[u32; 8]> = SmallVec::new();
+                table
+                    .patterns
+                    .matching(topic.as_str(), |key| numbers.extend(table.patterns.get(key).copied()));
+                for number in numbers {
+                    table.call_readers_of(number, frame.private(), called);
+                }
             }
         }
     }
@@ -219,7 +229,8 @@ impl LocalReaders {
     #[cfg(test)]
     pub(crate) fn len(&self) -> (usize, usize) {
         let table = lock(&self.table);
-        assert_eq!(table.topics.len(), table.by_name.iter().count(), "topics by their name");
+        let names = table.by_name.iter().count() + table.patterns.len();
+        assert_eq!(table.topics.len(), names, "topics by their name, and patterns");
         let asleep = table.readers.iter().filter(|(_, entry)| entry.sleeps.is_some()).count();
         assert_eq!(table.asleep, asleep, "readers that sleep");
         for (_, topic) in table.topics.iter() {
@@ -234,20 +245,114 @@ impl Default for Table {
     fn default() -> Table {
         let seed = RandomState::new().build_hasher().finish();
         let (readers, topics) = (Slots::new(), Slots::new());
-        Table { readers, topics, by_name: SegmentMap::new(seed), asleep: 0, last_key: 0 }
+        let (by_name, patterns) = (SegmentMap::new(seed), PatternTable::new());
+        Table { readers, topics, by_name, patterns, asleep: 0, last_key: 0 }
     }
 }
 
+/// What a reader reads.
+#[derive(Clone, Copy)]
+enum Selector<'s> {
+    Topic(&'s Topic),
+    Pattern(&'s Pattern),
+}
+
+/// All selectors of a selection, first those through which private events are read.
+fn selectors_of<'s>(selection: Selection<'s>) -> impl Iterator<Item = Selector<'s>> {
+    let (topics, patterns) = (selection.private_topics(), selection.private_patterns());
+    let others = &selection.topics()[topics.len()..];
+    let other_patterns = &selection.patterns()[patterns.len()..];
+    let of = |topics: &'s [Topic], patterns: &'s [Pattern]| {
+        topics.iter().map(Selector::Topic).chain(patterns.iter().map(Selector::Pattern))
+    };
+    of(topics, patterns).chain(of(others, other_patterns))
+}
+
+/// Some topics and patterns.
+#[derive(Default)]
+struct Selectors {
+    topics: Vec<Topic>,
+    patterns: Vec<Pattern>,
+}
+
+impl Selectors {
+    fn push(&mut self, selector: Selector<'_>) {
+        match selector {
+            Selector::Topic(topic) => self.topics.push(topic.clone()),
+            Selector::Pattern(pattern) => self.patterns.push(pattern.clone()),
+        }
+    }
+}
+
+/// Why a reader is not registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// There are as many readers as there may be.
+    Readers,
+    /// The log cannot take its patterns.
+    Patterns,
+}
+
 impl Table {
-    fn call_readers_of(&mut self, topic: &Topic, is_private: bool, called: &mut Called) {
-        let Some(topic) = self.by_name.get(topic).copied().flatten() else { return };
+    fn number_of(&self, selector: Selector<'_>) -> Option<u32> {
+        match selector {
+            Selector::Topic(topic) => self.by_name.get(topic).copied().flatten(),
+            Selector::Pattern(pattern) => {
+                self.patterns.find(pattern).and_then(|key| self.patterns.get(key)).copied()
+            }
+        }
+    }
+
+    /// Those of a selection that are not read yet.
+    fn new_of(&self, selection: Selection<'_>) -> Selectors {
+        let mut new = Selectors::default();
+        selectors_of(selection)
+            .filter(|selector| self.number_of(*selector).is_none())
+            .for_each(|selector| new.push(selector));
+        new
+    }
+
+    /// Adds what is not read yet. An error, after which nothing has changed: a pattern makes it too much work to find the
+    /// patterns of a topic.
+    fn insert(&mut self, new: &Selectors) -> Result<(), TooMuchWork> {
+        for (added, pattern) in new.patterns.iter().enumerate() {
+            let number = self.topics.insert(LocalTopic::default());
+            if let Err(refused) = self.patterns.insert(pattern.clone(), number) {
+                self.topics.remove(number);
+                self.remove(&Selectors { topics: Vec::new(), patterns: new.patterns[..added].to_vec() });
+                return Err(refused);
+            }
+        }
+        for topic in &new.topics {
+            let number = self.topics.insert(LocalTopic::default());
+            *self.by_name.get_or_default(topic) = Some(number);
+        }
+        Ok(())
+    }
+
+    /// Removes what is not read any more.
+    fn remove(&mut self, unread: &Selectors) {
+        for topic in &unread.topics {
+            if let Some(number) = self.by_name.remove(topic).flatten() {
+                self.topics.remove(number);
+            }
+        }
+        for pattern in &unread.patterns {
+            if let Some(key) = self.patterns.find(pattern) {
+                let number = self.patterns.remove(key);
+                self.topics.remove(number);
+            }
+        }
+    }
+
+    fn call_readers_of(&mut self, topic: u32, is_private: bool, called: &mut Called) {
         if self.topics[topic].asleep == 0 {
             return;
         }
         for index in 0..self.topics[topic].readers.len() {
             let slot = self.topics[topic].readers[index];
             let reader = &self.readers[slot];
-            if is_private && !reader.topics[..reader.private_topics].contains(&topic) {
+            if is_private && !reader.topics[..reader.private].contains(&topic) {
                 continue;
             }
             let Some(by) = self.end_sleep(slot) else { continue };

@@ -7,6 +7,7 @@ use fanfare_proto::client_limits::bound_for;
 use fanfare_proto::delivery::{NewStream, Opened};
 use fanfare_proto::event::Retry;
 use fanfare_proto::frame::{checkpoint, prelude, wrap};
+use fanfare_proto::limits::OPENING_TOPICS_OF_A_SCAN;
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
@@ -29,7 +30,10 @@ impl<I: Io> Shard<I> {
         start: Option<Start>,
         now: Duration,
     ) -> Result<(), Reply> {
-        self.topics_left = self.topics_left.saturating_sub(subscribe.topics.len());
+        let selectors = subscribe.topics.len() + subscribe.patterns().len();
+        let scans = start.is_some() && !subscribe.patterns().is_empty();
+        let scan = if scans { OPENING_TOPICS_OF_A_SCAN } else { 0 };
+        self.topics_left = self.topics_left.saturating_sub(selectors + scan);
         let is_operator = subscribe.is_operator;
         if let Some(bound) = subscribe.refused_by {
             return Err(self.no_room(subscribe, encoding, NoRoom::Client(bound)));
@@ -60,13 +64,17 @@ impl<I: Io> Shard<I> {
             _ => None,
         };
         let link = self.delivery.reserve();
+        let Ok(opened) = self.delivery.open(subscription, start, &mut self.links.log) else {
+            self.leave_subject(counted);
+            return Err(self.no_room(subscribe, encoding, NoRoom::Topics));
+        };
         let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {
+            self.delivery.abandon(opened, &mut self.links.log);
             self.counts.turned_away += 1;
             self.leave_subject(counted);
             return Err(Reply::Close);
         }
-        let opened = self.delivery.open(subscription, start, &mut self.links.log);
         let heartbeat = self.limits.heartbeat_interval(subscribe.heartbeat);
         let options = StreamOptions {
             gap_events: subscribe.gap_events,

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{InFlight, SendFailure, Sending};
+use crate::audience::AudienceId;
 use crate::delivery::{Budgets, Delivery, Subscriber};
-use crate::event_log::EventLog;
+use crate::event_log::{EventLog, First, Read, ReadBounds};
 use crate::frame::gap_event;
 use crate::limits::{LaggardPolicy, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES};
 use crate::stream::{CloseReason, Deciseconds, Place};
@@ -29,17 +30,20 @@ impl Delivery {
                     self.laggards.next_turn(&mut budget.scans)?
                 }
             };
-            if let Some(in_flight) = self.serve(laggard, now, log) {
-                if let InFlight::Replay(_) = in_flight {
-                    budget.replayed_frames = budget.replayed_frames.saturating_sub(self.sending.run.len());
-                }
+            if let Some(in_flight) = self.serve(laggard, now, budget, log) {
                 return Some(in_flight);
             }
         }
     }
 
     /// What one laggard needs next: what was begun, else what the log has after its cursor.
-    fn serve(&mut self, laggard: u32, now: Duration, log: &mut impl EventLog) -> Option<InFlight> {
+    fn serve(
+        &mut self,
+        laggard: u32,
+        now: Duration,
+        budget: &mut Budgets,
+        log: &mut impl EventLog,
+    ) -> Option<InFlight> {
         let slot = self.laggards.get(laggard).slot;
         let Subscriber { link, stream } = self.subscribers[slot as usize];
         if self.unsent.contains(slot) {
@@ -62,7 +66,7 @@ impl Delivery {
             None => (None, Arc::clone(self.audiences.subscription(stream.audience))),
         };
         if let Some(until) = until
-            && subscription.topics().is_empty()
+            && subscription.selection().is_empty()
         {
             // None of its topics stayed.
             self.laggards.advance(laggard, until);
@@ -72,13 +76,10 @@ impl Delivery {
         let Sending { run, run_of, keys, frames, .. } = &mut self.sending;
         (*run_of, _) = (None, keys.clear());
         frames.clear();
-        match log.read_after(
-            &subscription.wanted_after(cursor, incomplete_until),
-            RUN_FRAMES,
-            RUN_BYTES,
-            frames,
-        ) {
-            Ok(end) => {
+        let bounds = ReadBounds { frames: RUN_FRAMES, bytes: RUN_BYTES, steps: self.budgets.scan_steps };
+        match log.read_after(&subscription.wanted_after(cursor, incomplete_until), bounds, frames) {
+            Ok(Read { up_to: end, cost }) => {
+                budget.replayed_frames = budget.replayed_frames.saturating_sub(cost);
                 let end = until.map_or(end, |until| end.min(until));
                 frames.retain(|frame| frame.seq() <= end);
                 keys.extend(frames.drain(..).map(|frame| self.store.insert(frame)));
@@ -88,8 +89,12 @@ impl Delivery {
                     self.laggards.advance(laggard, end);
                     match until {
                         // It has everything up to the change of its topics.
-                        Some(_) => self.sending.next_laggard = Some(laggard),
-                        None => self.laggard_to_member(laggard),
+                        Some(until) if end == until => self.sending.next_laggard = Some(laggard),
+                        None if self.has_caught_up(stream.audience, incomplete_until, end) => {
+                            self.laggard_to_member(laggard);
+                        }
+                        // The log was not read to its end, so more may follow: others come first.
+                        _ => self.laggards.ready(laggard),
                     }
                     return None;
                 }
@@ -111,20 +116,29 @@ impl Delivery {
         }
     }
 
+    /// Whether a laggard that was given everything up to `end` has all that its audience has been marked with. A member has
+    /// no note of what it cannot get. With mail behind the log, a stream that left the members again was told of the same gap
+    /// twice.
+    fn has_caught_up(&self, audience: AudienceId, incomplete_until: u64, end: u64) -> bool {
+        end >= incomplete_until && end >= self.audiences.head(audience)
+    }
+
     /// Some of what the laggard needs is no longer kept: it goes on with what is left, and the gap is
     /// reported.
     fn skip(&mut self, laggard: u32, available_after: u64, log: &mut impl EventLog) {
         let (slot, asked) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
         let stream = self.subscribers[slot as usize].stream;
         let subscription = self.audiences.subscription(stream.audience);
-        let left = log.first_after(&subscription.wanted_after(asked, available_after));
+        let steps = self.budgets.search_steps;
+        let left = log.first_after(&subscription.wanted_after(asked, available_after), steps);
+        // Where nothing is left, or where that is not known, it goes on behind what certainly has nothing.
         let cursor = match left {
-            Some(left) if left.seq() <= available_after => asked,
-            _ => available_after,
+            First::Frame(frame) if frame.seq() <= available_after => asked,
+            left => left.nothing_up_to(available_after),
         };
         self.counts.gaps += 1;
         if stream.options.gap_events {
-            let next = log.first_after(&subscription.wanted_after(available_after, 0));
+            let next = log.first_after(&subscription.wanted_after(available_after, 0), steps).frame();
             let mut bytes = Vec::new();
             let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));
             gap_event(&asked, goes_on, next.as_deref(), subscription.encoding(), &mut bytes);
@@ -190,11 +204,9 @@ impl Delivery {
                     (self.sending.run.end(), self.subscribers[slot as usize].stream.audience);
                 self.laggards.advance(laggard, end);
                 self.subscribers[slot as usize].stream.sent_at = Deciseconds::of(now);
-                // A member has no note of what it cannot get. With mail behind the log, a stream that left the members
-                // again was told of the same gap twice.
-                let is_complete = end >= self.laggards.get(laggard).incomplete_until;
-                let has_caught_up = is_complete && self.stages.current(slot, end).is_none();
-                if has_caught_up && end >= self.audiences.head(audience) {
+                let incomplete_until = self.laggards.get(laggard).incomplete_until;
+                let has_stage = self.stages.current(slot, end).is_some();
+                if !has_stage && self.has_caught_up(audience, incomplete_until, end) {
                     self.laggard_to_member(laggard);
                 } else {
                     self.laggards.ready(laggard);

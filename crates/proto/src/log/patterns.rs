@@ -1,0 +1,275 @@
+//! What the log knows of patterns: which shards read them, and what was dropped of the topics that they match.
+//!
+//! A pattern is to the log what a topic is, without frames of its own. A publish finds the patterns of a topic by one
+//! walk of a table, and a frame that is dropped is noted in each of them.
+//!
+//! A pattern that no shard reads any more is *remembered*: a subscriber that comes back to it is not told of a gap that is
+//! none. The remembered patterns have bounds together with those that are read, in number and in bytes, and the one that
+//! has been left for the longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
+//! dropped. That is too high where other topics have dropped it, and never too low.
+
+use smallvec::SmallVec;
+
+use super::dropped::Dropped;
+use super::shards::ShardSet;
+use crate::event::Topic;
+use crate::event_log::NoRoomForPatterns;
+use crate::frame::Frame;
+use crate::limits::REMEMBERED_PATTERN_BYTES;
+use crate::pattern::{Pattern, PatternKey, PatternTable};
+
+/// Remembered patterns that a new one may push out in one step, because a walk would take too much work with them.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
+/// The patterns of the log.
+pub(super) struct Patterns {
+    table: PatternTable<PatternEntry>,
+    /// How many there may be.
+    most: usize,
+    /// Those that shards read.
+    read: usize,
+    /// Pairs of a pattern and a shard that reads it.
+    readers: usize,
+    /// What sets of shards have allocated, in bytes.
+    reader_bytes: usize,
+    /// The remembered pattern that was left first, and the one that was left last.
+    oldest: Option<PatternKey>,
+    newest: Option<PatternKey>,
+    /// What was dropped of any topic.
+    dropped_of_any: Dropped,
+}
+
+/// A pattern that shards read, or that is remembered.
+struct PatternEntry {
+    /// Empty: it is remembered.
+    readers: ShardSet,
+    /// What was dropped of topics that it matches, while it had this entry, and of any topic before.
+    dropped: Dropped,
+    /// Its neighbours among the remembered patterns.
+    older: Option<PatternKey>,
+    newer: Option<PatternKey>,
+}
+
+impl Patterns {
+    pub(super) fn new(most: usize) -> Patterns {
+        Patterns {
+            table: PatternTable::new(),
+            most,
+            read: 0,
+            readers: 0,
+            reader_bytes: 0,
+            oldest: None,
+            newest: None,
+            dropped_of_any: Dropped::default(),
+        }
+    }
+
+    /// The memory of all entries, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.table.bytes() + self.reader_bytes
+    }
+
+    /// The most memory that an entry of this pattern takes, in bytes.
+    pub(super) fn entry_bytes(pattern: &Pattern) -> usize {
+        PatternTable::<PatternEntry>::bytes_at_most(pattern)
+    }
+
+    /// Pairs of a pattern and a shard that reads it.
+    pub(super) fn readers(&self) -> usize {
+        self.readers
+    }
+
+    /// Patterns that are read or remembered.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// Every frame up to this number is gone.
+    pub(super) fn raise_floor(&mut self, seq: u64) {
+        self.dropped_of_any = self.dropped_of_any.and(Dropped { newest: seq, newest_public: seq });
+    }
+
+    /// What was dropped of the topics that the pattern matches; at least that.
+    pub(super) fn dropped(&self, pattern: &Pattern) -> Dropped {
+        let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
+        entry.map_or(self.dropped_of_any, |entry| entry.dropped)
+    }
+
+    /// A topic has lost a frame.
+    pub(super) fn note_dropped(&mut self, topic: &Topic, frame: &Frame) {
+        let lost = Dropped::of(frame);
+        self.dropped_of_any = self.dropped_of_any.and(lost);
+        if self.table.is_empty() {
+            return;
+        }
+        for key in self.matching(topic) {
+            if let Some(entry) = self.table.get_mut(key) {
+                entry.dropped = entry.dropped.and(lost);
+            }
+        }
+    }
+
+    /// Adds the shards that read a pattern of this topic.
+    pub(super) fn add_shards(&self, topic: &Topic, shards: &mut ShardSet) {
+        if self.read > 0 {
+            self.table.matching(topic.as_str(), |key| {
+                if let Some(entry) = self.table.get(key) {
+                    shards.union_with(&entry.readers);
+                }
+            });
+        }
+    }
+
+    fn matching(&self, topic: &Topic) -> SmallVec<[PatternKey; 16]> {
+        let mut keys = SmallVec::new();
+        self.table.matching(topic.as_str(), |key| keys.push(key));
+        keys
+    }
+
+    /// Notes that a shard reads this pattern from now on.
+    ///
+    /// # Panics
+    /// It reads the pattern already.
+    pub(super) fn add_reader(&mut self, pattern: &Pattern, shard: usize) -> Result<(), NoRoomForPatterns> {
+        let key = match self.table.find(pattern) {
+            Some(key) => {
+                if self.is_remembered(key) {
+                    self.unlink(key);
+                    self.read += 1;
+                }
+                key
+            }
+            None => {
+                let key = self.insert(pattern)?;
+                self.read += 1;
+                key
+            }
+        };
+        self.change_readers(key, |readers| readers.insert(shard));
+        self.readers += 1;
+        Ok(())
+    }
+
+    /// Ends what [`Patterns::add_reader`] began.
+    ///
+    /// # Panics
+    /// The shard does not read the pattern.
+    pub(super) fn remove_reader(&mut self, pattern: &Pattern, shard: usize) {
+        let key = self.table.find(pattern).expect("a pattern with readers has an entry");
+        self.change_readers(key, |readers| readers.remove(shard));
+        self.readers -= 1;
+        if self.is_remembered(key) {
+            self.read -= 1;
+            self.link(key);
+            // What subscribers read has a bound elsewhere: see `Limits::subscription_bytes`.
+            while self.table.bytes() > REMEMBERED_PATTERN_BYTES
+                && let Some(oldest) = self.oldest
+            {
+                self.forget(oldest);
+            }
+        }
+    }
+
+    fn insert(&mut self, pattern: &Pattern) -> Result<PatternKey, NoRoomForPatterns> {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            if self.table.len() < self.most {
+                let dropped = self.dropped_of_any;
+                let entry = PatternEntry { readers: ShardSet::new(), dropped, older: None, newer: None };
+                if let Ok(key) = self.table.insert(pattern.clone(), entry) {
+                    return Ok(key);
+                }
+            }
+            let oldest = self.oldest.ok_or(NoRoomForPatterns)?;
+            self.forget(oldest);
+        }
+        Err(NoRoomForPatterns)
+    }
+
+    /// Removes a remembered pattern.
+    fn forget(&mut self, key: PatternKey) {
+        self.unlink(key);
+        self.table.remove(key);
+    }
+
+    /// Whether no shard reads the pattern.
+    fn is_remembered(&self, key: PatternKey) -> bool {
+        self.table.get(key).is_some_and(|entry| entry.readers.is_empty())
+    }
+
+    fn change_readers(&mut self, key: PatternKey, change: impl FnOnce(&mut ShardSet) -> bool) {
+        let Some(entry) = self.table.get_mut(key) else { return };
+        let before = entry.readers.allocated_bytes();
+        assert!(change(&mut entry.readers), "a shard reads a pattern once at a time");
+        self.reader_bytes = self.reader_bytes + entry.readers.allocated_bytes() - before;
+    }
+
+    /// Adds a pattern to the remembered ones, as the one that was left last.
+    fn link(&mut self, key: PatternKey) {
+        let older = self.newest.replace(key);
+        if let Some(entry) = self.table.get_mut(key) {
+            (entry.older, entry.newer) = (older, None);
+        }
+        match older.and_then(|older| self.table.get_mut(older)) {
+            Some(entry) => entry.newer = Some(key),
+            None => self.oldest = Some(key),
+        }
+    }
+
+    /// Takes a pattern out of the remembered ones.
+    fn unlink(&mut self, key: PatternKey) {
+        let Some(entry) = self.table.get_mut(key) else { return };
+        let (older, newer) = (entry.older.take(), entry.newer.take());
+        match older.and_then(|older| self.table.get_mut(older)) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer.and_then(|newer| self.table.get_mut(newer)) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+    }
+
+    pub(super) fn has(&self, pattern: &Pattern) -> bool {
+        self.table.find(pattern).is_some()
+    }
+
+    pub(super) fn is_read(&self, pattern: &Pattern, shard: usize) -> bool {
+        let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
+        entry.is_some_and(|entry| entry.readers.contains(shard))
+    }
+
+    pub(super) fn read_by(&self, shard: usize) -> usize {
+        self.table.iter().filter(|(_, _, entry)| entry.readers.contains(shard)).count()
+    }
+
+    /// Checks what must always hold; for tests.
+    pub(super) fn check(&self, newest: u64) {
+        self.table.check();
+        let (mut read, mut readers, mut bytes) = (0, 0, 0);
+        for (_, pattern, entry) in self.table.iter() {
+            read += usize::from(!entry.readers.is_empty());
+            readers += entry.readers.len();
+            bytes += entry.readers.allocated_bytes();
+            let most = self.dropped_of_any;
+            assert_eq!(most.and(entry.dropped), most, "what was dropped of {pattern}");
+        }
+        assert!(self.dropped_of_any.newest <= newest, "a frame is dropped that never was");
+        assert_eq!(
+            (self.read, self.readers, self.reader_bytes),
+            (read, readers, bytes),
+            "patterns that are read"
+        );
+        let (mut remembered, mut before, mut next) = (0, None, self.oldest);
+        while let Some(key) = next {
+            let entry = self.table.get(key).expect("a remembered pattern");
+            assert!(entry.readers.is_empty() && entry.older == before, "the order of remembered patterns");
+            (remembered, before, next) = (remembered + 1, next, entry.newer);
+        }
+        assert_eq!((self.newest, remembered), (before, self.table.len() - read), "remembered patterns");
+        assert!(self.table.len() <= self.most.max(read), "no more patterns than there may be");
+    }
+}
