@@ -61,7 +61,7 @@ pub use keys::{Algorithm, Key, KeySet, MAX_KEY_TEXT_BYTES, MAX_KEYS, MAX_TRIES, 
 pub use lifetime::{MAX_EXPIRY_SPREAD, stream_lifetime};
 pub use memory::MemoryLimits;
 pub use places::{FoundToken, Place, TokenPlaces, redact_query, redact_target};
-pub use revocations::{DEFAULT_MAX_REVOCATIONS, Revocation, Revocations, Revoked};
+pub use revocations::{DEFAULT_MAX_REVOCATIONS, Revocation, Revocations, RevocationsFull, Revoked};
 pub use ring::KeyRing;
 pub use signed_url::{MAX_URL_KEYS, MAX_URL_TOPICS, UrlSigner};
 pub use signer::TokenSigner;

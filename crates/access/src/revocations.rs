@@ -1,12 +1,13 @@
 //! Revocations: tokens that are barred before they expire.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::verifier::Verified;
 
-/// The most revocations by default. Each occupies at most about 600 bytes.
+/// The most revocations of each kind, of subjects and of tokens, by default. Each occupies at most about 600 bytes.
 pub const DEFAULT_MAX_REVOCATIONS: usize = 10_000;
 
 /// What a revocation bars.
@@ -33,24 +34,47 @@ pub struct Revocation {
 /// A bounded list of revocations. Many threads may use it at once.
 ///
 /// An entry stays until the time that its caller gives, which is the latest `exp` of the tokens that it is to
-/// bar. When the list is full, the oldest entry is dropped, and [`Revocations::dropped`] counts it: an
-/// operator who sees the counter rise should shorten the life of tokens, or raise the bound.
+/// bar. When the list is full, the next revocation is refused, and no older one is given up for it: a service that
+/// bars the token of each logout must not let in again whom an operator has barred. So subjects and tokens have a
+/// bound each, too.
 #[derive(Debug)]
 pub struct Revocations {
     inner: RwLock<Inner>,
     /// The number of entries, so that an empty list costs one load.
     len: AtomicUsize,
+    /// Of each kind.
     most: usize,
 }
 
+/// The list has as many revocations of this kind as it may: see [`Revocations::revoke`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevocationsFull {
+    /// How many it has.
+    pub most: usize,
+}
+
+impl fmt::Display for RevocationsFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of this kind are revoked already; revoke until the tokens expire, and not longer",
+            self.most
+        )
+    }
+}
+
+impl std::error::Error for RevocationsFull {}
+
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<Revoked, Entry>,
-    /// What was revoked, oldest first, with the number of the revocation: a later one of the same makes it
-    /// stale.
-    order: VecDeque<(u64, Revoked)>,
+    entries: HashMap<Arc<Revoked>, Entry>,
+    /// What was revoked, oldest first, by the number of the revocation.
+    order: BTreeMap<u64, Arc<Revoked>>,
+    /// When each ends, with its number.
+    ends: BTreeSet<(u64, u64)>,
+    /// Entries of subjects. The others are of tokens.
+    subjects: usize,
     next: u64,
-    dropped: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,38 +85,34 @@ struct Entry {
 }
 
 impl Default for Revocations {
-    /// An empty list of at most [`DEFAULT_MAX_REVOCATIONS`].
+    /// An empty list of at most [`DEFAULT_MAX_REVOCATIONS`] of each kind.
     fn default() -> Revocations {
         Revocations::new(DEFAULT_MAX_REVOCATIONS)
     }
 }
 
 impl Revocations {
-    /// An empty list of at most `most` entries.
+    /// An empty list of at most `most` entries of each kind.
     pub fn new(most: usize) -> Revocations {
         Revocations { inner: RwLock::default(), len: AtomicUsize::new(0), most }
     }
 
     /// Revokes until `until_unix_s`, the latest `exp` of the tokens that are to be barred. A repeated
-    /// revocation never ends earlier than the one before it.
-    pub fn revoke(&self, revoked: Revoked, now_unix_s: u64, until_unix_s: u64) {
+    /// revocation never ends earlier than the one before it. One that would be over already bars nothing.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`]: nothing has changed.
+    pub fn revoke(
+        &self,
+        revoked: Revoked,
+        now_unix_s: u64,
+        until_unix_s: u64,
+    ) -> Result<(), RevocationsFull> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.forget_old(now_unix_s);
-        let number = inner.next;
-        inner.next += 1;
-        let before = inner.entries.get(&revoked).copied();
-        let entry = Entry {
-            number,
-            revoked_unix_s: before.map_or(now_unix_s, |before| before.revoked_unix_s.max(now_unix_s)),
-            until_unix_s: before.map_or(until_unix_s, |before| before.until_unix_s.max(until_unix_s)),
-        };
-        inner.entries.insert(revoked.clone(), entry);
-        inner.order.push_back((number, revoked));
-        while inner.entries.len() > self.most {
-            inner.dropped += u64::from(inner.drop_oldest());
-        }
-        inner.compact();
+        let result = inner.revoke(revoked, now_unix_s, until_unix_s, self.most);
         self.len.store(inner.entries.len(), Ordering::Release);
+        result
     }
 
     /// Whether a token is barred now.
@@ -113,10 +133,9 @@ impl Revocations {
     /// All entries, those that were revoked last at the end, and a number that rises with each revocation.
     pub fn list(&self) -> (u64, Vec<Revocation>) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let entries = inner.order.iter().filter_map(|(number, revoked)| {
-            let entry = inner.entries.get(revoked).filter(|entry| entry.number == *number)?;
-            let Entry { revoked_unix_s, until_unix_s, .. } = *entry;
-            Some(Revocation { revoked: revoked.clone(), revoked_unix_s, until_unix_s })
+        let entries = inner.order.values().filter_map(|revoked| {
+            let Entry { revoked_unix_s, until_unix_s, .. } = *inner.entries.get(revoked)?;
+            Some(Revocation { revoked: (**revoked).clone(), revoked_unix_s, until_unix_s })
         });
         (inner.next, entries.collect())
     }
@@ -135,43 +154,51 @@ impl Revocations {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// How many revocations were dropped before their time, because the list was full.
-    pub fn dropped(&self) -> u64 {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).dropped
-    }
 }
 
 impl Inner {
-    /// Drops the oldest entries whose time is over. A younger one of that kind waits for the older ones.
-    fn forget_old(&mut self, now_unix_s: u64) {
-        while let Some((number, revoked)) = self.order.front() {
-            let entry = self.entries.get(revoked).filter(|entry| entry.number == *number);
-            if entry.is_some_and(|entry| entry.until_unix_s > now_unix_s) {
-                return;
+    fn revoke(
+        &mut self,
+        revoked: Revoked,
+        now_unix_s: u64,
+        until_unix_s: u64,
+        most: usize,
+    ) -> Result<(), RevocationsFull> {
+        let revoked = Arc::new(revoked);
+        let before = self.entries.get(&revoked).copied();
+        let until_unix_s = before.map_or(until_unix_s, |before| before.until_unix_s.max(until_unix_s));
+        if until_unix_s <= now_unix_s {
+            return Ok(());
+        }
+        let is_subject = matches!(*revoked, Revoked::Subject(_));
+        let of_kind = if is_subject { self.subjects } else { self.entries.len() - self.subjects };
+        match before {
+            Some(before) => {
+                self.order.remove(&before.number);
+                self.ends.remove(&(before.until_unix_s, before.number));
             }
-            self.drop_oldest();
+            None if of_kind >= most => return Err(RevocationsFull { most }),
+            None => self.subjects += usize::from(is_subject),
         }
+        let number = self.next;
+        self.next += 1;
+        let revoked_unix_s = before.map_or(now_unix_s, |before| before.revoked_unix_s.max(now_unix_s));
+        self.order.insert(number, Arc::clone(&revoked));
+        self.ends.insert((until_unix_s, number));
+        self.entries.insert(revoked, Entry { number, revoked_unix_s, until_unix_s });
+        Ok(())
     }
 
-    /// Removes the first of the queue. Answers whether it was an entry, and not a stale note of one.
-    fn drop_oldest(&mut self) -> bool {
-        let Some((number, revoked)) = self.order.pop_front() else { return false };
-        let is_entry = self.entries.get(&revoked).is_some_and(|entry| entry.number == number);
-        if is_entry {
-            self.entries.remove(&revoked);
-        }
-        is_entry
-    }
-
-    /// Removes stale notes when they are more than the entries, so that repeated revocations do not grow the
-    /// queue.
-    fn compact(&mut self) {
-        if self.order.len() > 2 * self.entries.len() + 16 {
-            let entries = &self.entries;
-            self.order.retain(|(number, revoked)| {
-                entries.get(revoked).is_some_and(|entry| entry.number == *number)
-            });
+    /// Drops the entries whose time is over.
+    fn forget_old(&mut self, now_unix_s: u64) {
+        while let Some((until_unix_s, number)) = self.ends.first().copied()
+            && until_unix_s <= now_unix_s
+        {
+            self.ends.remove(&(until_unix_s, number));
+            if let Some(revoked) = self.order.remove(&number) {
+                self.entries.remove(&revoked);
+                self.subjects -= usize::from(matches!(*revoked, Revoked::Subject(_)));
+            }
         }
     }
 }
@@ -191,33 +218,57 @@ mod tests {
         Verified::for_url(Some(name), 1_000, Arc::new(Grants::default()))
     }
 
+    fn revoke(list: &Revocations, name: &str, now: u64, until: u64) {
+        list.revoke(subject(name), now, until).expect("there is room");
+    }
+
+    /// The oldest revocation was given up for a new one: whoever could cause many, as by logging out, let the barred in
+    /// again.
     #[test]
-    fn the_oldest_revocation_goes_when_the_list_is_full_and_is_counted() {
+    fn a_full_list_refuses_and_gives_no_revocation_up() {
         let list = Revocations::new(2);
-        for name in ["a", "b", "a", "c"] {
-            list.revoke(subject(name), 0, 100);
+        for name in ["a", "b", "a"] {
+            revoke(&list, name, 0, 100);
         }
-        assert_eq!((list.len(), list.dropped()), (2, 1));
-        assert!(list.bars(&token("a"), 50), "it was revoked again, so b was the oldest");
-        assert!(!list.bars(&token("b"), 50));
-        assert!(list.bars(&token("c"), 50));
+        assert_eq!(list.revoke(subject("c"), 0, 100), Err(RevocationsFull { most: 2 }));
+        assert!(list.bars(&token("a"), 50) && list.bars(&token("b"), 50) && !list.bars(&token("c"), 50));
+        // The other kind has a bound of its own, and one that is there may be given again.
+        for id in ["1", "2"] {
+            assert_eq!(list.revoke(Revoked::TokenId(id.into()), 0, 100), Ok(()));
+        }
+        assert_eq!(list.revoke(Revoked::TokenId("3".into()), 0, 100), Err(RevocationsFull { most: 2 }));
+        revoke(&list, "b", 10, 300);
+        assert_eq!(list.len(), 4);
+        // What is over makes room, whatever is older.
+        revoke(&list, "c", 100, 200);
+        assert!(!list.bars(&token("a"), 150) && list.bars(&token("b"), 150) && list.bars(&token("c"), 150));
+        assert_eq!(list.len(), 2);
+    }
+
+    #[test]
+    fn a_revocation_that_is_over_already_takes_no_room() {
+        let list = Revocations::new(2);
+        for number in 0..10 {
+            revoke(&list, &number.to_string(), 50, 1);
+        }
+        assert!(list.is_empty());
     }
 
     #[test]
     fn repeated_revocations_of_one_subject_do_not_grow_the_list() {
         let list = Revocations::new(10);
-        for _ in 0..1_000 {
-            list.revoke(subject("a"), 0, 100);
+        for at in 0..1_000 {
+            revoke(&list, "a", 0, 100 + at);
         }
-        assert_eq!((list.len(), list.dropped()), (1, 0));
-        assert!(list.inner.read().unwrap().order.len() <= 18);
+        let inner = list.inner.read().unwrap();
+        assert_eq!((inner.entries.len(), inner.order.len(), inner.ends.len(), inner.subjects), (1, 1, 1, 1));
     }
 
     #[test]
     fn a_list_that_is_read_back_bars_the_same() {
         let list = Revocations::new(10);
         for (name, at, until) in [("a", 5, 100), ("b", 6, 100), ("a", 7, 90)] {
-            list.revoke(subject(name), at, until);
+            revoke(&list, name, at, until);
         }
         let (number, entries) = list.list();
         assert_eq!((number, list.number()), (3, 3));
@@ -225,7 +276,7 @@ mod tests {
         assert_eq!(names, [&subject("b"), &subject("a")]);
         let again = Revocations::new(10);
         for Revocation { revoked, revoked_unix_s, until_unix_s } in entries.clone() {
-            again.revoke(revoked, revoked_unix_s, until_unix_s);
+            again.revoke(revoked, revoked_unix_s, until_unix_s).expect("there is room");
         }
         assert_eq!(again.list().1, entries);
     }
@@ -233,11 +284,11 @@ mod tests {
     #[test]
     fn a_revocation_ends_with_the_tokens_that_it_bars() {
         let list = Revocations::new(10);
-        list.revoke(subject("a"), 0, 100);
-        list.revoke(subject("b"), 100, 200);
+        revoke(&list, "a", 0, 100);
+        revoke(&list, "b", 100, 200);
         assert_eq!(list.len(), 1, "the revocation of a is over");
-        list.revoke(subject("b"), 150, 160);
-        list.revoke(subject("c"), 190, 300);
+        revoke(&list, "b", 150, 160);
+        revoke(&list, "c", 190, 300);
         assert!(list.bars(&token("b"), 199), "a later revocation does not shorten an earlier one");
         assert!(!list.bars(&token("b"), 200));
     }

@@ -152,7 +152,9 @@ impl Verified {
         if self.expires_unix_s.is_some_and(|expires| now_unix_s >= expires.saturating_add(leeway_s)) {
             return Err(AccessError::Expired);
         }
-        if now_unix_s.saturating_add(leeway_s) < self.not_before_unix_s {
+        // A token from the future would outlive the revocation of its subject, which bars those issued until then.
+        let begins = self.issued_unix_s.unwrap_or(0).max(self.not_before_unix_s);
+        if now_unix_s.saturating_add(leeway_s) < begins {
             return Err(AccessError::NotYetValid);
         }
         Ok(())

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fanfare::{Event, InvalidHeader, Refusal, RequestHead, Subscribe, Topic};
 use fanfare_access::{
     AccessError, AudienceRule, FoundToken, KeyRing, KeySet, MemoryLimits, Pattern, Place as TokenPlace,
-    Revocations, Revoked, Sight, TokenPlaces, TokenRules, Uncovered, UrlSigner, Verified, Verifier,
-    stream_lifetime,
+    Revocations, RevocationsFull, Revoked, Sight, TokenPlaces, TokenRules, Uncovered, UrlSigner, Verified,
+    Verifier, stream_lifetime,
 };
 use fanfare_config::{Listen, Place, Problem, Problems, Settings, Values};
 
@@ -418,11 +418,12 @@ impl Access {
         PublisherError::Denied(self.denial(reason, "this request needs a publisher's valid token"))
     }
 
-    /// Bars a subject or a token until `until_unix_s`. Answers whether an older revocation had to make room.
-    pub(crate) fn revoke(&self, revoked: Revoked, until_unix_s: u64) -> bool {
-        let before = self.revocations.dropped();
-        self.revocations.revoke(revoked, unix_time().as_secs(), until_unix_s);
-        self.revocations.dropped() > before
+    /// Bars a subject or a token until `until_unix_s`.
+    ///
+    /// # Errors
+    /// As many are barred as may be.
+    pub(crate) fn revoke(&self, revoked: Revoked, until_unix_s: u64) -> Result<(), RevocationsFull> {
+        self.revocations.revoke(revoked, unix_time().as_secs(), until_unix_s)
     }
 
     /// Whether a file keeps revocations.

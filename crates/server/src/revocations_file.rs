@@ -12,7 +12,10 @@ use fanfare_access::{DEFAULT_MAX_REVOCATIONS, MAX_NAME_BYTES, Revocation, Revoca
 use serde::{Deserialize, Serialize};
 
 /// The longest file: every entry has the longest name, each byte of which is an escape of six.
-const MAX_FILE_BYTES: u64 = (DEFAULT_MAX_REVOCATIONS * (MAX_NAME_BYTES * 6 + 100) + 100) as u64;
+const MAX_FILE_BYTES: u64 = (MOST * (MAX_NAME_BYTES * 6 + 100) + 100) as u64;
+
+/// Entries of both kinds.
+const MOST: usize = 2 * DEFAULT_MAX_REVOCATIONS;
 
 /// What the file begins with.
 const VERSION: u32 = 1;
@@ -51,7 +54,8 @@ impl RevocationsFile {
     pub(crate) fn open(path: &Path, list: &Revocations, now_unix_s: u64) -> Result<RevocationsFile, String> {
         for Revocation { revoked, revoked_unix_s, until_unix_s } in read(path)? {
             if until_unix_s > now_unix_s {
-                list.revoke(revoked, revoked_unix_s, until_unix_s);
+                let full = |full| format!("{}: {full}", path.display());
+                list.revoke(revoked, revoked_unix_s, until_unix_s).map_err(full)?;
             }
         }
         let file = RevocationsFile { path: path.to_owned(), written: Mutex::new(0) };
@@ -146,7 +150,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Revocation>, String> {
         }
         Ok(Revocation { revoked, revoked_unix_s: entry.revoked, until_unix_s: entry.until })
     };
-    if document.revocations.len() > DEFAULT_MAX_REVOCATIONS {
+    if document.revocations.len() > MOST {
         return Err(garbage("it has too many entries"));
     }
     document.revocations.into_iter().map(read_entry).collect()
@@ -176,8 +180,8 @@ mod tests {
         let list = Revocations::default();
         let file = RevocationsFile::open(&path.0, &list, 0).unwrap();
         assert!(read(&path.0).unwrap().is_empty(), "the file is there from the start");
-        list.revoke(Revoked::Subject("ada \"l\"".into()), 10, 100);
-        list.revoke(Revoked::TokenId("t1".into()), 11, 200);
+        list.revoke(Revoked::Subject("ada \"l\"".into()), 10, 100).expect("there is room");
+        list.revoke(Revoked::TokenId("t1".into()), 11, 200).expect("there is room");
         file.save(&list).unwrap();
         let again = Revocations::default();
         RevocationsFile::open(&path.0, &again, 50).unwrap();
@@ -194,7 +198,7 @@ mod tests {
         let list = Revocations::default();
         for number in 0..DEFAULT_MAX_REVOCATIONS {
             let name = format!("{number:0>6}{}", "\u{1}".repeat(MAX_NAME_BYTES - 6));
-            list.revoke(Revoked::Subject(name.into()), 1, u64::MAX);
+            list.revoke(Revoked::Subject(name.into()), 1, u64::MAX).expect("there is room");
         }
         RevocationsFile::open(&path.0, &list, 0).unwrap();
         assert_eq!(read(&path.0).unwrap().len(), DEFAULT_MAX_REVOCATIONS);

@@ -55,9 +55,10 @@ async fn try_end(control: &Control, publisher: &Publisher, query: &str) -> Resul
     let barred = tokens.iter().map(|token| Revoked::TokenId(token.as_str().into()));
     let barred_subjects = subjects.iter().filter(|_| tokens.is_empty());
     let barred_subjects = barred_subjects.map(|subject| Revoked::Subject(subject.as_str().into()));
+    let mut full = None;
     for revoked in barred.chain(barred_subjects) {
-        if publisher.access().revoke(revoked, until_unix_s) {
-            tracing::warn!("the list of revocations is full, so that the oldest one does not bar any more");
+        if let Err(error) = publisher.access().revoke(revoked, until_unix_s) {
+            full = Some(error);
         }
     }
     // They hold from here on, and are written while the streams end.
@@ -80,6 +81,10 @@ async fn try_end(control: &Control, publisher: &Publisher, query: &str) -> Resul
         tokens = tokens.len(),
         "connections are ended by request"
     );
+    if let Some(error) = full {
+        tracing::error!(%error, "a revocation does not bar, because the list of revocations is full");
+        return Err(Problem::new(507, format!("the streams were ended, and nothing was barred: {error}")));
+    }
     Ok(())
 }
 
@@ -131,6 +136,9 @@ impl Ends {
                 b"topic" => {
                     ends.topics.push(Topic::new(value).map_err(|error| wrong(error.to_string()))?);
                 }
+                b"until" if ends.until_unix_s.is_some() => {
+                    return Err(wrong("until is given twice".to_owned()));
+                }
                 b"until" => {
                     let seconds = value.parse().map_err(|_| {
                         wrong(
@@ -166,6 +174,7 @@ mod tests {
             "topic=",
             "token=",
             "subject=a&until=soon",
+            "subject=a&until=1&until=2",
             "subject=%ff",
         ] {
             assert!(Ends::parse(wrong).is_err(), "{wrong}");

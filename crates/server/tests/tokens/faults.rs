@@ -355,7 +355,7 @@ impl Table<'_> {
             ("nbf as a text", json!({ "nbf": "0" }), Refused("malformed")),
             ("nbf is 1e300", json!({ "nbf": 1e300 }), Refused("malformed")),
             ("no iat", json!({ "iat": "REMOVED" }), Granted),
-            ("iat in the future", json!({ "iat": now + BEHIND_S }), Granted),
+            ("iat in the future", json!({ "iat": now + BEHIND_S }), Refused("not_yet_valid")),
             ("iat as a text", json!({ "iat": "now" }), Refused("malformed")),
             ("iat as an object", json!({ "iat": {} }), Refused("malformed")),
         ] {
