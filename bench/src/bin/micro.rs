@@ -179,7 +179,7 @@ fn sweep(bench: &mut Bench) -> Outcome<()> {
     for member in 0..MEMBERS {
         let subscription = Subscription::new([topic.clone()], WireFormat::Chunked, false);
         let key = delivery.reserve();
-        let opened = delivery.open(subscription, None, &mut log);
+        let opened = delivery.open(subscription, None, &mut log).expect("no pattern");
         let options = StreamOptions::default();
         let new = NewStream { link: key, socket: member as i32, options, lifetime: None, unsent: None };
         delivery.begin(opened, new, Duration::ZERO, &mut log);

@@ -422,6 +422,9 @@ pub const SCAN_STEPS: usize = 1 << 14;
 /// Such steps that cost as much of [`REPLAYED_FRAMES`] as a frame of a topic does.
 pub const STEPS_OF_A_READ_FRAME: usize = 32;
 
+/// Bytes of the patterns that the log knows, above which it remembers none that no subscriber reads.
+pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
+
 /// Different patterns that the log knows, unless [`Limits::patterns`] says otherwise.
 pub const PATTERNS: usize = 10_000;
 
@@ -481,6 +484,10 @@ pub const UNDECIDED_CHECKS: usize = 1024;
 /// Topics that the new streams of one tick register for, and changes of topics, which count four times: some two milliseconds
 /// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;
+
+/// What the opening of a stream that resumes with patterns counts of these: it may go through the log for twice as long as
+/// [`SCAN_STEPS`] says.
+pub const OPENING_TOPICS_OF_A_SCAN: usize = 128;
 
 /// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A
 /// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.

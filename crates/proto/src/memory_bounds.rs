@@ -5,6 +5,7 @@ use crate::delivery::SUBSCRIBER_BYTES;
 use crate::event::MAX_TOPIC_BYTES;
 use crate::limits::{
     DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES, RECEIVE_BYTES,
+    REMEMBERED_PATTERN_BYTES,
 };
 
 impl Limits {
@@ -47,6 +48,7 @@ impl Limits {
             ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
+            ("patterns without a subscriber", REMEMBERED_PATTERN_BYTES),
             ("subjects and members of subscribers", each(details)),
             ("members without a connection", without_connection.saturating_mul(MEMBER_WITH_NAMES)),
             ("life-cycle events", self.life_cycle_events.saturating_mul(life_cycle_event)),

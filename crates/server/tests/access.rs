@@ -267,6 +267,50 @@ on_both_backends! {
         }
     }
 
+    /// A pattern tells names of topics, so a token has to cover all of it.
+    fn a_pattern_is_for_a_token_that_covers_all_of_it(backend) {
+        let keys = Keys::new();
+        let server = keys.start(backend, &["--anonymous-subscribe"]);
+        let (publisher, token) = (keys.publisher(), keys.subscriber(&["orders/*", "users/{id}", "a"]));
+        let authorization = bearer(&token);
+        for pattern in ["*", "orders*", "users/*", "users/{%2Bid}", "b"] {
+            let query = format!("topic=a&match=orders/*&match={pattern}");
+            let query = query.replace('{', "%7B").replace('}', "%7D");
+            // `b` is the name of a topic, of which everyone gets the public events.
+            let expected = if pattern == "b" { 200 } else { 403 };
+            assert_eq!(subscribe_status(&server, &query, &token), expected, "{pattern}");
+        }
+        let anonymous = ask(&server, "match=orders/*", &[]);
+        let detail = anonymous.problem(403)["detail"].as_str().expect("text").to_owned();
+        assert!(detail.contains("\"orders/*\""), "{detail}");
+        ask(&server, "match=a%7Bb", &[("Authorization", &authorization)]).problem(400);
+
+        let query = "topic=c&match=orders/*&match=users/%7Bname%7D";
+        let mut live = subscribe(&server, query, &token);
+        let before = publish(&server, &publisher, "orders/7", "order", false);
+        publish(&server, &publisher, "orders/8", "private order", true);
+        publish(&server, &publisher, "c", "private of c", true);
+        publish(&server, &publisher, "users/1/2", "no user", false);
+        publish(&server, &publisher, "users/1", "private user", true);
+        publish(&server, &publisher, "c", "public of c", false);
+        let all = ["order", "private order", "private user", "public of c"];
+        assert_eq!(live.data(4), all);
+        let replay = format!("{query}&last_event_id=earliest");
+        assert_eq!(subscribe(&server, &replay, &token).data(4), all);
+        let replay = format!("{query}&last_event_id={before}");
+        assert_eq!(subscribe(&server, &replay, &token).data(3), all[1..]);
+    }
+
+    fn without_keys_everyone_may_subscribe_to_a_pattern(backend) {
+        let server = Server::start_with(backend, &[]);
+        let mut live = server.subscribe("match=a/*");
+        for topic in ["b", "a/1", "a/2"] {
+            let event = json!({ "topic": topic, "data": topic }).to_string();
+            assert_eq!(server.connect().post("application/json", &event).status, 200);
+        }
+        assert_eq!(live.data(2), ["a/1", "a/2"]);
+    }
+
     fn a_publish_needs_a_grant_for_every_topic_of_every_event(backend) {
         let keys = Keys::new();
         let server = keys.start(backend, &["--anonymous-subscribe"]);

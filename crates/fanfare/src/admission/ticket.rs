@@ -45,6 +45,7 @@ enum PledgeState {
 }
 
 /// Where the decision about a request goes.
+#[derive(Clone)]
 pub(crate) struct UndecidedAddress {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) key: LinkKey,
@@ -138,15 +139,23 @@ impl To {
 }
 
 impl Later {
-    /// The engine waits for the decision from now on.
+    /// The engine waits for the decision from now on. One that was made before comes as mail, too.
     pub(crate) fn wait_at(self, address: UndecidedAddress) {
+        let to = address.clone();
+        if let Some(decision) = self.decided_or_wait_at(address) {
+            to.send(Ok(decision));
+        }
+    }
+
+    /// The decision, where it was made before. Otherwise the engine waits for it from now on.
+    pub(crate) fn decided_or_wait_at(self, address: UndecidedAddress) -> Option<Decision> {
         let mut state = lock(&self.pledge.0);
         match std::mem::replace(&mut *state, PledgeState::Closed) {
-            PledgeState::Open => *state = PledgeState::Awaited(address),
-            PledgeState::Decided(decision) => {
-                drop(state);
-                address.send(Ok(*decision));
+            PledgeState::Open => {
+                *state = PledgeState::Awaited(address);
+                None
             }
+            PledgeState::Decided(decision) => Some(*decision),
             PledgeState::Awaited(_) | PledgeState::Closed => {
                 unreachable!("the engine waits once for each pledge")
             }

@@ -9,9 +9,10 @@ use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
 use crate::limits::{
     LaggardPolicy, LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, Retention,
-    RetentionRule,
+    RetentionRule, SCAN_STEPS, STEPS_OF_A_READ_FRAME,
 };
 use crate::log::{Log, Start};
+use crate::pattern::Pattern;
 use crate::selection::Selection;
 use crate::stream::StreamOptions;
 
@@ -42,7 +43,15 @@ impl World {
 
     fn begin_at(&mut self, topics: &[&str], start: Option<Start>, unsent: Option<Unsent>) -> LinkKey {
         let topics = topics.iter().map(|name| Topic::new(name).unwrap());
-        let subscription = Subscription::new(topics, WireFormat::Chunked, false);
+        self.begin_with(Subscription::new(topics, WireFormat::Chunked, false), start, unsent)
+    }
+
+    fn begin_with(
+        &mut self,
+        subscription: Subscription,
+        start: Option<Start>,
+        unsent: Option<Unsent>,
+    ) -> LinkKey {
         let log = &mut UnsharedLog { log: &mut self.log, shard: 0 };
         let link = self.delivery.reserve();
         let opened = self.delivery.open(subscription, start, log).unwrap();
@@ -307,4 +316,62 @@ fn a_stream_is_no_member_before_it_has_passed_what_is_incomplete() {
         world.tick();
     }
     assert_eq!(counts(&world), (0, 1), "its opening has told of the only gap");
+}
+
+/// A subscriber of a pattern goes through the events of all topics. Many of them together take no more of a tick than
+/// others, and none of them is taken for one that has everything before it has come to its event.
+#[test]
+fn subscribers_of_patterns_replay_within_the_budget_of_a_tick() {
+    const STREAMS: usize = 40;
+    const EVENTS: usize = 4_000;
+    let mut world = World::new(Limits::default(), Budgets::default());
+    (0..EVENTS).for_each(|_| world.publish("noise", 1));
+    world.publish("orders/7", 1);
+    let pattern = [Pattern::parse("orders/{id}").unwrap()];
+    let subscription = Subscription::new([], WireFormat::Chunked, false).with_patterns(pattern, |_| false);
+    for _ in 0..STREAMS {
+        world.begin_with(subscription.clone(), Some(Start::At { cursor: 0, from: 0 }), None);
+    }
+    let (mut ticks, mut sends) = (0, 0);
+    while world.delivery.laggards() > 0 {
+        assert!(world.delivery.has_work(), "a laggard is forgotten");
+        world.tick();
+        (ticks, sends) = (ticks + 1, sends + world.sends);
+        assert!(ticks < 10_000, "it comes to an end");
+    }
+    assert_eq!((sends, world.delivery.counts().deliveries), (STREAMS, STREAMS as u64));
+    // What their openings have looked at does not count here.
+    let looked_at = STREAMS * (EVENTS * (8 + 1 + 1) - SCAN_STEPS) / STEPS_OF_A_READ_FRAME;
+    assert!(ticks >= looked_at / REPLAYED_FRAMES, "{ticks} ticks");
+    // Now it is live.
+    world.publish("orders/8", 1);
+    world.tick();
+    assert_eq!(world.sends, STREAMS);
+}
+
+/// Of two orders about patterns, the one that finds no room changes nothing.
+#[test]
+fn a_change_to_a_pattern_that_finds_no_room_changes_nothing() {
+    let mut world = World::new(Limits::default(), Budgets::default());
+    world.log.limit_patterns(1);
+    let link = world.begin(&["a"], None);
+    let pattern = |text: &str| [Pattern::parse(text).unwrap()];
+    let change = |world: &mut World, text| {
+        let log = &mut UnsharedLog { log: &mut world.log, shard: 0 };
+        world.delivery.change_topics(link, [], pattern(text), None, world.now, log)
+    };
+    assert_eq!(change(&mut world, "x/*"), Changed::Changed);
+    assert_eq!(change(&mut world, "y/*"), Changed::NoRoom);
+    world.tick();
+    world.publish("y/1", 1);
+    world.publish("x/1", 1);
+    (0..3).for_each(|_| world.tick());
+    assert_eq!(world.delivery.counts().deliveries, 1);
+    // A text that is a pattern names the pattern. With another name of its variable it is the same.
+    world.delivery.disconnect_topic(Topic::new("y/*").unwrap());
+    world.tick();
+    assert_eq!(world.delivery.len(), 1);
+    world.delivery.disconnect_topic(Topic::new("x/*").unwrap());
+    (0..2).for_each(|_| world.tick());
+    assert_eq!((world.delivery.len(), world.log.pattern_readers()), (0, 0));
 }

@@ -4,8 +4,8 @@
 //! walk of a table, and a frame that is dropped is noted in each of them.
 //!
 //! A pattern that no shard reads any more is *remembered*: a subscriber that comes back to it is not told of a gap that is
-//! none. The remembered patterns have a bound together with those that are read, and the one that has been left for the
-//! longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
+//! none. The remembered patterns have bounds together with those that are read, in number and in bytes, and the one that
+//! has been left for the longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
 //! dropped. That is too high where other topics have dropped it, and never too low.
 
 use smallvec::SmallVec;
@@ -15,6 +15,7 @@ use super::shards::ShardSet;
 use crate::event::Topic;
 use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
+use crate::limits::REMEMBERED_PATTERN_BYTES;
 use crate::pattern::{Pattern, PatternKey, PatternTable};
 
 /// Remembered patterns that a new one may push out in one step, because a walk would take too much work with them.
@@ -164,6 +165,12 @@ impl Patterns {
         if self.is_remembered(key) {
             self.read -= 1;
             self.link(key);
+            // What subscribers read has a bound elsewhere: see `Limits::subscription_bytes`.
+            while self.table.bytes() > REMEMBERED_PATTERN_BYTES
+                && let Some(oldest) = self.oldest
+            {
+                self.forget(oldest);
+            }
         }
     }
 
@@ -177,10 +184,15 @@ impl Patterns {
                 }
             }
             let oldest = self.oldest.ok_or(NoRoomForPatterns)?;
-            self.unlink(oldest);
-            self.table.remove(oldest);
+            self.forget(oldest);
         }
         Err(NoRoomForPatterns)
+    }
+
+    /// Removes a remembered pattern.
+    fn forget(&mut self, key: PatternKey) {
+        self.unlink(key);
+        self.table.remove(key);
     }
 
     /// Whether no shard reads the pattern.

@@ -1,5 +1,7 @@
 //! Stories of the log. The randomized test against a naive list is `tests/log_model.rs`.
 
+mod patterns;
+
 use super::*;
 use crate::cursor::Cursor;
 use crate::event::{Event, EventId};
@@ -88,7 +90,7 @@ fn read(log: &Log, topics: &[Topic], after: u64) -> Result<Vec<u64>, u64> {
 fn retained(log: &Log, topics: &[Topic]) -> Vec<u64> {
     let start = log.resume(EARLIEST, all(topics));
     let mut frames = Vec::new();
-    let end = replay(&log, &wanted(all(topics), start.from(), start.cursor()), 1 << 20, 1 << 30, &mut frames);
+    let end = replay(log, &wanted(all(topics), start.from(), start.cursor()), 1 << 20, 1 << 30, &mut frames);
     assert_eq!((end, start.is_gap()), (Ok(log.newest()), false));
     frames.iter().map(|frame| frame.seq()).collect()
 }

@@ -78,6 +78,23 @@ fn a_decision_that_is_put_off_has_no_more_time() {
     assert_eq!(world.counted().subscribed, 0);
 }
 
+/// A decision was put off, and the next one was made before the shard had acted on the first. It came behind an order that
+/// was given after it, so that the connections of the subject ended, and this one began after that and stayed.
+#[test]
+fn an_order_comes_behind_a_decision_that_was_put_off_before_it() {
+    let mut world = World::without_chance(Limits::default());
+    world.join_as("a", usize::MAX, 0, |client| {
+        client.request.wishes.decision = WhenDecided::Later;
+        client.request.wishes.subject = Some("x".to_owned());
+    });
+    world.use_tickets(TicketUse::PutOff);
+    world.use_tickets(TicketUse::Subscribe);
+    world.give(None, |_| Order::DisconnectSubject("x".to_owned()));
+    // The world checks that a shard without work has no stream that is to end.
+    world.pass(SECOND / 100);
+    assert_eq!(world.counted().closed_for(CloseReason::Disconnected), 1);
+}
+
 /// A stream whose peer was found gone in a sweep was told of as if it had been given what was sent to the
 /// others.
 #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use fanfare_proto::event::{Event, EventId, EventType, Topic};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::{LOCAL_READ_BYTES, LOCAL_READ_FRAMES, Limits, LogLimits, Retention};
+use fanfare_proto::pattern::Pattern;
 
 use super::{ReadError, ReadItem, Reader, ReaderError};
 use crate::Engine;
@@ -239,6 +240,53 @@ fn private_events_are_read_of_the_topics_that_are_named() {
     assert_eq!(read_all(&mut reader), ["1", "2", "3"]);
     let page = hub.subscribe(topics()).with_private_topics([topic("b")]).with_resume("earliest").page(9);
     assert_eq!(page.unwrap().events().len(), 3);
+    end(&hub);
+}
+
+/// A reader of patterns is called by events of the topics that they match, and gets each event once.
+#[test]
+fn patterns_are_read_and_call_a_reader_that_sleeps() {
+    let hub = hub_alone();
+    let patterns = || ["orders/*", "{any}"].map(|text| Pattern::parse(text).unwrap());
+    let of = || {
+        hub.subscribe([topic("a")])
+            .with_patterns(patterns())
+            .with_private_patterns(patterns().into_iter().take(1))
+    };
+    let mut reader = of().stream().unwrap();
+    assert_eq!((reader.topics().len(), reader.patterns().len()), (1, 2));
+    let wakes = wakes();
+    assert!(poll(&mut reader, &wakes).is_pending());
+    for name in ["x/1", "users/1"] {
+        hub.publish(event(name, "other")).unwrap();
+    }
+    hub.publish(event("b", "hidden").with_private(true)).unwrap();
+    assert_eq!(reader.calls(), 0, "a reader is not called for what it does not see");
+    hub.publish(event("orders/1", 1).with_private(true)).unwrap();
+    assert_eq!(reader.calls(), 1);
+    hub.publish(event("orders/2", 2).with_topic(topic("a")).unwrap()).unwrap();
+    hub.publish(event("b", 3)).unwrap();
+    assert_eq!(read_all(&mut reader), ["1", "2", "3"]);
+    assert_eq!(of().with_resume("earliest").page(9).unwrap().events().len(), 3);
+    let (readers, _) = hub.inner.common.waiting.readers().len();
+    drop(reader);
+    assert_eq!((readers, hub.inner.common.waiting.readers().len()), (1, (0, 0)));
+    end(&hub);
+}
+
+/// A reader of a pattern goes through a log in which there is nothing for it, and finds the last event.
+#[test]
+fn a_reader_of_a_pattern_finds_one_event_among_very_many() {
+    let hub = hub_alone();
+    for _ in 0..20 {
+        hub.publish_batch(&mut (0..500).map(|number| event("noise", number)).collect()).unwrap();
+    }
+    hub.publish(event("orders/1", "found")).unwrap();
+    let pattern = || [Pattern::parse("orders/{id}").unwrap()];
+    let mut reader = hub.subscribe([]).with_patterns(pattern()).with_resume("earliest").stream().unwrap();
+    assert_eq!(read_all(&mut reader), ["found"]);
+    let page = hub.subscribe([]).with_patterns(pattern()).with_resume("earliest").page(1).unwrap();
+    assert_eq!((page.events().len(), page.is_last()), (1, true));
     end(&hub);
 }
 

@@ -6,7 +6,7 @@ use fanfare_io::{Cause, Io, Socket};
 use fanfare_proto::delivery::{NewStream, Opened};
 use fanfare_proto::event::Retry;
 use fanfare_proto::frame::{checkpoint, ending, prelude, wrap};
-use fanfare_proto::limits::FullPolicy;
+use fanfare_proto::limits::{FullPolicy, OPENING_TOPICS_OF_A_SCAN};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
@@ -28,7 +28,9 @@ impl<I: Io> Shard<I> {
         now: Duration,
     ) -> Result<(), Reply> {
         let selectors = subscribe.topics.len() + subscribe.patterns().len();
-        self.topics_left = self.topics_left.saturating_sub(selectors);
+        let scans = start.is_some() && !subscribe.patterns().is_empty();
+        let scan = if scans { OPENING_TOPICS_OF_A_SCAN } else { 0 };
+        self.topics_left = self.topics_left.saturating_sub(selectors + scan);
         if self.delivery.len() >= self.limits.connections {
             return Err(self.no_room(subscribe, encoding));
         }

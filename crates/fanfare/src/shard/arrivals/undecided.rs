@@ -135,10 +135,12 @@ impl<I: Io> Shard<I> {
 
     /// The decision about a request has come. Where the request does not wait any more, it is dropped.
     pub(in crate::shard) fn decided(&mut self, decided: Decided, now: Duration) {
-        let Decided { key, decision } = decided;
-        if let Ok(Decision::Later(later)) = decision {
-            self.decided_later_again(key, later);
-            return;
+        let Decided { key, mut decision } = decided;
+        while let Ok(Decision::Later(later)) = decision {
+            match self.decided_later_again(key, later) {
+                Some(decided) => decision = Ok(decided),
+                None => return,
+            }
         }
         let Some(undecided) = self.arrivals.undecided.requests.remove(key) else { return };
         let Undecided { socket, asked, received, wanted, .. } = undecided;
@@ -149,12 +151,13 @@ impl<I: Io> Shard<I> {
         self.arrivals.undecided.give_back();
     }
 
-    /// The decision about a request is that it comes later again: the request keeps its place and its time.
-    fn decided_later_again(&self, key: LinkKey, later: Later) {
+    /// The decision about a request is that it comes later again: the request keeps its place and its time. Answers the
+    /// decision that came meanwhile: as mail, it would come behind orders that were given after it.
+    fn decided_later_again(&self, key: LinkKey, later: Later) -> Option<Decision> {
         // Where the request does not wait any more, the new ticket learns it when this is dropped.
-        let Some(undecided) = self.arrivals.undecided.requests.get(key) else { return };
+        let undecided = self.arrivals.undecided.requests.get(key)?;
         let (mailbox, wanted) = (Arc::clone(&self.links.mailbox), Arc::downgrade(&undecided.wanted));
-        later.wait_at(UndecidedAddress { mailbox, key, wanted });
+        later.decided_or_wait_at(UndecidedAddress { mailbox, key, wanted })
     }
 
     /// Closes requests whose clients have left, a part of the table at a time.

@@ -1,0 +1,130 @@
+//! Stories of subscribers that read patterns.
+
+use super::*;
+use crate::event_log::{First, NoRoomForPatterns};
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::parse(text).unwrap().normalized()
+}
+
+fn through(patterns: &[Pattern]) -> Selection<'_> {
+    Selection::of(&[], true).with_patterns(patterns, patterns.len())
+}
+
+/// A single subscriber of a pattern that lost its connection was told of a gap that was none: of what topics had dropped
+/// that it never read.
+#[test]
+fn a_pattern_that_is_remembered_has_lost_what_its_topics_have_lost() {
+    let mut log = log(2);
+    let (orders, all) = ([pattern("orders/*")], [pattern("*")]);
+    log.add_pattern_reader(&orders, 0).unwrap();
+    append(&mut log, "orders/1");
+    (0..10).for_each(|_| append(&mut log, "noise"));
+    log.remove_pattern_reader(&orders, 0);
+    (0..10).for_each(|_| append(&mut log, "noise"));
+    assert_eq!(log.resume(&id(&log, 0), through(&orders)), at(0));
+    // What was never read begins with what any topic has dropped.
+    assert_eq!(log.resume(&id(&log, 0), through(&all)), gap(19, 0));
+    assert_eq!(log.available_after(Selection::of(&[], false).with_patterns(&[pattern("none/*")], 0)), 19);
+    log.check();
+}
+
+/// At the bound, what was left for the longest time is forgotten. What is read is not.
+#[test]
+fn patterns_have_a_bound_in_the_log() {
+    let mut log = log(2);
+    log.limit_patterns(3);
+    let patterns = ["a*", "b*", "c*", "d*", "e*"].map(pattern);
+    for shard in 0..3 {
+        log.add_pattern_reader(&patterns[shard..=shard], shard).unwrap();
+    }
+    assert_eq!(log.add_pattern_reader(&patterns[3..4], 0), Err(NoRoomForPatterns));
+    log.remove_pattern_reader(&patterns[1..2], 1);
+    log.remove_pattern_reader(&patterns[..1], 0);
+    assert_eq!((log.pattern_count(), log.pattern_readers()), (3, 1));
+    log.add_pattern_reader(&[patterns[0].clone(), patterns[3].clone()], 0).unwrap();
+    assert!(log.has_pattern(&patterns[0]) && !log.has_pattern(&patterns[1]));
+    let version = log.readers_version();
+    log.remove_pattern_reader(&patterns[3..4], 0);
+    // One of these finds room, and both together do not.
+    assert_eq!(
+        log.add_pattern_reader(&[patterns[1].clone(), patterns[4].clone()], 2),
+        Err(NoRoomForPatterns)
+    );
+    assert_eq!((log.readers_version(), log.pattern_readers()), (version + 1, 2));
+    log.check();
+    log.remove_pattern_reader(&patterns[..1], 0);
+    log.remove_pattern_reader(&patterns[2..3], 2);
+    assert!(log.reader_bytes() > 0 && log.pattern_readers() == 0);
+}
+
+/// A subscriber comes back to two patterns, one of which is remembered. The other one needs its place, and what was known of
+/// it would be lost: it would be told of a gap that is none.
+#[test]
+fn a_subscription_does_not_push_its_own_patterns_out() {
+    let mut log = log(2);
+    log.limit_patterns(2);
+    let (remembered, other) = ([pattern("z/*")], [pattern("y/*")]);
+    log.add_pattern_reader(&remembered, 0).unwrap();
+    log.remove_pattern_reader(&remembered, 0);
+    log.add_pattern_reader(&other, 0).unwrap();
+    log.remove_pattern_reader(&other, 0);
+    (0..5).for_each(|_| append(&mut log, "noise"));
+    log.add_pattern_reader(&[pattern("a/*"), pattern("z/*")], 0).unwrap();
+    assert_eq!((log.available_after(through(&remembered)), log.available_after(through(&other))), (0, 3));
+}
+
+/// A read looks at so many frames, and says how far it has come although it has found nothing.
+#[test]
+fn a_read_of_a_pattern_that_finds_nothing_is_not_at_the_end() {
+    let mut log = log(1_000);
+    for number in 0..500 {
+        append(&mut log, &format!("noise/{}", number % 7));
+    }
+    append(&mut log, "orders/1");
+    let patterns = [pattern("orders/{id}")];
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    let (mut up_to, mut reads, mut given) = (0, 0, Vec::new());
+    while up_to < log.newest() {
+        let wanted = wanted(through(&patterns), up_to, 0);
+        let bounds = ReadBounds { frames: 9, bytes: 9_999, steps: 200 };
+        let read = log.replay_after(&wanted, bounds, &mut given).unwrap();
+        assert!(read.up_to > up_to && (read.up_to <= 500 || given.len() == 1), "{read:?}");
+        (up_to, reads) = (read.up_to, reads + 1);
+    }
+    assert!(reads > 20 && given[0].seq() == 501, "{reads} reads");
+    assert!(matches!(log.first_after(through(&patterns), 0, 200), First::NothingUpTo(seq) if seq < 100));
+    assert_eq!(first(&log, through(&patterns), 0), Some(501));
+    assert!(matches!(log.first_after(through(&patterns), 501, 200), First::Nothing));
+}
+
+/// An event of two topics is for a pattern as long as a topic retains it that the pattern matches.
+#[test]
+fn what_a_pattern_reads_is_retained_by_one_of_its_topics() {
+    let mut log = log(2);
+    let event = Event::new(topic("a/1")).with_topic(topic("b/1")).unwrap();
+    append_at(&mut log, event.with_data("x"), Duration::ZERO);
+    (0..2).for_each(|_| append(&mut log, "a/1"));
+    let (a, b) = ([pattern("a/*")], [pattern("b/*")]);
+    let left = |patterns: &[Pattern]| {
+        let mut frames = Vec::new();
+        replay(&log, &wanted(through(patterns), 0, 9), 9, 9_999, &mut frames).unwrap();
+        frames.iter().map(|frame| frame.seq()).collect::<Vec<_>>()
+    };
+    assert_eq!((left(&a), left(&b)), (vec![2, 3], vec![1]));
+}
+
+/// The id of an event may be a publisher's. A subscriber of a pattern that resumed from such an id was told of a gap, since
+/// the topics of a pattern were not asked.
+#[test]
+fn a_subscriber_of_a_pattern_resumes_from_a_publishers_id() {
+    let mut log = log(2);
+    let patterns = [pattern("a/*")];
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    append_own(&mut log, "a/1", "one");
+    append_own(&mut log, "a/2", "two");
+    assert_eq!(log.resume("one", through(&patterns)), at(1));
+    (0..2).for_each(|_| append(&mut log, "a/1"));
+    assert_eq!(log.resume("one", through(&patterns)), gap(1, 0));
+    assert_eq!(log.resume("two", through(&patterns)), at(2));
+}
