@@ -9,6 +9,7 @@
 //! two neighbours always have more than [`SEGMENT_FRAMES`] frames together, and segments are as many as the
 //! frames need, twice at most.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -39,6 +40,42 @@ struct Segment {
 impl Segment {
     fn bytes(&self) -> usize {
         self.frames.capacity() * size_of::<(u64, Arc<Frame>)>()
+    }
+
+    /// The position of a number. Numbers are spread evenly as a rule, so the search begins where the number would be
+    /// then: nothing has touched this memory for long, and each look costs as much as everything else of a removal.
+    fn position_of(&self, seq: u64) -> Option<usize> {
+        let number_at = |position: usize| self.frames.get(position).map(|(number, _)| *number);
+        let (first, last) = (number_at(0)?, self.frames.back()?.0);
+        if seq < first || seq > last {
+            return None;
+        }
+        let end = self.frames.len();
+        let share = (seq - first) as f64 / (last - first).max(1) as f64;
+        let guess = ((share * (end - 1) as f64) as usize).min(end - 1);
+        // The number is in `low..high`.
+        let (mut low, mut high, mut step) = (0, end, 1);
+        let mut at = guess;
+        loop {
+            match number_at(at)?.cmp(&seq) {
+                Ordering::Equal => return Some(at),
+                Ordering::Less => {
+                    low = at + 1;
+                    at = (at + step).min(high.saturating_sub(1));
+                }
+                Ordering::Greater => {
+                    high = at;
+                    at = at.saturating_sub(step).max(low);
+                }
+            }
+            if low >= high {
+                return None;
+            }
+            step *= 2;
+            if step > 8 || at < low || at >= high {
+                at = low + (high - low) / 2;
+            }
+        }
     }
 }
 
@@ -79,11 +116,7 @@ impl FrameOrder {
     pub(crate) fn remove(&mut self, seq: u64) -> Option<Arc<Frame>> {
         let at = self.segment_of(seq)?;
         let segment = &mut self.segments[at];
-        // The oldest frame of a segment is found without a search of memory that nothing has touched for long.
-        let position = match segment.frames.front() {
-            Some((oldest, _)) if *oldest == seq => 0,
-            _ => segment.frames.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?,
-        };
+        let position = segment.position_of(seq)?;
         self.segment_bytes -= segment.bytes();
         let removed = segment.frames.remove(position).map(|(_, frame)| frame);
         shrink_queue(&mut segment.frames);

@@ -8,6 +8,8 @@
 //! has been left for the longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
 //! dropped. That is too high where other topics have dropped it, and never too low.
 
+use std::cell::RefCell;
+
 use smallvec::SmallVec;
 
 use super::dropped::Dropped;
@@ -37,6 +39,9 @@ pub(super) struct Patterns {
     newest: Option<PatternKey>,
     /// What was dropped of any topic.
     dropped_of_any: Dropped,
+    /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its topic has to
+    /// drop its oldest frame as a rule. Forgotten where the table changes.
+    last: RefCell<Option<(Topic, SmallVec<[PatternKey; 4]>)>>,
 }
 
 /// A pattern that shards read, or that is remembered.
@@ -61,6 +66,7 @@ impl Patterns {
             oldest: None,
             newest: None,
             dropped_of_any: Dropped::default(),
+            last: RefCell::new(None),
         }
     }
 
@@ -116,17 +122,22 @@ impl Patterns {
     /// Adds the shards that read a pattern of this topic.
     pub(super) fn add_shards(&self, topic: &Topic, shards: &mut ShardSet) {
         if self.read > 0 {
-            self.table.matching(topic.as_str(), |key| {
+            for key in self.matching(topic) {
                 if let Some(entry) = self.table.get(key) {
                     shards.union_with(&entry.readers);
                 }
-            });
+            }
         }
     }
 
-    fn matching(&self, topic: &Topic) -> SmallVec<[PatternKey; 16]> {
+    fn matching(&self, topic: &Topic) -> SmallVec<[PatternKey; 4]> {
+        let mut last = self.last.borrow_mut();
+        if let Some((_, keys)) = last.as_ref().filter(|(last, _)| last == topic) {
+            return keys.clone();
+        }
         let mut keys = SmallVec::new();
         self.table.matching(topic.as_str(), |key| keys.push(key));
+        *last = Some((topic.clone(), keys.clone()));
         keys
     }
 
@@ -179,6 +190,7 @@ impl Patterns {
             if self.table.len() < self.most {
                 let dropped = self.dropped_of_any;
                 let entry = PatternEntry { readers: ShardSet::new(), dropped, older: None, newer: None };
+                self.last.take();
                 if let Ok(key) = self.table.insert(pattern.clone(), entry) {
                     return Ok(key);
                 }
@@ -192,6 +204,7 @@ impl Patterns {
     /// Removes a remembered pattern.
     fn forget(&mut self, key: PatternKey) {
         self.unlink(key);
+        self.last.take();
         self.table.remove(key);
     }
 
@@ -249,6 +262,11 @@ impl Patterns {
     /// Checks what must always hold; for tests.
     pub(super) fn check(&self, newest: u64) {
         self.table.check();
+        if let Some((topic, keys)) = &*self.last.borrow() {
+            let mut found: SmallVec<[PatternKey; 4]> = SmallVec::new();
+            self.table.matching(topic.as_str(), |key| found.push(key));
+            assert_eq!(*keys, found, "the patterns of the last topic");
+        }
         let (mut read, mut readers, mut bytes) = (0, 0, 0);
         for (_, pattern, entry) in self.table.iter() {
             read += usize::from(!entry.readers.is_empty());
