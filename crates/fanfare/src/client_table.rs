@@ -27,7 +27,7 @@ pub(crate) struct ClientTable {
     keys: RateKeys,
 }
 
-/// CountTables by key.
+/// Counts by key.
 pub(crate) struct CountTables([CachePadded<Mutex<KeyCounts>>; TABLES]);
 
 /// Where a connection is counted: it is given back when that has left.
@@ -59,7 +59,7 @@ impl ClientTable {
         }
     }
 
-    /// CountTables a connection of an address. `None`: connections have no bound.
+    /// Counts a connection of an address. `None`: connections have no bound.
     pub(crate) fn enter(
         &self,
         address: IpAddr,
@@ -90,7 +90,7 @@ impl ClientTable {
         self.addresses.leave(counted);
     }
 
-    /// CountTables a stream of a subject. `None`: there are as many as may be.
+    /// Counts a stream of a subject. `None`: there are as many as may be.
     pub(crate) fn enter_subject(&self, subject: &str, most: usize) -> Option<CountedAt> {
         let key = self.keys.of_text(subject);
         self.subjects.enter(key[0], key, most)
@@ -202,9 +202,9 @@ impl CountedSockets {
     #[cfg(feature = "sim")]
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Socket> {
         let chunks = self.chunks.iter().enumerate();
-        let of_chunk = |(number, chunk): (usize, &Option<Box<Chunk>>)| {
-            let counted = chunk.as_ref().map_or([NOT; CHUNK], |chunk| chunk.counted);
-            let used = counted.into_iter().enumerate().filter(|(_, counted)| *counted != NOT);
+        let chunks = chunks.filter_map(|(number, chunk)| Some((number, chunk.as_deref()?)));
+        let of_chunk = |(number, chunk): (usize, &Chunk)| {
+            let used = chunk.counted.into_iter().enumerate().filter(|(_, counted)| *counted != NOT);
             used.map(move |(index, _)| (number * CHUNK + index) as Socket).collect::<Vec<_>>()
         };
         chunks.flat_map(of_chunk)

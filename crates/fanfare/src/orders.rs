@@ -18,6 +18,9 @@ use crate::admission::Subscribe;
 /// does not begin, and its client comes back.
 const REMEMBERED: usize = 1024;
 
+/// How far back an order is looked for that is given again.
+const REPEATED: usize = 64;
+
 /// A moment before a decision, as the number of the next order: see [`crate::Hub::decision_start`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecisionStart(NonZeroU64);
@@ -91,6 +94,11 @@ impl NumberedOrder {
 
 impl RecentOrders {
     pub(crate) fn add(&mut self, order: NumberedOrder) {
+        // The same order is given again and again where the mailbox of another shard is full. It takes one place.
+        let newest = self.orders.iter().rev().take(REPEATED);
+        if let Some(back) = newest.into_iter().position(|other| other.about == order.about) {
+            self.orders.remove(self.orders.len() - 1 - back);
+        }
         if self.orders.len() == REMEMBERED
             && let Some(oldest) = self.orders.pop_front()
         {
@@ -152,5 +160,22 @@ mod tests {
             "nothing is known of it, so no order is about it"
         );
         assert!(!recent.end(&subscribe(Some("1024"), None), numbers.now()));
+    }
+
+    /// One request to end connections was given up to a hundred times, and pushed out what a shard remembered.
+    #[test]
+    fn an_order_that_is_given_again_takes_one_place() {
+        let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());
+        recent.add(numbers.next(About::Subject("ada".into())));
+        let between = numbers.now();
+        for _ in 0..2 * REMEMBERED {
+            for name in ["bob", "carol"] {
+                recent.add(numbers.next(About::Subject(name.into())));
+            }
+        }
+        assert_eq!((recent.orders.len(), recent.forgotten), (3, 0));
+        for (name, ends) in [("ada", false), ("bob", true), ("carol", true), ("dora", false)] {
+            assert_eq!(recent.end(&subscribe(Some(name), None), between), ends, "{name}");
+        }
     }
 }

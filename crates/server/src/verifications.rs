@@ -10,11 +10,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Tokens that wait. Beyond it the next one is refused.
 const QUEUED: usize = 16_384;
+
+/// Tokens of one client that wait. Beyond it the client is refused, and others are not.
+const QUEUED_OF_CLIENT: usize = QUEUED / 16;
 
 /// Threads. More would take the processors away from the shards.
 const THREADS: usize = 2;
@@ -47,12 +51,14 @@ struct Queue {
     turns: VecDeque<Option<IpAddr>>,
     len: usize,
     limit: usize,
+    limit_of_client: usize,
     is_ended: bool,
 }
 
 impl Queue {
-    fn new(limit: usize) -> Queue {
-        Queue { of_clients: HashMap::new(), turns: VecDeque::new(), len: 0, limit, is_ended: false }
+    fn new(limit: usize, limit_of_client: usize) -> Queue {
+        let (of_clients, turns) = (HashMap::new(), VecDeque::new());
+        Queue { of_clients, turns, len: 0, limit, limit_of_client, is_ended: false }
     }
 
     /// Gives it back where there is no room.
@@ -66,6 +72,9 @@ impl Queue {
         }
         let client = client.map(client_key);
         let its = self.of_clients.entry(client).or_default();
+        if its.len() >= self.limit_of_client {
+            return Err(verification);
+        }
         if its.is_empty() {
             self.turns.push_back(client);
         }
@@ -107,7 +116,10 @@ impl Verifications {
     /// # Errors
     /// The operating system starts no thread.
     pub(crate) fn start() -> io::Result<Verifications> {
-        let shared = Arc::new(Shared { queue: Mutex::new(Queue::new(QUEUED)), filled: Condvar::new() });
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue::new(QUEUED, QUEUED_OF_CLIENT)),
+            filled: Condvar::new(),
+        });
         let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
         for index in 0..count {
             let shared = Arc::clone(&shared);
@@ -162,10 +174,17 @@ impl Shared {
                 }
             };
             drop(queue);
-            if next.is_wanted() {
-                next.run();
+            // A panic is the end of this verification, whose client is answered 500, and not of the thread.
+            if catch_unwind(AssertUnwindSafe(|| run_wanted(next))).is_err() {
+                tracing::error!("the verification of a token has panicked; its message is above");
             }
         }
+    }
+}
+
+fn run_wanted(verification: Box<dyn Verification>) {
+    if verification.is_wanted() {
+        verification.run();
     }
 }
 
@@ -212,7 +231,7 @@ mod tests {
     #[test]
     fn clients_take_turns() {
         let (to, told) = channel();
-        let mut queue = Queue::new(3000);
+        let mut queue = Queue::new(3000, 1000);
         for name in 0..1000 {
             let of = format!("2001:db8:0:1::{:x}", name + 1);
             assert!(queue.push(address(&of), named(&to, name)).is_ok());
@@ -235,13 +254,47 @@ mod tests {
     #[test]
     fn the_queue_has_a_bound() {
         let (to, _told) = channel();
-        let mut queue = Queue::new(2);
+        let mut queue = Queue::new(2, 2);
         assert!(
             queue.push(None, named(&to, 0)).is_ok()
                 && queue.push(address("192.0.2.1"), named(&to, 1)).is_ok()
         );
         assert!(queue.push(address("192.0.2.2"), named(&to, 2)).is_err());
         assert!(queue.pop().is_some() && queue.push(None, named(&to, 3)).is_ok());
+    }
+
+    /// One client filled the queue, and all others were refused.
+    #[test]
+    fn one_client_fills_its_own_share_only() {
+        let (to, _told) = channel();
+        let mut queue = Queue::new(100, 10);
+        for name in 0..20 {
+            assert_eq!(queue.push(address("192.0.2.1"), named(&to, name)).is_ok(), name < 10);
+        }
+        assert!(queue.push(address("192.0.2.2"), named(&to, 20)).is_ok());
+    }
+
+    /// A panic ended the thread: after two of them no token was verified any more.
+    #[test]
+    fn a_panic_ends_one_verification() {
+        struct Panics;
+        impl Verification for Panics {
+            fn is_wanted(&self) -> bool {
+                true
+            }
+            fn run(self: Box<Self>) {
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }
+            fn refuse(self: Box<Self>) {}
+        }
+        let (to, told) = channel();
+        let verifications = Verifications::start().expect("threads");
+        for _ in 0..2 * THREADS {
+            verifications.push(None, Box::new(Panics));
+        }
+        verifications.push(None, named(&to, 1));
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok((1, "run")));
+        verifications.end();
     }
 
     #[test]

@@ -362,10 +362,12 @@ impl World {
             let interest = net.connection(index).verifier.subscription.interest();
             (interest.topics.clone(), interest.patterns.clone())
         };
-        // A pattern that it has is there. For another one, the log may have no room.
+        // Where the log may have no room for a pattern, those that it has stay: a change that follows this one before the
+        // shard has made it could not have them back.
         match self.shared.below(4) {
+            _ if self.shared.may_lack_patterns() => {}
             0 => patterns.clear(),
-            1 if !self.shared.may_lack_patterns() => patterns = self.shared.some_patterns(),
+            1 => patterns = self.shared.some_patterns(),
             _ => {}
         }
         match self.shared.below(4) {

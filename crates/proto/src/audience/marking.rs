@@ -40,7 +40,8 @@ impl Audiences {
         if audiences == 0 {
             return 0;
         }
-        let is_small = streams <= self.bounds.small_fan_out;
+        // After a mass of ends, many audiences without a stream may wait for their removal: they are marked in pieces.
+        let is_small = streams.max(audiences) <= self.bounds.small_fan_out;
         let frame = store.insert(frame);
         if !is_small || self.markings.is_empty() {
             self.markings.push_back(Marking { frame, is_small, entries, at: 0, next: 0 });

@@ -50,11 +50,9 @@ async fn try_end(control: &Control, publisher: &Publisher, query: &str) -> Resul
     }
     let Ends { subjects, topics, tokens, until_unix_s } = Ends::parse(query)?;
     let until_unix_s = until_unix_s.unwrap_or_else(|| (unix_time() + BARRED).as_secs());
-    // A subject that comes with a token has other tokens, which stay good: all of its streams end, and those of good tokens
-    // come back. First the bar, then the end: a client that comes back at once is refused.
+    // First the bar, then the end: a client that comes back at once is refused.
     let barred = tokens.iter().map(|token| Revoked::TokenId(token.as_str().into()));
-    let barred_subjects = subjects.iter().filter(|_| tokens.is_empty());
-    let barred_subjects = barred_subjects.map(|subject| Revoked::Subject(subject.as_str().into()));
+    let barred_subjects = subjects.iter().map(|subject| Revoked::Subject(subject.as_str().into()));
     let mut full = None;
     for revoked in barred.chain(barred_subjects) {
         if let Err(error) = publisher.access().revoke(revoked, until_unix_s) {
@@ -83,7 +81,10 @@ async fn try_end(control: &Control, publisher: &Publisher, query: &str) -> Resul
     );
     if let Some(error) = full {
         tracing::error!(%error, "a revocation does not bar, because the list of revocations is full");
-        return Err(Problem::new(507, format!("the streams were ended, and nothing was barred: {error}")));
+        return Err(Problem::new(
+            507,
+            format!("the streams were ended, and not everything was barred: {error}"),
+        ));
     }
     Ok(())
 }
