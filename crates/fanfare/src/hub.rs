@@ -116,10 +116,9 @@ pub struct CountedConnection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TooManyConnections(());
 
-/// Events that were accepted, or accepted before, and are visible: they are in the log, [`Hub::head`] has reached them,
-/// and every
-/// subscriber of their topics gets them in this order. No publisher gets this answer earlier, also where a
-/// durable store stands between sequence and release and older events are not released yet.
+/// Events that were accepted, now or before, and are visible: they are in the log, [`Hub::head`] has reached
+/// them, and every subscriber of their topics gets them in this order. No publisher gets this answer earlier, also
+/// where a durable store stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
