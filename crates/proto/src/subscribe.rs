@@ -7,7 +7,7 @@ use crate::event::{InvalidEvent, Topic};
 use crate::form::form_fields;
 use crate::frame::Checkpoint;
 use crate::head::RequestHead;
-use crate::pattern::{MAX_STATES, Pattern, PatternError};
+use crate::pattern::{MAX_STATES_OF_ONE, Pattern, PatternError};
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
 /// there, the earlier name in this list wins.
@@ -144,7 +144,7 @@ impl Selected {
         }
         if !self.patterns.iter().any(|other| other.has_form_of(&pattern)) {
             self.check_room()?;
-            if pattern.states() > MAX_STATES {
+            if pattern.states() > MAX_STATES_OF_ONE {
                 return Err(SubscribeError::PatternTooComplex);
             }
             self.patterns.push(pattern);

@@ -55,6 +55,10 @@ struct PatternEntry {
     newer: Option<PatternKey>,
 }
 
+/// A pattern with more states than this is not remembered when no shard reads it: it would take the room of others, and a
+/// client that comes and goes with such patterns would shut out those of all others.
+const REMEMBERED_STATES: usize = 2;
+
 impl Patterns {
     pub(super) fn new(most: usize) -> Patterns {
         Patterns {
@@ -176,6 +180,9 @@ impl Patterns {
         if self.is_remembered(key) {
             self.read -= 1;
             self.link(key);
+            if pattern.states() > REMEMBERED_STATES {
+                self.forget(key);
+            }
             // What subscribers read has a bound elsewhere: see `Limits::subscription_bytes`.
             while self.table.bytes() > REMEMBERED_PATTERN_BYTES
                 && let Some(oldest) = self.oldest

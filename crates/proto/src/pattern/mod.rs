@@ -18,7 +18,7 @@ use crate::event::{MAX_TOPIC_BYTES, Topic};
 
 pub use self::error::PatternError;
 pub use self::set::PatternSet;
-pub use self::table::{MAX_STATES, PatternKey, PatternTable, TooMuchWork, Work};
+pub use self::table::{MAX_STATES, MAX_STATES_OF_ONE, PatternKey, PatternTable, TooMuchWork, Work};
 
 /// The longest pattern, in bytes of UTF-8: the longest topic, and room for the names of variables.
 pub const MAX_PATTERN_BYTES: usize = 512;

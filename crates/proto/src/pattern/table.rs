@@ -40,6 +40,10 @@ mod tests;
 /// the costliest topic takes about a tenth of a millisecond in the costliest table.
 pub const MAX_STATES: usize = 32;
 
+/// The most states that a pattern of a request may have alone. Ordinary templates have one or two. A client with a few
+/// templates of many states would leave no room for those of others.
+pub const MAX_STATES_OF_ONE: usize = 8;
+
 /// The node that every walk starts at. It is never removed.
 const START: u32 = 0;
 

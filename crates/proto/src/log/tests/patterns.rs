@@ -60,6 +60,30 @@ fn patterns_have_a_bound_in_the_log() {
 
 /// A subscriber comes back to two patterns, one of which is remembered. The other one needs its place, and what was known of
 /// it would be lost: it would be told of a gap that is none.
+/// A client that came and went with templates of many variables left no room for `/users/{id}/inbox`, although no shard
+/// read them any more.
+#[test]
+fn patterns_of_many_states_are_not_remembered() {
+    let mut log = log(2);
+    let of_ada = |number: usize| pattern(&format!("/users/ada/{number}-{{a}}-{{b}}-{{c}}-{{d}}-{{e}}"));
+    assert!(of_ada(0).states() > 2);
+    for number in 0..1000 {
+        let patterns = [of_ada(number)];
+        if log.add_pattern_reader(&patterns, 0).is_ok() {
+            log.remove_pattern_reader(&patterns, 0);
+        }
+    }
+    assert_eq!(log.pattern_count(), 0);
+    for (shard, text) in
+        ["/users/{id}/inbox", "/users/{id}", "/{kind}/ada/{x}", "{x}/orders"].iter().enumerate()
+    {
+        let patterns = [pattern(text)];
+        assert_eq!(log.add_pattern_reader(&patterns, shard), Ok(()), "{text}");
+        assert!(patterns[0].states() <= 2, "{text} is an ordinary one");
+    }
+    log.check();
+}
+
 #[test]
 fn a_subscription_does_not_push_its_own_patterns_out() {
     let mut log = log(2);
