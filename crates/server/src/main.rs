@@ -24,6 +24,7 @@ mod rules;
 mod serve;
 mod subscriber;
 mod token_command;
+mod turns;
 mod verifications;
 
 use std::process::ExitCode;

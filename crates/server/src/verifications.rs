@@ -7,12 +7,13 @@
 //!
 //! A shard may call [`Verifications::push`]: a condition variable has no descriptor.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use crate::turns::Turns;
 
 /// Tokens that wait. Beyond it the next one is refused.
 const QUEUED: usize = 16_384;
@@ -44,70 +45,10 @@ struct Shared {
     filled: Condvar,
 }
 
-/// What waits, by client.
+/// What waits.
 struct Queue {
-    of_clients: HashMap<Option<IpAddr>, VecDeque<Box<dyn Verification>>>,
-    /// Clients that have some, in the order of their turns.
-    turns: VecDeque<Option<IpAddr>>,
-    len: usize,
-    limit: usize,
-    limit_of_client: usize,
+    turns: Turns<Box<dyn Verification>>,
     is_ended: bool,
-}
-
-impl Queue {
-    fn new(limit: usize, limit_of_client: usize) -> Queue {
-        let (of_clients, turns) = (HashMap::new(), VecDeque::new());
-        Queue { of_clients, turns, len: 0, limit, limit_of_client, is_ended: false }
-    }
-
-    /// Gives it back where there is no room.
-    fn push(
-        &mut self,
-        client: Option<IpAddr>,
-        verification: Box<dyn Verification>,
-    ) -> Result<(), Box<dyn Verification>> {
-        if self.len >= self.limit || self.is_ended {
-            return Err(verification);
-        }
-        let client = client.map(client_key);
-        let its = self.of_clients.entry(client).or_default();
-        if its.len() >= self.limit_of_client {
-            return Err(verification);
-        }
-        if its.is_empty() {
-            self.turns.push_back(client);
-        }
-        its.push_back(verification);
-        self.len += 1;
-        Ok(())
-    }
-
-    /// The next one of the client whose turn it is.
-    fn pop(&mut self) -> Option<Box<dyn Verification>> {
-        let client = self.turns.pop_front()?;
-        let its = self.of_clients.get_mut(&client)?;
-        let next = its.pop_front();
-        if its.is_empty() {
-            self.of_clients.remove(&client);
-            if self.of_clients.is_empty() {
-                // What a crowd needed is given back.
-                (self.of_clients, self.turns) = (HashMap::new(), VecDeque::new());
-            }
-        } else {
-            self.turns.push_back(client);
-        }
-        self.len -= usize::from(next.is_some());
-        next
-    }
-}
-
-/// Addresses of one client: IPv4 whole, IPv6 by its network of 64 bits.
-fn client_key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-    }
 }
 
 impl Verifications {
@@ -117,7 +58,7 @@ impl Verifications {
     /// The operating system starts no thread.
     pub(crate) fn start() -> io::Result<Verifications> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue::new(QUEUED, QUEUED_OF_CLIENT)),
+            queue: Mutex::new(Queue { turns: Turns::new(QUEUED, QUEUED_OF_CLIENT), is_ended: false }),
             filled: Condvar::new(),
         });
         let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
@@ -130,7 +71,12 @@ impl Verifications {
 
     /// Verifies later, on another thread, or refuses now.
     pub(crate) fn push(&self, client: Option<IpAddr>, verification: Box<dyn Verification>) {
-        let pushed = self.0.lock().push(client, verification);
+        let mut queue = self.0.lock();
+        let pushed = match queue.is_ended {
+            false => queue.turns.push(client, verification),
+            true => Err(verification),
+        };
+        drop(queue);
         match pushed {
             Ok(()) => self.0.filled.notify_one(),
             Err(verification) => verification.refuse(),
@@ -141,8 +87,7 @@ impl Verifications {
     pub(crate) fn end(&self) {
         let mut queue = self.0.lock();
         queue.is_ended = true;
-        let waiting = std::mem::take(&mut queue.of_clients);
-        queue.turns = VecDeque::new();
+        let waiting = std::mem::replace(&mut queue.turns, Turns::new(0, 0));
         drop(queue);
         self.0.filled.notify_all();
         drop(waiting);
@@ -168,7 +113,7 @@ impl Shared {
                 if queue.is_ended {
                     return;
                 }
-                match queue.pop() {
+                match queue.turns.pop() {
                     Some(next) => break next,
                     None => queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 }
@@ -191,7 +136,7 @@ fn run_wanted(verification: Box<dyn Verification>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::mpsc::{Sender, channel};
     use std::time::Duration;
 
     /// Tells its name, and what became of it.
@@ -217,61 +162,6 @@ mod tests {
 
     fn named(to: &Sender<(u32, &'static str)>, name: u32) -> Box<dyn Verification> {
         Box::new(Named { name, is_wanted: true, to: to.clone() })
-    }
-
-    fn names(told: &Receiver<(u32, &'static str)>) -> Vec<u32> {
-        told.try_iter().map(|(name, _)| name).collect()
-    }
-
-    fn address(text: &str) -> Option<IpAddr> {
-        Some(text.parse().expect("an address"))
-    }
-
-    /// A client with a thousand bad tokens was in front of all others. The addresses of one network of IPv6 are one client.
-    #[test]
-    fn clients_take_turns() {
-        let (to, told) = channel();
-        let mut queue = Queue::new(3000, 1000);
-        for name in 0..1000 {
-            let of = format!("2001:db8:0:1::{:x}", name + 1);
-            assert!(queue.push(address(&of), named(&to, name)).is_ok());
-        }
-        for (name, of) in [(1000, address("192.0.2.1")), (1001, address("::ffff:192.0.2.1")), (1002, None)] {
-            assert!(queue.push(of, named(&to, name)).is_ok());
-        }
-        for _ in 0..7 {
-            queue.pop().expect("there are more").run();
-        }
-        assert_eq!(names(&told), [0, 1000, 1002, 1, 1001, 2, 3]);
-        assert_eq!(queue.len, 996);
-        while let Some(next) = queue.pop() {
-            next.run();
-        }
-        assert_eq!(names(&told), (4..1000).collect::<Vec<_>>());
-        assert_eq!((queue.len, queue.of_clients.len(), queue.turns.len()), (0, 0, 0));
-    }
-
-    #[test]
-    fn the_queue_has_a_bound() {
-        let (to, _told) = channel();
-        let mut queue = Queue::new(2, 2);
-        assert!(
-            queue.push(None, named(&to, 0)).is_ok()
-                && queue.push(address("192.0.2.1"), named(&to, 1)).is_ok()
-        );
-        assert!(queue.push(address("192.0.2.2"), named(&to, 2)).is_err());
-        assert!(queue.pop().is_some() && queue.push(None, named(&to, 3)).is_ok());
-    }
-
-    /// One client filled the queue, and all others were refused.
-    #[test]
-    fn one_client_fills_its_own_share_only() {
-        let (to, _told) = channel();
-        let mut queue = Queue::new(100, 10);
-        for name in 0..20 {
-            assert_eq!(queue.push(address("192.0.2.1"), named(&to, name)).is_ok(), name < 10);
-        }
-        assert!(queue.push(address("192.0.2.2"), named(&to, 20)).is_ok());
     }
 
     /// A panic ended the thread: after two of them no token was verified any more.

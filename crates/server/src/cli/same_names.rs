@@ -61,7 +61,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 38] = [
+const OF_THE_SERVER: [&str; 39] = [
     "config",
     "listen-proxy",
     "subscriber-keys",
@@ -82,6 +82,7 @@ const OF_THE_SERVER: [&str; 38] = [
     "jwks-refresh",
     "plain-http",
     "publisher-jwks",
+    "revocations-file",
     "subscriber-jwks",
     "open",
     "forwarded-field",

@@ -10,6 +10,7 @@ use fanfare::{RequestHead, form_fields, is_resume_parameter};
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     fields: Vec<(HeaderName, HeaderValue)>,
+    client: Option<IpAddr>,
 }
 
 /// Two questions with the same key are the same question. It is a hash, so that what waits and what is remembered
@@ -61,7 +62,12 @@ impl Question {
                 add(header, value)?;
             }
         }
-        Ok(Question { fields })
+        Ok(Question { fields, client })
+    }
+
+    /// The client of the request that asked first.
+    pub(super) fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 
     pub(super) fn fields(&self) -> &[(HeaderName, HeaderValue)] {

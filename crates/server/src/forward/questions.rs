@@ -1,10 +1,10 @@
-//! Which questions are asked when: equal ones once, a bounded number at a time, the others in their order.
+//! Which questions are asked when: equal ones once, a bounded number at a time, the others in the turns of their clients.
 //!
 //! [`Questions`] does no IO and reads no clock. Its inputs are [`Questions::add`] for a request, [`Questions::settle`]
 //! for an answer, and [`Questions::tick`] now and then; its output is [`Questions::next`], which names the next question
 //! to send.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,16 @@ use super::answer::{Answer, Failure};
 use super::cache::AnswerCache;
 use super::question::{Question, QuestionKey};
 use super::settled::Settled;
+use crate::turns::Turns;
 
 /// The most requests that wait for an answer.
 const MAX_WAITERS: usize = 16_384;
 
 /// The most different questions that wait for their turn.
 const MAX_QUEUED: usize = 4_096;
+
+/// The most of them of one client. Beyond it this client is answered 503, and others are not.
+const MAX_QUEUED_OF_CLIENT: usize = MAX_QUEUED / 4;
 
 /// The longest time for which a refusal is remembered: a user who signs in tries again at once.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
@@ -29,8 +33,8 @@ const ABANDONED: Duration = Duration::from_millis(250);
 /// The questions of one endpoint. `W` is a request that waits.
 pub(super) struct Questions<W> {
     open: HashMap<QuestionKey, Open<W>>,
-    /// Those that are not sent yet, in their order.
-    queue: VecDeque<QuestionKey>,
+    /// Those that are not sent yet. Clients take turns, so that one with many questions delays its own.
+    queue: Turns<QuestionKey>,
     /// How many are sent and have no answer.
     sent: usize,
     waiters: usize,
@@ -66,7 +70,7 @@ impl<W: Waiter> Questions<W> {
     pub(super) fn new(most_sent: usize, cache_for: Option<Duration>, timeout: Duration) -> Questions<W> {
         Questions {
             open: HashMap::new(),
-            queue: VecDeque::new(),
+            queue: Turns::new(MAX_QUEUED, MAX_QUEUED_OF_CLIENT),
             sent: 0,
             waiters: 0,
             cache: AnswerCache::default(),
@@ -89,15 +93,16 @@ impl<W: Waiter> Questions<W> {
         }
         let is_new = !self.open.contains_key(&key);
         // A tick makes room where clients have left.
-        if self.waiters >= MAX_WAITERS || (is_new && self.queue.len() >= MAX_QUEUED) {
+        if self.waiters >= MAX_WAITERS || (is_new && self.queue.push(question.client(), key).is_err()) {
             waiter.decide(&failed(Failure::Busy));
             return;
         }
         self.waiters += 1;
-        let queue = &mut self.queue;
-        let open = self.open.entry(key).or_insert_with(|| {
-            queue.push_back(key);
-            Open { question: Arc::new(question), waiters: Vec::new(), since: now, is_sent: false }
+        let open = self.open.entry(key).or_insert_with(|| Open {
+            question: Arc::new(question),
+            waiters: Vec::new(),
+            since: now,
+            is_sent: false,
         });
         open.waiters.push(waiter);
     }
@@ -105,7 +110,7 @@ impl<W: Waiter> Questions<W> {
     /// The next question to send, where one more may be sent. The caller sends it, and calls [`Questions::settle`].
     pub(super) fn next(&mut self, now: Duration) -> Option<Sending> {
         while self.sent < self.most_sent {
-            let key = self.queue.pop_front()?;
+            let key = self.queue.pop()?;
             let Some(open) = self.open.get_mut(&key) else { continue };
             if !open.waiters.iter().any(Waiter::is_wanted) {
                 self.remove(&key);

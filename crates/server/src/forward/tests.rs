@@ -1,5 +1,6 @@
 //! Tests of the questions of an endpoint, without a socket.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -56,13 +57,18 @@ impl World {
 
     /// A request about this topic comes. What it gives makes its client leave.
     fn add(&mut self, topic: &str, now: Duration) -> Arc<AtomicBool> {
+        self.add_from(None, topic, now)
+    }
+
+    /// The same from this address.
+    fn add_from(&mut self, client: Option<IpAddr>, topic: &str, now: Duration) -> Arc<AtomicBool> {
         let target = format!("/events?topic={topic}");
         let head = RequestHead::from_parts("GET", &target, 1, [("Host", &b"h"[..])]).unwrap();
         let has_left = Arc::new(AtomicBool::new(false));
         let request =
             Request { number: self.next, has_left: Arc::clone(&has_left), seen: Arc::clone(&self.seen) };
         self.next += 1;
-        self.questions.add(Question::about(&head, None, &[]).unwrap(), request, now);
+        self.questions.add(Question::about(&head, client, &[]).unwrap(), request, now);
         has_left
     }
 
@@ -192,15 +198,38 @@ fn what_waits_for_its_turn_for_too_long_is_answered() {
 #[test]
 fn neither_different_questions_nor_equal_ones_wait_without_a_bound() {
     let mut world = World::new(1, None);
-    for number in 0..5_000 {
-        world.add(&number.to_string(), Duration::ZERO);
+    for number in 0..5_000_u32 {
+        let client = Ipv4Addr::from_bits(0xc000_0200 + number % 8);
+        world.add_from(Some(client.into()), &number.to_string(), Duration::ZERO);
     }
     let busy = world.answers();
     assert_eq!(busy.len(), 5_000 - 4_096);
     assert!(busy.iter().all(|(_, answer)| answer == "Busy"));
     // Equal ones join a question that waits already.
     for _ in 0..16_384 {
-        world.add("0", Duration::ZERO);
+        world.add_from(Some(Ipv4Addr::from_bits(0xc000_0200).into()), "0", Duration::ZERO);
     }
     assert_eq!(world.answers().len(), 16_384 - (16_384 - 4_096));
+}
+
+/// One client with 6,000 questions shut all others out for seconds.
+#[test]
+fn a_client_with_many_questions_delays_its_own() {
+    let mut world = World::new(2, None);
+    let [busy, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(|address| Some(address.into()));
+    for number in 0..2_000 {
+        world.add_from(busy, &number.to_string(), Duration::ZERO);
+    }
+    assert_eq!(world.answers().len(), 2_000 - 1_024, "its share of the queue is full");
+    let first = world.send(Duration::ZERO);
+    world.add_from(other, "innocent", Duration::ZERO);
+    for sending in &first {
+        world.settle(sending, granted(), false, Duration::ZERO);
+    }
+    assert_eq!(world.answers().len(), 2);
+    for sending in world.send(Duration::ZERO) {
+        world.settle(&sending, granted(), false, Duration::ZERO);
+    }
+    let answers = world.answers();
+    assert!(answers.contains(&(2_000, "granted".to_owned())), "{answers:?}");
 }
