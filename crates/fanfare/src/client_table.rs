@@ -28,7 +28,7 @@ pub(crate) struct ClientTable {
 }
 
 /// Counts by key.
-pub(crate) struct CountTables([CachePadded<Mutex<KeyCounts>>; TABLES]);
+pub(crate) struct CountTables(Box<[CachePadded<Mutex<KeyCounts>>]>);
 
 /// Where a connection is counted: it is given back when that has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl ClientTable {
 impl CountTables {
     fn new(seed: u64) -> CountTables {
         let table = |index: usize| KeyCounts::new(seed.wrapping_add(index as u64));
-        CountTables(std::array::from_fn(|index| CachePadded::new(Mutex::new(table(index)))))
+        // Not as an array, which would be on the stack first: the stacks of the models are small.
+        CountTables((0..TABLES).map(|index| CachePadded::new(Mutex::new(table(index)))).collect())
     }
 
     fn enter(&self, hash: u64, key: Key, most: usize) -> Option<CountedAt> {

@@ -40,7 +40,7 @@ const BUCKETS: usize = RATES_BYTES / RateTable::BUCKET_BYTES;
 /// ```
 pub struct RateLimiter {
     /// A table is made with the first client that it gets.
-    tables: [CachePadded<Mutex<Option<RateTable>>>; TABLES],
+    tables: Box<[CachePadded<Mutex<Option<RateTable>>>]>,
     keys: RateKeys,
 }
 
@@ -65,7 +65,7 @@ impl RateLimiter {
 
     /// `seed` makes hashes unpredictable.
     pub(crate) fn with_seed(seed: u64) -> RateLimiter {
-        let tables = std::array::from_fn(|_| CachePadded::new(Mutex::new(None)));
+        let tables = (0..TABLES).map(|_| CachePadded::new(Mutex::new(None))).collect();
         RateLimiter { tables, keys: RateKeys::new(seed) }
     }
 
