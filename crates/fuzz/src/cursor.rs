@@ -9,7 +9,7 @@ use fanfare_proto::frame::{Checkpoint, Frame};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::{LogLimits, Retention};
 use fanfare_proto::log::{EARLIEST, Log};
-use fanfare_proto::pattern::{MAX_STATES, Pattern};
+use fanfare_proto::pattern::{MAX_STATES_OF_ONE, Pattern};
 use fanfare_proto::selection::Selection;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
@@ -149,7 +149,7 @@ fn subscription(id: &[u8], query: &[u8]) {
             assert!(all("match").any(|text| text.contains('\u{fffd}')));
         }
         Err(SubscribeError::PatternTooComplex) => {
-            assert!(patterns.iter().any(|pattern| pattern.states() > MAX_STATES));
+            assert!(patterns.iter().any(|pattern| pattern.states() > MAX_STATES_OF_ONE));
         }
         Err(SubscribeError::TopicNotUtf8) => {
             assert!(all("topic").any(|topic| topic.contains('\u{fffd}')));
