@@ -130,7 +130,7 @@ impl Revocations {
         by_id.is_some() || by_subject.is_some_and(was_issued_before)
     }
 
-    /// All entries, those that were revoked last at the end, and a number that rises with each revocation.
+    /// All entries in the order of their revocations, the oldest first, and a number that rises with each revocation.
     pub fn list(&self) -> (u64, Vec<Revocation>) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let entries = inner.order.values().filter_map(|revoked| {
@@ -222,8 +222,8 @@ mod tests {
         list.revoke(subject(name), now, until).expect("there is room");
     }
 
-    /// The oldest revocation was given up for a new one: whoever could cause many, as by logging out, let the barred in
-    /// again.
+    /// A full list dropped its oldest revocation for a new one. So a user who caused many revocations, for example by
+    /// logging out again and again, made an older one end before its time.
     #[test]
     fn a_full_list_refuses_and_gives_no_revocation_up() {
         let list = Revocations::new(2);

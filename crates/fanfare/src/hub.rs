@@ -70,7 +70,7 @@ pub struct Hub {
 
 struct Inner {
     clock: Clock,
-    /// The bounds of the start: those that never change are read here.
+    /// The bounds with which the engine was started. Bounds that never change are read here.
     limits: Limits,
     /// The bounds in force. Held for a copy of a pointer.
     current: RwLock<Arc<Limits>>,

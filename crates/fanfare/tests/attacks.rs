@@ -97,8 +97,8 @@ fn a_subscription_of_an_embedder_has_the_bound_of_topics() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// Sixteen thousand connections with 64 topics each, which nobody else reads, held up events for three seconds when they ended
-/// at once. They begin and end in pieces now: each of them still gets its events, and all of them are gone in the end.
+/// Sixteen thousand connections had 64 topics each, which no other connection read. When all of them ended at once, they
+/// held up events for three seconds. They begin and end in pieces now: each of them still gets its events, and all of them are gone in the end.
 #[test]
 fn a_mass_of_topics_begins_and_ends_in_pieces() {
     const CLIENTS: usize = 300;

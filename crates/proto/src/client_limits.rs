@@ -115,7 +115,7 @@ impl Default for Operators {
 impl FromStr for Operators {
     type Err = InvalidNetwork;
 
-    /// Reads a list; the empty one is nobody's.
+    /// Reads a list. With an empty list, no address is an operator's.
     ///
     /// # Errors
     /// An entry is neither a network nor `unix`; the error names it.

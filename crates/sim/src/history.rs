@@ -37,7 +37,7 @@ pub(crate) struct Interest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sight {
     None,
-    /// Of all, also of those that a change adds.
+    /// Of all, and of the topics that a later change adds.
     All,
     /// Through these, as long as it has them.
     Of(Vec<Topic>, Vec<Pattern>),

@@ -54,7 +54,7 @@ pub struct Subscribe {
 /// What a subscription reads beside its topics, and through which selectors it sees private events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selectors {
-    /// Private events through all selectors, also through those that a change adds.
+    /// Private events are seen through all selectors. This includes the selectors that a later change adds.
     all_private: bool,
     /// Few subscriptions have some of these, so they cost the others one word.
     named: Option<Box<Named>>,
@@ -173,9 +173,10 @@ impl Subscribe {
     /// Events of all topics that match one of these patterns, beside those of the topics. An event that matches several
     /// selectors is delivered once.
     ///
-    /// A resume of such a subscription goes through the retained events of all topics, piece by piece. A gap may be told
-    /// that is none where nobody has read the pattern lately: what its topics have dropped is not known then. A new stream
-    /// is answered as if there were no room where the process has [`crate::Limits::patterns`] already.
+    /// A resume of such a subscription goes through the retained events of all topics, piece by piece. Where no
+    /// subscriber has read the pattern lately, the log does not know what its topics have dropped. Then a subscriber may be
+    /// told of a gap although it has missed nothing. Where the process has [`crate::Limits::patterns`] already, a new
+    /// stream gets the answer of a full server.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -227,8 +228,8 @@ impl Subscribe {
         self
     }
 
-    /// Whether private events of all topics and patterns are delivered, also of those that
-    /// [`crate::Hub::change_topics`] adds. The default is no.
+    /// Whether private events of all topics and patterns are delivered. This includes the topics that
+    /// [`crate::Hub::change_topics`] adds later. The default is no.
     pub fn with_private_events(mut self, sees: bool) -> Subscribe {
         self.selectors.see_private(sees);
         self

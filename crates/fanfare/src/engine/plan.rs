@@ -86,8 +86,8 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            // SAFETY: from here on this thread runs the shard, and it owns two kinds of descriptors: those of the plan, which
-            // its table keeps, and those that it opens itself (the backend, and sockets that it accepts or receives). The
+            // SAFETY: from here on this thread runs the shard, and it owns two kinds of descriptors. The descriptors of the
+            // plan stay in its table. It opens the others itself: the backend, and sockets that it accepts or receives. The
             // wakers in the plan and in the hub's mailboxes check themselves. The last owner of the admission is the
             // engine, on another thread, or the announcer's thread, which waits for the shards. Which descriptors an
             // admission may use is in the contract of `Builder::admission_on_shards`. The shard starts no thread.

@@ -604,10 +604,7 @@ impl fmt::Display for ReaderError {
                 write!(f, "a reader has at most {limit} topics and patterns; use several readers")
             }
             ReaderError::TooManyPatterns { limit } => {
-                write!(
-                    f,
-                    "the log cannot take another pattern beside those that are read, {limit} at most; use fewer"
-                )
+                write!(f, "the log has no room for another pattern (at most {limit}); use fewer patterns")
             }
             ReaderError::TooManyReaders { limit } => {
                 write!(f, "there are {limit} readers already; drop one, or raise Limits::local_readers")

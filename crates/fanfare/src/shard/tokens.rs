@@ -81,7 +81,7 @@ impl Tokens {
         }
     }
 
-    /// The connections of a token are to be ended: those that have begun by now.
+    /// Notes that the connections of a token are to be ended. Connections that begin later are not meant.
     pub(super) fn disconnect(&mut self, token: TokenName, newest_generation: u32) {
         if !self.chunks.is_empty() {
             self.wanted.push_back((token, newest_generation));

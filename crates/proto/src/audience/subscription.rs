@@ -19,7 +19,7 @@ pub struct Subscription {
     /// How many topics there are of which private events are seen.
     private_topics: u32,
     encoding: Encoding,
-    /// Private events are seen through all selectors, also through those that a change adds.
+    /// Private events are seen through all selectors. This includes the selectors that a later change adds.
     sees_private: bool,
 }
 

@@ -155,7 +155,7 @@ fn a_publisher_waits_for_the_same_event_that_is_not_released() {
     }
 }
 
-/// A thread that waits is called, too, and what it published before the part that waits is told.
+/// A thread that waits is called, too. It is also told what it had published before it had to wait.
 #[test]
 fn a_thread_waits_for_the_same_event_that_is_not_released() {
     let (hub, mut shard) = hub_of_one(Limits::default());
