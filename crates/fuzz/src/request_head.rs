@@ -70,7 +70,8 @@ struct Naive<'b> {
     chunked: bool,
 }
 
-/// RFC 9112 and docs/PROTOCOL.md, "Request heads", in the words of `split`. `None`: not complete, or not acceptable.
+/// RFC 9112 and docs/PROTOCOL.md, "Request heads", in the words of `split`. `None`: not complete, or not
+/// acceptable.
 fn read<'b>(input: &'b [u8], limits: &HeadLimits) -> Option<Naive<'b>> {
     let skipped = if input.starts_with(b"\r\n") { 2 } else { 0 };
     let text = &input[skipped..];

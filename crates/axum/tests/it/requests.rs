@@ -114,7 +114,7 @@ async fn a_stream_waits_for_the_answer_before_it() {
     events.wait_for(1).await;
 }
 
-/// docs/PROTOCOL.md: what comes behind a subscribe request is thrown away, and is never read as a second request.
+/// docs/PROTOCOL.md: what comes behind a subscribe request is thrown away, never read as a second request.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_behind_the_request_is_ignored() {
     let engine = engine();
