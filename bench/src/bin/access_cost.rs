@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fs, process, thread};
 
@@ -68,10 +69,11 @@ enum What {
         #[arg(long)]
         without_keys: bool,
     },
-    /// Connects without a token, all with one token, and each with a token of its own
+    /// Connects without a token, all with one token, each with a token of its own, and each with a token of its own
+    /// that the server has verified before: so clients come back after a restart of the network
     Connect {
         /// Connects of a round
-        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=100_000))]
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=200_000))]
         count: u32,
     },
     /// Memory of idle connections: without a token, all with one, and each with a token and subject of its own
@@ -104,6 +106,8 @@ enum Authorization {
     One(String),
     /// Each connection has a token of its own.
     Own,
+    /// Each connection has a token of its own, and these are the tokens of every round.
+    Kept(Arc<[String]>),
 }
 
 fn main() -> ExitCode {
@@ -226,8 +230,9 @@ fn publish(
     }
     for measured in [false, true] {
         let rounds = if measured { options.rounds } else { 1 };
-        for _ in 0..rounds {
-            for (row, posters) in rows.iter_mut().zip(&mut connections) {
+        for round_number in 0..rounds {
+            for index in turns(rows.len(), round_number) {
+                let (row, posters) = (&mut rows[index], &mut connections[index]);
                 let before = row.server.cpu_time();
                 let (count, took) = post_singles(posters, &row.authorization, round)?;
                 if measured {
@@ -242,8 +247,9 @@ fn publish(
     let mut number = 0;
     for measured in [false, true] {
         let rounds = if measured { options.rounds } else { 1 };
-        for _ in 0..rounds {
-            for row in &mut rows {
+        for round_number in 0..rounds {
+            for index in turns(rows.len(), round_number) {
+                let row = &mut rows[index];
                 let before = row.server.cpu_time();
                 let (count, took) = post_lines(row, round, own_ids, &mut number)?;
                 if measured {
@@ -255,6 +261,11 @@ fn publish(
     println!("{STREAMS} bodies of NDJSON, own ids: {own_ids}");
     print_rows(&rows, "events");
     Ok(())
+}
+
+/// The order of the rows in a round: each round begins with the next one, so that none is always the first.
+fn turns(rows: usize, round: u32) -> impl Iterator<Item = usize> {
+    (0..rows).map(move |place| (place + round as usize) % rows)
 }
 
 fn print_rows(rows: &[Row], what: &str) {
@@ -274,7 +285,7 @@ impl Authorization {
     fn token(&self) -> Option<&str> {
         match self {
             Authorization::One(token) => Some(token),
-            Authorization::None | Authorization::Own => None,
+            Authorization::None | Authorization::Own | Authorization::Kept(_) => None,
         }
     }
 }
@@ -369,16 +380,22 @@ fn chunk(text: &str) -> Vec<u8> {
 fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
     let with_keys = keys.options("es256");
     let one = Authorization::One(keys.token("es256", "bench")?);
+    let kept: Result<Arc<[String]>, _> =
+        (0..count).map(|number| keys.token("es256", &format!("kept-{number:08}"))).collect();
+    let kept = Authorization::Kept(kept?);
     let mut rows = [
         Row::new(options, "without a token", &[], Authorization::None, core)?,
         Row::new(options, "all with one ES256 token", &with_keys, one, core)?,
-        Row::new(options, "each with an ES256 token", &with_keys, Authorization::Own, core)?,
+        Row::new(options, "each with its own, again", &with_keys, kept, core)?,
+        Row::new(options, "each with a new ES256 token", &with_keys, Authorization::Own, core)?,
     ];
     let mut number = 0;
     for measured in [false, true] {
-        let (rounds, count) = if measured { (options.rounds, count) } else { (1, TOGETHER) };
-        for _ in 0..rounds {
-            for row in &mut rows {
+        // The first round is also the one in which the server verifies the tokens that come back.
+        let rounds = if measured { options.rounds } else { 1 };
+        for round_number in 0..rounds {
+            for index in turns(rows.len(), round_number) {
+                let row = &mut rows[index];
                 let requests = subscribe_requests(&row.authorization, keys, count, &mut number)?;
                 let before = row.server.cpu_time();
                 let clock = Clock::start();
@@ -425,7 +442,11 @@ fn subscribe_requests(
     number: &mut u64,
 ) -> Outcome<Vec<String>> {
     let request = |token: Option<&str>| head("GET", "/events?topic=news", "", token);
-    let Authorization::Own = authorization else { return Ok(vec![request(authorization.token())]) };
+    match authorization {
+        Authorization::None | Authorization::One(_) => return Ok(vec![request(authorization.token())]),
+        Authorization::Kept(tokens) => return Ok(tokens.iter().map(|token| request(Some(token))).collect()),
+        Authorization::Own => {}
+    }
     let mut requests = Vec::with_capacity(count);
     for _ in 0..count {
         *number += 1;
