@@ -47,7 +47,6 @@ use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::frame_topics::FrameTopics;
 use self::order::FrameOrder;
-use self::own_ids::OwnIdsOfAll;
 use self::patterns::Patterns;
 use self::published::PublishedIds;
 use self::retention_change::RetentionChange;
@@ -96,7 +95,6 @@ pub struct Log {
     patterns: Patterns,
     /// All distinct frames, for the readers of patterns.
     order: FrameOrder,
-    own_ids: OwnIdsOfAll,
     /// Distinct frames.
     frames: usize,
     /// Distinct frames, each once, and everything of the topics that have frames.
@@ -140,7 +138,6 @@ impl Log {
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
             patterns: Patterns::new(PATTERNS),
             order: FrameOrder::new(),
-            own_ids: OwnIdsOfAll::new(),
             frames: 0,
             retained_bytes: 0,
             reader_bytes: 0,
@@ -200,8 +197,7 @@ impl Log {
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
     /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
-        let ids = self.published_ids.bytes() + self.own_ids.bytes();
-        let of_frames = self.frame_topics.bytes() + self.order.bytes() + ids;
+        let of_frames = self.frame_topics.bytes() + self.order.bytes() + self.published_ids.bytes();
         self.retained_bytes + of_frames + self.expiries.bytes() + self.forgotten.bytes()
     }
 
@@ -249,9 +245,6 @@ impl Log {
         }
         self.published_ids.add(&frame, self.keys);
         self.order.push(Arc::clone(&frame));
-        if let Some(id) = frame.own_id() {
-            self.own_ids.add(id, seq, self.keys);
-        }
         let mut left = APPEND_DROPS;
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
@@ -574,9 +567,6 @@ impl Log {
             self.retained_bytes -= frame_memory(&frame);
             self.published_ids.remove(&frame, self.keys);
             self.order.remove(frame.seq());
-            if let Some(id) = frame.own_id() {
-                self.own_ids.remove(id, self.keys);
-            }
             dropped.push(frame);
         }
     }

@@ -152,3 +152,62 @@ fn a_subscriber_of_a_pattern_resumes_from_a_publishers_id() {
     assert_eq!(log.resume("one", through(&patterns)), gap(1, 0));
     assert_eq!(log.resume("two", through(&patterns)), at(2));
 }
+
+fn append_private(log: &mut Log, names: &[&str], id: &str) {
+    let mut event = Event::new(topic(names[0])).with_id(EventId::new(id).unwrap()).with_private(true);
+    for name in &names[1..] {
+        event = event.with_topic(topic(name)).unwrap();
+    }
+    append_at(log, event.with_data("x"), Duration::ZERO);
+}
+
+/// A subscriber could ask for the id of a private event that it may not see, or of an event of another topic: the answer was
+/// another one than to an id that nobody has given.
+#[test]
+fn the_id_of_an_event_that_a_subscriber_may_not_see_is_unknown_to_it() {
+    let mut log = log(100);
+    let (one, none) = ([topic("a/1")], [pattern("b/*")]);
+    let patterns = [pattern("a/*")];
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    log.add_pattern_reader(&none, 0).unwrap();
+    append(&mut log, "a/1");
+    append_private(&mut log, &["a/1", "a/2"], "secret");
+    append(&mut log, "a/1");
+    let blind = || Selection::of(&[], false);
+    let sights = [
+        public(&one),
+        blind().with_patterns(&patterns, 0),
+        Selection::mixed(&one, 0).with_patterns(&none, 1),
+        blind().with_patterns(&none, 1),
+    ];
+    for selection in sights {
+        let guessed = log.resume("secret", selection);
+        assert_eq!(guessed, log.resume("unknown", selection), "{selection:?}");
+        assert!(guessed.is_gap(), "{selection:?}");
+    }
+    assert_eq!((log.resume("secret", all(&one)), log.resume("secret", through(&patterns))), (at(2), at(2)));
+    let beside = Selection::mixed(&one, 0).with_patterns(&patterns, 1);
+    assert_eq!(log.resume("secret", beside), at(2), "a pattern sees it");
+    // A public event with the same id is where the subscriber goes on, and the private one before it changes nothing.
+    append_own(&mut log, "a/2", "secret");
+    append_own(&mut log, "a/1", "secret");
+    assert_eq!(log.resume("secret", public(&one)), at(5));
+    assert_eq!(log.resume("secret", blind().with_patterns(&patterns, 0)), at(4));
+    assert_eq!(log.resume("secret", through(&patterns)), at(2));
+    log.check();
+}
+
+/// An id was given to events of very many topics. The log looks for the first one of a pattern, and not for ever.
+#[test]
+fn an_id_of_very_many_topics_is_looked_for_with_a_bound() {
+    let mut log = log(100);
+    let patterns = [pattern("a/*")];
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    (0..20).for_each(|number| append_own(&mut log, &format!("b/{number}"), "7"));
+    append_own(&mut log, "a/1", "7");
+    assert_eq!(log.resume("7", through(&patterns)), at(21));
+    (0..5_000).for_each(|number| append_own(&mut log, &format!("b/{number}"), "8"));
+    append_own(&mut log, "a/1", "8");
+    assert_eq!(log.resume("8", through(&patterns)), log.resume("unknown", through(&patterns)));
+    log.check();
+}
