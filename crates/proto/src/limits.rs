@@ -453,6 +453,14 @@ pub const SCAN_STEPS: usize = 1 << 14;
 /// Such steps that cost as much of [`REPLAYED_FRAMES`] as a frame of a topic does.
 pub const STEPS_OF_A_READ_FRAME: usize = 32;
 
+/// Steps of walks through the table of patterns that are made for one part of a batch: half a millisecond, for which the
+/// log's lock is held. The part ends there. One event may need more: at most
+/// [`MAX_STATES`](crate::pattern::MAX_STATES) steps for each byte of its topics.
+pub const WALK_STEPS: usize = 1 << 16;
+
+/// Such steps that cost as much as marking one audience.
+pub const STEPS_OF_A_MARK: usize = 8;
+
 /// Bytes of the patterns that the log knows, above which it remembers none that no subscriber reads.
 pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
 

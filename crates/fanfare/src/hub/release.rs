@@ -366,7 +366,7 @@ impl Batch {
         let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
         self.is_read_here = false;
         for frame in &self.frames {
-            let (shards, is_read_here) = log.readers_of(frame.topics());
+            let (shards, is_read_here) = log.readers_of(frame.topics(), &mut 0);
             self.is_read_here |= is_read_here;
             for shard in shards.iter() {
                 let index = mail.iter().position(|mail| mail.shard == shard).unwrap_or_else(|| {

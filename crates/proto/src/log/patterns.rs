@@ -116,33 +116,37 @@ impl Patterns {
         if self.table.is_empty() {
             return;
         }
-        for key in self.matching(topic) {
+        for key in self.matching(topic).0 {
             if let Some(entry) = self.table.get_mut(key) {
                 entry.dropped = entry.dropped.and(lost);
             }
         }
     }
 
-    /// Adds the shards that read a pattern of this topic.
-    pub(super) fn add_shards(&self, topic: &Topic, shards: &mut ShardSet) {
-        if self.read > 0 {
-            for key in self.matching(topic) {
-                if let Some(entry) = self.table.get(key) {
-                    shards.union_with(&entry.readers);
-                }
+    /// Adds the shards that read a pattern of this topic, and answers how many steps that took.
+    pub(super) fn add_shards(&self, topic: &Topic, shards: &mut ShardSet) -> usize {
+        if self.read == 0 {
+            return 0;
+        }
+        let (keys, steps) = self.matching(topic);
+        for key in keys {
+            if let Some(entry) = self.table.get(key) {
+                shards.union_with(&entry.readers);
             }
         }
+        steps
     }
 
-    fn matching(&self, topic: &Topic) -> SmallVec<[PatternKey; 4]> {
+    /// The patterns of a topic, and the steps of the walk that has found them.
+    fn matching(&self, topic: &Topic) -> (SmallVec<[PatternKey; 4]>, usize) {
         let mut last = self.last.borrow_mut();
         if let Some((_, keys)) = last.as_ref().filter(|(last, _)| last == topic) {
-            return keys.clone();
+            return (keys.clone(), 0);
         }
         let mut keys = SmallVec::new();
-        self.table.matching(topic.as_str(), |key| keys.push(key));
+        let work = self.table.matching(topic.as_str(), |key| keys.push(key));
         *last = Some((topic.clone(), keys.clone()));
-        keys
+        (keys, work.steps)
     }
 
     /// Notes that a shard reads this pattern from now on.
