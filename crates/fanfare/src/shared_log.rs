@@ -316,9 +316,7 @@ impl LockedLog<'_> {
     ) -> bool {
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
         let log = &mut self.state.log;
-        for frame in frames {
-            log.append(frame, now, dropped);
-        }
+        log.append_all(frames, now, dropped);
         let expiry = nanoseconds_or_never(log.next_expiry());
         let is_earlier = expiry < self.process.trims_at.load(Ordering::Relaxed);
         if is_earlier {

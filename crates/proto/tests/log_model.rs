@@ -178,6 +178,8 @@ impl World {
         world.log = Log::new(epoch, world.limits.clone(), world.random);
         world.most_patterns = world.pick(&[1, 2, 4, 100]);
         world.log.limit_patterns(world.most_patterns);
+        let walk_steps = world.pick(&[0, 40, 1 << 16]);
+        world.log.limit_walk_steps(walk_steps);
         world.began_after = world.pick(&[0, 0, 1_000]);
         if world.began_after > 0 {
             world.log.begin_after(world.began_after);

@@ -20,6 +20,7 @@
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
 
 mod check;
+pub(crate) mod drop_notes;
 mod dropped;
 mod expiry;
 mod fairness;
@@ -172,6 +173,15 @@ impl Log {
         self.patterns.set_most(most);
     }
 
+    /// How many steps of walks through the table of patterns one call makes for what it drops, [`WALK_STEPS`] unless this is
+    /// called.
+    ///
+    /// [`WALK_STEPS`]: crate::limits::WALK_STEPS
+    pub fn limit_walk_steps(&mut self, steps: usize) {
+        self.changes += 1;
+        self.patterns.set_walk_steps(steps);
+    }
+
     /// The identity of this log's lifetime.
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -234,7 +244,26 @@ impl Log {
     /// # Panics
     /// The frame's `seq` is not higher than all before it.
     pub fn append(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
+        self.append_all([frame], now, dropped);
+    }
+
+    /// The same for several frames, in order, which are appended under one hold of the lock.
+    ///
+    /// # Panics
+    /// As [`Log::append`].
+    pub fn append_all(
+        &mut self,
+        frames: impl AsRef<[Arc<Frame>]> + IntoIterator<Item = Arc<Frame>>,
+        now: Duration,
+        dropped: &mut Vec<Arc<Frame>>,
+    ) {
         self.changes += 1;
+        self.patterns.begin_notes(frames.as_ref().iter().map(|frame| frame.topics().len()).sum());
+        frames.into_iter().for_each(|frame| self.append_next(frame, now, dropped));
+        self.patterns.note_waiting();
+    }
+
+    fn append_next(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
         let seq = frame.seq();
         assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
         self.newest = seq;
@@ -262,10 +291,11 @@ impl Log {
     }
 
     /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
-    /// topics than that. Half of the budget is for a change of the retention that is under way
+    /// topics than that. It also notes drops in patterns that earlier calls have left over. Half of the budget is for a change of the retention that is under way
     /// ([`Log::set_retention`]). Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
+        self.patterns.begin_notes(0);
         let now = nanoseconds(now);
         let changing = if self.change.is_some() { budget.div_ceil(2) } else { 0 };
         self.go_on_changing(changing);
@@ -294,6 +324,7 @@ impl Log {
             }
             left = left.min(steps);
         }
+        self.patterns.note_waiting();
     }
 
     /// When to call [`Log::trim`] next, on the clock of `published`. It may turn out that nothing is too old
@@ -301,7 +332,8 @@ impl Log {
     /// later.
     pub fn next_expiry(&self) -> Option<Duration> {
         let is_changing = self.change.is_some() || self.shrinks_to.is_some();
-        let at = if is_changing { Some(AT_ONCE) } else { self.expiries.next() };
+        let at =
+            if is_changing || self.patterns.has_waiting() { Some(AT_ONCE) } else { self.expiries.next() };
         at.map(Duration::from_nanos)
     }
 

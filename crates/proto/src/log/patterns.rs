@@ -1,24 +1,26 @@
 //! What the log knows of patterns: which shards read them, and what was dropped of the topics that they match.
 //!
 //! A pattern is to the log what a topic is, without frames of its own. A publish finds the patterns of a topic by one
-//! walk of a table, and a frame that is dropped is noted in each of them.
+//! walk of a table, and a frame that is dropped is noted in each of them: at once, or where that takes too many steps
+//! under one hold of the log's lock, later ([`super::drop_notes`]).
 //!
 //! A pattern that no shard reads any more is *remembered*: a subscriber that comes back to it is not told of a gap that is
 //! none. The remembered patterns have bounds together with those that are read, in number and in bytes, and the one that
 //! has been left for the longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
 //! dropped. That is too high where other topics have dropped it, and never too low.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use smallvec::SmallVec;
 
+use super::drop_notes::{DropNote, DropNotes};
 use super::dropped::Dropped;
 use super::shards::ShardSet;
-use crate::event::Topic;
+use crate::event::{MAX_TOPIC_BYTES, Topic};
 use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
-use crate::limits::REMEMBERED_PATTERN_BYTES;
-use crate::pattern::{Pattern, PatternKey, PatternTable};
+use crate::limits::{REMEMBERED_PATTERN_BYTES, WAITING_NOTES, WALK_STEPS};
+use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 
 /// Remembered patterns that a new one may push out in one step, because a walk would take too much work with them.
 const FORGOTTEN_AT_ONCE: usize = 64;
@@ -39,6 +41,16 @@ pub(super) struct Patterns {
     newest: Option<PatternKey>,
     /// What was dropped of any topic.
     dropped_of_any: Dropped,
+    /// Drops that are still to be noted.
+    notes: DropNotes,
+    /// Steps that the notes of one hold of the log's lock may take.
+    walk_steps: usize,
+    /// What is left of them, and walks that are made in any case.
+    steps_left: usize,
+    walks_left: usize,
+    /// Steps of all walks ever.
+    #[cfg(test)]
+    steps_made: Cell<usize>,
     /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its topic has to
     /// drop its oldest frame as a rule. Forgotten where the table changes.
     last: RefCell<Option<(Topic, SmallVec<[PatternKey; 4]>)>>,
@@ -48,8 +60,10 @@ pub(super) struct Patterns {
 struct PatternEntry {
     /// Empty: it is remembered.
     readers: ShardSet,
-    /// What was dropped of topics that it matches, while it had this entry, and of any topic before.
-    dropped: Dropped,
+    /// What was dropped of topics that it matches, while it had this entry, and of any topic before. Drops that are
+    /// still to be noted are in it up to this number of them.
+    dropped: Cell<Dropped>,
+    looked_up_to: Cell<u64>,
     /// Its neighbours among the remembered patterns.
     older: Option<PatternKey>,
     newer: Option<PatternKey>,
@@ -70,13 +84,19 @@ impl Patterns {
             oldest: None,
             newest: None,
             dropped_of_any: Dropped::default(),
+            notes: DropNotes::default(),
+            walk_steps: WALK_STEPS,
+            steps_left: WALK_STEPS,
+            walks_left: 0,
+            #[cfg(test)]
+            steps_made: Cell::default(),
             last: RefCell::new(None),
         }
     }
 
     /// The memory of all entries, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.table.bytes() + self.reader_bytes
+        self.table.bytes() + self.reader_bytes + self.notes.bytes()
     }
 
     /// The most memory that an entry of this pattern takes, in bytes.
@@ -106,7 +126,41 @@ impl Patterns {
     /// What was dropped of the topics that the pattern matches; at least that.
     pub(super) fn dropped(&self, pattern: &Pattern) -> Dropped {
         let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
-        entry.map_or(self.dropped_of_any, |entry| entry.dropped)
+        let Some(PatternEntry { dropped, looked_up_to, .. }) = entry else { return self.dropped_of_any };
+        let waiting = self.notes.since(looked_up_to.replace(self.notes.end()));
+        let its = waiting.filter(|note| pattern.matches(note.topic.as_str()));
+        dropped.set(its.fold(dropped.get(), |dropped, note| dropped.and(note.lost)));
+        dropped.get()
+    }
+
+    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where very many drops wait, two walks
+    /// are made for each topic of what is appended, so that they become less.
+    pub(super) fn begin_notes(&mut self, topics: usize) {
+        self.steps_left = self.walk_steps;
+        self.walks_left = if self.notes.len() < WAITING_NOTES { 1 } else { 1 + 2 * topics };
+    }
+
+    /// Notes drops that wait, as far as the steps go.
+    pub(super) fn note_waiting(&mut self) {
+        while self.may_walk()
+            && let Some(DropNote { topic, lost }) = self.notes.pop()
+        {
+            self.note(&topic, lost);
+        }
+    }
+
+    /// Whether drops wait to be noted.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    /// How many steps the notes of one hold of the log's lock may take.
+    pub(super) fn set_walk_steps(&mut self, steps: usize) {
+        (self.walk_steps, self.steps_left) = (steps, steps);
+    }
+
+    fn may_walk(&self) -> bool {
+        self.steps_left > 0 || self.walks_left > 0
     }
 
     /// A topic has lost a frame.
@@ -116,10 +170,24 @@ impl Patterns {
         if self.table.is_empty() {
             return;
         }
-        for key in self.matching(topic).0 {
-            if let Some(entry) = self.table.get_mut(key) {
-                entry.dropped = entry.dropped.and(lost);
+        let is_known = |(last, _): &(Topic, _)| last == topic;
+        if self.may_walk() || self.last.get_mut().as_ref().is_some_and(is_known) {
+            self.note(topic, lost);
+        } else {
+            self.notes.push(topic.clone(), lost);
+        }
+    }
+
+    fn note(&mut self, topic: &Topic, lost: Dropped) {
+        let (keys, steps) = self.matching(topic);
+        for key in keys {
+            if let Some(entry) = self.table.get(key) {
+                entry.dropped.set(entry.dropped.get().and(lost));
             }
+        }
+        if steps > 0 {
+            self.steps_left = self.steps_left.saturating_sub(steps);
+            self.walks_left = self.walks_left.saturating_sub(1);
         }
     }
 
@@ -134,10 +202,12 @@ impl Patterns {
                 shards.union_with(&entry.readers);
             }
         }
-        steps
+        // The event pays for the drops that wait, too.
+        const STEPS_OF_A_WALK: usize = MAX_STATES * MAX_TOPIC_BYTES;
+        if self.notes.len() >= WAITING_NOTES / 2 { steps + 2 * STEPS_OF_A_WALK } else { steps }
     }
 
-    /// The patterns of a topic, and the steps of the walk that has found them.
+    /// The patterns of a topic, and the steps of the walk that has found them; none where the topic was the last one.
     fn matching(&self, topic: &Topic) -> (SmallVec<[PatternKey; 4]>, usize) {
         let mut last = self.last.borrow_mut();
         if let Some((_, keys)) = last.as_ref().filter(|(last, _)| last == topic) {
@@ -146,7 +216,10 @@ impl Patterns {
         let mut keys = SmallVec::new();
         let work = self.table.matching(topic.as_str(), |key| keys.push(key));
         *last = Some((topic.clone(), keys.clone()));
-        (keys, work.steps)
+        let steps = work.steps.max(1);
+        #[cfg(test)]
+        self.steps_made.set(self.steps_made.get() + steps);
+        (keys, steps)
     }
 
     /// Notes that a shard reads this pattern from now on.
@@ -199,8 +272,13 @@ impl Patterns {
     fn insert(&mut self, pattern: &Pattern) -> Result<PatternKey, NoRoomForPatterns> {
         for _ in 0..FORGOTTEN_AT_ONCE {
             if self.table.len() < self.most {
-                let dropped = self.dropped_of_any;
-                let entry = PatternEntry { readers: ShardSet::new(), dropped, older: None, newer: None };
+                let entry = PatternEntry {
+                    readers: ShardSet::new(),
+                    dropped: Cell::new(self.dropped_of_any),
+                    looked_up_to: Cell::new(self.notes.end()),
+                    older: None,
+                    newer: None,
+                };
                 self.last.take();
                 if let Ok(key) = self.table.insert(pattern.clone(), entry) {
                     return Ok(key);
@@ -217,6 +295,9 @@ impl Patterns {
         self.unlink(key);
         self.last.take();
         self.table.remove(key);
+        if self.table.is_empty() {
+            self.notes.clear();
+        }
     }
 
     /// Whether no shard reads the pattern.
@@ -257,6 +338,12 @@ impl Patterns {
         }
     }
 
+    /// Steps of all walks ever, and drops that wait.
+    #[cfg(test)]
+    pub(super) fn walked(&self) -> (usize, usize) {
+        (self.steps_made.get(), self.notes.len())
+    }
+
     pub(super) fn has(&self, pattern: &Pattern) -> bool {
         self.table.find(pattern).is_some()
     }
@@ -273,6 +360,8 @@ impl Patterns {
     /// Checks what must always hold; for tests.
     pub(super) fn check(&self, newest: u64) {
         self.table.check();
+        self.notes.check();
+        assert!(self.notes.is_empty() || !self.table.is_empty(), "a drop waits, and there is no pattern");
         if let Some((topic, keys)) = &*self.last.borrow() {
             let mut found: SmallVec<[PatternKey; 4]> = SmallVec::new();
             self.table.matching(topic.as_str(), |key| found.push(key));
@@ -284,7 +373,8 @@ impl Patterns {
             readers += entry.readers.len();
             bytes += entry.readers.allocated_bytes();
             let most = self.dropped_of_any;
-            assert_eq!(most.and(entry.dropped), most, "what was dropped of {pattern}");
+            assert_eq!(most.and(entry.dropped.get()), most, "what was dropped of {pattern}");
+            assert!(entry.looked_up_to.get() <= self.notes.end(), "what {pattern} has looked at");
         }
         assert!(self.dropped_of_any.newest <= newest, "a frame is dropped that never was");
         assert_eq!(

@@ -49,7 +49,7 @@ pub(super) struct RetainedFrames {
 pub(super) type FrameQueue = VecDeque<(u64, Arc<Frame>)>;
 
 /// The counters before a shared text, and what its length is rounded up by.
-const SHARED_TEXT_BYTES: usize = 2 * size_of::<usize>() + size_of::<usize>() - 1;
+pub(super) const SHARED_TEXT_BYTES: usize = 2 * size_of::<usize>() + size_of::<usize>() - 1;
 
 /// The memory of a frame, in bytes: an upper bound, also of what is behind pointers.
 pub(super) fn frame_memory(frame: &Frame) -> usize {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event_log::{First, NoRoomForPatterns};
+use crate::limits::WALK_STEPS;
 
 fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).unwrap().normalized()
@@ -209,5 +210,67 @@ fn an_id_of_very_many_topics_is_looked_for_with_a_bound() {
     (0..5_000).for_each(|number| append_own(&mut log, &format!("b/{number}"), "8"));
     append_own(&mut log, "a/1", "8");
     assert_eq!(log.resume("8", through(&patterns)), log.resume("unknown", through(&patterns)));
+    log.check();
+}
+
+/// One large event pushed thousands of small ones out, each with a walk of some thousand steps: other publishers and all
+/// shards waited for the log's lock for a fifth of a second.
+#[test]
+fn the_walks_of_one_append_have_a_bound_and_nothing_that_is_lost_is_forgotten() {
+    let mut log = log_of(retention(100_000), 4 * MIB);
+    let mut costly = Vec::new();
+    for number in 1..30 {
+        let one = [pattern(&format!("{{x}}{}b", "a".repeat(number)))];
+        if log.add_pattern_reader(&one, 0).is_ok() {
+            costly.extend(one);
+        }
+    }
+    let (lost, kept) = ([pattern("a*")], [pattern("quiet/*")]);
+    log.add_pattern_reader(&lost, 0).unwrap();
+    log.add_pattern_reader(&kept, 0).unwrap();
+    append(&mut log, "quiet/1");
+    let name = |number: usize| format!("{}{}", "a".repeat(250), number);
+    // Several topics in turn, so that they are not the one that was looked up last.
+    for number in 0.. {
+        append(&mut log, &name(number % 3));
+        if log.dropped_for_room() > 0 {
+            break;
+        }
+    }
+    let costs = {
+        let before = log.patterns.walked().0;
+        log.shards_reading(&[topic(name(9_999))]);
+        log.patterns.walked().0 - before
+    };
+    assert!(costs > 1_000, "{costs} steps of a walk");
+    let most = WALK_STEPS + costs;
+    while log.patterns.has_waiting() {
+        log.trim(Duration::ZERO, 1024, &mut Vec::new());
+    }
+    let large = Event::new(topic("large")).with_data("x".repeat(300 << 10));
+    let before = log.patterns.walked().0;
+    let dropped = append_at(&mut log, large, Duration::ZERO);
+    let (after, waiting) = log.patterns.walked();
+    let count = dropped.len();
+    assert!(count > 500 && after - before <= most, "{} steps for {count}", after - before);
+    assert!(waiting > 100, "{waiting} drops wait");
+    log.check();
+    // What waits is known all the same, and is not mistaken for a gap of others.
+    let newest_lost = dropped.iter().map(|frame| frame.seq()).max().unwrap_or(0);
+    let says = |log: &Log| [&lost, &kept].map(|patterns| log.available_after(through(patterns)));
+    assert_eq!(says(&log), [newest_lost, 0]);
+    assert_eq!(log.available_after(through(&[pattern("not/known/*")])), newest_lost);
+    log.add_pattern_reader(&[pattern("late/*")], 0).unwrap();
+    assert_eq!(log.available_after(through(&[pattern("late/*")])), newest_lost);
+    let mut trims = 0;
+    while log.patterns.has_waiting() {
+        assert_eq!(log.next_expiry(), Some(Duration::ZERO), "the rest is noted at once");
+        let before = log.patterns.walked().0;
+        log.trim(Duration::ZERO, 1024, &mut Vec::new());
+        assert!(log.patterns.walked().0 - before <= most);
+        assert_eq!(says(&log), [newest_lost, 0]);
+        trims += 1;
+    }
+    assert!(trims > 2, "{trims} trims");
     log.check();
 }
