@@ -87,7 +87,7 @@ struct World {
 }
 
 /// A pattern that is read or remembered.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct ModelPattern {
     readers: BTreeSet<usize>,
     /// What any topic had dropped when the log began to note what topics of this pattern drop: public frames, and all.
@@ -397,13 +397,23 @@ impl World {
             self.log.remove_pattern_reader(&patterns, shard);
             patterns.iter().for_each(|pattern| self.leave_pattern(pattern, shard));
         } else {
-            let is_new = |pattern: &Pattern| !self.patterns.contains_key(pattern);
-            patterns.sort_by_key(is_new);
+            let is_new =
+                |pattern: &Pattern, known: &BTreeMap<Pattern, ModelPattern>| !known.contains_key(pattern);
+            patterns.sort_by_key(|pattern| is_new(pattern, &self.patterns));
+            let before = self.patterns.clone();
+            let known: Vec<Pattern> =
+                patterns.iter().filter(|pattern| !is_new(pattern, &before)).cloned().collect();
             let added = patterns.iter().take_while(|pattern| self.join_pattern(pattern, shard)).count();
             let is_added = self.log.add_pattern_reader(&patterns, shard).is_ok();
             assert_eq!(is_added, added == patterns.len(), "patterns that find room");
             if !is_added {
-                patterns[..added].iter().for_each(|pattern| self.leave_pattern(pattern, shard));
+                // No other pattern was pushed out.
+                self.patterns = before;
+                for pattern in &known {
+                    self.patterns.get_mut(pattern).unwrap().readers.insert(shard);
+                    self.leave_pattern(pattern, shard);
+                }
+                assert_eq!(self.log.pattern_count(), self.patterns.len(), "patterns that the log knows");
                 assert_eq!(self.log.readers_version(), version);
                 return;
             }

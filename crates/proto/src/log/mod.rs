@@ -370,7 +370,7 @@ impl Log {
     /// Notes that a shard reads each of these patterns from now on, as [`Log::add_reader`] does for topics.
     ///
     /// # Errors
-    /// There are too many patterns. Nothing has changed then, apart from patterns that are remembered no longer.
+    /// There are too many patterns. Nothing has changed then, apart from the order in which patterns are forgotten.
     ///
     /// # Panics
     /// The shard reads one of the patterns already.
@@ -380,16 +380,7 @@ impl Log {
         shard: usize,
     ) -> Result<(), NoRoomForPatterns> {
         self.changes += 1;
-        // First those that are remembered, so that the others do not push them out.
-        let (known, new): (Vec<&Pattern>, Vec<&Pattern>) =
-            patterns.iter().partition(|pattern| self.patterns.has(pattern));
-        for (added, pattern) in known.iter().chain(&new).enumerate() {
-            if let Err(no_room) = self.patterns.add_reader(pattern, shard) {
-                let added = known.iter().chain(&new).take(added);
-                added.for_each(|pattern| self.patterns.remove_reader(pattern, shard));
-                return Err(no_room);
-            }
-        }
+        self.patterns.add_readers(patterns, shard)?;
         self.readers_version += u64::from(!patterns.is_empty());
         Ok(())
     }

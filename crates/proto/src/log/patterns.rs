@@ -22,7 +22,8 @@ use crate::frame::Frame;
 use crate::limits::{REMEMBERED_PATTERN_BYTES, WAITING_NOTES, WALK_STEPS};
 use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 
-/// Remembered patterns that a new one may push out in one step, because a walk would take too much work with them.
+/// Remembered patterns that the new ones of one subscription may push out beside one for each, because a walk would take too
+/// much work with them.
 const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// The patterns of the log.
@@ -222,41 +223,64 @@ impl Patterns {
         (keys, steps)
     }
 
-    /// Notes that a shard reads this pattern from now on.
+    /// Notes that a shard reads these patterns from now on. Where one of them finds no room, nothing has changed but that
+    /// those of them that are remembered count as left at last.
     ///
     /// # Panics
-    /// It reads the pattern already.
-    pub(super) fn add_reader(&mut self, pattern: &Pattern, shard: usize) -> Result<(), NoRoomForPatterns> {
-        let key = match self.table.find(pattern) {
-            Some(key) => {
-                if self.is_remembered(key) {
-                    self.unlink(key);
-                    self.read += 1;
+    /// It reads one of the patterns already.
+    pub(super) fn add_readers(
+        &mut self,
+        patterns: &[Pattern],
+        shard: usize,
+    ) -> Result<(), NoRoomForPatterns> {
+        // First those that are remembered, so that the others do not push them out.
+        let (known, new): (Vec<&Pattern>, Vec<&Pattern>) =
+            patterns.iter().partition(|pattern| self.has(pattern));
+        let mut keys: Vec<PatternKey> = known.iter().filter_map(|pattern| self.table.find(pattern)).collect();
+        for &key in &keys {
+            self.add_reader_at(key, shard);
+        }
+        let mut forgotten = Vec::new();
+        for pattern in new {
+            match self.insert(pattern, patterns.len(), &mut forgotten) {
+                Ok(key) => {
+                    self.add_reader_at(key, shard);
+                    keys.push(key);
                 }
-                key
+                Err(no_room) => {
+                    for key in keys.drain(known.len()..).rev() {
+                        self.remove_reader_at(key, shard);
+                        self.forget(key);
+                    }
+                    for key in keys {
+                        self.remove_reader_at(key, shard);
+                    }
+                    // What was pushed out in vain is remembered again, in its order.
+                    forgotten.into_iter().rev().for_each(|(pattern, entry)| self.restore(pattern, entry));
+                    return Err(no_room);
+                }
             }
-            None => {
-                let key = self.insert(pattern)?;
-                self.read += 1;
-                key
-            }
-        };
-        self.change_readers(key, |readers| readers.insert(shard));
-        self.readers += 1;
+        }
         Ok(())
     }
 
-    /// Ends what [`Patterns::add_reader`] began.
+    fn add_reader_at(&mut self, key: PatternKey, shard: usize) {
+        if self.is_remembered(key) {
+            self.unlink(key);
+            self.read += 1;
+        }
+        self.change_readers(key, |readers| readers.insert(shard));
+        self.readers += 1;
+    }
+
+    /// Ends what [`Patterns::add_readers`] began.
     ///
     /// # Panics
     /// The shard does not read the pattern.
     pub(super) fn remove_reader(&mut self, pattern: &Pattern, shard: usize) {
         let key = self.table.find(pattern).expect("a pattern with readers has an entry");
-        self.change_readers(key, |readers| readers.remove(shard));
-        self.readers -= 1;
+        self.remove_reader_at(key, shard);
         if self.is_remembered(key) {
-            self.read -= 1;
-            self.link(key);
             if pattern.states() > REMEMBERED_STATES {
                 self.forget(key);
             }
@@ -269,8 +293,27 @@ impl Patterns {
         }
     }
 
-    fn insert(&mut self, pattern: &Pattern) -> Result<PatternKey, NoRoomForPatterns> {
-        for _ in 0..FORGOTTEN_AT_ONCE {
+    fn remove_reader_at(&mut self, key: PatternKey, shard: usize) {
+        self.change_readers(key, |readers| readers.remove(shard));
+        self.readers -= 1;
+        if self.is_remembered(key) {
+            self.read -= 1;
+            self.link(key);
+        }
+    }
+
+    /// Adds a pattern, unless it has an entry. Remembered ones that it pushes out go to `forgotten`, of which there are so many in
+    /// addition to [`FORGOTTEN_AT_ONCE`].
+    fn insert(
+        &mut self,
+        pattern: &Pattern,
+        more: usize,
+        forgotten: &mut Vec<(Pattern, PatternEntry)>,
+    ) -> Result<PatternKey, NoRoomForPatterns> {
+        if let Some(key) = self.table.find(pattern) {
+            return Ok(key);
+        }
+        loop {
             if self.table.len() < self.most {
                 let entry = PatternEntry {
                     readers: ShardSet::new(),
@@ -281,13 +324,33 @@ impl Patterns {
                 };
                 self.last.take();
                 if let Ok(key) = self.table.insert(pattern.clone(), entry) {
+                    self.link(key);
                     return Ok(key);
                 }
             }
-            let oldest = self.oldest.ok_or(NoRoomForPatterns)?;
-            self.forget(oldest);
+            let may_forget = forgotten.len() < FORGOTTEN_AT_ONCE + more;
+            let oldest = self.oldest.filter(|_| may_forget).ok_or(NoRoomForPatterns)?;
+            let pattern = self.table.pattern(oldest).cloned().ok_or(NoRoomForPatterns)?;
+            self.unlink(oldest);
+            self.last.take();
+            forgotten.push((pattern, self.table.remove(oldest)));
         }
-        Err(NoRoomForPatterns)
+    }
+
+    /// Remembers a pattern again, as the one that was left first.
+    fn restore(&mut self, pattern: Pattern, entry: PatternEntry) {
+        self.last.take();
+        let Ok(key) = self.table.insert(pattern, entry) else {
+            unreachable!("it had room beside the patterns that are there")
+        };
+        let newer = self.oldest.replace(key);
+        if let Some(entry) = self.table.get_mut(key) {
+            (entry.older, entry.newer) = (None, newer);
+        }
+        match newer.and_then(|newer| self.table.get_mut(newer)) {
+            Some(entry) => entry.older = Some(key),
+            None => self.newest = Some(key),
+        }
     }
 
     /// Removes a remembered pattern.
@@ -342,6 +405,14 @@ impl Patterns {
     #[cfg(test)]
     pub(super) fn walked(&self) -> (usize, usize) {
         (self.steps_made.get(), self.notes.len())
+    }
+
+    /// The remembered patterns, in the order in which they are forgotten.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> Vec<Pattern> {
+        let entry = |key: &PatternKey| self.table.get(*key).and_then(|entry| entry.newer);
+        let keys = std::iter::successors(self.oldest, entry);
+        keys.filter_map(|key| self.table.pattern(key).cloned()).collect()
     }
 
     pub(super) fn has(&self, pattern: &Pattern) -> bool {

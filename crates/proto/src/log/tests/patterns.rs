@@ -99,6 +99,39 @@ fn a_subscription_does_not_push_its_own_patterns_out() {
     assert_eq!((log.available_after(through(&remembered)), log.available_after(through(&other))), (0, 3));
 }
 
+/// A pattern for which there was no room pushed 64 remembered ones out and was refused all the same: the subscribers of these
+/// were told of gaps that were none.
+#[test]
+fn a_pattern_that_is_refused_pushes_no_other_one_out() {
+    let mut log = log(2);
+    // The table is full of the states of what is read. Others have room beside it.
+    let costly = |number: usize| [pattern(&format!("/x/{{name}}-{number}-{{rest}}"))];
+    let mut number = 0;
+    while log.add_pattern_reader(&costly(number), 1).is_ok() {
+        number += 1;
+    }
+    let mut remembered = Vec::new();
+    for number in 0..30 {
+        let one = [pattern(&format!("/room-{number}/{{id}}"))];
+        log.add_pattern_reader(&one, 0).unwrap();
+        log.remove_pattern_reader(&one, 0);
+        remembered.extend(one);
+    }
+    (0..5).for_each(|_| append(&mut log, "noise"));
+    let known = |log: &Log| remembered.iter().filter(|pattern| log.has_pattern(pattern)).count();
+    assert_eq!(known(&log), 30);
+    let (before, order) = (known(&log), log.patterns.remembered());
+    assert_eq!(log.add_pattern_reader(&costly(number + 1), 2), Err(NoRoomForPatterns));
+    let both = [pattern("/room-1000/{id}"), costly(number + 2)[0].clone()];
+    assert_eq!(log.add_pattern_reader(&both, 2), Err(NoRoomForPatterns));
+    assert!(!log.has_pattern(&both[0]), "nothing of the subscription is remembered");
+    assert_eq!((known(&log), log.patterns.remembered()), (before, order));
+    for pattern in remembered.iter().filter(|pattern| log.has_pattern(pattern)) {
+        assert_eq!(log.available_after(through(std::slice::from_ref(pattern))), 0);
+    }
+    log.check();
+}
+
 /// A read looks at so many frames, and says how far it has come although it has found nothing.
 #[test]
 fn a_read_of_a_pattern_that_finds_nothing_is_not_at_the_end() {
