@@ -465,7 +465,8 @@ pub const WAITING_NOTES: usize = 8192;
 /// Such steps that cost as much as marking one audience.
 pub const STEPS_OF_A_MARK: usize = 8;
 
-/// Bytes of the patterns that the log knows, above which it remembers none that no subscriber reads.
+/// Bytes of the patterns that the log remembers although no subscriber reads them. Beyond it, those that were left first are
+/// forgotten: two for each that is left, and the rest with the next events. Patterns that are read take nothing of it.
 pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
 
 /// Different patterns that the log knows, unless [`Limits::patterns`] says otherwise.

@@ -291,7 +291,8 @@ impl Log {
     }
 
     /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
-    /// topics than that. It also notes drops in patterns that earlier calls have left over. Half of the budget is for a change of the retention that is under way
+    /// topics than that. It also forgets patterns, and notes drops in patterns, that earlier calls have left over. Half of
+    /// the budget is for a change of the retention that is under way
     /// ([`Log::set_retention`]). Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
@@ -324,6 +325,7 @@ impl Log {
             }
             left = left.min(steps);
         }
+        self.patterns.forget_excess(left);
         self.patterns.note_waiting();
     }
 

@@ -26,6 +26,9 @@ use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 /// much work with them.
 const FORGOTTEN_AT_ONCE: usize = 64;
 
+/// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later calls.
+const FORGOTTEN_BY_A_REMOVAL: usize = 2;
+
 /// The patterns of the log.
 pub(super) struct Patterns {
     table: PatternTable<PatternEntry>,
@@ -37,6 +40,9 @@ pub(super) struct Patterns {
     readers: usize,
     /// What sets of shards have allocated, in bytes.
     reader_bytes: usize,
+    /// What the remembered patterns take at most, in bytes, and what they may take.
+    remembered_bytes: usize,
+    most_remembered_bytes: usize,
     /// The remembered pattern that was left first, and the one that was left last.
     oldest: Option<PatternKey>,
     newest: Option<PatternKey>,
@@ -82,6 +88,8 @@ impl Patterns {
             read: 0,
             readers: 0,
             reader_bytes: 0,
+            remembered_bytes: 0,
+            most_remembered_bytes: REMEMBERED_PATTERN_BYTES,
             oldest: None,
             newest: None,
             dropped_of_any: Dropped::default(),
@@ -150,9 +158,9 @@ impl Patterns {
         }
     }
 
-    /// Whether drops wait to be noted.
+    /// Whether drops wait to be noted, or patterns to be forgotten.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.notes.is_empty()
+        !self.notes.is_empty() || self.has_excess()
     }
 
     /// How many steps the notes of one hold of the log's lock may take.
@@ -284,13 +292,33 @@ impl Patterns {
             if pattern.states() > REMEMBERED_STATES {
                 self.forget(key);
             }
-            // What subscribers read has a bound elsewhere: see `Limits::subscription_bytes`.
-            while self.table.bytes() > REMEMBERED_PATTERN_BYTES
-                && let Some(oldest) = self.oldest
-            {
-                self.forget(oldest);
+            self.forget_excess(FORGOTTEN_BY_A_REMOVAL);
+        }
+    }
+
+    /// Forgets remembered patterns, so many at most, while they take more than they may. What subscribers read has a bound
+    /// elsewhere: see [`crate::limits::Limits::subscription_bytes`].
+    pub(super) fn forget_excess(&mut self, most: usize) {
+        for _ in 0..most {
+            match self.oldest.filter(|_| self.has_excess()) {
+                Some(oldest) => self.forget(oldest),
+                None => return,
             }
         }
+    }
+
+    fn has_excess(&self) -> bool {
+        self.remembered_bytes > self.most_remembered_bytes
+    }
+
+    /// What remembered patterns may take, in bytes.
+    #[cfg(test)]
+    pub(super) fn limit_remembered(&mut self, bytes: usize) {
+        self.most_remembered_bytes = bytes;
+    }
+
+    fn bytes_of(&self, key: PatternKey) -> usize {
+        self.table.pattern(key).map_or(0, Patterns::entry_bytes)
     }
 
     fn remove_reader_at(&mut self, key: PatternKey, shard: usize) {
@@ -343,6 +371,7 @@ impl Patterns {
         let Ok(key) = self.table.insert(pattern, entry) else {
             unreachable!("it had room beside the patterns that are there")
         };
+        self.remembered_bytes += self.bytes_of(key);
         let newer = self.oldest.replace(key);
         if let Some(entry) = self.table.get_mut(key) {
             (entry.older, entry.newer) = (None, newer);
@@ -377,6 +406,7 @@ impl Patterns {
 
     /// Adds a pattern to the remembered ones, as the one that was left last.
     fn link(&mut self, key: PatternKey) {
+        self.remembered_bytes += self.bytes_of(key);
         let older = self.newest.replace(key);
         if let Some(entry) = self.table.get_mut(key) {
             (entry.older, entry.newer) = (older, None);
@@ -389,6 +419,7 @@ impl Patterns {
 
     /// Takes a pattern out of the remembered ones.
     fn unlink(&mut self, key: PatternKey) {
+        self.remembered_bytes -= self.bytes_of(key);
         let Some(entry) = self.table.get_mut(key) else { return };
         let (older, newer) = (entry.older.take(), entry.newer.take());
         match older.and_then(|older| self.table.get_mut(older)) {
@@ -453,12 +484,14 @@ impl Patterns {
             (read, readers, bytes),
             "patterns that are read"
         );
-        let (mut remembered, mut before, mut next) = (0, None, self.oldest);
+        let (mut remembered, mut before, mut next, mut bytes) = (0, None, self.oldest, 0);
         while let Some(key) = next {
             let entry = self.table.get(key).expect("a remembered pattern");
             assert!(entry.readers.is_empty() && entry.older == before, "the order of remembered patterns");
             (remembered, before, next) = (remembered + 1, next, entry.newer);
+            bytes += self.bytes_of(key);
         }
+        assert_eq!(self.remembered_bytes, bytes, "bytes of remembered patterns");
         assert_eq!((self.newest, remembered), (before, self.table.len() - read), "remembered patterns");
         assert!(self.table.len() <= self.most.max(read), "no more patterns than there may be");
     }

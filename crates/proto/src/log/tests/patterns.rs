@@ -132,6 +132,43 @@ fn a_pattern_that_is_refused_pushes_no_other_one_out() {
     log.check();
 }
 
+/// The patterns that are read were counted, too, so that a log with many of them remembered none; and one removal could
+/// forget thousands of patterns under the log's lock.
+#[test]
+fn remembered_patterns_have_bytes_of_their_own_and_are_forgotten_in_steps() {
+    let mut log = log(2);
+    let long = |number: usize| pattern(&format!("/rooms/{number}/{}*", "x".repeat(200)));
+    let each = Log::pattern_entry_bytes(&long(1));
+    log.patterns.limit_remembered(20 * each);
+    for number in 1_000..1_100 {
+        log.add_pattern_reader(&[long(number)], 0).unwrap();
+    }
+    let short = [pattern("/short/*")];
+    log.add_pattern_reader(&short, 0).unwrap();
+    log.remove_pattern_reader(&short, 0);
+    assert!(log.has_pattern(&short[0]), "what is read takes nothing of the room");
+    for number in 1_000..1_050 {
+        let before = log.pattern_count();
+        log.remove_pattern_reader(&[long(number)], 0);
+        assert!(before - log.pattern_count() <= 2);
+        log.check();
+    }
+    assert!((65..75).contains(&log.pattern_count()), "{} patterns", log.pattern_count());
+    assert!(!log.has_pattern(&short[0]) && log.has_pattern(&long(1_049)));
+    assert_eq!(log.next_expiry(), None);
+    // Where the rest does not go at once, it goes with the next trims.
+    log.patterns.limit_remembered(10 * each);
+    assert_eq!(log.next_expiry(), Some(Duration::ZERO));
+    let before = log.pattern_count();
+    log.trim(Duration::ZERO, 3, &mut Vec::new());
+    assert_eq!(log.pattern_count(), before - 3);
+    while log.next_expiry().is_some() {
+        log.trim(Duration::ZERO, 3, &mut Vec::new());
+        log.check();
+    }
+    assert!((55..65).contains(&log.pattern_count()), "{} patterns", log.pattern_count());
+}
+
 /// A read looks at so many frames, and says how far it has come although it has found nothing.
 #[test]
 fn a_read_of_a_pattern_that_finds_nothing_is_not_at_the_end() {
