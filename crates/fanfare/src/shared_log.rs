@@ -473,7 +473,7 @@ impl EventLog for SharedLog {
         self.process.lock().read_after(wanted, bounds, into)
     }
 
-    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First {
+    fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First {
         self.process.lock().state.log.first_after(wanted.selection, wanted.after, steps)
     }
 }

@@ -592,12 +592,12 @@ impl World {
             let retained = |topic| self.topics[topic].retained.iter().any(|other| other.seq() == frame.seq());
             frame.topics().iter().any(|topic| selection.selects(topic, frame.private()) && retained(topic))
         });
-        let found = self.log.first_after(selection.get(), after, usize::MAX).frame();
+        let found = self.log.first_after(selection.get(), after, &mut usize::MAX.clone()).frame();
         assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
         // With fewer steps it does not say more than it knows.
         let first_seq = first.map_or(u64::MAX, |frame| frame.seq());
         let steps = self.below(200);
-        match self.log.first_after(selection.get(), after, steps) {
+        match self.log.first_after(selection.get(), after, &mut steps.clone()) {
             First::Frame(frame) => assert_eq!(frame.seq(), first_seq),
             First::Nothing => assert_eq!(first_seq, u64::MAX),
             First::NothingUpTo(seq) => assert!(seq >= after && seq < first_seq),

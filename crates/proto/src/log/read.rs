@@ -224,21 +224,28 @@ impl Log {
         Read { up_to: after.max(self.newest), cost: count }
     }
 
-    /// The first retained frame of this selection after `after`, found with so many steps at most.
-    pub fn first_after(&self, selection: Selection<'_>, after: u64, steps: usize) -> First {
+    /// The first retained frame of this selection after `after`, found with so many steps at most. Those that were made are
+    /// taken away from them.
+    pub fn first_after(&self, selection: Selection<'_>, after: u64, steps: &mut usize) -> First {
         if selection.patterns().is_empty() {
             let first = self.frames_after(selection, after).next();
             return first.map_or(First::Nothing, |frame| First::Frame(Arc::clone(frame)));
         }
-        let (mut steps, mut up_to) = (Steps { left: steps, used: 0 }, after);
+        let (mut search, mut up_to) = (Steps { left: *steps, used: 0 }, after);
+        let mut first = First::Nothing;
         for frame in self.order.after(after) {
-            match self.look_at(frame, selection, &mut steps) {
-                Look::NotTaken => return First::NothingUpTo(up_to),
-                Look::Wanted => return First::Frame(Arc::clone(frame)),
-                Look::Other => up_to = frame.seq(),
+            match self.look_at(frame, selection, &mut search) {
+                Look::NotTaken => first = First::NothingUpTo(up_to),
+                Look::Wanted => first = First::Frame(Arc::clone(frame)),
+                Look::Other => {
+                    up_to = frame.seq();
+                    continue;
+                }
             }
+            break;
         }
-        First::Nothing
+        *steps = search.left;
+        first
     }
 
     /// Whether a frame of the order is for the subscriber: a selector matches one of its topics that retains it.

@@ -188,9 +188,9 @@ fn a_read_of_a_pattern_that_finds_nothing_is_not_at_the_end() {
         (up_to, reads) = (read.up_to, reads + 1);
     }
     assert!(reads > 20 && given[0].seq() == 501, "{reads} reads");
-    assert!(matches!(log.first_after(through(&patterns), 0, 200), First::NothingUpTo(seq) if seq < 100));
+    assert!(matches!(log.first_after(through(&patterns), 0, &mut 200), First::NothingUpTo(seq) if seq < 100));
     assert_eq!(first(&log, through(&patterns), 0), Some(501));
-    assert!(matches!(log.first_after(through(&patterns), 501, 200), First::Nothing));
+    assert!(matches!(log.first_after(through(&patterns), 501, &mut 200), First::Nothing));
 }
 
 /// An event of two topics is for a pattern as long as a topic retains it that the pattern matches.
