@@ -234,7 +234,9 @@ pub struct Limits {
     /// Topics and patterns of one subscription: 400.
     pub topics_per_subscription: usize,
     /// Different patterns that subscribers read, or have read lately, in the whole process: the subscriber of one more is
-    /// answered as if there were no room. A publish looks for the patterns of its topics.
+    /// answered as if there were no room. A publish looks for the patterns of its topics. The operator has no part of this
+    /// bound for itself: a pattern is also refused for the work that it makes together with others, of which no part could be
+    /// kept.
     pub patterns: usize,
     /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
     /// joined under one hold of a lock that all shards take.
