@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::Log;
 use crate::event::{Event, Topic};
-use crate::frame::Frame;
+use crate::frame::{Frame, identity_key};
 use crate::slot_table::{HashKeys, SlotTable};
 use crate::slots::{NO_SLOT, Slots};
 
@@ -54,8 +54,10 @@ impl PublishedIds {
 
     /// Notes that the frame, which is newer than all others, is retained from now on, if it has an own id.
     pub(super) fn add(&mut self, frame: &Frame, keys: HashKeys) {
-        let (Some(id), Some(seq)) = (frame.own_id(), NonZeroU64::new(frame.seq())) else { return };
-        let (key, id_hash) = (key_of(id, frame.topics(), keys), keys.hash(id));
+        let (Some(key), Some(seq)) = (key_of_frame(frame, keys), NonZeroU64::new(frame.seq())) else {
+            return;
+        };
+        let id_hash = keys.hash(frame.own_id().unwrap_or_default());
         let oldest = self.oldest(id_hash);
         let slot = self.entries.insert(PublishedId { key, id_hash, seq, older: NO_SLOT, newer: NO_SLOT });
         let (older, newer) = match oldest {
@@ -73,8 +75,7 @@ impl PublishedIds {
 
     /// Notes that no topic retains the frame any more.
     pub(super) fn remove(&mut self, frame: &Frame, keys: HashKeys) {
-        let Some(id) = frame.own_id() else { return };
-        let key = key_of(id, frame.topics(), keys);
+        let Some(key) = key_of_frame(frame, keys) else { return };
         let Some(slot) = self.find(key, |seq| seq == frame.seq()) else { return };
         let (id_hash, entries) = (self.entries[slot].id_hash, &self.entries);
         self.by_key.remove(key, slot, |slot| entries[slot].key);
@@ -106,8 +107,7 @@ impl PublishedIds {
 
     /// Whether the frame is in the table; for tests.
     pub(super) fn has(&self, frame: &Frame, keys: HashKeys) -> bool {
-        let key = frame.own_id().map(|id| key_of(id, frame.topics(), keys));
-        key.is_some_and(|key| self.find(key, |seq| seq == frame.seq()).is_some())
+        key_of_frame(frame, keys).is_some_and(|key| self.find(key, |seq| seq == frame.seq()).is_some())
     }
 
     /// Checks what must always hold; for tests.
@@ -166,6 +166,11 @@ impl Log {
         key_of(id, topics, self.keys)
     }
 
+    /// [`Log::own_id_key`] of a frame that bears an own id.
+    pub fn own_id_key_of(&self, frame: &Frame) -> Option<u64> {
+        key_of_frame(frame, self.keys)
+    }
+
     /// The frame with this number that one of these topics retains.
     fn frame_of(&self, topics: &[Topic], seq: u64) -> Option<&Arc<Frame>> {
         let slots = topics.iter().filter_map(|topic| self.find(topic));
@@ -179,7 +184,11 @@ impl Log {
 }
 
 fn key_of(id: &str, topics: &[Topic], keys: HashKeys) -> u64 {
-    // A sum does not depend on the order. The keys of the hash are secret, so no publisher can choose it.
-    let topics = topics.iter().map(|topic| keys.hash(topic.as_str()));
-    keys.hash(id).rotate_left(32) ^ topics.fold(0, u64::wrapping_add)
+    // The keys of the hash are secret, so no publisher can choose it.
+    identity_key(keys.hash(id), topics.iter().map(|topic| keys.hash(topic.as_str())))
+}
+
+/// The key of a frame that bears an own id.
+fn key_of_frame(frame: &Frame, keys: HashKeys) -> Option<u64> {
+    Some(key_of(frame.own_id()?, frame.topics(), keys))
 }
