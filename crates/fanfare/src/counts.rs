@@ -83,12 +83,15 @@ counts! {
     subscribed,
     /// Requests refused with a status.
     refused,
-    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next four are also counted as refused,
+    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next five are also counted as refused,
     /// or, where a client had sent no request yet, as turned away.
     refused_full,
     /// Subscriptions that found the memory for topics ([`crate::Limits::subscription_bytes`]) or for subjects and members
     /// ([`crate::Limits::details_bytes`]) used up.
     refused_for_memory,
+    /// Subscriptions that found [`crate::Limits::patterns`] reached, or whose patterns would have made it too much work to find
+    /// the patterns of a topic.
+    refused_for_patterns,
     /// Connections beyond [`crate::ClientLimits::connections_per_address`].
     refused_for_address,
     /// Connections beyond [`crate::ClientLimits::connects_per_second`].

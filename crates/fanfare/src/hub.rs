@@ -326,7 +326,8 @@ impl Hub {
     ///
     /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
     /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`Limits::batch_topics`] topics
-    /// together, is taken whole or not at all. Of a larger one, as many
+    /// together, is taken whole or not at all, unless subscribers read so many and such patterns that it takes long to find
+    /// those of its topics ([`fanfare_proto::limits::WALK_STEPS`]). Of a larger one, or of one that takes long, as many
     /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
     /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
     /// many times larger.

@@ -18,7 +18,7 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::{EventLog, First, NoRoomForPatterns, Read, ReadBounds, Wanted};
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::{Limits, Retention, RetentionRule};
+use fanfare_proto::limits::{Limits, Retention, RetentionRule, WALK_STEPS};
 use fanfare_proto::log::{Log, ShardSet, Start};
 use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
@@ -151,7 +151,8 @@ impl ProcessLog {
     }
 
     /// Appends the shards that get each of these events to `into`, and the events that were published before to
-    /// `repeated`; both are cleared. Of these no shard gets anything.
+    /// `repeated`; both are cleared. Of these no shard gets anything. Of the events it takes the first ones: it ends
+    /// behind the event with which [`WALK_STEPS`] are used up.
     pub(crate) fn interest<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
@@ -161,24 +162,29 @@ impl ProcessLog {
         into.clear();
         repeated.clear();
         let log = self.lock();
-        let mut is_read_here = false;
-        into.extend(events.enumerate().map(|(index, event)| {
+        let (mut is_read_here, mut steps) = (false, 0);
+        for (index, event) in events.enumerate() {
             if event.id().is_some() && repeated.find(index, event, &log) {
-                return ShardSet::new();
+                into.push(ShardSet::new());
+                continue;
             }
-            let (shards, is_this_read_here) = log.readers_of(event.topics());
+            let (shards, is_this_read_here) = log.readers_of(event.topics(), &mut steps);
             is_read_here |= is_this_read_here;
-            shards
-        }));
+            into.push(shards);
+            if steps >= WALK_STEPS {
+                break;
+            }
+        }
         let is_behind = !log.state.unreleased.is_empty();
         Interest { is_read_here, is_behind, readers_version: log.readers_version() }
     }
 }
 
 impl LockedLog<'_> {
-    /// The shards that read one of these topics, and whether a reader in the process does.
-    pub(crate) fn readers_of(&self, topics: &[Topic]) -> (ShardSet, bool) {
-        let mut shards = self.state.log.shards_reading(topics);
+    /// The shards that read one of these topics, and whether a reader in the process does. Adds the steps of the walks that
+    /// it takes to `steps`.
+    pub(crate) fn readers_of(&self, topics: &[Topic], steps: &mut usize) -> (ShardSet, bool) {
+        let mut shards = self.state.log.find_shards_reading(topics, steps);
         let is_read_here = shards.contains(self.process.local);
         if is_read_here {
             shards.remove(self.process.local);
@@ -310,9 +316,7 @@ impl LockedLog<'_> {
     ) -> bool {
         let Some(last) = frames.last().map(|frame| frame.seq()) else { return false };
         let log = &mut self.state.log;
-        for frame in frames {
-            log.append(frame, now, dropped);
-        }
+        log.append_all(frames, now, dropped);
         let expiry = nanoseconds_or_never(log.next_expiry());
         let is_earlier = expiry < self.process.trims_at.load(Ordering::Relaxed);
         if is_earlier {
@@ -469,7 +473,7 @@ impl EventLog for SharedLog {
         self.process.lock().read_after(wanted, bounds, into)
     }
 
-    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First {
+    fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First {
         self.process.lock().state.log.first_after(wanted.selection, wanted.after, steps)
     }
 }

@@ -41,8 +41,8 @@ pub trait EventLog {
     ) -> Result<Read, u64>;
 
     /// The first frame that [`EventLog::read_after`] would give, where nothing before it is gone. Looks for it with so
-    /// many steps at most.
-    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First;
+    /// many steps at most, and takes those that it makes away from them.
+    fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First;
 }
 
 /// What one read of the log gives at most.
@@ -150,7 +150,7 @@ impl EventLog for UnsharedLog<'_> {
         self.log.replay_after(wanted, bounds, into)
     }
 
-    fn first_after(&self, wanted: &Wanted<'_>, steps: usize) -> First {
+    fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First {
         self.log.first_after(wanted.selection, wanted.after, steps)
     }
 }

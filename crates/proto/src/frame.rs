@@ -20,6 +20,7 @@ use crate::json::json_string;
 use crate::link::{Encoding, Transport};
 
 pub use self::identity::Identity;
+pub(crate) use self::identity::identity_key;
 
 /// How the body of a response is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

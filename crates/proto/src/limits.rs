@@ -234,7 +234,9 @@ pub struct Limits {
     /// Topics and patterns of one subscription: 400.
     pub topics_per_subscription: usize,
     /// Different patterns that subscribers read, or have read lately, in the whole process: the subscriber of one more is
-    /// answered as if there were no room. A publish looks for the patterns of its topics.
+    /// answered as if there were no room. A publish looks for the patterns of its topics. The operator has no part of this
+    /// bound for itself: a pattern is also refused for the work that it makes together with others, of which no part could be
+    /// kept.
     pub patterns: usize,
     /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
     /// joined under one hold of a lock that all shards take.
@@ -453,7 +455,20 @@ pub const SCAN_STEPS: usize = 1 << 14;
 /// Such steps that cost as much of [`REPLAYED_FRAMES`] as a frame of a topic does.
 pub const STEPS_OF_A_READ_FRAME: usize = 32;
 
-/// Bytes of the patterns that the log knows, above which it remembers none that no subscriber reads.
+/// Steps of walks through the table of patterns that are made for one part of a batch: half a millisecond, for which the
+/// log's lock is held. The part ends there. One event may need more: at most
+/// [`MAX_STATES`](crate::pattern::MAX_STATES) steps for each byte of its topics.
+pub const WALK_STEPS: usize = 1 << 16;
+
+/// Drops that may wait to be noted in the patterns of their topics. Beyond it, publishers make the walks of two such drops
+/// for each topic that they append to.
+pub const WAITING_NOTES: usize = 8192;
+
+/// Such steps that cost as much as marking one audience.
+pub const STEPS_OF_A_MARK: usize = 8;
+
+/// Bytes of the patterns that the log remembers although no subscriber reads them. Beyond it, those that were left first are
+/// forgotten: two for each that is left, and the rest with the next events. Patterns that are read take nothing of it.
 pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
 
 /// Different patterns that the log knows, unless [`Limits::patterns`] says otherwise.

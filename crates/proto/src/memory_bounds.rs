@@ -9,6 +9,7 @@ use crate::limits::{
     DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES, RECEIVE_BYTES,
     REMEMBERED_PATTERN_BYTES,
 };
+use crate::log::drop_notes::WAITING_NOTES_BYTES;
 
 impl Limits {
     /// What the links of one of so many shards may have begun, in bytes.
@@ -62,7 +63,7 @@ impl Limits {
             ("adoptions that wait", each(self.mailbox_others.saturating_mul(request))),
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
-            ("patterns without a subscriber", REMEMBERED_PATTERN_BYTES),
+            ("patterns without a subscriber", REMEMBERED_PATTERN_BYTES + WAITING_NOTES_BYTES),
             ("subjects and members of subscribers", each(details)),
             ("counts of clients", each(addresses.saturating_add(subjects)).saturating_add(rates)),
             ("members without a connection", without_connection.saturating_mul(MEMBER_WITH_NAMES)),

@@ -82,14 +82,12 @@ struct World {
     /// Patterns that the log knows.
     patterns: BTreeMap<Pattern, ModelPattern>,
     most_patterns: usize,
-    /// The first frame that bore an id, while any topic retains one that does.
-    own_ids: BTreeMap<String, u64>,
     /// How often a pattern was left.
     lefts: u64,
 }
 
 /// A pattern that is read or remembered.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct ModelPattern {
     readers: BTreeSet<usize>,
     /// What any topic had dropped when the log began to note what topics of this pattern drop: public frames, and all.
@@ -136,8 +134,8 @@ struct ModelTopic {
     /// The newest public frame that was dropped, and the newest private one.
     dropped: [u64; 2],
     readers: BTreeSet<usize>,
-    /// The first frame that bore an id, and how many retained ones do.
-    own_ids: BTreeMap<String, (u64, usize)>,
+    /// The first public or private frame that bore an id, and how many retained ones do.
+    own_ids: BTreeMap<(String, bool), (u64, usize)>,
 }
 
 impl World {
@@ -155,7 +153,6 @@ impl World {
             topics: BTreeMap::new(),
             patterns: BTreeMap::new(),
             most_patterns: 0,
-            own_ids: BTreeMap::new(),
             lefts: 0,
         };
         world.topic_count = world.pick(&[3, 8, 60]);
@@ -181,6 +178,8 @@ impl World {
         world.log = Log::new(epoch, world.limits.clone(), world.random);
         world.most_patterns = world.pick(&[1, 2, 4, 100]);
         world.log.limit_patterns(world.most_patterns);
+        let walk_steps = world.pick(&[0, 40, 1 << 16]);
+        world.log.limit_walk_steps(walk_steps);
         world.began_after = world.pick(&[0, 0, 1_000]);
         if world.began_after > 0 {
             world.log.begin_after(world.began_after);
@@ -258,9 +257,6 @@ impl World {
         let id = self.cursor(seq).to_string();
         let frame = Arc::new(Frame::encode(seq, &id, event.with_data("x".repeat(size)), self.now));
         self.history.push(Arc::clone(&frame));
-        if let Some(id) = frame.own_id() {
-            self.own_ids.entry(id.to_owned()).or_insert(seq);
-        }
         let held_before: BTreeSet<u64> = self.held().chain([seq]).collect();
 
         let mut dropped = Vec::new();
@@ -324,9 +320,6 @@ impl World {
         let mut given: Vec<u64> = dropped.iter().map(|frame| frame.seq()).collect();
         given.sort_unstable();
         assert_eq!(given, gone, "frames that were dropped");
-        let retained = self.topics.values().flat_map(|model| model.own_ids.keys());
-        let borne: BTreeSet<&String> = retained.collect();
-        self.own_ids.retain(|id, _| borne.contains(id));
     }
 
     fn held(&self) -> impl Iterator<Item = u64> + '_ {
@@ -404,13 +397,23 @@ impl World {
             self.log.remove_pattern_reader(&patterns, shard);
             patterns.iter().for_each(|pattern| self.leave_pattern(pattern, shard));
         } else {
-            let is_new = |pattern: &Pattern| !self.patterns.contains_key(pattern);
-            patterns.sort_by_key(is_new);
+            let is_new =
+                |pattern: &Pattern, known: &BTreeMap<Pattern, ModelPattern>| !known.contains_key(pattern);
+            patterns.sort_by_key(|pattern| is_new(pattern, &self.patterns));
+            let before = self.patterns.clone();
+            let known: Vec<Pattern> =
+                patterns.iter().filter(|pattern| !is_new(pattern, &before)).cloned().collect();
             let added = patterns.iter().take_while(|pattern| self.join_pattern(pattern, shard)).count();
             let is_added = self.log.add_pattern_reader(&patterns, shard).is_ok();
             assert_eq!(is_added, added == patterns.len(), "patterns that find room");
             if !is_added {
-                patterns[..added].iter().for_each(|pattern| self.leave_pattern(pattern, shard));
+                // No other pattern was pushed out.
+                self.patterns = before;
+                for pattern in &known {
+                    self.patterns.get_mut(pattern).unwrap().readers.insert(shard);
+                    self.leave_pattern(pattern, shard);
+                }
+                assert_eq!(self.log.pattern_count(), self.patterns.len(), "patterns that the log knows");
                 assert_eq!(self.log.readers_version(), version);
                 return;
             }
@@ -538,15 +541,46 @@ impl World {
         };
         assert_eq!(self.log.resume(&self.cursor(seq).to_string(), selection.get()), expected);
         let id = self.own_id();
-        let models = selection.topics.iter().filter_map(|topic| self.topics.get(topic));
-        let first = models.filter_map(|model| model.own_ids.get(&id)).map(|(first, _)| *first).min();
-        // A subscriber of a pattern is asked about the ids of all topics.
-        let first = if selection.patterns.is_empty() { first } else { self.own_ids.get(&id).copied() };
-        let expected = match first {
+        let expected = match self.first_with_own_id(&id, &selection) {
             Some(seq) if seq >= available => Start::At { cursor: seq, from: seq },
             first => Start::Gap { cursor: available, from: first.unwrap_or(0) },
         };
         assert_eq!(self.log.resume(&id, selection.get()), expected, "{id}");
+    }
+
+    /// The first frame with this id that the subscriber may see. Private frames that it does not see change nothing.
+    fn first_with_own_id(&self, id: &str, selection: &ModelSelection) -> Option<u64> {
+        let first_of = |topic: &Topic, model: &ModelTopic| {
+            let kinds = [false, true].into_iter().filter(|is_private| selection.selects(topic, *is_private));
+            let firsts = kinds.filter_map(|is_private| model.own_ids.get(&(id.to_owned(), is_private)));
+            firsts.map(|(first, _)| *first).min()
+        };
+        let named = selection.topics.iter().enumerate().filter_map(|(index, topic)| {
+            let firsts = [false, true].map(|is_private| {
+                let is_seen = !is_private || index < selection.private_topics;
+                let own = self.topics.get(topic)?.own_ids.get(&(id.to_owned(), is_private));
+                own.filter(|_| is_seen).map(|(first, _)| *first)
+            });
+            firsts.into_iter().flatten().min()
+        });
+        let named = named.min();
+        if selection.patterns.is_empty() {
+            return named;
+        }
+        let is_seen = |topic: &Topic, frame: &Frame| {
+            frame.own_id() == Some(id) && selection.selects(topic, frame.private())
+        };
+        let retained = self.topics.iter().flat_map(|(topic, model)| {
+            model.retained.iter().filter(|frame| is_seen(topic, frame)).map(|frame| frame.seq())
+        });
+        let Some(first) = retained.min().filter(|first| named.is_none_or(|named| *first < named)) else {
+            return named;
+        };
+        let selected = self.topics.iter().filter(|(topic, model)| {
+            let frame = model.retained.iter().find(|frame| frame.seq() == first);
+            frame.is_some_and(|frame| is_seen(topic, frame))
+        });
+        selected.filter_map(|(topic, model)| first_of(topic, model)).chain(named).min()
     }
 
     fn ask_to_read(&mut self) {
@@ -558,12 +592,12 @@ impl World {
             let retained = |topic| self.topics[topic].retained.iter().any(|other| other.seq() == frame.seq());
             frame.topics().iter().any(|topic| selection.selects(topic, frame.private()) && retained(topic))
         });
-        let found = self.log.first_after(selection.get(), after, usize::MAX).frame();
+        let found = self.log.first_after(selection.get(), after, &mut usize::MAX.clone()).frame();
         assert_eq!(found.map(|frame| frame.seq()), first.map(|frame| frame.seq()));
         // With fewer steps it does not say more than it knows.
         let first_seq = first.map_or(u64::MAX, |frame| frame.seq());
         let steps = self.below(200);
-        match self.log.first_after(selection.get(), after, steps) {
+        match self.log.first_after(selection.get(), after, &mut steps.clone()) {
             First::Frame(frame) => assert_eq!(frame.seq(), first_seq),
             First::Nothing => assert_eq!(first_seq, u64::MAX),
             First::NothingUpTo(seq) => assert!(seq >= after && seq < first_seq),
@@ -680,7 +714,7 @@ impl World {
 impl ModelTopic {
     fn push(&mut self, frame: Arc<Frame>) {
         if let Some(id) = frame.own_id() {
-            self.own_ids.entry(id.to_owned()).or_insert((frame.seq(), 0)).1 += 1;
+            self.own_ids.entry((id.to_owned(), frame.private())).or_insert((frame.seq(), 0)).1 += 1;
         }
         self.retained.push_back(frame);
     }
@@ -689,10 +723,11 @@ impl ModelTopic {
         let frame = self.retained.pop_front().unwrap();
         self.dropped[usize::from(frame.private())] = frame.seq();
         if let Some(id) = frame.own_id() {
-            let own = self.own_ids.get_mut(id).unwrap();
+            let key = (id.to_owned(), frame.private());
+            let own = self.own_ids.get_mut(&key).unwrap();
             own.1 -= 1;
             if own.1 == 0 {
-                self.own_ids.remove(id);
+                self.own_ids.remove(&key);
             }
         }
         frame

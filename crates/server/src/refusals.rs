@@ -10,7 +10,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A bound that refuses: its counter, and the text of its line.
 type Bound = (fn(&Counts) -> u64, &'static str);
 
-const BOUNDS: [Bound; 6] = [
+const BOUNDS: [Bound; 7] = [
     (
         |counts| counts.refused_full,
         "subscribers were refused: there are as many as may be (--max-connections; the last places are for \
@@ -19,6 +19,11 @@ const BOUNDS: [Bound; 6] = [
     (
         |counts| counts.refused_for_memory,
         "subscribers were refused: the memory for their topics is used up (--subscription-bytes)",
+    ),
+    (
+        |counts| counts.refused_for_patterns,
+        "subscribers were refused: there are as many patterns as may be (--max-patterns), or theirs would have made \
+         it too much work to find the patterns of a topic",
     ),
     (
         |counts| counts.refused_for_address,
@@ -93,7 +98,8 @@ mod tests {
         all.refused_for_connect_rate = 4;
         all.refused_for_subject = 5;
         all.refused_undecided = 6;
+        all.refused_for_patterns = 7;
         let each = RefusalReporter::default().due(&all, Duration::ZERO);
-        assert_eq!(each.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(each.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 2, 7, 3, 4, 5, 6]);
     }
 }

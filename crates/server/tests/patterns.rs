@@ -310,9 +310,12 @@ on_both_backends! {
         let mut two = server.subscribe("match=two/{id}&match=one/*");
         let [fresh, kept] = ask_on_both(&server, "topic=a&match=three/*", &[]);
         for response in [fresh, kept] {
-            response.problem(503);
+            let problem = response.problem(503).to_string();
+            assert!(problem.contains("as many patterns as it can look up"), "{problem}");
             assert!(response.header("Retry-After").is_some());
         }
+        // The memory for topics is not used up, and the log does not say so.
+        server.expect_log("--max-patterns");
         // The same patterns and all topics have room.
         let mut again = server.subscribe("topic=a&match=two/{another}");
         publish(&server, &["two/1"], "2");

@@ -60,8 +60,6 @@ pub(crate) struct LogModel {
     patterns: Vec<Pattern>,
     most_patterns: usize,
     in_log: Vec<PatternInLog>,
-    /// The first event that bore an id, since the log last had none that did, in any topic.
-    own_ids: BTreeMap<String, u64>,
     shards: usize,
     /// What happened to patterns since it was last asked for: remembered again, and forgotten.
     pub(crate) remembered: u64,
@@ -88,8 +86,8 @@ struct TopicModel {
     dropped: [u64; 2],
     /// What the log says: every event after this is there, of the public ones and of all. At least `dropped`.
     available_after: [u64; 2],
-    /// Ids that retained events bear.
-    own_ids: BTreeMap<String, OwnId>,
+    /// Ids that retained events bear, public ones or private ones.
+    own_ids: BTreeMap<(String, bool), OwnId>,
     /// The shards that read it.
     shards: Vec<usize>,
     has_entry: bool,
@@ -130,7 +128,6 @@ impl LogModel {
             in_log: vec![unknown; patterns.len()],
             patterns,
             most_patterns,
-            own_ids: BTreeMap::new(),
             shards,
             remembered: 0,
             forgotten: 0,
@@ -161,11 +158,6 @@ impl LogModel {
     pub(crate) fn append(&mut self, entry: &Entry, now: Duration) {
         self.newest = entry.seq;
         self.released_bytes += entry.size;
-        if let Some(id) = &entry.own_id
-            && !self.topics.iter().any(|topic| topic.own_ids.contains_key(id))
-        {
-            self.own_ids.insert(id.clone(), entry.seq);
-        }
         for (name, topic) in self.names.iter().zip(&mut self.topics) {
             if entry.topics.contains(name) {
                 self.unretained_bytes += topic.append(entry, now);
@@ -404,15 +396,35 @@ impl LogModel {
         }
     }
 
-    /// The first event of these topics that bore an id, where one is retained that does. For patterns, the first one of
-    /// all topics.
+    /// The first event that bore an id among those that the subscriber may see, where one of its topic is retained that
+    /// does. For patterns, the first one that is retained, or an earlier one of its topics.
     fn first_bearer(&self, id: &str, interest: &Interest) -> Option<u64> {
-        if !interest.patterns.is_empty() {
-            let is_borne = self.topics.iter().any(|topic| topic.own_ids.contains_key(id));
-            return self.own_ids.get(id).filter(|_| is_borne).copied();
+        let first_of = |topic: &TopicModel, sees_private: bool| {
+            let kinds = [false, true].into_iter().take(1 + usize::from(sees_private));
+            let own_ids = kinds.filter_map(|is_private| topic.own_ids.get(&(id.to_owned(), is_private)));
+            own_ids.map(|own_id| own_id.first).min()
+        };
+        let named = interest.topics.iter();
+        let named = named.filter_map(|name| first_of(self.topic(name), interest.sees_private(name))).min();
+        if interest.patterns.is_empty() {
+            return named;
         }
-        let topics = interest.topics.iter().map(|topic| self.topic(topic));
-        topics.filter_map(|topic| topic.own_ids.get(id)).map(|own_id| own_id.first).min()
+        let mut first: Option<(u64, Option<u64>)> = None;
+        for (name, topic) in self.names.iter().zip(&self.topics) {
+            let is_seen =
+                |it: &&Retained| it.own_id.as_deref() == Some(id) && interest.selects(name, it.is_private);
+            let Some(seen) = topic.retained.iter().find(is_seen) else { continue };
+            let of_topic = first_of(topic, interest.selects(name, true));
+            first = match first {
+                Some((before, of_before)) if before == seen.seq => {
+                    Some((before, of_before.into_iter().chain(of_topic).min()))
+                }
+                Some((before, _)) if before < seen.seq => first,
+                _ => Some((seen.seq, of_topic)),
+            };
+        }
+        let first = first.filter(|(seq, _)| named.is_none_or(|named| *seq < named));
+        first.and_then(|(_, of_topics)| of_topics).into_iter().chain(named).min()
     }
 
     /// The shards that read this topic by its name.
@@ -486,7 +498,8 @@ impl TopicModel {
     fn append(&mut self, entry: &Entry, now: Duration) -> usize {
         let Entry { seq, size, published_at, .. } = *entry;
         if let Some(id) = &entry.own_id {
-            let own_id = self.own_ids.entry(id.clone()).or_insert(OwnId { first: seq, count: 0 });
+            let key = (id.clone(), entry.private);
+            let own_id = self.own_ids.entry(key).or_insert(OwnId { first: seq, count: 0 });
             own_id.count += 1;
         }
         self.bytes += size;
@@ -518,10 +531,11 @@ impl TopicModel {
             self.dropped[0] = oldest.seq;
         }
         if let Some(id) = &oldest.own_id {
-            let own_id = self.own_ids.get_mut(id).expect("the id of a retained event");
+            let key = (id.clone(), oldest.is_private);
+            let own_id = self.own_ids.get_mut(&key).expect("the id of a retained event");
             own_id.count -= 1;
             if own_id.count == 0 {
-                self.own_ids.remove(id);
+                self.own_ids.remove(&key);
             }
         }
         oldest

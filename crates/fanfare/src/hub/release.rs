@@ -137,7 +137,7 @@ impl ReleaseQueue {
         let with_own_ids = batch.frames.iter().filter(|frame| frame.own_id().is_some());
         let with_own_ids: Vec<_> = with_own_ids.cloned().collect();
         for frame in &with_own_ids {
-            let key = log.own_id_key(frame.own_id().unwrap_or_default(), frame.topics());
+            let Some(key) = log.own_id_key_of(frame) else { continue };
             self.own_ids.entry(key).or_default().push(Arc::clone(frame));
         }
         self.batches.insert(first, Queued { batch: None, with_own_ids });
@@ -146,7 +146,7 @@ impl ReleaseQueue {
     fn remove(&mut self, first: u64, log: &Log) -> Option<Queued> {
         let queued = self.batches.remove(&first)?;
         for frame in &queued.with_own_ids {
-            let key = log.own_id_key(frame.own_id().unwrap_or_default(), frame.topics());
+            let Some(key) = log.own_id_key_of(frame) else { continue };
             if let Some(frames) = self.own_ids.get_mut(&key) {
                 frames.retain(|other| other.seq() != frame.seq());
                 if frames.is_empty() {
@@ -235,9 +235,8 @@ impl Releaser {
     pub(super) fn wait_for(&self, first: &Frame, position: &mut Option<LinePosition>, by: WaitBy) -> bool {
         let Some(mut log) = self.log.lock_unless_broken() else { return false };
         let seq = first.seq();
-        let is_waiting = log.change_unreleased(|queue, log| {
-            queue.has(seq, log.own_id_key(first.own_id().unwrap_or_default(), first.topics()))
-        });
+        let is_waiting = log
+            .change_unreleased(|queue, log| log.own_id_key_of(first).is_some_and(|key| queue.has(seq, key)));
         if is_waiting {
             self.shared.waiting.enter_until(position, seq, by);
         }
@@ -366,7 +365,7 @@ impl Batch {
         let mut mail: SmallVec<[ShardMail; 1]> = SmallVec::new();
         self.is_read_here = false;
         for frame in &self.frames {
-            let (shards, is_read_here) = log.readers_of(frame.topics());
+            let (shards, is_read_here) = log.readers_of(frame.topics(), &mut 0);
             self.is_read_here |= is_read_here;
             for shard in shards.iter() {
                 let index = mail.iter().position(|mail| mail.shard == shard).unwrap_or_else(|| {

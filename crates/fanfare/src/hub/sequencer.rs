@@ -314,12 +314,15 @@ impl Sequencer {
         }
         let scratch = &mut state.scratch;
         let count = self.measure(scratch, events);
-        let is_larger = count < events.len();
         self.check(events.iter().take(count)).map_err(Unable::Refused)?;
         let repeated = &mut scratch.repeated;
         // A log outside of the process has decided which events are the same.
         repeated.are_looked_up = matches!(numbers, Numbers::Next);
         let interest = self.log.interest(events.iter().take(count), &mut scratch.interest, repeated);
+        // The part may have ended before, because its topics take long to look up.
+        let count = scratch.interest.len();
+        scratch.sizes.truncate(count);
+        let is_larger = count < events.len();
         if interest.is_behind && !may_queue {
             return Err(Unable::Refused(PublishError::Busy));
         }

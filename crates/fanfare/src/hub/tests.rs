@@ -22,8 +22,9 @@ use fanfare_proto::cursor::Epoch;
 use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::event_log::{EventLog, Read, ReadBounds, Wanted};
 use fanfare_proto::frame::Frame;
-use fanfare_proto::limits::Limits;
+use fanfare_proto::limits::{Limits, WALK_STEPS};
 use fanfare_proto::log::Log;
+use fanfare_proto::pattern::{Pattern, PatternTable};
 use fanfare_proto::selection::Selection;
 
 use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle, Visibility};
@@ -227,6 +228,36 @@ fn a_part_is_bounded_in_topics() {
     let mut waiting = vec![of_two(), of_two(), of_two()];
     assert_eq!(hub.publish_wait(&mut waiting, Duration::ZERO).map(|published| published.count), Ok(3));
     assert_eq!(shard.act_on_all(), (5..=13).collect::<Vec<_>>());
+}
+
+/// A walk through the table of patterns may take some thousand steps. A part of 512 topics held the locks for 30 ms where
+/// patterns and topics were chosen for that.
+#[test]
+fn a_part_is_bounded_in_the_steps_of_walks() {
+    let (hub, mut shards) = hub(1, Limits::default(), &[]);
+    let (mut alone, mut patterns) = (PatternTable::new(), Vec::new());
+    for number in 1..20 {
+        let pattern = Pattern::parse(&format!("{{x}}{}b", "a".repeat(number))).unwrap().normalized();
+        if alone.insert(pattern.clone(), ()).is_ok() {
+            patterns.push(pattern);
+        }
+    }
+    shards[0].log.add_reader(&[], &patterns).unwrap();
+    let names: Vec<String> = (0..200).map(|number| format!("{}{number}", "a".repeat(250))).collect();
+    let (mut steps, mut count) = (0, 0);
+    while steps < WALK_STEPS {
+        steps += alone.matching(&names[count], |_| {}).steps;
+        count += 1;
+    }
+    assert!((2..100).contains(&count), "{count} topics in {steps} steps");
+    let mut batch: Vec<Event> = names.iter().map(|name| event(name)).collect();
+    assert_eq!(hub.publish_batch(&mut batch).map(|published| published.count), Ok(count));
+    assert_eq!(hub.publish_batch(&mut batch).map(|published| published.count), Ok(count));
+    assert_eq!(batch.len(), 200 - 2 * count);
+    let rest = batch.len();
+    assert_eq!(hub.publish_wait(&mut batch, Duration::ZERO).map(|published| published.count), Ok(rest));
+    // Ordinary topics are not divided.
+    assert_eq!(hub.publish_batch(&mut events("b", 500)).map(|published| published.count), Ok(500));
 }
 
 /// Bytes bound a part, too; and one event that is larger than the bound is taken where nothing waits.

@@ -13,6 +13,7 @@ use super::table::{Audiences, SweepKey};
 use super::{AudienceId, Subscription};
 use crate::frame::Frame;
 use crate::frames::{FrameKey, FrameStore};
+use crate::limits::STEPS_OF_A_MARK;
 
 /// An event that is not marked everywhere yet.
 pub(super) struct Marking {
@@ -29,23 +30,24 @@ pub(super) struct Marking {
 }
 
 impl Audiences {
-    /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers how many audiences were
-    /// marked at once.
+    /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers what this has cost, in marks:
+    /// the audiences that were marked at once, and the search for the patterns of the event.
     pub fn begin_marking(&mut self, frame: Arc<Frame>, store: &mut FrameStore) -> usize {
-        let entries = self.entries_of(&frame);
+        let (entries, steps) = self.entries_of(&frame);
+        let searched = steps / STEPS_OF_A_MARK;
         let (audiences, streams) = entries.iter().fold((0, 0), |(audiences, streams), entry| {
             let entry = &self.topics[*entry];
             (audiences + entry.audiences.len(), streams + entry.subscribers())
         });
         if audiences == 0 {
-            return 0;
+            return searched;
         }
         // After a mass of ends, many audiences without a stream may wait for their removal: they are marked in pieces.
         let is_small = streams.max(audiences) <= self.bounds.small_fan_out;
         let frame = store.insert(frame);
         if !is_small || self.markings.is_empty() {
             self.markings.push_back(Marking { frame, is_small, entries, at: 0, next: 0 });
-            return 0;
+            return searched;
         }
         for entry in entries {
             for id in self.topics[entry].audiences.clone() {
@@ -54,7 +56,7 @@ impl Audiences {
             }
         }
         store.drop_reference(frame);
-        audiences
+        audiences + searched
     }
 
     /// Marks at most `budget` audiences; says how much of the budget is left. Nothing left: there may be more to mark.

@@ -355,19 +355,22 @@ impl Audiences {
         Some(key)
     }
 
-    /// The entries of an event's topics, and of the patterns that match one of them, each once.
-    pub(super) fn entries_of(&self, frame: &Frame) -> SmallVec<[u32; 4]> {
+    /// The entries of an event's topics, and of the patterns that match one of them, each once; and the steps of the walks
+    /// that find the patterns.
+    pub(super) fn entries_of(&self, frame: &Frame) -> (SmallVec<[u32; 4]>, usize) {
+        let mut steps = 0;
         let mut entries: SmallVec<[u32; 4]> =
             frame.topics().iter().filter_map(|topic| self.topic_key(topic)).collect();
         if !self.patterns.is_empty() {
             let topics = entries.len();
             for topic in frame.topics() {
-                self.patterns.matching(topic.as_str(), |key| entries.extend(self.patterns.get(key).copied()));
+                let found = |key| entries.extend(self.patterns.get(key).copied());
+                steps += self.patterns.matching(topic.as_str(), found).steps;
             }
             entries[topics..].sort_unstable();
             entries.dedup();
         }
-        entries
+        (entries, steps)
     }
 
     fn topic_key(&self, topic: &Topic) -> Option<u32> {

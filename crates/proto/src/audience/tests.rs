@@ -5,7 +5,8 @@ use super::*;
 use crate::event::{Event, Topic};
 use crate::frame::{Frame, WireFormat};
 use crate::frames::FrameStore;
-use crate::limits::SMALL_FAN_OUT;
+use crate::limits::{SMALL_FAN_OUT, STEPS_OF_A_MARK};
+use crate::pattern::Pattern;
 use crate::stream::Deciseconds;
 
 struct Table {
@@ -172,4 +173,26 @@ fn the_search_for_members_that_are_behind_has_a_budget() {
     }
     table.audiences.end_turn(turn, &mut table.store);
     table.audiences.check(&table.store);
+}
+
+/// The search for the patterns of an event was for nothing: a tick of events of topics that are long to look up took ten
+/// times as long as one of others.
+#[test]
+fn the_search_for_patterns_counts_as_marks() {
+    let mut table = Table::new();
+    let id = table.found(&["few"]);
+    table.join(id, 1, 0);
+    let patterns = ["{a}.{b}.{c}.x", "{+d}-{e}-x"].map(|text| Pattern::parse(text).unwrap().normalized());
+    table.audiences.add_patterns(&patterns).unwrap();
+    let name = "a.-".repeat(80);
+    let mut alone = crate::pattern::PatternTable::new();
+    for pattern in &patterns {
+        alone.insert(pattern.clone(), ()).unwrap();
+    }
+    let steps = alone.matching(&name, |_| {}).steps;
+    assert!(steps > 500, "{steps} steps");
+    let marks = table.audiences.begin_marking(frame(&name, 1), &mut table.store);
+    assert_eq!(marks, steps / STEPS_OF_A_MARK, "an event that no audience reads");
+    table.audiences.begin_marking(frame("few", 2), &mut table.store);
+    assert!(table.audiences.begin_marking(frame("few", 3), &mut table.store) >= 1);
 }

@@ -73,7 +73,7 @@ impl Delivery {
         if cursor < incomplete_until {
             // Where nothing is left between the two, the stream goes on behind the gap.
             let wanted = self.audiences.subscription(audience).wanted_after(cursor, incomplete_until);
-            let next = log.first_after(&wanted, self.budgets.search_steps);
+            let next = log.first_after(&wanted, &mut self.budgets.search_steps.clone());
             if next.nothing_up_to(incomplete_until) == incomplete_until {
                 cursor = incomplete_until;
             }
@@ -101,7 +101,7 @@ impl Delivery {
     pub fn opening_gap_event(&self, opened: &Opened, asked: &str, log: &impl EventLog, out: &mut Vec<u8>) {
         let subscription = self.audiences.subscription(opened.audience);
         let wanted = subscription.wanted_after(opened.incomplete_until, 0);
-        let next = log.first_after(&wanted, self.budgets.search_steps).frame();
+        let next = log.first_after(&wanted, &mut self.budgets.search_steps.clone()).frame();
         gap_event(asked, self.cursor(opened.cursor), next.as_deref(), subscription.encoding(), out);
     }
 

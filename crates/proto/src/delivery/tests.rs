@@ -349,6 +349,40 @@ fn subscribers_of_patterns_replay_within_the_budget_of_a_tick() {
     assert_eq!(world.sends, STREAMS);
 }
 
+/// A laggard that skips what is gone looks for what is left. Of patterns that took steps which no budget knew of: 64 of them
+/// held up a tick for ten milliseconds.
+#[test]
+fn what_a_laggard_of_a_pattern_skips_takes_of_the_budget_of_a_tick() {
+    const STREAMS: usize = 40;
+    let limits = Limits::default().with_laggard_policy(LaggardPolicy::Skip);
+    let mut world = World::new(limits, Budgets::default());
+    let once = RetentionRule::new("orders*".parse().unwrap(), Retention::default().with_events(1));
+    let log_limits = LogLimits::default().with_rules(vec![once]);
+    world.log = Log::new(Epoch::new(1), log_limits, 1);
+    let pattern = [Pattern::parse("orders/{id}").unwrap()];
+    let subscription = Subscription::new([], WireFormat::Chunked, false).with_patterns(pattern, |_| false);
+    // The pattern is known before it loses something.
+    world.begin_with(subscription.clone(), None, None);
+    world.publish("orders/7", 1);
+    (0..4_000).for_each(|_| world.publish("noise", 1));
+    world.publish("orders/7", 1);
+    while world.delivery.has_work() {
+        world.tick();
+    }
+    for _ in 0..STREAMS {
+        world.begin_with(subscription.clone(), Some(Start::At { cursor: 0, from: 0 }), None);
+    }
+    let (mut gaps, mut most) = (0, 0);
+    while world.delivery.laggards() > 0 {
+        world.tick();
+        let now = world.delivery.counts().gaps;
+        (gaps, most) = (now, most.max(now - gaps));
+    }
+    assert_eq!(gaps, STREAMS as u64, "each is told of its gap once");
+    let in_a_tick = (REPLAYED_FRAMES * STEPS_OF_A_READ_FRAME / SCAN_STEPS + 1) as u64;
+    assert!(most <= in_a_tick, "{most} searches in one tick");
+}
+
 /// Of two orders about patterns, the one that finds no room changes nothing.
 #[test]
 fn a_change_to_a_pattern_that_finds_no_room_changes_nothing() {

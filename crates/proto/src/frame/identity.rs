@@ -64,7 +64,7 @@ impl Event {
     /// hash, and where they say the same to clients, the same second one. `None`: it has no own id.
     pub fn fingerprint(&self, hashes: &impl BuildHasher) -> Option<(u64, u64)> {
         let topics = self.topics().iter().map(|topic| hashes.hash_one(topic));
-        let identity = hashes.hash_one(self.id()?) ^ topics.fold(0, u64::wrapping_add).rotate_left(32);
+        let identity = identity_key(hashes.hash_one(self.id()?), topics);
         let mut content = hashes.build_hasher();
         (self.event_type(), self.retry(), self.is_private()).hash(&mut content);
         for line in self.data().into_iter().flat_map(DataLines::of) {
@@ -72,6 +72,12 @@ impl Event {
         }
         Some((identity, content.finish()))
     }
+}
+
+/// One number for an own id and the topics that it belongs to, in whatever order, by their hashes.
+pub(crate) fn identity_key(id: u64, topics: impl Iterator<Item = u64>) -> u64 {
+    // A sum does not depend on the order.
+    id.rotate_left(32) ^ topics.fold(0, u64::wrapping_add)
 }
 
 /// Whether these are the same topics, in whatever order. No topic is twice among those of an event.

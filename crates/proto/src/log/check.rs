@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::expiry::{AT_ONCE, NEVER, expires_at};
+use super::own_ids::OwnIds;
 use super::topic::{RetainedFrames, TopicEntry, frame_memory};
 use super::{Log, stamp_of};
 use crate::pattern::Pattern;
@@ -94,7 +95,6 @@ impl Log {
         for frame in self.order.after(0) {
             assert!(frames.contains_key(&frame.seq()), "frame {} is retained by a topic", frame.seq());
         }
-        self.own_ids.check(self.order.after(0).filter_map(|frame| frame.own_id()), self.keys);
         assert_eq!(self.retained_bytes, retained_bytes, "bytes of frames and of their topics");
         assert_eq!(self.reader_bytes, reader_bytes, "bytes of topics that are only read");
         assert_eq!(self.readers, readers, "pairs of a topic and a shard");
@@ -110,7 +110,7 @@ impl Log {
         let is_within = retained.len() <= retention.events && retained.frame_bytes <= retention.bytes;
         let (frames, bytes) = (retained.len(), retained.frame_bytes);
         assert!(is_within || retained.is_due_at_once, "{frames} frames and {bytes} bytes in {name}");
-        let (mut bytes, mut own_ids) = (0, HashMap::new());
+        let (mut bytes, mut own_ids) = (0, [HashMap::new(), HashMap::new()]);
         for queue in retained.queues(true) {
             let mut previous = entry.dropped.newest;
             for (seq, frame) in queue {
@@ -118,7 +118,7 @@ impl Log {
                 previous = *seq;
                 bytes += frame.size();
                 if let Some(id) = frame.own_id() {
-                    own_ids.entry(id).or_insert((0, *seq)).0 += 1;
+                    own_ids[usize::from(frame.private())].entry(id).or_insert((0, *seq)).0 += 1;
                 }
             }
         }
@@ -126,21 +126,23 @@ impl Log {
             assert!(!frame.1.private(), "a private frame among the public ones");
         }
         assert_eq!(retained.frame_bytes, bytes, "bytes of the frames in {name}");
-        let kept = retained.own_ids().map_or(0, |own_ids| own_ids.len());
-        assert_eq!(
-            (kept, retained.own_ids().is_some()),
-            (own_ids.len(), !own_ids.is_empty()),
-            "own ids of {name}"
-        );
-        retained.own_ids().into_iter().for_each(|own_ids| own_ids.check());
-        let mut text_bytes = 0;
-        for (id, frames, first) in retained.own_ids().into_iter().flat_map(|own_ids| own_ids.iter()) {
-            let (expected, retained) = own_ids[id];
-            assert_eq!(frames, expected, "frames of {name} that bear {id}");
-            assert!(first <= retained, "{id} was borne first by frame {retained} of {name}, not {first}");
-            text_bytes += id.len();
+        for (kept, borne) in retained.own_ids().into_iter().zip(own_ids) {
+            assert_eq!(
+                kept.map(OwnIds::len),
+                (!borne.is_empty()).then_some(borne.len()),
+                "own ids of {name}"
+            );
+            let Some(kept) = kept else { continue };
+            kept.check();
+            let mut text_bytes = 0;
+            for (id, frames, first) in kept.iter() {
+                let (expected, retained) = borne[id];
+                assert_eq!(frames, expected, "frames of {name} that bear {id}");
+                assert!(first <= retained, "{id} was borne first by frame {retained} of {name}, not {first}");
+                text_bytes += id.len();
+            }
+            assert_eq!(kept.text_bytes(), text_bytes);
         }
-        assert_eq!(retained.own_ids().map_or(0, |own_ids| own_ids.text_bytes()), text_bytes);
     }
 
     fn check_expiries(&self) {

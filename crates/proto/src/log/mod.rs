@@ -20,6 +20,7 @@
 //! One lock guards the log, so nothing is freed inside: frames that are dropped go into a list of the caller.
 
 mod check;
+pub(crate) mod drop_notes;
 mod dropped;
 mod expiry;
 mod fairness;
@@ -47,7 +48,6 @@ use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
 use self::frame_topics::FrameTopics;
 use self::order::FrameOrder;
-use self::own_ids::OwnIdsOfAll;
 use self::patterns::Patterns;
 use self::published::PublishedIds;
 use self::retention_change::RetentionChange;
@@ -96,7 +96,6 @@ pub struct Log {
     patterns: Patterns,
     /// All distinct frames, for the readers of patterns.
     order: FrameOrder,
-    own_ids: OwnIdsOfAll,
     /// Distinct frames.
     frames: usize,
     /// Distinct frames, each once, and everything of the topics that have frames.
@@ -140,7 +139,6 @@ impl Log {
             forgotten: Forgotten::new(limits.total_bytes / FORGOTTEN_SHARE),
             patterns: Patterns::new(PATTERNS),
             order: FrameOrder::new(),
-            own_ids: OwnIdsOfAll::new(),
             frames: 0,
             retained_bytes: 0,
             reader_bytes: 0,
@@ -175,6 +173,15 @@ impl Log {
         self.patterns.set_most(most);
     }
 
+    /// How many steps of walks through the table of patterns one call makes for what it drops, [`WALK_STEPS`] unless this is
+    /// called.
+    ///
+    /// [`WALK_STEPS`]: crate::limits::WALK_STEPS
+    pub fn limit_walk_steps(&mut self, steps: usize) {
+        self.changes += 1;
+        self.patterns.set_walk_steps(steps);
+    }
+
     /// The identity of this log's lifetime.
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -200,8 +207,7 @@ impl Log {
     /// entries of their topics, own ids, what is known of forgotten topics. An upper bound, beside a constant
     /// of 10 KiB and what an allocator rounds up. It is at most [`LogLimits::total_bytes`].
     pub fn bytes(&self) -> usize {
-        let ids = self.published_ids.bytes() + self.own_ids.bytes();
-        let of_frames = self.frame_topics.bytes() + self.order.bytes() + ids;
+        let of_frames = self.frame_topics.bytes() + self.order.bytes() + self.published_ids.bytes();
         self.retained_bytes + of_frames + self.expiries.bytes() + self.forgotten.bytes()
     }
 
@@ -238,7 +244,26 @@ impl Log {
     /// # Panics
     /// The frame's `seq` is not higher than all before it.
     pub fn append(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
+        self.append_all([frame], now, dropped);
+    }
+
+    /// The same for several frames, in order, which are appended under one hold of the lock.
+    ///
+    /// # Panics
+    /// As [`Log::append`].
+    pub fn append_all(
+        &mut self,
+        frames: impl AsRef<[Arc<Frame>]> + IntoIterator<Item = Arc<Frame>>,
+        now: Duration,
+        dropped: &mut Vec<Arc<Frame>>,
+    ) {
         self.changes += 1;
+        self.patterns.begin_notes(frames.as_ref().iter().map(|frame| frame.topics().len()).sum());
+        frames.into_iter().for_each(|frame| self.append_next(frame, now, dropped));
+        self.patterns.note_waiting();
+    }
+
+    fn append_next(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
         let seq = frame.seq();
         assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
         self.newest = seq;
@@ -249,9 +274,6 @@ impl Log {
         }
         self.published_ids.add(&frame, self.keys);
         self.order.push(Arc::clone(&frame));
-        if let Some(id) = frame.own_id() {
-            self.own_ids.add(id, seq, self.keys);
-        }
         let mut left = APPEND_DROPS;
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
@@ -269,10 +291,12 @@ impl Log {
     }
 
     /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
-    /// topics than that. Half of the budget is for a change of the retention that is under way
+    /// topics than that. It also forgets patterns, and notes drops in patterns, that earlier calls have left over. Half of
+    /// the budget is for a change of the retention that is under way
     /// ([`Log::set_retention`]). Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
+        self.patterns.begin_notes(0);
         let now = nanoseconds(now);
         let changing = if self.change.is_some() { budget.div_ceil(2) } else { 0 };
         self.go_on_changing(changing);
@@ -301,6 +325,8 @@ impl Log {
             }
             left = left.min(steps);
         }
+        self.patterns.forget_excess(left);
+        self.patterns.note_waiting();
     }
 
     /// When to call [`Log::trim`] next, on the clock of `published`. It may turn out that nothing is too old
@@ -308,7 +334,8 @@ impl Log {
     /// later.
     pub fn next_expiry(&self) -> Option<Duration> {
         let is_changing = self.change.is_some() || self.shrinks_to.is_some();
-        let at = if is_changing { Some(AT_ONCE) } else { self.expiries.next() };
+        let at =
+            if is_changing || self.patterns.has_waiting() { Some(AT_ONCE) } else { self.expiries.next() };
         at.map(Duration::from_nanos)
     }
 
@@ -345,7 +372,7 @@ impl Log {
     /// Notes that a shard reads each of these patterns from now on, as [`Log::add_reader`] does for topics.
     ///
     /// # Errors
-    /// There are too many patterns. Nothing has changed then, apart from patterns that are remembered no longer.
+    /// There are too many patterns. Nothing has changed then, apart from the order in which patterns are forgotten.
     ///
     /// # Panics
     /// The shard reads one of the patterns already.
@@ -355,16 +382,7 @@ impl Log {
         shard: usize,
     ) -> Result<(), NoRoomForPatterns> {
         self.changes += 1;
-        // First those that are remembered, so that the others do not push them out.
-        let (known, new): (Vec<&Pattern>, Vec<&Pattern>) =
-            patterns.iter().partition(|pattern| self.patterns.has(pattern));
-        for (added, pattern) in known.iter().chain(&new).enumerate() {
-            if let Err(no_room) = self.patterns.add_reader(pattern, shard) {
-                let added = known.iter().chain(&new).take(added);
-                added.for_each(|pattern| self.patterns.remove_reader(pattern, shard));
-                return Err(no_room);
-            }
-        }
+        self.patterns.add_readers(patterns, shard)?;
         self.readers_version += u64::from(!patterns.is_empty());
         Ok(())
     }
@@ -381,11 +399,17 @@ impl Log {
 
     /// The shards that read one of these topics, or a pattern that matches one.
     pub fn shards_reading(&self, topics: &[Topic]) -> ShardSet {
+        self.find_shards_reading(topics, &mut 0)
+    }
+
+    /// The same. Adds the steps of the walks that find the patterns of these topics to `steps`; each is some eight
+    /// nanoseconds.
+    pub fn find_shards_reading(&self, topics: &[Topic], steps: &mut usize) -> ShardSet {
         let mut shards = ShardSet::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {
             shards.union_with(&self.topics[slot].readers);
         }
-        topics.iter().for_each(|topic| self.patterns.add_shards(topic, &mut shards));
+        *steps += topics.iter().map(|topic| self.patterns.add_shards(topic, &mut shards)).sum::<usize>();
         shards
     }
 
@@ -574,9 +598,6 @@ impl Log {
             self.retained_bytes -= frame_memory(&frame);
             self.published_ids.remove(&frame, self.keys);
             self.order.remove(frame.seq());
-            if let Some(id) = frame.own_id() {
-                self.own_ids.remove(id, self.keys);
-            }
             dropped.push(frame);
         }
     }

@@ -133,6 +133,12 @@ impl FrameOrder {
         removed
     }
 
+    /// The frame of this number, if it is there.
+    pub(crate) fn get(&self, seq: u64) -> Option<&Arc<Frame>> {
+        let segment = self.segments.get(self.segment_of(seq)?)?;
+        segment.position_of(seq).map(|position| &segment.frames[position].1)
+    }
+
     /// All frames with a higher number, in order.
     pub(crate) fn after(&self, seq: u64) -> impl Iterator<Item = &Arc<Frame>> {
         let at = self.segment_of(seq).unwrap_or(0);
@@ -258,6 +264,8 @@ mod tests {
                 let expected: Vec<u64> = map.range(after + 1..).map(|(seq, _)| *seq).collect();
                 prop_assert_eq!(seqs(order.after(after)), expected);
                 prop_assert_eq!(order.len(), map.len());
+                let found = order.get(after).map(|frame| frame.seq());
+                prop_assert_eq!(found, map.get_key_value(&after).map(|(seq, _)| *seq));
             }
         }
     }

@@ -1,9 +1,10 @@
-//! The publishers' own ids of one topic.
+//! The publishers' own ids that the public or the private frames of one topic bear.
 
 use crate::segments::SegmentTable;
 use crate::slot_table::HashKeys;
 
-/// The own ids that retained frames of one topic bear.
+/// The own ids that retained frames of one topic bear: its public ones, or its private ones. They are apart, so that a
+/// subscriber that does not see private events learns nothing of their ids.
 pub(super) struct OwnIds {
     table: SegmentTable<OwnId>,
     /// Bytes of the ids' texts.
@@ -79,67 +80,6 @@ impl OwnIds {
 
     pub(super) fn text_bytes(&self) -> usize {
         self.text_bytes
-    }
-}
-
-/// The own ids that retained frames of all topics bear, for subscribers of patterns: these do not know which topics to
-/// ask. It has hashes in place of texts. Two ids with one hash would be one id here; the log's keys are secret, so that no
-/// client can compute such a pair, and by chance one in 2^64 pairs is one.
-pub(super) struct OwnIdsOfAll {
-    table: SegmentTable<OwnIdOfAny>,
-}
-
-struct OwnIdOfAny {
-    hash: u64,
-    /// As [`OwnId::first`].
-    first: u64,
-    frames: u32,
-}
-
-impl OwnIdsOfAll {
-    pub(super) fn new() -> OwnIdsOfAll {
-        OwnIdsOfAll { table: SegmentTable::new() }
-    }
-
-    /// The memory that this is, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.table.bytes()
-    }
-
-    /// Notes that the frame `seq`, which is retained from now on, bears the id.
-    pub(super) fn add(&mut self, text: &str, seq: u64, keys: HashKeys) {
-        let hash = keys.hash(text);
-        match self.table.find_mut(hash, |own| own.hash == hash) {
-            Some(own) => own.frames += 1,
-            None => self.table.insert(hash, OwnIdOfAny { hash, first: seq, frames: 1 }, |own| own.hash),
-        }
-    }
-
-    /// Notes that no topic retains a frame any more that bears the id.
-    pub(super) fn remove(&mut self, text: &str, keys: HashKeys) {
-        let hash = keys.hash(text);
-        let Some(own) = self.table.find_mut(hash, |own| own.hash == hash) else { return };
-        own.frames -= 1;
-        if own.frames == 0 {
-            self.table.remove(hash, |own| own.hash == hash, |own| own.hash);
-        }
-    }
-
-    /// The first frame that bore the id, while a retained one does.
-    pub(super) fn first(&self, text: &str, keys: HashKeys) -> Option<u64> {
-        let hash = keys.hash(text);
-        self.table.find(hash, |own| own.hash == hash).map(|own| own.first)
-    }
-
-    /// Checks that exactly these frames are here, each by its id; for tests.
-    pub(super) fn check<'t>(&self, frames: impl Iterator<Item = &'t str>, keys: HashKeys) {
-        self.table.check(|own| own.hash);
-        let mut count = 0;
-        for text in frames {
-            assert!(self.first(text, keys).is_some(), "a retained frame bears {text}");
-            count += 1;
-        }
-        assert_eq!(self.table.iter().map(|own| own.frames).sum::<u32>(), count, "frames with an own id");
     }
 }
 

@@ -1,27 +1,33 @@
 //! What the log knows of patterns: which shards read them, and what was dropped of the topics that they match.
 //!
 //! A pattern is to the log what a topic is, without frames of its own. A publish finds the patterns of a topic by one
-//! walk of a table, and a frame that is dropped is noted in each of them.
+//! walk of a table, and a frame that is dropped is noted in each of them: at once, or where that takes too many steps
+//! under one hold of the log's lock, later ([`super::drop_notes`]).
 //!
 //! A pattern that no shard reads any more is *remembered*: a subscriber that comes back to it is not told of a gap that is
 //! none. The remembered patterns have bounds together with those that are read, in number and in bytes, and the one that
 //! has been left for the longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
 //! dropped. That is too high where other topics have dropped it, and never too low.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use smallvec::SmallVec;
 
+use super::drop_notes::{DropNote, DropNotes};
 use super::dropped::Dropped;
 use super::shards::ShardSet;
-use crate::event::Topic;
+use crate::event::{MAX_TOPIC_BYTES, Topic};
 use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
-use crate::limits::REMEMBERED_PATTERN_BYTES;
-use crate::pattern::{Pattern, PatternKey, PatternTable};
+use crate::limits::{REMEMBERED_PATTERN_BYTES, WAITING_NOTES, WALK_STEPS};
+use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 
-/// Remembered patterns that a new one may push out in one step, because a walk would take too much work with them.
+/// Remembered patterns that the new ones of one subscription may push out beside one for each, because a walk would take too
+/// much work with them.
 const FORGOTTEN_AT_ONCE: usize = 64;
+
+/// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later calls.
+const FORGOTTEN_BY_A_REMOVAL: usize = 2;
 
 /// The patterns of the log.
 pub(super) struct Patterns {
@@ -34,11 +40,24 @@ pub(super) struct Patterns {
     readers: usize,
     /// What sets of shards have allocated, in bytes.
     reader_bytes: usize,
+    /// What the remembered patterns take at most, in bytes, and what they may take.
+    remembered_bytes: usize,
+    most_remembered_bytes: usize,
     /// The remembered pattern that was left first, and the one that was left last.
     oldest: Option<PatternKey>,
     newest: Option<PatternKey>,
     /// What was dropped of any topic.
     dropped_of_any: Dropped,
+    /// Drops that are still to be noted.
+    notes: DropNotes,
+    /// Steps that the notes of one hold of the log's lock may take.
+    walk_steps: usize,
+    /// What is left of them, and walks that are made in any case.
+    steps_left: usize,
+    walks_left: usize,
+    /// Steps of all walks ever.
+    #[cfg(test)]
+    steps_made: Cell<usize>,
     /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its topic has to
     /// drop its oldest frame as a rule. Forgotten where the table changes.
     last: RefCell<Option<(Topic, SmallVec<[PatternKey; 4]>)>>,
@@ -48,8 +67,10 @@ pub(super) struct Patterns {
 struct PatternEntry {
     /// Empty: it is remembered.
     readers: ShardSet,
-    /// What was dropped of topics that it matches, while it had this entry, and of any topic before.
-    dropped: Dropped,
+    /// What was dropped of topics that it matches, while it had this entry, and of any topic before. Drops that are
+    /// still to be noted are in it up to this number of them.
+    dropped: Cell<Dropped>,
+    looked_up_to: Cell<u64>,
     /// Its neighbours among the remembered patterns.
     older: Option<PatternKey>,
     newer: Option<PatternKey>,
@@ -67,16 +88,24 @@ impl Patterns {
             read: 0,
             readers: 0,
             reader_bytes: 0,
+            remembered_bytes: 0,
+            most_remembered_bytes: REMEMBERED_PATTERN_BYTES,
             oldest: None,
             newest: None,
             dropped_of_any: Dropped::default(),
+            notes: DropNotes::default(),
+            walk_steps: WALK_STEPS,
+            steps_left: WALK_STEPS,
+            walks_left: 0,
+            #[cfg(test)]
+            steps_made: Cell::default(),
             last: RefCell::new(None),
         }
     }
 
     /// The memory of all entries, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.table.bytes() + self.reader_bytes
+        self.table.bytes() + self.reader_bytes + self.notes.bytes()
     }
 
     /// The most memory that an entry of this pattern takes, in bytes.
@@ -106,7 +135,41 @@ impl Patterns {
     /// What was dropped of the topics that the pattern matches; at least that.
     pub(super) fn dropped(&self, pattern: &Pattern) -> Dropped {
         let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
-        entry.map_or(self.dropped_of_any, |entry| entry.dropped)
+        let Some(PatternEntry { dropped, looked_up_to, .. }) = entry else { return self.dropped_of_any };
+        let waiting = self.notes.since(looked_up_to.replace(self.notes.end()));
+        let its = waiting.filter(|note| pattern.matches(note.topic.as_str()));
+        dropped.set(its.fold(dropped.get(), |dropped, note| dropped.and(note.lost)));
+        dropped.get()
+    }
+
+    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where very many drops wait, two walks
+    /// are made for each topic of what is appended, so that they become less.
+    pub(super) fn begin_notes(&mut self, topics: usize) {
+        self.steps_left = self.walk_steps;
+        self.walks_left = if self.notes.len() < WAITING_NOTES { 1 } else { 1 + 2 * topics };
+    }
+
+    /// Notes drops that wait, as far as the steps go.
+    pub(super) fn note_waiting(&mut self) {
+        while self.may_walk()
+            && let Some(DropNote { topic, lost }) = self.notes.pop()
+        {
+            self.note(&topic, lost);
+        }
+    }
+
+    /// Whether drops wait to be noted, or patterns to be forgotten.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.notes.is_empty() || self.has_excess()
+    }
+
+    /// How many steps the notes of one hold of the log's lock may take.
+    pub(super) fn set_walk_steps(&mut self, steps: usize) {
+        (self.walk_steps, self.steps_left) = (steps, steps);
+    }
+
+    fn may_walk(&self) -> bool {
+        self.steps_left > 0 || self.walks_left > 0
     }
 
     /// A topic has lost a frame.
@@ -116,96 +179,207 @@ impl Patterns {
         if self.table.is_empty() {
             return;
         }
-        for key in self.matching(topic) {
-            if let Some(entry) = self.table.get_mut(key) {
-                entry.dropped = entry.dropped.and(lost);
-            }
+        let is_known = |(last, _): &(Topic, _)| last == topic;
+        if self.may_walk() || self.last.get_mut().as_ref().is_some_and(is_known) {
+            self.note(topic, lost);
+        } else {
+            self.notes.push(topic.clone(), lost);
         }
     }
 
-    /// Adds the shards that read a pattern of this topic.
-    pub(super) fn add_shards(&self, topic: &Topic, shards: &mut ShardSet) {
-        if self.read > 0 {
-            for key in self.matching(topic) {
-                if let Some(entry) = self.table.get(key) {
-                    shards.union_with(&entry.readers);
-                }
+    fn note(&mut self, topic: &Topic, lost: Dropped) {
+        let (keys, steps) = self.matching(topic);
+        for key in keys {
+            if let Some(entry) = self.table.get(key) {
+                entry.dropped.set(entry.dropped.get().and(lost));
             }
+        }
+        if steps > 0 {
+            self.steps_left = self.steps_left.saturating_sub(steps);
+            self.walks_left = self.walks_left.saturating_sub(1);
         }
     }
 
-    fn matching(&self, topic: &Topic) -> SmallVec<[PatternKey; 4]> {
+    /// Adds the shards that read a pattern of this topic, and answers how many steps that took.
+    pub(super) fn add_shards(&self, topic: &Topic, shards: &mut ShardSet) -> usize {
+        if self.read == 0 {
+            return 0;
+        }
+        let (keys, steps) = self.matching(topic);
+        for key in keys {
+            if let Some(entry) = self.table.get(key) {
+                shards.union_with(&entry.readers);
+            }
+        }
+        // The event pays for the drops that wait, too.
+        const STEPS_OF_A_WALK: usize = MAX_STATES * MAX_TOPIC_BYTES;
+        if self.notes.len() >= WAITING_NOTES / 2 { steps + 2 * STEPS_OF_A_WALK } else { steps }
+    }
+
+    /// The patterns of a topic, and the steps of the walk that has found them; none where the topic was the last one.
+    fn matching(&self, topic: &Topic) -> (SmallVec<[PatternKey; 4]>, usize) {
         let mut last = self.last.borrow_mut();
         if let Some((_, keys)) = last.as_ref().filter(|(last, _)| last == topic) {
-            return keys.clone();
+            return (keys.clone(), 0);
         }
         let mut keys = SmallVec::new();
-        self.table.matching(topic.as_str(), |key| keys.push(key));
+        let work = self.table.matching(topic.as_str(), |key| keys.push(key));
         *last = Some((topic.clone(), keys.clone()));
-        keys
+        let steps = work.steps.max(1);
+        #[cfg(test)]
+        self.steps_made.set(self.steps_made.get() + steps);
+        (keys, steps)
     }
 
-    /// Notes that a shard reads this pattern from now on.
+    /// Notes that a shard reads these patterns from now on. Where one of them finds no room, nothing has changed but that
+    /// those of them that are remembered count as left at last.
     ///
     /// # Panics
-    /// It reads the pattern already.
-    pub(super) fn add_reader(&mut self, pattern: &Pattern, shard: usize) -> Result<(), NoRoomForPatterns> {
-        let key = match self.table.find(pattern) {
-            Some(key) => {
-                if self.is_remembered(key) {
-                    self.unlink(key);
-                    self.read += 1;
+    /// It reads one of the patterns already.
+    pub(super) fn add_readers(
+        &mut self,
+        patterns: &[Pattern],
+        shard: usize,
+    ) -> Result<(), NoRoomForPatterns> {
+        // First those that are remembered, so that the others do not push them out.
+        let (known, new): (Vec<&Pattern>, Vec<&Pattern>) =
+            patterns.iter().partition(|pattern| self.has(pattern));
+        let mut keys: Vec<PatternKey> = known.iter().filter_map(|pattern| self.table.find(pattern)).collect();
+        for &key in &keys {
+            self.add_reader_at(key, shard);
+        }
+        let mut forgotten = Vec::new();
+        for pattern in new {
+            match self.insert(pattern, patterns.len(), &mut forgotten) {
+                Ok(key) => {
+                    self.add_reader_at(key, shard);
+                    keys.push(key);
                 }
-                key
+                Err(no_room) => {
+                    for key in keys.drain(known.len()..).rev() {
+                        self.remove_reader_at(key, shard);
+                        self.forget(key);
+                    }
+                    for key in keys {
+                        self.remove_reader_at(key, shard);
+                    }
+                    // What was pushed out in vain is remembered again, in its order.
+                    forgotten.into_iter().rev().for_each(|(pattern, entry)| self.restore(pattern, entry));
+                    return Err(no_room);
+                }
             }
-            None => {
-                let key = self.insert(pattern)?;
-                self.read += 1;
-                key
-            }
-        };
-        self.change_readers(key, |readers| readers.insert(shard));
-        self.readers += 1;
+        }
         Ok(())
     }
 
-    /// Ends what [`Patterns::add_reader`] began.
+    fn add_reader_at(&mut self, key: PatternKey, shard: usize) {
+        if self.is_remembered(key) {
+            self.unlink(key);
+            self.read += 1;
+        }
+        self.change_readers(key, |readers| readers.insert(shard));
+        self.readers += 1;
+    }
+
+    /// Ends what [`Patterns::add_readers`] began.
     ///
     /// # Panics
     /// The shard does not read the pattern.
     pub(super) fn remove_reader(&mut self, pattern: &Pattern, shard: usize) {
         let key = self.table.find(pattern).expect("a pattern with readers has an entry");
+        self.remove_reader_at(key, shard);
+        if self.is_remembered(key) {
+            if pattern.states() > REMEMBERED_STATES {
+                self.forget(key);
+            }
+            self.forget_excess(FORGOTTEN_BY_A_REMOVAL);
+        }
+    }
+
+    /// Forgets remembered patterns, so many at most, while they take more than they may. What subscribers read has a bound
+    /// elsewhere: see [`crate::limits::Limits::subscription_bytes`].
+    pub(super) fn forget_excess(&mut self, most: usize) {
+        for _ in 0..most {
+            match self.oldest.filter(|_| self.has_excess()) {
+                Some(oldest) => self.forget(oldest),
+                None => return,
+            }
+        }
+    }
+
+    fn has_excess(&self) -> bool {
+        self.remembered_bytes > self.most_remembered_bytes
+    }
+
+    /// What remembered patterns may take, in bytes.
+    #[cfg(test)]
+    pub(super) fn limit_remembered(&mut self, bytes: usize) {
+        self.most_remembered_bytes = bytes;
+    }
+
+    fn bytes_of(&self, key: PatternKey) -> usize {
+        self.table.pattern(key).map_or(0, Patterns::entry_bytes)
+    }
+
+    fn remove_reader_at(&mut self, key: PatternKey, shard: usize) {
         self.change_readers(key, |readers| readers.remove(shard));
         self.readers -= 1;
         if self.is_remembered(key) {
             self.read -= 1;
             self.link(key);
-            if pattern.states() > REMEMBERED_STATES {
-                self.forget(key);
-            }
-            // What subscribers read has a bound elsewhere: see `Limits::subscription_bytes`.
-            while self.table.bytes() > REMEMBERED_PATTERN_BYTES
-                && let Some(oldest) = self.oldest
-            {
-                self.forget(oldest);
-            }
         }
     }
 
-    fn insert(&mut self, pattern: &Pattern) -> Result<PatternKey, NoRoomForPatterns> {
-        for _ in 0..FORGOTTEN_AT_ONCE {
+    /// Adds a pattern, unless it has an entry. Remembered ones that it pushes out go to `forgotten`, of which there are so many in
+    /// addition to [`FORGOTTEN_AT_ONCE`].
+    fn insert(
+        &mut self,
+        pattern: &Pattern,
+        more: usize,
+        forgotten: &mut Vec<(Pattern, PatternEntry)>,
+    ) -> Result<PatternKey, NoRoomForPatterns> {
+        if let Some(key) = self.table.find(pattern) {
+            return Ok(key);
+        }
+        loop {
             if self.table.len() < self.most {
-                let dropped = self.dropped_of_any;
-                let entry = PatternEntry { readers: ShardSet::new(), dropped, older: None, newer: None };
+                let entry = PatternEntry {
+                    readers: ShardSet::new(),
+                    dropped: Cell::new(self.dropped_of_any),
+                    looked_up_to: Cell::new(self.notes.end()),
+                    older: None,
+                    newer: None,
+                };
                 self.last.take();
                 if let Ok(key) = self.table.insert(pattern.clone(), entry) {
+                    self.link(key);
                     return Ok(key);
                 }
             }
-            let oldest = self.oldest.ok_or(NoRoomForPatterns)?;
-            self.forget(oldest);
+            let may_forget = forgotten.len() < FORGOTTEN_AT_ONCE + more;
+            let oldest = self.oldest.filter(|_| may_forget).ok_or(NoRoomForPatterns)?;
+            let pattern = self.table.pattern(oldest).cloned().ok_or(NoRoomForPatterns)?;
+            self.unlink(oldest);
+            self.last.take();
+            forgotten.push((pattern, self.table.remove(oldest)));
         }
-        Err(NoRoomForPatterns)
+    }
+
+    /// Remembers a pattern again, as the one that was left first.
+    fn restore(&mut self, pattern: Pattern, entry: PatternEntry) {
+        self.last.take();
+        let Ok(key) = self.table.insert(pattern, entry) else {
+            unreachable!("it had room beside the patterns that are there")
+        };
+        self.remembered_bytes += self.bytes_of(key);
+        let newer = self.oldest.replace(key);
+        if let Some(entry) = self.table.get_mut(key) {
+            (entry.older, entry.newer) = (None, newer);
+        }
+        match newer.and_then(|newer| self.table.get_mut(newer)) {
+            Some(entry) => entry.older = Some(key),
+            None => self.newest = Some(key),
+        }
     }
 
     /// Removes a remembered pattern.
@@ -213,6 +387,9 @@ impl Patterns {
         self.unlink(key);
         self.last.take();
         self.table.remove(key);
+        if self.table.is_empty() {
+            self.notes.clear();
+        }
     }
 
     /// Whether no shard reads the pattern.
@@ -229,6 +406,7 @@ impl Patterns {
 
     /// Adds a pattern to the remembered ones, as the one that was left last.
     fn link(&mut self, key: PatternKey) {
+        self.remembered_bytes += self.bytes_of(key);
         let older = self.newest.replace(key);
         if let Some(entry) = self.table.get_mut(key) {
             (entry.older, entry.newer) = (older, None);
@@ -241,6 +419,7 @@ impl Patterns {
 
     /// Takes a pattern out of the remembered ones.
     fn unlink(&mut self, key: PatternKey) {
+        self.remembered_bytes -= self.bytes_of(key);
         let Some(entry) = self.table.get_mut(key) else { return };
         let (older, newer) = (entry.older.take(), entry.newer.take());
         match older.and_then(|older| self.table.get_mut(older)) {
@@ -251,6 +430,20 @@ impl Patterns {
             Some(entry) => entry.older = older,
             None => self.newest = older,
         }
+    }
+
+    /// Steps of all walks ever, and drops that wait.
+    #[cfg(test)]
+    pub(super) fn walked(&self) -> (usize, usize) {
+        (self.steps_made.get(), self.notes.len())
+    }
+
+    /// The remembered patterns, in the order in which they are forgotten.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> Vec<Pattern> {
+        let entry = |key: &PatternKey| self.table.get(*key).and_then(|entry| entry.newer);
+        let keys = std::iter::successors(self.oldest, entry);
+        keys.filter_map(|key| self.table.pattern(key).cloned()).collect()
     }
 
     pub(super) fn has(&self, pattern: &Pattern) -> bool {
@@ -269,6 +462,8 @@ impl Patterns {
     /// Checks what must always hold; for tests.
     pub(super) fn check(&self, newest: u64) {
         self.table.check();
+        self.notes.check();
+        assert!(self.notes.is_empty() || !self.table.is_empty(), "a drop waits, and there is no pattern");
         if let Some((topic, keys)) = &*self.last.borrow() {
             let mut found: SmallVec<[PatternKey; 4]> = SmallVec::new();
             self.table.matching(topic.as_str(), |key| found.push(key));
@@ -280,7 +475,8 @@ impl Patterns {
             readers += entry.readers.len();
             bytes += entry.readers.allocated_bytes();
             let most = self.dropped_of_any;
-            assert_eq!(most.and(entry.dropped), most, "what was dropped of {pattern}");
+            assert_eq!(most.and(entry.dropped.get()), most, "what was dropped of {pattern}");
+            assert!(entry.looked_up_to.get() <= self.notes.end(), "what {pattern} has looked at");
         }
         assert!(self.dropped_of_any.newest <= newest, "a frame is dropped that never was");
         assert_eq!(
@@ -288,12 +484,14 @@ impl Patterns {
             (read, readers, bytes),
             "patterns that are read"
         );
-        let (mut remembered, mut before, mut next) = (0, None, self.oldest);
+        let (mut remembered, mut before, mut next, mut bytes) = (0, None, self.oldest, 0);
         while let Some(key) = next {
             let entry = self.table.get(key).expect("a remembered pattern");
             assert!(entry.readers.is_empty() && entry.older == before, "the order of remembered patterns");
             (remembered, before, next) = (remembered + 1, next, entry.newer);
+            bytes += self.bytes_of(key);
         }
+        assert_eq!(self.remembered_bytes, bytes, "bytes of remembered patterns");
         assert_eq!((self.newest, remembered), (before, self.table.len() - read), "remembered patterns");
         assert!(self.table.len() <= self.most.max(read), "no more patterns than there may be");
     }

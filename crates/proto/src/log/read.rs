@@ -10,7 +10,7 @@ use crate::cursor::Cursor;
 use crate::event::Topic;
 use crate::event_log::{First, Read, ReadBounds, Wanted};
 use crate::frame::{Frame, WireFormat};
-use crate::limits::STEPS_OF_A_READ_FRAME;
+use crate::limits::{SCAN_STEPS, STEPS_OF_A_READ_FRAME};
 use crate::selection::Selection;
 
 /// Where a resuming subscriber starts.
@@ -69,8 +69,9 @@ impl Start {
 impl Log {
     /// Where a subscriber of this selection starts that says it has everything up to the event `id`.
     ///
-    /// An id that is not known (of another epoch, or a publisher's id that no retained frame of these topics
-    /// bears) is a gap, and the subscriber gets everything retained.
+    /// An id that is not known is a gap, and the subscriber gets everything retained: one of another epoch, or a
+    /// publisher's id that no retained frame bears which is for the subscriber. Frames that it may not see change nothing
+    /// of the answer, so that it cannot ask for their ids.
     pub fn resume(&self, id: &str, selection: Selection<'_>) -> Start {
         let cursor = self.available_after(selection);
         if id == EARLIEST {
@@ -80,9 +81,7 @@ impl Log {
             Some(Cursor { epoch, seq }) if epoch == self.epoch => Some(seq),
             // No publisher may give an event an id of this form.
             Some(_) => None,
-            // An event of another topic that bore it before is no harm: see `first_with_own_id`.
-            None if !selection.patterns().is_empty() => self.own_ids.first(id, self.keys),
-            None => self.first_with_own_id(id, selection.topics()),
+            None => self.first_with_own_id(id, selection),
         };
         match seq {
             Some(seq) if seq > self.newest => Start::Ahead { seq, cursor },
@@ -91,12 +90,47 @@ impl Log {
         }
     }
 
-    /// The first frame of these topics that bore a publisher's id, as long as one of them retains a frame
-    /// that does. Where the id was repeated, the subscriber may get events twice, but misses none.
-    fn first_with_own_id(&self, id: &str, topics: &[Topic]) -> Option<u64> {
-        let slots = topics.iter().filter_map(|topic| self.find(topic));
-        let retained = slots.filter_map(|slot| self.topics[slot].retained.as_deref());
-        retained.filter_map(|retained| retained.own_ids()?.first(id, self.keys)).min()
+    /// The first frame for the subscriber that bore a publisher's id. Of its topics it is the first one since the topic
+    /// retains frames with this id, so where the id was repeated, the subscriber may get events twice, but misses none.
+    /// Of the topics that only its patterns match, it is the first one that is retained, and what that one's topics have had
+    /// before.
+    fn first_with_own_id(&self, id: &str, selection: Selection<'_>) -> Option<u64> {
+        let of_topics =
+            selection.each().filter_map(|(topic, sees_private)| self.first_of_topic(topic, id, sees_private));
+        let of_topics = of_topics.min();
+        if selection.patterns().is_empty() {
+            return of_topics;
+        }
+        let mut steps = Steps { left: SCAN_STEPS, used: 0 };
+        for seq in self.published_ids.with_id(id, self.keys) {
+            if of_topics.is_some_and(|first| first <= seq) {
+                break;
+            }
+            let Some(frame) = self.order.get(seq).filter(|frame| frame.own_id() == Some(id)) else {
+                continue;
+            };
+            match self.look_at(frame, selection, &mut steps) {
+                // Very many frames bear it that are not for the subscriber: it is taken for an id that is not known.
+                Look::NotTaken => return None,
+                Look::Wanted => {
+                    let of_topic = |topic| self.first_of_topic(topic, id, selection.selects(topic, true));
+                    return self
+                        .selected_topics(frame, selection)
+                        .filter_map(of_topic)
+                        .chain(of_topics)
+                        .min();
+                }
+                Look::Other => {}
+            }
+        }
+        of_topics
+    }
+
+    /// The first frame that bore the id among those that a subscriber of this topic gets, while the topic retains one of
+    /// these that does.
+    fn first_of_topic(&self, topic: &Topic, id: &str, sees_private: bool) -> Option<u64> {
+        let retained = self.topics[self.find(topic)?].retained.as_deref()?;
+        retained.first_with_own_id(id, sees_private, self.keys)
     }
 
     /// Every frame of this selection after this `seq` is here; at or before it some may have been dropped.
@@ -190,21 +224,28 @@ impl Log {
         Read { up_to: after.max(self.newest), cost: count }
     }
 
-    /// The first retained frame of this selection after `after`, found with so many steps at most.
-    pub fn first_after(&self, selection: Selection<'_>, after: u64, steps: usize) -> First {
+    /// The first retained frame of this selection after `after`, found with so many steps at most. Those that were made are
+    /// taken away from them.
+    pub fn first_after(&self, selection: Selection<'_>, after: u64, steps: &mut usize) -> First {
         if selection.patterns().is_empty() {
             let first = self.frames_after(selection, after).next();
             return first.map_or(First::Nothing, |frame| First::Frame(Arc::clone(frame)));
         }
-        let (mut steps, mut up_to) = (Steps { left: steps, used: 0 }, after);
+        let (mut search, mut up_to) = (Steps { left: *steps, used: 0 }, after);
+        let mut first = First::Nothing;
         for frame in self.order.after(after) {
-            match self.look_at(frame, selection, &mut steps) {
-                Look::NotTaken => return First::NothingUpTo(up_to),
-                Look::Wanted => return First::Frame(Arc::clone(frame)),
-                Look::Other => up_to = frame.seq(),
+            match self.look_at(frame, selection, &mut search) {
+                Look::NotTaken => first = First::NothingUpTo(up_to),
+                Look::Wanted => first = First::Frame(Arc::clone(frame)),
+                Look::Other => {
+                    up_to = frame.seq();
+                    continue;
+                }
             }
+            break;
         }
-        First::Nothing
+        *steps = search.left;
+        first
     }
 
     /// Whether a frame of the order is for the subscriber: a selector matches one of its topics that retains it.
@@ -212,11 +253,21 @@ impl Log {
         if !steps.take(selection.steps(frame)) {
             return Look::NotTaken;
         }
+        if self.selected_topics(frame, selection).next().is_some() { Look::Wanted } else { Look::Other }
+    }
+
+    /// The topics that retain a frame of the order, and through which it is for the subscriber.
+    fn selected_topics<'f>(
+        &self,
+        frame: &'f Frame,
+        selection: Selection<'_>,
+    ) -> impl Iterator<Item = &'f Topic> {
         // Of a frame with one topic, that topic retains it: otherwise it would not be here.
         let is_alone = frame.topics().len() == 1;
-        let is_retained = |topic: &Topic| is_alone || self.retains(topic, frame.seq());
-        let is_selected = |topic: &Topic| selection.selects(topic, frame.private()) && is_retained(topic);
-        if frame.topics().iter().any(is_selected) { Look::Wanted } else { Look::Other }
+        let is_retained = move |topic: &Topic| is_alone || self.retains(topic, frame.seq());
+        let is_selected =
+            move |topic: &&Topic| selection.selects(topic, frame.private()) && is_retained(topic);
+        frame.topics().iter().filter(is_selected)
     }
 
     /// Whether the topic, which had a frame of this number, has it still. Topics drop their oldest frames first.

@@ -73,7 +73,7 @@ fn replay(
 }
 
 fn first(log: &Log, selection: Selection<'_>, after: u64) -> Option<u64> {
-    log.first_after(selection, after, usize::MAX).frame().map(|frame| frame.seq())
+    log.first_after(selection, after, &mut usize::MAX.clone()).frame().map(|frame| frame.seq())
 }
 
 fn trim_all(log: &mut Log, now: Duration) {

@@ -29,7 +29,8 @@ pub(super) struct RetainedFrames {
     public: FrameQueue,
     /// Apart, so that a subscriber without a grant never reads private frames.
     private: Option<Box<FrameQueue>>,
-    own_ids: Option<Box<OwnIds>>,
+    /// Of public and of private frames.
+    own_ids: [Option<Box<OwnIds>>; 2],
     /// The sum of the frames' sizes.
     pub(super) frame_bytes: usize,
     /// Which retention it has: an index into the log's rules.
@@ -48,7 +49,7 @@ pub(super) struct RetainedFrames {
 pub(super) type FrameQueue = VecDeque<(u64, Arc<Frame>)>;
 
 /// The counters before a shared text, and what its length is rounded up by.
-const SHARED_TEXT_BYTES: usize = 2 * size_of::<usize>() + size_of::<usize>() - 1;
+pub(super) const SHARED_TEXT_BYTES: usize = 2 * size_of::<usize>() + size_of::<usize>() - 1;
 
 /// The memory of a frame, in bytes: an upper bound, also of what is behind pointers.
 pub(super) fn frame_memory(frame: &Frame) -> usize {
@@ -85,7 +86,7 @@ impl RetainedFrames {
         RetainedFrames {
             public: FrameQueue::new(),
             private: None,
-            own_ids: None,
+            own_ids: [None, None],
             frame_bytes: 0,
             rule,
             expiry_stamp: 0,
@@ -100,7 +101,7 @@ impl RetainedFrames {
     pub(super) fn overhead_bytes(&self) -> usize {
         let queue_bytes = |queue: &FrameQueue| queue.capacity() * size_of::<(u64, Arc<Frame>)>();
         let private = self.private.as_ref().map_or(0, |queue| size_of::<FrameQueue>() + queue_bytes(queue));
-        let own_ids = self.own_ids.as_ref().map_or(0, |own_ids| own_ids.bytes());
+        let own_ids: usize = self.own_ids.iter().flatten().map(|own_ids| own_ids.bytes()).sum();
         size_of::<RetainedFrames>() + queue_bytes(&self.public) + private + own_ids
     }
 
@@ -116,7 +117,8 @@ impl RetainedFrames {
     pub(super) fn push(&mut self, frame: Arc<Frame>, keys: HashKeys) {
         self.frame_bytes += frame.size();
         if let Some(id) = frame.own_id() {
-            self.own_ids.get_or_insert_with(|| Box::new(OwnIds::new())).add(id, frame.seq(), keys);
+            let own_ids = &mut self.own_ids[usize::from(frame.private())];
+            own_ids.get_or_insert_with(|| Box::new(OwnIds::new())).add(id, frame.seq(), keys);
         }
         let queue = match frame.private() {
             true => self.private.get_or_insert_default(),
@@ -152,10 +154,11 @@ impl RetainedFrames {
             pop(&mut self.public)
         }?;
         self.frame_bytes -= frame.size();
-        if let (Some(id), Some(own_ids)) = (frame.own_id(), &mut self.own_ids) {
+        let of_kind = &mut self.own_ids[usize::from(frame.private())];
+        if let (Some(id), Some(own_ids)) = (frame.own_id(), &mut *of_kind) {
             own_ids.remove(id, keys);
             if own_ids.len() == 0 {
-                self.own_ids = None;
+                *of_kind = None;
             }
         }
         Some(frame)
@@ -167,8 +170,15 @@ impl RetainedFrames {
         std::iter::once(&self.public).chain(private)
     }
 
-    pub(super) fn own_ids(&self) -> Option<&OwnIds> {
-        self.own_ids.as_deref()
+    /// The first frame that bore this id among those that a subscriber gets, while one of these that is retained does.
+    pub(super) fn first_with_own_id(&self, id: &str, sees_private: bool, keys: HashKeys) -> Option<u64> {
+        let seen = &self.own_ids[..=usize::from(sees_private)];
+        seen.iter().flatten().filter_map(|own_ids| own_ids.first(id, keys)).min()
+    }
+
+    /// The own ids of public and of private frames; for tests.
+    pub(super) fn own_ids(&self) -> [Option<&OwnIds>; 2] {
+        self.own_ids.each_ref().map(Option::as_deref)
     }
 }
 

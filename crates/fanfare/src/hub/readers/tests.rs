@@ -426,7 +426,7 @@ fn a_topic_that_is_read_in_the_process_alone_is_not_forgotten() {
     let (hub, _shards) = hub(64, limits, &[]);
     let shards_of = |name: &str| {
         let log = hub.inner.common.log.lock();
-        let (shards, is_read_here) = log.readers_of(&[topic(name)]);
+        let (shards, is_read_here) = log.readers_of(&[topic(name)], &mut 0);
         (shards.len(), is_read_here)
     };
     assert_eq!(shards_of("quiet"), (0, false));
@@ -587,7 +587,7 @@ fn a_reader_that_is_dropped_while_it_sleeps_leaves_nothing_behind() {
         assert_eq!(readers.len(), (0, 0));
         hub.publish(event("a", 2)).unwrap();
     }
-    let (_, is_read_here) = hub.inner.common.log.lock().readers_of(&[topic("a"), topic("b")]);
+    let (_, is_read_here) = hub.inner.common.log.lock().readers_of(&[topic("a"), topic("b")], &mut 0);
     assert!(!is_read_here);
     // A future that is dropped takes nothing, and the reader is called for the next one.
     let mut reader = hub.subscribe([topic("a")]).stream().unwrap();

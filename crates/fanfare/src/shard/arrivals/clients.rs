@@ -41,6 +41,8 @@ pub(super) enum NoRoom {
     Details,
     /// [`crate::Limits::subscription_bytes`].
     Topics,
+    /// [`crate::Limits::patterns`], or what it takes to find the patterns of a topic.
+    Patterns,
     /// A bound of the client.
     Client(ClientBound),
 }
@@ -182,6 +184,7 @@ impl<I: Io> Shard<I> {
         *match no_room {
             NoRoom::Connections => &mut counts.refused_full,
             NoRoom::Details | NoRoom::Topics => &mut counts.refused_for_memory,
+            NoRoom::Patterns => &mut counts.refused_for_patterns,
             NoRoom::Client(ClientBound::Connections) => &mut counts.refused_for_address,
             NoRoom::Client(ClientBound::ConnectRate { .. }) => &mut counts.refused_for_connect_rate,
             NoRoom::Client(ClientBound::Subject) => &mut counts.refused_for_subject,
@@ -194,7 +197,7 @@ impl NoRoom {
     fn status(self) -> u16 {
         match self {
             NoRoom::Client(_) => 429,
-            NoRoom::Connections | NoRoom::Details | NoRoom::Topics => 503,
+            NoRoom::Connections | NoRoom::Details | NoRoom::Topics | NoRoom::Patterns => 503,
         }
     }
 
@@ -203,6 +206,9 @@ impl NoRoom {
             NoRoom::Connections => "this server has as many subscribers as it may hold",
             NoRoom::Details => "the server's memory for the subjects of subscribers is used up",
             NoRoom::Topics => "the server's memory for the topics of subscribers is used up",
+            NoRoom::Patterns => {
+                "the server has as many patterns as it can look up; name topics, or fewer or other patterns"
+            }
             NoRoom::Client(ClientBound::Connections) => "this address has as many connections as it may",
             NoRoom::Client(ClientBound::ConnectRate { .. }) => "this address connects too often",
             NoRoom::Client(ClientBound::Subject) => "this subject has as many streams as it may",

@@ -66,7 +66,7 @@ impl<I: Io> Shard<I> {
         let link = self.delivery.reserve();
         let Ok(opened) = self.delivery.open(subscription, start, &mut self.links.log) else {
             self.leave_subject(counted);
-            return Err(self.no_room(subscribe, encoding, NoRoom::Topics));
+            return Err(self.no_room(subscribe, encoding, NoRoom::Patterns));
         };
         let token = SlotKey::Link(link).token();
         if self.io.watch(socket, token).is_err() {

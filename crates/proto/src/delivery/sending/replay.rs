@@ -8,7 +8,7 @@ use crate::audience::AudienceId;
 use crate::delivery::{Budgets, Delivery, Subscriber};
 use crate::event_log::{EventLog, First, Read, ReadBounds};
 use crate::frame::gap_event;
-use crate::limits::{LaggardPolicy, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES};
+use crate::limits::{LaggardPolicy, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, STEPS_OF_A_READ_FRAME};
 use crate::stream::{CloseReason, Deciseconds, Place};
 use crate::unsent::Unsent;
 
@@ -109,7 +109,7 @@ impl Delivery {
                         self.end(slot, CloseReason::LaggardFull, false, log);
                     }
                     LaggardPolicy::Disconnect => self.end(slot, CloseReason::LaggardFull, false, log),
-                    LaggardPolicy::Skip => self.skip(laggard, available_after, log),
+                    LaggardPolicy::Skip => self.skip(laggard, available_after, budget, log),
                 }
                 None
             }
@@ -125,12 +125,14 @@ impl Delivery {
 
     /// Some of what the laggard needs is no longer kept: it goes on with what is left, and the gap is
     /// reported.
-    fn skip(&mut self, laggard: u32, available_after: u64, log: &mut impl EventLog) {
+    fn skip(&mut self, laggard: u32, available_after: u64, budget: &mut Budgets, log: &mut impl EventLog) {
         let (slot, asked) = (self.laggards.get(laggard).slot, self.laggards.get(laggard).cursor);
         let stream = self.subscribers[slot as usize].stream;
         let subscription = self.audiences.subscription(stream.audience);
-        let steps = self.budgets.search_steps;
-        let left = log.first_after(&subscription.wanted_after(asked, available_after), steps);
+        let most = self.budgets.search_steps;
+        let mut steps = most;
+        let left = log.first_after(&subscription.wanted_after(asked, available_after), &mut steps);
+        let mut searched = most - steps;
         // Where nothing is left, or where that is not known, it goes on behind what certainly has nothing.
         let cursor = match left {
             First::Frame(frame) if frame.seq() <= available_after => asked,
@@ -138,12 +140,15 @@ impl Delivery {
         };
         self.counts.gaps += 1;
         if stream.options.gap_events {
-            let next = log.first_after(&subscription.wanted_after(available_after, 0), steps).frame();
+            steps = most;
+            let next = log.first_after(&subscription.wanted_after(available_after, 0), &mut steps).frame();
+            searched += most - steps;
             let mut bytes = Vec::new();
             let (asked, goes_on) = (self.cursor(asked).to_string(), self.cursor(cursor));
             gap_event(&asked, goes_on, next.as_deref(), subscription.encoding(), &mut bytes);
             self.unsent.insert(slot, Unsent::own(bytes.into(), 0));
         }
+        budget.replayed_frames = budget.replayed_frames.saturating_sub(1 + searched / STEPS_OF_A_READ_FRAME);
         self.laggards.advance(laggard, cursor);
         self.laggards.miss_until(laggard, available_after);
         self.laggards.ready(laggard);

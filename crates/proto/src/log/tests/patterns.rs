@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event_log::{First, NoRoomForPatterns};
+use crate::limits::WALK_STEPS;
 
 fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).unwrap().normalized()
@@ -98,6 +99,76 @@ fn a_subscription_does_not_push_its_own_patterns_out() {
     assert_eq!((log.available_after(through(&remembered)), log.available_after(through(&other))), (0, 3));
 }
 
+/// A pattern for which there was no room pushed 64 remembered ones out and was refused all the same: the subscribers of these
+/// were told of gaps that were none.
+#[test]
+fn a_pattern_that_is_refused_pushes_no_other_one_out() {
+    let mut log = log(2);
+    // The table is full of the states of what is read. Others have room beside it.
+    let costly = |number: usize| [pattern(&format!("/x/{{name}}-{number}-{{rest}}"))];
+    let mut number = 0;
+    while log.add_pattern_reader(&costly(number), 1).is_ok() {
+        number += 1;
+    }
+    let mut remembered = Vec::new();
+    for number in 0..30 {
+        let one = [pattern(&format!("/room-{number}/{{id}}"))];
+        log.add_pattern_reader(&one, 0).unwrap();
+        log.remove_pattern_reader(&one, 0);
+        remembered.extend(one);
+    }
+    (0..5).for_each(|_| append(&mut log, "noise"));
+    let known = |log: &Log| remembered.iter().filter(|pattern| log.has_pattern(pattern)).count();
+    assert_eq!(known(&log), 30);
+    let (before, order) = (known(&log), log.patterns.remembered());
+    assert_eq!(log.add_pattern_reader(&costly(number + 1), 2), Err(NoRoomForPatterns));
+    let both = [pattern("/room-1000/{id}"), costly(number + 2)[0].clone()];
+    assert_eq!(log.add_pattern_reader(&both, 2), Err(NoRoomForPatterns));
+    assert!(!log.has_pattern(&both[0]), "nothing of the subscription is remembered");
+    assert_eq!((known(&log), log.patterns.remembered()), (before, order));
+    for pattern in remembered.iter().filter(|pattern| log.has_pattern(pattern)) {
+        assert_eq!(log.available_after(through(std::slice::from_ref(pattern))), 0);
+    }
+    log.check();
+}
+
+/// The patterns that are read were counted, too, so that a log with many of them remembered none; and one removal could
+/// forget thousands of patterns under the log's lock.
+#[test]
+fn remembered_patterns_have_bytes_of_their_own_and_are_forgotten_in_steps() {
+    let mut log = log(2);
+    let long = |number: usize| pattern(&format!("/rooms/{number}/{}*", "x".repeat(200)));
+    let each = Log::pattern_entry_bytes(&long(1));
+    log.patterns.limit_remembered(20 * each);
+    for number in 1_000..1_100 {
+        log.add_pattern_reader(&[long(number)], 0).unwrap();
+    }
+    let short = [pattern("/short/*")];
+    log.add_pattern_reader(&short, 0).unwrap();
+    log.remove_pattern_reader(&short, 0);
+    assert!(log.has_pattern(&short[0]), "what is read takes nothing of the room");
+    for number in 1_000..1_050 {
+        let before = log.pattern_count();
+        log.remove_pattern_reader(&[long(number)], 0);
+        assert!(before - log.pattern_count() <= 2);
+        log.check();
+    }
+    assert!((65..75).contains(&log.pattern_count()), "{} patterns", log.pattern_count());
+    assert!(!log.has_pattern(&short[0]) && log.has_pattern(&long(1_049)));
+    assert_eq!(log.next_expiry(), None);
+    // Where the rest does not go at once, it goes with the next trims.
+    log.patterns.limit_remembered(10 * each);
+    assert_eq!(log.next_expiry(), Some(Duration::ZERO));
+    let before = log.pattern_count();
+    log.trim(Duration::ZERO, 3, &mut Vec::new());
+    assert_eq!(log.pattern_count(), before - 3);
+    while log.next_expiry().is_some() {
+        log.trim(Duration::ZERO, 3, &mut Vec::new());
+        log.check();
+    }
+    assert!((55..65).contains(&log.pattern_count()), "{} patterns", log.pattern_count());
+}
+
 /// A read looks at so many frames, and says how far it has come although it has found nothing.
 #[test]
 fn a_read_of_a_pattern_that_finds_nothing_is_not_at_the_end() {
@@ -117,9 +188,9 @@ fn a_read_of_a_pattern_that_finds_nothing_is_not_at_the_end() {
         (up_to, reads) = (read.up_to, reads + 1);
     }
     assert!(reads > 20 && given[0].seq() == 501, "{reads} reads");
-    assert!(matches!(log.first_after(through(&patterns), 0, 200), First::NothingUpTo(seq) if seq < 100));
+    assert!(matches!(log.first_after(through(&patterns), 0, &mut 200), First::NothingUpTo(seq) if seq < 100));
     assert_eq!(first(&log, through(&patterns), 0), Some(501));
-    assert!(matches!(log.first_after(through(&patterns), 501, 200), First::Nothing));
+    assert!(matches!(log.first_after(through(&patterns), 501, &mut 200), First::Nothing));
 }
 
 /// An event of two topics is for a pattern as long as a topic retains it that the pattern matches.
@@ -151,4 +222,125 @@ fn a_subscriber_of_a_pattern_resumes_from_a_publishers_id() {
     (0..2).for_each(|_| append(&mut log, "a/1"));
     assert_eq!(log.resume("one", through(&patterns)), gap(1, 0));
     assert_eq!(log.resume("two", through(&patterns)), at(2));
+}
+
+fn append_private(log: &mut Log, names: &[&str], id: &str) {
+    let mut event = Event::new(topic(names[0])).with_id(EventId::new(id).unwrap()).with_private(true);
+    for name in &names[1..] {
+        event = event.with_topic(topic(name)).unwrap();
+    }
+    append_at(log, event.with_data("x"), Duration::ZERO);
+}
+
+/// A subscriber could ask for the id of a private event that it may not see, or of an event of another topic: the answer was
+/// another one than to an id that nobody has given.
+#[test]
+fn the_id_of_an_event_that_a_subscriber_may_not_see_is_unknown_to_it() {
+    let mut log = log(100);
+    let (one, none) = ([topic("a/1")], [pattern("b/*")]);
+    let patterns = [pattern("a/*")];
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    log.add_pattern_reader(&none, 0).unwrap();
+    append(&mut log, "a/1");
+    append_private(&mut log, &["a/1", "a/2"], "secret");
+    append(&mut log, "a/1");
+    let blind = || Selection::of(&[], false);
+    let sights = [
+        public(&one),
+        blind().with_patterns(&patterns, 0),
+        Selection::mixed(&one, 0).with_patterns(&none, 1),
+        blind().with_patterns(&none, 1),
+    ];
+    for selection in sights {
+        let guessed = log.resume("secret", selection);
+        assert_eq!(guessed, log.resume("unknown", selection), "{selection:?}");
+        assert!(guessed.is_gap(), "{selection:?}");
+    }
+    assert_eq!((log.resume("secret", all(&one)), log.resume("secret", through(&patterns))), (at(2), at(2)));
+    let beside = Selection::mixed(&one, 0).with_patterns(&patterns, 1);
+    assert_eq!(log.resume("secret", beside), at(2), "a pattern sees it");
+    // A public event with the same id is where the subscriber goes on, and the private one before it changes nothing.
+    append_own(&mut log, "a/2", "secret");
+    append_own(&mut log, "a/1", "secret");
+    assert_eq!(log.resume("secret", public(&one)), at(5));
+    assert_eq!(log.resume("secret", blind().with_patterns(&patterns, 0)), at(4));
+    assert_eq!(log.resume("secret", through(&patterns)), at(2));
+    log.check();
+}
+
+/// An id was given to events of very many topics. The log looks for the first one of a pattern, and not for ever.
+#[test]
+fn an_id_of_very_many_topics_is_looked_for_with_a_bound() {
+    let mut log = log(100);
+    let patterns = [pattern("a/*")];
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    (0..20).for_each(|number| append_own(&mut log, &format!("b/{number}"), "7"));
+    append_own(&mut log, "a/1", "7");
+    assert_eq!(log.resume("7", through(&patterns)), at(21));
+    (0..5_000).for_each(|number| append_own(&mut log, &format!("b/{number}"), "8"));
+    append_own(&mut log, "a/1", "8");
+    assert_eq!(log.resume("8", through(&patterns)), log.resume("unknown", through(&patterns)));
+    log.check();
+}
+
+/// One large event pushed thousands of small ones out, each with a walk of some thousand steps: other publishers and all
+/// shards waited for the log's lock for a fifth of a second.
+#[test]
+fn the_walks_of_one_append_have_a_bound_and_nothing_that_is_lost_is_forgotten() {
+    let mut log = log_of(retention(100_000), 4 * MIB);
+    let mut costly = Vec::new();
+    for number in 1..30 {
+        let one = [pattern(&format!("{{x}}{}b", "a".repeat(number)))];
+        if log.add_pattern_reader(&one, 0).is_ok() {
+            costly.extend(one);
+        }
+    }
+    let (lost, kept) = ([pattern("a*")], [pattern("quiet/*")]);
+    log.add_pattern_reader(&lost, 0).unwrap();
+    log.add_pattern_reader(&kept, 0).unwrap();
+    append(&mut log, "quiet/1");
+    let name = |number: usize| format!("{}{}", "a".repeat(250), number);
+    // Several topics in turn, so that they are not the one that was looked up last.
+    for number in 0.. {
+        append(&mut log, &name(number % 3));
+        if log.dropped_for_room() > 0 {
+            break;
+        }
+    }
+    let costs = {
+        let before = log.patterns.walked().0;
+        log.shards_reading(&[topic(name(9_999))]);
+        log.patterns.walked().0 - before
+    };
+    assert!(costs > 1_000, "{costs} steps of a walk");
+    let most = WALK_STEPS + costs;
+    while log.patterns.has_waiting() {
+        log.trim(Duration::ZERO, 1024, &mut Vec::new());
+    }
+    let large = Event::new(topic("large")).with_data("x".repeat(300 << 10));
+    let before = log.patterns.walked().0;
+    let dropped = append_at(&mut log, large, Duration::ZERO);
+    let (after, waiting) = log.patterns.walked();
+    let count = dropped.len();
+    assert!(count > 500 && after - before <= most, "{} steps for {count}", after - before);
+    assert!(waiting > 100, "{waiting} drops wait");
+    log.check();
+    // What waits is known all the same, and is not mistaken for a gap of others.
+    let newest_lost = dropped.iter().map(|frame| frame.seq()).max().unwrap_or(0);
+    let says = |log: &Log| [&lost, &kept].map(|patterns| log.available_after(through(patterns)));
+    assert_eq!(says(&log), [newest_lost, 0]);
+    assert_eq!(log.available_after(through(&[pattern("not/known/*")])), newest_lost);
+    log.add_pattern_reader(&[pattern("late/*")], 0).unwrap();
+    assert_eq!(log.available_after(through(&[pattern("late/*")])), newest_lost);
+    let mut trims = 0;
+    while log.patterns.has_waiting() {
+        assert_eq!(log.next_expiry(), Some(Duration::ZERO), "the rest is noted at once");
+        let before = log.patterns.walked().0;
+        log.trim(Duration::ZERO, 1024, &mut Vec::new());
+        assert!(log.patterns.walked().0 - before <= most);
+        assert_eq!(says(&log), [newest_lost, 0]);
+        trims += 1;
+    }
+    assert!(trims > 2, "{trims} trims");
+    log.check();
 }
