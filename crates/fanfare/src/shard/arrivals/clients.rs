@@ -201,7 +201,7 @@ impl NoRoom {
     fn text(self) -> &'static str {
         match self {
             NoRoom::Connections => "this server has as many subscribers as it may hold",
-            NoRoom::Details => "the server's memory for the subjects of subscribers is used up",
+            NoRoom::Details => "the server's memory for the members of subscribers is used up",
             NoRoom::Topics => "the server's memory for the topics of subscribers is used up",
             NoRoom::Client(ClientBound::Connections) => "this address has as many connections as it may",
             NoRoom::Client(ClientBound::ConnectRate { .. }) => "this address connects too often",
