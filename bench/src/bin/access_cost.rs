@@ -3,7 +3,6 @@
 //! Servers without keys and with keys take turns, round by round. Bounded: each publishing round has a time, each
 //! connecting round a count, and not more than [`TOGETHER`] connections are open at once.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -74,7 +73,7 @@ enum What {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=100_000))]
         count: u32,
     },
-    /// Memory of idle connections: without a token, all with one, and each with a token and subject of its own
+    /// Memory of idle connections: without a token, all with one, and each with a token, a subject and an id of its own
     Memory {
         /// Connections at the end
         #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(2000..=19_000))]
@@ -102,8 +101,11 @@ struct Row {
 enum Authorization {
     None,
     One(String),
-    /// Each connection has a token of its own.
-    Own,
+    /// Each connection has a token of its own, with these claims.
+    Own {
+        subject: bool,
+        id: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -153,14 +155,16 @@ impl Keys {
         ["--subscriber-keys", &file, "--publisher-keys", &file].map(str::to_owned).to_vec()
     }
 
-    /// A token for everything, for an hour. An empty subject is none.
+    /// A token for everything, for an hour. An empty subject is none, and so is an empty id.
     #[allow(clippy::disallowed_methods, reason = "tokens expire by the wall clock")]
-    fn token(&self, name: &str, subject: &str) -> Outcome<String> {
+    fn token(&self, name: &str, subject: &str, id: &str) -> Outcome<String> {
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let grants = json!({ "subscribe": ["*"], "publish": ["*"] });
         let mut claims = json!({ "exp": now_unix_s + 3600, "iat": now_unix_s, "fanfare": grants });
-        if !subject.is_empty() {
-            claims["sub"] = subject.into();
+        for (claim, value) in [("sub", subject), ("jti", id)] {
+            if !value.is_empty() {
+                claims[claim] = value.into();
+            }
         }
         let claims = claims.as_object().ok_or("claims are an object")?;
         let signer = if name == "es256" { &self.es256 } else { &self.hs256 };
@@ -215,7 +219,7 @@ fn publish(
     let mut rows = vec![Row::new(options, "without keys", &[], Authorization::None, core)?];
     if !without_keys {
         for name in ["es256", "hs256"] {
-            let authorization = Authorization::One(keys.token(name, "bench")?);
+            let authorization = Authorization::One(keys.token(name, "bench", "")?);
             rows.push(Row::new(options, name, &keys.options(name), authorization, core)?);
         }
     }
@@ -274,7 +278,7 @@ impl Authorization {
     fn token(&self) -> Option<&str> {
         match self {
             Authorization::One(token) => Some(token),
-            Authorization::None | Authorization::Own => None,
+            Authorization::None | Authorization::Own { .. } => None,
         }
     }
 }
@@ -368,11 +372,12 @@ fn chunk(text: &str) -> Vec<u8> {
 
 fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
     let with_keys = keys.options("es256");
-    let one = Authorization::One(keys.token("es256", "bench")?);
+    let one = Authorization::One(keys.token("es256", "bench", "")?);
+    let own = Authorization::Own { subject: true, id: false };
     let mut rows = [
         Row::new(options, "without a token", &[], Authorization::None, core)?,
         Row::new(options, "all with one ES256 token", &with_keys, one, core)?,
-        Row::new(options, "each with an ES256 token", &with_keys, Authorization::Own, core)?,
+        Row::new(options, "each with an ES256 token", &with_keys, own, core)?,
     ];
     let mut number = 0;
     for measured in [false, true] {
@@ -386,9 +391,7 @@ fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome
                 while done < count {
                     let size = TOGETHER.min(count - done);
                     let opened = open(row, &requests, done, size)?;
-                    for stream in &opened {
-                        SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
-                    }
+                    reset(&opened)?;
                     done += size;
                 }
                 let took = clock.now();
@@ -425,11 +428,16 @@ fn subscribe_requests(
     number: &mut u64,
 ) -> Outcome<Vec<String>> {
     let request = |token: Option<&str>| head("GET", "/events?topic=news", "", token);
-    let Authorization::Own = authorization else { return Ok(vec![request(authorization.token())]) };
+    let Authorization::Own { subject, id } = *authorization else {
+        return Ok(vec![request(authorization.token())]);
+    };
     let mut requests = Vec::with_capacity(count);
     for _ in 0..count {
         *number += 1;
-        requests.push(request(Some(&keys.token("es256", &format!("user-{number:08}"))?)));
+        let name = |is_named: bool, text: &str| {
+            if is_named { format!("{text}-{number:08}") } else { String::new() }
+        };
+        requests.push(request(Some(&keys.token("es256", &name(subject, "user"), &name(id, "token"))?)));
     }
     Ok(requests)
 }
@@ -453,41 +461,77 @@ fn open(row: &Row, requests: &[String], from: usize, count: usize) -> Outcome<Ve
 
 fn memory(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
     let with_keys = keys.options("es256");
-    let one = Authorization::One(keys.token("es256", "bench")?);
-    let unnamed = Authorization::One(keys.token("es256", "")?);
-    let kinds: [(&'static str, &[String], Authorization); 4] = [
+    let one = |subject, id| keys.token("es256", subject, id).map(Authorization::One);
+    let own = |subject, id| Authorization::Own { subject, id };
+    let kinds: [(&'static str, &[String], Authorization); 7] = [
         ("without a token", &[], Authorization::None),
-        ("one token without a subject", &with_keys, unnamed),
-        ("all with one ES256 token", &with_keys, one),
-        ("each with an ES256 token", &with_keys, Authorization::Own),
+        ("one token without subject and id", &with_keys, one("", "")?),
+        ("one token with a subject", &with_keys, one("bench", "")?),
+        ("one token with an id", &with_keys, one("", "bench")?),
+        ("each a token with a subject", &with_keys, own(true, false)),
+        ("each a token with an id", &with_keys, own(false, true)),
+        ("each a token with subject and id", &with_keys, own(true, true)),
     ];
-    let mut figures: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let mut figures = [const { (Vec::new(), Vec::new()) }; 7];
     let mut number = 0;
     for _ in 0..options.rounds {
-        for (index, (name, server_options, authorization)) in kinds.iter().enumerate() {
+        for ((name, server_options, authorization), figures) in kinds.iter().zip(&mut figures) {
             let row = Row::new(options, name, server_options, authorization.clone(), core)?;
             let requests = subscribe_requests(authorization, keys, count, &mut number)?;
-            let (mut opened, mut first) = (Vec::new(), 0);
-            while opened.len() < count {
-                let size = TOGETHER.min(count - opened.len());
-                let from = opened.len();
-                opened.extend(open(&row, &requests, from, size)?);
-                if first == 0 && opened.len() >= 1000 {
-                    settle(&row.server);
-                    first = row.server.proportional_bytes();
-                }
-            }
-            settle(&row.server);
-            let grown = row.server.proportional_bytes().saturating_sub(first) as f64;
-            figures.entry(index).or_default().push(grown / (count as f64 - 1000.0));
-            for stream in &opened {
-                SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
-            }
+            let (connection, token) = memory_of_each(&row, &requests, count)?;
+            figures.0.push(connection);
+            figures.1.push(token);
         }
     }
-    println!("bytes in the server's user space for a connection, between 1,000 and {count}");
-    for (index, (name, ..)) in kinds.iter().enumerate() {
-        println!("{name:<28} {:.0}", Spread::of(figures[&index].iter().copied()));
+    println!("bytes in the server's user space, for each from 1,000 to {count}");
+    println!("{:<34} connection, more than without a token, token that is remembered", "");
+    let first = Spread::of(figures[0].0.iter().copied()).median;
+    for ((name, ..), (connections, tokens)) in kinds.iter().zip(&figures) {
+        let connection = Spread::of(connections.iter().copied());
+        let more = connection.median - first;
+        println!("{name:<34} {connection:.1}; {more:+.1}; {:.0}", Spread::of(tokens.iter().copied()));
+    }
+    Ok(())
+}
+
+/// What an open connection takes, and what a token takes that the server remembers as verified. All tokens are remembered
+/// before the first connection stays open, because the answer to HEAD is no stream.
+fn memory_of_each(row: &Row, requests: &[String], count: usize) -> Outcome<(f64, f64)> {
+    const FIRST: usize = 1000;
+    let (each, mut opened) = ((count - FIRST) as f64, Vec::new());
+    let mut remembered = [0; 2];
+    let heads: Vec<String> = requests.iter().map(|request| request.replacen("GET", "HEAD", 1)).collect();
+    for (end, bytes) in [(FIRST, 0), (count, 1)] {
+        let mut from = if bytes == 0 { 0 } else { FIRST };
+        while from < end {
+            let size = TOGETHER.min(end - from);
+            let asked = open(row, &heads, from, size)?;
+            reset(&asked)?;
+            from += size;
+        }
+        settle(&row.server);
+        remembered[bytes] = row.server.proportional_bytes();
+    }
+    let mut before = 0;
+    while opened.len() < count {
+        let size = TOGETHER.min(count - opened.len());
+        opened.extend(open(row, requests, opened.len(), size)?);
+        if before == 0 && opened.len() >= FIRST {
+            settle(&row.server);
+            before = row.server.proportional_bytes();
+        }
+    }
+    settle(&row.server);
+    let grown = |before: u64, after: u64| after.saturating_sub(before) as f64 / each;
+    let connection = grown(before, row.server.proportional_bytes());
+    reset(&opened)?;
+    Ok((connection, grown(remembered[0], remembered[1])))
+}
+
+/// Makes the close of each a reset, which leaves no port waiting.
+fn reset(streams: &[TcpStream]) -> Outcome<()> {
+    for stream in streams {
+        SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
     }
     Ok(())
 }
