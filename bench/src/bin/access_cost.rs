@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,6 +25,9 @@ use socket2::SockRef;
 
 /// Connections that are open at once where connects are counted.
 const TOGETHER: usize = 250;
+
+/// Connections that are open before memory is measured.
+const FIRST: usize = 1000;
 
 /// Connections that publish single events.
 const POSTERS: usize = 32;
@@ -483,7 +487,7 @@ fn memory(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<
             figures.1.push(token);
         }
     }
-    println!("bytes in the server's user space, for each from 1,000 to {count}");
+    println!("bytes in the server's user space, for each from {FIRST} to {count}");
     println!("{:<34} connection, more than without a token, token that is remembered", "");
     let first = Spread::of(figures[0].0.iter().copied()).median;
     for ((name, ..), (connections, tokens)) in kinds.iter().zip(&figures) {
@@ -494,38 +498,49 @@ fn memory(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<
     Ok(())
 }
 
-/// What an open connection takes, and what a token takes that the server remembers as verified. All tokens are remembered
-/// before the first connection stays open, because the answer to HEAD is no stream.
+/// What an open connection takes, and what a token takes that the server remembers as verified. Where each connection has a
+/// token of its own, all are remembered before the first connection stays open: the answer to HEAD is no stream.
 fn memory_of_each(row: &Row, requests: &[String], count: usize) -> Outcome<(f64, f64)> {
-    const FIRST: usize = 1000;
-    let (each, mut opened) = ((count - FIRST) as f64, Vec::new());
-    let mut remembered = [0; 2];
-    let heads: Vec<String> = requests.iter().map(|request| request.replacen("GET", "HEAD", 1)).collect();
-    for (end, bytes) in [(FIRST, 0), (count, 1)] {
-        let mut from = if bytes == 0 { 0 } else { FIRST };
-        while from < end {
-            let size = TOGETHER.min(end - from);
-            let asked = open(row, &heads, from, size)?;
-            reset(&asked)?;
-            from += size;
-        }
-        settle(&row.server);
-        remembered[bytes] = row.server.proportional_bytes();
+    let grown = |before: u64, after: u64| (after as f64 - before as f64) / (count - FIRST) as f64;
+    let mut token = 0.0;
+    if requests.len() > 1 {
+        let heads: Vec<String> = requests.iter().map(|request| request.replacen("GET", "HEAD", 1)).collect();
+        let ask = |range: Range<usize>| -> Outcome<u64> {
+            for from in range.clone().step_by(TOGETHER) {
+                reset(&open(row, &heads, from, TOGETHER.min(range.end - from))?)?;
+            }
+            Ok(bytes_at_rest(&row.server))
+        };
+        let before = ask(0..FIRST)?;
+        token = grown(before, ask(FIRST..count)?);
     }
-    let mut before = 0;
+    let (mut opened, mut before) = (Vec::new(), 0);
     while opened.len() < count {
-        let size = TOGETHER.min(count - opened.len());
-        opened.extend(open(row, requests, opened.len(), size)?);
-        if before == 0 && opened.len() >= FIRST {
-            settle(&row.server);
-            before = row.server.proportional_bytes();
+        if opened.len() == FIRST {
+            before = bytes_at_rest(&row.server);
+        }
+        let end = if opened.len() < FIRST { FIRST } else { count };
+        opened.extend(open(row, requests, opened.len(), TOGETHER.min(end - opened.len()))?);
+    }
+    let connection = grown(before, bytes_at_rest(&row.server));
+    reset(&opened)?;
+    Ok((connection, token))
+}
+
+/// The memory of a server that has given back what it needed for a moment only: its allocator keeps free pages for a second.
+fn bytes_at_rest(server: &ServerProcess) -> u64 {
+    settle(server);
+    let (mut least, mut same) = (u64::MAX, 0);
+    for _ in 0..60 {
+        thread::sleep(Duration::from_millis(500));
+        let now = server.proportional_bytes();
+        same = if now < least { 0 } else { same + 1 };
+        least = least.min(now);
+        if same == 5 {
+            break;
         }
     }
-    settle(&row.server);
-    let grown = |before: u64, after: u64| after.saturating_sub(before) as f64 / each;
-    let connection = grown(before, row.server.proportional_bytes());
-    reset(&opened)?;
-    Ok((connection, grown(remembered[0], remembered[1])))
+    least
 }
 
 /// Makes the close of each a reset, which leaves no port waiting.

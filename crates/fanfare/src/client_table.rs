@@ -37,6 +37,12 @@ pub(crate) struct CountTables(Box<[CachePadded<Mutex<KeyCounts>>]>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CountedAt(NonZeroU32);
 
+/// Where a connection was counted, until it left.
+pub(crate) struct Left {
+    table: usize,
+    key: Key,
+}
+
 /// A bound of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientBound {
@@ -49,6 +55,18 @@ pub(crate) enum ClientBound {
     },
     /// [`ClientLimits::streams_per_subject`].
     Subject,
+}
+
+impl CountedAt {
+    /// There are not so many descriptors that a slot could be larger.
+    fn new(table: usize, slot: u32) -> CountedAt {
+        CountedAt(NonZeroU32::MIN.saturating_add(slot * TABLES as u32 + table as u32))
+    }
+
+    fn parts(self) -> (usize, u32) {
+        let number = self.0.get() - 1;
+        (number as usize % TABLES, number / TABLES as u32)
+    }
 }
 
 impl ClientTable {
@@ -89,8 +107,13 @@ impl ClientTable {
     }
 
     /// A connection that [`ClientTable::enter`] has counted has left.
-    pub(crate) fn leave(&self, counted: CountedAt) {
-        self.addresses.leave(counted);
+    pub(crate) fn leave(&self, counted: CountedAt) -> Left {
+        self.addresses.leave(counted)
+    }
+
+    /// A connection that has left is counted again, whatever its client has by now.
+    pub(crate) fn enter_again(&self, left: Left) -> CountedAt {
+        self.addresses.enter_again(left)
     }
 
     /// Counts a stream of a subject. `None`: there are as many as may be.
@@ -101,7 +124,7 @@ impl ClientTable {
 
     /// A stream that [`ClientTable::enter_subject`] has counted has ended.
     pub(crate) fn leave_subject(&self, counted: CountedAt) {
-        self.subjects.leave(counted);
+        let _ = self.subjects.leave(counted);
     }
 
     /// Connections that are counted by address, and streams by subject.
@@ -120,14 +143,17 @@ impl CountTables {
 
     fn enter(&self, hash: u64, key: Key, most: usize) -> Option<CountedAt> {
         let table = hash as usize % TABLES;
-        let slot = lock(&self.0[table]).enter(key, most)?;
-        // There are not so many descriptors that a slot could be larger.
-        Some(CountedAt(NonZeroU32::MIN.saturating_add(slot * TABLES as u32 + table as u32)))
+        Some(CountedAt::new(table, lock(&self.0[table]).enter(key, most)?))
     }
 
-    fn leave(&self, CountedAt(counted): CountedAt) {
-        let counted = counted.get() - 1;
-        lock(&self.0[counted as usize % TABLES]).leave(counted / TABLES as u32);
+    fn leave(&self, counted: CountedAt) -> Left {
+        let (table, slot) = counted.parts();
+        Left { table, key: lock(&self.0[table]).leave(slot) }
+    }
+
+    fn enter_again(&self, Left { table, key }: Left) -> CountedAt {
+        let slot = lock(&self.0[table]).enter(key, usize::MAX).expect("there is no bound");
+        CountedAt::new(table, slot)
     }
 
     #[cfg(any(test, feature = "sim"))]
@@ -201,10 +227,28 @@ mod tests {
         // A lower bound ends none, and lets none in.
         let lower = limits.clone().with_connections_per_address(Some(1));
         assert!(table.enter(address(1), &lower).is_err());
-        counted.drain(..).for_each(|counted| table.leave(counted));
+        counted.drain(..).for_each(|counted| _ = table.leave(counted));
         assert_eq!(table.counted(), [0, 0]);
         assert!(table.enter(address(1), &lower).is_ok());
         assert_eq!(table.enter(address(1), &ClientLimits::default()), Ok(None), "there is no bound");
+    }
+
+    /// What is counted again may be more than the client may have: it is there.
+    #[test]
+    fn a_connection_that_left_for_a_moment_is_counted_again() {
+        let table = ClientTable::new(1);
+        let limits = ClientLimits::default().with_connections_per_address(Some(1));
+        let enter = || table.enter(address(1), &limits);
+        let first = enter().unwrap().unwrap();
+        let left = table.leave(first);
+        let second = enter().unwrap().unwrap();
+        let first = table.enter_again(left);
+        assert_eq!((table.counted(), enter()), ([2, 0], Err(ClientBound::Connections)));
+        for counted in [first, second] {
+            assert!(enter().is_err());
+            table.leave(counted);
+        }
+        assert!(table.counted() == [0, 0] && enter().is_ok());
     }
 
     #[test]
