@@ -170,7 +170,7 @@ fn without_life_cycle_events_a_subject_takes_nothing_of_the_bound() {
     let engine = builder.start().unwrap();
     let (hub, address) = (engine.hub(), engine.addresses()[0]);
     let streams: Vec<TcpStream> = (0..100).map(|_| subscribe(address, "", "topic=a")).collect();
-    assert_eq!(hub.counts().connections, 100);
+    wait_for_counts(&hub, |counts| counts.connections == 100);
     hub.disconnect_subject(&"s".repeat(256)).unwrap();
     streams.into_iter().for_each(|stream| _ = read_all(stream));
     engine.stop(Duration::ZERO).unwrap();
