@@ -364,13 +364,34 @@ mod tests {
         ended.extend(search_all(&mut table));
         let found: BTreeSet<u32> = ended.iter().map(|link| link.slot).collect();
         assert_eq!((ended.len(), found.len()), (8_000, 8_000));
-        // At most twice as much as one pass for each full number of orders, and a pass behind the last one.
+        // One pass for each full number of orders, and those that the steps make.
         let (chunks, steps) = (8_000_usize.div_ceil(CHUNK), ORDERS as usize / 128 * CHUNKS_PER_STEP);
         let most = (ORDERS as usize / MAX_WANTED + 2) * chunks + steps;
         assert!(table.looked_at <= most, "{} chunks, not {most}", table.looked_at);
         // None of them is one of these.
         table.disconnect(Name::of_subject("unknown"), 8_000);
         assert_eq!(search_all(&mut table), []);
+    }
+
+    /// The steps of a pass through a large table take longer than it takes to name very many subjects.
+    #[test]
+    fn a_large_table_is_searched_faster_where_orders_come_faster() {
+        const ORDERS: usize = 10_000;
+        let mut table = table(100_000, |_| subject("guest"));
+        for number in 0..ORDERS {
+            table.disconnect(Name::of_subject(&number.to_string()), 100_000);
+            assert!(table.waiting.len() < MAX_WANTED, "{} wait", table.waiting.len());
+            if number % 128 == 0 {
+                table.search();
+            }
+        }
+        // One pass for each full number of orders, and what the steps look at.
+        let (chunks, steps) = (100_000_usize.div_ceil(CHUNK), ORDERS / 128 + 1);
+        let most = ORDERS * chunks / MAX_WANTED + steps * CHUNKS_PER_STEP;
+        assert!(table.looked_at <= most, "{} chunks, not {most}", table.looked_at);
+        assert_eq!(search_all(&mut table), []);
+        table.disconnect(Name::of_subject("guest"), 100_000);
+        assert_eq!(search_all(&mut table).len(), 100_000);
     }
 
     /// Without ticks in between.
