@@ -3,9 +3,9 @@
 //! Servers without keys and with keys take turns, round by round. Bounded: each publishing round has a time, each
 //! connecting round a count, and not more than [`TOGETHER`] connections are open at once.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ use socket2::SockRef;
 
 /// Connections that are open at once where connects are counted.
 const TOGETHER: usize = 250;
+
+/// Connections that are open before memory is measured.
+const FIRST: usize = 1000;
 
 /// Connections that publish single events.
 const POSTERS: usize = 32;
@@ -76,7 +79,7 @@ enum What {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=200_000))]
         count: u32,
     },
-    /// Memory of idle connections: without a token, all with one, and each with a token and subject of its own
+    /// Memory of idle connections: without a token, all with one, and each with a token, a subject and an id of its own
     Memory {
         /// Connections at the end
         #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(2000..=19_000))]
@@ -104,8 +107,11 @@ struct Row {
 enum Authorization {
     None,
     One(String),
-    /// Each connection has a token of its own.
-    Own,
+    /// Each connection has a token of its own, with these claims.
+    Own {
+        subject: bool,
+        id: bool,
+    },
     /// Each connection has a token of its own, and these are the tokens of every round.
     Kept(Arc<[String]>),
 }
@@ -157,14 +163,16 @@ impl Keys {
         ["--subscriber-keys", &file, "--publisher-keys", &file].map(str::to_owned).to_vec()
     }
 
-    /// A token for everything, for an hour. An empty subject is none.
+    /// A token for everything, for an hour. An empty subject is none, and so is an empty id.
     #[allow(clippy::disallowed_methods, reason = "tokens expire by the wall clock")]
-    fn token(&self, name: &str, subject: &str) -> Outcome<String> {
+    fn token(&self, name: &str, subject: &str, id: &str) -> Outcome<String> {
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let grants = json!({ "subscribe": ["*"], "publish": ["*"] });
         let mut claims = json!({ "exp": now_unix_s + 3600, "iat": now_unix_s, "fanfare": grants });
-        if !subject.is_empty() {
-            claims["sub"] = subject.into();
+        for (claim, value) in [("sub", subject), ("jti", id)] {
+            if !value.is_empty() {
+                claims[claim] = value.into();
+            }
         }
         let claims = claims.as_object().ok_or("claims are an object")?;
         let signer = if name == "es256" { &self.es256 } else { &self.hs256 };
@@ -219,7 +227,7 @@ fn publish(
     let mut rows = vec![Row::new(options, "without keys", &[], Authorization::None, core)?];
     if !without_keys {
         for name in ["es256", "hs256"] {
-            let authorization = Authorization::One(keys.token(name, "bench")?);
+            let authorization = Authorization::One(keys.token(name, "bench", "")?);
             rows.push(Row::new(options, name, &keys.options(name), authorization, core)?);
         }
     }
@@ -285,7 +293,7 @@ impl Authorization {
     fn token(&self) -> Option<&str> {
         match self {
             Authorization::One(token) => Some(token),
-            Authorization::None | Authorization::Own | Authorization::Kept(_) => None,
+            Authorization::None | Authorization::Own { .. } | Authorization::Kept(_) => None,
         }
     }
 }
@@ -379,15 +387,16 @@ fn chunk(text: &str) -> Vec<u8> {
 
 fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
     let with_keys = keys.options("es256");
-    let one = Authorization::One(keys.token("es256", "bench")?);
+    let one = Authorization::One(keys.token("es256", "bench", "")?);
     let kept: Result<Arc<[String]>, _> =
-        (0..count).map(|number| keys.token("es256", &format!("kept-{number:08}"))).collect();
+        (0..count).map(|number| keys.token("es256", &format!("kept-{number:08}"), "")).collect();
     let kept = Authorization::Kept(kept?);
+    let own = Authorization::Own { subject: true, id: false };
     let mut rows = [
         Row::new(options, "without a token", &[], Authorization::None, core)?,
         Row::new(options, "all with one ES256 token", &with_keys, one, core)?,
         Row::new(options, "each with its own, again", &with_keys, kept, core)?,
-        Row::new(options, "each with a new ES256 token", &with_keys, Authorization::Own, core)?,
+        Row::new(options, "each with a new ES256 token", &with_keys, own, core)?,
     ];
     let mut number = 0;
     for measured in [false, true] {
@@ -403,9 +412,7 @@ fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome
                 while done < count {
                     let size = TOGETHER.min(count - done);
                     let opened = open(row, &requests, done, size)?;
-                    for stream in &opened {
-                        SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
-                    }
+                    reset(&opened)?;
                     done += size;
                 }
                 let took = clock.now();
@@ -442,15 +449,18 @@ fn subscribe_requests(
     number: &mut u64,
 ) -> Outcome<Vec<String>> {
     let request = |token: Option<&str>| head("GET", "/events?topic=news", "", token);
-    match authorization {
+    let (subject, id) = match authorization {
         Authorization::None | Authorization::One(_) => return Ok(vec![request(authorization.token())]),
         Authorization::Kept(tokens) => return Ok(tokens.iter().map(|token| request(Some(token))).collect()),
-        Authorization::Own => {}
-    }
+        Authorization::Own { subject, id } => (*subject, *id),
+    };
     let mut requests = Vec::with_capacity(count);
     for _ in 0..count {
         *number += 1;
-        requests.push(request(Some(&keys.token("es256", &format!("user-{number:08}"))?)));
+        let name = |is_named: bool, text: &str| {
+            if is_named { format!("{text}-{number:08}") } else { String::new() }
+        };
+        requests.push(request(Some(&keys.token("es256", &name(subject, "user"), &name(id, "token"))?)));
     }
     Ok(requests)
 }
@@ -474,41 +484,88 @@ fn open(row: &Row, requests: &[String], from: usize, count: usize) -> Outcome<Ve
 
 fn memory(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
     let with_keys = keys.options("es256");
-    let one = Authorization::One(keys.token("es256", "bench")?);
-    let unnamed = Authorization::One(keys.token("es256", "")?);
-    let kinds: [(&'static str, &[String], Authorization); 4] = [
+    let one = |subject, id| keys.token("es256", subject, id).map(Authorization::One);
+    let own = |subject, id| Authorization::Own { subject, id };
+    let kinds: [(&'static str, &[String], Authorization); 7] = [
         ("without a token", &[], Authorization::None),
-        ("one token without a subject", &with_keys, unnamed),
-        ("all with one ES256 token", &with_keys, one),
-        ("each with an ES256 token", &with_keys, Authorization::Own),
+        ("one token without subject and id", &with_keys, one("", "")?),
+        ("one token with a subject", &with_keys, one("bench", "")?),
+        ("one token with an id", &with_keys, one("", "bench")?),
+        ("each a token with a subject", &with_keys, own(true, false)),
+        ("each a token with an id", &with_keys, own(false, true)),
+        ("each a token with subject and id", &with_keys, own(true, true)),
     ];
-    let mut figures: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let mut figures = [const { (Vec::new(), Vec::new()) }; 7];
     let mut number = 0;
     for _ in 0..options.rounds {
-        for (index, (name, server_options, authorization)) in kinds.iter().enumerate() {
+        for ((name, server_options, authorization), figures) in kinds.iter().zip(&mut figures) {
             let row = Row::new(options, name, server_options, authorization.clone(), core)?;
             let requests = subscribe_requests(authorization, keys, count, &mut number)?;
-            let (mut opened, mut first) = (Vec::new(), 0);
-            while opened.len() < count {
-                let size = TOGETHER.min(count - opened.len());
-                let from = opened.len();
-                opened.extend(open(&row, &requests, from, size)?);
-                if first == 0 && opened.len() >= 1000 {
-                    settle(&row.server);
-                    first = row.server.proportional_bytes();
-                }
-            }
-            settle(&row.server);
-            let grown = row.server.proportional_bytes().saturating_sub(first) as f64;
-            figures.entry(index).or_default().push(grown / (count as f64 - 1000.0));
-            for stream in &opened {
-                SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
-            }
+            let (connection, token) = memory_of_each(&row, &requests, count)?;
+            figures.0.push(connection);
+            figures.1.push(token);
         }
     }
-    println!("bytes in the server's user space for a connection, between 1,000 and {count}");
-    for (index, (name, ..)) in kinds.iter().enumerate() {
-        println!("{name:<28} {:.0}", Spread::of(figures[&index].iter().copied()));
+    println!("bytes in the server's user space, for each from {FIRST} to {count}");
+    println!("{:<34} connection, more than without a token, token that is remembered", "");
+    let first = Spread::of(figures[0].0.iter().copied()).median;
+    for ((name, ..), (connections, tokens)) in kinds.iter().zip(&figures) {
+        let connection = Spread::of(connections.iter().copied());
+        let more = connection.median - first;
+        println!("{name:<34} {connection:.1}; {more:+.1}; {:.0}", Spread::of(tokens.iter().copied()));
+    }
+    Ok(())
+}
+
+/// What an open connection takes, and what a token takes that the server remembers as verified. Where each connection has a
+/// token of its own, all are remembered before the first connection stays open: the answer to HEAD is no stream.
+fn memory_of_each(row: &Row, requests: &[String], count: usize) -> Outcome<(f64, f64)> {
+    let grown = |before: u64, after: u64| (after as f64 - before as f64) / (count - FIRST) as f64;
+    let mut token = 0.0;
+    if requests.len() > 1 {
+        let heads: Vec<String> = requests.iter().map(|request| request.replacen("GET", "HEAD", 1)).collect();
+        let ask = |range: Range<usize>| -> Outcome<u64> {
+            for from in range.clone().step_by(TOGETHER) {
+                reset(&open(row, &heads, from, TOGETHER.min(range.end - from))?)?;
+            }
+            Ok(bytes_at_rest(&row.server))
+        };
+        let before = ask(0..FIRST)?;
+        token = grown(before, ask(FIRST..count)?);
+    }
+    let (mut opened, mut before) = (Vec::new(), 0);
+    while opened.len() < count {
+        if opened.len() == FIRST {
+            before = bytes_at_rest(&row.server);
+        }
+        let end = if opened.len() < FIRST { FIRST } else { count };
+        opened.extend(open(row, requests, opened.len(), TOGETHER.min(end - opened.len()))?);
+    }
+    let connection = grown(before, bytes_at_rest(&row.server));
+    reset(&opened)?;
+    Ok((connection, token))
+}
+
+/// The memory of a server that has given back what it needed for a moment only: its allocator keeps free pages for a second.
+fn bytes_at_rest(server: &ServerProcess) -> u64 {
+    settle(server);
+    let (mut least, mut same) = (u64::MAX, 0);
+    for _ in 0..60 {
+        thread::sleep(Duration::from_millis(500));
+        let now = server.proportional_bytes();
+        same = if now < least { 0 } else { same + 1 };
+        least = least.min(now);
+        if same == 5 {
+            break;
+        }
+    }
+    least
+}
+
+/// Makes the close of each a reset, which leaves no port waiting.
+fn reset(streams: &[TcpStream]) -> Outcome<()> {
+    for stream in streams {
+        SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
     }
     Ok(())
 }

@@ -84,7 +84,9 @@
 //!
 //! A busy engine is asked again for a second. Then the client gets 503 with `Retry-After`, together with the
 //! fields of the layers. The same answer comes when the engine has stopped. Where the engine is full, a shard
-//! answers as its limits say ([`fanfare::Limits::when_full`]), without the layers' fields.
+//! answers as its limits say ([`fanfare::Limits::when_full`]), without the layers' fields. The same holds where
+//! the client has as many connections as it may ([`fanfare::ClientLimits`]): streams count as its connections, and
+//! ordinary requests do not.
 //!
 //! # Ways to use it
 //!

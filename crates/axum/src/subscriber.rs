@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use fanfare::{
-    Checkpoint, DecisionStart, EventType, HeadError, Hub, InvalidSubject, Member, RequestHead, Retry,
-    Subscribe, SubscribeError, SubscribeQuery, Topic,
+    Checkpoint, ClientLimits, DecisionStart, EventType, HeadError, Hub, InvalidSubject, Member, Request,
+    RequestHead, Retry, Subscribe, SubscribeError, SubscribeQuery, Topic, Transport,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
@@ -43,6 +43,15 @@ pub struct Subscriber {
     connection: Connection,
     uri: Uri,
     last_event_id: Option<HeaderValue>,
+    origin: Origin,
+}
+
+/// What a request tells of its client.
+#[derive(Clone, Debug)]
+struct Origin {
+    peer: Option<SocketAddr>,
+    /// Fields that proxies add. Most requests have none.
+    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// A subscription that is being described. [`NewSubscription::subscribe`] ends that.
@@ -52,6 +61,7 @@ pub struct NewSubscription {
     subscribe: Subscribe,
     /// Whether the client came with the id of an event.
     resumes: bool,
+    origin: Origin,
 }
 
 /// The answer to a [`Subscriber`]: a stream that the engine writes.
@@ -107,7 +117,8 @@ impl Subscriber {
         };
         connection.wait_until_written().await;
         let last_event_id = parts.headers.get("last-event-id").cloned();
-        Ok(Subscriber { connection, uri: parts.uri.clone(), last_event_id })
+        let origin = Origin::of(connection.peer(), &parts.headers);
+        Ok(Subscriber { connection, uri: parts.uri.clone(), last_event_id, origin })
     }
 
     /// A subscription to these topics, which goes on behind the last event that the client has: the header
@@ -116,7 +127,11 @@ impl Subscriber {
     pub fn to(&self, topics: impl IntoIterator<Item = Topic>) -> NewSubscription {
         let header = self.last_event_id.as_ref().map(HeaderValue::as_bytes);
         let id = SubscribeQuery::resume_from(header, self.uri.query());
-        let new = NewSubscription { subscribe: Subscribe::to(topics), resumes: id.is_some() };
+        let new = NewSubscription {
+            subscribe: Subscribe::to(topics),
+            resumes: id.is_some(),
+            origin: self.origin.clone(),
+        };
         match id {
             Some(id) => new.with_resume(id),
             None => new,
@@ -274,8 +289,40 @@ impl NewSubscription {
     }
 
     /// The answer: a stream of this engine's.
+    ///
+    /// The engine counts it among the connections of its client, by the bounds that are in force now
+    /// ([`ClientLimits::connections_per_address`]), and the operator's may use the reserve. The client is
+    /// [`Subscriber::peer`], or behind proxies that the bounds name as trusted, the one in their fields. One that
+    /// came by a Unix socket is not counted. Connections that do not become streams are not counted: see
+    /// [`Hub::count_connection`].
     pub fn subscribe(self, hub: &Hub) -> Subscription {
-        Subscription { hub: hub.clone(), subscribe: self.subscribe }
+        let subscribe = self.origin.note_in(self.subscribe, &hub.limits().clients);
+        Subscription { hub: hub.clone(), subscribe }
+    }
+}
+
+impl Origin {
+    fn of(peer: Option<SocketAddr>, headers: &HeaderMap) -> Origin {
+        let is_added = |name: &HeaderName| {
+            name == header::FORWARDED
+                || name == header::VIA
+                || name == "x-real-ip"
+                || name.as_str().starts_with("x-forwarded-")
+        };
+        let fields = headers.iter().filter(|(name, _)| is_added(name));
+        Origin { peer, fields: fields.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    }
+
+    /// The subscription of this client.
+    fn note_in(&self, subscribe: Subscribe, limits: &ClientLimits) -> Subscribe {
+        let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let head = RequestHead::from_parts("GET", "/", 1, fields);
+        // A field that the engine's own parser refuses says nothing. But it is there, so the request is not the operator's.
+        let head = head.or_else(|_: HeadError| RequestHead::from_parts("GET", "/", 1, [("via", &b"?"[..])]));
+        match head {
+            Ok(head) => subscribe.with_client_of(&Request::new(&head, Transport::Http1, self.peer), limits),
+            Err(_) => subscribe,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! it leaves; a delivery takes none. The locks are taken alone.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use crossbeam_utils::CachePadded;
 use fanfare_io::Socket;
 use fanfare_proto::client_limits::ClientLimits;
 use fanfare_proto::key_counts::{Key, KeyCounts};
+use fanfare_proto::limits::COUNTED_SOCKET_BYTES;
 use fanfare_proto::rates::RateKeys;
 
+use crate::chunk_table::ChunkTable;
 use crate::rate_limiter::RateLimiter;
 
 /// Tables with a lock each.
@@ -32,7 +35,13 @@ pub(crate) struct CountTables(Box<[CachePadded<Mutex<KeyCounts>>]>);
 
 /// Where a connection is counted: it is given back when that has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CountedAt(u32);
+pub(crate) struct CountedAt(NonZeroU32);
+
+/// Where a connection was counted, until it left.
+pub(crate) struct Left {
+    table: usize,
+    key: Key,
+}
 
 /// A bound of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +55,18 @@ pub(crate) enum ClientBound {
     },
     /// [`ClientLimits::streams_per_subject`].
     Subject,
+}
+
+impl CountedAt {
+    /// There are not so many descriptors that a slot could be larger.
+    fn new(table: usize, slot: u32) -> CountedAt {
+        CountedAt(NonZeroU32::MIN.saturating_add(slot * TABLES as u32 + table as u32))
+    }
+
+    fn parts(self) -> (usize, u32) {
+        let number = self.0.get() - 1;
+        (number as usize % TABLES, number / TABLES as u32)
+    }
 }
 
 impl ClientTable {
@@ -86,8 +107,13 @@ impl ClientTable {
     }
 
     /// A connection that [`ClientTable::enter`] has counted has left.
-    pub(crate) fn leave(&self, counted: CountedAt) {
-        self.addresses.leave(counted);
+    pub(crate) fn leave(&self, counted: CountedAt) -> Left {
+        self.addresses.leave(counted)
+    }
+
+    /// A connection that has left is counted again, whatever its client has by now.
+    pub(crate) fn enter_again(&self, left: Left) -> CountedAt {
+        self.addresses.enter_again(left)
     }
 
     /// Counts a stream of a subject. `None`: there are as many as may be.
@@ -98,7 +124,7 @@ impl ClientTable {
 
     /// A stream that [`ClientTable::enter_subject`] has counted has ended.
     pub(crate) fn leave_subject(&self, counted: CountedAt) {
-        self.subjects.leave(counted);
+        let _ = self.subjects.leave(counted);
     }
 
     /// Connections that are counted by address, and streams by subject.
@@ -117,13 +143,17 @@ impl CountTables {
 
     fn enter(&self, hash: u64, key: Key, most: usize) -> Option<CountedAt> {
         let table = hash as usize % TABLES;
-        let slot = lock(&self.0[table]).enter(key, most)?;
-        // There are not so many descriptors that a slot could be larger.
-        Some(CountedAt(slot * TABLES as u32 + table as u32))
+        Some(CountedAt::new(table, lock(&self.0[table]).enter(key, most)?))
     }
 
-    fn leave(&self, CountedAt(counted): CountedAt) {
-        lock(&self.0[counted as usize % TABLES]).leave(counted / TABLES as u32);
+    fn leave(&self, counted: CountedAt) -> Left {
+        let (table, slot) = counted.parts();
+        Left { table, key: lock(&self.0[table]).leave(slot) }
+    }
+
+    fn enter_again(&self, Left { table, key }: Left) -> CountedAt {
+        let slot = lock(&self.0[table]).enter(key, usize::MAX).expect("there is no bound");
+        CountedAt::new(table, slot)
     }
 
     #[cfg(any(test, feature = "sim"))]
@@ -145,76 +175,34 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Where the connections of one shard are counted, by the numbers of their sockets: four bytes for each number in use, and
 /// nothing where connections are not counted.
 #[derive(Default)]
-pub(crate) struct CountedSockets {
-    chunks: Vec<Option<Box<Chunk>>>,
-    count: usize,
-}
+pub(crate) struct CountedSockets(ChunkTable<CountedAt>);
 
-struct Chunk {
-    used: u32,
-    counted: [u32; CHUNK],
-}
-
-const CHUNK: usize = 256;
-
-/// No connection is counted there.
-const NOT: u32 = u32::MAX;
+const _: () = assert!(ChunkTable::<CountedAt>::ENTRY_BYTES == COUNTED_SOCKET_BYTES);
 
 impl CountedSockets {
     /// Notes where the connection of an open socket is counted. It is noted once.
-    pub(crate) fn insert(&mut self, socket: Socket, CountedAt(counted): CountedAt) {
-        let (chunk, index) = position(socket);
-        if chunk >= self.chunks.len() {
-            self.chunks.resize_with(chunk + 1, || None);
-        }
-        let chunk =
-            self.chunks[chunk].get_or_insert_with(|| Box::new(Chunk { used: 0, counted: [NOT; CHUNK] }));
-        debug_assert_eq!(chunk.counted[index], NOT, "a connection is counted once");
-        chunk.counted[index] = counted;
-        chunk.used += 1;
-        self.count += 1;
+    pub(crate) fn insert(&mut self, socket: Socket, counted: CountedAt) {
+        self.0.insert(number(socket), counted);
     }
 
     /// Where the connection of a socket that is closed was counted.
     pub(crate) fn remove(&mut self, socket: Socket) -> Option<CountedAt> {
-        let (chunk, index) = position(socket);
-        let place = self.chunks.get_mut(chunk)?;
-        let chunk = place.as_mut()?;
-        let counted = std::mem::replace(&mut chunk.counted[index], NOT);
-        if counted == NOT {
-            return None;
-        }
-        chunk.used -= 1;
-        self.count -= 1;
-        if chunk.used == 0 {
-            *place = None;
-        }
-        if self.count == 0 {
-            self.chunks = Vec::new();
-        }
-        Some(CountedAt(counted))
+        self.0.remove_if(number(socket), |_| true)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.0.is_empty()
     }
 
     /// All sockets whose connections are counted.
     #[cfg(feature = "sim")]
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Socket> {
-        let chunks = self.chunks.iter().enumerate();
-        let chunks = chunks.filter_map(|(number, chunk)| Some((number, chunk.as_deref()?)));
-        let of_chunk = |(number, chunk): (usize, &Chunk)| {
-            let used = chunk.counted.into_iter().enumerate().filter(|(_, counted)| *counted != NOT);
-            used.map(move |(index, _)| (number * CHUNK + index) as Socket).collect::<Vec<_>>()
-        };
-        chunks.flat_map(of_chunk)
+        self.0.iter().map(|(number, _)| number as Socket)
     }
 }
 
-fn position(socket: Socket) -> (usize, usize) {
-    let number = usize::try_from(socket).unwrap_or(0);
-    (number / CHUNK, number % CHUNK)
+fn number(socket: Socket) -> u32 {
+    u32::try_from(socket).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -239,10 +227,28 @@ mod tests {
         // A lower bound ends none, and lets none in.
         let lower = limits.clone().with_connections_per_address(Some(1));
         assert!(table.enter(address(1), &lower).is_err());
-        counted.drain(..).for_each(|counted| table.leave(counted));
+        counted.drain(..).for_each(|counted| _ = table.leave(counted));
         assert_eq!(table.counted(), [0, 0]);
         assert!(table.enter(address(1), &lower).is_ok());
         assert_eq!(table.enter(address(1), &ClientLimits::default()), Ok(None), "there is no bound");
+    }
+
+    /// What is counted again may be more than the client may have: it is there.
+    #[test]
+    fn a_connection_that_left_for_a_moment_is_counted_again() {
+        let table = ClientTable::new(1);
+        let limits = ClientLimits::default().with_connections_per_address(Some(1));
+        let enter = || table.enter(address(1), &limits);
+        let first = enter().unwrap().unwrap();
+        let left = table.leave(first);
+        let second = enter().unwrap().unwrap();
+        let first = table.enter_again(left);
+        assert_eq!((table.counted(), enter()), ([2, 0], Err(ClientBound::Connections)));
+        for counted in [first, second] {
+            assert!(enter().is_err());
+            table.leave(counted);
+        }
+        assert!(table.counted() == [0, 0] && enter().is_ok());
     }
 
     #[test]
@@ -271,12 +277,13 @@ mod tests {
 
     #[test]
     fn a_socket_that_is_not_counted_takes_nothing() {
+        let [three, four] = [3, 4].map(|place| CountedAt(NonZeroU32::new(place).unwrap()));
         let mut sockets = CountedSockets::default();
         assert_eq!(sockets.remove(7), None);
-        sockets.insert(1000, CountedAt(3));
-        sockets.insert(7, CountedAt(4));
-        assert_eq!((sockets.remove(8), sockets.remove(1000)), (None, Some(CountedAt(3))));
-        assert_eq!((sockets.remove(1000), sockets.remove(7)), (None, Some(CountedAt(4))));
-        assert!(sockets.is_empty() && sockets.chunks.capacity() == 0);
+        sockets.insert(1000, three);
+        sockets.insert(7, four);
+        assert_eq!((sockets.remove(8), sockets.remove(1000)), (None, Some(three)));
+        assert_eq!((sockets.remove(1000), sockets.remove(7)), (None, Some(four)));
+        assert!(sockets.is_empty());
     }
 }

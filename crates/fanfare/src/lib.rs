@@ -163,6 +163,7 @@
 
 mod admission;
 mod adopt;
+mod chunk_table;
 mod client_table;
 mod connection;
 mod counts;

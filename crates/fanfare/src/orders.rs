@@ -6,13 +6,10 @@
 //! and a shard remembers its last orders: a connection whose decision began before an order about it does not begin.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::admission::Subscribe;
 
 /// The most orders that a shard remembers. A decision that began before all of them is as good as none: its connection
 /// does not begin, and its client comes back.
@@ -29,23 +26,24 @@ pub struct DecisionStart(NonZeroU64);
 #[derive(Debug, Default)]
 pub(crate) struct OrderNumbers(AtomicU64);
 
-/// The id of a token, as a hash: a connection has eight bytes of it. Two ids with the same hash are as likely as a
-/// wrong guess of 64 bits, and then a stream ends that may come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct TokenName(NonZeroU64);
+/// A subject, or the id of a token, as a keyed hash: a connection has eight bytes of it. The key is random in each process,
+/// so nobody can choose two texts that have one name. By chance two have it as likely as a guess of 64 bits is right; then
+/// a stream ends that may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Name(NonZeroU64);
 
-/// An order to end connections, with its number.
+/// The names of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) subject: Option<Name>,
+    pub(crate) token: Option<Name>,
+}
+
+/// An order to end the connections of a name, with its number.
 #[derive(Clone, Debug)]
 pub(crate) struct NumberedOrder {
     number: u64,
-    about: About,
-}
-
-/// The connections that an order is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum About {
-    Subject(Arc<str>),
-    Token(TokenName),
+    name: Name,
 }
 
 /// The last orders that a shard has carried out.
@@ -63,40 +61,58 @@ impl OrderNumbers {
     }
 
     /// The next order. What was done before it is seen by a decision that begins after it.
-    pub(crate) fn next(&self, about: About) -> NumberedOrder {
-        NumberedOrder { number: self.0.fetch_add(1, Ordering::AcqRel) + 1, about }
+    pub(crate) fn next(&self, name: Name) -> NumberedOrder {
+        NumberedOrder { number: self.0.fetch_add(1, Ordering::AcqRel) + 1, name }
     }
 }
 
-impl TokenName {
-    pub(crate) fn of(id: &str) -> TokenName {
-        let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
-        TokenName(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN))
+/// The key of all names: those that subscriptions bear and those that orders bear are compared on every shard.
+static NAME_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Name {
+    pub(crate) fn of_subject(subject: &str) -> Name {
+        Name::of(0, subject)
+    }
+
+    pub(crate) fn of_token(id: &str) -> Name {
+        Name::of(1, id)
+    }
+
+    /// A subject and a token with the same text have different names.
+    fn of(kind: u8, text: &str) -> Name {
+        Name(NonZeroU64::new(NAME_KEY.hash_one((kind, text))).unwrap_or(NonZeroU64::MIN))
     }
 }
 
-impl About {
-    /// Whether a subscription is one of these connections.
-    pub(crate) fn is_of(&self, subscribe: &Subscribe) -> bool {
-        match self {
-            About::Subject(subject) => subscribe.subject.as_ref() == Some(subject),
-            About::Token(token) => subscribe.token == Some(*token),
-        }
+impl Names {
+    pub(crate) fn are_none(self) -> bool {
+        self.subject.is_none() && self.token.is_none()
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = Name> {
+        [self.subject, self.token].into_iter().flatten()
+    }
+
+    /// Whether it is one of them.
+    pub(crate) fn have(self, name: Name) -> bool {
+        self.iter().any(|its| its == name)
     }
 }
 
 impl NumberedOrder {
-    pub(crate) fn about(&self) -> &About {
-        &self.about
+    pub(crate) fn name(&self) -> Name {
+        self.name
     }
 }
 
 impl RecentOrders {
+    /// The most memory that they take.
+    pub(crate) const MAX_BYTES: usize = 2 * REMEMBERED * size_of::<NumberedOrder>();
+
     pub(crate) fn add(&mut self, order: NumberedOrder) {
         // The same order is given again and again where the mailbox of another shard is full. It takes one place.
         let newest = self.orders.iter().rev().take(REPEATED);
-        if let Some(back) = newest.into_iter().position(|other| other.about == order.about) {
+        if let Some(back) = newest.into_iter().position(|other| other.name == order.name) {
             self.orders.remove(self.orders.len() - 1 - back);
         }
         if self.orders.len() == REMEMBERED
@@ -108,13 +124,13 @@ impl RecentOrders {
     }
 
     /// Whether a connection may not begin, because an order about it came after the decision about it had begun.
-    pub(crate) fn end(&self, subscribe: &Subscribe, start: DecisionStart) -> bool {
-        if subscribe.subject.is_none() && subscribe.token.is_none() {
+    pub(crate) fn end(&self, names: Names, start: DecisionStart) -> bool {
+        if names.are_none() {
             return false;
         }
         // Orders of several threads may have come in another order than that of their numbers.
         start.0.get() <= self.forgotten
-            || self.orders.iter().any(|order| order.number >= start.0.get() && order.about.is_of(subscribe))
+            || self.orders.iter().any(|order| order.number >= start.0.get() && names.have(order.name))
     }
 }
 
@@ -122,28 +138,24 @@ impl RecentOrders {
 mod tests {
     use super::*;
 
-    fn subscribe(subject: Option<&str>, token: Option<&str>) -> Subscribe {
-        let mut subscribe = Subscribe::to([]);
-        if let Some(subject) = subject {
-            subscribe = subscribe.with_subject(subject).unwrap();
-        }
-        token.into_iter().fold(subscribe, Subscribe::with_token)
+    fn names(subject: Option<&str>, token: Option<&str>) -> Names {
+        Names { subject: subject.map(Name::of_subject), token: token.map(Name::of_token) }
     }
 
     #[test]
     fn an_order_ends_what_was_being_decided_when_it_was_given() {
         let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());
         let before = numbers.now();
-        recent.add(numbers.next(About::Token(TokenName::of("t"))));
+        recent.add(numbers.next(Name::of_token("t")));
         let between = numbers.now();
-        recent.add(numbers.next(About::Subject("ada".into())));
+        recent.add(numbers.next(Name::of_subject("ada")));
         let after = numbers.now();
-        let token = subscribe(Some("bob"), Some("t"));
-        assert_eq!([before, between, after].map(|start| recent.end(&token, start)), [true, false, false]);
-        let ada = subscribe(Some("ada"), None);
-        assert_eq!([before, between, after].map(|start| recent.end(&ada, start)), [true, true, false]);
-        let other = subscribe(Some("bob"), Some("u"));
-        assert_eq!([before, between, after].map(|start| recent.end(&other, start)), [false; 3]);
+        let token = names(Some("bob"), Some("t"));
+        assert_eq!([before, between, after].map(|start| recent.end(token, start)), [true, false, false]);
+        let ada = names(Some("ada"), None);
+        assert_eq!([before, between, after].map(|start| recent.end(ada, start)), [true, true, false]);
+        let other = names(Some("bob"), Some("u"));
+        assert_eq!([before, between, after].map(|start| recent.end(other, start)), [false; 3]);
     }
 
     #[test]
@@ -151,31 +163,36 @@ mod tests {
         let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());
         let before = numbers.now();
         for number in 0..=REMEMBERED {
-            recent.add(numbers.next(About::Subject(number.to_string().into())));
+            recent.add(numbers.next(Name::of_subject(&number.to_string())));
         }
         assert_eq!(recent.orders.len(), REMEMBERED);
-        assert!(recent.end(&subscribe(Some("other"), None), before));
-        assert!(
-            !recent.end(&subscribe(None, None), before),
-            "nothing is known of it, so no order is about it"
-        );
-        assert!(!recent.end(&subscribe(Some("1024"), None), numbers.now()));
+        assert!(recent.end(names(Some("other"), None), before));
+        assert!(!recent.end(names(None, None), before), "nothing is known of it, so no order is about it");
+        assert!(!recent.end(names(Some("1024"), None), numbers.now()));
     }
 
     /// One request to end connections was given up to a hundred times, and pushed out what a shard remembered.
     #[test]
     fn an_order_that_is_given_again_takes_one_place() {
         let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());
-        recent.add(numbers.next(About::Subject("ada".into())));
+        recent.add(numbers.next(Name::of_subject("ada")));
         let between = numbers.now();
         for _ in 0..2 * REMEMBERED {
             for name in ["bob", "carol"] {
-                recent.add(numbers.next(About::Subject(name.into())));
+                recent.add(numbers.next(Name::of_subject(name)));
             }
         }
         assert_eq!((recent.orders.len(), recent.forgotten), (3, 0));
         for (name, ends) in [("ada", false), ("bob", true), ("carol", true), ("dora", false)] {
-            assert_eq!(recent.end(&subscribe(Some(name), None), between), ends, "{name}");
+            assert_eq!(recent.end(names(Some(name), None), between), ends, "{name}");
         }
+    }
+    #[test]
+    fn a_subject_and_a_token_with_the_same_text_are_not_the_same() {
+        let [subject, token] = [Name::of_subject("ada"), Name::of_token("ada")];
+        assert_ne!(subject, token);
+        let ada = names(Some("ada"), None);
+        assert!(ada.have(subject) && !ada.have(token) && !names(None, None).have(subject));
+        assert_eq!(ada, names(Some(&["a", "da"].concat()), None), "a text has one name in the process");
     }
 }

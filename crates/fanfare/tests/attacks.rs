@@ -7,15 +7,15 @@ mod support;
 #[path = "support/waiting.rs"]
 mod waiting;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fanfare::{
-    AdoptRefusal, Backend, Builder, Decision, DecisionTicket, Engine, Event, Hub, Limits, Request, Subscribe,
-    Topic, WireFormat,
+    AdoptRefusal, Backend, Builder, ClientLimits, Decision, DecisionTicket, Engine, Event, Hub, Limits,
+    Listener, Request, Subscribe, Topic, WireFormat,
 };
 use support::{PATIENCE, opened, read_all, wait_for};
 use waiting::wait_for_counts;
@@ -197,4 +197,83 @@ fn clients_that_have_left_hold_no_place() {
         drop(opened(get(address, "/waits?topic=a")));
         engine.stop(Duration::ZERO).unwrap();
     }
+}
+
+/// Limits of a client, who is not the operator although it is on this machine.
+fn limits_of_one_connection() -> ClientLimits {
+    let limits = ClientLimits::default().with_connections_per_address(Some(1));
+    limits.with_operators("192.0.2.1".parse().unwrap())
+}
+
+/// A connection whose proxy named a client with too many connections in a later packet kept a place among those that have not
+/// sent their request, until the time for its head was over. One whose header came at once did not.
+#[test]
+fn a_connection_that_is_refused_by_a_late_header_gives_its_place_up() {
+    const PLACES: usize = 8;
+    const HEADER: &str = "PROXY TCP4 203.0.113.7 127.0.0.1 40000 80\r\n";
+    let limits = Limits::default().with_pending(PLACES).with_clients(limits_of_one_connection());
+    let limits = limits.with_head_time(Duration::from_secs(3600));
+    let (beginning, rest) = HEADER.split_at(10);
+    for backend in [Backend::Epoll, Backend::Auto] {
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap());
+        let listener = listener.with_proxy_protocol("127.0.0.0/8".parse().unwrap());
+        let builder = Engine::builder().shards(1).limits(limits.clone()).backend(backend).admission(admit);
+        let engine = builder.listener(listener).start().unwrap();
+        let (hub, address) = (engine.hub(), engine.addresses()[0]);
+        let request = "GET /a?topic=a HTTP/1.0\r\nHost: h\r\n\r\n";
+        let _stream = opened(send(address, &format!("{HEADER}{request}")));
+        // While there is room it may wait, and learns why it is refused.
+        let mut late = send(address, beginning);
+        wait_for_counts(&hub, |counts| counts.pending == 1);
+        late.write_all(rest.as_bytes()).unwrap();
+        late.write_all(request.as_bytes()).unwrap();
+        let answer = read_all(late);
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        wait_for_counts(&hub, |counts| counts.pending == 0);
+
+        let others: Vec<TcpStream> = (0..PLACES / 2).map(|_| send(address, "")).collect();
+        wait_for_counts(&hub, |counts| counts.pending == others.len() as u64);
+        let mut late = send(address, beginning);
+        wait_for_counts(&hub, |counts| counts.pending == others.len() as u64 + 1);
+        late.write_all(rest.as_bytes()).unwrap();
+        assert_eq!(read_all(late), "");
+        let counts = wait_for_counts(&hub, |counts| counts.pending == others.len() as u64);
+        assert_eq!((counts.refused_for_address, counts.turned_away), (2, 1));
+        // A client that may have one more keeps its place.
+        let mut other = send(address, beginning);
+        wait_for_counts(&hub, |counts| counts.pending == others.len() as u64 + 1);
+        other.write_all(rest.replace("203.0.113.7", "203.0.113.8").as_bytes()).unwrap();
+        other.write_all(request.as_bytes()).unwrap();
+        drop(opened(other));
+        engine.stop(Duration::ZERO).unwrap();
+    }
+}
+
+/// A connection whose hand-over failed was not its client's any more while its answer waited to be read: a client could have
+/// any number of these.
+#[test]
+fn a_connection_that_is_not_handed_over_stays_its_clients() {
+    let limits = Limits::default().with_clients(limits_of_one_connection());
+    let builder =
+        Engine::builder().limits(limits).hand_over(true).admission(|_: &Request<'_>| Decision::HandOver);
+    let (mut engine, hub, address) = start(builder);
+    drop(engine.hand_over());
+    // Each answer waits for a bounded time only, so one try says little on a machine that is busy.
+    let refused = (0..100).any(|_| {
+        let mut first = get(address, "/else");
+        let mut status = [0; 12];
+        first.read_exact(&mut status).unwrap();
+        if &status == b"HTTP/1.1 429" {
+            // The connection of the last try has not left yet.
+            return false;
+        }
+        assert_eq!(&status, b"HTTP/1.1 404");
+        let second = read_all(get(address, "/else"));
+        second.starts_with("HTTP/1.1 429 ")
+    });
+    assert!(refused, "{:?}", hub.counts());
+    // What has left is counted no more.
+    wait_for_counts(&hub, |counts| counts.pending == 0);
+    assert!(read_all(get(address, "/else")).starts_with("HTTP/1.1 404 "));
+    engine.stop(Duration::ZERO).unwrap();
 }

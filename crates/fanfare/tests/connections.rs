@@ -8,7 +8,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, mpsc};
@@ -17,8 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    CloseReason, Closed, ConnectionError, ConnectionId, Decision, Engine, Event, EventType, Hub, LifeCycle,
-    LifeCycleEvent, Limits, Member, ReadError, Refusal, Request, Subscribe, Topic,
+    ClientLimits, CloseReason, Closed, ConnectionError, ConnectionId, Decision, Engine, Event, EventType,
+    Hub, LifeCycle, LifeCycleEvent, Limits, Member, ReadError, Refusal, Request, Subscribe, Topic,
 };
 use futures_core::Stream;
 use support::{PATIENCE, opened, read_all, wait_for};
@@ -131,8 +131,9 @@ fn what_is_known_of_connections_is_bounded() {
             _ => subscribe,
         })
     };
-    let limits = Limits::default().with_details_bytes(1800).with_members_per_subscription(2);
-    let builder = Engine::builder().shards(1).limits(limits).admission(admit);
+    let limits = Limits::default().with_details_bytes(1550).with_members_per_subscription(2);
+    // The texts of subjects are kept for life-cycle events.
+    let builder = Engine::builder().shards(1).limits(limits).admission(admit).life_cycle(100);
     let engine = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let (hub, address) = (engine.hub(), engine.addresses()[0]);
     let answer = |path: &str| {
@@ -154,6 +155,64 @@ fn what_is_known_of_connections_is_bounded() {
     wait_for_counts(&hub, |counts| counts.connections == 1);
     let _members = subscribe(address, "members/1", "topic=a");
     drop(plain);
+    engine.stop(Duration::ZERO).unwrap();
+}
+
+/// A connection with a subject took a hundred bytes of what is bounded, with a place in a list of its subject's connections.
+#[test]
+fn without_life_cycle_events_a_subject_takes_nothing_of_the_bound() {
+    let admit = |request: &Request<'_>| {
+        let subscribe = Subscribe::from_request(request, 8).unwrap();
+        Decision::Subscribe(subscribe.with_subject("s".repeat(256)).unwrap().with_token("t".repeat(2000)))
+    };
+    let builder = Engine::builder().shards(1).limits(Limits::default().with_details_bytes(100));
+    let builder = builder.admission(admit).listen("127.0.0.1:0".parse().unwrap());
+    let engine = builder.start().unwrap();
+    let (hub, address) = (engine.hub(), engine.addresses()[0]);
+    let streams: Vec<TcpStream> = (0..100).map(|_| subscribe(address, "", "topic=a")).collect();
+    wait_for_counts(&hub, |counts| counts.connections == 100);
+    hub.disconnect_subject(&"s".repeat(256)).unwrap();
+    streams.into_iter().for_each(|stream| _ = read_all(stream));
+    engine.stop(Duration::ZERO).unwrap();
+}
+
+/// The bound of a subject's streams comes and goes at run time. A stream that began without it is not counted, and one that
+/// began with it leaves its count where the bound has gone.
+#[test]
+fn the_bound_of_a_subject_s_streams_comes_and_goes() {
+    let with_bound =
+        |most| Limits::default().with_clients(ClientLimits::default().with_streams_per_subject(most));
+    let (engine, _life_cycle, hub, address) = start(1, 1000, with_bound(None));
+    let is_refused = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /ada?topic=a HTTP/1.0\r\nHost: h\r\n\r\n").unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        first == *b"HTTP/1.1 429"
+    };
+    let change = |most| {
+        engine.change_limits(&with_bound(most));
+        // Mail is taken in its order.
+        hub.topic(&topic("a"), PATIENCE).unwrap();
+    };
+    let uncounted = subscribe(address, "ada", "topic=a");
+    change(Some(1));
+    let counted = subscribe(address, "ada", "topic=a");
+    assert!(is_refused());
+    change(None);
+    let another = subscribe(address, "ada", "topic=a");
+    change(Some(1));
+    assert!(is_refused());
+    drop((uncounted, another));
+    wait_for_counts(&hub, |counts| counts.connections == 1);
+    assert!(is_refused(), "only the stream that is counted may leave its count");
+    change(None);
+    drop(counted);
+    wait_for_counts(&hub, |counts| counts.connections == 0);
+    change(Some(1));
+    let _stream = subscribe(address, "ada", "topic=a");
+    assert!(is_refused());
     engine.stop(Duration::ZERO).unwrap();
 }
 

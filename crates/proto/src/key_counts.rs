@@ -58,19 +58,21 @@ impl KeyCounts {
         Some(slot)
     }
 
-    /// A connection that entered has left.
+    /// A connection that entered has left: gives its key.
     ///
     /// # Panics
     /// The slot has no connection.
-    pub fn leave(&mut self, slot: u32) {
+    pub fn leave(&mut self, slot: u32) -> Key {
         let entry = &mut self.entries[slot];
+        let key = entry.key;
         if let Some(left) = NonZeroU32::new(entry.count.get() - 1) {
             entry.count = left;
-            return;
+            return key;
         }
         let (entries, keys) = (&self.entries, self.keys);
         self.by_key.remove(keys.hash(&entries[slot].key), slot, |slot| keys.hash(&entries[slot].key));
         self.entries.remove(slot);
+        key
     }
 
     /// How many keys have a connection.
@@ -114,11 +116,10 @@ mod tests {
         assert_eq!(counts.enter([9, 9], 0), None, "a bound of zero lets none in");
         let other = counts.enter([2, 1], 2).unwrap();
         assert_eq!((counts.len(), counts.connections()), (2, 3));
-        counts.leave(first);
+        assert_eq!(counts.leave(first), [1, 2]);
         // A bound that is lower than the count ends none.
         assert_eq!(counts.enter([1, 2], 1), None);
-        counts.leave(first);
-        counts.leave(other);
+        assert_eq!([counts.leave(first), counts.leave(other)], [[1, 2], [2, 1]]);
         assert!(counts.is_empty() && counts.bytes() == 0);
     }
 
@@ -140,7 +141,7 @@ mod tests {
         counts.check();
         // Most of it are the pointers to chunks, which go with the last key.
         assert!(counts.bytes() < 1_300_000, "{} bytes for {} keys", counts.bytes(), counts.len());
-        slots.iter().step_by(1000).for_each(|slot| counts.leave(*slot));
+        slots.iter().step_by(1000).for_each(|slot| _ = counts.leave(*slot));
         assert_eq!((counts.len(), counts.bytes()), (0, 0));
     }
 }

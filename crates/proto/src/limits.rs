@@ -241,9 +241,9 @@ pub struct Limits {
     /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
     /// joined under one hold of a lock that all shards take.
     pub members_per_subscription: usize,
-    /// Bytes per shard of what is known of its connections beside their streams: their subjects, and the members that they
-    /// add. A subscription that would exceed it is answered as [`Limits::when_full`] says. A connection without both
-    /// takes nothing of it.
+    /// Bytes per shard of what is known of its connections beside their streams: the members that they add, and, where there
+    /// are life-cycle events, the texts of their subjects. A subscription that would exceed it is answered as
+    /// [`Limits::when_full`] says. A connection without both takes nothing of it.
     pub details_bytes: usize,
     /// Members of all topics that stay without a connection. At the bound the member leaves that would leave first.
     pub members_lingering: usize,
@@ -403,9 +403,20 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 /// The most that a member of a topic takes without the names, in bytes. It may be the only one of its topic.
 pub const MEMBER_BYTES: usize = 1280;
 
-/// The place of what is known of a connection, in bytes. There are as many places as there are connections at most, in
-/// chunks: a chunk is there while one of its places is used.
-pub const DETAILS_PLACE_BYTES: usize = 112;
+/// The place of what is known of a connection beside its names, in bytes. There are as many places as there are connections
+/// at most, in chunks: a chunk is there while one of its places is used.
+pub const DETAILS_PLACE_BYTES: usize = 80;
+
+/// The place of the names of a connection, which are its subject and its token, in bytes; in chunks, too. A connection
+/// without a name has no place.
+pub const NAMES_PLACE_BYTES: usize = 24;
+
+/// The most that a shard takes for orders about names, in bytes: those that it looks for, and those that it remembers for
+/// decisions under way.
+pub const ORDERS_BYTES: usize = 256 << 10;
+
+/// The place of the number that tells where the connection of a socket is counted, in bytes; in chunks, too.
+pub const COUNTED_SOCKET_BYTES: usize = 4;
 
 /// Life-cycle events that a queue may hold: its room is reserved at the start.
 pub const LIFE_CYCLE_EVENTS_MAX: usize = 1 << 20;

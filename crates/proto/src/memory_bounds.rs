@@ -6,8 +6,8 @@ use crate::delivery::SUBSCRIBER_BYTES;
 use crate::event::MAX_TOPIC_BYTES;
 use crate::key_counts::KeyCounts;
 use crate::limits::{
-    DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES, RECEIVE_BYTES,
-    REMEMBERED_PATTERN_BYTES,
+    COUNTED_SOCKET_BYTES, DETAILS_PLACE_BYTES, LOCAL_READ_BYTES, Limits, MAX_SUBJECT_BYTES, MEMBER_BYTES,
+    NAMES_PLACE_BYTES, ORDERS_BYTES, RECEIVE_BYTES, REMEMBERED_PATTERN_BYTES,
 };
 use crate::log::drop_notes::WAITING_NOTES_BYTES;
 
@@ -35,12 +35,13 @@ impl Limits {
         let undecided = request.saturating_add(RECEIVE_BYTES).saturating_mul(2);
         const LIFE_CYCLE_EVENT_BYTES: usize = 192 + MAX_SUBJECT_BYTES;
         let life_cycle_event = topics.saturating_add(LIFE_CYCLE_EVENT_BYTES);
-        let details_places = if self.details_bytes == 0 { 0 } else { self.connections };
-        let details = self.details_bytes.saturating_add(details_places.saturating_mul(DETAILS_PLACE_BYTES));
-        // Each connection may be an address of its own. The numbers of sockets are dense: the kernel gives the lowest.
-        const COUNTED_SOCKET_BYTES: usize = 8;
+        // Data, and the beginning of a connection for its life-cycle event, take a place and nothing of `details_bytes`.
+        let places = self.connections.saturating_mul(NAMES_PLACE_BYTES + DETAILS_PLACE_BYTES);
+        let details = self.details_bytes.saturating_add(places);
+        // Each connection may be an address of its own. The numbers of sockets are dense, since the kernel gives the lowest.
+        // But all shards share them, and each shard's table has places for the numbers of all.
         let counted = match self.clients.connections_per_address {
-            Some(_) => KeyCounts::ENTRY_BYTES + COUNTED_SOCKET_BYTES,
+            Some(_) => KeyCounts::ENTRY_BYTES + COUNTED_SOCKET_BYTES.saturating_mul(shards),
             None => 0,
         };
         let addresses = self.connections.saturating_add(self.pending).saturating_mul(counted);
@@ -64,7 +65,8 @@ impl Limits {
             ("subscribers", each(self.connections.saturating_mul(SUBSCRIBER_BYTES))),
             ("topics of subscribers", each(self.subscription_bytes)),
             ("patterns without a subscriber", REMEMBERED_PATTERN_BYTES + WAITING_NOTES_BYTES),
-            ("subjects and members of subscribers", each(details)),
+            ("names and members of subscribers", each(details)),
+            ("orders about names", each(ORDERS_BYTES)),
             ("counts of clients", each(addresses.saturating_add(subjects)).saturating_add(rates)),
             ("members without a connection", without_connection.saturating_mul(MEMBER_WITH_NAMES)),
             ("life-cycle events", self.life_cycle_events.saturating_mul(life_cycle_event)),
@@ -91,6 +93,10 @@ mod tests {
             (limits().with_pending(limits().pending + 10), 2 * 10 * limits().head.max_bytes),
             (limits().with_undecided(limits().undecided + 10), 2 * 10 * RECEIVE_BYTES),
             (limits().with_details_bytes(limits().details_bytes + 1000), 2 * 1000),
+            (
+                limits().with_connections(limits().connections + 10),
+                2 * 10 * (NAMES_PLACE_BYTES + DETAILS_PLACE_BYTES + SUBSCRIBER_BYTES),
+            ),
             (limits().with_members_lingering(limits().members_lingering + 10), 10 * MAX_SUBJECT_BYTES),
             (limits().with_announcements(limits().announcements + 10), 10 * MAX_SUBJECT_BYTES),
             (limits().with_life_cycle_events(10), 10 * MAX_SUBJECT_BYTES),
@@ -108,6 +114,16 @@ mod tests {
         for (case, (raised, least)) in cases.iter().enumerate() {
             assert!(sum(raised) - sum(&limits()) >= *least, "case {case}");
         }
+        let orders = limits().memory_bounds(2).into_iter().find(|(name, _)| *name == "orders about names");
+        assert_eq!(orders, Some(("orders about names", 2 * ORDERS_BYTES)));
+        // The sockets of three shards have numbers in each table.
+        let counted = |shards| {
+            let clients = limits().clients.with_connections_per_address(Some(1));
+            let bounds = limits().with_clients(clients).memory_bounds(shards);
+            bounds.iter().find(|(name, _)| *name == "counts of clients").map_or(0, |(_, bytes)| *bytes)
+        };
+        let sockets = limits().connections + limits().pending;
+        assert_eq!(counted(3) - 3 * counted(1), 3 * 2 * sockets * COUNTED_SOCKET_BYTES);
         let names = limits().memory_bounds(1);
         let names: std::collections::BTreeSet<_> = names.iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), limits().memory_bounds(1).len(), "each part has its name");

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{Method, Request, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use fanfare::{Engine, Event, EventId, Hub, Limits, NotPublished, PublishError, Topic};
+use fanfare::{ClientLimits, Engine, Event, EventId, Hub, Limits, NotPublished, PublishError, Topic};
 use fanfare_axum::{Error, Subscriber, SubscriberRejection};
 use http_body_util::BodyExt;
 use tokio::net::TcpListener;
@@ -197,4 +197,41 @@ async fn the_query_may_name_the_topics() {
     publish(&engine.hub(), "b", "one");
     events.wait_for(2).await;
     assert_eq!(events.data()[1], "one");
+}
+
+/// A stream of axum's was nobody's: an address had any number of them, whatever the engine's bound was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_one_of_its_clients_connections() {
+    // This machine is not the operator here.
+    let clients = ClientLimits::default().with_connections_per_address(Some(1));
+    let clients = clients.with_operators("192.0.2.1".parse().unwrap());
+    let behind_a_proxy = clients.clone().with_proxies("127.0.0.1".parse().unwrap());
+    for (clients, fields) in [
+        (clients, ["", "\nX-Forwarded-For: 192.0.2.9"]),
+        (behind_a_proxy, ["\nX-Forwarded-For: 203.0.113.7", "\nX-Forwarded-For: 198.51.100.1, 203.0.113.7"]),
+    ] {
+        let engine = Engine::builder().shards(1).limits(Limits::default().with_clients(clients.clone()));
+        let engine = engine.start().unwrap();
+        let hub = engine.hub();
+        let address = serve(router(&hub)).await;
+        let [first, second] = fields.map(|fields| format!("{SUBSCRIBE}{fields}"));
+        let (_, mut stream) = Client::with(address, &first).await.stream().await;
+        stream.open().await;
+        let (head, body) = Client::with(address, &second).await.answer().await;
+        assert_eq!(head.status(), "429", "{body}");
+        // A shard tells what it has counted at the end of a tick.
+        while hub.counts().refused_for_address == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Another client of the proxy may have one, and so may this one when its stream has ended.
+        if clients.proxies.contains([127, 0, 0, 1].into()) {
+            let other = format!("{SUBSCRIBE}\nX-Forwarded-For: 203.0.113.8");
+            Client::with(address, &other).await.stream().await.1.open().await;
+        }
+        drop(stream);
+        while hub.counts().connections > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Client::with(address, &second).await.stream().await.1.open().await;
+    }
 }

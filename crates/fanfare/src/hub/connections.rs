@@ -12,7 +12,7 @@ use super::Hub;
 use crate::admission::{Selectors, WrongTopics};
 use crate::connection::ConnectionId;
 use crate::mailbox::{Mail, Refused};
-use crate::orders::{About, DecisionStart, TokenName};
+use crate::orders::{DecisionStart, Name};
 use crate::shard::ConnectionOrder;
 
 /// Why an order about connections was not given.
@@ -52,7 +52,9 @@ impl Hub {
 
     /// Ends all connections of a subject ([`crate::Subscribe::with_subject`]), on all shards. A connection about which a
     /// decision is under way when this is called does not begin: it is closed without an answer, and its client asks
-    /// again. So first bar the subject where the admission looks, and then call this.
+    /// again. So first bar the subject where the admission looks, and then call this. Each shard looks through its
+    /// connections, a part of them between two deliveries, for all that was named meanwhile: a million connections take
+    /// some milliseconds.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -60,13 +62,12 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish`].
     pub fn disconnect_subject(&self, subject: &str) -> Result<(), ConnectionError> {
-        let order = self.inner.common.orders().next(About::Subject(subject.into()));
+        let order = self.inner.common.orders().next(Name::of_subject(subject));
         self.order_all(|| ConnectionOrder::DisconnectAll(order.clone()))
     }
 
     /// Ends all connections of a token ([`crate::Subscribe::with_token`]), on all shards, and those about which a decision
-    /// is under way, as [`Hub::disconnect_subject`]. Each shard looks through its connections, a part of them between two
-    /// deliveries: a million connections take some milliseconds.
+    /// is under way, as [`Hub::disconnect_subject`].
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -74,7 +75,7 @@ impl Hub {
     /// # Panics
     /// As [`Hub::publish`].
     pub fn disconnect_token(&self, id: &str) -> Result<(), ConnectionError> {
-        let order = self.inner.common.orders().next(About::Token(TokenName::of(id)));
+        let order = self.inner.common.orders().next(Name::of_token(id));
         self.order_all(|| ConnectionOrder::DisconnectAll(order.clone()))
     }
 

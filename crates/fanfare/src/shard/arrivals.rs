@@ -133,18 +133,14 @@ impl<I: Io> Shard<I> {
         match self.receive_head(socket, &mut receiving, now) {
             Progress::Closed => self.closing.push((socket, None)),
             Progress::Answer(reply) => self.reply(socket, reply, now),
-            Progress::Incomplete => match receiving.counting {
-                Counting::Refused(bound) if !self.may_wait_to_be_refused() => {
-                    self.count_no_room(NoRoom::Client(bound));
-                    self.counts.turned_away += 1;
-                    self.closing.push((socket, None));
-                }
-                _ => {
-                    let deadline = now.saturating_add(self.limits.head_time);
-                    let queue = self.queue_of_head(socket, &receiving);
-                    self.watch_pending(socket, Stage::Receiving(receiving), queue, deadline);
-                }
-            },
+            Progress::Incomplete if self.is_turned_away(receiving.counting, self.arrivals.pending.len()) => {
+                self.closing.push((socket, None));
+            }
+            Progress::Incomplete => {
+                let deadline = now.saturating_add(self.limits.head_time);
+                let queue = self.queue_of_head(socket, &receiving);
+                self.watch_pending(socket, Stage::Receiving(receiving), queue, deadline);
+            }
         }
     }
 
@@ -152,13 +148,19 @@ impl<I: Io> Shard<I> {
     pub(super) fn pending_ready(&mut self, key: LinkKey, readable: bool, now: Duration) {
         let Some(pending) = self.arrivals.pending.get_mut(key).filter(|_| readable) else { return };
         let socket = pending.socket;
+        // What the header of a proxy has told of the client just now.
+        let mut counting = Counting::Done;
         let progress = match std::mem::replace(&mut pending.stage, Stage::Lingering) {
             Stage::Lingering => match self.io.receive(socket, &mut self.received) {
                 Received::Bytes(_) | Received::Empty => Progress::Incomplete,
                 Received::Ended | Received::Gone(_) => Progress::Closed,
             },
             Stage::Receiving(mut receiving) => {
+                let expected_header = receiving.expects_proxy_header;
                 let progress = self.receive_head(socket, &mut receiving, now);
+                if expected_header {
+                    counting = receiving.counting;
+                }
                 if let Some(pending) = self.arrivals.pending.get_mut(key) {
                     pending.stage = Stage::Receiving(receiving);
                 }
@@ -166,7 +168,12 @@ impl<I: Io> Shard<I> {
             }
         };
         match progress {
-            Progress::Incomplete => {}
+            Progress::Incomplete => {
+                let others = self.arrivals.pending.len().saturating_sub(1);
+                if self.is_turned_away(counting, others) {
+                    self.close_pending(key);
+                }
+            }
             Progress::Closed => self.close_pending(key),
             Progress::Answer(reply) => {
                 self.arrivals.pending.remove(key);
@@ -390,9 +397,7 @@ impl<I: Io> Shard<I> {
                     unreachable!("without a receiver, it is refused")
                 };
                 // Before the other server counts it.
-                if let Some(counted) = self.counted.remove(socket) {
-                    self.links.clients.leave(counted);
-                }
+                let left = self.counted.remove(socket).map(|counted| self.links.clients.leave(counted));
                 let refusal = match to.send_raw(socket, &bytes).map_err(|error| error.kind()) {
                     Ok(()) => {
                         self.counts.handed_over += 1;
@@ -405,6 +410,10 @@ impl<I: Io> Shard<I> {
                         busy.own_header("Retry-After", "1")
                     }
                 };
+                // It is its client's until the answer has been read, as any other.
+                if let Some(left) = left {
+                    self.counted.insert(socket, self.links.clients.enter_again(left));
+                }
                 self.reply(socket, Reply::Refuse(refusal), now);
             }
             Reply::Undecided(new) => self.wait_for_decision(socket, *new, now),

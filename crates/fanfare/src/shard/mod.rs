@@ -7,7 +7,7 @@ mod arrivals;
 mod connections;
 #[cfg(feature = "sim")]
 mod invariants;
-mod tokens;
+mod names;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl<I: Io> Shard<I> {
     ) -> Shard<I> {
         Shard {
             io,
-            connections: Connections::new(links.life_cycle.clone(), seed),
+            connections: Connections::new(links.life_cycle.clone()),
             links,
             date: SystemTime::UNIX_EPOCH,
             delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),

@@ -135,10 +135,17 @@ impl<I: Io> Shard<I> {
         if is_operators { OPERATOR_HEADS } else { HEADS }
     }
 
-    /// Whether a connection that is refused may wait for its request, to learn why. Where room is scarce it may not.
-    pub(super) fn may_wait_to_be_refused(&self) -> bool {
-        self.limits.when_full != FullPolicy::Drop
-            && self.arrivals.pending.len().saturating_mul(2) < self.limits.pending
+    /// Counts a connection without a request as turned away, if its client has as much as it may, and answers whether it
+    /// is. Where so few others wait that room is not scarce, it may wait for its request, to learn why.
+    pub(super) fn is_turned_away(&mut self, counting: Counting, others: usize) -> bool {
+        let Counting::Refused(bound) = counting else { return false };
+        let is_scarce = others.saturating_mul(2) >= self.limits.pending;
+        let is_turned_away = is_scarce || self.limits.when_full == FullPolicy::Drop;
+        if is_turned_away {
+            self.count_no_room(NoRoom::Client(bound));
+            self.counts.turned_away += 1;
+        }
+        is_turned_away
     }
 
     fn client_peer(&self, socket: Socket, via: Via) -> PeerAddress {
@@ -204,7 +211,7 @@ impl NoRoom {
     fn text(self) -> &'static str {
         match self {
             NoRoom::Connections => "this server has as many subscribers as it may hold",
-            NoRoom::Details => "the server's memory for the subjects of subscribers is used up",
+            NoRoom::Details => "the server's memory for the members of subscribers is used up",
             NoRoom::Topics => "the server's memory for the topics of subscribers is used up",
             NoRoom::Patterns => {
                 "the server has as many patterns as it can look up; name topics, or fewer or other patterns"

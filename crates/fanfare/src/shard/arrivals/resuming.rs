@@ -9,7 +9,7 @@ use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Start;
 
 use crate::admission::Subscribe;
-use crate::orders::About;
+use crate::orders::Name;
 use crate::shard::Shard;
 
 /// A subscriber that resumes from a number that is newer than every one here.
@@ -71,10 +71,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// Closes the connections of a subject or of a token that wait for a number.
-    pub(in crate::shard) fn close_resuming_of(&mut self, about: &About) {
+    pub(in crate::shard) fn close_resuming_of(&mut self, name: Name) {
         let closing = &mut self.closing;
         self.arrivals.resuming.retain(|resuming| {
-            let is_its = about.is_of(&resuming.subscribe);
+            let is_its = resuming.subscribe.names.have(name);
             if is_its {
                 closing.push((resuming.socket, None));
             }
