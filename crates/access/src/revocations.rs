@@ -68,7 +68,8 @@ impl std::error::Error for RevocationsFull {}
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By the kind of the name, and then by the name alone: a question about a token needs no copy of its names.
+    /// By the kind of the name, and then by the name alone: a question about a token needs no copy of its
+    /// names.
     entries: [HashMap<Arc<str>, Entry>; 2],
     /// What was revoked, oldest first, by the number of the revocation.
     order: BTreeMap<u64, (Kind, Arc<str>)>,

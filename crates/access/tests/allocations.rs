@@ -1,4 +1,5 @@
-//! What a question about revocations allocates: nothing, because it is asked for each subscription and each publish.
+//! What a question about revocations allocates: nothing, because it is asked for each subscription and each
+//! publish.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -14,7 +15,8 @@ use support::{NOW, SECRET, mint};
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Each question copied both names of the token. One test, because the allocator counts for the whole process.
+/// Each question copied both names of the token. One test, because the allocator counts for the whole
+/// process.
 #[test]
 fn a_question_about_revocations_allocates_nothing() {
     let signer = TokenSigner::from_secret(Algorithm::Hs256, SECRET).unwrap();

@@ -1,7 +1,8 @@
 //! The file that keeps revocations over a restart.
 //!
-//! It is written whole, beside the old one, and then takes its place, so that a crash leaves the old one or the new one.
-//! Because the file is replaced, the lock that keeps a second server away is on a file beside it, which stays.
+//! It is written whole, beside the old one, and then takes its place, so that a crash leaves the old one or
+//! the new one. Because the file is replaced, the lock that keeps a second server away is on a file beside
+//! it, which stays.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -21,7 +22,8 @@ const MOST: usize = 2 * DEFAULT_MAX_REVOCATIONS;
 /// What the file begins with.
 const VERSION: u32 = 1;
 
-/// The memory of a list of revocations, at most; with a file also of what is being written, which one write at a time is.
+/// The memory of a list of revocations, at most; with a file also of what is being written, which one write
+/// at a time is.
 pub(crate) fn memory_bound(has_file: bool) -> usize {
     // A copy of the list, and its text, which has grown by doubling.
     let written =
@@ -58,7 +60,8 @@ struct Entry {
 }
 
 impl RevocationsFile {
-    /// Locks the file, reads it into a list, and checks that it can be written. A file that is not there is an empty list.
+    /// Locks the file, reads it into a list, and checks that it can be written. A file that is not there is
+    /// an empty list.
     ///
     /// # Errors
     /// What is wrong, and what to do.
@@ -130,8 +133,8 @@ fn lock(path: &Path) -> Result<File, String> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(format!(
-            "another server uses {}, and two would overwrite each other's revocations; name a file of its own for \
-             each server",
+            "another server uses {}, and two would overwrite each other's revocations; name a file of its own \
+             for each server",
             path.display()
         )),
         Err(TryLockError::Error(error)) => Err(cannot(error)),

@@ -1,4 +1,5 @@
-//! Fewer lines of the log than there are events: the first one at once, then one for all that happened in a while.
+//! Fewer lines of the log than there are events: the first one at once, then one for all that happened in a
+//! while.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ impl<const N: usize> Default for Silence<N> {
 }
 
 impl<const N: usize> Silence<N> {
-    /// The counters for which a line is due, with how often each was raised since its last line. `counts` gives all
-    /// counters in their order, which never fall. `now` is any clock's time.
+    /// The counters for which a line is due, with how often each was raised since its last line. `counts`
+    /// gives all counters in their order, which never fall. `now` is any clock's time.
     pub(crate) fn due(&mut self, counts: [u64; N], now: Duration) -> Vec<(usize, u64)> {
         let mut due = Vec::new();
         for (index, count) in counts.into_iter().enumerate() {
@@ -34,7 +35,8 @@ impl<const N: usize> Silence<N> {
         due
     }
 
-    /// Makes a line due for whatever has happened, however short ago the last one was: there will be no later one.
+    /// Makes a line due for whatever has happened, however short ago the last one was: there will be no later
+    /// one.
     pub(crate) fn end(&mut self) {
         self.until = [Duration::ZERO; N];
     }

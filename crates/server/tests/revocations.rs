@@ -77,7 +77,8 @@ on_both_backends! {
         assert!(checked.code == Some(1) && checked.stderr.contains("remove it"), "{checked:?}");
     }
 
-    /// Two servers with one file overwrote each other's revocations. A server that is killed gives the file back.
+    /// Two servers with one file overwrote each other's revocations. A server that is killed gives the file
+    /// back.
     fn a_second_server_with_the_same_file_does_not_start(backend) {
         let (key, file) = (PublisherKey::new(), ConfigFile::new(""));
         file.remove();
@@ -89,7 +90,8 @@ on_both_backends! {
         let keys = ["--publisher-keys", option.as_str(), "--subscriber-keys", &option];
         command.args(arguments(backend, &[&keys[..], &options].concat()));
         let refused = run(command, "");
-        let is_named = ["--revocations-file", "another server uses", &path].iter().all(|part| refused.stderr.contains(part));
+        let parts = ["--revocations-file", "another server uses", &path];
+        let is_named = parts.iter().all(|part| refused.stderr.contains(part));
         assert!(refused.code == Some(1) && is_named, "{refused:?}");
         assert_eq!(end(&server, &key, "subject=ada").status, 204);
         drop(server);

@@ -128,11 +128,12 @@ impl Notice {
             }
             Notice::TooManyTokens => "requests were refused because too many tokens wait to be verified",
             Notice::VerificationPanicked => {
-                "requests were answered 500 because the verification of their tokens has panicked; the message is above"
+                "requests were answered 500 because the verification of their tokens has panicked; the message \
+                 is above"
             }
             Notice::UndecidedRefused => {
-                "subscriptions on kept connections were refused because too many wait for the decision about them \
-                 (--max-control-connections)"
+                "subscriptions on kept connections were refused because too many wait for the decision about \
+                 them (--max-control-connections)"
             }
             Notice::ConnectionLost => "connections did not reach the control plane",
             Notice::SubscriberLost => {
