@@ -296,6 +296,12 @@ impl KeySet {
         self.keys.iter().map(|key| key.fingerprint).eq(other.keys.iter().map(|key| key.fingerprint))
     }
 
+    /// Whether a key of `other` is missing here: tokens that it has signed are not good any more.
+    pub fn lacks_some_of(&self, other: &KeySet) -> bool {
+        let has = |key: &Key| self.keys.iter().any(|own| own.fingerprint == key.fingerprint);
+        !other.keys.iter().all(has)
+    }
+
     /// The keys of both sets, for tokens of either.
     pub(crate) fn joined(&self, other: &KeySet) -> KeySet {
         let keys = self.keys.iter().chain(&other.keys).cloned().collect();

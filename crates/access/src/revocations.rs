@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::MAX_NAME_BYTES;
 use crate::verifier::Verified;
 
 /// The most revocations of each kind, of subjects and of tokens, by default. Each occupies at most about 600 bytes.
@@ -67,14 +68,20 @@ impl std::error::Error for RevocationsFull {}
 
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<Arc<Revoked>, Entry>,
+    /// By the kind of the name, and then by the name alone: a question about a token needs no copy of its
+    /// names.
+    entries: [HashMap<Arc<str>, Entry>; 2],
     /// What was revoked, oldest first, by the number of the revocation.
-    order: BTreeMap<u64, Arc<Revoked>>,
+    order: BTreeMap<u64, (Kind, Arc<str>)>,
     /// When each ends, with its number.
     ends: BTreeSet<(u64, u64)>,
-    /// Entries of subjects. The others are of tokens.
-    subjects: usize,
     next: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Subject,
+    TokenId,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +99,18 @@ impl Default for Revocations {
 }
 
 impl Revocations {
+    /// The memory of a list of at most `most` entries of each kind, about, in bytes: each name has
+    /// [`MAX_NAME_BYTES`], and tables have grown by doubling.
+    pub const fn memory_bound(most: usize) -> usize {
+        /// The two counts of an `Arc`, and what the allocator adds to it.
+        const SHARED: usize = 32;
+        const IN_TABLES: usize = 2
+            * (size_of::<(Arc<str>, Entry)>()
+                + size_of::<(u64, (Kind, Arc<str>))>()
+                + size_of::<(u64, u64)>());
+        2 * most * (MAX_NAME_BYTES + SHARED + IN_TABLES)
+    }
+
     /// An empty list of at most `most` entries of each kind.
     pub fn new(most: usize) -> Revocations {
         Revocations { inner: RwLock::default(), len: AtomicUsize::new(0), most }
@@ -111,7 +130,7 @@ impl Revocations {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.forget_old(now_unix_s);
         let result = inner.revoke(revoked, now_unix_s, until_unix_s, self.most);
-        self.len.store(inner.entries.len(), Ordering::Release);
+        self.len.store(inner.order.len(), Ordering::Release);
         result
     }
 
@@ -122,20 +141,25 @@ impl Revocations {
         }
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let entry =
-            |revoked: Revoked| inner.entries.get(&revoked).filter(|entry| now_unix_s < entry.until_unix_s);
-        let by_id = token.token_id().and_then(|id| entry(Revoked::TokenId(id.into())));
-        let by_subject = token.subject().and_then(|subject| entry(Revoked::Subject((**subject).into())));
+            |kind, name: &str| inner.entry(kind, name).filter(|entry| now_unix_s < entry.until_unix_s);
         let was_issued_before =
             |entry: &Entry| token.issued_unix_s().is_none_or(|issued| issued <= entry.revoked_unix_s);
-        by_id.is_some() || by_subject.is_some_and(was_issued_before)
+        token.token_id().is_some_and(|id| entry(Kind::TokenId, id).is_some())
+            || token
+                .subject()
+                .is_some_and(|subject| entry(Kind::Subject, subject).is_some_and(was_issued_before))
     }
 
     /// All entries in the order of their revocations, the oldest first, and a number that rises with each revocation.
     pub fn list(&self) -> (u64, Vec<Revocation>) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let entries = inner.order.values().filter_map(|revoked| {
-            let Entry { revoked_unix_s, until_unix_s, .. } = *inner.entries.get(revoked)?;
-            Some(Revocation { revoked: (**revoked).clone(), revoked_unix_s, until_unix_s })
+        let entries = inner.order.values().filter_map(|(kind, name)| {
+            let Entry { revoked_unix_s, until_unix_s, .. } = *inner.entry(*kind, name)?;
+            let revoked = match kind {
+                Kind::Subject => Revoked::Subject((**name).into()),
+                Kind::TokenId => Revoked::TokenId((**name).into()),
+            };
+            Some(Revocation { revoked, revoked_unix_s, until_unix_s })
         });
         (inner.next, entries.collect())
     }
@@ -164,29 +188,34 @@ impl Inner {
         until_unix_s: u64,
         most: usize,
     ) -> Result<(), RevocationsFull> {
-        let revoked = Arc::new(revoked);
-        let before = self.entries.get(&revoked).copied();
+        let (kind, name): (Kind, Arc<str>) = match revoked {
+            Revoked::Subject(name) => (Kind::Subject, name.into()),
+            Revoked::TokenId(id) => (Kind::TokenId, id.into()),
+        };
+        let before = self.entry(kind, &name).copied();
         let until_unix_s = before.map_or(until_unix_s, |before| before.until_unix_s.max(until_unix_s));
         if until_unix_s <= now_unix_s {
             return Ok(());
         }
-        let is_subject = matches!(*revoked, Revoked::Subject(_));
-        let of_kind = if is_subject { self.subjects } else { self.entries.len() - self.subjects };
         match before {
             Some(before) => {
                 self.order.remove(&before.number);
                 self.ends.remove(&(before.until_unix_s, before.number));
             }
-            None if of_kind >= most => return Err(RevocationsFull { most }),
-            None => self.subjects += usize::from(is_subject),
+            None if self.entries[kind as usize].len() >= most => return Err(RevocationsFull { most }),
+            None => {}
         }
         let number = self.next;
         self.next += 1;
         let revoked_unix_s = before.map_or(now_unix_s, |before| before.revoked_unix_s.max(now_unix_s));
-        self.order.insert(number, Arc::clone(&revoked));
+        self.order.insert(number, (kind, Arc::clone(&name)));
         self.ends.insert((until_unix_s, number));
-        self.entries.insert(revoked, Entry { number, revoked_unix_s, until_unix_s });
+        self.entries[kind as usize].insert(name, Entry { number, revoked_unix_s, until_unix_s });
         Ok(())
+    }
+
+    fn entry(&self, kind: Kind, name: &str) -> Option<&Entry> {
+        self.entries[kind as usize].get(name)
     }
 
     /// Drops the entries whose time is over.
@@ -195,9 +224,8 @@ impl Inner {
             && until_unix_s <= now_unix_s
         {
             self.ends.remove(&(until_unix_s, number));
-            if let Some(revoked) = self.order.remove(&number) {
-                self.entries.remove(&revoked);
-                self.subjects -= usize::from(matches!(*revoked, Revoked::Subject(_)));
+            if let Some((kind, name)) = self.order.remove(&number) {
+                self.entries[kind as usize].remove(&name);
             }
         }
     }
@@ -261,7 +289,8 @@ mod tests {
             revoke(&list, "a", 0, 100 + at);
         }
         let inner = list.inner.read().unwrap();
-        assert_eq!((inner.entries.len(), inner.order.len(), inner.ends.len(), inner.subjects), (1, 1, 1, 1));
+        let [subjects, tokens] = inner.entries.each_ref().map(HashMap::len);
+        assert_eq!((subjects, tokens, inner.order.len(), inner.ends.len()), (1, 0, 1, 1));
     }
 
     #[test]

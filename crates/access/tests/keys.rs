@@ -26,6 +26,19 @@ fn outcome(key: Key, token: &str) -> Result<(), AccessError> {
     verifier(vec![key]).verify(token, NOW).map(|_| ())
 }
 
+#[test]
+fn a_set_says_whether_a_key_of_another_one_is_missing() {
+    let key = |secret: &[u8]| Key::from_secret(Algorithm::Hs256, secret).unwrap();
+    let [one, two] = [&SECRET[..40], &SECRET[10..]].map(key);
+    let of = |keys: &[&Key]| KeySet::new(keys.iter().map(|key| (*key).clone()).collect()).unwrap();
+    assert!(of(&[&one]).lacks_some_of(&of(&[&one, &two])));
+    assert!(!of(&[&two, &one]).lacks_some_of(&of(&[&one, &two])), "the order does not matter");
+    assert!(!of(&[&one, &two]).lacks_some_of(&of(&[&one])), "a new one is none that is missing");
+    assert!(
+        KeySet::default().lacks_some_of(&of(&[&one])) && !KeySet::default().lacks_some_of(&KeySet::default())
+    );
+}
+
 /// The secret and the token of RFC 7515, appendix A.1; its time is over since 2011.
 #[test]
 fn the_hs256_example_of_the_rfc_is_verified() {

@@ -3,7 +3,10 @@
 //! A subscription is judged on the thread of a shard. Nothing here uses a descriptor: keys were read before, and the
 //! wall clock needs none. A token that was verified before costs one hash.
 
-use std::fmt::Display;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Display};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +25,7 @@ use crate::fetched_keys::{FetchedKeys, KeysByUrl};
 use crate::forward::{Forward, ForwardOptions};
 use crate::key_files;
 use crate::listen::Listening;
-use crate::revocations_file::RevocationsFile;
+use crate::revocations_file::{self, RevocationsFile};
 use crate::verifications::Verifications;
 
 /// The longest part of a topic that a refusal repeats, in characters.
@@ -60,7 +63,7 @@ pub(crate) enum Judged {
     /// The endpoint decides about it.
     Ask(Subscribe, Arc<Forward>),
     /// Its token is to be verified first, which takes long: see [`crate::verifications`].
-    Verify(Subscribe, Unverified),
+    Verify(Subscribe, TokenToVerify),
 }
 
 /// A request that is refused.
@@ -77,9 +80,22 @@ pub(crate) struct Denial {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Publisher {
     access: Arc<Access>,
-    verified: Option<Arc<Verified>>,
-    /// The token, where it has no subject.
-    token: Option<Arc<str>>,
+    token: Option<VerifiedToken>,
+}
+
+/// A publisher's token, what it says, and the keys by which that is known.
+#[derive(Clone)]
+struct VerifiedToken {
+    token: Arc<str>,
+    verified: Arc<Verified>,
+    keys: KeyGeneration,
+}
+
+impl fmt::Debug for VerifiedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token is a secret.
+        f.debug_struct("VerifiedToken").field("verified", &self.verified).finish_non_exhaustive()
+    }
 }
 
 impl Access {
@@ -231,6 +247,12 @@ impl Access {
         pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name).collect()
     }
 
+    /// Whether a key of subscribers in the files before is not among those of now.
+    pub(crate) fn has_removed_subscriber_keys(&self, before: &Access) -> bool {
+        let fixed = |access: &Access| access.subscribers.as_ref().map(|verifier| verifier.keys().fixed());
+        fixed(self).unwrap_or_default().lacks_some_of(&fixed(before).unwrap_or_default())
+    }
+
     /// The endpoint that decides about subscriptions which no token lets in.
     pub(crate) fn forward(&self) -> Option<&Arc<Forward>> {
         self.forward.as_ref()
@@ -244,9 +266,13 @@ impl Access {
     /// The memory of what is remembered, at most.
     pub(crate) fn memory_bounds(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let verifiers = [&self.subscribers, &self.publishers].into_iter().flatten().count();
-        let tokens = (verifiers > 0).then(|| ("verified tokens", verifiers * MemoryLimits::default().bytes));
-        let waiting = (verifiers > 0).then(Verifications::memory_bound);
-        tokens.into_iter().chain(waiting).chain(self.forward.as_ref().map(|_| Forward::memory_bound()))
+        let with_keys = [
+            ("verified tokens", verifiers * MemoryLimits::default().bytes),
+            Verifications::memory_bound(),
+            ("revocations", revocations_file::memory_bound(self.keeps_revocations())),
+        ];
+        let with_keys = with_keys.into_iter().filter(move |_| verifiers > 0);
+        with_keys.chain(self.forward.iter().flat_map(|forward| forward.memory_bounds()))
     }
 
     /// Judges a subscription, and gives it what its token says: whether it sees private events, its subject and its end.
@@ -259,10 +285,32 @@ impl Access {
             return admitted(subscribe);
         }
         match self.subscriber(request, unix_time().as_secs()) {
-            Ok(Some(Subscriber::Unverified(token))) => Ok(Judged::Verify(subscribe, token)),
-            Ok(Some(Subscriber::Verified(verified))) => self.settle(Ok(Some(verified)), subscribe),
+            Ok(Some(Subscriber::ToVerify(token))) => Ok(Judged::Verify(subscribe, token)),
+            Ok(Some(Subscriber::Known(verified))) => self.settle(Ok(Some(verified)), subscribe),
             Ok(None) => self.settle(Ok(None), subscribe),
             Err(reason) => self.settle(Err(reason), subscribe),
+        }
+    }
+
+    /// Judges a subscription whose token was verified meanwhile. Where the keys have changed since then, it
+    /// is to be verified again, by those of now.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(crate) fn admit_later(
+        &self,
+        token: &TokenToVerify,
+        verdict: &TokenVerdict,
+        subscribe: Subscribe,
+    ) -> Result<Judged, Denial> {
+        match &self.subscribers {
+            Some(verifier) if !verdict.keys.are_of(verifier) => {
+                Ok(Judged::Verify(subscribe, token.by(verifier)))
+            }
+            Some(_) => self.settle(verdict.result.clone().map(Some), subscribe),
+            None if !self.has_keys() => Ok(Judged::Admitted(subscribe)),
+            // Tokens of subscribers are not looked at any more.
+            None => self.settle(Ok(None), subscribe),
         }
     }
 
@@ -353,14 +401,14 @@ impl Access {
         if let (Some(urls), Some(query)) = (&self.urls, request.query())
             && let Some(verified) = urls.verify(query, now_unix_s)?
         {
-            return Ok(Some(Subscriber::Verified(verified)));
+            return Ok(Some(Subscriber::Known(verified)));
         }
         let Some(verifier) = &self.subscribers else { return Ok(None) };
         let found = self.places.find(request.headers(), request.query())?;
         let Some(token) = found else { return Ok(None) };
         Ok(Some(match verifier.verify_at_once(token.as_str(), now_unix_s) {
-            Some(known) => Subscriber::Verified(known?),
-            None => Subscriber::Unverified(Unverified::new(verifier, &token)),
+            Some(known) => Subscriber::Known(known?),
+            None => Subscriber::ToVerify(TokenToVerify::new(verifier, &token)),
         }))
     }
 
@@ -377,7 +425,7 @@ impl Access {
     ) -> Result<FoundPublisher, PublisherError> {
         let access = Arc::clone(self);
         let Some(verifier) = &self.publishers else {
-            return Ok(FoundPublisher::Known(Publisher { access, ..Publisher::default() }));
+            return Ok(FoundPublisher::Known(Publisher { access, token: None }));
         };
         let denied = |reason| self.publisher_denial(reason);
         let token = self.places.find(headers, query).map_err(denied)?;
@@ -385,33 +433,38 @@ impl Access {
         if token.place() == TokenPlace::Cookie && !has_good_origin {
             return Err(PublisherError::CookieFromElsewhere);
         }
+        let keys = KeyGeneration::of(verifier);
         match verifier.verify_at_once(token.as_str(), unix_time().as_secs()) {
             Some(known) => {
-                Ok(FoundPublisher::Known(access.known_publisher(token.as_str(), known.map_err(denied)?)))
+                let verified = known.map_err(denied)?;
+                let token = VerifiedToken { token: token.as_str().into(), verified, keys };
+                Ok(FoundPublisher::Known(Publisher { access, token: Some(token) }))
             }
-            None => Ok(FoundPublisher::Unverified(access, Unverified::new(verifier, &token))),
+            None => Ok(FoundPublisher::ToVerify(TokenToVerify::new(verifier, &token))),
         }
     }
 
-    /// The publisher with this token.
-    fn known_publisher(self: Arc<Access>, token: &str, verified: Arc<Verified>) -> Publisher {
-        let nameless = verified.subject().is_none().then(|| token.into());
-        Publisher { access: self, verified: Some(verified), token: nameless }
-    }
-
-    /// The publisher whose token was verified meanwhile.
+    /// The publisher whose token was verified meanwhile. Where the keys have changed since then, it is to be
+    /// verified again.
     ///
     /// # Errors
     /// It is refused.
     pub(crate) fn verified_publisher(
-        self: Arc<Access>,
-        token: &Unverified,
-        verified: Result<Arc<Verified>, AccessError>,
-    ) -> Result<Publisher, PublisherError> {
-        match verified {
-            Ok(verified) => Ok(self.known_publisher(&token.token, verified)),
-            Err(reason) => Err(self.publisher_denial(reason)),
+        self: &Arc<Access>,
+        token: &TokenToVerify,
+        verdict: TokenVerdict,
+    ) -> Result<FoundPublisher, PublisherError> {
+        let access = Arc::clone(self);
+        let Some(verifier) = &self.publishers else {
+            return Ok(FoundPublisher::Known(Publisher { access, token: None }));
+        };
+        let TokenVerdict { result, keys } = verdict;
+        if !keys.are_of(verifier) {
+            return Ok(FoundPublisher::ToVerify(token.by(verifier)));
         }
+        let verified = result.map_err(|reason| self.publisher_denial(reason))?;
+        let token = VerifiedToken { token: Arc::clone(&token.token), verified, keys };
+        Ok(FoundPublisher::Known(Publisher { access, token: Some(token) }))
     }
 
     fn publisher_denial(&self, reason: AccessError) -> PublisherError {
@@ -478,35 +531,72 @@ impl Access {
 
 /// What a subscription shows.
 enum Subscriber {
-    Verified(Arc<Verified>),
-    Unverified(Unverified),
+    Known(Arc<Verified>),
+    ToVerify(TokenToVerify),
 }
 
 /// The publisher of a request.
 pub(crate) enum FoundPublisher {
     Known(Publisher),
     /// Its token is to be verified, which takes long: see [`crate::verifications`].
-    Unverified(Arc<Access>, Unverified),
+    ToVerify(TokenToVerify),
 }
 
-/// A token whose signature is to be verified.
+/// A token whose signature is to be verified. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Unverified {
+pub(crate) struct TokenToVerify {
     verifier: Arc<Verifier>,
-    token: Box<str>,
+    token: Arc<str>,
 }
 
-impl Unverified {
-    fn new(verifier: &Arc<Verifier>, token: &FoundToken<'_>) -> Unverified {
-        Unverified { verifier: Arc::clone(verifier), token: token.as_str().into() }
+/// What was found out about a token, and by which keys.
+#[derive(Debug)]
+pub(crate) struct TokenVerdict {
+    result: Result<Arc<Verified>, AccessError>,
+    keys: KeyGeneration,
+}
+
+/// The keys that a verdict is by. A reload makes another verifier where it changes the keys, and a fetch
+/// another generation of its keys.
+#[derive(Clone, Debug)]
+struct KeyGeneration {
+    verifier: Arc<Verifier>,
+    generation: u64,
+}
+
+impl KeyGeneration {
+    /// The keys of now.
+    fn of(verifier: &Arc<Verifier>) -> KeyGeneration {
+        KeyGeneration { verifier: Arc::clone(verifier), generation: verifier.keys().generation() }
+    }
+
+    /// Whether this verifier has these keys still.
+    fn are_of(&self, verifier: &Arc<Verifier>) -> bool {
+        Arc::ptr_eq(&self.verifier, verifier) && self.generation == verifier.keys().generation()
+    }
+}
+
+impl TokenToVerify {
+    fn new(verifier: &Arc<Verifier>, token: &FoundToken<'_>) -> TokenToVerify {
+        TokenToVerify { verifier: Arc::clone(verifier), token: token.as_str().into() }
+    }
+
+    /// The same token for another verifier, or for other keys of it.
+    fn by(&self, verifier: &Arc<Verifier>) -> TokenToVerify {
+        TokenToVerify { verifier: Arc::clone(verifier), token: Arc::clone(&self.token) }
+    }
+
+    /// Its length, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.token.len()
     }
 
     /// Verifies the signature.
-    ///
-    /// # Errors
-    /// The token is refused, and why.
-    pub(crate) fn verify(&self) -> Result<Arc<Verified>, AccessError> {
-        self.verifier.verify(&self.token, unix_time().as_secs())
+    pub(crate) fn verify(&self) -> TokenVerdict {
+        // Before the keys are used: where they change meanwhile, the verdict counts as one by the former
+        // ones.
+        let keys = KeyGeneration::of(&self.verifier);
+        TokenVerdict { result: self.verifier.verify(&self.token, unix_time().as_secs()), keys }
     }
 }
 
@@ -547,7 +637,7 @@ impl Publisher {
     /// # Errors
     /// One of its topics is not covered. The text names it.
     pub(crate) fn may_publish(&self, event: &Event) -> Result<(), Denial> {
-        let Some(verified) = &self.verified else { return Ok(()) };
+        let Some(verified) = self.verified() else { return Ok(()) };
         let covered = |topic: &&Topic| verified.grants().publish().covers(topic.as_str());
         let uncovered = event.topics().iter().find(|topic| !covered(topic));
         uncovered.map_or(Ok(()), |topic| Err(not_covered(Some(topic))))
@@ -556,38 +646,50 @@ impl Publisher {
     /// The name by which the publisher's rate is counted: the subject of its token, or the token itself. `None`: the server
     /// has no keys.
     pub(crate) fn name(&self) -> Option<&str> {
-        let subject = self.verified.as_ref().and_then(|verified| verified.subject());
-        subject.or(self.token.as_ref()).map(|name| &**name)
+        let token = self.token.as_ref()?;
+        Some(token.verified.subject().unwrap_or(&token.token))
     }
 
-    /// Whether the token still holds, for a body that comes for a long time.
+    /// Whether the token still holds, for a body that comes for a long time. `now` has the keys of this
+    /// moment: a key that was removed meanwhile signs no more.
     ///
     /// # Errors
-    /// It has expired, or was revoked.
-    pub(crate) fn still_holds(&self) -> Result<(), Denial> {
-        let Some(verified) = &self.verified else { return Ok(()) };
+    /// It has expired, was revoked, or is not good by the keys of now.
+    pub(crate) fn still_holds(&self, now: &Access) -> Result<(), Denial> {
+        let (Some(token), Some(verifier)) = (&self.token, &now.publishers) else { return Ok(()) };
         let now_unix_s = unix_time().as_secs();
-        let leeway_s = self.access.rules.leeway_s;
-        let over = |expires: u64| now_unix_s >= expires.saturating_add(leeway_s);
+        let verified = &token.verified;
+        let over = |expires: u64| now_unix_s >= expires.saturating_add(now.rules.leeway_s);
         let reason = if verified.expires_unix_s().is_some_and(over) {
             AccessError::Expired
-        } else if self.access.revocations.bars(verified, now_unix_s) {
+        } else if now.revocations.bars(verified, now_unix_s) {
             AccessError::Revoked
-        } else {
+        } else if token.keys.are_of(verifier) {
             return Ok(());
+        } else {
+            // A good one is remembered by the keys of now, so that it is verified once for all that is still
+            // to come.
+            match verifier.verify(&token.token, now_unix_s) {
+                Ok(_) => return Ok(()),
+                Err(reason) => reason,
+            }
         };
         Err(self.access.denial(reason, "the token of this request is not valid any more"))
     }
 
+    fn verified(&self) -> Option<&Verified> {
+        self.token.as_ref().map(|token| &*token.verified)
+    }
+
     /// Whether it may learn that there is such a topic, and how many subscribers it has: its token covers the topic.
     pub(crate) fn may_see(&self, topic: &str) -> bool {
-        let Some(verified) = &self.verified else { return true };
+        let Some(verified) = self.verified() else { return true };
         verified.grants().publish().covers(topic) || verified.grants().subscribe().covers(topic)
     }
 
     /// Whether it may end connections of others: its token lets it publish to every topic.
     pub(crate) fn may_end_connections(&self) -> bool {
-        let Some(verified) = &self.verified else { return true };
+        let Some(verified) = self.verified() else { return true };
         Pattern::parse("*").is_ok_and(|all| verified.grants().publish().covers_pattern(&all))
     }
 
@@ -671,38 +773,4 @@ fn pattern_not_covered(pattern: &Pattern) -> Denial {
     let shown: String = pattern.as_str().chars().take(SHOWN).collect();
     let detail = format!("a subscription to the pattern {shown:?} needs a token that covers all of it");
     Denial { reason: AccessError::TopicNotCovered, detail, retry_after_s: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use fanfare_config::{Flags, Sources};
-
-    #[test]
-    fn without_keys_the_server_is_open_on_loopback_only_or_where_it_is_told_so() {
-        let refusal = |flags: &[(&'static str, &str)], address: &str| {
-            let sources = Sources { flags: Flags::of(flags.iter().copied()), ..Sources::default() };
-            let values = Settings::table().layer(&sources).unwrap();
-            let settings = Settings::of(&values).unwrap();
-            let addresses = vec!["127.0.0.1:1".parse().unwrap(), address.parse().unwrap()];
-            let listening = Listening { addresses, ..Listening::default() };
-            check_open(&settings, &values, &listening).err().map(|error| error.to_string())
-        };
-        for address in ["127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
-            assert_eq!(refusal(&[], address), None, "{address}");
-        }
-        for address in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[::ffff:192.0.2.1]:80"] {
-            assert!(refusal(&[], address).is_some_and(|text| text.contains(address)), "{address}");
-            assert_eq!(refusal(&[("open", "true")], address), None, "{address}");
-            assert_eq!(refusal(&[("publisher-keys", "file")], address), None, "{address}");
-        }
-    }
-
-    #[test]
-    fn streams_of_one_expiry_end_at_different_times() {
-        let access = Access::default();
-        let numbers: std::collections::BTreeSet<u64> =
-            (0..1000).map(|_| access.random_number() >> 54).collect();
-        assert!(numbers.len() > 500, "{}", numbers.len());
-    }
 }

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use fanfare::{Admission, Answer, ClientLimits, Decision, Refusal, Request, RequestHead, Subscribe};
+use fanfare::{
+    Admission, Answer, ClientLimits, Decision, InvalidHeader, Refusal, Request, RequestHead, Subscribe,
+};
 
-use crate::access::{Judged, Unverified};
+use crate::access::{Access, Judged, TokenToVerify};
 use crate::control::{Notice, Notices};
-use crate::forward::{AskedSubscription, Asking, Forward, Question, To, with_fields};
+use crate::forward::{Asking, Forward, Question, To, UndecidedSubscription, with_fields};
 use crate::health::Health;
 use crate::hosts::Hosts;
 use crate::rules::{CurrentRules, Rules};
@@ -85,13 +87,13 @@ impl EventsAdmission {
             Ok(Judged::Admitted(subscribe)) => Considered::Decided(with_fields(Ok(Ok(subscribe)), &fields)),
             Ok(Judged::Ask(subscribe, forward)) => self.ask(request, &rules, subscribe, forward, fields),
             Ok(Judged::Verify(subscribe, token)) => {
-                let client = request.client_address(&rules.proxies);
                 let question = rules.access.forward().map(|forward| {
-                    Question::about(request.head(), client, forward.headers()).map_err(|wrong| wrong.0)
+                    let question = Question::about(request.head(), rules.turn_of(request), forward.headers());
+                    (Arc::clone(forward), question.map_err(|wrong| wrong.0))
                 });
-                let (access, notices) = (Arc::clone(&rules.access), Arc::clone(&self.notices));
-                let asked = AskedSubscription { access, notices, subscribe, fields, client };
-                Considered::Verify(Box::new(Verifying { token, question, asked }))
+                let subscription = self.undecided(request, &rules, subscribe, fields);
+                let rules = self.rules.clone();
+                Considered::Verify(Box::new(Verifying { token, question, subscription, rules }))
             }
             Err(denial) => {
                 self.notices.add_denial(denial.reason, request.client_address(&rules.proxies));
@@ -108,17 +110,32 @@ impl EventsAdmission {
         forward: Arc<Forward>,
         fields: Vec<(&'static str, String)>,
     ) -> Considered {
-        let client = request.client_address(&rules.proxies);
-        let question = match Question::about(request.head(), client, forward.headers()) {
+        let question = match Question::about(request.head(), rules.turn_of(request), forward.headers()) {
             Ok(question) => question,
             Err(wrong) => {
                 let refusal = Refusal::new(400, wrong.0);
                 return Considered::Decided(with_fields(Ok(Err(refusal)), &fields));
             }
         };
-        let (access, notices) = (Arc::clone(&rules.access), Arc::clone(&self.notices));
-        let subscription = AskedSubscription { access, notices, subscribe, fields, client };
+        let subscription = self.undecided(request, rules, subscribe, fields);
         Considered::Ask(Box::new(Asking { forward, question, subscription }))
+    }
+
+    fn undecided(
+        &self,
+        request: &Request<'_>,
+        rules: &Rules,
+        subscribe: Subscribe,
+        fields: Vec<(&'static str, String)>,
+    ) -> UndecidedSubscription {
+        UndecidedSubscription {
+            access: Arc::clone(&rules.access),
+            notices: Arc::clone(&self.notices),
+            bytes: bytes_of(request.head(), &subscribe),
+            subscribe,
+            fields,
+            of: rules.turn_of(request),
+        }
     }
 
     /// A health check is answered to every host: monitors ask by the names that they know, and there is nothing in the
@@ -131,41 +148,78 @@ impl EventsAdmission {
     }
 }
 
+/// The memory of a subscription that is not decided yet, about, in bytes: what its request says, and what the
+/// parts of it add.
+fn bytes_of(head: &RequestHead<'_>, subscribe: &Subscribe) -> usize {
+    /// A topic or a field: pointers, counts, and what the allocator adds.
+    const EACH: usize = 64;
+    /// A pattern has its text, and the parts of it.
+    const EACH_PATTERN: usize = 512;
+    let said: usize = head.path().len() + head.query().map_or(0, str::len);
+    let fields: usize = head.headers().map(|(name, value)| name.len() + value.len()).sum();
+    size_of::<Verifying>()
+        + said
+        + fields
+        + subscribe.topics().len() * EACH
+        + subscribe.patterns().len() * EACH_PATTERN
+}
+
 /// A subscription whose token is to be verified.
 pub(crate) struct Verifying {
-    token: Unverified,
-    /// What the endpoint is asked where the token does not let it in, or why the request cannot be asked about.
-    question: Option<Result<Question, &'static str>>,
-    asked: AskedSubscription,
+    token: TokenToVerify,
+    /// The endpoint that is asked where the token does not let it in, and with what, or why the request
+    /// cannot be asked about.
+    question: Option<(Arc<Forward>, Result<Question, &'static str>)>,
+    subscription: UndecidedSubscription,
+    /// Those of the moment in which the verdict is there: a reload may have removed the key of the token
+    /// meanwhile.
+    rules: CurrentRules,
 }
 
 impl Verifying {
     /// Verifies the token on another thread. The decision goes to `to`.
     pub(crate) fn verify(self: Box<Verifying>, verifications: &Verifications, to: To) {
-        verifications.push(self.asked.client, Box::new(VerifyingFor { verifying: *self, to }));
+        verifications.push(self.subscription.of, Box::new(VerifyingFor { verifying: *self, to }));
     }
 
     fn decide(self, to: To) {
-        let Verifying { token, question, asked } = self;
-        let AskedSubscription { access, notices, subscribe, fields, client } = asked;
-        let judged = match access.settle(token.verify().map(Some), subscribe) {
+        let Verifying { mut token, question, subscription, rules } = self;
+        let UndecidedSubscription { notices, mut subscribe, fields, of, bytes, .. } = subscription;
+        let (access, judged) = loop {
+            let verdict = token.verify();
+            let access = Arc::clone(&rules.get().access);
+            match access.admit_later(&token, &verdict, subscribe) {
+                Ok(Judged::Verify(same, again)) => (subscribe, token) = (same, again),
+                judged => break (access, judged),
+            }
+        };
+        let judged = match judged {
             Ok(Judged::Admitted(subscribe)) => Ok(Ok(subscribe)),
             Ok(Judged::Ask(subscribe, forward)) => match question {
-                Some(Ok(question)) => {
-                    let subscription = AskedSubscription { access, notices, subscribe, fields, client };
+                Some((asked, Ok(question))) if Arc::ptr_eq(&asked, &forward) => {
+                    let subscription =
+                        UndecidedSubscription { access, notices, subscribe, fields, of, bytes };
                     return Asking { forward, question, subscription }.ask(to);
                 }
-                Some(Err(wrong)) => Ok(Err(Refusal::new(400, wrong))),
-                None => Ok(Err(Refusal::new(500, "the server did not decide about this request"))),
+                Some((asked, Err(wrong))) if Arc::ptr_eq(&asked, &forward) => {
+                    Ok(Err(Refusal::new(400, wrong)))
+                }
+                // A reload has changed the endpoint while the token waited.
+                _ => try_again(&access, "the server has another configuration now; try again in a moment")
+                    .map(Err),
             },
-            Ok(Judged::Verify(..)) => unreachable!("it has been verified"),
+            Ok(Judged::Verify(..)) => unreachable!("the loop goes on until it is verified"),
             Err(denial) => {
-                notices.add_denial(denial.reason, client);
+                notices.add_denial(denial.reason, of.client);
                 denial.refusal().map(Err)
             }
         };
         to.decide(with_fields(judged, &fields));
     }
+}
+
+fn try_again(access: &Access, detail: &str) -> Result<Refusal, InvalidHeader> {
+    Refusal::new(503, detail).with_header("Retry-After", &access.retry_after_s().to_string())
 }
 
 struct VerifyingFor {
@@ -178,6 +232,12 @@ impl Verification for VerifyingFor {
         self.to.is_wanted()
     }
 
+    fn bytes(&self) -> usize {
+        let Verifying { token, question, subscription, .. } = &self.verifying;
+        let asked = question.as_ref().and_then(|(_, question)| question.as_ref().ok());
+        token.bytes() + asked.map_or(0, Question::bytes) + subscription.bytes
+    }
+
     fn run(self: Box<Self>) {
         let VerifyingFor { verifying, to } = *self;
         verifying.decide(to);
@@ -185,10 +245,9 @@ impl Verification for VerifyingFor {
 
     fn refuse(self: Box<Self>) {
         let VerifyingFor { verifying, to } = *self;
-        let AskedSubscription { access, notices, fields, client, .. } = verifying.asked;
-        notices.add_from(Notice::TooManyTokens, client);
-        let refusal = Refusal::new(503, "too many tokens wait to be verified; try again in a moment");
-        let refusal = refusal.with_header("Retry-After", &access.retry_after_s().to_string());
+        let UndecidedSubscription { access, notices, fields, of, .. } = verifying.subscription;
+        notices.add_from(Notice::TooManyTokens, of.client);
+        let refusal = try_again(&access, "too many tokens wait to be verified; try again in a moment");
         to.decide(with_fields(refusal.map(Err), &fields));
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use fanfare::Counts;
 
-/// How long a bound is silent after a line of the log.
-const SILENCE: Duration = Duration::from_secs(10);
+use crate::silence::Silence;
 
 /// A bound that refuses: its counter, and the text of its line.
 type Bound = (fn(&Counts) -> u64, &'static str);
@@ -46,8 +45,7 @@ const BOUNDS: [Bound; 7] = [
 /// Makes the lines: the first one at once, then one for all that a bound refused in a while.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalReporter {
-    reported: [u64; BOUNDS.len()],
-    silent_until: [Duration; BOUNDS.len()],
+    silence: Silence<{ BOUNDS.len() }>,
 }
 
 impl RefusalReporter {
@@ -59,16 +57,8 @@ impl RefusalReporter {
     }
 
     fn due(&mut self, counts: &Counts, now: Duration) -> Vec<(u64, &'static str)> {
-        let mut due = Vec::new();
-        for (index, (of, text)) in BOUNDS.iter().enumerate() {
-            let count = of(counts) - self.reported[index];
-            if count > 0 && now >= self.silent_until[index] {
-                self.reported[index] += count;
-                self.silent_until[index] = now + SILENCE;
-                due.push((count, *text));
-            }
-        }
-        due
+        let due = self.silence.due(BOUNDS.map(|(of, _)| of(counts)), now).into_iter();
+        due.map(|(index, count)| (count, BOUNDS[index].1)).collect()
     }
 }
 
@@ -77,20 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bound_has_one_line_in_a_while() {
-        let mut reporter = RefusalReporter::default();
-        let mut counts = Counts::default();
-        let mut due = |counts: &Counts, at: u64| -> Vec<u64> {
-            let due = reporter.due(counts, Duration::from_secs(at));
-            due.into_iter().map(|(count, _)| count).collect()
-        };
-        assert!(due(&counts, 0).is_empty());
-        counts.refused_for_address = 3;
-        assert_eq!(due(&counts, 1), [3]);
-        counts.refused_for_address = 10_003;
-        counts.refused_for_subject = 1;
-        assert_eq!(due(&counts, 2), [1], "another bound is not silent");
-        assert_eq!((due(&counts, 10), due(&counts, 11)), (vec![], vec![10_000]));
+    fn each_bound_has_its_counter() {
         let mut all = Counts::default();
         all.refused_full = 1;
         all.refused_for_memory = 2;

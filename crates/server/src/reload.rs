@@ -76,6 +76,12 @@ impl Running {
         access.start(settings, &before).map_err(|text| {
             ConfigurationError::Together(Problems(vec![Problem { place: Place::Default, text }]))
         })?;
+        if access.has_removed_subscriber_keys(&before) {
+            tracing::warn!(
+                "a key of subscribers was removed; streams that it has let in go on until their tokens expire, \
+                 and DELETE /connections?subject=NAME or ?token=JTI ends them"
+            );
+        }
         // Everything is read and right: from here on nothing fails.
         let rules = Rules::of(settings, &self.listening, Arc::new(access));
         self.proxies.replace(rules.proxies.clone());

@@ -1,8 +1,10 @@
 //! The file that keeps revocations over a restart.
 //!
-//! It is written whole, beside the old one, and then takes its place, so that a crash leaves the old one or the new one.
+//! It is written whole, beside the old one, and then takes its place, so that a crash leaves the old one or
+//! the new one. Because the file is replaced, the lock that keeps a second server away is on a file beside
+//! it, which stays.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -20,12 +22,23 @@ const MOST: usize = 2 * DEFAULT_MAX_REVOCATIONS;
 /// What the file begins with.
 const VERSION: u32 = 1;
 
+/// The memory of a list of revocations, at most; with a file also of what is being written, which one write
+/// at a time is.
+pub(crate) fn memory_bound(has_file: bool) -> usize {
+    // A copy of the list, and its text, which has grown by doubling.
+    let written =
+        DEFAULT_MAX_REVOCATIONS * 2 * (MAX_NAME_BYTES + size_of::<Entry>()) + 2 * MAX_FILE_BYTES as usize;
+    Revocations::memory_bound(DEFAULT_MAX_REVOCATIONS) + if has_file { written } else { 0 }
+}
+
 /// The file of a server.
 #[derive(Debug)]
 pub(crate) struct RevocationsFile {
     path: PathBuf,
     /// The number of the last revocation that is in the file.
     written: Mutex<u64>,
+    /// Locked for this server (flock(2)). The kernel gives the lock back when the process ends.
+    _lock: File,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -47,18 +60,21 @@ struct Entry {
 }
 
 impl RevocationsFile {
-    /// Reads the file into a list, and checks that it can be written. A file that is not there is an empty list.
+    /// Locks the file, reads it into a list, and checks that it can be written. A file that is not there is
+    /// an empty list.
     ///
     /// # Errors
     /// What is wrong, and what to do.
     pub(crate) fn open(path: &Path, list: &Revocations, now_unix_s: u64) -> Result<RevocationsFile, String> {
+        // Before anything is read: another server could write the file afterwards.
+        let lock = lock(path)?;
         for Revocation { revoked, revoked_unix_s, until_unix_s } in read(path)? {
             if until_unix_s > now_unix_s {
                 let full = |full| format!("{}: {full}", path.display());
                 list.revoke(revoked, revoked_unix_s, until_unix_s).map_err(full)?;
             }
         }
-        let file = RevocationsFile { path: path.to_owned(), written: Mutex::new(0) };
+        let file = RevocationsFile { path: path.to_owned(), written: Mutex::new(0), _lock: lock };
         let mut written = file.written.lock().unwrap_or_else(PoisonError::into_inner);
         *written = file.write(list)?;
         drop(written);
@@ -94,8 +110,7 @@ impl RevocationsFile {
     }
 
     fn replace(&self, text: &[u8]) -> io::Result<()> {
-        let mut fresh = self.path.clone().into_os_string();
-        fresh.push(".new");
+        let fresh = beside(&self.path, ".new");
         // Subjects are names of persons.
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(text)?;
@@ -104,6 +119,33 @@ impl RevocationsFile {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
+}
+
+/// Locks the file of a server until the result is dropped.
+///
+/// # Errors
+/// Another server has the lock, or the system gives none.
+fn lock(path: &Path) -> Result<File, String> {
+    let lock_path = beside(path, ".lock");
+    let cannot = |error: io::Error| format!("cannot lock {}: {error}", lock_path.display());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+    let file = file.map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "another server uses {}, and two would overwrite each other's revocations; name a file of its own \
+             for each server",
+            path.display()
+        )),
+        Err(TryLockError::Error(error)) => Err(cannot(error)),
+    }
+}
+
+/// The name of a file beside another one.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// The revocations of a file, the oldest first.
@@ -170,7 +212,9 @@ mod tests {
 
     impl Drop for TestPath {
         fn drop(&mut self) {
-            let _ = fs::remove_file(&self.0);
+            for path in [&self.0, &beside(&self.0, ".lock")] {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 
@@ -183,6 +227,7 @@ mod tests {
         list.revoke(Revoked::Subject("ada \"l\"".into()), 10, 100).expect("there is room");
         list.revoke(Revoked::TokenId("t1".into()), 11, 200).expect("there is room");
         file.save(&list).unwrap();
+        drop(file);
         let again = Revocations::default();
         RevocationsFile::open(&path.0, &again, 50).unwrap();
         assert_eq!(again.list().1, list.list().1);
@@ -190,6 +235,24 @@ mod tests {
         RevocationsFile::open(&path.0, &later, 150).unwrap();
         assert_eq!(later.len(), 1);
         assert_eq!(read(&path.0).unwrap().len(), 1, "what is over is not written again");
+    }
+
+    /// Two servers with one file overwrote each other's revocations.
+    #[test]
+    fn a_file_has_one_server() {
+        let path = TestPath::new("lock");
+        let open = || RevocationsFile::open(&path.0, &Revocations::default(), 0);
+        let first = open().unwrap();
+        let refused = open().map(drop).unwrap_err();
+        assert!(
+            refused.contains("another server") && refused.contains(&*path.0.to_string_lossy()),
+            "{refused}"
+        );
+        // It is kept while the file is replaced.
+        first.write(&Revocations::default()).unwrap();
+        assert!(open().is_err());
+        drop(first);
+        open().unwrap();
     }
 
     #[test]

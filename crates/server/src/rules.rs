@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use fanfare::TrustedProxies;
+use fanfare::{ClientLimits, Request, TrustedProxies};
 use fanfare_config::Settings;
 
 use crate::access::Access;
 use crate::cors::Cors;
 use crate::hosts::Hosts;
 use crate::listen::Listening;
+use crate::turns::TurnOf;
 
 /// The rules at one time.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub(crate) struct Rules {
     pub(crate) max_topics: usize,
     /// The proxies whose word about their clients is believed.
     pub(crate) proxies: TrustedProxies,
+    /// Who the operator is.
+    pub(crate) clients: ClientLimits,
     /// Which subscribers and publishers are let in.
     pub(crate) access: Arc<Access>,
 }
@@ -41,7 +44,18 @@ impl Rules {
             cors: Cors::new(&settings.cors_origin),
             max_topics: settings.max_topics,
             proxies: settings.proxies(),
+            clients: settings.limits().clients,
             access,
+        }
+    }
+}
+
+impl Rules {
+    /// Whose request it is, where requests wait.
+    pub(crate) fn turn_of(&self, request: &Request<'_>) -> TurnOf {
+        TurnOf {
+            client: request.client_address(&self.proxies),
+            is_operator: request.is_from_operator(&self.clients),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::admission::EventsAdmission;
 use crate::configuration::Configuration;
 use crate::control::{
     self, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates,
-    Reporter,
+    Reporter, Undecided,
 };
 use crate::health::Health;
 use crate::listen::{self, Listening};
@@ -98,6 +98,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             owed_wakes: OwedWakes::default(),
             bodies: Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices))),
             publish_rates: PublishRates::default(),
+            undecided: Undecided::default(),
             notices: Arc::clone(&notices),
         };
         control::start(control, sockets)

@@ -8,18 +8,15 @@
 //! A shard may call [`Verifications::push`]: a condition variable has no descriptor.
 
 use std::io;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::turns::Turns;
+use crate::turns::{TurnBounds, TurnOf, Turns};
 
-/// Tokens that wait. Beyond it the next one is refused.
-const QUEUED: usize = 16_384;
-
-/// Tokens of one client that wait. Beyond it the client is refused, and others are not.
-const QUEUED_OF_CLIENT: usize = QUEUED / 16;
+/// Tokens that wait, and their memory with what comes after them. Beyond it the next one is refused. One
+/// client has a share; beyond it this client is refused, and others are not.
+const QUEUED: TurnBounds = TurnBounds { items: 16_384, bytes: 128 << 20, shares: 16 };
 
 /// Threads. More would take the processors away from the shards.
 const THREADS: usize = 2;
@@ -28,6 +25,9 @@ const THREADS: usize = 2;
 pub(crate) trait Verification: Send {
     /// Whether its client still waits.
     fn is_wanted(&self) -> bool;
+
+    /// The memory that it takes while it waits, about, in bytes.
+    fn bytes(&self) -> usize;
 
     /// Verifies it, and goes on.
     fn run(self: Box<Self>);
@@ -58,7 +58,7 @@ impl Verifications {
     /// The operating system starts no thread.
     pub(crate) fn start() -> io::Result<Verifications> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { turns: Turns::new(QUEUED, QUEUED_OF_CLIENT), is_ended: false }),
+            queue: Mutex::new(Queue { turns: Turns::new(QUEUED), is_ended: false }),
             filled: Condvar::new(),
         });
         let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
@@ -70,10 +70,11 @@ impl Verifications {
     }
 
     /// Verifies later, on another thread, or refuses now.
-    pub(crate) fn push(&self, client: Option<IpAddr>, verification: Box<dyn Verification>) {
+    pub(crate) fn push(&self, of: TurnOf, verification: Box<dyn Verification>) {
+        let bytes = verification.bytes();
         let mut queue = self.0.lock();
         let pushed = match queue.is_ended {
-            false => queue.turns.push(client, verification),
+            false => queue.turns.push(of, verification, bytes),
             true => Err(verification),
         };
         drop(queue);
@@ -87,7 +88,7 @@ impl Verifications {
     pub(crate) fn end(&self) {
         let mut queue = self.0.lock();
         queue.is_ended = true;
-        let waiting = std::mem::replace(&mut queue.turns, Turns::new(0, 0));
+        let waiting = std::mem::replace(&mut queue.turns, Turns::new(QUEUED));
         drop(queue);
         self.0.filled.notify_all();
         drop(waiting);
@@ -95,9 +96,7 @@ impl Verifications {
 
     /// The memory of what waits, at most.
     pub(crate) fn memory_bound() -> (&'static str, usize) {
-        /// A token with its request: the longest token, and what the answer needs.
-        const EACH_BYTES: usize = 12 << 10;
-        ("tokens to be verified", QUEUED * EACH_BYTES)
+        ("tokens to be verified", QUEUED.bytes)
     }
 }
 
@@ -151,6 +150,10 @@ mod tests {
             self.is_wanted
         }
 
+        fn bytes(&self) -> usize {
+            1
+        }
+
         fn run(self: Box<Self>) {
             let _ = self.to.send((self.name, "run"));
         }
@@ -172,6 +175,9 @@ mod tests {
             fn is_wanted(&self) -> bool {
                 true
             }
+            fn bytes(&self) -> usize {
+                1
+            }
             fn run(self: Box<Self>) {
                 std::panic::resume_unwind(Box::new("on purpose"));
             }
@@ -180,9 +186,9 @@ mod tests {
         let (to, told) = channel();
         let verifications = Verifications::start().expect("threads");
         for _ in 0..2 * THREADS {
-            verifications.push(None, Box::new(Panics));
+            verifications.push(TurnOf::default(), Box::new(Panics));
         }
-        verifications.push(None, named(&to, 1));
+        verifications.push(TurnOf::default(), named(&to, 1));
         assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok((1, "run")));
         verifications.end();
     }
@@ -192,11 +198,11 @@ mod tests {
         let (to, told) = channel();
         let verifications = Verifications::start().expect("threads");
         let unwanted = Named { name: 0, is_wanted: false, to: to.clone() };
-        verifications.push(None, Box::new(unwanted));
-        verifications.push(None, named(&to, 1));
+        verifications.push(TurnOf::default(), Box::new(unwanted));
+        verifications.push(TurnOf::default(), named(&to, 1));
         assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok((1, "run")));
         verifications.end();
-        verifications.push(None, named(&to, 2));
+        verifications.push(TurnOf::default(), named(&to, 2));
         assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok((2, "refused")));
     }
 }

@@ -2,72 +2,14 @@
 
 mod support;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use fanfare_access::{Algorithm, RsaPadding, TokenSigner};
 use serde_json::{Value, json};
 use support::file::ConfigFile;
 use support::server::{arguments, fanfare, run};
-use support::{Backend, Response, Server, Subscriber, eventually, http, on_both_backends};
+use support::tokens::{Keys, SECRET, bearer, mint, now_unix_s};
+use support::{Backend, Connection, Response, Server, Subscriber, eventually, http, on_both_backends};
 
-const SECRET: &str = "the secret of the publishers has more than 32 bytes";
 const URL_SECRET: &str = "the secret of the signed URLs has more than 32 bytes";
-
-/// Keys of both kinds in files, and what signs with them.
-struct Keys {
-    subscribers: TokenSigner,
-    publishers: TokenSigner,
-    public: String,
-    subscriber_file: ConfigFile,
-    publisher_file: ConfigFile,
-}
-
-impl Keys {
-    fn new() -> Keys {
-        let pair = rcgen::KeyPair::generate().expect("a key");
-        let public = pair.public_key_pem();
-        Keys {
-            subscribers: TokenSigner::from_pem(&pair.serialize_pem(), RsaPadding::Pkcs1).expect("P-256"),
-            publishers: TokenSigner::from_secret(Algorithm::Hs256, SECRET.as_bytes()).expect("long"),
-            subscriber_file: ConfigFile::new(&public),
-            publisher_file: ConfigFile::new(SECRET),
-            public,
-        }
-    }
-
-    fn start(&self, backend: Backend, options: &[&str]) -> Server {
-        let subscribers = self.subscriber_file.name();
-        let publishers = format!("hs256:{}", self.publisher_file.name());
-        let keys = ["--subscriber-keys", &subscribers, "--publisher-keys", &publishers];
-        Server::start_with(backend, &[&keys, options].concat())
-    }
-
-    fn publisher(&self) -> String {
-        mint(&self.publishers, json!({ "fanfare": { "publish": ["*"] } }))
-    }
-
-    fn subscriber(&self, topics: &[&str]) -> String {
-        mint(&self.subscribers, json!({ "sub": "ada", "fanfare": { "subscribe": topics } }))
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "tokens expire by the wall clock")]
-fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
-}
-
-/// A token with these claims, for an hour unless they say otherwise.
-fn mint(signer: &TokenSigner, mut claims: Value) -> String {
-    let now = now_unix_s();
-    let claims = claims.as_object_mut().expect("an object");
-    claims.entry("exp").or_insert_with(|| json!(now + 3600));
-    claims.entry("iat").or_insert_with(|| json!(now));
-    signer.mint(claims).expect("it signs")
-}
-
-fn bearer(token: &str) -> String {
-    format!("Bearer {token}")
-}
 
 fn ask(server: &Server, query: &str, headers: &[(&str, &str)]) -> Response {
     server.connect().request("GET", &format!("/events?{query}"), headers)
@@ -107,6 +49,34 @@ fn end(server: &Server, token: &str, query: &str) -> Response {
     server.connect().request("DELETE", &format!("/connections?{query}"), &headers)
 }
 
+/// Bodies of each form, with an event for the topic a.
+fn bodies() -> [(&'static str, &'static str); 4] {
+    [
+        ("application/json", r#"{"topic":"a","data":"x"}"#),
+        ("application/json", r#"[{"topic":"a","data":"x"}]"#),
+        ("application/x-www-form-urlencoded", "topic=a&data=x"),
+        ("application/x-ndjson", r#"{"topic":"a","data":"x"}"#),
+    ]
+}
+
+/// Begins a publish and sends half of its body when the server has looked at its token. Gives the other half.
+fn begin_body<'b>(server: &Server, token: &str, content_type: &str, body: &'b str) -> (Connection, &'b str) {
+    let mut connection = server.connect();
+    let (length, authorization) = (body.len().to_string(), bearer(token));
+    let fields = [
+        ("Content-Type", content_type),
+        ("Content-Length", &length),
+        ("Authorization", &authorization),
+        // The server asks for the body when it reads it (RFC 9110, section 10.1.1).
+        ("Expect", "100-continue"),
+    ];
+    connection.send(http::head("POST", "/events", &fields));
+    assert_eq!(connection.read_head().lines().next(), Some("HTTP/1.1 100 Continue"));
+    let (half, rest) = body.split_at(body.len() / 2);
+    connection.send(half);
+    (connection, rest)
+}
+
 on_both_backends! {
     /// Each of them is refused, on a new connection and on a kept one, with a reason in the log and none for the client.
     fn a_subscription_without_a_good_token_is_refused(backend) {
@@ -132,7 +102,7 @@ on_both_backends! {
             ("expired", of(&keys.subscribers, json!({ "exp": now - 60, "fanfare": grant })), "expired"),
             ("not yet valid", of(&keys.subscribers, json!({ "nbf": now + 600, "fanfare": grant })), "not_yet_valid"),
             ("wrong key", of(&other, json!({ "fanfare": grant })), "wrong_key"),
-            ("a publisher's key", of(&keys.publishers, json!({ "fanfare": grant })), "algorithm"),
+            ("a publisher's key", of(&keys.publishers.signer, json!({ "fanfare": grant })), "algorithm"),
             ("HS256 with the public key", of(&confused, json!({ "fanfare": grant })), "algorithm"),
             ("alg none", none, "algorithm"),
             ("alg none, unsigned", unsigned, ""),
@@ -314,7 +284,7 @@ on_both_backends! {
     fn a_publish_needs_a_grant_for_every_topic_of_every_event(backend) {
         let keys = Keys::new();
         let server = keys.start(backend, &["--anonymous-subscribe"]);
-        let token = mint(&keys.publishers, json!({ "fanfare": { "publish": ["a", "chat/*"] } }));
+        let token = mint(&keys.publishers.signer, json!({ "fanfare": { "publish": ["a", "chat/*"] } }));
         let mut subscriber = server.subscribe("topic=a");
         let (json_type, lines, form) =
             ("application/json", "application/x-ndjson", "application/x-www-form-urlencoded");
@@ -433,7 +403,7 @@ on_both_backends! {
         let mut others = [subscribe(&server, "topic=a", &bob), subscribe(&server, "topic=b", &carol)];
 
         // Only a token for every topic may do it.
-        let narrow = mint(&keys.publishers, json!({ "fanfare": { "publish": ["a*", "b"] } }));
+        let narrow = mint(&keys.publishers.signer, json!({ "fanfare": { "publish": ["a*", "b"] } }));
         end(&server, &narrow, "subject=ada").problem(403);
         assert_eq!(server.connect().request("DELETE", "/connections?subject=ada", &[]).status, 401);
         end(&server, &publisher, "").problem(400);
@@ -477,7 +447,7 @@ on_both_backends! {
         assert_eq!(subscribe_status(&server, "topic=b", &carol), 200);
 
         // A publisher's token is barred, too.
-        let barred = mint(&keys.publishers, json!({ "jti": "p1", "fanfare": { "publish": ["*"] } }));
+        let barred = mint(&keys.publishers.signer, json!({ "jti": "p1", "fanfare": { "publish": ["*"] } }));
         publish(&server, &barred, "a", "1", false);
         assert_eq!(end(&server, &publisher, "token=p1").status, 204);
         assert_eq!(post(&server, &barred, "application/json", r#"{"topic":"a","data":"2"}"#).status, 401);
@@ -520,12 +490,12 @@ on_both_backends! {
         };
         // One file is right and the other one is not: neither is taken.
         keys.subscriber_file.write(&next.public);
-        keys.publisher_file.write("short");
+        keys.publishers.file.write("short");
         reload("the configuration stays as it was");
         server.expect_log("the secret has 5 bytes");
         assert_eq!(subscribe_status(&server, "topic=a", &old), 200);
         assert_eq!(subscribe_status(&server, "topic=a", &new), 401);
-        keys.publisher_file.write(SECRET);
+        keys.publishers.file.write(SECRET);
         reload("the configuration was read again");
         server.expect_log("changed=\"subscriber-keys\"");
         assert_eq!(subscribe_status(&server, "topic=a", &old), 401);
@@ -534,6 +504,57 @@ on_both_backends! {
         assert_eq!(end(&server, &keys.publisher(), "subject=x&token=t").status, 204);
         publish(&server, &keys.publisher(), "a", "goes on", false);
         assert_eq!(stream.event().data, "goes on");
+    }
+
+    /// What came of a body before its token was barred was published when the rest was there. Only a body of
+    /// lines was asked for its token again.
+    fn a_body_whose_token_is_barred_meanwhile_is_not_published(backend) {
+        let keys = Keys::new();
+        let server = keys.start(backend, &[]);
+        let mut stream = subscribe(&server, "topic=a", &keys.subscriber(&["a"]));
+        for (index, (content_type, body)) in bodies().into_iter().enumerate() {
+            let id = format!("p{index}");
+            let token = mint(&keys.publishers.signer, json!({ "jti": id, "fanfare": { "publish": ["*"] } }));
+            let (mut connection, rest) = begin_body(&server, &token, content_type, body);
+            assert_eq!(end(&server, &keys.publisher(), &format!("token={id}")).status, 204);
+            connection.send(rest);
+            let answer = connection.read_response();
+            assert_eq!(answer.status, 401, "{body}: {}", answer.text());
+        }
+        publish(&server, &keys.publisher(), "a", "marker", false);
+        assert_eq!(stream.event().data, "marker");
+    }
+
+    /// An operator removes a key that strangers have. What is signed by it is refused from then on, also
+    /// where its request has begun before. Streams that have begun before go on; an order ends them, and
+    /// their tokens let nobody in again.
+    fn a_key_that_was_removed_signs_no_more(backend) {
+        let (keys, next) = (Keys::new(), Keys::new());
+        let server = keys.start(backend, &[]);
+        let thief = keys.subscriber(&["a"]);
+        let mut stolen = subscribe(&server, "topic=a", &thief);
+        let bodies: Vec<_> = bodies()
+            .into_iter()
+            .map(|(content_type, body)| begin_body(&server, &keys.publisher(), content_type, body))
+            .collect();
+        let secret = "another secret of the publishers has more than 32 bytes";
+        let publishers = TokenSigner::from_secret(Algorithm::Hs256, secret.as_bytes()).expect("long");
+        keys.publishers.file.write(secret);
+        keys.subscriber_file.write(&next.public);
+        server.signal("HUP");
+        server.expect_log("the configuration was read again");
+        server.expect_log("DELETE /connections");
+        for (mut connection, rest) in bodies {
+            connection.send(rest);
+            let answer = connection.read_response();
+            assert_eq!(answer.status, 401, "{rest}: {}", answer.text());
+        }
+        let publisher = mint(&publishers, json!({ "fanfare": { "publish": ["*"] } }));
+        publish(&server, &publisher, "a", "marker", false);
+        assert_eq!(stolen.event().data, "marker", "nothing of the bodies was published");
+        assert_eq!(end(&server, &publisher, "subject=ada").status, 204);
+        assert!(stolen.event_or_end().is_none(), "the order ends the stream of the removed key");
+        assert_eq!(subscribe_status(&server, "topic=a", &thief), 401);
     }
 
     fn without_keys_it_starts_on_loopback_only_unless_it_is_told_to_be_open(backend) {

@@ -2,51 +2,36 @@
 
 mod support;
 
-use fanfare_access::{Algorithm, TokenSigner};
 use serde_json::{Value, json};
 use support::file::ConfigFile;
 use support::server::{arguments, fanfare, run};
+use support::tokens::{Keys, SECRET, bearer, mint};
 use support::{Backend, Response, Server, eventually, on_both_backends};
-
-const SUBSCRIBERS: &str = "the secret of the subscribers has more than 32 bytes";
-const PUBLISHERS: &str = "the secret of the publishers has more than 32 bytes";
 
 /// The name by which the tests call the server.
 const HOSTS: &str = "[web]\nhost = ['fanfare.test']\n";
 
 /// The file of a server with keys, and its keys.
 struct Files {
-    subscribers: ConfigFile,
-    publishers: ConfigFile,
+    keys: Keys,
     configuration: ConfigFile,
 }
 
 impl Files {
     fn new() -> Files {
-        let (subscribers, publishers) = (ConfigFile::new(SUBSCRIBERS), ConfigFile::new(PUBLISHERS));
-        let configuration = ConfigFile::new("");
-        let files = Files { subscribers, publishers, configuration };
-        files.configuration.write(&files.text());
-        files
-    }
-
-    fn text(&self) -> String {
-        let (subscribers, publishers) = (self.subscribers.name(), self.publishers.name());
-        format!(
-            "{HOSTS}[access]\nsubscriber-keys = ['hs256:{subscribers}']\npublisher-keys = ['hs256:{publishers}']\n"
-        )
+        let keys = Keys::new();
+        let configuration = ConfigFile::new(&format!("{HOSTS}{}", keys.as_configuration()));
+        Files { keys, configuration }
     }
 
     fn start(&self, backend: Backend) -> Server {
         Server::start_configured(backend, self.configuration.path(), &[])
     }
-}
 
-/// The value of `Authorization` with a token of these grants, which the year 2100 ends.
-fn bearer(secret: &str, grants: &Value) -> String {
-    let signer = TokenSigner::from_secret(Algorithm::Hs256, secret.as_bytes()).expect("long");
-    let claims = json!({ "exp": 4_102_444_800_u64, "fanfare": grants });
-    format!("Bearer {}", signer.mint(claims.as_object().expect("an object")).expect("it signs"))
+    /// The value of `Authorization` with a publisher's token of these grants.
+    fn publisher(&self, grants: &Value) -> String {
+        bearer(&mint(&self.keys.publishers.signer, json!({ "fanfare": grants })))
+    }
 }
 
 fn get(server: &Server, path: &str, authorization: &str) -> Response {
@@ -88,7 +73,7 @@ on_both_backends! {
     fn a_token_learns_of_no_topic_that_it_does_not_cover(backend) {
         let files = Files::new();
         let server = files.start(backend);
-        let all = bearer(PUBLISHERS, &json!({ "publish": ["*"] }));
+        let all = files.publisher(&json!({ "publish": ["*"] }));
         for topic in ["public/a", "public/b", "user/ada/secret"] {
             assert_eq!(post(&server, &all, &json!({ "topic": topic, "data": "x" })), 200);
         }
@@ -98,7 +83,7 @@ on_both_backends! {
             (json!({ "subscribe": ["public/*"] }), &["public/a", "public/b"]),
             (json!({}), &[]),
         ] {
-            let token = bearer(PUBLISHERS, &grants);
+            let token = files.publisher(&grants);
             let page = get(&server, "/topics", &token).json();
             let topics = page["topics"].as_array().into_iter().flatten();
             let names: Vec<&str> = topics.filter_map(|topic| topic["topic"].as_str()).collect();
@@ -119,7 +104,7 @@ on_both_backends! {
     /// With a public key as a secret, everyone who has the public key could make tokens.
     fn a_public_key_is_no_secret(backend) {
         let pem = rcgen::KeyPair::generate().expect("a key").public_key_pem();
-        let secret = ConfigFile::new(PUBLISHERS);
+        let secret = ConfigFile::new(SECRET);
         let good = format!("hs256:{}", secret.name());
         for text in [&*pem, r#"{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}"#, r#"  {"keys":[]}      "#] {
             let file = ConfigFile::new(text);

@@ -322,6 +322,40 @@ on_both_backends! {
         assert!(endpoint.connections() <= 4, "{}", endpoint.connections());
     }
 
+    /// Subscriptions on kept connections that waited for a slow endpoint took all connections of the control
+    /// plane, because none of them was idle. No publish and no health check found one.
+    fn subscriptions_that_wait_leave_connections_to_others(backend) {
+        let (key, endpoint) = (PublisherKey::new(), Endpoint::with(Reply::Hold));
+        let options = ["--max-control-connections", "16", "--max-publishes", "4", "--operators", "192.0.2.1"];
+        let server = start(backend, &key, &endpoint, &options);
+        let keep = || {
+            let mut connection = server.connect();
+            assert_eq!(connection.request("GET", support::CONTROL_PATH, &[]).status, 200);
+            connection
+        };
+        // A quarter of the connections, the half of which is the operator's.
+        let mut waiting: Vec<_> = ["1", "2"].map(|number| {
+            let mut connection = keep();
+            connection.send(http::head("GET", "/events?topic=a", &cookie(number)));
+            connection
+        }).into();
+        eventually("both are asked", || (endpoint.busy() == 2).then_some(()));
+        for _ in 0..20 {
+            let refused = keep().request("GET", "/events?topic=a", &cookie("3"));
+            assert_eq!(refused.header("Retry-After"), Some("1"));
+            refused.problem(503);
+        }
+        publish(&server, &key, "a", "x", false);
+        server.expect_log("too many wait for the decision about them");
+        endpoint.release(answer(204));
+        for connection in &mut waiting {
+            assert_eq!(http::status_of(&connection.read_head()), 200);
+        }
+        let mut connection = keep();
+        connection.send(http::head("GET", "/events?topic=a", &cookie("3")));
+        assert_eq!(http::status_of(&connection.read_head()), 200);
+    }
+
     fn a_revocation_ends_streams_and_forgets_answers(backend) {
         let key = PublisherKey::new();
         let ada = answer_json(&json!({ "subject": "ada" }));
@@ -428,6 +462,25 @@ on_both_backends! {
 }
 
 /// Bytes of an answer that ends a head and begins another one are part of no head of the server's.
+#[test]
+fn the_sum_of_bounds_counts_what_access_takes() {
+    let (key, file) = (PublisherKey::new(), ConfigFile::new(""));
+    file.remove();
+    let server =
+        start_with(Backend::Epoll, &key, "http://127.0.0.1:9/", &["--revocations-file", &file.name()]);
+    server.expect_log("memory_at_most");
+    for part in [
+        "verified tokens 128.0 MiB",
+        "tokens to be verified 128.0 MiB",
+        "revocations ",
+        "remembered authorizations ",
+        "requests that wait for the authorization endpoint ",
+        "connections to the authorization endpoint ",
+    ] {
+        assert!(server.log().contains(part), "{part}: {}", server.log());
+    }
+}
+
 #[test]
 fn a_challenge_of_the_endpoint_writes_no_field_of_its_own() {
     let key = PublisherKey::new();

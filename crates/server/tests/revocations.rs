@@ -77,6 +77,27 @@ on_both_backends! {
         assert!(checked.code == Some(1) && checked.stderr.contains("remove it"), "{checked:?}");
     }
 
+    /// Two servers with one file overwrote each other's revocations. A server that is killed gives the file
+    /// back.
+    fn a_second_server_with_the_same_file_does_not_start(backend) {
+        let (key, file) = (PublisherKey::new(), ConfigFile::new(""));
+        file.remove();
+        let path = file.name();
+        let options = ["--revocations-file", path.as_str()];
+        let server = start(backend, &key, &options);
+        let mut command = fanfare();
+        let option = key.option();
+        let keys = ["--publisher-keys", option.as_str(), "--subscriber-keys", &option];
+        command.args(arguments(backend, &[&keys[..], &options].concat()));
+        let refused = run(command, "");
+        let parts = ["--revocations-file", "another server uses", &path];
+        let is_named = parts.iter().all(|part| refused.stderr.contains(part));
+        assert!(refused.code == Some(1) && is_named, "{refused:?}");
+        assert_eq!(end(&server, &key, "subject=ada").status, 204);
+        drop(server);
+        drop(start(backend, &key, &options));
+    }
+
     /// The endpoint was asked before the user was barred, and answers afterwards: the stream began in spite of the
     /// revocation, and nothing ended it.
     fn a_revocation_ends_what_is_being_decided(backend) {

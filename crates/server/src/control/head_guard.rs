@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::clients::Client;
+use super::control_connections::ControlConnection;
 use super::limits::WRITE_TIME;
 
 /// What the library gets instead of a head that is refused, so that the answers before it go out first.
@@ -46,7 +46,7 @@ pub(super) struct HeadGuard {
     refused: Refused,
     /// Since the socket was found full, until it takes something.
     stalled: Option<Pin<Box<Sleep>>>,
-    client: Arc<Client>,
+    connection: Arc<ControlConnection>,
 }
 
 impl HeadGuard {
@@ -54,7 +54,7 @@ impl HeadGuard {
         received: Vec<u8>,
         socket: TcpStream,
         limits: HeadLimits,
-        client: Arc<Client>,
+        connection: Arc<ControlConnection>,
     ) -> HeadGuard {
         HeadGuard {
             socket,
@@ -64,7 +64,7 @@ impl HeadGuard {
             scanner: HeadScanner::new(),
             refused: Refused::default(),
             stalled: None,
-            client,
+            connection,
         }
     }
 
@@ -212,7 +212,7 @@ impl AsyncWrite for HeadGuard {
 
     /// The library calls this when it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.client.flushed();
+        self.connection.flushed();
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
@@ -224,7 +224,7 @@ impl AsyncWrite for HeadGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::clients::Clients;
+    use crate::control::control_connections::ControlConnections;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
@@ -235,12 +235,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let client = Arc::new(
-            Arc::new(Clients::new(super::super::CurrentLimits::of_connections(1), 1, Arc::default()))
-                .enter(|| true)
-                .unwrap(),
+        let connection = Arc::new(
+            Arc::new(ControlConnections::new(
+                super::super::CurrentLimits::of_connections(1),
+                1,
+                Arc::default(),
+            ))
+            .enter(|| true)
+            .unwrap(),
         );
-        let mut guard = HeadGuard::new(Vec::new(), socket, HeadLimits::default(), client);
+        let mut guard = HeadGuard::new(Vec::new(), socket, HeadLimits::default(), connection);
         let error = loop {
             if let Err(error) = guard.write_all(&[0; 1 << 16]).await {
                 break error;

@@ -88,6 +88,12 @@ pub(super) const INSPECTION_WAIT: Duration = Duration::from_secs(5);
 /// How long the shards may take to answer one question: 503.
 pub(super) const INSPECTION_TIME: Duration = Duration::from_secs(2);
 
+/// Subscriptions on so many connections that may wait at once for an endpoint, or for the verification of
+/// their tokens: 503. The others are for publishes and everything else.
+pub(super) fn undecided_of(connections: usize) -> usize {
+    (connections / 4).max(1)
+}
+
 /// The bounds that are settings of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ControlLimits {
@@ -138,7 +144,7 @@ impl ControlLimits {
             ("publishes in progress", self.publish_bytes),
             ("unread answers", ANSWER_BYTES),
             ("sockets on their way to the control plane", WAITING * READ_BYTES),
-            ("rates of publishers", if self.publish_rates.are_none() { 0 } else { 2 * RateLimiter::BYTES }),
+            ("rates of publishers", if self.publish_rates.are_none() { 0 } else { 4 * RateLimiter::BYTES }),
             ("connections of the control plane", self.connections.saturating_mul(2 * READ_BYTES)),
         ]
     }

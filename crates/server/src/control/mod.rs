@@ -8,8 +8,8 @@ mod adopt;
 mod answer_first;
 mod bodies;
 mod body;
-mod clients;
 mod connections;
+mod control_connections;
 mod head_guard;
 mod limits;
 mod notices;
@@ -25,7 +25,7 @@ mod unread;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use axum::Router;
@@ -34,7 +34,7 @@ use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{
     ConnectionOrigin, Decision, DecisionStart, HandOver, HandedOver, HeadError, Hub, RequestHead, Subscribe,
-    Transport, WireFormat, reserve_of,
+    Transport, WireFormat, bound_for, reserve_of,
 };
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -49,9 +49,9 @@ use crate::forward::To;
 use crate::health::{BEAT, Health};
 pub(crate) use answer_first::OwedWakes;
 pub(crate) use bodies::Bodies;
-use clients::{Client, Clients};
+use control_connections::{ControlConnection, ControlConnections};
 use head_guard::HeadGuard;
-use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING};
+use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING, undecided_of};
 pub(crate) use limits::{ControlLimits, CurrentLimits};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
@@ -68,6 +68,7 @@ pub(crate) struct Control {
     pub(crate) inspections: Inspections,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) publish_rates: PublishRates,
+    pub(crate) undecided: Undecided,
     pub(crate) notices: Arc<Notices>,
 }
 
@@ -101,7 +102,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
             let control = Arc::new(control);
             tokio::spawn(show_life(Arc::clone(&control.admission.health)));
             let router = routes::router(Arc::clone(&control));
-            let clients = Arc::new(Clients::new(
+            let connections = Arc::new(ControlConnections::new(
                 Arc::clone(&control.limits),
                 ANSWER_BYTES,
                 Arc::clone(&control.notices),
@@ -109,16 +110,16 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
             while let Some(socket) = handed.recv().await {
                 let limits = control.hub.limits();
                 let is_operators = || socket.origin().is_operators(&limits.clients);
-                let Some(client) = clients.enter(is_operators).map(Arc::new) else {
+                let Some(connection) = connections.enter(is_operators).map(Arc::new) else {
                     control.notices.add(Notice::ConnectionRefused);
                     continue;
                 };
                 let (control, router) = (Arc::clone(&control), router.clone());
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = serve(&control, router, socket, &client) => {}
+                        () = serve(&control, router, socket, &connection) => {}
                         // Others need its place, or the memory of its answer.
-                        () = client.ended() => {}
+                        () = connection.ended() => {}
                     }
                 });
             }
@@ -137,7 +138,7 @@ async fn show_life(health: Arc<Health>) {
 }
 
 /// Serves one connection until it ends or becomes a subscriber's.
-async fn serve(control: &Control, router: Router, handed: HandedOver, client: &Arc<Client>) {
+async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &Arc<ControlConnection>) {
     let origin = handed.origin();
     let limits = control.hub.limits();
     let counts_addresses = limits.clients.connections_per_address.is_some();
@@ -148,10 +149,10 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
     };
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
-    let socket = HeadGuard::new(handed.received, socket, control.hub.limits().head, Arc::clone(client));
+    let socket = HeadGuard::new(handed.received, socket, control.hub.limits().head, Arc::clone(entered));
     let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
-        client.begins();
+        entered.begins();
         let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
         let is_last = refusal.is_some() || head_guard::is_last(request.headers());
         let is_head = request.method() == Method::HEAD;
@@ -177,7 +178,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, client: &A
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            client.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
+            entered.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
             Ok::<_, Infallible>(response)
         }
     });
@@ -235,7 +236,7 @@ enum Subscription {
     Problem(Problem),
     Decided(Decision, Begins),
     /// An endpoint decides, or a token is verified first.
-    Asked(oneshot::Receiver<Decision>, Begins),
+    Undecided(oneshot::Receiver<Decision>, Begins, UndecidedPlace),
 }
 
 /// What a stream needs beside the decision about it.
@@ -263,19 +264,48 @@ fn subscription<B>(
     };
     let asked = fanfare::Request::on(&head, Transport::Http1, origin);
     let begins = Begins { format: head.wire_format(), start: control.hub.decision_start() };
-    Some(match control.admission.consider(&asked, Some(&control.hub.limits().clients)) {
-        Considered::Decided(decision) => Subscription::Decided(decision, begins),
-        Considered::Ask(asking) => {
-            let (task, decision) = oneshot::channel();
-            asking.ask(To::Task(task));
-            Subscription::Asked(decision, begins)
-        }
-        Considered::Verify(verifying) => {
-            let (task, decision) = oneshot::channel();
-            verifying.verify(&control.admission.verifications, To::Task(task));
-            Subscription::Asked(decision, begins)
-        }
-    })
+    let limits = control.hub.limits();
+    let considered = match control.admission.consider(&asked, Some(&limits.clients)) {
+        Considered::Decided(decision) => return Some(Subscription::Decided(decision, begins)),
+        considered => considered,
+    };
+    let most = undecided_of(control.limits.get().connections);
+    let place = control.undecided.enter(bound_for(asked.is_from_operator(&limits.clients), most));
+    let Some(place) = place else {
+        control.notices.add(Notice::UndecidedRefused);
+        let detail = "too many subscriptions wait for the decision about them; try again in a second";
+        return Some(Subscription::Problem(Problem::new(503, detail).header("Retry-After", "1")));
+    };
+    let (task, decision) = oneshot::channel();
+    match considered {
+        Considered::Decided(_) => {}
+        Considered::Ask(asking) => asking.ask(To::Task(task)),
+        Considered::Verify(verifying) => verifying.verify(&control.admission.verifications, To::Task(task)),
+    }
+    Some(Subscription::Undecided(decision, begins, place))
+}
+
+/// Subscriptions on connections of the control plane that wait for the decision about them. They are busy, so
+/// that they do not make room for others.
+#[derive(Debug, Default)]
+pub(crate) struct Undecided(Arc<AtomicUsize>);
+
+/// The place of one of them, until it is dropped.
+struct UndecidedPlace(Arc<AtomicUsize>);
+
+impl Undecided {
+    /// Takes a place, where fewer than `most` are taken.
+    fn enter(&self, most: usize) -> Option<UndecidedPlace> {
+        let taken = self.0.fetch_add(1, Ordering::Relaxed);
+        let place = UndecidedPlace(Arc::clone(&self.0));
+        (taken < most).then_some(place)
+    }
+}
+
+impl Drop for UndecidedPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Waits for the decision where an endpoint decides. `None`: the request is no subscription.
@@ -283,7 +313,7 @@ async fn resolve(subscription: Option<Subscription>) -> Option<Result<(Subscribe
     let (decision, Begins { format, start }) = match subscription? {
         Subscription::Problem(problem) => return Some(Err(problem)),
         Subscription::Decided(decision, begins) => (decision, begins),
-        Subscription::Asked(decision, begins) => match decision.await {
+        Subscription::Undecided(decision, begins, _place) => match decision.await {
             Ok(decision) => (decision, begins),
             Err(_) => return Some(Err(Problem::new(500, "the server did not decide about this request"))),
         },

@@ -10,6 +10,7 @@ use std::time::Duration;
 use fanfare_access::AccessError;
 
 use crate::forward::Failure;
+use crate::silence::Silence;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +41,15 @@ pub(crate) enum Notice {
     CookieRefused,
     /// A request was refused: too many tokens wait to be verified.
     TooManyTokens,
+    /// A request was answered 500: the verification of its token has panicked.
+    VerificationPanicked,
+    /// A subscription was refused: too many wait for the decision about them.
+    UndecidedRefused,
     /// A connection was lost: the system gave the control plane no descriptor for it.
     ConnectionLost,
     /// A subscriber on a connection that was kept open was lost: its shard could not take it.
     SubscriberLost,
 }
-
-/// How long a notice is silent after a line of the log.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// How often each of them happened.
 #[derive(Debug, Default)]
@@ -64,7 +66,7 @@ pub(crate) struct Notices {
 }
 
 impl Notice {
-    const ALL: [Notice; 15] = [
+    const ALL: [Notice; 17] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
@@ -78,6 +80,8 @@ impl Notice {
         Notice::AuthorizationFailed,
         Notice::CookieRefused,
         Notice::TooManyTokens,
+        Notice::VerificationPanicked,
+        Notice::UndecidedRefused,
         Notice::ConnectionLost,
         Notice::SubscriberLost,
     ];
@@ -123,6 +127,14 @@ impl Notice {
                  (--cors-origin)"
             }
             Notice::TooManyTokens => "requests were refused because too many tokens wait to be verified",
+            Notice::VerificationPanicked => {
+                "requests were answered 500 because the verification of their tokens has panicked; the message \
+                 is above"
+            }
+            Notice::UndecidedRefused => {
+                "subscriptions on kept connections were refused because too many wait for the decision about \
+                 them (--max-control-connections)"
+            }
             Notice::ConnectionLost => "connections did not reach the control plane",
             Notice::SubscriberLost => {
                 "subscribers on kept connections were lost: their shards could not take them"
@@ -181,8 +193,7 @@ impl Notices {
 /// Makes the lines: the first one at once, then one for all that happened in a while.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
-    reported: [u64; Notice::ALL.len()],
-    silent_until: [Duration; Notice::ALL.len()],
+    silence: Silence<{ Notice::ALL.len() }>,
     reported_denials: [u64; AccessError::NAMES.len()],
     reported_failures: [u64; Failure::NAMES.len()],
 }
@@ -210,22 +221,14 @@ impl Reporter {
     /// Logs what has happened since the last line of each notice, however short ago that was: the server
     /// ends, and there is no later line.
     pub(crate) fn report_rest(&mut self, notices: &Notices) {
-        self.silent_until = Default::default();
+        self.silence.end();
         self.report(notices, Duration::ZERO);
     }
 
-    fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(Notice, u64)> {
-        let mut due = Vec::new();
-        for notice in Notice::ALL {
-            let index = notice as usize;
-            let count = notices.count(notice) - self.reported[index];
-            if count > 0 && now >= self.silent_until[index] {
-                self.reported[index] += count;
-                self.silent_until[index] = now + SILENCE;
-                due.push((notice, count));
-            }
-        }
-        due
+    pub(super) fn due(&mut self, notices: &Notices, now: Duration) -> Vec<(Notice, u64)> {
+        let counts = Notice::ALL.map(|notice| notices.count(notice));
+        let due = self.silence.due(counts, now).into_iter();
+        due.map(|(index, count)| (Notice::ALL[index], count)).collect()
     }
 }
 
@@ -246,24 +249,16 @@ fn reasons(names: &[&str], counts: &[AtomicU64], reported: &mut [u64]) -> String
 mod tests {
     use super::*;
 
-    /// Each connection that found no descriptor was a line of the log.
     #[test]
-    fn a_line_stands_for_all_that_happened() {
+    fn each_notice_has_its_counter() {
         let (notices, mut reporter) = (Notices::default(), Reporter::default());
-        let mut counts = |at: u64| {
-            let due = reporter.due(&notices, Duration::from_secs(at));
-            due.into_iter().map(|(_, count)| count).collect::<Vec<_>>()
-        };
-        assert!(counts(0).is_empty());
-        notices.add(Notice::PublishRefused);
-        assert_eq!(counts(1), [1]);
-        for _ in 0..1000 {
-            notices.add(Notice::PublishRefused);
+        for (index, notice) in Notice::ALL.into_iter().enumerate() {
+            assert_eq!(notice as usize, index);
+            notices.add(notice);
         }
-        notices.add(Notice::ConnectionRefused);
-        assert_eq!(counts(2), [1], "another notice is not silent");
-        assert!(counts(10).is_empty());
-        assert_eq!(counts(11), [1000]);
-        assert!(counts(100).is_empty());
+        let due = reporter.due(&notices, Duration::ZERO);
+        assert_eq!(due, Notice::ALL.map(|notice| (notice, 1)));
+        notices.add(Notice::PublishRefused);
+        assert!(reporter.due(&notices, Duration::ZERO).is_empty());
     }
 }

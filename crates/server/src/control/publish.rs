@@ -25,7 +25,7 @@ use super::bodies::{BodyAccount, Receiving};
 use super::body::{self, JsonEvents, Lines};
 use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
-use super::publish_rates::Allowance;
+use super::publish_rates::{Allowance, Bill};
 use crate::access::{Denial, Publisher};
 use crate::request_client::RequestClient;
 
@@ -91,9 +91,15 @@ impl Publishing<'_> {
         self.publisher.may_publish(event)
     }
 
-    /// Notes what is published, and says how long the publisher has to wait before it goes on.
-    fn charge(&self, events: usize, bytes: usize) -> Duration {
-        self.allowance.as_ref().map_or(Duration::ZERO, |allowance| allowance.charge(events, bytes))
+    /// Begins to note what is used of the publisher's rate.
+    fn bill(&self) -> Bill<'_> {
+        self.allowance.as_ref().map_or(Bill::none(), Allowance::bill)
+    }
+
+    /// Whether the token is still good, after a wait for the client.
+    fn still_holds(&self, control: &Control) -> Result<(), Problem> {
+        let now = &control.admission.rules.get().access;
+        self.publisher.still_holds(now).map_err(|denial| denied(control, denial))
     }
 }
 
@@ -112,16 +118,29 @@ async fn publish_json(
     publisher: &Publishing<'_>,
     body: Receiving,
 ) -> Result<Response, Problem> {
-    let (text, account) = collect(publisher, body, control.limits.get().body_bytes).await?;
+    let (text, account, mut bill) = collect(control, publisher, body).await?;
     if !body::is_array(&text) {
-        return publish_one(control, publisher, &account, body::json_event(&text)?, text).await;
+        let event = body::json_event(&text)?;
+        return publish_one(control, publisher, &account, bill, event, text).await;
     }
-    let Checked { part_bytes, events } = check_array(control, publisher, &account, &text).await?;
-    publisher.charge(events, 0);
+    let Checked { part_bytes, events } = check_array(control, publisher, &account, &mut bill, &text).await?;
+    bill.events = events;
     // All memory that the array will need: later there is no refusal any more.
-    account.set_memory(text.capacity().saturating_add(part_bytes))?;
+    let reserved = account.set_memory(text.capacity().saturating_add(part_bytes));
+    reserved.inspect_err(|_| bill.refuse())?;
     let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
-    publishing.await.unwrap_or_else(|_| Err(Problem::new(500, "the server failed to publish the array")))
+    let failed = |_| Err((Problem::new(500, "the server failed to publish the array"), events));
+    publishing.await.unwrap_or_else(failed).map_err(|(problem, published)| {
+        // Only the beginning was published. The bytes were of use where there is one.
+        let refused = events.saturating_sub(published);
+        bill.events = published;
+        if published > 0 {
+            bill.pay();
+        }
+        bill.events = refused;
+        bill.refuse();
+        problem
+    })
 }
 
 /// Publishes an array that was checked. It keeps its account until it is done.
@@ -129,16 +148,22 @@ async fn publish_array(
     control: Arc<Control>,
     account: BodyAccount,
     text: BytesMut,
-) -> Result<Response, Problem> {
+) -> Result<Response, (Problem, usize)> {
     let (mut part, mut sum) = (Part::default(), Sum::default());
-    for event in JsonEvents::new(&text) {
-        if part.add(event?) {
-            part.publish_surely(&control, &mut sum).await?;
+    let mut published = async || {
+        for event in JsonEvents::new(&text) {
+            if part.add(event?) {
+                part.publish_surely(&control, &mut sum).await?;
+            }
         }
-    }
-    part.publish_surely(&control, &mut sum).await?;
+        part.publish_surely(&control, &mut sum).await
+    };
+    let result = published().await;
     drop(account);
-    Ok(sum.into_response())
+    match result {
+        Ok(()) => Ok(sum.into_response()),
+        Err(problem) => Err((problem, sum.len())),
+    }
 }
 
 async fn publish_form(
@@ -146,24 +171,28 @@ async fn publish_form(
     publisher: &Publishing<'_>,
     body: Receiving,
 ) -> Result<Response, Problem> {
-    let (text, account) = collect(publisher, body, control.limits.get().body_bytes).await?;
-    publish_one(control, publisher, &account, body::form_event(&text)?, text).await
+    let (text, account, bill) = collect(control, publisher, body).await?;
+    publish_one(control, publisher, &account, bill, body::form_event(&text)?, text).await
 }
 
 async fn publish_one(
     control: &Control,
     publisher: &Publishing<'_>,
     account: &BodyAccount,
+    mut bill: Bill<'_>,
     event: Event,
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
     publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
-    publisher.charge(1, 0);
-    account.set_memory(memory_of(&event))?;
+    bill.events = 1;
+    account.set_memory(memory_of(&event)).inspect_err(|_| bill.refuse())?;
     let (mut events, mut sum) = (vec![event], Sum::default());
     let publishing = publish_waiting(&control.hub, &mut events, &mut sum);
-    let published = control.owed_wakes.answer_first(publishing).await.map_err(|error| refused(&error))?;
+    let published = control.owed_wakes.answer_first(publishing).await.map_err(|error| {
+        bill.refuse();
+        refused(&error)
+    })?;
     Ok(match published.duplicates.first() {
         None => Json(json!({ "id": published.first })),
         Some(duplicate) => Json(json!({
@@ -185,11 +214,17 @@ async fn check_array(
     control: &Control,
     publisher: &Publishing<'_>,
     account: &BodyAccount,
+    bill: &mut Bill<'_>,
     body: &BytesMut,
 ) -> Result<Checked, Problem> {
     let limit = control.limits.get().array_events;
     let (mut part, mut largest, mut events) = (Part::default(), 0, 0);
     let mut own_ids = OwnIds::default();
+    let mut refused = |error: &PublishError, index: usize| {
+        bill.events = index + 1;
+        bill.refuse();
+        refused(error).at(&format!("event {}", index + 1)).member("index", index)
+    };
     for (index, event) in JsonEvents::new(body).enumerate() {
         if index == limit {
             let long = format!("the array has more than {limit} events; NDJSON has no such bound");
@@ -200,12 +235,11 @@ async fn check_array(
             return Err(denied(control, denial).at(&format!("event {}", index + 1)).member("index", index));
         }
         if let Err(error) = control.hub.check(std::slice::from_ref(&event)) {
-            return Err(refused(&error).at(&format!("event {}", index + 1)).member("index", index));
+            return Err(refused(&error, index));
         }
         events += 1;
         if !own_ids.add(&event, &control.hub) {
-            let error = refused(&PublishError::IdConflict { index });
-            return Err(error.at(&format!("event {}", index + 1)).member("index", index));
+            return Err(refused(&PublishError::IdConflict { index }, index));
         }
         let is_full = part.add(event);
         largest = largest.max(part.bytes);
@@ -373,25 +407,29 @@ async fn publish_lines(
         let bytes = body.next(None).await;
         let ended = bytes.is_none();
         // A body may come for days.
-        publisher.publisher.still_holds().map_err(|denial| sum.describe(denied(control, denial)))?;
+        publisher.still_holds(control).map_err(|problem| sum.describe(problem))?;
+        let mut bill = publisher.bill();
         match bytes {
             Some(Err(problem)) => return Err(sum.describe(problem)),
             Some(Ok(bytes)) => {
-                let wait = publisher.charge(0, bytes.len());
+                bill.bytes = bytes.len();
                 lines.buffer.extend_from_slice(&bytes);
-                body.pause(wait).await.map_err(|problem| sum.describe(problem))?;
             }
             None => {}
         }
         let mut part = Part::default();
         let mut failure = None;
+        let (before, mut is_refused) = (sum.len(), false);
         while let Some(line) = lines.next(ended) {
             let is_full = if line.trim_ascii().is_empty() {
                 part.has_read(line.len())
             } else {
                 let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
                     publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
-                    control.hub.check(std::slice::from_ref(&event)).map_err(|error| refused(&error))?;
+                    control.hub.check(std::slice::from_ref(&event)).map_err(|error| {
+                        is_refused = true;
+                        refused(&error)
+                    })?;
                     Ok(event)
                 });
                 match event {
@@ -407,7 +445,8 @@ async fn publish_lines(
                 }
             };
             if is_full {
-                publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum).await?;
+                publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum, &mut bill)
+                    .await?;
             }
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
@@ -415,16 +454,22 @@ async fn publish_lines(
             let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
             failure = Some(long.member("line", number));
         }
-        publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum).await?;
+        publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum, &mut bill).await?;
         if let Some(problem) = failure {
+            if is_refused && sum.len() == before {
+                bill.refuse();
+            }
             return Err(sum.describe(problem));
         }
+        body.pause(bill.pay()).await.map_err(|problem| sum.describe(problem))?;
         if ended {
             return Ok(sum.into_response());
         }
     }
 }
 
+/// Publishes a part of a body of lines, and waits as the publisher's rate says. `bytes` is the bill of the
+/// bytes that have come last.
 async fn publish_lines_up_to(
     control: &Control,
     publisher: &Publishing<'_>,
@@ -432,9 +477,23 @@ async fn publish_lines_up_to(
     lines: &Lines,
     part: &mut Part,
     sum: &mut Sum,
+    bytes: &mut Bill<'_>,
 ) -> Result<(), Problem> {
-    let wait = publisher.charge(part.events.len(), 0);
-    part.publish_lines(control, &body.account, lines, sum).await?;
+    let (mut bill, count, before) = (publisher.bill(), part.events.len(), sum.len());
+    // Where the client leaves meanwhile, all of it may have been published.
+    bill.events = count;
+    let result = part.publish_lines(control, &body.account, lines, sum).await;
+    let published = sum.len() - before;
+    bill.events = published;
+    let wait = bill.pay();
+    if let Err(problem) = result {
+        bill.events = count.saturating_sub(published);
+        bill.refuse();
+        if published == 0 {
+            bytes.refuse();
+        }
+        return Err(problem);
+    }
     body.pause(wait).await.map_err(|problem| sum.describe(problem))
 }
 
@@ -484,12 +543,13 @@ fn refused(error: &PublishError) -> Problem {
     if status == 503 { problem.header("Retry-After", "1") } else { problem }
 }
 
-/// Receives a whole body.
-async fn collect(
-    publisher: &Publishing<'_>,
+/// Receives a whole body, and notes what it has used of the publisher's rate. Its token is good then, too.
+async fn collect<'p>(
+    control: &Control,
+    publisher: &'p Publishing<'_>,
     mut body: Receiving,
-    limit: usize,
-) -> Result<(BytesMut, BodyAccount), Problem> {
+) -> Result<(BytesMut, BodyAccount, Bill<'p>), Problem> {
+    let limit = control.limits.get().body_bytes;
     let long =
         || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
     // What announces its length is refused before any of it is read.
@@ -497,18 +557,20 @@ async fn collect(
         return Err(long());
     }
     let deadline = Instant::now() + BODY_TIME;
-    let mut text = BytesMut::new();
+    let (mut text, mut bill) = (BytesMut::new(), publisher.bill());
     while let Some(bytes) = body.next(Some(deadline)).await {
         let bytes = bytes?;
         if text.len() + bytes.len() > limit {
             return Err(long());
         }
         // What is not published after all has been read, too.
-        publisher.charge(0, bytes.len());
+        bill.bytes += bytes.len();
         text.extend_from_slice(&bytes);
-        body.account.set_memory(text.capacity())?;
+        body.account.set_memory(text.capacity()).inspect_err(|_| bill.refuse())?;
     }
-    Ok((text, body.account))
+    // A body may take half a minute.
+    publisher.still_holds(control)?;
+    Ok((text, body.account, bill))
 }
 
 /// What a batch or a stream has published so far.
@@ -547,6 +609,11 @@ impl Sum {
         Json(answer).into_response()
     }
 
+    /// Events that were taken, those among them that had been published before.
+    fn len(&self) -> usize {
+        self.count + self.duplicates
+    }
+
     /// Whether no event was taken.
     fn is_empty(&self) -> bool {
         self.first.is_none()
@@ -570,7 +637,9 @@ mod tests {
 
     use super::super::publish_rates::PublishRateLimits;
     use super::super::test_support::add_subscriber;
-    use super::super::{Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates};
+    use super::super::{
+        Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates, Undecided,
+    };
     use super::*;
     use crate::admission::EventsAdmission;
     use crate::health::Health;
@@ -594,6 +663,7 @@ mod tests {
             inspections: Inspections::default(),
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
             publish_rates: PublishRates::default(),
+            undecided: Undecided::default(),
             notices,
         })
     }
@@ -691,6 +761,55 @@ mod tests {
         assert_eq!(publishing.await.unwrap(), StatusCode::OK);
         assert_eq!(control.hub.head().seq, 1000);
         assert_eq!(control.bodies.in_progress(), 0);
+    }
+
+    /// A publisher whose events found no room for five seconds, or were in conflict with others, lost its
+    /// rate to them: the next good publish was answered 429. What it tries in vain has a bound nevertheless.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_hub_refuses_is_not_taken_from_the_rate() {
+        let engine = Engine::builder().shards(1).start().unwrap();
+        let control = control(engine.hub());
+        let (events, bytes) = (Rate::new(1, 4), Rate::new(100, 1_000));
+        control.limits.replace(ControlLimits {
+            publish_rates: PublishRateLimits { events: Some(events), bytes: Some(bytes) },
+            ..ControlLimits::default()
+        });
+        let client = RequestClient { counted: Some([192, 0, 2, 1].into()), is_operator: false };
+        let publish = |content_type: &'static str, body: &'static str| {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+            let (control, publisher) = (State(Arc::clone(&control)), Extension(Publisher::default()));
+            let answer = publish(control, publisher, Extension(client), headers, Body::from(body));
+            async { answer.await.status().as_u16() }
+        };
+        let (json, lines) = ("application/json", "application/x-ndjson");
+        assert_eq!(publish(json, r#"{"topic":"a","id":"x","data":"1"}"#).await, 200);
+        // Another event with the id of the first one: 409, in each form of body.
+        for (content_type, body) in [
+            (json, r#"{"topic":"a","id":"x","data":"2"}"#),
+            (json, r#"[{"topic":"a","id":"x","data":"2"}]"#),
+            (lines, r#"{"topic":"a","id":"x","data":"2"}"#),
+        ] {
+            assert_eq!(publish(content_type, body).await, 409);
+        }
+        // Three of the four events of the burst are left.
+        for _ in 0..3 {
+            assert_eq!(publish(json, r#"{"topic":"a","data":"1"}"#).await, 200);
+        }
+        assert_eq!(publish(json, r#"{"topic":"a","data":"1"}"#).await, 429);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        // What is refused is bounded by the same rate.
+        let mut conflicts = 0;
+        while publish(json, r#"{"topic":"a","id":"x","data":"2"}"#).await == 409 {
+            conflicts += 1;
+        }
+        assert_eq!(conflicts, events.burst());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        // A body that is wrong has been read for nothing, and is paid.
+        for _ in 0..2 {
+            assert_eq!(publish(json, Box::leak(" ".repeat(600).into_boxed_str())).await, 400);
+        }
+        assert_eq!(publish(json, r#"{"topic":"a","data":"1"}"#).await, 429);
     }
 
     /// Stops the only shard of an engine.

@@ -14,17 +14,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use fanfare::{ConnectionOrigin, Transport};
-use fanfare_access::{AccessError, Verified};
 use tokio::sync::oneshot;
 
 use super::problem::Problem;
-use super::{Control, Notice, connections, origin_and_host, publish, request_head, topics};
-use crate::access::{FoundPublisher, Publisher, PublisherError, Unverified};
+use super::{Control, Notice, Notices, connections, origin_and_host, publish, request_head, topics};
+use crate::access::{FoundPublisher, Publisher, PublisherError, TokenToVerify, TokenVerdict};
 use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
 use crate::request_client::RequestClient;
 use crate::rules::Rules;
+use crate::turns::TurnOf;
 use crate::verifications::Verification;
 
 /// The demo page may talk to this server under each of its loopback names, and to nothing else.
@@ -83,8 +83,8 @@ async fn cross_origin(
     let refusal = match refusal {
         Some(refusal) => Some(refusal),
         None if needs_publisher(&request) => {
-            let (found, client) = find_publisher(&control.admission, &request);
-            match publisher(&control.admission, found, client).await {
+            let (found, of) = find_publisher(&control.admission, &request);
+            match publisher(&control.admission, found, of).await {
                 Ok(publisher) => {
                     let client = self::client(&control, &request, &publisher);
                     request.extensions_mut().insert(publisher);
@@ -116,25 +116,24 @@ fn needs_publisher(request: &Request<Body>) -> bool {
 /// so that it delays no other request.
 async fn publisher(
     admission: &EventsAdmission,
-    found: Result<FoundPublisher, PublisherError>,
-    client: Option<IpAddr>,
+    mut found: Result<FoundPublisher, PublisherError>,
+    of: TurnOf,
 ) -> Result<Publisher, Problem> {
-    let found = match found {
-        Ok(FoundPublisher::Known(publisher)) => Ok(publisher),
-        Ok(FoundPublisher::Unverified(access, token)) => {
-            let (task, verified) = oneshot::channel();
-            let verification = PublisherVerification { token: token.clone(), task };
-            admission.verifications.push(client, Box::new(verification));
-            match verified.await {
-                Ok(verified) => access.verified_publisher(&token, verified),
-                Err(_) => {
-                    admission.notices.add_from(Notice::TooManyTokens, client);
-                    let detail = "too many tokens wait to be verified; try again in a second";
-                    return Err(Problem::new(503, detail).header("Retry-After", "1"));
-                }
+    let client = of.client;
+    let found = loop {
+        match found {
+            Ok(FoundPublisher::Known(publisher)) => break Ok(publisher),
+            Ok(FoundPublisher::ToVerify(token)) => {
+                let (task, verified) = oneshot::channel();
+                let verification = PublisherVerification { token: token.clone(), task };
+                admission.verifications.push(of, Box::new(verification));
+                let verdict = verdict(&admission.notices, verified.await.ok(), client)?;
+                // By the rules of now: a reload may have removed the key while the token waited.
+                let access = Arc::clone(&admission.rules.get().access);
+                found = access.verified_publisher(&token, verdict);
             }
+            Err(error) => break Err(error),
         }
-        Err(error) => Err(error),
     };
     found.map_err(|error| match error {
         PublisherError::Denied(denial) => {
@@ -150,11 +149,31 @@ async fn publisher(
     })
 }
 
+/// What the verification of a publisher's token has come to. `None`: it gave nothing.
+fn verdict(
+    notices: &Notices,
+    verified: Option<Option<TokenVerdict>>,
+    client: Option<IpAddr>,
+) -> Result<TokenVerdict, Problem> {
+    match verified {
+        Some(Some(verdict)) => Ok(verdict),
+        Some(None) => {
+            notices.add_from(Notice::TooManyTokens, client);
+            let detail = "too many tokens wait to be verified; try again in a second";
+            Err(Problem::new(503, detail).header("Retry-After", "1"))
+        }
+        None => {
+            notices.add_from(Notice::VerificationPanicked, client);
+            Err(Problem::new(500, "the server failed to verify the token of this request"))
+        }
+    }
+}
+
 /// What a request shows of its publisher, by the rules of this moment, and its client.
 fn find_publisher(
     admission: &EventsAdmission,
     request: &Request<Body>,
-) -> (Result<FoundPublisher, PublisherError>, Option<IpAddr>) {
+) -> (Result<FoundPublisher, PublisherError>, TurnOf) {
     let rules = admission.rules.get();
     let (origin, host) = origin_and_host(request);
     // A browser sends an Origin with every POST and DELETE. A page that may not read the answer may still make the browser
@@ -164,13 +183,14 @@ fn find_publisher(
     let has_good_origin = reads || (origin.is_some() && is_listed);
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let found = rules.access.publisher(headers, request.uri().query(), has_good_origin);
-    (found, client_address(&rules, request))
+    (found, as_engine_has_it(request, |request| rules.turn_of(request)).unwrap_or_default())
 }
 
 /// A publisher's token that is to be verified.
 struct PublisherVerification {
-    token: Unverified,
-    task: oneshot::Sender<Result<Arc<Verified>, AccessError>>,
+    token: TokenToVerify,
+    /// `None`: too many tokens wait.
+    task: oneshot::Sender<Option<TokenVerdict>>,
 }
 
 impl Verification for PublisherVerification {
@@ -178,14 +198,21 @@ impl Verification for PublisherVerification {
         !self.task.is_closed()
     }
 
-    fn run(self: Box<Self>) {
-        let verified = self.token.verify();
-        // Its client may have left.
-        drop(self.task.send(verified));
+    fn bytes(&self) -> usize {
+        /// The task that waits, with the head of its request.
+        const TASK: usize = 1 << 10;
+        size_of::<PublisherVerification>() + self.token.bytes() + TASK
     }
 
-    /// The task learns it, because nothing will come.
-    fn refuse(self: Box<Self>) {}
+    fn run(self: Box<Self>) {
+        let verdict = self.token.verify();
+        // Its client may have left.
+        drop(self.task.send(Some(verdict)));
+    }
+
+    fn refuse(self: Box<Self>) {
+        drop(self.task.send(None));
+    }
 }
 
 /// The response fields of a request, and its refusal, by the rules of this moment.
@@ -288,5 +315,36 @@ async fn health(State(control): State<Arc<Control>>, request: Request<Body>) -> 
             (status, [(header::CACHE_CONTROL, "no-store")], answer.text().to_owned()).into_response()
         }
         None => nothing_here().into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Reporter;
+    use super::*;
+
+    /// A publisher whose verification had panicked was told that too many tokens wait, and so was the log.
+    #[test]
+    fn a_verification_that_has_panicked_is_no_full_queue() {
+        let notices = Notices::default();
+        let mut reporter = Reporter::default();
+        let mut answer = |verified| {
+            let status = verdict(&notices, verified, None)
+                .map(drop)
+                .map_err(|problem| problem.into_response().status());
+            (status, reporter.due(&notices, Duration::ZERO))
+        };
+        let (task, verified) = oneshot::channel();
+        // A panic drops the verification.
+        drop(task);
+        let panicked = answer(verified.blocking_recv().ok());
+        assert_eq!(
+            panicked,
+            (Err(StatusCode::INTERNAL_SERVER_ERROR), vec![(Notice::VerificationPanicked, 1)])
+        );
+        let full = answer(Some(None));
+        assert_eq!(full, (Err(StatusCode::SERVICE_UNAVAILABLE), vec![(Notice::TooManyTokens, 1)]));
     }
 }

@@ -1,4 +1,5 @@
-//! The client: connections to the endpoint, which are used again, and one question on one of them.
+//! The client of the endpoint: connections to the endpoint, which are used again, and one question on one of
+//! them.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ use super::answer::{Answer, Failure, MAX_BODY_BYTES};
 use super::question::Question;
 
 /// The longest head of an answer, and its most fields.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEAD_FIELDS: usize = 100;
 
 /// How long a connection may take to be ready for the next question after an answer. It is ready at once unless the
@@ -37,7 +38,7 @@ pub(super) struct Answered {
 }
 
 /// Where questions go.
-pub(super) struct Client {
+pub(super) struct EndpointClient {
     url: HttpUrl,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// Connections on which no question waits.
@@ -77,14 +78,14 @@ impl Tls {
     }
 }
 
-impl Client {
-    pub(super) fn new(url: HttpUrl, tls: Option<Tls>, most_idle: usize) -> Client {
+impl EndpointClient {
+    pub(super) fn new(url: HttpUrl, tls: Option<Tls>, most_idle: usize) -> EndpointClient {
         let tls = tls.map(|tls| (TlsConnector::from(tls.config), tls.name));
-        Client { url, tls, idle: Mutex::default(), most_idle }
+        EndpointClient { url, tls, idle: Mutex::default(), most_idle }
     }
 
     /// Asks. No redirection is followed.
-    pub(super) async fn ask(self: &Arc<Client>, question: &Question) -> Answered {
+    pub(super) async fn ask(self: &Arc<EndpointClient>, question: &Question) -> Answered {
         self.try_ask(question).await.unwrap_or_else(|failure| Answered {
             answer: Answer::Failed(failure),
             bytes: 0,
@@ -92,7 +93,7 @@ impl Client {
         })
     }
 
-    async fn try_ask(self: &Arc<Client>, question: &Question) -> Result<Answered, Failure> {
+    async fn try_ask(self: &Arc<EndpointClient>, question: &Question) -> Result<Answered, Failure> {
         // The endpoint may have closed a connection just when this question was sent. A question changes nothing, so it
         // is asked again, once, on a new connection.
         if let Some(mut kept) = self.take_idle()
@@ -106,7 +107,7 @@ impl Client {
     }
 
     async fn read(
-        self: &Arc<Client>,
+        self: &Arc<EndpointClient>,
         response: hyper::Response<hyper::body::Incoming>,
         connection: SendRequest<Empty<Bytes>>,
     ) -> Result<Answered, Failure> {
@@ -164,7 +165,7 @@ impl Client {
     }
 
     /// Keeps a connection for the next question, once its answer has been read to the end.
-    fn keep(self: &Arc<Client>, mut connection: SendRequest<Empty<Bytes>>) {
+    fn keep(self: &Arc<EndpointClient>, mut connection: SendRequest<Empty<Bytes>>) {
         let client = Arc::clone(self);
         tokio::spawn(async move {
             if matches!(tokio::time::timeout(READY, connection.ready()).await, Ok(Ok(()))) {

@@ -3,7 +3,7 @@
 //! ```text
 //!  shard ------------+  bounded queue  +--------+  channel  +-----------------------+   HTTP
 //!  control plane ----+---------------->| bridge |---------->| runtime: Questions,   |----------> endpoint
-//!     (asks)            no descriptor  +--------+           | Client, answers       |
+//!     (asks)            no descriptor  +--------+           | EndpointClient        |
 //!                                                           +-----------------------+
 //! ```
 //!
@@ -26,28 +26,34 @@ mod tests;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use fanfare::bound_for;
 use fanfare_config::{HttpUrl, Settings};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use answer::Answer;
 pub(crate) use answer::Failure;
-use client::{Answered, Client, Tls};
+use answer::{Answer, MAX_BODY_BYTES};
+use client::{Answered, EndpointClient, MAX_HEAD_BYTES, Tls};
 pub(crate) use question::Question;
 use question::QuestionKey;
 use questions::{Questions, failed};
 use settled::Settled;
-pub(crate) use subscription::{AskedSubscription, Asking, To, with_fields};
+pub(crate) use subscription::{Asking, To, UndecidedSubscription, with_fields};
 
 use crate::clock::unix_time;
 
 /// Requests between a shard and the runtime. Where more come at once, the next one is answered 503.
 const QUEUED: usize = 4_096;
+
+/// Memory of all requests that wait for the endpoint, with their questions. Beyond it the next one is
+/// answered 503.
+const WAITING_BYTES: usize = 64 << 20;
 
 /// Time between two looks at requests whose clients have left or whose time is over.
 const TICK: Duration = Duration::from_millis(100);
@@ -68,20 +74,6 @@ trait Waiter: Send {
 
     /// Decides.
     fn decide(self, settled: &Settled);
-}
-
-impl Waiter for Box<dyn BoxedWaiter> {
-    fn is_wanted(&self) -> bool {
-        (**self).is_wanted()
-    }
-
-    fn accepts(&self, settled: &Settled) -> bool {
-        (**self).accepts(settled)
-    }
-
-    fn decide(self, settled: &Settled) {
-        self.decide_boxed(settled);
-    }
 }
 
 /// A [`Waiter`] behind a pointer.
@@ -140,18 +132,82 @@ impl ForwardOptions {
 #[derive(Debug)]
 pub(crate) struct Forward {
     options: ForwardOptions,
-    to_bridge: SyncSender<Asked>,
+    to_bridge: SyncSender<WaitingRequest>,
+    used: Arc<Used>,
 }
 
-struct Asked {
+/// What requests use of the bounds that are met before the runtime sees them.
+#[derive(Debug, Default)]
+struct Used {
+    /// Requests between the shards and the runtime.
+    queued: AtomicUsize,
+    /// Memory of all requests that wait.
+    bytes: AtomicUsize,
+}
+
+/// What one request uses, or its question, until it is dropped.
+#[derive(Debug)]
+struct Use {
+    used: Arc<Used>,
+    bytes: usize,
+    is_queued: bool,
+}
+
+impl Use {
+    /// `None`: there is no room. Only the operator's requests may use the last part.
+    fn begin(used: &Arc<Used>, bytes: usize, is_operator: bool) -> Option<Use> {
+        let queued = used.queued.fetch_add(1, Ordering::Relaxed);
+        let before = used.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let begun = Use { used: Arc::clone(used), bytes, is_queued: true };
+        let has_room = queued < bound_for(is_operator, QUEUED)
+            && before.saturating_add(bytes) <= bound_for(is_operator, WAITING_BYTES);
+        has_room.then_some(begun)
+    }
+
+    /// A part of it for the question, which may go on without the request that asked first.
+    fn split_off(&mut self, bytes: usize) -> Use {
+        self.bytes -= bytes;
+        Use { used: Arc::clone(&self.used), bytes, is_queued: false }
+    }
+
+    /// The runtime has the request.
+    fn has_arrived(&mut self) {
+        if std::mem::take(&mut self.is_queued) {
+            self.used.queued.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.has_arrived();
+        self.used.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A request that waits for an answer, and its question.
+struct WaitingRequest {
     question: Question,
-    waiter: Box<dyn BoxedWaiter>,
+    waiter: UsingWaiter,
 }
 
-impl std::fmt::Debug for Asked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A question has secrets.
-        f.debug_struct("Asked").finish_non_exhaustive()
+/// A waiter with what it uses.
+struct UsingWaiter {
+    waiter: Box<dyn BoxedWaiter>,
+    used: Use,
+}
+
+impl Waiter for UsingWaiter {
+    fn is_wanted(&self) -> bool {
+        self.waiter.is_wanted()
+    }
+
+    fn accepts(&self, settled: &Settled) -> bool {
+        self.waiter.accepts(settled)
+    }
+
+    fn decide(self, settled: &Settled) {
+        self.waiter.decide_boxed(settled);
     }
 }
 
@@ -162,8 +218,8 @@ impl Forward {
     /// TLS cannot be used, or the system gives no thread.
     pub(crate) fn start(options: ForwardOptions) -> Result<Forward, String> {
         let tls = Tls::of(&options.url)?;
-        let (to_bridge, bridge) = sync_channel::<Asked>(QUEUED);
-        let (pass_on, asked) = mpsc::channel(QUEUED);
+        let (to_bridge, bridge) = sync_channel::<WaitingRequest>(QUEUED);
+        let (pass_on, requests) = mpsc::channel(QUEUED);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(RESOLVERS)
@@ -174,18 +230,18 @@ impl Forward {
             spawned.map(drop).map_err(|error| error.to_string())
         };
         let bridge = move || {
-            for asked in bridge {
-                if pass_on.blocking_send(asked).is_err() {
+            for request in bridge {
+                if pass_on.blocking_send(request).is_err() {
                     return;
                 }
             }
         };
         spawn("fanfare-bridge", Box::new(bridge))?;
-        let client = Arc::new(Client::new(options.url.clone(), tls, options.questions));
+        let client = Arc::new(EndpointClient::new(options.url.clone(), tls, options.questions));
         let questions = Questions::new(options.questions, options.cache, options.timeout);
-        let serve = move || runtime.block_on(serve(client, questions, asked));
+        let serve = move || runtime.block_on(serve(client, questions, requests));
         spawn("fanfare-ask", Box::new(serve))?;
-        Ok(Forward { options, to_bridge })
+        Ok(Forward { options, to_bridge, used: Arc::default() })
     }
 
     pub(crate) fn options(&self) -> &ForwardOptions {
@@ -197,30 +253,45 @@ impl Forward {
         &self.options.headers
     }
 
-    /// Asks. Each waiter is decided once, on the thread of the endpoint, or at once where too many wait. It neither
-    /// blocks nor uses a descriptor.
-    fn ask(&self, question: Question, waiter: impl Waiter + 'static) {
-        let asked = Asked { question, waiter: Box::new(waiter) };
-        let failure = match self.to_bridge.try_send(asked) {
-            Ok(()) => return,
-            Err(TrySendError::Full(asked)) => (asked, Failure::Busy),
-            Err(TrySendError::Disconnected(asked)) => (asked, Failure::Unreachable),
+    /// Asks. `bytes` is the memory of the waiter. Each waiter is decided once, on the thread of the
+    /// endpoint, or at once where too many wait. It neither blocks nor uses a descriptor.
+    fn ask(&self, mut question: Question, waiter: impl Waiter + 'static, bytes: usize) {
+        let of_question = question.bytes();
+        let Some(mut used) = Use::begin(&self.used, of_question + bytes, question.of().is_operator) else {
+            waiter.decide(&failed(Failure::Busy));
+            return;
         };
-        let (asked, failure) = failure;
-        asked.waiter.decide(&failed(failure));
+        question.uses(used.split_off(of_question));
+        let waiter = UsingWaiter { waiter: Box::new(waiter), used };
+        let failure = match self.to_bridge.try_send(WaitingRequest { question, waiter }) {
+            Ok(()) => return,
+            Err(TrySendError::Full(request)) => (request, Failure::Busy),
+            Err(TrySendError::Disconnected(request)) => (request, Failure::Unreachable),
+        };
+        let (request, failure) = failure;
+        request.waiter.decide(&failed(failure));
     }
 
-    /// The memory of answers and of requests that wait, at most.
-    pub(crate) fn memory_bound() -> (&'static str, usize) {
-        ("remembered authorizations", cache::AnswerCache::MAX_BYTES)
+    /// The memory of what it keeps, at most.
+    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 3] {
+        // An answer while it comes, and what is read of it.
+        let each = MAX_HEAD_BYTES + 4 * MAX_BODY_BYTES;
+        [
+            ("remembered authorizations", cache::AnswerCache::MAX_BYTES),
+            (
+                "requests that wait for the authorization endpoint",
+                WAITING_BYTES + 2 * QUEUED * size_of::<WaitingRequest>(),
+            ),
+            ("connections to the authorization endpoint", self.options.questions.saturating_mul(2 * each)),
+        ]
     }
 }
 
 /// The work of the runtime, until the [`Forward`] is dropped. Questions that are on their way then are answered first.
 async fn serve(
-    client: Arc<Client>,
-    mut questions: Questions<Box<dyn BoxedWaiter>>,
-    mut asked: mpsc::Receiver<Asked>,
+    client: Arc<EndpointClient>,
+    mut questions: Questions<UsingWaiter>,
+    mut requests: mpsc::Receiver<WaitingRequest>,
 ) {
     let began = Instant::now();
     let clock = move || began.elapsed();
@@ -232,8 +303,11 @@ async fn serve(
     while !is_over || questions.has_open() {
         let needs_tick = questions.has_open() || client.has_idle();
         tokio::select! {
-            next = asked.recv(), if !is_over => match next {
-                Some(Asked { question, waiter }) => questions.add(question, waiter, clock()),
+            next = requests.recv(), if !is_over => match next {
+                Some(WaitingRequest { question, mut waiter }) => {
+                    waiter.used.has_arrived();
+                    questions.add(question, waiter, clock());
+                }
                 None => is_over = true,
             },
             Some(done) = sent.join_next_with_id(), if !sent.is_empty() => {

@@ -1,16 +1,19 @@
 //! What the endpoint is asked, and what it answers.
 
-use std::net::IpAddr;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::{HeaderName, HeaderValue};
 use fanfare::{RequestHead, form_fields, is_resume_parameter};
 
+use super::Use;
+use crate::turns::TurnOf;
+
 /// The fields of a question, all of which come from the request that is asked about.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Question {
     fields: Vec<(HeaderName, HeaderValue)>,
-    client: Option<IpAddr>,
+    of: TurnOf,
+    /// What it uses of the bounds, once it is asked.
+    used: Option<Use>,
 }
 
 /// Two questions with the same key are the same question. It is a hash, so that what waits and what is remembered
@@ -28,7 +31,7 @@ impl Question {
     /// A field is there twice, or is no text that a request may bear.
     pub(crate) fn about(
         request: &RequestHead<'_>,
-        client: Option<IpAddr>,
+        of: TurnOf,
         passed_on: &[String],
     ) -> Result<Question, NotAskable> {
         let mut fields = Vec::with_capacity(passed_on.len() + 5);
@@ -43,7 +46,7 @@ impl Question {
         if let Some(host) = request.host() {
             add(HeaderName::from_static("x-forwarded-host"), visible(host)?.as_bytes())?;
         }
-        if let Some(client) = client {
+        if let Some(client) = of.client {
             let client = client.to_canonical().to_string();
             add(HeaderName::from_static("x-forwarded-for"), client.as_bytes())?;
         }
@@ -62,12 +65,24 @@ impl Question {
                 add(header, value)?;
             }
         }
-        Ok(Question { fields, client })
+        Ok(Question { fields, of, used: None })
     }
 
-    /// The client of the request that asked first.
-    pub(super) fn client(&self) -> Option<IpAddr> {
-        self.client
+    /// Whose request it is that asked first.
+    pub(super) fn of(&self) -> TurnOf {
+        self.of
+    }
+
+    pub(super) fn uses(&mut self, used: Use) {
+        self.used = Some(used);
+    }
+
+    /// The memory that it takes, about, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        /// What a field takes besides its text: pointers, counts, and what the allocator adds.
+        const EACH: usize = 128;
+        let of = |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len() + EACH;
+        size_of::<Question>() + self.fields.iter().map(of).sum::<usize>()
     }
 
     pub(super) fn fields(&self) -> &[(HeaderName, HeaderValue)] {
@@ -129,8 +144,8 @@ mod tests {
     fn about(target: &str, fields: &[(&str, &[u8])]) -> Result<Vec<String>, NotAskable> {
         let head = RequestHead::from_parts("GET", target, 1, fields.iter().copied()).unwrap();
         let passed_on = ["cookie".to_owned(), "authorization".to_owned()];
-        let client = Some("::ffff:192.0.2.7".parse().unwrap());
-        let question = Question::about(&head, client, &passed_on)?;
+        let of = TurnOf { client: Some("::ffff:192.0.2.7".parse().unwrap()), is_operator: false };
+        let question = Question::about(&head, of, &passed_on)?;
         let line = |(name, value): &(HeaderName, HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
         };
@@ -179,7 +194,8 @@ mod tests {
         let key = |target: &str, client: &str, fields: &[(&str, &[u8])]| {
             let head = RequestHead::from_parts("GET", target, 1, fields.iter().copied()).unwrap();
             let passed_on = ["cookie".to_owned(), "authorization".to_owned()];
-            Question::about(&head, Some(client.parse().unwrap()), &passed_on).unwrap().key()
+            let of = TurnOf { client: Some(client.parse().unwrap()), is_operator: false };
+            Question::about(&head, of, &passed_on).unwrap().key()
         };
         let fields: [(&str, &[u8]); 2] = [("Host", b"h"), ("Cookie", b"a=1")];
         let first = key("/events?topic=a", "192.0.2.1", &fields);

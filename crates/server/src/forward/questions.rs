@@ -8,21 +8,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare::bound_for;
+
 use super::Waiter;
 use super::answer::{Answer, Failure};
 use super::cache::AnswerCache;
 use super::question::{Question, QuestionKey};
 use super::settled::Settled;
-use crate::turns::Turns;
+use crate::turns::{TurnBounds, Turns};
 
 /// The most requests that wait for an answer.
 const MAX_WAITERS: usize = 16_384;
 
-/// The most different questions that wait for their turn.
-const MAX_QUEUED: usize = 4_096;
-
-/// The most of them of one client. Beyond it this client is answered 503, and others are not.
-const MAX_QUEUED_OF_CLIENT: usize = MAX_QUEUED / 4;
+/// The most different questions that wait for their turn. One client has a share; beyond it this client is
+/// answered 503, and others are not. What they take is counted with the requests that wait for them
+/// ([`super::Forward::ask`]).
+const QUEUED: TurnBounds = TurnBounds { items: 4_096, bytes: usize::MAX, shares: 4 };
 
 /// The longest time for which a refusal is remembered: a user who signs in tries again at once.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
@@ -70,7 +71,7 @@ impl<W: Waiter> Questions<W> {
     pub(super) fn new(most_sent: usize, cache_for: Option<Duration>, timeout: Duration) -> Questions<W> {
         Questions {
             open: HashMap::new(),
-            queue: Turns::new(MAX_QUEUED, MAX_QUEUED_OF_CLIENT),
+            queue: Turns::new(QUEUED),
             sent: 0,
             waiters: 0,
             cache: AnswerCache::default(),
@@ -92,8 +93,9 @@ impl<W: Waiter> Questions<W> {
             self.cache.remove(&key);
         }
         let is_new = !self.open.contains_key(&key);
+        let most_waiters = bound_for(question.of().is_operator, MAX_WAITERS);
         // A tick makes room where clients have left.
-        if self.waiters >= MAX_WAITERS || (is_new && self.queue.push(question.client(), key).is_err()) {
+        if self.waiters >= most_waiters || (is_new && self.queue.push(question.of(), key, 0).is_err()) {
             waiter.decide(&failed(Failure::Busy));
             return;
         }
@@ -107,10 +109,12 @@ impl<W: Waiter> Questions<W> {
         open.waiters.push(waiter);
     }
 
-    /// The next question to send, where one more may be sent. The caller sends it, and calls [`Questions::settle`].
+    /// The next question to send, where one more may be sent. The last part of them is the operator's. The
+    /// caller sends it, and calls [`Questions::settle`].
     pub(super) fn next(&mut self, now: Duration) -> Option<Sending> {
         while self.sent < self.most_sent {
-            let key = self.queue.pop()?;
+            let is_public = self.sent < bound_for(false, self.most_sent);
+            let key = if is_public { self.queue.pop()? } else { self.queue.pop_operators()? };
             let Some(open) = self.open.get_mut(&key) else { continue };
             if !open.waiters.iter().any(Waiter::is_wanted) {
                 self.remove(&key);

@@ -13,22 +13,25 @@ use super::settled::Settled;
 use super::{Forward, Waiter};
 use crate::access::Access;
 use crate::control::{Notice, Notices};
+use crate::turns::TurnOf;
 
 /// A subscription that no token and no signed URL lets in. [`Asking::ask`] asks about it.
 pub(crate) struct Asking {
     pub(crate) forward: Arc<Forward>,
     pub(crate) question: Question,
-    pub(crate) subscription: AskedSubscription,
+    pub(crate) subscription: UndecidedSubscription,
 }
 
-/// What the answer needs.
-pub(crate) struct AskedSubscription {
+/// A subscription that an endpoint, or the verification of its token, decides about.
+pub(crate) struct UndecidedSubscription {
     pub(crate) access: Arc<Access>,
     pub(crate) notices: Arc<Notices>,
     pub(crate) subscribe: Subscribe,
     /// Fields that each answer to this request has.
     pub(crate) fields: Vec<(&'static str, String)>,
-    pub(crate) client: Option<IpAddr>,
+    pub(crate) of: TurnOf,
+    /// The memory that it takes, about.
+    pub(crate) bytes: usize,
 }
 
 /// Where the decision goes.
@@ -58,14 +61,15 @@ impl To {
 }
 
 struct Waiting {
-    subscription: AskedSubscription,
+    subscription: UndecidedSubscription,
     to: To,
 }
 
 impl Asking {
     pub(crate) fn ask(self, to: To) {
         let Asking { forward, question, subscription } = self;
-        forward.ask(question, Waiting { subscription, to });
+        let bytes = subscription.bytes;
+        forward.ask(question, Waiting { subscription, to }, bytes);
     }
 }
 
@@ -87,9 +91,10 @@ impl Waiter for Waiting {
     }
 }
 
-impl AskedSubscription {
+impl UndecidedSubscription {
     fn decide(self, settled: &Settled) -> Decision {
-        let AskedSubscription { access, notices, subscribe, fields, client } = self;
+        let UndecidedSubscription { access, notices, subscribe, fields, of: TurnOf { client, .. }, .. } =
+            self;
         let judged = match &settled.answer {
             Answer::Granted(grant) => admit(&access, &notices, grant, settled, subscribe, client),
             Answer::Refused(status, challenge) => {

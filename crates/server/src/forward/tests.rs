@@ -1,6 +1,6 @@
 //! Tests of the questions of an endpoint, without a socket.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +9,7 @@ use fanfare::RequestHead;
 use super::answer::Grant;
 use super::questions::Sending;
 use super::*;
+use crate::turns::TurnOf;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,18 +58,18 @@ impl World {
 
     /// A request about this topic comes. What it gives makes its client leave.
     fn add(&mut self, topic: &str, now: Duration) -> Arc<AtomicBool> {
-        self.add_from(None, topic, now)
+        self.add_from(TurnOf::default(), topic, now)
     }
 
     /// The same from this address.
-    fn add_from(&mut self, client: Option<IpAddr>, topic: &str, now: Duration) -> Arc<AtomicBool> {
+    fn add_from(&mut self, of: TurnOf, topic: &str, now: Duration) -> Arc<AtomicBool> {
         let target = format!("/events?topic={topic}");
         let head = RequestHead::from_parts("GET", &target, 1, [("Host", &b"h"[..])]).unwrap();
         let has_left = Arc::new(AtomicBool::new(false));
         let request =
             Request { number: self.next, has_left: Arc::clone(&has_left), seen: Arc::clone(&self.seen) };
         self.next += 1;
-        self.questions.add(Question::about(&head, client, &[]).unwrap(), request, now);
+        self.questions.add(Question::about(&head, of, &[]).unwrap(), request, now);
         has_left
     }
 
@@ -85,6 +86,13 @@ impl World {
         std::mem::take(&mut *self.seen.answers.lock().unwrap())
     }
 }
+
+/// One of the clients.
+fn client(number: u32) -> TurnOf {
+    TurnOf { client: Some(Ipv4Addr::from_bits(0xc000_0200 + number).into()), is_operator: false }
+}
+
+const OPERATOR: TurnOf = TurnOf { client: None, is_operator: true };
 
 fn granted() -> Answer {
     Answer::Granted(Grant::default())
@@ -148,7 +156,8 @@ fn an_answer_that_was_revoked_is_asked_for_again() {
 
 #[test]
 fn a_bounded_number_is_asked_at_once_and_the_others_in_their_order() {
-    let mut world = World::new(2, None);
+    // Half of so small a bound is the operator's.
+    let mut world = World::new(4, None);
     for topic in ["a", "b", "c", "d"] {
         world.add(topic, Duration::ZERO);
     }
@@ -195,28 +204,31 @@ fn what_waits_for_its_turn_for_too_long_is_answered() {
     assert!(world.send(6 * SECOND).is_empty() && !world.questions.has_open());
 }
 
+/// What clients may have of the queue of questions and of the requests that wait. The rest is the operator's.
+const PUBLIC_QUEUED: usize = 4_096 - 4_096 / 32;
+const PUBLIC_WAITERS: usize = 16_384 - 16_384 / 32;
+
 #[test]
 fn neither_different_questions_nor_equal_ones_wait_without_a_bound() {
     let mut world = World::new(1, None);
     for number in 0..5_000_u32 {
-        let client = Ipv4Addr::from_bits(0xc000_0200 + number % 8);
-        world.add_from(Some(client.into()), &number.to_string(), Duration::ZERO);
+        world.add_from(client(number % 8), &number.to_string(), Duration::ZERO);
     }
     let busy = world.answers();
-    assert_eq!(busy.len(), 5_000 - 4_096);
+    assert_eq!(busy.len(), 5_000 - PUBLIC_QUEUED);
     assert!(busy.iter().all(|(_, answer)| answer == "Busy"));
     // Equal ones join a question that waits already.
     for _ in 0..16_384 {
-        world.add_from(Some(Ipv4Addr::from_bits(0xc000_0200).into()), "0", Duration::ZERO);
+        world.add_from(client(0), "0", Duration::ZERO);
     }
-    assert_eq!(world.answers().len(), 16_384 - (16_384 - 4_096));
+    assert_eq!(world.answers().len(), 16_384 - (PUBLIC_WAITERS - PUBLIC_QUEUED));
 }
 
 /// One client with 6,000 questions shut all others out for seconds.
 #[test]
 fn a_client_with_many_questions_delays_its_own() {
-    let mut world = World::new(2, None);
-    let [busy, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(|address| Some(address.into()));
+    let mut world = World::new(4, None);
+    let [busy, other] = [1, 2].map(client);
     for number in 0..2_000 {
         world.add_from(busy, &number.to_string(), Duration::ZERO);
     }
@@ -232,4 +244,47 @@ fn a_client_with_many_questions_delays_its_own() {
     }
     let answers = world.answers();
     assert!(answers.contains(&(2_000, "granted".to_owned())), "{answers:?}");
+}
+
+/// With every place taken by clients whose endpoint is slow, the operator was answered 503, or after all of
+/// them.
+#[test]
+fn the_operator_has_a_share_of_the_questions() {
+    let mut world = World::new(8, None);
+    for number in 0..5_000 {
+        world.add_from(client(number % 8), &number.to_string(), Duration::ZERO);
+    }
+    assert_eq!(world.send(Duration::ZERO).len(), 4, "half of a small bound");
+    world.answers();
+    // Requests about one question fill the places of requests.
+    for _ in 0..16_384 {
+        world.add_from(client(0), "0", Duration::ZERO);
+    }
+    world.answers();
+    world.add_from(client(1), "0", Duration::ZERO);
+    let public = world.next - 1;
+    world.add_from(OPERATOR, "operator", Duration::ZERO);
+    assert_eq!(world.answers(), [(public, "Busy".to_owned())]);
+    let sent = world.send(Duration::ZERO);
+    assert_eq!(sent.len(), 1, "it is asked at once");
+    world.settle(&sent[0], granted(), false, Duration::ZERO);
+    assert_eq!(world.answers(), [(public + 1, "granted".to_owned())]);
+}
+
+/// What waits has a bound in bytes, too, from the shard on.
+#[test]
+fn the_memory_of_what_waits_has_a_bound() {
+    let used = Arc::new(Used::default());
+    let mut first = Use::begin(&used, WAITING_BYTES / 2, false).expect("there is room");
+    let question = first.split_off(1_000);
+    assert!(Use::begin(&used, WAITING_BYTES / 2, false).is_none(), "the last part is the operator's");
+    assert!(Use::begin(&used, WAITING_BYTES / 2, true).is_some());
+    drop(first);
+    assert_eq!(used.bytes.load(Ordering::Relaxed), 1_000, "the question goes on");
+    drop(question);
+    let all: Vec<Use> = std::iter::from_fn(|| Use::begin(&used, 1, false)).collect();
+    assert_eq!(all.len(), QUEUED - QUEUED / 32);
+    assert!(Use::begin(&used, 1, true).is_some());
+    drop(all);
+    assert_eq!((used.bytes.load(Ordering::Relaxed), used.queued.load(Ordering::Relaxed)), (0, 0));
 }

@@ -40,5 +40,7 @@ impl ConfigFile {
 impl Drop for ConfigFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+        // What a server has locked beside it.
+        let _ = fs::remove_file(format!("{}.lock", self.name()));
     }
 }

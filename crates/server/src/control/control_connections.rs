@@ -17,7 +17,7 @@ use super::notices::{Notice, Notices};
 
 /// All connections.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub(super) struct ControlConnections {
     /// Connections at once are among them.
     limits: Arc<CurrentLimits>,
     /// Bytes of their answers.
@@ -50,20 +50,27 @@ struct Entry {
 
 /// One connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Client {
-    clients: Arc<Clients>,
+pub(super) struct ControlConnection {
+    all: Arc<ControlConnections>,
     number: u64,
     ended: Arc<Notify>,
 }
 
-impl Clients {
-    pub(super) fn new(limits: Arc<CurrentLimits>, answer_limit: usize, notices: Arc<Notices>) -> Clients {
-        Clients { limits, answer_limit, notices, state: Mutex::default() }
+impl ControlConnections {
+    pub(super) fn new(
+        limits: Arc<CurrentLimits>,
+        answer_limit: usize,
+        notices: Arc<Notices>,
+    ) -> ControlConnections {
+        ControlConnections { limits, answer_limit, notices, state: Mutex::default() }
     }
 
     /// Takes in a connection. Where there are too many, the one that has been idle for the longest time is
     /// ended; `None`: all are busy. Only the operator's may have the last places.
-    pub(super) fn enter(self: &Arc<Clients>, is_operators: impl FnOnce() -> bool) -> Option<Client> {
+    pub(super) fn enter(
+        self: &Arc<ControlConnections>,
+        is_operators: impl FnOnce() -> bool,
+    ) -> Option<ControlConnection> {
         let (mut state, limit) = (self.lock(), self.limits.get().connections);
         let (count, public) = (state.table.len(), bound_for(false, limit));
         if count >= limit || (count >= public && !is_operators()) {
@@ -75,7 +82,7 @@ impl Clients {
         state.count += 1;
         let (number, ended) = (state.count, Arc::new(Notify::new()));
         state.insert(number, Entry { idle_since: None, answer_bytes: 0, ended: Arc::clone(&ended) });
-        Some(Client { clients: Arc::clone(self), number, ended })
+        Some(ControlConnection { all: Arc::clone(self), number, ended })
     }
 
     /// Ends a connection of those that have been idle for the longest time, and forgets it.
@@ -122,16 +129,16 @@ impl State {
     }
 }
 
-impl Client {
+impl ControlConnection {
     /// A request has come.
     pub(super) fn begins(&self) {
-        self.clients.lock().change(self.number, |entry| entry.idle_since = None);
+        self.all.lock().change(self.number, |entry| entry.idle_since = None);
     }
 
     /// An answer of so many bytes is given to the HTTP library. Where all answers together have too many,
     /// the ones that have waited for the longest time are thrown away, with their connections.
     pub(super) fn answers(&self, bytes: usize) {
-        let mut state = self.clients.lock();
+        let mut state = self.all.lock();
         state.count += 1;
         let now = state.count;
         if !state.table.contains_key(&self.number) {
@@ -142,9 +149,9 @@ impl Client {
             entry.answer_bytes += bytes;
         });
         state.answer_bytes += bytes;
-        while state.answer_bytes > self.clients.answer_limit {
+        while state.answer_bytes > self.all.answer_limit {
             let oldest = state.unread.first().filter(|(since, _)| *since != now).map(|(_, number)| *number);
-            if !self.clients.end(&mut state, oldest) {
+            if !self.all.end(&mut state, oldest) {
                 return;
             }
         }
@@ -152,7 +159,7 @@ impl Client {
 
     /// The socket has taken all that was to be written.
     pub(super) fn flushed(&self) {
-        let mut state = self.clients.lock();
+        let mut state = self.all.lock();
         let mut bytes = 0;
         state.change(self.number, |entry| bytes = std::mem::take(&mut entry.answer_bytes));
         state.answer_bytes -= bytes;
@@ -164,9 +171,9 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for ControlConnection {
     fn drop(&mut self) {
-        let mut state = self.clients.lock();
+        let mut state = self.all.lock();
         if let Some(entry) = state.remove(self.number) {
             state.answer_bytes -= entry.answer_bytes;
         }
@@ -178,29 +185,30 @@ mod tests {
     use super::*;
 
     /// Whether a connection has been ended.
-    fn is_ended(client: &Client) -> bool {
-        !client.clients.lock().table.contains_key(&client.number)
+    fn is_ended(connection: &ControlConnection) -> bool {
+        !connection.all.lock().table.contains_key(&connection.number)
     }
 
     #[test]
     fn the_connection_that_was_idle_for_the_longest_time_makes_room() {
-        let clients = Arc::new(Clients::new(CurrentLimits::of_connections(3), 100, Arc::default()));
-        let [first, second, third] = [(); 3].map(|()| clients.enter(|| true).unwrap());
-        for client in [&third, &second] {
-            client.answers(1);
-            client.flushed();
+        let connections =
+            Arc::new(ControlConnections::new(CurrentLimits::of_connections(3), 100, Arc::default()));
+        let [first, second, third] = [(); 3].map(|()| connections.enter(|| true).unwrap());
+        for connection in [&third, &second] {
+            connection.answers(1);
+            connection.flushed();
         }
-        let fourth = clients.enter(|| true).unwrap();
+        let fourth = connections.enter(|| true).unwrap();
         assert_eq!([&first, &second, &third].map(is_ended), [false, false, true]);
         second.begins();
-        assert!(clients.enter(|| true).is_none(), "all are busy");
+        assert!(connections.enter(|| true).is_none(), "all are busy");
         second.answers(1);
-        let fifth = clients.enter(|| true).unwrap();
+        let fifth = connections.enter(|| true).unwrap();
         assert_eq!([&first, &second, &fourth].map(is_ended), [false, true, false]);
         drop((first, second, third));
-        assert!(clients.enter(|| true).is_some());
+        assert!(connections.enter(|| true).is_some());
         drop((fourth, fifth));
-        let state = clients.lock();
+        let state = connections.lock();
         assert!(state.idle.is_empty() && state.unread.is_empty() && state.table.is_empty(), "{state:?}");
     }
 
@@ -208,10 +216,11 @@ mod tests {
     /// publishers among them were closed without an answer.
     #[test]
     fn a_storm_of_newcomers_ends_no_connection_that_was_not_served() {
-        let clients = Arc::new(Clients::new(CurrentLimits::of_connections(2), 100, Arc::default()));
-        let [first, second] = [(); 2].map(|()| clients.enter(|| true).unwrap());
+        let connections =
+            Arc::new(ControlConnections::new(CurrentLimits::of_connections(2), 100, Arc::default()));
+        let [first, second] = [(); 2].map(|()| connections.enter(|| true).unwrap());
         for _ in 0..10 {
-            assert!(clients.enter(|| true).is_none());
+            assert!(connections.enter(|| true).is_none());
         }
         assert_eq!([&first, &second].map(is_ended), [false; 2]);
     }
@@ -219,10 +228,11 @@ mod tests {
     /// A thousand answers of 400 KB that were not read took a GiB for half a minute.
     #[test]
     fn answers_have_a_bound_over_all_connections() {
-        let clients = Arc::new(Clients::new(CurrentLimits::of_connections(10), 100, Arc::default()));
-        let [first, second, third] = [(); 3].map(|()| clients.enter(|| true).unwrap());
-        for client in [&first, &second, &third] {
-            client.begins();
+        let connections =
+            Arc::new(ControlConnections::new(CurrentLimits::of_connections(10), 100, Arc::default()));
+        let [first, second, third] = [(); 3].map(|()| connections.enter(|| true).unwrap());
+        for connection in [&first, &second, &third] {
+            connection.begins();
         }
         first.answers(60);
         second.answers(30);
@@ -233,8 +243,8 @@ mod tests {
         // The answer of the second has waited for the longest time.
         first.answers(20);
         assert_eq!([&first, &second, &third].map(is_ended), [false, true, false]);
-        assert_eq!(clients.lock().answer_bytes, 80);
+        assert_eq!(connections.lock().answer_bytes, 80);
         drop((first, second, third));
-        assert_eq!(clients.lock().answer_bytes, 0);
+        assert_eq!(connections.lock().answer_bytes, 0);
     }
 }
