@@ -4,7 +4,7 @@
 //! connecting round a count, and not more than [`TOGETHER`] connections are open at once.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,6 +79,13 @@ enum What {
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=200_000))]
         count: u32,
     },
+    /// Connects about which an endpoint of `--authorize-url` decides: all with equal questions, and each with
+    /// its own
+    Forward {
+        /// Connects of a round
+        #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(250..=100_000))]
+        count: u32,
+    },
     /// Memory of idle connections: without a token, all with one, and each with a token, a subject and an id of its own
     Memory {
         /// Connections at the end
@@ -114,6 +121,10 @@ enum Authorization {
     },
     /// Each connection has a token of its own, and these are the tokens of every round.
     Kept(Arc<[String]>),
+    /// A cookie, about which an endpoint decides.
+    OneCookie,
+    /// Each connection has a cookie of its own.
+    OwnCookie,
 }
 
 fn main() -> ExitCode {
@@ -133,6 +144,7 @@ fn run(options: &Options) -> Outcome<()> {
             publish(options, &keys, cores.server, round, own_ids, without_keys)
         }
         What::Connect { count } => connect(options, &keys, cores.server, count as usize),
+        What::Forward { count } => forward(options, &keys, cores.server, count as usize),
         What::Memory { count } => memory(options, &keys, cores.server, count as usize),
     }
 }
@@ -293,7 +305,7 @@ impl Authorization {
     fn token(&self) -> Option<&str> {
         match self {
             Authorization::One(token) => Some(token),
-            Authorization::None | Authorization::Own { .. } | Authorization::Kept(_) => None,
+            _ => None,
         }
     }
 }
@@ -398,6 +410,50 @@ fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome
         Row::new(options, "each with its own, again", &with_keys, kept, core)?,
         Row::new(options, "each with a new ES256 token", &with_keys, own, core)?,
     ];
+    connect_rounds(options, keys, &mut rows, count)
+}
+
+/// The stub of an endpoint lets everyone in. It runs on the client's core, so its work is not the server's.
+fn forward(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<()> {
+    let endpoint = format!("http://{}/", start_endpoint()?);
+    let publishers = keys.options("hs256").split_off(2);
+    let asking = [publishers, vec!["--authorize-url".to_owned(), endpoint]].concat();
+    let forgetting = [asking.clone(), ["--authorize-cache", "off"].map(str::to_owned).to_vec()].concat();
+    let mut rows = [
+        Row::new(options, "without an endpoint", &[], Authorization::None, core)?,
+        Row::new(options, "equal, remembered for 5 s", &asking, Authorization::OneCookie, core)?,
+        Row::new(options, "equal, not remembered", &forgetting, Authorization::OneCookie, core)?,
+        Row::new(options, "each its own question", &asking, Authorization::OwnCookie, core)?,
+    ];
+    connect_rounds(options, keys, &mut rows, count)
+}
+
+/// An endpoint that answers 204 to everything, until this process ends.
+fn start_endpoint() -> Outcome<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    request.extend_from_slice(&buffer[..length]);
+                    // A client asks its next question when it has the answer.
+                    if request.ends_with(b"\r\n\r\n") {
+                        request.clear();
+                        if stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// Servers take turns, round by round.
+fn connect_rounds(options: &Options, keys: &Keys, rows: &mut [Row], count: usize) -> Outcome<()> {
     let mut number = 0;
     for measured in [false, true] {
         // The first round is also the one in which the server verifies the tokens that come back.
@@ -424,7 +480,7 @@ fn connect(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome
         }
     }
     println!("rounds of {count} connects, {TOGETHER} together, each ended by a reset behind the first event");
-    print_rows(&rows, "connects");
+    print_rows(rows, "connects");
     Ok(())
 }
 
@@ -448,21 +504,27 @@ fn subscribe_requests(
     count: usize,
     number: &mut u64,
 ) -> Outcome<Vec<String>> {
-    let request = |token: Option<&str>| head("GET", "/events?topic=news", "", token);
-    let (subject, id) = match authorization {
-        Authorization::None | Authorization::One(_) => return Ok(vec![request(authorization.token())]),
-        Authorization::Kept(tokens) => return Ok(tokens.iter().map(|token| request(Some(token))).collect()),
-        Authorization::Own { subject, id } => (*subject, *id),
+    let request = |fields: &str, token: Option<&str>| head("GET", "/events?topic=news", fields, token);
+    let mut each = |request: &dyn Fn(u64) -> Outcome<String>| {
+        let numbers = *number + 1..=*number + count as u64;
+        *number += count as u64;
+        numbers.map(request).collect::<Outcome<Vec<String>>>()
     };
-    let mut requests = Vec::with_capacity(count);
-    for _ in 0..count {
-        *number += 1;
-        let name = |is_named: bool, text: &str| {
-            if is_named { format!("{text}-{number:08}") } else { String::new() }
-        };
-        requests.push(request(Some(&keys.token("es256", &name(subject, "user"), &name(id, "token"))?)));
+    match authorization {
+        Authorization::None | Authorization::One(_) => Ok(vec![request("", authorization.token())]),
+        Authorization::Kept(tokens) => Ok(tokens.iter().map(|token| request("", Some(token))).collect()),
+        Authorization::Own { subject, id } => each(&|number| {
+            let name = |is_named: bool, text: &str| {
+                if is_named { format!("{text}-{number:08}") } else { String::new() }
+            };
+            let token = keys.token("es256", &name(*subject, "user"), &name(*id, "token"))?;
+            Ok(request("", Some(&token)))
+        }),
+        Authorization::OneCookie => Ok(vec![request("Cookie: session=user\r\n", None)]),
+        Authorization::OwnCookie => {
+            each(&|number| Ok(request(&format!("Cookie: session=user-{number:08}\r\n"), None)))
+        }
     }
-    Ok(requests)
 }
 
 /// Opens connections, sends all requests, and then reads the head of every answer.
