@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 use answer::Answer;
 pub(crate) use answer::Failure;
-use client::{Answered, Client, Tls};
+use client::{Answered, Client};
 pub(crate) use question::Question;
 use question::QuestionKey;
 use questions::{Questions, failed};
@@ -45,6 +45,7 @@ use settled::Settled;
 pub(crate) use subscription::{AskedSubscription, Asking, To, with_fields};
 
 use crate::clock::unix_time;
+use crate::http_connection::Tls;
 
 /// Requests between a shard and the runtime. Where more come at once, the next one is answered 503.
 const QUEUED: usize = 4_096;
