@@ -1,8 +1,10 @@
 //! The command line. The options of the server are defined in `fanfare-config`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfare_config::Flags;
 
 use crate::token_command::TokenOptions;
@@ -24,8 +26,10 @@ pub(crate) enum Command {
     /// Run the push server (the default)
     Serve(Flags),
     /// Publish to a running server
+    #[command(after_help = EXIT_CODES)]
     Pub(PubOptions),
     /// Subscribe to a running server; one line per event
+    #[command(after_help = EXIT_CODES)]
     Sub(SubOptions),
     /// Mint and inspect access tokens and signed URLs, for trying out
     Token(Box<TokenOptions>),
@@ -66,12 +70,39 @@ pub(crate) struct PubOptions {
     /// For subscribers whose token covers the topic, and no others
     #[arg(long)]
     pub(crate) private: bool,
+    /// The longest line of standard input
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub(crate) max_line: ByteSize,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+}
+
+/// The server of a command, and how long the command waits for it.
+#[derive(Args)]
+pub(crate) struct ServerOptions {
     /// File with an access token
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The server
     #[arg(long, env = "FANFARE_URL", default_value = "http://127.0.0.1:8844")]
     pub(crate) url: String,
+    /// How long a connection may take to open
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub(crate) connect_timeout: Duration,
+    /// How long the server may take to answer
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub(crate) timeout: Duration,
+}
+
+/// How `fanfare sub` prints an event: always on one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// An object with the members id, type and data
+    Json,
+    /// The data, its line feeds as \n and its backslashes as \\
+    Data,
+    /// The id, the type and the data with tabs between them, escaped in the same way
+    Text,
 }
 
 /// Options of `fanfare sub`.
@@ -81,24 +112,38 @@ pub(crate) struct SubOptions {
     #[arg(required = true, value_name = "TOPIC")]
     pub(crate) topics: Vec<String>,
     /// Resume after this event id, or `earliest` for everything retained
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with = "last")]
     pub(crate) since: Option<String>,
-    /// Print the data alone, its line feeds as \n; otherwise each line is a JSON object
-    #[arg(long)]
+    /// Begin with so many of the newest retained events
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) last: Option<usize>,
+    /// How events are printed
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub(crate) format: Format,
+    /// The same as `--format data`
+    #[arg(long, conflicts_with = "format")]
     pub(crate) data: bool,
     /// Stop after so many events
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) count: Option<u64>,
+    #[arg(long, visible_alias = "count", value_name = "COUNT")]
+    pub(crate) max: Option<u64>,
     /// End with the stream instead of reconnecting
     #[arg(long)]
     pub(crate) once: bool,
-    /// File with an access token
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// The server
-    #[arg(long, env = "FANFARE_URL", default_value = "http://127.0.0.1:8844")]
-    pub(crate) url: String,
+    /// Reconnect after so long a silence, in which the heartbeats of the server are missing, too; 0s: never
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2m")]
+    pub(crate) idle_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
 }
+
+/// What the exit codes of `fanfare pub` and `fanfare sub` mean, for their help.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; also when no program reads the output any more
+  1  something here failed: a file, the input, the output
+  2  the command line is wrong
+  3  the server refused, or is no server of event streams
+  4  no server was reached, it did not answer in time, or it could not serve; another try may succeed";
 
 #[cfg(test)]
 mod same_names;

@@ -4,6 +4,7 @@ mod access;
 mod admission;
 mod cli;
 mod clock;
+mod command_server;
 mod config_command;
 mod configuration;
 mod control;
@@ -12,9 +13,11 @@ mod fetched_keys;
 mod forward;
 mod health;
 mod hosts;
+mod http_connection;
 mod key_files;
 mod listen;
 mod memory;
+mod printable;
 mod publisher;
 mod refusals;
 mod reload;
@@ -33,6 +36,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use command_server::Failure;
 use configuration::ConfigurationError;
 
 fn main() -> ExitCode {
@@ -40,8 +44,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve::serve(cli.serve),
         Some(Command::Serve(options)) => serve::serve(options),
-        Some(Command::Pub(options)) => publisher::publish(&options),
-        Some(Command::Sub(options)) => subscriber::subscribe(&options),
+        Some(Command::Pub(options)) => publisher::publish(&options).map_err(Into::into),
+        Some(Command::Sub(options)) => subscriber::subscribe(&options).map_err(Into::into),
         Some(Command::Token(options)) => token_command::run(&options.command),
         Some(Command::Config(command)) => config_command::run(command),
     };
@@ -56,7 +60,9 @@ fn main() -> ExitCode {
             }
             None => {
                 eprintln!("fanfare: {error}");
-                ExitCode::FAILURE
+                error
+                    .downcast_ref::<Failure>()
+                    .map_or(ExitCode::FAILURE, |failure| failure.exit_code().into())
             }
         },
     }

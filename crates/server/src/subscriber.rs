@@ -1,140 +1,280 @@
 //! `fanfare sub`: one line per event, and reconnects that resume, as a browser does.
 
-use std::error::Error;
-use std::io::{self, Read, Write};
-use std::thread;
+mod back_off;
+mod newest;
+mod output;
+
 use std::time::Duration;
 
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
 use fanfare::{Decoded, Decoder};
-use serde_json::json;
-use ureq::Agent;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{sleep, timeout};
 
 use crate::cli::SubOptions;
-use crate::key_files::{read_authorization, token_hint};
+use crate::command_server::{Failure, Server, block_on, late, write_output};
+use crate::printable::printable;
+use back_off::BackOff;
+use newest::Newest;
+use output::Output;
 
-/// The longest event taken.
+/// The longest event that is taken, in bytes.
 const EVENT_BYTES: usize = 64 << 20;
-
-/// The wait before a reconnect until the server names another (the HTML standard leaves it to the client).
-const FIRST_RETRY: Duration = Duration::from_secs(2);
 
 /// What lasts over reconnects.
 struct Subscriber<'o> {
+    server: Server,
     options: &'o SubOptions,
-    authorization: Option<String>,
+    output: Output,
     last_event_id: String,
-    retry: Duration,
+    back_off: BackOff,
     printed: u64,
+    /// The newest events of the beginning, while `--last` waits for its end.
+    newest: Option<Newest>,
 }
 
+/// Why a stream is not read any more.
 enum End {
-    /// As many events as were asked for.
-    Enough,
-    /// Nobody reads our output any more.
-    OutputClosed,
-    /// The stream ended or broke; the reason is for people.
+    /// As many events as were asked for, no program that reads the output, or a server that says "no content".
+    Done,
+    /// The stream ended or broke. The reason is for people.
     Stream(String),
 }
 
-pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Box<dyn Error>> {
-    let agent: Agent = Agent::config_builder().http_status_as_error(false).build().into();
-    let authorization = read_authorization(options.token_file.as_deref())?;
-    let last_event_id = options.since.clone().unwrap_or_default();
-    let mut subscriber = Subscriber { options, authorization, last_event_id, retry: FIRST_RETRY, printed: 0 };
-    let mut connected = false;
-    loop {
-        let reason = match subscriber.connect(&agent) {
-            Ok(mut stream) => {
-                connected = true;
-                match subscriber.read(&mut stream)? {
-                    End::Enough | End::OutputClosed => return Ok(()),
-                    End::Stream(reason) => reason,
-                }
-            }
-            // A server that was never there is a mistake; one that was will come back.
-            Err(Refused::Unreachable(reason)) if connected => reason,
-            Err(Refused::Unreachable(reason) | Refused::Answer(reason)) => return Err(reason.into()),
-        };
-        if options.once {
-            return Ok(());
-        }
-        eprintln!("fanfare: {reason}; reconnecting in {:?}", subscriber.retry);
-        thread::sleep(subscriber.retry);
-    }
+/// A try to get a stream.
+enum Attempt {
+    Stream(Incoming),
+    /// The server says that there is nothing more: HTML standard, section 9.2.3, "204".
+    NothingMore,
+    /// The server says that it cannot serve now, and when to come back.
+    Later {
+        failure: Failure,
+        retry_after: Option<Duration>,
+    },
 }
 
-enum Refused {
-    Unreachable(String),
-    /// Any status but 200 is final, as for a browser.
-    Answer(String),
+pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Failure> {
+    let server = Server::new(&options.server)?;
+    let earliest = options.last.map(|_| "earliest".to_owned());
+    let mut subscriber = Subscriber {
+        server,
+        options,
+        output: Output::new(options),
+        last_event_id: options.since.clone().or(earliest).unwrap_or_default(),
+        back_off: BackOff::default(),
+        printed: 0,
+        newest: None,
+    };
+    block_on(async { subscriber.run().await })
 }
 
 impl Subscriber<'_> {
-    fn connect(&self, agent: &Agent) -> Result<impl Read + use<>, Refused> {
-        let url = format!("{}/events", self.options.url.trim_end_matches('/'));
-        let mut request = agent.get(&url).header("Accept", "text/event-stream");
-        for topic in &self.options.topics {
-            request = request.query("topic", topic);
+    async fn run(&mut self) -> Result<(), Failure> {
+        if let Some(count) = self.options.last {
+            let position = self.position().await?;
+            self.newest = Some(Newest::new(count, &position));
         }
-        if let Some(authorization) = &self.authorization {
-            request = request.header("Authorization", authorization);
+        let mut has_been_there = false;
+        loop {
+            let (reason, retry_after) = match self.attempt().await {
+                Ok(Attempt::Stream(body)) => {
+                    has_been_there = true;
+                    match self.read(body).await? {
+                        End::Done => return Ok(()),
+                        End::Stream(reason) => (reason, None),
+                    }
+                }
+                Ok(Attempt::NothingMore) => {
+                    eprintln!("fanfare: the server answered 204: there is nothing more");
+                    return Ok(());
+                }
+                // A server that was never there is a mistake; one that was will come back.
+                Ok(Attempt::Later { failure, .. }) | Err(failure @ Failure::Unavailable(_))
+                    if !has_been_there =>
+                {
+                    return Err(failure);
+                }
+                Ok(Attempt::Later { failure, retry_after }) => (failure.to_string(), retry_after),
+                Err(Failure::Unavailable(reason)) => (reason, None),
+                Err(failure) => return Err(failure),
+            };
+            if self.options.once {
+                return Ok(());
+            }
+            let wait = self.back_off.next(retry_after);
+            eprintln!("fanfare: {reason}; reconnecting in {}", humantime::format_duration(wait));
+            sleep(wait).await;
         }
-        if !self.last_event_id.is_empty() {
-            request = request.header("Last-Event-ID", &self.last_event_id);
-        }
-        let mut response = request
-            .call()
-            .map_err(|error| Refused::Unreachable(format!("cannot subscribe at {url}: {error}")))?;
-        if response.status() == 200 {
-            return Ok(response.into_body().into_reader());
-        }
-        let text = response.body_mut().read_to_string().unwrap_or_default();
-        let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let reason = problem["detail"].as_str().unwrap_or(text.trim());
-        let hint = token_hint(response.status().as_u16(), self.authorization.is_some());
-        Err(Refused::Answer(format!("{url} answered {}: {reason}{hint}", response.status())))
     }
 
-    fn read(&mut self, stream: &mut impl Read) -> Result<End, Box<dyn Error>> {
+    /// The query of the subscription.
+    fn query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::from("?"));
+        for topic in &self.options.topics {
+            query.append_pair("topic", topic);
+        }
+        query.finish()
+    }
+
+    async fn attempt(&self) -> Result<Attempt, Failure> {
+        self.ask(&self.last_event_id).await
+    }
+
+    async fn ask(&self, last_event_id: &str) -> Result<Attempt, Failure> {
+        let server = &self.server;
+        let mut request = server.request(Method::GET, &self.query(), Bytes::new());
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if !last_event_id.is_empty() {
+            let id = HeaderValue::from_bytes(last_event_id.as_bytes());
+            let id = id.map_err(|_| Failure::Local("the id has a control character".to_owned()))?;
+            headers.insert("last-event-id", id);
+        }
+        let mut connection = server.connect().await?;
+        let response = server.head(connection.send_request(request)).await?;
+        let url = server.events_url();
+        let shown = |name| {
+            response.headers().get(name).map(|value: &HeaderValue| {
+                let text = String::from_utf8_lossy(value.as_bytes());
+                printable(&text).chars().take(100).collect::<String>()
+            })
+        };
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NO_CONTENT => return Ok(Attempt::NothingMore),
+            _ => {
+                let refusal = server.refusal(response).await;
+                let failure = server.failure(&refusal, &refusal.reason);
+                return match failure {
+                    Failure::Unavailable(_) => {
+                        let retry_after = refusal.retry_after_s.map(Duration::from_secs);
+                        Ok(Attempt::Later { failure, retry_after })
+                    }
+                    _ => Err(failure),
+                };
+            }
+        }
+        let kind = shown(header::CONTENT_TYPE).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("text/event-stream") {
+            let text = format!("{url} is no event stream: its Content-Type is {kind:?}");
+            return Err(Failure::Refused(text));
+        }
+        if let Some(coding) = shown(header::CONTENT_ENCODING).filter(|coding| coding != "identity") {
+            let text =
+                format!("{url} sends the stream with Content-Encoding {coding:?}, which was not asked for");
+            return Err(Failure::Refused(text));
+        }
+        Ok(Attempt::Stream(response.into_body()))
+    }
+
+    /// Where the streams of the server stand now: the id at the beginning of a new one.
+    async fn position(&self) -> Result<String, Failure> {
+        let attempt = match self.ask("").await? {
+            Attempt::Stream(body) => timeout(self.options.server.timeout, first_id(body)).await,
+            Attempt::NothingMore => Ok(None),
+            Attempt::Later { failure, .. } => return Err(failure),
+        };
+        match attempt {
+            Ok(Some(id)) => Ok(id),
+            Ok(None) | Err(_) => Err(Failure::Refused(format!(
+                "{} does not say where a stream begins, so that --last cannot know which events are the last; \
+                 use --since",
+                self.server.events_url()
+            ))),
+        }
+    }
+
+    async fn read(&mut self, mut body: Incoming) -> Result<End, Failure> {
         let mut decoder = Decoder::new(EVENT_BYTES);
-        let mut buffer = vec![0; 64 << 10];
-        let mut lines = Vec::new();
+        let idle = self.options.idle_timeout;
+        let idle = if idle.is_zero() { Duration::MAX } else { idle };
         loop {
-            let received = match stream.read(&mut buffer) {
-                Ok(0) => return Ok(End::Stream("the stream ended".to_owned())),
-                Ok(count) => &buffer[..count],
-                Err(error) => return Ok(End::Stream(format!("the stream broke: {error}"))),
-            };
-            decoder.feed(received, &mut |decoded| match decoded {
-                Decoded::Event { kind, data, last_event_id } if !self.enough() => {
-                    self.printed += 1;
-                    let _ = match self.options.data {
-                        true => writeln!(lines, "{}", data.replace('\\', "\\\\").replace('\n', "\\n")),
-                        false => {
-                            writeln!(lines, "{}", json!({ "id": last_event_id, "type": kind, "data": data }))
-                        }
-                    };
+            let patience = self.newest.as_ref().map_or(idle, |newest| idle.min(newest.patience()));
+            let received = match timeout(patience, body.frame()).await {
+                Ok(None) => return self.end("the stream ended".to_owned()),
+                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+                Ok(Some(Err(error))) => return self.end(format!("the stream broke: {error}")),
+                Err(_) if self.newest.is_some() => {
+                    if self.print_newest()? {
+                        return Ok(End::Done);
+                    }
+                    continue;
                 }
-                Decoded::Retry(millis) => self.retry = Duration::from_millis(millis),
-                _ => {}
-            })?;
+                Err(_) => return self.end(late("--idle-timeout", idle)),
+            };
+            let mut is_caught_up = false;
+            let mut lines = Vec::new();
+            let (enough, printed) = (self.options.max.unwrap_or(u64::MAX), &mut self.printed);
+            let (output, back_off, newest) = (&self.output, &mut self.back_off, &mut self.newest);
+            decoder
+                .feed(&received, &mut |decoded| match decoded {
+                    Decoded::Event { kind, data, last_event_id } if *printed < enough => {
+                        back_off.has_succeeded();
+                        let mut line = Vec::new();
+                        if !output.write(kind, data, last_event_id, &mut line) {
+                            return;
+                        }
+                        match newest {
+                            Some(newest) => is_caught_up |= newest.add(line, last_event_id),
+                            None => {
+                                *printed += 1;
+                                lines.append(&mut line);
+                            }
+                        }
+                    }
+                    Decoded::Retry(millis) => back_off.set_retry(Duration::from_millis(millis)),
+                    _ => {}
+                })
+                .map_err(|error| Failure::Refused(error.to_string()))?;
             // An id counts without an event too: a checkpoint tells where the stream begins.
             if !decoder.last_event_id().is_empty() {
-                self.last_event_id = decoder.last_event_id().to_owned();
+                decoder.last_event_id().clone_into(&mut self.last_event_id);
             }
-            let mut out = io::stdout().lock();
-            match out.write_all(&lines).and_then(|()| out.flush()) {
-                Ok(()) => lines.clear(),
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::OutputClosed),
-                Err(error) => return Err(error.into()),
+            if is_caught_up && self.print_newest()? {
+                return Ok(End::Done);
             }
-            if self.enough() {
-                return Ok(End::Enough);
+            if !lines.is_empty() && !write_output(&lines)? || self.has_enough() {
+                return Ok(End::Done);
             }
         }
     }
 
-    fn enough(&self) -> bool {
-        self.options.count.is_some_and(|count| self.printed >= count)
+    fn end(&mut self, reason: String) -> Result<End, Failure> {
+        // What the beginning has brought is not lost with its stream.
+        Ok(if self.newest.is_some() && self.print_newest()? { End::Done } else { End::Stream(reason) })
     }
+
+    /// Prints the last events of the beginning. From now on events are printed as they come. True: that is all.
+    fn print_newest(&mut self) -> Result<bool, Failure> {
+        let Some(newest) = self.newest.take() else { return Ok(false) };
+        let mut lines = Vec::new();
+        let rest = self.options.max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+        for line in newest.into_lines().take(rest) {
+            self.printed += 1;
+            lines.extend(line);
+        }
+        Ok(!write_output(&lines)? || self.has_enough())
+    }
+
+    fn has_enough(&self) -> bool {
+        self.options.max.is_some_and(|max| self.printed >= max)
+    }
+}
+
+/// The first id of a stream, which may come without an event.
+async fn first_id(mut body: Incoming) -> Option<String> {
+    let mut decoder = Decoder::new(EVENT_BYTES);
+    while let Some(Ok(frame)) = body.frame().await {
+        let data = frame.into_data().unwrap_or_default();
+        if decoder.feed(&data, &mut |_| {}).is_err() {
+            return None;
+        }
+        if !decoder.last_event_id().is_empty() {
+            return Some(decoder.last_event_id().to_owned());
+        }
+    }
+    None
 }

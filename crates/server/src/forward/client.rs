@@ -1,7 +1,6 @@
 //! The client of the endpoint: connections to the endpoint, which are used again, and one question on one of
 //! them.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,20 +8,11 @@ use axum::http::{HeaderValue, Method, Request, header};
 use bytes::Bytes;
 use fanfare_config::HttpUrl;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use hyper::client::conn::http1::SendRequest;
 
 use super::answer::{Answer, Failure, MAX_BODY_BYTES};
 use super::question::Question;
-
-/// The longest head of an answer, and its most fields.
-pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
-const MAX_HEAD_FIELDS: usize = 100;
+use crate::http_connection::{Tls, connect};
 
 /// How long a connection may take to be ready for the next question after an answer. It is ready at once unless the
 /// endpoint closes it.
@@ -40,47 +30,14 @@ pub(super) struct Answered {
 /// Where questions go.
 pub(super) struct EndpointClient {
     url: HttpUrl,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
     /// Connections on which no question waits.
     idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
     most_idle: usize,
 }
 
-/// How the endpoint is reached by TLS.
-#[derive(Clone)]
-pub(super) struct Tls {
-    config: Arc<ClientConfig>,
-    name: ServerName<'static>,
-}
-
-impl Tls {
-    /// With the certificates that the system trusts.
-    ///
-    /// # Errors
-    /// There are none, or the host cannot be in a certificate.
-    pub(super) fn of(url: &HttpUrl) -> Result<Option<Tls>, String> {
-        if !url.is_https() {
-            return Ok(None);
-        }
-        let name = ServerName::try_from(url.host().to_owned()).map_err(|error| error.to_string())?;
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err("there are no certificates to trust on this system (see SSL_CERT_FILE)".to_owned());
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Some(Tls { config: Arc::new(config), name }))
-    }
-}
-
 impl EndpointClient {
     pub(super) fn new(url: HttpUrl, tls: Option<Tls>, most_idle: usize) -> EndpointClient {
-        let tls = tls.map(|tls| (TlsConnector::from(tls.config), tls.name));
         EndpointClient { url, tls, idle: Mutex::default(), most_idle }
     }
 
@@ -101,7 +58,7 @@ impl EndpointClient {
         {
             return self.read(response, kept).await;
         }
-        let mut fresh = self.connect().await.map_err(|_| Failure::Unreachable)?;
+        let mut fresh = connect(&self.url, self.tls.as_ref()).await.map_err(|_| Failure::Unreachable)?;
         let response = fresh.send_request(self.request(question)).await.map_err(|error| failure(&error))?;
         self.read(response, fresh).await
     }
@@ -149,15 +106,6 @@ impl EndpointClient {
         request
     }
 
-    async fn connect(&self) -> io::Result<SendRequest<Empty<Bytes>>> {
-        let socket = TcpStream::connect((self.url.host(), self.url.port())).await?;
-        socket.set_nodelay(true)?;
-        match &self.tls {
-            Some((connector, name)) => begin(connector.connect(name.clone(), socket).await?).await,
-            None => begin(socket).await,
-        }
-    }
-
     fn take_idle(&self) -> Option<SendRequest<Empty<Bytes>>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(SendRequest::is_ready);
@@ -186,24 +134,6 @@ impl EndpointClient {
     pub(super) fn has_idle(&self) -> bool {
         !self.idle.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
-}
-
-async fn begin(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> io::Result<SendRequest<Empty<Bytes>>> {
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEAD_FIELDS)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
-    // It ends with the last `SendRequest`.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!("a connection to the authorization endpoint ended: {error}");
-        }
-    });
-    Ok(sender)
 }
 
 fn failure(error: &hyper::Error) -> Failure {

@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 pub(crate) use answer::Failure;
 use answer::{Answer, MAX_BODY_BYTES};
-use client::{Answered, EndpointClient, MAX_HEAD_BYTES, Tls};
+use client::{Answered, EndpointClient};
 pub(crate) use question::Question;
 use question::QuestionKey;
 use questions::{Questions, failed};
@@ -47,6 +47,7 @@ use settled::Settled;
 pub(crate) use subscription::{Asking, To, UndecidedSubscription, with_fields};
 
 use crate::clock::unix_time;
+use crate::http_connection::{MAX_HEAD_BYTES, Tls};
 
 /// Requests between a shard and the runtime. Where more come at once, the next one is answered 503.
 const QUEUED: usize = 4_096;

@@ -1,0 +1,64 @@
+//! Text of a server for a terminal: control characters would be obeyed by it.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// The text with its control characters written as `\u{1b}` and the like. A line feed is `\n`, and a tab stays.
+///
+/// The control characters of Unicode are U+0000 to U+001F and U+007F to U+009F; a terminal takes those of both ranges as
+/// the beginning of commands (ECMA-48, section 5.3).
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let is_obeyed = |character: char| character.is_control() && character != '\t';
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character {
+            '\n' => out.push_str("\\n"),
+            // Writing to a text does not fail.
+            _ if is_obeyed(character) => write!(out, "\\u{{{:x}}}", u32::from(character)).unwrap_or_default(),
+            _ => out.push(character),
+        }
+    }
+    out.into()
+}
+
+/// JSON text with DEL and the control characters from U+0080 on escaped, which JSON itself does not demand (RFC 8259,
+/// section 7). It means the same.
+pub(crate) fn printable_json(text: &str) -> Cow<'_, str> {
+    let is_left = |character: char| ('\u{7f}'..='\u{9f}').contains(&character);
+    if !text.contains(is_left) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match is_left(character) {
+            true => write!(out, "\\u{:04x}", u32::from(character)).unwrap_or_default(),
+            false => out.push(character),
+        }
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_control_character_is_left() {
+        assert_eq!(printable("a\tb \u{e4} \u{1f600}"), "a\tb \u{e4} \u{1f600}");
+        assert_eq!(
+            printable("\u{1b}[31mred\u{9b}0m\r\n\u{7f}\0"),
+            "\\u{1b}[31mred\\u{9b}0m\\u{d}\\n\\u{7f}\\u{0}"
+        );
+        for character in (0..=0x10ffff).filter_map(char::from_u32).filter(|character| *character != '\t') {
+            let text = character.to_string();
+            assert!(!printable(&text).contains(char::is_control), "{character:?}");
+            let json = serde_json::to_string(&text).unwrap();
+            let escaped = printable_json(&json);
+            assert!(!escaped.contains(char::is_control), "{character:?}");
+            assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), text);
+        }
+    }
+}
