@@ -1,7 +1,7 @@
 //! The server's allocator: jemalloc, so that what a burst needed goes back to the system.
 //!
 //! It takes the lowest free place of a size, so the log's frames, which go in the order in which they came, move
-//! together again, and whole pages between them become free. Why these options: `docs/ARCHITECTURE.md`, Decisions.
+//! together again, and whole pages between them become free. Why these options: `docs/DECISIONS.md`.
 
 use tikv_jemallocator::Jemalloc;
 
