@@ -560,6 +560,11 @@ impl Publisher {
         subject.or(self.token.as_ref()).map(|name| &**name)
     }
 
+    /// The subject of its token.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.verified.as_ref().and_then(|verified| verified.subject()).map(|subject| &**subject)
+    }
+
     /// Whether the token still holds, for a body that comes for a long time.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `fanfare`: the push server, and a publisher and a subscriber for the command line.
 
 mod access;
+mod access_log;
 mod admission;
 mod cli;
 mod clock;
@@ -15,6 +16,7 @@ mod hosts;
 mod key_files;
 mod listen;
 mod memory;
+mod metrics;
 mod publisher;
 mod refusals;
 mod reload;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use fanfare::TrustedProxies;
+use fanfare::{ClientLimits, Operators, TrustedProxies};
 use fanfare_config::Settings;
 
 use crate::access::Access;
@@ -20,6 +20,8 @@ pub(crate) struct Rules {
     pub(crate) max_topics: usize,
     /// The proxies whose word about their clients is believed.
     pub(crate) proxies: TrustedProxies,
+    /// The same, in the form in which a connection tells its client: without a look at the request where it is no proxy.
+    pub(crate) peers: ClientLimits,
     /// Which subscribers and publishers are let in.
     pub(crate) access: Arc<Access>,
 }
@@ -41,9 +43,15 @@ impl Rules {
             cors: Cors::new(&settings.cors_origin),
             max_topics: settings.max_topics,
             proxies: settings.proxies(),
+            peers: ClientLimits::default().with_proxies(settings.proxies()).with_operators(no_operators()),
             access,
         }
     }
+}
+
+/// Nobody is the operator.
+fn no_operators() -> Operators {
+    "".parse().unwrap_or_default()
 }
 
 impl CurrentRules {
