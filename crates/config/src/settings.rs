@@ -3,6 +3,7 @@
 //! A new option is one entry: its field, its type, its help, and what it may be. Its name follows from the
 //! field.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -27,6 +28,15 @@ pub type WhenFull = FullPolicy;
 
 /// What happens to a slow subscriber when what it needs is not kept any more. See [`fanfare::LaggardPolicy`].
 pub type LaggardEnd = LaggardPolicy;
+
+/// The form of the log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text for people.
+    Text,
+    /// One JSON object on each line.
+    Json,
+}
 
 macro_rules! settings {
     ($( $section:literal: $about:literal {
@@ -117,6 +127,21 @@ settings! {
         send_buffer: Option<usize> = optional(size(), "kernel", "the kernel's");
         /// Time over which streams are ended when the server is told to stop.
         drain: Duration = one(any_time()).default("5s").reloadable();
+    }
+
+    "admin": "The listener for operators: metrics and health checks" {
+        /// Address of the admin listener, which answers /metrics for Prometheus, /health/live and /health/ready.
+        /// Nothing there needs a token, so an address that is not loopback belongs behind a firewall. Where the
+        /// default address is in use, the server starts without an admin listener and logs a warning.
+        admin: Option<SocketAddr> = optional(
+            text_with("an IP address and a port such as 127.0.0.1:8845", socket_address), "off", "no admin listener",
+        ).default("127.0.0.1:8845").value_name("ADDRESS:PORT");
+        /// Name that the admin listener answers to, beside its addresses and, on loopback, the names of loopback.
+        /// Health checks are answered to every name. `*`: every name.
+        admin_host: Vec<HostName> = many(
+            text("a name such as fanfare-admin.internal, an address, or '*'"),
+            Separator::Comma,
+        ).value_name("NAME");
     }
 
     "web": "Names that the server answers to, and web pages that may use it" {
@@ -357,7 +382,20 @@ settings! {
         /// Level of the log, such as info or debug, or levels by module, such as warn,fanfare=debug.
         log: String = one(text_with("a level such as info or debug, or levels by module", log_filter::parse))
             .default("info").value_name("LEVEL").reloadable();
+        /// Form of the log's lines.
+        log_format: LogFormat = one(choice(vec![
+            ("text", "for people", LogFormat::Text),
+            ("json", "one JSON object on each line", LogFormat::Json),
+        ])).default("text");
+        /// Log a line for each request to the control plane, and for each stream that begins and ends. Queries are left
+        /// out, because tokens may stand there. Streams that are refused are counted and not logged. Each subscriber
+        /// takes more memory.
+        access_log: bool = one(switch()).default("false");
     }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port such as 127.0.0.1:8845".to_owned())
 }
 
 fn not_empty(text: &str) -> Result<String, String> {

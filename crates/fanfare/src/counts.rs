@@ -2,7 +2,9 @@
 //! no atomic operation per delivery. And what it is asked for: the counts of its topics.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use fanfare_proto::histogram::Histogram;
 use fanfare_proto::stream::CloseReason;
 
 use crate::sync::AtomicU64;
@@ -123,6 +125,11 @@ counts! {
     accept_pauses,
     /// Events delivered: one event to one subscriber, given to the kernel whole.
     deliveries,
+    /// Bytes of events given to the kernel, with what each event needs on the wire: the size of its chunk and the names of
+    /// its fields.
+    bytes,
+    /// Deliveries to subscribers that were given what they had missed, because they resumed.
+    replayed,
     /// Sends that carried events.
     sends,
     /// Heartbeats sent.
@@ -131,12 +138,91 @@ counts! {
     gaps,
     /// Events taken from the mailbox: those of topics that the shard reads.
     events,
+    /// Events now that wait in the mailbox of the shard, or for which room is reserved there. An event waits in the mailbox
+    /// of each shard that reads a topic of it.
+    mailbox_events,
+    /// The memory of these events in bytes.
+    mailbox_bytes,
+    /// Events published: in the sum of [`crate::Hub::counts`] only. Duplicates of events with an own id are not counted.
+    published,
+    /// Bytes of these events, as one subscriber gets them: in the sum only.
+    published_bytes,
     /// Members of topics that left before [`crate::Builder::presence_linger`] was over, because of
     /// [`crate::Limits::members_lingering`]: in the sum of [`crate::Hub::counts`] only, since members belong to the process.
     members_left_early,
     /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a name is longer
     /// than the data of an event may be: in the sum only.
     members_not_announced,
+}
+
+/// How long the work of one shard took, or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// From the publish to the send that gave an event to the kernel whole: a time for each delivery. What a subscriber
+    /// replays is not in it.
+    pub delivery_lag: Histogram,
+    /// From the first to the last send of a sweep, which brings the subscribers of the same topics to the newest event. A
+    /// sweep during which further events come is several ones.
+    pub sweeps: Histogram,
+    /// Ticks: rounds of the shard's loop, without the wait for something to do.
+    pub ticks: Histogram,
+}
+
+/// The last timings that a shard has published, as [`SharedCounts`].
+#[derive(Default)]
+pub(crate) struct SharedTimings {
+    delivery_lag: SharedHistogram,
+    sweeps: SharedHistogram,
+    ticks: SharedHistogram,
+}
+
+#[derive(Default)]
+struct SharedHistogram {
+    buckets: [AtomicU64; Histogram::BUCKETS],
+    sum_us: AtomicU64,
+}
+
+impl SharedTimings {
+    /// Stores what has changed since `before`.
+    pub(crate) fn store(&self, timings: &Timings, before: &Timings) {
+        self.delivery_lag.store(&timings.delivery_lag, &before.delivery_lag);
+        self.sweeps.store(&timings.sweeps, &before.sweeps);
+        self.ticks.store(&timings.ticks, &before.ticks);
+    }
+
+    pub(crate) fn load(&self) -> Timings {
+        Timings {
+            delivery_lag: self.delivery_lag.load(),
+            sweeps: self.sweeps.load(),
+            ticks: self.ticks.load(),
+        }
+    }
+}
+
+impl SharedHistogram {
+    fn store(&self, histogram: &Histogram, before: &Histogram) {
+        if histogram == before {
+            return;
+        }
+        for (cell, (_, count)) in self.buckets.iter().zip(histogram.buckets()) {
+            cell.store(count, Ordering::Relaxed);
+        }
+        self.sum_us.store(histogram.sum().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn load(&self) -> Histogram {
+        let buckets = std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed));
+        Histogram::from_parts(buckets, Duration::from_micros(self.sum_us.load(Ordering::Relaxed)))
+    }
+}
+
+impl std::ops::AddAssign for Timings {
+    fn add_assign(&mut self, other: Timings) {
+        self.delivery_lag += other.delivery_lag;
+        self.sweeps += other.sweeps;
+        self.ticks += other.ticks;
+    }
 }
 
 /// What is known of one topic.

@@ -25,7 +25,7 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::limits::{LIFE_CYCLE_EVENTS_MAX, Limits, RECEIVE_BYTES};
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
-use crate::counts::SharedCounts;
+use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
 use crate::hub::{Common, Hub, ShardHandle};
@@ -379,8 +379,14 @@ impl Builder {
             let mailbox = common.mailbox(index, waker.clone());
             let log = common.shared_log(index, Arc::clone(&mailbox));
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
+            let timings = Arc::new(CachePadded::new(SharedTimings::default()));
             let hand_over = hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;
-            handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
+            handles.push(ShardHandle {
+                mailbox: Arc::clone(&mailbox),
+                sockets,
+                counts: Arc::clone(&counts),
+                timings: Arc::clone(&timings),
+            });
             plans.push(Plan {
                 waker,
                 wakers: wakers.clone(),
@@ -391,6 +397,7 @@ impl Builder {
                     adopted,
                     hand_over,
                     counts,
+                    timings,
                     admission: admissions.clone(),
                     congestion: common.congestion(),
                     orders: common.orders(),

@@ -43,7 +43,7 @@ use fanfare_proto::log::Log;
 use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::client_table::{ClientTable, CountedAt};
-use crate::counts::{Counts, SharedCounts};
+use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::orders::OrderNumbers;
@@ -103,6 +103,7 @@ pub(crate) struct ShardHandle {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) sockets: SocketSender,
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
+    pub(crate) timings: Arc<CachePadded<SharedTimings>>,
 }
 
 /// A connection that counts as one of its client's, until this is dropped: [`Hub::count_connection`].
@@ -448,6 +449,7 @@ impl Hub {
         }
         let log = self.inner.common.log.lock_even_if_broken().size();
         (sum.log_frames, sum.log_bytes) = (log.frames, log.bytes);
+        (sum.published, sum.published_bytes) = log.appended;
         (sum.topics, sum.dropped_for_log_bytes) = (log.topics, log.dropped_for_room);
         let members = self.inner.presence.counts();
         (sum.members_left_early, sum.members_not_announced) = (members.left_early, members.not_announced);
@@ -456,7 +458,16 @@ impl Hub {
 
     /// Each shard's counts, as of its last tick.
     pub fn shard_counts(&self) -> impl Iterator<Item = Counts> {
-        self.inner.shards.iter().map(|shard| shard.counts.load())
+        self.inner.shards.iter().map(|shard| {
+            let waits = shard.mailbox.capacity().taken();
+            let (mailbox_events, mailbox_bytes) = (waits.events as u64, waits.bytes as u64);
+            Counts { mailbox_events, mailbox_bytes, ..shard.counts.load() }
+        })
+    }
+
+    /// How long the work of each shard took, as of its last tick.
+    pub fn shard_timings(&self) -> impl Iterator<Item = Timings> {
+        self.inner.shards.iter().map(|shard| shard.timings.load())
     }
 
     /// What the simulator asks the log.

@@ -198,7 +198,7 @@ pub use admission::{
 };
 pub use adopt::{AdoptError, AdoptRefusal};
 pub use connection::{ConnectionId, InvalidConnectionId};
-pub use counts::{Counts, TopicCounts};
+pub use counts::{Counts, Timings, TopicCounts};
 pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, StartError};
 pub use fanfare_io::scheduling::prefer_short_runs;
@@ -214,6 +214,7 @@ pub use fanfare_proto::event::{Event, EventId, EventType, InvalidEvent, Retry, T
 pub use fanfare_proto::form::form_fields;
 pub use fanfare_proto::frame::{Checkpoint, HeartbeatForm, WireFormat};
 pub use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
+pub use fanfare_proto::histogram::Histogram;
 pub use fanfare_proto::limits::{
     FullPolicy, LaggardPolicy, Limits, LogLimits, MAX_TOPICS_PER_EVENT, Retention, RetentionRule,
     TopicPattern,

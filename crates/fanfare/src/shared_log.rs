@@ -87,6 +87,7 @@ pub(crate) struct LogSize {
     pub(crate) topics: u64,
     /// Frames dropped for the bound of bytes, in each topic.
     pub(crate) dropped_for_room: u64,
+    pub(crate) appended: (u64, u64),
 }
 
 /// A shard's access.
@@ -249,6 +250,7 @@ impl LockedLog<'_> {
             bytes: (log.bytes() + log.reader_bytes()) as u64,
             topics: log.topic_count() as u64,
             dropped_for_room: log.dropped_for_room(),
+            appended: (log.appended_frames(), log.appended_bytes()),
         }
     }
 

@@ -16,7 +16,7 @@ use fanfare_proto::selection::Selection;
 
 use crate::admission::{Admission, Admissions};
 use crate::connection::ConnectionId;
-use crate::counts::{Counts, SharedCounts};
+use crate::counts::{Counts, SharedCounts, SharedTimings};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle, Visibility};
 pub use crate::inspect::Asked;
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
@@ -82,13 +82,20 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         let mailbox = common.mailbox(index, waker.clone());
         let log = common.shared_log(index, Arc::clone(&mailbox));
         let counts = Arc::new(CachePadded::new(SharedCounts::default()));
-        handles.push(ShardHandle { mailbox: Arc::clone(&mailbox), sockets, counts: Arc::clone(&counts) });
+        let timings = Arc::new(CachePadded::new(SharedTimings::default()));
+        handles.push(ShardHandle {
+            mailbox: Arc::clone(&mailbox),
+            sockets,
+            counts: Arc::clone(&counts),
+            timings: Arc::clone(&timings),
+        });
         let links = Links {
             engine: common.engine(),
             mailbox,
             adopted,
             hand_over: plan.hand_over.then(|| fd_channel::channel().expect("descriptors for the channel").0),
             counts,
+            timings,
             admission: Admissions::OnShards(Arc::clone(&plan.admission)),
             congestion: common.congestion(),
             orders: common.orders(),

@@ -31,6 +31,11 @@ impl Laggard {
         self.fell_behind && self.progress_at <= time
     }
 
+    /// Whether it was at the head before, and did not come to replay.
+    pub fn fell_behind(&self) -> bool {
+        self.fell_behind
+    }
+
     /// Whether it waits for its turn, or for its end, and not for its link.
     pub fn is_queued(&self) -> bool {
         self.is_queued || self.ends

@@ -34,6 +34,7 @@ pub mod form;
 pub mod frame;
 pub mod frames;
 pub mod head;
+pub mod histogram;
 pub mod jitter;
 pub mod json;
 pub mod key_counts;

@@ -106,6 +106,11 @@ impl Run {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    /// The frames, in their order.
+    pub fn frames(&self) -> &[FrameKey] {
+        &self.frames
+    }
+
     /// Frames in the run.
     pub fn len(&self) -> usize {
         self.frames.len()

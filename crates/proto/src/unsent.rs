@@ -5,6 +5,7 @@
 //! here. The table also counts the memory that these bytes hold: one budget of the shard bounds it.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use crate::frames::{FrameKey, FrameStore};
 use crate::link::Encoding;
@@ -55,6 +56,14 @@ impl Unsent {
     pub fn seq(&self, store: &FrameStore) -> Option<u64> {
         match self.source {
             Source::Frame(key, _) => Some(store.seq(key)),
+            Source::Own(_) | Source::Static(_) => None,
+        }
+    }
+
+    /// When the event was published that these bytes are of, by the hub's clock, where they are a frame's.
+    pub fn published(&self, store: &FrameStore) -> Option<Duration> {
+        match self.source {
+            Source::Frame(key, _) => Some(store.get(key).published()),
             Source::Own(_) | Source::Static(_) => None,
         }
     }

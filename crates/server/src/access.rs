@@ -650,6 +650,11 @@ impl Publisher {
         Some(token.verified.subject().unwrap_or(&token.token))
     }
 
+    /// The subject of its token.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.token.as_ref().and_then(|token| token.verified.subject()).map(|subject| &**subject)
+    }
+
     /// Whether the token still holds, for a body that comes for a long time. `now` has the keys of this
     /// moment: a key that was removed meanwhile signs no more.
     ///

@@ -47,6 +47,11 @@ impl Health {
         self.answer_at(path, || self.started.elapsed())
     }
 
+    /// Whether the server takes newcomers.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.answer("/health/ready").is_some_and(|answer| answer.status() == 200)
+    }
+
     fn answer_at(&self, path: &str, now: impl FnOnce() -> Duration) -> Option<Answer> {
         let word = match path {
             "/health/live" => "live\n",

@@ -72,11 +72,16 @@ impl Hosts {
 
     /// The text for a client whose host is not among the names.
     pub(crate) fn refusal(host: Option<&str>) -> String {
+        Hosts::refusal_by(host, "--host", "FANFARE_HOST")
+    }
+
+    /// The same, where another option has the names.
+    pub(crate) fn refusal_by(host: Option<&str>, option: &str, variable: &str) -> String {
         let name = without_port(host.unwrap_or_default());
         let shown: String = name.chars().take(SHOWN).collect();
         format!(
-            "this server does not answer to the name {shown:?}; if it should, start it with --host {shown} \
-             (FANFARE_HOST={shown}), also where a proxy passes that name on; --host '*' answers to every name"
+            "this server does not answer to the name {shown:?}; if it should, start it with {option} {shown} \
+             ({variable}={shown}), also where a proxy passes that name on; {option} '*' answers to every name"
         )
     }
 }

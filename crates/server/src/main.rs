@@ -1,6 +1,7 @@
 //! `fanfare`: the push server, and a publisher and a subscriber for the command line.
 
 mod access;
+mod access_log;
 mod admission;
 mod cli;
 mod clock;
@@ -17,6 +18,7 @@ mod http_connection;
 mod key_files;
 mod listen;
 mod memory;
+mod metrics;
 mod printable;
 mod publisher;
 mod refusals;

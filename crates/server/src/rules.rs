@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use fanfare::{ClientLimits, Request, TrustedProxies};
+use fanfare::{ClientLimits, Operators, Request, TrustedProxies};
 use fanfare_config::Settings;
 
 use crate::access::Access;
@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     pub(crate) proxies: TrustedProxies,
     /// Who the operator is.
     pub(crate) clients: ClientLimits,
+    /// The same, in the form in which a connection tells its client: without a look at the request where it is no proxy.
+    pub(crate) peers: ClientLimits,
     /// Which subscribers and publishers are let in.
     pub(crate) access: Arc<Access>,
 }
@@ -45,9 +47,15 @@ impl Rules {
             max_topics: settings.max_topics,
             proxies: settings.proxies(),
             clients: settings.limits().clients,
+            peers: ClientLimits::default().with_proxies(settings.proxies()).with_operators(no_operators()),
             access,
         }
     }
+}
+
+/// Nobody is the operator.
+fn no_operators() -> Operators {
+    "".parse().unwrap_or_default()
 }
 
 impl Rules {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,22 +11,26 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use fanfare::{CloseReason, Counts, Engine, SharedProxies};
-use fanfare_config::Flags;
+use fanfare_config::{Flags, LogFormat, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 use tracing_subscriber::EnvFilter;
 
 use crate::access::{self, Access};
+use crate::access_log::{self, AccessLog};
 use crate::admission::EventsAdmission;
 use crate::configuration::Configuration;
+use crate::control::admin::{self, Admin};
 use crate::control::{
-    self, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates,
-    Reporter, Undecided,
+    self, Audit, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes,
+    PublishRates, Reporter, Undecided,
 };
 use crate::health::Health;
+use crate::hosts::Hosts;
 use crate::listen::{self, Listening};
 use crate::memory;
+use crate::metrics::{Metrics, Sources};
 use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
@@ -47,10 +51,11 @@ const IGNORED: [i32; 2] = [SIGUSR1, SIGUSR2];
 pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let configuration = Configuration::read(flags)?;
     let settings = &configuration.settings;
-    let log = start_log(&settings.log);
+    let log = start_log(&settings.log, settings.log_format);
 
     // Before anything else, so that no signal finds a half-started server.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP].into_iter().chain(IGNORED))?;
+    let started = Sources::time();
     let notices = Arc::new(Notices::default());
     let health = Arc::new(Health::new());
     let proxies = SharedProxies::new(settings.proxies());
@@ -70,6 +75,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         health: Arc::clone(&health),
         verifications: verifications.clone(),
     };
+    let admin_listener = admin_listener(&configuration)?;
+    let bodies = Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices)));
     let mut builder = Engine::builder()
         .backend(settings.backend)
         .pin(settings.pin)
@@ -85,10 +92,19 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     for listener in listeners {
         builder = builder.listener(listener);
     }
+    if settings.access_log {
+        builder = builder.life_cycle(access_log::STREAM_EVENTS);
+    }
     if let Some(shards) = settings.shards {
         builder = builder.shards(shards);
     }
+    let access_log = settings.access_log.then(AccessLog::start).transpose();
+    let access_log = access_log.map_err(|error| format!("cannot start the access log: {error}"))?;
     let mut engine = builder.start()?;
+    if let Some(streams) = engine.life_cycle() {
+        access_log::follow_streams(streams)
+            .map_err(|error| format!("cannot start the access log: {error}"))?;
+    }
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
@@ -96,15 +112,34 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             limits: Arc::clone(&limits),
             inspections: Inspections::default(),
             owed_wakes: OwedWakes::default(),
-            bodies: Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices))),
+            bodies: Arc::clone(&bodies),
             publish_rates: PublishRates::default(),
             undecided: Undecided::default(),
             notices: Arc::clone(&notices),
+            audit: Audit::default(),
+            access_log: access_log.clone(),
         };
         control::start(control, sockets)
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
-    announce(&engine, &limits.get(), &access, &listening);
+    let admin_address = admin_listener.as_ref().map(|listener| listener.local_addr()).transpose()?;
+    if let (Some(listener), Some(address)) = (admin_listener, admin_address) {
+        let sources = Sources {
+            hub: engine.hub(),
+            backend: engine.backend().0.to_string(),
+            tables: engine.descriptor_tables().0.to_string(),
+            health: Arc::clone(&health),
+            notices: Arc::clone(&notices),
+            limits: Arc::clone(&limits),
+            rules: rules.clone(),
+            bodies,
+            started,
+        };
+        let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
+        admin::start(Admin { hosts, metrics: Metrics::new(sources) }, listener)
+            .map_err(|error| format!("cannot start the admin listener: {error}"))?;
+    }
+    announce(&engine, &limits.get(), &access, &listening, admin_address);
     drop(access);
     let mut running = Running { configuration, listening, rules, limits, proxies, log };
 
@@ -144,21 +179,55 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     end.map_err(Into::into)
 }
 
+/// The socket of the admin listener. Where nobody has asked for an address and the default one is in use, perhaps by another
+/// server on this machine, the server does without.
+fn admin_listener(configuration: &Configuration) -> Result<Option<TcpListener>, Box<dyn Error>> {
+    let Some(address) = configuration.settings.admin else { return Ok(None) };
+    let is_default = matches!(configuration.values.place("admin"), None | Some(Place::Default));
+    match admin::listen(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if is_default => {
+            tracing::warn!(
+                %address,
+                "there is no admin listener, so no metrics: {error}; --admin ADDRESS:PORT sets its address, and \
+                 --admin off leaves it out"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(format!("cannot open the admin listener on {address}: {error}").into()),
+    }
+}
+
 /// Starts the log, and gives what replaces its filter.
-fn start_log(filter: &str) -> SetLog {
-    let ansi = io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(ansi)
-        .with_env_filter(EnvFilter::new(filter))
-        .with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
-    Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+fn start_log(filter: &str, format: LogFormat) -> SetLog {
+    let filter = EnvFilter::new(filter);
+    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+    match format {
+        LogFormat::Text => {
+            let ansi = io::stderr().is_terminal();
+            let log = log.with_ansi(ansi).with_env_filter(filter).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+        }
+        // One object on each line. The fields of a line stand beside its time, level and message.
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_env_filter(filter).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+        }
+    }
 }
 
 /// Says where to look. A closed standard output is no reason not to serve.
-fn announce(engine: &Engine, control: &ControlLimits, access: &Access, listening: &Listening) {
+fn announce(
+    engine: &Engine,
+    control: &ControlLimits,
+    access: &Access,
+    listening: &Listening,
+    admin: Option<SocketAddr>,
+) {
     let (backend, backend_fallback) = engine.backend();
     let (tables, tables_fallback) = engine.descriptor_tables();
     for reason in [backend_fallback, tables_fallback].into_iter().flatten() {
@@ -227,6 +296,10 @@ fn announce(engine: &Engine, control: &ControlLimits, access: &Access, listening
              \x20 subscribe  curl -N {option} '{socket}' {token}'http://localhost/events?topic=demo'\n\
              \x20 publish    curl {option} '{socket}' {token}-d topic=demo -d data=hello http://localhost/events",
         );
+    }
+    if let Some(address) = admin {
+        let version = env!("CARGO_PKG_VERSION");
+        let _ = writeln!(out, "fanfare {version} has metrics and health checks on http://{address}/metrics");
     }
     let _ = out.flush();
 }

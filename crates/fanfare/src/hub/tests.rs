@@ -29,7 +29,7 @@ use fanfare_proto::selection::Selection;
 
 use super::{Amount, Common, Hub, Numbers, PublishError, PublishFuture, ShardHandle, Visibility};
 use crate::Engine;
-use crate::counts::SharedCounts;
+use crate::counts::{SharedCounts, SharedTimings};
 use crate::mailbox::{Mail, Mailbox};
 use crate::presence::Presence;
 use crate::shared_log::{SharedLog, log_of};
@@ -67,6 +67,7 @@ pub(crate) fn hub_with(log: Log, shards: usize, limits: Limits, read: &[&str]) -
         mailbox: Arc::clone(&shard.mailbox),
         sockets: fd_channel::channel().unwrap().0,
         counts: Arc::new(CachePadded::new(SharedCounts::default())),
+        timings: Arc::new(CachePadded::new(SharedTimings::default())),
     });
     let handles = handles.collect();
     (

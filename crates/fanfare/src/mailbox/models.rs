@@ -31,7 +31,7 @@ use loom::thread;
 use super::{Mail, Mailbox};
 use crate::admission::Subscribe;
 use crate::adopt::{AdoptError, AdoptRefusal};
-use crate::counts::SharedCounts;
+use crate::counts::{SharedCounts, SharedTimings};
 use crate::hub::{Amount, Common, Hub, PublishError, Published, ShardHandle};
 use crate::inspect::Inspection;
 use crate::presence::Presence;
@@ -61,11 +61,12 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
             let mailbox = common.mailbox(shard, Waker::default());
             let (sockets, adopted) = fd_channel::channel().unwrap();
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
+            let timings = Arc::new(CachePadded::new(SharedTimings::default()));
             let mut log = common.shared_log(shard, Arc::clone(&mailbox));
             log.add_reader(&topics, &[]).unwrap();
             let mut reader = Reader::of(Arc::clone(&mailbox));
             (reader.adopted, reader.log) = (Some(adopted), Some(log));
-            (ShardHandle { mailbox, sockets, counts }, reader)
+            (ShardHandle { mailbox, sockets, counts, timings }, reader)
         })
         .unzip();
     let newest = common.newest();

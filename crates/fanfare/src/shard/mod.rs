@@ -18,6 +18,7 @@ use fanfare_io::fd_channel::{SocketReceiver, SocketSender};
 use fanfare_io::{Cause, Clock, Exception, Io, Notification, Received, Socket, Token};
 use fanfare_proto::cursor::Epoch;
 use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
+use fanfare_proto::histogram::Histogram;
 use fanfare_proto::jitter::Jitter;
 use fanfare_proto::limits::{
     ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, OPENING_TOPICS, RECEIVE_BYTES,
@@ -28,7 +29,7 @@ use fanfare_proto::shrink::shrink_buffer;
 
 use crate::admission::{Admissions, Decided};
 use crate::client_table::{ClientTable, CountedSockets};
-use crate::counts::{Counts, SharedCounts};
+use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
 use crate::hub::Congestion;
 use crate::life_cycle::LifeCycleQueue;
 use crate::listeners::SharedProxies;
@@ -46,6 +47,10 @@ pub use fanfare_proto::delivery::Budgets;
 /// Buffers of what subscribers send after their requests that are thrown away in one tick: 2 MiB, a quarter
 /// of a millisecond.
 const DISCARDED_READS: usize = 64;
+
+/// Sends after which the clock is read again in the middle of a tick, for the times of deliveries: about a tenth of a
+/// millisecond. To read it takes some 20 ns.
+const SENDS_PER_CLOCK: usize = 64;
 
 /// Room for decisions and orders that an idle shard keeps.
 const AGENDA_KEPT: usize = 64;
@@ -81,6 +86,7 @@ pub(crate) struct Links {
     /// Sockets that are not ours to serve go out here.
     pub(crate) hand_over: Option<SocketSender>,
     pub(crate) counts: Arc<CachePadded<SharedCounts>>,
+    pub(crate) timings: Arc<CachePadded<SharedTimings>>,
     pub(crate) admission: Admissions,
     pub(crate) log: SharedLog,
     pub(crate) congestion: Arc<Congestion>,
@@ -116,6 +122,12 @@ pub(crate) struct Shard<I: Io> {
     /// Topics that new streams may still register for in this tick.
     topics_left: usize,
     counts: Counts,
+    /// How long ticks took.
+    ticks: Histogram,
+    /// What was published of timings.
+    timings: Timings,
+    /// What the time in the middle of a tick is read from; a simulation has none.
+    clock: Option<Clock>,
     jitter: Jitter,
     /// When to accept again after descriptors ran out.
     accept_again_at: Option<Duration>,
@@ -153,6 +165,9 @@ impl<I: Io> Shard<I> {
             agenda: VecDeque::new(),
             topics_left: 0,
             counts: Counts::default(),
+            ticks: Histogram::default(),
+            timings: Timings::default(),
+            clock: None,
             jitter: Jitter::new(seed.rotate_left(32)),
             accept_again_at: None,
             exceptions: Vec::new(),
@@ -170,6 +185,7 @@ impl<I: Io> Shard<I> {
     /// Runs until the drain is over.
     pub(crate) fn run(mut self, clock: Clock) {
         crate::shard_thread::begin();
+        self.clock = Some(clock);
         let mut notifications = Vec::new();
         let mut now = clock.now();
         while !self.stopped {
@@ -183,8 +199,11 @@ impl<I: Io> Shard<I> {
             }
             self.links.mailbox.awake();
             now = clock.now();
+            let began = now;
             self.date = clock.date();
             self.tick(now, &mut notifications);
+            now = clock.now();
+            self.tick_ended(now - began);
         }
     }
 
@@ -208,6 +227,15 @@ impl<I: Io> Shard<I> {
         self.publish_counts();
         // A connection is counted before its event is added.
         self.tell_life_cycle();
+    }
+
+    /// Notes how long a tick took, and publishes it with the times of its sends.
+    fn tick_ended(&mut self, took: Duration) {
+        self.ticks.record(took, 1);
+        let (delivery_lag, sweeps) = (*self.delivery.delivery_lag(), *self.delivery.sweep_times());
+        let timings = Timings { delivery_lag, sweeps, ticks: self.ticks };
+        self.links.timings.store(&timings, &self.timings);
+        self.timings = timings;
     }
 
     /// How long the next wait may last: not at all while there is work, else until the next timer.
@@ -411,10 +439,17 @@ impl<I: Io> Shard<I> {
 
     /// Sends what delivery names, as far as the budget of one tick goes.
     fn send(&mut self, now: Duration) {
-        let Shard { io, delivery, links, exceptions, .. } = self;
+        let Shard { io, delivery, links, exceptions, clock, .. } = self;
         let mut budget = delivery.budget();
+        delivery.note_time(now);
+        let mut sends = 0;
         while let Some(batch) = delivery.poll_send(now, &mut budget, &mut links.log) {
+            sends += batch.sockets.len();
             io.send_batch(batch.bytes, batch.sockets.iter().copied(), exceptions);
+            if sends >= SENDS_PER_CLOCK {
+                sends = 0;
+                delivery.note_time(clock.map_or(now, |clock| clock.now()));
+            }
             let failures = exceptions.drain(..).map(|exception| SendFailure {
                 index: exception.index,
                 sent: exception.sent,
@@ -479,6 +514,8 @@ impl<I: Io> Shard<I> {
         let delivered = self.delivery.counts();
         self.counts.subscribed = delivered.subscribed;
         self.counts.deliveries = delivered.deliveries;
+        self.counts.bytes = delivered.bytes;
+        self.counts.replayed = delivered.replayed;
         self.counts.sends = delivered.sends;
         self.counts.heartbeats = delivered.heartbeats;
         self.counts.gaps = delivered.gaps;

@@ -1,8 +1,11 @@
 //! Sweeps: the passes over an audience's members that bring each of them to the head.
 
+use std::time::Duration;
+
 use super::table::{Audience, Audiences, SweepBounds, SweepKey};
 use super::{AudienceId, Member};
 use crate::frames::{FrameKey, FrameStore};
+use crate::histogram::Histogram;
 use crate::stream::Deciseconds;
 use crate::window::Window;
 
@@ -18,6 +21,8 @@ pub(super) struct Sweep {
     reached: u64,
     /// When this pass began.
     pass_at: Deciseconds,
+    /// The same in microseconds, to measure it by; the number comes round after 71 minutes.
+    pass_at_us: u32,
     /// It stands in this queue for a turn.
     pub(super) in_small_queue: bool,
     pub(super) in_broad_queue: bool,
@@ -66,6 +71,7 @@ impl Sweep {
             next: 0,
             reached: head,
             pass_at: Deciseconds::default(),
+            pass_at_us: 0,
             in_small_queue: false,
             in_broad_queue: false,
         }
@@ -122,14 +128,15 @@ impl Audiences {
         id: AudienceId,
         most: usize,
         scans: &mut usize,
-        now: Deciseconds,
+        now: Duration,
         store: &mut FrameStore,
     ) -> Step {
         let audience = &mut self.table[id.0];
         let Some(key) = audience.sweep else { return Step::PassOver };
         let sweep = &mut self.sweeps[key.index()];
         if sweep.next == 0 {
-            sweep.pass_at = now;
+            sweep.pass_at = Deciseconds::of(now);
+            sweep.pass_at_us = now.as_micros() as u32;
         }
         let Some(&newest) = sweep.window.from(0).last() else { return Step::PassOver };
         let newest = store.seq(newest);
@@ -142,7 +149,7 @@ impl Audiences {
             if checked < members.len() {
                 return Step::Scanned;
             }
-            self.complete_pass(id, key, store);
+            self.complete_pass(id, key, now, store);
             return Step::PassOver;
         };
         *scans -= skipped;
@@ -157,15 +164,22 @@ impl Audiences {
         Step::Slice(Slice { start, end: start + length, after, first, position })
     }
 
-    fn complete_pass(&mut self, id: AudienceId, key: SweepKey, store: &mut FrameStore) {
+    fn complete_pass(&mut self, id: AudienceId, key: SweepKey, now: Duration, store: &mut FrameStore) {
         let audience = &mut self.table[id.0];
         let sweep = &mut self.sweeps[key.index()];
+        let took_us = (now.as_micros() as u32).wrapping_sub(sweep.pass_at_us);
+        self.pass_times.record(Duration::from_micros(took_us.into()), 1);
         let was_backlogged = sweep.is_backlogged(&self.bounds);
         sweep.swept_to = sweep.swept_to.max(sweep.reached);
         audience.swept_at = sweep.pass_at;
         sweep.begin_pass(audience.head);
         sweep.window.drop_until(sweep.swept_to, store);
         self.backlogged -= usize::from(was_backlogged && !sweep.is_backlogged(&self.bounds));
+    }
+
+    /// How long passes took, from the first send to the last one.
+    pub fn pass_times(&self) -> &Histogram {
+        &self.pass_times
     }
 
     /// The members of a slice.

@@ -13,6 +13,7 @@ use crate::event::Topic;
 use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
 use crate::frames::FrameStore;
+use crate::histogram::Histogram;
 use crate::limits::{RUN_BYTES, SMALL_FAN_OUT, SWEEP_FRAMES};
 use crate::log::Log;
 use crate::pattern::{Pattern, PatternKey, PatternTable};
@@ -192,6 +193,8 @@ pub struct Audiences {
     pub(super) markings: VecDeque<Marking>,
     /// Sweeps that are far behind.
     pub(super) backlogged: usize,
+    /// How long passes took.
+    pub(super) pass_times: Histogram,
     pub(super) bounds: SweepBounds,
 }
 
@@ -211,6 +214,7 @@ impl Audiences {
             broad_queue: VecDeque::new(),
             markings: VecDeque::new(),
             backlogged: 0,
+            pass_times: Histogram::default(),
             bounds,
         }
     }

@@ -7,7 +7,6 @@ use crate::frame::{Frame, WireFormat};
 use crate::frames::FrameStore;
 use crate::limits::{SMALL_FAN_OUT, STEPS_OF_A_MARK};
 use crate::pattern::Pattern;
-use crate::stream::Deciseconds;
 
 struct Table {
     audiences: Audiences,
@@ -46,7 +45,7 @@ impl Table {
         let mut order = Vec::new();
         while let Some(turn) = self.audiences.next_turn(true, &mut usize::MAX.clone()) {
             let mut scans = 1_000_000;
-            let now = Deciseconds::default();
+            let now = Duration::ZERO;
             let id = turn.audience;
             while let Step::Slice(slice) = self.audiences.slice(id, 10, &mut scans, now, &mut self.store) {
                 order.extend(self.audiences.members(id, slice).iter().map(|member| member.slot));
@@ -158,7 +157,7 @@ fn the_search_for_members_that_are_behind_has_a_budget() {
     table.join(id, 100, 0);
     table.append("a", 1..=1);
     let turn = table.audiences.next_turn(true, &mut usize::MAX.clone()).unwrap();
-    let now = Deciseconds::default();
+    let now = Duration::ZERO;
     let mut steps = 0;
     loop {
         let mut scans = 30;

@@ -47,6 +47,7 @@ use crate::event::Topic;
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame};
 use crate::frames::FrameStore;
+use crate::histogram::Histogram;
 use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
@@ -88,6 +89,11 @@ pub struct Delivery {
     generation: u32,
     jitter: Jitter,
     counts: DeliveryCounts,
+    /// The latest time that the caller has noted.
+    noted_at: Duration,
+    /// How long events were on their way, from the publish to the send that gave them to the kernel whole. What a stream
+    /// replays is not in it: it may be as old as the log.
+    delivery_lag: Histogram,
 }
 
 /// An HTTP/1.1 link has exactly one stream, so they share a record, a slot and a generation. [`Delivery::stream_on`] and
@@ -212,6 +218,10 @@ pub struct DeliveryCounts {
     pub subscribed: u64,
     /// Events delivered: one event to one stream, given to the kernel whole.
     pub deliveries: u64,
+    /// Bytes of events given to the kernel, with what each event needs on the wire.
+    pub bytes: u64,
+    /// Deliveries to streams that replay what they have missed, because they resume.
+    pub replayed: u64,
     /// Sends that carried events.
     pub sends: u64,
     /// Heartbeats sent.
@@ -257,6 +267,8 @@ impl Delivery {
             generation: 0,
             jitter: Jitter::new(seed),
             counts: DeliveryCounts::default(),
+            noted_at: Duration::ZERO,
+            delivery_lag: Histogram::default(),
         }
     }
 
@@ -293,7 +305,23 @@ impl Delivery {
         }
     }
 
+    /// The time in the middle of a tick, for what is measured. What is decided depends on the times of the other inputs
+    /// alone.
+    pub fn note_time(&mut self, at: Duration) {
+        self.noted_at = at;
+    }
+
     // What the caller asks.
+
+    /// How long events were on their way from the publish to the send, in the deliveries to streams that do not replay.
+    pub fn delivery_lag(&self) -> &Histogram {
+        &self.delivery_lag
+    }
+
+    /// How long sweeps took, each pass over the members of an audience by itself.
+    pub fn sweep_times(&self) -> &Histogram {
+        self.audiences.pass_times()
+    }
 
     /// The socket of a link that is still there.
     pub fn socket(&self, link: LinkKey) -> Option<i32> {

@@ -16,6 +16,7 @@ use crate::audience::{AudienceId, Slice, Turn};
 use crate::event_log::EventLog;
 use crate::frame::{Checkpoint, Frame};
 use crate::frames::{FrameKey, FrameStore};
+use crate::histogram::Histogram;
 use crate::link::Encoding;
 use crate::run::Run;
 use crate::shrink::shrink_buffer;
@@ -186,6 +187,23 @@ impl Delivery {
             InFlight::Nothing => &[],
         };
         Some(SendBatch { bytes, sockets: &self.sending.sockets })
+    }
+
+    /// Notes how long the first frames of the run were on their way, to each of so many streams. The sum takes the mean of
+    /// the first and the last one for all of them where these are in one bucket.
+    fn note_lag(&mut self, frames: usize, streams: u64, now: Duration) {
+        let frames = &self.sending.run.frames()[..frames];
+        let (Some(&first), Some(&last)) = (frames.first(), frames.last()) else { return };
+        let at = self.noted_at.max(now);
+        let lag = |key: FrameKey| at.saturating_sub(self.store.get(key).published());
+        let (longest, shortest) = (lag(first), lag(last));
+        if Histogram::is_same_bucket(longest, shortest) {
+            self.delivery_lag.record((longest + shortest) / 2, streams * frames.len() as u64);
+        } else {
+            for &key in frames {
+                self.delivery_lag.record(lag(key), streams);
+            }
+        }
     }
 
     /// What came of the batch: which sends were not whole, in any order.

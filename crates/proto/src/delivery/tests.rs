@@ -117,6 +117,59 @@ fn a_stream_bears_any_number_of_changes() {
     assert_eq!(world.delivery.counts().deliveries, CHANGES as u64);
 }
 
+/// The first publish is timed to each of ten subscribers, however it comes to them; what one replays is not.
+#[test]
+fn deliveries_are_timed_and_their_bytes_are_counted() {
+    const STREAMS: u64 = 10;
+    let mut world = World::new(Limits::default(), Budgets::default());
+    let links: Vec<LinkKey> = (0..STREAMS).map(|_| world.begin(&["a"], None)).collect();
+    world.publish("a", 100);
+    let each = world.log.appended_bytes();
+    world.now += Duration::from_millis(3);
+    world.tick();
+    let counts = |world: &World| {
+        let (lag, counts) = (world.delivery.delivery_lag(), world.delivery.counts());
+        (lag.count(), lag.sum(), counts.bytes, counts.replayed)
+    };
+    assert_eq!(counts(&world), (STREAMS, Duration::from_millis(30), STREAMS * each, 0));
+    assert_eq!(world.delivery.sweep_times().count(), 1);
+    // Each socket takes a part. The rest comes a second later, from the links and from the log.
+    world.takes = 10;
+    world.publish("a", 100);
+    world.publish("a", 100);
+    world.tick();
+    assert_eq!(counts(&world), (STREAMS, Duration::from_millis(30), STREAMS * (each + 10), 0));
+    (world.takes, world.now) = (usize::MAX, world.now + SECOND);
+    for link in links {
+        world.delivery.handle_writable(link);
+    }
+    (0..3).for_each(|_| world.tick());
+    let sum = Duration::from_millis(30) + SECOND * 2 * STREAMS as u32;
+    assert_eq!(counts(&world), (3 * STREAMS, sum, 3 * STREAMS * each, 0));
+    // The times of one run are in different buckets.
+    world.publish("a", 100);
+    world.now += SECOND;
+    world.publish("a", 100);
+    world.now += Duration::from_millis(1);
+    world.tick();
+    let sum = sum + Duration::from_millis(1002) * STREAMS as u32;
+    assert_eq!(counts(&world), (5 * STREAMS, sum, 5 * STREAMS * each, 0));
+    world.begin_at(&["a"], Some(Start::At { cursor: 0, from: 0 }), None);
+    world.tick();
+    assert_eq!(counts(&world), (5 * STREAMS, sum, (5 * STREAMS + 5) * each, 5));
+}
+
+/// The time that the caller notes in the middle of a tick is the time of what is sent from then on.
+#[test]
+fn the_time_of_a_delivery_is_that_of_its_send() {
+    let mut world = World::new(Limits::default(), Budgets::default());
+    world.begin(&["a"], None);
+    world.publish("a", 1);
+    world.delivery.note_time(world.now + SECOND);
+    world.tick();
+    assert_eq!(world.delivery.delivery_lag().sum(), SECOND);
+}
+
 /// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
 /// them a hundred times a second.
 #[test]

@@ -55,7 +55,7 @@ use self::topic::{RetainedFrames, TopicEntry, frame_memory};
 use crate::cursor::Epoch;
 use crate::event::Topic;
 use crate::event_log::NoRoomForPatterns;
-use crate::frame::Frame;
+use crate::frame::{Frame, WireFormat};
 use crate::limits::{APPEND_DROPS, LogLimits, PATTERNS, Retention};
 use crate::pattern::Pattern;
 use crate::slot_table::{HashKeys, SlotTable};
@@ -83,6 +83,8 @@ pub struct Log {
     shrinks_to: Option<usize>,
     /// Frames dropped because of the bound of memory, in each topic.
     dropped_for_room: u64,
+    /// Frames that were ever appended, and their bytes on the wire, in chunks.
+    appended: (u64, u64),
     keys: HashKeys,
     /// The highest `seq` ever appended, or where the log began.
     newest: u64,
@@ -149,6 +151,7 @@ impl Log {
             change: None,
             shrinks_to: None,
             dropped_for_room: 0,
+            appended: (0, 0),
         }
     }
 
@@ -211,6 +214,16 @@ impl Log {
         self.retained_bytes + of_frames + self.expiries.bytes() + self.forgotten.bytes()
     }
 
+    /// Frames that were ever appended.
+    pub fn appended_frames(&self) -> u64 {
+        self.appended.0
+    }
+
+    /// Bytes of all frames that were ever appended, as one subscriber gets them in chunks.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended.1
+    }
+
     /// Frames dropped because of [`LogLimits::total_bytes`], each in each of its topics.
     pub fn dropped_for_room(&self) -> u64 {
         self.dropped_for_room
@@ -268,6 +281,8 @@ impl Log {
         assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
         self.newest = seq;
         self.frames += 1;
+        self.appended.0 += 1;
+        self.appended.1 += frame.wire(WireFormat::Chunked).len() as u64;
         self.retained_bytes += frame_memory(&frame);
         if frame.topics().len() > 1 {
             self.frame_topics.add(seq, frame.topics().len() as u32);

@@ -61,7 +61,10 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 39] = [
+const OF_THE_SERVER: [&str; 43] = [
+    "access-log",
+    "admin",
+    "admin-host",
     "config",
     "listen-proxy",
     "subscriber-keys",
@@ -87,6 +90,7 @@ const OF_THE_SERVER: [&str; 39] = [
     "open",
     "forwarded-field",
     "log",
+    "log-format",
     "unix-mode",
     "host",
     "cors-origin",

@@ -173,10 +173,10 @@ impl Bodies {
             || state.bytes.saturating_mul(2) >= limits.publish_bytes
     }
 
-    /// How many publishes are in progress.
-    #[cfg(test)]
-    pub(super) fn in_progress(&self) -> usize {
-        self.lock().table.len()
+    /// How many publishes are in progress, and their memory in bytes.
+    pub(crate) fn in_progress(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.table.len(), state.bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -509,7 +509,7 @@ mod tests {
         }
         tokio::time::sleep(HOUR).await;
         assert!(bodies.receive(Body::empty(), &OPERATOR).is_err());
-        assert_eq!(bodies.in_progress(), LIMITS.publishes);
+        assert_eq!(bodies.in_progress().0, LIMITS.publishes);
     }
 
     /// Bodies that waited for full mailboxes held 7.3 GiB.

@@ -18,6 +18,17 @@ pub(super) const WAITING: usize = 1024;
 /// Time for a head on a connection that is kept open, the wait for it included.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 
+/// Connections of the admin listener at once: some monitors and some probes. The one that has been idle for the longest
+/// time is closed.
+pub(super) const ADMIN_CONNECTIONS: usize = 64;
+
+/// Bytes of answers of the admin listener that are not taken yet: some answers to `/metrics` of a server with many
+/// shards.
+pub(super) const ADMIN_ANSWER_BYTES: usize = 8 << 20;
+
+/// How long the admin listener takes no connections after the system has refused one.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a client may go on sending after its last answer, before the socket is closed under it.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 

@@ -4,8 +4,10 @@
 //! a `GET /events` may come on such a socket later: then hyper gives the socket back, and the hub adopts
 //! it.
 
+pub(crate) mod admin;
 mod adopt;
 mod answer_first;
+mod audit;
 mod bodies;
 mod body;
 mod connections;
@@ -44,10 +46,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
 
+use crate::access_log::AccessLog;
 use crate::admission::{Considered, EventsAdmission};
 use crate::forward::To;
 use crate::health::{BEAT, Health};
 pub(crate) use answer_first::OwedWakes;
+pub(crate) use audit::Audit;
 pub(crate) use bodies::Bodies;
 use control_connections::{ControlConnection, ControlConnections};
 use head_guard::HeadGuard;
@@ -70,6 +74,8 @@ pub(crate) struct Control {
     pub(crate) publish_rates: PublishRates,
     pub(crate) undecided: Undecided,
     pub(crate) notices: Arc<Notices>,
+    pub(crate) audit: Audit,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// Starts its threads. They end when the engine does.

@@ -49,6 +49,10 @@ pub(crate) enum Notice {
     ConnectionLost,
     /// A subscriber on a connection that was kept open was lost: its shard could not take it.
     SubscriberLost,
+    /// A connection to the admin listener was closed at once: all of its places are busy.
+    AdminRefused,
+    /// A request to the admin listener was refused: its host is not one of that listener's.
+    AdminHostRefused,
 }
 
 /// How often each of them happened.
@@ -84,7 +88,32 @@ impl Notice {
         Notice::UndecidedRefused,
         Notice::ConnectionLost,
         Notice::SubscriberLost,
+        Notice::AdminRefused,
+        Notice::AdminHostRefused,
     ];
+
+    /// The short name, for metrics. It stays the same in later versions.
+    fn name(self) -> &'static str {
+        match self {
+            Notice::ConnectionEnded => "control_connection_ended",
+            Notice::ConnectionRefused => "control_connections_full",
+            Notice::PublishRefused => "publishes_full",
+            Notice::PublishRateReached => "publish_rate",
+            Notice::AddressRefused => "control_address_connections",
+            Notice::SlowPublishEnded => "slow_publish",
+            Notice::HostRefused => "host",
+            Notice::OriginRefused => "origin",
+            Notice::AccessDenied => "access_denied",
+            Notice::AuthorizationRefused => "authorization_refused",
+            Notice::AuthorizationFailed => "authorization_failed",
+            Notice::CookieRefused => "cookie_origin",
+            Notice::TooManyTokens => "tokens_full",
+            Notice::ConnectionLost => "connection_lost",
+            Notice::SubscriberLost => "subscriber_lost",
+            Notice::AdminRefused => "admin_connections_full",
+            Notice::AdminHostRefused => "admin_host",
+        }
+    }
 
     fn text(self) -> &'static str {
         match self {
@@ -139,6 +168,13 @@ impl Notice {
             Notice::SubscriberLost => {
                 "subscribers on kept connections were lost: their shards could not take them"
             }
+            Notice::AdminRefused => {
+                "connections to the admin listener were closed at once: its places are busy"
+            }
+            Notice::AdminHostRefused => {
+                "requests to the admin listener were refused because their Host is not a name that it answers to \
+                 (--admin-host)"
+            }
         }
     }
 }
@@ -185,9 +221,28 @@ impl Notices {
         client.map(|address| address.to_string())
     }
 
+    /// How often each of them happened, by its name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Notice::ALL.into_iter().map(|notice| (notice.name(), self.count(notice)))
+    }
+
+    /// How often access was denied for each reason.
+    pub(crate) fn denials(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        named(&AccessError::NAMES, &self.denials)
+    }
+
+    /// How often the authorization endpoint gave no answer, for each reason.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        named(&Failure::NAMES, &self.failures)
+    }
+
     fn count(&self, notice: Notice) -> u64 {
         self.counts[notice as usize].load(Ordering::Relaxed)
     }
+}
+
+fn named(names: &[&'static str], counts: &[AtomicU64]) -> impl Iterator<Item = (&'static str, u64)> {
+    names.iter().zip(counts).map(|(name, count)| (*name, count.load(Ordering::Relaxed)))
 }
 
 /// Makes the lines: the first one at once, then one for all that happened in a while.

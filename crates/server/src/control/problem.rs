@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use fanfare::Refusal;
 use serde_json::{Map, Value, json};
 
+use super::audit::RefusalDetail;
 use super::body::Flaw;
 use crate::access::Denial;
 
@@ -81,6 +82,7 @@ impl IntoResponse for Problem {
         let body = format!("{}\n", Value::Object(document));
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        response.extensions_mut().insert(RefusalDetail(self.detail));
         for (name, value) in self.headers {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 response.headers_mut().append(name, value);

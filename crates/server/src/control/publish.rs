@@ -665,6 +665,8 @@ mod tests {
             publish_rates: PublishRates::default(),
             undecided: Undecided::default(),
             notices,
+            audit: super::super::Audit::default(),
+            access_log: None,
         })
     }
 
@@ -712,7 +714,7 @@ mod tests {
         let least = Duration::from_secs((LINES - rate.burst()) / rate.per_second());
         let took = began_at.elapsed();
         assert!((least..least + Duration::from_secs(1)).contains(&took), "{took:?}");
-        assert_eq!(control.bodies.in_progress(), 0);
+        assert_eq!(control.bodies.in_progress().0, 0);
         // The next one begins when there is something left.
         assert_eq!(publish_lines(1).await.status(), StatusCode::TOO_MANY_REQUESTS);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -735,7 +737,7 @@ mod tests {
             }
             assert!(newest() < 10_000);
         }
-        while control.bodies.in_progress() > 0 {
+        while control.bodies.in_progress().0 > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(newest(), 10_000);
@@ -760,7 +762,7 @@ mod tests {
         go_on.go_on.send(()).unwrap();
         assert_eq!(publishing.await.unwrap(), StatusCode::OK);
         assert_eq!(control.hub.head().seq, 1000);
-        assert_eq!(control.bodies.in_progress(), 0);
+        assert_eq!(control.bodies.in_progress().0, 0);
     }
 
     /// A publisher whose events found no room for five seconds, or were in conflict with others, lost its

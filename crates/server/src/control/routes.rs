@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -15,10 +15,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use fanfare::{ConnectionOrigin, Transport};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::problem::Problem;
 use super::{Control, Notice, Notices, connections, origin_and_host, publish, request_head, topics};
 use crate::access::{FoundPublisher, Publisher, PublisherError, TokenToVerify, TokenVerdict};
+use crate::access_log::Answered;
 use crate::admission::EventsAdmission;
 use crate::cors::Verdict;
 use crate::hosts::Hosts;
@@ -55,7 +57,10 @@ fn nothing_here() -> Problem {
 }
 
 /// Other methods are answered 405.
-fn only(methods: MethodRouter<Arc<Control>>, allowed: &'static str) -> MethodRouter<Arc<Control>> {
+pub(super) fn only<S: Clone + Send + Sync + 'static>(
+    methods: MethodRouter<S>,
+    allowed: &'static str,
+) -> MethodRouter<S> {
     methods.fallback(move || async move {
         Problem::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
     })
@@ -74,10 +79,56 @@ fn static_file(content_type: &'static str, text: &'static str) -> MethodRouter<A
 /// Refuses what is meant for another host, and what a web page of another origin may not do, and adds the
 /// response fields that let it read the answer where it may. A web page that may not is not even told what a
 /// publish would have answered.
-async fn cross_origin(
-    State(control): State<Arc<Control>>,
+async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body>, next: Next) -> Response {
+    let is_publish = request.method() == Method::POST && request.uri().path() == "/events";
+    let record = (is_publish || control.access_log.is_some()).then(|| Record::of(&control, &request));
+    let response = answer(&control, request, next, record.as_ref()).await;
+    if let Some(record) = record {
+        record.write(&control, is_publish, &response);
+    }
+    response
+}
+
+/// What is known of a request when its answer is there, for the log.
+struct Record {
+    since: Instant,
+    method: Method,
+    path: String,
+    client: Option<IpAddr>,
+    /// Set where the publisher is known.
+    publisher: OnceLock<Publisher>,
+}
+
+impl Record {
+    fn of(control: &Control, request: &Request<Body>) -> Record {
+        Record {
+            since: Instant::now(),
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            client: client_address(&control.admission.rules.get(), request),
+            publisher: OnceLock::new(),
+        }
+    }
+
+    fn write(self, control: &Control, is_publish: bool, response: &Response) {
+        let status = response.status().as_u16();
+        let subject = self.publisher.get().and_then(Publisher::subject);
+        if is_publish && status >= 400 {
+            control.audit.refused(status, self.client, subject, response.extensions().get());
+        }
+        if let Some(log) = &control.access_log {
+            let (method, path, client) = (self.method, self.path, self.client);
+            let (subject, took) = (subject.map(str::to_owned), self.since.elapsed());
+            log.add(Answered { method, path, status, client, subject, took });
+        }
+    }
+}
+
+async fn answer(
+    control: &Arc<Control>,
     mut request: Request<Body>,
     next: Next,
+    record: Option<&Record>,
 ) -> Response {
     let (fields, refusal) = judge(&control.admission, &request);
     let refusal = match refusal {
@@ -86,7 +137,11 @@ async fn cross_origin(
             let (found, of) = find_publisher(&control.admission, &request);
             match publisher(&control.admission, found, of).await {
                 Ok(publisher) => {
-                    let client = self::client(&control, &request, &publisher);
+                    let client = self::client(control, &request, &publisher);
+                    if let Some(record) = record {
+                        // It is set once.
+                        let _ = record.publisher.set(publisher.clone());
+                    }
                     request.extensions_mut().insert(publisher);
                     request.extensions_mut().insert(client);
                     None
@@ -250,7 +305,10 @@ fn client(control: &Control, request: &Request<Body>, publisher: &Publisher) -> 
 
 /// The client of a request, behind the proxies that are trusted.
 fn client_address(rules: &Rules, request: &Request<Body>) -> Option<IpAddr> {
-    as_engine_has_it(request, |request| request.client_address(&rules.proxies)).flatten()
+    let origin = request.extensions().get::<ConnectionOrigin>();
+    let by_connection = origin.and_then(|origin| origin.counted_client(&rules.peers));
+    by_connection
+        .or_else(|| as_engine_has_it(request, |request| request.client_address(&rules.proxies)).flatten())
 }
 
 /// Asks something of a request in the form that the engine has for it.

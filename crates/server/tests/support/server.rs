@@ -127,6 +127,17 @@ impl Server {
 
     /// Runs a command that becomes the server.
     pub(crate) fn run_with_input(mut command: Command, input: Stdio) -> Server {
+        // Servers of other tests may have the default address of the admin listener. The option is stronger.
+        command.env("FANFARE_ADMIN", "off");
+        Server::spawn(command, input)
+    }
+
+    /// As it starts where nothing is said of the admin listener.
+    pub(crate) fn run_with_default_admin(command: Command) -> Server {
+        Server::spawn(command, Stdio::null())
+    }
+
+    fn spawn(mut command: Command, input: Stdio) -> Server {
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server's program is there");
         let log = Arc::new(Mutex::new(String::new()));
@@ -167,6 +178,21 @@ impl Server {
             assert!(count > 0, "the server has closed its output");
             let address = line.trim_end().strip_suffix(" for the PROXY protocol");
             if let Some((_, address)) = address.and_then(|line| line.split_once(" is listening on ")) {
+                return address.parse().expect("an address");
+            }
+        }
+    }
+
+    /// The address of the admin listener that it has printed.
+    pub(crate) fn admin_address(&mut self) -> SocketAddr {
+        loop {
+            let mut line = String::new();
+            let count = self.stdout.read_line(&mut line).expect("the server's output is text");
+            assert!(count > 0, "the server has closed its output");
+            let address = line.trim_end().strip_suffix("/metrics");
+            if let Some((_, address)) =
+                address.and_then(|line| line.split_once(" has metrics and health checks on http://"))
+            {
                 return address.parse().expect("an address");
             }
         }

@@ -172,6 +172,13 @@ impl Delivery {
                 self.laggards.progressed(laggard, now);
                 if let Some(unsent) = self.unsent.take(link) {
                     if let Some(seq) = unsent.seq(&self.store) {
+                        self.counts.bytes += unsent.bytes(&self.store).len() as u64;
+                        let published = unsent.published(&self.store).unwrap_or_default();
+                        let lag = self.noted_at.max(now).saturating_sub(published);
+                        match self.laggards.get(laggard).fell_behind() {
+                            true => drop(self.delivery_lag.record(lag, 1)),
+                            false => self.counts.replayed += 1,
+                        }
                         self.laggards.advance(laggard, seq);
                         self.counts.deliveries += 1;
                     }
@@ -181,6 +188,9 @@ impl Delivery {
             }
             Some(failure) if failure.is_gone => self.end(link, CloseReason::PeerLeft, false, log),
             Some(failure) => {
+                if self.unsent.get(link).is_some_and(|unsent| unsent.seq(&self.store).is_some()) {
+                    self.counts.bytes += failure.sent as u64;
+                }
                 self.unsent.advance(link, failure.sent);
                 if failure.sent > 0 {
                     self.laggards.progressed(laggard, now);
@@ -199,7 +209,13 @@ impl Delivery {
         self.counts.sends += 1;
         let slot = self.laggards.get(laggard).slot;
         let sent = failure.map_or(self.sending.run.byte_len(), |failure| failure.sent);
-        self.counts.deliveries += self.sending.run.whole_frames(sent) as u64;
+        let whole = self.sending.run.whole_frames(sent);
+        self.counts.deliveries += whole as u64;
+        self.counts.bytes += sent as u64;
+        match self.laggards.get(laggard).fell_behind() {
+            true => self.note_lag(whole, 1, now),
+            false => self.counts.replayed += whole as u64,
+        }
         if sent > 0 {
             self.laggards.progressed(laggard, now);
         }

@@ -10,7 +10,7 @@ use crate::audience::{AudienceId, Slice, Step};
 use crate::delivery::{Budgets, Delivery};
 use crate::event_log::EventLog;
 use crate::limits::TURN_SCANS;
-use crate::stream::{CloseReason, Deciseconds};
+use crate::stream::CloseReason;
 
 impl Delivery {
     pub(super) fn next_slice(
@@ -34,7 +34,8 @@ impl Delivery {
                 }
             };
             let (most, scans) = (budget.sends, &mut budget.scans);
-            match self.audiences.slice(turn.audience, most, scans, Deciseconds::of(now), &mut self.store) {
+            let at = self.noted_at.max(now);
+            match self.audiences.slice(turn.audience, most, scans, at, &mut self.store) {
                 Step::Slice(slice) => return Some(self.fill_slice(turn.audience, slice, budget)),
                 Step::PassOver | Step::Scanned => {
                     budget.scans = budget.scans.saturating_sub(TURN_SCANS);
@@ -75,18 +76,24 @@ impl Delivery {
         let count = (slice.end - slice.start) as u64;
         self.counts.sends += count;
         self.counts.deliveries += count * run.len() as u64;
+        self.counts.bytes += count * run.byte_len() as u64;
         let mut failed = std::mem::take(&mut self.sending.failures);
         failed.extend(failures);
+        let run_len = run.len();
+        self.note_lag(run_len, count - failed.len() as u64, now);
         // From the back: taking one out moves only those behind it.
         failed.sort_unstable_by_key(|failure| Reverse(failure.index));
         // The run begins at the cursor of the first member. A heartbeat may have sent a later one to others.
         let position = |failure: &SendFailure| (slice.start + failure.index) as u32;
         let cursor_of = |failure: &SendFailure| self.audiences.member(audience, position(failure)).cursor;
         let cursors: SmallVec<[u64; 8]> = failed.iter().map(cursor_of).collect();
-        self.audiences.advance(audience, slice, run.end());
+        self.audiences.advance(audience, slice, self.sending.run.end());
         for (failure, cursor) in failed.drain(..).zip(cursors) {
             let run = &self.sending.run;
-            self.counts.deliveries -= (run.len() - run.whole_frames(failure.sent)) as u64;
+            let whole = run.whole_frames(failure.sent);
+            self.counts.deliveries -= (run.len() - whole) as u64;
+            self.counts.bytes -= (run.byte_len() - failure.sent) as u64;
+            self.note_lag(whole, 1, now);
             let slot = self.audiences.member(audience, (slice.start + failure.index) as u32).slot;
             if failure.is_gone {
                 self.sending.gone.push((slot, cursor));

@@ -1,0 +1,101 @@
+//! What one scrape reads, each source once, so that the values of one answer belong together.
+
+use std::fmt;
+use std::sync::Arc;
+
+use fanfare::{Counts, Hub, Limits, Timings};
+
+use super::process::{Process, unix_time};
+use crate::control::{Bodies, ControlLimits, CurrentLimits, Notices};
+use crate::health::Health;
+use crate::rules::CurrentRules;
+
+/// Where the values come from.
+pub(crate) struct Sources {
+    pub(crate) hub: Hub,
+    /// The backend and the kind of descriptor tables, as the log calls them.
+    pub(crate) backend: String,
+    pub(crate) tables: String,
+    pub(crate) health: Arc<Health>,
+    pub(crate) notices: Arc<Notices>,
+    pub(crate) limits: Arc<CurrentLimits>,
+    pub(crate) rules: CurrentRules,
+    pub(crate) bodies: Arc<Bodies>,
+    /// When the server began, in seconds since 1970.
+    pub(crate) started: f64,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("hub", &self.hub).finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    /// The time now, as [`Sources::started`] has it.
+    pub(crate) fn time() -> f64 {
+        unix_time()
+    }
+}
+
+/// The values of one scrape.
+pub(super) struct Snapshot {
+    /// The sum over all shards, and what belongs to the process.
+    pub(super) counts: Counts,
+    pub(super) shards: Vec<Counts>,
+    pub(super) shard_timings: Vec<Timings>,
+    /// The sum over all shards.
+    pub(super) timings: Timings,
+    pub(super) limits: Arc<Limits>,
+    pub(super) control_limits: ControlLimits,
+    /// How much memory each part of the server takes at most.
+    pub(super) memory_bounds: Vec<(&'static str, usize)>,
+    pub(super) publishes_in_progress: usize,
+    pub(super) publish_bytes: usize,
+    pub(super) notices: Vec<(&'static str, u64)>,
+    pub(super) denials: Vec<(&'static str, u64)>,
+    pub(super) failures: Vec<(&'static str, u64)>,
+    pub(super) is_ready: bool,
+    pub(super) process: Process,
+    pub(super) started: f64,
+    /// The version, the backend and the kind of descriptor tables.
+    pub(super) build: [String; 3],
+}
+
+impl Snapshot {
+    pub(super) fn of(sources: &Sources) -> Snapshot {
+        let Sources { hub, notices, .. } = sources;
+        let (limits, control_limits) = (hub.limits(), sources.limits.get());
+        let shards: Vec<Counts> = hub.shard_counts().collect();
+        let shard_timings: Vec<Timings> = hub.shard_timings().collect();
+        let mut timings = Timings::default();
+        shard_timings.iter().for_each(|of_one| timings += *of_one);
+        let mut memory_bounds = limits.memory_bounds(shards.len());
+        memory_bounds.extend(control_limits.memory_bounds());
+        memory_bounds.extend(sources.rules.get().access.memory_bounds());
+        let (publishes_in_progress, publish_bytes) = sources.bodies.in_progress();
+        Snapshot {
+            counts: hub.counts(),
+            shards,
+            shard_timings,
+            timings,
+            limits,
+            control_limits,
+            memory_bounds,
+            publishes_in_progress,
+            publish_bytes,
+            notices: notices.all().collect(),
+            denials: notices.denials().collect(),
+            failures: notices.failures().collect(),
+            is_ready: sources.health.is_ready(),
+            process: Process::read(),
+            started: sources.started,
+            build: [env!("CARGO_PKG_VERSION").to_owned(), sources.backend.clone(), sources.tables.clone()],
+        }
+    }
+
+    /// A value of each shard, by its number.
+    pub(super) fn by_shard<T>(&self, value: impl Fn(&Counts) -> T) -> Vec<(String, T)> {
+        self.shards.iter().enumerate().map(|(index, counts)| (index.to_string(), value(counts))).collect()
+    }
+}

@@ -1,0 +1,357 @@
+//! The table of all metrics: the one place of their names, units and meanings.
+
+use fanfare::Counts;
+
+use super::Base::{Bytes, Seconds};
+use super::{Base, Labelled, Metric, Read};
+
+const fn metric(name: &'static str, unit: Option<Base>, help: &'static str, read: Read) -> Metric {
+    Metric { name, unit, help, read }
+}
+
+/// Why the engine refused or closed connections at its bounds, as the values of a label.
+const REFUSALS: [(&str, fn(&Counts) -> u64); 13] = [
+    ("connections_full", |counts| counts.refused_full),
+    ("subscription_memory", |counts| counts.refused_for_memory),
+    ("address_connections", |counts| counts.refused_for_address),
+    ("address_connect_rate", |counts| counts.refused_for_connect_rate),
+    ("subject_connections", |counts| counts.refused_for_subject),
+    ("decisions_full", |counts| counts.refused_undecided),
+    ("decision_timeout", |counts| counts.decisions_timed_out),
+    ("admission_panic", |counts| counts.admission_panics),
+    ("left_before_decision", |counts| counts.left_undecided),
+    ("turned_away", |counts| counts.turned_away),
+    ("untrusted_proxy", |counts| counts.proxy_refused),
+    ("head_timeout", |counts| counts.heads_timed_out),
+    ("descriptors_used_up", |counts| counts.accept_pauses),
+];
+
+pub(super) static TABLE: &[Metric] = &[
+    // Connections and subscriptions.
+    metric(
+        "fanfare_connections",
+        None,
+        "Subscribers that are connected now.",
+        Read::Gauge(|now| now.counts.connections),
+    ),
+    metric(
+        "fanfare_connections_limit",
+        None,
+        "Subscribers that may be connected at once, over all shards. See --max-connections.",
+        Read::Gauge(|now| now.limits.connections as u64 * now.shards.len() as u64),
+    ),
+    metric(
+        "fanfare_connections_accepted",
+        None,
+        "Sockets that the shards have accepted, whatever for.",
+        Read::Counter(|now| now.counts.accepted),
+    ),
+    metric(
+        "fanfare_connections_closed",
+        None,
+        "Streams of subscribers that have ended, by the reason.",
+        Read::Counters("reason", |now| {
+            now.counts.closed().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+        }),
+    ),
+    metric(
+        "fanfare_subscriptions",
+        None,
+        "Streams of subscribers that have begun.",
+        Read::Counter(|now| now.counts.subscribed),
+    ),
+    metric(
+        "fanfare_audiences",
+        None,
+        "Distinct subscriptions now, counted on each shard. Subscribers with the same topics and format share one.",
+        Read::Gauge(|now| now.counts.audiences),
+    ),
+    metric(
+        "fanfare_topics",
+        None,
+        "Topics that have retained events or subscribers now.",
+        Read::Gauge(|now| now.counts.topics),
+    ),
+    metric(
+        "fanfare_laggards",
+        None,
+        "Subscribers whose sockets are full now, or that still get older events.",
+        Read::Gauge(|now| now.counts.laggards),
+    ),
+    metric(
+        "fanfare_requests_pending",
+        None,
+        "Requests now whose head is not complete, or whose refusal is still being read.",
+        Read::Gauge(|now| now.counts.pending),
+    ),
+    metric(
+        "fanfare_requests_undecided",
+        None,
+        "Requests now that wait for the decision whether they are let in.",
+        Read::Gauge(|now| now.counts.undecided),
+    ),
+    metric(
+        "fanfare_requests_answered",
+        None,
+        "Requests that a shard has answered itself, such as health checks.",
+        Read::Counter(|now| now.counts.answered),
+    ),
+    metric(
+        "fanfare_requests_handed_over",
+        None,
+        "Connections that the shards have handed to the control plane, such as those of publishers.",
+        Read::Counter(|now| now.counts.handed_over),
+    ),
+    metric(
+        "fanfare_requests_refused",
+        None,
+        "Requests that a shard has answered with a status that refuses them.",
+        Read::Counter(|now| now.counts.refused),
+    ),
+    metric(
+        "fanfare_refused",
+        None,
+        "Requests and connections that were refused or closed because of a bound or a rule, by the reason. A request may \
+         have more than one reason.",
+        Read::Counters("reason", |now| {
+            let by_engine = REFUSALS.iter().map(|(name, count)| ((*name).to_owned(), count(&now.counts)));
+            let by_server = now.notices.iter().map(|(name, count)| ((*name).to_owned(), *count));
+            by_engine.chain(by_server).collect()
+        }),
+    ),
+    metric(
+        "fanfare_access_denied",
+        None,
+        "Requests that were refused for their tokens, by the reason.",
+        Read::Counters("reason", |now| owned(&now.denials)),
+    ),
+    metric(
+        "fanfare_authorization_failures",
+        None,
+        "Questions to the authorization endpoint that had no usable answer, by the reason.",
+        Read::Counters("reason", |now| owned(&now.failures)),
+    ),
+    // Publishes.
+    metric(
+        "fanfare_events_published",
+        None,
+        "Events that were published. Repeated events with an id of their own are not counted.",
+        Read::Counter(|now| now.counts.published),
+    ),
+    metric(
+        "fanfare_published",
+        Some(Bytes),
+        "Bytes of published events, as one subscriber gets them.",
+        Read::Counter(|now| now.counts.published_bytes),
+    ),
+    metric(
+        "fanfare_publishes_in_progress",
+        None,
+        "Publishes now whose body is still being received, or that wait for room in the mailboxes of shards.",
+        Read::Gauge(|now| now.publishes_in_progress as u64),
+    ),
+    metric(
+        "fanfare_publishes_limit",
+        None,
+        "Publishes that may be in progress at once. See --max-publishes.",
+        Read::Gauge(|now| now.control_limits.publishes as u64),
+    ),
+    metric(
+        "fanfare_publish_memory",
+        Some(Bytes),
+        "Memory of the publishes in progress now.",
+        Read::Gauge(|now| now.publish_bytes as u64),
+    ),
+    metric(
+        "fanfare_publish_memory_limit",
+        Some(Bytes),
+        "Memory that publishes in progress may have. See --publish-memory.",
+        Read::Gauge(|now| now.control_limits.publish_bytes as u64),
+    ),
+    // Deliveries.
+    metric(
+        "fanfare_deliveries",
+        None,
+        "Events that were delivered: one event to one subscriber, given to the kernel whole.",
+        Read::Counter(|now| now.counts.deliveries),
+    ),
+    metric(
+        "fanfare_delivered",
+        Some(Bytes),
+        "Bytes of events that were given to the kernel.",
+        Read::Counter(|now| now.counts.bytes),
+    ),
+    metric(
+        "fanfare_replayed_events",
+        None,
+        "Deliveries to subscribers that were given what they had missed, because they resumed.",
+        Read::Counter(|now| now.counts.replayed),
+    ),
+    metric(
+        "fanfare_sends",
+        None,
+        "Sends to sockets that carried events. One send may carry several events.",
+        Read::Counter(|now| now.counts.sends),
+    ),
+    metric(
+        "fanfare_heartbeats",
+        None,
+        "Heartbeats that were sent to quiet streams.",
+        Read::Counter(|now| now.counts.heartbeats),
+    ),
+    metric(
+        "fanfare_gaps",
+        None,
+        "Gaps that subscribers were told of: events that they needed were not retained any more.",
+        Read::Counter(|now| now.counts.gaps),
+    ),
+    metric(
+        "fanfare_delivery_lag",
+        Some(Seconds),
+        "Time from the publish of an event to the send that gave it to the kernel whole, one value for each delivery. What \
+         subscribers replay is not in it.",
+        Read::Histogram(|now| now.timings.delivery_lag),
+    ),
+    metric(
+        "fanfare_sweep_duration",
+        Some(Seconds),
+        "Time from the first to the last send of a sweep, which brings the subscribers of one shard with the same topics to \
+         the newest event.",
+        Read::Histogram(|now| now.timings.sweeps),
+    ),
+    // The log.
+    metric(
+        "fanfare_log_events",
+        None,
+        "Events that are retained in the log now.",
+        Read::Gauge(|now| now.counts.log_frames),
+    ),
+    metric(
+        "fanfare_log",
+        Some(Bytes),
+        "Memory of the log now, with its indexes.",
+        Read::Gauge(|now| now.counts.log_bytes),
+    ),
+    metric(
+        "fanfare_log_limit",
+        Some(Bytes),
+        "Memory that the log may have. See --log-bytes.",
+        Read::Gauge(|now| now.limits.log.total_bytes as u64),
+    ),
+    metric(
+        "fanfare_log_evicted_events",
+        None,
+        "Events that were dropped from a topic because the log was full, before their retention was over.",
+        Read::Counter(|now| now.counts.dropped_for_log_bytes),
+    ),
+    // Shards.
+    metric(
+        "fanfare_shard_connections",
+        None,
+        "Subscribers of each shard now.",
+        Read::Gauges("shard", |now| now.by_shard(|counts| counts.connections)),
+    ),
+    metric(
+        "fanfare_shard_laggards",
+        None,
+        "Laggards of each shard now.",
+        Read::Gauges("shard", |now| now.by_shard(|counts| counts.laggards)),
+    ),
+    metric(
+        "fanfare_shard_deliveries",
+        None,
+        "Events that each shard has delivered.",
+        Read::Counters("shard", |now| now.by_shard(|counts| counts.deliveries)),
+    ),
+    metric(
+        "fanfare_shard_mailbox_events",
+        None,
+        "Events now that wait in the mailbox of each shard. Publishers wait when it is full.",
+        Read::Gauges("shard", |now| now.by_shard(|counts| counts.mailbox_events)),
+    ),
+    metric(
+        "fanfare_shard_mailbox",
+        Some(Bytes),
+        "Memory of the events that wait in the mailbox of each shard now.",
+        Read::Gauges("shard", |now| now.by_shard(|counts| counts.mailbox_bytes)),
+    ),
+    metric(
+        "fanfare_shard_mailbox_events_taken",
+        None,
+        "Events that each shard has taken from its mailbox, because it has subscribers of their topics.",
+        Read::Counters("shard", |now| now.by_shard(|counts| counts.events)),
+    ),
+    metric(
+        "fanfare_shard_tick_duration",
+        Some(Seconds),
+        "Duration of the rounds of each shard's loop, without the wait for something to do. Long rounds delay everything \
+         on the shard.",
+        Read::Histograms("shard", |now| {
+            let shards = now.shard_timings.iter().enumerate();
+            shards.map(|(index, timings)| (index.to_string(), timings.ticks)).collect()
+        }),
+    ),
+    // Memory and the process.
+    metric(
+        "fanfare_memory_limit",
+        Some(Bytes),
+        "Memory that each part of the server takes at most, by the part. The sum bounds what clients can make it use.",
+        Read::Gauges("part", |now| {
+            let name = |part: &str| part.trim_start_matches("the ").replace([' ', '-'], "_");
+            now.memory_bounds.iter().map(|(part, bytes)| (name(part), *bytes as u64)).collect()
+        }),
+    ),
+    metric(
+        "fanfare_ready",
+        None,
+        "Whether the server takes newcomers: 1, or 0 while it drains or its control plane does not answer.",
+        Read::Gauge(|now| u64::from(now.is_ready)),
+    ),
+    metric(
+        "fanfare_build",
+        None,
+        "The version of the server, and how it waits for its sockets and holds their descriptors.",
+        Read::Info(&["version", "backend", "descriptor_tables"], |now| now.build.to_vec()),
+    ),
+    metric(
+        "process_resident_memory",
+        Some(Bytes),
+        "Memory of the process that is resident now.",
+        Read::OptionalGauge(|now| now.process.resident_bytes),
+    ),
+    metric(
+        "process_cpu",
+        Some(Seconds),
+        "Processor time that all threads of the process have used.",
+        Read::FloatCounter(|now| now.process.cpu_seconds),
+    ),
+    metric(
+        "process_start_time",
+        Some(Seconds),
+        "When the server began, in seconds since 1970.",
+        Read::FloatGauge(|now| now.started),
+    ),
+    metric(
+        "process_threads",
+        None,
+        "Threads of the process now.",
+        Read::OptionalGauge(|now| now.process.threads),
+    ),
+    metric(
+        "process_open_fds",
+        None,
+        "Descriptors that are open now in the table of the main thread. Shards may have tables of their own. Known since \
+         Linux 6.2.",
+        Read::OptionalGauge(|now| now.process.open_descriptors),
+    ),
+    metric(
+        "process_max_fds",
+        None,
+        "Descriptors that each table of the process may hold: the soft RLIMIT_NOFILE.",
+        Read::OptionalGauge(|now| now.process.descriptor_limit),
+    ),
+];
+
+fn owned(counts: &[(&'static str, u64)]) -> Labelled<u64> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
