@@ -25,7 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
-use super::clients::{Client, Clients};
+use super::control_connections::{ControlConnection, ControlConnections};
 use super::head_guard::{self, HeadGuard};
 use super::limits::{
     ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ControlLimits, CurrentLimits, HEAD_TIME, READ_BYTES,
@@ -80,7 +80,7 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener) {
     let limits = ControlLimits { connections: ADMIN_CONNECTIONS, ..ControlLimits::default() };
     // The notices of these are not reported: an idle connection that makes room for a probe is no news.
     let limits = Arc::new(CurrentLimits::new(limits));
-    let clients = Arc::new(Clients::new(limits, ADMIN_ANSWER_BYTES, Arc::default()));
+    let clients = Arc::new(ControlConnections::new(limits, ADMIN_ANSWER_BYTES, Arc::default()));
     loop {
         let Ok((socket, _)) = listener.accept().await else {
             // Descriptors are used up.
@@ -102,7 +102,7 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener) {
 }
 
 /// Serves one connection until it ends.
-async fn serve(router: Router, socket: TcpStream, client: &Arc<Client>) {
+async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection>) {
     let head = HeadLimits::default();
     let max_headers = head.max_headers;
     let socket = HeadGuard::new(Vec::new(), socket, head, Arc::clone(client));

@@ -70,7 +70,7 @@ pub(crate) struct Notices {
 }
 
 impl Notice {
-    const ALL: [Notice; 17] = [
+    const ALL: [Notice; 19] = [
         Notice::ConnectionEnded,
         Notice::ConnectionRefused,
         Notice::PublishRefused,
@@ -108,6 +108,8 @@ impl Notice {
             Notice::AuthorizationFailed => "authorization_failed",
             Notice::CookieRefused => "cookie_origin",
             Notice::TooManyTokens => "tokens_full",
+            Notice::VerificationPanicked => "verification_panicked",
+            Notice::UndecidedRefused => "undecided_full",
             Notice::ConnectionLost => "connection_lost",
             Notice::SubscriberLost => "subscriber_lost",
             Notice::AdminRefused => "admin_connections_full",
