@@ -1,13 +1,13 @@
 //! Times in buckets: how often something took how long.
 //!
-//! The buckets are fixed, so that the histograms of all shards can be added. To record a time costs a search among
-//! [`BOUNDS`] and three additions.
+//! The buckets are fixed, so that the histograms of all shards can be added. To record a time costs a search
+//! among [`BOUNDS`] and three additions.
 
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// The upper bound of each bucket but the last one, included in it, in microseconds. From the time of one send up to that
-/// of a subscriber that is about to be given up.
+/// The upper bound of each bucket but the last one, included in it, in microseconds. From the time of one
+/// send up to that of a subscriber that is about to be given up.
 const BOUNDS: [u64; 19] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
@@ -36,8 +36,8 @@ impl Histogram {
         let time = microseconds(time);
         let bucket = BOUNDS.partition_point(|bound| *bound < time);
         self.buckets[bucket] += times;
-        // At a million deliveries a second that are all a second late it comes round after half a year, as a counter does
-        // that begins anew.
+        // At a million deliveries a second that are all a second late it comes round after half a year, as a
+        // counter does that begins anew.
         self.sum_us = self.sum_us.wrapping_add(time.wrapping_mul(times));
         bucket
     }
@@ -48,8 +48,8 @@ impl Histogram {
         bucket(one) == bucket(other)
     }
 
-    /// The upper bound of each bucket, which belongs to it, and how many times are in the bucket. `None`: the last bucket,
-    /// which has no bound.
+    /// The upper bound of each bucket, which belongs to it, and how many times are in the bucket. `None`: the
+    /// last bucket, which has no bound.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + use<> {
         let bounds = BOUNDS.iter().map(|bound| Some(Duration::from_micros(*bound))).chain([None]);
         bounds.zip(self.buckets)

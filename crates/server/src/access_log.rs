@@ -1,5 +1,6 @@
-//! The access log (`--access-log`): a line for each request to the control plane, and for each stream that begins and
-//! ends. Threads of its own write the lines, so that a reader of the log that is slow holds up no request.
+//! The access log (`--access-log`): a line for each request to the control plane, and for each stream that
+//! begins and ends. Threads of its own write the lines, so that a reader of the log that is slow holds up no
+//! request.
 //!
 //! A line never has a query: tokens and signatures of URLs stand there.
 
@@ -76,7 +77,8 @@ fn write(lines: &Receiver<Answered>, left_out: &AtomicU64) {
         let client = client.map(|client| client.to_string());
         let subject = subject.map(|subject| escaped(&subject));
         let took_ms = took.as_secs_f64() * 1000.0;
-        tracing::info!(target: TARGET, %method, path = escaped(&path), status, client, subject, took_ms, "request");
+        let path = escaped(&path);
+        tracing::info!(target: TARGET, %method, path, status, client, subject, took_ms, "request");
         match left_out.swap(0, Ordering::Relaxed) {
             0 => {}
             count => tracing::warn!(target: TARGET, count, "lines of requests were left out"),

@@ -1,4 +1,5 @@
-//! The admin listener: metrics, health checks, and who may ask for them. And the lines of the log for operators.
+//! The admin listener: metrics, health checks, and who may ask for them. And the lines of the log for
+//! operators.
 
 mod support;
 
@@ -56,8 +57,9 @@ impl Watched {
 struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    /// Reads the text format of Prometheus, and checks what `promtool check metrics` checks, and more: each family has
-    /// its help and its type before its series, none is there twice, units and suffixes are in the names.
+    /// Reads the text format of Prometheus, and checks what `promtool check metrics` checks, and more: each
+    /// family has its help and its type before its series, none is there twice, units and suffixes are in the
+    /// names.
     fn of(text: &str) -> Scrape {
         let (mut helps, mut types) = (BTreeSet::new(), BTreeMap::new());
         let mut series: BTreeMap<String, f64> = BTreeMap::new();
@@ -437,7 +439,8 @@ on_both_backends! {
         assert!(paths.contains(&&json!("/topics")) && paths.contains(&&json!("/events")), "{paths:?}");
     }
 
-    /// The subject of the token is in the line, and the token is not. Without the option there is no access log.
+    /// The subject of the token is in the line, and the token is not. Without the option there is no access
+    /// log.
     fn refused_publishes_are_audited(backend) {
         let key = PublisherKey::new();
         let watched =

@@ -1,7 +1,8 @@
 //! The admin listener: metrics and health checks, on an address and a thread of their own.
 //!
-//! Its runtime is not the control plane's, so that a scrape does not wait behind publishes, and a probe is answered where the
-//! control plane is not. Its connections take part in no bound of the clients', and have one of their own.
+//! Its runtime is not the control plane's, so that a scrape does not wait behind publishes, and a probe is
+//! answered where the control plane is not. Its connections take part in no bound of the clients', and have
+//! one of their own.
 
 use std::convert::Infallible;
 use std::io;
@@ -153,13 +154,14 @@ fn nothing_here() -> Problem {
     Problem::new(404, "the admin listener serves nothing at this path; look at /")
 }
 
-/// Refuses what is meant for another host: a web page whose name leads to this address could read the answers.
+/// Refuses what is meant for another host: a web page whose name leads to this address could read the
+/// answers.
 async fn check_host(State(admin): State<Arc<Admin>>, request: Request<Body>, next: Next) -> Response {
     let host = request.headers().get(header::HOST);
     let host = host.map(|host| host.to_str().unwrap_or("\u{fffd}"));
     let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
-    // Monitors ask for health by the names that they know, and there is nothing in the answer that a web page should not
-    // know.
+    // Monitors ask for health by the names that they know, and there is nothing in the answer that a web page
+    // should not know.
     if !request.uri().path().starts_with("/health/") && !admin.hosts.allow(host) {
         admin.metrics.notices().add(Notice::AdminHostRefused);
         return Problem::new(421, Hosts::refusal_by(host, "--admin-host", "FANFARE_ADMIN_HOST"))

@@ -1,5 +1,5 @@
-//! A line of the log for each publish that was refused: who, from where, and why. A flood of them is a few lines a second
-//! and the number of those that were left out.
+//! A line of the log for each publish that was refused: who, from where, and why. A flood of them is a few
+//! lines a second and the number of those that were left out.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};

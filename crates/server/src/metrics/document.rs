@@ -25,10 +25,10 @@ Prometheus, and in OpenMetrics where the request accepts it.
 curl http://127.0.0.1:8845/metrics
 ```
 
-- Counters begin at zero when the server starts. Shards publish their numbers once in each round of their loop,
-  so that two numbers of one answer may differ by one round.
-- No label is made of what clients send. Topics, subjects and addresses are never labels; `GET /topics` tells of
-  topics. The number of series depends on the number of shards alone.
+- Counters begin at zero when the server starts. Shards publish their numbers once in each round of their
+  loop, so that two numbers of one answer may differ by one round.
+- No label is made of what clients send. Topics, subjects and addresses are never labels; `GET /topics` tells
+  of topics. The number of series depends on the number of shards alone.
 - Times are histograms with fixed buckets from 50 microseconds to one minute. Those of several servers can be
   added.
 - There is no durable store and no connection between servers yet, so there are no metrics of them.
@@ -130,9 +130,8 @@ fn names_and_meanings_follow_the_rules_of_prometheus() {
         for label in metric.labels() {
             assert!(!["le", "quantile", "topic", "subject", "address"].contains(&label), "{name}: {label}");
         }
-        assert_eq!(
-            metric.kind() == MetricType::Histogram,
-            metric.unit == Some(Base::Seconds) && !name.starts_with("process_")
-        );
+        let is_of_process = name.starts_with("process_");
+        let is_time = metric.unit == Some(Base::Seconds) && !is_of_process;
+        assert_eq!(metric.kind() == MetricType::Histogram, is_time, "{name}");
     }
 }

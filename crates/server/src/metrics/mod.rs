@@ -1,8 +1,8 @@
 //! `/metrics`: what the engine and the server count, in the formats of Prometheus.
 //!
-//! Every metric is one entry of [`table`]: its name, its unit, what it means, and where its value comes from. `/metrics` and
-//! `docs/METRICS.md` are made of that table. A label is never made of what a client sends, so the number of series
-//! depends on the shards alone.
+//! Every metric is one entry of [`table`]: its name, its unit, what it means, and where its value comes from.
+//! `/metrics` and `docs/METRICS.md` are made of that table. A label is never made of what a client sends, so
+//! the number of series depends on the shards alone.
 
 #[cfg(test)]
 mod document;
@@ -93,8 +93,8 @@ impl Metrics {
         &self.sources.health
     }
 
-    /// All metrics now, and the type of the text: OpenMetrics where one of these `Accept` fields names it, otherwise the text
-    /// format of Prometheus.
+    /// All metrics now, and the type of the text: OpenMetrics where one of these `Accept` fields names it,
+    /// otherwise the text format of Prometheus.
     pub(crate) fn encode<'accept>(
         &self,
         mut accepts: impl Iterator<Item = &'accept str>,

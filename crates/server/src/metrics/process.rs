@@ -1,10 +1,9 @@
 //! What the kernel knows of this process, by proc(5).
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Ticks of the processor times in `/proc/self/stat`. The kernel gives them in this unit to user space on every
-/// architecture that the server is built for (`USER_HZ`).
+/// Ticks of the processor times in `/proc/self/stat`. The kernel gives them in this unit to user space on
+/// every architecture that the server is built for (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What is known of it. `None`: there is no proc(5), or this kernel does not say.
@@ -15,8 +14,8 @@ pub(super) struct Process {
     /// Processor time of all threads, in seconds.
     pub(super) cpu_seconds: Option<f64>,
     pub(super) threads: Option<u64>,
-    /// Descriptors in the table of the main thread. Since Linux 6.2 the size of the directory tells; to count entries would
-    /// take milliseconds with 100,000 of them.
+    /// Descriptors in the table of the main thread. Since Linux 6.2 the size of the directory tells; to count
+    /// entries would take milliseconds with 100,000 of them.
     pub(super) open_descriptors: Option<u64>,
     /// The soft `RLIMIT_NOFILE`.
     pub(super) descriptor_limit: Option<u64>,
@@ -51,11 +50,6 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().ok());
     let ticks = ticks.next()??.checked_add(ticks.next()??)?;
     Some(ticks as f64 / TICKS_PER_SECOND)
-}
-
-/// The time now, in seconds since 1970.
-pub(super) fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 #[cfg(test)]

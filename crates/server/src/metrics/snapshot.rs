@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use fanfare::{Counts, Hub, Limits, Timings};
 
-use super::process::{Process, unix_time};
+use super::process::Process;
+use crate::clock::unix_time;
 use crate::control::{Bodies, ControlLimits, CurrentLimits, Notices};
 use crate::health::Health;
 use crate::rules::CurrentRules;
@@ -34,7 +35,7 @@ impl fmt::Debug for Sources {
 impl Sources {
     /// The time now, as [`Sources::started`] has it.
     pub(crate) fn time() -> f64 {
-        unix_time()
+        unix_time().as_secs_f64()
     }
 }
 

@@ -9,8 +9,11 @@ const fn metric(name: &'static str, unit: Option<Base>, help: &'static str, read
     Metric { name, unit, help, read }
 }
 
+/// A reason, and how often it was one.
+type Refusal = (&'static str, fn(&Counts) -> u64);
+
 /// Why the engine refused or closed connections at its bounds, as the values of a label.
-const REFUSALS: [(&str, fn(&Counts) -> u64); 13] = [
+const REFUSALS: [Refusal; 13] = [
     ("connections_full", |counts| counts.refused_full),
     ("subscription_memory", |counts| counts.refused_for_memory),
     ("address_connections", |counts| counts.refused_for_address),
@@ -63,7 +66,8 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_audiences",
         None,
-        "Distinct subscriptions now, counted on each shard. Subscribers with the same topics and format share one.",
+        "Distinct subscriptions now, counted on each shard. Subscribers with the same topics and format \
+         share one.",
         Read::Gauge(|now| now.counts.audiences),
     ),
     metric(
@@ -111,8 +115,8 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_refused",
         None,
-        "Requests and connections that were refused or closed because of a bound or a rule, by the reason. A request may \
-         have more than one reason.",
+        "Requests and connections that were refused or closed because of a bound or a rule, by the reason. A \
+         request may have more than one reason.",
         Read::Counters("reason", |now| {
             let by_engine = REFUSALS.iter().map(|(name, count)| ((*name).to_owned(), count(&now.counts)));
             let by_server = now.notices.iter().map(|(name, count)| ((*name).to_owned(), *count));
@@ -208,15 +212,15 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_delivery_lag",
         Some(Seconds),
-        "Time from the publish of an event to the send that gave it to the kernel whole, one value for each delivery. What \
-         subscribers replay is not in it.",
+        "Time from the publish of an event to the send that gave it to the kernel whole, one value for each \
+         delivery. What subscribers replay is not in it.",
         Read::Histogram(|now| now.timings.delivery_lag),
     ),
     metric(
         "fanfare_sweep_duration",
         Some(Seconds),
-        "Time from the first to the last send of a sweep, which brings the subscribers of one shard with the same topics to \
-         the newest event.",
+        "Time from the first to the last send of a sweep, which brings the subscribers of one shard with the \
+         same topics to the newest event.",
         Read::Histogram(|now| now.timings.sweeps),
     ),
     // The log.
@@ -284,8 +288,8 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_shard_tick_duration",
         Some(Seconds),
-        "Duration of the rounds of each shard's loop, without the wait for something to do. Long rounds delay everything \
-         on the shard.",
+        "Duration of the rounds of each shard's loop, without the wait for something to do. Long rounds \
+         delay everything on the shard.",
         Read::Histograms("shard", |now| {
             let shards = now.shard_timings.iter().enumerate();
             shards.map(|(index, timings)| (index.to_string(), timings.ticks)).collect()
@@ -295,7 +299,8 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_memory_limit",
         Some(Bytes),
-        "Memory that each part of the server takes at most, by the part. The sum bounds what clients can make it use.",
+        "Memory that each part of the server takes at most, by the part. The sum bounds what clients can \
+         make it use.",
         Read::Gauges("part", |now| {
             let name = |part: &str| part.trim_start_matches("the ").replace([' ', '-'], "_");
             now.memory_bounds.iter().map(|(part, bytes)| (name(part), *bytes as u64)).collect()
@@ -340,8 +345,8 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "process_open_fds",
         None,
-        "Descriptors that are open now in the table of the main thread. Shards may have tables of their own. Known since \
-         Linux 6.2.",
+        "Descriptors that are open now in the table of the main thread. Shards may have tables of their own. \
+         Known since Linux 6.2.",
         Read::OptionalGauge(|now| now.process.open_descriptors),
     ),
     metric(
