@@ -85,7 +85,7 @@ counts! {
     subscribed,
     /// Requests refused with a status.
     refused,
-    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next five are also counted as refused,
+    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next six are also counted as refused,
     /// or, where a client had sent no request yet, as turned away.
     refused_full,
     /// Subscriptions that found the memory for topics ([`crate::Limits::subscription_bytes`]) or for subjects and members

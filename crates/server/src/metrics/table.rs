@@ -13,9 +13,10 @@ const fn metric(name: &'static str, unit: Option<Base>, help: &'static str, read
 type Refusal = (&'static str, fn(&Counts) -> u64);
 
 /// Why the engine refused or closed connections at its bounds, as the values of a label.
-const REFUSALS: [Refusal; 13] = [
+const REFUSALS: [Refusal; 14] = [
     ("connections_full", |counts| counts.refused_full),
     ("subscription_memory", |counts| counts.refused_for_memory),
+    ("patterns_full", |counts| counts.refused_for_patterns),
     ("address_connections", |counts| counts.refused_for_address),
     ("address_connect_rate", |counts| counts.refused_for_connect_rate),
     ("subject_connections", |counts| counts.refused_for_subject),
