@@ -1,7 +1,7 @@
 //! Times in buckets: how often something took how long.
 //!
 //! The buckets are fixed, so that the histograms of all shards can be added. To record a time costs a search
-//! among [`BOUNDS`] and three additions.
+//! among the bounds and three additions.
 
 use std::ops::AddAssign;
 use std::time::Duration;
