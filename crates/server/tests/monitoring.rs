@@ -15,7 +15,8 @@ fn read(path: &str) -> String {
 /// The metrics of docs/METRICS.md, which another test keeps true.
 fn metrics() -> BTreeSet<String> {
     let text = read("../../docs/METRICS.md");
-    let names = text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`').map(str::to_owned));
+    let names =
+        text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`').map(str::to_owned));
     names.collect()
 }
 
@@ -58,7 +59,11 @@ fn the_dashboard_of_grafana_asks_for_metrics_that_exist() {
     assert!(panels.len() >= 10);
     for panel in panels {
         for target in panel["targets"].as_array().expect("targets") {
-            assert_known(&panel["title"].to_string(), target["expr"].as_str().expect("an expression"), &metrics);
+            assert_known(
+                &panel["title"].to_string(),
+                target["expr"].as_str().expect("an expression"),
+                &metrics,
+            );
         }
     }
 }
@@ -76,7 +81,11 @@ fn promtool_takes_the_rules_and_their_tests() {
             Err(error) => panic!("promtool: {error}"),
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+                assert!(
+                    output.status.success(),
+                    "{arguments:?}: {said}{}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
         }
     }
