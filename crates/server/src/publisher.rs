@@ -2,11 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::thread;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, Method, header};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::cli::PubOptions;
 use crate::command_server::{Connection, Failure, Refusal, Server, block_on, write_output};
@@ -14,6 +16,9 @@ use crate::command_server::{Connection, Failure, Refusal, Server, block_on, writ
 /// Lines that go out in one request when they come faster than requests are answered, and about their bytes.
 const BATCH_LINES: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
+
+/// How long a kept connection may take to be ready for the next request. It is ready at once, or never.
+const READY: Duration = Duration::from_secs(1);
 
 pub(crate) fn publish(options: &PubOptions) -> Result<(), Failure> {
     let server = Server::new(&options.server)?;
@@ -166,9 +171,10 @@ async fn post(
     let mut request = server.request(Method::POST, "", Bytes::from(body));
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let mut connection = match kept.take() {
-        Some(mut connection) => match connection.ready().await {
-            Ok(()) => connection,
-            Err(_) => server.connect().await?,
+        // A server that has answered before it read the whole request may never be ready.
+        Some(mut connection) => match timeout(READY, connection.ready()).await {
+            Ok(Ok(())) => connection,
+            Ok(Err(_)) | Err(_) => server.connect().await?,
         },
         None => server.connect().await?,
     };

@@ -246,6 +246,11 @@ fn huge_waits_and_hostile_words_do_no_harm() {
     let ran = sub_from(Reply::Answer(403, Vec::new(), detail), &[]);
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert!(!ran.stderr.trim_end().contains(char::is_control), "{ran:?}");
+    // The type of an event is the server's word, too.
+    let own = "event: fanfare.\u{1b}[2J\ndata: \u{7}\n\n";
+    let ran = sub_from(stream("", own), &["--data", "--once"]);
+    assert!(ran.stderr.contains("fanfare.\\u{1b}[2J") && ran.stdout.is_empty(), "{ran:?}");
+    assert!(!ran.stderr.trim_end().contains(char::is_control), "{ran:?}");
     let ran = sub_from(stream("", "data: \u{9b}2J\u{7f}\n\n"), &["--max", "1"]);
     assert!(!ran.stdout.trim_end().contains(char::is_control), "{ran:?}");
     let event: Value = serde_json::from_str(&ran.stdout).expect("JSON");

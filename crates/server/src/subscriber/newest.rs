@@ -3,9 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// How long the stream is silent when the retained events have all come. Within a replay there are no pauses of this length
 /// unless the network makes them.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// The longest beginning. A topic whose events come more often than once in [`SILENCE`], and have ids of their publishers,
+/// has neither a position nor a pause.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The last events of the beginning of a stream.
 #[derive(Debug)]
@@ -14,6 +20,8 @@ pub(super) struct Newest {
     count: usize,
     /// Where the server stood before the stream began.
     position: Option<Position>,
+    /// When the beginning is over in any case.
+    deadline: Instant,
 }
 
 /// An id of the server: the epoch, a hyphen and a number that rises.
@@ -33,7 +41,8 @@ impl Position {
 impl Newest {
     /// `position` is an id of the server at which everything that is retained has come.
     pub(super) fn new(count: usize, position: &str) -> Newest {
-        Newest { lines: VecDeque::new(), count, position: Position::of(position) }
+        let deadline = Instant::now() + LONGEST;
+        Newest { lines: VecDeque::new(), count, position: Position::of(position), deadline }
     }
 
     /// Adds an event. True: it is the last one of the beginning. A publisher's own id has no position, so silence ends a
@@ -43,13 +52,21 @@ impl Newest {
         if self.lines.len() > self.count {
             self.lines.pop_front();
         }
+        if self.is_over() {
+            return true;
+        }
         let (Some(end), Some(now)) = (&self.position, Position::of(id)) else { return false };
         now.epoch == end.epoch && now.number >= end.number
     }
 
     /// How long the next event is waited for.
     pub(super) fn patience(&self) -> Duration {
-        SILENCE
+        SILENCE.min(self.deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the beginning has taken as long as it may.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 
     pub(super) fn into_lines(self) -> impl Iterator<Item = Vec<u8>> {
@@ -72,5 +89,18 @@ mod tests {
         assert_eq!(newest.into_lines().collect::<Vec<_>>(), [b"a9-3", b"a9-4"]);
         assert!(!Newest::new(2, "b").add(Vec::new(), "b"));
         assert_eq!(Newest::new(0, "a-1").into_lines().count(), 0);
+    }
+
+    /// A busy topic with ids of its publishers never ended its beginning.
+    #[tokio::test(start_paused = true)]
+    async fn a_beginning_without_positions_and_pauses_ends() {
+        let mut newest = Newest::new(2, "a9-4");
+        let mut added = 0;
+        while !newest.add(Vec::new(), "mine") {
+            added += 1;
+            assert!(!newest.patience().is_zero() && added < 1000);
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(added, 100);
     }
 }

@@ -30,7 +30,7 @@ impl Output {
                 printable_json(&json!({ "id": id, "type": kind, "data": data }).to_string()).into_owned()
             }
             Format::Data | Format::Text if kind.starts_with(OWN_TYPES) => {
-                eprintln!("fanfare: {kind}: {}", printable(data));
+                eprintln!("fanfare: {}: {}", printable(kind), printable(data));
                 return false;
             }
             Format::Data => self.escaped(data),
