@@ -30,8 +30,6 @@ pub struct Selection<'s> {
 const STEPS_OF_A_FRAME: usize = 8;
 /// Topics that are compared in one step.
 const TOPICS_OF_A_STEP: usize = 4;
-/// Bytes of a topic that a template reads in one step.
-const BYTES_OF_A_STEP: usize = 8;
 
 impl<'s> Selection<'s> {
     /// All events of these topics, or the public ones.
@@ -108,8 +106,10 @@ impl<'s> Selection<'s> {
     /// nanoseconds.
     pub fn steps(&self, frame: &Frame) -> usize {
         let of_topics = 1 + self.topics.len() / TOPICS_OF_A_STEP;
-        let of_topic =
-            |topic: &Topic| of_topics + self.patterns.len() * (1 + topic.as_str().len() / BYTES_OF_A_STEP);
+        let of_patterns = |topic: &Topic| {
+            self.patterns.iter().map(|pattern| pattern.match_steps(topic.as_str())).sum::<usize>()
+        };
+        let of_topic = |topic: &Topic| of_topics + of_patterns(topic);
         STEPS_OF_A_FRAME + frame.topics().iter().map(of_topic).sum::<usize>()
     }
 }

@@ -114,7 +114,8 @@ pub(crate) struct SubOptions {
     /// Resume after this event id, or `earliest` for everything retained
     #[arg(long, value_name = "ID", conflicts_with = "last")]
     pub(crate) since: Option<String>,
-    /// Begin with so many of the newest retained events
+    /// Begin with so many of the newest retained events, or as many as are in 64 MiB. Where publishers give ids of their
+    /// own, the beginning ends with a second of silence, or after ten seconds
     #[arg(long, value_name = "COUNT")]
     pub(crate) last: Option<usize>,
     /// How events are printed

@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The text with its control characters written as `\u{1b}` and the like. A line feed is `\n`, and a tab stays.
+/// The text with the characters that a terminal obeys written as `\u{1b}` and the like. A line feed is `\n`, and a tab stays.
 ///
 /// The control characters of Unicode are U+0000 to U+001F and U+007F to U+009F; a terminal takes those of both ranges as
-/// the beginning of commands (ECMA-48, section 5.3).
+/// the beginning of commands (ECMA-48, section 5.3). The characters that change the direction of text (UAX #9, section 2)
+/// make a text look like another one.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    let is_obeyed = |character: char| character.is_control() && character != '\t';
+    let is_obeyed = |character: char| {
+        let turns = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || character.is_control() && character != '\t'
+    };
     if !text.contains(is_obeyed) {
         return text.into();
     }
@@ -47,6 +51,7 @@ mod tests {
 
     #[test]
     fn no_control_character_is_left() {
+        assert_eq!(printable("evil\u{202e}txt.exe"), "evil\\u{202e}txt.exe");
         assert_eq!(printable("a\tb \u{e4} \u{1f600}"), "a\tb \u{e4} \u{1f600}");
         assert_eq!(
             printable("\u{1b}[31mred\u{9b}0m\r\n\u{7f}\0"),

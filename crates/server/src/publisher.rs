@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::cli::PubOptions;
 use crate::command_server::{Connection, Failure, Refusal, Server, block_on, write_output};
+use crate::printable::printable;
 
 /// Lines that go out in one request when they come faster than requests are answered, and about their bytes.
 const BATCH_LINES: usize = 256;
@@ -36,7 +37,7 @@ async fn publish_one(server: &Server, options: &PubOptions) -> Result<(), Failur
     let body = event(options, options.data.as_deref()).to_string();
     let answer = post(server, &mut None, "application/json", body).await?;
     let answer = answer.map_err(|refusal| server.failure(&refusal, &refusal.reason))?;
-    let id = answer["id"].as_str().unwrap_or_default();
+    let id = printable(answer["id"].as_str().unwrap_or_default());
     // The event is published, whether its id is read or not.
     write_output(format!("{id}\n").as_bytes())
         .map(drop)
@@ -56,7 +57,7 @@ impl Published {
     fn add(&mut self, answer: &Value) {
         self.events += answer["published"].as_u64().unwrap_or_default();
         if let Some(last) = answer["last"].as_str() {
-            last.clone_into(&mut self.last);
+            self.last = printable(last).into_owned();
         }
     }
 

@@ -23,6 +23,9 @@ use output::Output;
 /// The longest event that is taken, in bytes.
 const EVENT_BYTES: usize = 64 << 20;
 
+/// The longest id that is sent back to resume, in bytes. Servers refuse a request whose head is longer than some kilobytes.
+const ID_BYTES: usize = 4096;
+
 /// What lasts over reconnects.
 struct Subscriber<'o> {
     server: Server,
@@ -129,7 +132,8 @@ impl Subscriber<'_> {
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         if !last_event_id.is_empty() {
             let id = HeaderValue::from_bytes(last_event_id.as_bytes());
-            let id = id.map_err(|_| Failure::Local("the id has a control character".to_owned()))?;
+            let id = id
+                .map_err(|_| Failure::Refused("the id to resume after has a control character".to_owned()))?;
             headers.insert("last-event-id", id);
         }
         let mut connection = server.connect().await?;
@@ -231,6 +235,10 @@ impl Subscriber<'_> {
                 .map_err(|error| Failure::Refused(error.to_string()))?;
             // An id counts without an event too: a checkpoint tells where the stream begins.
             if !decoder.last_event_id().is_empty() {
+                if decoder.last_event_id().len() > ID_BYTES {
+                    let text = format!("the server gave an id of more than {ID_BYTES} bytes");
+                    return Err(Failure::Refused(text));
+                }
                 decoder.last_event_id().clone_into(&mut self.last_event_id);
             }
             if is_caught_up && self.print_newest()? {

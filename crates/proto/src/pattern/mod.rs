@@ -106,6 +106,15 @@ impl Pattern {
         }
     }
 
+    /// What [`Pattern::matches`] takes at most, in steps of about ten nanoseconds.
+    pub(crate) fn match_steps(&self, topic: &str) -> usize {
+        /// Bytes that are compared in one step.
+        const BYTES_OF_A_STEP: usize = 64;
+        self.template
+            .as_ref()
+            .map_or(1 + topic.len() / BYTES_OF_A_STEP, |template| template.match_steps(topic))
+    }
+
     /// Whether the patterns differ in the names of their variables at most, and so match the same topics.
     pub fn has_form_of(&self, other: &Pattern) -> bool {
         self.prefix().is_some() == other.prefix().is_some() && self.elements().eq(other.elements())

@@ -48,6 +48,8 @@ type States = SmallVec<[u64; 2]>;
 pub(super) struct Template {
     /// How many elements there are; the state with this number is the final one.
     elements: usize,
+    /// The bytes before the first variable.
+    beginning: Box<[u8]>,
     /// The bytes that are elements, sorted.
     bytes: Box<[u8]>,
     /// The states before an element that is a byte: the words of the first byte, then those of the second.
@@ -108,7 +110,17 @@ impl Template {
             set[state / 64] |= 1 << (state % 64);
         }
         let (bytes, before_bytes) = (bytes.into(), before_bytes.into());
-        Template { elements: elements.len(), bytes, before_bytes, simple, reserved }
+        let beginning = elements.iter().map_while(|element| element.byte()).collect();
+        Template { elements: elements.len(), beginning, bytes, before_bytes, simple, reserved }
+    }
+
+    /// What [`Template::matches`] takes at most, in steps of about ten nanoseconds: a byte takes 11 ns with one word of states,
+    /// and 30 ns with eight (measured with topics of 240 bytes). Topics that begin otherwise cost a comparison.
+    pub(super) fn match_steps(&self, topic: &str) -> usize {
+        if !topic.as_bytes().starts_with(&self.beginning) {
+            return 1;
+        }
+        1 + topic.len() * (4 + self.simple.len()) / 4
     }
 
     /// Whether the topic is an expansion of the template.
@@ -120,6 +132,9 @@ impl Template {
     /// on one word for one byte.
     pub(super) fn matches_counted(&self, topic: &str) -> (bool, usize) {
         let topic = topic.as_bytes();
+        if !topic.starts_with(&self.beginning) {
+            return (false, 0);
+        }
         let words = self.simple.len();
         let mut steps = 0;
         let mut states: States = smallvec![0; words];
@@ -177,7 +192,11 @@ impl Template {
     pub(super) fn bytes(&self) -> usize {
         let states = [&self.simple, &self.reserved];
         let spilled = states.iter().filter(|states| states.spilled()).map(|states| states.capacity() * 8);
-        size_of::<Template>() + self.bytes.len() + self.before_bytes.len() * 8 + spilled.sum::<usize>()
+        size_of::<Template>()
+            + self.beginning.len()
+            + self.bytes.len()
+            + self.before_bytes.len() * 8
+            + spilled.sum::<usize>()
     }
 }
 
@@ -334,5 +353,24 @@ mod tests {
         assert!(template(&long).matches(&topic("123")));
         assert!(!template(&long).matches(&topic("1/3")));
         assert!(!template(&long).matches(&topic("123")[1..]));
+    }
+
+    /// It counted a step for eight bytes, whatever the template: a read of the log that was to hold the lock for a sixth of a
+    /// millisecond held it for four.
+    #[test]
+    fn the_steps_that_are_charged_cover_the_work() {
+        let long = format!("{{a}}/{}", "x".repeat(400));
+        for text in ["{+a}a{+b}a{+c}a0", "/users/{id}", &long, "{+a}"] {
+            let template = Template::parse(text).unwrap();
+            for topic in ["", "a", "/users/7", "/users/", &"a".repeat(240), &format!("a/{}", "x".repeat(238))]
+            {
+                let work = template.matches_counted(topic).1;
+                assert!(template.match_steps(topic) > work / 4, "{text} and {topic:?}: {work}");
+                let all = topic.len() * template.simple.len();
+                assert!(work == 0 || template.match_steps(topic) > all / 4, "{text} and {topic:?}: {all}");
+            }
+        }
+        assert_eq!(Template::parse("/users/{id}").unwrap().match_steps(&"a".repeat(240)), 1);
+        assert!(Template::parse("{+a}").unwrap().match_steps(&"a".repeat(240)) >= 240);
     }
 }

@@ -172,6 +172,9 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
         };
         let (router, give_back) = (router.clone(), give_back.clone());
         async move {
+            // A connection that sends many requests at once would be served until all of them are answered: a thousand
+            // fit into its buffer. Now each connection has one request for each turn.
+            tokio::task::yield_now().await;
             let mut response: Response<Body> = match resolve(subscription).await {
                 Some(Ok(subscribe)) if !is_head => {
                     // The answer comes from a shard: this request never gets one here.

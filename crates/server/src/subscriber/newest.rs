@@ -13,10 +13,14 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// has neither a position nor a pause.
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// The bytes that are kept at most; then fewer events are.
+const MOST_BYTES: usize = 64 << 20;
+
 /// The last events of the beginning of a stream.
 #[derive(Debug)]
 pub(super) struct Newest {
     lines: VecDeque<Vec<u8>>,
+    bytes: usize,
     count: usize,
     /// Where the server stood before the stream began.
     position: Option<Position>,
@@ -42,15 +46,17 @@ impl Newest {
     /// `position` is an id of the server at which everything that is retained has come.
     pub(super) fn new(count: usize, position: &str) -> Newest {
         let deadline = Instant::now() + LONGEST;
-        Newest { lines: VecDeque::new(), count, position: Position::of(position), deadline }
+        Newest { lines: VecDeque::new(), bytes: 0, count, position: Position::of(position), deadline }
     }
 
     /// Adds an event. True: it is the last one of the beginning. A publisher's own id has no position, so silence ends a
     /// beginning whose last event has one.
     pub(super) fn add(&mut self, line: Vec<u8>, id: &str) -> bool {
+        self.bytes += line.len();
         self.lines.push_back(line);
-        if self.lines.len() > self.count {
-            self.lines.pop_front();
+        while self.lines.len() > self.count || self.bytes > MOST_BYTES {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
         }
         if self.is_over() {
             return true;
@@ -89,6 +95,11 @@ mod tests {
         assert_eq!(newest.into_lines().collect::<Vec<_>>(), [b"a9-3", b"a9-4"]);
         assert!(!Newest::new(2, "b").add(Vec::new(), "b"));
         assert_eq!(Newest::new(0, "a-1").into_lines().count(), 0);
+        let mut newest = Newest::new(usize::MAX, "a9-4");
+        for _ in 0..10 {
+            assert!(!newest.add(vec![0; MOST_BYTES / 4], "a9-1"));
+        }
+        assert_eq!(newest.into_lines().count(), 4);
     }
 
     /// A busy topic with ids of its publishers never ended its beginning.

@@ -34,7 +34,10 @@ impl Output {
                 return false;
             }
             Format::Data => self.escaped(data),
-            Format::Text => format!("{}\t{}\t{}", self.escaped(id), self.escaped(kind), self.escaped(data)),
+            Format::Text => {
+                let column = |text| self.escaped(text).replace('\t', "\\t");
+                format!("{}\t{}\t{}", column(id), column(kind), column(data))
+            }
         };
         out.extend_from_slice(line.as_bytes());
         out.push(b'\n');
@@ -63,7 +66,7 @@ mod tests {
         let data = "one\ntwo\\\u{1b}[2J";
         assert_eq!(line(Format::Data, false, "t", data).as_deref(), Some("one\\ntwo\\\\\u{1b}[2J\n"));
         assert_eq!(line(Format::Data, true, "t", data).as_deref(), Some("one\\ntwo\\\\\\u{1b}[2J\n"));
-        assert_eq!(line(Format::Text, false, "t", "x").as_deref(), Some("a-1\tt\tx\n"));
+        assert_eq!(line(Format::Text, false, "t\t", "x").as_deref(), Some("a-1\tt\\t\tx\n"));
         let json = line(Format::Json, false, "t", data).unwrap();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value, json!({ "id": "a-1", "type": "t", "data": data }));
