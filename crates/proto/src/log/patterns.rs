@@ -265,6 +265,7 @@ impl Patterns {
                     }
                     // What was pushed out in vain is remembered again, in its order.
                     forgotten.into_iter().rev().for_each(|(pattern, entry)| self.restore(pattern, entry));
+                    self.clear_notes_of_none();
                     return Err(no_room);
                 }
             }
@@ -293,6 +294,7 @@ impl Patterns {
                 self.forget(key);
             }
             self.forget_excess(FORGOTTEN_BY_A_REMOVAL);
+            self.clear_notes_of_none();
         }
     }
 
@@ -302,9 +304,10 @@ impl Patterns {
         for _ in 0..most {
             match self.oldest.filter(|_| self.has_excess()) {
                 Some(oldest) => self.forget(oldest),
-                None => return,
+                None => break,
             }
         }
+        self.clear_notes_of_none();
     }
 
     fn has_excess(&self) -> bool {
@@ -387,6 +390,11 @@ impl Patterns {
         self.unlink(key);
         self.last.take();
         self.table.remove(key);
+    }
+
+    /// Where there is no pattern, nothing is to be noted. A call asks at its end: it may put patterns back that it
+    /// pushed out, and these have not looked at what waits.
+    fn clear_notes_of_none(&mut self) {
         if self.table.is_empty() {
             self.notes.clear();
         }

@@ -132,6 +132,36 @@ fn a_pattern_that_is_refused_pushes_no_other_one_out() {
     log.check();
 }
 
+/// A refused subscription had pushed all patterns out. When it took its own ones back, the table was empty for a moment,
+/// and the drops that waited were thrown away: a subscriber of a remembered pattern went on behind lost events, and was
+/// told of no gap.
+#[test]
+fn a_refused_subscription_throws_no_waiting_drop_away() {
+    let mut log = log(2);
+    log.limit_patterns(1);
+    log.limit_walk_steps(0);
+    let remembered = [pattern("r/*")];
+    log.add_pattern_reader(&remembered, 0).unwrap();
+    log.remove_pattern_reader(&remembered, 0);
+    // The third event drops one frame of each topic. The only walk is for the first topic.
+    for _ in 0..3 {
+        let event = Event::new(topic("other")).with_topic(topic("r/1")).unwrap();
+        append_at(&mut log, event.with_data("x"), Duration::ZERO);
+    }
+    assert_eq!(log.patterns.walked().1, 1, "a drop waits");
+    let refused = log.add_pattern_reader(&["a/*", "b/*"].map(pattern), 0);
+    assert_eq!((refused, log.patterns.remembered()), (Err(NoRoomForPatterns), remembered.to_vec()));
+    log.check();
+    assert_eq!(log.available_after(through(&remembered)), 1);
+    assert!(log.resume(&id(&log, 0), through(&remembered)).is_gap());
+    // Where no pattern is left, nothing waits.
+    let costly = [pattern("/{a}-{b}-{c}")];
+    log.add_pattern_reader(&costly, 0).unwrap();
+    log.remove_pattern_reader(&costly, 0);
+    assert_eq!((log.pattern_count(), log.patterns.walked().1), (0, 0));
+    log.check();
+}
+
 /// The patterns that are read were counted, too, so that a log with many of them remembered none; and one removal could
 /// forget thousands of patterns under the log's lock.
 #[test]
