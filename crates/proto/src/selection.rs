@@ -31,7 +31,7 @@ const STEPS_OF_A_FRAME: usize = 8;
 /// Topics that are compared in one step.
 const TOPICS_OF_A_STEP: usize = 4;
 /// Bytes of a topic that a template reads in one step.
-const BYTES_OF_A_STEP: usize = 8;
+pub(crate) const BYTES_OF_A_STEP: usize = 8;
 
 impl<'s> Selection<'s> {
     /// All events of these topics, or the public ones.

@@ -19,8 +19,9 @@ use super::shards::ShardSet;
 use crate::event::{MAX_TOPIC_BYTES, Topic};
 use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
-use crate::limits::{REMEMBERED_PATTERN_BYTES, WAITING_NOTES, WALK_STEPS};
+use crate::limits::{REMEMBERED_PATTERN_BYTES, WALK_STEPS};
 use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
+use crate::selection::BYTES_OF_A_STEP;
 
 /// Remembered patterns that the new ones of one subscription may push out beside one for each, because a walk would take too
 /// much work with them.
@@ -28,6 +29,10 @@ const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later calls.
 const FORGOTTEN_BY_A_REMOVAL: usize = 2;
+
+/// Steps that the patterns of one question may make through the drops that wait. A pattern for which they are not
+/// enough has lost as much as one without an entry.
+pub(super) const LOOK_STEPS: usize = WALK_STEPS;
 
 /// The patterns of the log.
 pub(super) struct Patterns {
@@ -58,6 +63,9 @@ pub(super) struct Patterns {
     /// Steps of all walks ever.
     #[cfg(test)]
     steps_made: Cell<usize>,
+    /// Drops that wait and were looked at for questions ever.
+    #[cfg(test)]
+    looks_made: Cell<usize>,
     /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its topic has to
     /// drop its oldest frame as a rule. Forgotten where the table changes.
     last: RefCell<Option<(Topic, SmallVec<[PatternKey; 4]>)>>,
@@ -99,6 +107,8 @@ impl Patterns {
             walks_left: 0,
             #[cfg(test)]
             steps_made: Cell::default(),
+            #[cfg(test)]
+            looks_made: Cell::default(),
             last: RefCell::new(None),
         }
     }
@@ -132,21 +142,36 @@ impl Patterns {
         self.dropped_of_any = self.dropped_of_any.and(Dropped { newest: seq, newest_public: seq });
     }
 
-    /// What was dropped of the topics that the pattern matches; at least that.
-    pub(super) fn dropped(&self, pattern: &Pattern) -> Dropped {
+    /// What was dropped of the topics that the pattern matches; at least that. What it takes to look at drops that
+    /// wait is taken away from `steps`: see [`LOOK_STEPS`].
+    pub(super) fn dropped(&self, pattern: &Pattern, steps: &mut usize) -> Dropped {
         let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
         let Some(PatternEntry { dropped, looked_up_to, .. }) = entry else { return self.dropped_of_any };
-        let waiting = self.notes.since(looked_up_to.replace(self.notes.end()));
-        let its = waiting.filter(|note| pattern.matches(note.topic.as_str()));
-        dropped.set(its.fold(dropped.get(), |dropped, note| dropped.and(note.lost)));
-        dropped.get()
+        let number = looked_up_to.replace(self.notes.end());
+        let mut lost = dropped.get().and(self.notes.given_up_since(number));
+        for note in self.notes.since(number) {
+            let of_a_template =
+                if pattern.is_template() { note.topic.as_str().len() / BYTES_OF_A_STEP } else { 0 };
+            let Some(left) = steps.checked_sub(1 + of_a_template) else {
+                lost = self.dropped_of_any;
+                break;
+            };
+            *steps = left;
+            #[cfg(test)]
+            self.looks_made.set(self.looks_made.get() + 1);
+            if pattern.matches(note.topic.as_str()) {
+                lost = lost.and(note.lost);
+            }
+        }
+        dropped.set(lost);
+        lost
     }
 
-    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where very many drops wait, two walks
-    /// are made for each topic of what is appended, so that they become less.
+    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where half of the drops wait that
+    /// may, two walks are made for each topic of what is appended, so that they become less.
     pub(super) fn begin_notes(&mut self, topics: usize) {
         self.steps_left = self.walk_steps;
-        self.walks_left = if self.notes.len() < WAITING_NOTES { 1 } else { 1 + 2 * topics };
+        self.walks_left = if self.notes.is_half_full() { 1 + 2 * topics } else { 1 };
     }
 
     /// Notes drops that wait, as far as the steps go.
@@ -213,7 +238,7 @@ impl Patterns {
         }
         // The event pays for the drops that wait, too.
         const STEPS_OF_A_WALK: usize = MAX_STATES * MAX_TOPIC_BYTES;
-        if self.notes.len() >= WAITING_NOTES / 2 { steps + 2 * STEPS_OF_A_WALK } else { steps }
+        if self.notes.is_half_full() { steps + 2 * STEPS_OF_A_WALK } else { steps }
     }
 
     /// The patterns of a topic, and the steps of the walk that has found them; none where the topic was the last one.
@@ -444,6 +469,12 @@ impl Patterns {
     #[cfg(test)]
     pub(super) fn walked(&self) -> (usize, usize) {
         (self.steps_made.get(), self.notes.len())
+    }
+
+    /// Drops that wait and were looked at for questions ever, and the memory of what waits, in bytes.
+    #[cfg(test)]
+    pub(super) fn looked(&self) -> (usize, usize) {
+        (self.looks_made.get(), self.notes.bytes())
     }
 
     /// The remembered patterns, in the order in which they are forgotten.
