@@ -109,11 +109,13 @@ impl RecentOrders {
     /// The most memory that they take.
     pub(crate) const MAX_BYTES: usize = 2 * REMEMBERED * size_of::<NumberedOrder>();
 
-    pub(crate) fn add(&mut self, order: NumberedOrder) {
+    pub(crate) fn add(&mut self, mut order: NumberedOrder) {
         // The same order is given again and again where the mailbox of another shard is full. It takes one place.
         let newest = self.orders.iter().rev().take(REPEATED);
         if let Some(back) = newest.into_iter().position(|other| other.name == order.name) {
-            self.orders.remove(self.orders.len() - 1 - back);
+            // Orders of several threads may come in another order than that of their numbers.
+            let other = self.orders.remove(self.orders.len() - 1 - back);
+            order.number = order.number.max(other.map_or(0, |other| other.number));
         }
         if self.orders.len() == REMEMBERED
             && let Some(oldest) = self.orders.pop_front()
@@ -128,7 +130,6 @@ impl RecentOrders {
         if names.are_none() {
             return false;
         }
-        // Orders of several threads may have come in another order than that of their numbers.
         start.0.get() <= self.forgotten
             || self.orders.iter().any(|order| order.number >= start.0.get() && names.have(order.name))
     }
@@ -187,6 +188,22 @@ mod tests {
             assert_eq!(recent.end(names(Some(name), None), between), ends, "{name}");
         }
     }
+
+    /// Two threads ended the same subject, and the later order came first. The earlier one took its place, and a
+    /// connection whose decision had begun between both was let in.
+    #[test]
+    fn a_later_order_is_not_forgotten_for_an_earlier_one() {
+        let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());
+        let earlier = numbers.next(Name::of_subject("ada"));
+        let between = numbers.now();
+        let later = numbers.next(Name::of_subject("ada"));
+        recent.add(later);
+        recent.add(earlier);
+        let ada = names(Some("ada"), None);
+        assert_eq!(recent.orders.len(), 1);
+        assert!(recent.end(ada, between) && !recent.end(ada, numbers.now()));
+    }
+
     #[test]
     fn a_subject_and_a_token_with_the_same_text_are_not_the_same() {
         let [subject, token] = [Name::of_subject("ada"), Name::of_token("ada")];

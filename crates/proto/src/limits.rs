@@ -471,8 +471,10 @@ pub const STEPS_OF_A_READ_FRAME: usize = 32;
 /// [`MAX_STATES`](crate::pattern::MAX_STATES) steps for each byte of its topics.
 pub const WALK_STEPS: usize = 1 << 16;
 
-/// Drops that may wait to be noted in the patterns of their topics. Beyond it, publishers make the walks of two such drops
-/// for each topic that they append to.
+/// Drops that may wait to be noted in the patterns of their topics. What these topics take is bounded, too: by a
+/// mebibyte. From half of that on, publishers make the walks of two such drops for each topic that they append to.
+/// Beyond it, the oldest drops count as those of all patterns that have not been asked for since: their subscribers
+/// may be told of gaps that are none.
 pub const WAITING_NOTES: usize = 8192;
 
 /// Such steps that cost as much as marking one audience.

@@ -311,6 +311,11 @@ impl Delivery {
         self.noted_at = at;
     }
 
+    /// The time of what is measured in a tick that began at `now`.
+    fn measured_at(&self, now: Duration) -> Duration {
+        self.noted_at.max(now)
+    }
+
     // What the caller asks.
 
     /// How long events were on their way from the publish to the send, in the deliveries to streams that do not replay.

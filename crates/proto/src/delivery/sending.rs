@@ -194,7 +194,7 @@ impl Delivery {
     fn note_lag(&mut self, frames: usize, streams: u64, now: Duration) {
         let frames = &self.sending.run.frames()[..frames];
         let (Some(&first), Some(&last)) = (frames.first(), frames.last()) else { return };
-        let at = self.noted_at.max(now);
+        let at = self.measured_at(now);
         let lag = |key: FrameKey| at.saturating_sub(self.store.get(key).published());
         let (longest, shortest) = (lag(first), lag(last));
         if Histogram::is_same_bucket(longest, shortest) {

@@ -19,7 +19,7 @@ use super::shards::ShardSet;
 use crate::event::{MAX_TOPIC_BYTES, Topic};
 use crate::event_log::NoRoomForPatterns;
 use crate::frame::Frame;
-use crate::limits::{REMEMBERED_PATTERN_BYTES, WAITING_NOTES, WALK_STEPS};
+use crate::limits::{REMEMBERED_PATTERN_BYTES, WALK_STEPS};
 use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 
 /// Remembered patterns that the new ones of one subscription may push out beside one for each, because a walk would take too
@@ -28,6 +28,10 @@ const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later calls.
 const FORGOTTEN_BY_A_REMOVAL: usize = 2;
+
+/// Steps that the patterns of one question may make through the drops that wait. A pattern for which they are not
+/// enough has lost as much as one without an entry.
+pub(super) const LOOK_STEPS: usize = WALK_STEPS;
 
 /// The patterns of the log.
 pub(super) struct Patterns {
@@ -58,6 +62,9 @@ pub(super) struct Patterns {
     /// Steps of all walks ever.
     #[cfg(test)]
     steps_made: Cell<usize>,
+    /// Drops that wait and were looked at for questions ever.
+    #[cfg(test)]
+    looks_made: Cell<usize>,
     /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its topic has to
     /// drop its oldest frame as a rule. Forgotten where the table changes.
     last: RefCell<Option<(Topic, SmallVec<[PatternKey; 4]>)>>,
@@ -99,6 +106,8 @@ impl Patterns {
             walks_left: 0,
             #[cfg(test)]
             steps_made: Cell::default(),
+            #[cfg(test)]
+            looks_made: Cell::default(),
             last: RefCell::new(None),
         }
     }
@@ -132,21 +141,34 @@ impl Patterns {
         self.dropped_of_any = self.dropped_of_any.and(Dropped { newest: seq, newest_public: seq });
     }
 
-    /// What was dropped of the topics that the pattern matches; at least that.
-    pub(super) fn dropped(&self, pattern: &Pattern) -> Dropped {
+    /// What was dropped of the topics that the pattern matches; at least that. What it takes to look at drops that
+    /// wait is taken away from `steps`: see [`LOOK_STEPS`].
+    pub(super) fn dropped(&self, pattern: &Pattern, steps: &mut usize) -> Dropped {
         let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
         let Some(PatternEntry { dropped, looked_up_to, .. }) = entry else { return self.dropped_of_any };
-        let waiting = self.notes.since(looked_up_to.replace(self.notes.end()));
-        let its = waiting.filter(|note| pattern.matches(note.topic.as_str()));
-        dropped.set(its.fold(dropped.get(), |dropped, note| dropped.and(note.lost)));
-        dropped.get()
+        let number = looked_up_to.replace(self.notes.end());
+        let mut lost = dropped.get().and(self.notes.given_up_since(number));
+        for note in self.notes.since(number) {
+            let Some(left) = steps.checked_sub(pattern.match_steps(note.topic.as_str())) else {
+                lost = self.dropped_of_any;
+                break;
+            };
+            *steps = left;
+            #[cfg(test)]
+            self.looks_made.set(self.looks_made.get() + 1);
+            if pattern.matches(note.topic.as_str()) {
+                lost = lost.and(note.lost);
+            }
+        }
+        dropped.set(lost);
+        lost
     }
 
-    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where very many drops wait, two walks
-    /// are made for each topic of what is appended, so that they become less.
+    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where half of the drops wait that
+    /// may, two walks are made for each topic of what is appended, so that they become less.
     pub(super) fn begin_notes(&mut self, topics: usize) {
         self.steps_left = self.walk_steps;
-        self.walks_left = if self.notes.len() < WAITING_NOTES { 1 } else { 1 + 2 * topics };
+        self.walks_left = if self.notes.is_half_full() { 1 + 2 * topics } else { 1 };
     }
 
     /// Notes drops that wait, as far as the steps go.
@@ -213,7 +235,7 @@ impl Patterns {
         }
         // The event pays for the drops that wait, too.
         const STEPS_OF_A_WALK: usize = MAX_STATES * MAX_TOPIC_BYTES;
-        if self.notes.len() >= WAITING_NOTES / 2 { steps + 2 * STEPS_OF_A_WALK } else { steps }
+        if self.notes.is_half_full() { steps + 2 * STEPS_OF_A_WALK } else { steps }
     }
 
     /// The patterns of a topic, and the steps of the walk that has found them; none where the topic was the last one.
@@ -265,6 +287,7 @@ impl Patterns {
                     }
                     // What was pushed out in vain is remembered again, in its order.
                     forgotten.into_iter().rev().for_each(|(pattern, entry)| self.restore(pattern, entry));
+                    self.clear_notes_of_none();
                     return Err(no_room);
                 }
             }
@@ -293,6 +316,7 @@ impl Patterns {
                 self.forget(key);
             }
             self.forget_excess(FORGOTTEN_BY_A_REMOVAL);
+            self.clear_notes_of_none();
         }
     }
 
@@ -302,9 +326,10 @@ impl Patterns {
         for _ in 0..most {
             match self.oldest.filter(|_| self.has_excess()) {
                 Some(oldest) => self.forget(oldest),
-                None => return,
+                None => break,
             }
         }
+        self.clear_notes_of_none();
     }
 
     fn has_excess(&self) -> bool {
@@ -387,6 +412,11 @@ impl Patterns {
         self.unlink(key);
         self.last.take();
         self.table.remove(key);
+    }
+
+    /// Where there is no pattern, nothing is to be noted. A call asks at its end: it may put patterns back that it
+    /// pushed out, and these have not looked at what waits.
+    fn clear_notes_of_none(&mut self) {
         if self.table.is_empty() {
             self.notes.clear();
         }
@@ -436,6 +466,12 @@ impl Patterns {
     #[cfg(test)]
     pub(super) fn walked(&self) -> (usize, usize) {
         (self.steps_made.get(), self.notes.len())
+    }
+
+    /// Drops that wait and were looked at for questions ever, and the memory of what waits, in bytes.
+    #[cfg(test)]
+    pub(super) fn looked(&self) -> (usize, usize) {
+        (self.looks_made.get(), self.notes.bytes())
     }
 
     /// The remembered patterns, in the order in which they are forgotten.

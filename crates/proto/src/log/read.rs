@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::patterns::LOOK_STEPS;
 use super::topic::FrameQueue;
 use super::{EARLIEST, Log};
 use crate::cursor::Cursor;
@@ -143,9 +144,9 @@ impl Log {
             };
             dropped.seen_by(sees_private)
         });
-        let patterns = selection.each_pattern();
-        let of_patterns =
-            patterns.map(|(pattern, sees_private)| self.patterns.dropped(pattern).seen_by(sees_private));
+        let (patterns, mut steps) = (selection.each_pattern(), LOOK_STEPS);
+        let of_patterns = patterns
+            .map(|(pattern, sees_private)| self.patterns.dropped(pattern, &mut steps).seen_by(sees_private));
         dropped.chain(of_patterns).max().unwrap_or(self.newest)
     }
 

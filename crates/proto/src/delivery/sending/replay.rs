@@ -174,7 +174,7 @@ impl Delivery {
                     if let Some(seq) = unsent.seq(&self.store) {
                         self.counts.bytes += unsent.bytes(&self.store).len() as u64;
                         let published = unsent.published(&self.store).unwrap_or_default();
-                        let lag = self.noted_at.max(now).saturating_sub(published);
+                        let lag = self.measured_at(now).saturating_sub(published);
                         match self.laggards.get(laggard).fell_behind() {
                             true => drop(self.delivery_lag.record(lag, 1)),
                             false => self.counts.replayed += 1,

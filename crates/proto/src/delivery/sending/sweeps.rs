@@ -34,7 +34,7 @@ impl Delivery {
                 }
             };
             let (most, scans) = (budget.sends, &mut budget.scans);
-            let at = self.noted_at.max(now);
+            let at = self.measured_at(now);
             match self.audiences.slice(turn.audience, most, scans, at, &mut self.store) {
                 Step::Slice(slice) => return Some(self.fill_slice(turn.audience, slice, budget)),
                 Step::PassOver | Step::Scanned => {

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::event_log::{First, NoRoomForPatterns};
-use crate::limits::WALK_STEPS;
+use crate::limits::{WAITING_NOTES, WALK_STEPS};
+use crate::log::drop_notes::WAITING_NOTES_BYTES;
+use crate::log::patterns::LOOK_STEPS;
 
 fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).unwrap().normalized()
@@ -129,6 +131,36 @@ fn a_pattern_that_is_refused_pushes_no_other_one_out() {
     for pattern in remembered.iter().filter(|pattern| log.has_pattern(pattern)) {
         assert_eq!(log.available_after(through(std::slice::from_ref(pattern))), 0);
     }
+    log.check();
+}
+
+/// A refused subscription had pushed all patterns out. When it took its own ones back, the table was empty for a moment,
+/// and the drops that waited were thrown away: a subscriber of a remembered pattern went on behind lost events, and was
+/// told of no gap.
+#[test]
+fn a_refused_subscription_throws_no_waiting_drop_away() {
+    let mut log = log(2);
+    log.limit_patterns(1);
+    log.limit_walk_steps(0);
+    let remembered = [pattern("r/*")];
+    log.add_pattern_reader(&remembered, 0).unwrap();
+    log.remove_pattern_reader(&remembered, 0);
+    // The third event drops one frame of each topic. The only walk is for the first topic.
+    for _ in 0..3 {
+        let event = Event::new(topic("other")).with_topic(topic("r/1")).unwrap();
+        append_at(&mut log, event.with_data("x"), Duration::ZERO);
+    }
+    assert_eq!(log.patterns.walked().1, 1, "a drop waits");
+    let refused = log.add_pattern_reader(&["a/*", "b/*"].map(pattern), 0);
+    assert_eq!((refused, log.patterns.remembered()), (Err(NoRoomForPatterns), remembered.to_vec()));
+    log.check();
+    assert_eq!(log.available_after(through(&remembered)), 1);
+    assert!(log.resume(&id(&log, 0), through(&remembered)).is_gap());
+    // Where no pattern is left, nothing waits.
+    let costly = [pattern("/{a}-{b}-{c}")];
+    log.add_pattern_reader(&costly, 0).unwrap();
+    log.remove_pattern_reader(&costly, 0);
+    assert_eq!((log.pattern_count(), log.patterns.walked().1), (0, 0));
     log.check();
 }
 
@@ -342,5 +374,100 @@ fn the_walks_of_one_append_have_a_bound_and_nothing_that_is_lost_is_forgotten() 
         trims += 1;
     }
     assert!(trims > 2, "{trims} trims");
+    log.check();
+}
+
+/// Appends of large events over very many small frames, of which only a few drops are noted at once.
+fn drop_very_many(log: &mut Log, name: impl Fn(usize) -> String, mut check: impl FnMut(&Log, &[Arc<Frame>])) {
+    for number in 0.. {
+        append(log, &name(number));
+        if log.dropped_for_room() > 0 {
+            break;
+        }
+    }
+    for number in 0..10 {
+        let large = Event::new(topic(format!("large/{number}"))).with_data("x".repeat(500 << 10));
+        let dropped = append_at(log, large, Duration::ZERO);
+        assert!(dropped.len() > 500, "{} frames dropped", dropped.len());
+        check(log, &dropped);
+    }
+}
+
+/// What waited was bounded by nothing but what publishers had noted since: ten large events made more than ten thousand
+/// drops wait, with their topics.
+#[test]
+fn the_drops_that_wait_have_a_bound_and_none_is_forgotten() {
+    for length in [1, 240] {
+        let mut log = log_of(retention(1_000_000), 16 * MIB);
+        log.limit_walk_steps(0);
+        let patterns = ["t-0/*", "t-1/*", "t-2/*", "{a}-2/{b}", "quiet/*"].map(pattern);
+        for (shard, pattern) in patterns.iter().enumerate() {
+            log.add_pattern_reader(std::slice::from_ref(pattern), shard).unwrap();
+        }
+        append(&mut log, "quiet/1");
+        let asked_often = pattern("asked/*");
+        log.add_pattern_reader(std::slice::from_ref(&asked_often), 0).unwrap();
+        let name = |number: usize| format!("t-{}/{}", number % 3, "x".repeat(length));
+        let (mut newest, mut most, mut drops) = ([0; 3], 0, 0);
+        drop_very_many(&mut log, name, |log, dropped| {
+            drops += dropped.len();
+            for frame in dropped {
+                let name = frame.topics()[0].as_str();
+                if let Some(number) = ["t-0/", "t-1/", "t-2/"].iter().position(|it| name.starts_with(it)) {
+                    newest[number] = newest[number].max(frame.seq());
+                }
+            }
+            let waiting = log.patterns.walked().1;
+            most = most.max(waiting);
+            assert!(waiting <= WAITING_NOTES, "{waiting} drops wait");
+            assert!(log.patterns.looked().1 <= WAITING_NOTES_BYTES, "{} bytes", log.patterns.looked().1);
+            log.check();
+            // One that is asked for between the appends knows better.
+            assert_eq!(log.available_after(through(std::slice::from_ref(&asked_often))), 0);
+        });
+        assert!(drops > 2 * most && most > 1_000, "{most} of {drops} drops waited");
+        let says = |log: &Log| {
+            patterns.each_ref().map(|one| log.available_after(through(std::slice::from_ref(one))))
+        };
+        let said = says(&log);
+        assert_eq!(said[..3], newest);
+        let any = newest.into_iter().max().unwrap_or(0);
+        // Where the topics are long, the template cannot look at all that waits.
+        assert!((newest[2]..=any).contains(&said[3]), "{said:?} of {newest:?}");
+        assert!((1..any).contains(&said[4]), "{said:?}: a gap that is none, up to what was given up");
+        while log.patterns.has_waiting() {
+            log.trim(Duration::ZERO, 1024, &mut Vec::new());
+        }
+        assert_eq!(says(&log), said);
+        log.check();
+    }
+}
+
+/// A subscriber of 64 templates looked through all drops that waited for each of them, under the log's lock.
+#[test]
+fn a_question_looks_at_so_many_waiting_drops_at_most() {
+    let mut log = log_of(retention(1_000_000), 16 * MIB);
+    log.limit_walk_steps(0);
+    let patterns: Vec<Pattern> = (0..64).map(|number| pattern(&format!("/{number}/{{name}}"))).collect();
+    log.add_pattern_reader(&patterns, 0).unwrap();
+    let (first, last) = ([patterns[0].clone()], [patterns[63].clone()]);
+    let mut newest = 0;
+    drop_very_many(
+        &mut log,
+        |number| format!("/63/{}", number % 3),
+        |_, dropped| {
+            newest = dropped.iter().map(|frame| frame.seq()).fold(newest, u64::max);
+        },
+    );
+    let waiting = log.patterns.walked().1;
+    assert!(64 * waiting > 4 * LOOK_STEPS, "{waiting} drops wait");
+    assert_eq!(log.available_after(through(&patterns)), newest);
+    let looks = log.patterns.looked().0;
+    assert!((1_000..=LOOK_STEPS).contains(&looks), "{looks} looks");
+    // The first one has looked at all that waits, and the last ones count as unknown. The answers stay the same.
+    assert!(log.available_after(through(&first)) < newest);
+    assert_eq!(log.available_after(through(&last)), newest);
+    assert_eq!(log.available_after(through(&patterns[32..33])), newest);
+    assert_eq!(log.patterns.looked().0, looks, "each has looked already");
     log.check();
 }
