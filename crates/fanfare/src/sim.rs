@@ -235,6 +235,8 @@ pub struct ShardSnapshot {
     pub deadlines: usize,
     /// Subscribers that wait for a number which is not released yet.
     pub resuming: usize,
+    /// Some of them need not wait any longer, and begin in the next tick.
+    pub has_left_resuming: bool,
     /// Mail that waits for it and is no event.
     pub others_waiting: usize,
     /// An event is not marked in all of its audiences yet.

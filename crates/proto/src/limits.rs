@@ -544,9 +544,10 @@ pub const UNDECIDED_CHECKS: usize = 1024;
 /// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;
 
-/// What the opening of a stream that resumes with patterns counts of these: it may go through the log for twice as long as
-/// [`SCAN_STEPS`] says.
-pub const OPENING_TOPICS_OF_A_SCAN: usize = 128;
+/// What each search for the frames of patterns counts of these that the opening of a stream makes. It may take as
+/// long as [`SCAN_STEPS`] says. A stream that resumes makes two of them, one more to report a gap, and one more to
+/// find the event that has an id of its publisher.
+pub const OPENING_TOPICS_OF_A_SCAN: usize = 64;
 
 /// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A
 /// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.

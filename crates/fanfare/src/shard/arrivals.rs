@@ -47,6 +47,8 @@ pub(super) struct Arrivals {
     pub(super) pending: DeadlineTable<Pending, QUEUES>,
     /// Subscribers that resume from a number that is not released here yet, in the order in which they came.
     pub(super) resuming: VecDeque<Resuming>,
+    /// The last tick has left some of them for the next one that need not wait any longer.
+    pub(super) has_left_resuming: bool,
     pub(super) undecided: UndecidedTable,
 }
 

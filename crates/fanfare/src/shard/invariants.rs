@@ -23,6 +23,7 @@ impl<I: Io> Shard<I> {
             counts: self.counts,
             deadlines: self.arrivals.pending.deadlines(),
             resuming: self.arrivals.resuming.len(),
+            has_left_resuming: self.arrivals.has_left_resuming,
             others_waiting: self.links.mailbox.others_waiting(&self.inbox) + self.agenda.len(),
             is_marking: self.delivery.is_marking(),
             is_sweeping: self.delivery.is_sweeping(),
@@ -52,6 +53,7 @@ impl<I: Io> Shard<I> {
         }
         self.delivery.check_sleep();
         assert!(self.inbox.is_empty(), "it sleeps over its mail");
+        assert!(!self.arrivals.has_left_resuming, "it sleeps over streams that may begin");
         let idle = self.delivery.is_empty() && self.arrivals.pending.is_empty();
         let waits = self.accept_again_at.is_some()
             || self.delivery.is_draining()

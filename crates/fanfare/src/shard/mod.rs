@@ -244,6 +244,7 @@ impl<I: Io> Shard<I> {
             || self.connections.has_work()
             || !self.inbox.is_empty()
             || !self.agenda.is_empty()
+            || self.arrivals.has_left_resuming
             || !self.unread.is_empty();
         let congested_until = self.congested_until(now);
         let may_sleep = || match congested_until {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use fanfare_io::{Cause, Io, Socket};
 use fanfare_proto::client_limits::bound_for;
+use fanfare_proto::cursor::Cursor;
 use fanfare_proto::delivery::{NewStream, Opened};
 use fanfare_proto::event::Retry;
 use fanfare_proto::frame::{checkpoint, prelude, wrap};
 use fanfare_proto::limits::OPENING_TOPICS_OF_A_SCAN;
 use fanfare_proto::link::Encoding;
-use fanfare_proto::log::Start;
+use fanfare_proto::log::{EARLIEST, Start};
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
 
@@ -19,6 +20,21 @@ use crate::admission::{Refusal, Subscribe};
 use crate::client_table::ClientBound;
 use crate::response;
 use crate::shard::{Shard, SlotKey};
+
+/// What the opening of a stream counts of the budget of openings, in topics: those that it registers for, and the
+/// searches for the frames of its patterns.
+fn price(subscribe: &Subscribe, start: Option<Start>) -> usize {
+    let patterns = subscribe.patterns().len();
+    let selectors = subscribe.topics.len() + patterns;
+    let (Some(start), Some(id)) = (start, subscribe.resume.as_deref()) else { return selectors };
+    if patterns == 0 {
+        return selectors;
+    }
+    // One finds whether anything is left before the gap, and one whether anything has come since.
+    let gap = usize::from(start.is_gap() && subscribe.gap_events);
+    let own_id = usize::from(id != EARLIEST && Cursor::parse(id).is_none());
+    selectors + (2 + gap + own_id) * OPENING_TOPICS_OF_A_SCAN
+}
 
 impl<I: Io> Shard<I> {
     /// Begins a stream on a socket that is not watched.
@@ -30,10 +46,7 @@ impl<I: Io> Shard<I> {
         start: Option<Start>,
         now: Duration,
     ) -> Result<(), Reply> {
-        let selectors = subscribe.topics.len() + subscribe.patterns().len();
-        let scans = start.is_some() && !subscribe.patterns().is_empty();
-        let scan = if scans { OPENING_TOPICS_OF_A_SCAN } else { 0 };
-        self.topics_left = self.topics_left.saturating_sub(selectors + scan);
+        self.topics_left = self.topics_left.saturating_sub(price(subscribe, start));
         let is_operator = subscribe.is_operator;
         if let Some(bound) = subscribe.refused_by {
             return Err(self.no_room(subscribe, encoding, NoRoom::Client(bound)));
@@ -132,6 +145,42 @@ impl<I: Io> Shard<I> {
                 Cause::Full => Ok(exception.sent),
                 Cause::Gone(_) => Err(()),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_proto::cursor::Epoch;
+    use fanfare_proto::event::Topic;
+    use fanfare_proto::pattern::Pattern;
+
+    use super::*;
+
+    /// An opening that tells of a gap, and looks for an id of a publisher, made twice as many searches as it paid
+    /// for.
+    #[test]
+    fn an_opening_pays_for_all_searches_that_it_makes() {
+        let two = || Subscribe::to(["a", "b"].map(|name| Topic::new(name).unwrap()));
+        let three = || two().with_patterns([Pattern::parse("c/*").unwrap()]);
+        let cursor = Cursor { epoch: Epoch::new(1), seq: 7 }.to_string();
+        let (at, gap) = (Start::At { cursor: 7, from: 7 }, Start::Gap { cursor: 9, from: 7 });
+        let cases = [
+            (two().with_resume("mine"), Some(gap), 2),
+            (three(), None, 3),
+            (three().with_resume(EARLIEST), Some(at), 3 + 2 * OPENING_TOPICS_OF_A_SCAN),
+            (three().with_resume(&cursor), Some(at), 3 + 2 * OPENING_TOPICS_OF_A_SCAN),
+            (three().with_resume(&cursor), Some(gap), 3 + 3 * OPENING_TOPICS_OF_A_SCAN),
+            (
+                three().with_resume(&cursor).with_gap_events(false),
+                Some(gap),
+                3 + 2 * OPENING_TOPICS_OF_A_SCAN,
+            ),
+            (three().with_resume("mine"), Some(at), 3 + 3 * OPENING_TOPICS_OF_A_SCAN),
+            (three().with_resume("mine"), Some(gap), 3 + 4 * OPENING_TOPICS_OF_A_SCAN),
+        ];
+        for (case, (subscribe, start, topics)) in cases.into_iter().enumerate() {
+            assert_eq!(price(&subscribe, start), topics, "case {case}");
         }
     }
 }

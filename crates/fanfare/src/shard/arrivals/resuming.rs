@@ -51,10 +51,12 @@ impl<I: Io> Shard<I> {
         self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
     }
 
-    /// Begins the streams of subscribers whose number has been released. A subscriber that has waited for the whole
-    /// time begins too, with a gap.
+    /// Begins the streams of subscribers whose number has been released, as far as the budget of openings goes, and
+    /// one in any case: decisions may use it up in every tick. A subscriber that has waited for the whole time begins
+    /// too, with a gap.
     pub(in crate::shard) fn start_caught_up_resumes(&mut self, now: Duration) {
-        let newest = self.links.log.newest();
+        let (newest, mut begun) = (self.links.log.newest(), 0);
+        self.arrivals.has_left_resuming = false;
         // Each is checked once. A subscriber that goes on waiting moves to the end, so the order stays.
         for _ in 0..self.arrivals.resuming.len().min(RESUMES) {
             let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
@@ -62,6 +64,12 @@ impl<I: Io> Shard<I> {
                 self.arrivals.resuming.push_back(resuming);
                 continue;
             }
+            if self.topics_left == 0 && begun > 0 {
+                self.arrivals.resuming.push_front(resuming);
+                self.arrivals.has_left_resuming = true;
+                return;
+            }
+            begun += 1;
             let Resuming { socket, subscribe, encoding, .. } = resuming;
             let start = self.start_of(&subscribe, encoding);
             if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
@@ -80,5 +88,105 @@ impl<I: Io> Shard<I> {
             }
             !is_its
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use crossbeam_utils::CachePadded;
+    use fanfare_io::epoll::Epoll;
+    use fanfare_io::{Waker, fd_channel};
+    use fanfare_proto::cursor::{Cursor, Epoch};
+    use fanfare_proto::delivery::Budgets;
+    use fanfare_proto::event::Topic;
+    use fanfare_proto::frame::WireFormat;
+    use fanfare_proto::limits::{Limits, OPENING_TOPICS};
+    use fanfare_proto::link::Transport;
+
+    use super::*;
+    use crate::admission::{Admissions, Decision, Request};
+    use crate::hub::Common;
+    use crate::presence::Presence;
+    use crate::shard::Links;
+    use crate::shared_log::log_of;
+
+    fn epoch() -> Epoch {
+        Epoch::new(1)
+    }
+
+    fn shard() -> Shard<Epoll> {
+        let limits = Limits::default();
+        let common = Common::new(log_of(epoch(), &limits, 1), 1, &limits, 1, 1);
+        let waker = Waker::new().unwrap();
+        let mailbox = common.mailbox(0, waker.clone());
+        let links = Links {
+            engine: common.engine(),
+            log: common.shared_log(0, Arc::clone(&mailbox)),
+            mailbox,
+            adopted: fd_channel::channel().unwrap().1,
+            hand_over: None,
+            counts: Arc::new(CachePadded::default()),
+            timings: Arc::new(CachePadded::default()),
+            admission: Admissions::OnShards(Arc::new(|_: &Request<'_>| {
+                Decision::Subscribe(Subscribe::to([]))
+            })),
+            congestion: common.congestion(),
+            orders: common.orders(),
+            presence: Arc::new(Presence::new(Duration::ZERO, &limits, 1)),
+            clients: common.clients(),
+            life_cycle: None,
+            proxies: Vec::new(),
+        };
+        Shard::new(Epoll::open(&waker).unwrap(), links, limits, Budgets::default(), epoch(), 1)
+    }
+
+    /// A subscriber of this many topics waits for a number that does not come.
+    fn wait(shard: &mut Shard<Epoll>, topics: usize) -> UnixStream {
+        let (ours, client) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let socket = shard.io.adopt(OwnedFd::from(ours));
+        let topics = (0..topics).map(|number| Topic::new(number.to_string()).unwrap());
+        let ahead = Cursor { epoch: epoch(), seq: u64::MAX };
+        let subscribe = Subscribe::to(topics).with_resume(ahead.to_string());
+        let encoding = Encoding::new(Transport::Http1, WireFormat::Chunked);
+        shard.reply(socket, super::super::Reply::Subscribe(Box::new(subscribe), encoding), Duration::ZERO);
+        client
+    }
+
+    /// Up to 256 subscribers began in one tick, whatever their openings cost, and held up events for a tenth of a
+    /// second.
+    #[test]
+    fn subscribers_that_have_waited_begin_as_the_budget_of_openings_allows() {
+        let (mut shard, topics, waiting) = (shard(), OPENING_TOPICS / 8, 20);
+        let _clients: Vec<UnixStream> = (0..waiting).map(|_| wait(&mut shard, topics)).collect();
+        let tick = |shard: &mut Shard<Epoll>, now| {
+            shard.tick(now, &mut Vec::new());
+            let timeout = shard.timeout(now);
+            (shard.delivery.len(), shard.arrivals.resuming.len(), timeout == Some(Duration::ZERO))
+        };
+        assert_eq!(tick(&mut shard, Duration::ZERO), (0, 20, false));
+        let over = AHEAD_WAIT;
+        assert_eq!(tick(&mut shard, over), (8, 12, true));
+        assert_eq!(tick(&mut shard, over), (16, 4, true));
+        assert_eq!(tick(&mut shard, over).0, 20);
+        assert_eq!(shard.arrivals.resuming.len(), 0);
+        assert!(!shard.arrivals.has_left_resuming);
+    }
+
+    /// Where decisions use the budget up in every tick, those that wait come in turn all the same.
+    #[test]
+    fn one_that_has_waited_begins_in_any_case() {
+        let mut shard = shard();
+        let _clients = [wait(&mut shard, 1), wait(&mut shard, 1)];
+        for begun in 1..=2 {
+            shard.topics_left = 0;
+            shard.start_caught_up_resumes(AHEAD_WAIT);
+            assert_eq!((shard.delivery.len(), shard.arrivals.resuming.len()), (begun, 2 - begun));
+            assert_eq!(shard.arrivals.has_left_resuming, begun == 1);
+        }
     }
 }
