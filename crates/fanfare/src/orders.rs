@@ -189,8 +189,8 @@ mod tests {
         }
     }
 
-    /// Two threads ended the same subject, and the later order came first. The earlier one took its place, and a
-    /// connection whose decision had begun between both was let in.
+    /// Two threads ended the same subject, and the later order came first. The earlier one took its place,
+    /// and a connection whose decision had begun between both was let in.
     #[test]
     fn a_later_order_is_not_forgotten_for_an_earlier_one() {
         let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());

@@ -471,10 +471,10 @@ pub const STEPS_OF_A_READ_FRAME: usize = 32;
 /// [`MAX_STATES`](crate::pattern::MAX_STATES) steps for each byte of its topics.
 pub const WALK_STEPS: usize = 1 << 16;
 
-/// Drops that may wait to be noted in the patterns of their topics. What these topics take is bounded, too: by a
-/// mebibyte. From half of that on, publishers make the walks of two such drops for each topic that they append to.
-/// Beyond it, the oldest drops count as those of all patterns that have not been asked for since: their subscribers
-/// may be told of gaps that are none.
+/// Drops that may wait to be noted in the patterns of their topics. What these topics take is bounded, too:
+/// by a mebibyte. From half of that on, publishers make the walks of two such drops for each topic that they
+/// append to. Beyond it, the oldest drops count as those of all patterns that have not been asked for since:
+/// their subscribers may be told of gaps that are none.
 pub const WAITING_NOTES: usize = 8192;
 
 /// Such steps that cost as much as marking one audience.
@@ -544,9 +544,9 @@ pub const UNDECIDED_CHECKS: usize = 1024;
 /// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;
 
-/// What each search for the frames of patterns counts of these that the opening of a stream makes. It may take as
-/// long as [`SCAN_STEPS`] says. A stream that resumes makes two of them, one more to report a gap, and one more to
-/// find the event that has an id of its publisher.
+/// What each search for the frames of patterns counts of these that the opening of a stream makes. It may
+/// take as long as [`SCAN_STEPS`] says. A stream that resumes makes two of them, one more to report a gap,
+/// and one more to find the event that has an id of its publisher.
 pub const OPENING_TOPICS_OF_A_SCAN: usize = 64;
 
 /// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A

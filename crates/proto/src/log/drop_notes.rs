@@ -5,8 +5,9 @@
 //! here, oldest first, and is noted by later calls. A pattern that is asked for meanwhile looks through what waits
 //! itself, at each drop once.
 //!
-//! What waits has a bound. Beyond it, the oldest of it is given up: it counts as lost by every pattern that has not
-//! looked at it yet, so that one may be told of a gap that is none, and none is told of no gap where there is one.
+//! What waits has a bound. Beyond it, the oldest of it is given up: it counts as lost by every pattern that
+//! has not looked at it yet, so that one may be told of a gap that is none, and none is told of no gap where
+//! there is one.
 
 use std::collections::VecDeque;
 

@@ -29,8 +29,8 @@ const FORGOTTEN_AT_ONCE: usize = 64;
 /// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later calls.
 const FORGOTTEN_BY_A_REMOVAL: usize = 2;
 
-/// Steps that the patterns of one question may make through the drops that wait. A pattern for which they are not
-/// enough has lost as much as one without an entry.
+/// Steps that the patterns of one question may make through the drops that wait. A pattern for which they are
+/// not enough has lost as much as one without an entry.
 pub(super) const LOOK_STEPS: usize = WALK_STEPS;
 
 /// The patterns of the log.
@@ -141,8 +141,8 @@ impl Patterns {
         self.dropped_of_any = self.dropped_of_any.and(Dropped { newest: seq, newest_public: seq });
     }
 
-    /// What was dropped of the topics that the pattern matches; at least that. What it takes to look at drops that
-    /// wait is taken away from `steps`: see [`LOOK_STEPS`].
+    /// What was dropped of the topics that the pattern matches; at least that. What it takes to look at drops
+    /// that wait is taken away from `steps`: see [`LOOK_STEPS`].
     pub(super) fn dropped(&self, pattern: &Pattern, steps: &mut usize) -> Dropped {
         let entry = self.table.find(pattern).and_then(|key| self.table.get(key));
         let Some(PatternEntry { dropped, looked_up_to, .. }) = entry else { return self.dropped_of_any };
@@ -164,8 +164,8 @@ impl Patterns {
         lost
     }
 
-    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where half of the drops wait that
-    /// may, two walks are made for each topic of what is appended, so that they become less.
+    /// Begins to note drops under one hold of the log's lock: with the usual steps. Where half of the drops
+    /// wait that may, two walks are made for each topic of what is appended, so that they become less.
     pub(super) fn begin_notes(&mut self, topics: usize) {
         self.steps_left = self.walk_steps;
         self.walks_left = if self.notes.is_half_full() { 1 + 2 * topics } else { 1 };
@@ -414,8 +414,8 @@ impl Patterns {
         self.table.remove(key);
     }
 
-    /// Where there is no pattern, nothing is to be noted. A call asks at its end: it may put patterns back that it
-    /// pushed out, and these have not looked at what waits.
+    /// Where there is no pattern, nothing is to be noted. A call asks at its end: it may put patterns back
+    /// that it pushed out, and these have not looked at what waits.
     fn clear_notes_of_none(&mut self) {
         if self.table.is_empty() {
             self.notes.clear();

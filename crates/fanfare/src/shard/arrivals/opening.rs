@@ -21,8 +21,8 @@ use crate::client_table::ClientBound;
 use crate::response;
 use crate::shard::{Shard, SlotKey};
 
-/// What the opening of a stream counts of the budget of openings, in topics: those that it registers for, and the
-/// searches for the frames of its patterns.
+/// What the opening of a stream counts of the budget of openings, in topics: those that it registers for, and
+/// the searches for the frames of its patterns.
 fn price(subscribe: &Subscribe, start: Option<Start>) -> usize {
     let patterns = subscribe.patterns().len();
     let selectors = subscribe.topics.len() + patterns;
@@ -157,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    /// An opening that tells of a gap, and looks for an id of a publisher, made twice as many searches as it paid
-    /// for.
+    /// An opening that tells of a gap, and looks for an id of a publisher, made twice as many searches as it
+    /// paid for.
     #[test]
     fn an_opening_pays_for_all_searches_that_it_makes() {
         let two = || Subscribe::to(["a", "b"].map(|name| Topic::new(name).unwrap()));

@@ -51,9 +51,9 @@ impl<I: Io> Shard<I> {
         self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
     }
 
-    /// Begins the streams of subscribers whose number has been released, as far as the budget of openings goes, and
-    /// one in any case: decisions may use it up in every tick. A subscriber that has waited for the whole time begins
-    /// too, with a gap.
+    /// Begins the streams of subscribers whose number has been released, as far as the budget of openings
+    /// goes, and one in any case: decisions may use it up in every tick. A subscriber that has waited for the
+    /// whole time begins too, with a gap.
     pub(in crate::shard) fn start_caught_up_resumes(&mut self, now: Duration) {
         let (newest, mut begun) = (self.links.log.newest(), 0);
         self.arrivals.has_left_resuming = false;
@@ -157,8 +157,8 @@ mod tests {
         client
     }
 
-    /// Up to 256 subscribers began in one tick, whatever their openings cost, and held up events for a tenth of a
-    /// second.
+    /// Up to 256 subscribers began in one tick, whatever their openings cost, and held up events for a tenth
+    /// of a second.
     #[test]
     fn subscribers_that_have_waited_begin_as_the_budget_of_openings_allows() {
         let (mut shard, topics, waiting) = (shard(), OPENING_TOPICS / 8, 20);

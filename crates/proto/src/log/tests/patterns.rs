@@ -134,9 +134,9 @@ fn a_pattern_that_is_refused_pushes_no_other_one_out() {
     log.check();
 }
 
-/// A refused subscription had pushed all patterns out. When it took its own ones back, the table was empty for a moment,
-/// and the drops that waited were thrown away: a subscriber of a remembered pattern went on behind lost events, and was
-/// told of no gap.
+/// A refused subscription had pushed all patterns out. When it took its own ones back, the table was empty
+/// for a moment, and the drops that waited were thrown away: a subscriber of a remembered pattern went on
+/// behind lost events, and was told of no gap.
 #[test]
 fn a_refused_subscription_throws_no_waiting_drop_away() {
     let mut log = log(2);
@@ -393,8 +393,8 @@ fn drop_very_many(log: &mut Log, name: impl Fn(usize) -> String, mut check: impl
     }
 }
 
-/// What waited was bounded by nothing but what publishers had noted since: ten large events made more than ten thousand
-/// drops wait, with their topics.
+/// What waited was bounded by nothing but what publishers had noted since: ten large events made more than
+/// ten thousand drops wait, with their topics.
 #[test]
 fn the_drops_that_wait_have_a_bound_and_none_is_forgotten() {
     for length in [1, 240] {
@@ -464,7 +464,8 @@ fn a_question_looks_at_so_many_waiting_drops_at_most() {
     assert_eq!(log.available_after(through(&patterns)), newest);
     let looks = log.patterns.looked().0;
     assert!((1_000..=LOOK_STEPS).contains(&looks), "{looks} looks");
-    // The first one has looked at all that waits, and the last ones count as unknown. The answers stay the same.
+    // The first one has looked at all that waits, and the last ones count as unknown. The answers stay the
+    // same.
     assert!(log.available_after(through(&first)) < newest);
     assert_eq!(log.available_after(through(&last)), newest);
     assert_eq!(log.available_after(through(&patterns[32..33])), newest);
