@@ -140,7 +140,7 @@ impl Access {
             };
             let fetched_before = before.fetched[index].as_ref().map(|fetched| fetched.from());
             let is_same = before.rules == rules && by_url.as_ref() == fetched_before;
-            let same = old.as_ref().filter(|old| is_same && has_keys(old, &keys));
+            let same = old.as_ref().filter(|old| is_same && has_fixed_keys(old, &keys));
             Some(same.cloned().unwrap_or_else(|| {
                 let ring = KeyRing::of(keys);
                 // What was fetched from the same place stays good until it is fetched again.
@@ -241,7 +241,7 @@ impl Access {
             (publishers, &self.publishers, &before.publishers),
         ];
         let differs = |new: &Option<Arc<Verifier>>, old: &Option<Arc<Verifier>>| match (new, old) {
-            (Some(new), Some(old)) => !has_keys(old, &new.keys().fixed()),
+            (Some(new), Some(old)) => !has_fixed_keys(old, &new.keys().fixed()),
             _ => false,
         };
         pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name).collect()
@@ -744,7 +744,8 @@ pub(crate) fn check_open(
     Err(ConfigurationError::Together(Problems(vec![Problem { place, text }])))
 }
 
-fn has_keys(verifier: &Verifier, keys: &KeySet) -> bool {
+/// Whether these are the keys of a verifier that are not fetched.
+fn has_fixed_keys(verifier: &Verifier, keys: &KeySet) -> bool {
     verifier.keys().fixed().is_same(keys)
 }
 
