@@ -224,7 +224,7 @@ settings! {
         audience: Vec<String> = many(text_with("a text", not_empty), Separator::Comma)
             .value_name("TEXT").reloadable();
         /// Time for which a token is accepted before nbf and after exp, because clocks differ. A stream ends at
-        /// exp nevertheless.
+        /// exp nevertheless. For as long after the revocation of a subject, its new tokens are barred, too.
         leeway: Duration = one(time(Duration::from_secs(1)..=Duration::from_secs(300))).default("5s").reloadable();
         /// Name of the cookie that holds a token, for browsers: their EventSource sends no Authorization header.
         token_cookie: Option<String> = optional(
