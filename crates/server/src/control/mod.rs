@@ -53,6 +53,7 @@ use crate::health::{BEAT, Health};
 pub(crate) use answer_first::OwedWakes;
 pub(crate) use audit::Audit;
 pub(crate) use bodies::Bodies;
+pub(crate) use connections::Endings;
 use control_connections::{ControlConnection, ControlConnections};
 use head_guard::HeadGuard;
 use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING, undecided_of};
@@ -74,6 +75,7 @@ pub(crate) struct Control {
     pub(crate) publish_rates: PublishRates,
     pub(crate) undecided: Undecided,
     pub(crate) notices: Arc<Notices>,
+    pub(crate) endings: Endings,
     pub(crate) audit: Audit,
     pub(crate) access_log: Option<AccessLog>,
 }
