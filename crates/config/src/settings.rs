@@ -387,9 +387,9 @@ settings! {
             ("text", "for people", LogFormat::Text),
             ("json", "one JSON object on each line", LogFormat::Json),
         ])).default("text");
-        /// Log a line for each request to the control plane, and for each stream that begins and ends. Queries are left
-        /// out, because tokens may stand there. Streams that are refused are counted and not logged. Each subscriber
-        /// takes more memory.
+        /// Log a line for each request to the control plane, and for each stream that begins and ends. Queries
+        /// are left out, because tokens may stand there. A stream that is refused on a connection of its own is
+        /// counted and not logged. Each subscriber takes more memory.
         access_log: bool = one(switch()).default("false");
     }
 }
