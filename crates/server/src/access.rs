@@ -522,6 +522,22 @@ impl Access {
         if self.debug { format!("{detail}: {reason}") } else { detail.to_owned() }
     }
 
+    /// The refusal of a request that may succeed in a moment.
+    ///
+    /// # Errors
+    /// None: the text of a number is a good value of a field.
+    pub(crate) fn try_again(&self, detail: impl Into<String>) -> Result<Refusal, InvalidHeader> {
+        Refusal::new(503, detail).with_header("Retry-After", &self.retry_after_s().to_string())
+    }
+
+    /// The refusal of a request that a former endpoint was to decide about, by a reload before it did.
+    ///
+    /// # Errors
+    /// As [`Access::try_again`].
+    pub(crate) fn has_changed(&self) -> Result<Refusal, InvalidHeader> {
+        self.try_again("the server has another configuration now; try again in a moment")
+    }
+
     /// When a client is to try again: not all of them in the same second.
     pub(crate) fn retry_after_s(&self) -> u64 {
         1 + self.random_number() % 4
@@ -771,6 +787,15 @@ fn has_fixed_keys(verifier: &Verifier, keys: &KeySet) -> bool {
     verifier.keys().fixed().is_same(keys)
 }
 
+/// What signs URLs by these secrets, and the same as keys.
+fn url_signer(secrets: &[Vec<u8>]) -> Result<(UrlSigner, KeySet), String> {
+    let signer = UrlSigner::new(secrets.iter().map(Vec::as_slice)).map_err(|error| error.to_string())?;
+    let keys: Result<Vec<Key>, _> =
+        secrets.iter().map(|secret| Key::from_secret(Algorithm::Hs256, secret)).collect();
+    let keys = keys.and_then(KeySet::new).map_err(|error| error.to_string())?;
+    Ok((signer, keys))
+}
+
 /// Where the keys of subscribers and of publishers are fetched.
 fn keys_by_url(settings: &Settings) -> [Option<KeysByUrl>; 2] {
     [&settings.subscriber_jwks, &settings.publisher_jwks].map(|url| KeysByUrl::of(url.as_ref(), settings))
@@ -785,15 +810,6 @@ fn not_covered(topic: Option<&Topic>) -> Denial {
     let shown: String = topic.map_or("", Topic::as_str).chars().take(SHOWN).collect();
     let detail = format!("the token does not cover the topic {shown:?}");
     Denial { reason: AccessError::TopicNotCovered, detail, retry_after_s: None }
-}
-
-/// What signs URLs by these secrets, and the same as keys.
-fn url_signer(secrets: &[Vec<u8>]) -> Result<(UrlSigner, KeySet), String> {
-    let signer = UrlSigner::new(secrets.iter().map(Vec::as_slice)).map_err(|error| error.to_string())?;
-    let keys: Result<Vec<Key>, _> =
-        secrets.iter().map(|secret| Key::from_secret(Algorithm::Hs256, secret)).collect();
-    let keys = keys.and_then(KeySet::new).map_err(|error| error.to_string())?;
-    Ok((signer, keys))
 }
 
 /// Through its patterns, which are covered, the subscription sees private events.
