@@ -15,7 +15,9 @@ pub const DEFAULT_MAX_REVOCATIONS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
     /// All tokens of a subject (`sub`) that were issued up to the moment of the revocation, and all without
-    /// `iat`. A token that is issued in a later second is good.
+    /// `iat`. The clock of an issuer may be ahead by the leeway of the verifier
+    /// ([`crate::TokenRules::leeway_s`]), so a token is barred, too, whose `iat` is up to so much later. One
+    /// with a later `iat` is good.
     Subject(Box<str>),
     /// The token with this id (`jti`).
     TokenId(Box<str>),
@@ -143,7 +145,7 @@ impl Revocations {
         let entry =
             |kind, name: &str| inner.entry(kind, name).filter(|entry| now_unix_s < entry.until_unix_s);
         let was_issued_before =
-            |entry: &Entry| token.issued_unix_s().is_none_or(|issued| issued <= entry.revoked_unix_s);
+            |entry: &Entry| token.issued_from_unix_s().is_none_or(|issued| issued <= entry.revoked_unix_s);
         token.token_id().is_some_and(|id| entry(Kind::TokenId, id).is_some())
             || token
                 .subject()

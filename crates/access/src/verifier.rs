@@ -38,7 +38,7 @@ pub struct TokenRules {
     /// The issuers (`iss`) of which a token must name one. Empty: the issuer is not looked at.
     pub issuers: Vec<String>,
     /// How many seconds a token is accepted before `nbf` and after `exp`, because clocks differ. A stream
-    /// ends at `exp` nevertheless.
+    /// ends at `exp` nevertheless. For as long after the revocation of a subject, its new tokens are barred.
     pub leeway_s: u64,
     /// The longest token, in bytes.
     pub max_token_bytes: usize,
@@ -71,17 +71,20 @@ pub struct Verified {
     expires_unix_s: Option<u64>,
     not_before_unix_s: u64,
     issued_unix_s: Option<u64>,
+    /// How far the clock that said when it was issued may be ahead.
+    issuer_leeway_s: u64,
     grants: Arc<Grants>,
 }
 
 impl Verified {
-    fn of(claims: Claims, grants: Arc<Grants>) -> Verified {
+    fn of(claims: Claims, leeway_s: u64, grants: Arc<Grants>) -> Verified {
         Verified {
             subject: claims.subject.map(Into::into),
             token_id: claims.token_id.map(Into::into),
             expires_unix_s: claims.expires_unix_s,
             not_before_unix_s: claims.not_before_unix_s.unwrap_or(0),
             issued_unix_s: claims.issued_unix_s,
+            issuer_leeway_s: leeway_s,
             grants,
         }
     }
@@ -94,6 +97,7 @@ impl Verified {
             expires_unix_s: Some(expires_unix_s),
             not_before_unix_s: 0,
             issued_unix_s: None,
+            issuer_leeway_s: 0,
             grants,
         }
     }
@@ -112,6 +116,8 @@ impl Verified {
             expires_unix_s,
             not_before_unix_s: 0,
             issued_unix_s: Some(issued_unix_s),
+            // It is this server's own clock.
+            issuer_leeway_s: 0,
             grants,
         }
     }
@@ -134,6 +140,11 @@ impl Verified {
     /// When the token was issued (`iat`), in seconds since the Unix epoch.
     pub fn issued_unix_s(&self) -> Option<u64> {
         self.issued_unix_s
+    }
+
+    /// When the token was issued at the earliest: the clock of its issuer may be ahead by the leeway.
+    pub(crate) fn issued_from_unix_s(&self) -> Option<u64> {
+        self.issued_unix_s.map(|issued| issued.saturating_sub(self.issuer_leeway_s))
     }
 
     /// What the token allows. Equal grants are one allocation.
@@ -294,6 +305,6 @@ impl Verifier {
             return Err(AccessError::Issuer);
         }
         let grants = self.grants.share(Grants::from_claims(&claims.json)?);
-        Ok(Verified::of(claims, grants))
+        Ok(Verified::of(claims, self.rules.leeway_s, grants))
     }
 }

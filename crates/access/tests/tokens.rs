@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fanfare_access::{
     AccessError, Algorithm, AudienceRule, Key, KeyRing, KeySet, MAX_PATTERNS, MemoryLimits, PatternError,
-    RsaPadding, TokenRules, TokenSigner, UnverifiedToken, Verifier,
+    Revoked, RsaPadding, TokenRules, TokenSigner, UnverifiedToken, Verifier,
 };
 use serde_json::{Value, json};
 
@@ -496,4 +496,21 @@ fn threads_that_verify_at_once_get_the_right_answers() {
     });
     let (tokens, bytes) = verifier.memory_size();
     assert!(tokens <= 64 && bytes <= 64 << 10, "{tokens} tokens, {bytes} bytes");
+}
+
+/// The clock of an issuer may be ahead. The tokens of its last seconds before the revocation outlived it.
+#[test]
+fn a_revocation_bars_tokens_of_an_issuer_whose_clock_is_ahead() {
+    let world = World::new();
+    let leeway = TokenRules::default().leeway_s;
+    let at = |issued: u64, now: u64| {
+        let token = world.with(json!({"sub": "ada", "iat": issued, "exp": NOW + 600}));
+        world.verifier.verify(&token, now).map(drop)
+    };
+    assert_eq!(at(NOW + leeway, NOW), Ok(()), "it is accepted before");
+    world.verifier.revocations().revoke(Revoked::Subject("ada".into()), NOW, NOW + 600).unwrap();
+    for issued in [NOW - 1, NOW, NOW + 1, NOW + leeway] {
+        assert_eq!(at(issued, NOW), Err(AccessError::Revoked), "{issued}");
+    }
+    assert_eq!(at(NOW + leeway + 1, NOW + 1), Ok(()), "it is newer for sure");
 }

@@ -224,7 +224,7 @@ settings! {
         audience: Vec<String> = many(text_with("a text", not_empty), Separator::Comma)
             .value_name("TEXT").reloadable();
         /// Time for which a token is accepted before nbf and after exp, because clocks differ. A stream ends at
-        /// exp nevertheless.
+        /// exp nevertheless. For as long after the revocation of a subject, its new tokens are barred, too.
         leeway: Duration = one(time(Duration::from_secs(1)..=Duration::from_secs(300))).default("5s").reloadable();
         /// Name of the cookie that holds a token, for browsers: their EventSource sends no Authorization header.
         token_cookie: Option<String> = optional(
@@ -387,9 +387,9 @@ settings! {
             ("text", "for people", LogFormat::Text),
             ("json", "one JSON object on each line", LogFormat::Json),
         ])).default("text");
-        /// Log a line for each request to the control plane, and for each stream that begins and ends. Queries are left
-        /// out, because tokens may stand there. Streams that are refused are counted and not logged. Each subscriber
-        /// takes more memory.
+        /// Log a line for each request to the control plane, and for each stream that begins and ends. Queries
+        /// are left out, because tokens may stand there. A stream that is refused on a connection of its own is
+        /// counted and not logged. Each subscriber takes more memory.
         access_log: bool = one(switch()).default("false");
     }
 }

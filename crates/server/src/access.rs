@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanfare::{Event, InvalidHeader, Refusal, RequestHead, Subscribe, Topic};
 use fanfare_access::{
-    AccessError, AudienceRule, FoundToken, KeyRing, KeySet, MemoryLimits, Pattern, Place as TokenPlace,
-    Revocations, RevocationsFull, Revoked, Sight, TokenPlaces, TokenRules, Uncovered, UrlSigner, Verified,
-    Verifier, stream_lifetime,
+    AccessError, Algorithm, AudienceRule, FoundToken, Key, KeyRing, KeySet, MemoryLimits, Pattern,
+    Place as TokenPlace, Revocations, RevocationsFull, Revoked, Sight, TokenPlaces, TokenRules, Uncovered,
+    UrlSigner, Verified, Verifier, stream_lifetime,
 };
 use fanfare_config::{Listen, Place, Problem, Problems, Settings, Values};
 
@@ -40,6 +40,8 @@ pub(crate) struct Access {
     subscribers: Option<Arc<Verifier>>,
     publishers: Option<Arc<Verifier>>,
     urls: Option<UrlSigner>,
+    /// The keys of signed URLs once more, to tell what a reload changes.
+    url_keys: KeySet,
     places: TokenPlaces,
     rules: TokenRules,
     anonymous_subscribe: bool,
@@ -140,7 +142,7 @@ impl Access {
             };
             let fetched_before = before.fetched[index].as_ref().map(|fetched| fetched.from());
             let is_same = before.rules == rules && by_url.as_ref() == fetched_before;
-            let same = old.as_ref().filter(|old| is_same && has_keys(old, &keys));
+            let same = old.as_ref().filter(|old| is_same && has_fixed_keys(old, &keys));
             Some(same.cloned().unwrap_or_else(|| {
                 let ring = KeyRing::of(keys);
                 // What was fetched from the same place stays good until it is fetched again.
@@ -156,13 +158,12 @@ impl Access {
         };
         let subscribers = verifier(0, &settings.subscriber_keys, &before.subscribers);
         let publishers = verifier(1, &settings.publisher_keys, &before.publishers);
-        let mut urls = None;
+        let (mut urls, mut url_keys) = (None, KeySet::default());
         if !settings.url_keys.is_empty() {
-            let signer = key_files::secrets(&settings.url_keys).and_then(|secrets| {
-                UrlSigner::new(secrets.iter().map(Vec::as_slice)).map_err(|error| error.to_string())
-            });
-            match signer {
-                Ok(signer) => urls = Some(signer.with_revocations(Arc::clone(&revocations))),
+            match key_files::secrets(&settings.url_keys).and_then(|secrets| url_signer(&secrets)) {
+                Ok((signer, keys)) => {
+                    (urls, url_keys) = (Some(signer.with_revocations(Arc::clone(&revocations))), keys);
+                }
                 Err(text) => report("url-keys", text),
             }
         }
@@ -179,6 +180,7 @@ impl Access {
             subscribers,
             publishers,
             urls,
+            url_keys,
             places,
             rules,
             anonymous_subscribe: settings.anonymous_subscribe,
@@ -216,7 +218,9 @@ impl Access {
                 Some(fetched) => Arc::clone(fetched),
                 None => {
                     let option = ["--subscriber-jwks", "--publisher-jwks"][index];
-                    let fetched = FetchedKeys::start(by_url, Arc::clone(verifier.keys()), option);
+                    let let_streams_in = index == 0;
+                    let ring = Arc::clone(verifier.keys());
+                    let fetched = FetchedKeys::start(by_url, ring, option, let_streams_in);
                     Arc::new(fetched.map_err(|error| format!("{option}: {error}"))?)
                 }
             });
@@ -241,16 +245,28 @@ impl Access {
             (publishers, &self.publishers, &before.publishers),
         ];
         let differs = |new: &Option<Arc<Verifier>>, old: &Option<Arc<Verifier>>| match (new, old) {
-            (Some(new), Some(old)) => !has_keys(old, &new.keys().fixed()),
+            (Some(new), Some(old)) => !has_fixed_keys(old, &new.keys().fixed()),
             _ => false,
         };
-        pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name).collect()
+        let changed = pairs.into_iter().filter(|(_, new, old)| differs(new, old)).map(|(name, _, _)| name);
+        let have_url_keys = self.urls.is_some() && before.urls.is_some();
+        let has_other_url_keys = have_url_keys && !self.url_keys.is_same(&before.url_keys);
+        changed.chain(has_other_url_keys.then_some("url-keys")).collect()
     }
 
-    /// Whether a key of subscribers in the files before is not among those of now.
-    pub(crate) fn has_removed_subscriber_keys(&self, before: &Access) -> bool {
-        let fixed = |access: &Access| access.subscribers.as_ref().map(|verifier| verifier.keys().fixed());
-        fixed(self).unwrap_or_default().lacks_some_of(&fixed(before).unwrap_or_default())
+    /// The options by which a key has let subscribers in before, and does not any more.
+    pub(crate) fn removed_subscriber_keys(&self, before: &Access) -> Vec<&'static str> {
+        let ring = |access: &Access| access.subscribers.as_ref().map(|verifier| Arc::clone(verifier.keys()));
+        let (now, before_ring) = (ring(self), ring(before));
+        let now = now.map(|ring| ring.keys()).unwrap_or_default();
+        let fixed = before_ring.as_ref().map(|ring| ring.fixed());
+        let fetched = before_ring.as_ref().and_then(|ring| ring.fetched());
+        let removed = [
+            ("subscriber-keys", now.lacks_some_of(&fixed.unwrap_or_default())),
+            ("subscriber-jwks", now.lacks_some_of(&fetched.unwrap_or_default())),
+            ("url-keys", self.url_keys.lacks_some_of(&before.url_keys)),
+        ];
+        removed.into_iter().filter(|(_, is_removed)| *is_removed).map(|(name, _)| name).collect()
     }
 
     /// The endpoint that decides about subscriptions which no token lets in.
@@ -506,6 +522,22 @@ impl Access {
         if self.debug { format!("{detail}: {reason}") } else { detail.to_owned() }
     }
 
+    /// The refusal of a request that may succeed in a moment.
+    ///
+    /// # Errors
+    /// None: the text of a number is a good value of a field.
+    pub(crate) fn try_again(&self, detail: impl Into<String>) -> Result<Refusal, InvalidHeader> {
+        Refusal::new(503, detail).with_header("Retry-After", &self.retry_after_s().to_string())
+    }
+
+    /// The refusal of a request that a former endpoint was to decide about, by a reload before it did.
+    ///
+    /// # Errors
+    /// As [`Access::try_again`].
+    pub(crate) fn has_changed(&self) -> Result<Refusal, InvalidHeader> {
+        self.try_again("the server has another configuration now; try again in a moment")
+    }
+
     /// When a client is to try again: not all of them in the same second.
     pub(crate) fn retry_after_s(&self) -> u64 {
         1 + self.random_number() % 4
@@ -655,13 +687,19 @@ impl Publisher {
         self.token.as_ref().and_then(|token| token.verified.subject()).map(|subject| &**subject)
     }
 
-    /// Whether the token still holds, for a body that comes for a long time. `now` has the keys of this
-    /// moment: a key that was removed meanwhile signs no more.
+    /// Whether the publisher may still publish, for a body that comes for a long time. `now` has the keys of
+    /// this moment: a key that was removed meanwhile signs no more, and a server that has got keys asks for a
+    /// token.
     ///
     /// # Errors
-    /// It has expired, was revoked, or is not good by the keys of now.
+    /// The token has expired, was revoked, or is not good by the keys of now; or there is none, and now one is
+    /// needed.
     pub(crate) fn still_holds(&self, now: &Access) -> Result<(), Denial> {
-        let (Some(token), Some(verifier)) = (&self.token, &now.publishers) else { return Ok(()) };
+        let Some(verifier) = &now.publishers else { return Ok(()) };
+        let Some(token) = &self.token else {
+            let detail = "the server has keys now, and this request has no token";
+            return Err(now.denial(AccessError::Missing, detail));
+        };
         let now_unix_s = unix_time().as_secs();
         let verified = &token.verified;
         let over = |expires: u64| now_unix_s >= expires.saturating_add(now.rules.leeway_s);
@@ -744,8 +782,18 @@ pub(crate) fn check_open(
     Err(ConfigurationError::Together(Problems(vec![Problem { place, text }])))
 }
 
-fn has_keys(verifier: &Verifier, keys: &KeySet) -> bool {
+/// Whether these are the keys of a verifier that are not fetched.
+fn has_fixed_keys(verifier: &Verifier, keys: &KeySet) -> bool {
     verifier.keys().fixed().is_same(keys)
+}
+
+/// What signs URLs by these secrets, and the same as keys.
+fn url_signer(secrets: &[Vec<u8>]) -> Result<(UrlSigner, KeySet), String> {
+    let signer = UrlSigner::new(secrets.iter().map(Vec::as_slice)).map_err(|error| error.to_string())?;
+    let keys: Result<Vec<Key>, _> =
+        secrets.iter().map(|secret| Key::from_secret(Algorithm::Hs256, secret)).collect();
+    let keys = keys.and_then(KeySet::new).map_err(|error| error.to_string())?;
+    Ok((signer, keys))
 }
 
 /// Where the keys of subscribers and of publishers are fetched.

@@ -33,9 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A request that was answered.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    pub(crate) method: Method,
-    /// Without the query.
-    pub(crate) path: String,
+    /// `None`: its head could not be read.
+    pub(crate) method: Option<Method>,
+    /// Without the query. `None`: its head could not be read.
+    pub(crate) path: Option<String>,
     pub(crate) status: u16,
     pub(crate) client: Option<IpAddr>,
     /// The subject of the publisher's token.
@@ -77,8 +78,8 @@ fn write(lines: &Receiver<Answered>, left_out: &AtomicU64) {
         let client = client.map(|client| client.to_string());
         let subject = subject.map(|subject| escaped(&subject));
         let took_ms = took.as_secs_f64() * 1000.0;
-        let path = escaped(&path);
-        tracing::info!(target: TARGET, %method, path, status, client, subject, took_ms, "request");
+        let (method, path) = (method.as_ref().map(tracing::field::display), path.as_deref().map(escaped));
+        tracing::info!(target: TARGET, method, path, status, client, subject, took_ms, "request");
         match left_out.swap(0, Ordering::Relaxed) {
             0 => {}
             count => tracing::warn!(target: TARGET, count, "lines of requests were left out"),

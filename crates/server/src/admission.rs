@@ -3,11 +3,9 @@
 
 use std::sync::Arc;
 
-use fanfare::{
-    Admission, Answer, ClientLimits, Decision, InvalidHeader, Refusal, Request, RequestHead, Subscribe,
-};
+use fanfare::{Admission, Answer, ClientLimits, Decision, Refusal, Request, RequestHead, Subscribe};
 
-use crate::access::{Access, Judged, TokenToVerify};
+use crate::access::{Judged, TokenToVerify};
 use crate::control::{Notice, Notices};
 use crate::forward::{Asking, Forward, Question, To, UndecidedSubscription, with_fields};
 use crate::health::Health;
@@ -92,8 +90,7 @@ impl EventsAdmission {
                     (Arc::clone(forward), question.map_err(|wrong| wrong.0))
                 });
                 let subscription = self.undecided(request, &rules, subscribe, fields);
-                let rules = self.rules.clone();
-                Considered::Verify(Box::new(Verifying { token, question, subscription, rules }))
+                Considered::Verify(Box::new(Verifying { token, question, subscription }))
             }
             Err(denial) => {
                 self.notices.add_denial(denial.reason, request.client_address(&rules.proxies));
@@ -129,7 +126,7 @@ impl EventsAdmission {
         fields: Vec<(&'static str, String)>,
     ) -> UndecidedSubscription {
         UndecidedSubscription {
-            access: Arc::clone(&rules.access),
+            rules: self.rules.clone(),
             notices: Arc::clone(&self.notices),
             bytes: bytes_of(request.head(), &subscribe),
             subscribe,
@@ -171,9 +168,6 @@ pub(crate) struct Verifying {
     /// cannot be asked about.
     question: Option<(Arc<Forward>, Result<Question, &'static str>)>,
     subscription: UndecidedSubscription,
-    /// Those of the moment in which the verdict is there: a reload may have removed the key of the token
-    /// meanwhile.
-    rules: CurrentRules,
 }
 
 impl Verifying {
@@ -183,8 +177,10 @@ impl Verifying {
     }
 
     fn decide(self, to: To) {
-        let Verifying { mut token, question, subscription, rules } = self;
-        let UndecidedSubscription { notices, mut subscribe, fields, of, bytes, .. } = subscription;
+        let Verifying { mut token, question, subscription } = self;
+        let UndecidedSubscription { rules, notices, mut subscribe, fields, of, bytes } = subscription;
+        // By the keys of the moment in which the verdict is there: a reload may have removed the key of the
+        // token meanwhile.
         let (access, judged) = loop {
             let verdict = token.verify();
             let access = Arc::clone(&rules.get().access);
@@ -197,16 +193,14 @@ impl Verifying {
             Ok(Judged::Admitted(subscribe)) => Ok(Ok(subscribe)),
             Ok(Judged::Ask(subscribe, forward)) => match question {
                 Some((asked, Ok(question))) if Arc::ptr_eq(&asked, &forward) => {
-                    let subscription =
-                        UndecidedSubscription { access, notices, subscribe, fields, of, bytes };
+                    let subscription = UndecidedSubscription { rules, notices, subscribe, fields, of, bytes };
                     return Asking { forward, question, subscription }.ask(to);
                 }
                 Some((asked, Err(wrong))) if Arc::ptr_eq(&asked, &forward) => {
                     Ok(Err(Refusal::new(400, wrong)))
                 }
                 // A reload has changed the endpoint while the token waited.
-                _ => try_again(&access, "the server has another configuration now; try again in a moment")
-                    .map(Err),
+                _ => access.has_changed().map(Err),
             },
             Ok(Judged::Verify(..)) => unreachable!("the loop goes on until it is verified"),
             Err(denial) => {
@@ -216,10 +210,6 @@ impl Verifying {
         };
         to.decide(with_fields(judged, &fields));
     }
-}
-
-fn try_again(access: &Access, detail: &str) -> Result<Refusal, InvalidHeader> {
-    Refusal::new(503, detail).with_header("Retry-After", &access.retry_after_s().to_string())
 }
 
 struct VerifyingFor {
@@ -245,9 +235,10 @@ impl Verification for VerifyingFor {
 
     fn refuse(self: Box<Self>) {
         let VerifyingFor { verifying, to } = *self;
-        let UndecidedSubscription { access, notices, fields, of, .. } = verifying.subscription;
+        let UndecidedSubscription { rules, notices, fields, of, .. } = verifying.subscription;
         notices.add_from(Notice::TooManyTokens, of.client);
-        let refusal = try_again(&access, "too many tokens wait to be verified; try again in a moment");
+        let access = Arc::clone(&rules.get().access);
+        let refusal = access.try_again("too many tokens wait to be verified; try again in a moment");
         to.decide(with_fields(refusal.map(Err), &fields));
     }
 }

@@ -1,13 +1,17 @@
 //! Keys by URL: JWK Sets that a thread fetches again and again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fanfare_access::{JwksError, JwksFetcher, JwksOptions, JwksSource, JwksStatus, KeyRing};
+use fanfare_access::{JwksError, JwksFetcher, JwksOptions, JwksSource, JwksStatus, KeyRing, KeySet};
 use fanfare_config::{HttpUrl, Settings};
 
 /// The time before the next fetch when one has failed.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// What the log says where a key has let subscribers in and does not any more.
+pub(crate) const KEY_REMOVED: &str = "a key of subscribers was removed; streams that it has let in go on until \
+    their tokens expire, and DELETE /connections?subject=NAME or ?token=JTI ends them";
 
 /// Where keys are fetched, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +60,8 @@ impl KeysByUrl {
 }
 
 impl FetchedKeys {
-    /// Starts the thread, which fetches at once. The log names the option.
+    /// Starts the thread, which fetches at once. The log names the option. `let_streams_in`: there may be
+    /// streams that these keys have let in.
     ///
     /// # Errors
     /// The system gives no thread, or the URL cannot be fetched.
@@ -64,12 +69,13 @@ impl FetchedKeys {
         from: KeysByUrl,
         ring: Arc<KeyRing>,
         option: &'static str,
+        let_streams_in: bool,
     ) -> Result<FetchedKeys, String> {
         let mut options = JwksOptions::default();
         options.refresh = from.refresh;
         options.retry = RETRY;
         let source = from.source().map_err(|error| error.to_string())?;
-        let log = FetchLog::new(option);
+        let log = FetchLog::new(option, let_streams_in.then(|| Arc::clone(&ring)));
         let fetcher = JwksFetcher::start(source, options, ring, move |status| log.note(status));
         Ok(FetchedKeys { from, _fetcher: fetcher.map_err(|error| error.to_string())? })
     }
@@ -83,16 +89,34 @@ impl FetchedKeys {
 /// Says in the log when the fetches begin to fail, fail for another reason, or succeed again.
 struct FetchLog {
     option: &'static str,
-    last: std::sync::Mutex<Option<JwksStatus>>,
+    last: Mutex<Option<JwksStatus>>,
+    /// The keys of subscribers, and what they were at the last look.
+    subscribers: Option<(Arc<KeyRing>, Mutex<KeySet>)>,
 }
 
 impl FetchLog {
-    fn new(option: &'static str) -> FetchLog {
-        FetchLog { option, last: std::sync::Mutex::new(None) }
+    fn new(option: &'static str, subscribers: Option<Arc<KeyRing>>) -> FetchLog {
+        let subscribers = subscribers.map(|ring| {
+            let keys = Mutex::new(ring.keys());
+            (ring, keys)
+        });
+        FetchLog { option, last: Mutex::default(), subscribers }
+    }
+
+    /// Whether a key of subscribers is not there any more since the last look.
+    fn has_lost_key(&self) -> bool {
+        let Some((ring, keys)) = &self.subscribers else { return false };
+        let now = ring.keys();
+        let before =
+            std::mem::replace(&mut *keys.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
+        now.lacks_some_of(&before)
     }
 
     fn note(&self, status: &JwksStatus) {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.has_lost_key() {
+            tracing::warn!(option = self.option, "{KEY_REMOVED}");
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.replace(status.clone());
         let (option, keys, skipped) = (self.option, status.keys, status.skipped);
         match &status.error {

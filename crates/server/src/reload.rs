@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::access::{self, Access};
 use crate::configuration::{Changes, Configuration, ConfigurationError};
 use crate::control::{ControlLimits, CurrentLimits};
+use crate::fetched_keys::KEY_REMOVED;
 use crate::listen::Listening;
 use crate::rules::{CurrentRules, Rules};
 
@@ -73,14 +74,13 @@ impl Running {
                 changes.made.push(name);
             }
         }
+        // Before keys are fetched again.
+        let removed = access.removed_subscriber_keys(&before);
         access.start(settings, &before).map_err(|text| {
             ConfigurationError::Together(Problems(vec![Problem { place: Place::Default, text }]))
         })?;
-        if access.has_removed_subscriber_keys(&before) {
-            tracing::warn!(
-                "a key of subscribers was removed; streams that it has let in go on until their tokens expire, \
-                 and DELETE /connections?subject=NAME or ?token=JTI ends them"
-            );
+        if !removed.is_empty() {
+            tracing::warn!(options = removed.join(", "), "{KEY_REMOVED}");
         }
         // Everything is read and right: from here on nothing fails.
         let rules = Rules::of(settings, &self.listening, Arc::new(access));

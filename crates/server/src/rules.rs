@@ -61,10 +61,8 @@ fn no_operators() -> Operators {
 impl Rules {
     /// Whose request it is, where requests wait.
     pub(crate) fn turn_of(&self, request: &Request<'_>) -> TurnOf {
-        TurnOf {
-            client: request.client_address(&self.proxies),
-            is_operator: request.is_from_operator(&self.clients),
-        }
+        let is_operator = request.is_from_operator(&self.clients);
+        TurnOf::new(request.client_address(&self.proxies), is_operator, &self.clients)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::admission::EventsAdmission;
 use crate::configuration::Configuration;
 use crate::control::admin::{self, Admin};
 use crate::control::{
-    self, Audit, Bodies, Control, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes,
+    self, Audit, Bodies, Control, ControlLimits, CurrentLimits, Endings, Inspections, Notices, OwedWakes,
     PublishRates, Reporter, Undecided,
 };
 use crate::health::Health;
@@ -115,6 +115,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             bodies: Arc::clone(&bodies),
             publish_rates: PublishRates::default(),
             undecided: Undecided::default(),
+            endings: Endings::default(),
             notices: Arc::clone(&notices),
             audit: Audit::default(),
             access_log: access_log.clone(),

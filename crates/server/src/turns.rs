@@ -2,16 +2,16 @@
 //! of others.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use fanfare::bound_for;
+use fanfare::{ClientLimits, bound_for};
 
 /// What waits, by client. The operator's have every second turn.
 #[derive(Debug)]
 pub(crate) struct Turns<T> {
-    of_clients: HashMap<Option<IpAddr>, Line<T>>,
+    of_clients: HashMap<Option<ClientKey>, Line<T>>,
     /// Clients that have some, in the order of their turns.
-    turns: VecDeque<Option<IpAddr>>,
+    turns: VecDeque<Option<ClientKey>>,
     of_operator: Line<T>,
     /// The last turn was the operator's.
     was_operators: bool,
@@ -40,10 +40,22 @@ struct Line<T> {
 /// Whose request it is that waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TurnOf {
-    /// Clients without an address are one client.
+    /// The address of the client, for logs and for what others are told.
     pub(crate) client: Option<IpAddr>,
+    /// Addresses with one key are one client, and so are all clients without an address.
+    pub(crate) key: Option<ClientKey>,
     /// It may use the reserve.
     pub(crate) is_operator: bool,
+}
+
+/// What stands for a client: [`ClientLimits::address_key`].
+pub(crate) type ClientKey = [u64; 2];
+
+impl TurnOf {
+    /// Of this client. The limits say which addresses of IPv6 are one client.
+    pub(crate) fn new(client: Option<IpAddr>, is_operator: bool, limits: &ClientLimits) -> TurnOf {
+        TurnOf { client, key: client.map(|address| limits.address_key(address)), is_operator }
+    }
 }
 
 impl<T> Default for Line<T> {
@@ -92,7 +104,7 @@ impl<T> Turns<T> {
         if !has_room(self.len, self.bytes, of_all, bytes_of_all) {
             return Err(item);
         }
-        let client = of.client.map(client_key);
+        let client = of.key;
         let line = match of.is_operator {
             true => &mut self.of_operator,
             false => self.of_clients.entry(client).or_default(),
@@ -174,24 +186,16 @@ impl<T> Turns<T> {
     }
 }
 
-/// Addresses of one client: IPv4 whole, IPv6 by its network of 64 bits.
-fn client_key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn of(text: &str) -> TurnOf {
-        TurnOf { client: Some(text.parse().expect("an address")), is_operator: false }
+        TurnOf::new(Some(text.parse().expect("an address")), false, &ClientLimits::default())
     }
 
-    const NOBODY: TurnOf = TurnOf { client: None, is_operator: false };
-    const OPERATOR: TurnOf = TurnOf { client: None, is_operator: true };
+    const NOBODY: TurnOf = TurnOf { client: None, key: None, is_operator: false };
+    const OPERATOR: TurnOf = TurnOf { client: None, key: None, is_operator: true };
 
     fn turns(items: usize, shares: usize) -> Turns<u32> {
         Turns::new(TurnBounds { items, bytes: 1_000_000, shares })
@@ -213,6 +217,25 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(rest, (4..1000).collect::<Vec<_>>());
         assert_eq!((queue.len, queue.bytes, queue.of_clients.len(), queue.turns.len()), (0, 0, 0, 0));
+    }
+
+    /// Where a client has a network of 48 bits, and the operator has said so, it had the shares of 65,536
+    /// clients.
+    #[test]
+    fn a_network_of_ipv6_is_as_long_as_the_limits_say() {
+        let of = |text: &str, bits| {
+            let limits = ClientLimits::default().with_ipv6_prefix_bits(bits);
+            TurnOf::new(Some(text.parse().expect("an address")), false, &limits)
+        };
+        for (bits, clients, order) in [(48, 1, [0, 1, 2]), (64, 2, [0, 2, 1]), (128, 3, [0, 1, 2])] {
+            let mut queue = turns(100, 10);
+            for (number, text) in ["2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:2::1"].iter().enumerate()
+            {
+                assert!(queue.push(of(text, bits), number as u32, 1).is_ok());
+            }
+            assert_eq!(queue.turns.len(), clients, "{bits}");
+            assert_eq!(std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>(), order);
+        }
     }
 
     #[test]

@@ -423,7 +423,16 @@ on_both_backends! {
         assert_eq!(refused.status, 400);
         server.expect_log("a publish was refused");
         assert_eq!(server.get("/topics?access_token=secret").status, 200);
+        // On a connection that is kept, also what gets to no route: a refused subscription, and a bad head.
+        let mut kept = server.connect();
+        assert_eq!(kept.request("GET", support::CONTROL_PATH, &[]).status, 200);
+        assert_eq!(kept.request("GET", "/events?topic=%ff&access_token=secret", &[]).status, 400);
+        assert_eq!(kept.request("GET", "/%zz secret", &[]).status, 400);
         server.subscribe("topic=a&last_event_id=earliest").leave(false);
+        // Two threads write the lines.
+        eventually("all requests are in the log", || {
+            (server.log().matches("\"message\":\"request\"").count() == 5).then_some(())
+        });
         let log = server.expect_log("stream ends");
         assert!(!log.contains("secret"), "{log}");
         let lines: Vec<Value> =
@@ -441,7 +450,14 @@ on_both_backends! {
         let ends = find("stream ends");
         assert_eq!((&ends["reason"], &ends["connection"]), (&json!("peer_left"), &begins["connection"]));
         let requests = lines.iter().filter(|line| line["message"] == "request");
-        let paths: Vec<&Value> = requests.map(|line| &line["path"]).collect();
+        let requests: Vec<&Value> = requests.collect();
+        let paths: Vec<&Value> = requests.iter().map(|line| &line["path"]).collect();
+        let has = |method: Value, path: Value| {
+            let is_it = |line: &&&Value| (&line["method"], &line["path"]) == (&method, &path);
+            requests.iter().find(is_it).is_some_and(|line| line["status"] == 400)
+        };
+        assert!(has(json!("GET"), json!("/events")), "{log}");
+        assert!(has(Value::Null, Value::Null), "{log}");
         assert!(paths.contains(&&json!("/topics")) && paths.contains(&&json!("/events")), "{paths:?}");
     }
 

@@ -441,6 +441,31 @@ on_both_backends! {
         assert_eq!(first.requests().len(), 2);
     }
 
+    /// The former endpoint answered after the reload, and let its clients in.
+    fn an_answer_of_a_former_endpoint_that_comes_after_the_reload_lets_nobody_in(backend) {
+        let key = PublisherKey::new();
+        let (first, second) = (Endpoint::with(Reply::Hold), Endpoint::with(answer(204)));
+        let text = |url: &str| {
+            format!("[access]\npublisher-keys = [\"{}\"]\nauthorize-url = \"{url}\"\n", key.option())
+        };
+        let file = ConfigFile::new(&text(&first.url()));
+        let server = Server::start_configured(backend, file.path(), &["--host", "*"]);
+        let mut waiting = server.ask_to_subscribe("topic=a", &[]);
+        let mut kept = server.connect();
+        assert_eq!(kept.request("GET", support::CONTROL_PATH, &[]).status, 200);
+        kept.send(http::head("GET", "/events?topic=a", &cookie("kept")));
+        eventually("both are asked", || (first.busy() == 2).then_some(()));
+        file.write(&text(&second.url()));
+        server.signal("HUP");
+        server.expect_log("changed=\"authorize-url\"");
+        first.release(answer(204));
+        for connection in [&mut waiting, &mut kept] {
+            let refused = connection.read_response();
+            assert_eq!((refused.status, refused.header("Retry-After").is_some()), (503, true));
+        }
+        assert_eq!(status(&server, "topic=a", &[]), 200, "the endpoint of now lets in");
+    }
+
     fn options_that_do_not_go_together_are_refused(backend) {
         let key = PublisherKey::new();
         let option = key.option();

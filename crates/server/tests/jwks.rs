@@ -75,6 +75,8 @@ on_both_backends! {
         }
         eventually("the new key is fetched", || (status(&server, &second.token()) == 200).then_some(()));
         assert_eq!(status(&server, &first.token()), 401, "the old one is withdrawn");
+        let log = server.expect_log("a key of subscribers was removed");
+        assert!(log.contains("--subscriber-jwks"), "{log}");
         assert_eq!(endpoint.requests().len(), 2);
         // A provider that is down locks nobody out: the last good set holds.
         endpoint.becomes(answer(500));

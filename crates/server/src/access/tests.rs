@@ -1,7 +1,7 @@
 //! Tests of the keys of a reload, and of servers without keys.
 
 use super::*;
-use fanfare_access::{Algorithm, Key, TokenSigner};
+use fanfare_access::TokenSigner;
 use fanfare_config::{Flags, Sources};
 
 #[test]
@@ -110,6 +110,41 @@ fn a_publisher_holds_by_the_keys_of_now() {
     // Another verifier with the same key, as after a change of another rule.
     assert!(publisher.still_holds(&with_key(SECRETS[0])).is_ok());
     assert!(!format!("{publisher:?}").contains(&authorization["Bearer ".len()..]), "no Debug shows a token");
+}
+
+/// A body of lines that had begun on an open server went on when the server got keys, without a token.
+#[test]
+fn a_publisher_without_a_token_does_not_hold_where_keys_came_meanwhile() {
+    let open = Arc::new(Access::default());
+    let Ok(FoundPublisher::Known(publisher)) = find(&open, "") else { panic!("everyone may publish") };
+    assert!(publisher.still_holds(&open).is_ok());
+    let denied = publisher.still_holds(&with_key(SECRETS[0])).unwrap_err();
+    assert_eq!((denied.reason, denied.status()), (AccessError::Missing, 401));
+}
+
+/// Only the keys in files of subscribers were compared.
+#[test]
+fn a_reload_knows_which_keys_of_subscribers_it_removes() {
+    let [one, two] = SECRETS.map(|secret| Key::from_secret(Algorithm::Hs256, secret).unwrap());
+    let set =
+        |keys: &[&Key]| KeySet::new(keys.iter().map(|key| (*key).clone()).collect()).unwrap_or_default();
+    let access = |fixed: &[&Key], fetched: &[&Key], of_urls: &[&Key]| {
+        let ring = KeyRing::of(set(fixed));
+        ring.set_fetched(set(fetched));
+        let verifier = Arc::new(Verifier::new(Arc::new(ring), TokenRules::default()));
+        Access { subscribers: Some(verifier), url_keys: set(of_urls), ..Access::default() }
+    };
+    let before = access(&[&one], &[&two], &[&one]);
+    for (now, removed) in [
+        (access(&[&one], &[&two], &[&one, &two]), vec![]),
+        (access(&[&one, &two], &[], &[&one]), vec![]),
+        (access(&[&two], &[], &[&one]), vec!["subscriber-keys"]),
+        (access(&[&one], &[], &[&one]), vec!["subscriber-jwks"]),
+        (access(&[&one], &[&two], &[&two]), vec!["url-keys"]),
+        (Access::default(), vec!["subscriber-keys", "subscriber-jwks", "url-keys"]),
+    ] {
+        assert_eq!(now.removed_subscriber_keys(&before), removed);
+    }
 }
 
 #[test]

@@ -53,6 +53,7 @@ use crate::health::{BEAT, Health};
 pub(crate) use answer_first::OwedWakes;
 pub(crate) use audit::Audit;
 pub(crate) use bodies::Bodies;
+pub(crate) use connections::Endings;
 use control_connections::{ControlConnection, ControlConnections};
 use head_guard::HeadGuard;
 use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING, undecided_of};
@@ -60,6 +61,7 @@ pub(crate) use limits::{ControlLimits, CurrentLimits};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
 pub(crate) use publish_rates::PublishRates;
+use routes::Record;
 pub(crate) use topics::Inspections;
 use unread::Watched;
 
@@ -73,6 +75,7 @@ pub(crate) struct Control {
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) publish_rates: PublishRates,
     pub(crate) undecided: Undecided,
+    pub(crate) endings: Endings,
     pub(crate) notices: Arc<Notices>,
     pub(crate) audit: Audit,
     pub(crate) access_log: Option<AccessLog>,
@@ -166,10 +169,12 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
         let (body, unread) = Watched::new(body);
         let mut request = Request::from_parts(head, body);
         request.extensions_mut().insert(origin);
+        let has_head = refusal.is_none();
         let subscription = match refusal {
             Some(problem) => Some(Subscription::Problem(problem)),
             None => subscription(control, origin, &request),
         };
+        let record = subscription.as_ref().and_then(|_| Record::without_route(control, &request, has_head));
         let (router, give_back) = (router.clone(), give_back.clone());
         async move {
             // A connection that sends many requests at once would be served until all of them are answered: a thousand
@@ -181,7 +186,13 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
                     let _ = give_back.try_send(subscribe);
                     std::future::pending().await
                 }
-                Some(Err(problem)) => problem.into_response(),
+                Some(Err(problem)) => {
+                    let response = problem.into_response();
+                    if let Some(record) = record {
+                        record.write(control, false, &response);
+                    }
+                    response
+                }
                 Some(Ok(_)) | None => router.oneshot(request.map(Body::new)).await.into_response(),
             };
             if is_last || unread.load(Ordering::Relaxed) {

@@ -664,6 +664,7 @@ mod tests {
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
             publish_rates: PublishRates::default(),
             undecided: Undecided::default(),
+            endings: super::super::Endings::default(),
             notices,
             audit: super::super::Audit::default(),
             access_log: None,

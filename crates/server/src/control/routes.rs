@@ -90,27 +90,43 @@ async fn cross_origin(State(control): State<Arc<Control>>, request: Request<Body
 }
 
 /// What is known of a request when its answer is there, for the log.
-struct Record {
+pub(super) struct Record {
     since: Instant,
-    method: Method,
-    path: String,
+    /// `None`: its head could not be read.
+    method: Option<Method>,
+    /// `None`: its head could not be read.
+    path: Option<String>,
     client: Option<IpAddr>,
     /// Set where the publisher is known.
     publisher: OnceLock<Publisher>,
 }
 
 impl Record {
-    fn of(control: &Control, request: &Request<Body>) -> Record {
+    fn of<B>(control: &Control, request: &Request<B>) -> Record {
         Record {
             since: Instant::now(),
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            method: Some(request.method().clone()),
+            path: Some(request.uri().path().to_owned()),
             client: client_address(&control.admission.rules.get(), request),
             publisher: OnceLock::new(),
         }
     }
 
-    fn write(self, control: &Control, is_publish: bool, response: &Response) {
+    /// Of a request that is answered without a route: a subscription, or one whose head could not be read.
+    /// `None`: there is no access log.
+    pub(super) fn without_route<B>(
+        control: &Control,
+        request: &Request<B>,
+        has_head: bool,
+    ) -> Option<Record> {
+        control.access_log.is_some().then(|| {
+            let record = Record::of(control, request);
+            if has_head { record } else { Record { method: None, path: None, ..record } }
+        })
+    }
+
+    /// Writes the line of a request.
+    pub(super) fn write(self, control: &Control, is_publish: bool, response: &Response) {
         let status = response.status().as_u16();
         let subject = self.publisher.get().and_then(Publisher::subject);
         if is_publish && status >= 400 {
@@ -304,7 +320,7 @@ fn client(control: &Control, request: &Request<Body>, publisher: &Publisher) -> 
 }
 
 /// The client of a request, behind the proxies that are trusted.
-fn client_address(rules: &Rules, request: &Request<Body>) -> Option<IpAddr> {
+fn client_address<B>(rules: &Rules, request: &Request<B>) -> Option<IpAddr> {
     let origin = request.extensions().get::<ConnectionOrigin>();
     let by_connection = origin.and_then(|origin| origin.counted_client(&rules.peers));
     by_connection
@@ -312,7 +328,7 @@ fn client_address(rules: &Rules, request: &Request<Body>) -> Option<IpAddr> {
 }
 
 /// Asks something of a request in the form that the engine has for it.
-fn as_engine_has_it<T>(request: &Request<Body>, ask: impl FnOnce(&fanfare::Request<'_>) -> T) -> Option<T> {
+fn as_engine_has_it<B, T>(request: &Request<B>, ask: impl FnOnce(&fanfare::Request<'_>) -> T) -> Option<T> {
     let origin = *request.extensions().get::<ConnectionOrigin>()?;
     let target = request.uri().to_string();
     let head = request_head(request, &target).ok()?;

@@ -144,7 +144,7 @@ mod tests {
     fn about(target: &str, fields: &[(&str, &[u8])]) -> Result<Vec<String>, NotAskable> {
         let head = RequestHead::from_parts("GET", target, 1, fields.iter().copied()).unwrap();
         let passed_on = ["cookie".to_owned(), "authorization".to_owned()];
-        let of = TurnOf { client: Some("::ffff:192.0.2.7".parse().unwrap()), is_operator: false };
+        let of = TurnOf { client: Some("::ffff:192.0.2.7".parse().unwrap()), ..TurnOf::default() };
         let question = Question::about(&head, of, &passed_on)?;
         let line = |(name, value): &(HeaderName, HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
@@ -194,7 +194,7 @@ mod tests {
         let key = |target: &str, client: &str, fields: &[(&str, &[u8])]| {
             let head = RequestHead::from_parts("GET", target, 1, fields.iter().copied()).unwrap();
             let passed_on = ["cookie".to_owned(), "authorization".to_owned()];
-            let of = TurnOf { client: Some(client.parse().unwrap()), is_operator: false };
+            let of = TurnOf { client: Some(client.parse().unwrap()), ..TurnOf::default() };
             Question::about(&head, of, &passed_on).unwrap().key()
         };
         let fields: [(&str, &[u8]); 2] = [("Host", b"h"), ("Cookie", b"a=1")];

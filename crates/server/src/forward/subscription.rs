@@ -1,7 +1,7 @@
 //! A subscription about which the endpoint is asked, and what its answer makes of it.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use fanfare::{Decision, DecisionTicket, InvalidHeader, Refusal, Subscribe};
 use fanfare_access::{AccessError, Verified};
@@ -13,6 +13,7 @@ use super::settled::Settled;
 use super::{Forward, Waiter};
 use crate::access::Access;
 use crate::control::{Notice, Notices};
+use crate::rules::CurrentRules;
 use crate::turns::TurnOf;
 
 /// A subscription that no token and no signed URL lets in. [`Asking::ask`] asks about it.
@@ -24,7 +25,8 @@ pub(crate) struct Asking {
 
 /// A subscription that an endpoint, or the verification of its token, decides about.
 pub(crate) struct UndecidedSubscription {
-    pub(crate) access: Arc<Access>,
+    /// What is decided is decided by those of that moment.
+    pub(crate) rules: CurrentRules,
     pub(crate) notices: Arc<Notices>,
     pub(crate) subscribe: Subscribe,
     /// Fields that each answer to this request has.
@@ -61,6 +63,8 @@ impl To {
 }
 
 struct Waiting {
+    /// The endpoint that is asked. Its threads end although requests wait for it.
+    asked: Weak<Forward>,
     subscription: UndecidedSubscription,
     to: To,
 }
@@ -69,7 +73,8 @@ impl Asking {
     pub(crate) fn ask(self, to: To) {
         let Asking { forward, question, subscription } = self;
         let bytes = subscription.bytes;
-        forward.ask(question, Waiting { subscription, to }, bytes);
+        let asked = Arc::downgrade(&forward);
+        forward.ask(question, Waiting { asked, subscription, to }, bytes);
     }
 }
 
@@ -80,21 +85,28 @@ impl Waiter for Waiting {
 
     fn accepts(&self, settled: &Settled) -> bool {
         match &settled.answer {
-            Answer::Granted(grant) => !self.subscription.access.bars(&verified(grant, settled)),
+            Answer::Granted(grant) => !self.subscription.rules.get().access.bars(&verified(grant, settled)),
             Answer::Refused(..) | Answer::Failed(_) => true,
         }
     }
 
     fn decide(self, settled: &Settled) {
-        let decision = self.subscription.decide(settled);
+        let decision = self.subscription.decide(&self.asked, settled);
         self.to.decide(decision);
     }
 }
 
 impl UndecidedSubscription {
-    fn decide(self, settled: &Settled) -> Decision {
-        let UndecidedSubscription { access, notices, subscribe, fields, of: TurnOf { client, .. }, .. } =
-            self;
+    fn decide(self, asked: &Weak<Forward>, settled: &Settled) -> Decision {
+        let UndecidedSubscription { rules, notices, subscribe, fields, of: TurnOf { client, .. }, .. } = self;
+        let access = Arc::clone(&rules.get().access);
+        // A reload may have named another endpoint while the answer was on its way, because this one is not to
+        // be believed any more.
+        let is_asked_still =
+            access.forward().is_some_and(|now| std::ptr::eq(Arc::as_ptr(now), asked.as_ptr()));
+        if !is_asked_still {
+            return with_fields(access.has_changed().map(Err), &fields);
+        }
         let judged = match &settled.answer {
             Answer::Granted(grant) => admit(&access, &notices, grant, settled, subscribe, client),
             Answer::Refused(status, challenge) => {
@@ -111,7 +123,7 @@ impl UndecidedSubscription {
             Answer::Failed(failure) => {
                 notices.add_failure(*failure, client);
                 let detail = "the server cannot find out now whether this subscription is allowed";
-                try_again(&access, access.explain(detail, failure)).map(Err)
+                access.try_again(access.explain(detail, failure)).map(Err)
             }
         };
         with_fields(judged, &fields)
@@ -130,8 +142,8 @@ fn admit(
     if access.bars(&verified) {
         // The endpoint has answered before it could know that. The client's next question is a new one.
         notices.add_denial(AccessError::Revoked, client);
-        return try_again(access, access.explain("this subscription was ended", AccessError::Revoked))
-            .map(Err);
+        let detail = access.explain("this subscription was ended", AccessError::Revoked);
+        return access.try_again(detail).map(Err);
     }
     match access.admit_verified(&verified, subscribe) {
         Ok(subscribe) if grant.private => Ok(Ok(subscribe)),
@@ -147,10 +159,6 @@ fn admit(
 fn verified(grant: &Grant, settled: &Settled) -> Verified {
     let topics = grant.topics.clone().unwrap_or_else(every_topic);
     Verified::by_service(grant.subject.as_ref(), settled.asked_unix_s, grant.expires_unix_s, topics)
-}
-
-fn try_again(access: &Access, detail: String) -> Result<Refusal, InvalidHeader> {
-    Refusal::new(503, detail).with_header("Retry-After", &access.retry_after_s().to_string())
 }
 
 /// A decision with the fields that each answer to its request has.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fanfare::RequestHead;
+use fanfare::{ClientLimits, RequestHead};
 
 use super::answer::Grant;
 use super::questions::Sending;
@@ -89,10 +89,10 @@ impl World {
 
 /// One of the clients.
 fn client(number: u32) -> TurnOf {
-    TurnOf { client: Some(Ipv4Addr::from_bits(0xc000_0200 + number).into()), is_operator: false }
+    TurnOf::new(Some(Ipv4Addr::from_bits(0xc000_0200 + number).into()), false, &ClientLimits::default())
 }
 
-const OPERATOR: TurnOf = TurnOf { client: None, is_operator: true };
+const OPERATOR: TurnOf = TurnOf { client: None, key: None, is_operator: true };
 
 fn granted() -> Answer {
     Answer::Granted(Grant::default())

@@ -1,4 +1,4 @@
-//! What one scrape reads, each source once, so that the values of one answer belong together.
+//! What one scrape reads. The counts of the shards are read once, so that their sum is the value of all.
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,6 +69,7 @@ impl Snapshot {
         let (limits, control_limits) = (hub.limits(), sources.limits.get());
         let shards: Vec<Counts> = hub.shard_counts().collect();
         let shard_timings: Vec<Timings> = hub.shard_timings().collect();
+        let counts = sum_of(&shards, hub.counts());
         let mut timings = Timings::default();
         shard_timings.iter().for_each(|of_one| timings += *of_one);
         let mut memory_bounds = limits.memory_bounds(shards.len());
@@ -76,7 +77,7 @@ impl Snapshot {
         memory_bounds.extend(sources.rules.get().access.memory_bounds());
         let (publishes_in_progress, publish_bytes) = sources.bodies.in_progress();
         Snapshot {
-            counts: hub.counts(),
+            counts,
             shards,
             shard_timings,
             timings,
@@ -98,5 +99,35 @@ impl Snapshot {
     /// A value of each shard, by its number.
     pub(super) fn by_shard<T>(&self, value: impl Fn(&Counts) -> T) -> Vec<(String, T)> {
         self.shards.iter().enumerate().map(|(index, counts)| (index.to_string(), value(counts))).collect()
+    }
+}
+
+/// The sum over these shards. `of_all` was read at another time: only what belongs to no shard is taken
+/// from it.
+fn sum_of(shards: &[Counts], of_all: Counts) -> Counts {
+    let mut sum = Counts::default();
+    shards.iter().for_each(|of_one| sum += *of_one);
+    (sum.log_frames, sum.log_bytes) = (of_all.log_frames, of_all.log_bytes);
+    (sum.published, sum.published_bytes) = (of_all.published, of_all.published_bytes);
+    (sum.topics, sum.dropped_for_log_bytes) = (of_all.topics, of_all.dropped_for_log_bytes);
+    (sum.members_left_early, sum.members_not_announced) =
+        (of_all.members_left_early, of_all.members_not_announced);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All shards were read twice, so that a scrape had other connections in all than on its shards.
+    #[test]
+    fn the_sum_is_that_of_the_shards_of_the_same_scrape() {
+        let with = |connections, published| {
+            let mut counts = Counts::default();
+            (counts.connections, counts.published) = (connections, published);
+            counts
+        };
+        let sum = sum_of(&[with(2, 0), with(3, 0)], with(7, 9));
+        assert_eq!((sum.connections, sum.published), (5, 9));
     }
 }
