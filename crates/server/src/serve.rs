@@ -137,7 +137,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             started,
         };
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
-        admin::start(Admin { hosts, metrics: Metrics::new(sources) }, listener)
+        admin::start(Admin::new(hosts, Metrics::new(sources)), listener)
             .map_err(|error| format!("cannot start the admin listener: {error}"))?;
     }
     announce(&engine, &limits.get(), &access, &listening, admin_address);
@@ -300,7 +300,11 @@ fn announce(
     }
     if let Some(address) = admin {
         let version = env!("CARGO_PKG_VERSION");
-        let _ = writeln!(out, "fanfare {version} has metrics and health checks on http://{address}/metrics");
+        let _ = writeln!(
+            out,
+            "fanfare {version} has metrics and health checks on http://{address}/metrics\n\
+             \x20 look       http://{address}/dashboard"
+        );
     }
     let _ = out.flush();
 }

@@ -11,7 +11,7 @@ use std::thread;
 use serde_json::{Value, json};
 use support::server::{arguments, fanfare, run};
 use support::tokens::PublisherKey;
-use support::{Backend, CONTROL_PATH, Connection, Server, eventually, http, on_both_backends};
+use support::{Backend, CONTROL_PATH, Connection, Server, Subscriber, eventually, http, on_both_backends};
 
 /// A server with an admin listener on a free port.
 struct Watched {
@@ -50,6 +50,33 @@ impl Watched {
             changes.iter().zip(&seen).all(|((_, wanted), seen)| wanted == seen).then_some(())
         });
         result
+    }
+}
+
+/// A dashboard that is open.
+struct Dashboard(Subscriber);
+
+impl Dashboard {
+    /// Opens its stream, with these fields in the request. Otherwise the refusal.
+    fn open(watched: &Watched, headers: &[(&str, &str)]) -> Result<Dashboard, support::Response> {
+        let mut connection = Connection::open(watched.admin);
+        connection.send(http::head("GET", "/dashboard/events", headers));
+        let head = connection.read_head();
+        connection.received.splice(0..0, head.bytes());
+        if http::status_of(&head) != 200 {
+            return Err(connection.read_response());
+        }
+        let stream = Subscriber::on(connection);
+        assert_eq!(stream.header("Content-Type"), Some("text/event-stream"));
+        assert_eq!(stream.header("Cache-Control"), Some("no-store, no-cache, no-transform"));
+        Ok(Dashboard(stream))
+    }
+
+    /// The next figures.
+    fn next(&mut self) -> Value {
+        let event = self.0.event();
+        assert_eq!((event.kind.as_str(), event.id.as_str()), ("figures", ""));
+        serde_json::from_str(&event.data).expect("JSON")
     }
 }
 
@@ -358,6 +385,140 @@ on_both_backends! {
             let counted = ["fanfare_deliveries_total", "fanfare_delivery_lag_seconds_count"];
             (counted.map(|name| scrape.value(name)) == [deliveries; 2]).then_some(())
         });
+    }
+
+    /// The page and everything that it asks for come from the admin listener, with the same strict policy.
+    fn the_dashboard_has_nothing_from_elsewhere(backend) {
+        let watched = Watched::start(backend, &[]);
+        let page = watched.ask("/dashboard", &[]);
+        assert_eq!((page.status, page.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
+        let html = page.text();
+        let attributes = |name: &str| {
+            let attribute = format!(" {name}=\"");
+            let found = html.split(&attribute).skip(1);
+            found.filter_map(|rest| rest.split('"').next()).collect::<Vec<_>>()
+        };
+        let files: Vec<&str> = [attributes("src"), attributes("href")].concat();
+        assert!(files.len() >= 5, "{files:?}");
+        for file in files.into_iter().filter(|file| *file != "data:," && *file != "metrics") {
+            let response = watched.ask(&format!("/{file}"), &[]);
+            assert_eq!(response.status, 200, "{file}");
+            let policy = response.header("Content-Security-Policy");
+            assert!(policy.is_some(), "{file}");
+            assert_eq!(policy, page.header("Content-Security-Policy"), "{file}");
+            assert_eq!(response.header("X-Content-Type-Options"), Some("nosniff"), "{file}");
+            assert_eq!(watched.server.get(&format!("/{file}")).status, 404, "{file} on a public listener");
+        }
+        let policy = page.header("Content-Security-Policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        for loose in ["unsafe", "*", "http:", "https:"] {
+            assert!(!policy.contains(loose), "{policy}");
+        }
+        let post = Connection::open(watched.admin).request("POST", "/dashboard", &[]);
+        assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
+    }
+
+    /// Everything that was delivered and published is in the rates of some second, and all dashboards get the
+    /// same figures.
+    fn dashboards_get_figures_once_a_second(backend) {
+        let watched = Watched::start(backend, &["--shards", "2"]);
+        let mut dashboards = [(); 3].map(|()| Dashboard::open(&watched, &[]).expect("there is room"));
+        let first = dashboards[0].next();
+        assert!(first["rates"].is_null() && first["interval"].is_null() && first["lag"].is_null(), "{first}");
+        let found = ["connections", "readiness", "is_ready"].map(|name| &first[name]);
+        assert_eq!(found, [&json!(0), &json!("ready"), &json!(true)]);
+        assert_eq!(first["shards"].as_array().map(Vec::len), Some(2));
+
+        let hostile = "<img src=x onerror=alert(1)>";
+        let mut subscribers: Vec<_> = (0..10).map(|_| watched.server.subscribe("topic=a")).collect();
+        let encoded: String = form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
+        let _other = watched.server.subscribe(&format!("topic={encoded}"));
+        for number in 0..30 {
+            watched.server.publish("a", &number.to_string());
+        }
+        for subscriber in &mut subscribers {
+            assert_eq!(subscriber.data(30).len(), 30);
+        }
+        let (mut published, mut delivered, mut had_lag) = (0.0, 0.0, false);
+        let sum = |figures: &Value, name: &str| {
+            let number = |value: &Value| value.as_f64().expect("a number");
+            number(&figures["rates"][name]) * number(&figures["interval"])
+        };
+        let mut last = Value::Null;
+        for _ in 0..60 {
+            last = dashboards[0].next();
+            published += sum(&last, "publishes");
+            delivered += sum(&last, "deliveries");
+            had_lag |= last["lag"]["p99"].as_f64().is_some_and(|p99| p99 > 0.0);
+            let topics = last["top_topics"].as_array().is_some_and(|topics| topics.len() == 2);
+            if topics && (published.round(), delivered.round()) == (30.0, 300.0) {
+                break;
+            }
+        }
+        assert_eq!((published.round(), delivered.round(), had_lag), (30.0, 300.0, true), "{last}");
+        assert_eq!(last["connections"], 11);
+        let topics: Vec<(&Value, &Value)> = last["top_topics"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|topic| (&topic["topic"], &topic["subscribers"]))
+            .collect();
+        assert_eq!(topics, [(&json!("a"), &json!(10)), (&json!(hostile), &json!(1))]);
+        let limits = last["limits"].as_array().expect("limits");
+        let connections = limits.iter().find(|limit| limit["name"] == "connections").expect("that limit");
+        assert_eq!((&connections["used"], &connections["option"]), (&json!(11), &json!("--max-connections")));
+
+        // Another dashboard shows each second that this one shows.
+        let wanted = last["time"].as_f64().expect("a time");
+        let times = |dashboard: &mut Dashboard| {
+            let mut times = std::iter::repeat_with(|| dashboard.next()["time"].as_f64().expect("a time"));
+            times.find(|time| *time >= wanted)
+        };
+        assert_eq!(times(&mut dashboards[1]), Some(wanted));
+        assert_eq!(times(&mut dashboards[2]), Some(wanted));
+    }
+
+    /// Dashboards are bounded, and take no place of probes. A page of another site opens none.
+    fn dashboards_are_bounded(backend) {
+        let watched = Watched::start(backend, &[]);
+        let mut dashboards: Vec<Dashboard> = Vec::new();
+        let refused = loop {
+            match Dashboard::open(&watched, &[]) {
+                Ok(dashboard) => dashboards.push(dashboard),
+                Err(refused) => break refused,
+            }
+            assert!(dashboards.len() <= 16, "there is no bound");
+        };
+        assert_eq!(dashboards.len(), 16);
+        assert_eq!(refused.header("Retry-After"), Some("5"));
+        let problem = refused.problem(503);
+        let detail = problem["detail"].as_str().expect("a reason");
+        assert!(detail.contains("16 dashboards"), "{detail}");
+        // Connections that are opened later end no dashboard.
+        let _idle: Vec<Connection> = (0..100)
+            .map(|_| {
+                let mut connection = Connection::open(watched.admin);
+                assert_eq!(connection.request("GET", "/health/live", &[]).status, 200);
+                connection
+            })
+            .collect();
+        for dashboard in &mut dashboards {
+            dashboard.next();
+            dashboard.next();
+        }
+        dashboards.pop();
+        let again = || Dashboard::open(&watched, &[]).ok();
+        eventually("the place of a closed dashboard is free", again).next();
+        drop(dashboards);
+        for site in ["cross-site", "same-site"] {
+            let refused = Dashboard::open(&watched, &[("Sec-Fetch-Site", site)]).err().expect("a refusal");
+            refused.problem(403);
+        }
+        let mut own = eventually("the page's own stream", || {
+            Dashboard::open(&watched, &[("Sec-Fetch-Site", "same-origin")]).ok()
+        });
+        own.next();
+        watched.ask("/dashboard/events", &[("Host", "evil.example")]).problem(421);
     }
 
     /// A probe on the admin listener learns of the drain, when the public listeners are closed already.

@@ -1,5 +1,5 @@
 //! A real browser, once for each backend: the demo page (connect, publish, lose the server, resume), and what
-//! pages of other origins can and cannot do, and the demo page with tokens and signed URLs.
+//! pages of other origins can and cannot do, the demo page with tokens and signed URLs, and the dashboard.
 //!
 //! A scenario is a file of `browser/`. `run.mjs` there starts and kills the servers itself; this file only
 //! makes it a test. Set `FANFARE_SCREENSHOTS` to a folder to see how the demo page looked at the end.
@@ -41,6 +41,16 @@ fn browser_on_epoll_with_a_token() {
 #[test]
 fn browser_on_io_uring_with_a_token() {
     drive("token", "io-uring");
+}
+
+#[test]
+fn browser_on_epoll_with_the_dashboard() {
+    drive("dashboard", "epoll");
+}
+
+#[test]
+fn browser_on_io_uring_with_the_dashboard() {
+    drive("dashboard", "io-uring");
 }
 
 /// A missing browser is a failure, never a silent pass: who wants to go without it says so to `cargo xtask

@@ -1,4 +1,4 @@
-//! The admin listener: metrics and health checks, on an address and a thread of their own.
+//! The admin listener: metrics, health checks and the dashboard, on an address and a thread of their own.
 //!
 //! Its runtime is not the control plane's, so that a scrape does not wait behind publishes, and a probe is
 //! answered where the control plane is not. Its connections take part in no bound of the clients', and have
@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 use super::control_connections::{ControlConnection, ControlConnections};
+use super::dashboard::{self, Dashboards};
 use super::head_guard::{self, HeadGuard};
 use super::limits::{
     ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ControlLimits, CurrentLimits, HEAD_TIME, READ_BYTES,
@@ -37,16 +38,29 @@ use super::{Notice, linger, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
-const INDEX: &str = "/metrics       for Prometheus\n\
+const INDEX: &str = "/dashboard     what the server does, for a browser\n\
+                     /metrics       for Prometheus\n\
                      /health/live   whether the server runs\n\
                      /health/ready  whether it takes newcomers\n";
 
 /// What the admin listener works with.
 pub(crate) struct Admin {
     /// The names that it answers to. They are not those of the public listeners.
-    pub(crate) hosts: Hosts,
-    pub(crate) metrics: Metrics,
+    hosts: Hosts,
+    pub(super) metrics: Metrics,
+    pub(super) dashboards: Arc<Dashboards>,
 }
+
+impl Admin {
+    pub(crate) fn new(hosts: Hosts, metrics: Metrics) -> Admin {
+        Admin { hosts, metrics, dashboards: Arc::default() }
+    }
+}
+
+/// Marks a response as a stream: its connection does not become idle, and makes room for no other. There are
+/// fewer streams than connections.
+#[derive(Clone, Copy)]
+pub(super) struct StaysOpen;
 
 /// Opens its socket.
 ///
@@ -123,7 +137,9 @@ async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection
             if is_last || unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            client.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
+            if response.extensions().get::<StaysOpen>().is_none() {
+                client.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -145,6 +161,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", routes::only(get(metrics), "GET, HEAD"))
         .route("/health/live", routes::only(get(health), "GET, HEAD"))
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
+        .merge(dashboard::router())
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), check_host))
         .with_state(admin)

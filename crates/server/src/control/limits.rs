@@ -26,6 +26,12 @@ pub(super) const ADMIN_CONNECTIONS: usize = 64;
 /// shards.
 pub(super) const ADMIN_ANSWER_BYTES: usize = 8 << 20;
 
+/// Dashboards at once: 503. The other connections of the admin listener stay free for monitors and probes.
+pub(super) const DASHBOARDS: usize = 16;
+
+/// Time between two events of a dashboard's stream.
+pub(super) const FIGURES_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the admin listener takes no connections after the system has refused one.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -12,6 +12,7 @@ mod bodies;
 mod body;
 mod connections;
 mod control_connections;
+mod dashboard;
 mod head_guard;
 mod limits;
 mod notices;

@@ -36,6 +36,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 pub(super) fn router(control: Arc<Control>) -> Router {
     let events = post(publish::publish).head(subscribe_head).options(preflight);
+    let file = |content_type, text| static_file(content_type, CONTENT_SECURITY_POLICY, text);
     Router::new()
         .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
         .route("/topics", only(get(topics::topics), "GET, HEAD"))
@@ -43,10 +44,10 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/connections", only(delete(connections::end), "DELETE"))
         .route("/health/live", only(get(health), "GET, HEAD"))
         .route("/health/ready", only(get(health), "GET, HEAD"))
-        .route("/", static_file("text/html; charset=utf-8", include_str!("../page/index.html")))
-        .route("/style.css", static_file("text/css; charset=utf-8", include_str!("../page/style.css")))
-        .route("/access.js", static_file("text/javascript; charset=utf-8", include_str!("../page/access.js")))
-        .route("/demo.js", static_file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
+        .route("/", file("text/html; charset=utf-8", include_str!("../page/index.html")))
+        .route("/style.css", file("text/css; charset=utf-8", include_str!("../page/style.css")))
+        .route("/access.js", file("text/javascript; charset=utf-8", include_str!("../page/access.js")))
+        .route("/demo.js", file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))
         .with_state(control)
@@ -66,11 +67,16 @@ pub(super) fn only<S: Clone + Send + Sync + 'static>(
     })
 }
 
-fn static_file(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Control>> {
+/// A file of a page, with the content security policy of that page.
+pub(super) fn static_file<S: Clone + Send + Sync + 'static>(
+    content_type: &'static str,
+    policy: &'static str,
+    text: &'static str,
+) -> MethodRouter<S> {
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     only(get(move || async move { (headers, text) }), "GET, HEAD")

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod document;
+mod figures;
 mod process;
 mod snapshot;
 mod table;
@@ -22,6 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::control::Notices;
 use crate::health::Health;
+pub(crate) use figures::Observer;
 use snapshot::Snapshot;
 pub(crate) use snapshot::Sources;
 use table::TABLE;
@@ -91,6 +93,11 @@ impl Metrics {
 
     pub(crate) fn health(&self) -> &Health {
         &self.sources.health
+    }
+
+    /// What makes the figures of the dashboard.
+    pub(crate) fn observer(&self) -> Observer {
+        Observer::new(Arc::clone(&self.sources))
     }
 
     /// All metrics now, and the type of the text: OpenMetrics where one of these `Accept` fields names it,

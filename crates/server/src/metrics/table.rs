@@ -3,7 +3,7 @@
 use fanfare::Counts;
 
 use super::Base::{Bytes, Seconds};
-use super::{Base, Labelled, Metric, Read};
+use super::{Base, Labelled, Metric, Read, Snapshot};
 
 const fn metric(name: &'static str, unit: Option<Base>, help: &'static str, read: Read) -> Metric {
     Metric { name, unit, help, read }
@@ -118,23 +118,19 @@ pub(super) static TABLE: &[Metric] = &[
         None,
         "Requests and connections that were refused or closed because of a bound or a rule, by the reason. A \
          request may have more than one reason.",
-        Read::Counters("reason", |now| {
-            let by_engine = REFUSALS.iter().map(|(name, count)| ((*name).to_owned(), count(&now.counts)));
-            let by_server = now.notices.iter().map(|(name, count)| ((*name).to_owned(), *count));
-            by_engine.chain(by_server).collect()
-        }),
+        Read::Counters("reason", refusals),
     ),
     metric(
         "fanfare_access_denied",
         None,
         "Requests that were refused for their tokens, by the reason.",
-        Read::Counters("reason", |now| owned(&now.denials)),
+        Read::Counters("reason", denials),
     ),
     metric(
         "fanfare_authorization_failures",
         None,
         "Questions to the authorization endpoint that had no usable answer, by the reason.",
-        Read::Counters("reason", |now| owned(&now.failures)),
+        Read::Counters("reason", failures),
     ),
     // Publishes.
     metric(
@@ -357,6 +353,22 @@ pub(super) static TABLE: &[Metric] = &[
         Read::OptionalGauge(|now| now.process.descriptor_limit),
     ),
 ];
+
+/// What was refused or closed because of a bound or a rule, by the reason.
+pub(super) fn refusals(now: &Snapshot) -> Labelled<u64> {
+    let by_engine = REFUSALS.iter().map(|(name, count)| ((*name).to_owned(), count(&now.counts)));
+    by_engine.chain(owned(&now.notices)).collect()
+}
+
+/// What was refused for its token, by the reason.
+pub(super) fn denials(now: &Snapshot) -> Labelled<u64> {
+    owned(&now.denials)
+}
+
+/// What the authorization endpoint left open, by the reason.
+pub(super) fn failures(now: &Snapshot) -> Labelled<u64> {
+    owned(&now.failures)
+}
 
 fn owned(counts: &[(&'static str, u64)]) -> Labelled<u64> {
     counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()

@@ -1,6 +1,6 @@
 // One scenario in a real browser, against a real server.
 //
-//     node run.mjs --server PATH --backend epoll|io-uring --scenario demo|origins|token
+//     node run.mjs --server PATH --backend epoll|io-uring --scenario demo|origins|token|dashboard
 //
 // A scenario is a file of this folder. CHROMIUM names the browser (default /usr/bin/chromium). Screenshots go to
 // FANFARE_SCREENSHOTS if that is set: one at the end of a good run, one where a run failed.

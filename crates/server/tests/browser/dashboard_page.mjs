@@ -1,0 +1,110 @@
+// The dashboard as a person sees it. Every wait is bounded.
+
+const WAIT_MS = 20_000;
+
+export class DashboardPage {
+  // What the browser complained about: exceptions, errors and warnings in the console, and refusals by the page's
+  // policy.
+  complaints = [];
+
+  constructor(page, url) {
+    this.page = page;
+    this.url = url;
+    page.setDefaultTimeout(WAIT_MS);
+    page.on("pageerror", (error) => this.complaints.push(String(error)));
+    page.on("console", (message) => {
+      // A server that is away is no fault of the page, and Chromium reports each attempt.
+      const isLoad = /^Failed to load resource: net::ERR_/.test(message.text());
+      if (["error", "warning"].includes(message.type()) && !isLoad) this.complaints.push(message.text());
+    });
+    page.on("request", (request) => {
+      const { origin, protocol } = new URL(request.url());
+      if (origin !== new URL(url).origin && protocol !== "data:") this.complaints.push(`from elsewhere: ${request.url()}`);
+    });
+  }
+
+  async open() {
+    const answer = await this.page.goto(`${this.url}/dashboard`);
+    if (!answer.ok()) throw new Error(`the dashboard was answered ${answer.status()}`);
+    return answer;
+  }
+
+  async state(state) {
+    await this.page.locator(`#state[data-state="${state}"]`).waitFor();
+    return this.text("state");
+  }
+
+  text(id) {
+    return this.page.locator(`#${id}`).textContent();
+  }
+
+  // Waits until an element says what fits.
+  async says(id, pattern) {
+    const found = ([id, source]) => new RegExp(source, "u").test(document.getElementById(id).textContent);
+    await this.page.waitForFunction(found, [id, pattern.source], { timeout: WAIT_MS }).catch(async (error) => {
+      throw new Error(`#${id} says "${await this.text(id)}", and not ${pattern}`, { cause: error });
+    });
+    return this.text(id);
+  }
+
+  // The cells of each row of a table.
+  rows(id) {
+    return this.page.locator(`#${id} tr`).evaluateAll((rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent)));
+  }
+
+  // Waits for a row that begins with this text.
+  async row(id, heading) {
+    const find = ([id, heading]) => {
+      const rows = [...document.querySelectorAll(`#${id} tr`)].map((row) => [...row.children].map((cell) => cell.textContent));
+      return rows.find(([first]) => first === heading);
+    };
+    const found = await this.page.waitForFunction(find, [id, heading], { timeout: WAIT_MS });
+    return found.jsonValue();
+  }
+
+  // How many points each chart has.
+  points() {
+    return this.page.locator(".chart").evaluateAll((all) => all.map((chart) => Number(chart.dataset.points ?? 0)));
+  }
+
+  // Waits until each chart has at least so many points.
+  async hasPoints(least) {
+    const enough = (least) =>
+      [...document.querySelectorAll(".chart")].every((chart) => Number(chart.dataset.points) >= least);
+    await this.page.waitForFunction(enough, least, { timeout: WAIT_MS });
+  }
+
+  // The different colours of a chart's pixels that are not see-through.
+  colours(title) {
+    return this.page.locator(".chart", { hasText: title }).locator("canvas").evaluate((canvas) => {
+      // A copy: Chromium warns where a canvas that is drawn is read.
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+      copy.drawImage(canvas, 0, 0);
+      const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+      const found = new Set();
+      for (let at = 0; at < data.length; at += 4) {
+        if (data[at + 3] === 255) found.add([...data.slice(at, at + 3)].join(","));
+      }
+      return [...found];
+    });
+  }
+
+  // The computed value of a custom property as the canvas has it, such as "23,105,74".
+  colour(name) {
+    return this.page.evaluate((name) => {
+      const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+      context.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+      context.fillRect(0, 0, 1, 1);
+      return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)].join(",");
+    }, name);
+  }
+
+  // By how many pixels the page is wider than the window.
+  overflow() {
+    return this.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  }
+
+  screenshot(path) {
+    return this.page.screenshot({ path, fullPage: true });
+  }
+}
