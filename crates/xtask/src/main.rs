@@ -23,7 +23,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
-    /// Run every test; install the browser that some of them drive, if it is missing
+    /// Run every test; install the browser and the proxies that some of them drive, where these are missing
     Test(test::Options),
     /// Check formatting, lints and documentation
     Check,
