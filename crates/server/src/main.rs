@@ -22,6 +22,7 @@ mod request_client;
 mod revocations_file;
 mod rules;
 mod serve;
+mod service_manager;
 mod subscriber;
 mod token_command;
 mod turns;
