@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod cli;
+mod cli_documents;
 mod clock;
 mod config_command;
 mod configuration;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
         Some(Command::Sub(options)) => subscriber::subscribe(&options),
         Some(Command::Token(options)) => token_command::run(&options.command),
         Some(Command::Config(command)) => config_command::run(command),
+        Some(Command::Completions { shell }) => cli_documents::print_completions(shell),
+        Some(Command::Man { folder }) => cli_documents::write_man_pages(&folder),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
