@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use fanfare_config::Flags;
 
 use crate::token_command::TokenOptions;
@@ -13,7 +14,7 @@ use crate::token_command::TokenOptions;
 ///
 /// Without a command it serves, with good defaults.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "fanfare", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -36,6 +37,17 @@ pub(crate) enum Command {
     /// Check, explain and begin a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the man pages into a folder, for packages
+    #[command(hide = true)]
+    Man {
+        /// The folder, which has to be there
+        folder: PathBuf,
+    },
 }
 
 /// What `fanfare config` does.

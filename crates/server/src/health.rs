@@ -38,6 +38,16 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the control plane has shown itself lately.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.is_silent_at(self.started.elapsed())
+    }
+
+    fn is_silent_at(&self, now: Duration) -> bool {
+        let silence = milliseconds(now).saturating_sub(self.control_beat.load(Ordering::Relaxed));
+        u128::from(silence) >= SILENCE.as_millis()
+    }
+
     fn beat_at(&self, now: Duration) {
         self.control_beat.store(milliseconds(now), Ordering::Relaxed);
     }
@@ -58,8 +68,7 @@ impl Health {
             "/health/ready" => "ready\n",
             _ => return None,
         };
-        let silence = milliseconds(now()).saturating_sub(self.control_beat.load(Ordering::Relaxed));
-        Some(if u128::from(silence) >= SILENCE.as_millis() {
+        Some(if self.is_silent_at(now()) {
             Answer::new(503, "the control plane does not answer\n")
         } else if word == "ready\n" && self.draining.load(Ordering::Relaxed) {
             Answer::new(503, "draining\n")

@@ -4,6 +4,7 @@ mod access;
 mod access_log;
 mod admission;
 mod cli;
+mod cli_documents;
 mod clock;
 mod command_server;
 mod config_command;
@@ -27,6 +28,7 @@ mod request_client;
 mod revocations_file;
 mod rules;
 mod serve;
+mod service_manager;
 mod silence;
 mod subscriber;
 mod token_command;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         Some(Command::Sub(options)) => subscriber::subscribe(&options).map_err(Into::into),
         Some(Command::Token(options)) => token_command::run(&options.command),
         Some(Command::Config(command)) => config_command::run(command),
+        Some(Command::Completions { shell }) => cli_documents::print_completions(shell),
+        Some(Command::Man { folder }) => cli_documents::write_man_pages(&folder),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,8 +31,9 @@ const RETENTION: [&str; 4] = ["retain-events", "retain-bytes", "retain-age", "re
 pub(crate) type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>;
 
 impl Running {
-    /// Reads the file again, and says in the log what came of it. A mistake changes nothing.
-    pub(crate) fn reload(&mut self, engine: &Engine) {
+    /// Reads the file again, and says in the log and in the text that it gives what came of it. A mistake changes
+    /// nothing.
+    pub(crate) fn reload(&mut self, engine: &Engine) -> String {
         let file = match self.configuration.file() {
             Some(file) => file.display().to_string(),
             None if self.rules.get().access.has_keys() => "none, but files of keys".to_owned(),
@@ -41,7 +42,7 @@ impl Running {
                     "SIGHUP is ignored, because there is no --config FILE to read again; SIGTERM or SIGINT \
                      stops the server"
                 );
-                return;
+                return "there is no configuration file to read again".to_owned();
             }
         };
         match self.try_reload(engine) {
@@ -51,13 +52,18 @@ impl Running {
                 if !need_restart.is_empty() {
                     let options = need_restart.join(", ");
                     tracing::warn!(options, "these options have changed in the file and need a restart");
+                    return format!(
+                        "configuration read again; changed: {changed}; needs a restart: {options}"
+                    );
                 }
+                format!("configuration read again; changed: {changed}")
             }
             Err(error) => {
                 for problem in error.problems() {
                     tracing::error!("{problem}");
                 }
                 tracing::error!(file, "the configuration stays as it was, because a file is wrong");
+                "the configuration stays as it was, because a file is wrong; see the log".to_owned()
             }
         }
     }

@@ -34,6 +34,7 @@ use crate::metrics::{Metrics, Sources};
 use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
+use crate::service_manager::ServiceManager;
 use crate::verifications::Verifications;
 
 /// Time between two checks of whether the shards run and what they had to refuse.
@@ -140,8 +141,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         admin::start(Admin::new(hosts, Metrics::new(sources)), listener)
             .map_err(|error| format!("cannot start the admin listener: {error}"))?;
     }
-    announce(&engine, &limits.get(), &access, &listening, admin_address);
+    announce(&engine, &configuration, &limits.get(), &access, &listening, admin_address);
     drop(access);
+    let mut manager = ServiceManager::find(WATCH_INTERVAL);
+    manager.ready(engine.hub().counts().connections);
     let mut running = Running { configuration, listening, rules, limits, proxies, log };
 
     let (told, tell) = mpsc::channel();
@@ -159,7 +162,14 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         }
     })?;
     let mut reporter = Reporter::default();
-    watch(&engine, &notices, &mut reporter, &tell, &mut running)?;
+    let watched = Watched {
+        engine: &engine,
+        notices: &notices,
+        health: &health,
+        running: &mut running,
+        manager: &mut manager,
+    };
+    watch(watched, &mut reporter, &tell)?;
     drop(tell);
 
     let drain = running.configuration.settings.drain;
@@ -167,6 +177,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let connections = hub.counts().connections;
     tracing::info!(connections, window = ?drain, "draining; a second signal stops at once");
     health.begin_drain();
+    manager.stopping(connections, drain);
     let end = engine.stop(drain);
     verifications.end();
     reporter.report_rest(&notices);
@@ -224,6 +235,7 @@ fn start_log(filter: &str, format: LogFormat) -> SetLog {
 /// Says where to look. A closed standard output is no reason not to serve.
 fn announce(
     engine: &Engine,
+    configuration: &Configuration,
     control: &ControlLimits,
     access: &Access,
     listening: &Listening,
@@ -243,12 +255,29 @@ fn announce(
             "the soft RLIMIT_NOFILE was raised to the hard one; `ulimit -Hn` lowers that"
         );
     }
+    let settings = &configuration.settings;
+    let hub = engine.hub();
+    let limits = hub.limits();
+    if limits.connections < settings.max_connections {
+        let (limit, connections) = (descriptors.in_force, limits.connections.saturating_mul(engine.shards()));
+        let is_default = configuration.values.place("max-connections") == Some(&Place::Default);
+        let text = "RLIMIT_NOFILE has room for fewer connections than --max-connections allows; LimitNOFILE= of a \
+                    systemd unit, or `ulimit -Hn`, raises it";
+        match is_default {
+            true => tracing::info!(limit, connections, "{text}"),
+            false => tracing::warn!(limit, connections, "{text}"),
+        }
+    }
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     if !access.has_keys() && !engine.addresses().iter().all(is_loopback) {
         tracing::warn!("--open: without keys, everyone who reaches the server may subscribe and publish");
     }
-    let hub = engine.hub();
-    let limits = hub.limits();
+    if !access.has_keys() && !settings.open && !settings.trusted_proxies.is_empty() {
+        tracing::warn!(
+            "there are --trusted-proxies and no keys: everyone who reaches a proxy may subscribe and publish; give \
+             the server --publisher-keys and --subscriber-keys, or write --open if that is right"
+        );
+    }
     let mut bounds = limits.memory_bounds(engine.shards());
     bounds.extend(control.memory_bounds());
     bounds.extend(access.memory_bounds());
@@ -314,15 +343,23 @@ fn for_proxies(out: &mut impl Write, address: &str) -> io::Result<()> {
     writeln!(out, "fanfare {} is listening on {address} for the PROXY protocol", env!("CARGO_PKG_VERSION"))
 }
 
+/// What [`watch`] looks at and changes.
+struct Watched<'w> {
+    engine: &'w Engine,
+    notices: &'w Notices,
+    health: &'w Health,
+    running: &'w mut Running,
+    manager: &'w mut ServiceManager,
+}
+
 /// Until a signal comes: logs what the shards had to refuse. Shards themselves never log, since a
 /// logger's descriptor would mean something else in their tables.
 fn watch(
-    engine: &Engine,
-    notices: &Notices,
+    watched: Watched<'_>,
     reporter: &mut Reporter,
     tell: &mpsc::Receiver<i32>,
-    running: &mut Running,
 ) -> Result<(), Box<dyn Error>> {
+    let Watched { engine, notices, health, running, manager } = watched;
     let hub = engine.hub();
     let mut before = hub.counts();
     let mut was_pausing = false;
@@ -330,7 +367,9 @@ fn watch(
     for round in 1_u32.. {
         match tell.recv_timeout(WATCH_INTERVAL) {
             Ok(SIGHUP) => {
-                running.reload(engine);
+                manager.reloading();
+                let outcome = running.reload(engine);
+                manager.reloaded(&outcome);
                 continue;
             }
             Ok(_) => return Ok(()),
@@ -352,6 +391,9 @@ fn watch(
         reporter.report(notices, WATCH_INTERVAL * round);
         refusals.report(&now, WATCH_INTERVAL * round);
         (before, was_pausing) = (now, pausing);
+        if health.is_live() {
+            manager.alive(WATCH_INTERVAL * round, now.connections);
+        }
         if round % MEMORY_INTERVALS == 0 {
             memory::give_back();
         }

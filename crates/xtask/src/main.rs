@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod fuzz;
 mod loom;
+mod package;
 mod planted;
 mod publishable;
 mod sanitize;
@@ -23,7 +24,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
-    /// Run every test; install the browser that some of them drive, if it is missing
+    /// Run every test; install the browser and the proxies that some of them drive, where these are missing
     Test(test::Options),
     /// Check formatting, lints and documentation
     Check,
@@ -43,6 +44,8 @@ enum Xtask {
     Sim(sim::Options),
     /// Plant known bugs, and check whether they are found
     Planted(planted::Options),
+    /// Build the release binary, its completions and man pages, and the Debian package
+    Package(package::Options),
     /// Check the published crates: their interface, their packages, and their oldest dependencies
     Publishable(publishable::Options),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Xtask::Sanitize(options) => sanitize::run(&options),
         Xtask::Sim(options) => sim::run(&options),
         Xtask::Planted(options) => planted::run(&options),
+        Xtask::Package(options) => package::run(&options),
         Xtask::Publishable(options) => publishable::run(&options),
     };
     done.unwrap_or_else(|problem| {

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: installs what the tests need, runs all of them, and counts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{env, fs};
 
@@ -10,29 +10,57 @@ const BROWSER_TESTS: &str = "crates/server/tests/browser";
 /// What the names of the tests in `crates/server/tests/browser.rs` begin with.
 const BROWSER_TEST_NAMES: &str = "browser_on_";
 
+/// What the names of the tests in `crates/server/tests/behind_proxies.rs` begin with.
+const PROXY_TEST_NAMES: &str = "proxied_by_";
+/// The programs that those start, and the packages of Debian that have them.
+const PROXIES: [(&str, &str); 4] =
+    [("nginx", "nginx-light"), ("caddy", "caddy"), ("haproxy", "haproxy"), ("curl", "curl")];
+
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave out the tests that drive a browser: nothing is installed
+    /// Leave out the tests that drive a browser, and do not install one
     #[arg(long)]
     no_browser: bool,
+    /// Leave out the tests that put nginx, Caddy and HAProxy before the server, and do not install these
+    #[arg(long)]
+    no_proxies: bool,
+}
+
+impl Options {
+    /// The options that were given, with the beginnings of the names of the tests that they leave out.
+    fn left_out(&self) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            (self.no_browser, "--no-browser", BROWSER_TEST_NAMES),
+            (self.no_proxies, "--no-proxies", PROXY_TEST_NAMES),
+        ];
+        all.into_iter().filter(|(given, ..)| *given).map(|(_, option, names)| (option, names)).collect()
+    }
 }
 
 /// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not build
 /// or crashes, and when there was nothing to run.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let mut tests = cargo(["test", "--workspace", "--no-fail-fast"]);
-    if options.no_browser {
-        println!("--no-browser: the tests named {BROWSER_TEST_NAMES}* are left out");
-        tests.args(["--", "--skip", BROWSER_TEST_NAMES]);
-    } else {
+    let left_out = options.left_out();
+    if !left_out.is_empty() {
+        tests.arg("--");
+    }
+    for (option, names) in &left_out {
+        println!("{option}: the tests named {names}* are left out");
+        tests.args(["--skip", names]);
+    }
+    if !options.no_browser {
         provide_browser()?;
+    }
+    if !options.no_proxies {
+        provide_proxies()?;
     }
 
     let mut tally = Tally::default();
     let status = listen(&mut tests, |line| tally.add(line))?;
-    if options.no_browser {
-        println!("--no-browser: the tests named {BROWSER_TEST_NAMES}* were left out");
+    for (option, names) in &left_out {
+        println!("{option}: the tests named {names}* were left out");
     }
     if !status.success() && tally.failed == 0 {
         println!("cargo test ended with {status}: a test program did not build, or did not come to its end");
@@ -86,7 +114,11 @@ fn provide_browser() -> Result<(), String> {
         }
     }
     if !packages.is_empty() {
-        install_packages(&packages)?;
+        install_packages(
+            &packages,
+            "install that (CHROMIUM may name a browser elsewhere), or leave the browser's tests out: \
+             cargo xtask test --no-browser",
+        )?;
     }
 
     let folder = root().join(BROWSER_TESTS);
@@ -97,12 +129,23 @@ fn provide_browser() -> Result<(), String> {
     Ok(())
 }
 
-fn install_packages(packages: &[&str]) -> Result<(), String> {
+/// Installs the proxies that this machine lacks. On a machine with systemd, Debian starts them as services, too.
+fn provide_proxies() -> Result<(), String> {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = env::split_paths(&folders).chain([PathBuf::from("/usr/sbin")]).collect();
+    let is_there = |program: &str| folders.iter().any(|folder| folder.join(program).exists());
+    let missing: Vec<&str> =
+        PROXIES.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install_packages(&missing, "install that, or leave the proxies' tests out: cargo xtask test --no-proxies")
+}
+
+/// The last argument says what a person can do where this cannot be done.
+fn install_packages(packages: &[&str], instead: &str) -> Result<(), String> {
     let names = packages.join(" ");
-    let by_hand = format!(
-        "the browser tests need {names}: install that (CHROMIUM may name a browser elsewhere), \
-         or leave them out: cargo xtask test --no-browser"
-    );
+    let by_hand = format!("the tests need {names}: {instead}");
     if output_of("apt-get", &["--version"]).is_none() {
         return Err(format!("no apt-get here; {by_hand}"));
     }

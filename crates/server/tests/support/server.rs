@@ -45,18 +45,24 @@ pub(crate) fn limited(limits: &str, arguments: &[String]) -> Command {
     command
 }
 
-/// Has these system calls fail with `EPERM` in the program that the command starts, as Docker's default seccomp profile
-/// does with those that it does not list.
+/// Has these system calls fail with `EPERM` in the program that the command starts, as the default profiles of
+/// containers do with those that they do not list.
 pub(crate) fn forbid(command: &mut Command, calls: &[libc::c_long]) {
+    let calls: Vec<_> = calls.iter().map(|&call| (call, libc::EPERM)).collect();
+    forbid_with(command, &calls);
+}
+
+/// Has each of these system calls fail with its error in the program that the command starts.
+pub(crate) fn forbid_with(command: &mut Command, calls: &[(libc::c_long, libc::c_int)]) {
     const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     // The number of the system call is the first word of `seccomp_data`.
     let mut program = vec![step(LOAD_NUMBER, 0, 0, 0)];
-    for &call in calls {
+    for &(call, error) in calls {
         program.push(step(JUMP_IF_EQUAL, 0, 1, call as u32));
-        program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+        program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32));
     }
     program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
     let install = move || {
@@ -114,10 +120,10 @@ impl Server {
     }
 
     /// Starts with these options alone under a filter of system calls, as containers have one.
-    pub(crate) fn start_forbidden(calls: &[libc::c_long], options: &[&str]) -> Server {
+    pub(crate) fn start_forbidden(calls: &[(libc::c_long, libc::c_int)], options: &[&str]) -> Server {
         let mut command = fanfare();
         command.args(["--listen", "127.0.0.1:0", "--shards", "2", "--host", "fanfare.test"]).args(options);
-        forbid(&mut command, calls);
+        forbid_with(&mut command, calls);
         Server::run(command)
     }
 
