@@ -675,11 +675,11 @@ impl Publisher {
         uncovered.map_or(Ok(()), |topic| Err(not_covered(Some(topic))))
     }
 
-    /// The name by which the publisher's rate is counted: the subject of its token, or the token itself. `None`: the server
-    /// has no keys.
+    /// The name by which the publisher's rate is counted: the subject of its token, or what is signed of the token. `None`:
+    /// the server has no keys.
     pub(crate) fn name(&self) -> Option<&str> {
         let token = self.token.as_ref()?;
-        Some(token.verified.subject().unwrap_or(&token.token))
+        Some(token.verified.subject().map_or_else(|| signed_part(&token.token), |subject| &**subject))
     }
 
     /// The subject of its token.
@@ -799,6 +799,11 @@ fn url_signer(secrets: &[Vec<u8>]) -> Result<(UrlSigner, KeySet), String> {
 /// Where the keys of subscribers and of publishers are fetched.
 fn keys_by_url(settings: &Settings) -> [Option<KeysByUrl>; 2] {
     [&settings.subscriber_jwks, &settings.publisher_jwks].map(|url| KeysByUrl::of(url.as_ref(), settings))
+}
+
+/// A token without its signature. Of some signatures everyone can make another good one: of (r, s) of ECDSA it is (r, n - s).
+fn signed_part(token: &str) -> &str {
+    token.rsplit_once('.').map_or(token, |(signed, _)| signed)
 }
 
 fn first_uncovered<'t>(verified: &Verified, topics: &'t [Topic]) -> Option<&'t Topic> {

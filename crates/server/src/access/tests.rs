@@ -153,3 +153,12 @@ fn streams_of_one_expiry_end_at_different_times() {
     let numbers: std::collections::BTreeSet<u64> = (0..1000).map(|_| access.random_number() >> 54).collect();
     assert!(numbers.len() > 500, "{}", numbers.len());
 }
+
+/// A publisher without a subject had its rate twice, by another signature of its token that everyone can make.
+#[test]
+fn another_signature_of_a_token_is_the_same_publisher() {
+    let token = token(SECRETS[0]);
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    assert_eq!(signed_part(&token), signed);
+    assert_eq!(signed_part(&format!("{signed}.AAAA")), signed);
+}

@@ -88,6 +88,9 @@ impl Answer {
     /// Reads an answer.
     pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
         match status.as_u16() {
+            200..=299 if body.is_empty() && !is_complete(status, headers) => {
+                Answer::Failed(Failure::Malformed)
+            }
             200..=299 => read_grant(body).map_or(Answer::Failed(Failure::Malformed), Answer::Granted),
             401 => Answer::Refused(401, challenge(headers)),
             403 => Answer::Refused(403, None),
@@ -101,6 +104,14 @@ impl Answer {
         let mut directives = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         !directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-store"))
     }
+}
+
+/// Whether an answer without a body says so. One that ends with its connection may have lost its body (RFC 9112, section
+/// 6.3), and with it what it was to grant.
+fn is_complete(status: StatusCode, headers: &HeaderMap) -> bool {
+    let says_length =
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| headers.contains_key(name));
+    status == StatusCode::NO_CONTENT || says_length
 }
 
 /// The grant of a body: nothing, or a JSON object.
@@ -161,6 +172,16 @@ mod tests {
         assert!(grant.subject.is_none() && grant.topics.is_none() && !grant.private);
         let Answer::Granted(grant) = read(200, r#"{"topics":[]}"#) else { panic!("granted") };
         assert!(grant.topics.unwrap().subscribe().is_empty(), "no topic is none, and not every one");
+    }
+
+    /// An endpoint that died between head and body granted every topic that was asked for.
+    #[test]
+    fn an_answer_without_a_body_says_so() {
+        assert!(matches!(read(200, ""), Answer::Failed(Failure::Malformed)));
+        for (name, value) in [("content-length", "0"), ("transfer-encoding", "chunked")] {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+            assert!(matches!(Answer::read(StatusCode::OK, &headers, b""), Answer::Granted(_)), "{name}");
+        }
     }
 
     #[test]
