@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Subscribe to a running server; one line per event
     #[command(after_help = EXIT_CODES)]
     Sub(SubOptions),
+    /// Show what a running server does, once a second, like its dashboard
+    #[command(after_help = EXIT_CODES)]
+    Top(TopOptions),
     /// Mint and inspect access tokens and signed URLs, for trying out
     Token(Box<TokenOptions>),
     /// Check, explain and begin a configuration
@@ -149,7 +152,24 @@ pub(crate) struct SubOptions {
     pub(crate) server: ServerOptions,
 }
 
-/// What the exit codes of `fanfare pub` and `fanfare sub` mean, for their help.
+/// Options of `fanfare top`.
+#[derive(Args)]
+pub(crate) struct TopOptions {
+    /// The admin listener of the server
+    #[arg(long, env = "FANFARE_ADMIN_URL", default_value = "http://127.0.0.1:8845")]
+    pub(crate) url: String,
+    /// Print the figures of one second as text and end; also where the output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How long a connection may take to open
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub(crate) connect_timeout: Duration,
+    /// How long the server may take to answer, and to send its next figures
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+}
+
+/// What the exit codes of `fanfare pub`, `sub` and `top` mean, for their help.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when no program reads the output any more

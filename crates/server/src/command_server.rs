@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, Request, Response, header};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use fanfare_config::HttpUrl;
 use http_body_util::{BodyExt, Full, Limited};
@@ -73,6 +73,18 @@ pub(crate) struct Refusal {
     pub(crate) problem: Value,
     /// The seconds of the field `Retry-After`.
     pub(crate) retry_after_s: Option<u64>,
+}
+
+/// A try to get a stream.
+pub(crate) enum Attempt {
+    Stream(Incoming),
+    /// The server says that there is nothing more: HTML standard, section 9.2.3, "204".
+    NothingMore,
+    /// The server says that it cannot serve now, and when to come back.
+    Later {
+        failure: Failure,
+        retry_after: Option<Duration>,
+    },
 }
 
 /// Where requests go.
@@ -155,6 +167,58 @@ impl Server {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
         request
+    }
+
+    /// Asks for the stream of this query, from behind this event, or from now on where there is no id.
+    ///
+    /// # Errors
+    /// The server refuses, is no server of event streams, or is not reached.
+    pub(crate) async fn stream(&self, query: &str, last_event_id: &str) -> Result<Attempt, Failure> {
+        let mut request = self.request(Method::GET, query, Bytes::new());
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if !last_event_id.is_empty() {
+            let id = HeaderValue::from_bytes(last_event_id.as_bytes());
+            let id = id
+                .map_err(|_| Failure::Refused("the id to resume after has a control character".to_owned()))?;
+            headers.insert("last-event-id", id);
+        }
+        let mut connection = self.connect().await?;
+        let response = self.head(connection.send_request(request)).await?;
+        let url = self.events_url();
+        let shown = |name| {
+            response.headers().get(name).map(|value: &HeaderValue| {
+                let text = String::from_utf8_lossy(value.as_bytes());
+                printable(&text).chars().take(100).collect::<String>()
+            })
+        };
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NO_CONTENT => return Ok(Attempt::NothingMore),
+            _ => {
+                let refusal = self.refusal(response).await;
+                let failure = self.failure(&refusal, &refusal.reason);
+                return match failure {
+                    Failure::Unavailable(_) => {
+                        let retry_after = refusal.retry_after_s.map(Duration::from_secs);
+                        Ok(Attempt::Later { failure, retry_after })
+                    }
+                    _ => Err(failure),
+                };
+            }
+        }
+        let kind = shown(header::CONTENT_TYPE).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("text/event-stream") {
+            let text = format!("{url} is no event stream: its Content-Type is {kind:?}");
+            return Err(Failure::Refused(text));
+        }
+        if let Some(coding) = shown(header::CONTENT_ENCODING).filter(|coding| coding != "identity") {
+            let text =
+                format!("{url} sends the stream with Content-Encoding {coding:?}, which was not asked for");
+            return Err(Failure::Refused(text));
+        }
+        Ok(Attempt::Stream(response.into_body()))
     }
 
     /// Waits for the head of an answer.

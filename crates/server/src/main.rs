@@ -3,6 +3,7 @@
 mod access;
 mod access_log;
 mod admission;
+mod back_off;
 mod cli;
 mod cli_documents;
 mod clock;
@@ -32,6 +33,7 @@ mod service_manager;
 mod silence;
 mod subscriber;
 mod token_command;
+mod top;
 mod turns;
 mod verifications;
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(options)) => serve::serve(options),
         Some(Command::Pub(options)) => publisher::publish(&options).map_err(Into::into),
         Some(Command::Sub(options)) => subscriber::subscribe(&options).map_err(Into::into),
+        Some(Command::Top(options)) => top::top(&options).map_err(Into::into),
         Some(Command::Token(options)) => token_command::run(&options.command),
         Some(Command::Config(command)) => config_command::run(command),
         Some(Command::Completions { shell }) => cli_documents::print_completions(shell),

@@ -1,22 +1,18 @@
 //! `fanfare sub`: one line per event, and reconnects that resume, as a browser does.
 
-mod back_off;
 mod newest;
 mod output;
 
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use bytes::Bytes;
 use fanfare::{Decoded, Decoder};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout};
 
+use crate::back_off::BackOff;
 use crate::cli::SubOptions;
-use crate::command_server::{Failure, Server, block_on, late, write_output};
-use crate::printable::printable;
-use back_off::BackOff;
+use crate::command_server::{Attempt, Failure, Server, block_on, late, write_output};
 use newest::Newest;
 use output::Output;
 
@@ -44,18 +40,6 @@ enum End {
     Done,
     /// The stream ended or broke. The reason is for people.
     Stream(String),
-}
-
-/// A try to get a stream.
-enum Attempt {
-    Stream(Incoming),
-    /// The server says that there is nothing more: HTML standard, section 9.2.3, "204".
-    NothingMore,
-    /// The server says that it cannot serve now, and when to come back.
-    Later {
-        failure: Failure,
-        retry_after: Option<Duration>,
-    },
 }
 
 pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Failure> {
@@ -126,52 +110,7 @@ impl Subscriber<'_> {
     }
 
     async fn ask(&self, last_event_id: &str) -> Result<Attempt, Failure> {
-        let server = &self.server;
-        let mut request = server.request(Method::GET, &self.query(), Bytes::new());
-        let headers = request.headers_mut();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        if !last_event_id.is_empty() {
-            let id = HeaderValue::from_bytes(last_event_id.as_bytes());
-            let id = id
-                .map_err(|_| Failure::Refused("the id to resume after has a control character".to_owned()))?;
-            headers.insert("last-event-id", id);
-        }
-        let mut connection = server.connect().await?;
-        let response = server.head(connection.send_request(request)).await?;
-        let url = server.events_url();
-        let shown = |name| {
-            response.headers().get(name).map(|value: &HeaderValue| {
-                let text = String::from_utf8_lossy(value.as_bytes());
-                printable(&text).chars().take(100).collect::<String>()
-            })
-        };
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NO_CONTENT => return Ok(Attempt::NothingMore),
-            _ => {
-                let refusal = server.refusal(response).await;
-                let failure = server.failure(&refusal, &refusal.reason);
-                return match failure {
-                    Failure::Unavailable(_) => {
-                        let retry_after = refusal.retry_after_s.map(Duration::from_secs);
-                        Ok(Attempt::Later { failure, retry_after })
-                    }
-                    _ => Err(failure),
-                };
-            }
-        }
-        let kind = shown(header::CONTENT_TYPE).unwrap_or_default();
-        let essence = kind.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case("text/event-stream") {
-            let text = format!("{url} is no event stream: its Content-Type is {kind:?}");
-            return Err(Failure::Refused(text));
-        }
-        if let Some(coding) = shown(header::CONTENT_ENCODING).filter(|coding| coding != "identity") {
-            let text =
-                format!("{url} sends the stream with Content-Encoding {coding:?}, which was not asked for");
-            return Err(Failure::Refused(text));
-        }
-        Ok(Attempt::Stream(response.into_body()))
+        self.server.stream(&self.query(), last_event_id).await
     }
 
     /// Where the streams of the server stand now: the id at the beginning of a new one.

@@ -521,6 +521,31 @@ on_both_backends! {
         watched.ask("/dashboard/events", &[("Host", "evil.example")]).problem(421);
     }
 
+    /// Where the output is no terminal, `fanfare top` prints the figures of one second. It says by its exit
+    /// code what is wrong.
+    fn top_prints_figures(backend) {
+        let watched = Watched::start(backend, &[]);
+        let _subscribers = [(); 3].map(|()| watched.server.subscribe("topic=a"));
+        let top = |url: &str| {
+            let mut command = fanfare();
+            command.args(["top", "--url", url]);
+            run(command, "")
+        };
+        // The public address is no admin listener.
+        let public = top(&watched.server.url());
+        assert_eq!((public.code, public.stdout.as_str()), (Some(3), ""), "{}", public.stderr);
+        assert!(public.stderr.contains("/dashboard/events answered 404"), "{}", public.stderr);
+        let unused = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        assert_eq!(top(&format!("http://{unused}")).code, Some(4));
+        let ran = top(&format!("http://{}", watched.admin));
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+        let words = |line: &'_ str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut lines = ran.stdout.lines().map(words);
+        assert!(ran.stdout.starts_with("Fanfare ") && ran.stdout.contains("  ready"), "{}", ran.stdout);
+        let counts = ["connections", "3"].map(str::to_owned);
+        assert!(lines.any(|line| line.starts_with(&counts)), "{}", ran.stdout);
+    }
+
     /// A probe on the admin listener learns of the drain, when the public listeners are closed already.
     fn readiness_ends_with_the_drain(backend) {
         let watched = Watched::start(backend, &["--drain", "30s"]);

@@ -1,4 +1,4 @@
-//! How long the command waits before it reconnects.
+//! How long a command waits before it reconnects.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const MOST_DOUBLED: Duration = Duration::from_secs(60);
 
 /// The server's wait, doubled for each reconnect in a row that has brought no event.
 #[derive(Debug)]
-pub(super) struct BackOff {
+pub(crate) struct BackOff {
     retry: Duration,
     fruitless: u32,
 }
@@ -29,17 +29,17 @@ impl Default for BackOff {
 
 impl BackOff {
     /// The server has named its wait.
-    pub(super) fn set_retry(&mut self, retry: Duration) {
+    pub(crate) fn set_retry(&mut self, retry: Duration) {
         self.retry = retry.clamp(LEAST, MOST);
     }
 
     /// An event has come.
-    pub(super) fn has_succeeded(&mut self) {
+    pub(crate) fn has_succeeded(&mut self) {
         self.fruitless = 0;
     }
 
     /// The wait before the next try. `retry_after` is what a refusal asks for.
-    pub(super) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
+    pub(crate) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let doubled =
             self.retry.saturating_mul(1 << self.fruitless.min(16)).min(MOST_DOUBLED).max(self.retry);
         self.fruitless = self.fruitless.saturating_add(1);
