@@ -116,7 +116,7 @@ fn mistakes_of_a_file_say_what_is_allowed() {
         ("[server]\nmax-topics = 1", "belongs into the section [limits], not into [server]"),
         ("[server]\nmax_topic = 1", "did you mean max-topics, in [limits]?"),
         ("[server]\nqwertyuiop = 1", "its keys are listen, listen-proxy"),
-        ("[qwertyuiop]", "the sections are [server], [web]"),
+        ("[qwertyuiop]", "the sections are [server], [admin], [web]"),
         ("server = 1", "write [server] and its keys below it"),
         ("[[server]]\npin = true", "server is a section"),
         ("[server]\npin = 'true'", "without quotation marks"),

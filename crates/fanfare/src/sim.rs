@@ -239,6 +239,8 @@ pub struct ShardSnapshot {
     pub has_left_resuming: bool,
     /// Mail that waits for it and is no event.
     pub others_waiting: usize,
+    /// Requests that are decided about and wait for their turn.
+    pub decided_waiting: usize,
     /// An event is not marked in all of its audiences yet.
     pub is_marking: bool,
     /// A sweep, or the marking for one, is unfinished.

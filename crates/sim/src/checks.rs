@@ -30,9 +30,15 @@ impl World {
         self.shards[shard].net.borrow_mut().count_changes();
         let in_time_since = (!self.is_slowed()).then_some(self.shards[shard].late_at);
         let (undecided, others_wait) = (tick.after.counts.undecided, tick.after.others_waiting > 0);
+        let decided_waiting = tick.after.decided_waiting as u64;
         let left = tick.after.counts.left_undecided - tick.before.counts.left_undecided;
         self.shared.tally.borrow_mut().add(Occurrence::LeftUndecided, left);
-        self.shards[shard].net.borrow_mut().check_undecided(undecided, others_wait, in_time_since);
+        self.shards[shard].net.borrow_mut().check_undecided(
+            undecided,
+            decided_waiting,
+            others_wait,
+            in_time_since,
+        );
         self.check_laggards(shard);
         self.check_stalled(tick);
         self.check_room_made(tick);

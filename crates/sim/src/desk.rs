@@ -201,8 +201,15 @@ impl Net {
         live >= bound_for(is_operator, self.shared.setting.limits.connections)
     }
 
-    /// A request is answered in time. `others_wait`: the shard has not taken all mail yet.
-    pub(crate) fn check_undecided(&mut self, count: u64, others_wait: bool, in_time_since: Option<Duration>) {
+    /// A request is answered in time. `others_wait`: the shard has not taken all mail yet. `decided_waiting`: so many are
+    /// decided about and wait for their turn, among them those whose admission did not put them off.
+    pub(crate) fn check_undecided(
+        &mut self,
+        count: u64,
+        decided_waiting: u64,
+        others_wait: bool,
+        in_time_since: Option<Duration>,
+    ) {
         self.note_undecided();
         let now = self.shared.now.get();
         let at_most = self.connections.iter().filter(|it| it.may_be_undecided()).count() as u64;
@@ -210,6 +217,7 @@ impl Net {
             it.may_be_undecided() && it.undecided.as_ref().is_some_and(|it| it.decided.is_none())
         };
         let at_least = self.connections.iter().filter(waits).count() as u64;
+        let at_most = at_most + decided_waiting;
         assert!((at_least..=at_most).contains(&count), "{count} wait, and that is {at_least} to {at_most}");
         assert!(others_wait || count == at_least, "a decision has no effect");
         let Some(late_at) = in_time_since else { return };

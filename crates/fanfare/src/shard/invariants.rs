@@ -5,7 +5,7 @@ use std::time::Duration;
 use fanfare_io::{Io, Socket};
 use fanfare_proto::stream::CloseReason;
 
-use super::Shard;
+use super::{Agenda, Shard};
 use crate::sim::ShardSnapshot;
 
 impl<I: Io> Shard<I> {
@@ -25,6 +25,7 @@ impl<I: Io> Shard<I> {
             resuming: self.arrivals.resuming.len(),
             has_left_resuming: self.arrivals.has_left_resuming,
             others_waiting: self.links.mailbox.others_waiting(&self.inbox) + self.agenda.len(),
+            decided_waiting: self.agenda.iter().filter(|next| matches!(next, Agenda::Decided(_))).count(),
             is_marking: self.delivery.is_marking(),
             is_sweeping: self.delivery.is_sweeping(),
             is_backlogged: self.delivery.is_backlogged(),
