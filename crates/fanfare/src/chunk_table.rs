@@ -42,7 +42,7 @@ impl<T> ChunkTable<T> {
         self.chunks.is_empty()
     }
 
-    /// How many chunks there are, with those that are not there between others.
+    /// The number of places for chunks. A place between two chunks may be empty.
     pub(crate) fn chunks(&self) -> usize {
         self.chunks.len()
     }

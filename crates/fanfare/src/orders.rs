@@ -27,8 +27,8 @@ pub struct DecisionStart(NonZeroU64);
 pub(crate) struct OrderNumbers(AtomicU64);
 
 /// A subject, or the id of a token, as a keyed hash: a connection has eight bytes of it. The key is random in each process,
-/// so nobody can choose two texts that have one name. By chance two have it as likely as a guess of 64 bits is right; then
-/// a stream ends that may come back.
+/// so a client cannot choose two texts that have the same name. Two texts have the same name by chance with a probability
+/// of 1 in 2^64. Then an order about one of them ends a stream of the other one, whose client may come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Name(NonZeroU64);
 
@@ -66,7 +66,8 @@ impl OrderNumbers {
     }
 }
 
-/// The key of all names: those that subscriptions bear and those that orders bear are compared on every shard.
+/// The key with which all names are hashed. It is one for the process, because each shard compares the names of its
+/// subscriptions with the names in orders.
 static NAME_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Name {

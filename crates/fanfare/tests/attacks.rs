@@ -199,14 +199,15 @@ fn clients_that_have_left_hold_no_place() {
     }
 }
 
-/// Limits of a client, who is not the operator although it is on this machine.
+/// Limits of one client. No address is the operator's, because the client of this test is on this machine.
 fn limits_of_one_connection() -> ClientLimits {
     let limits = ClientLimits::default().with_connections_per_address(Some(1));
     limits.with_operators("192.0.2.1".parse().unwrap())
 }
 
-/// A connection whose proxy named a client with too many connections in a later packet kept a place among those that have not
-/// sent their request, until the time for its head was over. One whose header came at once did not.
+/// A proxy may name its client in a later packet. Where that client had too many connections already, the connection kept
+/// its place among those that have not sent a request, until the time for its head was over. A connection whose header
+/// came at once gave its place up.
 #[test]
 fn a_connection_that_is_refused_by_a_late_header_gives_its_place_up() {
     const PLACES: usize = 8;

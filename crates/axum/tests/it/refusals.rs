@@ -199,7 +199,8 @@ async fn the_query_may_name_the_topics() {
     assert_eq!(events.data()[1], "one");
 }
 
-/// A stream of axum's was nobody's: an address had any number of them, whatever the engine's bound was.
+/// A stream that a handler of axum had made was not counted. So an address could have any number of them, whatever the
+/// bound of the engine was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_one_of_its_clients_connections() {
     // This machine is not the operator here.

@@ -364,7 +364,7 @@ mod tests {
         ended.extend(search_all(&mut table));
         let found: BTreeSet<u32> = ended.iter().map(|link| link.slot).collect();
         assert_eq!((ended.len(), found.len()), (8_000, 8_000));
-        // One pass for each full number of orders, and those that the steps make.
+        // A pass is made each time that the greatest number of names waits. The steps look at some chunks beside that.
         let (chunks, steps) = (8_000_usize.div_ceil(CHUNK), ORDERS as usize / 128 * CHUNKS_PER_STEP);
         let most = (ORDERS as usize / MAX_WANTED + 2) * chunks + steps;
         assert!(table.looked_at <= most, "{} chunks, not {most}", table.looked_at);
@@ -385,7 +385,7 @@ mod tests {
                 table.search();
             }
         }
-        // One pass for each full number of orders, and what the steps look at.
+        // A pass is made each time that the greatest number of names waits. The steps look at some chunks beside that.
         let (chunks, steps) = (100_000_usize.div_ceil(CHUNK), ORDERS / 128 + 1);
         let most = ORDERS * chunks / MAX_WANTED + steps * CHUNKS_PER_STEP;
         assert!(table.looked_at <= most, "{} chunks, not {most}", table.looked_at);

@@ -177,7 +177,7 @@ mod tests {
         assert!(!shard.arrivals.has_left_resuming);
     }
 
-    /// Where decisions use the budget up in every tick, those that wait come in turn all the same.
+    /// Decisions may use up the budget in every tick. One subscriber that has waited begins in each tick even then.
     #[test]
     fn one_that_has_waited_begins_in_any_case() {
         let mut shard = shard();
