@@ -130,6 +130,8 @@ async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection
         let (body, unread) = Watched::new(body);
         let router = router.clone();
         async move {
+            // As on the public listeners: each connection has one request for each turn.
+            tokio::task::yield_now().await;
             let mut response: Response<Body> = match refusal {
                 Some(problem) => problem.into_response(),
                 None => router.oneshot(Request::from_parts(head, Body::new(body))).await.into_response(),
