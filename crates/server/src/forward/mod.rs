@@ -307,7 +307,8 @@ async fn serve(
             next = requests.recv(), if !is_over => match next {
                 Some(WaitingRequest { question, mut waiter }) => {
                     waiter.used.has_arrived();
-                    questions.add(question, waiter, clock());
+                    let bytes = waiter.used.bytes;
+                    questions.add(question, waiter, bytes, clock());
                 }
                 None => is_over = true,
             },

@@ -5,17 +5,18 @@
 //! to send.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::bound_for;
 
-use super::Waiter;
 use super::answer::{Answer, Failure};
 use super::cache::AnswerCache;
 use super::question::{Question, QuestionKey};
 use super::settled::Settled;
-use crate::turns::{TurnBounds, Turns};
+use super::{WAITING_BYTES, Waiter};
+use crate::turns::{ClientKey, TurnBounds, TurnOf, Turns};
 
 /// The most requests that wait for an answer.
 const MAX_WAITERS: usize = 16_384;
@@ -24,6 +25,10 @@ const MAX_WAITERS: usize = 16_384;
 /// answered 503, and others are not. What they take is counted with the requests that wait for them
 /// ([`super::Forward::ask`]).
 const QUEUED: TurnBounds = TurnBounds { items: 4_096, bytes: usize::MAX, shares: 4 };
+
+/// Of the requests that wait for an answer, and of their memory, one client has one part of so many: requests
+/// with equal questions need no place in the queue, and one client with thousands of them left no room for others.
+const SHARES: usize = 4;
 
 /// The longest time for which a refusal is remembered: a user who signs in tries again at once.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
@@ -38,7 +43,7 @@ pub(super) struct Questions<W> {
     queue: Turns<QuestionKey>,
     /// How many are sent and have no answer.
     sent: usize,
-    waiters: usize,
+    waiting: Waiting,
     cache: AnswerCache,
     most_sent: usize,
     cache_for: Option<Duration>,
@@ -47,10 +52,74 @@ pub(super) struct Questions<W> {
 
 struct Open<W> {
     question: Arc<Question>,
-    waiters: Vec<W>,
+    waiters: Vec<OfClient<W>>,
     /// When the first request came.
     since: Duration,
     is_sent: bool,
+}
+
+/// A request that waits, with what it takes of the share of its client.
+struct OfClient<W> {
+    request: W,
+    bytes: usize,
+    /// `None`: it is the operator's, who has no share but the reserve.
+    client: Option<Option<ClientKey>>,
+}
+
+impl<W: Waiter> OfClient<W> {
+    fn is_wanted(&self) -> bool {
+        self.request.is_wanted()
+    }
+}
+
+/// How many requests wait, in all and of each client.
+#[derive(Default)]
+struct Waiting {
+    requests: usize,
+    of_clients: HashMap<Option<ClientKey>, Share>,
+}
+
+/// What waits of one client.
+#[derive(Default)]
+struct Share {
+    requests: usize,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Whether one more may wait, which takes so much memory. The bound of the memory of all is met before
+    /// ([`super::Forward::ask`]).
+    fn has_room(&self, of: TurnOf, bytes: usize) -> bool {
+        let has_share = || {
+            self.of_clients.get(&of.key).is_none_or(|share| {
+                share.requests < MAX_WAITERS / SHARES && share.bytes + bytes <= WAITING_BYTES / SHARES
+            })
+        };
+        self.requests < bound_for(of.is_operator, MAX_WAITERS) && (of.is_operator || has_share())
+    }
+
+    fn add<W>(&mut self, waiter: &OfClient<W>) {
+        self.requests += 1;
+        if let Some(client) = waiter.client {
+            let share = self.of_clients.entry(client).or_default();
+            share.requests += 1;
+            share.bytes += waiter.bytes;
+        }
+    }
+
+    fn remove<W>(&mut self, waiter: &OfClient<W>) {
+        self.requests -= 1;
+        if let Some(client) = waiter.client
+            && let Entry::Occupied(mut entry) = self.of_clients.entry(client)
+        {
+            let share = entry.get_mut();
+            share.requests -= 1;
+            share.bytes -= waiter.bytes;
+            if share.requests == 0 {
+                entry.remove();
+            }
+        }
+    }
 }
 
 /// A question that is to be sent, and when its answer has to be there.
@@ -73,7 +142,7 @@ impl<W: Waiter> Questions<W> {
             open: HashMap::new(),
             queue: Turns::new(QUEUED),
             sent: 0,
-            waiters: 0,
+            waiting: Waiting::default(),
             cache: AnswerCache::default(),
             most_sent,
             cache_for,
@@ -81,8 +150,9 @@ impl<W: Waiter> Questions<W> {
         }
     }
 
-    /// A request has come. It is answered from the cache, waits with equal ones, or is a new question.
-    pub(super) fn add(&mut self, question: Question, waiter: W, now: Duration) {
+    /// A request has come, which takes so much memory while it waits. It is answered from the cache, waits with
+    /// equal ones, or is a new question.
+    pub(super) fn add(&mut self, question: Question, waiter: W, bytes: usize, now: Duration) {
         let key = question.key();
         if let Some(settled) = self.cache.get(&key, now) {
             if waiter.accepts(&settled) {
@@ -93,13 +163,14 @@ impl<W: Waiter> Questions<W> {
             self.cache.remove(&key);
         }
         let is_new = !self.open.contains_key(&key);
-        let most_waiters = bound_for(question.of().is_operator, MAX_WAITERS);
+        let of = question.of();
         // A tick makes room where clients have left.
-        if self.waiters >= most_waiters || (is_new && self.queue.push(question.of(), key, 0).is_err()) {
+        if !self.waiting.has_room(of, bytes) || (is_new && self.queue.push(of, key, 0).is_err()) {
             waiter.decide(&failed(Failure::Busy));
             return;
         }
-        self.waiters += 1;
+        let waiter = OfClient { request: waiter, bytes, client: (!of.is_operator).then_some(of.key) };
+        self.waiting.add(&waiter);
         let open = self.open.entry(key).or_insert_with(|| Open {
             question: Arc::new(question),
             waiters: Vec::new(),
@@ -116,7 +187,7 @@ impl<W: Waiter> Questions<W> {
             let is_public = self.sent < bound_for(false, self.most_sent);
             let key = if is_public { self.queue.pop()? } else { self.queue.pop_operators()? };
             let Some(open) = self.open.get_mut(&key) else { continue };
-            if !open.waiters.iter().any(Waiter::is_wanted) {
+            if !open.waiters.iter().any(OfClient::is_wanted) {
                 self.remove(&key);
                 continue;
             }
@@ -152,7 +223,7 @@ impl<W: Waiter> Questions<W> {
         }
         if let Some(open) = self.remove(key) {
             for waiter in open.waiters {
-                waiter.decide(&settled);
+                waiter.request.decide(&settled);
             }
         }
     }
@@ -186,13 +257,13 @@ impl<W: Waiter> Questions<W> {
 
     /// Forgets requests whose clients have left, and questions that no request waits for and that are not sent.
     fn forget_unwanted(&mut self) {
-        let mut waiters = 0;
+        let waiting = &mut self.waiting;
         self.open.retain(|_, open| {
-            open.waiters.retain(Waiter::is_wanted);
-            waiters += open.waiters.len();
+            for left in open.waiters.extract_if(.., |waiter| !waiter.is_wanted()) {
+                waiting.remove(&left);
+            }
             open.is_sent || !open.waiters.is_empty()
         });
-        self.waiters = waiters;
         let open = &self.open;
         self.queue.retain(|key| open.get(key).is_some_and(|open| !open.is_sent));
     }
@@ -201,14 +272,14 @@ impl<W: Waiter> Questions<W> {
         if let Some(open) = self.remove(key) {
             let settled = failed(failure);
             for waiter in open.waiters {
-                waiter.decide(&settled);
+                waiter.request.decide(&settled);
             }
         }
     }
 
     fn remove(&mut self, key: &QuestionKey) -> Option<Open<W>> {
         let open = self.open.remove(key)?;
-        self.waiters -= open.waiters.len();
+        open.waiters.iter().for_each(|waiter| self.waiting.remove(waiter));
         Some(open)
     }
 }

@@ -11,6 +11,9 @@ use super::questions::Sending;
 use super::*;
 use crate::turns::TurnOf;
 
+/// What each request takes.
+const BYTES: usize = 3_000;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What a test sees of requests: the answers, in words.
@@ -63,13 +66,18 @@ impl World {
 
     /// The same from this address.
     fn add_from(&mut self, of: TurnOf, topic: &str, now: Duration) -> Arc<AtomicBool> {
+        self.add_large_from(of, topic, BYTES, now)
+    }
+
+    /// The same with a request that takes so much memory.
+    fn add_large_from(&mut self, of: TurnOf, topic: &str, bytes: usize, now: Duration) -> Arc<AtomicBool> {
         let target = format!("/events?topic={topic}");
         let head = RequestHead::from_parts("GET", &target, 1, [("Host", &b"h"[..])]).unwrap();
         let has_left = Arc::new(AtomicBool::new(false));
         let request =
             Request { number: self.next, has_left: Arc::clone(&has_left), seen: Arc::clone(&self.seen) };
         self.next += 1;
-        self.questions.add(Question::about(&head, of, &[]).unwrap(), request, now);
+        self.questions.add(Question::about(&head, of, &[]).unwrap(), request, bytes, now);
         has_left
     }
 
@@ -218,8 +226,8 @@ fn neither_different_questions_nor_equal_ones_wait_without_a_bound() {
     assert_eq!(busy.len(), 5_000 - PUBLIC_QUEUED);
     assert!(busy.iter().all(|(_, answer)| answer == "Busy"));
     // Equal ones join a question that waits already.
-    for _ in 0..16_384 {
-        world.add_from(client(0), "0", Duration::ZERO);
+    for number in 0..16_384 {
+        world.add_from(client(number % 8), &(number % 8).to_string(), Duration::ZERO);
     }
     assert_eq!(world.answers().len(), 16_384 - (PUBLIC_WAITERS - PUBLIC_QUEUED));
 }
@@ -246,6 +254,47 @@ fn a_client_with_many_questions_delays_its_own() {
     assert!(answers.contains(&(2_000, "granted".to_owned())), "{answers:?}");
 }
 
+/// Requests with equal questions wait without a place in the queue: one client with 4,700 of them took the memory of
+/// all.
+#[test]
+fn a_client_with_many_equal_requests_leaves_room_for_others() {
+    let mut world = World::new(4, None);
+    let [busy, other] = [1, 2].map(client);
+    let mut waiting = Vec::new();
+    for _ in 0..8_000 {
+        waiting.push(world.add_from(busy, "same", Duration::ZERO));
+    }
+    assert_eq!(world.answers().len(), 8_000 - 4_096, "its share of the requests");
+    world.add_from(other, "same", Duration::ZERO);
+    assert_eq!(world.answers(), [], "it waits");
+    // The share is given back where a client leaves, and where the answer has come.
+    waiting[0].store(true, Ordering::Relaxed);
+    world.questions.tick(Duration::ZERO);
+    world.add_from(busy, "same", Duration::ZERO);
+    assert_eq!(world.answers(), [], "it has the place of the one that left");
+    world.add_from(busy, "same", Duration::ZERO);
+    assert_eq!(world.answers().len(), 1, "there was one place");
+    let sent = world.send(Duration::ZERO);
+    world.settle(&sent[0], granted(), false, Duration::ZERO);
+    assert_eq!(world.answers().len(), 4_096);
+    world.add_from(busy, "same", Duration::ZERO);
+    assert_eq!(world.answers(), []);
+}
+
+/// The share of a client is one of memory, too.
+#[test]
+fn a_client_with_large_requests_leaves_memory_for_others() {
+    let mut world = World::new(4, None);
+    let each = WAITING_BYTES / 4 / 10;
+    for _ in 0..12 {
+        world.add_large_from(client(1), "same", each, Duration::ZERO);
+    }
+    assert_eq!(world.answers().len(), 2);
+    world.add_large_from(client(2), "same", each, Duration::ZERO);
+    world.add_large_from(OPERATOR, "same", each, Duration::ZERO);
+    assert_eq!(world.answers(), []);
+}
+
 /// With every place taken by clients whose endpoint is slow, the operator was answered 503, or after all of
 /// them.
 #[test]
@@ -257,11 +306,11 @@ fn the_operator_has_a_share_of_the_questions() {
     assert_eq!(world.send(Duration::ZERO).len(), 4, "half of a small bound");
     world.answers();
     // Requests about one question fill the places of requests.
-    for _ in 0..16_384 {
-        world.add_from(client(0), "0", Duration::ZERO);
+    for number in 0..16_384 {
+        world.add_from(client(number % 8), &(number % 8).to_string(), Duration::ZERO);
     }
     world.answers();
-    world.add_from(client(1), "0", Duration::ZERO);
+    world.add_from(client(1), "1", Duration::ZERO);
     let public = world.next - 1;
     world.add_from(OPERATOR, "operator", Duration::ZERO);
     assert_eq!(world.answers(), [(public, "Busy".to_owned())]);
