@@ -185,9 +185,16 @@ impl<I: Io> SimShard<I> {
         self.shard.awake();
     }
 
-    /// One tick, and a check of all that must hold after it.
+    /// One tick.
     pub fn tick(&mut self, now: Duration, notifications: &mut Vec<Notification>) {
         self.shard.tick(now, notifications);
+    }
+
+    /// Checks all that must hold after a tick.
+    ///
+    /// # Panics
+    /// Something does not hold.
+    pub fn check(&self) {
         self.shard.check();
     }
 
@@ -227,7 +234,7 @@ pub fn check_clients<'s, I: Io + 's>(hub: &Hub, shards: impl IntoIterator<Item =
 }
 
 /// The state of a shard, as a model sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardSnapshot {
     /// What it has counted.
     pub counts: Counts,

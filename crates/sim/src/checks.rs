@@ -55,9 +55,11 @@ impl World {
         self.check_ends(shard);
         self.check_early_heartbeats(tick);
         self.check_mail(tick);
-        self.check_counts(tick);
-        self.check_memory(tick);
-        self.check_readers(tick);
+        if tick.is_checked {
+            self.check_counts(tick);
+            self.check_memory(tick);
+            self.check_readers(tick);
+        }
         self.check_resuming(tick);
         self.check_ages();
         self.check_clients(tick);

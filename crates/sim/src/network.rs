@@ -273,6 +273,11 @@ impl Net {
         touched
     }
 
+    /// Whether something has happened to a connection since the last such call.
+    pub(crate) fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     pub(crate) fn touch(&mut self, index: usize) {
         if !std::mem::replace(&mut self.connections[index].is_touched, true) {
             self.touched.push(index);

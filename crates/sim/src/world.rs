@@ -33,6 +33,10 @@ const LATE: Duration = Duration::from_millis(50);
 /// So many ticks at once without anything to show for them are a spin.
 const IDLE_TICKS: u32 = 1000;
 
+/// Of the ticks in which nothing has happened, which are more than half, every such one is followed by all checks. What
+/// is wrong stays so.
+const TICKS_OF_A_CHECK: u64 = 16;
+
 /// The shard that drops what is too old.
 pub(crate) const TRIMMING_SHARD: usize = 0;
 
@@ -231,6 +235,15 @@ impl World {
         shard.shard.awake();
         shard.shard.tick(now, &mut notifications);
         let after = shard.shard.snapshot();
+        let did_nothing = notified == 0
+            && waiting == 0
+            && before == after
+            && shard.net.borrow().this_tick.bytes_sent == 0
+            && !shard.net.borrow().has_touched();
+        let is_checked = !did_nothing || shard.ticks.is_multiple_of(TICKS_OF_A_CHECK) || after.is_draining;
+        if is_checked {
+            shard.shard.check();
+        }
         self.shared.observe_log();
         self.shared.is_trimming.set(false);
         if index == TRIMMING_SHARD && trims_at_once {
@@ -248,7 +261,7 @@ impl World {
         );
         self.note_counts(&before, &after);
         let others_wait = before.others_waiting > 0;
-        let tick = Tick { shard: index, before, after, newest, waiting, others_wait, congested };
+        let tick = Tick { shard: index, before, after, newest, waiting, others_wait, congested, is_checked };
         self.check_tick(&tick);
         if self.shared.setting.reads_life_cycle_at_once {
             self.read_life_cycle();
@@ -350,6 +363,8 @@ pub(crate) struct Tick {
     pub(crate) others_wait: bool,
     /// Whether most streams of the hub were behind before it.
     pub(crate) congested: bool,
+    /// Whether all is checked behind it.
+    pub(crate) is_checked: bool,
 }
 
 impl WorldShard {
