@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Sender, channel};
-use std::{env, thread};
+use std::thread;
 
-use crate::{cargo, must, output_of, root};
+use crate::{cargo, must, output_of, root, target_directory};
 
 const PACKAGE: &str = "crates/fuzz";
 
@@ -71,7 +71,7 @@ fn targets() -> Result<Vec<String>, String> {
 
 /// The folder of everything that is built, found along the way, or said.
 fn workshop() -> PathBuf {
-    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("fuzz")
+    target_directory().join("fuzz")
 }
 
 fn build() -> Result<PathBuf, String> {

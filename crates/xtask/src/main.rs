@@ -7,6 +7,7 @@ mod fuzz;
 mod loom;
 mod package;
 mod planted;
+mod programs;
 mod publishable;
 mod sanitize;
 mod sim;
@@ -74,6 +75,11 @@ fn main() -> ExitCode {
 /// The workspace's root.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where cargo builds.
+fn target_directory() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The cargo that runs this xtask, in the workspace's root.

@@ -1,13 +1,14 @@
 //! What users of the published crates rely on: that the public interface changes only where somebody meant it, that the
 //! packages build from their own files, and that the oldest dependencies which they allow are enough.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::{fs, io};
 
 use clap::Parser;
 
-use crate::{cargo, must, root};
+use crate::{cargo, must, root, target_directory};
 
 /// The crates that are published, dependencies first.
 const CRATES: [&str; 5] = ["fanfare-proto", "fanfare-io", "fanfare", "fanfare-axum", "fanfare-access"];
@@ -30,7 +31,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
         interface(name, options.bless)?;
     }
     packages()?;
-    minimal_versions()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,12 +83,11 @@ fn differences(kept: &str, now: &str) -> Vec<String> {
 
 /// The public items of a crate, a line each.
 fn listing(name: &str) -> Result<Vec<String>, String> {
-    let target = root().join("target/interface");
-    let mut rustdoc = cargo(["rustdoc", "--quiet", "--lib", "--package", name, "--target-dir"]);
-    rustdoc.arg(&target).args(["--", "-Z", "unstable-options", "--output-format", "json"]);
+    let mut rustdoc = cargo(["rustdoc", "--quiet", "--lib", "--package", name, "--"]);
+    rustdoc.args(["-Z", "unstable-options", "--output-format", "json"]);
     // The format is not stable yet; the version of `public-api` is the one that reads it.
-    must(rustdoc.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTDOCFLAGS"))?;
-    let json = target.join("doc").join(format!("{}.json", name.replace('-', "_")));
+    must(rustdoc.env("RUSTDOC", unstable_rustdoc()?).env_remove("RUSTDOCFLAGS"))?;
+    let json = target_directory().join("doc").join(format!("{}.json", name.replace('-', "_")));
     let interface = public_api::Builder::from_rustdoc_json(json)
         .omit_blanket_impls(true)
         .omit_auto_trait_impls(true)
@@ -98,67 +97,88 @@ fn listing(name: &str) -> Result<Vec<String>, String> {
     Ok(interface.items().map(ToString::to_string).collect())
 }
 
-/// Builds each crate from its package, as somebody would who has it from a registry.
+/// A program that is `rustdoc` with unstable options. Were the variable that allows them set for cargo, the crates
+/// that look at it would be built anew, with all that depends on them.
+fn unstable_rustdoc() -> Result<PathBuf, String> {
+    let folder = target_directory().join("interface");
+    let program = folder.join("rustdoc");
+    let script = "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc \"$@\"\n";
+    let write = || {
+        fs::create_dir_all(&folder)?;
+        fs::write(&program, script)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+    };
+    write().map_err(|error| format!("cannot write {}: {error}", program.display()))?;
+    Ok(program)
+}
+
+/// Checks the crates as somebody has them who takes them from a registry: the files of the packages alone, in a
+/// workspace of their own, with the oldest versions of their dependencies that they allow.
+///
+/// The profile is that of this workspace, so that third-party crates of equal versions are not built again.
 fn packages() -> Result<(), String> {
-    forget_packages()?;
-    let mut package = cargo(["package", "--quiet", "--allow-dirty"]);
+    let folder = target_directory().join("packages");
+    let failed = |error: io::Error| format!("cannot write to {}: {error}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(failed)?;
+    }
+    let mut package = cargo(["package", "--quiet", "--allow-dirty", "--no-verify", "--target-dir"]);
+    package.arg(&folder);
     for name in CRATES {
         package.args(["--package", name]);
     }
-    let target = root().join("target/packages");
-    // What was built from packages with the same versions would be taken for that of these.
-    let _ = fs::remove_dir_all(&target);
-    must(package.arg("--target-dir").arg(target))
+    must(&mut package)?;
+
+    let mut unpacked = Vec::new();
+    let files = fs::read_dir(folder.join("package")).map_err(failed)?;
+    let mut files: Vec<PathBuf> = files.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "crate"));
+    for file in files {
+        must(Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(&folder))?;
+        unpacked.extend(file.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    if unpacked.len() != CRATES.len() {
+        return Err(format!("there are packages of {unpacked:?}, and not of {CRATES:?}"));
+    }
+    fs::write(folder.join("Cargo.toml"), workspace_of(&unpacked, &dev_profile()?)).map_err(failed)?;
+
+    let mut lock = cargo(["generate-lockfile", "--quiet", "-Z", "direct-minimal-versions"]);
+    must(lock.current_dir(&folder).env("RUSTC_BOOTSTRAP", "1"))?;
+    let mut check = cargo(["check", "--quiet", "--locked", "--workspace", "--target-dir"]);
+    must(check.arg(target_directory()).current_dir(&folder))
 }
 
-/// Removes what cargo keeps of packages that were built before: it knows a package by its name and version, which stay the
-/// same from one check to the next.
-fn forget_packages() -> Result<(), String> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    let Some(home) = home else { return Ok(()) };
-    let is_ours = |entry: &Path| {
-        let name = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        CRATES.iter().any(|ours| {
-            let version = name.strip_prefix(ours).and_then(|rest| rest.strip_prefix('-'));
-            version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
-        })
-    };
-    for kept in ["src", "cache"] {
-        for registry in entries(&home.join("registry").join(kept)) {
-            for entry in entries(&registry).into_iter().filter(|entry| is_ours(entry)) {
-                let removed =
-                    if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
-                removed.map_err(|error| format!("cannot remove {}: {error}", entry.display()))?;
-            }
+/// The manifest of a workspace of unpacked packages, which depend on each other and not on a registry's.
+fn workspace_of(packages: &[String], profile: &str) -> String {
+    let mut members = String::new();
+    let mut patches = String::new();
+    for name in CRATES {
+        let is_version = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
+        let of = |package: &&String| package.strip_prefix(name)?.strip_prefix('-').map(is_version);
+        for package in packages.iter().filter(|package| of(package) == Some(true)) {
+            members += &format!("{package:?}, ");
+            patches += &format!("{name} = {{ path = {package:?} }}\n");
         }
     }
-    Ok(())
+    format!(
+        "[workspace]\nresolver = \"3\"\nmembers = [{members}]\n\n[patch.crates-io]\n{patches}\n[profile.dev]\n{profile}"
+    )
 }
 
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-/// Builds the crates with the oldest versions of their own dependencies that they allow.
-fn minimal_versions() -> Result<(), String> {
-    let target: PathBuf = root().join("target/minimal");
-    fs::create_dir_all(&target).map_err(|error| format!("cannot make {}: {error}", target.display()))?;
-    let lockfile: &Path = &target.join("Cargo.lock");
-    let with = |arguments: &[&str]| {
-        let mut command = cargo(["-Z", "lockfile-path", "-Z", "direct-minimal-versions", "--config"]);
-        command.arg(format!("resolver.lockfile-path={lockfile:?}")).args(arguments);
-        command.env("RUSTC_BOOTSTRAP", "1");
-        command
-    };
-    let _ = fs::remove_file(lockfile);
-    must(&mut with(&["generate-lockfile", "--quiet"]))?;
-    let mut check = with(&["check", "--quiet", "--target-dir"]);
-    check.arg(&target);
-    for name in CRATES {
-        check.args(["--package", name]);
-    }
-    must(&mut check)
+/// What this workspace sets for the profile `dev`, without what it sets for single packages.
+fn dev_profile() -> Result<String, String> {
+    let file = root().join("Cargo.toml");
+    let text =
+        fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let manifest: toml::Table = text.parse().map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut profile = manifest
+        .get("profile")
+        .and_then(|profiles| profiles.get("dev"))
+        .and_then(toml::Value::as_table)
+        .cloned()
+        .unwrap_or_default();
+    profile.remove("package");
+    Ok(profile.to_string())
 }
 
 #[cfg(test)]
@@ -180,6 +200,18 @@ mod tests {
         ] {
             assert!(!is_about(other, shown, "fanfare"), "{other}");
         }
+    }
+
+    /// `fanfare-io` begins with `fanfare`, too.
+    #[test]
+    fn a_workspace_has_each_package_under_its_own_name() {
+        let packages = ["fanfare-0.1.0".to_owned(), "fanfare-io-0.1.0".to_owned()];
+        let manifest: toml::Table = workspace_of(&packages, "").parse().expect("a manifest");
+        let patches = manifest["patch"]["crates-io"].as_table().expect("patches");
+        assert_eq!(patches.len(), 2);
+        assert_eq!(patches["fanfare"]["path"].as_str(), Some("fanfare-0.1.0"));
+        assert_eq!(patches["fanfare-io"]["path"].as_str(), Some("fanfare-io-0.1.0"));
+        assert_eq!(manifest["workspace"]["members"].as_array().map(Vec::len), Some(2));
     }
 
     #[test]

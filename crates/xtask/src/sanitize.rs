@@ -1,10 +1,9 @@
 //! `cargo xtask sanitize`: the tests of what is unsafe or shared, under AddressSanitizer, ThreadSanitizer, Miri and a standard
 //! library that watches descriptors. All need the nightly toolchain.
 
-use std::env;
 use std::process::{Command, ExitCode};
 
-use crate::{output_of, root, status};
+use crate::{output_of, root, status, target_directory};
 
 /// How to sanitize.
 #[derive(clap::Args)]
@@ -116,13 +115,14 @@ fn obstacle(check: &Check) -> Option<String> {
 fn command(check: &Check) -> Result<Command, String> {
     let version = output_of("rustc", &["-vV"]).ok_or("`rustc -vV` fails")?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc names no host")?;
-    let target = root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let mut command = Command::new("rustup");
     // This xtask's own cargo and toolchain are in the environment.
     command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
     command.args(["run", "nightly", "cargo"]).args(check.arguments);
     // With a --target the flags are not for build scripts and macros.
-    command.args(["--target", host, "--target-dir"]).arg(target.join("sanitize").join(check.name));
+    command
+        .args(["--target", host, "--target-dir"])
+        .arg(target_directory().join("sanitize").join(check.name));
     command.env("LSAN_OPTIONS", format!("suppressions={}", root().join("crates/xtask/leaks.txt").display()));
     command.env("RUSTFLAGS", check.flags).envs(check.environment.iter().copied()).current_dir(root());
     Ok(command)

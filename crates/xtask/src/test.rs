@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::{env, fs};
+use std::{env, fs, thread};
 
-use crate::{cargo, listen, must, output_of, root};
+use crate::{listen, must, output_of, programs, root};
 
 const BROWSER_TESTS: &str = "crates/server/tests/browser";
 /// What the names of the tests in `crates/server/tests/browser.rs` begin with.
@@ -41,14 +41,11 @@ impl Options {
 /// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not build
 /// or crashes, and when there was nothing to run.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
-    let mut tests = cargo(["test", "--workspace", "--no-fail-fast"]);
     let left_out = options.left_out();
-    if !left_out.is_empty() {
-        tests.arg("--");
-    }
+    let mut arguments = Vec::new();
     for (option, names) in &left_out {
         println!("{option}: the tests named {names}* are left out");
-        tests.args(["--skip", names]);
+        arguments.extend(["--skip", names]);
     }
     if !options.no_browser {
         provide_browser()?;
@@ -58,18 +55,25 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     }
 
     let mut tally = Tally::default();
-    let status = listen(&mut tests, |line| tally.add(line))?;
+    let all = programs::build()?;
+    let lanes = thread::available_parallelism().map_or(1, usize::from);
+    let mut failed = programs::run(all, lanes, &arguments, |line| tally.add(line))?;
+    let mut examples = programs::of_documentation();
+    examples.arg("--").args(&arguments);
+    if !listen(&mut examples, |line| tally.add(line))?.success() {
+        failed.push("examples of the documentation".to_owned());
+    }
     for (option, names) in &left_out {
         println!("{option}: the tests named {names}* were left out");
     }
-    if !status.success() && tally.failed == 0 {
-        println!("cargo test ended with {status}: a test program did not build, or did not come to its end");
+    for name in &failed {
+        println!("failed: {name}");
     }
     if tally.passed + tally.failed == 0 {
         println!("not a single test ran");
     }
     println!("passed {}, failed {}, ignored {}", tally.passed, tally.failed, tally.ignored);
-    let good = status.success() && tally.failed == 0 && tally.passed > 0;
+    let good = failed.is_empty() && tally.failed == 0 && tally.passed > 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
