@@ -47,6 +47,12 @@ impl<T> ChunkTable<T> {
         self.chunks.len()
     }
 
+    /// The entry of a number.
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        let (chunk, index) = position(number);
+        self.chunks.get(chunk)?.entries.get(index)?.as_ref()
+    }
+
     /// Gives a number its entry. It has none.
     pub(crate) fn insert(&mut self, number: u32, entry: T) {
         let (chunk, index) = position(number);
@@ -110,6 +116,10 @@ mod tests {
         let numbers = [0, 1, 300, 70_000];
         numbers.iter().for_each(|number| table.insert(*number, *number + 7));
         assert_eq!(table.chunks(), 70_000 / CHUNK + 1);
+        assert_eq!(
+            [0, 2, 300, 600, 100_000].map(|number| table.get(number).copied()),
+            [Some(7), None, Some(307), None, None]
+        );
         assert_eq!(table.remove_if(1, |entry| *entry == 7), None, "it is another one");
         assert_eq!([2, 299, 600, 100_000].map(|number| table.remove_if(number, |_| true)), [None; 4]);
         assert_eq!(

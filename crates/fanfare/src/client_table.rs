@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use fanfare_io::Socket;
-use fanfare_proto::client_limits::ClientLimits;
+use fanfare_proto::client_limits::{ClientLimits, address_of_key};
 use fanfare_proto::key_counts::{Key, KeyCounts};
 use fanfare_proto::limits::COUNTED_SOCKET_BYTES;
 use fanfare_proto::rates::RateKeys;
@@ -106,6 +106,11 @@ impl ClientTable {
         })
     }
 
+    /// The address that a connection is counted for; of a network of IPv6, the first one.
+    pub(crate) fn address(&self, counted: CountedAt) -> Option<IpAddr> {
+        self.addresses.key(counted).map(address_of_key)
+    }
+
     /// A connection that [`ClientTable::enter`] has counted has left.
     pub(crate) fn leave(&self, counted: CountedAt) -> Left {
         self.addresses.leave(counted)
@@ -146,6 +151,11 @@ impl CountTables {
         Some(CountedAt::new(table, lock(&self.0[table]).enter(key, most)?))
     }
 
+    fn key(&self, counted: CountedAt) -> Option<Key> {
+        let (table, slot) = counted.parts();
+        lock(&self.0[table]).key(slot)
+    }
+
     fn leave(&self, counted: CountedAt) -> Left {
         let (table, slot) = counted.parts();
         Left { table, key: lock(&self.0[table]).leave(slot) }
@@ -183,6 +193,11 @@ impl CountedSockets {
     /// Notes where the connection of an open socket is counted. It is noted once.
     pub(crate) fn insert(&mut self, socket: Socket, counted: CountedAt) {
         self.0.insert(number(socket), counted);
+    }
+
+    /// Where the connection of an open socket is counted.
+    pub(crate) fn get(&self, socket: Socket) -> Option<CountedAt> {
+        self.0.get(number(socket)).copied()
     }
 
     /// Where the connection of a socket that is closed was counted.

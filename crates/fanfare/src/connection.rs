@@ -27,6 +27,11 @@ impl ConnectionId {
     pub(crate) fn new(engine: u32, shard: usize, link: LinkKey) -> ConnectionId {
         ConnectionId { engine, shard: shard as u32, link }
     }
+
+    /// The number of the shard that serves the connection: its position in [`crate::Hub::shard_counts`].
+    pub fn shard(self) -> usize {
+        self.shard as usize
+    }
 }
 
 impl fmt::Display for ConnectionId {

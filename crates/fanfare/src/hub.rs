@@ -44,6 +44,7 @@ use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::client_table::{ClientTable, CountedAt};
 use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
+use crate::inspect::connections::{FoundConnections, WantedConnections};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::orders::OrderNumbers;
@@ -516,6 +517,28 @@ impl Hub {
                 Err(Refused::Full | Refused::Failed(())) => Err(InspectError::Busy),
             }
         })
+    }
+
+    /// Asks one shard for connections.
+    pub(crate) fn ask_for_connections(
+        &self,
+        shard: usize,
+        wanted: WantedConnections,
+    ) -> Result<Asked<FoundConnections>, InspectError> {
+        self.inner.assert_in_reach();
+        let (question, asked) = Inspection::new(wanted);
+        let mail = Mail::List(Box::new(question));
+        let mailbox = &self.inner.shards[shard].mailbox;
+        match mailbox.push_within(self.inner.mail_limit(), mail, || Ok::<_, ()>(())) {
+            Ok(()) => Ok(asked),
+            Err(Refused::Ended) => Err(InspectError::Stopped),
+            Err(Refused::Full | Refused::Failed(())) => Err(InspectError::Busy),
+        }
+    }
+
+    /// How many shards there are.
+    pub(crate) fn shards(&self) -> usize {
+        self.inner.shards.len()
     }
 
     /// The permits to ask.

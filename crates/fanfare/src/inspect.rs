@@ -1,8 +1,10 @@
-//! Questions about topics: one topic, or a page of all of them.
+//! Questions about topics: one topic, or a page of all of them; and about [`connections`].
 //!
 //! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own
 //! subscribers up to date, so that a question costs it a look-up for each topic. One question of a process is
 //! under way at a time, so that questions do not add up to work that holds up delivery.
+
+pub(crate) mod connections;
 
 use std::fmt;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
@@ -28,7 +30,7 @@ pub struct TopicsPage {
 /// Topics whose counts are looked up under one hold of the log's lock.
 const TOPICS_AT_ONCE: usize = 64;
 
-/// Why a question about topics has no answer. Parts of an answer are never given for the whole.
+/// Why a question about topics or connections has no answer. Parts of an answer are never given for the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InspectError {
@@ -111,28 +113,31 @@ impl Hub {
     }
 }
 
-/// A question in a shard's mailbox.
+/// Streams, and laggards among them, that read each topic.
+pub(crate) type ReaderCounts = Vec<(usize, usize)>;
+
+/// A question in a shard's mailbox: what it is about, and where its answer goes.
 #[derive(Debug)]
-pub(crate) struct Inspection {
-    pub(crate) topics: Vec<Topic>,
-    answer: SyncSender<Vec<(usize, usize)>>,
+pub(crate) struct Inspection<Q = Vec<Topic>, A = ReaderCounts> {
+    pub(crate) about: Q,
+    answer: SyncSender<A>,
     wanted: Weak<()>,
 }
 
 /// What the asker has: the answer comes here. Once it is dropped, the question is not answered any more.
 #[derive(Debug)]
 #[allow(unreachable_pub)] // Simulations are given it.
-pub struct Asked {
-    answer: Receiver<Vec<(usize, usize)>>,
+pub struct Asked<A = ReaderCounts> {
+    answer: Receiver<A>,
     _wanted: Arc<()>,
 }
 
-impl Inspection {
-    pub(crate) fn new(topics: Vec<Topic>) -> (Inspection, Asked) {
+impl<Q, A> Inspection<Q, A> {
+    pub(crate) fn new(about: Q) -> (Inspection<Q, A>, Asked<A>) {
         let (sender, receiver) = mpsc::sync_channel(1);
         let wanted = Arc::new(());
         let asked = Asked { answer: receiver, _wanted: Arc::clone(&wanted) };
-        (Inspection { topics, answer: sender, wanted: Arc::downgrade(&wanted) }, asked)
+        (Inspection { about, answer: sender, wanted: Arc::downgrade(&wanted) }, asked)
     }
 
     /// Whether the asker still waits for the answer.
@@ -140,27 +145,27 @@ impl Inspection {
         self.wanted.strong_count() > 0
     }
 
-    /// Streams, and laggards among them, that read each topic.
-    pub(crate) fn answer(&self, answer: Vec<(usize, usize)>) {
+    /// Gives the answer.
+    pub(crate) fn answer(&self, answer: A) {
         // The asker may have stopped waiting.
         let _ = self.answer.try_send(answer);
     }
 }
 
-impl Asked {
-    fn wait(&self, patience: Duration) -> Result<Vec<(usize, usize)>, InspectError> {
+impl<A> Asked<A> {
+    fn wait(&self, patience: Duration) -> Result<A, InspectError> {
         self.answer.recv_timeout(patience).map_err(|error| match error {
             RecvTimeoutError::Timeout => InspectError::Busy,
             RecvTimeoutError::Disconnected => InspectError::Stopped,
         })
     }
 
-    /// The answer, if it has come: streams and laggards that read each topic.
+    /// The answer, if it has come. About topics: streams, and laggards among them, that read each.
     ///
     /// # Errors
     /// It has not come yet, or the shard has ended.
     #[allow(dead_code, unreachable_pub)] // Simulations and models ask for it.
-    pub fn try_recv(&self) -> Result<Vec<(usize, usize)>, TryRecvError> {
+    pub fn try_recv(&self) -> Result<A, TryRecvError> {
         self.answer.try_recv()
     }
 }

@@ -89,8 +89,8 @@
 //! | `fanfare-stop` | none: it waits for the shards for [`Engine::stop_async`] | |
 //!
 //! Calls of the hub take locks for microseconds and do not wait for subscribers. These wait, with a bound
-//! that you give: [`Hub::publish_wait`], [`Hub::topic`], [`Hub::topics_page`], [`Reader::next_wait`],
-//! [`LifeCycle::next_wait`], and [`Engine::stop`]. In tasks use [`Hub::publish_async`], [`Reader::next`],
+//! that you give: [`Hub::publish_wait`], [`Hub::topic`], [`Hub::topics_page`],
+//! [`Hub::connections_page`], [`Reader::next_wait`], [`LifeCycle::next_wait`], and [`Engine::stop`]. In tasks use [`Hub::publish_async`], [`Reader::next`],
 //! [`LifeCycle::next`] and [`Engine::stop_async`]: any executor will do.
 //!
 //! The engine installs no signal handler, logs nothing, and starts no runtime. It changes limits of the
@@ -231,6 +231,7 @@ pub use hub::{
     ConnectionError, CountedConnection, Duplicate, Hub, Interrupted, NotPublished, PublishError,
     PublishFuture, Published, ReadyFuture, TooManyConnections,
 };
+pub use inspect::connections::{ConnectionFilter, ConnectionLag, ConnectionState, ConnectionsPage};
 pub use inspect::{InspectError, TopicsPage};
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};

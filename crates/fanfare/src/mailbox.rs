@@ -13,6 +13,7 @@ use fanfare_proto::link::Encoding;
 use crate::admission::{Decided, Subscribe};
 use crate::hub::{Amount, Capacity, WaitingPublishers};
 use crate::inspect::Inspection;
+use crate::inspect::connections::ConnectionsQuestion;
 use crate::shard::ConnectionOrder;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Waker, lock};
 
@@ -39,6 +40,8 @@ pub(crate) enum Mail {
     Limits(Box<Limits>),
     /// Asks for the counts of topics.
     Inspect(Box<Inspection>),
+    /// Asks for connections.
+    List(Box<ConnectionsQuestion>),
     /// End every stream within this time, then stop.
     Drain(Duration),
 }

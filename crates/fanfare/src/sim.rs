@@ -19,6 +19,9 @@ use crate::connection::ConnectionId;
 use crate::counts::{Counts, SharedCounts, SharedTimings};
 use crate::hub::{self, Common, Hub, Numbers, PublishError, Published, ShardHandle, Visibility};
 pub use crate::inspect::Asked;
+#[allow(unreachable_pub)] // Simulations are given it.
+pub use crate::inspect::connections::FoundConnections;
+use crate::inspect::connections::{ConnectionFilter, WantedConnections, WantedOf};
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use crate::mailbox::Orders;
@@ -166,6 +169,16 @@ pub fn announcements_at(hub: &Hub, now: Duration) -> Vec<Event> {
 pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Asked> {
     hub.ask(topics).flatten().collect()
 }
+
+/// Asks one shard for those of its connections that a filter names, as [`Hub::connections_page`] does, without waiting for
+/// the answer. `None`: it takes no question now.
+pub fn list(hub: &Hub, shard: usize, filter: &ConnectionFilter, limit: usize) -> Option<AskedForConnections> {
+    let wanted = WantedConnections { of: WantedOf::new(filter), from: 0, limit };
+    hub.ask_for_connections(shard, wanted).ok()
+}
+
+/// Where the connections come that a shard has found.
+pub type AskedForConnections = Asked<FoundConnections>;
 
 impl<I: Io> SimShard<I> {
     /// How long it may sleep; with this it announces that it will.

@@ -174,6 +174,11 @@ pub fn address_key(address: IpAddr, ipv6_prefix_bits: u8) -> Key {
     [(bits >> 64) as u64, bits as u64]
 }
 
+/// The address that a key of [`address_key`] stands for: of a network of IPv6, the first one.
+pub fn address_of_key(key: Key) -> IpAddr {
+    Ipv6Addr::from(u128::from(key[0]) << 64 | u128::from(key[1])).to_canonical()
+}
+
 fn mapped(address: Ipv4Addr) -> Ipv6Addr {
     address.to_ipv6_mapped()
 }

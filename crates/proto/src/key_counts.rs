@@ -75,6 +75,11 @@ impl KeyCounts {
         key
     }
 
+    /// The key of a slot that has a connection.
+    pub fn key(&self, slot: u32) -> Option<Key> {
+        self.entries.get(slot).map(|entry| entry.key)
+    }
+
     /// How many keys have a connection.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -553,6 +553,10 @@ pub const OPENING_TOPICS_OF_A_SCAN: usize = 64;
 /// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.
 pub const REMOVALS: usize = 512;
 
+/// Streams that one tick looks at to answer a question about connections: some 0.1 ms where nothing of them is in a cache. A
+/// million of them take a thousand ticks. What has to ask the kernel, or is in the answer, counts as several.
+pub const STATES: usize = 1024;
+
 /// Laggards that one tick checks for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;
 

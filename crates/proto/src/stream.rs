@@ -48,6 +48,11 @@ impl EndTime {
         if time == EndTime::NEVER.0 { EndTime::NEVER } else { EndTime(time | 1) }
     }
 
+    /// As a time since the shard began; `None`: never.
+    pub fn time(self) -> Option<Duration> {
+        (self != EndTime::NEVER).then(|| Deciseconds(self.0 & !1).time())
+    }
+
     /// Why the stream ends, if its time is over.
     pub fn over(self, now: Duration) -> Option<CloseReason> {
         let is_over = self != EndTime::NEVER && self.0 & !1 <= Deciseconds::of(now).0;
@@ -195,6 +200,8 @@ mod tests {
             assert_eq!(end.over(Duration::from_millis(12_199)), None);
             assert_eq!(end.over(Duration::from_millis(12_200)), Some(reason));
         }
+        let times = [EndTime::by_age(at), EndTime::by_expiry(at), EndTime::NEVER].map(EndTime::time);
+        assert_eq!(times, [Some(Duration::from_millis(12_200)), Some(Duration::from_millis(12_200)), None]);
         assert!(EndTime::by_age(at) < EndTime::by_expiry(at + Duration::from_millis(200)));
     }
 }

@@ -730,6 +730,11 @@ impl Publisher {
         verified.grants().publish().covers(topic) || verified.grants().subscribe().covers(topic)
     }
 
+    /// Whether it has shown a token: the server has keys of publishers.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// Whether it may end connections of others: its token lets it publish to every topic.
     pub(crate) fn may_end_connections(&self) -> bool {
         let Some(verified) = self.verified() else { return true };

@@ -77,6 +77,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         verifications: verifications.clone(),
     };
     let admin_listener = admin_listener(&configuration)?;
+    let inspections = Arc::new(Inspections::default());
     let bodies = Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices)));
     let mut builder = Engine::builder()
         .backend(settings.backend)
@@ -111,7 +112,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             hub: engine.hub(),
             admission,
             limits: Arc::clone(&limits),
-            inspections: Inspections::default(),
+            inspections: Arc::clone(&inspections),
             owed_wakes: OwedWakes::default(),
             bodies: Arc::clone(&bodies),
             publish_rates: PublishRates::default(),
@@ -138,7 +139,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             started,
         };
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
-        admin::start(Admin::new(hosts, Metrics::new(sources)), listener)
+        admin::start(Admin::new(hosts, Metrics::new(sources), inspections), listener)
             .map_err(|error| format!("cannot start the admin listener: {error}"))?;
     }
     announce(&engine, &configuration, &limits.get(), &access, &listening, admin_address);

@@ -325,7 +325,7 @@ on_both_backends! {
         for target in ["/metrics", "/admin"] {
             assert_eq!(watched.server.get(target).status, 404, "{target}");
         }
-        for target in ["/events?topic=a", "/topics", "/connections", "/demo.js", CONTROL_PATH] {
+        for target in ["/events?topic=a", "/topics", "/demo.js", CONTROL_PATH] {
             assert_eq!(watched.ask(target, &[]).status, 404, "{target}");
         }
         let mut kept = Connection::open(watched.admin);

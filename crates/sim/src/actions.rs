@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use fanfare::{Checkpoint, Cursor, Epoch, WireFormat, sim};
+use fanfare::{Checkpoint, ConnectionFilter, Cursor, Epoch, WireFormat, sim};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, ClientConnection, Request, Resume};
@@ -12,7 +12,7 @@ use crate::history::{Interest, Sight};
 use crate::network::inode;
 use crate::tally::Occurrence;
 use crate::trace::trace;
-use crate::wishes::Wishes;
+use crate::wishes::{Wishes, some_subject};
 use crate::world::{SECOND, World};
 
 /// Requests that are no subscriptions, and what may be answered.
@@ -402,6 +402,15 @@ impl World {
         };
         self.inspections.extend(sim::ask(self.shared.hub(), &topics));
         self.shared.happened(Occurrence::Inspection);
+        let (shard, is_wanted) = (self.shared.below(self.shards.len()), self.shared.one_in(2));
+        let filter = match self.shared.one_in(2) {
+            true => ConnectionFilter::All,
+            false => ConnectionFilter::Subject(some_subject(&self.shared)),
+        };
+        if is_wanted {
+            // As the hub does, which asks one question at a time: one that is not answered yet is given up.
+            self.list(shard, filter);
+        }
     }
 
     /// Hundreds connect at once, for the same; most of them leave together.

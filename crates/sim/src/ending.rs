@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::{CloseReason, ConnectionError, LaggardPolicy, sim};
+use fanfare::{CloseReason, ConnectionError, ConnectionFilter, LaggardPolicy, sim};
 
 use crate::desk::note_drain;
 use crate::tally::Occurrence;
@@ -121,6 +121,7 @@ impl World {
         assert_eq!(self.undecided(), 0, "a request waits for a decision");
         self.take_inspections();
         assert!(self.inspections.is_empty(), "an inspection without an answer");
+        assert!(self.listing.is_none(), "a question about connections without an answer");
         let hub = self.shared.hub().counts();
         let sum = |count: fn(&fanfare::Counts) -> u64| -> u64 {
             self.shards.iter().map(|shard| count(&shard.shard.counts())).sum()
@@ -132,8 +133,14 @@ impl World {
         );
     }
 
-    /// The counts of each topic are those of its streams.
+    /// The counts of each topic are those of its streams, and the list of connections has each of them.
     fn check_inspection(&mut self) {
+        for shard in 0..self.shards.len() {
+            self.list(shard, ConnectionFilter::All);
+            self.pass(Duration::ZERO);
+            self.take_listing();
+            assert!(self.listing.is_none(), "a question about connections without an answer");
+        }
         let answers = sim::ask(self.shared.hub(), &self.shared.topics);
         self.pass(Duration::ZERO);
         for (index, (answer, shard)) in answers.iter().zip(&self.shards).enumerate() {

@@ -20,6 +20,7 @@ mod desk;
 mod ending;
 mod history;
 mod life_cycle;
+mod listing;
 mod log_model;
 mod members;
 mod network;

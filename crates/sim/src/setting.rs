@@ -201,6 +201,7 @@ fn small_budgets(choices: &mut Choices) -> Budgets {
         drain_checks: choices.pick(&[all.drain_checks, 20, 7]),
         laggard_checks: choices.pick(&[all.laggard_checks, all.laggard_checks, 7, 1]),
         removals: choices.pick(&[all.removals, 3, 1]),
+        states: choices.pick(&[all.states, 20, 1]),
         sweep: SweepBounds {
             frames: choices.pick(&[all.sweep.frames, 6, 1]),
             bytes: choices.pick(&[all.sweep.bytes, 1_500]),

@@ -165,6 +165,8 @@ occurrences! {
     Jump: "clock jumps",
     /// A question for the counts of topics.
     Inspection: "inspections",
+    /// A question about connections that took several ticks.
+    LongListing: "questions about connections over several ticks",
     /// A request whose admission decided later.
     DecidedLater: "requests that wait for a decision",
     /// Such a decision was put off again.

@@ -18,6 +18,7 @@ use crate::choices::Choices;
 use crate::client::Client;
 use crate::desk::{SharedDesk, admission};
 use crate::life_cycle::LifeCycleLog;
+use crate::listing::Listing;
 use crate::network::{Net, Network};
 use crate::setting::Setting;
 use crate::shared::Shared;
@@ -47,6 +48,8 @@ pub(crate) struct World {
     /// How often a socket was given to `Hub::adopt`: it takes the shards in turn.
     pub(crate) adoptions: usize,
     pub(crate) inspections: Vec<sim::Asked>,
+    /// The question about connections that is to be answered.
+    pub(crate) listing: Option<Listing>,
     pub(crate) had_crowd: bool,
     /// Where decisions that come later are left.
     pub(crate) desk: SharedDesk,
@@ -114,6 +117,7 @@ impl World {
             clients: Vec::new(),
             adoptions: 0,
             inspections: Vec::new(),
+            listing: None,
             had_crowd: false,
             desk,
             life_cycle: life_cycle.map(LifeCycleLog::new),
@@ -338,6 +342,7 @@ impl World {
             Err(TryRecvError::Empty) => true,
             Err(TryRecvError::Disconnected) => false,
         });
+        self.take_listing();
     }
 }
 

@@ -210,7 +210,12 @@ fn only_events_wait_for_a_hold() {
     let numbers = inbox.iter().map(|mail| match mail {
         Mail::Event(frame) => Some(frame.seq()),
         Mail::Drain(_) => None,
-        Mail::Adopt(_) | Mail::Decided(_) | Mail::Order(_) | Mail::Limits(_) | Mail::Inspect(_) => {
+        Mail::Adopt(_)
+        | Mail::Decided(_)
+        | Mail::Order(_)
+        | Mail::Limits(_)
+        | Mail::Inspect(_)
+        | Mail::List(_) => {
             panic!("it was taken before")
         }
     });

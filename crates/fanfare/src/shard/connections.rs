@@ -20,7 +20,7 @@ use crate::chunk_table::{CHUNK, ChunkTable};
 use crate::client_table::CountedAt;
 use crate::connection::ConnectionId;
 use crate::life_cycle::{Closed, Connected, LifeCycleEvent, LifeCycleQueue, Subscribed};
-use crate::orders::{DecisionStart, NumberedOrder, RecentOrders};
+use crate::orders::{DecisionStart, Names, NumberedOrder, RecentOrders};
 use crate::presence::Member;
 
 /// What the hub asks a shard to do with connections.
@@ -116,6 +116,17 @@ impl Connections {
     /// What the details take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The names of a connection.
+    pub(super) fn names_of(&self, link: LinkKey) -> Names {
+        self.names.of(link)
+    }
+
+    /// What is known of a connection beside its names: its subject, its data, and when it began.
+    pub(super) fn known_of(&self, link: LinkKey) -> Option<(Option<Arc<str>>, Option<u64>, Duration)> {
+        let details = self.details.get(link.slot).filter(|details| details.link == link)?;
+        Some((details.subject.clone(), details.data, details.began_at.time()))
     }
 
     /// Streams that are counted among those of their subjects; for checks.

@@ -54,6 +54,7 @@ impl<I: Io> Shard<I> {
         }
         self.delivery.check_sleep();
         assert!(self.inbox.is_empty(), "it sleeps over its mail");
+        assert!(self.listing.is_none(), "it sleeps over a question about connections");
         assert!(!self.arrivals.has_left_resuming, "it sleeps over streams that may begin");
         let idle = self.delivery.is_empty() && self.arrivals.pending.is_empty();
         let waits = self.accept_again_at.is_some()

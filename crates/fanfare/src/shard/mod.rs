@@ -7,6 +7,7 @@ mod arrivals;
 mod connections;
 #[cfg(feature = "sim")]
 mod invariants;
+mod listing;
 mod names;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -43,6 +44,7 @@ pub(crate) use connections::ConnectionOrder;
 use connections::Connections;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use fanfare_proto::delivery::Budgets;
+use listing::Listing;
 
 /// Buffers of what subscribers send after their requests that are thrown away in one tick: 2 MiB, a quarter
 /// of a millisecond.
@@ -140,6 +142,8 @@ pub(crate) struct Shard<I: Io> {
     /// Subscribers that may have sent more than was thrown away, and the last of them that was read from.
     unread: BTreeSet<LinkKey>,
     discarded_last: LinkKey,
+    /// The question about connections that is being answered.
+    listing: Option<Listing>,
     stopped: bool,
 }
 
@@ -175,6 +179,7 @@ impl<I: Io> Shard<I> {
             received: vec![0; RECEIVE_BYTES],
             unread: BTreeSet::new(),
             discarded_last: LinkKey { slot: 0, generation: 0 },
+            listing: None,
             stopped: false,
             budgets,
             most_connections: limits.connections,
@@ -221,6 +226,7 @@ impl<I: Io> Shard<I> {
         self.act_on_agenda(now);
         self.start_caught_up_resumes(now);
         self.end_connections();
+        self.step_listing(now);
         self.run_upkeep(now);
         self.send(now);
         self.close_ended(now);
@@ -245,7 +251,8 @@ impl<I: Io> Shard<I> {
             || !self.inbox.is_empty()
             || !self.agenda.is_empty()
             || self.arrivals.has_left_resuming
-            || !self.unread.is_empty();
+            || !self.unread.is_empty()
+            || self.listing.is_some();
         let congested_until = self.congested_until(now);
         let may_sleep = || match congested_until {
             // Events need not wake us: we check them when the hold is over.
@@ -377,11 +384,12 @@ impl<I: Io> Shard<I> {
                 }
                 Mail::Inspect(inspection) => {
                     if inspection.is_wanted() {
-                        marks = marks.saturating_sub(inspection.topics.len());
-                        let counts = inspection.topics.iter().map(|topic| self.delivery.topic(topic));
+                        marks = marks.saturating_sub(inspection.about.len());
+                        let counts = inspection.about.iter().map(|topic| self.delivery.topic(topic));
                         inspection.answer(counts.map(Option::unwrap_or_default).collect());
                     }
                 }
+                Mail::List(question) => self.listing = Some(Listing::new(question)),
                 Mail::Drain(window) => self.begin_drain(window, now),
             }
         }

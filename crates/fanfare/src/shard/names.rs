@@ -132,6 +132,12 @@ impl NameTable {
         }
     }
 
+    /// The names of a connection.
+    pub(super) fn of(&self, link: LinkKey) -> Names {
+        let its = self.table.get(link.slot).filter(|entry| entry.tag.generation() == link.generation);
+        its.map_or(Names::default(), |entry| entry.names)
+    }
+
     /// A connection has ended: where it was counted among the streams of its subject.
     pub(super) fn remove(&mut self, link: LinkKey) -> Option<CountedAt> {
         let its = self.table.remove_if(link.slot, |entry| entry.tag.generation() == link.generation);

@@ -30,6 +30,7 @@ mod disconnect;
 mod drain;
 mod opening;
 mod sending;
+mod states;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -52,7 +53,7 @@ use crate::jitter::Jitter;
 use crate::laggard::{Laggard, Laggards, NewLaggard};
 use crate::limits::{
     DRAIN_CHECKS, ENDINGS, EXPIRY_SPREAD, HEARTBEATS, LAGGARD_CHECKS, LAGGARD_TURNS, Limits, MARKINGS,
-    REMOVALS, REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCAN_STEPS, SCANS, TICK_BYTES, TICK_SENDS,
+    REMOVALS, REPLAYED_FRAMES, ROOM_CHECKS, ROOM_ENDINGS, SCAN_STEPS, SCANS, STATES, TICK_BYTES, TICK_SENDS,
 };
 use crate::link::{Link, LinkKey, Transport};
 use crate::stream::{CloseReason, EndTime, Place, Stream};
@@ -65,6 +66,7 @@ use drain::Drain;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
 pub use sending::{SendBatch, SendFailure};
+pub use states::{Behind, StreamState};
 use upkeep::Upkeep;
 
 /// One shard's state machine: see the module's documentation for the order of calls.
@@ -177,6 +179,8 @@ pub struct Budgets {
     pub laggard_checks: usize,
     /// Topics and patterns of audiences that are removed. A mass of ends is not a mass of removals in one tick.
     pub removals: usize,
+    /// Streams that are looked at to answer a question about connections.
+    pub states: usize,
     /// How far behind a sweep may be before the shard takes no more events.
     pub sweep: SweepBounds,
 }
@@ -199,6 +203,7 @@ impl Default for Budgets {
             drain_checks: DRAIN_CHECKS,
             laggard_checks: LAGGARD_CHECKS,
             removals: REMOVALS,
+            states: STATES,
             sweep: SweepBounds::default(),
         }
     }

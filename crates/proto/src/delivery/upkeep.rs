@@ -204,7 +204,7 @@ impl Delivery {
         now.checked_sub(quiet).is_some_and(|since| last_sent_at <= Deciseconds::of(since))
     }
 
-    fn last_sent_at(&self, stream: &crate::stream::Stream) -> Deciseconds {
+    pub(super) fn last_sent_at(&self, stream: &crate::stream::Stream) -> Deciseconds {
         stream.sent_at.max(self.audiences.swept_at(stream.audience))
     }
 

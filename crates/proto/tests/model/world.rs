@@ -134,6 +134,7 @@ impl World {
             drain_checks: choices.pick(&[1, 100]),
             laggard_checks: choices.pick(&[1, 100]),
             removals: choices.pick(&[1, 3, 100]),
+            states: 1,
             sweep: SweepBounds {
                 frames: choices.pick(&[1, 6, 40]),
                 bytes: choices.pick(&[1_500, 400_000]),

@@ -1,4 +1,5 @@
-//! The admin listener: metrics, health checks and the dashboard, on an address and a thread of their own.
+//! The admin listener: metrics, health checks, the dashboard and the list of connections, on an address and a
+//! thread of their own.
 //!
 //! Its runtime is not the control plane's, so that a scrape does not wait behind publishes, and a probe is
 //! answered where the control plane is not. Its connections take part in no bound of the clients', and have
@@ -34,12 +35,13 @@ use super::limits::{
 };
 use super::problem::Problem;
 use super::unread::Watched;
-use super::{Notice, linger, routes};
+use super::{Inspections, Notice, connection_list, linger, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
 const INDEX: &str = "/dashboard     what the server does, for a browser\n\
                      /metrics       for Prometheus\n\
+                     /connections   the connections of subscribers\n\
                      /health/live   whether the server runs\n\
                      /health/ready  whether it takes newcomers\n";
 
@@ -49,11 +51,13 @@ pub(crate) struct Admin {
     hosts: Hosts,
     pub(super) metrics: Metrics,
     pub(super) dashboards: Arc<Dashboards>,
+    /// Those of the control plane: one question is asked at a time.
+    pub(super) inspections: Arc<Inspections>,
 }
 
 impl Admin {
-    pub(crate) fn new(hosts: Hosts, metrics: Metrics) -> Admin {
-        Admin { hosts, metrics, dashboards: Arc::default() }
+    pub(crate) fn new(hosts: Hosts, metrics: Metrics, inspections: Arc<Inspections>) -> Admin {
+        Admin { hosts, metrics, dashboards: Arc::default(), inspections }
     }
 }
 
@@ -163,6 +167,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", routes::only(get(metrics), "GET, HEAD"))
         .route("/health/live", routes::only(get(health), "GET, HEAD"))
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
+        .route("/connections", routes::only(get(connection_list::list_for_admin), "GET, HEAD"))
         .merge(dashboard::router())
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), check_host))

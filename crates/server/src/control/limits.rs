@@ -96,7 +96,13 @@ pub(super) const TOPICS_PER_PAGE: usize = 1000;
 /// Topics on one page where the request does not say.
 pub(super) const TOPICS_PER_PAGE_DEFAULT: usize = 100;
 
-/// Questions about topics that wait for the permit to ask: 503.
+/// Connections on one page of `GET /connections`, at most: 400. Such a page has some 300 KB, and 2.5 MB at most.
+pub(super) const CONNECTIONS_PER_PAGE: usize = fanfare::ConnectionsPage::MOST;
+
+/// Connections on one page where the request does not say.
+pub(super) const CONNECTIONS_PER_PAGE_DEFAULT: usize = 100;
+
+/// Questions about topics and connections that wait for the permit to ask: 503.
 pub(super) const INSPECTION_QUEUE: usize = 256;
 
 /// How long a question waits for the permit: 503.

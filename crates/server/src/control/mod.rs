@@ -10,6 +10,7 @@ mod answer_first;
 mod audit;
 mod bodies;
 mod body;
+mod connection_list;
 mod connections;
 mod control_connections;
 mod dashboard;
@@ -72,7 +73,7 @@ pub(crate) struct Control {
     pub(crate) admission: EventsAdmission,
     pub(crate) limits: Arc<CurrentLimits>,
     pub(crate) owed_wakes: OwedWakes,
-    pub(crate) inspections: Inspections,
+    pub(crate) inspections: Arc<Inspections>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) publish_rates: PublishRates,
     pub(crate) undecided: Undecided,

@@ -637,9 +637,7 @@ mod tests {
 
     use super::super::publish_rates::PublishRateLimits;
     use super::super::test_support::add_subscriber;
-    use super::super::{
-        Bodies, ControlLimits, CurrentLimits, Inspections, Notices, OwedWakes, PublishRates, Undecided,
-    };
+    use super::super::{Bodies, ControlLimits, CurrentLimits, Notices, OwedWakes, PublishRates, Undecided};
     use super::*;
     use crate::admission::EventsAdmission;
     use crate::health::Health;
@@ -660,7 +658,7 @@ mod tests {
             admission,
             limits: Arc::clone(&limits),
             owed_wakes: OwedWakes::default(),
-            inspections: Inspections::default(),
+            inspections: Arc::default(),
             bodies: Arc::new(Bodies::new(limits, Arc::clone(&notices))),
             publish_rates: PublishRates::default(),
             undecided: Undecided::default(),

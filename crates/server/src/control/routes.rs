@@ -12,13 +12,15 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, get, post};
 use fanfare::{ConnectionOrigin, Transport};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::problem::Problem;
-use super::{Control, Notice, Notices, connections, origin_and_host, publish, request_head, topics};
+use super::{
+    Control, Notice, Notices, connection_list, connections, origin_and_host, publish, request_head, topics,
+};
 use crate::access::{FoundPublisher, Publisher, PublisherError, TokenToVerify, TokenVerdict};
 use crate::access_log::Answered;
 use crate::admission::EventsAdmission;
@@ -36,12 +38,13 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 pub(super) fn router(control: Arc<Control>) -> Router {
     let events = post(publish::publish).head(subscribe_head).options(preflight);
+    let connections = get(connection_list::list).delete(connections::end);
     let file = |content_type, text| static_file(content_type, CONTENT_SECURITY_POLICY, text);
     Router::new()
         .route("/events", only(events, "GET, HEAD, POST, OPTIONS"))
         .route("/topics", only(get(topics::topics), "GET, HEAD"))
         .route("/topics/{*topic}", only(get(topics::topic), "GET, HEAD"))
-        .route("/connections", only(delete(connections::end), "DELETE"))
+        .route("/connections", only(connections, "GET, HEAD, DELETE"))
         .route("/health/live", only(get(health), "GET, HEAD"))
         .route("/health/ready", only(get(health), "GET, HEAD"))
         .route("/", file("text/html; charset=utf-8", include_str!("../page/index.html")))
@@ -179,7 +182,7 @@ async fn answer(
     }
 }
 
-/// Whether a request publishes, ends connections, or asks about topics: these need a publisher's token where the server
+/// Whether a request publishes, ends or lists connections, or asks about topics: these need a publisher's token where the server
 /// has keys. Health checks, the preflight and the demo page do not.
 fn needs_publisher(request: &Request<Body>) -> bool {
     let path = request.uri().path();

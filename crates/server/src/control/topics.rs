@@ -1,6 +1,7 @@
 //! `GET /topics` and `GET /topics/{topic}`: what the engine knows of topics, in pages of a bounded size.
 //!
-//! A question makes every shard work, so one is under way at a time. The others wait in a queue, which a
+//! A question makes every shard work, so one is under way at a time, also of those about connections
+//! ([`super::connection_list`]). The others wait in a queue, which a
 //! client leaves when its connection ends: its question is never asked then.
 
 use std::sync::Arc;
@@ -73,7 +74,10 @@ async fn page(
     query: &str,
 ) -> Result<Response, Problem> {
     let Query { after, limit } = Query::parse(query)?;
-    let page = ask(control, client, move |hub, patience| hub.topics_page(after, limit, patience)).await?;
+    let page = ask(&control.hub, &control.inspections, client, move |hub, patience| {
+        hub.topics_page(after, limit, patience)
+    })
+    .await?;
     let mut topics = page.topics;
     topics.retain(|counts| publisher.may_see(&counts.topic));
     topics.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
@@ -103,7 +107,9 @@ pub(super) async fn topic(
     if !publisher.may_see(topic.as_str()) {
         return Problem::new(403, format!("the token does not cover the topic {name:?}")).into_response();
     }
-    match ask(&control, &client, move |hub, patience| hub.topic(&topic, patience)).await {
+    let asked =
+        ask(&control.hub, &control.inspections, &client, move |hub, patience| hub.topic(&topic, patience));
+    match asked.await {
         Ok(Some(counts)) => Json(Described::new(&counts)).into_response(),
         Ok(None) => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
             .into_response(),
@@ -112,17 +118,18 @@ pub(super) async fn topic(
 }
 
 /// Asks the engine when this question has the permit.
-async fn ask<T: Send + 'static>(
-    control: &Arc<Control>,
+pub(super) async fn ask<T: Send + 'static>(
+    hub: &Hub,
+    inspections: &Inspections,
     client: &RequestClient,
     question: impl FnOnce(&Hub, Duration) -> Result<T, InspectError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let permit = control.inspections.permit(client).await?;
-    let control = Arc::clone(control);
+    let permit = inspections.permit(client).await?;
+    let hub = hub.clone();
     let asked = tokio::task::spawn_blocking(move || {
         // Also where the client leaves meanwhile: the next question waits for the end of this one.
         let _permit = permit;
-        question(&control.hub, INSPECTION_TIME)
+        question(&hub, INSPECTION_TIME)
     });
     match asked.await {
         Ok(answer) => answer.map_err(|error| busy(&error.to_string())),

@@ -87,6 +87,10 @@ impl Metrics {
         Metrics { registry, sources }
     }
 
+    pub(crate) fn hub(&self) -> &fanfare::Hub {
+        &self.sources.hub
+    }
+
     pub(crate) fn notices(&self) -> &Notices {
         &self.sources.notices
     }

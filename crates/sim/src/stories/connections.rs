@@ -1,6 +1,8 @@
 //! Stories of decisions that come later, of connections that are ended or get other topics, and of what is
 //! told of them.
 
+use fanfare::ConnectionFilter;
+
 use super::*;
 use crate::desk::TicketUse;
 use crate::orders::Order;
@@ -158,4 +160,50 @@ fn a_slow_subscriber_whose_topics_change_gets_each_event_by_its_number() {
     // The event in whose middle it was, "c" between the changes, and "b" and "c" behind both.
     assert_eq!(world.counted().deliveries - before, 4);
     assert_eq!(world.cursor_of(number), 10);
+}
+
+/// A question about connections looks at a part of the table in each tick, also where its filter names none of them, and
+/// events are delivered between two parts.
+#[test]
+fn a_question_about_connections_is_answered_piece_by_piece() {
+    const STREAMS: usize = 200;
+    let mut setting = Setting::without_chance(Limits::default());
+    setting.budgets.states = 10;
+    let mut world = World::of(setting);
+    for number in 0..STREAMS {
+        world.join_as("a", usize::MAX, 0, |client| {
+            client.request.wishes.subject = Some((number % 2).to_string());
+        });
+    }
+    world.pass(SECOND / 100);
+    let subject = |name: &str| ConnectionFilter::Subject(name.to_owned());
+    // What is found counts for more than what is looked at.
+    let cases =
+        [(subject("nobody"), STREAMS / 10), (subject("1"), STREAMS / 10), (ConnectionFilter::All, STREAMS)];
+    for (filter, least_ticks) in cases {
+        let before = world.shards[0].ticks;
+        world.list(0, filter);
+        let mut ticks = 0;
+        while world.listing.is_some() {
+            world.publish_one("a", 10);
+            let delivered = world.counted().deliveries;
+            world.work_for(Duration::from_millis(1));
+            assert_eq!(
+                world.counted().deliveries,
+                delivered + STREAMS as u64,
+                "events do not wait for the answer"
+            );
+            world.take_listing();
+            ticks += 1;
+        }
+        assert_eq!(world.shards[0].ticks - before, ticks);
+        assert!(ticks >= least_ticks as u64, "{ticks} ticks");
+    }
+    // A question that is given up is over.
+    world.list(0, ConnectionFilter::All);
+    world.work_for(Duration::from_millis(1));
+    world.listing = None;
+    let before = world.shards[0].ticks;
+    world.pass(SECOND / 100);
+    assert!(world.shards[0].ticks - before < 5, "it is still answered");
 }
