@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fanfare::{
     Backend, ClientLimits, DescriptorTables, ForwardedField, FullPolicy, HeartbeatForm, IPV6_PREFIX_BITS,
-    LaggardPolicy, Limits, LogLimits, Rate, Retention, SocketOptions, TrustedProxies,
+    LaggardPolicy, Limits, LogLimits, Pattern, Rate, Retention, SocketOptions, TrustedProxies,
 };
 
 use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
@@ -159,6 +159,21 @@ settings! {
             text_with("an origin such as https://app.example, null, or '*'", cors_origin::parse),
             Separator::Comma,
         ).value_name("ORIGIN").reloadable();
+    }
+
+    "presence": "How many subscribers topics have, with a history and events" {
+        /// Topics that have presence: a name, the beginning of names and `*`, or a template such as /rooms/{id}.
+        /// GET /topics/NAME has their history of the last ten minutes, and the server publishes how many
+        /// subscribers a topic has, as events of the topic presence/NAME. Who may read them is decided by grants.
+        presence: Vec<Pattern> = many(
+            text_with("a name, the beginning of names and '*', or a template", pattern),
+            Separator::Semicolon,
+        ).value_name("PATTERN");
+        /// Topics whose history is kept; beyond it the topics are forgotten that have not changed for the
+        /// longest time. Each takes up to 4 KB.
+        presence_topics: usize = one(count(1..=1_000_000)).default("10000");
+        /// Time between two presence events of a topic.
+        presence_interval: Duration = one(time(Duration::from_millis(100)..=Duration::from_secs(3600))).default("1s");
     }
 
     "access": "Which subscribers and publishers are let in" {
@@ -397,6 +412,10 @@ settings! {
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an IP address and a port such as 127.0.0.1:8845".to_owned())
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::parse(text).map_err(|error| error.to_string())
 }
 
 fn not_empty(text: &str) -> Result<String, String> {

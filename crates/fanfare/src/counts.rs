@@ -153,6 +153,9 @@ counts! {
     /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a name is longer
     /// than the data of an event may be: in the sum only.
     members_not_announced,
+    /// Joins and ends that found no room among the topics whose joins are noted ([`crate::Builder::note_joins`]): in the sum
+    /// only.
+    joins_missed,
 }
 
 /// How long the work of one shard took, or of all.

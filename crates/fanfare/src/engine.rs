@@ -23,12 +23,14 @@ use fanfare_io::{Backend, Clock, DescriptorTables, Resolved, ResolvedTables, Wak
 use fanfare_io::{affinity, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::limits::{LIFE_CYCLE_EVENTS_MAX, Limits, RECEIVE_BYTES};
+use fanfare_proto::pattern::Pattern;
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
 use crate::hub::{Common, Hub, ShardHandle};
+use crate::joins::JoinTable;
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners};
 use crate::position::{PositionFile, TakenPosition};
@@ -64,7 +66,14 @@ pub struct Builder {
     begin_after: Option<Cursor>,
     position_file: Option<PathBuf>,
     life_cycle: Option<usize>,
+    joins: Option<NotedJoins>,
     presence_linger: Duration,
+}
+
+/// The topics whose joins are noted, and how many of them at a time.
+struct NotedJoins {
+    patterns: Vec<Pattern>,
+    topics: usize,
 }
 
 /// An admission, and where the engine calls it.
@@ -272,6 +281,15 @@ impl Builder {
         self
     }
 
+    /// Whether [`Hub::take_joins`] tells which topics streams begin and end to read: the topics that one of these patterns
+    /// matches, at most so many at a time. More is counted ([`crate::Counts::joins_missed`]). The default is no. A join costs a
+    /// look-up by the name of each topic, and nothing for a connection; a topic that is noted takes about 100 bytes until its
+    /// joins are taken.
+    pub fn note_joins(mut self, patterns: impl IntoIterator<Item = Pattern>, topics: usize) -> Builder {
+        self.joins = Some(NotedJoins { patterns: patterns.into_iter().collect(), topics });
+        self
+    }
+
     /// How long a member of a topic ([`Subscribe::with_member`]) stays one after its last connection has ended. The default is
     /// five seconds: a page that is loaded anew neither leaves nor joins.
     pub fn presence_linger(mut self, linger: Duration) -> Builder {
@@ -369,6 +387,9 @@ impl Builder {
         }
         let common =
             Common::new(log, count, &limits, random.hash_one("engine") as u32, random.hash_one("clients"));
+        let joins =
+            self.joins.map(|joins| JoinTable::new(joins.patterns, joins.topics, random.hash_one("joins")));
+        let common = common.with_joins(joins.map(Arc::new));
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -404,6 +425,7 @@ impl Builder {
                     presence: Arc::clone(&presence),
                     clients: common.clients(),
                     life_cycle: life_cycle.clone(),
+                    joins: common.joins(),
                     log,
                     proxies: listeners.proxies.clone(),
                 },
@@ -494,6 +516,7 @@ impl Engine {
             begin_after: None,
             position_file: None,
             life_cycle: None,
+            joins: None,
             presence_linger: Duration::from_secs(5),
         }
     }

@@ -46,6 +46,7 @@ use crate::client_table::{ClientTable, CountedAt};
 use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
 use crate::inspect::connections::{FoundConnections, WantedConnections};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
+use crate::joins::JoinTable;
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::orders::OrderNumbers;
 use crate::presence::Presence;
@@ -97,6 +98,8 @@ pub(crate) struct Common {
     /// The random number of this engine, in the names of its connections.
     engine: u32,
     orders: Arc<OrderNumbers>,
+    /// Where joins are noted.
+    joins: Option<Arc<JoinTable>>,
 }
 
 /// What the hub knows of a shard.
@@ -223,7 +226,18 @@ impl Common {
             clients: Arc::new(ClientTable::new(seed)),
             engine,
             orders: Arc::default(),
+            joins: None,
         }
+    }
+
+    /// The same with a table for joins.
+    pub(crate) fn with_joins(self, joins: Option<Arc<JoinTable>>) -> Common {
+        Common { joins, ..self }
+    }
+
+    /// Where joins are noted.
+    pub(crate) fn joins(&self) -> Option<Arc<JoinTable>> {
+        self.joins.clone()
     }
 
     /// The mailbox of the shard with this index.
@@ -454,6 +468,7 @@ impl Hub {
         (sum.topics, sum.dropped_for_log_bytes) = (log.topics, log.dropped_for_room);
         let members = self.inner.presence.counts();
         (sum.members_left_early, sum.members_not_announced) = (members.left_early, members.not_announced);
+        sum.joins_missed = self.joins().map_or(0, JoinTable::missed);
         sum
     }
 
@@ -539,6 +554,11 @@ impl Hub {
     /// How many shards there are.
     pub(crate) fn shards(&self) -> usize {
         self.inner.shards.len()
+    }
+
+    /// Where joins are noted.
+    pub(crate) fn joins(&self) -> Option<&JoinTable> {
+        self.inner.common.joins.as_deref()
     }
 
     /// The permits to ask.

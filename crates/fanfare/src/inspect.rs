@@ -84,7 +84,11 @@ impl Hub {
     }
 
     /// The sum of every shard's answer, or none.
-    fn counts_of(&self, topics: Vec<Topic>, patience: Duration) -> Result<Vec<TopicCounts>, InspectError> {
+    pub(crate) fn counts_of(
+        &self,
+        topics: Vec<Topic>,
+        patience: Duration,
+    ) -> Result<Vec<TopicCounts>, InspectError> {
         if shard_thread::is_current() {
             return Err(InspectError::WouldBlock);
         }

@@ -89,7 +89,7 @@
 //! | `fanfare-stop` | none: it waits for the shards for [`Engine::stop_async`] | |
 //!
 //! Calls of the hub take locks for microseconds and do not wait for subscribers. These wait, with a bound
-//! that you give: [`Hub::publish_wait`], [`Hub::topic`], [`Hub::topics_page`],
+//! that you give: [`Hub::publish_wait`], [`Hub::topic`], [`Hub::topics_page`], [`Hub::topic_counts`],
 //! [`Hub::connections_page`], [`Reader::next_wait`], [`LifeCycle::next_wait`], and [`Engine::stop`]. In tasks use [`Hub::publish_async`], [`Reader::next`],
 //! [`LifeCycle::next`] and [`Engine::stop_async`]: any executor will do.
 //!
@@ -172,6 +172,7 @@ mod engine;
 mod hand_over;
 mod hub;
 mod inspect;
+mod joins;
 mod life_cycle;
 pub mod listeners;
 mod mailbox;
@@ -233,6 +234,7 @@ pub use hub::{
 };
 pub use inspect::connections::{ConnectionFilter, ConnectionLag, ConnectionState, ConnectionsPage};
 pub use inspect::{InspectError, TopicsPage};
+pub use joins::TopicJoins;
 pub use life_cycle::{Closed, Connected, LifeCycle, LifeCycleEvent, Missed, Subscribed};
 pub use listeners::{Listener, SharedProxies};
 pub use orders::DecisionStart;

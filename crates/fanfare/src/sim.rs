@@ -22,6 +22,7 @@ pub use crate::inspect::Asked;
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use crate::inspect::connections::FoundConnections;
 use crate::inspect::connections::{ConnectionFilter, WantedConnections, WantedOf};
+use crate::joins::JoinTable;
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 #[allow(unreachable_pub)] // Simulations are given it.
 pub use crate::mailbox::Orders;
@@ -44,6 +45,10 @@ pub struct Plan {
     pub presence_linger: Duration,
     /// How many life-cycle events their queue holds; `None`: there are none.
     pub life_cycle: Option<usize>,
+    /// The topics whose joins are noted; `None`: joins are not noted.
+    pub joins: Option<Vec<Pattern>>,
+    /// How many topics that are at a time.
+    pub joined_topics: usize,
     /// The log's identity.
     pub epoch: Epoch,
     /// Where the shards' jitter comes from.
@@ -76,6 +81,8 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         plan.seed as u32,
         plan.seed,
     );
+    let joins = plan.joins.clone().map(|patterns| JoinTable::new(patterns, plan.joined_topics, plan.seed));
+    let common = common.with_joins(joins.map(Arc::new));
     let presence = Arc::new(Presence::new(plan.presence_linger, &plan.limits, plan.seed));
     let life_cycle = plan.life_cycle.map(|events| LifeCycleQueue::new(events, networks.len()));
     let (mut handles, mut shards) = (Vec::new(), Vec::new());
@@ -105,6 +112,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
             presence: Arc::clone(&presence),
             clients: common.clients(),
             life_cycle: life_cycle.clone(),
+            joins: common.joins(),
             proxies: Vec::new(),
             log,
         };

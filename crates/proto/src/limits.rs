@@ -557,6 +557,16 @@ pub const REMOVALS: usize = 512;
 /// million of them take a thousand ticks. What has to ask the kernel, or is in the answer, counts as several.
 pub const STATES: usize = 1024;
 
+/// Topics whose joins a shard notes until it hands them over, which it does ten times a second, and sooner where half of
+/// them are used. Joins beyond it are counted as missed.
+pub const JOINED_TOPICS: usize = 16_384;
+
+/// Topics whose joins one tick hands over.
+pub const JOINS_PER_TICK: usize = 512;
+
+/// How long a shard gathers joins before it hands them over.
+pub const JOINS_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Laggards that one tick checks for those that stand still.
 pub const LAGGARD_CHECKS: usize = 1024;
 

@@ -279,6 +279,11 @@ impl Access {
         self.publishers.is_some()
     }
 
+    /// Whether everyone may read the public events of every topic, and needs a token for private ones.
+    pub(crate) fn has_anonymous_subscribers(&self) -> bool {
+        self.has_keys() && self.anonymous_subscribe
+    }
+
     /// The memory of what is remembered, at most.
     pub(crate) fn memory_bounds(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let verifiers = [&self.subscribers, &self.publishers].into_iter().flatten().count();

@@ -21,6 +21,7 @@ mod key_files;
 mod listen;
 mod memory;
 mod metrics;
+mod presence;
 mod printable;
 mod publisher;
 mod refusals;

@@ -31,6 +31,7 @@ use crate::hosts::Hosts;
 use crate::listen::{self, Listening};
 use crate::memory;
 use crate::metrics::{Metrics, Sources};
+use crate::presence::{Presence, PresenceOptions};
 use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
@@ -97,6 +98,11 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     if settings.access_log {
         builder = builder.life_cycle(access_log::STREAM_EVENTS);
     }
+    let presence = PresenceOptions::of(settings);
+    if let Some(presence) = &presence {
+        let (patterns, topics) = presence.noted();
+        builder = builder.note_joins(patterns, topics);
+    }
     if let Some(shards) = settings.shards {
         builder = builder.shards(shards);
     }
@@ -107,6 +113,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         access_log::follow_streams(streams)
             .map_err(|error| format!("cannot start the access log: {error}"))?;
     }
+    let presence = presence.map(|options| Presence::start(options, engine.hub(), rules.clone())).transpose();
+    let presence = presence.map_err(|error| format!("cannot start the thread of presence: {error}"))?;
     if let Some(sockets) = engine.hand_over() {
         let control = Control {
             hub: engine.hub(),
@@ -121,6 +129,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             notices: Arc::clone(&notices),
             audit: Audit::default(),
             access_log: access_log.clone(),
+            presence,
         };
         control::start(control, sockets)
             .map_err(|error| format!("cannot start the control plane: {error}"))?;

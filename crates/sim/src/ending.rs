@@ -1,8 +1,9 @@
 //! How a story ends: every client reads, and has everything; then all leave, or the engine drains.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fanfare::{CloseReason, ConnectionError, ConnectionFilter, LaggardPolicy, sim};
+use fanfare::{CloseReason, ConnectionError, ConnectionFilter, LaggardPolicy, Topic, TopicJoins, sim};
 
 use crate::desk::note_drain;
 use crate::tally::Occurrence;
@@ -45,6 +46,7 @@ impl World {
         self.pass(Duration::ZERO);
         self.check_caught_up();
         self.check_inspection();
+        self.check_joins();
         self.shared.is_quiet.set(true);
         let ticks = |world: &World| world.shards.iter().map(|shard| shard.ticks).max().unwrap_or_default();
         let before = ticks(self);
@@ -131,6 +133,39 @@ impl World {
             (hub.deliveries, hub.events),
             (sum(|counts| counts.deliveries), sum(|counts| counts.events))
         );
+    }
+
+    /// The streams of each topic are those that have begun to read it, less those that have ended.
+    fn check_joins(&mut self) {
+        if !self.shared.setting.joins {
+            return;
+        }
+        // The shards hand over what they have noted.
+        self.pass(SECOND / 4);
+        // In parts, of which no join is lost.
+        while let most = 1 + self.shared.below(3)
+            && let taken = self.shared.hub().take_joins(most)
+            && !taken.is_empty()
+        {
+            assert!(taken.len() <= most);
+            for TopicJoins { topic, joined, left, .. } in taken {
+                let sum = self.joins.entry(topic).or_default();
+                (sum[0], sum[1]) = (sum[0] + joined, sum[1] + left);
+            }
+        }
+        let mut streams: BTreeMap<Topic, u64> = BTreeMap::new();
+        for shard in &self.shards {
+            let net = shard.net.borrow();
+            for it in net.connections.iter().filter(|it| it.is_live()) {
+                for topic in &it.verifier.subscription.interest().topics {
+                    *streams.entry(topic.clone()).or_default() += 1;
+                }
+            }
+        }
+        let joined = self.joins.iter().map(|(topic, [joined, left])| (topic.clone(), joined - left));
+        let joined: BTreeMap<Topic, u64> = joined.filter(|(_, streams)| *streams > 0).collect();
+        assert_eq!(joined, streams, "streams that have joined, less those that have left");
+        assert_eq!(self.shared.hub().counts().joins_missed, 0);
     }
 
     /// The counts of each topic are those of its streams, and the list of connections has each of them.

@@ -47,6 +47,8 @@ pub(crate) struct Setting {
     pub(crate) life_cycle: Option<usize>,
     /// They are read after each tick.
     pub(crate) reads_life_cycle_at_once: bool,
+    /// Whether joins of topics are noted.
+    pub(crate) joins: bool,
     /// How often something is published.
     pub(crate) publishers: usize,
     /// One in so many subscribers has patterns; zero: none.
@@ -109,6 +111,7 @@ impl Setting {
             presence_linger: choices.pick(&[5, 0, 1]) * SECOND,
             life_cycle: choices.pick(&[Some(4096), Some(4096), Some(4096), Some(6), None]),
             reads_life_cycle_at_once: !choices.one_in(3),
+            joins: choices.one_in(2),
         }
     }
 
@@ -136,6 +139,7 @@ impl Setting {
             presence_linger: SECOND,
             life_cycle: Some(4096),
             reads_life_cycle_at_once: true,
+            joins: false,
         }
     }
 }

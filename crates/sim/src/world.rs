@@ -4,14 +4,14 @@
 //! so a wake-up that is lost is found by the subscriber that waits for an event.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use fanfare::sim::{self, ShardSnapshot, SimShard};
-use fanfare::{CloseReason, Epoch};
+use fanfare::{CloseReason, Epoch, Pattern, Topic};
 use fanfare_io::{Clock, Io};
 
 use crate::choices::Choices;
@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub(crate) inspections: Vec<sim::Asked>,
     /// The question about connections that is to be answered.
     pub(crate) listing: Option<Listing>,
+    /// Streams that have begun and ended to read each topic, as the hub told of it.
+    pub(crate) joins: BTreeMap<Topic, [u64; 2]>,
     pub(crate) had_crowd: bool,
     /// Where decisions that come later are left.
     pub(crate) desk: SharedDesk,
@@ -101,6 +103,8 @@ impl World {
             hand_over: setting.hand_over,
             presence_linger: setting.presence_linger,
             life_cycle: setting.life_cycle,
+            joins: setting.joins.then(|| vec![Pattern::parse("*").expect("a pattern")]),
+            joined_topics: 1 << 16,
             epoch,
             seed,
         };
@@ -118,6 +122,7 @@ impl World {
             adoptions: 0,
             inspections: Vec::new(),
             listing: None,
+            joins: BTreeMap::new(),
             had_crowd: false,
             desk,
             life_cycle: life_cycle.map(LifeCycleLog::new),

@@ -60,6 +60,7 @@ impl<I: Io> Shard<I> {
         let waits = self.accept_again_at.is_some()
             || self.delivery.is_draining()
             || !self.arrivals.resuming.is_empty()
+            || self.delivery.joins_noted() > 0
             || self.arrivals.undecided.len() > 0
             || self.links.log.trims();
         assert!(!idle || waits || timeout.is_none(), "an idle shard wakes after {timeout:?}");

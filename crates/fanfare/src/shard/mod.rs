@@ -22,8 +22,8 @@ use fanfare_proto::delivery::{Closed, Delivery, SendFailure};
 use fanfare_proto::histogram::Histogram;
 use fanfare_proto::jitter::Jitter;
 use fanfare_proto::limits::{
-    ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, Limits, OPENING_TOPICS, RECEIVE_BYTES,
-    TRIM_FRAMES,
+    ACCEPT_PAUSE, CONGESTION_HOLD, DECISIONS, EXPIRY_SLACK, JOINED_TOPICS, JOINS_INTERVAL, JOINS_PER_TICK,
+    Limits, OPENING_TOPICS, RECEIVE_BYTES, TRIM_FRAMES,
 };
 use fanfare_proto::link::{LinkKey, Transport};
 use fanfare_proto::shrink::shrink_buffer;
@@ -32,6 +32,7 @@ use crate::admission::{Admissions, Decided};
 use crate::client_table::{ClientTable, CountedSockets};
 use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
 use crate::hub::Congestion;
+use crate::joins::JoinTable;
 use crate::life_cycle::LifeCycleQueue;
 use crate::listeners::SharedProxies;
 use crate::mailbox::{Adoption, Mail, Mailbox};
@@ -97,6 +98,8 @@ pub(crate) struct Links {
     /// The number of the last order to end connections.
     pub(crate) orders: Arc<OrderNumbers>,
     pub(crate) life_cycle: Option<Arc<LifeCycleQueue>>,
+    /// Where joins are noted.
+    pub(crate) joins: Option<Arc<JoinTable>>,
     /// By listener: the proxies that write a header of the PROXY protocol there.
     pub(crate) proxies: Vec<Option<SharedProxies>>,
 }
@@ -144,6 +147,8 @@ pub(crate) struct Shard<I: Io> {
     discarded_last: LinkKey,
     /// The question about connections that is being answered.
     listing: Option<Listing>,
+    /// When joins are handed over next.
+    joins_at: Duration,
     stopped: bool,
 }
 
@@ -156,12 +161,16 @@ impl<I: Io> Shard<I> {
         epoch: Epoch,
         seed: u64,
     ) -> Shard<I> {
+        let mut delivery = Delivery::with_budgets(limits.clone(), budgets, epoch, seed);
+        if let Some(joins) = &links.joins {
+            delivery.note_joins(joins.patterns().to_vec(), seed.rotate_left(16));
+        }
         Shard {
             io,
             connections: Connections::new(links.life_cycle.clone()),
             links,
             date: SystemTime::UNIX_EPOCH,
-            delivery: Delivery::with_budgets(limits.clone(), budgets, epoch, seed),
+            delivery,
             arrivals: Arrivals::default(),
             counted: CountedSockets::default(),
             inbox: VecDeque::new(),
@@ -180,6 +189,7 @@ impl<I: Io> Shard<I> {
             unread: BTreeSet::new(),
             discarded_last: LinkKey { slot: 0, generation: 0 },
             listing: None,
+            joins_at: Duration::ZERO,
             stopped: false,
             budgets,
             most_connections: limits.connections,
@@ -230,6 +240,7 @@ impl<I: Io> Shard<I> {
         self.run_upkeep(now);
         self.send(now);
         self.close_ended(now);
+        self.hand_over_joins(now);
         self.publish_counts();
         // A connection is counted before its event is added.
         self.tell_life_cycle();
@@ -270,6 +281,7 @@ impl<I: Io> Shard<I> {
             self.accept_again_at,
             self.arrivals.next_timeout(now),
             self.delivery.next_timeout(),
+            (self.delivery.joins_noted() > 0).then_some(self.joins_at),
             self.links.log.next_expiry().map(|at| at.saturating_add(EXPIRY_SLACK)),
         ];
         timers.into_iter().flatten().min().map(|at| at.saturating_sub(now))
@@ -516,6 +528,20 @@ impl<I: Io> Shard<I> {
             if let Some(counted) = self.counted.remove(*socket) {
                 self.links.clients.leave(counted);
             }
+        }
+    }
+
+    /// Hands joins over that were noted: a part of them, when they are due or many.
+    fn hand_over_joins(&mut self, now: Duration) {
+        let noted = self.delivery.joins_noted();
+        let Some(table) = &self.links.joins else { return };
+        if noted == 0 || (now < self.joins_at && noted < JOINED_TOPICS / 2) {
+            return;
+        }
+        let missed = self.delivery.take_missed_joins();
+        table.add(std::iter::from_fn(|| self.delivery.poll_joins()).take(JOINS_PER_TICK), missed);
+        if noted <= JOINS_PER_TICK {
+            self.joins_at = now.saturating_add(JOINS_INTERVAL);
         }
     }
 

@@ -188,6 +188,9 @@ impl Delivery {
             }
         };
         self.audiences.add_laggard(audience);
+        if let Some(joins) = &mut self.joins {
+            joins.changed(&before, &after);
+        }
         let changed = &mut self.subscribers[slot as usize].stream;
         (changed.audience, changed.place, changed.sent_at) = (audience, Place::Laggard(laggard), sent_at);
         self.left(stream.audience, log);

@@ -28,6 +28,7 @@ mod change;
 mod check;
 mod disconnect;
 mod drain;
+mod joins;
 mod opening;
 mod sending;
 mod states;
@@ -63,6 +64,8 @@ use change::Stages;
 use disconnect::Searches;
 pub use disconnect::began_by;
 use drain::Drain;
+pub use joins::JoinCounts;
+use joins::Joins;
 pub use opening::{NewStream, Opened};
 use sending::Sending;
 pub use sending::{SendBatch, SendFailure};
@@ -87,6 +90,7 @@ pub struct Delivery {
     stages: Stages,
     searches: Searches,
     removals: Removals,
+    joins: Option<Box<Joins>>,
     drain: Option<Drain>,
     generation: u32,
     jitter: Jitter,
@@ -268,6 +272,7 @@ impl Delivery {
             stages: Stages::new(seed),
             searches: Searches::new(seed),
             removals: Removals { queue: VecDeque::new(), left: budgets.removals },
+            joins: None,
             drain: None,
             generation: 0,
             jitter: Jitter::new(seed),
@@ -540,6 +545,9 @@ impl Delivery {
             }
         };
         let cursor = cursor.unwrap_or(its_cursor);
+        if let Some(joins) = &mut self.joins {
+            joins.ended(self.audiences.subscription(stream.audience));
+        }
         self.stages.forget(slot);
         self.searches.forget(slot);
         self.upkeep.checkpoints -= usize::from(stream.options.checkpoint != Checkpoint::Off);

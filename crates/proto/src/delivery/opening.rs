@@ -133,6 +133,9 @@ impl Delivery {
         let inserted = self.subscribers.insert(Subscriber { link, stream });
         assert_eq!(inserted, slot as usize, "the name was reserved for this stream");
         self.counts.subscribed += 1;
+        if let Some(joins) = &mut self.joins {
+            joins.begun(self.audiences.subscription(audience));
+        }
         self.counts.gaps += u64::from(gap);
         self.begin_upkeep(self.key_of(slot), options, now);
         self.make_room(log);

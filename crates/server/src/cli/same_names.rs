@@ -61,7 +61,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 43] = [
+const OF_THE_SERVER: [&str; 46] = [
     "access-log",
     "admin",
     "admin-host",
@@ -103,6 +103,9 @@ const OF_THE_SERVER: [&str; 43] = [
     "publish-burst",
     "publish-memory",
     "publish-rate",
+    "presence",
+    "presence-topics",
+    "presence-interval",
     // The window of `Engine::stop`.
     "drain",
     "help",

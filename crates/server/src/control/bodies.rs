@@ -362,6 +362,7 @@ mod tests {
         publish_bytes: 4 * BODY_OVERHEAD,
         least_rate: 100,
         publish_rates: PublishRateLimits { events: None, bytes: None },
+        presence_bytes: 0,
     };
 
     /// It may use everything.

@@ -11,6 +11,7 @@ use fanfare_config::Settings;
 use fanfare_config::kind::size_text;
 
 use super::publish_rates::PublishRateLimits;
+use crate::presence::PresenceOptions;
 
 /// Sockets that wait between the shards and the control plane.
 pub(super) const WAITING: usize = 1024;
@@ -138,6 +139,8 @@ pub(crate) struct ControlLimits {
     pub(crate) least_rate: usize,
     /// What each publisher may publish: 429.
     pub(crate) publish_rates: PublishRateLimits,
+    /// Bytes that presence takes at most.
+    pub(crate) presence_bytes: usize,
 }
 
 impl ControlLimits {
@@ -157,17 +160,19 @@ impl ControlLimits {
                 events: settings.publish_events_rate(),
                 bytes: settings.publish_bytes_rate(),
             },
+            presence_bytes: PresenceOptions::of(settings).map_or(0, |presence| presence.memory_bytes()),
         }
     }
 
     /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out what the kernel
     /// holds for sockets, and the response to one question about topics.
-    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 5] {
+    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 6] {
         [
             ("publishes in progress", self.publish_bytes),
             ("unread answers", ANSWER_BYTES),
             ("sockets on their way to the control plane", WAITING * READ_BYTES),
             ("rates of publishers", if self.publish_rates.are_none() { 0 } else { 4 * RateLimiter::BYTES }),
+            ("presence", self.presence_bytes),
             ("connections of the control plane", self.connections.saturating_mul(2 * READ_BYTES)),
         ]
     }

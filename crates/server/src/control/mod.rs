@@ -52,6 +52,7 @@ use crate::access_log::AccessLog;
 use crate::admission::{Considered, EventsAdmission};
 use crate::forward::To;
 use crate::health::{BEAT, Health};
+use crate::presence::Presence;
 pub(crate) use answer_first::OwedWakes;
 pub(crate) use audit::Audit;
 pub(crate) use bodies::Bodies;
@@ -81,6 +82,8 @@ pub(crate) struct Control {
     pub(crate) notices: Arc<Notices>,
     pub(crate) audit: Audit,
     pub(crate) access_log: Option<AccessLog>,
+    /// `None`: there is no presence.
+    pub(crate) presence: Option<Arc<Presence>>,
 }
 
 /// Starts its threads. They end when the engine does.

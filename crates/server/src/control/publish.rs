@@ -27,6 +27,7 @@ use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS,
 use super::problem::Problem;
 use super::publish_rates::{Allowance, Bill};
 use crate::access::{Denial, Publisher};
+use crate::presence;
 use crate::request_client::RequestClient;
 
 pub(super) async fn publish(
@@ -87,8 +88,15 @@ struct Publishing<'request> {
 }
 
 impl Publishing<'_> {
-    fn may_publish(&self, event: &Event) -> Result<(), Denial> {
-        self.publisher.may_publish(event)
+    fn may_publish(&self, control: &Control, event: &Event) -> Result<(), Problem> {
+        if control.presence.is_some() && event.topics().iter().any(presence::is_reserved) {
+            let detail = format!(
+                "the server itself publishes to the topics whose names begin with {:?} (--presence)",
+                presence::PREFIX
+            );
+            return Err(Problem::new(403, detail));
+        }
+        self.publisher.may_publish(event).map_err(|denial| denied(control, denial))
     }
 
     /// Begins to note what is used of the publisher's rate.
@@ -184,7 +192,7 @@ async fn publish_one(
     text: BytesMut,
 ) -> Result<Response, Problem> {
     drop(text);
-    publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
+    publisher.may_publish(control, &event)?;
     bill.events = 1;
     account.set_memory(memory_of(&event)).inspect_err(|_| bill.refuse())?;
     let (mut events, mut sum) = (vec![event], Sum::default());
@@ -231,8 +239,8 @@ async fn check_array(
             return Err(Problem::new(413, long));
         }
         let event = event?;
-        if let Err(denial) = publisher.may_publish(&event) {
-            return Err(denied(control, denial).at(&format!("event {}", index + 1)).member("index", index));
+        if let Err(problem) = publisher.may_publish(control, &event) {
+            return Err(problem.at(&format!("event {}", index + 1)).member("index", index));
         }
         if let Err(error) = control.hub.check(std::slice::from_ref(&event)) {
             return Err(refused(&error, index));
@@ -425,7 +433,7 @@ async fn publish_lines(
                 part.has_read(line.len())
             } else {
                 let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
-                    publisher.may_publish(&event).map_err(|denial| denied(control, denial))?;
+                    publisher.may_publish(control, &event)?;
                     control.hub.check(std::slice::from_ref(&event)).map_err(|error| {
                         is_refused = true;
                         refused(&error)
@@ -666,6 +674,7 @@ mod tests {
             notices,
             audit: super::super::Audit::default(),
             access_log: None,
+            presence: None,
         })
     }
 

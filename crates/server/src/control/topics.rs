@@ -22,6 +22,7 @@ use super::limits::{
 };
 use super::problem::Problem;
 use crate::access::Publisher;
+use crate::presence::History;
 use crate::request_client::RequestClient;
 
 /// The permit to ask, and the queue for it.
@@ -107,12 +108,18 @@ pub(super) async fn topic(
     if !publisher.may_see(topic.as_str()) {
         return Problem::new(403, format!("the token does not cover the topic {name:?}")).into_response();
     }
+    let history = control.presence.as_ref().and_then(|presence| presence.history(&topic));
+    let empty = history.is_some().then(|| topic.to_string());
     let asked =
         ask(&control.hub, &control.inspections, &client, move |hub, patience| hub.topic(&topic, patience));
     match asked.await {
-        Ok(Some(counts)) => Json(Described::new(&counts)).into_response(),
-        Ok(None) => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
-            .into_response(),
+        Ok(Some(counts)) => Json(Described { history, ..Described::new(&counts) }).into_response(),
+        Ok(None) => match &empty {
+            // All have left, and the history says when.
+            Some(topic) => Json(Described { history, ..Described::empty(topic) }).into_response(),
+            None => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
+                .into_response(),
+        },
         Err(problem) => problem.into_response(),
     }
 }
@@ -178,6 +185,9 @@ struct Described<'counts> {
     retained: usize,
     oldest: Option<&'counts str>,
     newest: Option<&'counts str>,
+    /// Only of a topic that is asked for alone, and where it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<History>,
 }
 
 impl<'counts> Described<'counts> {
@@ -191,7 +201,14 @@ impl<'counts> Described<'counts> {
             retained: counts.retained,
             oldest,
             newest,
+            history: None,
         }
+    }
+
+    /// A topic with neither subscribers nor retained events.
+    fn empty(topic: &'counts str) -> Described<'counts> {
+        let (oldest, newest) = (None, None);
+        Described { topic, subscribers: 0, laggards: 0, retained: 0, oldest, newest, history: None }
     }
 }
 

@@ -112,6 +112,7 @@ fn sum_of(shards: &[Counts], of_all: Counts) -> Counts {
     (sum.topics, sum.dropped_for_log_bytes) = (of_all.topics, of_all.dropped_for_log_bytes);
     (sum.members_left_early, sum.members_not_announced) =
         (of_all.members_left_early, of_all.members_not_announced);
+    sum.joins_missed = of_all.joins_missed;
     sum
 }
 

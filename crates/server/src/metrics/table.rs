@@ -78,6 +78,13 @@ pub(super) static TABLE: &[Metric] = &[
         Read::Gauge(|now| now.counts.topics),
     ),
     metric(
+        "fanfare_joins_missed",
+        None,
+        "Subscribers that joined or left a topic with presence and were not noted, because too many topics \
+         had changed at once. See --presence-topics.",
+        Read::Counter(|now| now.counts.joins_missed),
+    ),
+    metric(
         "fanfare_laggards",
         None,
         "Subscribers whose sockets are full now, or that still get older events.",

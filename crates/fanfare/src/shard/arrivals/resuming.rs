@@ -138,6 +138,7 @@ mod tests {
             orders: common.orders(),
             presence: Arc::new(Presence::new(Duration::ZERO, &limits, 1)),
             clients: common.clients(),
+            joins: None,
             life_cycle: None,
             proxies: Vec::new(),
         };
