@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use fanfare::ProblemKind;
 use fanfare_testkit::chunks::{ChunkReader, Part};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -271,7 +272,10 @@ impl Response {
         assert_eq!(problem["status"], status, "{problem}");
         let detail = problem["detail"].as_str().unwrap_or_default();
         assert!(!detail.is_empty(), "a refusal has a reason: {problem}");
-        assert!(problem["title"].is_string() && problem["type"].is_string(), "{problem}");
+        let reference = problem["type"].as_str().unwrap_or_default();
+        let kind = ProblemKind::ALL.iter().find(|kind| kind.reference() == reference);
+        let kind = kind.unwrap_or_else(|| panic!("the type is no known kind: {problem}"));
+        assert_eq!((kind.status(), problem["title"].as_str()), (status, Some(kind.title())), "{problem}");
         problem
     }
 }
