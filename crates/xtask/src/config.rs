@@ -12,7 +12,7 @@ pub(crate) struct Options {
     bless: bool,
 }
 
-/// Checks `docs/CONFIGURATION.md`, `docs/fanfare.schema.json`, `docs/METRICS.md` and `docs/PROBLEMS.md`, or renews them.
+/// Checks `docs/CONFIGURATION.md`, `docs/fanfare.schema.json`, `docs/METRICS.md`, `docs/PROBLEMS.md` and `docs/openapi*.json`, or renews them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let mut test = cargo(["test", "--quiet", "--package", "fanfare-config", "--test", "documents"]);
     if options.bless {

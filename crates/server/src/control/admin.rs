@@ -34,7 +34,7 @@ use super::limits::{
 };
 use super::problem::Problem;
 use super::unread::Watched;
-use super::{Notice, linger, problems, routes};
+use super::{Notice, linger, openapi, problems, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
@@ -42,7 +42,8 @@ const INDEX: &str = "/dashboard     what the server does, for a browser\n\
                      /metrics       for Prometheus\n\
                      /health/live   whether the server runs\n\
                      /health/ready  whether it takes newcomers\n\
-                     /problems      what errors mean, for a browser\n";
+                     /problems      what errors mean, for a browser\n\
+                     /openapi.json  these paths for programs\n";
 
 /// What the admin listener works with.
 pub(crate) struct Admin {
@@ -165,6 +166,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/health/live", routes::only(get(health), "GET, HEAD"))
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
         .merge(dashboard::router())
+        .route(openapi::PATH, openapi::of_admin())
         .merge(problems::router())
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), check_host))

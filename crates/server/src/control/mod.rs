@@ -16,6 +16,7 @@ mod dashboard;
 mod head_guard;
 mod limits;
 mod notices;
+mod openapi;
 mod problem;
 mod problems;
 mod publish;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::problem::Problem;
 use super::{
-    Control, Notice, Notices, connections, origin_and_host, problems, publish, request_head, topics,
+    Control, Notice, Notices, connections, openapi, origin_and_host, problems, publish, request_head, topics,
 };
 use crate::access::{FoundPublisher, Publisher, PublisherError, TokenToVerify, TokenVerdict};
 use crate::access_log::Answered;
@@ -50,6 +50,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/style.css", file("text/css; charset=utf-8", include_str!("../page/style.css")))
         .route("/access.js", file("text/javascript; charset=utf-8", include_str!("../page/access.js")))
         .route("/demo.js", file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
+        .route(openapi::PATH, openapi::of_public())
         .merge(problems::router())
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))
