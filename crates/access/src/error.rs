@@ -4,6 +4,7 @@
 use std::fmt;
 
 use fanfare_proto::pattern::PatternError;
+use fanfare_proto::problem::ProblemKind;
 
 /// Why a token, a signed URL or a request is refused.
 ///
@@ -99,11 +100,18 @@ impl AccessError {
     /// this, 400 where the request itself is wrong because it has several tokens, 503 where it is to try again
     /// because the token may be good, else 401.
     pub fn status(&self) -> u16 {
+        self.problem().status()
+    }
+
+    /// The kind of an HTTP answer. It tells no more than [`AccessError::bearer_error`]: why a token is not good is no
+    /// client's business.
+    pub fn problem(&self) -> ProblemKind {
         match self {
-            AccessError::TopicNotCovered => 403,
-            AccessError::Conflict => 400,
-            AccessError::NoKeysYet => 503,
-            _ => 401,
+            AccessError::Missing => ProblemKind::TokenMissing,
+            AccessError::TopicNotCovered => ProblemKind::TopicNotCovered,
+            AccessError::Conflict => ProblemKind::TokenConflict,
+            AccessError::NoKeysYet => ProblemKind::KeysUnavailable,
+            _ => ProblemKind::TokenInvalid,
         }
     }
 

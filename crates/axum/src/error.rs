@@ -3,7 +3,9 @@
 use std::fmt;
 
 use axum::response::{IntoResponse, Response};
-use fanfare::{Interrupted, InvalidEvent, InvalidSubject, NotPublished, PublishError, SubscribeError};
+use fanfare::{
+    Interrupted, InvalidEvent, InvalidSubject, NotPublished, ProblemKind, PublishError, SubscribeError,
+};
 use http::StatusCode;
 
 use crate::problem;
@@ -37,18 +39,23 @@ pub enum Error {
 impl Error {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
+        problem::status(self.problem())
+    }
+
+    /// The kind of the answer.
+    pub fn problem(&self) -> ProblemKind {
         match self {
-            Error::Publish(error) => {
-                StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-            Error::Event(_) | Error::Subject(_) | Error::Subscribe(_) => StatusCode::BAD_REQUEST,
+            Error::Publish(error) => error.problem(),
+            Error::Event(_) => ProblemKind::InvalidEvent,
+            Error::Subject(_) => ProblemKind::InvalidParameter,
+            Error::Subscribe(error) => error.problem(),
         }
     }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = problem::response(self.status(), &self.to_string());
+        let mut response = problem::response(self.problem(), &self.to_string());
         if self == Error::Publish(PublishError::Unreleased) {
             // A second try would publish the events twice.
             response.headers_mut().remove(http::header::RETRY_AFTER);

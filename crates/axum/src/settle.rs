@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::{AdoptError, AdoptRefusal, Hub, Subscribe, WireFormat};
+use fanfare::{AdoptError, AdoptRefusal, Hub, ProblemKind, Subscribe, WireFormat};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -50,7 +50,7 @@ pub(crate) fn take_over(
         Err(reason) => {
             tracing::error!("a subscription is answered with 500, because a layer has changed it: {reason}");
             let answer = answer(
-                StatusCode::INTERNAL_SERVER_ERROR,
+                ProblemKind::InternalError,
                 "this server has changed the stream on its way; its log says how",
                 &fields,
             );
@@ -106,14 +106,14 @@ async fn try_for_a_while(hub: &Hub, mut refused: AdoptError, format: WireFormat)
 
 /// Tells a subscriber that the engine does not take it.
 async fn refuse(refused: AdoptError, kind: Kind, fields: &[u8]) {
-    let (status, detail) = match refused.reason() {
-        AdoptRefusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "this server is busy; try again in a moment"),
-        AdoptRefusal::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "this server is shutting down"),
-        AdoptRefusal::NoTopics => (StatusCode::BAD_REQUEST, "a subscription has at least one topic"),
+    let (kind_of_problem, detail) = match refused.reason() {
+        AdoptRefusal::Busy => (ProblemKind::ServerBusy, "this server is busy; try again in a moment"),
+        AdoptRefusal::Stopped => (ProblemKind::ServerStopping, "this server is shutting down"),
+        AdoptRefusal::NoTopics => (ProblemKind::NoTopic, "a subscription has at least one topic"),
         AdoptRefusal::TooManyTopics { .. } => {
-            (StatusCode::BAD_REQUEST, "too many topics in one subscription")
+            (ProblemKind::TooManyTopics, "too many topics in one subscription")
         }
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, "this server cannot take the connection; its log says why"),
+        _ => (ProblemKind::InternalError, "this server cannot take the connection; its log says why"),
     };
     match refused.reason() {
         AdoptRefusal::Busy
@@ -125,13 +125,13 @@ async fn refuse(refused: AdoptError, kind: Kind, fields: &[u8]) {
         _ => tracing::error!("a subscriber is refused: {refused}"),
     }
     if let Ok(socket) = Socket::from_descriptor(kind, refused.into_socket()) {
-        send(socket, &answer(status, detail, fields)).await;
+        send(socket, &answer(kind_of_problem, detail, fields)).await;
     }
 }
 
 /// A whole answer, with what layers have added to the head of the stream.
-fn answer(status: StatusCode, detail: &str, fields: &[u8]) -> Vec<u8> {
-    let body = problem::document(status, detail);
+fn answer(kind: ProblemKind, detail: &str, fields: &[u8]) -> Vec<u8> {
+    let (body, status) = (problem::document(kind, detail), problem::status(kind));
     let (code, title) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
     let mut bytes = format!("HTTP/1.1 {code} {title}\r\n").into_bytes();
     bytes.extend_from_slice(fields);
@@ -172,8 +172,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_whole_answer_and_keeps_what_layers_added() {
-        let answer =
-            answer(StatusCode::SERVICE_UNAVAILABLE, "later", b"access-control-allow-origin: https://a\r\n");
+        let answer = answer(ProblemKind::ServerBusy, "later", b"access-control-allow-origin: https://a\r\n");
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(

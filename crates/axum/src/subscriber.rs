@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use fanfare::{
-    Checkpoint, ClientLimits, DecisionStart, EventType, HeadError, Hub, InvalidSubject, Member, Request,
-    RequestHead, Retry, Subscribe, SubscribeError, SubscribeQuery, Topic, Transport,
+    Checkpoint, ClientLimits, DecisionStart, EventType, HeadError, Hub, InvalidSubject, Member, ProblemKind,
+    Request, RequestHead, Retry, Subscribe, SubscribeError, SubscribeQuery, Topic, Transport,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
@@ -364,18 +364,23 @@ impl IntoResponse for Subscription {
 impl SubscriberRejection {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
+        problem::status(self.problem())
+    }
+
+    /// The kind of the answer.
+    pub fn problem(&self) -> ProblemKind {
         match self {
-            SubscriberRejection::Method => StatusCode::METHOD_NOT_ALLOWED,
-            SubscriberRejection::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            SubscriberRejection::Body => StatusCode::BAD_REQUEST,
-            SubscriberRejection::Connection => StatusCode::INTERNAL_SERVER_ERROR,
+            SubscriberRejection::Method => ProblemKind::MethodNotAllowed,
+            SubscriberRejection::Version => ProblemKind::HttpVersionNotSupported,
+            SubscriberRejection::Body => ProblemKind::MalformedRequest,
+            SubscriberRejection::Connection => ProblemKind::InternalError,
         }
     }
 }
 
 impl IntoResponse for SubscriberRejection {
     fn into_response(self) -> Response {
-        problem::response(self.status(), &self.to_string())
+        problem::response(self.problem(), &self.to_string())
     }
 }
 

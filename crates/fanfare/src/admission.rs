@@ -15,6 +15,8 @@ mod ticket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use fanfare_proto::problem::ProblemKind;
+
 pub use answer::{Answer, InvalidHeader, Refusal};
 pub use request::Request;
 pub(crate) use request::Via;
@@ -70,7 +72,10 @@ pub(crate) fn decide(admission: &dyn Admission, request: &Request<'_>) -> Result
         if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(another);
         }
-        Refusal::new(500, "the server failed to decide about this request; its standard error says why")
+        Refusal::of(
+            ProblemKind::DecisionFailed,
+            "the server failed to decide about this request; its standard error says why",
+        )
     })
 }
 

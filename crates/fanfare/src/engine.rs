@@ -24,6 +24,7 @@ use fanfare_io::{affinity, table};
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::limits::{LIFE_CYCLE_EVENTS_MAX, Limits, RECEIVE_BYTES};
 use fanfare_proto::pattern::Pattern;
+use fanfare_proto::problem::ProblemKind;
 
 use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusal, Request, Subscribe};
 use crate::counts::{SharedCounts, SharedTimings};
@@ -692,7 +693,7 @@ fn subscribe_at_events(request: &Request<'_>, max_topics: usize) -> Decision {
         return Decision::HandOver;
     }
     if request.method() != "GET" {
-        let wrong = Refusal::new(405, "subscribe with GET /events?topic=NAME");
+        let wrong = Refusal::of(ProblemKind::MethodNotAllowed, "subscribe with GET /events?topic=NAME");
         return Decision::Refuse(wrong.own_header("Allow", "GET"));
     }
     match Subscribe::from_request(request, max_topics) {

@@ -39,6 +39,7 @@ use fanfare_proto::event::{Event, Topic};
 use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Log;
+use fanfare_proto::problem::ProblemKind;
 
 use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
@@ -743,14 +744,18 @@ impl PublishError {
 
     /// The status of an HTTP answer that says so: 503, 413, 409 or 400 (RFC 9110, section 15). A 503 is worth a `Retry-After`.
     pub fn status(&self) -> u16 {
+        self.problem().status()
+    }
+
+    /// The kind of such an answer.
+    pub fn problem(&self) -> ProblemKind {
         match self {
-            PublishError::Busy
-            | PublishError::WouldBlock
-            | PublishError::Unreleased
-            | PublishError::Stopped => 503,
-            PublishError::TooLarge { .. } => 413,
-            PublishError::IdConflict { .. } => 409,
-            PublishError::ReservedId { .. } | PublishError::Empty => 400,
+            PublishError::Busy | PublishError::WouldBlock => ProblemKind::PublishBusy,
+            PublishError::Unreleased => ProblemKind::NotVisibleYet,
+            PublishError::Stopped => ProblemKind::ServerStopping,
+            PublishError::TooLarge { .. } => ProblemKind::EventTooLarge,
+            PublishError::IdConflict { .. } => ProblemKind::IdConflict,
+            PublishError::ReservedId { .. } | PublishError::Empty => ProblemKind::InvalidEvent,
         }
     }
 }

@@ -152,7 +152,7 @@
 //!   [`AdoptRefusal::Busy`], [`ConnectionError::Busy`], [`InspectError::Busy`].
 //! - **A publisher changes the event**: [`PublishError::TooLarge`], [`PublishError::ReservedId`] and
 //!   [`PublishError::Empty`]. [`PublishError::event_at_fault`] says which event.
-//! - **A client** gets a [`Refusal`] with a reason for [`SubscribeError`] and [`HeadError`].
+//! - **A client** gets a [`Refusal`] with a [`ProblemKind`] and a reason for [`SubscribeError`] and [`HeadError`].
 //! - **The caller ends, too**, where an error is `Stopped`: the engine drains, or has ended.
 //!
 //! Errors give back what was not taken: [`NotPublished::event`], the rest in the vector of a batch,
@@ -222,6 +222,7 @@ pub use fanfare_proto::limits::{
 };
 pub use fanfare_proto::link::{Encoding, Transport};
 pub use fanfare_proto::pattern::{Pattern, PatternError};
+pub use fanfare_proto::problem::ProblemKind;
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery, is_resume_parameter};
 pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};

@@ -48,10 +48,10 @@ pub(crate) fn stream_head(
 /// A whole refusal, head and body.
 pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     let status = refusal.status;
-    let title = reason_phrase(status);
+    let (kind, title) =
+        refusal.kind.map_or(("about:blank", reason_phrase(status)), |kind| (kind.reference(), kind.title()));
     let detail = json_string(&refusal.detail);
-    let body =
-        format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#) + "\n";
+    let body = format!(r#"{{"type":"{kind}","title":"{title}","status":{status},"detail":{detail}}}"#) + "\n";
     whole(status, "application/problem+json", &refusal.headers, &body, date)
 }
 
@@ -88,8 +88,10 @@ fn reason_phrase(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        415 => "Unsupported Media Type",
         421 => "Misdirected Request",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
@@ -97,12 +99,15 @@ fn reason_phrase(status: u16) -> &'static str {
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
         _ => "Refused",
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use fanfare_proto::problem::ProblemKind;
+
     use super::*;
 
     #[test]
@@ -116,6 +121,26 @@ mod tests {
         assert!(head.contains("\r\nAllow: GET"));
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
         assert!(body.contains(r#""detail":"say \"what\"\u000a""#));
+    }
+
+    #[test]
+    fn a_refusal_says_its_kind_and_an_embedder_s_has_none() {
+        let body = |made: &Refusal| {
+            let text = String::from_utf8(refusal(made, SystemTime::UNIX_EPOCH)).unwrap();
+            text.split_once("\r\n\r\n").unwrap().1.to_owned()
+        };
+        assert_eq!(
+            body(&Refusal::of(ProblemKind::HeadTimeout, "late")),
+            "{\"type\":\"/problems/head-timeout\",\"title\":\"The request head came too late\",\"status\":408,\
+             \"detail\":\"late\"}\n"
+        );
+        assert_eq!(
+            body(&Refusal::new(403, "no")),
+            "{\"type\":\"about:blank\",\"title\":\"Forbidden\",\"status\":403,\"detail\":\"no\"}\n"
+        );
+        for kind in ProblemKind::ALL {
+            assert_ne!(reason_phrase(kind.status()), "Refused", "{kind}: the status has no phrase");
+        }
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //!
 //! [`head`] and [`subscribe`] read the request that makes a subscriber; [`proxy_header`] and
 //! [`client_address`] read what proxies say of their clients; [`client_limits`], [`key_counts`] and [`rates`] are what one
-//! client may have; [`decoder`] is the other side of the wire. [`pattern`] says which topics a grant is for. [`limits`]
+//! client may have; [`decoder`] is the other side of the wire. [`pattern`] says which topics a grant is for. [`problem`] has
+//! the kinds of refusals. [`limits`]
 //! holds every bound.
 
 #![forbid(unsafe_code)]
@@ -44,6 +45,7 @@ pub mod link;
 pub mod log;
 mod memory_bounds;
 pub mod pattern;
+pub mod problem;
 pub mod proxy_header;
 pub mod rates;
 pub mod run;

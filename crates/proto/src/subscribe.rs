@@ -8,6 +8,7 @@ use crate::form::form_fields;
 use crate::frame::Checkpoint;
 use crate::head::RequestHead;
 use crate::pattern::{MAX_STATES_OF_ONE, Pattern, PatternError};
+use crate::problem::ProblemKind;
 
 /// The names under which clients that cannot set headers send the last event id in the query. Where several are
 /// there, the earlier name in this list wins.
@@ -213,7 +214,23 @@ pub enum SubscribeError {
 impl SubscribeError {
     /// The status of the answer: 400.
     pub fn status(&self) -> u16 {
-        400
+        self.problem().status()
+    }
+
+    /// The kind of the answer.
+    pub fn problem(&self) -> ProblemKind {
+        match self {
+            SubscribeError::NoTopic => ProblemKind::NoTopic,
+            SubscribeError::Topic(_) | SubscribeError::TopicNotUtf8 => ProblemKind::InvalidTopic,
+            SubscribeError::Pattern(_)
+            | SubscribeError::PatternNotUtf8
+            | SubscribeError::PatternTooComplex
+            | SubscribeError::NoPatterns => ProblemKind::InvalidPattern,
+            SubscribeError::TooManyTopics { .. } => ProblemKind::TooManyTopics,
+            SubscribeError::Gap | SubscribeError::Checkpoint | SubscribeError::Heartbeat => {
+                ProblemKind::InvalidParameter
+            }
+        }
     }
 }
 

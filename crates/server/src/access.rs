@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fanfare::{Event, InvalidHeader, Refusal, RequestHead, Subscribe, Topic};
+use fanfare::{Event, InvalidHeader, ProblemKind, Refusal, RequestHead, Subscribe, Topic};
 use fanfare_access::{
     AccessError, Algorithm, AudienceRule, FoundToken, Key, KeyRing, KeySet, MemoryLimits, Pattern,
     Place as TokenPlace, Revocations, RevocationsFull, Revoked, Sight, TokenPlaces, TokenRules, Uncovered,
@@ -531,8 +531,12 @@ impl Access {
     ///
     /// # Errors
     /// None: the text of a number is a good value of a field.
-    pub(crate) fn try_again(&self, detail: impl Into<String>) -> Result<Refusal, InvalidHeader> {
-        Refusal::new(503, detail).with_header("Retry-After", &self.retry_after_s().to_string())
+    pub(crate) fn try_again(
+        &self,
+        kind: ProblemKind,
+        detail: impl Into<String>,
+    ) -> Result<Refusal, InvalidHeader> {
+        Refusal::of(kind, detail).with_header("Retry-After", &self.retry_after_s().to_string())
     }
 
     /// The refusal of a request that a former endpoint was to decide about, by a reload before it did.
@@ -540,7 +544,8 @@ impl Access {
     /// # Errors
     /// As [`Access::try_again`].
     pub(crate) fn has_changed(&self) -> Result<Refusal, InvalidHeader> {
-        self.try_again("the server has another configuration now; try again in a moment")
+        let detail = "the server has another configuration now; try again in a moment";
+        self.try_again(ProblemKind::ConfigurationChanged, detail)
     }
 
     /// When a client is to try again: not all of them in the same second.
@@ -657,14 +662,10 @@ impl Denial {
         ("WWW-Authenticate", challenge)
     }
 
-    pub(crate) fn status(&self) -> u16 {
-        self.reason.status()
-    }
-
     /// As the answer of an admission.
     pub(crate) fn refusal(self) -> Result<Refusal, InvalidHeader> {
         let (name, value) = self.field();
-        Refusal::new(self.status(), self.detail).with_header(name, &value)
+        Refusal::of(self.reason.problem(), self.detail).with_header(name, &value)
     }
 }
 

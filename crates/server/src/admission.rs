@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use fanfare::{Admission, Answer, ClientLimits, Decision, Refusal, Request, RequestHead, Subscribe};
+use fanfare::{
+    Admission, Answer, ClientLimits, Decision, ProblemKind, Refusal, Request, RequestHead, Subscribe,
+};
 
 use crate::access::{Judged, TokenToVerify};
 use crate::control::{Notice, Notices};
@@ -68,7 +70,7 @@ impl EventsAdmission {
         let host = request.head().host();
         if !rules.hosts.allow(host) {
             self.notices.add_from(Notice::HostRefused, request.client_address(&rules.proxies));
-            let refusal = Refusal::new(421, Hosts::refusal(host));
+            let refusal = Refusal::of(ProblemKind::UnknownHost, Hosts::refusal(host));
             return Considered::Decided(with_fields(Ok(Err(refusal)), &fields));
         }
         let judged = match Subscribe::from_request_with_patterns(request, rules.max_topics) {
@@ -110,7 +112,7 @@ impl EventsAdmission {
         let question = match Question::about(request.head(), rules.turn_of(request), forward.headers()) {
             Ok(question) => question,
             Err(wrong) => {
-                let refusal = Refusal::new(400, wrong.0);
+                let refusal = Refusal::of(ProblemKind::MalformedRequest, wrong.0);
                 return Considered::Decided(with_fields(Ok(Err(refusal)), &fields));
             }
         };
@@ -140,8 +142,10 @@ impl EventsAdmission {
     fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {
         let mut fields = self.rules.get().cors.fields_for(request).into_iter();
         let answer = fields.try_fold(answer, |answer, (name, value)| answer.with_header(name, &value));
-        answer
-            .map_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())), Decision::Answer)
+        answer.map_or_else(
+            |invalid| Decision::Refuse(Refusal::of(ProblemKind::MalformedRequest, invalid.to_string())),
+            Decision::Answer,
+        )
     }
 }
 
@@ -197,7 +201,7 @@ impl Verifying {
                     return Asking { forward, question, subscription }.ask(to);
                 }
                 Some((asked, Err(wrong))) if Arc::ptr_eq(&asked, &forward) => {
-                    Ok(Err(Refusal::new(400, wrong)))
+                    Ok(Err(Refusal::of(ProblemKind::MalformedRequest, wrong)))
                 }
                 // A reload has changed the endpoint while the token waited.
                 _ => access.has_changed().map(Err),
@@ -238,7 +242,10 @@ impl Verification for VerifyingFor {
         let UndecidedSubscription { rules, notices, fields, of, .. } = verifying.subscription;
         notices.add_from(Notice::TooManyTokens, of.client);
         let access = Arc::clone(&rules.get().access);
-        let refusal = access.try_again("too many tokens wait to be verified; try again in a moment");
+        let refusal = access.try_again(
+            ProblemKind::VerificationsBusy,
+            "too many tokens wait to be verified; try again in a moment",
+        );
         to.decide(with_fields(refusal.map(Err), &fields));
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask config`: the documents that are made of the definitions of the server's options and metrics.
+//! `cargo xtask config`: the documents that are made of the definitions of the server's options, metrics and problems.
 
 use std::process::ExitCode;
 
@@ -12,18 +12,18 @@ pub(crate) struct Options {
     bless: bool,
 }
 
-/// Checks `docs/CONFIGURATION.md`, `docs/fanfare.schema.json` and `docs/METRICS.md`, or renews them.
+/// Checks `docs/CONFIGURATION.md`, `docs/fanfare.schema.json`, `docs/METRICS.md`, `docs/PROBLEMS.md` and `docs/openapi*.json`, or renews them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let mut test = cargo(["test", "--quiet", "--package", "fanfare-config", "--test", "documents"]);
     if options.bless {
         test.env("FANFARE_BLESS", "1");
     }
     must(&mut test)?;
-    let mut metrics =
-        cargo(["test", "--quiet", "--package", "fanfare-server", "--bin", "fanfare", "metrics::document"]);
+    let mut tables =
+        cargo(["test", "--quiet", "--package", "fanfare-server", "--bin", "fanfare", "document::"]);
     if options.bless {
-        metrics.env("FANFARE_BLESS", "1");
+        tables.env("FANFARE_BLESS", "1");
     }
-    must(&mut metrics)?;
+    must(&mut tables)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,6 +16,10 @@ const PROXY_TEST_NAMES: &str = "proxied_by_";
 const PROXIES: [(&str, &str); 4] =
     [("nginx", "nginx-light"), ("caddy", "caddy"), ("haproxy", "haproxy"), ("curl", "curl")];
 
+const GENERATED_TESTS: &str = "crates/server/tests/openapi";
+/// What the names of the tests in `crates/server/tests/openapi.rs` begin with that schemathesis makes.
+const GENERATED_TEST_NAMES: &str = "generated_requests_";
+
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -25,6 +29,10 @@ pub(crate) struct Options {
     /// Leave out the tests that put nginx, Caddy and HAProxy before the server, and do not install these
     #[arg(long)]
     no_proxies: bool,
+    /// Leave out the tests that drive the server with requests generated from its OpenAPI documents, and do not
+    /// install schemathesis
+    #[arg(long)]
+    no_generated: bool,
 }
 
 impl Options {
@@ -33,6 +41,7 @@ impl Options {
         let all = [
             (self.no_browser, "--no-browser", BROWSER_TEST_NAMES),
             (self.no_proxies, "--no-proxies", PROXY_TEST_NAMES),
+            (self.no_generated, "--no-generated", GENERATED_TEST_NAMES),
         ];
         all.into_iter().filter(|(given, ..)| *given).map(|(_, option, names)| (option, names)).collect()
     }
@@ -52,6 +61,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     }
     if !options.no_proxies {
         provide_proxies()?;
+    }
+    if !options.no_generated {
+        provide_schemathesis()?;
     }
 
     let mut tally = Tally::default();
@@ -144,6 +156,28 @@ fn provide_proxies() -> Result<(), String> {
         return Ok(());
     }
     install_packages(&missing, "install that, or leave the proxies' tests out: cargo xtask test --no-proxies")
+}
+
+/// Installs schemathesis where the tests look for it, in the versions of `requirements.txt`.
+fn provide_schemathesis() -> Result<(), String> {
+    let folder = root().join(GENERATED_TESTS);
+    let (list, venv) = (folder.join("requirements.txt"), folder.join("venv"));
+    // A copy of the list is written last: what is another list, or none, was not installed whole.
+    let installed = venv.join("requirements.txt");
+    let wanted = fs::read(&list).map_err(|error| format!("{}: {error}", list.display()))?;
+    if fs::read(&installed).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    if output_of("python3", &["-c", "import ensurepip"]).is_none() {
+        install_packages(
+            &["python3-venv"],
+            "install that, or leave the generated requests out: cargo xtask test --no-generated",
+        )?;
+    }
+    println!("installing schemathesis into {GENERATED_TESTS}/venv");
+    must(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    must(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--requirement"]).arg(&list))?;
+    fs::write(&installed, wanted).map_err(|error| format!("{}: {error}", installed.display()))
 }
 
 /// The last argument says what a person can do where this cannot be done.

@@ -159,13 +159,14 @@ async fn errors_of_the_engine_are_answers() {
         (Error::from(invalid), 400, false),
         (Error::from(EventId::new("a\nb").unwrap_err()), 400, false),
     ] {
-        let text = error.to_string();
+        let (text, kind) = (error.to_string(), error.problem());
         let response = error.into_response();
         assert_eq!(response.status(), status, "{text}");
         assert_eq!(response.headers().contains_key("retry-after"), later, "{text}");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        assert!(body.starts_with(b"{\"type\":\"about:blank\""), "{body:?}");
+        let start = format!("{{\"type\":\"{}\",\"title\":\"{}\"", kind.reference(), kind.title());
+        assert!(body.starts_with(start.as_bytes()), "{body:?}");
     }
 }
 

@@ -2,15 +2,21 @@
 
 use std::fmt;
 
+use fanfare_proto::problem::ProblemKind;
 use fanfare_proto::subscribe::SubscribeError;
 
 use crate::written_head::{is_text, is_token_byte};
 
 /// An answer that is no stream: a status and a reason that a person can act on, sent as
 /// `application/problem+json` (RFC 9457).
+///
+/// The `type` of the engine's own refusals is [`ProblemKind::reference`], and that of an embedder's is `about:blank`, which
+/// says that there is no more to know than the status.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub(crate) status: u16,
+    /// `None`: it is an embedder's.
+    pub(crate) kind: Option<ProblemKind>,
     pub(crate) detail: String,
     pub(crate) headers: String,
 }
@@ -18,12 +24,22 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal. Browsers stop for good at any status but 200; 204 asks every client to.
     pub fn new(status: u16, detail: impl Into<String>) -> Refusal {
-        Refusal { status, detail: detail.into(), headers: String::new() }
+        Refusal { status, kind: None, detail: detail.into(), headers: String::new() }
+    }
+
+    /// A refusal of one of the kinds that the engine and its server have, with the kind's status.
+    pub fn of(kind: ProblemKind, detail: impl Into<String>) -> Refusal {
+        Refusal { kind: Some(kind), ..Refusal::new(kind.status(), detail) }
     }
 
     /// The status.
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// The kind, where it is one of [`Refusal::of`].
+    pub fn problem(&self) -> Option<ProblemKind> {
+        self.kind
     }
 
     /// The reason.
@@ -56,7 +72,7 @@ impl Refusal {
 impl From<SubscribeError> for Refusal {
     /// The answer to a request that asks for what cannot be subscribed to.
     fn from(error: SubscribeError) -> Refusal {
-        Refusal::new(error.status(), error.to_string())
+        Refusal::of(error.problem(), error.to_string())
     }
 }
 

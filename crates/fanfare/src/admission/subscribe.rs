@@ -13,6 +13,7 @@ use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::MAX_SUBJECT_BYTES;
 use fanfare_proto::link::Encoding;
 use fanfare_proto::pattern::Pattern;
+use fanfare_proto::problem::ProblemKind;
 use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery};
 
 use super::answer::{InvalidHeader, push_header};
@@ -423,6 +424,14 @@ impl WrongTopics {
             topics.dedup();
         }
         WrongTopics::check_count(topics.len() + patterns, limit)
+    }
+
+    /// The kind of the answer.
+    pub(crate) fn problem(self) -> ProblemKind {
+        match self {
+            WrongTopics::None => ProblemKind::NoTopic,
+            WrongTopics::TooMany { .. } => ProblemKind::TooManyTopics,
+        }
     }
 
     /// Checks the number of different topics and patterns.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use fanfare_proto::link::LinkKey;
+use fanfare_proto::problem::ProblemKind;
 
 use super::{Decision, Refusal};
 use crate::mailbox::{Mail, Mailbox};
@@ -107,7 +108,8 @@ impl DecisionTicket {
 impl Drop for DecisionTicket {
     fn drop(&mut self) {
         if let Some(to) = self.to.take() {
-            let undecided = Refusal::new(500, "the server did not decide about this request");
+            let undecided =
+                Refusal::of(ProblemKind::DecisionFailed, "the server did not decide about this request");
             to.decide(Ok(Decision::Refuse(undecided)));
         }
     }

@@ -26,6 +26,7 @@ use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::{AHEAD_POLL, FullPolicy, RECEIVE_BYTES};
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
 use fanfare_proto::log::Start;
+use fanfare_proto::problem::ProblemKind;
 
 use super::{Shard, SlotKey};
 use crate::admission::{self, Admissions, Decision, Refusal, Request, Subscribe, Via, WrongTopics};
@@ -228,7 +229,7 @@ impl<I: Io> Shard<I> {
                     }
                     Some(self.decide(socket, &head, (*transport, *via, *counting), bytes, length))
                 }
-                Err(error) => Some(Reply::Refuse(Refusal::new(error.status(), error.to_string()))),
+                Err(error) => Some(Reply::Refuse(Refusal::of(error.problem(), error.to_string()))),
             };
             if let Some(reply) = answer {
                 break Progress::Answer(reply);
@@ -358,7 +359,7 @@ impl<I: Io> Shard<I> {
         let limit = self.limits.topics_per_subscription;
         let patterns = subscribe.patterns().len();
         if let Err(wrong) = WrongTopics::check(&mut subscribe.topics, patterns, limit) {
-            return Reply::Refuse(Refusal::new(400, wrong.to_string()));
+            return Reply::Refuse(Refusal::of(wrong.problem(), wrong.to_string()));
         }
         match asked.method {
             Method::Get => Reply::Subscribe(Box::new(subscribe), asked.encoding),
@@ -369,7 +370,8 @@ impl<I: Io> Shard<I> {
                 Reply::Answer(bytes)
             }
             Method::Other => {
-                let wrong = Refusal::new(405, "a stream of events is the answer to a GET request only");
+                let detail = "a stream of events is the answer to a GET request only";
+                let wrong = Refusal::of(ProblemKind::MethodNotAllowed, detail);
                 Reply::Refuse(wrong.own_header("Allow", "GET, HEAD"))
             }
         }
@@ -408,7 +410,8 @@ impl<I: Io> Shard<I> {
                     }
                     Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => nothing_here(),
                     Err(_) => {
-                        let busy = Refusal::new(503, "the control plane is busy; try again in a moment");
+                        let detail = "the control plane is busy; try again in a moment";
+                        let busy = Refusal::of(ProblemKind::ServerBusy, detail);
                         busy.own_header("Retry-After", "1")
                     }
                 };
@@ -451,5 +454,5 @@ fn has_more(behind: &[u8]) -> bool {
 
 /// The answer to a request that is no subscription, where the engine hands none over.
 fn nothing_here() -> Refusal {
-    Refusal::new(404, "nothing is served at this path")
+    Refusal::of(ProblemKind::NotFound, "nothing is served at this path")
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::problem::ProblemKind;
+
 /// Why a request head is refused; the peer is at fault. The connection ends after the answer.
 ///
 /// The message says what is wrong.
@@ -67,14 +69,19 @@ pub enum HeadError {
 impl HeadError {
     /// The status of the answer (RFC 9110, section 15; 431: RFC 6585, section 5).
     pub fn status(&self) -> u16 {
+        self.problem().status()
+    }
+
+    /// The kind of the answer.
+    pub fn problem(&self) -> ProblemKind {
         match self {
-            HeadError::RequestLineTooLong => 414,
-            HeadError::HeadTooLong | HeadError::TooManyHeaders => 431,
+            HeadError::RequestLineTooLong => ProblemKind::UriTooLong,
+            HeadError::HeadTooLong | HeadError::TooManyHeaders => ProblemKind::HeadTooLarge,
             // "A server that receives a method longer than any that it implements SHOULD respond with a 501"
             // (RFC 9112, section 3).
-            HeadError::MethodTooLong => 501,
-            HeadError::Http2Preface | HeadError::VersionNotSupported => 505,
-            _ => 400,
+            HeadError::MethodTooLong => ProblemKind::MethodNotImplemented,
+            HeadError::Http2Preface | HeadError::VersionNotSupported => ProblemKind::HttpVersionNotSupported,
+            _ => ProblemKind::MalformedRequest,
         }
     }
 

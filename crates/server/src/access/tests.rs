@@ -119,7 +119,7 @@ fn a_publisher_without_a_token_does_not_hold_where_keys_came_meanwhile() {
     let Ok(FoundPublisher::Known(publisher)) = find(&open, "") else { panic!("everyone may publish") };
     assert!(publisher.still_holds(&open).is_ok());
     let denied = publisher.still_holds(&with_key(SECRETS[0])).unwrap_err();
-    assert_eq!((denied.reason, denied.status()), (AccessError::Missing, 401));
+    assert_eq!((denied.reason, denied.reason.status()), (AccessError::Missing, 401));
 }
 
 /// Only the keys in files of subscribers were compared.

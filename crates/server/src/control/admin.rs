@@ -19,7 +19,7 @@ use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use fanfare::HeadLimits;
+use fanfare::{HeadLimits, ProblemKind};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -35,7 +35,7 @@ use super::limits::{
 };
 use super::problem::Problem;
 use super::unread::Watched;
-use super::{Inspections, Notice, connection_list, linger, routes};
+use super::{Inspections, Notice, connection_list, linger, openapi, problems, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
@@ -43,7 +43,9 @@ const INDEX: &str = "/dashboard     what the server does, for a browser\n\
                      /metrics       for Prometheus\n\
                      /connections   the connections of subscribers\n\
                      /health/live   whether the server runs\n\
-                     /health/ready  whether it takes newcomers\n";
+                     /health/ready  whether it takes newcomers\n\
+                     /problems      what errors mean, for a browser\n\
+                     /openapi.json  these paths for programs\n";
 
 /// What the admin listener works with.
 pub(crate) struct Admin {
@@ -128,7 +130,7 @@ async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection
     let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
         client.begins();
-        let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
+        let refusal = refused.get().map(|error| Problem::from(*error));
         let is_last = refusal.is_some() || head_guard::is_last(request.headers());
         let (head, body) = request.into_parts();
         let (body, unread) = Watched::new(body);
@@ -169,13 +171,15 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
         .route("/connections", routes::only(get(connection_list::list_for_admin), "GET, HEAD"))
         .merge(dashboard::router())
+        .route(openapi::PATH, openapi::of_admin())
+        .merge(problems::router())
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), check_host))
         .with_state(admin)
 }
 
 fn nothing_here() -> Problem {
-    Problem::new(404, "the admin listener serves nothing at this path; look at /")
+    Problem::new(ProblemKind::NotFound, "the admin listener serves nothing at this path; look at /")
 }
 
 /// Refuses what is meant for another host: a web page whose name leads to this address could read the
@@ -188,8 +192,11 @@ async fn check_host(State(admin): State<Arc<Admin>>, request: Request<Body>, nex
     // should not know.
     if !request.uri().path().starts_with("/health/") && !admin.hosts.allow(host) {
         admin.metrics.notices().add(Notice::AdminHostRefused);
-        return Problem::new(421, Hosts::refusal_by(host, "--admin-host", "FANFARE_ADMIN_HOST"))
-            .into_response();
+        return Problem::new(
+            ProblemKind::UnknownHost,
+            Hosts::refusal_by(host, "--admin-host", "FANFARE_ADMIN_HOST"),
+        )
+        .into_response();
     }
     next.run(request).await
 }

@@ -17,12 +17,12 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// The answer to a subscriber that the engine does not take.
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/problem+json\r\n\
-    Content-Length: 119\r\n\
+    Content-Length: 133\r\n\
     Cache-Control: no-store\r\n\
     Retry-After: 1\r\n\
     Connection: close\r\n\
     \r\n\
-    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"the server is busy; try again in a moment\"}\n";
+    {\"type\":\"/problems/server-busy\",\"title\":\"The server is busy\",\"status\":503,\"detail\":\"the server is busy; try again in a moment\"}\n";
 
 /// Gives the hub a subscriber. One that the engine does not take is told.
 pub(super) async fn adopt(
@@ -82,5 +82,8 @@ mod tests {
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head} {}", body.len());
         let problem: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(problem["status"], 503);
+        let kind = fanfare::ProblemKind::ServerBusy;
+        assert_eq!(problem["type"], kind.reference());
+        assert_eq!(problem["title"], kind.title());
     }
 }

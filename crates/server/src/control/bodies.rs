@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use fanfare::bound_for;
+use fanfare::{ProblemKind, bound_for};
 use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -163,7 +163,7 @@ impl Bodies {
     fn refuse(&self) -> Problem {
         self.notices.add(Notice::PublishRefused);
         let full = "too many publishes are in progress, or their bodies are too large; try again in a second";
-        Problem::new(503, full).header("Retry-After", "1")
+        Problem::new(ProblemKind::PublishesFull, full).header("Retry-After", "1")
     }
 
     /// Whether a newcomer may need the reserve: half of a bound is taken.
@@ -223,7 +223,9 @@ impl Receiving {
             // From here on it waits for the shards, and not for its client.
             Ok(None) if self.account.end_wait(0) => None,
             Ok(None) => Some(Err(too_slow_for_others())),
-            Ok(Some(Err(_))) => Some(Err(Problem::new(400, "the body ended before its end"))),
+            Ok(Some(Err(_))) => {
+                Some(Err(Problem::new(ProblemKind::BodyIncomplete, "the body ended before its end")))
+            }
             Ok(Some(Ok(frame))) => {
                 let bytes = frame.into_data().unwrap_or_default();
                 self.account.end_wait(bytes.len());
@@ -255,21 +257,21 @@ impl Receiving {
 
 fn too_slow_for_others() -> Problem {
     let slow = "the body comes slowly, and others need the room; send it faster, or in smaller parts";
-    Problem::new(503, slow).header("Retry-After", "1")
+    Problem::new(ProblemKind::PublishesFull, slow).header("Retry-After", "1")
 }
 
 impl BodyAccount {
     fn too_slow(&self, by_rate: bool) -> Problem {
         if !by_rate {
             return Problem::new(
-                408,
+                ProblemKind::BodyTooSlow,
                 "the body was not complete in time; NDJSON is published while it comes",
             );
         }
         self.bodies.notices.add(Notice::SlowPublishEnded);
         let (grace, rate) = (BODY_GRACE.as_secs(), self.bodies.limits.get().least_rate);
         Problem::new(
-            408,
+            ProblemKind::BodyTooSlow,
             match rate {
                 0 => format!("the body paused for more than {grace} seconds"),
                 rate => format!(

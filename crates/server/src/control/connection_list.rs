@@ -11,7 +11,8 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use fanfare::{
-    ConnectionFilter, ConnectionLag, ConnectionState, Hub, Topic, Transport, WireFormat, form_fields,
+    ConnectionFilter, ConnectionLag, ConnectionState, Hub, ProblemKind, Topic, Transport, WireFormat,
+    form_fields,
 };
 use fanfare_access::MAX_NAME_BYTES;
 use serde::Serialize;
@@ -40,11 +41,11 @@ pub(super) async fn list(
 fn may_list(publisher: &Publisher) -> Result<(), Problem> {
     if !publisher.has_token() {
         let detail = "the server has no publisher keys, so only its admin listener lists connections";
-        return Err(Problem::new(403, detail));
+        return Err(Problem::new(ProblemKind::OnlyOnAdminListener, detail));
     }
     if !publisher.may_end_connections() {
         let detail = "only a token that may publish to every topic (\"*\") may list connections";
-        return Err(Problem::new(403, detail));
+        return Err(Problem::new(ProblemKind::NeedsEveryTopic, detail));
     }
     Ok(())
 }
@@ -99,7 +100,7 @@ struct Query {
 
 impl Query {
     fn parse(query: &str) -> Result<Query, Problem> {
-        let wrong = |detail: String| Problem::new(400, detail);
+        let wrong = |detail: String| Problem::new(ProblemKind::InvalidParameter, detail);
         let mut parsed =
             Query { filter: ConnectionFilter::All, after: None, limit: CONNECTIONS_PER_PAGE_DEFAULT };
         for (name, value) in form_fields(query.as_bytes()) {

@@ -12,7 +12,7 @@ use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use fanfare::{ConnectionError, Hub, Topic, form_fields};
+use fanfare::{ConnectionError, Hub, ProblemKind, Topic, form_fields};
 use fanfare_access::{MAX_NAME_BYTES, RevocationsFull, Revoked};
 use tokio::sync::Semaphore;
 
@@ -114,7 +114,7 @@ pub(super) async fn end(
 fn parse(publisher: &Publisher, query: &str) -> Result<Ends, Problem> {
     if !publisher.may_end_connections() {
         let detail = "only a token that may publish to every topic (\"*\") may end connections";
-        return Err(Problem::new(403, detail));
+        return Err(Problem::new(ProblemKind::NeedsEveryTopic, detail));
     }
     Ends::parse(query)
 }
@@ -135,7 +135,8 @@ async fn answer(
     match task.await.map(Faults::into_problem) {
         Ok(None) => StatusCode::NO_CONTENT.into_response(),
         Ok(Some(problem)) => problem.into_response(),
-        Err(_) => Problem::new(500, "the server failed to carry the request out").into_response(),
+        Err(_) => Problem::new(ProblemKind::InternalError, "the server failed to carry the request out")
+            .into_response(),
     }
 }
 
@@ -221,10 +222,10 @@ impl Faults {
     /// One answer that says all of them. `None`: there are none.
     fn into_problem(self) -> Option<Problem> {
         let Faults { not_barred, not_written, not_ended } = self;
-        let status = match (not_barred.is_empty(), &not_written, not_ended.is_empty()) {
-            (false, ..) => 507,
-            (true, Some(_), _) => 500,
-            (true, None, false) => 503,
+        let kind = match (not_barred.is_empty(), &not_written, not_ended.is_empty()) {
+            (false, ..) => ProblemKind::RevocationsFull,
+            (true, Some(_), _) => ProblemKind::RevocationNotWritten,
+            (true, None, false) => ProblemKind::StreamsNotEnded,
             (true, None, true) => return None,
         };
         let mut details = Vec::new();
@@ -247,7 +248,7 @@ impl Faults {
             }
         }
         let texts = |names: Vec<String>| serde_json::Value::from(names);
-        let mut problem = Problem::new(status, details.join("; "))
+        let mut problem = Problem::new(kind, details.join("; "))
             .member("not_barred", texts(not_barred.iter().map(|(name, _)| name.to_string()).collect()))
             .member("not_written", not_written.is_some())
             .member("not_ended", texts(not_ended.iter().map(|(name, _)| name.to_string()).collect()));
@@ -260,7 +261,7 @@ impl Faults {
 
 impl Ends {
     fn parse(query: &str) -> Result<Ends, Problem> {
-        let wrong = |detail: String| Problem::new(400, detail);
+        let wrong = |detail: String| Problem::new(ProblemKind::InvalidParameter, detail);
         let mut ends = Ends::default();
         for (name, value) in form_fields(query.as_bytes()) {
             let Ok(value) = std::str::from_utf8(&value) else {

@@ -28,6 +28,7 @@ use super::admin::{Admin, StaysOpen};
 use super::limits::{DASHBOARDS, FIGURES_EVERY};
 use super::problem::Problem;
 use super::routes::{only, static_file};
+use fanfare::ProblemKind;
 
 /// The type of the events.
 const FIGURES: &str = "figures";
@@ -58,7 +59,11 @@ async fn events(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response
     // The page of another site cannot read the answer, but it could take all places.
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     if !matches!(site, None | Some(b"same-origin" | b"none")) {
-        return Problem::new(403, "pages of other origins may not read the figures").into_response();
+        return Problem::new(
+            ProblemKind::OriginNotAllowed,
+            "pages of other origins may not read the figures",
+        )
+        .into_response();
     }
     let watched = Arc::clone(&admin);
     let observe = move || {
@@ -67,7 +72,7 @@ async fn events(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response
     };
     let Some(stream) = admin.dashboards.open(observe) else {
         let detail = format!("{DASHBOARDS} dashboards are open, which is the most; close one of them");
-        return Problem::new(503, detail).header("Retry-After", "5").into_response();
+        return Problem::new(ProblemKind::DashboardsFull, detail).header("Retry-After", "5").into_response();
     };
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),

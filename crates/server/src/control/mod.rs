@@ -17,7 +17,9 @@ mod dashboard;
 mod head_guard;
 mod limits;
 mod notices;
+mod openapi;
 mod problem;
+mod problems;
 mod publish;
 mod publish_rates;
 mod routes;
@@ -37,8 +39,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{
-    ConnectionOrigin, Decision, DecisionStart, HandOver, HandedOver, HeadError, Hub, RequestHead, Subscribe,
-    Transport, WireFormat, bound_for, reserve_of,
+    ConnectionOrigin, Decision, DecisionStart, HandOver, HandedOver, HeadError, Hub, ProblemKind,
+    RequestHead, Subscribe, Transport, WireFormat, bound_for, reserve_of,
 };
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -167,7 +169,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
     let refused = socket.refused();
     let service = service_fn(move |request: Request<Incoming>| {
         entered.begins();
-        let refusal = refused.get().map(|error| Problem::new(error.status(), error.to_string()));
+        let refusal = refused.get().map(|error| Problem::from(*error));
         let is_last = refusal.is_some() || head_guard::is_last(request.headers());
         let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
@@ -285,7 +287,7 @@ fn subscription<B>(
     let target = request.uri().to_string();
     let head = match request_head(request, &target) {
         Ok(head) => head,
-        Err(error) => return Some(Subscription::Problem(Problem::new(error.status(), error.to_string()))),
+        Err(error) => return Some(Subscription::Problem(Problem::from(error))),
     };
     let asked = fanfare::Request::on(&head, Transport::Http1, origin);
     let begins = Begins { format: head.wire_format(), start: control.hub.decision_start() };
@@ -299,7 +301,8 @@ fn subscription<B>(
     let Some(place) = place else {
         control.notices.add(Notice::UndecidedRefused);
         let detail = "too many subscriptions wait for the decision about them; try again in a second";
-        return Some(Subscription::Problem(Problem::new(503, detail).header("Retry-After", "1")));
+        let full = Problem::new(ProblemKind::TooManyUndecided, detail).header("Retry-After", "1");
+        return Some(Subscription::Problem(full));
     };
     let (task, decision) = oneshot::channel();
     match considered {
@@ -340,7 +343,12 @@ async fn resolve(subscription: Option<Subscription>) -> Option<Result<(Subscribe
         Subscription::Decided(decision, begins) => (decision, begins),
         Subscription::Undecided(decision, begins, _place) => match decision.await {
             Ok(decision) => (decision, begins),
-            Err(_) => return Some(Err(Problem::new(500, "the server did not decide about this request"))),
+            Err(_) => {
+                return Some(Err(Problem::new(
+                    ProblemKind::DecisionFailed,
+                    "the server did not decide about this request",
+                )));
+            }
         },
     };
     match decision {

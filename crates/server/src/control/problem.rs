@@ -2,15 +2,16 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use fanfare::Refusal;
+use fanfare::{HeadError, ProblemKind, Refusal};
 use serde_json::{Map, Value, json};
 
 use super::audit::RefusalDetail;
 use super::body::Flaw;
 use crate::access::Denial;
 
+/// An answer that is an error. Its kind decides about its status.
 pub(super) struct Problem {
-    status: u16,
+    kind: ProblemKind,
     detail: String,
     headers: Vec<(String, String)>,
     /// Further members of the document.
@@ -18,8 +19,8 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(status: u16, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into(), headers: Vec::new(), members: Map::new() }
+    pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Problem {
+        Problem { kind, detail: detail.into(), headers: Vec::new(), members: Map::new() }
     }
 
     pub(super) fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Problem {
@@ -41,7 +42,7 @@ impl Problem {
 
 impl From<Flaw> for Problem {
     fn from(flaw: Flaw) -> Problem {
-        let mut problem = Problem::new(400, flaw.detail);
+        let mut problem = Problem::new(ProblemKind::InvalidEvent, flaw.detail);
         if let Some(field) = flaw.field {
             problem = problem.member("field", field);
         }
@@ -55,13 +56,21 @@ impl From<Flaw> for Problem {
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Problem {
         let (name, value) = denial.field();
-        Problem::new(denial.status(), denial.detail).header(name, value)
+        Problem::new(denial.reason.problem(), denial.detail).header(name, value)
+    }
+}
+
+impl From<HeadError> for Problem {
+    fn from(error: HeadError) -> Problem {
+        Problem::new(error.problem(), error.to_string())
     }
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        let mut problem = Problem::new(refusal.status(), refusal.detail());
+        // All refusals of this server have a kind; a test looks at the sources.
+        let kind = refusal.problem().unwrap_or(ProblemKind::InternalError);
+        let mut problem = Problem::new(kind, refusal.detail());
         for (name, value) in refusal.headers() {
             problem = problem.header(name, value);
         }
@@ -71,11 +80,11 @@ impl From<Refusal> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut document = Map::from_iter([
-            ("type".to_owned(), json!("about:blank")),
-            ("title".to_owned(), json!(status.canonical_reason().unwrap_or("Error"))),
-            ("status".to_owned(), json!(self.status)),
+            ("type".to_owned(), json!(self.kind.reference())),
+            ("title".to_owned(), json!(self.kind.title())),
+            ("status".to_owned(), json!(status.as_u16())),
             ("detail".to_owned(), json!(self.detail)),
         ]);
         document.extend(self.members);

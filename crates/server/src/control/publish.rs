@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::BytesMut;
-use fanfare::{Event, Hub, PublishError, Published};
+use fanfare::{Event, Hub, ProblemKind, PublishError, Published};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -43,9 +43,12 @@ pub(super) async fn publish(
     let coded = headers.get_all(header::CONTENT_ENCODING).iter();
     if coded.into_iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         // RFC 9110, sections 8.4 and 12.5.3.
-        return Problem::new(415, "send the body as it is, without a Content-Encoding")
-            .header("Accept-Encoding", "identity")
-            .into_response();
+        return Problem::new(
+            ProblemKind::UnsupportedContentEncoding,
+            "send the body as it is, without a Content-Encoding",
+        )
+        .header("Accept-Encoding", "identity")
+        .into_response();
     }
     let form = match essence.as_str() {
         "application/json" => Form::Json,
@@ -53,7 +56,8 @@ pub(super) async fn publish(
         "application/x-ndjson" | "application/jsonl" => Form::Lines,
         _ => {
             let types = "application/json, application/x-ndjson or application/x-www-form-urlencoded";
-            let problem = Problem::new(415, format!("publish with Content-Type {types}"));
+            let problem =
+                Problem::new(ProblemKind::UnsupportedMediaType, format!("publish with Content-Type {types}"));
             return problem.header("Accept-Post", types.replace(" or ", ", ")).into_response();
         }
     };
@@ -94,7 +98,7 @@ impl Publishing<'_> {
                 "the server itself publishes to the topics whose names begin with {:?} (--presence)",
                 presence::PREFIX
             );
-            return Err(Problem::new(403, detail));
+            return Err(Problem::new(ProblemKind::ReservedTopic, detail));
         }
         self.publisher.may_publish(event).map_err(|denial| denied(control, denial))
     }
@@ -137,7 +141,8 @@ async fn publish_json(
     let reserved = account.set_memory(text.capacity().saturating_add(part_bytes));
     reserved.inspect_err(|_| bill.refuse())?;
     let publishing = tokio::spawn(publish_array(Arc::clone(control), account, text));
-    let failed = |_| Err((Problem::new(500, "the server failed to publish the array"), events));
+    let failed =
+        |_| Err((Problem::new(ProblemKind::InternalError, "the server failed to publish the array"), events));
     publishing.await.unwrap_or_else(failed).map_err(|(problem, published)| {
         // Only the beginning was published. The bytes were of use where there is one.
         let refused = events.saturating_sub(published);
@@ -236,7 +241,7 @@ async fn check_array(
     for (index, event) in JsonEvents::new(body).enumerate() {
         if index == limit {
             let long = format!("the array has more than {limit} events; NDJSON has no such bound");
-            return Err(Problem::new(413, long));
+            return Err(Problem::new(ProblemKind::TooManyEvents, long));
         }
         let event = event?;
         if let Err(problem) = publisher.may_publish(control, &event) {
@@ -459,8 +464,8 @@ async fn publish_lines(
         }
         if failure.is_none() && lines.buffer.len() > line_limit {
             let number = lines.number + 1;
-            let long = Problem::new(413, format!("line {number} is longer than {line_limit} bytes"));
-            failure = Some(long.member("line", number));
+            let long = format!("line {number} is longer than {line_limit} bytes");
+            failure = Some(Problem::new(ProblemKind::LineTooLong, long).member("line", number));
         }
         publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum, &mut bill).await?;
         if let Some(problem) = failure {
@@ -546,9 +551,10 @@ fn denied(control: &Control, denial: Denial) -> Problem {
 }
 
 fn refused(error: &PublishError) -> Problem {
-    let status = error.status();
-    let problem = Problem::new(status, error.to_string());
-    if status == 503 { problem.header("Retry-After", "1") } else { problem }
+    let problem = Problem::new(error.problem(), error.to_string());
+    // Events that are accepted and not visible yet would be published twice.
+    let may_try_again = error.is_retryable() || *error == PublishError::Stopped;
+    if may_try_again { problem.header("Retry-After", "1") } else { problem }
 }
 
 /// Receives a whole body, and notes what it has used of the publisher's rate. Its token is good then, too.
@@ -558,8 +564,10 @@ async fn collect<'p>(
     mut body: Receiving,
 ) -> Result<(BytesMut, BodyAccount, Bill<'p>), Problem> {
     let limit = control.limits.get().body_bytes;
-    let long =
-        || Problem::new(413, format!("the body is longer than {limit} bytes; NDJSON has no such bound"));
+    let long = || {
+        let detail = format!("the body is longer than {limit} bytes; NDJSON has no such bound");
+        Problem::new(ProblemKind::BodyTooLarge, detail)
+    };
     // What announces its length is refused before any of it is read.
     if body.announced_bytes() > limit as u64 {
         return Err(long());

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use fanfare::{Rate, RateKey, RateLimiter};
+use fanfare::{ProblemKind, Rate, RateKey, RateLimiter};
 use tokio::time::Instant;
 
 use super::notices::{Notice, Notices};
@@ -123,7 +123,7 @@ impl Allowance<'_> {
         let detail = format!(
             "this publisher has sent as many {what} as it may for now (--{option}); try again in {seconds} s"
         );
-        Err(Problem::new(429, detail).header("Retry-After", seconds.to_string()))
+        Err(Problem::new(ProblemKind::PublishRateReached, detail).header("Retry-After", seconds.to_string()))
     }
 
     /// Begins to note what a publish uses.

@@ -13,13 +13,14 @@ use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use fanfare::{ConnectionOrigin, Transport};
+use fanfare::{ConnectionOrigin, ProblemKind, Transport};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::problem::Problem;
 use super::{
-    Control, Notice, Notices, connection_list, connections, origin_and_host, publish, request_head, topics,
+    Control, Notice, Notices, connection_list, connections, openapi, origin_and_host, problems, publish,
+    request_head, topics,
 };
 use crate::access::{FoundPublisher, Publisher, PublisherError, TokenToVerify, TokenVerdict};
 use crate::access_log::Answered;
@@ -51,13 +52,15 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/style.css", file("text/css; charset=utf-8", include_str!("../page/style.css")))
         .route("/access.js", file("text/javascript; charset=utf-8", include_str!("../page/access.js")))
         .route("/demo.js", file("text/javascript; charset=utf-8", include_str!("../page/demo.js")))
+        .route(openapi::PATH, openapi::of_public())
+        .merge(problems::router())
         .fallback(|| async { nothing_here() })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), cross_origin))
         .with_state(control)
 }
 
 fn nothing_here() -> Problem {
-    Problem::new(404, "nothing is served at this path; look at /")
+    Problem::new(ProblemKind::NotFound, "nothing is served at this path; look at /")
 }
 
 /// Other methods are answered 405.
@@ -66,7 +69,8 @@ pub(super) fn only<S: Clone + Send + Sync + 'static>(
     allowed: &'static str,
 ) -> MethodRouter<S> {
     methods.fallback(move || async move {
-        Problem::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
+        Problem::new(ProblemKind::MethodNotAllowed, format!("this path takes {allowed}"))
+            .header("Allow", allowed)
     })
 }
 
@@ -224,7 +228,7 @@ async fn publisher(
             admission.notices.add_from(Notice::CookieRefused, client);
             let detail =
                 "a request that a cookie authorises needs an Origin that may use it; see --cors-origin";
-            Problem::new(403, detail)
+            Problem::new(ProblemKind::CookieNeedsOrigin, detail)
         }
     })
 }
@@ -240,11 +244,12 @@ fn verdict(
         Some(None) => {
             notices.add_from(Notice::TooManyTokens, client);
             let detail = "too many tokens wait to be verified; try again in a second";
-            Err(Problem::new(503, detail).header("Retry-After", "1"))
+            Err(Problem::new(ProblemKind::VerificationsBusy, detail).header("Retry-After", "1"))
         }
         None => {
             notices.add_from(Notice::VerificationPanicked, client);
-            Err(Problem::new(500, "the server failed to verify the token of this request"))
+            let detail = "the server failed to verify the token of this request";
+            Err(Problem::new(ProblemKind::InternalError, detail))
         }
     }
 }
@@ -306,12 +311,13 @@ fn judge(
     // As the admission answers health checks.
     if !rules.hosts.allow(host) && !request.uri().path().starts_with("/health/") {
         admission.notices.add_from(Notice::HostRefused, client_address(&rules, request));
-        return (fields, Some(Problem::new(421, Hosts::refusal(host))));
+        return (fields, Some(Problem::new(ProblemKind::UnknownHost, Hosts::refusal(host))));
     }
     let refused = rules.cors.judge(origin, host) == Verdict::Refused;
     if refused && matches!(*request.method(), Method::POST | Method::DELETE) {
         admission.notices.add_from(Notice::OriginRefused, client_address(&rules, request));
-        return (fields, Some(Problem::new(403, "pages of this origin may not publish; see --cors-origin")));
+        let detail = "pages of this origin may not publish; see --cors-origin";
+        return (fields, Some(Problem::new(ProblemKind::OriginNotAllowed, detail)));
     }
     (fields, None)
 }

@@ -12,7 +12,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use fanfare::{Hub, InspectError, Topic, TopicCounts, form_fields, reserve_of};
+use fanfare::{Hub, InspectError, ProblemKind, Topic, TopicCounts, form_fields, reserve_of};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -52,7 +52,7 @@ impl Inspections {
 }
 
 fn busy(detail: &str) -> Problem {
-    Problem::new(503, detail).header("Retry-After", "1")
+    Problem::new(ProblemKind::QuestionsBusy, detail).header("Retry-After", "1")
 }
 
 pub(super) async fn topics(
@@ -98,15 +98,19 @@ pub(super) async fn topic(
     name: Result<Path<String>, PathRejection>,
 ) -> Response {
     let Ok(Path(name)) = name else {
-        return Problem::new(400, "the topic in the path is not UTF-8 once its % escapes are decoded")
-            .into_response();
+        return Problem::new(
+            ProblemKind::InvalidTopic,
+            "the topic in the path is not UTF-8 once its % escapes are decoded",
+        )
+        .into_response();
     };
     let topic = match Topic::new(&name) {
         Ok(topic) => topic,
-        Err(error) => return Problem::new(400, error.to_string()).into_response(),
+        Err(error) => return Problem::new(ProblemKind::InvalidTopic, error.to_string()).into_response(),
     };
     if !publisher.may_see(topic.as_str()) {
-        return Problem::new(403, format!("the token does not cover the topic {name:?}")).into_response();
+        let detail = format!("the token does not cover the topic {name:?}");
+        return Problem::new(ProblemKind::TopicNotCovered, detail).into_response();
     }
     let history = control.presence.as_ref().and_then(|presence| presence.history(&topic));
     let empty = history.is_some().then(|| topic.to_string());
@@ -117,8 +121,10 @@ pub(super) async fn topic(
         Ok(None) => match &empty {
             // All have left, and the history says when.
             Some(topic) => Json(Described { history, ..Described::empty(topic) }).into_response(),
-            None => Problem::new(404, format!("topic {name:?} has neither subscribers nor retained events"))
-                .into_response(),
+            None => {
+                let detail = format!("topic {name:?} has neither subscribers nor retained events");
+                Problem::new(ProblemKind::UnknownTopic, detail).into_response()
+            }
         },
         Err(problem) => problem.into_response(),
     }
@@ -140,7 +146,7 @@ pub(super) async fn ask<T: Send + 'static>(
     });
     match asked.await {
         Ok(answer) => answer.map_err(|error| busy(&error.to_string())),
-        Err(_) => Err(Problem::new(500, "the question has failed")),
+        Err(_) => Err(Problem::new(ProblemKind::InternalError, "the question has failed")),
     }
 }
 
@@ -153,7 +159,7 @@ struct Query {
 
 impl Query {
     fn parse(query: &str) -> Result<Query, Problem> {
-        let wrong = |detail: String| Problem::new(400, detail);
+        let wrong = |detail: String| Problem::new(ProblemKind::InvalidParameter, detail);
         let mut parsed = Query { after: None, limit: TOPICS_PER_PAGE_DEFAULT };
         for (name, value) in form_fields(query.as_bytes()) {
             let number = std::str::from_utf8(&value).ok().and_then(|value| value.parse::<u64>().ok());

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
-use fanfare::{Decision, DecisionTicket, InvalidHeader, Refusal, Subscribe};
+use fanfare::{Decision, DecisionTicket, InvalidHeader, ProblemKind, Refusal, Subscribe};
 use fanfare_access::{AccessError, Verified};
 use tokio::sync::oneshot;
 
@@ -112,8 +112,11 @@ impl UndecidedSubscription {
             Answer::Refused(status, challenge) => {
                 notices.add_from(Notice::AuthorizationRefused, client);
                 let reason = format!("the authorization endpoint answered {status}");
-                let refusal =
-                    Refusal::new(*status, access.explain("this subscription is not allowed", reason));
+                let kind = match status {
+                    401 => ProblemKind::AuthorizationRequired,
+                    _ => ProblemKind::AuthorizationDenied,
+                };
+                let refusal = Refusal::of(kind, access.explain("this subscription is not allowed", reason));
                 match status {
                     401 => refusal.with_header("WWW-Authenticate", challenge.as_deref().unwrap_or("Bearer")),
                     _ => Ok(refusal),
@@ -123,7 +126,9 @@ impl UndecidedSubscription {
             Answer::Failed(failure) => {
                 notices.add_failure(*failure, client);
                 let detail = "the server cannot find out now whether this subscription is allowed";
-                access.try_again(access.explain(detail, failure)).map(Err)
+                access
+                    .try_again(ProblemKind::AuthorizationUnavailable, access.explain(detail, failure))
+                    .map(Err)
             }
         };
         with_fields(judged, &fields)
@@ -143,7 +148,7 @@ fn admit(
         // The endpoint has answered before it could know that. The client's next question is a new one.
         notices.add_denial(AccessError::Revoked, client);
         let detail = access.explain("this subscription was ended", AccessError::Revoked);
-        return access.try_again(detail).map(Err);
+        return access.try_again(ProblemKind::SubscriptionEnded, detail).map(Err);
     }
     match access.admit_verified(&verified, subscribe) {
         Ok(subscribe) if grant.private => Ok(Ok(subscribe)),
@@ -178,5 +183,7 @@ pub(crate) fn with_fields(
         }
     });
     // A field echoes the origin.
-    decided.unwrap_or_else(|invalid| Decision::Refuse(Refusal::new(400, invalid.to_string())))
+    decided.unwrap_or_else(|invalid| {
+        Decision::Refuse(Refusal::of(ProblemKind::MalformedRequest, invalid.to_string()))
+    })
 }

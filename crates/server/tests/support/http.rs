@@ -5,11 +5,12 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use fanfare::ProblemKind;
 use fanfare_testkit::chunks::{ChunkReader, Part};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{PATIENCE, now};
+use super::{PATIENCE, described, now};
 
 /// The most that an answer may have, so that no test reads for ever.
 const ANSWER_BYTES: usize = 64 << 20;
@@ -183,7 +184,9 @@ impl Connection {
     /// Sends a request without a body and reads the answer.
     pub(crate) fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
         self.send(head(method, target, headers));
-        self.read_response_to(method)
+        let response = self.read_response_to(method);
+        described::check(method, target, &response);
+        response
     }
 
     /// Sends a body of a known length and reads the answer.
@@ -204,7 +207,9 @@ impl Connection {
         let mut bytes = head("POST", "/events", &all).into_bytes();
         bytes.extend_from_slice(body);
         self.send_what_it_takes(bytes);
-        self.read_response_to("POST")
+        let response = self.read_response_to("POST");
+        described::check("POST", "/events", &response);
+        response
     }
 
     /// Says that nothing more will be sent.
@@ -271,7 +276,10 @@ impl Response {
         assert_eq!(problem["status"], status, "{problem}");
         let detail = problem["detail"].as_str().unwrap_or_default();
         assert!(!detail.is_empty(), "a refusal has a reason: {problem}");
-        assert!(problem["title"].is_string() && problem["type"].is_string(), "{problem}");
+        let reference = problem["type"].as_str().unwrap_or_default();
+        let kind = ProblemKind::ALL.iter().find(|kind| kind.reference() == reference);
+        let kind = kind.unwrap_or_else(|| panic!("the type is no known kind: {problem}"));
+        assert_eq!((kind.status(), problem["title"].as_str()), (status, Some(kind.title())), "{problem}");
         problem
     }
 }

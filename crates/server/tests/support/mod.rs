@@ -7,6 +7,7 @@
 // Each test program uses its part of this.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub(crate) mod described;
 pub(crate) mod endpoint;
 pub(crate) mod file;
 pub(crate) mod http;

@@ -12,6 +12,7 @@ use fanfare_proto::client_limits::bound_for;
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::FullPolicy;
 use fanfare_proto::link::Encoding;
+use fanfare_proto::problem::ProblemKind;
 
 use super::pending::{HEADS, OPERATOR_HEADS, Receiving};
 use super::{Reply, peer_address};
@@ -182,7 +183,7 @@ impl<I: Io> Shard<I> {
             _ => 0,
         };
         let wait = least + 1 + self.jitter.next_number() % 10;
-        let refusal = Refusal::new(no_room.status(), no_room.text());
+        let refusal = Refusal::of(no_room.problem(), no_room.text());
         Reply::Refuse(refusal.own_header("Retry-After", &wait.to_string()))
     }
 
@@ -200,11 +201,16 @@ impl<I: Io> Shard<I> {
 }
 
 impl NoRoom {
-    /// Others do not cause what 429 says (RFC 6585, section 4).
-    fn status(self) -> u16 {
+    /// Those of a client's bounds have the status 429, and the others 503: other clients do not cause what 429 says (RFC
+    /// 6585, section 4).
+    fn problem(self) -> ProblemKind {
         match self {
-            NoRoom::Client(_) => 429,
-            NoRoom::Connections | NoRoom::Details | NoRoom::Topics | NoRoom::Patterns => 503,
+            NoRoom::Connections => ProblemKind::ServerFull,
+            NoRoom::Details | NoRoom::Topics => ProblemKind::SubscriptionMemoryFull,
+            NoRoom::Patterns => ProblemKind::TooManyPatterns,
+            NoRoom::Client(ClientBound::Connections) => ProblemKind::TooManyConnections,
+            NoRoom::Client(ClientBound::ConnectRate { .. }) => ProblemKind::ConnectingTooOften,
+            NoRoom::Client(ClientBound::Subject) => ProblemKind::TooManyStreams,
         }
     }
 

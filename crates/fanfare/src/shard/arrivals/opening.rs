@@ -11,6 +11,7 @@ use fanfare_proto::frame::{checkpoint, prelude, wrap};
 use fanfare_proto::limits::OPENING_TOPICS_OF_A_SCAN;
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::{EARLIEST, Start};
+use fanfare_proto::problem::ProblemKind;
 use fanfare_proto::stream::{Deciseconds16, StreamOptions};
 use fanfare_proto::unsent::Unsent;
 
@@ -56,7 +57,7 @@ impl<I: Io> Shard<I> {
         }
         if subscribe.members.len() > self.limits.members_per_subscription {
             let text = "the server gave this subscription more members of topics than it may have";
-            return Err(Reply::Refuse(Refusal::new(500, text)));
+            return Err(Reply::Refuse(Refusal::of(ProblemKind::InternalError, text)));
         }
         let details_bytes = bound_for(is_operator, self.limits.details_bytes);
         if !self.connections.has_room_for(subscribe, details_bytes) {

@@ -6,6 +6,7 @@ use fanfare_io::{Io, Socket};
 use fanfare_proto::head::HeadScanner;
 use fanfare_proto::limits::{EXPIRIES, LINGER};
 use fanfare_proto::link::{LinkKey, Transport};
+use fanfare_proto::problem::ProblemKind;
 
 use super::Reply;
 use super::clients::Counting;
@@ -128,7 +129,7 @@ impl<I: Io> Shard<I> {
             let Some(Pending { socket, .. }) = self.arrivals.pending.remove(key) else { continue };
             self.io.unwatch(socket, SlotKey::Pending(key).token());
             self.counts.heads_timed_out += 1;
-            let late = Refusal::new(408, "the request head was not complete in time");
+            let late = Refusal::of(ProblemKind::HeadTimeout, "the request head was not complete in time");
             self.reply(socket, Reply::Refuse(late), now);
         }
         for _ in 0..EXPIRIES {

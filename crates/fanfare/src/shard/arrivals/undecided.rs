@@ -11,6 +11,7 @@ use fanfare_io::{Io, Socket};
 use fanfare_proto::client_limits::bound_for;
 use fanfare_proto::limits::{EXPIRIES, UNDECIDED_CHECK, UNDECIDED_CHECKS};
 use fanfare_proto::link::{LinkKey, Transport};
+use fanfare_proto::problem::ProblemKind;
 
 use super::deadline_table::DeadlineTable;
 use super::{Asked, Reply};
@@ -191,7 +192,8 @@ impl<I: Io> Shard<I> {
             if let Some(Undecided { socket, wanted, .. }) = self.arrivals.undecided.requests.remove(key) {
                 drop(wanted);
                 self.counts.decisions_timed_out += 1;
-                let late = Refusal::new(503, "the decision about this request did not come in time");
+                let detail = "the decision about this request did not come in time";
+                let late = Refusal::of(ProblemKind::DecisionLate, detail);
                 self.reply(socket, Reply::Refuse(late.own_header("Retry-After", "1")), now);
             }
         }
@@ -211,7 +213,9 @@ impl<I: Io> Shard<I> {
 }
 
 fn too_many_wait() -> Refusal {
-    let refusal =
-        Refusal::new(503, "too many requests wait for the decision about them; try again in a moment");
+    let refusal = Refusal::of(
+        ProblemKind::TooManyUndecided,
+        "too many requests wait for the decision about them; try again in a moment",
+    );
     refusal.own_header("Retry-After", "1")
 }
