@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask --help` lists them.
 
 mod bench;
+mod bom;
 mod book;
 mod check;
 mod config;
