@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{cargo, status};
+use crate::{cargo, documents, status};
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run() -> Result<ExitCode, String> {
@@ -20,8 +20,12 @@ pub(crate) fn run() -> Result<ExitCode, String> {
             failed.push(name);
         }
     }
+    if let Err(faults) = documents::check() {
+        println!("{faults}");
+        failed.push("links of the documents");
+    }
     if failed.is_empty() {
-        println!("formatting, lints and documentation are in order");
+        println!("formatting, lints, documentation and links are in order");
         Ok(ExitCode::SUCCESS)
     } else {
         Err(format!("not in order: {}", failed.join(", ")))

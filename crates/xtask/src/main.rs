@@ -1,8 +1,11 @@
 //! The project's own commands: `cargo xtask --help` lists them.
 
 mod bench;
+mod bom;
+mod book;
 mod check;
 mod config;
+mod documents;
 mod fuzz;
 mod loom;
 mod package;
@@ -27,8 +30,10 @@ use clap::Parser;
 enum Xtask {
     /// Run every test; install the browser and the proxies that some of them drive, where these are missing
     Test(test::Options),
-    /// Check formatting, lints and documentation
+    /// Check formatting, lints, documentation and the links of the documents
     Check,
+    /// Make a site of the documents
+    Book,
     /// Check the documents that are made of the server's options, or renew them with --bless
     Config(config::Options),
     /// Try every order in which threads can use the mailbox and the hub
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse() {
         Xtask::Test(options) => test::run(&options),
         Xtask::Check => check::run(),
+        Xtask::Book => book::run(),
         Xtask::Config(options) => config::run(&options),
         Xtask::Loom(options) => loom::run(&options),
         Xtask::Bench(options) => bench::run(&options),
