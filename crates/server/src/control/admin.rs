@@ -30,7 +30,8 @@ use super::control_connections::{ControlConnection, ControlConnections};
 use super::dashboard::{self, Dashboards};
 use super::head_guard::{self, HeadGuard};
 use super::limits::{
-    ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ControlLimits, CurrentLimits, HEAD_TIME, READ_BYTES,
+    ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ADMIN_OPEN_PAUSE, ControlLimits, CurrentLimits,
+    HEAD_TIME, READ_BYTES,
 };
 use super::problem::Problem;
 use super::unread::Watched;
@@ -72,22 +73,45 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Starts its thread, which ends with the process: probes are answered while the engine drains.
+/// Starts its thread, which ends with the process: probes are answered while the engine drains. Without a
+/// listener, the thread opens one at `address` as soon as the address is free. It may belong to another process
+/// for the moment: to a server that drains, whose place this one takes.
 ///
 /// # Errors
 /// The system refuses a thread, or descriptors for it.
-pub(crate) fn start(admin: Admin, listener: std::net::TcpListener) -> io::Result<()> {
+pub(crate) fn start(
+    admin: Admin,
+    address: SocketAddr,
+    listener: Option<std::net::TcpListener>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
-        TcpListener::from_std(listener)?
+        listener.map(TcpListener::from_std).transpose()?
     };
     thread::Builder::new().name("fanfare-admin".to_owned()).spawn(move || {
         // Where that is refused, answers come later while broadcasts run.
         let _ = fanfare::prefer_short_runs();
-        runtime.block_on(accept(Arc::new(admin), listener));
+        runtime.block_on(async {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => open_later(address).await,
+            };
+            accept(Arc::new(admin), listener).await;
+        });
     })?;
     Ok(())
+}
+
+/// Waits until the address is free, and listens on it.
+async fn open_later(address: SocketAddr) -> TcpListener {
+    loop {
+        tokio::time::sleep(ADMIN_OPEN_PAUSE).await;
+        if let Ok(listener) = listen(address).and_then(TcpListener::from_std) {
+            tracing::info!(%address, "the admin listener is open now");
+            return listener;
+        }
+    }
 }
 
 async fn accept(admin: Arc<Admin>, listener: TcpListener) {
