@@ -92,6 +92,11 @@ impl Notice {
         Notice::AdminHostRefused,
     ];
 
+    /// Whether it is counted by its reasons.
+    fn has_reasons(self) -> bool {
+        matches!(self, Notice::AccessDenied | Notice::AuthorizationFailed)
+    }
+
     /// The short name, for metrics. It stays the same in later versions.
     fn name(self) -> &'static str {
         match self {
@@ -223,9 +228,11 @@ impl Notices {
         client.map(|address| address.to_string())
     }
 
-    /// How often each of them happened, by its name.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Notice::ALL.into_iter().map(|notice| (notice.name(), self.count(notice)))
+    /// How often each of them happened, by its name. Notices that are counted by their reasons are left out:
+    /// [`Notices::denials`] and [`Notices::failures`] have them, so that the sum counts each request once.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let others = Notice::ALL.into_iter().filter(|notice| !notice.has_reasons());
+        others.map(|notice| (notice.name(), self.count(notice)))
     }
 
     /// How often access was denied for each reason.
@@ -317,5 +324,17 @@ mod tests {
         assert_eq!(due, Notice::ALL.map(|notice| (notice, 1)));
         notices.add(Notice::PublishRefused);
         assert!(reporter.due(&notices, Duration::ZERO).is_empty());
+    }
+
+    /// A request with a bad token was two refusals on the dashboard: one of them by its reason.
+    #[test]
+    fn each_refusal_is_counted_once() {
+        let notices = Notices::default();
+        notices.add_denial(AccessError::Missing, None);
+        notices.add_failure(Failure::TimedOut, None);
+        notices.add(Notice::HostRefused);
+        let all = notices.others().chain(notices.denials()).chain(notices.failures());
+        let counted: Vec<_> = all.filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("host", 1), ("missing", 1), ("timed_out", 1)]);
     }
 }

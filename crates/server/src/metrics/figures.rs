@@ -51,6 +51,7 @@ impl Observer {
             time: Sources::time(),
             readiness: readiness.map_or(String::new(), |answer| answer.text().trim().to_owned()),
             top_topics: topics,
+            top_topics_limit: TOPICS_AT_MOST,
             ..Figures::between(before, &now)
         };
         // All of its parts can be JSON.
@@ -148,6 +149,8 @@ struct Figures {
     process: Process,
     /// `None`: there are too many topics for the list, or it is not known yet.
     top_topics: Option<Vec<TopTopic>>,
+    /// The most topics with which there is a list.
+    top_topics_limit: usize,
 }
 
 /// How much happened a second.

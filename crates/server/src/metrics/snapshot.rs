@@ -86,7 +86,7 @@ impl Snapshot {
             memory_bounds,
             publishes_in_progress,
             publish_bytes,
-            notices: notices.all().collect(),
+            notices: notices.others().collect(),
             denials: notices.denials().collect(),
             failures: notices.failures().collect(),
             is_ready: sources.health.is_ready(),

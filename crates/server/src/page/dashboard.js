@@ -328,7 +328,7 @@ function showReasons(id, reasons) {
   byId(`${id}-empty`).hidden = rows.length > 0;
 }
 
-function showTopics({ topics, top_topics: list }) {
+function showTopics({ topics, top_topics: list, top_topics_limit: limit }) {
   const rows = (list ?? []).map(({ topic, subscribers, laggards, retained }) => [
     name(topic),
     count(subscribers),
@@ -339,7 +339,7 @@ function showTopics({ topics, top_topics: list }) {
   const empty = byId("topics-empty");
   empty.hidden = rows.length > 0;
   if (list) say(empty, "No topic has subscribers or events.");
-  else if (topics > 0) say(empty, `There are ${count(topics)} topics. The list is there for at most 1,000; GET /topics has all.`);
+  else if (topics > limit) say(empty, `There are ${count(topics)} topics, which are too many for this list (${count(limit)}). GET /topics has all.`);
   else say(empty, "Not known yet.");
 }
 

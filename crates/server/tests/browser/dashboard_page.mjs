@@ -29,6 +29,25 @@ export class DashboardPage {
     return answer;
   }
 
+  // Loads the page again, whose stream now has what `change` makes of the server's newest figures, and then ends.
+  // Null: the stream is the server's again.
+  async withFigures(change) {
+    await this.page.unroute("**/dashboard/events");
+    if (change) {
+      const data = await this.page.evaluate(async () => {
+        const source = new EventSource("dashboard/events");
+        const { data } = await new Promise((resolve) => source.addEventListener("figures", resolve));
+        source.close();
+        return data;
+      });
+      const events = [change(JSON.parse(data))].flat().map((figures) => `event: figures\ndata: ${JSON.stringify(figures)}\n\n`);
+      const headers = { "content-type": "text/event-stream" };
+      await this.page.route("**/dashboard/events", (route) => route.fulfill({ headers, body: events.join("") }));
+    }
+    await this.page.reload();
+    if (!change) await this.state("ready");
+  }
+
   async state(state) {
     await this.page.locator(`#state[data-state="${state}"]`).waitFor();
     return this.text("state");
