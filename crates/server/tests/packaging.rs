@@ -213,6 +213,23 @@ fn the_values_of_the_chart_are_those_of_its_schema() {
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
 }
 
+/// With metrics on, the port of the admin listener was in the service of the clients: a load balancer opened it to
+/// the world. And the job of Prometheus had the name of the release, so that no alert about a server that is down
+/// ever fired.
+#[test]
+fn the_admin_listener_has_a_service_of_its_own_and_its_job_is_that_of_the_alerts() {
+    let template = |name: &str| read(&format!("chart/fanfare/templates/{name}"));
+    assert!(!template("service.yaml").contains("admin"));
+    let admin = template("service-admin.yaml");
+    assert!(admin.contains("clusterIP: None") && admin.contains("port: {{ .Values.serviceMonitor.port }}"));
+    let monitor = template("servicemonitor.yaml");
+    let component = "app.kubernetes.io/component: admin";
+    assert!(admin.contains(component) && monitor.contains(component));
+    assert!(monitor.contains("\n  jobLabel: app.kubernetes.io/name\n"), "{monitor}");
+    assert!(template("_helpers.tpl").contains("\napp.kubernetes.io/name: fanfare\n"));
+    assert!(read("prometheus/alerts.yml").contains("up{job=\"fanfare\"}"));
+}
+
 /// The names of values without values below them that the chart knows itself.
 fn describe(schema: &Value, name: &str, all: &mut BTreeSet<String>) {
     match schema["properties"].as_object() {
