@@ -256,3 +256,21 @@ fn huge_waits_and_hostile_words_do_no_harm() {
     let event: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(event["data"], "\u{9b}2J\u{7f}");
 }
+
+/// A script took half of a stream for all of it.
+#[test]
+fn a_stream_that_breaks_is_no_success_for_once() {
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let ran = sub_from(stream(chunked, "9\r\ndata: x\n\n\r\n0\r\n\r\n"), &["--data", "--once"]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "x\n", ""));
+    let ran = sub_from(stream(chunked, "9\r\ndata: x\n\n\r\n"), &["--data", "--once"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(4), "x\n"), "{ran:?}");
+    assert!(ran.stderr.contains("the stream broke"), "{ran:?}");
+}
+
+/// The format of JSON passed characters on that change the direction of a text.
+#[test]
+fn json_has_no_characters_that_turn_text_around() {
+    let ran = sub_from(stream("", "data: \u{202e}txt.exe\n\n"), &["--max", "1"]);
+    assert!(ran.stdout.contains("\\u202etxt.exe"), "{ran:?}");
+}
