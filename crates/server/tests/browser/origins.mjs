@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { eventsOf } from "./client.mjs";
 import { Gate } from "./gate.mjs";
 import { Keys } from "./keys.mjs";
-import { OriginPage, PageServer } from "./pages.mjs";
+import { OriginPage, PageServer } from "./origin_page.mjs";
 
 const FORM = "application/x-www-form-urlencoded";
 // The end of a server is not what is tried here.
