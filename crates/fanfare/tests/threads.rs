@@ -380,7 +380,7 @@ fn a_request_for_nobody_is_not_found() {
     }
 }
 
-/// With larger heads allowed than fit into a message, those who sent one were told for ever that the control plane was busy.
+/// With larger heads allowed than fit into a message, clients that sent one got "busy" for ever.
 #[test]
 fn what_is_handed_over_fits() {
     let head = HeadLimits::default().with_max_bytes(1 << 20);
@@ -469,7 +469,7 @@ fn on_private_shards(builder: Builder, admission: impl Admission) -> Builder {
     on_shards(builder.descriptor_tables(DescriptorTables::Auto), admission)
 }
 
-/// Who wrote [`Duration::MAX`] for "never" had shards that panicked at their first connection.
+/// With [`Duration::MAX`] for "never", shards panicked at their first connection.
 #[test]
 fn the_longest_time_is_never() {
     let never = Duration::MAX;
@@ -511,7 +511,7 @@ fn a_unix_socket_is_adopted_too() {
     }
 }
 
-/// Who gives away something on which the options cannot be set learns of it.
+/// A socket on which the options cannot be set is refused with an error.
 #[test]
 fn what_the_kernel_refuses_is_not_adopted() {
     let options = SocketOptions::default().with_keepalive(Some(Duration::MAX));

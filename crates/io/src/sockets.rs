@@ -175,7 +175,7 @@ pub fn port_lock_name(port: u16) -> String {
     format!("fanfare/listen/{user}/{port}")
 }
 
-/// Binds once without `SO_REUSEPORT`, which fails if anybody listens there, and lets go again.
+/// Binds once without `SO_REUSEPORT`, which fails if another socket listens there, and closes the socket again.
 fn refuse_shared(address: SocketAddr) -> io::Result<()> {
     let socket = open(address)?;
     // Like a listener, or else connections in TIME-WAIT of our own predecessor would look like an owner.

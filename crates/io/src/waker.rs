@@ -159,7 +159,7 @@ pub fn collect_wakes<R>(work: impl FnOnce() -> R) -> (R, Wakes) {
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 impl Waker {
-    /// Whether it was used since the last time that somebody asked.
+    /// Whether it was used since the last question.
     pub fn was_used(&self) -> bool {
         drain(self.event.number)
     }

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Subscribe to a running server; one line per event
     #[command(after_help = EXIT_CODES)]
     Sub(SubOptions),
-    /// Show what a running server does, once a second, like its dashboard
+    /// Show the figures of a running server, once a second, as its dashboard does
     #[command(after_help = EXIT_CODES)]
     Top(TopOptions),
     /// Mint and inspect access tokens and signed URLs, for trying out
@@ -53,7 +53,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What `fanfare config` does.
+/// The commands of `fanfare config`.
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Report all mistakes in a file, and in how its values go together
@@ -82,7 +82,7 @@ pub(crate) struct PubOptions {
     /// Your own id for the event (not with standard input)
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// For subscribers whose token covers the topic, and no others
+    /// Deliver the event only to subscribers whose token covers the topic
     #[arg(long)]
     pub(crate) private: bool,
     /// The longest line of standard input
@@ -132,7 +132,7 @@ pub(crate) struct SubOptions {
     /// Resume after this event id, or `earliest` for everything retained
     #[arg(long, value_name = "ID", conflicts_with = "last", value_parser = event_id)]
     pub(crate) since: Option<String>,
-    /// Begin with so many of the newest retained events, or as many as are in 64 MiB. They are printed when the
+    /// Begin with this number of the newest retained events, or as many as are in 64 MiB. They are printed when the
     /// newest event of the server has come, after a second without an event, or after ten seconds
     #[arg(long, value_name = "COUNT")]
     pub(crate) last: Option<usize>,
@@ -142,13 +142,13 @@ pub(crate) struct SubOptions {
     /// The same as `--format data`
     #[arg(long, conflicts_with = "format")]
     pub(crate) data: bool,
-    /// Stop after so many events
+    /// Stop after this number of events
     #[arg(long, visible_alias = "count", value_name = "COUNT", value_parser = value_parser!(u64).range(1..))]
     pub(crate) max: Option<u64>,
     /// End with the stream instead of reconnecting; the exit code is 4 where the stream breaks
     #[arg(long)]
     pub(crate) once: bool,
-    /// Reconnect after so long a silence, in which the heartbeats of the server are missing, too; 0s: never
+    /// Reconnect after this time without a byte, not even a heartbeat; 0s: never
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2m")]
     pub(crate) idle_timeout: Duration,
     #[command(flatten)]
@@ -180,7 +180,7 @@ fn event_id(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What the exit codes of `fanfare pub`, `sub` and `top` mean, for their help.
+/// The meaning of the exit codes of `fanfare pub`, `sub` and `top`, for their help.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when no program reads the output any more

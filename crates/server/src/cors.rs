@@ -13,7 +13,7 @@ pub(crate) struct Cors {
     any: bool,
 }
 
-/// What the rules say of a request.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict<'r> {
     /// It names no origin, or its own: nothing to add.

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 /// How often the control plane shows that it is alive.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// A control plane that was silent for so long does not come back by itself: none of its tasks keeps its thread for a
+/// A control plane that was silent for so long does not recover by itself: none of its tasks keeps its thread for a
 /// second.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What the answers depend on.
+/// The state on which the answers depend.
 pub(crate) struct Health {
     started: Instant,
     draining: AtomicBool,

@@ -157,7 +157,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
                 continue;
             }
             if told.send(signal).is_err() && signal != SIGHUP {
-                // The drain is under way and somebody is impatient.
+                // A second signal, while the drain is under way, ends the process.
                 std::process::exit(128 + signal);
             }
         }
@@ -348,7 +348,7 @@ fn for_proxies(out: &mut impl Write, address: &str) -> io::Result<()> {
     writeln!(out, "fanfare {} is listening on {address} for the PROXY protocol", env!("CARGO_PKG_VERSION"))
 }
 
-/// What [`watch`] looks at and changes.
+/// The parts of the server that [`watch`] reads and changes.
 struct Watched<'w> {
     engine: &'w Engine,
     notices: &'w Notices,

@@ -22,7 +22,7 @@ const EVENT_BYTES: usize = 64 << 20;
 /// The longest id that is sent back to resume, in bytes. Servers refuse a request whose head is longer than some kilobytes.
 const ID_BYTES: usize = 4096;
 
-/// What lasts over reconnects.
+/// The state that lasts over reconnects.
 struct Subscriber<'o> {
     server: Server,
     options: &'o SubOptions,
@@ -34,7 +34,7 @@ struct Subscriber<'o> {
     newest: Option<Newest>,
 }
 
-/// Why a stream is not read any more.
+/// The reason why a stream is not read any more.
 enum End {
     /// There are as many events as were asked for, or no program reads the output.
     Done,
@@ -118,7 +118,7 @@ impl Subscriber<'_> {
         self.server.stream(&self.query(), last_event_id).await
     }
 
-    /// Where the streams of the server stand now: the id at the beginning of a new one.
+    /// The position of the server's streams now: the id at the beginning of a new one.
     async fn position(&self) -> Result<String, Failure> {
         let attempt = match self.ask("").await? {
             Attempt::Stream(body) => timeout(self.options.server.timeout, first_id(body)).await,

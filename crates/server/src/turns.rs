@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use fanfare::{ClientLimits, bound_for};
 
-/// What waits, by client. The operator's have every second turn.
+/// The entries that wait, by client. Those of the operator have every second turn.
 #[derive(Debug)]
 pub(crate) struct Turns<T> {
     of_clients: HashMap<Option<ClientKey>, Line<T>>,
@@ -30,14 +30,14 @@ pub(crate) struct TurnBounds {
     pub(crate) shares: usize,
 }
 
-/// What waits of one client, each with its memory.
+/// The entries of one client that wait, each with its memory.
 #[derive(Debug)]
 struct Line<T> {
     items: VecDeque<(T, usize)>,
     bytes: usize,
 }
 
-/// Whose request it is that waits.
+/// The client of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TurnOf {
     /// The address of the client, for logs and for what others are told.

@@ -45,7 +45,7 @@ struct Shared {
     filled: Condvar,
 }
 
-/// What waits.
+/// The verifications that wait.
 struct Queue {
     turns: Turns<Box<dyn Verification>>,
     is_ended: bool,

@@ -1,4 +1,4 @@
-//! Who is let in: tokens, grants, revocations, and what a server without keys does.
+//! Access: tokens, grants, revocations, and a server without keys.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health checks, and who may ask for them. And the lines of the log for
+//! The admin listener: metrics, health checks, and the rules for access to them. And the lines of the log for
 //! operators.
 
 mod support;

@@ -1,4 +1,4 @@
-//! Clients that send nothing right, not in time, or not to the end: they cost nobody else anything, and leave the server
+//! Clients that send wrong bytes, too slowly, or not to the end. They delay no other client, and leave the server
 //! as it was. What is wrong in a single request is in `hostile.rs`.
 
 mod support;

@@ -57,7 +57,7 @@ fn expect_served(server: &Server, subscribers: &mut [Subscriber]) {
     }
 }
 
-/// Nobody was evicted for a newcomer, and who leaves makes room for one.
+/// No subscriber was evicted for a newcomer, and a subscriber that leaves makes room for one.
 fn expect_room_after_one_has_left(server: &Server, mut first: Vec<Subscriber>) {
     expect_served(server, &mut first);
     drop(first.pop());

@@ -1,4 +1,4 @@
-//! Subscribers that read slowly or not at all: what it costs them, and that it costs nobody else.
+//! Subscribers that read slowly or not at all: the cost to them, and that other subscribers have none.
 
 mod support;
 
@@ -99,7 +99,7 @@ on_both_backends! {
         }
         assert!(gaps > 0, "it fell behind by more than its bound");
 
-        // Who asked not to be told is not told, and goes on as well.
+        // A subscriber with `gap=off` gets no gap event, and its stream goes on as well.
         let mut quiet = read_late(quiet);
         let mut previous = None;
         loop {

@@ -1,4 +1,4 @@
-//! What users of the published crates rely on: that the public interface changes only where somebody meant it, that the
+//! What users of the published crates rely on: that the public interface changes only on purpose, that the
 //! packages build from their own files, and that the oldest dependencies which they allow are enough.
 
 use std::fs;
@@ -98,7 +98,7 @@ fn listing(name: &str) -> Result<Vec<String>, String> {
     Ok(interface.items().map(ToString::to_string).collect())
 }
 
-/// Builds each crate from its package, as somebody would who has it from a registry.
+/// Builds each crate from its package, as a user of a registry would.
 fn packages() -> Result<(), String> {
     forget_packages()?;
     let mut package = cargo(["package", "--quiet", "--allow-dirty"]);

@@ -1,5 +1,5 @@
-//! A line of the log for each publish that was refused: who, from where, and why. A flood of them is a few
-//! lines a second and the number of those that were left out.
+//! A line of the log for each publish that was refused, with its client, its subject and the reason. A flood of
+//! refusals makes a few lines a second, and a count of the lines that were left out.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -46,7 +46,7 @@ impl Audit {
     ) {
         let Some(left_out) = self.line_may_come(Instant::now()) else { return };
         let client = client.map(|address| address.to_string());
-        // What a client has written is escaped.
+        // Text of a client is escaped.
         let subject = subject.map(|subject| subject.escape_debug().to_string());
         let reason = detail.map(|detail| detail.0.escape_debug().to_string());
         let left_out = (left_out > 0).then_some(left_out);

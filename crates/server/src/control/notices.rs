@@ -1,5 +1,5 @@
-//! What the control plane tells the operator when a bound is reached: counts, from which the server makes a
-//! few lines of its log, however many clients there are.
+//! Notices of the control plane to the operator when a bound is reached. They are counts, from which the server
+//! makes a few lines of its log, however many clients there are.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use fanfare_access::AccessError;
 use crate::forward::Failure;
 use crate::silence::Silence;
 
-/// What happened.
+/// A kind of notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// A connection was ended to make room for another, or for the answer of another.
@@ -59,9 +59,9 @@ pub(crate) enum Notice {
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     counts: [AtomicU64; Notice::ALL.len()],
-    /// Why it happened the last time.
+    /// The error of the last time.
     errors: [Mutex<Option<String>>; Notice::ALL.len()],
-    /// Whose request it was the last time, as far as that is known.
+    /// The client of the last time, as far as it is known.
     clients: [Mutex<Option<IpAddr>>; Notice::ALL.len()],
     /// How often access was denied for each reason.
     denials: [AtomicU64; AccessError::NAMES.len()],
@@ -296,7 +296,7 @@ impl Reporter {
     }
 }
 
-/// What happened since the last line, and how often for each reason.
+/// The count of each reason since the last line.
 fn reasons(names: &[&str], counts: &[AtomicU64], reported: &mut [u64]) -> String {
     let mut reasons = Vec::new();
     for ((name, count), reported) in names.iter().zip(counts).zip(reported) {

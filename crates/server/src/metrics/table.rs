@@ -12,7 +12,7 @@ const fn metric(name: &'static str, unit: Option<Base>, help: &'static str, read
 /// A reason, and how often it was one.
 type Refusal = (&'static str, fn(&Counts) -> u64);
 
-/// Why the engine refused or closed connections at its bounds, as the values of a label.
+/// The reasons for which the engine refuses or closes connections at its bounds, as the values of a label.
 const REFUSALS: [Refusal; 13] = [
     ("connections_full", |counts| counts.refused_full),
     ("subscription_memory", |counts| counts.refused_for_memory),
@@ -360,18 +360,18 @@ pub(super) static TABLE: &[Metric] = &[
     ),
 ];
 
-/// What was refused or closed because of a bound or a rule, by the reason.
+/// Requests and connections that were refused or closed because of a bound or a rule, by the reason.
 pub(super) fn refusals(now: &Snapshot) -> Labelled<u64> {
     let by_engine = REFUSALS.iter().map(|(name, count)| ((*name).to_owned(), count(&now.counts)));
     by_engine.chain(owned(&now.notices)).collect()
 }
 
-/// What was refused for its token, by the reason.
+/// Requests that were refused for their tokens, by the reason.
 pub(super) fn denials(now: &Snapshot) -> Labelled<u64> {
     owned(&now.denials)
 }
 
-/// What the authorization endpoint left open, by the reason.
+/// Subscriptions without a usable answer of the authorization endpoint, by the reason.
 pub(super) fn failures(now: &Snapshot) -> Labelled<u64> {
     owned(&now.failures)
 }

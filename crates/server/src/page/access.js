@@ -70,7 +70,7 @@ export function setCookie(token) {
 
 // Takes what stands behind `#` in the address of this page, which never leaves the browser, and removes it there:
 // `token=TOKEN` and `publish-token=TOKEN`, or the query of a signed URL. Only on this machine's own names: elsewhere a
-// link could sign a visitor in as somebody else.
+// link could sign a visitor in as another user.
 export function takeFromAddress(isOwnMachine) {
   const text = location.hash.slice(1);
   const given = new URLSearchParams(text);

@@ -28,10 +28,10 @@ const HISTORY: usize = 300;
 /// The longest wait before a new connection.
 const MOST_WAIT: Duration = Duration::from_secs(5);
 
-/// What the screen shows.
+/// The state that the screen shows.
 #[derive(Debug, Default)]
 struct View {
-    /// Null before the first ones.
+    /// The newest figures. Null before the first ones.
     figures: Value,
     /// Deliveries of each of the last seconds, the newest last.
     deliveries: VecDeque<u64>,
@@ -142,7 +142,7 @@ fn draw(terminal: &mut DefaultTerminal, view: &View) -> Result<(), Failure> {
     drawn.map(drop).map_err(|error| Failure::Local(format!("cannot write to the terminal: {error}")))
 }
 
-/// What the user does.
+/// An action of the user.
 enum Key {
     Redraw,
     End,
@@ -180,7 +180,7 @@ fn keys() -> mpsc::Receiver<Key> {
 struct Figures {
     body: Incoming,
     decoder: Decoder,
-    /// Those that have come and were not asked for yet.
+    /// Figures that have come and were not asked for yet.
     waiting: VecDeque<Value>,
     patience: Duration,
 }
@@ -197,7 +197,7 @@ impl Figures {
         }
     }
 
-    /// Waits for the next ones. Nothing is lost where it is not polled to its end.
+    /// Waits for the next figures. A call that is dropped loses none.
     async fn next(&mut self) -> Result<Value, Failure> {
         loop {
             if let Some(figures) = self.waiting.pop_front() {

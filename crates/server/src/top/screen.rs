@@ -1,4 +1,4 @@
-//! What `fanfare top` draws.
+//! The screen of `fanfare top`.
 
 use bytesize::ByteSize;
 use ratatui::buffer::Buffer;

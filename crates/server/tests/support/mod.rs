@@ -36,7 +36,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// io_uring, unless whoever runs the tests says that this machine has none: `FANFARE_NO_IO_URING=1`.
+    /// io_uring, unless the environment says that this machine has none: `FANFARE_NO_IO_URING=1`.
     pub(crate) fn io_uring() -> Option<Backend> {
         if env::var("FANFARE_NO_IO_URING").is_ok_and(|value| value == "1") {
             println!("skipped: FANFARE_NO_IO_URING=1 says that there is no io_uring here");
@@ -115,7 +115,7 @@ impl Random {
     }
 }
 
-/// A seed that is new in each run, unless `FANFARE_SEED` names one; whoever uses it prints it.
+/// A seed that is new in each run, unless `FANFARE_SEED` names one. A test that uses it prints it.
 pub(crate) fn seed() -> u64 {
     match env::var("FANFARE_SEED") {
         Ok(seed) => seed.parse().expect("FANFARE_SEED is a number"),
