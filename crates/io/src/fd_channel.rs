@@ -118,7 +118,8 @@ impl SocketSender {
             ptr::write_unaligned(libc::CMSG_DATA(header).cast::<RawFd>(), socket);
         }
         loop {
-            // SAFETY: `message` points to `part` and `control`, which outlive the call; the kernel only reads.
+            // SAFETY: `message` points to `part` and `control`, which outlive the call; the kernel only
+            // reads.
             let sent = unsafe {
                 libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
             };

@@ -246,8 +246,8 @@ fn a_signal_only_ends_the_wait_early<I: Io>(name: &str, open: Open<I>) {
     extern "C" fn nothing(_: libc::c_int) {}
     in_child(name, || {
         let mut stage = Stage::new(open);
-        // SAFETY: the handler does nothing; without SA_RESTART the signal interrupts the wait. The thread that
-        // is signalled outlives the one that signals it, which is joined.
+        // SAFETY: the handler does nothing; without SA_RESTART the signal interrupts the wait. The thread
+        // that is signalled outlives the one that signals it, which is joined.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = nothing as *const () as usize;

@@ -91,8 +91,8 @@ fn an_adopted_socket_is_configured_the_same() {
     assert!(sockets::configure(file.as_fd(), &unusual()).is_err());
 }
 
-/// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window had first
-/// been closed, and where it had just read everything it never learned of it.
+/// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window
+/// had first been closed, and where it had just read everything it never learned of it.
 #[test]
 fn no_slow_subscriber_is_given_up_by_the_kernel() {
     let listeners = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 1).unwrap();

@@ -132,8 +132,8 @@ pub(crate) struct SubOptions {
     /// Resume after this event id, or `earliest` for everything retained
     #[arg(long, value_name = "ID", conflicts_with = "last", value_parser = event_id)]
     pub(crate) since: Option<String>,
-    /// Begin with this number of the newest retained events, or as many as are in 64 MiB. They are printed when the
-    /// newest event of the server has come, after a second without an event, or after ten seconds
+    /// Begin with this number of the newest retained events, or as many as are in 64 MiB. They are printed
+    /// when the newest event of the server has come, after a second without an event, or after ten seconds
     #[arg(long, value_name = "COUNT")]
     pub(crate) last: Option<usize>,
     /// How events are printed

@@ -14,8 +14,8 @@ fn is_obeyed(character: char) -> bool {
     changes_direction || character.is_control() && character != '\t'
 }
 
-/// The text with the characters that a terminal obeys written as `\u{1b}` and the like. A line feed is `\n`, and a
-/// tab stays.
+/// The text with the characters that a terminal obeys written as `\u{1b}` and the like. A line feed is `\n`,
+/// and a tab stays.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |character, out| match character {
         '\n' => out.push_str("\\n"),
@@ -24,8 +24,8 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON text with the same characters escaped, some of which JSON itself leaves as they are (RFC 8259, section 7).
-/// It means the same. The text is on one line.
+/// JSON text with the same characters escaped, some of which JSON itself leaves as they are (RFC 8259,
+/// section 7). It means the same. The text is on one line.
 pub(crate) fn printable_json(text: &str) -> Cow<'_, str> {
     escaped(text, |character, out| write!(out, "\\u{:04x}", u32::from(character)).unwrap_or_default())
 }

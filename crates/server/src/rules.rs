@@ -23,7 +23,8 @@ pub(crate) struct Rules {
     pub(crate) proxies: TrustedProxies,
     /// The addresses of the operator.
     pub(crate) clients: ClientLimits,
-    /// The same, in the form in which a connection tells its client: without a look at the request where it is no proxy.
+    /// The same, in the form in which a connection tells its client: without a look at the request where it
+    /// is no proxy.
     pub(crate) peers: ClientLimits,
     /// Which subscribers and publishers are let in.
     pub(crate) access: Arc<Access>,

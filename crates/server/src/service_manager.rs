@@ -1,7 +1,7 @@
 //! Notifications to the service manager: systemd's `Type=notify`, its watchdog, and reloads (sd_notify(3)).
 //!
-//! Without the variable `NOTIFY_SOCKET` nothing is sent. The order of calls is [`ServiceManager::ready`], then
-//! [`ServiceManager::alive`] again and again with pairs of [`ServiceManager::reloading`] and
+//! Without the variable `NOTIFY_SOCKET` nothing is sent. The order of calls is [`ServiceManager::ready`],
+//! then [`ServiceManager::alive`] again and again with pairs of [`ServiceManager::reloading`] and
 //! [`ServiceManager::reloaded`] between them, then [`ServiceManager::stopping`].
 
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub(crate) struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Reads the settings of the service manager from the environment. A server that reports once in `interval` is too
-    /// slow for some watchdogs.
+    /// Reads the settings of the service manager from the environment. A server that reports once in
+    /// `interval` is too slow for some watchdogs.
     pub(crate) fn find(interval: Duration) -> ServiceManager {
         let watchdog = sd_notify::watchdog_enabled();
         if let Some(watchdog) = watchdog.filter(|watchdog| *watchdog < 2 * interval) {
@@ -41,8 +41,8 @@ impl ServiceManager {
         send(&[NotifyState::Ready, NotifyState::Status(&of(connections))]);
     }
 
-    /// The server is alive. Calls that are more frequent than the service manager needs send nothing. `now` is the
-    /// time of any clock.
+    /// The server is alive. Calls that are more frequent than the service manager needs send nothing. `now`
+    /// is the time of any clock.
     pub(crate) fn alive(&mut self, now: Duration, connections: u64) {
         let Some(interval) = self.watchdog.map(|watchdog| watchdog / 4) else { return };
         if self.alive_at.is_some_and(|alive_at| now.saturating_sub(alive_at) < interval) {

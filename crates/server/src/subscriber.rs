@@ -19,7 +19,8 @@ use output::Output;
 /// The longest event that is taken, in bytes.
 const EVENT_BYTES: usize = 64 << 20;
 
-/// The longest id that is sent back to resume, in bytes. Servers refuse a request whose head is longer than some kilobytes.
+/// The longest id that is sent back to resume, in bytes. Servers refuse a request whose head is longer than
+/// some kilobytes.
 const ID_BYTES: usize = 4096;
 
 /// The state that lasts over reconnects.
@@ -201,7 +202,8 @@ impl Subscriber<'_> {
         Ok(if self.newest.is_some() && self.print_newest()? { End::Done } else { end })
     }
 
-    /// Prints the last events of the beginning. From now on events are printed as they come. True: that is all.
+    /// Prints the last events of the beginning. From now on events are printed as they come. True: that is
+    /// all.
     fn print_newest(&mut self) -> Result<bool, Failure> {
         let Some(newest) = self.newest.take() else { return Ok(false) };
         let mut lines = Vec::new();

@@ -1,5 +1,5 @@
-//! A queue in which clients take turns: a client with thousands of requests delays its own next ones, and hardly those
-//! of others.
+//! A queue in which clients take turns: a client with thousands of requests delays its own next ones, and
+//! hardly those of others.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -201,7 +201,8 @@ mod tests {
         Turns::new(TurnBounds { items, bytes: 1_000_000, shares })
     }
 
-    /// A client with a thousand bad tokens was in front of all others. The addresses of one network of IPv6 are one client.
+    /// A client with a thousand bad tokens was in front of all others. The addresses of one network of IPv6
+    /// are one client.
     #[test]
     fn clients_take_turns() {
         let mut queue = turns(3000, 3);

@@ -78,7 +78,8 @@ fn begin_body<'b>(server: &Server, token: &str, content_type: &str, body: &'b st
 }
 
 on_both_backends! {
-    /// Each of them is refused, on a new connection and on a kept one, with a reason in the log and none for the client.
+    /// Each of them is refused, on a new connection and on a kept one, with a reason in the log and none for
+    /// the client.
     fn a_subscription_without_a_good_token_is_refused(backend) {
         let keys = Keys::new();
         let now = now_unix_s();
@@ -426,7 +427,8 @@ on_both_backends! {
         publish(&server, &publisher, "b", "still", false);
         assert_eq!(others.each_mut().map(|stream| stream.event().data), ["still", "still"]);
 
-        // One token of bob's: its streams end, and another token of his is good, and so is the stream of that one.
+        // One token of bob's: its streams end, and another token of his is good, and so is the stream of that
+        // one.
         let (bob2, no_subject) = (of("bob", "b2", now), mint(&keys.subscribers, json!({
             "jti": "n1", "fanfare": { "subscribe": ["*"] },
         })));
@@ -442,7 +444,8 @@ on_both_backends! {
         assert_eq!(kept.event().data, "kept");
         assert_eq!(subscribe_status(&server, "topic=a", &bob), 401);
         assert_eq!(subscribe_status(&server, "topic=a", &bob2), 200);
-        // With the subject, all streams of his end, and all of his tokens are barred, too. A token beside it changes nothing.
+        // With the subject, all streams of his end, and all of his tokens are barred, too. A token beside it
+        // changes nothing.
         assert_eq!(end(&server, &publisher, "token=b3&subject=bob").status, 204);
         kept.read_to_end();
         assert_eq!(subscribe_status(&server, "topic=a", &bob2), 401);

@@ -207,8 +207,8 @@ on_both_backends! {
         assert_eq!((&event["data"], &event["id"]), (&json!("after"), &json!(after)));
     }
 
-    /// Its stream ends before the first event. It used to come back without an id and to miss what was published
-    /// meanwhile.
+    /// Its stream ends before the first event. It used to come back without an id and to miss what was
+    /// published meanwhile.
     fn sub_misses_nothing_before_its_first_event(backend) {
         let server = Server::start_with(backend, &["--retry", "2s", "--max-age", "400ms"]);
         server.publish("a", "before");

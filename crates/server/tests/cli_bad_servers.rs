@@ -1,5 +1,5 @@
-//! `fanfare pub` and `fanfare sub` as scripts use them: outputs that fail, inputs without an end, and servers that are
-//! slow, mute, or no servers of event streams at all.
+//! `fanfare pub` and `fanfare sub` as scripts use them: outputs that fail, inputs without an end, and servers
+//! that are slow, mute, or no servers of event streams at all.
 
 mod support;
 

@@ -108,7 +108,8 @@ on_both_backends! {
         expect_room_after_one_has_left(&server, first);
     }
 
-    /// Too many shards failed with "Too many open files". The error names the number of shards that fit, and so many run.
+    /// Too many shards failed with "Too many open files". The error names the number of shards that fit, and
+    /// so many run.
     fn shards_that_do_not_fit_are_refused_with_the_number_that_does(backend) {
         for tables in ["private", "shared"] {
             let options = ["--descriptor-tables", tables, "--listen", "127.0.0.1:0", "--shards"];
@@ -143,7 +144,8 @@ on_both_backends! {
         }
         assert!(served.len() >= 8, "under a limit of {LIMIT} {} were served", served.len());
         assert!(!waiting.is_empty(), "{LIMIT} descriptors were enough for {}", served.len());
-        // Those who are in are served, and nothing spins, whether the others wait in the kernel's queue or are told.
+        // Those who are in are served, and nothing spins, whether the others wait in the kernel's queue or
+        // are told.
         let id = publisher.publish("a", "while it is full");
         for subscriber in &mut served {
             assert_eq!(subscriber.event().id, id);

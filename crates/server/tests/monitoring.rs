@@ -78,7 +78,8 @@ fn the_dashboard_of_grafana_asks_for_metrics_that_exist() {
     }
 }
 
-/// promtool is in Debian's package prometheus. Where it is not installed, the two tests above are all there is.
+/// promtool is in Debian's package prometheus. Where it is not installed, the two tests above are all there
+/// is.
 #[test]
 fn promtool_takes_the_rules_and_their_tests() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus");

@@ -128,7 +128,8 @@ on_both_backends! {
         assert_eq!(subscriber.event().data, "marker", "nothing after the bad line was taken");
     }
 
-    /// Some faults are found only by the hub, which takes a batch whole or not at all. A line is not the worse for it.
+    /// Some faults are found only by the hub, which takes a batch whole or not at all. A line is not the
+    /// worse for it.
     fn a_line_that_the_hub_refuses_is_named_like_any_other(backend) {
         let server = Server::start_with(backend, &["--max-event", "1KiB"]);
         let mut subscriber = server.subscribe("topic=a");

@@ -78,7 +78,8 @@ on_both_backends! {
             let event = slow.event();
             if event.kind == "fanfare.gap" {
                 let gap: Value = serde_json::from_str(&event.data).expect("JSON");
-                // One gap may follow another, if the stream went on too fast for what was to follow the first.
+                // One gap may follow another, if the stream went on too fast for what was to follow the
+                // first.
                 assert_eq!(gap["after"], last_id, "the gap begins behind what was received");
                 (open, last_id, gaps) = (Some(gap), event.id, gaps + 1);
                 continue;
@@ -261,7 +262,8 @@ fn disconnected_at_bound(backend: Backend, options: &[&str], size: usize) {
     server.expect_subscribers("a", 2);
     publish_to(&server, &mut fast, EVENTS, size);
 
-    // It notices when it reads on. What it was sent before is in order, and its end is visible as a broken one.
+    // It notices when it reads on. What it was sent before is in order, and its end is visible as a broken
+    // one.
     let mut slow = read_late(slow);
     let (mut next, mut last_id) = (0, String::new());
     while let Some(event) = slow.event_or_end() {

@@ -1,5 +1,5 @@
-//! Notices of the control plane to the operator when a bound is reached. They are counts, from which the server
-//! makes a few lines of its log, however many clients there are.
+//! Notices of the control plane to the operator when a bound is reached. They are counts, from which the
+//! server makes a few lines of its log, however many clients there are.
 
 use std::fmt::Display;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! The figures of the dashboard: the state at this moment, and the rates of the time since the figures before.
+//! The figures of the dashboard: the state at this moment, and the rates of the time since the figures
+//! before.
 //!
 //! All rates are made here, of two snapshots of the same process. So a dashboard needs no counters, and a
 //! restart of the server makes no rate jump.

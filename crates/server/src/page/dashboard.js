@@ -1,6 +1,8 @@
-// The dashboard: shows the figures that the server sends once a second, and keeps the last five minutes of them.
+// The dashboard: shows the figures that the server sends once a second, and keeps the last five minutes of
+// them.
 //
-// Everything that the server sends is put into the page as text. Reasons and topics may hold what clients chose.
+// Everything that the server sends is put into the page as text. Reasons and topics may hold what clients
+// chose.
 
 // Points of each chart, and seconds that it shows. Older ones are dropped.
 const POINTS = 300;
@@ -79,8 +81,8 @@ function resize(parent, length, makeChild) {
   return [...parent.children];
 }
 
-// Rows of texts, the first of each a heading. Rows that are there are changed in place, so that a reader keeps its
-// place.
+// Rows of texts, the first of each a heading. Rows that are there are changed in place, so that a reader
+// keeps its place.
 function showRows(body, rows) {
   const makeRow = () => {
     const heading = make("th", { scope: "row" }, make("span", { className: "name" }));

@@ -1,5 +1,5 @@
-// The dashboard: its figures move, it survives a restart, it takes what clients chose for text, and it is readable on a
-// phone, light and dark, and without a mouse.
+// The dashboard: its figures move, it survives a restart, it takes what clients chose for text, and it is
+// readable on a phone, light and dark, and without a mouse.
 
 import assert from "node:assert/strict";
 import { DashboardPage } from "./dashboard_page.mjs";

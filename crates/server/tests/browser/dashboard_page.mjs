@@ -20,8 +20,8 @@ export class DashboardPage extends WatchedPage {
     return answer;
   }
 
-  // Loads the page again, whose stream now has what `change` makes of the server's newest figures, and then ends.
-  // Null: the stream is the server's again.
+  // Loads the page again, whose stream now has what `change` makes of the server's newest figures, and then
+  // ends. Null: the stream is the server's again.
   async withFigures(change) {
     await this.page.unroute("**/dashboard/events");
     if (change) {

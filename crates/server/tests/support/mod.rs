@@ -1,8 +1,9 @@
 //! What the black-box tests share: a server under test, a raw HTTP client, and a subscriber.
 //!
-//! Nothing here sleeps to be in step with the server. A stream's head means that its subscription stands; the order
-//! of events is total, so a *marker* published last proves what did not come before it; everything else is polled
-//! with a bound ([`eventually`]). The bounds are wide: they end a test that hangs, they do not judge speed.
+//! Nothing here sleeps to be in step with the server. A stream's head means that its subscription stands; the
+//! order of events is total, so a *marker* published last proves what did not come before it; everything else
+//! is polled with a bound ([`eventually`]). The bounds are wide: they end a test that hangs, they do not
+//! judge speed.
 
 // Each test program uses its part of this.
 #![allow(dead_code, unused_imports, unused_macros)]
