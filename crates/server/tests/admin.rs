@@ -535,8 +535,11 @@ on_both_backends! {
         let public = top(&watched.server.url());
         assert_eq!((public.code, public.stdout.as_str()), (Some(3), ""), "{}", public.stderr);
         assert!(public.stderr.contains("/dashboard/events answered 404"), "{}", public.stderr);
+        assert!(public.stderr.contains("--url names the admin listener"), "{}", public.stderr);
         let unused = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         assert_eq!(top(&format!("http://{unused}")).code, Some(4));
+        // The address of the page in a browser is good, too.
+        assert_eq!(top(&format!("http://{}/dashboard", watched.admin)).code, Some(0));
         let ran = top(&format!("http://{}", watched.admin));
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
         let words = |line: &'_ str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

@@ -62,9 +62,12 @@ impl View {
 }
 
 pub(crate) fn top(options: &TopOptions) -> Result<(), Failure> {
+    // The address of the page means the same.
+    let url = options.url.trim_end_matches('/');
+    let url = url.strip_suffix("/dashboard").unwrap_or(url);
     let server = Server::new(&ServerOptions {
         token_file: None,
-        url: format!("{}/dashboard", options.url.trim_end_matches('/')),
+        url: format!("{url}/dashboard"),
         connect_timeout: options.connect_timeout,
         timeout: options.timeout,
     })?;
@@ -187,7 +190,13 @@ struct Figures {
 
 impl Figures {
     async fn open(server: &Server, patience: Duration) -> Result<Figures, Failure> {
-        match server.stream("", "").await? {
+        let attempt = server.stream("", "").await.map_err(|failure| match failure {
+            Failure::Refused(text) => {
+                Failure::Refused(format!("{text}; --url names the admin listener of the server (--admin)"))
+            }
+            _ => failure,
+        });
+        match attempt? {
             Attempt::Stream(body) => {
                 let decoder = Decoder::new(EVENT_BYTES);
                 Ok(Figures { body, decoder, waiting: VecDeque::new(), patience })
