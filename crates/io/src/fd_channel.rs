@@ -225,8 +225,8 @@ fn take_socket(message: &libc::msghdr) -> Option<OwnedFd> {
     if level != libc::SOL_SOCKET || kind != libc::SCM_RIGHTS || length < whole {
         return None;
     }
-    // SAFETY: the header says that a RawFd follows; the kernel has just put it into our table, so nobody
-    // else owns it.
+    // SAFETY: the header says that a RawFd follows; the kernel has just put it into our table, so it has
+    // no other owner.
     Some(unsafe { OwnedFd::from_raw_fd(ptr::read_unaligned(libc::CMSG_DATA(header).cast::<RawFd>())) })
 }
 

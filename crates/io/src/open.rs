@@ -8,7 +8,7 @@ use crate::contract::{Peer, Socket};
 use crate::sockets::peer;
 
 /// One bit for each number. What is left when the backend goes is closed with it: a shard that panicked in a
-/// shared descriptor table left its clients waiting on sockets that nobody served.
+/// shared descriptor table left its clients waiting on sockets that no shard served.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSockets(FixedBitSet);
 

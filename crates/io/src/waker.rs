@@ -174,7 +174,7 @@ impl AsRawFd for Waker {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // The last clone may die on a thread where the number is somebody else's: then the descriptor is
+        // The last clone may die on a thread where the number has another owner: then the descriptor is
         // left to the end of the process rather than closing a stranger.
         if !table::holds_waker(self.name) {
             std::mem::forget(self.fd.take());

@@ -136,7 +136,7 @@ fn a_port_in_use_is_refused_even_if_it_would_be_shared() {
         std::io::ErrorKind::AddrInUse
     );
 
-    // Connections that linger after a restart are nobody's claim.
+    // Connections that linger after a restart claim no address.
     let peer = TcpStream::connect(address).unwrap();
     let accepted: Vec<_> =
         first.into_iter().map(TcpListener::from).filter_map(|listener| listener.accept().ok()).collect();

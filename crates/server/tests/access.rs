@@ -210,7 +210,7 @@ on_both_backends! {
         connection.send(http::head("GET", "/events?topic=a", &resume));
         assert_eq!(Subscriber::on(connection).data(2), ["private", "public 2"]);
 
-        // A token that is not good is not ignored, although nobody needs one.
+        // A token that is not good is not ignored, although none is needed.
         assert_eq!(subscribe_status(&server, "topic=a", "garbage"), 401);
         assert_eq!(server.connect().post("application/json", r#"{"topic":"a","data":"x"}"#).status, 401);
     }
@@ -536,7 +536,7 @@ on_both_backends! {
 
     /// An operator removes a key that strangers have. What is signed by it is refused from then on, also
     /// where its request has begun before. Streams that have begun before go on; an order ends them, and
-    /// their tokens let nobody in again.
+    /// their tokens are not accepted again.
     fn a_key_that_was_removed_signs_no_more(backend) {
         let (keys, next) = (Keys::new(), Keys::new());
         let server = keys.start(backend, &[]);
@@ -567,7 +567,7 @@ on_both_backends! {
     }
 
     fn without_keys_it_starts_on_loopback_only_unless_it_is_told_to_be_open(backend) {
-        // On loopback nobody needs a token, and one that comes is not looked at.
+        // On loopback no token is needed, and a token that comes is ignored.
         let server = Server::start(backend);
         let mut subscriber = subscribe(&server, "topic=a", "garbage");
         server.publish("a", "x");

@@ -232,7 +232,7 @@ on_both_backends! {
     }
 
     fn an_address_that_connects_too_often_is_told_when_to_come_back(backend) {
-        // In the time of a test nobody gets another connection.
+        // In the time of a test no client gets another connection.
         let server = start(backend, &["--max-connect-rate", "1", "--connect-burst", "500"]);
         let mut statuses = [0; 2];
         for _ in 0..1000 {
@@ -357,7 +357,7 @@ on_both_backends! {
         for _ in 0..3 {
             assert_eq!(server.connect().post("application/json", &array).status, 200);
         }
-        // Behind a proxy that is not trusted nobody is the operator.
+        // Behind a proxy that is not trusted no client is the operator.
         let forwarded = [("X-Forwarded-For", "127.0.0.1")];
         let mut connection = server.connect();
         assert_eq!(connection.post_with("application/json", &array, &forwarded).status, 200);

@@ -373,7 +373,7 @@ on_both_backends! {
         }
         assert_eq!(status(&server, "topic=a", &cookie("ada")), 403, "the endpoint was asked again");
 
-        // An answer that is on its way may be older than the revocation: it lets nobody in.
+        // An answer that is on its way may be older than the revocation: it lets no subscriber in.
         endpoint.becomes(Reply::Hold);
         let mut waiting = server.ask_to_subscribe("topic=b", &cookie("ada"));
         eventually("it is asked", || (endpoint.busy() == 1).then_some(()));
@@ -396,8 +396,8 @@ on_both_backends! {
         assert!(now_unix_s() <= expires + 1);
     }
 
-    /// A valid token and a valid signed URL are enough; everything else is the endpoint's. What was revoked
-    /// is nobody's.
+    /// A valid token and a valid signed URL are enough; the endpoint decides about all other requests. A
+    /// revoked token is refused without a question.
     fn a_request_with_a_valid_token_is_judged_by_it(backend) {
         let (key, endpoint) = (PublisherKey::new(), Endpoint::with(answer(204)));
         let option = key.option();

@@ -144,14 +144,14 @@ on_both_backends! {
         }
         assert!(served.len() >= 8, "under a limit of {LIMIT} {} were served", served.len());
         assert!(!waiting.is_empty(), "{LIMIT} descriptors were enough for {}", served.len());
-        // Those who are in are served, and nothing spins, whether the others wait in the kernel's queue or
+        // Connected subscribers are served, and nothing spins, whether the others wait in the kernel's queue or
         // are told.
         let id = publisher.publish("a", "while it is full");
         for subscriber in &mut served {
             assert_eq!(subscriber.event().id, id);
         }
         server.expect_idle();
-        eventually("somebody says why", || {
+        eventually("the client or the log has the reason", || {
             let told = waiting.iter_mut().any(|newcomer| got(newcomer, 1) == Got::Unavailable);
             (told || server.log().contains("descriptors")).then_some(())
         });
@@ -208,7 +208,7 @@ on_both_backends! {
         }
     }
 
-    /// Nobody reads what is wrong with them, and nobody sends what they began.
+    /// These clients do not read their refusals, and do not complete their requests.
     fn control_connections_that_fill_the_table_leave_streams_alone(backend) {
         const LIMIT: usize = 96;
         let server = Server::start_limited(backend, LIMIT, &["--shards", "1"]);

@@ -333,7 +333,7 @@ on_both_backends! {
         let too_many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
         post(&server, JSON, json!({ "topic": too_many }).to_string()).problem(400);
         assert_eq!(post(&server, FORM, "topic=a&colour=red").problem(400)["field"], "colour");
-        // The hub's own ids are nobody else's.
+        // The hub's own ids are for the hub alone.
         let id = server.publish("b", "x");
         let (epoch, _) = id.split_once('-').expect("an id");
         post(&server, JSON, json!({ "topic": "a", "id": format!("{epoch}-1") }).to_string()).problem(400);

@@ -163,7 +163,7 @@ on_both_backends! {
         let stopped: Vec<Connection> =
             (0..STOPPED).map(|_| server.ask_with_small_buffer("topic=a", SMALL_BUFFER)).collect();
         server.expect_subscribers("a", STOPPED + 1);
-        // A shard that is late with its answer is left out: whoever asks asks again.
+        // A shard that is late with its answer is left out: the test asks again.
         let stand_at = |subscribers, laggards| {
             let topic = server.topic("a")?;
             let counts = [&topic["subscribers"], &topic["laggards"]].map(serde_json::Value::as_u64);

@@ -333,7 +333,7 @@ impl Server {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Panics if the server uses much of the processor while nobody asks it for anything.
+    /// Panics if the server uses much of the processor while it has no requests.
     pub(crate) fn expect_idle(&self) {
         // What was begun may be finished; a server that spins does so for ever.
         eventually("the server is idle for a second", || {

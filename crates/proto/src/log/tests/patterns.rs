@@ -265,7 +265,7 @@ fn append_private(log: &mut Log, names: &[&str], id: &str) {
 }
 
 /// A subscriber could ask for the id of a private event that it may not see, or of an event of another topic:
-/// the answer was another one than to an id that nobody has given.
+/// the answer was another one than to an id that no publisher has given.
 #[test]
 fn the_id_of_an_event_that_a_subscriber_may_not_see_is_unknown_to_it() {
     let mut log = log(100);
