@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::MAX_NAME_BYTES;
 use crate::verifier::Verified;
 
-/// The most revocations of each kind, of subjects and of tokens, by default. Each occupies at most about 600 bytes.
+/// The most revocations of each kind, of subjects and of tokens, by default. Each occupies at most about 600
+/// bytes.
 pub const DEFAULT_MAX_REVOCATIONS: usize = 10_000;
 
 /// What a revocation bars.
@@ -28,7 +29,8 @@ pub enum Revoked {
 pub struct Revocation {
     /// What is barred.
     pub revoked: Revoked,
-    /// When it was revoked, in seconds since the Unix epoch: [`Revocations::revoke`] takes it as `now_unix_s`.
+    /// When it was revoked, in seconds since the Unix epoch: [`Revocations::revoke`] takes it as
+    /// `now_unix_s`.
     pub revoked_unix_s: u64,
     /// Until when it is barred.
     pub until_unix_s: u64,
@@ -37,9 +39,9 @@ pub struct Revocation {
 /// A bounded list of revocations. Many threads may use it at once.
 ///
 /// An entry stays until the time that its caller gives, which is the latest `exp` of the tokens that it is to
-/// bar. When the list is full, the next revocation is refused, and no older one is given up for it: a service that
-/// bars the token of each logout must not let in again whom an operator has barred. So subjects and tokens have a
-/// bound each, too.
+/// bar. When the list is full, the next revocation is refused, and no older one is given up for it: a service
+/// that bars the token of each logout must not let in again whom an operator has barred. So subjects and
+/// tokens have a bound each, too.
 #[derive(Debug)]
 pub struct Revocations {
     inner: RwLock<Inner>,
@@ -152,7 +154,8 @@ impl Revocations {
                 .is_some_and(|subject| entry(Kind::Subject, subject).is_some_and(was_issued_before))
     }
 
-    /// All entries in the order of their revocations, the oldest first, and a number that rises with each revocation.
+    /// All entries in the order of their revocations, the oldest first, and a number that rises with each
+    /// revocation.
     pub fn list(&self) -> (u64, Vec<Revocation>) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let entries = inner.order.values().filter_map(|(kind, name)| {
@@ -252,8 +255,8 @@ mod tests {
         list.revoke(subject(name), now, until).expect("there is room");
     }
 
-    /// A full list dropped its oldest revocation for a new one. So a user who caused many revocations, for example by
-    /// logging out again and again, made an older one end before its time.
+    /// A full list dropped its oldest revocation for a new one. So a user who caused many revocations, for
+    /// example by logging out again and again, made an older one end before its time.
     #[test]
     fn a_full_list_refuses_and_gives_no_revocation_up() {
         let list = Revocations::new(2);

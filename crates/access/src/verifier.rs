@@ -163,7 +163,8 @@ impl Verified {
         if self.expires_unix_s.is_some_and(|expires| now_unix_s >= expires.saturating_add(leeway_s)) {
             return Err(AccessError::Expired);
         }
-        // A token from the future would outlive the revocation of its subject, which bars those issued until then.
+        // A token from the future would outlive the revocation of its subject, which bars those issued until
+        // then.
         let begins = self.issued_unix_s.unwrap_or(0).max(self.not_before_unix_s);
         if now_unix_s.saturating_add(leeway_s) < begins {
             return Err(AccessError::NotYetValid);
@@ -244,9 +245,10 @@ impl Verifier {
         self.check_now(verified, now_unix_s)
     }
 
-    /// The same as [`Verifier::verify`] where that needs no signature: for a token that was verified before, and for one
-    /// that cannot be good. `None`: the signature is to be verified, which takes up to a tenth of a millisecond for each
-    /// key that may have made it. A thread that must not wait leaves that to another one.
+    /// The same as [`Verifier::verify`] where that needs no signature: for a token that was verified before,
+    /// and for one that cannot be good. `None`: the signature is to be verified, which takes up to a tenth of
+    /// a millisecond for each key that may have made it. A thread that must not wait leaves that to another
+    /// one.
     pub fn verify_at_once(&self, token: &str, now_unix_s: u64) -> Option<Result<Arc<Verified>, AccessError>> {
         self.remembered(token, now_unix_s).or_else(|| Parts::split(token).err().map(Err))
     }

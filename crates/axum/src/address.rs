@@ -13,8 +13,8 @@ use crate::{Connection, HandOverListener};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Address {
-    /// An address of TCP. A client's may have been named by a proxy (the PROXY protocol), also by one that came
-    /// to the engine by a Unix socket.
+    /// An address of TCP. A client's may have been named by a proxy (the PROXY protocol), also by one that
+    /// came to the engine by a Unix socket.
     Tcp(SocketAddr),
     /// A Unix socket: a path, a name in the abstract namespace, or, as for most clients, neither.
     Unix(net::SocketAddr),

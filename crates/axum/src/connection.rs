@@ -46,8 +46,8 @@ impl Connection {
     }
 
     /// The address of the client. Behind a proxy that speaks the PROXY protocol to the engine in front, it is
-    /// the client's that the proxy has named. `None`: the client came by a Unix socket, its proxy has named no
-    /// address, or it had left before the connection was made.
+    /// the client's that the proxy has named. `None`: the client came by a Unix socket, its proxy has named
+    /// no address, or it had left before the connection was made.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.shared.peer
     }

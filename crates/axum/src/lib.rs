@@ -84,9 +84,9 @@
 //!
 //! A busy engine is asked again for a second. Then the client gets 503 with `Retry-After`, together with the
 //! fields of the layers. The same answer comes when the engine has stopped. Where the engine is full, a shard
-//! answers as its limits say ([`fanfare::Limits::when_full`]), without the layers' fields. The same holds where
-//! the client has as many connections as it may ([`fanfare::ClientLimits`]): streams count as its connections, and
-//! ordinary requests do not.
+//! answers as its limits say ([`fanfare::Limits::when_full`]), without the layers' fields. The same holds
+//! where the client has as many connections as it may ([`fanfare::ClientLimits`]): streams count as its
+//! connections, and ordinary requests do not.
 //!
 //! # Ways to use it
 //!
@@ -118,11 +118,11 @@
 //!
 //! # What is guaranteed
 //!
-//! The guarantees of the engine hold: events have one order, a client that resumes gets each later event exactly
-//! once, the engine reports gaps, and everything has a bound. The documentation of [`fanfare`] has them in full. In
-//! addition, a client gets the fields that layers add. A stream reaches no other client. Answers to earlier
-//! requests on the connection come before the stream. A client whose stream cannot begin gets an answer with a
-//! status and a reason.
+//! The guarantees of the engine hold: events have one order, a client that resumes gets each later event
+//! exactly once, the engine reports gaps, and everything has a bound. The documentation of [`fanfare`] has
+//! them in full. In addition, a client gets the fields that layers add. A stream reaches no other client.
+//! Answers to earlier requests on the connection come before the stream. A client whose stream cannot begin
+//! gets an answer with a status and a reason.
 //!
 //! # Errors, and what to do
 //!

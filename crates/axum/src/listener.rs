@@ -49,9 +49,9 @@ pub struct Listener<L = TcpListener> {
 /// # Ok(()) }
 /// ```
 ///
-/// The engine may listen on TCP addresses and on Unix sockets, with and without the PROXY protocol. The address
-/// of a connection is an [`Address`]: the client's that a proxy has named, or else the peer's. It is a connect
-/// info: `into_make_service_with_connect_info::<Address>()`.
+/// The engine may listen on TCP addresses and on Unix sockets, with and without the PROXY protocol. The
+/// address of a connection is an [`Address`]: the client's that a proxy has named, or else the peer's. It is
+/// a connect info: `into_make_service_with_connect_info::<Address>()`.
 ///
 /// When the engine has stopped, no connection comes any more, and `accept` waits for ever: end the server
 /// with `with_graceful_shutdown`.

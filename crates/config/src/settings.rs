@@ -132,8 +132,8 @@ settings! {
     "admin": "The listener for operators: metrics and health checks" {
         /// Address of the admin listener, which answers /metrics for Prometheus, /health/live and
         /// /health/ready, and has a page for browsers, /dashboard. Nothing there needs a token, so an address
-        /// that is not loopback belongs behind a firewall. Where the default address is in use, the server
-        /// starts without an admin listener and logs a warning.
+        /// that is not loopback belongs behind a firewall. Where the address is in use, the server starts all the
+        /// same, logs a warning, and opens the listener when the address is free.
         admin: Option<SocketAddr> = optional(
             text_with("an IP address and a port such as 127.0.0.1:8845", socket_address), "off", "no admin listener",
         ).default("127.0.0.1:8845").value_name("ADDRESS:PORT");

@@ -1,5 +1,6 @@
-//! An admission that asks a database, without a thread for each question: it gives a ticket to a task, and the request waits
-//! for it. The "database" knows the sessions `ada` and `bob`, and takes as many milliseconds as the first argument says.
+//! An admission that asks a database, without a thread for each question: it gives a ticket to a task, and
+//! the request waits for it. The "database" knows the sessions `ada` and `bob`, and takes as many
+//! milliseconds as the first argument says.
 //!
 //! Try `curl -N -b session=ada 'http://127.0.0.1:8844/events?topic=news'`, and the same with another session.
 

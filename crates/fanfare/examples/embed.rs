@@ -1,5 +1,5 @@
-//! The server of docs/guides/embedding.md: a page in a browser shows what you type here. End the program with Ctrl-D and
-//! start it again: the page goes on by itself, without a gap.
+//! The server of docs/guides/embedding.md: a page in a browser shows what you type here. End the program with
+//! Ctrl-D and start it again: the page goes on by itself, without a gap.
 //!
 //! Open <http://127.0.0.1:8844/>.
 

@@ -22,8 +22,8 @@ struct NotAdopted {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AdoptRefusal {
-    /// The queue of the shard whose turn it is is full. Try again in a few milliseconds; then another shard is
-    /// asked.
+    /// The queue of the shard whose turn it is is full. Try again in a few milliseconds; then another shard
+    /// is asked.
     Busy,
     /// The engine stops, or has stopped.
     Stopped,
@@ -34,8 +34,8 @@ pub enum AdoptRefusal {
         /// The bound.
         limit: usize,
     },
-    /// The operating system refused: it is no socket, or an option is out of range. `InvalidInput`: the head of
-    /// [`Subscribe::with_response_head`] does not announce the wire format.
+    /// The operating system refused: it is no socket, or an option is out of range. `InvalidInput`: the head
+    /// of [`Subscribe::with_response_head`] does not announce the wire format.
     Io(io::Error),
 }
 

@@ -11,7 +11,8 @@ use fanfare_proto::limits::Limits;
 pub struct DescriptorLimit {
     /// The soft limit before the start.
     pub found: usize,
-    /// The soft limit now: higher, where [`crate::Builder::raise_descriptor_limit`] was set and the hard limit is higher.
+    /// The soft limit now: higher, where [`crate::Builder::raise_descriptor_limit`] was set and the hard
+    /// limit is higher.
     pub in_force: usize,
 }
 
@@ -23,8 +24,8 @@ impl DescriptorLimit {
     }
 }
 
-/// Descriptors for what is open for a moment, such as a newcomer that is refused, and for what the program opens after
-/// the start.
+/// Descriptors for what is open for a moment, such as a newcomer that is refused, and for what the program
+/// opens after the start.
 const SPARE: usize = 16;
 
 /// Standard input, output and error.
@@ -47,8 +48,9 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// How many connections each of this many shards may have. Connections get all descriptors of a table but a
-    /// sixteenth, or more where the engine needs more itself. Shards that share a table divide the rest of it.
+    /// How many connections each of this many shards may have. Connections get all descriptors of a table but
+    /// a sixteenth, or more where the engine needs more itself. Shards that share a table divide the rest of
+    /// it.
     pub(crate) fn connections(&self, shards: usize) -> usize {
         let reserve = (self.limit / 16).clamp(16, 1024);
         let (needed, sharing) = if self.private_tables {
@@ -65,16 +67,16 @@ impl Budget {
         self.at_start(shards) + SPARE <= self.limit && self.connections(shards) > 0
     }
 
-    /// The descriptors in the starting thread's table when the first shard starts: for each shard a waker, the sending
-    /// end of its channel, and what moves to the shard's thread; and both ends of the channel for sockets that are
-    /// handed over.
+    /// The descriptors in the starting thread's table when the first shard starts: for each shard a waker,
+    /// the sending end of its channel, and what moves to the shard's thread; and both ends of the channel for
+    /// sockets that are handed over.
     fn at_start(&self, shards: usize) -> usize {
         let hand_over = if self.hand_over { 2 } else { 0 };
         self.open + hand_over + shards * (2 + self.moved())
     }
 
-    /// What moves to a shard's thread: its listeners, the receiving end of its channel, and a sender for sockets that
-    /// are handed over.
+    /// What moves to a shard's thread: its listeners, the receiving end of its channel, and a sender for
+    /// sockets that are handed over.
     fn moved(&self) -> usize {
         self.listeners + 1 + usize::from(self.hand_over)
     }
@@ -84,8 +86,9 @@ impl Budget {
         if self.backend == Backend::Epoll { 1 } else { 2 }
     }
 
-    /// Fits the limits that depend on descriptors to this many shards. Incomplete heads get a quarter of a table at
-    /// most, and undecided requests another, so that slow heads alone do not fill it, nor a slow admission.
+    /// Fits the limits that depend on descriptors to this many shards. Incomplete heads get a quarter of a
+    /// table at most, and undecided requests another, so that slow heads alone do not fill it, nor a slow
+    /// admission.
     ///
     /// # Errors
     /// A text for people: so many shards do not fit.
@@ -129,22 +132,23 @@ mod tests {
         shared_out.map(|limits| limits.connections).ok()
     }
 
-    /// Each shard took a reserve from its share: with small tables and many shards there was nothing left, and an
-    /// engine that refused every subscriber.
+    /// Each shard took a reserve from its share: with small tables and many shards there was nothing left,
+    /// and an engine that refused every subscriber.
     #[test]
     fn shards_that_share_a_table_share_its_reserve() {
         assert_eq!(connections(1024, false, 1), Some(960));
         assert_eq!(connections(1024, false, 4), Some(240));
     }
 
-    /// The engine's own descriptors were not counted: 64 shards were promised 960 connections in a table of 1,024, of
-    /// which they needed 460 themselves.
+    /// The engine's own descriptors were not counted: 64 shards were promised 960 connections in a table of
+    /// 1,024, of which they needed 460 themselves.
     #[test]
     fn what_the_engine_needs_itself_is_no_room_for_connections() {
         for private_tables in [true, false] {
             for shards in 1..100 {
                 let Some(each) = connections(1024, private_tables, shards) else { continue };
-                // By table: listener, receiver, sender of sockets, epoll and ring; wakers; senders to the shards.
+                // By table: listener, receiver, sender of sockets, epoll and ring; wakers; senders to the
+                // shards.
                 let used =
                     if private_tables { each + 5 + shards + 3 } else { shards * (each + 5 + 1 + 1) + 2 + 10 };
                 assert!(used <= 1024 - SPARE, "{shards} shards of {each} use {used}");

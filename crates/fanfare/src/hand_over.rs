@@ -78,8 +78,8 @@ impl HandedOver {
     }
 }
 
-/// Where the bytes of a connection come from: the other end of it, and the client that a proxy has named by the PROXY
-/// protocol. See [`HandedOver::origin`].
+/// Where the bytes of a connection come from: the other end of it, and the client that a proxy has named by
+/// the PROXY protocol. See [`HandedOver::origin`].
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionOrigin {
     pub(crate) via: Via,
@@ -93,8 +93,8 @@ impl ConnectionOrigin {
         clients.operators.has_peer(self.client_peer(), &clients.proxies)
     }
 
-    /// The client that the connection is counted for: none for the operator, and none where a trusted proxy is on the
-    /// other end, whose connections carry requests of several clients.
+    /// The client that the connection is counted for: none for the operator, and none where a trusted proxy
+    /// is on the other end, whose connections carry requests of several clients.
     pub fn counted_client(&self, clients: &ClientLimits) -> Option<IpAddr> {
         match self.client_peer() {
             peer if clients.proxies.trusts(peer) || self.is_operators(clients) => None,

@@ -39,12 +39,13 @@ use crate::sync::{Condvar, Mutex, lock, thread};
 pub enum LifeCycleEvent {
     /// A subscriber's connection has begun. It is followed by [`LifeCycleEvent::Subscribed`].
     Connected(Connected),
-    /// A connection has these topics from now on: at its beginning, and after each [`crate::Hub::change_topics`].
+    /// A connection has these topics from now on: at its beginning, and after each
+    /// [`crate::Hub::change_topics`].
     Subscribed(Subscribed),
     /// A connection has ended. It is the last event of this connection.
     Closed(Closed),
-    /// The queue was full, so events are missing between the event before this one and the next one. This says
-    /// how many.
+    /// The queue was full, so events are missing between the event before this one and the next one. This
+    /// says how many.
     Missed(Missed),
 }
 
@@ -84,8 +85,8 @@ pub struct Closed {
     pub connection: ConnectionId,
     /// Why it has ended.
     pub reason: CloseReason,
-    /// Every event of its topics up to this one was given to the kernel whole, or is not retained any more. The
-    /// subscriber may not have got the last of them, and may have got a part of more.
+    /// Every event of its topics up to this one was given to the kernel whole, or is not retained any more.
+    /// The subscriber may not have got the last of them, and may have got a part of more.
     pub sent: Cursor,
     /// How long it lasted, to a tenth of a second.
     pub lasted: Duration,
@@ -107,7 +108,8 @@ pub struct Missed {
     pub closed: u64,
 }
 
-/// The reader's end of the queue: [`crate::Engine::life_cycle`]. When it is dropped, shards make no more events.
+/// The reader's end of the queue: [`crate::Engine::life_cycle`]. When it is dropped, shards make no more
+/// events.
 ///
 /// There are three ways to read, which may be mixed, as with a [`crate::Reader`]: [`LifeCycle::next_wait`]
 /// blocks the thread, [`LifeCycle::next`] and the implementation of [`Stream`] are for tasks of any executor,
@@ -363,8 +365,8 @@ mod tests {
         LifeCycleEvent::Connected(Connected { connection, peer: None, subject: None, data: None })
     }
 
-    /// The queue grew in one step under the lock that every shard takes: with 500,000 events in it, a shard copied
-    /// them all between two deliveries.
+    /// The queue grew in one step under the lock that every shard takes: with 500,000 events in it, a shard
+    /// copied them all between two deliveries.
     #[test]
     fn the_queue_never_grows_under_its_lock() {
         const CAPACITY: usize = 10_000;

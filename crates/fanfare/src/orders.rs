@@ -1,9 +1,11 @@
-//! The order of orders and decisions: an order to end connections also ends one about which a decision is under way.
+//! The order of orders and decisions: an order to end connections also ends one about which a decision is
+//! under way.
 //!
-//! A decision about a request takes time. Meanwhile an order to end the connections of its subject or of its token may
-//! come to the shard, where the connection has not begun. The admission may have asked its database before the user was
-//! barred there. So each order has a number, each request notes the number of the last order before its decision began,
-//! and a shard remembers its last orders: a connection whose decision began before an order about it does not begin.
+//! A decision about a request takes time. Meanwhile an order to end the connections of its subject or of its
+//! token may come to the shard, where the connection has not begun. The admission may have asked its database
+//! before the user was barred there. So each order has a number, each request notes the number of the last
+//! order before its decision began, and a shard remembers its last orders: a connection whose decision began
+//! before an order about it does not begin.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -11,8 +13,8 @@ use std::num::NonZeroU64;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The most orders that a shard remembers. A decision that began before all of them is as good as none: its connection
-/// does not begin, and its client comes back.
+/// The most orders that a shard remembers. A decision that began before all of them is as good as none: its
+/// connection does not begin, and its client comes back.
 const REMEMBERED: usize = 1024;
 
 /// How far back an order is looked for that is given again.
@@ -26,9 +28,10 @@ pub struct DecisionStart(NonZeroU64);
 #[derive(Debug, Default)]
 pub(crate) struct OrderNumbers(AtomicU64);
 
-/// A subject, or the id of a token, as a keyed hash: a connection has eight bytes of it. The key is random in each process,
-/// so a client cannot choose two texts that have the same name. Two texts have the same name by chance with a probability
-/// of 1 in 2^64. Then an order about one of them ends a stream of the other one, whose client may come back.
+/// A subject, or the id of a token, as a keyed hash: a connection has eight bytes of it. The key is random in
+/// each process, so a client cannot choose two texts that have the same name. Two texts have the same name by
+/// chance with a probability of 1 in 2^64. Then an order about one of them ends a stream of the other one,
+/// whose client may come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Name(NonZeroU64);
 
@@ -66,8 +69,8 @@ impl OrderNumbers {
     }
 }
 
-/// The key with which all names are hashed. It is one for the process, because each shard compares the names of its
-/// subscriptions with the names in orders.
+/// The key with which all names are hashed. It is one for the process, because each shard compares the names
+/// of its subscriptions with the names in orders.
 static NAME_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Name {
@@ -111,7 +114,8 @@ impl RecentOrders {
     pub(crate) const MAX_BYTES: usize = 2 * REMEMBERED * size_of::<NumberedOrder>();
 
     pub(crate) fn add(&mut self, mut order: NumberedOrder) {
-        // The same order is given again and again where the mailbox of another shard is full. It takes one place.
+        // The same order is given again and again where the mailbox of another shard is full. It takes one
+        // place.
         let newest = self.orders.iter().rev().take(REPEATED);
         if let Some(back) = newest.into_iter().position(|other| other.name == order.name) {
             // Orders of several threads may come in another order than that of their numbers.
@@ -126,7 +130,8 @@ impl RecentOrders {
         self.orders.push_back(order);
     }
 
-    /// Whether a connection may not begin, because an order about it came after the decision about it had begun.
+    /// Whether a connection may not begin, because an order about it came after the decision about it had
+    /// begun.
     pub(crate) fn end(&self, names: Names, start: DecisionStart) -> bool {
         if names.are_none() {
             return false;
@@ -173,7 +178,8 @@ mod tests {
         assert!(!recent.end(names(Some("1024"), None), numbers.now()));
     }
 
-    /// One request to end connections was given up to a hundred times, and pushed out what a shard remembered.
+    /// One request to end connections was given up to a hundred times, and pushed out what a shard
+    /// remembered.
     #[test]
     fn an_order_that_is_given_again_takes_one_place() {
         let (numbers, mut recent) = (OrderNumbers::default(), RecentOrders::default());

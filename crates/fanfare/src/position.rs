@@ -1,8 +1,8 @@
 //! Where the numbers of a log go on after a restart: a file.
 //!
-//! A number that is given twice is worse than a gap: a subscriber that had the first event with it resumes behind
-//! it, and misses the second one in silence. So a position is in its file only while no engine has it. An engine
-//! takes the file before it gives a number, and writes it when it gives none any more.
+//! A number that is given twice is worse than a gap: a subscriber that had the first event with it resumes
+//! behind it, and misses the second one in silence. So a position is in its file only while no engine has it.
+//! An engine takes the file before it gives a number, and writes it when it gives none any more.
 //!
 //! ```text
 //!   stop                 start                                      stop

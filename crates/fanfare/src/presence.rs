@@ -3,7 +3,8 @@
 //! A member joins with its first connection and leaves some time after its last one, so that a page that is
 //! loaded anew, or a phone that changes networks, does not leave and join. Topics may announce both.
 //! Announcements are made on a thread of their own ([`announcer`]), since a shard does not wait for room in
-//! mailboxes. That thread may wait for long. So each reader of members, too, lets those leave whose time is over.
+//! mailboxes. That thread may wait for long. So each reader of members, too, lets those leave whose time is
+//! over.
 
 mod announcer;
 mod member;
@@ -128,8 +129,8 @@ impl Presence {
         self.change(|state| members.iter().for_each(|member| state.leave(member, now, leaves_at)));
     }
 
-    /// Changes the state, and wakes the thread that makes announcements where it sleeps for longer than it may now:
-    /// there is something to announce, or a time at which it has to look.
+    /// Changes the state, and wakes the thread that makes announcements where it sleeps for longer than it
+    /// may now: there is something to announce, or a time at which it has to look.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
         let idle = (state.lingering.is_empty(), state.unannounced.is_empty());
@@ -147,8 +148,8 @@ impl Presence {
         while self.change(|state| state.end_lingering(now)) {}
     }
 
-    /// The names of a topic's members, in alphabetical order. The lock is free between the pieces, so names that
-    /// come or go meanwhile may be among them or not.
+    /// The names of a topic's members, in alphabetical order. The lock is free between the pieces, so names
+    /// that come or go meanwhile may be among them or not.
     pub(crate) fn members(&self, topic: &Topic, now: Duration) -> Vec<Arc<str>> {
         self.end_lingering(now);
         let mut names: Vec<Arc<str>> = Vec::new();
@@ -332,8 +333,8 @@ impl State {
         }
     }
 
-    /// What is to be announced, of as many members as are looked at together. A member that has joined and left, or
-    /// left and joined, since it was noted needs nothing.
+    /// What is to be announced, of as many members as are looked at together. A member that has joined and
+    /// left, or left and joined, since it was noted needs nothing.
     fn take_announcements(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..MEMBERS_AT_ONCE {
@@ -456,9 +457,9 @@ mod tests {
         assert!(lock(&presence.state).topics.is_empty());
     }
 
-    /// At the bound, a member whose connection ended left at once: with 20 pages a second that were loaded anew, and
-    /// an hour to come back in, each of them left and joined. Now the member leaves that has been away for the longest
-    /// time, and that is counted.
+    /// At the bound, a member whose connection ended left at once: with 20 pages a second that were loaded
+    /// anew, and an hour to come back in, each of them left and joined. Now the member leaves that has been
+    /// away for the longest time, and that is counted.
     #[test]
     fn at_the_bound_the_member_leaves_that_has_lingered_for_the_longest_time() {
         let presence = presence_of(&Limits::default().with_members_lingering(3));
@@ -479,8 +480,8 @@ mod tests {
         assert_eq!(members(&presence, 100 * second), ["zoe".into()]);
     }
 
-    /// An entry of a member that had come back stayed in the queue until its time, and counted: after enough pages
-    /// that were loaded anew, every member left at once.
+    /// An entry of a member that had come back stayed in the queue until its time, and counted: after enough
+    /// pages that were loaded anew, every member left at once.
     #[test]
     fn a_member_that_comes_back_gives_its_place_among_the_lingering_back() {
         let presence = presence_of(&Limits::default().with_members_lingering(2));
@@ -517,8 +518,8 @@ mod tests {
         assert_eq!(presence.counts().not_announced, 2);
     }
 
-    /// Members whose time was over stayed while the thread that announces members waited for room in a mailbox: a
-    /// congested shard made the members of every topic wrong for minutes.
+    /// Members whose time was over stayed while the thread that announces members waited for room in a
+    /// mailbox: a congested shard made the members of every topic wrong for minutes.
     #[test]
     fn readers_see_no_member_whose_time_is_over_while_nothing_is_announced() {
         let presence = presence_of(&Limits::default());

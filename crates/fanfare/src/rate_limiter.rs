@@ -18,12 +18,12 @@ const TABLES: usize = 32;
 /// Buckets of all tables.
 const BUCKETS: usize = RATES_BYTES / RateTable::BUCKET_BYTES;
 
-/// How often clients do something: a token bucket for each, in at most 1 MiB, whatever their number. Where there is no room
-/// for one more bucket, the fullest one is forgotten. So a client that is not known has a full bucket, and very many
-/// clients can neither make the table grow nor shut others out.
+/// How often clients do something: a token bucket for each, in at most 1 MiB, whatever their number. Where
+/// there is no room for one more bucket, the fullest one is forgotten. So a client that is not known has a
+/// full bucket, and very many clients can neither make the table grow nor shut others out.
 ///
-/// The engine has one for connects ([`crate::ClientLimits::connects_per_second`]). A program that publishes for others has
-/// its own:
+/// The engine has one for connects ([`crate::ClientLimits::connects_per_second`]). A program that publishes
+/// for others has its own:
 ///
 /// ```
 /// use std::time::Duration;
@@ -87,8 +87,8 @@ impl RateLimiter {
         self.with(client, |table| table.take(client.0, amount, rate, now))
     }
 
-    /// Takes so much out of a client's bucket, whether it has it or not, and says how long it takes until the bucket is no
-    /// more in debt: for what has happened already.
+    /// Takes so much out of a client's bucket, whether it has it or not, and says how long it takes until the
+    /// bucket is no more in debt: for what has happened already.
     pub fn charge(&self, client: RateKey, amount: u64, rate: Rate, now: Duration) -> Duration {
         self.with(client, |table| table.charge(client.0, amount, rate, now))
     }

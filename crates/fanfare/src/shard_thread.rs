@@ -1,8 +1,9 @@
 //! Which threads are shards.
 //!
-//! An [`crate::Admission`] runs on a shard's thread, and may have a [`crate::Hub`]. If it waited there for room in a
-//! mailbox or for an answer, it might wait for its own shard, which does nothing meanwhile; and two shards of two engines
-//! might wait for each other. So no shard's thread waits, whichever engine's it is: calls that would wait refuse.
+//! An [`crate::Admission`] runs on a shard's thread, and may have a [`crate::Hub`]. If it waited there for
+//! room in a mailbox or for an answer, it might wait for its own shard, which does nothing meanwhile; and two
+//! shards of two engines might wait for each other. So no shard's thread waits, whichever engine's it is:
+//! calls that would wait refuse.
 
 use std::cell::Cell;
 

@@ -1,14 +1,14 @@
 //! The log of the process, and what every shard may do with it.
 //!
 //! One lock guards the log. Publishers hold it to look up interest and to release; shards hold it to register
-//! for topics and to read runs of frames. Under it no frame is encoded, sent or freed. A release takes the locks
-//! of mailboxes under it; the order of all locks is in `docs/ARCHITECTURE.md`.
+//! for topics and to read runs of frames. Under it no frame is encoded, sent or freed. A release takes the
+//! locks of mailboxes under it; the order of all locks is in `docs/ARCHITECTURE.md`.
 //!
 //! A shard that registers for a topic learns the newest number under the lock: up to it the topic's
 //! events are in the log, after it they come by mail.
 //!
-//! In the log's sets of readers, all readers in the process ([`crate::hub`]) are one more shard, behind the real
-//! ones. It has no mailbox: they read from the log themselves.
+//! In the log's sets of readers, all readers in the process ([`crate::hub`]) are one more shard, behind the
+//! real ones. It has no mailbox: they read from the log themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -151,9 +151,9 @@ impl ProcessLog {
         self.trims_at.store(0, Ordering::Relaxed);
     }
 
-    /// Appends the shards that get each of these events to `into`, and the events that were published before to
-    /// `repeated`; both are cleared. Of these no shard gets anything. Of the events it takes the first ones: it ends
-    /// behind the event with which [`WALK_STEPS`] are used up.
+    /// Appends the shards that get each of these events to `into`, and the events that were published before
+    /// to `repeated`; both are cleared. Of these no shard gets anything. Of the events it takes the first
+    /// ones: it ends behind the event with which [`WALK_STEPS`] are used up.
     pub(crate) fn interest<'events>(
         &self,
         events: impl Iterator<Item = &'events Event>,
@@ -182,8 +182,8 @@ impl ProcessLog {
 }
 
 impl LockedLog<'_> {
-    /// The shards that read one of these topics, and whether a reader in the process does. Adds the steps of the walks that
-    /// it takes to `steps`.
+    /// The shards that read one of these topics, and whether a reader in the process does. Adds the steps of
+    /// the walks that it takes to `steps`.
     pub(crate) fn readers_of(&self, topics: &[Topic], steps: &mut usize) -> (ShardSet, bool) {
         let mut shards = self.state.log.find_shards_reading(topics, steps);
         let is_read_here = shards.contains(self.process.local);
@@ -291,8 +291,8 @@ impl LockedLog<'_> {
         change(unreleased, log)
     }
 
-    /// The frame that was published with this event's own id to this event's topics, and whether it is visible.
-    /// `key` is [`LockedLog::own_id_key`] of the event.
+    /// The frame that was published with this event's own id to this event's topics, and whether it is
+    /// visible. `key` is [`LockedLog::own_id_key`] of the event.
     pub(crate) fn published(&self, event: &Event, key: u64) -> Option<(&Arc<Frame>, bool)> {
         let State { log, unreleased, .. } = &*self.state;
         if let Some(frame) = log.published_with_key(event, key) {
@@ -380,8 +380,9 @@ impl SharedLog {
         self.shard == ProcessLog::TRIMMING_SHARD
     }
 
-    /// Checks the log, and that this shard has registered for exactly these topics. What cannot have changed since
-    /// the last check is left out: to check the whole log after every tick takes most of a simulation's time.
+    /// Checks the log, and that this shard has registered for exactly these topics. What cannot have changed
+    /// since the last check is left out: to check the whole log after every tick takes most of a simulation's
+    /// time.
     ///
     /// # Panics
     /// Something does not hold.

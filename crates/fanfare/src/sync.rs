@@ -24,9 +24,10 @@ pub(crate) use std::sync::{
 #[cfg(not(fanfare_loom))]
 pub(crate) use std::thread;
 
-/// Locks, also where a thread has panicked with this lock. That is the policy for every lock of the crate but the
-/// log's, which is changed in many steps: code under a lock checks what it was given before its first change, so
-/// a poisoned state is whole; and one panic (in an admission, say) must not end the service of all shards.
+/// Locks, also where a thread has panicked with this lock. That is the policy for every lock of the crate but
+/// the log's, which is changed in many steps: code under a lock checks what it was given before its first
+/// change, so a poisoned state is whole; and one panic (in an admission, say) must not end the service of all
+/// shards.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -89,8 +90,8 @@ mod model {
         static COLLECTS: Cell<bool> = Cell::new(false);
     }
 
-    /// Does `work`, and forgets the wakes that it makes on this thread: in a model, the thread to which they are
-    /// owed makes them too late.
+    /// Does `work`, and forgets the wakes that it makes on this thread: in a model, the thread to which they
+    /// are owed makes them too late.
     #[cfg(test)]
     pub(crate) fn collect_wakes(work: impl FnOnce()) {
         COLLECTS.with(|collects| collects.set(true));

@@ -41,8 +41,9 @@ fn ask(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-/// An admission that sent on a channel of tokio's ended the shard at the first subscriber: the wake-up of the runtime wrote
-/// into what had the number of its eventfd in the shard's table. And a line in a log file went into a subscriber's stream.
+/// An admission that sent on a channel of tokio's ended the shard at the first subscriber: the wake-up of the
+/// runtime wrote into what had the number of its eventfd in the shard's table. And a line in a log file went
+/// into a subscriber's stream.
 #[test]
 fn an_admission_may_use_what_it_likes() {
     const SUBSCRIBERS: usize = 200;
@@ -98,7 +99,8 @@ fn an_admission_may_use_what_it_likes() {
             hub.publish(event("last")).unwrap();
             engine.stop(Duration::from_secs(1)).unwrap();
             for stream in streams {
-                // Nothing but whole events, in order, without one that is missing between the first and the last.
+                // Nothing but whole events, in order, without one that is missing between the first and the
+                // last.
                 let text = read_all(stream);
                 let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
                 let numbers: Vec<usize> =
@@ -133,8 +135,8 @@ fn tempfile_in_memory() -> Arc<Mutex<std::fs::File>> {
     Arc::new(Mutex::new(file))
 }
 
-/// While admissions block, streams are delivered to, and health is not at stake. With as many that block as there are threads,
-/// others wait, and no longer than the time for a decision.
+/// While admissions block, streams are delivered to, and health is not at stake. With as many that block as
+/// there are threads, others wait, and no longer than the time for a decision.
 #[test]
 fn an_admission_that_blocks_holds_up_no_stream() {
     for tables in TABLES {
@@ -279,7 +281,8 @@ fn a_decision_may_be_early() {
     }
 }
 
-/// An admission that never decides: its requests are answered when their time is over, and their number is bounded.
+/// An admission that never decides: its requests are answered when their time is over, and their number is
+/// bounded.
 #[test]
 fn requests_without_a_decision_are_answered_and_bounded() {
     let tickets = Tickets::default();
@@ -302,7 +305,8 @@ fn requests_without_a_decision_are_answered_and_bounded() {
         for (_, ticket) in held {
             ticket.decide(Decision::Answer(Answer::new(200, "too late\n")));
         }
-        // Tickets of requests that were answered take no room. This one may be late, too, where the machine is busy.
+        // Tickets of requests that were answered take no room. This one may be late, too, where the machine
+        // is busy.
         let ask_again = || {
             // Those of the request before, and of the one that was too many.
             tickets.lock().unwrap().clear();
@@ -442,7 +446,8 @@ fn an_engine_that_ends_forgets_undecided_requests() {
     }
 }
 
-/// An admission that publishes in a loop gets "busy" or finds room; it may wait, since its thread is no shard.
+/// An admission that publishes in a loop gets "busy" or finds room; it may wait, since its thread is no
+/// shard.
 #[test]
 fn an_admission_on_a_thread_may_wait_for_the_hub() {
     for tables in TABLES {

@@ -1,5 +1,5 @@
-//! What an enemy tried against engines that embed subscriptions, over real sockets: masses of topics, requests that are no
-//! subscriptions, clients that leave, and orders in between.
+//! What an enemy tried against engines that embed subscriptions, over real sockets: masses of topics,
+//! requests that are no subscriptions, clients that leave, and orders in between.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -97,8 +97,9 @@ fn a_subscription_of_an_embedder_has_the_bound_of_topics() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// Sixteen thousand connections had 64 topics each, which no other connection read. When all of them ended at once, they
-/// held up events for three seconds. They begin and end in pieces now: each of them still gets its events, and all of them are gone in the end.
+/// Sixteen thousand connections had 64 topics each, which no other connection read. When all of them ended at
+/// once, they held up events for three seconds. They begin and end in pieces now: each of them still gets its
+/// events, and all of them are gone in the end.
 #[test]
 fn a_mass_of_topics_begins_and_ends_in_pieces() {
     const CLIENTS: usize = 300;
@@ -132,7 +133,8 @@ fn a_mass_of_topics_begins_and_ends_in_pieces() {
     }
 }
 
-/// An order to end the connections of a subject overtook a decision that was made before it, and the connection stayed.
+/// An order to end the connections of a subject overtook a decision that was made before it, and the
+/// connection stayed.
 #[test]
 fn an_order_keeps_its_place_behind_decisions() {
     const REQUESTS: usize = 400;
@@ -165,8 +167,8 @@ fn an_order_keeps_its_place_behind_decisions() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// Clients that had left held the places of all requests that wait for a decision, and other clients were refused until the
-/// time for the decisions was over.
+/// Clients that had left held the places of all requests that wait for a decision, and other clients were
+/// refused until the time for the decisions was over.
 #[test]
 fn clients_that_have_left_hold_no_place() {
     const PLACES: usize = 50;
@@ -205,9 +207,9 @@ fn limits_of_one_connection() -> ClientLimits {
     limits.with_operators("192.0.2.1".parse().unwrap())
 }
 
-/// A proxy may name its client in a later packet. Where that client had too many connections already, the connection kept
-/// its place among those that have not sent a request, until the time for its head was over. A connection whose header
-/// came at once gave its place up.
+/// A proxy may name its client in a later packet. Where that client had too many connections already, the
+/// connection kept its place among those that have not sent a request, until the time for its head was over.
+/// A connection whose header came at once gave its place up.
 #[test]
 fn a_connection_that_is_refused_by_a_late_header_gives_its_place_up() {
     const PLACES: usize = 8;
@@ -250,8 +252,8 @@ fn a_connection_that_is_refused_by_a_late_header_gives_its_place_up() {
     }
 }
 
-/// A connection whose hand-over failed was not its client's any more while its answer waited to be read: a client could have
-/// any number of these.
+/// A connection whose hand-over failed was not its client's any more while its answer waited to be read: a
+/// client could have any number of these.
 #[test]
 fn a_connection_that_is_not_handed_over_stays_its_clients() {
     let limits = Limits::default().with_clients(limits_of_one_connection());

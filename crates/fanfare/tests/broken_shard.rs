@@ -1,5 +1,5 @@
-//! What the owner of an engine learns when a shard has panicked. This file has one test: it looks for the shard's epoll
-//! instance in a descriptor table that other tests would share.
+//! What the owner of an engine learns when a shard has panicked. This file has one test: it looks for the
+//! shard's epoll instance in a descriptor table that other tests would share.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -14,8 +14,8 @@ use fanfare::{
 };
 use fanfare::{Event, Topic};
 
-/// Puts another file in the place of the epoll instance of the calling shard. The shard can serve no connection
-/// without it, and so it panics.
+/// Puts another file in the place of the epoll instance of the calling shard. The shard can serve no
+/// connection without it, and so it panics.
 fn break_this_shard() {
     let mut broken = 0;
     for entry in fs::read_dir("/proc/thread-self/fd").unwrap().flatten() {
@@ -24,7 +24,8 @@ fn break_this_shard() {
         if is_epoll {
             let number = entry.file_name().to_str().unwrap().parse().unwrap();
             let null = File::open("/dev/null").unwrap();
-            // SAFETY: the backend owns the number, and only waits with it and closes it, which any file allows.
+            // SAFETY: the backend owns the number, and only waits with it and closes it, which any file
+            // allows.
             assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), number) }, number);
             broken += 1;
         }

@@ -1,4 +1,5 @@
-//! Connections over real sockets: their life cycle, their end on demand, changes of their topics, and members.
+//! Connections over real sockets: their life cycle, their end on demand, changes of their topics, and
+//! members.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -32,8 +33,8 @@ fn event(name: &str, data: &str) -> Event {
     Event::new(topic(name)).with_data(data)
 }
 
-/// `GET /<subject>?topic=...`: the subject is in the path. Requests of the subject `member` make it a member of the topic
-/// `room`.
+/// `GET /<subject>?topic=...`: the subject is in the path. Requests of the subject `member` make it a member
+/// of the topic `room`.
 fn admit(request: &Request<'_>) -> Decision {
     let subject = request.path().trim_start_matches('/').to_owned();
     let subscribe = match Subscribe::from_request(request, 64) {
@@ -116,8 +117,8 @@ fn a_connection_has_events_from_its_beginning_to_its_end() {
     assert_eq!(life_cycle.next_wait(PATIENCE), Ok(None));
 }
 
-/// What is known of connections had no bound in bytes, and one subscription could add any number of members under a lock
-/// that all shards take.
+/// What is known of connections had no bound in bytes, and one subscription could add any number of members
+/// under a lock that all shards take.
 #[test]
 fn what_is_known_of_connections_is_bounded() {
     let admit = |request: &Request<'_>| {
@@ -158,7 +159,8 @@ fn what_is_known_of_connections_is_bounded() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// A connection with a subject took a hundred bytes of what is bounded, with a place in a list of its subject's connections.
+/// A connection with a subject took a hundred bytes of what is bounded, with a place in a list of its
+/// subject's connections.
 #[test]
 fn without_life_cycle_events_a_subject_takes_nothing_of_the_bound() {
     let admit = |request: &Request<'_>| {
@@ -176,8 +178,8 @@ fn without_life_cycle_events_a_subject_takes_nothing_of_the_bound() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// The bound of a subject's streams comes and goes at run time. A stream that began without it is not counted, and one that
-/// began with it leaves its count where the bound has gone.
+/// The bound of a subject's streams comes and goes at run time. A stream that began without it is not
+/// counted, and one that began with it leaves its count where the bound has gone.
 #[test]
 fn the_bound_of_a_subject_s_streams_comes_and_goes() {
     let with_bound =
@@ -245,7 +247,8 @@ fn a_full_queue_still_counts() {
     assert_eq!(told, [40; 3]);
 }
 
-/// A task is woken although the shards may have descriptor tables of their own; and the end of the engine wakes it, too.
+/// A task is woken although the shards may have descriptor tables of their own; and the end of the engine
+/// wakes it, too.
 #[test]
 fn a_task_gets_life_cycle_events() {
     let builder = Engine::builder().shards(2).descriptor_tables(fanfare::DescriptorTables::Auto);
@@ -406,7 +409,8 @@ fn a_topic_with_many_connections_ends_with_all_of_them() {
     assert!(read_all(other).contains("still here"));
 }
 
-/// Events of topics that stay come exactly once, before the change and after it; of topics that come, from the change on.
+/// Events of topics that stay come exactly once, before the change and after it; of topics that come, from
+/// the change on.
 #[test]
 fn topics_change_while_a_connection_lives() {
     let (engine, mut life_cycle, hub, address) = start(1, 1000, Limits::default());
@@ -441,8 +445,8 @@ fn topics_change_while_a_connection_lives() {
     assert_eq!(read_all(other).matches("data: ").count(), 2);
 }
 
-/// Under load, with a subscriber that reads slowly and whose topics change again and again: nothing that stays is lost or
-/// comes twice.
+/// Under load, with a subscriber that reads slowly and whose topics change again and again: nothing that
+/// stays is lost or comes twice.
 #[test]
 fn a_topic_that_stays_is_whole_however_often_others_change() {
     const EVENTS: usize = 3000;
@@ -504,7 +508,8 @@ fn a_lifetime_ends_a_stream() {
     assert_eq!((counts.closed_for(CloseReason::Expired), counts.closed_for(CloseReason::Aged)), (1, 0));
 }
 
-/// The chat of the documentation: names that join and leave are told, once each, whatever their connections do.
+/// The chat of the documentation: names that join and leave are told, once each, whatever their connections
+/// do.
 #[test]
 fn members_join_and_leave_once() {
     let (engine, life_cycle, hub, address) = start(2, 10, Limits::default());

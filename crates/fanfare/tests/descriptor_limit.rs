@@ -1,5 +1,5 @@
-//! The limit of descriptors, which belongs to the whole process: this file has one test, so that no other one runs in
-//! its process.
+//! The limit of descriptors, which belongs to the whole process: this file has one test, so that no other one
+//! runs in its process.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -13,8 +13,8 @@ fn limits() -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-/// Each engine raised the limit unasked. A program that used `select(2)`, or whose children closed every possible
-/// descriptor before they did anything else, was no longer the same when it embedded an engine.
+/// Each engine raised the limit unasked. A program that used `select(2)`, or whose children closed every
+/// possible descriptor before they did anything else, was no longer the same when it embedded an engine.
 #[test]
 fn an_engine_raises_the_limit_of_its_process_only_where_it_is_told_to() {
     let (_, hard) = limits();

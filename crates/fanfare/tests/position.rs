@@ -150,8 +150,8 @@ fn one_of_many_engines_takes_the_position() {
     assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1, "the file, and nothing else");
 }
 
-/// A subscriber was taken while the file was still there: an admission that published gave a number that the next
-/// engine would have given again after a crash.
+/// A subscriber was taken while the file was still there: an admission that published gave a number that the
+/// next engine would have given again after a crash.
 #[test]
 fn no_number_is_given_while_the_file_is_there() {
     let directory = Directory::new("early");

@@ -1,5 +1,5 @@
-//! Publishers, shards, adopters and counters on threads of their own, over real sockets. It checks the order that
-//! everybody sees; under ThreadSanitizer (`cargo xtask sanitize`) also what the threads share.
+//! Publishers, shards, adopters and counters on threads of their own, over real sockets. It checks the order
+//! that everybody sees; under ThreadSanitizer (`cargo xtask sanitize`) also what the threads share.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -107,8 +107,8 @@ fn all_subscribers_see_one_order_of_all_publishers() {
     assert_eq!((late.error, *late.event), (PublishError::Stopped, event("late".to_owned())));
 }
 
-/// An admission that publishes (who came, say) does so on its shard's thread. There a private descriptor table did not have
-/// the other shards' wakers, and the shard panicked.
+/// An admission that publishes (who came, say) does so on its shard's thread. There a private descriptor
+/// table did not have the other shards' wakers, and the shard panicked.
 #[test]
 fn an_admission_may_publish() {
     let hub: Arc<OnceLock<Hub>> = Arc::default();
@@ -130,8 +130,8 @@ fn an_admission_may_publish() {
     expect_the_last(streams);
 }
 
-/// A publisher that is a task waits for room. A shard has a descriptor table of its own, where the eventfd of the executor
-/// would be a subscriber's socket or nothing at all: so it is not the shard that wakes the task.
+/// A publisher that is a task waits for room. A shard has a descriptor table of its own, where the eventfd of
+/// the executor would be a subscriber's socket or nothing at all: so it is not the shard that wakes the task.
 #[test]
 fn tasks_wait_for_shards_with_tables_of_their_own() {
     let limits = Limits::default().with_mailbox_events(4);
@@ -162,8 +162,9 @@ fn tasks_wait_for_shards_with_tables_of_their_own() {
     engine.stop(Duration::ZERO).unwrap();
 }
 
-/// Where shards share the process's descriptor table (Docker's default), an admission that waited for room or for an
-/// answer waited for its own shard: until its patience was over, or for ever. With private tables it panicked.
+/// Where shards share the process's descriptor table (Docker's default), an admission that waited for room or
+/// for an answer waited for its own shard: until its patience was over, or for ever. With private tables it
+/// panicked.
 #[test]
 fn an_admission_does_not_wait_for_its_own_shard() {
     for tables in [DescriptorTables::Shared, DescriptorTables::Private] {
@@ -275,8 +276,8 @@ fn an_admission_that_stops_its_engine_does_not_wait_for_itself() {
     }
 }
 
-/// An admission that published to another engine raised the number of its newest event, and panicked before that
-/// engine's shards had it; or wrote into what had the waker's number in its own table.
+/// An admission that published to another engine raised the number of its newest event, and panicked before
+/// that engine's shards had it; or wrote into what had the waker's number in its own table.
 #[test]
 fn an_admission_cannot_publish_to_another_engine() {
     let other: Arc<OnceLock<Hub>> = Arc::default();
@@ -301,8 +302,8 @@ fn an_admission_cannot_publish_to_another_engine() {
     second.stop(Duration::ZERO).unwrap();
 }
 
-/// One request at which the admission panicked ended the shard with all of its subscribers, and with it the service: the
-/// hub refused to publish from then on.
+/// One request at which the admission panicked ended the shard with all of its subscribers, and with it the
+/// service: the hub refused to publish from then on.
 #[test]
 fn a_panic_in_an_admission_is_one_request_s_answer() {
     const PANICS: usize = 50;
@@ -380,7 +381,7 @@ fn a_request_for_nobody_is_not_found() {
     }
 }
 
-/// With larger heads allowed than fit into a message, those who sent one were told for ever that the control plane was busy.
+/// With larger heads allowed than fit into a message, clients that sent one got "busy" for ever.
 #[test]
 fn what_is_handed_over_fits() {
     let head = HeadLimits::default().with_max_bytes(1 << 20);
@@ -401,8 +402,8 @@ fn what_is_handed_over_fits() {
     assert_eq!(&answer, b"HTTP/1.1 431");
 }
 
-/// The last owner of an admission was a shard: the files that it had open were closed by their numbers in the shard's table,
-/// where they are others.
+/// The last owner of an admission was a shard: the files that it had open were closed by their numbers in the
+/// shard's table, where they are others.
 #[test]
 fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
     struct Careful(Arc<OnceLock<bool>>);
@@ -422,8 +423,8 @@ fn an_admission_is_dropped_where_its_descriptors_mean_the_same() {
     assert_eq!(dropped_in_private.get(), Some(&false));
 }
 
-/// An admission that stopped its own engine dropped it with the engine's share in the admission. The last share was
-/// then a shard's, which dropped it in its own descriptor table.
+/// An admission that stopped its own engine dropped it with the engine's share in the admission. The last
+/// share was then a shard's, which dropped it in its own descriptor table.
 #[test]
 fn an_admission_that_stops_its_engine_is_dropped_where_its_descriptors_mean_the_same() {
     struct Stops {
@@ -460,7 +461,8 @@ fn an_admission_that_stops_its_engine_is_dropped_where_its_descriptors_mean_the_
 
 /// With an admission that runs on the shards.
 fn on_shards(builder: Builder, admission: impl Admission) -> Builder {
-    // SAFETY: the admissions of these tests use no descriptor, apart from standard error, and the hub, which checks itself.
+    // SAFETY: the admissions of these tests use no descriptor, apart from standard error, and the hub, which
+    // checks itself.
     unsafe { builder.admission_on_shards(admission) }
 }
 
@@ -469,7 +471,7 @@ fn on_private_shards(builder: Builder, admission: impl Admission) -> Builder {
     on_shards(builder.descriptor_tables(DescriptorTables::Auto), admission)
 }
 
-/// Who wrote [`Duration::MAX`] for "never" had shards that panicked at their first connection.
+/// With [`Duration::MAX`] for "never", shards panicked at their first connection.
 #[test]
 fn the_longest_time_is_never() {
     let never = Duration::MAX;
@@ -511,7 +513,7 @@ fn a_unix_socket_is_adopted_too() {
     }
 }
 
-/// Who gives away something on which the options cannot be set learns of it.
+/// A socket on which the options cannot be set is refused with an error.
 #[test]
 fn what_the_kernel_refuses_is_not_adopted() {
     let options = SocketOptions::default().with_keepalive(Some(Duration::MAX));

@@ -1,4 +1,5 @@
-//! The end of connections by their token, also of those about which a decision is under way, over real sockets.
+//! The end of connections by their token, also of those about which a decision is under way, over real
+//! sockets.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -60,8 +61,8 @@ fn all_connections_of_a_token_end_and_no_other_one() {
     }
 }
 
-/// A user was barred while an admission asked its database: the order to end the user's connections found none, and then
-/// the stream began.
+/// A user was barred while an admission asked its database: the order to end the user's connections found
+/// none, and then the stream began.
 #[test]
 fn a_connection_about_which_is_decided_when_its_token_ends_does_not_begin() {
     let (engine, hub, address, tickets) = start(1);

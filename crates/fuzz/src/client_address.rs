@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use fanfare_proto::client_address::{ForwardedField, PeerAddress, TrustedProxies};
 use fanfare_proto::head::RequestHead;
 
-/// The first line of the input is a list of trusted proxies, the second the peer. Each other line is a field: behind an `f` it
-/// is `Forwarded`, else `X-Forwarded-For`.
+/// The first line of the input is a list of trusted proxies, the second the peer. Each other line is a field:
+/// behind an `f` it is `Forwarded`, else `X-Forwarded-For`.
 pub(crate) fn check(input: &[u8]) {
     let mut lines = input.split(|byte| *byte == b'\n');
     let trusted = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();

@@ -1,5 +1,5 @@
-//! Log, audiences, windows and laggards, in any order of joins, sends, stalls and publishes, against the naive
-//! model of the protocol's own tests.
+//! Log, audiences, windows and laggards, in any order of joins, sends, stalls and publishes, against the
+//! naive model of the protocol's own tests.
 
 #[path = "../../proto/tests/model/world.rs"]
 mod world;

@@ -54,8 +54,8 @@ fn cursor_numbers(input: &[u8]) {
     assert!(text.chars().all(|c| c.is_ascii_alphanumeric() || "_.~-".contains(c)), "{text:?}");
 }
 
-/// A log of events 1 to [`HEAD`] that has only those from [`FIRST_RETAINED`] on, of one topic. Event n has the id
-/// `own-n` where n is even.
+/// A log of events 1 to [`HEAD`] that has only those from [`FIRST_RETAINED`] on, of one topic. Event n has
+/// the id `own-n` where n is even.
 fn log(epoch: Epoch, topic: &Topic) -> Log {
     let frames = (HEAD - FIRST_RETAINED + 1) as usize;
     let retention = Retention::default().with_events(frames);

@@ -56,8 +56,8 @@ fn own(decoded: Decoded<'_>) -> Found {
     }
 }
 
-/// HTML standard, sections 9.2.5 and 9.2.6, sentence by sentence, over the whole stream at once. What the line, the
-/// data and the type have together ends it when it is over `limit`.
+/// HTML standard, sections 9.2.5 and 9.2.6, sentence by sentence, over the whole stream at once. What the
+/// line, the data and the type have together ends it when it is over `limit`.
 pub(crate) fn interpret(stream: &[u8], limit: usize) -> Meaning {
     let mut meaning = Meaning::default();
     let (mut data, mut kind, mut id) = (String::new(), String::new(), String::new());
@@ -105,7 +105,8 @@ pub(crate) fn interpret(stream: &[u8], limit: usize) -> Meaning {
     meaning
 }
 
-/// "Lines must be separated by either a CRLF character pair, a single LF character, or a single CR character."
+/// "Lines must be separated by either a CRLF character pair, a single LF character, or a single CR
+/// character."
 fn split_lines(stream: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let (mut lines, mut line) = (Vec::new(), Vec::new());
     for (at, &byte) in stream.iter().enumerate() {

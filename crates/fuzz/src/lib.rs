@@ -1,7 +1,8 @@
-//! What the fuzzers check: one function per target, which takes any bytes and panics where a promise is broken.
+//! What the fuzzers check: one function per target, which takes any bytes and panics where a promise is
+//! broken.
 //!
-//! Each compares the code with something slow and obvious that was written apart from it. The seeds of a target are
-//! the files in `seeds/NAME`; tests run all of them, so that what was found once stays found.
+//! Each compares the code with something slow and obvious that was written apart from it. The seeds of a
+//! target are the files in `seeds/NAME`; tests run all of them, so that what was found once stays found.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a panic is what a finding is")]

@@ -1,5 +1,5 @@
-//! The table of patterns beside a list: after each change it gives the patterns that match a topic one by one, its
-//! memory and its bounds add up, and no walk takes more than the bound.
+//! The table of patterns beside a list: after each change it gives the patterns that match a topic one by
+//! one, its memory and its bounds add up, and no walk takes more than the bound.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! Cuts an input into pieces, the same ones each time.
 
-/// The ends of pieces that cover `len` bytes: at once, byte by byte, and two mixtures that depend on the input.
+/// The ends of pieces that cover `len` bytes: at once, byte by byte, and two mixtures that depend on the
+/// input.
 pub(crate) fn ways_to_cut(input: &[u8]) -> Vec<Vec<usize>> {
     let len = input.len();
     vec![vec![len], (1..=len).collect(), mixed_ends(input, 7), mixed_ends(input, 40)]

@@ -1,5 +1,5 @@
-//! Headers of the PROXY protocol against a reader that takes them apart in another way, in pieces and at once, and headers
-//! that are written from the input and read again.
+//! Headers of the PROXY protocol against a reader that takes them apart in another way, in pieces and at
+//! once, and headers that are written from the input and read again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! Bodies of `POST /events`: what is accepted says what a naive reader finds in it, arrives at a client, and is
-//! accepted again when it is written anew.
+//! Bodies of `POST /events`: what is accepted says what a naive reader finds in it, arrives at a client, and
+//! is accepted again when it is written anew.
 
 // The server is a binary; its HTTP stack would have to be built for these few functions.
 #[path = "../../server/src/control/body.rs"]

@@ -1,5 +1,5 @@
-//! Request heads against a reader that takes the text apart with `split`, in both directions: neither accepts what
-//! the other refuses, and where both accept they read the same.
+//! Request heads against a reader that takes the text apart with `split`, in both directions: neither accepts
+//! what the other refuses, and where both accept they read the same.
 
 use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
 

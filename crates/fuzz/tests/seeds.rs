@@ -19,7 +19,7 @@ fn every_seed_of_every_target_passes() {
     }
 }
 
-/// A folder without a target would be seeds that nobody runs.
+/// The seeds of a folder without a target would never be run.
 #[test]
 fn every_folder_of_seeds_has_a_target() {
     for entry in fs::read_dir(seeds()).unwrap() {

@@ -183,13 +183,14 @@ pub trait Io {
     /// Takes a connected, non-blocking socket that came another way, as if it had been accepted.
     fn adopt(&mut self, socket: OwnedFd) -> Socket;
 
-    /// Stops watching (where `token` is given) and closes each socket. What is never closed here is closed when the
-    /// backend is dropped.
+    /// Stops watching (where `token` is given) and closes each socket. What is never closed here is closed
+    /// when the backend is dropped.
     ///
     /// # Panics
     /// One of them was neither accepted nor adopted, or has been closed.
     fn close(&mut self, sockets: &[(Socket, Option<Token>)]);
 
-    /// Stops watching a socket without closing it: a copy of it can be handed to another thread, or it watched anew.
+    /// Stops watching a socket without closing it: a copy of it can be handed to another thread, or it
+    /// watched anew.
     fn unwatch(&mut self, socket: Socket, token: Token);
 }

@@ -207,7 +207,7 @@ fn accept_some(
             )
         };
         if socket >= 0 {
-            // SAFETY: the kernel has just made it, so nobody else owns it.
+            // SAFETY: the kernel has just made it, so it has no other owner.
             let socket = unsafe { OwnedFd::from_raw_fd(socket) };
             notifications.push(Notification::Accepted { socket: open.add(socket), listener });
             continue;

@@ -118,7 +118,8 @@ impl SocketSender {
             ptr::write_unaligned(libc::CMSG_DATA(header).cast::<RawFd>(), socket);
         }
         loop {
-            // SAFETY: `message` points to `part` and `control`, which outlive the call; the kernel only reads.
+            // SAFETY: `message` points to `part` and `control`, which outlive the call; the kernel only
+            // reads.
             let sent = unsafe {
                 libc::sendmsg(self.fd.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
             };
@@ -224,8 +225,8 @@ fn take_socket(message: &libc::msghdr) -> Option<OwnedFd> {
     if level != libc::SOL_SOCKET || kind != libc::SCM_RIGHTS || length < whole {
         return None;
     }
-    // SAFETY: the header says that a RawFd follows; the kernel has just put it into our table, so nobody
-    // else owns it.
+    // SAFETY: the header says that a RawFd follows; the kernel has just put it into our table, so it has
+    // no other owner.
     Some(unsafe { OwnedFd::from_raw_fd(ptr::read_unaligned(libc::CMSG_DATA(header).cast::<RawFd>())) })
 }
 

@@ -7,8 +7,8 @@ use fixedbitset::FixedBitSet;
 use crate::contract::{Peer, Socket};
 use crate::sockets::peer;
 
-/// One bit for each number. What is left when the backend goes is closed with it: a shard that panicked in a shared
-/// descriptor table left its clients waiting on sockets that nobody served.
+/// One bit for each number. What is left when the backend goes is closed with it: a shard that panicked in a
+/// shared descriptor table left its clients waiting on sockets that no shard served.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSockets(FixedBitSet);
 
@@ -43,7 +43,7 @@ impl Drop for OpenSockets {
 }
 
 fn close(socket: Socket) {
-    // SAFETY: the set owned the descriptor and gives it up here. Linux frees the number even if it reports an error, so
-    // there is nothing to retry.
+    // SAFETY: the set owned the descriptor and gives it up here. Linux frees the number even if it reports an
+    // error, so there is nothing to retry.
     unsafe { libc::close(socket) };
 }

@@ -30,10 +30,12 @@ const ATTRIBUTES_BYTES: u32 = mem::size_of::<Attributes>() as u32;
 /// Linux 6.12 and newer do so; older kernels accept the system call and change nothing.
 ///
 /// # Errors
-/// `EPERM` or `ENOSYS` where a filter forbids `sched_getattr(2)` or `sched_setattr(2)`. The thread is as before.
+/// `EPERM` or `ENOSYS` where a filter forbids `sched_getattr(2)` or `sched_setattr(2)`. The thread is as
+/// before.
 pub fn prefer_short_runs() -> io::Result<()> {
     let attributes = Attributes { size: ATTRIBUTES_BYTES, runtime: SHORTEST_SLICE_NS, ..attributes()? };
-    // SAFETY: the structure outlives the call, which reads as many bytes as `size` says; 0 means the calling thread.
+    // SAFETY: the structure outlives the call, which reads as many bytes as `size` says; 0 means the calling
+    // thread.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
 }
 

@@ -175,7 +175,8 @@ pub fn port_lock_name(port: u16) -> String {
     format!("fanfare/listen/{user}/{port}")
 }
 
-/// Binds once without `SO_REUSEPORT`, which fails if anybody listens there, and lets go again.
+/// Binds once without `SO_REUSEPORT`, which fails if another socket listens there, and closes the socket
+/// again.
 fn refuse_shared(address: SocketAddr) -> io::Result<()> {
     let socket = open(address)?;
     // Like a listener, or else connections in TIME-WAIT of our own predecessor would look like an owner.
@@ -203,8 +204,8 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets up a connected socket that was accepted elsewhere: the options, and non-blocking mode. To a Unix socket those of
-/// TCP do not apply.
+/// Sets up a connected socket that was accepted elsewhere: the options, and non-blocking mode. To a Unix
+/// socket those of TCP do not apply.
 ///
 /// # Errors
 /// Not a stream socket, or an option is out of the kernel's range.
@@ -371,7 +372,8 @@ pub(crate) fn find_ended(sockets: &[crate::Socket], ended: &mut Vec<crate::Socke
         for (asked, socket) in asked.iter_mut().zip(part) {
             (asked.fd, asked.revents) = (*socket, 0);
         }
-        // SAFETY: the array has at least so many entries, and lives through the call, which writes only to it.
+        // SAFETY: the array has at least so many entries, and lives through the call, which writes only to
+        // it.
         let found = unsafe { libc::poll(asked.as_mut_ptr(), part.len() as libc::nfds_t, 0) };
         // Where it fails (no memory), nothing is known this time.
         if found > 0 {

@@ -34,7 +34,8 @@ thread_local! {
 
 struct Kept {
     numbers: Vec<RawFd>,
-    /// By name: once this thread has left, the shared table may give a number that is kept here to a new waker.
+    /// By name: once this thread has left, the shared table may give a number that is kept here to a new
+    /// waker.
     wakers: Vec<WakerName>,
 }
 
@@ -121,8 +122,8 @@ pub fn descriptor_limit() -> io::Result<usize> {
     Ok(usize::try_from(limits()?.rlim_cur).unwrap_or(usize::MAX))
 }
 
-/// Raises the soft `RLIMIT_NOFILE` of the whole process to the hard one where that is higher, and returns the limit
-/// that is then in force. Where the kernel refuses, the limit stays as it was.
+/// Raises the soft `RLIMIT_NOFILE` of the whole process to the hard one where that is higher, and returns the
+/// limit that is then in force. Where the kernel refuses, the limit stays as it was.
 ///
 /// # Errors
 /// `EPERM` under a seccomp filter that forbids `getrlimit(2)`.
@@ -183,8 +184,9 @@ fn block_signals() {
 }
 
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    // SAFETY: no memory is involved. The ranges hold numbers in use only where the table belongs to this thread
-    // alone. So this closes its own copies, which nothing on this thread uses, as `make_private`'s caller promises.
+    // SAFETY: no memory is involved. The ranges hold numbers in use only where the table belongs to this
+    // thread alone. So this closes its own copies, which nothing on this thread uses, as `make_private`'s
+    // caller promises.
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0) };
     check(result as libc::c_int).map(drop)

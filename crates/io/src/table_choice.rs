@@ -8,19 +8,20 @@ use crate::table;
 
 /// Which descriptor table a shard's thread uses: that of the process, or one of its own.
 ///
-/// With a table of its own, each shard may hold as many sockets as `RLIMIT_NOFILE` says, and accepts without a lock
-/// that other threads take. The price: descriptors of other threads are not there, and their numbers are other
-/// descriptors, so foreign code must not run on such a thread.
+/// With a table of its own, each shard may hold as many sockets as `RLIMIT_NOFILE` says, and accepts without
+/// a lock that other threads take. The price: descriptors of other threads are not there, and their numbers
+/// are other descriptors, so foreign code must not run on such a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DescriptorTables {
     /// A private table for each shard where the kernel allows it, the shared table elsewhere.
     #[default]
     Auto,
-    /// A private table for each shard: needs `unshare(2)`, which Docker's default seccomp profile forbids, and
-    /// `close_range(2)`.
+    /// A private table for each shard: needs `unshare(2)`, which Docker's default seccomp profile forbids,
+    /// and `close_range(2)`.
     Private,
-    /// The process's table for all shards. It works everywhere, and `RLIMIT_NOFILE` bounds all shards together.
+    /// The process's table for all shards. It works everywhere, and `RLIMIT_NOFILE` bounds all shards
+    /// together.
     Shared,
 }
 
@@ -34,8 +35,8 @@ pub struct ResolvedTables {
 }
 
 impl DescriptorTables {
-    /// Decides, once per process. For private tables a thread tries to get one: a container's filter shows itself
-    /// nowhere else.
+    /// Decides, once per process. For private tables a thread tries to get one: a container's filter shows
+    /// itself nowhere else.
     ///
     /// # Errors
     /// Private tables were asked for by name and are refused; the message says by what, and what to do.

@@ -133,11 +133,11 @@ impl Drop for Wakes {
     }
 }
 
-/// Does `work`, and hands back the wakes that it makes on this thread instead of making them. If `work` panics, they
-/// are made.
+/// Does `work`, and hands back the wakes that it makes on this thread instead of making them. If `work`
+/// panics, they are made.
 ///
-/// A thread that is woken may take the core of the thread that wakes it at once, and keep it for a few milliseconds.
-/// This is for a caller that has something short to do first.
+/// A thread that is woken may take the core of the thread that wakes it at once, and keep it for a few
+/// milliseconds. This is for a caller that has something short to do first.
 pub fn collect_wakes<R>(work: impl FnOnce() -> R) -> (R, Wakes) {
     /// Puts back what was there before, also when `work` panics.
     struct Collecting(Option<Vec<Waker>>);
@@ -159,7 +159,7 @@ pub fn collect_wakes<R>(work: impl FnOnce() -> R) -> (R, Wakes) {
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 impl Waker {
-    /// Whether it was used since the last time that somebody asked.
+    /// Whether it was used since the last question.
     pub fn was_used(&self) -> bool {
         drain(self.event.number)
     }
@@ -174,7 +174,7 @@ impl AsRawFd for Waker {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // The last clone may die on a thread where the number is somebody else's: then the descriptor is
+        // The last clone may die on a thread where the number has another owner: then the descriptor is
         // left to the end of the process rather than closing a stranger.
         if !table::holds_waker(self.name) {
             std::mem::forget(self.fd.take());
@@ -182,8 +182,8 @@ impl Drop for Event {
     }
 }
 
-/// Takes what has gathered in the counter, so that the descriptor is quiet until the next wake. Says whether there
-/// was anything.
+/// Takes what has gathered in the counter, so that the descriptor is quiet until the next wake. Says whether
+/// there was anything.
 pub(crate) fn drain(fd: RawFd) -> bool {
     let mut count = [0_u8; 8];
     // SAFETY: eight bytes are valid to write to. EAGAIN means that nothing was there, which is as good.

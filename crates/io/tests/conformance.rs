@@ -246,8 +246,8 @@ fn a_signal_only_ends_the_wait_early<I: Io>(name: &str, open: Open<I>) {
     extern "C" fn nothing(_: libc::c_int) {}
     in_child(name, || {
         let mut stage = Stage::new(open);
-        // SAFETY: the handler does nothing; without SA_RESTART the signal interrupts the wait. The thread that
-        // is signalled outlives the one that signals it, which is joined.
+        // SAFETY: the handler does nothing; without SA_RESTART the signal interrupts the wait. The thread
+        // that is signalled outlives the one that signals it, which is joined.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = nothing as *const () as usize;
@@ -387,7 +387,7 @@ fn short_sends_are_counted_exactly<I: Io>(_: &str, open: Open<I>) {
             }
         }
         assert!(full.iter().all(|&full| full));
-        // Nobody has read, so it soon takes nothing more: full, with a count of zero.
+        // The peer has not read, so the socket soon takes nothing more: full, with a count of zero.
         let bytes = pattern(length, 0);
         for _ in 0..1000 {
             let mut exceptions = Vec::new();
@@ -690,7 +690,7 @@ fn a_closed_socket_is_never_heard_of_again<I: Io>(_: &str, open: Open<I>) {
 }
 
 fn a_number_used_again_has_its_new_name<I: Io>(name: &str, open: Open<I>) {
-    // In a process of its own, so that nobody else takes the number.
+    // In a process of its own, so that no other thread takes the number.
     in_child(name, || {
         let mut stage = Stage::new(open);
         let (old_peer, old) = stage.watched(Token(1));

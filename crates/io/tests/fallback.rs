@@ -69,8 +69,8 @@ fn auto_takes_epoll_on_an_old_kernel() {
     in_child("auto_takes_epoll_on_an_old_kernel", || check_setup_refused(libc::EINVAL, "6.1"));
 }
 
-/// A filter that allowed the setup of a ring and forbade its use was reported as want of memory: the operator was told
-/// to raise `ulimit -l`.
+/// A filter that allowed the setup of a ring and forbade its use was reported as want of memory: the operator
+/// was told to raise `ulimit -l`.
 #[test]
 fn auto_takes_epoll_where_a_filter_forbids_submissions() {
     if without_io_uring() {
@@ -111,8 +111,8 @@ fn auto_takes_io_uring_where_it_works() {
     assert_eq!(Backend::IoUring.resolve().unwrap(), expected);
 }
 
-/// Where `close_range` was refused, the thread had left the shared table when the error came, and believed that it had
-/// not: an engine that could not start left its listener open in the table of everybody else.
+/// Where `close_range` was refused, the thread had left the shared table when the error came, and believed
+/// that it had not: an engine that could not start left its listener open in the table of everybody else.
 #[test]
 fn a_refused_private_table_leaves_the_shared_one() {
     in_child("a_refused_private_table_leaves_the_shared_one", || {

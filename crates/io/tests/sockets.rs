@@ -91,8 +91,8 @@ fn an_adopted_socket_is_configured_the_same() {
     assert!(sockets::configure(file.as_fd(), &unusual()).is_err());
 }
 
-/// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window had first
-/// been closed, and where it had just read everything it never learned of it.
+/// With TCP_USER_TIMEOUT a subscriber that was slow and read was given up by the kernel 90 s after its window
+/// had first been closed, and where it had just read everything it never learned of it.
 #[test]
 fn no_slow_subscriber_is_given_up_by_the_kernel() {
     let listeners = sockets::listen(any(), BACKLOG, &SocketOptions::default(), 1).unwrap();
@@ -136,7 +136,7 @@ fn a_port_in_use_is_refused_even_if_it_would_be_shared() {
         std::io::ErrorKind::AddrInUse
     );
 
-    // Connections that linger after a restart are nobody's claim.
+    // Connections that linger after a restart claim no address.
     let peer = TcpStream::connect(address).unwrap();
     let accepted: Vec<_> =
         first.into_iter().map(TcpListener::from).filter_map(|listener| listener.accept().ok()).collect();

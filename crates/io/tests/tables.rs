@@ -115,11 +115,11 @@ fn a_waker_that_was_not_kept_is_not_written_to() {
     .unwrap();
 }
 
-/// A thread kept a listener, and the shared table gave its number there to a new waker: that one's bytes went to the
-/// listener.
+/// A thread kept a listener, and the shared table gave its number there to a new waker: that one's bytes went
+/// to the listener.
 #[test]
 fn a_waker_is_not_known_by_its_number() {
-    // In a process of its own, so that nobody else takes the number.
+    // In a process of its own, so that no other thread takes the number.
     in_child("a_waker_is_not_known_by_its_number", || {
         let (listener, kept) = (TcpListener::bind("127.0.0.1:0").unwrap(), Waker::new().unwrap());
         let number = listener.as_raw_fd();

@@ -42,7 +42,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// Reads the text form. `None` for everything that [`Cursor`]'s `Display` does not write: leading
-    /// zeros, signs and other lengths are somebody else's ids.
+    /// zeros, signs and other lengths are ids of other origins.
     pub fn parse(text: &str) -> Option<Cursor> {
         let (epoch, seq) = text.split_at_checked(9)?;
         let digits = seq.strip_prefix('-')?;

@@ -1,4 +1,5 @@
-//! Decoding `text/event-stream`, as clients do: HTML standard, section 9.2.6 ("Interpreting an event stream").
+//! Decoding `text/event-stream`, as clients do: HTML standard, section 9.2.6 ("Interpreting an event
+//! stream").
 
 use std::fmt;
 
@@ -10,7 +11,8 @@ use memchr::memchr2;
 /// end. An event that is not finished by a blank line is never reported, as the standard demands.
 ///
 /// Memory is bounded: the line being read, the data and the type together stay within the limit, and so does
-/// each of the two ids that are kept. (A line of invalid UTF-8 grows by its replacement, to three times at most.)
+/// each of the two ids that are kept. (A line of invalid UTF-8 grows by its replacement, to three times at
+/// most.)
 #[derive(Debug)]
 pub struct Decoder {
     limit_bytes: usize,
@@ -74,8 +76,8 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 impl Decoder {
-    /// A decoder at the beginning of a stream. The line being read, the data and the type of an event may have
-    /// `limit_bytes` together.
+    /// A decoder at the beginning of a stream. The line being read, the data and the type of an event may
+    /// have `limit_bytes` together.
     pub fn new(limit_bytes: usize) -> Decoder {
         Decoder {
             limit_bytes,
@@ -173,8 +175,8 @@ impl Decoder {
                 self.data.push('\n');
             }
             "event" => replace(&mut self.kind, value),
-            // "If the field value does not contain U+0000 NULL, then set the last event ID buffer to the field
-            // value. Otherwise, ignore the field."
+            // "If the field value does not contain U+0000 NULL, then set the last event ID buffer to the
+            // field value. Otherwise, ignore the field."
             "id" if !value.contains('\0') => replace(&mut self.id_buffer, value),
             // "If the field value consists of only ASCII digits": an empty value is no number.
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -274,7 +276,8 @@ mod tests {
         assert_decodes("event: a\nevent\ndata: 1\n\n", &["message|1|"]);
         // The type of an event without data is forgotten.
         assert_decodes("event: a\n\ndata: 1\n\n", &["message|1|"]);
-        // Names are compared exactly; a space before the colon is part of the name; only one space is stripped.
+        // Names are compared exactly; a space before the colon is part of the name; only one space is
+        // stripped.
         assert_decodes("Data: 1\ndata : 2\n data: 3\nfoo: 4\ndata:5\n\n", &["message|5|"]);
         assert_decodes("data:\t a\ndata:  b: c\n\n", &["message|\t a\n b: c|"]);
         assert_decodes("data: a\0b\n\n", &["message|a\0b|"]);

@@ -115,7 +115,8 @@ impl EventType {
     /// Checks `name` and makes an event type of it.
     ///
     /// # Errors
-    /// The name is empty, longer than [`MAX_EVENT_TYPE_BYTES`], has a control character in it, or is reserved.
+    /// The name is empty, longer than [`MAX_EVENT_TYPE_BYTES`], has a control character in it, or is
+    /// reserved.
     pub fn new(name: impl AsRef<str>) -> Result<EventType, InvalidEvent> {
         let name = name.as_ref();
         check_text(Field::Type, name, MAX_EVENT_TYPE_BYTES)?;
@@ -160,7 +161,8 @@ impl Retry {
         }
     }
 
-    /// Reads milliseconds written in ASCII digits, and clamps them; a number beyond any integer is [`Retry::MAX`].
+    /// Reads milliseconds written in ASCII digits, and clamps them; a number beyond any integer is
+    /// [`Retry::MAX`].
     ///
     /// Anything but digits is refused, because clients ignore it (HTML standard, 9.2.6, field `retry`).
     ///
@@ -506,8 +508,8 @@ mod tests {
         assert_eq!(EventId::new("Earliest").unwrap().as_str(), "Earliest");
     }
 
-    /// Such an id came back without its space, so it was unknown: the subscriber got a false gap and the whole log
-    /// again.
+    /// Such an id came back without its space, so it was unknown: the subscriber got a false gap and the
+    /// whole log again.
     #[test]
     fn an_id_that_http_would_change_is_refused() {
         for changed in [" x", "x ", " x ", " ", "  ", " earliest"] {

@@ -1,4 +1,5 @@
-//! What delivery asks of the log: the seam between a shard, which delivers, and the log, which belongs to the process.
+//! What delivery asks of the log: the seam between a shard, which delivers, and the log, which belongs to the
+//! process.
 
 use std::sync::Arc;
 
@@ -8,10 +9,12 @@ use crate::log::{Log, Start};
 use crate::pattern::Pattern;
 use crate::selection::Selection;
 
-/// One shard's access to the log. The log itself is behind a lock that others take too, so each call is short.
+/// One shard's access to the log. The log itself is behind a lock that others take too, so each call is
+/// short.
 pub trait EventLog {
-    /// Registers this shard as a reader of these topics and patterns, which it was not before, and answers the newest
-    /// number: every later event of them will be handed to [`crate::delivery::Delivery::handle_event`].
+    /// Registers this shard as a reader of these topics and patterns, which it was not before, and answers
+    /// the newest number: every later event of them will be handed to
+    /// [`crate::delivery::Delivery::handle_event`].
     ///
     /// # Errors
     /// The log cannot take the patterns. The shard is registered for nothing then.
@@ -27,12 +30,12 @@ pub trait EventLog {
     /// Where a subscriber of this selection starts that has the event `id`.
     fn resume(&self, id: &str, selection: Selection<'_>) -> Start;
 
-    /// Appends to `into` the frames that are wanted, in order, within these bounds. Where it finds none, more may follow
-    /// behind the number that it answers.
+    /// Appends to `into` the frames that are wanted, in order, within these bounds. Where it finds none, more
+    /// may follow behind the number that it answers.
     ///
     /// # Errors
-    /// Some of these frames are gone that the subscriber does not know of: everything after the number that is returned is
-    /// still there.
+    /// Some of these frames are gone that the subscriber does not know of: everything after the number that
+    /// is returned is still there.
     fn read_after(
         &self,
         wanted: &Wanted<'_>,
@@ -40,8 +43,8 @@ pub trait EventLog {
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, u64>;
 
-    /// The first frame that [`EventLog::read_after`] would give, where nothing before it is gone. Looks for it with so
-    /// many steps at most, and takes those that it makes away from them.
+    /// The first frame that [`EventLog::read_after`] would give, where nothing before it is gone. Looks for
+    /// it with so many steps at most, and takes those that it makes away from them.
     fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First;
 }
 
@@ -52,15 +55,16 @@ pub struct ReadBounds {
     pub frames: usize,
     /// Their wire bytes. One frame is given whatever it has.
     pub bytes: usize,
-    /// How long it looks for the frames of patterns, in [steps](Selection::steps). One frame is looked at in any case.
+    /// How long it looks for the frames of patterns, in [steps](Selection::steps). One frame is looked at in
+    /// any case.
     pub steps: usize,
 }
 
 /// What came of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The cursor of a subscriber that was given all of the frames. Frames that are for it may follow, also where there
-    /// were none.
+    /// The cursor of a subscriber that was given all of the frames. Frames that are for it may follow, also
+    /// where there were none.
     pub up_to: u64,
     /// What the read has cost, in frames of topics.
     pub cost: usize,
@@ -96,8 +100,8 @@ impl First {
     }
 }
 
-/// There are as many different patterns as there may be, or this one would make it too much work to find the patterns of
-/// a topic.
+/// There are as many different patterns as there may be, or this one would make it too much work to find the
+/// patterns of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoomForPatterns;
 

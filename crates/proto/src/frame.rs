@@ -147,7 +147,8 @@ impl Frame {
 
     /// The memory it holds, in bytes, for retention by size: itself, its wire bytes, its names.
     ///
-    /// A topic's text may be shared with other frames; it is counted in full, so that the sum is an upper bound.
+    /// A topic's text may be shared with other frames; it is counted in full, so that the sum is an upper
+    /// bound.
     pub fn size(&self) -> usize {
         let spilled = if self.topics.spilled() { self.topics.capacity() * size_of::<Topic>() } else { 0 };
         let own_id = self.own_id().map_or(0, str::len);
@@ -212,8 +213,8 @@ pub fn gap_event(
 /// How a client is told where it is when there is no event to carry the id.
 ///
 /// A client that is cut before its first event has no id to come back with: it misses what was published
-/// meanwhile, and no gap is reported. A checkpoint gives it an id. Clients differ in what they do with one, so
-/// each subscription chooses; `docs/CLIENTS.md` says what each client needs.
+/// meanwhile, and no gap is reported. A checkpoint gives it an id. Clients differ in what they do with one,
+/// so each subscription chooses; `docs/CLIENTS.md` says what each client needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checkpoint {
@@ -278,8 +279,9 @@ pub fn ending(retry_ms: u64, encoding: impl Into<Encoding>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the first bytes of a stream's body: a comment line, then a `retry` line, and no blank line, because
-/// some clients make an empty message of each. `retry_ms` is the wait in milliseconds. Wrap it with [`wrap`].
+/// Appends the first bytes of a stream's body: a comment line, then a `retry` line, and no blank line,
+/// because some clients make an empty message of each. `retry_ms` is the wait in milliseconds. Wrap it with
+/// [`wrap`].
 pub fn prelude(retry_ms: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b":\n");
     put_field(RETRY, Decimal::of(retry_ms).as_bytes(), out);

@@ -1,9 +1,9 @@
 //! The frames that a shard is delivering, each stored once however many audiences are to get it.
 //!
-//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One event
-//! may have to be marked in a million audiences, so audiences count their references here, in memory that no
-//! other shard touches. A shard takes over the `Arc` of its mail, and a laggard clones each frame that
-//! it reads.
+//! A frame is shared by all shards, and every clone of its [`Arc`] writes to memory that they share. One
+//! event may have to be marked in a million audiences, so audiences count their references here, in memory
+//! that no other shard touches. A shard takes over the `Arc` of its mail, and a laggard clones each frame
+//! that it reads.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub struct FrameKey(u32);
 #[derive(Default)]
 pub struct FrameStore {
     table: Slab<Entry>,
-    /// The frames that some link has begun, by their number. Each is in the store once, also where several laggards
-    /// have read it from the log one after the other.
+    /// The frames that some link has begun, by their number. Each is in the store once, also where several
+    /// laggards have read it from the log one after the other.
     by_seq: SegmentTable<FrameKey>,
     bytes: usize,
     begun_bytes: usize,
@@ -63,8 +63,8 @@ impl FrameStore {
         }
     }
 
-    /// Adds a reference for a link that has begun the frame and must finish it, and answers under which key: another
-    /// link may have begun the same frame under another one.
+    /// Adds a reference for a link that has begun the frame and must finish it, and answers under which key:
+    /// another link may have begun the same frame under another one.
     pub fn add_begun_reference(&mut self, key: FrameKey) -> FrameKey {
         let seq = self.seq(key);
         let found =

@@ -1,9 +1,10 @@
 //! Request heads: RFC 9112 read strictly.
 //!
-//! Three steps. [`HeadScanner`] checks byte by byte as the bytes come, so that garbage is refused at the first
-//! byte that cannot be right, each byte is checked once, and nothing is parsed before the head is complete.
-//! `httparse` then cuts the complete head into fields: it is what the control plane's HTTP library uses as well,
-//! so a request that is handed over reads there as it read here. [`RequestHead`] holds the result.
+//! Three steps. [`HeadScanner`] checks byte by byte as the bytes come, so that garbage is refused at the
+//! first byte that cannot be right, each byte is checked once, and nothing is parsed before the head is
+//! complete. `httparse` then cuts the complete head into fields: it is what the control plane's HTTP library
+//! uses as well, so a request that is handed over reads there as it read here. [`RequestHead`] holds the
+//! result.
 //!
 //! Whatever two readers could understand differently is refused, not repaired (RFC 9112, section 11.2).
 
@@ -54,7 +55,8 @@ pub struct RequestHead<'b> {
 }
 
 impl<'b> RequestHead<'b> {
-    /// Parses the head at the beginning of `bytes`; returns it with its length, or `None` if it is not complete.
+    /// Parses the head at the beginning of `bytes`; returns it with its length, or `None` if it is not
+    /// complete.
     ///
     /// Each call begins anew. For bytes that come in pieces use [`HeadScanner::parse`], whose cost does not
     /// grow with the number of pieces; this is the same with a fresh scanner.
@@ -70,8 +72,8 @@ impl<'b> RequestHead<'b> {
 
     /// A head that another HTTP server has parsed, for embedders who adopt its sockets.
     ///
-    /// The same rules hold as for [`RequestHead::parse`] with two exceptions: the other server had its own limits,
-    /// and `Host` may be missing, since HTTP/2 has none.
+    /// The same rules hold as for [`RequestHead::parse`] with two exceptions: the other server had its own
+    /// limits, and `Host` may be missing, since HTTP/2 has none.
     ///
     /// # Errors
     /// A part is not one that this server accepts.
@@ -171,8 +173,8 @@ impl<'b> RequestHead<'b> {
         self.header("origin")
     }
 
-    /// Host and port the client wants to reach: those of an absolute target, else the `Host` header (RFC 9112,
-    /// section 3.2.2).
+    /// Host and port the client wants to reach: those of an absolute target, else the `Host` header (RFC
+    /// 9112, section 3.2.2).
     pub fn host(&self) -> Option<&'b str> {
         let from_header = || self.header("host").and_then(|host| str::from_utf8(host).ok());
         self.target.authority.or_else(from_header)
@@ -216,8 +218,8 @@ impl<'b> RequestHead<'b> {
 
 /// The first step: checks a head that comes in pieces, each byte once.
 ///
-/// Keep one beside the receive buffer. After each read call [`parse`](HeadScanner::parse) with everything received
-/// since the beginning of the request; on a complete head or an error drop the scanner.
+/// Keep one beside the receive buffer. After each read call [`parse`](HeadScanner::parse) with everything
+/// received since the beginning of the request; on a complete head or an error drop the scanner.
 #[derive(Clone, Debug, Default)]
 pub struct HeadScanner {
     state: State,
@@ -315,9 +317,9 @@ impl HeadScanner {
         let byte = bytes[at];
         self.at += 1;
         self.state = match (self.state, byte) {
-            // "A server that is expecting to receive and parse a request-line SHOULD ignore at least one empty
-            // line (CRLF) received prior to the request-line" (RFC 9112, section 2.2). One is what old clients
-            // send behind a form; more is a peer that makes us read for nothing.
+            // "A server that is expecting to receive and parse a request-line SHOULD ignore at least one
+            // empty line (CRLF) received prior to the request-line" (RFC 9112, section 2.2). One is what old
+            // clients send behind a form; more is a peer that makes us read for nothing.
             (State::Start, b'\r') if at == 0 => State::EmptyLineLf,
             (State::EmptyLineLf, b'\n') => State::Start,
             (State::EmptyLineLf, _) => return Err(HeadError::BareCr),
@@ -387,8 +389,8 @@ impl HeadScanner {
     fn method_byte(&mut self, bytes: &[u8]) -> Result<State, HeadError> {
         let end = self.at - 1;
         let seen = &bytes[self.start..self.at];
-        // A TLS record of type handshake and version 3.x (RFC 8446, section 5.1). Its first byte is no token, so
-        // waiting for the second costs nothing.
+        // A TLS record of type handshake and version 3.x (RFC 8446, section 5.1). Its first byte is no token,
+        // so waiting for the second costs nothing.
         if seen == [0x16] && self.start == 0 {
             return Ok(State::Method);
         }
@@ -477,8 +479,8 @@ impl Framing {
     /// Takes one header line; `value` has no space around it.
     fn note(&mut self, name: &[u8], value: &[u8], version_minor: u8) -> Result<(), HeadError> {
         if name.eq_ignore_ascii_case(b"host") {
-            // "A server MUST respond with a 400 to any HTTP/1.1 request message that lacks a Host header field and
-            // to any request message that contains more than one" (RFC 9112, section 3.2).
+            // "A server MUST respond with a 400 to any HTTP/1.1 request message that lacks a Host header
+            // field and to any request message that contains more than one" (RFC 9112, section 3.2).
             if self.host_seen {
                 return Err(HeadError::HostRepeated);
             }
@@ -521,7 +523,8 @@ struct Target<'b> {
 }
 
 impl<'b> Target<'b> {
-    /// Takes origin-form, absolute-form with http or https, and `*` for OPTIONS. A proxy's authority-form is not ours.
+    /// Takes origin-form, absolute-form with http or https, and `*` for OPTIONS. A proxy's authority-form is
+    /// not ours.
     fn split(method: &str, raw: &'b str) -> Result<Target<'b>, HeadError> {
         if raw == "*" && method == "OPTIONS" {
             return Ok(Target { raw, authority: None, path: raw, query: None });
@@ -565,8 +568,8 @@ fn is_token_byte(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Printable ASCII without `#`, `"`, `<` and `>`. Browsers send some other bytes unescaped that RFC 3986 does not allow;
-/// they do no harm.
+/// Printable ASCII without `#`, `"`, `<` and `>`. Browsers send some other bytes unescaped that RFC 3986 does
+/// not allow; they do no harm.
 fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"#\"<>".contains(&byte)
 }

@@ -30,16 +30,18 @@ impl Limits {
         const REQUEST_BYTES: usize = 512;
         let topics = self.topics_per_subscription.saturating_mul(TOPIC_BYTES);
         let request = self.head.max_bytes.saturating_add(topics).saturating_add(REQUEST_BYTES);
-        // What came with the head is kept where the request may be handed over. A thread may be busy with one that was
-        // answered, because its time was over, and whose place another one has.
+        // What came with the head is kept where the request may be handed over. A thread may be busy with one
+        // that was answered, because its time was over, and whose place another one has.
         let undecided = request.saturating_add(RECEIVE_BYTES).saturating_mul(2);
         const LIFE_CYCLE_EVENT_BYTES: usize = 192 + MAX_SUBJECT_BYTES;
         let life_cycle_event = topics.saturating_add(LIFE_CYCLE_EVENT_BYTES);
-        // Data, and the beginning of a connection for its life-cycle event, take a place and nothing of `details_bytes`.
+        // Data, and the beginning of a connection for its life-cycle event, take a place and nothing of
+        // `details_bytes`.
         let places = self.connections.saturating_mul(NAMES_PLACE_BYTES + DETAILS_PLACE_BYTES);
         let details = self.details_bytes.saturating_add(places);
-        // Each connection may be an address of its own. The numbers of sockets are dense, since the kernel gives the lowest.
-        // But all shards share them, and each shard's table has places for the numbers of all.
+        // Each connection may be an address of its own. The numbers of sockets are dense, since the kernel
+        // gives the lowest. But all shards share them, and each shard's table has places for the numbers of
+        // all.
         let counted = match self.clients.connections_per_address {
             Some(_) => KeyCounts::ENTRY_BYTES + COUNTED_SOCKET_BYTES.saturating_mul(shards),
             None => 0,
@@ -82,8 +84,8 @@ impl Limits {
 mod tests {
     use super::*;
 
-    /// Undecided requests, members, subjects and life-cycle events were missing in the sum: with the default of 16,384
-    /// requests, clients made a shard hold half a gigabyte that no line told of.
+    /// Undecided requests, members, subjects and life-cycle events were missing in the sum: with the default
+    /// of 16,384 requests, clients made a shard hold half a gigabyte that no line told of.
     #[test]
     fn every_table_that_grows_with_what_comes_is_in_the_sum() {
         let sum = |limits: &Limits| limits.memory_bounds(2).iter().map(|(_, bytes)| bytes).sum::<usize>();

@@ -1,9 +1,9 @@
 //! Rates by key: token buckets in a table of a fixed size.
 //!
-//! A bucket holds what its key may still use at once. It fills at the rate, up to the burst. A full bucket says
-//! nothing that its absence would not say, so the table keeps only buckets that are not full. Where it has no
-//! room, the fullest bucket goes: what is forgotten is the least. So the table neither grows nor refuses a key
-//! that it does not know, however many keys there are.
+//! A bucket holds what its key may still use at once. It fills at the rate, up to the burst. A full bucket
+//! says nothing that its absence would not say, so the table keeps only buckets that are not full. Where it
+//! has no room, the fullest bucket goes: what is forgotten is the least. So the table neither grows nor
+//! refuses a key that it does not know, however many keys there are.
 
 use std::hash::Hasher;
 use std::num::NonZeroU64;
@@ -77,8 +77,8 @@ impl RateTable {
     /// ([`RateKeys`]).
     ///
     /// # Errors
-    /// The bucket does not have it: when to try again. Nothing is taken. An amount above the burst is taken of a
-    /// full bucket.
+    /// The bucket does not have it: when to try again. Nothing is taken. An amount above the burst is taken
+    /// of a full bucket.
     pub fn take(&mut self, key: u64, amount: u64, rate: Rate, now: Duration) -> Result<(), Duration> {
         let now = nanoseconds(now);
         let room = rate.time_of(rate.burst()).saturating_sub(rate.time_of(amount));
@@ -90,8 +90,8 @@ impl RateTable {
         Ok(())
     }
 
-    /// Takes so much out of a key's bucket whether it is there or not, and answers how long it takes until the
-    /// bucket is no more in debt.
+    /// Takes so much out of a key's bucket whether it is there or not, and answers how long it takes until
+    /// the bucket is no more in debt.
     pub fn charge(&mut self, key: u64, amount: u64, rate: Rate, now: Duration) -> Duration {
         let now = nanoseconds(now);
         let full_at = self.charge_at(key, amount, rate, now);
@@ -214,8 +214,8 @@ mod tests {
         assert_eq!(table.take(1, 1, rate, SECOND), Err(10 * SECOND - SECOND / 10 * 4));
     }
 
-    /// An enemy with very many addresses: the table does not grow, an address that it does not know is let in, and
-    /// an address that is in debt is not forgotten.
+    /// An enemy with very many addresses: the table does not grow, an address that it does not know is let
+    /// in, and an address that is in debt is not forgotten.
     #[test]
     fn millions_of_addresses_neither_grow_the_table_nor_shut_a_newcomer_out() {
         const BUCKETS: usize = 1 << 12;

@@ -9,7 +9,8 @@ use crate::link::Encoding;
 use crate::shrink::shrink_buffer;
 use crate::unsent::Unsent;
 
-/// A scratch piece of wire bytes, reused from slice to slice. It holds references to its frames until it is cleared.
+/// A scratch piece of wire bytes, reused from slice to slice. It holds references to its frames until it is
+/// cleared.
 #[derive(Default)]
 pub struct Run {
     frames: Vec<FrameKey>,

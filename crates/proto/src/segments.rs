@@ -161,8 +161,8 @@ impl<T> SegmentTable<T> {
     }
 }
 
-/// A hash of a number that no client chooses, so it needs no key. Every bit of the number moves every bit of its hash (the
-/// finalizer of MurmurHash3, A. Appleby), because a table uses three pieces of it.
+/// A hash of a number that no client chooses, so it needs no key. Every bit of the number moves every bit of
+/// its hash (the finalizer of MurmurHash3, A. Appleby), because a table uses three pieces of it.
 pub(crate) fn hash_of_number(number: u64) -> u64 {
     let mixed = (number ^ (number >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -4,8 +4,8 @@ use crate::event::Topic;
 use crate::frame::Frame;
 use crate::pattern::Pattern;
 
-/// Some topics and patterns of topics, which are the subscriber's *selectors*, and through which of them it sees
-/// private events.
+/// Some topics and patterns of topics, which are the subscriber's *selectors*, and through which of them it
+/// sees private events.
 ///
 /// ```text
 ///   topics:    "orders"  "users/7"  |  "news"  "weather"
@@ -13,9 +13,9 @@ use crate::pattern::Pattern;
 ///              private and public   |  public events only
 /// ```
 ///
-/// An event is for the subscriber where a selector matches one of its topics, and a private event where a selector
-/// does through which private events are seen. An event of two topics is private in both: that the subscriber has
-/// one of them without private events takes nothing away.
+/// An event is for the subscriber where a selector matches one of its topics, and a private event where a
+/// selector does through which private events are seen. An event of two topics is private in both: that the
+/// subscriber has one of them without private events takes nothing away.
 #[derive(Clone, Copy, Debug)]
 pub struct Selection<'s> {
     topics: &'s [Topic],
@@ -87,8 +87,8 @@ impl<'s> Selection<'s> {
         self.topics.is_empty() && self.patterns.is_empty()
     }
 
-    /// Whether an event of this topic is for the subscriber. Tries all selectors: for lists that are short, or not
-    /// sorted.
+    /// Whether an event of this topic is for the subscriber. Tries all selectors: for lists that are short,
+    /// or not sorted.
     pub fn selects(&self, topic: &Topic, is_private: bool) -> bool {
         let (topics, patterns) = match is_private {
             true => (self.private_topics(), self.private_patterns()),

@@ -98,7 +98,7 @@ impl SubscribeQuery {
         Ok(SubscribeQuery { topics, patterns, resume, gap_events, checkpoint, heartbeat })
     }
 
-    /// The same, for servers that take no patterns: those that decide by the names of topics who may read them.
+    /// The same, for servers that take no patterns: servers that decide by the names of topics.
     ///
     /// # Errors
     /// As [`SubscribeQuery::from_head`], and where the query names a pattern.

@@ -7,7 +7,8 @@ use crate::shrink::shrink_list;
 
 /// Keys of frames, in the order of their numbers. Each is a reference to the store.
 ///
-/// An audience has a window only while a sweep of it is unfinished. Laggards need none: they read from the log.
+/// An audience has a window only while a sweep of it is unfinished. Laggards need none: they read from the
+/// log.
 #[derive(Default)]
 pub struct Window {
     frames: SmallVec<[FrameKey; 4]>,

@@ -1,4 +1,5 @@
-//! Request heads: what is read from good ones, a table of hostile ones, and properties that hold for any bytes.
+//! Request heads: what is read from good ones, a table of hostile ones, and properties that hold for any
+//! bytes.
 
 use fanfare_proto::frame::WireFormat;
 use fanfare_proto::head::{HeadError, HeadLimits, HeadScanner, RequestHead};
@@ -349,7 +350,8 @@ proptest! {
         }
     }
 
-    /// Refused as early as possible also means never too early: what is refused stays refused, whatever follows.
+    /// Refused as early as possible also means never too early: what is refused stays refused, whatever
+    /// follows.
     #[test]
     fn a_refusal_is_final(head in damaged_head(), more in prop::collection::vec(any::<u8>(), 1..50)) {
         let limits = HeadLimits::default();

@@ -23,8 +23,8 @@ use fanfare_proto::selection::Selection;
 const SEEDS: u64 = 200;
 const STEPS: u64 = 250;
 
-/// One of so many seeds is a long story with few topics that keep nearly everything, in which tables grow to many segments.
-/// A table of own ids that split was a panic, and no short story had so many ids.
+/// One of so many seeds is a long story with few topics that keep nearly everything, in which tables grow to
+/// many segments. A table of own ids that split was a panic, and no short story had so many ids.
 const LONG: u64 = 40;
 const LONG_STEPS: u64 = 5 * STEPS;
 
@@ -90,7 +90,8 @@ struct World {
 #[derive(Clone, Default)]
 struct ModelPattern {
     readers: BTreeSet<usize>,
-    /// What any topic had dropped when the log began to note what topics of this pattern drop: public frames, and all.
+    /// What any topic had dropped when the log began to note what topics of this pattern drop: public frames,
+    /// and all.
     base: [u64; 2],
     /// When its last reader has left it.
     left: u64,
@@ -548,7 +549,8 @@ impl World {
         assert_eq!(self.log.resume(&id, selection.get()), expected, "{id}");
     }
 
-    /// The first frame with this id that the subscriber may see. Private frames that it does not see change nothing.
+    /// The first frame with this id that the subscriber may see. Private frames that it does not see change
+    /// nothing.
     fn first_with_own_id(&self, id: &str, selection: &ModelSelection) -> Option<u64> {
         let first_of = |topic: &Topic, model: &ModelTopic| {
             let kinds = [false, true].into_iter().filter(|is_private| selection.selects(topic, *is_private));

@@ -29,8 +29,8 @@ fn own(decoded: Decoded<'_>) -> Found {
     }
 }
 
-/// Decodes `stream` in pieces whose lengths are `lengths`, again and again; what was found, how it went, and the
-/// last event id.
+/// Decodes `stream` in pieces whose lengths are `lengths`, again and again; what was found, how it went, and
+/// the last event id.
 fn decode(stream: &[u8], lengths: &[usize], limit: usize) -> (Vec<Found>, Result<(), DecodeError>, String) {
     let mut decoder = Decoder::new(limit);
     let mut found = Vec::new();
@@ -65,7 +65,8 @@ fn data() -> impl Strategy<Value = String> {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    // Anything that is no control character, beginning with what could be mistaken: space, colon, byte order mark.
+    // Anything that is no control character, beginning with what could be mistaken: space, colon, byte order
+    // mark.
     "[ :\u{feff}]{0,2}[^\\p{Cc}]{1,20}".prop_filter("reserved", |name| {
         name != "open" && name != "error" && name != "earliest" && !name.starts_with("fanfare.")
     })

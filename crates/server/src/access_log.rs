@@ -65,7 +65,7 @@ impl AccessLog {
         Ok(AccessLog { lines, left_out })
     }
 
-    /// Adds a line, or counts it as left out where too many wait.
+    /// Adds a line, or counts it as left out where too many lines wait.
     pub(crate) fn add(&self, answered: Answered) {
         if self.lines.try_send(answered).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +103,7 @@ pub(crate) fn follow_streams(mut streams: LifeCycle) -> io::Result<()> {
                     let (connected, closed) = (missed.connected, missed.closed);
                     tracing::warn!(target: TARGET, connected, closed, "lines of streams were left out");
                 }
-                // A later version may tell of more.
+                // A later version may have further events.
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 // Nothing has happened for a while.
@@ -146,7 +146,7 @@ fn ends(closed: &Closed) {
     );
 }
 
-/// What clients have written goes into no line as it is.
+/// Text of clients is escaped before it goes into a line.
 fn escaped(text: &str) -> String {
     text.escape_debug().to_string()
 }

@@ -1,4 +1,4 @@
-//! Who may subscribe: `GET /events`, with the rules for hosts, origins and tokens. Health checks are answered at once, and
+//! The admission of subscribers: `GET /events`, with the rules for hosts, origins and tokens. Health checks are answered at once, and
 //! everything else is the control plane's.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct EventsAdmission {
     pub(crate) verifications: Verifications,
 }
 
-/// What is known of a request at once.
+/// The decision about a request, as far as it is known at once.
 #[allow(
     clippy::large_enum_variant,
     reason = "it is moved once, and a box would be an allocation for each request"

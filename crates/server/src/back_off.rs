@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The wait until the server names another one (the HTML standard leaves it to the client).
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// The shortest wait, whatever the server says: `retry: 0` must not keep both sides busy.
+/// The shortest wait, although the server may ask for less: `retry: 0` must not keep both sides busy.
 const LEAST: Duration = Duration::from_millis(100);
 
 /// The longest wait that a server can ask for.
@@ -14,7 +14,7 @@ const MOST: Duration = Duration::from_secs(3600);
 /// The longest wait that comes from doubling alone.
 const MOST_DOUBLED: Duration = Duration::from_secs(60);
 
-/// The server's wait, doubled for each reconnect in a row that has brought no event.
+/// The wait that the server asks for, doubled for each reconnect in a row without an event.
 #[derive(Debug)]
 pub(crate) struct BackOff {
     retry: Duration,
@@ -28,7 +28,7 @@ impl Default for BackOff {
 }
 
 impl BackOff {
-    /// The server has named its wait.
+    /// The server asks for this wait.
     pub(crate) fn set_retry(&mut self, retry: Duration) {
         self.retry = retry.clamp(LEAST, MOST);
     }
@@ -38,7 +38,7 @@ impl BackOff {
         self.fruitless = 0;
     }
 
-    /// The wait before the next try. `retry_after` is what a refusal asks for.
+    /// The wait before the next try. `retry_after` is the wait that a refusal asks for.
     pub(crate) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let doubled =
             self.retry.saturating_mul(1 << self.fruitless.min(16)).min(MOST_DOUBLED).max(self.retry);

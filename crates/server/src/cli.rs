@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 use fanfare_config::Flags;
 
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Subscribe to a running server; one line per event
     #[command(after_help = EXIT_CODES)]
     Sub(SubOptions),
-    /// Show what a running server does, once a second, like its dashboard
+    /// Show the figures of a running server, once a second, as its dashboard does
     #[command(after_help = EXIT_CODES)]
     Top(TopOptions),
     /// Mint and inspect access tokens and signed URLs, for trying out
@@ -53,7 +53,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What `fanfare config` does.
+/// The commands of `fanfare config`.
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Report all mistakes in a file, and in how its values go together
@@ -82,7 +82,7 @@ pub(crate) struct PubOptions {
     /// Your own id for the event (not with standard input)
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// For subscribers whose token covers the topic, and no others
+    /// Deliver the event only to subscribers whose token covers the topic
     #[arg(long)]
     pub(crate) private: bool,
     /// The longest line of standard input
@@ -124,13 +124,16 @@ pub(crate) enum Format {
 #[derive(Args)]
 pub(crate) struct SubOptions {
     /// Topics to subscribe to
-    #[arg(required = true, value_name = "TOPIC")]
+    #[arg(required_unless_present = "patterns", value_name = "TOPIC")]
     pub(crate) topics: Vec<String>,
+    /// Subscribe to all topics that match, too, such as 'orders/*'; may be given several times
+    #[arg(long = "match", value_name = "PATTERN")]
+    pub(crate) patterns: Vec<String>,
     /// Resume after this event id, or `earliest` for everything retained
-    #[arg(long, value_name = "ID", conflicts_with = "last")]
+    #[arg(long, value_name = "ID", conflicts_with = "last", value_parser = event_id)]
     pub(crate) since: Option<String>,
-    /// Begin with so many of the newest retained events, or as many as are in 64 MiB. Where publishers give ids of their
-    /// own, the beginning ends with a second of silence, or after ten seconds
+    /// Begin with this number of the newest retained events, or as many as are in 64 MiB. They are printed
+    /// when the newest event of the server has come, after a second without an event, or after ten seconds
     #[arg(long, value_name = "COUNT")]
     pub(crate) last: Option<usize>,
     /// How events are printed
@@ -139,13 +142,13 @@ pub(crate) struct SubOptions {
     /// The same as `--format data`
     #[arg(long, conflicts_with = "format")]
     pub(crate) data: bool,
-    /// Stop after so many events
-    #[arg(long, visible_alias = "count", value_name = "COUNT")]
+    /// Stop after this number of events
+    #[arg(long, visible_alias = "count", value_name = "COUNT", value_parser = value_parser!(u64).range(1..))]
     pub(crate) max: Option<u64>,
-    /// End with the stream instead of reconnecting
+    /// End with the stream instead of reconnecting; the exit code is 4 where the stream breaks
     #[arg(long)]
     pub(crate) once: bool,
-    /// Reconnect after so long a silence, in which the heartbeats of the server are missing, too; 0s: never
+    /// Reconnect after this time without a byte, not even a heartbeat; 0s: never
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2m")]
     pub(crate) idle_timeout: Duration,
     #[command(flatten)]
@@ -169,7 +172,15 @@ pub(crate) struct TopOptions {
     pub(crate) timeout: Duration,
 }
 
-/// What the exit codes of `fanfare pub`, `sub` and `top` mean, for their help.
+/// An id that a field of a request can carry.
+fn event_id(text: &str) -> Result<String, String> {
+    if text.contains(char::is_control) {
+        return Err("an id has no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The meaning of the exit codes of `fanfare pub`, `sub` and `top`, for their help.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when no program reads the output any more

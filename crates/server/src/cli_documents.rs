@@ -1,4 +1,4 @@
-//! What packages make of the command line: completions of shells, and man pages.
+//! Documents that packages make of the command line: completions of shells, and man pages.
 
 use std::error::Error;
 use std::io::{self, Write};

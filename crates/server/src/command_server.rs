@@ -22,13 +22,13 @@ use crate::printable::printable;
 /// The longest answer that is read, in bytes, other than a stream.
 const ANSWER_BYTES: usize = 1 << 20;
 
-/// The characters of a server's own words that are shown.
+/// The most characters of a server's text that are shown.
 const SHOWN: usize = 1000;
 
-/// How a command fails. Scripts tell the kinds by the exit code.
+/// The failure of a command. Scripts distinguish the kinds by the exit code.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Something here: a file, the input, the output.
+    /// Something on this side: a file, the input, the output.
     Local(String),
     /// The server refuses, or is no server of event streams. Another try would end in the same way.
     Refused(String),
@@ -67,7 +67,7 @@ impl std::error::Error for Failure {}
 /// An answer that is no success.
 pub(crate) struct Refusal {
     pub(crate) status: u16,
-    /// What the server says about it, in characters that a terminal may show.
+    /// The reason that the server gives, in characters that a terminal may show.
     pub(crate) reason: String,
     /// The members of the problem document (RFC 9457), or null.
     pub(crate) problem: Value,
@@ -87,7 +87,7 @@ pub(crate) enum Attempt {
     },
 }
 
-/// Where requests go.
+/// The server that gets the requests.
 pub(crate) struct Server {
     url: HttpUrl,
     /// The path before `/events`.

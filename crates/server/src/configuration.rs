@@ -10,7 +10,7 @@ use fanfare_config::{FileText, Flags, Listen, Place, Problem, Problems, Settings
 
 use crate::control::ControlLimits;
 
-/// What keeps the server from starting, or from changing.
+/// An error that prevents the start, or a reload.
 #[derive(Debug)]
 pub(crate) enum ConfigurationError {
     /// Single values, keys and names.
@@ -57,7 +57,7 @@ pub(crate) struct Configuration {
     pub(crate) settings: Settings,
 }
 
-/// What a reload has changed, by the names of the options.
+/// The changes of a reload, by the names of the options.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// They hold from now on.

@@ -13,7 +13,7 @@ pub(crate) struct Cors {
     any: bool,
 }
 
-/// What the rules say of a request.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict<'r> {
     /// It names no origin, or its own: nothing to add.
@@ -52,7 +52,7 @@ impl Cors {
         }
     }
 
-    /// The response fields for this request. Where the answer depends on the origin it says so whoever asks:
+    /// The response fields for this request. Where the answer depends on the origin it says so to every client:
     /// a cache must not give the answer for one web page to another (Fetch standard, "CORS protocol and HTTP
     /// caches").
     pub(crate) fn fields(&self, origin: Option<&[u8]>, host: Option<&str>) -> Vec<(&'static str, String)> {

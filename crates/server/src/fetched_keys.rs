@@ -9,7 +9,7 @@ use fanfare_config::{HttpUrl, Settings};
 /// The time before the next fetch when one has failed.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What the log says where a key has let subscribers in and does not any more.
+/// The line of the log where a key that let subscribers in is removed.
 pub(crate) const KEY_REMOVED: &str = "a key of subscribers was removed; streams that it has let in go on until \
     their tokens expire, and DELETE /connections?subject=NAME or ?token=JTI ends them";
 

@@ -1,6 +1,6 @@
-//! Health checks. A shard answers `/health/live` and `/health/ready` itself: in the control plane a check would wait
-//! behind all other requests, also behind a flood. A check on a connection that the control plane has already, or with
-//! another request behind it, gets the same answer there.
+//! Health checks. A shard answers `/health/live` and `/health/ready` itself: in the control plane a check
+//! would wait behind all other requests, also behind a flood. A check on a connection that the control plane
+//! has already, or with another request behind it, gets the same answer there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 /// How often the control plane shows that it is alive.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// A control plane that was silent for so long does not come back by itself: none of its tasks keeps its thread for a
-/// second.
+/// A control plane that was silent for so long does not recover by itself: none of its tasks keeps its thread
+/// for a second.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What the answers depend on.
+/// The state on which the answers depend.
 pub(crate) struct Health {
     started: Instant,
     draining: AtomicBool,

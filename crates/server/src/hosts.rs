@@ -14,7 +14,7 @@ use fanfare_config::host_name::{address, normal};
 /// The longest part of a host that a refusal repeats.
 const SHOWN: usize = 100;
 
-/// What a request's `Host` may be.
+/// The allowed values of a request's `Host`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
     any: bool,

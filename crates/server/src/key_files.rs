@@ -70,7 +70,7 @@ pub(crate) fn read_authorization(file: Option<&Path>) -> Result<Option<String>, 
     file.map(|file| Ok(format!("Bearer {}", read_text(file)?.trim()))).transpose()
 }
 
-/// What a client of the command line can do about an answer of this status.
+/// A hint for users of the command line about an answer of this status.
 pub(crate) fn token_hint(status: u16, has_token: bool) -> &'static str {
     match (status, has_token) {
         (401, false) => "; give a token by --token-file, which `fanfare token mint` makes",

@@ -1,15 +1,15 @@
 //! The server's allocator: jemalloc, so that what a burst needed goes back to the system.
 //!
-//! It takes the lowest free place of a size, so the log's frames, which go in the order in which they came, move
-//! together again, and whole pages between them become free. Why these options: `docs/DECISIONS.md`.
+//! It takes the lowest free place of a size, so the log's frames, which go in the order in which they came,
+//! move together again, and whole pages between them become free. Why these options: `docs/DECISIONS.md`.
 
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// One arena, and no caches of threads: a frame is freed by whichever shard is last, and would wait in its cache. Pages
-/// that have been free for a second go back.
+/// One arena, and no caches of threads: a frame is freed by whichever shard is last, and would wait in its
+/// cache. Pages that have been free for a second go back.
 #[used]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static OPTIONS: &[u8; 60] = b"narenas:1,tcache:false,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
@@ -17,8 +17,8 @@ static OPTIONS: &[u8; 60] = b"narenas:1,tcache:false,dirty_decay_ms:1000,muzzy_d
 /// Gives back what has been free for long enough. jemalloc checks by itself only when something is allocated
 /// or freed, which a server at rest hardly does.
 pub(crate) fn give_back() {
-    // SAFETY: the name ends with a zero, and this command takes and gives no value (jemalloc(3), `arena.<i>.decay`; 4096
-    // stands for all arenas).
+    // SAFETY: the name ends with a zero, and this command takes and gives no value (jemalloc(3),
+    // `arena.<i>.decay`; 4096 stands for all arenas).
     unsafe {
         tikv_jemalloc_sys::mallctl(
             c"arena.4096.decay".as_ptr(),
@@ -43,8 +43,8 @@ mod tests {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
-    /// A server's memory stayed half as large again as before a burst: the frames that the log kept lay between those
-    /// that it had dropped, and those that followed took their places.
+    /// A server's memory stayed half as large again as before a burst: the frames that the log kept lay
+    /// between those that it had dropped, and those that followed took their places.
     #[test]
     fn a_log_moves_together_again_after_a_burst() {
         let frame = |length: usize| vec![1_u8; length];

@@ -44,7 +44,7 @@ async fn publish_one(server: &Server, options: &PubOptions) -> Result<(), Failur
         .map_err(|failure| failure.map(|text| format!("{text}; the event is published, its id is {id}")))
 }
 
-/// What was published of the lines.
+/// The part of the lines that is published.
 #[derive(Default)]
 struct Published {
     events: u64,
@@ -61,7 +61,7 @@ impl Published {
         }
     }
 
-    /// What stands of it, before the reason why the rest does not.
+    /// Puts the published part before the reason why the rest was not published.
     fn describe(&self, failure: Failure) -> Failure {
         match self.events {
             0 => failure.map(|text| format!("published no event: {text}")),
@@ -162,7 +162,7 @@ fn event(options: &PubOptions, data: Option<&str>) -> Value {
     Value::Object(event)
 }
 
-/// Posts, and gives back what the server says. `kept` is the connection of the request before, if it is still open.
+/// Posts, and returns the answer. `kept` is the connection of the request before, if it is still open.
 async fn post(
     server: &Server,
     kept: &mut Option<Connection>,
@@ -209,7 +209,7 @@ async fn post(
 /// Lines that were read together.
 struct Batch {
     lines: Vec<String>,
-    /// Why the line after them is none.
+    /// The reason why the line after them cannot be published.
     failure: Option<String>,
 }
 

@@ -31,8 +31,8 @@ const RETENTION: [&str; 4] = ["retain-events", "retain-bytes", "retain-age", "re
 pub(crate) type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>;
 
 impl Running {
-    /// Reads the file again, and says in the log and in the text that it gives what came of it. A mistake changes
-    /// nothing.
+    /// Reads the file again, and says in the log and in the text that it gives what came of it. A mistake
+    /// changes nothing.
     pub(crate) fn reload(&mut self, engine: &Engine) -> String {
         let file = match self.configuration.file() {
             Some(file) => file.display().to_string(),

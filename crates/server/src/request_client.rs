@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fanfare::{ClientLimits, Request};
 
-/// Whose request it is.
+/// The client of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestClient {
     /// The address that bounds of one address hold for; none for the operator.

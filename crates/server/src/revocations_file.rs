@@ -19,7 +19,7 @@ const MAX_FILE_BYTES: u64 = (MOST * (MAX_NAME_BYTES * 6 + 100) + 100) as u64;
 /// Entries of both kinds.
 const MOST: usize = 2 * DEFAULT_MAX_REVOCATIONS;
 
-/// What the file begins with.
+/// The first bytes of the file.
 const VERSION: u32 = 1;
 
 /// The memory of a list of revocations, at most; with a file also of what is being written, which one write

@@ -21,9 +21,10 @@ pub(crate) struct Rules {
     pub(crate) max_topics: usize,
     /// The proxies whose word about their clients is believed.
     pub(crate) proxies: TrustedProxies,
-    /// Who the operator is.
+    /// The addresses of the operator.
     pub(crate) clients: ClientLimits,
-    /// The same, in the form in which a connection tells its client: without a look at the request where it is no proxy.
+    /// The same, in the form in which a connection tells its client: without a look at the request where it
+    /// is no proxy.
     pub(crate) peers: ClientLimits,
     /// Which subscribers and publishers are let in.
     pub(crate) access: Arc<Access>,
@@ -53,7 +54,7 @@ impl Rules {
     }
 }
 
-/// Nobody is the operator.
+/// No client is the operator.
 fn no_operators() -> Operators {
     "".parse().unwrap_or_default()
 }

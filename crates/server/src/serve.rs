@@ -134,8 +134,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         control::start(control, sockets)
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
-    let admin_address = admin_listener.as_ref().map(|listener| listener.local_addr()).transpose()?;
-    if let (Some(listener), Some(address)) = (admin_listener, admin_address) {
+    let mut open_admin = None;
+    if let Some((address, listener)) = admin_listener {
+        open_admin = listener.is_some().then_some(address);
         let sources = Sources {
             hub: engine.hub(),
             backend: engine.backend().0.to_string(),
@@ -148,10 +149,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             started,
         };
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
-        admin::start(Admin::new(hosts, Metrics::new(sources), inspections), listener)
+        admin::start(Admin::new(hosts, Metrics::new(sources), inspections), address, listener)
             .map_err(|error| format!("cannot start the admin listener: {error}"))?;
     }
-    announce(&engine, &configuration, &limits.get(), &access, &listening, admin_address);
+    announce(&engine, &configuration, &limits.get(), &access, &listening, open_admin);
     drop(access);
     let mut manager = ServiceManager::find(WATCH_INTERVAL);
     manager.ready(engine.hub().counts().connections);
@@ -166,7 +167,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
                 continue;
             }
             if told.send(signal).is_err() && signal != SIGHUP {
-                // The drain is under way and somebody is impatient.
+                // A second signal, while the drain is under way, ends the process.
                 std::process::exit(128 + signal);
             }
         }
@@ -201,20 +202,24 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     end.map_err(Into::into)
 }
 
-/// The socket of the admin listener. Where nobody has asked for an address and the default one is in use, perhaps by another
-/// server on this machine, the server does without.
-fn admin_listener(configuration: &Configuration) -> Result<Option<TcpListener>, Box<dyn Error>> {
+/// The address of the admin listener, and its socket where it is open.
+type AdminSocket = (SocketAddr, Option<TcpListener>);
+
+/// Opens the admin listener. There is no socket where the address is in use: the listener is opened when the
+/// address is free. An error would end an upgrade, because the old server keeps the address until its drain is
+/// over. Other errors count where the configuration names the address.
+fn admin_listener(configuration: &Configuration) -> Result<Option<AdminSocket>, Box<dyn Error>> {
     let Some(address) = configuration.settings.admin else { return Ok(None) };
     let is_default = matches!(configuration.values.place("admin"), None | Some(Place::Default));
     match admin::listen(address) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(error) if is_default => {
+        Ok(listener) => Ok(Some((listener.local_addr()?, Some(listener)))),
+        Err(error) if is_default || error.kind() == io::ErrorKind::AddrInUse => {
             tracing::warn!(
                 %address,
-                "there is no admin listener, so no metrics: {error}; --admin ADDRESS:PORT sets its address, and \
-                 --admin off leaves it out"
+                "the admin listener is not open, so there are no metrics: {error}; it opens when the address is free; \
+                 --admin ADDRESS:PORT sets another one, and --admin off leaves the listener out"
             );
-            Ok(None)
+            Ok(Some((address, None)))
         }
         Err(error) => Err(format!("cannot open the admin listener on {address}: {error}").into()),
     }
@@ -353,7 +358,7 @@ fn for_proxies(out: &mut impl Write, address: &str) -> io::Result<()> {
     writeln!(out, "fanfare {} is listening on {address} for the PROXY protocol", env!("CARGO_PKG_VERSION"))
 }
 
-/// What [`watch`] looks at and changes.
+/// The parts of the server that [`watch`] reads and changes.
 struct Watched<'w> {
     engine: &'w Engine,
     notices: &'w Notices,

@@ -1,29 +1,30 @@
-//! What the service manager is told: systemd's `Type=notify`, its watchdog, and reloads (sd_notify(3)).
+//! Notifications to the service manager: systemd's `Type=notify`, its watchdog, and reloads (sd_notify(3)).
 //!
-//! Without the variable `NOTIFY_SOCKET` nothing is sent. The order of calls is [`ServiceManager::ready`], then
-//! [`ServiceManager::alive`] again and again with pairs of [`ServiceManager::reloading`] and
+//! Without the variable `NOTIFY_SOCKET` nothing is sent. The order of calls is [`ServiceManager::ready`],
+//! then [`ServiceManager::alive`] again and again with pairs of [`ServiceManager::reloading`] and
 //! [`ServiceManager::reloaded`] between them, then [`ServiceManager::stopping`].
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// What a stop takes beside its drain.
+/// The time of a stop beside its drain.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
 /// The service manager that has started this process, if one has.
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
-    /// It restarts a server that is silent for so long.
+    /// The service manager restarts a server that is silent for so long.
     watchdog: Option<Duration>,
-    /// When it was told last that the server is alive. Any clock's time.
+    /// The time of the last notification that the server is alive, by any clock.
     alive_at: Option<Duration>,
-    /// The connections that it was told of last.
+    /// The number of connections in the last notification.
     connections: Option<u64>,
 }
 
 impl ServiceManager {
-    /// Reads what it has asked for. A server that shows itself once in `interval` is too slow for some watchdogs.
+    /// Reads the settings of the service manager from the environment. A server that reports once in
+    /// `interval` is too slow for some watchdogs.
     pub(crate) fn find(interval: Duration) -> ServiceManager {
         let watchdog = sd_notify::watchdog_enabled();
         if let Some(watchdog) = watchdog.filter(|watchdog| *watchdog < 2 * interval) {
@@ -40,8 +41,8 @@ impl ServiceManager {
         send(&[NotifyState::Ready, NotifyState::Status(&of(connections))]);
     }
 
-    /// The server is well. It may be called more often than the service manager needs to know. `now` is any
-    /// clock's time.
+    /// The server is alive. Calls that are more frequent than the service manager needs send nothing. `now`
+    /// is the time of any clock.
     pub(crate) fn alive(&mut self, now: Duration, connections: u64) {
         let Some(interval) = self.watchdog.map(|watchdog| watchdog / 4) else { return };
         if self.alive_at.is_some_and(|alive_at| now.saturating_sub(alive_at) < interval) {
@@ -64,7 +65,7 @@ impl ServiceManager {
         }
     }
 
-    /// It has read it; `outcome` says in a line what came of it.
+    /// The server has read its configuration; `outcome` is the result in one line.
     pub(crate) fn reloaded(&mut self, outcome: &str) {
         self.connections = None;
         send(&[NotifyState::Ready, NotifyState::Status(outcome)]);
@@ -90,9 +91,9 @@ fn of(connections: u64) -> String {
     if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") }
 }
 
-/// A service manager that does not take it is no reason not to serve.
+/// A failure is logged and ends nothing: the server works without its service manager.
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("the service manager (NOTIFY_SOCKET) cannot be told: {error}");
+        tracing::warn!("the service manager (NOTIFY_SOCKET) cannot be notified: {error}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// How long a line is not repeated.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// What has been logged of each of `N` counters.
+/// How much of each of `N` counters has been logged.
 #[derive(Debug)]
 pub(crate) struct Silence<const N: usize> {
     logged: [u64; N],

@@ -19,10 +19,11 @@ use output::Output;
 /// The longest event that is taken, in bytes.
 const EVENT_BYTES: usize = 64 << 20;
 
-/// The longest id that is sent back to resume, in bytes. Servers refuse a request whose head is longer than some kilobytes.
+/// The longest id that is sent back to resume, in bytes. Servers refuse a request whose head is longer than
+/// some kilobytes.
 const ID_BYTES: usize = 4096;
 
-/// What lasts over reconnects.
+/// The state that lasts over reconnects.
 struct Subscriber<'o> {
     server: Server,
     options: &'o SubOptions,
@@ -34,12 +35,14 @@ struct Subscriber<'o> {
     newest: Option<Newest>,
 }
 
-/// Why a stream is not read any more.
+/// The reason why a stream is not read any more.
 enum End {
-    /// As many events as were asked for, no program that reads the output, or a server that says "no content".
+    /// There are as many events as were asked for, or no program reads the output.
     Done,
-    /// The stream ended or broke. The reason is for people.
-    Stream(String),
+    /// The server has ended the stream.
+    Over,
+    /// The stream broke, or was silent for too long. The reason is for people.
+    Broken(String),
 }
 
 pub(crate) fn subscribe(options: &SubOptions) -> Result<(), Failure> {
@@ -70,7 +73,10 @@ impl Subscriber<'_> {
                     has_been_there = true;
                     match self.read(body).await? {
                         End::Done => return Ok(()),
-                        End::Stream(reason) => (reason, None),
+                        End::Over if self.options.once => return Ok(()),
+                        End::Over => ("the stream ended".to_owned(), None),
+                        End::Broken(reason) if self.options.once => return Err(Failure::Unavailable(reason)),
+                        End::Broken(reason) => (reason, None),
                     }
                 }
                 Ok(Attempt::NothingMore) => {
@@ -87,9 +93,6 @@ impl Subscriber<'_> {
                 Err(Failure::Unavailable(reason)) => (reason, None),
                 Err(failure) => return Err(failure),
             };
-            if self.options.once {
-                return Ok(());
-            }
             let wait = self.back_off.next(retry_after);
             eprintln!("fanfare: {reason}; reconnecting in {}", humantime::format_duration(wait));
             sleep(wait).await;
@@ -102,6 +105,9 @@ impl Subscriber<'_> {
         for topic in &self.options.topics {
             query.append_pair("topic", topic);
         }
+        for pattern in &self.options.patterns {
+            query.append_pair("match", pattern);
+        }
         query.finish()
     }
 
@@ -113,7 +119,7 @@ impl Subscriber<'_> {
         self.server.stream(&self.query(), last_event_id).await
     }
 
-    /// Where the streams of the server stand now: the id at the beginning of a new one.
+    /// The position of the server's streams now: the id at the beginning of a new one.
     async fn position(&self) -> Result<String, Failure> {
         let attempt = match self.ask("").await? {
             Attempt::Stream(body) => timeout(self.options.server.timeout, first_id(body)).await,
@@ -137,16 +143,18 @@ impl Subscriber<'_> {
         loop {
             let patience = self.newest.as_ref().map_or(idle, |newest| idle.min(newest.patience()));
             let received = match timeout(patience, body.frame()).await {
-                Ok(None) => return self.end("the stream ended".to_owned()),
+                Ok(None) => return self.end(End::Over),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-                Ok(Some(Err(error))) => return self.end(format!("the stream broke: {error}")),
+                Ok(Some(Err(error))) => {
+                    return self.end(End::Broken(format!("the stream broke: {error}")));
+                }
                 Err(_) if self.newest.is_some() => {
                     if self.print_newest()? {
                         return Ok(End::Done);
                     }
                     continue;
                 }
-                Err(_) => return self.end(late("--idle-timeout", idle)),
+                Err(_) => return self.end(End::Broken(late("--idle-timeout", idle))),
             };
             let mut is_caught_up = false;
             let mut lines = Vec::new();
@@ -189,12 +197,13 @@ impl Subscriber<'_> {
         }
     }
 
-    fn end(&mut self, reason: String) -> Result<End, Failure> {
-        // What the beginning has brought is not lost with its stream.
-        Ok(if self.newest.is_some() && self.print_newest()? { End::Done } else { End::Stream(reason) })
+    /// The stream has come to this end. What the beginning has brought is printed.
+    fn end(&mut self, end: End) -> Result<End, Failure> {
+        Ok(if self.newest.is_some() && self.print_newest()? { End::Done } else { end })
     }
 
-    /// Prints the last events of the beginning. From now on events are printed as they come. True: that is all.
+    /// Prints the last events of the beginning. From now on events are printed as they come. True: that is
+    /// all.
     fn print_newest(&mut self) -> Result<bool, Failure> {
         let Some(newest) = self.newest.take() else { return Ok(false) };
         let mut lines = Vec::new();

@@ -68,16 +68,16 @@ pub(crate) struct MintOptions {
     /// Topics that may be published to; may be given several times
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     publish: Vec<String>,
-    /// Who bears the token (sub)
+    /// The bearer of the token (sub)
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
     /// Name of the token itself (jti)
     #[arg(long, value_name = "TEXT")]
     token_id: Option<String>,
-    /// For whom the token is (aud)
+    /// The audience of the token (aud)
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// Who issues the token (iss)
+    /// The issuer of the token (iss)
     #[arg(long, value_name = "TEXT")]
     issuer: Option<String>,
     /// Time until the token expires
@@ -147,7 +147,7 @@ pub(crate) struct UrlOptions {
     /// Topic of the URL; may be given several times
     #[arg(long, value_name = "NAME", required = true, value_parser = topic)]
     topic: Vec<Topic>,
-    /// Who subscribes
+    /// The subscriber
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
     /// Time until the URL expires

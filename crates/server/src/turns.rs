@@ -1,12 +1,12 @@
-//! A queue in which clients take turns: a client with thousands of requests delays its own next ones, and hardly those
-//! of others.
+//! A queue in which clients take turns: a client with thousands of requests delays its own next ones, and
+//! hardly those of others.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use fanfare::{ClientLimits, bound_for};
 
-/// What waits, by client. The operator's have every second turn.
+/// The entries that wait, by client. Those of the operator have every second turn.
 #[derive(Debug)]
 pub(crate) struct Turns<T> {
     of_clients: HashMap<Option<ClientKey>, Line<T>>,
@@ -30,14 +30,14 @@ pub(crate) struct TurnBounds {
     pub(crate) shares: usize,
 }
 
-/// What waits of one client, each with its memory.
+/// The entries of one client that wait, each with its memory.
 #[derive(Debug)]
 struct Line<T> {
     items: VecDeque<(T, usize)>,
     bytes: usize,
 }
 
-/// Whose request it is that waits.
+/// The client of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TurnOf {
     /// The address of the client, for logs and for what others are told.
@@ -201,7 +201,8 @@ mod tests {
         Turns::new(TurnBounds { items, bytes: 1_000_000, shares })
     }
 
-    /// A client with a thousand bad tokens was in front of all others. The addresses of one network of IPv6 are one client.
+    /// A client with a thousand bad tokens was in front of all others. The addresses of one network of IPv6
+    /// are one client.
     #[test]
     fn clients_take_turns() {
         let mut queue = turns(3000, 3);

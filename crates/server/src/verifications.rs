@@ -1,9 +1,9 @@
 //! Threads that verify tokens which no verifier remembers.
 //!
-//! To verify a signature takes up to a tenth of a millisecond, and with many keys much longer. On the thread of a shard,
-//! or of the control plane, a crowd of bad tokens would delay everything else there. So a token that is not remembered is
-//! verified here, and everything else goes on. The clients take turns: one client with thousands of bad tokens delays its
-//! own next ones, and hardly those of others.
+//! To verify a signature takes up to a tenth of a millisecond, and with many keys much longer. On the thread
+//! of a shard, or of the control plane, a crowd of bad tokens would delay everything else there. So a token
+//! that is not remembered is verified here, and everything else goes on. The clients take turns: one client
+//! with thousands of bad tokens delays its own next ones, and hardly those of others.
 //!
 //! A shard may call [`Verifications::push`]: a condition variable has no descriptor.
 
@@ -45,7 +45,7 @@ struct Shared {
     filled: Condvar,
 }
 
-/// What waits.
+/// The verifications that wait.
 struct Queue {
     turns: Turns<Box<dyn Verification>>,
     is_ended: bool,

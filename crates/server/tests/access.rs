@@ -1,4 +1,4 @@
-//! Who is let in: tokens, grants, revocations, and what a server without keys does.
+//! Access: tokens, grants, revocations, and a server without keys.
 
 mod support;
 
@@ -78,7 +78,8 @@ fn begin_body<'b>(server: &Server, token: &str, content_type: &str, body: &'b st
 }
 
 on_both_backends! {
-    /// Each of them is refused, on a new connection and on a kept one, with a reason in the log and none for the client.
+    /// Each of them is refused, on a new connection and on a kept one, with a reason in the log and none for
+    /// the client.
     fn a_subscription_without_a_good_token_is_refused(backend) {
         let keys = Keys::new();
         let now = now_unix_s();
@@ -209,7 +210,7 @@ on_both_backends! {
         connection.send(http::head("GET", "/events?topic=a", &resume));
         assert_eq!(Subscriber::on(connection).data(2), ["private", "public 2"]);
 
-        // A token that is not good is not ignored, although nobody needs one.
+        // A token that is not good is not ignored, although none is needed.
         assert_eq!(subscribe_status(&server, "topic=a", "garbage"), 401);
         assert_eq!(server.connect().post("application/json", r#"{"topic":"a","data":"x"}"#).status, 401);
     }
@@ -426,7 +427,8 @@ on_both_backends! {
         publish(&server, &publisher, "b", "still", false);
         assert_eq!(others.each_mut().map(|stream| stream.event().data), ["still", "still"]);
 
-        // One token of bob's: its streams end, and another token of his is good, and so is the stream of that one.
+        // One token of bob's: its streams end, and another token of his is good, and so is the stream of that
+        // one.
         let (bob2, no_subject) = (of("bob", "b2", now), mint(&keys.subscribers, json!({
             "jti": "n1", "fanfare": { "subscribe": ["*"] },
         })));
@@ -442,7 +444,8 @@ on_both_backends! {
         assert_eq!(kept.event().data, "kept");
         assert_eq!(subscribe_status(&server, "topic=a", &bob), 401);
         assert_eq!(subscribe_status(&server, "topic=a", &bob2), 200);
-        // With the subject, all streams of his end, and all of his tokens are barred, too. A token beside it changes nothing.
+        // With the subject, all streams of his end, and all of his tokens are barred, too. A token beside it
+        // changes nothing.
         assert_eq!(end(&server, &publisher, "token=b3&subject=bob").status, 204);
         kept.read_to_end();
         assert_eq!(subscribe_status(&server, "topic=a", &bob2), 401);
@@ -533,7 +536,7 @@ on_both_backends! {
 
     /// An operator removes a key that strangers have. What is signed by it is refused from then on, also
     /// where its request has begun before. Streams that have begun before go on; an order ends them, and
-    /// their tokens let nobody in again.
+    /// their tokens are not accepted again.
     fn a_key_that_was_removed_signs_no_more(backend) {
         let (keys, next) = (Keys::new(), Keys::new());
         let server = keys.start(backend, &[]);
@@ -564,7 +567,7 @@ on_both_backends! {
     }
 
     fn without_keys_it_starts_on_loopback_only_unless_it_is_told_to_be_open(backend) {
-        // On loopback nobody needs a token, and one that comes is not looked at.
+        // On loopback no token is needed, and a token that comes is ignored.
         let server = Server::start(backend);
         let mut subscriber = subscribe(&server, "topic=a", "garbage");
         server.publish("a", "x");

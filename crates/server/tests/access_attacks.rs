@@ -68,8 +68,8 @@ on_both_backends! {
         assert_eq!(post(&server, "Bearer x", &json!({ "topic": "a", "data": "x" })), 200);
     }
 
-    /// Where subscribers and publishers have one identity provider, a subscriber's token is good at the control plane, too.
-    /// It was shown the names and counts of all topics.
+    /// Where subscribers and publishers have one identity provider, a subscriber's token is good at the
+    /// control plane, too. It was shown the names and counts of all topics.
     fn a_token_learns_of_no_topic_that_it_does_not_cover(backend) {
         let files = Files::new();
         let server = files.start(backend);

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health checks, and who may ask for them. And the lines of the log for
+//! The admin listener: metrics, health checks, and the rules for access to them. And the lines of the log for
 //! operators.
 
 mod support;
@@ -535,8 +535,11 @@ on_both_backends! {
         let public = top(&watched.server.url());
         assert_eq!((public.code, public.stdout.as_str()), (Some(3), ""), "{}", public.stderr);
         assert!(public.stderr.contains("/dashboard/events answered 404"), "{}", public.stderr);
+        assert!(public.stderr.contains("--url names the admin listener"), "{}", public.stderr);
         let unused = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         assert_eq!(top(&format!("http://{unused}")).code, Some(4));
+        // The address of the page in a browser is good, too.
+        assert_eq!(top(&format!("http://{}/dashboard", watched.admin)).code, Some(0));
         let ran = top(&format!("http://{}", watched.admin));
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
         let words = |line: &'_ str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -580,21 +583,32 @@ on_both_backends! {
         assert_eq!(bad.read_response().status, 400);
     }
 
-    fn an_address_in_use_is_an_error_where_it_was_asked_for(backend) {
+    /// The new server of an upgrade did not start, because the old one keeps its admin listener to the end of its
+    /// drain; or it ran without metrics for good, where the address was the default one.
+    fn an_address_in_use_is_waited_for(backend) {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = taken.local_addr().expect("an address").to_string();
+        let admin = taken.local_addr().expect("an address");
+        let server = Server::start_with(backend, &["--admin", &admin.to_string()]);
+        server.expect_health();
+        let log = server.expect_log("the admin listener is not open");
+        assert!(log.contains(&admin.to_string()), "{log}");
+        drop(taken);
+        server.expect_log("the admin listener is open now");
+        assert_eq!(Connection::open(admin).request("GET", "/health/ready", &[]).status, 200);
+        // Another error ends the start. This address is no machine's (RFC 5737).
         let mut command = fanfare();
-        command.args(arguments(backend, &["--admin", &address]));
+        command.args(arguments(backend, &["--admin", "192.0.2.1:1"]));
         let ran = run(command, "");
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-        assert!(ran.stderr.contains("cannot open the admin listener") && ran.stderr.contains(&address));
+        assert!(ran.stderr.contains("cannot open the admin listener on 192.0.2.1:1"), "{}", ran.stderr);
         // The default address may be another server's. Whether it is in use here or not, both servers start.
         let both = [(); 2].map(|()| {
             let mut command = fanfare();
             command.args(arguments(backend, &[]));
             Server::run_with_default_admin(command)
         });
-        let without = both.iter().filter(|server| server.log().contains("there is no admin listener")).count();
+        let without =
+            both.iter().filter(|server| server.log().contains("the admin listener is not open")).count();
         assert!((1..=2).contains(&without), "{}", both[1].log());
         both.iter().for_each(Server::expect_health);
         let off = Server::start_with(backend, &["--admin", "off"]);

@@ -1,5 +1,5 @@
-//! Clients that send nothing right, not in time, or not to the end: they cost nobody else anything, and leave the server
-//! as it was. What is wrong in a single request is in `hostile.rs`.
+//! Clients that send wrong bytes, too slowly, or not to the end. They delay no other client, and leave the
+//! server as it was. What is wrong in a single request is in `hostile.rs`.
 
 mod support;
 
@@ -71,7 +71,8 @@ on_both_backends! {
         server.expect_idle();
     }
 
-    /// Those who send garbage, begin heads, reset and never read, all at once; everybody else is served meanwhile.
+    /// Those who send garbage, begin heads, reset and never read, all at once; everybody else is served
+    /// meanwhile.
     fn a_crowd_of_abusers_holds_nobody_up(backend) {
         const ROUNDS: usize = 60;
         let seed = seed();

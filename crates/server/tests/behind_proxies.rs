@@ -1,9 +1,9 @@
-//! The server behind nginx, Caddy and HAProxy, with the configurations of `docs/guides/proxies.md`: curl subscribes
-//! and publishes through each of them over HTTP/2.
+//! The server behind nginx, Caddy and HAProxy, with the configurations of `docs/guides/proxies.md`: curl
+//! subscribes and publishes through each of them over HTTP/2.
 //!
-//! A configuration is taken from the document as it is; [`Document::with`] replaces what depends on the machine, and
-//! shortens the time-outs. `cargo xtask test` installs the proxies; its `--no-proxies` leaves out what is named
-//! `proxied_by_...`.
+//! A configuration is taken from the document as it is; [`Document::with`] replaces what depends on the
+//! machine, and shortens the time-outs. `cargo xtask test` installs the proxies; its `--no-proxies` leaves
+//! out what is named `proxied_by_...`.
 
 mod support;
 

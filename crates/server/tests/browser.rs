@@ -53,8 +53,8 @@ fn browser_on_io_uring_with_the_dashboard() {
     drive("dashboard", "io-uring");
 }
 
-/// A missing browser is a failure, never a silent pass: who wants to go without it says so to `cargo xtask
-/// test`.
+/// A missing browser is a failure, never a silent pass: `cargo xtask test --no-browser` leaves these tests
+/// out.
 fn drive(scenario: &str, backend: &str) {
     // Two browsers at once: with more of them, a small machine is too slow for the waits of a scenario.
     static BROWSERS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];

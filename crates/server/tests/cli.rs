@@ -172,6 +172,20 @@ on_both_backends! {
         assert_eq!(wait(&mut running.child.0), Some(0));
     }
 
+    fn sub_takes_patterns(backend) {
+        let server = Server::start(backend);
+        for topic in ["orders/7", "news", "other"] {
+            server.publish(topic, topic);
+        }
+        for (arguments, lines) in [
+            (&["--match", "orders/*", "news", "--max", "2"][..], "orders/7\nnews\n"),
+            (&["--match", "orders/*", "--match", "ot{rest}", "--max", "2"], "orders/7\nother\n"),
+        ] {
+            let ran = run(subscribe(&server, &[arguments, &["--since", "earliest", "--data"]].concat()), "");
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), lines), "{ran:?}");
+        }
+    }
+
     fn sub_comes_back_after_a_restart_and_is_told_of_the_gap(backend) {
         let options = ["--retry", "100ms", "--drain", "100ms"];
         let mut old = Server::start_apart(backend, &options);
@@ -193,8 +207,8 @@ on_both_backends! {
         assert_eq!((&event["data"], &event["id"]), (&json!("after"), &json!(after)));
     }
 
-    /// Its stream ends before the first event. It used to come back without an id and to miss what was published
-    /// meanwhile.
+    /// Its stream ends before the first event. It used to come back without an id and to miss what was
+    /// published meanwhile.
     fn sub_misses_nothing_before_its_first_event(backend) {
         let server = Server::start_with(backend, &["--retry", "2s", "--max-age", "400ms"]);
         server.publish("a", "before");
@@ -266,6 +280,8 @@ on_both_backends! {
             (&["a", "b", "c"][..], 3, "2 topics"),
             (&[], 2, "Usage"),
             (&["a", "--max", "some"], 2, "--max"),
+            (&["a", "--max", "0"], 2, "--max"),
+            (&["a", "--since", "a\u{1}"], 2, "control characters"),
         ] {
             let ran = run(subscribe(&server, arguments), "");
             assert_eq!(ran.code, Some(code), "{arguments:?}: {ran:?}");

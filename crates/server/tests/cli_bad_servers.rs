@@ -1,5 +1,5 @@
-//! `fanfare pub` and `fanfare sub` as scripts use them: outputs that fail, inputs without an end, and servers that are
-//! slow, mute, or no servers of event streams at all.
+//! `fanfare pub` and `fanfare sub` as scripts use them: outputs that fail, inputs without an end, and servers
+//! that are slow, mute, or no servers of event streams at all.
 
 mod support;
 
@@ -255,4 +255,22 @@ fn huge_waits_and_hostile_words_do_no_harm() {
     assert!(!ran.stdout.trim_end().contains(char::is_control), "{ran:?}");
     let event: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(event["data"], "\u{9b}2J\u{7f}");
+}
+
+/// A script took half of a stream for all of it.
+#[test]
+fn a_stream_that_breaks_is_no_success_for_once() {
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let ran = sub_from(stream(chunked, "9\r\ndata: x\n\n\r\n0\r\n\r\n"), &["--data", "--once"]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "x\n", ""));
+    let ran = sub_from(stream(chunked, "9\r\ndata: x\n\n\r\n"), &["--data", "--once"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(4), "x\n"), "{ran:?}");
+    assert!(ran.stderr.contains("the stream broke"), "{ran:?}");
+}
+
+/// The format of JSON passed characters on that change the direction of a text.
+#[test]
+fn json_has_no_characters_that_turn_text_around() {
+    let ran = sub_from(stream("", "data: \u{202e}txt.exe\n\n"), &["--max", "1"]);
+    assert!(ran.stdout.contains("\\u202etxt.exe"), "{ran:?}");
 }

@@ -67,7 +67,8 @@ fn publish_from(server: &Server, number: u32, body: &str, fields: &[(&str, &str)
     connect_from(client(number), server.address).post_with("application/json", body, fields)
 }
 
-/// The tests with very many connections, of which each has half of the descriptors that this process may have.
+/// The tests with very many connections, of which each has half of the descriptors that this process may
+/// have.
 static CROWDS: Mutex<()> = Mutex::new(());
 
 on_both_backends! {
@@ -107,7 +108,8 @@ on_both_backends! {
         }
     }
 
-    /// A connection counts whatever it is for: also one whose head is not complete, and one that the control plane has.
+    /// A connection counts whatever it is for: also one whose head is not complete, and one that the control
+    /// plane has.
     fn connections_of_all_kinds_count_on_all_shards_together(backend) {
         let server = start(backend, &["--shards", "3", "--max-connections-per-address", "4"]);
         let mut stream = subscribe_from(&server, 7, &[]);
@@ -230,7 +232,7 @@ on_both_backends! {
     }
 
     fn an_address_that_connects_too_often_is_told_when_to_come_back(backend) {
-        // In the time of a test nobody gets another connection.
+        // In the time of a test no client gets another connection.
         let server = start(backend, &["--max-connect-rate", "1", "--connect-burst", "500"]);
         let mut statuses = [0; 2];
         for _ in 0..1000 {
@@ -271,8 +273,8 @@ on_both_backends! {
         eventually("the place of a stream that has left is free", || (status(&mut ask(&ada)) == 200).then_some(()));
     }
 
-    /// Events and bytes of each token, whatever the form of the body; the clock of the server is not asked: what a test may
-    /// take is far below a second's rate, or the burst is.
+    /// Events and bytes of each token, whatever the form of the body; the clock of the server is not asked:
+    /// what a test may take is far below a second's rate, or the burst is.
     fn a_publisher_that_has_used_up_its_rate_is_answered_429(backend) {
         let keys = Keys::new();
         let rates = ["--max-publish-events", "1", "--publish-burst", "100s", "--max-publish-bytes", "1MiB"];
@@ -355,14 +357,15 @@ on_both_backends! {
         for _ in 0..3 {
             assert_eq!(server.connect().post("application/json", &array).status, 200);
         }
-        // Behind a proxy that is not trusted nobody is the operator.
+        // Behind a proxy that is not trusted no client is the operator.
         let forwarded = [("X-Forwarded-For", "127.0.0.1")];
         let mut connection = server.connect();
         assert_eq!(connection.post_with("application/json", &array, &forwarded).status, 200);
         assert_eq!(connection.post_with("application/json", &array, &forwarded).status, 429);
     }
 
-    /// With every place taken that others may have, the operator still subscribes, publishes, asks, and ends connections.
+    /// With every place taken that others may have, the operator still subscribes, publishes, asks, and ends
+    /// connections.
     fn with_every_public_place_taken_the_operator_is_served(backend) {
         let bounds = [
             "--shards", "1", "--max-connections", "64", "--max-control-connections", "64", "--max-publishes", "16",

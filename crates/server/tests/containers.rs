@@ -8,9 +8,9 @@ use support::{Backend, Server};
 const IO_URING: [libc::c_long; 3] =
     [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
-/// What Docker's default profile keeps from a container without capabilities, by x86-64's list of calls: everything that
-/// it does not list (`profiles/seccomp/default.json` of moby, since Docker 25, which took io_uring from the list). Calls
-/// that it allows with some arguments alone are not here.
+/// What Docker's default profile keeps from a container without capabilities, by x86-64's list of calls:
+/// everything that it does not list (`profiles/seccomp/default.json` of moby, since Docker 25, which took
+/// io_uring from the list). Calls that it allows with some arguments alone are not here.
 #[cfg(target_arch = "x86_64")]
 const FORBIDDEN_BY_DOCKER: &[libc::c_long] = &[
     libc::SYS_acct,
@@ -70,8 +70,9 @@ const FORBIDDEN_BY_DOCKER: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
-/// What the default profile of containerd (`RuntimeDefault` of Kubernetes, `contrib/seccomp/seccomp_default.go`) has kept
-/// from a container beside that in versions that are still in use: calls that are newer than its list.
+/// What the default profile of containerd (`RuntimeDefault` of Kubernetes,
+/// `contrib/seccomp/seccomp_default.go`) has kept from a container beside that in versions that are still in
+/// use: calls that are newer than its list.
 #[cfg(target_arch = "x86_64")]
 const FORBIDDEN_BY_OLD_CONTAINERD: &[libc::c_long] = &[
     libc::SYS_adjtimex,
@@ -103,8 +104,8 @@ const FORBIDDEN_BY_OLD_CONTAINERD: &[libc::c_long] = &[
 const SHARED_TABLE: &str = "private descriptor tables cannot be used";
 const EPOLL: &str = "io_uring cannot be used";
 
-/// Starts the server with its defaults where these calls are forbidden, expects that it delivers, and that its log has
-/// one line for each of these fallbacks.
+/// Starts the server with its defaults where these calls are forbidden, expects that it delivers, and that
+/// its log has one line for each of these fallbacks.
 fn expect_delivery(forbidden: &[libc::c_long], fallbacks: &[&str]) {
     let forbidden: Vec<_> = forbidden.iter().map(|&call| (call, libc::EPERM)).collect();
     expect_delivery_under(&forbidden, fallbacks);
@@ -160,7 +161,8 @@ fn the_server_runs_where_unshare_and_io_uring_are_forbidden() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn the_server_runs_under_the_default_profiles_of_docker_and_kubernetes() {
-    // Both pretend that clone3 does not exist, because they cannot look at its arguments: then glibc uses clone.
+    // Both pretend that clone3 does not exist, because they cannot look at its arguments: then glibc uses
+    // clone.
     let clone3 = [(libc::SYS_clone3, libc::ENOSYS)];
     let forbidden =
         |calls: &[libc::c_long]| calls.iter().map(|&call| (call, libc::EPERM)).collect::<Vec<_>>();

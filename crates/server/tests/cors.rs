@@ -140,7 +140,8 @@ on_both_backends! {
         assert_eq!(subscriber.event().data, "marker");
     }
 
-    /// The header fields of a request find their way into the answer's head in one place: there they must not split it.
+    /// The header fields of a request find their way into the answer's head in one place: there they must not
+    /// split it.
     fn an_origin_cannot_write_into_the_head(backend) {
         let server = Server::start_with(backend, &["--cors-origin", "*"]);
         let origin = "https://x.example\u{e4}\tSet-Cookie: a=b";

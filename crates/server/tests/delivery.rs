@@ -248,8 +248,8 @@ on_both_backends! {
         assert_eq!(&behind_prelude(&old)[..6], ":\n\n:\n\n");
     }
 
-    /// A subscriber that was cut before its first event had no id to come back with: it lost what came meanwhile, and was
-    /// told of nothing.
+    /// A subscriber that was cut before its first event had no id to come back with: it lost what came
+    /// meanwhile, and was told of nothing.
     fn a_checkpoint_opens_the_stream_and_follows_quiet_topics(backend) {
         let server = Server::start_with(backend, &["--heartbeat", "400ms"]);
         let first = server.publish("other", "1");
@@ -370,8 +370,8 @@ on_both_backends! {
         }
     }
 
-    /// One buffer was read for each notification, and the rest stayed in the kernel's memory: 1,000 subscribers that
-    /// sent without end held 1.5 GiB of it, also after they had left.
+    /// One buffer was read for each notification, and the rest stayed in the kernel's memory: 1,000
+    /// subscribers that sent without end held 1.5 GiB of it, also after they had left.
     fn what_a_subscriber_sends_without_end_is_thrown_away(backend) {
         let server = Server::start(backend);
         let mut connection = server.connect();

@@ -1,4 +1,5 @@
-//! Forward authorization: an endpoint decides about subscriptions, over real sockets, however badly it behaves.
+//! Forward authorization: an endpoint decides about subscriptions, over real sockets, however badly it
+//! behaves.
 
 mod support;
 
@@ -97,7 +98,8 @@ on_both_backends! {
         expected.sort();
         assert_eq!(lines, expected);
 
-        // Only what the option names is passed on, and a field that two readers could read differently is refused.
+        // Only what the option names is passed on, and a field that two readers could read differently is
+        // refused.
         let server = start(backend, &key, &endpoint, &["--authorize-headers", "x-session"]);
         let headers = [("X-Session", "s"), ("Cookie", "c=1"), ("Authorization", "Custom abc")];
         assert_eq!(status(&server, "topic=a", &headers), 200);
@@ -161,7 +163,8 @@ on_both_backends! {
         server.expect_log("subscriptions were refused by the authorization endpoint");
     }
 
-    /// The endpoint is one of a stranger's worst days: no subscriber is let in, no stream waits, and the log says why.
+    /// The endpoint is one of a stranger's worst days: no subscriber is let in, no stream waits, and the log
+    /// says why.
     fn without_an_answer_nobody_is_let_in_and_all_else_goes_on(backend) {
         let key = PublisherKey::new();
         let endpoint = Endpoint::with(answer(204));
@@ -370,7 +373,7 @@ on_both_backends! {
         }
         assert_eq!(status(&server, "topic=a", &cookie("ada")), 403, "the endpoint was asked again");
 
-        // An answer that is on its way may be older than the revocation: it lets nobody in.
+        // An answer that is on its way may be older than the revocation: it lets no subscriber in.
         endpoint.becomes(Reply::Hold);
         let mut waiting = server.ask_to_subscribe("topic=b", &cookie("ada"));
         eventually("it is asked", || (endpoint.busy() == 1).then_some(()));
@@ -393,7 +396,8 @@ on_both_backends! {
         assert!(now_unix_s() <= expires + 1);
     }
 
-    /// A valid token and a valid signed URL are enough; everything else is the endpoint's. What was revoked is nobody's.
+    /// A valid token and a valid signed URL are enough; the endpoint decides about all other requests. A
+    /// revoked token is refused without a question.
     fn a_request_with_a_valid_token_is_judged_by_it(backend) {
         let (key, endpoint) = (PublisherKey::new(), Endpoint::with(answer(204)));
         let option = key.option();
@@ -559,8 +563,8 @@ fn an_endpoint_is_asked_by_tls_if_its_certificate_is_trusted() {
     }
 }
 
-/// Each kind of refusal is in the log with its reason, and nothing that lets a client in is: no token, no cookie, no
-/// signature of a URL.
+/// Each kind of refusal is in the log with its reason, and nothing that lets a client in is: no token, no
+/// cookie, no signature of a URL.
 #[test]
 fn the_log_says_why_and_shows_no_secret() {
     let (key, keys, endpoint) =

@@ -1,8 +1,9 @@
 //! Hostile HTTP over real sockets: every case of the tables in `hostile/` has its answer, on both backends.
 //!
-//! A case is sent in one piece, byte by byte, and on a connection that the control plane has already. While a family
-//! runs a witness listens on the topics `allowed` and `forbidden`: it gets each event that a case says it delivers, and no
-//! other, so nothing smuggled has had an effect. Then the server has to serve, with as many sockets as at the start.
+//! A case is sent in one piece, byte by byte, and on a connection that the control plane has already. While a
+//! family runs a witness listens on the topics `allowed` and `forbidden`: it gets each event that a case says
+//! it delivers, and no other, so nothing smuggled has had an effect. Then the server has to serve, with as
+//! many sockets as at the start.
 
 #[path = "hostile/exchange.rs"]
 mod exchange;

@@ -43,8 +43,8 @@ fn request(content_type: &str, body: &str, is_chunked: bool) -> Vec<u8> {
     bytes
 }
 
-/// A publisher's connection breaks at every byte of a request, also behind the last one, before the answer is read.
-/// It publishes the same again.
+/// A publisher's connection breaks at every byte of a request, also behind the last one, before the answer is
+/// read. It publishes the same again.
 fn break_off_everywhere(backend: Backend, content_type: &str, is_chunked: bool) {
     let server = Server::start(backend);
     let mut subscriber = server.subscribe("topic=a");
@@ -173,7 +173,8 @@ on_both_backends! {
         break_off_everywhere(backend, JSON, false);
     }
 
-    /// A publisher with a token for topic a guesses the id of an event that another one will publish to a and b.
+    /// A publisher with a token for topic a guesses the id of an event that another one will publish to a and
+    /// b.
     fn a_guessed_id_suppresses_no_event_of_topics_that_its_publisher_may_not_use(backend) {
         let secret = "the secret of the publishers has more than 32 bytes";
         let file = ConfigFile::new(secret);

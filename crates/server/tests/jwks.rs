@@ -78,7 +78,7 @@ on_both_backends! {
         let log = server.expect_log("a key of subscribers was removed");
         assert!(log.contains("--subscriber-jwks"), "{log}");
         assert_eq!(endpoint.requests().len(), 2);
-        // A provider that is down locks nobody out: the last good set holds.
+        // A provider that is down locks no client out: the last good set holds.
         endpoint.becomes(answer(500));
         assert_eq!(status(&server, &Pair::new("three").token()), 401);
         assert_eq!(status(&server, &second.token()), 200);
@@ -110,7 +110,7 @@ on_both_backends! {
         eventually("it has tried again", || (status(&server, &token) == 200).then_some(()));
     }
 
-    /// Each of them lets nobody in and keeps nobody waiting: a shard never waits for keys.
+    /// Each of them lets no client in and delays none: a shard never waits for keys.
     fn a_bad_endpoint_of_keys_is_no_key(backend) {
         let (key, pair) = (PublisherKey::new(), Pair::new("one"));
         let large = format!("{{\"keys\":[{}]}}", " ".repeat(1 << 20));

@@ -57,7 +57,7 @@ fn expect_served(server: &Server, subscribers: &mut [Subscriber]) {
     }
 }
 
-/// Nobody was evicted for a newcomer, and who leaves makes room for one.
+/// No subscriber was evicted for a newcomer, and a subscriber that leaves makes room for one.
 fn expect_room_after_one_has_left(server: &Server, mut first: Vec<Subscriber>) {
     expect_served(server, &mut first);
     drop(first.pop());
@@ -108,7 +108,8 @@ on_both_backends! {
         expect_room_after_one_has_left(&server, first);
     }
 
-    /// Too many shards failed with "Too many open files". The error names the number of shards that fit, and so many run.
+    /// Too many shards failed with "Too many open files". The error names the number of shards that fit, and
+    /// so many run.
     fn shards_that_do_not_fit_are_refused_with_the_number_that_does(backend) {
         for tables in ["private", "shared"] {
             let options = ["--descriptor-tables", tables, "--listen", "127.0.0.1:0", "--shards"];
@@ -143,13 +144,14 @@ on_both_backends! {
         }
         assert!(served.len() >= 8, "under a limit of {LIMIT} {} were served", served.len());
         assert!(!waiting.is_empty(), "{LIMIT} descriptors were enough for {}", served.len());
-        // Those who are in are served, and nothing spins, whether the others wait in the kernel's queue or are told.
+        // Connected subscribers are served, and nothing spins, whether the others wait in the kernel's queue or
+        // are told.
         let id = publisher.publish("a", "while it is full");
         for subscriber in &mut served {
             assert_eq!(subscriber.event().id, id);
         }
         server.expect_idle();
-        eventually("somebody says why", || {
+        eventually("the client or the log has the reason", || {
             let told = waiting.iter_mut().any(|newcomer| got(newcomer, 1) == Got::Unavailable);
             (told || server.log().contains("descriptors")).then_some(())
         });
@@ -206,7 +208,7 @@ on_both_backends! {
         }
     }
 
-    /// Nobody reads what is wrong with them, and nobody sends what they began.
+    /// These clients do not read their refusals, and do not complete their requests.
     fn control_connections_that_fill_the_table_leave_streams_alone(backend) {
         const LIMIT: usize = 96;
         let server = Server::start_limited(backend, LIMIT, &["--shards", "1"]);

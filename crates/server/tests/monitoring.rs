@@ -47,7 +47,13 @@ fn the_alert_rules_ask_for_metrics_that_exist() {
     for alert in alerts {
         let name = alert.lines().next().unwrap_or_default();
         let expression = alert.split_once("expr:").and_then(|(_, rest)| rest.split_once("labels:"));
-        assert_known(name, expression.expect("each rule has an expression").0, &metrics);
+        let expression = expression.expect("each rule has an expression").0;
+        assert_known(name, expression, &metrics);
+        // Nearly every program has these metrics: without the job, the alert was about all of them.
+        for rest in expression.split("process_").skip(1) {
+            let (_, selector) = rest.split_once('{').unwrap_or_default();
+            assert!(selector.starts_with("job=\"fanfare\""), "{name}: {expression}");
+        }
         assert!(operating.contains(&format!("`{name}`")), "docs/OPERATING.md does not say what {name} means");
     }
 }
@@ -57,6 +63,10 @@ fn the_dashboard_of_grafana_asks_for_metrics_that_exist() {
     let dashboard: Value = serde_json::from_str(&read("packaging/grafana/fanfare.json")).expect("JSON");
     let (panels, metrics) = (dashboard["panels"].as_array().expect("panels"), metrics());
     assert!(panels.len() >= 10);
+    // With `.*` for all instances, the panels of the process showed every program that Prometheus knows.
+    for variable in dashboard["templating"]["list"].as_array().expect("variables") {
+        assert!(variable.get("allValue").is_none(), "{variable}");
+    }
     for panel in panels {
         for target in panel["targets"].as_array().expect("targets") {
             assert_known(
@@ -68,7 +78,8 @@ fn the_dashboard_of_grafana_asks_for_metrics_that_exist() {
     }
 }
 
-/// promtool is in Debian's package prometheus. Where it is not installed, the two tests above are all there is.
+/// promtool is in Debian's package prometheus. Where it is not installed, the two tests above are all there
+/// is.
 #[test]
 fn promtool_takes_the_rules_and_their_tests() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus");

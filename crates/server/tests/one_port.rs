@@ -181,8 +181,8 @@ on_both_backends! {
         assert!(response.header("Allow").is_some());
     }
 
-    /// A flood of control connections closed most health checks before they were answered. Now a shard answers
-    /// them, and the control plane those that come on a connection which it has already.
+    /// A flood of control connections closed most health checks before they were answered. Now a shard
+    /// answers them, and the control plane those that come on a connection which it has already.
     fn health_checks_are_answered_by_a_shard(backend) {
         let server = Server::start(backend);
         let mut kept = server.connect();

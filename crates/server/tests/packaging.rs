@@ -110,6 +110,8 @@ fn the_unit_is_right() {
     );
     assert!(seconds("TimeoutStopSec") > 5);
     assert!(seconds("WatchdogSec") >= 4);
+    // systemd wants this folder to have the mode 0755, and logs a warning at each start: the package gives it 0750.
+    assert!(!unit.contains("ConfigurationDirectory="));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         println!("skipped: there is no systemd-analyze here");
@@ -211,6 +213,43 @@ fn the_values_of_the_chart_are_those_of_its_schema() {
         return;
     };
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
+}
+
+/// The second server of a guide could not listen, because the first one has its admin listener there; and a
+/// Dockerfile named another folder than the guide.
+#[test]
+fn the_commands_of_the_guides_go_together() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut listen = 0;
+    for entry in fs::read_dir(docs.join("guides")).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a text");
+        for line in text.lines().filter(|line| line.contains("--listen ")) {
+            assert!(!line.contains("8845"), "{}: {line}", path.display());
+            listen += 1;
+        }
+    }
+    assert!(listen > 0);
+    let folder = "target/package/x86_64-unknown-linux-musl/release";
+    let guide = fs::read_to_string(docs.join("guides/deploying.md")).expect("a text");
+    assert!(guide.contains(folder) && read("container/Dockerfile.static").contains(folder));
+}
+
+/// With metrics on, the port of the admin listener was in the service of the clients: a load balancer opened
+/// it to the world. And the job of Prometheus had the name of the release, so that no alert about a server
+/// that is down ever fired.
+#[test]
+fn the_admin_listener_has_a_service_of_its_own_and_its_job_is_that_of_the_alerts() {
+    let template = |name: &str| read(&format!("chart/fanfare/templates/{name}"));
+    assert!(!template("service.yaml").contains("admin"));
+    let admin = template("service-admin.yaml");
+    assert!(admin.contains("clusterIP: None") && admin.contains("port: {{ .Values.serviceMonitor.port }}"));
+    let monitor = template("servicemonitor.yaml");
+    let component = "app.kubernetes.io/component: admin";
+    assert!(admin.contains(component) && monitor.contains(component));
+    assert!(monitor.contains("\n  jobLabel: app.kubernetes.io/name\n"), "{monitor}");
+    assert!(template("_helpers.tpl").contains("\napp.kubernetes.io/name: fanfare\n"));
+    assert!(read("prometheus/alerts.yml").contains("up{job=\"fanfare\"}"));
 }
 
 /// The names of values without values below them that the chart knows itself.

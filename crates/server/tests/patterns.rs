@@ -178,14 +178,14 @@ on_both_backends! {
         let mut quiet = server.subscribe_with("match=orders/*&gap=off", &[("Last-Event-ID", &first)]);
         assert_eq!(quiet.header("Fanfare-Gap"), Some("true"));
         assert_eq!(quiet.data(3), ["3", "4", "other"]);
-        // The drops of other topics are no gap of a pattern that somebody reads.
+        // The drops of other topics are no gap of a pattern that has subscribers.
         let mut stream = server.subscribe_with("match=news/*", &[("Last-Event-ID", &news)]);
         assert_eq!(stream.header("Fanfare-Gap"), None);
         publish(&server, &["news/2"], "more news");
         assert_eq!(stream.data(1), ["more news"]);
     }
 
-    /// Between the two streams of a client that reconnects, nobody reads its pattern.
+    /// Between the two streams of a client that reconnects, its pattern has no subscriber.
     fn a_single_reader_of_a_pattern_that_comes_back_is_not_told_of_a_gap_that_is_none(backend) {
         let server = Server::start_with(backend, &["--retain-events", "2"]);
         let sockets = server.sockets();

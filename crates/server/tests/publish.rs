@@ -128,7 +128,8 @@ on_both_backends! {
         assert_eq!(subscriber.event().data, "marker", "nothing after the bad line was taken");
     }
 
-    /// Some faults are found only by the hub, which takes a batch whole or not at all. A line is not the worse for it.
+    /// Some faults are found only by the hub, which takes a batch whole or not at all. A line is not the
+    /// worse for it.
     fn a_line_that_the_hub_refuses_is_named_like_any_other(backend) {
         let server = Server::start_with(backend, &["--max-event", "1KiB"]);
         let mut subscriber = server.subscribe("topic=a");
@@ -332,7 +333,7 @@ on_both_backends! {
         let too_many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
         post(&server, JSON, json!({ "topic": too_many }).to_string()).problem(400);
         assert_eq!(post(&server, FORM, "topic=a&colour=red").problem(400)["field"], "colour");
-        // The hub's own ids are nobody else's.
+        // The hub's own ids are for the hub alone.
         let id = server.publish("b", "x");
         let (epoch, _) = id.split_once('-').expect("an id");
         post(&server, JSON, json!({ "topic": "a", "id": format!("{epoch}-1") }).to_string()).problem(400);

@@ -128,8 +128,8 @@ on_both_backends! {
         server.expect_health();
     }
 
-    /// A client that was refused and went on with its body was read for two seconds, as fast as it could send: 20 of them
-    /// delayed publishes by 350 ms.
+    /// A client that was refused and went on with its body was read for two seconds, as fast as it could
+    /// send: 20 of them delayed publishes by 350 ms.
     fn a_refused_body_is_not_read_to_its_end(backend) {
         const LENGTH: usize = 1 << 30;
         let server = Server::start(backend);

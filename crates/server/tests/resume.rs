@@ -238,7 +238,8 @@ on_both_backends! {
         churn(backend, &["--shards", "3"]);
     }
 
-    /// Tens of thousands of events for some who come back, while others are live: neither may wait for the other.
+    /// Tens of thousands of events for some subscribers that come back, while others are live: neither may wait for the
+    /// other.
     fn a_large_replay_is_whole_and_live_traffic_goes_on_beside_it(backend) {
         const RETAINED: usize = 30_000;
         const SUBSCRIBERS: usize = 8;
@@ -297,7 +298,7 @@ fn churn(backend: Backend, options: &[&str]) {
                 scope.spawn(move || come_and_go(server, PUBLISHERS * EVENTS, random, reconnects, streams_age))
             })
             .collect();
-        // Where streams end by themselves nobody can stay, and the first subscriber is as good as any.
+        // Where streams end by themselves no subscriber can stay, and the first subscriber is as good as any.
         let mut stream = if streams_age { Vec::new() } else { witness.data(PUBLISHERS * EVENTS) };
         for subscriber in subscribers {
             let seen = subscriber.join().expect("the subscriber's message is above");

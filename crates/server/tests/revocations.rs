@@ -98,8 +98,8 @@ on_both_backends! {
         drop(start(backend, &key, &options));
     }
 
-    /// The endpoint was asked before the user was barred, and answers afterwards: the stream began in spite of the
-    /// revocation, and nothing ended it.
+    /// The endpoint was asked before the user was barred, and answers afterwards: the stream began in spite
+    /// of the revocation, and nothing ended it.
     fn a_revocation_ends_what_is_being_decided(backend) {
         let key = PublisherKey::new();
         let endpoint = Endpoint::with(Reply::Hold);

@@ -1,4 +1,4 @@
-//! What systemd is told (`Type=notify`), by a test that is the service manager: sd_notify(3).
+//! Notifications to systemd (`Type=notify`); the test is the service manager: sd_notify(3).
 
 mod support;
 
@@ -120,7 +120,7 @@ on_both_backends! {
         let manager = Manager::new();
         fs::remove_file(&manager.path).expect("it is there");
         let server = manager.start(backend, &[], Some(1000));
-        server.expect_log("the service manager (NOTIFY_SOCKET) cannot be told");
+        server.expect_log("the service manager (NOTIFY_SOCKET) cannot be notified");
         server.expect_log("WatchdogSec= of 1ms is too short");
         server.expect_health();
     }

@@ -1,4 +1,4 @@
-//! Subscribers that read slowly or not at all: what it costs them, and that it costs nobody else.
+//! Subscribers that read slowly or not at all: the cost to them, and that other subscribers have none.
 
 mod support;
 
@@ -78,7 +78,8 @@ on_both_backends! {
             let event = slow.event();
             if event.kind == "fanfare.gap" {
                 let gap: Value = serde_json::from_str(&event.data).expect("JSON");
-                // One gap may follow another, if the stream went on too fast for what was to follow the first.
+                // One gap may follow another, if the stream went on too fast for what was to follow the
+                // first.
                 assert_eq!(gap["after"], last_id, "the gap begins behind what was received");
                 (open, last_id, gaps) = (Some(gap), event.id, gaps + 1);
                 continue;
@@ -99,7 +100,7 @@ on_both_backends! {
         }
         assert!(gaps > 0, "it fell behind by more than its bound");
 
-        // Who asked not to be told is not told, and goes on as well.
+        // A subscriber with `gap=off` gets no gap event, and its stream goes on as well.
         let mut quiet = read_late(quiet);
         let mut previous = None;
         loop {
@@ -162,7 +163,7 @@ on_both_backends! {
         let stopped: Vec<Connection> =
             (0..STOPPED).map(|_| server.ask_with_small_buffer("topic=a", SMALL_BUFFER)).collect();
         server.expect_subscribers("a", STOPPED + 1);
-        // A shard that is late with its answer is left out: whoever asks asks again.
+        // A shard that is late with its answer is left out: the test asks again.
         let stand_at = |subscribers, laggards| {
             let topic = server.topic("a")?;
             let counts = [&topic["subscribers"], &topic["laggards"]].map(serde_json::Value::as_u64);
@@ -261,7 +262,8 @@ fn disconnected_at_bound(backend: Backend, options: &[&str], size: usize) {
     server.expect_subscribers("a", 2);
     publish_to(&server, &mut fast, EVENTS, size);
 
-    // It notices when it reads on. What it was sent before is in order, and its end is visible as a broken one.
+    // It notices when it reads on. What it was sent before is in order, and its end is visible as a broken
+    // one.
     let mut slow = read_late(slow);
     let (mut next, mut last_id) = (0, String::new());
     while let Some(event) = slow.event_or_end() {

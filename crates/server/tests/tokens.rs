@@ -78,8 +78,8 @@ fn run_with_public_keys(backend: Backend, keys: &Keys, side: &str, cases: &[Case
     }
 }
 
-/// Publishes a public event to all topics of this viewer, a private one to each of them, and a public one to all. Gives
-/// the ids of the first and of the last. Afterwards every shard has taken them in.
+/// Publishes a public event to all topics of this viewer, a private one to each of them, and a public one to
+/// all. Gives the ids of the first and of the last. Afterwards every shard has taken them in.
 fn publish_for(server: &Server, viewer: &Viewer) -> [String; 2] {
     let token = PUBLISHERS.token(json!({ "fanfare": { "publish": ["*"] } }));
     let authorization = format!("Bearer {token}");
@@ -100,8 +100,8 @@ fn publish_for(server: &Server, viewer: &Viewer) -> [String; 2] {
     [first, last]
 }
 
-/// The data that the viewer gets of these, without the first one or with it. Each is as it was published: with the
-/// escapes of the query in it decoded.
+/// The data that the viewer gets of these, without the first one or with it. Each is as it was published:
+/// with the escapes of the query in it decoded.
 fn seen_of(viewer: &Viewer, with_first: bool) -> Vec<String> {
     let sees = |topic: &&&str| viewer.sees_private.contains(topic);
     let mut all: Vec<String> = if with_first { vec!["before".to_owned()] } else { Vec::new() };
@@ -189,7 +189,8 @@ on_both_backends! {
                 let mut replay = view(&server, &viewer, &format!("&last_event_id={begin}"), None, is_kept);
                 let both = [rest.clone(), whole.clone()].concat();
                 assert_eq!(replay.data(both.len()), both, "{name}, behind an id in the query");
-                // Other rows may have published to these topics before, so the whole replay is read up to the newest.
+                // Other rows may have published to these topics before, so the whole replay is read up to the
+                // newest.
                 let mut replay = view(&server, &viewer, "&last_event_id=earliest", None, is_kept);
                 let mut all = Vec::new();
                 while all.last().is_none_or(|event: &support::Event| event.id != last) {

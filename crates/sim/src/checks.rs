@@ -317,7 +317,7 @@ impl World {
     }
 
     /// A stream may be cut for what its subscriber does, where the log no longer has what it needs, at the
-    /// end of a drain, and because somebody asked for it: never for what others do.
+    /// end of a drain, and because the operator asked for it: never for what others do.
     fn may_be_cut(&self, shard: usize, it: &Connection) -> bool {
         let skips = self.shared.setting.limits.laggard_policy == LaggardPolicy::Skip;
         let in_drain = self.shared.now.get() >= self.shared.cuts_from.get() && (it.is_short || skips);

@@ -1,6 +1,6 @@
 //! Everything that is left to chance in a story.
 
-/// The one source of randomness: from a seed, or from bytes that somebody else chose (a fuzzer).
+/// The one source of randomness: from a seed, or from bytes that a fuzzer chose.
 ///
 /// The same source gives the same story. Zero is always the dull choice, so that bytes that come to their end
 /// lead to a calm one.

@@ -1,5 +1,5 @@
-//! What each client of this world has: a count of its own, beside the engine's. A client is an address, or a network of
-//! them.
+//! What each client of this world has: a count of its own, beside the engine's. A client is an address, or a
+//! network of them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -102,8 +102,8 @@ impl World {
         }
     }
 
-    /// Whether the subject of this connection may have as many streams as it may. Streams that have left in the tick may
-    /// have left after this one came.
+    /// Whether the subject of this connection may have as many streams as it may. Streams that have left in
+    /// the tick may have left after this one came.
     pub(crate) fn has_subject_enough(&self, tick: &Tick, net: &Net, it: &Connection) -> bool {
         let Some(most) = self.shared.setting.limits.clients.streams_per_subject else { return false };
         let Some(subject) = &it.verifier.request.wishes.subject else { return false };

@@ -64,7 +64,7 @@ pub(crate) struct Connection {
     pub(crate) is_touched: bool,
     /// Its name, once its socket is watched as that of a stream.
     pub(crate) id: Option<ConnectionId>,
-    /// Its opening found nobody: no stream has begun.
+    /// The client had left before its opening: no stream has begun.
     pub(crate) is_abandoned: bool,
     /// It waits for the decision about it, or did so.
     pub(crate) undecided: Option<Undecided>,

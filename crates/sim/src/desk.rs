@@ -201,8 +201,9 @@ impl Net {
         live >= bound_for(is_operator, self.shared.setting.limits.connections)
     }
 
-    /// A request is answered in time. `others_wait`: the shard has not taken all mail yet. `decided_waiting`: so many are
-    /// decided about and wait for their turn, among them those whose admission did not put them off.
+    /// A request is answered in time. `others_wait`: the shard has not taken all mail yet. `decided_waiting`:
+    /// so many are decided about and wait for their turn, among them those whose admission did not put them
+    /// off.
     pub(crate) fn check_undecided(
         &mut self,
         count: u64,

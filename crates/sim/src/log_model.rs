@@ -272,8 +272,8 @@ impl LogModel {
         }
     }
 
-    /// What the log says of each pattern: no loss is kept secret. What other topics have lost is not told as its own,
-    /// unless the log did not know the pattern when they lost it.
+    /// What the log says of each pattern: no loss is kept secret. What other topics have lost is not told as
+    /// its own, unless the log did not know the pattern when they lost it.
     fn judge_patterns(&mut self, in_log: Vec<PatternInLog>, after: &LogSnapshot) {
         let dropped_of = |is_meant: &dyn Fn(&Topic) -> bool| {
             let topics = self.names.iter().zip(&self.topics).filter(|(name, _)| is_meant(name));
@@ -396,8 +396,8 @@ impl LogModel {
         }
     }
 
-    /// The first event that bore an id among those that the subscriber may see, where one of its topic is retained that
-    /// does. For patterns, the first one that is retained, or an earlier one of its topics.
+    /// The first event that bore an id among those that the subscriber may see, where one of its topic is
+    /// retained that does. For patterns, the first one that is retained, or an earlier one of its topics.
     fn first_bearer(&self, id: &str, interest: &Interest) -> Option<u64> {
         let first_of = |topic: &TopicModel, sees_private: bool| {
             let kinds = [false, true].into_iter().take(1 + usize::from(sees_private));

@@ -16,8 +16,8 @@ use crate::world::World;
 type Absent = Option<Duration>;
 
 impl World {
-    /// The hub's members are those that the network knows, and each of them is announced that is to be. At the bounds,
-    /// members leave early, and are not announced; then the hub has counted that.
+    /// The hub's members are those that the network knows, and each of them is announced that is to be. At
+    /// the bounds, members leave early, and are not announced; then the hub has counted that.
     pub(crate) fn check_members(&mut self) {
         let (now, hub) = (self.shared.now.get(), self.shared.hub());
         if self.shared.one_in(4) {

@@ -81,7 +81,8 @@ impl Net {
             let request = &it.verifier.request;
             match &order {
                 Order::DisconnectSubject(_) | Order::DisconnectToken(_) => order.is_about(&request.wishes),
-                // One that waits for a number begins after the order. It may wait although the number is released by now.
+                // One that waits for a number begins after the order. It may wait although the number is
+                // released by now.
                 Order::DisconnectTopic(topic) => {
                     names(&request.interest, topic) && !matches!(request.resume, Resume::After(_))
                 }
@@ -362,8 +363,8 @@ impl World {
             let interest = net.connection(index).verifier.subscription.interest();
             (interest.topics.clone(), interest.patterns.clone())
         };
-        // Where the log may have no room for a pattern, those that it has stay: a change that follows this one before the
-        // shard has made it could not have them back.
+        // Where the log may have no room for a pattern, those that it has stay: a change that follows this
+        // one before the shard has made it could not have them back.
         match self.shared.below(4) {
             _ if self.shared.may_lack_patterns() => {}
             0 => patterns.clear(),

@@ -357,8 +357,9 @@ impl Shared {
         let mut entries = Vec::new();
         for _ in 0..count {
             seq += 1 + hole.map_or(0, |hole| if self.one_in(2) { hole } else { 0 });
-            // A small log drops events for room while it appends, and the model learns that afterwards. Where an id is
-            // borne again, it could not tell whether that came before or behind the end of the first event.
+            // A small log drops events for room while it appends, and the model learns that afterwards. Where
+            // an id is borne again, it could not tell whether that came before or behind the end of the first
+            // event.
             let may_repeat = self.setting.limits.log.total_bytes > 1 << 20 && self.one_in(8);
             let repeatable = if may_repeat { self.some_repeatable(&entries) } else { None };
             entries.push(match repeatable {

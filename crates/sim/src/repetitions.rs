@@ -93,8 +93,9 @@ impl Told {
 }
 
 impl Shared {
-    /// What the hub may say of these events, which get the next numbers: the entries get them here, also in their
-    /// data, which begin with the number. An event whose first one is no longer retained is another event then.
+    /// What the hub may say of these events, which get the next numbers: the entries get them here, also in
+    /// their data, which begin with the number. An event whose first one is no longer retained is another
+    /// event then.
     pub(crate) fn repetitions(&self, entries: &mut [Entry]) -> Vec<Before> {
         let mut all: Vec<Before> = Vec::new();
         let mut seq = self.last_number.get();

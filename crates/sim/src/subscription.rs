@@ -44,8 +44,8 @@ impl Subscription {
         &self.current.interest
     }
 
-    /// It has these topics and patterns from now on. `newest` is the newest number that was released, and `begun` the
-    /// event in whose middle its socket is.
+    /// It has these topics and patterns from now on. `newest` is the newest number that was released, and
+    /// `begun` the event in whose middle its socket is.
     pub(crate) fn change(&mut self, topics: &[Topic], patterns: &[Pattern], newest: u64, begun: Option<u64>) {
         let mut before = self.current.clone();
         before.interest.keep(topics, patterns);

@@ -185,7 +185,7 @@ occurrences! {
     LeftUndecided: "clients that left undecided",
     /// A request that a drain found undecided.
     DrainedUndecided: "undecided in a drain",
-    /// A stream that was ended because somebody asked for that.
+    /// A stream that was ended because the operator asked for that.
     Disconnected: "disconnected",
     /// A subscriber that waited for a number was ended for its subject.
     DisconnectedAhead: "disconnected while they waited for a number",

@@ -13,8 +13,8 @@ const HEAD_BYTES: usize = 16 << 10;
 /// How long a publisher waits for an answer. The server waits for room for 5 s before it answers 503.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// A connection that has been idle for longer is not used again. The server closes idle connections after 30 s, and a
-/// request that crosses such a close gets no answer (RFC 9112, section 9.5).
+/// A connection that has been idle for longer is not used again. The server closes idle connections after 30
+/// s, and a request that crosses such a close gets no answer (RFC 9112, section 9.5).
 const REUSED_WITHIN: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(20) };
 
 /// The parts of a response head that torture reads.
@@ -180,8 +180,8 @@ mod tests {
 
     use super::*;
 
-    /// On a busy machine all publishers paused for just as long as the server keeps idle connections. Their next
-    /// requests crossed the closes, and four publishes were reported as unanswered.
+    /// On a busy machine all publishers paused for just as long as the server keeps idle connections. Their
+    /// next requests crossed the closes, and four publishes were reported as unanswered.
     #[test]
     fn a_connection_that_was_idle_for_long_is_not_used_again() {
         const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";

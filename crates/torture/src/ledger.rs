@@ -62,8 +62,8 @@ struct Order {
     /// The acknowledged events by epoch and last possible `seq`, the newest first.
     newest_first: Vec<(EpochNumber, u64, usize)>,
     open: Vec<usize>,
-    /// For each epoch and topic, the highest `seq` that the retention of the topic can have dropped by the end of the
-    /// round.
+    /// For each epoch and topic, the highest `seq` that the retention of the topic can have dropped by the
+    /// end of the round.
     droppable: HashMap<EpochNumber, [u64; TOPICS as usize]>,
 }
 

@@ -359,8 +359,8 @@ mod tests {
         assert_eq!(summary(&[2, 4, 6]), (2, 1));
     }
 
-    /// The log retains as much of each topic as its retention says, however busy the others are. The verifier summed the
-    /// bytes of all topics, so a busy topic excused every loss of a quiet one.
+    /// The log retains as much of each topic as its retention says, however busy the others are. The verifier
+    /// summed the bytes of all topics, so a busy topic excused every loss of a quiet one.
     #[test]
     fn a_gap_excuses_no_event_that_its_topic_retains() {
         let ledger = Ledger::new(Clock::start(), 250);

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: runs the benchmarks one after the other, and can keep what they said together with the
-//! machine they ran on.
+//! `cargo xtask bench`: runs the benchmarks one after the other, and can keep what they said together with
+//! the machine they ran on.
 
 use std::env::consts::ARCH;
 use std::fs;

@@ -216,7 +216,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// The code had changed around one of them, and all behind it in the list could no longer be planted either.
+    /// The code had changed around one of them, and all behind it in the list could no longer be planted
+    /// either.
     #[test]
     fn every_bug_can_be_planted() {
         for bug in List::read().unwrap().bug {

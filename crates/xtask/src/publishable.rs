@@ -1,4 +1,4 @@
-//! What users of the published crates rely on: that the public interface changes only where somebody meant it, that the
+//! What users of the published crates rely on: that the public interface changes only on purpose, that the
 //! packages build from their own files, and that the oldest dependencies which they allow are enough.
 
 use std::os::unix::fs::PermissionsExt;
@@ -112,7 +112,7 @@ fn unstable_rustdoc() -> Result<PathBuf, String> {
     Ok(program)
 }
 
-/// Checks the crates as somebody has them who takes them from a registry: the files of the packages alone, in a
+/// Checks the crates as a user of a registry would get them: the files of the packages alone, in a
 /// workspace of their own, with the oldest versions of their dependencies that they allow.
 ///
 /// The profile is that of this workspace, so that third-party crates of equal versions are not built again.

@@ -51,7 +51,7 @@ const CHECKS: [Check; 4] = [
         ],
         environment: &[],
     },
-    // Built with its debug assertions, the standard library aborts where an owned descriptor was closed by somebody else.
+    // Built with its debug assertions, the standard library aborts where an owned descriptor was closed by another owner.
     Check {
         name: "descriptors",
         component: Some("rust-src"),

@@ -152,7 +152,8 @@ async fn handlers_know_the_client_that_a_proxy_names() {
     }
 }
 
-/// Connections from Unix sockets were closed without an answer, and an engine that has only these was refused.
+/// Connections from Unix sockets were closed without an answer, and an engine that has only these was
+/// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_may_listen_on_unix_sockets_alone() {
     for (name, builder) in builders() {

@@ -61,7 +61,8 @@ impl HttpUrl {
         &self.target
     }
 
-    /// Whether strangers can change the answer on its way: the scheme is `http`, and the host is not this machine.
+    /// Whether strangers can change the answer on its way: the scheme is `http`, and the host is not this
+    /// machine.
     pub fn is_unprotected(&self) -> bool {
         let is_loopback =
             self.host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());

@@ -1,4 +1,5 @@
-//! Models of decisions: the queue of the admission threads, and a ticket and its engine. See `crate::mailbox::models`.
+//! Models of decisions: the queue of the admission threads, and a ticket and its engine. See
+//! `crate::mailbox::models`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -12,7 +13,8 @@ use crate::mailbox::Mail;
 use crate::mailbox::models::{Reader, explore};
 use crate::sync::{Condvar, Mutex, lock};
 
-/// Where a shard waits for the decision about the request in this slot. The request waits while the last one lives.
+/// Where a shard waits for the decision about the request in this slot. The request waits while the last one
+/// lives.
 fn address(shard: &Reader, slot: u32, wanted: &Arc<()>) -> UndecidedAddress {
     let key = LinkKey { slot, generation: 0 };
     UndecidedAddress { mailbox: Arc::clone(&shard.mailbox), key, wanted: Arc::downgrade(wanted) }
@@ -62,8 +64,8 @@ impl Admission for Together {
 
 // ---- Threads ----
 
-/// Requests that come together are decided side by side, though the shard wakes one thread and not two. A thread that
-/// takes a request wakes the next one: otherwise the first admission would wait for ever.
+/// Requests that come together are decided side by side, though the shard wakes one thread and not two. A
+/// thread that takes a request wakes the next one: otherwise the first admission would wait for ever.
 #[test]
 fn admission_threads_take_requests_side_by_side() {
     explore(2, || {
@@ -106,8 +108,8 @@ fn admission_threads_decide_each_request_once() {
     });
 }
 
-/// The end meets a request on its way: it is decided, dropped, or not taken, and the thread ends in each case. (Loom
-/// finds a thread that does not.)
+/// The end meets a request on its way: it is decided, dropped, or not taken, and the thread ends in each
+/// case. (Loom finds a thread that does not.)
 #[test]
 fn admission_threads_end_while_requests_come() {
     explore(3, || {
@@ -130,7 +132,8 @@ fn admission_threads_end_while_requests_come() {
 
 // ---- Tickets ----
 
-/// A ticket is used, or dropped, while the engine begins to wait for it: the shard gets one decision, and is woken for it.
+/// A ticket is used, or dropped, while the engine begins to wait for it: the shard gets one decision, and is
+/// woken for it.
 #[test]
 fn a_ticket_and_its_engine_meet_in_either_order() {
     for is_used in [true, false] {
@@ -160,7 +163,8 @@ fn a_ticket_and_its_engine_meet_in_either_order() {
     }
 }
 
-/// An admission that answers otherwise does not give its half back: the ticket decides nothing, and learns that.
+/// An admission that answers otherwise does not give its half back: the ticket decides nothing, and learns
+/// that.
 #[test]
 fn a_ticket_of_a_request_that_is_answered_otherwise_decides_nothing() {
     explore(5, || {

@@ -168,8 +168,8 @@ impl<'a> Request<'a> {
         clients.operators.has_sent(self.peer_of_client(), self.head, &clients.proxies)
     }
 
-    /// The client whose connections are counted: `None` for the operator, for a request of a proxy's own, and where the
-    /// client has no address.
+    /// The client whose connections are counted: `None` for the operator, for a request of a proxy's own, and
+    /// where the client has no address.
     pub fn counted_client(&self, clients: &ClientLimits) -> Option<IpAddr> {
         let address = self.client_address(&clients.proxies)?;
         (!clients.proxies.contains(address) && !self.is_from_operator(clients)).then_some(address)

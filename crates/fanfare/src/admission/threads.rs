@@ -1,4 +1,5 @@
-//! The threads on which admissions run, where they do not run on shards: ordinary threads, on which everything is allowed.
+//! The threads on which admissions run, where they do not run on shards: ordinary threads, on which
+//! everything is allowed.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,6 +1,6 @@
 //! Each bound of the engine that is an option of the server's command line, as a method of the builder with
-//! the same name: `--max-connections` is [`Builder::max_connections`]. A test of the server compares them. And bounds of
-//! members, which the server does not have.
+//! the same name: `--max-connections` is [`Builder::max_connections`]. A test of the server compares them.
+//! And bounds of members, which the server does not have.
 //!
 //! [`Builder::limits`] sets all bounds at once, also those that are no options. These methods change single
 //! ones of them, whether they are called before it or after it. Of two calls for one bound, the last one

@@ -53,8 +53,9 @@ impl Plan {
         if parted {
             // The shard owns its copies; ours would keep its listeners and channels open.
             //
-            // SAFETY: the owners of these numbers moved into the shard's thread with the plan, and that thread has
-            // left the table in which they were made. Here only their numbers are left, and they are closed once.
+            // SAFETY: the owners of these numbers moved into the shard's thread with the plan, and that
+            // thread has left the table in which they were made. Here only their numbers are left, and they
+            // are closed once.
             unsafe { table::close_left_behind(&moved) };
         }
         result.map(|()| thread)
@@ -86,11 +87,12 @@ impl Plan {
         parted: &mut bool,
     ) -> Result<(Shard<I>, Clock), StartError> {
         if self.private_table {
-            // SAFETY: from here on this thread runs the shard, and it owns two kinds of descriptors. The descriptors of the
-            // plan stay in its table. It opens the others itself: the backend, and sockets that it accepts or receives. The
-            // wakers in the plan and in the hub's mailboxes check themselves. The last owner of the admission is the
-            // engine, on another thread, or the announcer's thread, which waits for the shards. Which descriptors an
-            // admission may use is in the contract of `Builder::admission_on_shards`. The shard starts no thread.
+            // SAFETY: from here on this thread runs the shard, and it owns two kinds of descriptors. The
+            // descriptors of the plan stay in its table. It opens the others itself: the backend, and sockets
+            // that it accepts or receives. The wakers in the plan and in the hub's mailboxes check
+            // themselves. The last owner of the admission is the engine, on another thread, or the
+            // announcer's thread, which waits for the shards. Which descriptors an admission may use is in
+            // the contract of `Builder::admission_on_shards`. The shard starts no thread.
             unsafe { table::make_private(&self.descriptors(), &self.wakers) }
                 .map_err(|cause| StartError::new("give a shard its descriptor table", cause))?;
             *parted = true;

@@ -19,8 +19,8 @@ use crate::shard::ConnectionOrder;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// The mailbox of a shard is full. Try again in a few milliseconds. An order for several shards may have reached some of
-    /// them; given again, it does no harm.
+    /// The mailbox of a shard is full. Try again in a few milliseconds. An order for several shards may have
+    /// reached some of them; given again, it does no harm.
     Busy,
     /// The engine drains or has stopped.
     Stopped,
@@ -50,11 +50,11 @@ impl Hub {
         self.order_one(connection, ConnectionOrder::Disconnect(connection.link))
     }
 
-    /// Ends all connections of a subject ([`crate::Subscribe::with_subject`]), on all shards. A connection about which a
-    /// decision is under way when this is called does not begin: it is closed without an answer, and its client asks
-    /// again. So first bar the subject where the admission looks, and then call this. Each shard looks through its
-    /// connections, a part of them between two deliveries, for all that was named meanwhile: a million connections take
-    /// some milliseconds.
+    /// Ends all connections of a subject ([`crate::Subscribe::with_subject`]), on all shards. A connection
+    /// about which a decision is under way when this is called does not begin: it is closed without an
+    /// answer, and its client asks again. So first bar the subject where the admission looks, and then call
+    /// this. Each shard looks through its connections, a part of them between two deliveries, for all that
+    /// was named meanwhile: a million connections take some milliseconds.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -66,8 +66,8 @@ impl Hub {
         self.order_all(|| ConnectionOrder::DisconnectAll(order.clone()))
     }
 
-    /// Ends all connections of a token ([`crate::Subscribe::with_token`]), on all shards, and those about which a decision
-    /// is under way, as [`Hub::disconnect_subject`].
+    /// Ends all connections of a token ([`crate::Subscribe::with_token`]), on all shards, and those about
+    /// which a decision is under way, as [`Hub::disconnect_subject`].
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -85,9 +85,9 @@ impl Hub {
         self.inner.common.orders().now()
     }
 
-    /// Ends all connections that read a topic by its name, also among others. Where the name is the text of a pattern, it
-    /// ends the connections that read this pattern, too. With very many of them it takes a while: each shard ends a few
-    /// hundred between two deliveries. Connections that begin after the order stay.
+    /// Ends all connections that read a topic by its name, also among others. Where the name is the text of a
+    /// pattern, it ends the connections that read this pattern, too. With very many of them it takes a while:
+    /// each shard ends a few hundred between two deliveries. Connections that begin after the order stay.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -100,19 +100,21 @@ impl Hub {
 
     /// Gives a connection other topics while it lives.
     ///
-    /// The change has an exact place in the order of events. The subscriber gets every event of the topics that it keeps, before
-    /// the change and after it. It gets the events of added topics that are published after the change. It gets no further
-    /// event of removed topics. A subscriber that has more than 8 changes to catch up with may get some older events of added
-    /// topics.
+    /// The change has an exact place in the order of events. The subscriber gets every event of the topics
+    /// that it keeps, before the change and after it. It gets the events of added topics that are published
+    /// after the change. It gets no further event of removed topics. A subscriber that has more than 8
+    /// changes to catch up with may get some older events of added topics.
     ///
-    /// The connection ends where the new subscription finds no room ([`crate::Limits::subscription_bytes`]). It also ends where
-    /// the log no longer has an event of a topic that it keeps and that was not sent yet, also with
-    /// [`crate::LaggardPolicy::Skip`]. A subscriber that has been sent everything is not in this danger.
+    /// The connection ends where the new subscription finds no room ([`crate::Limits::subscription_bytes`]).
+    /// It also ends where the log no longer has an event of a topic that it keeps and that was not sent yet,
+    /// also with [`crate::LaggardPolicy::Skip`]. A subscriber that has been sent everything is not in this
+    /// danger.
     ///
     /// A subscriber that reconnects asks for topics again: [`crate::Admission`] decides about them.
     ///
-    /// A topic that stays is seen as before, with its private events or without. Private events of an added topic are
-    /// delivered where [`crate::Subscribe::with_private_events`] said so of all topics. Patterns of the connection go.
+    /// A topic that stays is seen as before, with its private events or without. Private events of an added
+    /// topic are delivered where [`crate::Subscribe::with_private_events`] said so of all topics. Patterns of
+    /// the connection go.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -127,8 +129,9 @@ impl Hub {
         self.change_selectors(connection, topics, [])
     }
 
-    /// The same with patterns: what [`Hub::change_topics`] says of topics holds for patterns, too. A pattern stays where it
-    /// is named again. The connection also ends where the process has [`crate::Limits::patterns`] already.
+    /// The same with patterns: what [`Hub::change_topics`] says of topics holds for patterns, too. A pattern
+    /// stays where it is named again. The connection also ends where the process has
+    /// [`crate::Limits::patterns`] already.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -155,7 +158,8 @@ impl Hub {
         self.inner.presence.members(topic, self.now())
     }
 
-    /// How many members a topic has, in constant time. (Members whose time is over since the last call leave first.)
+    /// How many members a topic has, in constant time. (Members whose time is over since the last call leave
+    /// first.)
     pub fn member_count(&self, topic: &Topic) -> usize {
         self.inner.presence.count(topic, self.now())
     }
@@ -176,7 +180,8 @@ impl Hub {
 
     fn order_all(&self, order: impl Fn() -> ConnectionOrder) -> Result<(), ConnectionError> {
         self.inner.assert_in_reach();
-        // All of them, whatever the first one says: a full mailbox is no reason to spare the connections of other shards.
+        // All of them, whatever the first one says: a full mailbox is no reason to spare the connections of
+        // other shards.
         let given: Vec<_> =
             (0..self.inner.shards.len()).map(|shard| self.order_shard(shard, order())).collect();
         given.into_iter().collect()
@@ -231,8 +236,8 @@ mod tests {
     use super::*;
     use crate::hub::tests::hub;
 
-    /// During a drain, which may last for minutes, every order was answered `Ok`, and the documentation promised
-    /// [`ConnectionError::Stopped`].
+    /// During a drain, which may last for minutes, every order was answered `Ok`, and the documentation
+    /// promised [`ConnectionError::Stopped`].
     #[test]
     fn an_engine_that_drains_takes_no_orders() {
         let (hub, shards) = hub(2, Limits::default(), &[]);

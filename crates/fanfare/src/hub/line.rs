@@ -7,16 +7,16 @@
 //!                                                                      calls the next one: from 1 to 2
 //! ```
 //!
-//! The order is fair queueing (A. Demers, S. Keshav, S. Shenker, 1989). The line has a time of its own. When a
-//! publisher has waited and published, that time goes on by the cost of what it published, divided by the
+//! The order is fair queueing (A. Demers, S. Keshav, S. Shenker, 1989). The line has a time of its own. When
+//! a publisher has waited and published, that time goes on by the cost of what it published, divided by the
 //! number of publishers that wait. A publisher enters at the present time plus the cost of its part. So all
 //! that wait have equal shares, and a small publish stands before most of the large ones, also before those
 //! that came earlier. The cost is the size of the part, within bounds: a large part is overtaken by at most
 //! eight small ones of each other publisher.
 //!
 //! A publisher waits for the shards that had no room in their mailboxes. Where a publisher ahead waits for
-//! one of these, it waits behind that one. It is called when it is the first one for all of its shards. Then it
-//! tries again, and keeps its position until it has succeeded or given up.
+//! one of these, it waits behind that one. It is called when it is the first one for all of its shards. Then
+//! it tries again, and keeps its position until it has succeeded or given up.
 //!
 //! A shard only marks a position and signals a condition variable. It must not run a task's waker, because it
 //! may have a descriptor table of its own: tokio's waker writes to an eventfd, whose number may be a
@@ -36,8 +36,8 @@ use fanfare_proto::log::ShardSet;
 use super::readers::{LocalReaders, ReaderKey};
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, lock};
 
-/// The time of the line, in bytes of each publisher's share and 16 binary places. With 64 bits it would come to its end
-/// within weeks where publishers always wait.
+/// The time of the line, in bytes of each publisher's share and 16 binary places. With 64 bits it would come
+/// to its end within weeks where publishers always wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LineTime(u128);
 
@@ -242,8 +242,8 @@ impl WaitingPublishers {
         }
     }
 
-    /// Calls the publishers that wait until one of these numbers is visible: it will not be. None of them is the
-    /// publisher of that number.
+    /// Calls the publishers that wait until one of these numbers is visible: it will not be. None of them is
+    /// the publisher of that number.
     pub(crate) fn call_between(&self, first: u64, last: u64) {
         // As for `call_up_to`.
         if self.is_empty() {

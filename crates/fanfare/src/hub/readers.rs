@@ -129,8 +129,8 @@ pub enum ReaderError {
         /// The bound.
         limit: usize,
     },
-    /// There are [`crate::Limits::patterns`] different patterns already, or this one would make it too much work to find
-    /// the patterns of a topic.
+    /// There are [`crate::Limits::patterns`] different patterns already, or this one would make it too much
+    /// work to find the patterns of a topic.
     TooManyPatterns {
         /// The bound.
         limit: usize,
@@ -248,8 +248,8 @@ impl ReaderBuilder<'_> {
         self
     }
 
-    /// Events of all topics that match one of these patterns are read, too. An event that matches several selectors is
-    /// given once.
+    /// Events of all topics that match one of these patterns are read, too. An event that matches several
+    /// selectors is given once.
     ///
     /// ```
     /// # use fanfare::{Engine, Event, Pattern, Topic};
@@ -318,8 +318,8 @@ impl ReaderBuilder<'_> {
     }
 
     /// Reads retained events without a reader: at most `limit`, and at least one if there is one. Without
-    /// [`ReaderBuilder::with_resume`] there are none, and the page says from where on to read. The events share
-    /// their bytes with the log.
+    /// [`ReaderBuilder::with_resume`] there are none, and the page says from where on to read. The events
+    /// share their bytes with the log.
     ///
     /// # Errors
     /// [`ReaderError`]. It does not wait, also on a shard's thread.

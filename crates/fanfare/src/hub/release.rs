@@ -50,8 +50,8 @@ pub(super) struct Releaser {
 #[derive(Default)]
 pub(crate) struct ReleaseQueue {
     batches: BTreeMap<u64, Queued>,
-    /// The frames of these batches that bear own ids, by [`Log::own_id_key`]: an event that is published again
-    /// meanwhile is not another one.
+    /// The frames of these batches that bear own ids, by [`Log::own_id_key`]: an event that is published
+    /// again meanwhile is not another one.
     own_ids: HashMap<u64, SmallVec<[Arc<Frame>; 1]>>,
 }
 
@@ -223,15 +223,15 @@ impl Releaser {
         }
     }
 
-    /// The owner of the batch with these first and last numbers has dropped it. A publisher of the same events,
-    /// which has waited for them, is called: it publishes them now.
+    /// The owner of the batch with these first and last numbers has dropped it. A publisher of the same
+    /// events, which has waited for them, is called: it publishes them now.
     fn forget(&self, first: u64, last: u64) {
         drop(self.change_queue(|queue, log| drop(queue.remove(first, log))));
         self.shared.waiting.call_between(first, last);
     }
 
-    /// Has a publisher wait until the event with this number, which is the same as one of its own, is visible or
-    /// dropped. False: it is.
+    /// Has a publisher wait until the event with this number, which is the same as one of its own, is visible
+    /// or dropped. False: it is.
     pub(super) fn wait_for(&self, first: &Frame, position: &mut Option<LinePosition>, by: WaitBy) -> bool {
         let Some(mut log) = self.log.lock_unless_broken() else { return false };
         let seq = first.seq();
@@ -253,8 +253,8 @@ impl Releaser {
         })
     }
 
-    /// Changes the queue, and makes visible what nothing stands before any more. Where the log is broken, nothing
-    /// happens: a batch may be dropped where a panic unwinds.
+    /// Changes the queue, and makes visible what nothing stands before any more. Where the log is broken,
+    /// nothing happens: a batch may be dropped where a panic unwinds.
     fn change_queue(&self, change: impl FnOnce(&mut ReleaseQueue, &Log)) -> Released<'_> {
         let mut released = Released::new(&self.shared);
         if let Some(mut log) = self.log.lock_unless_broken() {
@@ -281,8 +281,8 @@ impl Releaser {
         }
     }
 
-    /// A panic in here is a mistake of the engine, and leaves the log, or what is reserved, half changed. Then
-    /// the engine ends.
+    /// A panic in here is a mistake of the engine, and leaves the log, or what is reserved, half changed.
+    /// Then the engine ends.
     fn append(&self, log: &mut LockedLog<'_>, batch: &mut Batch, released: &mut Released<'_>) {
         let ends_engine = EndsEngine(self);
         let now = self.clock.now();
@@ -304,9 +304,10 @@ impl Releaser {
     }
 }
 
-/// Dropped by a panic in an append, under the log's lock, it ends the engine: no publish succeeds from now on, and the shard
-/// that trims is woken, finds the lock poisoned, and panics, so that [`crate::Engine::is_running`] says it.
-/// Without this the publisher lost its answer, and all other publishers and subscribers waited for ever.
+/// Dropped by a panic in an append, under the log's lock, it ends the engine: no publish succeeds from now
+/// on, and the shard that trims is woken, finds the lock poisoned, and panics, so that
+/// [`crate::Engine::is_running`] says it. Without this the publisher lost its answer, and all other
+/// publishers and subscribers waited for ever.
 struct EndsEngine<'hub>(&'hub Releaser);
 
 impl Drop for EndsEngine<'_> {

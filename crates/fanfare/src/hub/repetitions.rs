@@ -111,8 +111,8 @@ impl Repetitions {
         })
     }
 
-    /// The number of the first one, if the event at this position is repeated. `frames` are those of the events
-    /// of this part before it that are not.
+    /// The number of the first one, if the event at this position is repeated. `frames` are those of the
+    /// events of this part before it that are not.
     pub(super) fn take(&mut self, index: usize, frames: &[Arc<Frame>]) -> Option<u64> {
         let next = self.found.get(self.taken).filter(|next| next.index == index)?;
         let seq = match &next.first {

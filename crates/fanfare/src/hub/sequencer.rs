@@ -1,7 +1,7 @@
 //! From events to numbers: sequence, commit, release.
 //!
-//! - [`Sequencer::sequence`] reserves room ([`room`]) in the mailboxes of the shards that read one of an event's
-//!   topics, gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
+//! - [`Sequencer::sequence`] reserves room ([`room`]) in the mailboxes of the shards that read one of an
+//!   event's topics, gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
 //! - Commit is where a durable store will stand. There is none yet.
 //! - [`Sequenced::release`] makes the frames visible, in the order of their numbers ([`super::release`]):
 //!   under the log's lock they are appended, `newest` is raised, and their mail is pushed.
@@ -202,8 +202,8 @@ impl Sequencer {
         }
     }
 
-    /// Whether each mailbox has room for a large event, and no publisher ahead waits for it. Where it has not,
-    /// the publisher that waits as a task has a position in the line, unless it may not wait (`None`).
+    /// Whether each mailbox has room for a large event, and no publisher ahead waits for it. Where it has
+    /// not, the publisher that waits as a task has a position in the line, unless it may not wait (`None`).
     pub(crate) fn has_room(&self, wait: Option<&mut Option<LinePosition>>) -> Result<bool, PublishError> {
         let mut state = lock(&self.state);
         let mut wait = wait;
@@ -239,15 +239,15 @@ impl Sequencer {
     ) -> bool {
         let at = state.line_time.position_of(no_room.bytes);
         self.shared.waiting.enter(position, at, &no_room.shards, by);
-        // The publisher enters the line first: from here on, a call finds it there. What has changed before is
-        // seen now.
+        // The publisher enters the line first: from here on, a call finds it there. What has changed before
+        // is seen now.
         let ahead = self.shared.waiting.waited_for_ahead(position.as_ref());
         let is_next = no_room.behind.iter().any(|shard| !ahead.contains(shard));
         !self.ask(&no_room.calls) && !is_next
     }
 
-    /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is not
-    /// fair, so a thread that takes it again at once would leave the others asleep until its last part.
+    /// Called between two parts of a batch: lets publishers that wait for the lock have it first. The lock is
+    /// not fair, so a thread that takes it again at once would leave the others asleep until its last part.
     pub(crate) fn let_others_go_first(&self) {
         // A thread that was woken needs some 50 us to take the lock, which is about so many attempts.
         const ATTEMPTS: usize = 500;

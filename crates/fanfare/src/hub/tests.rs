@@ -210,8 +210,8 @@ fn a_batch_that_is_larger_than_a_mailbox_is_taken_in_parts() {
     assert_eq!(shard.taken(), Amount::default());
 }
 
-/// 256 events with 64 topics each held the locks of the sequencer and of the log for 20 ms: other publishers, and
-/// subscribers that came, waited for that.
+/// 256 events with 64 topics each held the locks of the sequencer and of the log for 20 ms: other publishers,
+/// and subscribers that came, waited for that.
 #[test]
 fn a_part_is_bounded_in_topics() {
     let (hub, mut shard) = hub_of_one(Limits::default().with_batch_topics(5));
@@ -231,8 +231,8 @@ fn a_part_is_bounded_in_topics() {
     assert_eq!(shard.act_on_all(), (5..=13).collect::<Vec<_>>());
 }
 
-/// A walk through the table of patterns may take some thousand steps. A part of 512 topics held the locks for 30 ms where
-/// patterns and topics were chosen for that.
+/// A walk through the table of patterns may take some thousand steps. A part of 512 topics held the locks for
+/// 30 ms where patterns and topics were chosen for that.
 #[test]
 fn a_part_is_bounded_in_the_steps_of_walks() {
     let (hub, mut shards) = hub(1, Limits::default(), &[]);
@@ -310,8 +310,8 @@ fn all_mailboxes_together_are_bounded() {
     assert!(hub.publish(large).is_err());
 }
 
-/// A publisher that waits for the bound of all mailboxes is called when other shards than its own have room again, and
-/// is not overtaken by smaller events meanwhile.
+/// A publisher that waits for the bound of all mailboxes is called when other shards than its own have room
+/// again, and is not overtaken by smaller events meanwhile.
 #[test]
 fn a_publisher_waits_for_the_bound_of_all_mailboxes() {
     let one = || event("a").with_data("x".repeat(1000));
@@ -616,8 +616,8 @@ fn a_drain_does_not_wait_for_a_store() {
     hub.end();
 }
 
-/// One shard drops what is too old, for all. It sleeps, and reads nothing: it is woken where something becomes too old
-/// earlier than it knows, and only then.
+/// One shard drops what is too old, for all. It sleeps, and reads nothing: it is woken where something
+/// becomes too old earlier than it knows, and only then.
 #[test]
 fn the_shard_that_trims_is_woken_in_time() {
     let (hub, mut shards) = hub(2, Limits::default(), &[]);
@@ -644,8 +644,8 @@ fn the_shard_that_trims_is_woken_in_time() {
 
 // ---- The end ----
 
-/// Once, the publisher whose append panicked lost its answer, and all others waited for ever while the server said
-/// that it was well.
+/// Once, the publisher whose append panicked lost its answer, and all others waited for ever while the server
+/// said that it was well.
 #[test]
 fn a_panic_under_the_logs_lock_ends_the_engine() {
     let engine = Engine::builder().shards(2).start().unwrap();

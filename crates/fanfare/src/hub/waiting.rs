@@ -48,7 +48,8 @@ impl Hub {
     /// Where older events of a durable store are not released yet, it has its position behind them, and waits
     /// until its own are visible.
     ///
-    /// On a shard's thread, where an [`crate::Admission`] runs, it does not wait: a shard would wait for itself.
+    /// On a shard's thread, where an [`crate::Admission`] runs, it does not wait: a shard would wait for
+    /// itself.
     ///
     /// # Errors
     /// [`Interrupted`]: `Busy` where there was no room in time, `Unreleased` where there was room and older
@@ -87,8 +88,8 @@ impl Hub {
     /// it that need the same mailboxes wait.
     ///
     /// # Errors
-    /// The output is as of [`Hub::publish_wait`]; `WouldBlock` where it is polled on a shard's thread, and there
-    /// is no room. `Busy` says that the thread which wakes tasks could not be started.
+    /// The output is as of [`Hub::publish_wait`]; `WouldBlock` where it is polled on a shard's thread, and
+    /// there is no room. `Busy` says that the thread which wakes tasks could not be started.
     ///
     /// # Panics
     /// As [`Hub::publish_wait`].
@@ -132,11 +133,11 @@ impl Hub {
 
     /// Waits until a publish would find room, for publishers that make an event only when it can go out: they
     /// publish the newest state, and not an older one that has waited. There is room when each mailbox has
-    /// room for an event with [`crate::Limits::event_bytes`] of data, and the publishers that came before have had
-    /// their turn, in the fair order of [`Hub::publish_wait`].
+    /// room for an event with [`crate::Limits::event_bytes`] of data, and the publishers that came before
+    /// have had their turn, in the fair order of [`Hub::publish_wait`].
     ///
-    /// The room is not reserved: another publisher may take it before this one publishes. Then [`Hub::publish`]
-    /// says `Busy`, and [`Hub::publish_when_ready`] waits again.
+    /// The room is not reserved: another publisher may take it before this one publishes. Then
+    /// [`Hub::publish`] says `Busy`, and [`Hub::publish_when_ready`] waits again.
     ///
     /// # Errors
     /// `Stopped`; `WouldBlock` where it is polled on a shard's thread, and there is no room; `Busy` where the

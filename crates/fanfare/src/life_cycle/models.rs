@@ -91,7 +91,8 @@ fn a_task_is_woken_for_life_cycle_events_and_for_the_end() {
     });
 }
 
-/// A reader that leaves while a shard adds events: the shard learns of it, and the thread that wakes tasks ends.
+/// A reader that leaves while a shard adds events: the shard learns of it, and the thread that wakes tasks
+/// ends.
 #[test]
 fn a_shard_learns_that_no_reader_of_life_cycle_events_is_left() {
     explore(3, || {

@@ -270,8 +270,8 @@ fn a_shard_that_is_awake_is_not_woken() {
     });
 }
 
-/// A wake that is only collected comes after an answer, or later. Other pushes found the shard woken, and woke no shard:
-/// eleven events waited until the collected wake was made.
+/// A wake that is only collected comes after an answer, or later. Other pushes found the shard woken, and
+/// woke no shard: eleven events waited until the collected wake was made.
 #[test]
 fn a_push_wakes_although_another_wake_is_owed() {
     explore(4, || {

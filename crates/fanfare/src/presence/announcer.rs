@@ -1,7 +1,7 @@
 //! The thread that publishes the announcements of members, `fanfare-presence`.
 //!
-//! It is an ordinary thread of each engine, and the last one where the engine is stopped on a shard. So it also
-//! drops what no shard may drop: see [`Announcer::end_on_shard`].
+//! It is an ordinary thread of each engine, and the last one where the engine is stopped on a shard. So it
+//! also drops what no shard may drop: see [`Announcer::end_on_shard`].
 
 use std::io;
 use std::sync::Arc;
@@ -68,16 +68,17 @@ impl Announcer {
         }
     }
 
-    /// Ends the thread for an engine that is stopped on a shard's thread, where nothing waits for the shards. The
-    /// thread waits for them, and drops the admission after them: on a shard with a descriptor table of its own,
-    /// the numbers of the admission's descriptors name other descriptors.
+    /// Ends the thread for an engine that is stopped on a shard's thread, where nothing waits for the shards.
+    /// The thread waits for them, and drops the admission after them: on a shard with a descriptor table of
+    /// its own, the numbers of the admission's descriptors name other descriptors.
     pub(crate) fn end_on_shard(&mut self, shards: Vec<JoinHandle<()>>, admission: Arc<dyn Admission>) {
         *lock(&self.left) = Some(Left { shards, admission });
         self.end();
     }
 }
 
-/// Publishes announcements, however long the hub is busy. An event that may not be published is dropped alone.
+/// Publishes announcements, however long the hub is busy. An event that may not be published is dropped
+/// alone.
 fn publish_all(hub: &Hub, presence: &Presence, mut events: Vec<Event>) {
     while !events.is_empty() {
         let Err(interrupted) = hub.publish_wait(&mut events, PATIENCE) else { continue };

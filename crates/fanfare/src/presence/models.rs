@@ -1,4 +1,5 @@
-//! Models of members: connections of several shards, and the thread that announces. See `crate::mailbox::models`.
+//! Models of members: connections of several shards, and the thread that announces. See
+//! `crate::mailbox::models`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +47,9 @@ impl Announced {
     }
 }
 
-/// Members join and leave on two shards, and the thread that announces them may sleep at each step: it is woken for
-/// each, and announces each once. Loom's waits have no time, so a wake-up that is lost is a deadlock.
+/// Members join and leave on two shards, and the thread that announces them may sleep at each step: it is
+/// woken for each, and announces each once. Loom's waits have no time, so a wake-up that is lost is a
+/// deadlock.
 #[test]
 fn members_of_two_shards_are_announced_once() {
     explore(2, || {
@@ -74,8 +76,8 @@ fn members_of_two_shards_are_announced_once() {
     });
 }
 
-/// One name has connections on two shards, which end while a reader asks: it is a member while one of them is there, and
-/// its joining and leaving are announced in pairs.
+/// One name has connections on two shards, which end while a reader asks: it is a member while one of them is
+/// there, and its joining and leaving are announced in pairs.
 #[test]
 fn a_member_of_two_shards_leaves_with_its_last_connection() {
     explore(3, || {

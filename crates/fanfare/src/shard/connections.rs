@@ -62,7 +62,7 @@ struct Details {
     bytes: u32,
 }
 
-/// The most that the text of a subject takes beside its bytes: two counts of those who use it.
+/// The most that the text of a subject takes beside its bytes: two counts of its users.
 const SUBJECT_BYTES: usize = 2 * size_of::<usize>();
 
 const _: () = assert!(ChunkTable::<Details>::ENTRY_BYTES <= DETAILS_PLACE_BYTES);

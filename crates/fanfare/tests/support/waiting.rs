@@ -1,4 +1,5 @@
-//! Waiting for what an engine does on other threads, so that a test for which it never comes fails, with what it saw.
+//! Waiting for what an engine does on other threads, so that a test for which it never comes fails, with what
+//! it saw.
 
 use std::fmt::Debug;
 use std::thread;

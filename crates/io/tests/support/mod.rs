@@ -230,7 +230,7 @@ pub fn write(stream: &mut TcpStream, bytes: &[u8]) {
 
 /// Another descriptor of the same socket.
 pub fn duplicate(socket: Socket) -> OwnedFd {
-    // SAFETY: no pointers are involved, and the result is a new descriptor that nobody else owns.
+    // SAFETY: no pointers are involved, and the result is a new descriptor without another owner.
     unsafe {
         let copy = libc::fcntl(socket, libc::F_DUPFD_CLOEXEC, 0);
         assert!(copy >= 0);

@@ -1,8 +1,8 @@
 //! Marking: an event is noted in every audience that is to get it.
 //!
-//! A topic may have a million audiences of one member, so an event is marked in pieces. An event with a small fan-out
-//! does not wait for one with a large fan-out that came before it: it is marked at once, and where both reach the same
-//! audience, the older one is marked there first.
+//! A topic may have a million audiences of one member, so an event is marked in pieces. An event with a small
+//! fan-out does not wait for one with a large fan-out that came before it: it is marked at once, and where
+//! both reach the same audience, the older one is marked there first.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub(super) struct Marking {
     frame: FrameKey,
     /// Few streams are to get it.
     is_small: bool,
-    /// The topics and patterns that it is for, by their entries. An entry that is another one's by now has only
-    /// audiences that began later, and these ignore the event.
+    /// The topics and patterns that it is for, by their entries. An entry that is another one's by now has
+    /// only audiences that began later, and these ignore the event.
     entries: SmallVec<[u32; 4]>,
     /// The position of the entry that is being gone through, and the next of its audiences.
     at: usize,
@@ -30,8 +30,8 @@ pub(super) struct Marking {
 }
 
 impl Audiences {
-    /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers what this has cost, in marks:
-    /// the audiences that were marked at once, and the search for the patterns of the event.
+    /// Begins to mark the audiences that an event reaches; [`Audiences::mark`] goes on. Answers what this has
+    /// cost, in marks: the audiences that were marked at once, and the search for the patterns of the event.
     pub fn begin_marking(&mut self, frame: Arc<Frame>, store: &mut FrameStore) -> usize {
         let (entries, steps) = self.entries_of(&frame);
         let searched = steps / STEPS_OF_A_MARK;
@@ -42,7 +42,8 @@ impl Audiences {
         if audiences == 0 {
             return searched;
         }
-        // After a mass of ends, many audiences without a stream may wait for their removal: they are marked in pieces.
+        // After a mass of ends, many audiences without a stream may wait for their removal: they are marked
+        // in pieces.
         let is_small = streams.max(audiences) <= self.bounds.small_fan_out;
         let frame = store.insert(frame);
         if !is_small || self.markings.is_empty() {
@@ -59,7 +60,8 @@ impl Audiences {
         audiences + searched
     }
 
-    /// Marks at most `budget` audiences; says how much of the budget is left. Nothing left: there may be more to mark.
+    /// Marks at most `budget` audiences; says how much of the budget is left. Nothing left: there may be more
+    /// to mark.
     pub fn mark(&mut self, mut budget: usize, store: &mut FrameStore) -> usize {
         while budget > 0
             && let Some(mut marking) = self.markings.pop_front()
@@ -96,8 +98,8 @@ impl Audiences {
         self.markings.len()
     }
 
-    /// Marks this audience ahead of its turn with every event that is still being marked, so that it can be told what it
-    /// is behind, or be marked with a newer event.
+    /// Marks this audience ahead of its turn with every event that is still being marked, so that it can be
+    /// told what it is behind, or be marked with a newer event.
     pub fn mark_now(&mut self, id: AudienceId, store: &mut FrameStore) {
         for at in 0..self.markings.len() {
             let Marking { frame, is_small, .. } = self.markings[at];
@@ -116,8 +118,8 @@ impl Audiences {
         }
     }
 
-    /// Notes an event in an audience that has a selector for it. Nothing changes where it is noted already (by
-    /// another of its topics), is older than the audience, or is not for this audience.
+    /// Notes an event in an audience that has a selector for it. Nothing changes where it is noted already
+    /// (by another of its topics), is older than the audience, or is not for this audience.
     fn mark_one(&mut self, id: AudienceId, key: FrameKey, is_small: bool, store: &mut FrameStore) {
         let audience = &mut self.table[id.0];
         let seq = store.seq(key);

@@ -1,13 +1,14 @@
 //! Audiences: all streams of a shard with the same subscription, and the sweeps that serve them.
 //!
-//! An event marks the audiences of its topics; it never touches a stream. A *sweep* then visits the members and brings
-//! each from its cursor to the head, in slices, so that audiences can take turns. Events that arrive meanwhile are
-//! picked up, in the same write, by the members not yet reached; the others get them in the next pass.
+//! An event marks the audiences of its topics; it never touches a stream. A *sweep* then visits the members
+//! and brings each from its cursor to the head, in slices, so that audiences can take turns. Events that
+//! arrive meanwhile are picked up, in the same write, by the members not yet reached; the others get them in
+//! the next pass.
 //!
-//! The order of calls: [`Audiences::begin_marking`] and [`Audiences::mark`] mark; [`Audiences::next_turn`] names whose
-//! turn it is; [`Audiences::slice`] gives members that need the same frames, the caller sends these to them and reports
-//! [`Audiences::advance`], then takes out those whose link was full ([`Audiences::leave`]); [`Audiences::end_turn`]
-//! puts the audience back into its queue when it is not done.
+//! The order of calls: [`Audiences::begin_marking`] and [`Audiences::mark`] mark; [`Audiences::next_turn`]
+//! names whose turn it is; [`Audiences::slice`] gives members that need the same frames, the caller sends
+//! these to them and reports [`Audiences::advance`], then takes out those whose link was full
+//! ([`Audiences::leave`]); [`Audiences::end_turn`] puts the audience back into its queue when it is not done.
 
 mod marking;
 mod subscription;

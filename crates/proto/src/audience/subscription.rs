@@ -36,8 +36,8 @@ struct Patterns {
 const _: () = assert!(size_of::<Subscription>() <= 40);
 
 impl Subscription {
-    /// A subscription to these topics, with private events of all of them or of none. Their order and repetitions
-    /// make no difference.
+    /// A subscription to these topics, with private events of all of them or of none. Their order and
+    /// repetitions make no difference.
     pub fn new(
         topics: impl IntoIterator<Item = Topic>,
         encoding: impl Into<Encoding>,
@@ -62,9 +62,9 @@ impl Subscription {
         Subscription { topics, patterns: None, private_topics, encoding, sees_private: false }
     }
 
-    /// The same with these patterns, and with private events through those for which `is_private` says yes; through
-    /// all of them where the subscription sees private events of all its topics. Patterns that match the same topics
-    /// are one.
+    /// The same with these patterns, and with private events through those for which `is_private` says yes;
+    /// through all of them where the subscription sees private events of all its topics. Patterns that match
+    /// the same topics are one.
     #[must_use]
     pub fn with_patterns(
         self,
@@ -84,8 +84,9 @@ impl Subscription {
         Subscription { patterns, ..self }
     }
 
-    /// The same subscription with other selectors. A selector that stays is seen through as before. Private events
-    /// are seen through an added one where the subscription sees those of all its topics, whichever they are.
+    /// The same subscription with other selectors. A selector that stays is seen through as before. Private
+    /// events are seen through an added one where the subscription sees those of all its topics, whichever
+    /// they are.
     pub fn with_selectors(
         &self,
         topics: impl IntoIterator<Item = Topic>,
@@ -99,8 +100,8 @@ impl Subscription {
         of_topics.with_patterns(patterns, |pattern| self.has_private_pattern(&pattern.normalized()))
     }
 
-    /// The same with only those of its selectors that `after` has, too, and with private events only through those
-    /// through which `after` sees them.
+    /// The same with only those of its selectors that `after` has, too, and with private events only through
+    /// those through which `after` sees them.
     #[must_use]
     pub fn kept_by(&self, after: &Subscription) -> Subscription {
         let kept = self.topics.iter().filter(|topic| after.has(topic)).cloned();
@@ -138,8 +139,8 @@ impl Subscription {
         &self.topics
     }
 
-    /// The patterns, without the names of their variables. Those through which private events are seen come first;
-    /// both parts are sorted.
+    /// The patterns, without the names of their variables. Those through which private events are seen come
+    /// first; both parts are sorted.
     pub fn patterns(&self) -> &[Pattern] {
         self.patterns.as_ref().map_or(&[], |patterns| &patterns.list)
     }
@@ -286,8 +287,8 @@ mod tests {
         let mixed = subscription("a b x/* y/*", "a y/*");
         let less = mixed.with_selectors([topic("a")], [pattern("y/*")]);
         assert!(less.has_private(&topic("a")) && less.has_private_pattern(&pattern("y/*")));
-        // Private events were seen through all selectors of the subscription, and they are not through an added one
-        // for that.
+        // Private events were seen through all selectors of the subscription, and they are not through an
+        // added one for that.
         let again = less.with_selectors(["a", "b"].map(topic), ["x/*", "y/*"].map(pattern));
         assert!(again.has_private(&topic("a")) && !again.has_private(&topic("b")));
         assert!(!again.has_private_pattern(&pattern("x/*")));

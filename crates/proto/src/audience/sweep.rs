@@ -44,7 +44,8 @@ pub struct Slice {
     pub start: usize,
     /// One past the last member.
     pub end: usize,
-    /// The cursor of the first one. The others may have other cursors, but no frame of the audience lies between.
+    /// The cursor of the first one. The others may have other cursors, but no frame of the audience lies
+    /// between.
     pub after: u64,
     /// The first frame that they need.
     pub first: u64,

@@ -26,8 +26,8 @@ pub(super) struct Audience {
     pub(super) subscription: Arc<Subscription>,
     /// The subscription's hash, so that a table that grows need not read it.
     hash: u64,
-    /// The topics and patterns, in the order of the subscription: where each is, and where this audience stands
-    /// in its list, so that it leaves a topic with a million audiences as fast as one with ten.
+    /// The topics and patterns, in the order of the subscription: where each is, and where this audience
+    /// stands in its list, so that it leaves a topic with a million audiences as fast as one with ten.
     topics: SmallVec<[TopicIndex; 1]>,
     pub(super) members: SmallVec<[Member; 1]>,
     /// The newest event that marked this audience, or the newest of all when the audience began. Events up to
@@ -359,8 +359,8 @@ impl Audiences {
         Some(key)
     }
 
-    /// The entries of an event's topics, and of the patterns that match one of them, each once; and the steps of the walks
-    /// that find the patterns.
+    /// The entries of an event's topics, and of the patterns that match one of them, each once; and the steps
+    /// of the walks that find the patterns.
     pub(super) fn entries_of(&self, frame: &Frame) -> (SmallVec<[u32; 4]>, usize) {
         let mut steps = 0;
         let mut entries: SmallVec<[u32; 4]> =
@@ -414,7 +414,8 @@ impl Audiences {
         self.table[id.0].is_to_be_removed = false;
     }
 
-    /// Removes an audience that has no stream any more, and answers which topics and patterns no audience reads now.
+    /// Removes an audience that has no stream any more, and answers which topics and patterns no audience
+    /// reads now.
     pub fn remove_if_empty(&mut self, id: AudienceId, store: &mut FrameStore) -> Unread {
         let mut unread = Unread::default();
         if !self.is_empty_audience(id) {

@@ -65,9 +65,9 @@ fn frame(name: &str, seq: u64) -> Arc<Frame> {
     Arc::new(Frame::encode(seq, &seq.to_string(), event, Duration::ZERO))
 }
 
-/// A sweep's last member stalled before the sweep had its turn; events passed by, and the member came back. The end of
-/// the sweep then took its state back to where it had begun, and in the end the count of sweeps that are far behind
-/// went below zero: a panic, or without checks a shard that takes no mail for ever.
+/// A sweep's last member stalled before the sweep had its turn; events passed by, and the member came back.
+/// The end of the sweep then took its state back to where it had begun, and in the end the count of sweeps
+/// that are far behind went below zero: a panic, or without checks a shard that takes no mail for ever.
 #[test]
 fn a_sweep_that_lost_its_members_does_not_take_later_ones_back() {
     let mut table = Table::new();
@@ -99,8 +99,8 @@ fn a_member_ahead_of_its_audience_is_not_sent_what_it_has() {
     assert_eq!(table.sweep(), [1, 2, 3]);
 }
 
-/// "all" and "user/i" beside each other: each audience has one member, and a broadcast used to count as so many small
-/// audiences that a topic of ten waited for all of them.
+/// "all" and "user/i" beside each other: each audience has one member, and a broadcast used to count as so
+/// many small audiences that a topic of ten waited for all of them.
 #[test]
 fn an_event_for_few_overtakes_a_broadcast_to_many_small_audiences() {
     let mut table = Table::new();
@@ -116,7 +116,8 @@ fn an_event_for_few_overtakes_a_broadcast_to_many_small_audiences() {
     assert_eq!(table.audiences.begin_marking(frame("all", 1), &mut table.store), 0);
     assert_eq!(table.audiences.mark(10, &mut table.store), 0);
     assert_eq!(table.audiences.begin_marking(frame("few", 2), &mut table.store), 1);
-    // So does one to a member of the crowd, which gets the broadcast before it, although that is not marked there yet.
+    // So does one to a member of the crowd, which gets the broadcast before it, although that is not marked
+    // there yet.
     assert_eq!(table.audiences.begin_marking(frame("user/100", 3), &mut table.store), 1);
     while table.audiences.is_marking() {
         table.audiences.mark(7, &mut table.store);
@@ -174,8 +175,8 @@ fn the_search_for_members_that_are_behind_has_a_budget() {
     table.audiences.check(&table.store);
 }
 
-/// The search for the patterns of an event was for nothing: a tick of events of topics that are long to look up took ten
-/// times as long as one of others.
+/// The search for the patterns of an event was for nothing: a tick of events of topics that are long to look
+/// up took ten times as long as one of others.
 #[test]
 fn the_search_for_patterns_counts_as_marks() {
     let mut table = Table::new();

@@ -16,8 +16,8 @@ pub(super) struct Searches {
     queue: VecDeque<Search>,
     /// The number of the next search.
     next_number: u64,
-    /// Streams whose topics were changed while searches were under way, by their slots: the next search at that time. All
-    /// earlier ones were applied to the topics before the change.
+    /// Streams whose topics were changed while searches were under way, by their slots: the next search at
+    /// that time. All earlier ones were applied to the topics before the change.
     changed: SegmentMap<u32, u64>,
     /// Streams that were found and have not ended yet, by their slots.
     found: SegmentMap<u32, ()>,
@@ -66,8 +66,9 @@ impl Searches {
 }
 
 impl Delivery {
-    /// Ends the stream of a link. What is marked for it and not sent yet is not sent. A subscriber that resumes gets it. A
-    /// link in the middle of a frame is closed at once, without the final chunk. False where the link is gone.
+    /// Ends the stream of a link. What is marked for it and not sent yet is not sent. A subscriber that
+    /// resumes gets it. A link in the middle of a frame is closed at once, without the final chunk. False
+    /// where the link is gone.
     pub fn disconnect(&mut self, link: LinkKey, log: &mut impl EventLog) -> bool {
         let Some(key) = self.stream_on(link) else { return false };
         self.disconnect_stream(key, log);
@@ -88,8 +89,9 @@ impl Delivery {
         self.disconnect_stream(key, log);
     }
 
-    /// Ends the streams that read this topic by its name, also among others. Where the name is the text of a pattern, it ends
-    /// the streams that read this pattern, too. They are searched for in the next calls of [`Delivery::handle_timeout`].
+    /// Ends the streams that read this topic by its name, also among others. Where the name is the text of a
+    /// pattern, it ends the streams that read this pattern, too. They are searched for in the next calls of
+    /// [`Delivery::handle_timeout`].
     pub fn disconnect_topic(&mut self, topic: Topic) {
         let pattern = Pattern::parse(topic.as_str()).ok().filter(|pattern| !pattern.is_exact());
         let pattern = pattern.map(|pattern| pattern.normalized());
@@ -109,8 +111,8 @@ impl Delivery {
         subscription.has(&search.topic) || search.pattern.as_ref().is_some_and(has_pattern)
     }
 
-    /// The topics of a stream are about to change. Searches that began before look at the topics that it has now: true
-    /// where it ends because of one of them.
+    /// The topics of a stream are about to change. Searches that began before look at the topics that it has
+    /// now: true where it ends because of one of them.
     pub(super) fn search_before_change(&mut self, key: StreamKey, log: &mut impl EventLog) -> bool {
         if !self.searches.found.is_empty() && self.searches.found.get(&key.slot).is_some() {
             return true;
@@ -176,8 +178,8 @@ pub fn began_by(link: LinkKey, newest_generation: u32) -> bool {
     is_at_most(link.generation, newest_generation)
 }
 
-/// Whether a generation is not younger than another. Generations go round, and of two the younger one is less than half of
-/// the way ahead.
+/// Whether a generation is not younger than another. Generations go round, and of two the younger one is less
+/// than half of the way ahead.
 fn is_at_most(generation: u32, of: u32) -> bool {
     of.wrapping_sub(generation) & LinkKey::GENERATIONS <= LinkKey::GENERATIONS / 2
 }

@@ -36,7 +36,8 @@ impl Drain {
 }
 
 impl Delivery {
-    /// Ends every stream within `window`. What was published before goes out first, as far as the window allows.
+    /// Ends every stream within `window`. What was published before goes out first, as far as the window
+    /// allows.
     pub fn begin_drain(&mut self, window: Duration, now: Duration) {
         if self.drain.is_none() {
             let total = self.subscribers.len();
@@ -50,8 +51,8 @@ impl Delivery {
         self.drain.is_some()
     }
 
-    /// Ends as many streams as the time that has passed asks for. A step that finds too few in the part of the table that
-    /// it may check goes on in the next tick.
+    /// Ends as many streams as the time that has passed asks for. A step that finds too few in the part of
+    /// the table that it may check goes on in the next tick.
     pub(super) fn step_drain(&mut self, now: Duration, log: &mut impl EventLog) {
         let Some(drain) = &mut self.drain else { return };
         // Those of the step before go first, so that none is counted twice.

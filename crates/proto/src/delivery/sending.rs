@@ -38,7 +38,8 @@ pub struct SendFailure {
     pub index: usize,
     /// How many bytes the socket took: fewer than were offered.
     pub sent: usize,
-    /// The connection is gone; otherwise the socket is full, and a notification follows when there is room again.
+    /// The connection is gone; otherwise the socket is full, and a notification follows when there is room
+    /// again.
     pub is_gone: bool,
 }
 
@@ -189,8 +190,8 @@ impl Delivery {
         Some(SendBatch { bytes, sockets: &self.sending.sockets })
     }
 
-    /// Notes how long the first frames of the run were on their way, to each of so many streams. The sum takes the mean of
-    /// the first and the last one for all of them where these are in one bucket.
+    /// Notes how long the first frames of the run were on their way, to each of so many streams. The sum
+    /// takes the mean of the first and the last one for all of them where these are in one bucket.
     fn note_lag(&mut self, frames: usize, streams: u64, now: Duration) {
         let frames = &self.sending.run.frames()[..frames];
         let (Some(&first), Some(&last)) = (frames.first(), frames.last()) else { return };

@@ -170,8 +170,8 @@ fn the_time_of_a_delivery_is_that_of_its_send() {
     assert_eq!(world.delivery.delivery_lag().sum(), SECOND);
 }
 
-/// Every step of a drain went through the whole table for as long as laggards kept their window: with a million of
-/// them a hundred times a second.
+/// Every step of a drain went through the whole table for as long as laggards kept their window: with a
+/// million of them a hundred times a second.
 #[test]
 fn a_step_of_a_drain_checks_a_part_of_the_table() {
     const LAGGARDS: usize = 1_000;
@@ -213,8 +213,8 @@ fn a_step_of_a_drain_checks_a_part_of_the_table() {
     assert_eq!(closed[CloseReason::Drained.index()], 1);
 }
 
-/// All heartbeats that were due went out in one batch: with a million streams that a broadcast had reached, 2,000 in
-/// one tick, and with short ages far more, while events for a small topic waited.
+/// All heartbeats that were due went out in one batch: with a million streams that a broadcast had reached,
+/// 2,000 in one tick, and with short ages far more, while events for a small topic waited.
 #[test]
 fn a_tick_sends_a_bounded_number_of_heartbeats() {
     let mut world = World::new(Limits::default(), Budgets { heartbeats: 10, ..Budgets::default() });
@@ -256,8 +256,8 @@ fn a_tick_checks_a_bounded_number_of_audiences_that_have_left() {
     assert!(ticks >= 2_000 / 101, "{ticks} ticks for 2,000 audiences");
 }
 
-/// Room for what links have begun is made after each audience's turn. Where a crowd had to go for one frame, every one of
-/// these checked 16,384 laggards: four million in one tick.
+/// Room for what links have begun is made after each audience's turn. Where a crowd had to go for one frame,
+/// every one of these checked 16,384 laggards: four million in one tick.
 #[test]
 fn a_tick_checks_a_bounded_number_of_laggards_to_make_room() {
     const CROWD: usize = 1_500;
@@ -289,7 +289,8 @@ fn a_tick_checks_a_bounded_number_of_laggards_to_make_room() {
     assert!(world.delivery.counts().closed[CloseReason::LaggardFull.index()] > 0);
 }
 
-/// A tick served 64 laggards with up to 512 frames each: 32,768 tiny events, and all other streams waited for that.
+/// A tick served 64 laggards with up to 512 frames each: 32,768 tiny events, and all other streams waited for
+/// that.
 #[test]
 fn a_tick_replays_a_bounded_number_of_frames() {
     const EVENTS: usize = 600;
@@ -310,8 +311,9 @@ fn a_tick_replays_a_bounded_number_of_frames() {
     assert_eq!(world.delivery.counts().deliveries as usize, EVENTS * SUBSCRIBERS);
 }
 
-/// Streams at their age were queued for their end again each time that upkeep found them. Where many reached it together,
-/// the queue grew faster than streams ended, and a drain, which waits for that queue, never began to end streams.
+/// Streams at their age were queued for their end again each time that upkeep found them. Where many reached
+/// it together, the queue grew faster than streams ended, and a drain, which waits for that queue, never
+/// began to end streams.
 #[test]
 fn a_stream_at_its_age_is_queued_for_its_end_once() {
     let limits = Limits { heartbeat: SECOND, connection_age: Some(2 * SECOND), ..Limits::default() };
@@ -329,8 +331,8 @@ fn a_stream_at_its_age_is_queued_for_its_end_once() {
     assert_eq!(world.delivery.len(), 300, "one stream ended in each tick");
 }
 
-/// A stream whose beginning was incomplete became a member before it had passed that, where mail was behind the log.
-/// When it fell behind, it was told of the same gap a second time.
+/// A stream whose beginning was incomplete became a member before it had passed that, where mail was behind
+/// the log. When it fell behind, it was told of the same gap a second time.
 #[test]
 fn a_stream_is_no_member_before_it_has_passed_what_is_incomplete() {
     let limits = Limits::default().with_laggard_policy(LaggardPolicy::Skip);
@@ -371,8 +373,8 @@ fn a_stream_is_no_member_before_it_has_passed_what_is_incomplete() {
     assert_eq!(counts(&world), (0, 1), "its opening has told of the only gap");
 }
 
-/// A subscriber of a pattern goes through the events of all topics. Many of them together take no more of a tick than
-/// others, and none of them is taken for one that has everything before it has come to its event.
+/// A subscriber of a pattern goes through the events of all topics. Many of them together take no more of a
+/// tick than others, and none of them is taken for one that has everything before it has come to its event.
 #[test]
 fn subscribers_of_patterns_replay_within_the_budget_of_a_tick() {
     const STREAMS: usize = 40;
@@ -402,8 +404,8 @@ fn subscribers_of_patterns_replay_within_the_budget_of_a_tick() {
     assert_eq!(world.sends, STREAMS);
 }
 
-/// A laggard that skips what is gone looks for what is left. Of patterns that took steps which no budget knew of: 64 of them
-/// held up a tick for ten milliseconds.
+/// A laggard that skips what is gone looks for what is left. Of patterns that took steps which no budget knew
+/// of: 64 of them held up a tick for ten milliseconds.
 #[test]
 fn what_a_laggard_of_a_pattern_skips_takes_of_the_budget_of_a_tick() {
     const STREAMS: usize = 40;

@@ -60,8 +60,9 @@ impl Identity {
 }
 
 impl Event {
-    /// Two hashes of an event with an own id: events with the same id and topics, in whatever order, have the same first
-    /// hash, and where they say the same to clients, the same second one. `None`: it has no own id.
+    /// Two hashes of an event with an own id: events with the same id and topics, in whatever order, have the
+    /// same first hash, and where they say the same to clients, the same second one. `None`: it has no own
+    /// id.
     pub fn fingerprint(&self, hashes: &impl BuildHasher) -> Option<(u64, u64)> {
         let topics = self.topics().iter().map(|topic| hashes.hash_one(topic));
         let identity = identity_key(hashes.hash_one(self.id()?), topics);

@@ -5,7 +5,8 @@ pub(super) type Field<'b> = (&'b str, &'b [u8]);
 /// So many fields need no memory of their own: most clients send fewer.
 const INLINE_FIELDS: usize = 12;
 
-/// The header fields. `SmallVec` would do, but it is invariant: a head could not be lent for a shorter time than its bytes.
+/// The header fields. `SmallVec` would do, but it is invariant: a head could not be lent for a shorter time
+/// than its bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Fields<'b> {
     inline: [Field<'b>; INLINE_FIELDS],

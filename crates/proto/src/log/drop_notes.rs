@@ -1,9 +1,9 @@
 //! Drops that are still to be noted in the patterns of their topics.
 //!
-//! To note a drop takes a walk through the table of patterns. One append may drop thousands of small frames, and a walk
-//! may take some thousand steps, so the walks under one hold of the log's lock have a budget. What is left over waits
-//! here, oldest first, and is noted by later calls. A pattern that is asked for meanwhile looks through what waits
-//! itself, at each drop once.
+//! To note a drop takes a walk through the table of patterns. One append may drop thousands of small frames,
+//! and a walk may take some thousand steps, so the walks under one hold of the log's lock have a budget. What
+//! is left over waits here, oldest first, and is noted by later calls. A pattern that is asked for meanwhile
+//! looks through what waits itself, at each drop once.
 //!
 //! What waits has a bound. Beyond it, the oldest of it is given up: it counts as lost by every pattern that
 //! has not looked at it yet, so that one may be told of a gap that is none, and none is told of no gap where

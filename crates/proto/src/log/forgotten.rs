@@ -104,8 +104,8 @@ impl Forgotten {
         self.max_bytes = bytes;
     }
 
-    /// Removes the oldest tombstones, at most `budget` of them, until they take no more than this. Answers whether
-    /// they do.
+    /// Removes the oldest tombstones, at most `budget` of them, until they take no more than this. Answers
+    /// whether they do.
     pub(super) fn shrink_towards(&mut self, max_bytes: usize, budget: usize) -> bool {
         for _ in 0..budget {
             if self.bytes() <= max_bytes || self.oldest == NO_SLOT {

@@ -53,8 +53,8 @@ impl<T: Copy + Ord> ChunkedHeap<T> {
         self.move_up(self.len() - 1, entry);
     }
 
-    /// Takes the entry at a position out. The last entry fills the position, and moves up or down from there to
-    /// where it belongs.
+    /// Takes the entry at a position out. The last entry fills the position, and moves up or down from there
+    /// to where it belongs.
     pub(super) fn remove(&mut self, position: usize) -> Option<T> {
         let removed = self.get(position)?;
         let filler = self.pop_last()?;

@@ -169,15 +169,15 @@ impl Log {
         self.patterns.raise_floor(seq);
     }
 
-    /// How many different patterns may be read or remembered, [`PATTERNS`] unless this is called. Patterns that are
-    /// there stay.
+    /// How many different patterns may be read or remembered, [`PATTERNS`] unless this is called. Patterns
+    /// that are there stay.
     pub fn limit_patterns(&mut self, most: usize) {
         self.changes += 1;
         self.patterns.set_most(most);
     }
 
-    /// How many steps of walks through the table of patterns one call makes for what it drops, [`WALK_STEPS`] unless this is
-    /// called.
+    /// How many steps of walks through the table of patterns one call makes for what it drops, [`WALK_STEPS`]
+    /// unless this is called.
     ///
     /// [`WALK_STEPS`]: crate::limits::WALK_STEPS
     pub fn limit_walk_steps(&mut self, steps: usize) {
@@ -190,8 +190,8 @@ impl Log {
         self.epoch
     }
 
-    /// The highest `seq` ever appended, retained or not; before the first event, where the log began: zero, or
-    /// what [`Log::begin_after`] was given.
+    /// The highest `seq` ever appended, retained or not; before the first event, where the log began: zero,
+    /// or what [`Log::begin_after`] was given.
     pub fn newest(&self) -> u64 {
         self.newest
     }
@@ -229,8 +229,8 @@ impl Log {
         self.dropped_for_room
     }
 
-    /// The memory of patterns and of the entries of topics that have readers and no frames, in bytes, and of the room
-    /// that topics have left behind in the tables. It is not evicted: each shard bounds what its
+    /// The memory of patterns and of the entries of topics that have readers and no frames, in bytes, and of
+    /// the room that topics have left behind in the tables. It is not evicted: each shard bounds what its
     /// subscriptions take here, see [`crate::limits::Limits::subscription_bytes`].
     pub fn reader_bytes(&self) -> usize {
         let used = self.topics.len() * TopicEntry::TABLE_BYTES;
@@ -251,8 +251,8 @@ impl Log {
     /// Appends a frame, and drops what retention no longer covers: from its topics, then from whichever topic
     /// is the largest, until everything fits. Where the retention of its topics lets many frames go at once,
     /// the rest of them goes with [`Log::trim`], for which [`Log::next_expiry`] asks at once. Frames that no
-    /// topic holds any more go into `dropped`, so that the caller frees them after it has unlocked the log; the
-    /// new frame may be among them.
+    /// topic holds any more go into `dropped`, so that the caller frees them after it has unlocked the log;
+    /// the new frame may be among them.
     ///
     /// # Panics
     /// The frame's `seq` is not higher than all before it.
@@ -306,9 +306,9 @@ impl Log {
     }
 
     /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more
-    /// topics than that. It also forgets patterns, and notes drops in patterns, that earlier calls have left over. Half of
-    /// the budget is for a change of the retention that is under way
-    /// ([`Log::set_retention`]). Where it had to stop, [`Log::next_expiry`] is not later than `now`.
+    /// topics than that. It also forgets patterns, and notes drops in patterns, that earlier calls have left
+    /// over. Half of the budget is for a change of the retention that is under way ([`Log::set_retention`]).
+    /// Where it had to stop, [`Log::next_expiry`] is not later than `now`.
     pub fn trim(&mut self, now: Duration, budget: usize, dropped: &mut Vec<Arc<Frame>>) {
         self.changes += 1;
         self.patterns.begin_notes(0);
@@ -387,7 +387,8 @@ impl Log {
     /// Notes that a shard reads each of these patterns from now on, as [`Log::add_reader`] does for topics.
     ///
     /// # Errors
-    /// There are too many patterns. Nothing has changed then, apart from the order in which patterns are forgotten.
+    /// There are too many patterns. Nothing has changed then, apart from the order in which patterns are
+    /// forgotten.
     ///
     /// # Panics
     /// The shard reads one of the patterns already.
@@ -417,8 +418,8 @@ impl Log {
         self.find_shards_reading(topics, &mut 0)
     }
 
-    /// The same. Adds the steps of the walks that find the patterns of these topics to `steps`; each is some eight
-    /// nanoseconds.
+    /// The same. Adds the steps of the walks that find the patterns of these topics to `steps`; each is some
+    /// eight nanoseconds.
     pub fn find_shards_reading(&self, topics: &[Topic], steps: &mut usize) -> ShardSet {
         let mut shards = ShardSet::new();
         for slot in topics.iter().filter_map(|topic| self.find(topic)) {
@@ -428,13 +429,14 @@ impl Log {
         shards
     }
 
-    /// Changes with all changes of the readers of topics and patterns: while it is the same, so is every answer of
-    /// [`Log::shards_reading`].
+    /// Changes with all changes of the readers of topics and patterns: while it is the same, so is every
+    /// answer of [`Log::shards_reading`].
     pub fn readers_version(&self) -> u64 {
         self.readers_version
     }
 
-    /// Changes with every call that may change the log: while it is the same, so is everything that the log says.
+    /// Changes with every call that may change the log: while it is the same, so is everything that the log
+    /// says.
     pub fn changes(&self) -> u64 {
         self.changes
     }

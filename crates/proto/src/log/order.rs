@@ -5,9 +5,9 @@
 //! segment     0         1            2      at most SEGMENT_FRAMES each
 //! ```
 //!
-//! Frames come at the end and leave anywhere. Neighbouring segments are joined as soon as one has room for both. So
-//! two neighbours always have more than [`SEGMENT_FRAMES`] frames together, and segments are as many as the
-//! frames need, twice at most.
+//! Frames come at the end and leave anywhere. Neighbouring segments are joined as soon as one has room for
+//! both. So two neighbours always have more than [`SEGMENT_FRAMES`] frames together, and segments are as many
+//! as the frames need, twice at most.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use crate::frame::Frame;
 use crate::shrink::{push, shrink_queue};
 
-/// The most frames of a segment. A removal moves at most half of them, and a join the smaller part; the list of
-/// segments has an entry for each.
+/// The most frames of a segment. A removal moves at most half of them, and a join the smaller part; the list
+/// of segments has an entry for each.
 const SEGMENT_FRAMES: usize = 512;
 
 /// The frames of a log in their order. A frame is 16 bytes of it, and about an eighth of that in addition.
@@ -42,8 +42,9 @@ impl Segment {
         self.frames.capacity() * size_of::<(u64, Arc<Frame>)>()
     }
 
-    /// The position of a number. Numbers are spread evenly as a rule, so the search begins where the number would be
-    /// then: nothing has touched this memory for long, and each look costs as much as everything else of a removal.
+    /// The position of a number. Numbers are spread evenly as a rule, so the search begins where the number
+    /// would be then: nothing has touched this memory for long, and each look costs as much as everything
+    /// else of a removal.
     fn position_of(&self, seq: u64) -> Option<usize> {
         let number_at = |position: usize| self.frames.get(position).map(|(number, _)| *number);
         let (first, last) = (number_at(0)?, self.frames.back()?.0);
@@ -270,7 +271,8 @@ mod tests {
         }
     }
 
-    /// The frames of a quiet topic stay while those around them go: each could keep the memory of a whole segment.
+    /// The frames of a quiet topic stay while those around them go: each could keep the memory of a whole
+    /// segment.
     #[test]
     fn frames_that_stay_keep_no_memory_of_those_that_went() {
         for every in [SEGMENT_FRAMES as u64, 100, 7] {

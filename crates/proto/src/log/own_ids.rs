@@ -3,8 +3,8 @@
 use crate::segments::SegmentTable;
 use crate::slot_table::HashKeys;
 
-/// The own ids that retained frames of one topic bear: its public ones, or its private ones. They are apart, so that a
-/// subscriber that does not see private events learns nothing of their ids.
+/// The own ids that retained frames of one topic bear: its public ones, or its private ones. They are apart,
+/// so that a subscriber that does not see private events learns nothing of their ids.
 pub(super) struct OwnIds {
     table: SegmentTable<OwnId>,
     /// Bytes of the ids' texts.

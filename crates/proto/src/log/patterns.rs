@@ -1,13 +1,15 @@
-//! What the log knows of patterns: which shards read them, and what was dropped of the topics that they match.
+//! What the log knows of patterns: which shards read them, and what was dropped of the topics that they
+//! match.
 //!
-//! A pattern is to the log what a topic is, without frames of its own. A publish finds the patterns of a topic by one
-//! walk of a table, and a frame that is dropped is noted in each of them: at once, or where that takes too many steps
-//! under one hold of the log's lock, later ([`super::drop_notes`]).
+//! A pattern is to the log what a topic is, without frames of its own. A publish finds the patterns of a
+//! topic by one walk of a table, and a frame that is dropped is noted in each of them: at once, or where that
+//! takes too many steps under one hold of the log's lock, later ([`super::drop_notes`]).
 //!
-//! A pattern that no shard reads any more is *remembered*: a subscriber that comes back to it is not told of a gap that is
-//! none. The remembered patterns have bounds together with those that are read, in number and in bytes, and the one that
-//! has been left for the longest time is forgotten first. A pattern without an entry begins with the highest number that any topic ever
-//! dropped. That is too high where other topics have dropped it, and never too low.
+//! A pattern that no shard reads any more is *remembered*: a subscriber that comes back to it is not told of
+//! a gap that is none. The remembered patterns have bounds together with those that are read, in number and
+//! in bytes, and the one that has been left for the longest time is forgotten first. A pattern without an
+//! entry begins with the highest number that any topic ever dropped. That is too high where other topics have
+//! dropped it, and never too low.
 
 use std::cell::{Cell, RefCell};
 
@@ -22,11 +24,12 @@ use crate::frame::Frame;
 use crate::limits::{REMEMBERED_PATTERN_BYTES, WALK_STEPS};
 use crate::pattern::{MAX_STATES, Pattern, PatternKey, PatternTable};
 
-/// Remembered patterns that the new ones of one subscription may push out beside one for each, because a walk would take too
-/// much work with them.
+/// Remembered patterns that the new ones of one subscription may push out beside one for each, because a walk
+/// would take too much work with them.
 const FORGOTTEN_AT_ONCE: usize = 64;
 
-/// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later calls.
+/// Remembered patterns that one removal forgets where they take too much memory. The rest goes with later
+/// calls.
 const FORGOTTEN_BY_A_REMOVAL: usize = 2;
 
 /// Steps that the patterns of one question may make through the drops that wait. A pattern for which they are
@@ -65,8 +68,8 @@ pub(super) struct Patterns {
     /// Drops that wait and were looked at for questions ever.
     #[cfg(test)]
     looks_made: Cell<usize>,
-    /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its topic has to
-    /// drop its oldest frame as a rule. Forgotten where the table changes.
+    /// The topic that was looked up last, with its patterns: a publish asks for its readers, and then its
+    /// topic has to drop its oldest frame as a rule. Forgotten where the table changes.
     last: RefCell<Option<(Topic, SmallVec<[PatternKey; 4]>)>>,
 }
 
@@ -74,8 +77,8 @@ pub(super) struct Patterns {
 struct PatternEntry {
     /// Empty: it is remembered.
     readers: ShardSet,
-    /// What was dropped of topics that it matches, while it had this entry, and of any topic before. Drops that are
-    /// still to be noted are in it up to this number of them.
+    /// What was dropped of topics that it matches, while it had this entry, and of any topic before. Drops
+    /// that are still to be noted are in it up to this number of them.
     dropped: Cell<Dropped>,
     looked_up_to: Cell<u64>,
     /// Its neighbours among the remembered patterns.
@@ -83,8 +86,8 @@ struct PatternEntry {
     newer: Option<PatternKey>,
 }
 
-/// A pattern with more states than this is not remembered when no shard reads it: it would take the room of others, and a
-/// client that comes and goes with such patterns would shut out those of all others.
+/// A pattern with more states than this is not remembered when no shard reads it: it would take the room of
+/// others, and a client that comes and goes with such patterns would shut out those of all others.
 const REMEMBERED_STATES: usize = 2;
 
 impl Patterns {
@@ -238,7 +241,8 @@ impl Patterns {
         if self.notes.is_half_full() { steps + 2 * STEPS_OF_A_WALK } else { steps }
     }
 
-    /// The patterns of a topic, and the steps of the walk that has found them; none where the topic was the last one.
+    /// The patterns of a topic, and the steps of the walk that has found them; none where the topic was the
+    /// last one.
     fn matching(&self, topic: &Topic) -> (SmallVec<[PatternKey; 4]>, usize) {
         let mut last = self.last.borrow_mut();
         if let Some((_, keys)) = last.as_ref().filter(|(last, _)| last == topic) {
@@ -253,8 +257,8 @@ impl Patterns {
         (keys, steps)
     }
 
-    /// Notes that a shard reads these patterns from now on. Where one of them finds no room, nothing has changed but that
-    /// those of them that are remembered count as left at last.
+    /// Notes that a shard reads these patterns from now on. Where one of them finds no room, nothing has
+    /// changed but that those of them that are remembered count as left at last.
     ///
     /// # Panics
     /// It reads one of the patterns already.
@@ -320,8 +324,8 @@ impl Patterns {
         }
     }
 
-    /// Forgets remembered patterns, so many at most, while they take more than they may. What subscribers read has a bound
-    /// elsewhere: see [`crate::limits::Limits::subscription_bytes`].
+    /// Forgets remembered patterns, so many at most, while they take more than they may. What subscribers
+    /// read has a bound elsewhere: see [`crate::limits::Limits::subscription_bytes`].
     pub(super) fn forget_excess(&mut self, most: usize) {
         for _ in 0..most {
             match self.oldest.filter(|_| self.has_excess()) {
@@ -355,8 +359,8 @@ impl Patterns {
         }
     }
 
-    /// Adds a pattern, unless it has an entry. Remembered ones that it pushes out go to `forgotten`, of which there are so many in
-    /// addition to [`FORGOTTEN_AT_ONCE`].
+    /// Adds a pattern, unless it has an entry. Remembered ones that it pushes out go to `forgotten`, of which
+    /// there are so many in addition to [`FORGOTTEN_AT_ONCE`].
     fn insert(
         &mut self,
         pattern: &Pattern,

@@ -1,5 +1,5 @@
-//! Which retained frames bear an own id: whether an event was published before, and where a subscriber goes on
-//! that has an event with this id.
+//! Which retained frames bear an own id: whether an event was published before, and where a subscriber goes
+//! on that has an event with this id.
 //!
 //! An own id belongs to the topics that an event is published to: all of them together. So a publisher can
 //! hold up an event of another one only where it may publish to each of that event's topics itself.
@@ -142,8 +142,8 @@ impl PublishedIds {
 
 impl Log {
     /// The retained frame that was published with this event's own id to exactly this event's topics, in
-    /// whatever order they were given: the same event, if [`Frame::says_the_same`]. Where a log outside of the
-    /// process has given several frames this id, one of them.
+    /// whatever order they were given: the same event, if [`Frame::says_the_same`]. Where a log outside of
+    /// the process has given several frames this id, one of them.
     ///
     /// `None`: the event has no own id, or no topic retains such a frame.
     pub fn published(&self, event: &Event) -> Option<&Arc<Frame>> {
@@ -161,7 +161,8 @@ impl Log {
         found
     }
 
-    /// A number for an own id and the topics that it belongs to, in whatever order: different for most others.
+    /// A number for an own id and the topics that it belongs to, in whatever order: different for most
+    /// others.
     pub fn own_id_key(&self, id: &str, topics: &[Topic]) -> u64 {
         key_of(id, topics, self.keys)
     }

@@ -70,9 +70,9 @@ impl Start {
 impl Log {
     /// Where a subscriber of this selection starts that says it has everything up to the event `id`.
     ///
-    /// An id that is not known is a gap, and the subscriber gets everything retained: one of another epoch, or a
-    /// publisher's id that no retained frame bears which is for the subscriber. Frames that it may not see change nothing
-    /// of the answer, so that it cannot ask for their ids.
+    /// An id that is not known is a gap, and the subscriber gets everything retained: one of another epoch,
+    /// or a publisher's id that no retained frame bears which is for the subscriber. Frames that it may not
+    /// see change nothing of the answer, so that it cannot ask for their ids.
     pub fn resume(&self, id: &str, selection: Selection<'_>) -> Start {
         let cursor = self.available_after(selection);
         if id == EARLIEST {
@@ -91,10 +91,10 @@ impl Log {
         }
     }
 
-    /// The first frame for the subscriber that bore a publisher's id. Of its topics it is the first one since the topic
-    /// retains frames with this id, so where the id was repeated, the subscriber may get events twice, but misses none.
-    /// Of the topics that only its patterns match, it is the first one that is retained, and what that one's topics have had
-    /// before.
+    /// The first frame for the subscriber that bore a publisher's id. Of its topics it is the first one since
+    /// the topic retains frames with this id, so where the id was repeated, the subscriber may get events
+    /// twice, but misses none. Of the topics that only its patterns match, it is the first one that is
+    /// retained, and what that one's topics have had before.
     fn first_with_own_id(&self, id: &str, selection: Selection<'_>) -> Option<u64> {
         let of_topics =
             selection.each().filter_map(|(topic, sees_private)| self.first_of_topic(topic, id, sees_private));
@@ -111,7 +111,8 @@ impl Log {
                 continue;
             };
             match self.look_at(frame, selection, &mut steps) {
-                // Very many frames bear it that are not for the subscriber: it is taken for an id that is not known.
+                // Very many frames bear it that are not for the subscriber: it is taken for an id that is not
+                // known.
                 Look::NotTaken => return None,
                 Look::Wanted => {
                     let of_topic = |topic| self.first_of_topic(topic, id, selection.selects(topic, true));
@@ -127,8 +128,8 @@ impl Log {
         of_topics
     }
 
-    /// The first frame that bore the id among those that a subscriber of this topic gets, while the topic retains one of
-    /// these that does.
+    /// The first frame that bore the id among those that a subscriber of this topic gets, while the topic
+    /// retains one of these that does.
     fn first_of_topic(&self, topic: &Topic, id: &str, sees_private: bool) -> Option<u64> {
         let retained = self.topics[self.find(topic)?].retained.as_deref()?;
         retained.first_with_own_id(id, sees_private, self.keys)
@@ -150,8 +151,9 @@ impl Log {
         dropped.chain(of_patterns).max().unwrap_or(self.newest)
     }
 
-    /// Appends to `into` the frames of this selection after `after`, in order, each once: at most `max_frames`,
-    /// and at most `max_bytes` of wire bytes but always one. Looks at as many frames as it needs.
+    /// Appends to `into` the frames of this selection after `after`, in order, each once: at most
+    /// `max_frames`, and at most `max_bytes` of wire bytes but always one. Looks at as many frames as it
+    /// needs.
     ///
     /// Gives the cursor up to which the subscriber has everything once it has these: [`Log::newest`] where
     /// the end was reached.
@@ -173,8 +175,9 @@ impl Log {
     }
 
     /// The same as [`Log::read_after`] for a subscriber that knows that frames up to
-    /// [`Wanted::incomplete_until`] are missing: what is left of them it gets. For a selection with patterns it goes
-    /// through all frames in their order, and stops where it has made so many steps, also where it has found nothing.
+    /// [`Wanted::incomplete_until`] are missing: what is left of them it gets. For a selection with patterns
+    /// it goes through all frames in their order, and stops where it has made so many steps, also where it
+    /// has found nothing.
     ///
     /// # Errors
     /// Frames after both `after` and `incomplete_until` are gone; with [`Log::available_after`].
@@ -225,8 +228,8 @@ impl Log {
         Read { up_to: after.max(self.newest), cost: count }
     }
 
-    /// The first retained frame of this selection after `after`, found with so many steps at most. Those that were made are
-    /// taken away from them.
+    /// The first retained frame of this selection after `after`, found with so many steps at most. Those that
+    /// were made are taken away from them.
     pub fn first_after(&self, selection: Selection<'_>, after: u64, steps: &mut usize) -> First {
         if selection.patterns().is_empty() {
             let first = self.frames_after(selection, after).next();
@@ -249,7 +252,8 @@ impl Log {
         first
     }
 
-    /// Whether a frame of the order is for the subscriber: a selector matches one of its topics that retains it.
+    /// Whether a frame of the order is for the subscriber: a selector matches one of its topics that retains
+    /// it.
     fn look_at(&self, frame: &Frame, selection: Selection<'_>, steps: &mut Steps) -> Look {
         if !steps.take(selection.steps(frame)) {
             return Look::NotTaken;
@@ -271,7 +275,8 @@ impl Log {
         frame.topics().iter().filter(is_selected)
     }
 
-    /// Whether the topic, which had a frame of this number, has it still. Topics drop their oldest frames first.
+    /// Whether the topic, which had a frame of this number, has it still. Topics drop their oldest frames
+    /// first.
     fn retains(&self, topic: &Topic, seq: u64) -> bool {
         let entry = self.find(topic).map(|slot| &self.topics[slot]);
         entry.is_some_and(|entry| entry.retained.is_some() && entry.dropped.newest < seq)

@@ -1,9 +1,9 @@
 //! Other retentions for a log that is in use.
 //!
-//! The topics get them one after another, by their slots, within the budget of [`Log::trim`]. So nobody waits
-//! for the log's lock while very many topics change. Until its turn a topic has the retention of before. What
-//! a lower retention does not cover any more goes as every excess goes: with [`Log::trim`], a budget at a
-//! time.
+//! The topics get them one after another, by their slots, within the budget of [`Log::trim`]. So no call
+//! waits for the log's lock while very many topics change. Until its turn a topic has the retention of
+//! before. What a lower retention does not cover any more goes as every excess goes: with [`Log::trim`], a
+//! budget at a time.
 
 use super::Log;
 use super::expiry::AT_ONCE;

@@ -1,7 +1,8 @@
 //! Another bound of the memory of a log that is in use.
 //!
-//! A higher one holds at once. A lower one is reached in steps of [`Log::trim`], so that no call holds the log's
-//! lock for everything that has to go. Meanwhile the bound follows what is left downwards: it never rises again.
+//! A higher one holds at once. A lower one is reached in steps of [`Log::trim`], so that no call holds the
+//! log's lock for everything that has to go. Meanwhile the bound follows what is left downwards: it never
+//! rises again.
 
 use std::sync::Arc;
 

@@ -502,8 +502,8 @@ fn own_ids_resume_at_their_first_use_and_go_with_their_last() {
     log.check();
 }
 
-/// A table of own ids that split into two unequal halves took less memory than before, and the sum of the log's
-/// bytes underflowed. Where the table splits depends on the seed.
+/// A table of own ids that split into two unequal halves took less memory than before, and the sum of the
+/// log's bytes underflowed. Where the table splits depends on the seed.
 #[test]
 fn own_ids_are_counted_while_their_table_grows_and_shrinks() {
     for seed in 0..20 {

@@ -170,7 +170,8 @@ impl RetainedFrames {
         std::iter::once(&self.public).chain(private)
     }
 
-    /// The first frame that bore this id among those that a subscriber gets, while one of these that is retained does.
+    /// The first frame that bore this id among those that a subscriber gets, while one of these that is
+    /// retained does.
     pub(super) fn first_with_own_id(&self, id: &str, sees_private: bool, keys: HashKeys) -> Option<u64> {
         let seen = &self.own_ids[..=usize::from(sees_private)];
         seen.iter().flatten().filter_map(|own_ids| own_ids.first(id, keys)).min()

@@ -1,7 +1,7 @@
 //! Patterns of topics: what a grant names, and what a subscription to more than one topic names.
 //!
-//! A [`Pattern`] is one of them, a [`PatternSet`] is what a grant has, and a [`PatternTable`] finds the patterns that
-//! match a topic.
+//! A [`Pattern`] is one of them, a [`PatternSet`] is what a grant has, and a [`PatternTable`] finds the
+//! patterns that match a topic.
 
 mod error;
 mod set;

@@ -12,15 +12,16 @@
 //!                                        +-- /x --> (5)   ends a/{user}/x
 //! ```
 //!
-//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **state** is where the
-//! bytes so far can lead to, and each byte moves all states. Text alone leads to one state, because a node has at
-//! most one child for each byte. The node of a variable is a state for as long as its value may go on, beside the
-//! states that its end has led to.
+//! Patterns with a common beginning share its nodes. A topic is read once, byte by byte. A **state** is where
+//! the bytes so far can lead to, and each byte moves all states. Text alone leads to one state, because a
+//! node has at most one child for each byte. The node of a variable is a state for as long as its value may
+//! go on, beside the states that its end has led to.
 //!
-//! **The work of a walk is bounded by construction.** Each node knows how many states there can be in its part of
-//! the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than [`MAX_STATES`] is not
-//! taken. For patterns as they are usually written the number is small, and does not depend on how many there are:
-//! a topic continues with one of several texts, so texts are a choice and not a sum.
+//! **The work of a walk is bounded by construction.** Each node knows how many states there can be in its
+//! part of the tree at one time ([`Bounds`]). A pattern with which the whole tree could have more than
+//! [`MAX_STATES`] is not taken. For patterns as they are usually written the number is small, and does not
+//! depend on how many there are: a topic continues with one of several texts, so texts are a choice and not a
+//! sum.
 
 use std::cell::Cell;
 
@@ -36,12 +37,13 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-/// The most states of one walk at one time. A topic has at most [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so
-/// the costliest topic takes about a tenth of a millisecond in the costliest table.
+/// The most states of one walk at one time. A topic has at most
+/// [`MAX_TOPIC_BYTES`](crate::event::MAX_TOPIC_BYTES), so the costliest topic takes about a tenth of a
+/// millisecond in the costliest table.
 pub const MAX_STATES: usize = 32;
 
-/// The most states that a pattern of a request may have alone. Ordinary templates have one or two. A client with a few
-/// templates of many states would leave no room for those of others.
+/// The most states that a pattern of a request may have alone. Ordinary templates have one or two. A client
+/// with a few templates of many states would leave no room for those of others.
 pub const MAX_STATES_OF_ONE: usize = 8;
 
 /// The node that every walk starts at. It is never removed.
@@ -67,13 +69,13 @@ struct Entry<V> {
     node: u32,
 }
 
-/// One pattern of a table, for as long as it is there. The key of a pattern that was removed may be given to another
-/// one.
+/// One pattern of a table, for as long as it is there. The key of a pattern that was removed may be given to
+/// another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PatternKey(u32);
 
-/// A pattern is not taken, because looking up a topic could take too much work together with the patterns that are
-/// there.
+/// A pattern is not taken, because looking up a topic could take too much work together with the patterns
+/// that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMuchWork;
 
@@ -119,8 +121,8 @@ impl<V> PatternTable<V> {
         self.nodes.bytes() + self.entries.bytes() + self.node_bytes + self.pattern_bytes
     }
 
-    /// The most memory that a table takes for this pattern, in bytes, beside what others share with it and without what
-    /// its value has allocated.
+    /// The most memory that a table takes for this pattern, in bytes, beside what others share with it and
+    /// without what its value has allocated.
     pub(crate) fn bytes_at_most(pattern: &Pattern) -> usize {
         // A variable, and the text behind it, are a node each. A text that is divided is one more.
         let variables = pattern.as_str().matches('{').count();
@@ -334,8 +336,8 @@ impl<V> PatternTable<V> {
         self.node_bytes += node.heap_bytes();
     }
 
-    /// Removes what a pattern has left behind: nodes where nothing ends and nothing goes on, and the border between
-    /// two texts.
+    /// Removes what a pattern has left behind: nodes where nothing ends and nothing goes on, and the border
+    /// between two texts.
     fn tidy(&mut self, mut at: u32) {
         while at != START {
             let node = &self.nodes[at];
@@ -373,8 +375,8 @@ impl<V> PatternTable<V> {
 }
 
 impl Pattern {
-    /// The most states that a walk through a table with this pattern alone can have. A table takes no pattern with
-    /// more than [`MAX_STATES`].
+    /// The most states that a walk through a table with this pattern alone can have. A table takes no pattern
+    /// with more than [`MAX_STATES`].
     pub fn states(&self) -> usize {
         let mut table = PatternTable::new();
         table.insert_unbounded(self.clone(), ());
@@ -397,8 +399,8 @@ struct Walk<'t> {
     work: Work,
 }
 
-/// Where the bytes so far can lead to. No state is there twice: a state in a text has one state before it, and a
-/// variable notes when it was entered.
+/// Where the bytes so far can lead to. No state is there twice: a state in a text has one state before it,
+/// and a variable notes when it was entered.
 #[derive(Default)]
 struct States<'t> {
     /// Texts of which something has matched, each with what is still to come.
@@ -469,8 +471,8 @@ impl<'t> Walk<'t> {
         bytes
     }
 
-    /// Moves the only state, which is a variable, as far as its value goes on and nothing else can begin. Answers by
-    /// how many bytes.
+    /// Moves the only state, which is a variable, as far as its value goes on and nothing else can begin.
+    /// Answers by how many bytes.
     fn read_value(&mut self, node: &Node, topic: &[u8]) -> usize {
         let goes_on = |byte: &u8| node.kind.may_have(class_of(*byte)) && node.child(*byte).is_none();
         let bytes = topic.iter().take_while(|byte| goes_on(byte)).count();
@@ -535,7 +537,8 @@ impl<'t> Walk<'t> {
     }
 }
 
-/// Whether the bytes before this position end inside of an escape. A `%` is not a digit, so escapes do not overlap.
+/// Whether the bytes before this position end inside of an escape. A `%` is not a digit, so escapes do not
+/// overlap.
 fn is_in_escape(topic: &[u8], at: usize) -> bool {
     let begins = |back: usize| at.checked_sub(back).is_some_and(|begin| is_escape(&topic[begin..]));
     begins(1) || begins(2)

@@ -114,8 +114,9 @@ impl Template {
         Template { elements: elements.len(), beginning, bytes, before_bytes, simple, reserved }
     }
 
-    /// What [`Template::matches`] takes at most, in steps of about ten nanoseconds: a byte takes 11 ns with one word of states,
-    /// and 30 ns with eight (measured with topics of 240 bytes). Topics that begin otherwise cost a comparison.
+    /// What [`Template::matches`] takes at most, in steps of about ten nanoseconds: a byte takes 11 ns with
+    /// one word of states, and 30 ns with eight (measured with topics of 240 bytes). Topics that begin
+    /// otherwise cost a comparison.
     pub(super) fn match_steps(&self, topic: &str) -> usize {
         if !topic.as_bytes().starts_with(&self.beginning) {
             return 1;
@@ -355,8 +356,8 @@ mod tests {
         assert!(!template(&long).matches(&topic("123")[1..]));
     }
 
-    /// It counted a step for eight bytes, whatever the template: a read of the log that was to hold the lock for a sixth of a
-    /// millisecond held it for four.
+    /// It counted a step for eight bytes, whatever the template: a read of the log that was to hold the lock
+    /// for a sixth of a millisecond held it for four.
     #[test]
     fn the_steps_that_are_charged_cover_the_work() {
         let long = format!("{{a}}/{}", "x".repeat(400));

@@ -45,7 +45,8 @@ pub(super) fn starts_a_block(bytes: &[u8], format: WireFormat) -> bool {
     body.is_empty() || starts.iter().any(|start| start.starts_with(body) || body.starts_with(start))
 }
 
-/// The first chunk, or what comes up to a blank line or is one `retry` line, and how many bytes it is on the wire.
+/// The first chunk, or what comes up to a blank line or is one `retry` line, and how many bytes it is on the
+/// wire.
 pub(super) fn block(bytes: &[u8], format: WireFormat) -> Option<(&str, usize)> {
     let text = str::from_utf8(bytes).expect("text");
     match format {

@@ -205,8 +205,8 @@ impl World {
         }
         self.work_off("after all subscribers left");
         assert!(self.delivery.is_empty() && self.delivery.audiences() == 0);
-        assert_eq!(self.delivery.topics_read().count(), 0, "no topic is read by nobody");
-        assert_eq!(self.delivery.patterns_read().count(), 0, "no pattern is read by nobody");
+        assert_eq!(self.delivery.topics_read().count(), 0, "no topic without a reader is kept");
+        assert_eq!(self.delivery.patterns_read().count(), 0, "no pattern without a reader is kept");
         self.log.trim(Duration::MAX, usize::MAX, &mut Vec::new());
         assert!(self.log.is_empty());
         self.log.check();

@@ -1,8 +1,10 @@
 //! Tests of the keys of a reload, and of servers without keys.
 
+use fanfare_access::{Algorithm, Key, KeyRing, TokenSigner};
+use fanfare_config::{Flags, Settings, Sources};
+
 use super::*;
-use fanfare_access::TokenSigner;
-use fanfare_config::{Flags, Sources};
+use crate::listen::Listening;
 
 #[test]
 fn without_keys_the_server_is_open_on_loopback_only_or_where_it_is_told_so() {
@@ -43,7 +45,7 @@ fn token(secret: &[u8]) -> String {
     format!("Bearer {}", signer.mint(claims.as_object().unwrap()).unwrap())
 }
 
-/// What is known at once of a publisher with this token.
+/// The immediate decision about a publisher with this token.
 fn find(access: &Arc<Access>, authorization: &str) -> Result<FoundPublisher, PublisherError> {
     access.publisher([("Authorization", authorization.as_bytes())], None, false)
 }

@@ -5,41 +5,34 @@
 //! answered where the control plane is not. Its connections take part in no bound of the clients', and have
 //! one of their own.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use fanfare::{HeadLimits, ProblemKind};
-use hyper::body::{Body as _, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 use super::control_connections::{ControlConnection, ControlConnections};
 use super::dashboard::{self, Dashboards};
-use super::head_guard::{self, HeadGuard};
 use super::limits::{
-    ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ControlLimits, CurrentLimits, HEAD_TIME, READ_BYTES,
+    ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ADMIN_OPEN_PAUSE, ControlLimits, CurrentLimits,
 };
 use super::problem::Problem;
 use super::unread::Watched;
-use super::{Inspections, Notice, connection_list, linger, openapi, problems, routes};
+use super::{Inspections, Notice, connection_list, openapi, problems, requests, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
-const INDEX: &str = "/dashboard     what the server does, for a browser\n\
+const INDEX: &str = "/dashboard     figures of the server, for a browser\n\
                      /metrics       for Prometheus\n\
                      /connections   the connections of subscribers\n\
                      /health/live   whether the server runs\n\
@@ -47,7 +40,7 @@ const INDEX: &str = "/dashboard     what the server does, for a browser\n\
                      /problems      what errors mean, for a browser\n\
                      /openapi.json  these paths for programs\n";
 
-/// What the admin listener works with.
+/// The state of the admin listener.
 pub(crate) struct Admin {
     /// The names that it answers to. They are not those of the public listeners.
     hosts: Hosts,
@@ -63,11 +56,6 @@ impl Admin {
     }
 }
 
-/// Marks a response as a stream: its connection does not become idle, and makes room for no other. There are
-/// fewer streams than connections.
-#[derive(Clone, Copy)]
-pub(super) struct StaysOpen;
-
 /// Opens its socket.
 ///
 /// # Errors
@@ -78,22 +66,45 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Starts its thread, which ends with the process: probes are answered while the engine drains.
+/// Starts its thread, which ends with the process: probes are answered while the engine drains. Without a
+/// listener, the thread opens one at `address` as soon as the address is free. It may belong to another process
+/// for the moment: to a server that drains, whose place this one takes.
 ///
 /// # Errors
 /// The system refuses a thread, or descriptors for it.
-pub(crate) fn start(admin: Admin, listener: std::net::TcpListener) -> io::Result<()> {
+pub(crate) fn start(
+    admin: Admin,
+    address: SocketAddr,
+    listener: Option<std::net::TcpListener>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
-        TcpListener::from_std(listener)?
+        listener.map(TcpListener::from_std).transpose()?
     };
     thread::Builder::new().name("fanfare-admin".to_owned()).spawn(move || {
         // Where that is refused, answers come later while broadcasts run.
         let _ = fanfare::prefer_short_runs();
-        runtime.block_on(accept(Arc::new(admin), listener));
+        runtime.block_on(async {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => open_later(address).await,
+            };
+            accept(Arc::new(admin), listener).await;
+        });
     })?;
     Ok(())
+}
+
+/// Waits until the address is free, and listens on it.
+async fn open_later(address: SocketAddr) -> TcpListener {
+    loop {
+        tokio::time::sleep(ADMIN_OPEN_PAUSE).await;
+        if let Ok(listener) = listen(address).and_then(TcpListener::from_std) {
+            tracing::info!(%address, "the admin listener is open now");
+            return listener;
+        }
+    }
 }
 
 async fn accept(admin: Arc<Admin>, listener: TcpListener) {
@@ -124,43 +135,20 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener) {
 
 /// Serves one connection until it ends.
 async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection>) {
-    let head = HeadLimits::default();
-    let max_headers = head.max_headers;
-    let socket = HeadGuard::new(Vec::new(), socket, head, Arc::clone(client));
-    let refused = socket.refused();
-    let service = service_fn(move |request: Request<Incoming>| {
-        client.begins();
-        let refusal = refused.get().map(|error| Problem::from(*error));
-        let is_last = refusal.is_some() || head_guard::is_last(request.headers());
-        let (head, body) = request.into_parts();
-        let (body, unread) = Watched::new(body);
+    let answer = |refusal: Option<Problem>, request: Request<Watched>| {
         let router = router.clone();
         async move {
-            // As on the public listeners: each connection has one request for each turn.
-            tokio::task::yield_now().await;
-            let mut response: Response<Body> = match refusal {
+            match refusal {
                 Some(problem) => problem.into_response(),
-                None => router.oneshot(Request::from_parts(head, Body::new(body))).await.into_response(),
-            };
-            if is_last || unread.load(Ordering::Relaxed) {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                None => router.oneshot(request.map(Body::new)).await.into_response(),
             }
-            if response.extensions().get::<StaysOpen>().is_none() {
-                client.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
-            }
-            Ok::<_, Infallible>(response)
         }
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(READ_BYTES)
-        .max_headers(max_headers)
-        .serve_connection(TokioIo::new(socket), service);
+    };
+    let mut connection = requests::serve(Vec::new(), socket, HeadLimits::default(), client, answer);
     if let Err(error) = (&mut connection).await {
         tracing::debug!("an admin connection ended: {error}");
     }
-    linger(connection.into_parts().io.into_inner().into_inner()).await;
+    requests::linger(connection.into_parts().io.into_inner().into_inner()).await;
 }
 
 fn router(admin: Arc<Admin>) -> Router {
@@ -182,14 +170,13 @@ fn nothing_here() -> Problem {
     Problem::new(ProblemKind::NotFound, "the admin listener serves nothing at this path; look at /")
 }
 
-/// Refuses what is meant for another host: a web page whose name leads to this address could read the
+/// Refuses requests for other hosts: otherwise a web page whose name resolves to this address could read the
 /// answers.
 async fn check_host(State(admin): State<Arc<Admin>>, request: Request<Body>, next: Next) -> Response {
     let host = request.headers().get(header::HOST);
     let host = host.map(|host| host.to_str().unwrap_or("\u{fffd}"));
     let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
-    // Monitors ask for health by the names that they know, and there is nothing in the answer that a web page
-    // should not know.
+    // Monitors use many names for a server, and the answer has no secrets for a web page.
     if !request.uri().path().starts_with("/health/") && !admin.hosts.allow(host) {
         admin.metrics.notices().add(Notice::AdminHostRefused);
         return Problem::new(

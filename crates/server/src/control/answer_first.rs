@@ -1,10 +1,11 @@
 //! The answer to a publisher leaves before the shards begin to send.
 //!
-//! A shard that is woken has a broadcast to do. Where there are as many shards as cores it often takes the core of the
-//! control plane's thread, and the publisher whose event it sends waited 3 ms for its answer. So what the publish of a
-//! single event wakes is woken when the publisher's connection has written what it has: by a task that stands behind it in
-//! the queue of the runtime, which has one thread. Publishes of many events wake at once: shards that send meanwhile make
-//! room for the rest. (Woken after each piece of a body, they halved the rate of NDJSON.)
+//! A shard that is woken has a broadcast to do. Where there are as many shards as cores it often takes the
+//! core of the control plane's thread, and the publisher whose event it sends waited 3 ms for its answer. So
+//! what the publish of a single event wakes is woken when the publisher's connection has written what it has:
+//! by a task that stands behind it in the queue of the runtime, which has one thread. Publishes of many
+//! events wake at once: shards that send meanwhile make room for the rest. (Woken after each piece of a body,
+//! they halved the rate of NDJSON.)
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,7 +61,8 @@ mod tests {
         hub.publish(Event::new(Topic::new("a").unwrap()).with_data("1")).unwrap();
     }
 
-    /// Events that the one shard has taken, after a time in which it would have taken those that it was woken for.
+    /// Events that the one shard has taken, after a time in which it would have taken those that it was woken
+    /// for.
     fn taken(hub: &Hub) -> u64 {
         thread::sleep(Duration::from_millis(20));
         hub.counts().events
@@ -92,8 +94,8 @@ mod tests {
         assert!(is_deferred, "the shard was woken by the publish");
     }
 
-    /// The shard that was owed a wake counted as woken: of ten more publishes none woke it, until the task that
-    /// makes the owed wake ran, which was behind every other task.
+    /// The shard that was owed a wake counted as woken: of ten more publishes none woke it, until the task
+    /// that makes the owed wake ran, which was behind every other task.
     #[tokio::test]
     async fn other_publishes_wake_although_a_wake_is_owed() {
         let engine = Engine::builder().shards(1).start().unwrap();

@@ -1,17 +1,17 @@
-//! A line of the log for each publish that was refused: who, from where, and why. A flood of them is a few
-//! lines a second and the number of those that were left out.
+//! A line of the log for each publish that was refused, with its client, its subject and the reason. A flood
+//! of refusals makes a few lines a second, and a count of the lines that were left out.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use fanfare::{Rate, RateLimiter};
 use tokio::time::Instant;
 
-/// Lines that may come at once.
-const BURST: u32 = 20;
+/// Lines a second.
+const LINES: u64 = 2;
 
-/// Time that buys one more line.
-const PER_LINE: Duration = Duration::from_millis(500);
+/// Lines that may come at once.
+const BURST: u64 = 20;
 
 /// The name by which the filter of the log knows these lines.
 const TARGET: &str = "fanfare::audit";
@@ -21,18 +21,17 @@ const TARGET: &str = "fanfare::audit";
 pub(super) struct RefusalDetail(pub(super) String);
 
 /// Writes the lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Audit {
-    state: Mutex<State>,
+    lines: RateLimiter,
+    began_at: Instant,
+    left_out: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Lines that were written since there was room for a whole burst, less those that time has bought.
-    used: u32,
-    /// When a line was bought last.
-    bought_at: Option<Instant>,
-    left_out: u64,
+impl Default for Audit {
+    fn default() -> Audit {
+        Audit { lines: RateLimiter::new(), began_at: Instant::now(), left_out: AtomicU64::new(0) }
+    }
 }
 
 impl Audit {
@@ -46,7 +45,7 @@ impl Audit {
     ) {
         let Some(left_out) = self.line_may_come(Instant::now()) else { return };
         let client = client.map(|address| address.to_string());
-        // What a client has written is escaped.
+        // Text of a client is escaped.
         let subject = subject.map(|subject| subject.escape_debug().to_string());
         let reason = detail.map(|detail| detail.0.escape_debug().to_string());
         let left_out = (left_out > 0).then_some(left_out);
@@ -55,27 +54,25 @@ impl Audit {
 
     /// Whether a line may be written now, and how many were left out before it.
     fn line_may_come(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let bought_at = state.bought_at.unwrap_or(now);
-        let bought = now.saturating_duration_since(bought_at).as_millis() / PER_LINE.as_millis();
-        let bought = u32::try_from(bought).unwrap_or(u32::MAX);
-        state.bought_at = Some(match bought >= state.used {
-            true => now,
-            false => bought_at + bought * PER_LINE,
-        });
-        state.used = state.used.saturating_sub(bought);
-        if state.used >= BURST {
-            state.left_out += 1;
+        let time = now.saturating_duration_since(self.began_at);
+        // One bucket for all lines.
+        let key = self.lines.key_of_text("");
+        if self.lines.take(key, 1, Rate::new(LINES, BURST), time).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        state.used += 1;
-        Some(std::mem::take(&mut state.left_out))
+        Some(self.left_out.swap(0, Ordering::Relaxed))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// Time that buys one more line.
+    const PER_LINE: Duration = Duration::from_millis(1000 / LINES);
 
     #[test]
     fn a_flood_is_a_few_lines_and_a_number() {
@@ -92,6 +89,6 @@ mod tests {
         // A whole burst is there again, and no more.
         let later = 1000 * PER_LINE;
         let lines = (0..2 * BURST).filter(|_| at(later).is_some()).count();
-        assert_eq!(lines, BURST as usize);
+        assert_eq!(lines as u64, BURST);
     }
 }

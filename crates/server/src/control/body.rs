@@ -38,7 +38,8 @@ pub(super) const SHOWN: usize = 100;
 /// Bytes of an error of the JSON library that has no text of the client's in it, or little.
 const LIBRARY_TEXT: usize = 400;
 
-/// The beginning of a text of the client's. An answer that repeated the name of a field of 4 MiB, with escapes, had 50 MB.
+/// The beginning of a text of the client's. An answer that repeated the name of a field of 4 MiB, with
+/// escapes, had 50 MB.
 fn shown(text: &str) -> &str {
     text.char_indices().nth(SHOWN).map_or(text, |(end, _)| &text[..end])
 }
@@ -139,8 +140,8 @@ pub(super) fn json_event(text: &[u8]) -> Result<Event, Flaw> {
     draft.event()
 }
 
-/// Fields of a form: one for each topic, and five others. Of the others the last one counts, so a body of a million
-/// empty fields would be an event, and would keep the control plane busy for 40 ms and more.
+/// Fields of a form: one for each topic, and five others. Of the others the last one counts, so a body of a
+/// million empty fields would be an event, and would keep the control plane busy for 40 ms and more.
 pub(super) const MAX_FORM_FIELDS: usize = MAX_TOPICS_PER_EVENT + 16;
 
 /// The event of a form.
@@ -390,8 +391,9 @@ mod tests {
         assert!(json_event(b"{\"topic\":\"\xff\"}").is_err());
     }
 
-    /// Serde reads an array as a struct's fields in their order, and `deny_unknown_fields` says nothing to it: in a
-    /// line of NDJSON, or inside an array, `["a", 1, null, null, null, true]` was published as an event on `a`.
+    /// Serde reads an array as a struct's fields in their order, and `deny_unknown_fields` says nothing to
+    /// it: in a line of NDJSON, or inside an array, `["a", 1, null, null, null, true]` was published as an
+    /// event on `a`.
     #[test]
     fn an_array_is_no_event() {
         assert!(json_event(br#"["a",1,null,null,null,true]"#).is_err());
@@ -453,8 +455,8 @@ mod tests {
         assert_eq!(form(MAX_TOPICS_PER_EVENT + 1).unwrap_err().field.as_deref(), Some("topic"));
     }
 
-    /// The answer to a form of 4 MiB repeated the name of its field twice, with escapes: 50 MB, of which 20 that were not
-    /// read took 364 MiB, and other publishers lost their answers.
+    /// The answer to a form of 4 MiB repeated the name of its field twice, with escapes: 50 MB, of which 20
+    /// that were not read took 364 MiB, and other publishers lost their answers.
     #[test]
     fn a_flaw_repeats_little_of_what_it_is_about() {
         let long = "\u{7f}".repeat(1 << 20);
@@ -489,8 +491,8 @@ mod tests {
         }
     }
 
-    /// A form of 4 MiB with a million empty fields kept the control plane busy for 40 to 90 ms, and was an event. 14 of
-    /// them at once held up health checks for two seconds.
+    /// A form of 4 MiB with a million empty fields kept the control plane busy for 40 to 90 ms, and was an
+    /// event. 14 of them at once held up health checks for two seconds.
     #[test]
     fn a_form_has_a_bounded_number_of_fields() {
         let form = |fields: usize| form_event(format!("topic=a{}", "&id=".repeat(fields - 1)).as_bytes());

@@ -1,10 +1,10 @@
 //! The connections of the control plane, and the memory that their answers take.
 //!
 //! A connection is *busy* from the head of a request until its answer is given to the HTTP library, and
-//! *idle* after it, also while its client takes the answer. It comes with a head, so it is busy at first: a storm of
-//! newcomers ends no connection that was not served yet. An answer takes memory until the socket
-//! has taken all of it. Where a bound is reached, the connections that have been idle for the longest time
-//! are ended: a client that never reads, or never asks again, makes room for one that does.
+//! *idle* after it, also while its client takes the answer. It comes with a head, so it is busy at first: a
+//! storm of newcomers ends no connection that was not served yet. An answer takes memory until the socket has
+//! taken all of it. Where a bound is reached, the connections that have been idle for the longest time are
+//! ended: a client that never reads, or never asks again, makes room for one that does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,8 @@ struct State {
     /// Counts connections and the times at which they became idle, so that numbers tell what came first.
     count: u64,
     answer_bytes: usize,
-    /// When each idle connection became idle, with its number: in a storm of newcomers each one needs the first.
+    /// When each idle connection became idle, with its number: in a storm of newcomers each one needs the
+    /// first.
     idle: BTreeSet<(u64, u64)>,
     /// Those of them whose answers take memory.
     unread: BTreeSet<(u64, u64)>,
@@ -212,8 +213,8 @@ mod tests {
         assert!(state.idle.is_empty() && state.unread.is_empty() && state.table.is_empty(), "{state:?}");
     }
 
-    /// Of 20,000 connections a second each one ended an older one that had not been served yet, so that nine of ten
-    /// publishers among them were closed without an answer.
+    /// Of 20,000 connections a second each one ended an older one that had not been served yet, so that nine
+    /// of ten publishers among them were closed without an answer.
     #[test]
     fn a_storm_of_newcomers_ends_no_connection_that_was_not_served() {
         let connections =

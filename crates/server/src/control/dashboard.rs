@@ -24,9 +24,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 
-use super::admin::{Admin, StaysOpen};
+use super::admin::Admin;
 use super::limits::{DASHBOARDS, FIGURES_EVERY};
 use super::problem::Problem;
+use super::requests::StaysOpen;
 use super::routes::{only, static_file};
 use fanfare::ProblemKind;
 
@@ -107,9 +108,9 @@ impl Default for Dashboards {
 }
 
 impl Dashboards {
-    /// The stream of one more dashboard: the figures of now, and all that follow. Where it is the first one,
-    /// `observe` gives what makes the figures, which is dropped behind the last dashboard. `None`: there are
-    /// as many dashboards as there may be.
+    /// The stream of one more dashboard: the newest figures, and all later ones. For the first dashboard,
+    /// `observe` returns the maker of figures, which is dropped after the last dashboard. `None`: the bound of
+    /// dashboards is reached.
     fn open<M: FnMut() -> String + Send + 'static>(
         self: &Arc<Dashboards>,
         observe: impl FnOnce() -> M,
@@ -131,7 +132,7 @@ impl Dashboards {
     }
 }
 
-/// Says that figures are made, until it is dropped.
+/// Marks that figures are made, until it is dropped.
 struct Watched(Arc<Dashboards>);
 
 impl Watched {

@@ -229,7 +229,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// Clients that asked for large answers and never read them kept their places for ever; at 4,096 of them
-    /// nobody could publish.
+    /// no client could publish.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_its_answer_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

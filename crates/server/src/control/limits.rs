@@ -36,6 +36,9 @@ pub(super) const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// How long the admin listener takes no connections after the system has refused one.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Between two tries to open the admin listener at an address that is in use.
+pub(super) const ADMIN_OPEN_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long a client may go on sending after its last answer, before the socket is closed under it.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 

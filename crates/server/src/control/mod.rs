@@ -22,13 +22,13 @@ mod problem;
 mod problems;
 mod publish;
 mod publish_rates;
+mod requests;
 mod routes;
 #[cfg(test)]
 mod test_support;
 mod topics;
 mod unread;
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,16 +36,12 @@ use std::thread;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Method, Request, Response, Version, header};
+use axum::http::{Method, Request, Version, header};
 use axum::response::IntoResponse;
 use fanfare::{
     ConnectionOrigin, Decision, DecisionStart, HandOver, HandedOver, HeadError, Hub, ProblemKind,
     RequestHead, Subscribe, Transport, WireFormat, bound_for, reserve_of,
 };
-use hyper::body::{Body as _, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
@@ -60,8 +56,7 @@ pub(crate) use audit::Audit;
 pub(crate) use bodies::Bodies;
 pub(crate) use connections::Endings;
 use control_connections::{ControlConnection, ControlConnections};
-use head_guard::HeadGuard;
-use limits::{ANSWER_BYTES, HEAD_TIME, LINGER, LINGER_BYTES, READ_BYTES, WAITING, undecided_of};
+use limits::{ANSWER_BYTES, WAITING, undecided_of};
 pub(crate) use limits::{ControlLimits, CurrentLimits};
 pub(crate) use notices::{Notice, Notices, Reporter};
 use problem::Problem;
@@ -70,7 +65,7 @@ use routes::Record;
 pub(crate) use topics::Inspections;
 use unread::Watched;
 
-/// What the control plane works with.
+/// The state of the control plane.
 pub(crate) struct Control {
     pub(crate) hub: Hub,
     pub(crate) admission: EventsAdmission,
@@ -144,7 +139,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells health checks that the control plane runs.
+/// Shows health checks that the control plane runs.
 async fn show_life(health: Arc<Health>) {
     let mut beats = tokio::time::interval(BEAT);
     loop {
@@ -165,16 +160,9 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
     };
     let Ok(socket) = TcpStream::from_std(handed.socket) else { return };
     let (give_back, mut given_back) = mpsc::channel(1);
-    let socket = HeadGuard::new(handed.received, socket, control.hub.limits().head, Arc::clone(entered));
-    let refused = socket.refused();
-    let service = service_fn(move |request: Request<Incoming>| {
-        entered.begins();
-        let refusal = refused.get().map(|error| Problem::from(*error));
-        let is_last = refusal.is_some() || head_guard::is_last(request.headers());
+    let head_limits = control.hub.limits().head;
+    let answer = |refusal: Option<Problem>, mut request: Request<Watched>| {
         let is_head = request.method() == Method::HEAD;
-        let (head, body) = request.into_parts();
-        let (body, unread) = Watched::new(body);
-        let mut request = Request::from_parts(head, body);
         request.extensions_mut().insert(origin);
         let has_head = refusal.is_none();
         let subscription = match refusal {
@@ -184,10 +172,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
         let record = subscription.as_ref().and_then(|_| Record::without_route(control, &request, has_head));
         let (router, give_back) = (router.clone(), give_back.clone());
         async move {
-            // A connection that sends many requests at once would be served until all of them are answered: a thousand
-            // fit into its buffer. Now each connection has one request for each turn.
-            tokio::task::yield_now().await;
-            let mut response: Response<Body> = match resolve(subscription).await {
+            match resolve(subscription).await {
                 Some(Ok(subscribe)) if !is_head => {
                     // The answer comes from a shard: this request never gets one here.
                     let _ = give_back.try_send(subscribe);
@@ -201,20 +186,10 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
                     response
                 }
                 Some(Ok(_)) | None => router.oneshot(request.map(Body::new)).await.into_response(),
-            };
-            if is_last || unread.load(Ordering::Relaxed) {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            entered.answers(response.body().size_hint().exact().unwrap_or(0) as usize);
-            Ok::<_, Infallible>(response)
         }
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(READ_BYTES)
-        .max_headers(control.hub.limits().head.max_headers)
-        .serve_connection(TokioIo::new(socket), service);
+    };
+    let mut connection = requests::serve(handed.received, socket, head_limits, entered, answer);
     let subscribe: Option<(Subscribe, WireFormat)> = tokio::select! {
         ended = &mut connection => {
             if let Err(error) = ended {
@@ -225,7 +200,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
         subscribe = given_back.recv() => subscribe,
     };
     let socket = connection.into_parts().io.into_inner().into_inner();
-    let Some((subscribe, format)) = subscribe else { return linger(socket).await };
+    let Some((subscribe, format)) = subscribe else { return requests::linger(socket).await };
     match socket.into_std() {
         Ok(socket) => {
             // The shard counts it from here on.
@@ -234,27 +209,6 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
         }
         Err(error) => control.notices.add_error(Notice::SubscriberLost, &error),
     }
-}
-
-/// Throws away what still comes, so that the close does not reset the connection under the last answer (RFC 9112,
-/// section 9.6). A client that goes on with a large body is cut off: to read 800 MB a second from 20 of them delayed
-/// publishes by 350 ms.
-async fn linger(socket: TcpStream) {
-    let mut ignored = [0; 4096];
-    let mut left = LINGER_BYTES;
-    let _ = tokio::time::timeout(LINGER, async {
-        while left > 0 && socket.readable().await.is_ok() {
-            match socket.try_read(&mut ignored) {
-                Ok(count @ 1..) => {
-                    left = left.saturating_sub(count);
-                    tokio::task::yield_now().await;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(0) | Err(_) => return,
-            }
-        }
-    })
-    .await;
 }
 
 /// What is known of a request that is a subscription.

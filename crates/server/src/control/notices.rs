@@ -1,5 +1,5 @@
-//! What the control plane tells the operator when a bound is reached: counts, from which the server makes a
-//! few lines of its log, however many clients there are.
+//! Notices of the control plane to the operator when a bound is reached. They are counts, from which the
+//! server makes a few lines of its log, however many clients there are.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use fanfare_access::AccessError;
 use crate::forward::Failure;
 use crate::silence::Silence;
 
-/// What happened.
+/// A kind of notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// A connection was ended to make room for another, or for the answer of another.
@@ -59,9 +59,9 @@ pub(crate) enum Notice {
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     counts: [AtomicU64; Notice::ALL.len()],
-    /// Why it happened the last time.
+    /// The error of the last time.
     errors: [Mutex<Option<String>>; Notice::ALL.len()],
-    /// Whose request it was the last time, as far as that is known.
+    /// The client of the last time, as far as it is known.
     clients: [Mutex<Option<IpAddr>>; Notice::ALL.len()],
     /// How often access was denied for each reason.
     denials: [AtomicU64; AccessError::NAMES.len()],
@@ -91,6 +91,11 @@ impl Notice {
         Notice::AdminRefused,
         Notice::AdminHostRefused,
     ];
+
+    /// Whether it is counted by its reasons.
+    fn has_reasons(self) -> bool {
+        matches!(self, Notice::AccessDenied | Notice::AuthorizationFailed)
+    }
 
     /// The short name, for metrics. It stays the same in later versions.
     fn name(self) -> &'static str {
@@ -223,9 +228,11 @@ impl Notices {
         client.map(|address| address.to_string())
     }
 
-    /// How often each of them happened, by its name.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Notice::ALL.into_iter().map(|notice| (notice.name(), self.count(notice)))
+    /// How often each of them happened, by its name. Notices that are counted by their reasons are left out:
+    /// [`Notices::denials`] and [`Notices::failures`] have them, so that the sum counts each request once.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let others = Notice::ALL.into_iter().filter(|notice| !notice.has_reasons());
+        others.map(|notice| (notice.name(), self.count(notice)))
     }
 
     /// How often access was denied for each reason.
@@ -289,7 +296,7 @@ impl Reporter {
     }
 }
 
-/// What happened since the last line, and how often for each reason.
+/// The count of each reason since the last line.
 fn reasons(names: &[&str], counts: &[AtomicU64], reported: &mut [u64]) -> String {
     let mut reasons = Vec::new();
     for ((name, count), reported) in names.iter().zip(counts).zip(reported) {
@@ -317,5 +324,17 @@ mod tests {
         assert_eq!(due, Notice::ALL.map(|notice| (notice, 1)));
         notices.add(Notice::PublishRefused);
         assert!(reporter.due(&notices, Duration::ZERO).is_empty());
+    }
+
+    /// A request with a bad token was two refusals on the dashboard: one of them by its reason.
+    #[test]
+    fn each_refusal_is_counted_once() {
+        let notices = Notices::default();
+        notices.add_denial(AccessError::Missing, None);
+        notices.add_failure(Failure::TimedOut, None);
+        notices.add(Notice::HostRefused);
+        let all = notices.others().chain(notices.denials()).chain(notices.failures());
+        let counted: Vec<_> = all.filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("host", 1), ("missing", 1), ("timed_out", 1)]);
     }
 }

@@ -1,9 +1,10 @@
-//! `POST /events`: bodies are collected and their events published; what they say is [`body`]'s.
+//! `POST /events`: bodies are collected and their events published. [`body`] parses them.
 //!
 //! JSON and forms are published whole or not at all. An array is checked first, and then published in parts by
 //! a task of its own, which nothing ends but the end of the engine: it goes on where the client has left, and
-//! waits for room for as long as that takes. NDJSON is a stream: the events before a bad line stay published,
-//! and the answer says so.
+//! waits for room for as long as that takes. [`lines`] has NDJSON, which is a stream.
+
+mod lines;
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -22,13 +23,14 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::bodies::{BodyAccount, Receiving};
-use super::body::{self, JsonEvents, Lines};
-use super::limits::{BODY_TIME, LINE_EXTRA, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
+use super::body::{self, JsonEvents};
+use super::limits::{BODY_TIME, PART_BYTES, PART_EVENTS, PART_TOPICS, ROOM_TIME};
 use super::problem::Problem;
 use super::publish_rates::{Allowance, Bill};
 use crate::access::{Denial, Publisher};
 use crate::presence;
 use crate::request_client::RequestClient;
+use lines::publish_lines;
 
 pub(super) async fn publish(
     State(control): State<Arc<Control>>,
@@ -84,10 +86,10 @@ pub(super) async fn publish(
     answer.into_response()
 }
 
-/// What a publish may do: its topics, and how much.
+/// The rights of a publish: its topics, and its rate.
 struct Publishing<'request> {
     publisher: &'request Publisher,
-    /// `None`: as much as it likes.
+    /// `None`: there is no bound.
     allowance: Option<Allowance<'request>>,
 }
 
@@ -265,7 +267,7 @@ async fn check_array(
     Ok(Checked { part_bytes: largest, events })
 }
 
-/// What is known of an array that may be published.
+/// The figures of an array that may be published.
 struct Checked {
     /// The memory of its largest part.
     part_bytes: usize,
@@ -323,57 +325,6 @@ impl Part {
         self.pieces >= PART_EVENTS || self.topics >= PART_TOPICS || self.bytes >= PART_BYTES
     }
 
-    /// Publishes the events of these lines, if there are any, and lets others go on.
-    async fn publish_lines(
-        &mut self,
-        control: &Control,
-        account: &BodyAccount,
-        lines: &Lines,
-        sum: &mut Sum,
-    ) -> Result<(), Problem> {
-        let part = std::mem::take(self);
-        if !part.events.is_empty() {
-            control.owed_wakes.make();
-            let up_to = format!("up to line {}", lines.number);
-            let memory = lines.buffer.capacity().saturating_add(part.bytes);
-            account.set_memory(memory).map_err(|problem| sum.describe(problem).at(&up_to))?;
-            let conflict = part.publish_up_to_conflict(control, sum).await;
-            match conflict.map_err(|error| sum.describe(refused(&error)).at(&up_to))? {
-                None => {}
-                Some((number, error)) => {
-                    let problem = refused(&error).at(&format!("line {number}")).member("line", number);
-                    return Err(sum.describe(problem));
-                }
-            }
-        }
-        tokio::task::yield_now().await;
-        Ok(())
-    }
-
-    /// Publishes the events. Where the id of one of them was given to another event, only those before it are
-    /// published, as before every bad line; the answer is the number of that line.
-    async fn publish_up_to_conflict(
-        mut self,
-        control: &Control,
-        sum: &mut Sum,
-    ) -> Result<Option<(usize, PublishError)>, PublishError> {
-        let mut conflict = None;
-        while !self.events.is_empty() {
-            let count = self.events.len();
-            match publish_waiting(&control.hub, &mut self.events, sum).await {
-                Ok(published) => sum.add(published),
-                Err(error @ PublishError::IdConflict { index }) => {
-                    let taken = count - self.events.len();
-                    self.lines.drain(..taken);
-                    conflict = self.lines.get(index).map(|number| (*number, error));
-                    self.events.truncate(index);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(conflict)
-    }
-
     /// Publishes a part of an array, and lets others go on. The first part is refused where no room comes in
     /// time. A later one waits for as long as that takes: only the end of the engine ends it.
     async fn publish_surely(&mut self, control: &Control, sum: &mut Sum) -> Result<(), Problem> {
@@ -407,110 +358,7 @@ impl Part {
     }
 }
 
-async fn publish_lines(
-    control: &Control,
-    publisher: &Publishing<'_>,
-    mut body: Receiving,
-) -> Result<Response, Problem> {
-    let line_limit = control.hub.limits().event_bytes + LINE_EXTRA;
-    let mut lines = Lines::default();
-    let mut sum = Sum::default();
-    loop {
-        body.account.set_memory(lines.buffer.capacity()).map_err(|problem| sum.describe(problem))?;
-        let bytes = body.next(None).await;
-        let ended = bytes.is_none();
-        // A body may come for days.
-        publisher.still_holds(control).map_err(|problem| sum.describe(problem))?;
-        let mut bill = publisher.bill();
-        match bytes {
-            Some(Err(problem)) => return Err(sum.describe(problem)),
-            Some(Ok(bytes)) => {
-                bill.bytes = bytes.len();
-                lines.buffer.extend_from_slice(&bytes);
-            }
-            None => {}
-        }
-        let mut part = Part::default();
-        let mut failure = None;
-        let (before, mut is_refused) = (sum.len(), false);
-        while let Some(line) = lines.next(ended) {
-            let is_full = if line.trim_ascii().is_empty() {
-                part.has_read(line.len())
-            } else {
-                let event = body::json_event(&line).map_err(Problem::from).and_then(|event| {
-                    publisher.may_publish(control, &event)?;
-                    control.hub.check(std::slice::from_ref(&event)).map_err(|error| {
-                        is_refused = true;
-                        refused(&error)
-                    })?;
-                    Ok(event)
-                });
-                match event {
-                    Ok(event) => {
-                        part.lines.push(lines.number);
-                        part.add(event)
-                    }
-                    Err(problem) => {
-                        let number = lines.number;
-                        failure = Some(problem.at(&format!("line {number}")).member("line", number));
-                        break;
-                    }
-                }
-            };
-            if is_full {
-                publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum, &mut bill)
-                    .await?;
-            }
-        }
-        if failure.is_none() && lines.buffer.len() > line_limit {
-            let number = lines.number + 1;
-            let long = format!("line {number} is longer than {line_limit} bytes");
-            failure = Some(Problem::new(ProblemKind::LineTooLong, long).member("line", number));
-        }
-        publish_lines_up_to(control, publisher, &mut body, &lines, &mut part, &mut sum, &mut bill).await?;
-        if let Some(problem) = failure {
-            if is_refused && sum.len() == before {
-                bill.refuse();
-            }
-            return Err(sum.describe(problem));
-        }
-        body.pause(bill.pay()).await.map_err(|problem| sum.describe(problem))?;
-        if ended {
-            return Ok(sum.into_response());
-        }
-    }
-}
-
-/// Publishes a part of a body of lines, and waits as the publisher's rate says. `bytes` is the bill of the
-/// bytes that have come last.
-async fn publish_lines_up_to(
-    control: &Control,
-    publisher: &Publishing<'_>,
-    body: &mut Receiving,
-    lines: &Lines,
-    part: &mut Part,
-    sum: &mut Sum,
-    bytes: &mut Bill<'_>,
-) -> Result<(), Problem> {
-    let (mut bill, count, before) = (publisher.bill(), part.events.len(), sum.len());
-    // Where the client leaves meanwhile, all of it may have been published.
-    bill.events = count;
-    let result = part.publish_lines(control, &body.account, lines, sum).await;
-    let published = sum.len() - before;
-    bill.events = published;
-    let wait = bill.pay();
-    if let Err(problem) = result {
-        bill.events = count.saturating_sub(published);
-        bill.refuse();
-        if published == 0 {
-            bytes.refuse();
-        }
-        return Err(problem);
-    }
-    body.pause(wait).await.map_err(|problem| sum.describe(problem))
-}
-
-/// What an event takes in memory, in bytes: about what its parts do, and what the allocator adds to each.
+/// The memory of an event, in bytes: about that of its parts, and what the allocator adds to each.
 fn memory_of(event: &Event) -> usize {
     /// The pointer to a topic, the counts of its owners, and what the allocator adds.
     const TOPIC: usize = 48;
@@ -520,7 +368,8 @@ fn memory_of(event: &Event) -> usize {
     size_of::<Event>() + topics + data + id
 }
 
-/// Publishes, and waits for room where the mailboxes are full. What was published before a refusal is added to `sum`.
+/// Publishes, and waits for room where the mailboxes are full. Events that were published before a refusal are added
+/// to `sum`.
 async fn publish_waiting(
     hub: &Hub,
     events: &mut Vec<Event>,
@@ -568,7 +417,7 @@ async fn collect<'p>(
         let detail = format!("the body is longer than {limit} bytes; NDJSON has no such bound");
         Problem::new(ProblemKind::BodyTooLarge, detail)
     };
-    // What announces its length is refused before any of it is read.
+    // A body that announces its length is refused before any of it is read.
     if body.announced_bytes() > limit as u64 {
         return Err(long());
     }
@@ -579,7 +428,7 @@ async fn collect<'p>(
         if text.len() + bytes.len() > limit {
             return Err(long());
         }
-        // What is not published after all has been read, too.
+        // Bytes count although their events may not be published: they were read.
         bill.bytes += bytes.len();
         text.extend_from_slice(&bytes);
         body.account.set_memory(text.capacity()).inspect_err(|_| bill.refuse())?;
@@ -589,7 +438,7 @@ async fn collect<'p>(
     Ok((text, body.account, bill))
 }
 
-/// What a batch or a stream has published so far.
+/// The published part of a batch or a stream.
 #[derive(Default)]
 struct Sum {
     /// Events that were published.
@@ -608,7 +457,7 @@ impl Sum {
         self.last = Some(published.last);
     }
 
-    /// What stands although the rest failed.
+    /// Adds the published part to the refusal of the rest.
     fn describe(&self, problem: Problem) -> Problem {
         let problem = problem
             .member("published", self.count)

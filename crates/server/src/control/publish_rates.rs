@@ -146,7 +146,7 @@ impl Allowance<'_> {
 }
 
 impl Bill<'_> {
-    /// A bill that nobody pays: the publisher has no bound.
+    /// A bill that is not paid: the publisher has no bound.
     pub(super) fn none() -> Bill<'static> {
         Bill { allowance: None, events: 0, bytes: 0 }
     }

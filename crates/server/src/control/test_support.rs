@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use fanfare::{Hub, Subscribe, Topic, WireFormat};
 
-/// Adds a subscriber of the topic "a" and waits until it is there: a shard gets only events of topics that it reads.
+/// Adds a subscriber of the topic "a" and waits until it is there: a shard gets only events of topics that it
+/// reads.
 pub(super) fn add_subscriber(hub: &Hub) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,8 +1,8 @@
 //! Whether a request's body has been read when it is answered.
 //!
-//! The HTTP library throws an unread body away if it happens to be there already, and closes the connection if not. So
-//! that a client is told, and the same thing happens each time, the answer to a request whose body was not read to its end
-//! says that the connection ends.
+//! The HTTP library throws an unread body away if it happens to be there already, and closes the connection
+//! if not. So that a client is told, and the same thing happens each time, the answer to a request whose body
+//! was not read to its end says that the connection ends.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -106,8 +106,8 @@ impl Answer {
     }
 }
 
-/// Whether an answer without a body says so. One that ends with its connection may have lost its body (RFC 9112, section
-/// 6.3), and with it what it was to grant.
+/// Whether an answer without a body says so. One that ends with its connection may have lost its body (RFC
+/// 9112, section 6.3), and with it what it was to grant.
 fn is_complete(status: StatusCode, headers: &HeaderMap) -> bool {
     let says_length =
         [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| headers.contains_key(name));

@@ -23,7 +23,8 @@ const CLEAN_PER_INSERT: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct AnswerCache {
     entries: HashMap<QuestionKey, Entry>,
-    /// The entries in the order in which they came, with their numbers. An entry that was replaced is here twice.
+    /// The entries in the order in which they came, with their numbers. An entry that was replaced is here
+    /// twice.
     order: VecDeque<(u64, QuestionKey)>,
     next: u64,
     bytes: usize,

@@ -14,8 +14,8 @@ use super::answer::{Answer, Failure, MAX_BODY_BYTES};
 use super::question::Question;
 use crate::http_connection::{Tls, connect};
 
-/// How long a connection may take to be ready for the next question after an answer. It is ready at once unless the
-/// endpoint closes it.
+/// How long a connection may take to be ready for the next question after an answer. It is ready at once
+/// unless the endpoint closes it.
 const READY: Duration = Duration::from_secs(1);
 
 /// An answer, and what is known of it beside what it says.
@@ -51,8 +51,8 @@ impl EndpointClient {
     }
 
     async fn try_ask(self: &Arc<EndpointClient>, question: &Question) -> Result<Answered, Failure> {
-        // The endpoint may have closed a connection just when this question was sent. A question changes nothing, so it
-        // is asked again, once, on a new connection.
+        // The endpoint may have closed a connection just when this question was sent. A question changes
+        // nothing, so it is asked again, once, on a new connection.
         if let Some(mut kept) = self.take_idle()
             && let Ok(response) = kept.send_request(self.request(question)).await
         {

@@ -16,8 +16,8 @@ pub(crate) struct Question {
     used: Option<Use>,
 }
 
-/// Two questions with the same key are the same question. It is a hash, so that what waits and what is remembered
-/// keeps no cookie and no token.
+/// Two questions with the same key are the same question. It is a hash, so that what waits and what is
+/// remembered keeps no cookie and no token.
 pub(super) type QuestionKey = [u8; 32];
 
 /// A request that cannot be asked about. The text is for the client.
@@ -25,7 +25,8 @@ pub(super) type QuestionKey = [u8; 32];
 pub(crate) struct NotAskable(pub(crate) &'static str);
 
 impl Question {
-    /// What is asked about a request. `passed_on` are the names of fields that go with the question, in small letters.
+    /// What is asked about a request. `passed_on` are the names of fields that go with the question, in small
+    /// letters.
     ///
     /// # Errors
     /// A field is there twice, or is no text that a request may bear.
@@ -104,8 +105,8 @@ impl Question {
     }
 }
 
-/// The path and the query without the parameters that say where to resume: who may subscribe does not depend on them,
-/// and a client that comes back with another number is the same question.
+/// The path and the query without the parameters that say where to resume: who may subscribe does not depend
+/// on them, and a client that comes back with another number is the same question.
 fn target(request: &RequestHead<'_>) -> String {
     let resumes =
         |part: &&str| form_fields(part.as_bytes()).next().is_some_and(|(name, _)| is_resume_parameter(&name));

@@ -27,8 +27,8 @@ curl http://127.0.0.1:8845/metrics
 
 - Counters begin at zero when the server starts. Shards publish their numbers once in each round of their
   loop, so that two numbers of one answer may differ by one round.
-- No label is made of what clients send. Topics, subjects and addresses are never labels; `GET /topics` tells
-  of topics. The number of series depends on the number of shards alone.
+- No label is made of what clients send. Topics, subjects and addresses are never labels; `GET /topics` has
+  the counts of topics. The number of series depends on the number of shards alone.
 - Times are histograms with fixed buckets from 50 microseconds to one minute. Those of several servers can be
   added.
 - There is no durable store and no connection between servers yet, so there are no metrics of them.

@@ -1,4 +1,5 @@
-//! The figures of the dashboard: what is there at this moment, and what happened a second in the time before.
+//! The figures of the dashboard: the state at this moment, and the rates of the time since the figures
+//! before.
 //!
 //! All rates are made here, of two snapshots of the same process. So a dashboard needs no counters, and a
 //! restart of the server makes no rate jump.
@@ -51,6 +52,7 @@ impl Observer {
             time: Sources::time(),
             readiness: readiness.map_or(String::new(), |answer| answer.text().trim().to_owned()),
             top_topics: topics,
+            top_topics_limit: TOPICS_AT_MOST,
             ..Figures::between(before, &now)
         };
         // All of its parts can be JSON.
@@ -129,7 +131,7 @@ struct Figures {
     backend: String,
     /// The time that the rates are about. `None`: these are the first figures, without rates.
     interval: Option<f64>,
-    /// What `/health/ready` answers.
+    /// The answer of `/health/ready`.
     readiness: String,
     is_ready: bool,
     connections: u64,
@@ -148,9 +150,11 @@ struct Figures {
     process: Process,
     /// `None`: there are too many topics for the list, or it is not known yet.
     top_topics: Option<Vec<TopTopic>>,
+    /// The most topics with which there is a list.
+    top_topics_limit: usize,
 }
 
-/// How much happened a second.
+/// Rates: how often something happened in a second.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Rates {
     deliveries: f64,
@@ -196,10 +200,10 @@ struct Shard {
     busy: Option<f64>,
 }
 
-/// How often something happened for a reason since the start.
+/// A reason, and how often it applied since the start.
 #[derive(Debug, PartialEq, Serialize)]
 struct Reason {
-    /// What it is counted as.
+    /// The kind of the count.
     kind: &'static str,
     reason: String,
     total: u64,
@@ -224,7 +228,7 @@ struct TopTopic {
 }
 
 impl Figures {
-    /// Without what is not in a snapshot.
+    /// Leaves out the members that are not in a snapshot.
     fn between(before: Option<(&Snapshot, Duration)>, now: &Snapshot) -> Figures {
         let old = before.map(|(before, _)| before);
         let seconds = before.map(|(_, interval)| interval.as_secs_f64().max(1e-3));
@@ -293,7 +297,7 @@ impl Figures {
     }
 }
 
-/// Those that have happened. What happened most is first.
+/// The reasons that have happened at least once. The most frequent one is first.
 fn reasons(kind: &'static str, now: Labelled<u64>, before: Labelled<u64>) -> Vec<Reason> {
     let before_of = |index: usize| before.get(index).map(|(_, count)| *count);
     let mut reasons: Vec<Reason> = now

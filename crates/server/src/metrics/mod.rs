@@ -1,6 +1,6 @@
-//! `/metrics`: what the engine and the server count, in the formats of Prometheus.
+//! `/metrics`: the counts of the engine and of the server, in the formats of Prometheus.
 //!
-//! Every metric is one entry of [`table`]: its name, its unit, what it means, and where its value comes from.
+//! Every metric is one entry of [`table`]: its name, its unit, its meaning, and the source of its value.
 //! `/metrics` and `docs/METRICS.md` are made of that table. A label is never made of what a client sends, so
 //! the number of series depends on the shards alone.
 
@@ -36,7 +36,7 @@ struct Metric {
     /// Without its unit and without `_total`, which the formats add.
     name: &'static str,
     unit: Option<Base>,
-    /// What it means, in sentences.
+    /// The meaning, in sentences.
     help: &'static str,
     read: Read,
 }
@@ -51,7 +51,7 @@ enum Base {
 /// A name in a label, and its value.
 type Labelled<T> = Vec<(String, T)>;
 
-/// Its type, and how its value is found.
+/// The type of a metric, and the function that reads its value.
 #[derive(Clone, Copy)]
 enum Read {
     Counter(fn(&Snapshot) -> u64),
@@ -99,7 +99,7 @@ impl Metrics {
         &self.sources.health
     }
 
-    /// What makes the figures of the dashboard.
+    /// The maker of figures for the dashboard.
     pub(crate) fn observer(&self) -> Observer {
         Observer::new(Arc::clone(&self.sources))
     }

@@ -1,4 +1,4 @@
-//! What the kernel knows of this process, by proc(5).
+//! Figures of this process from the kernel, by proc(5).
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use std::fs;
 /// every architecture that the server is built for (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What is known of it. `None`: there is no proc(5), or this kernel does not say.
+/// The figures of the process. `None`: there is no proc(5), or this kernel does not have the figure.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Process {
     /// Memory in bytes that is resident.

@@ -1,4 +1,4 @@
-//! What one scrape reads. The counts of the shards are read once, so that their sum is the value of all.
+//! The values of one scrape. The counts of each shard are read once, and the sum over all shards is made of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::control::{Bodies, ControlLimits, CurrentLimits, Notices};
 use crate::health::Health;
 use crate::rules::CurrentRules;
 
-/// Where the values come from.
+/// The sources of the values.
 pub(crate) struct Sources {
     pub(crate) hub: Hub,
     /// The backend and the kind of descriptor tables, as the log calls them.
@@ -86,7 +86,7 @@ impl Snapshot {
             memory_bounds,
             publishes_in_progress,
             publish_bytes,
-            notices: notices.all().collect(),
+            notices: notices.others().collect(),
             denials: notices.denials().collect(),
             failures: notices.failures().collect(),
             is_ready: sources.health.is_ready(),

@@ -12,8 +12,8 @@ const fn metric(name: &'static str, unit: Option<Base>, help: &'static str, read
 /// A reason, and how often it was one.
 type Refusal = (&'static str, fn(&Counts) -> u64);
 
-/// Why the engine refused or closed connections at its bounds, as the values of a label.
-const REFUSALS: [Refusal; 14] = [
+/// The reasons for which the engine refuses or closes connections at its bounds, as the values of a label.
+const REFUSALS: [Refusal; 13] = [
     ("connections_full", |counts| counts.refused_full),
     ("subscription_memory", |counts| counts.refused_for_memory),
     ("patterns_full", |counts| counts.refused_for_patterns),
@@ -23,7 +23,6 @@ const REFUSALS: [Refusal; 14] = [
     ("decisions_full", |counts| counts.refused_undecided),
     ("decision_timeout", |counts| counts.decisions_timed_out),
     ("admission_panic", |counts| counts.admission_panics),
-    ("left_before_decision", |counts| counts.left_undecided),
     ("turned_away", |counts| counts.turned_away),
     ("untrusted_proxy", |counts| counts.proxy_refused),
     ("head_timeout", |counts| counts.heads_timed_out),
@@ -41,13 +40,14 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_connections_limit",
         None,
-        "Subscribers that may be connected at once, over all shards. See --max-connections.",
-        Read::Gauge(|now| now.limits.connections as u64 * now.shards.len() as u64),
+        "Subscribers that may be connected at once, over all shards: --max-connections, or fewer where there are \
+         fewer descriptors.",
+        Read::Gauge(|now| (now.limits.connections as u64).saturating_mul(now.shards.len() as u64)),
     ),
     metric(
         "fanfare_connections_accepted",
         None,
-        "Sockets that the shards have accepted, whatever for.",
+        "Connections that the shards have accepted, those of publishers and probes included.",
         Read::Counter(|now| now.counts.accepted),
     ),
     metric(
@@ -121,10 +121,16 @@ pub(super) static TABLE: &[Metric] = &[
         Read::Counter(|now| now.counts.refused),
     ),
     metric(
+        "fanfare_requests_abandoned",
+        None,
+        "Requests whose clients left before the decision whether they are let in.",
+        Read::Counter(|now| now.counts.left_undecided),
+    ),
+    metric(
         "fanfare_refused",
         None,
-        "Requests and connections that were refused or closed because of a bound or a rule, by the reason. A \
-         request may have more than one reason.",
+        "Requests and connections that were refused or closed because of a bound or a rule, by the reason. \
+         fanfare_access_denied_total and fanfare_authorization_failures_total count those that are not here.",
         Read::Counters("reason", refusals),
     ),
     metric(
@@ -136,7 +142,7 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_authorization_failures",
         None,
-        "Questions to the authorization endpoint that had no usable answer, by the reason.",
+        "Subscriptions that were refused because the authorization endpoint gave no usable answer, by the reason.",
         Read::Counters("reason", failures),
     ),
     // Publishes.
@@ -192,7 +198,7 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_replayed_events",
         None,
-        "Deliveries to subscribers that were given what they had missed, because they resumed.",
+        "Deliveries of a replay: events that a subscriber had missed, and gets because it resumes.",
         Read::Counter(|now| now.counts.replayed),
     ),
     metric(
@@ -210,14 +216,14 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_gaps",
         None,
-        "Gaps that subscribers were told of: events that they needed were not retained any more.",
+        "Gaps that were reported to subscribers: events that they needed were not retained any more.",
         Read::Counter(|now| now.counts.gaps),
     ),
     metric(
         "fanfare_delivery_lag",
         Some(Seconds),
         "Time from the publish of an event to the send that gave it to the kernel whole, one value for each \
-         delivery. What subscribers replay is not in it.",
+         delivery. Deliveries of a replay are not in it.",
         Read::Histogram(|now| now.timings.delivery_lag),
     ),
     metric(
@@ -303,8 +309,8 @@ pub(super) static TABLE: &[Metric] = &[
     metric(
         "fanfare_memory_limit",
         Some(Bytes),
-        "Memory that each part of the server takes at most, by the part. The sum bounds what clients can \
-         make it use.",
+        "Memory that each part of the server takes at most, by the part. The sum is a bound for all that clients \
+         can make the server use.",
         Read::Gauges("part", |now| {
             let name = |part: &str| part.trim_start_matches("the ").replace([' ', '-'], "_");
             now.memory_bounds.iter().map(|(part, bytes)| (name(part), *bytes as u64)).collect()
@@ -361,18 +367,18 @@ pub(super) static TABLE: &[Metric] = &[
     ),
 ];
 
-/// What was refused or closed because of a bound or a rule, by the reason.
+/// Requests and connections that were refused or closed because of a bound or a rule, by the reason.
 pub(super) fn refusals(now: &Snapshot) -> Labelled<u64> {
     let by_engine = REFUSALS.iter().map(|(name, count)| ((*name).to_owned(), count(&now.counts)));
     by_engine.chain(owned(&now.notices)).collect()
 }
 
-/// What was refused for its token, by the reason.
+/// Requests that were refused for their tokens, by the reason.
 pub(super) fn denials(now: &Snapshot) -> Labelled<u64> {
     owned(&now.denials)
 }
 
-/// What the authorization endpoint left open, by the reason.
+/// Subscriptions without a usable answer of the authorization endpoint, by the reason.
 pub(super) fn failures(now: &Snapshot) -> Labelled<u64> {
     owned(&now.failures)
 }

@@ -1,11 +1,12 @@
-// What lets this page in: a token, which its stream has in a cookie because an EventSource cannot set header fields,
-// or the query of a signed URL. Nothing here is checked: the server does that.
+// What lets this page in: a token, which its stream has in a cookie because an EventSource cannot set header
+// fields, or the query of a signed URL. Nothing here is checked: the server does that.
 
 const COOKIE = "fanfare";
 // Browsers drop a cookie whose name and value are longer.
 const COOKIE_BYTES = 4096;
 
-// What a text that a person gave is: `kind` is "none", "token", "url" or "unknown", and `says` is for the person.
+// What a text that a person gave is: `kind` is "none", "token", "url" or "unknown", and `says` is for the
+// person.
 export function accessOf(text) {
   if (text === "") {
     return { kind: "none", says: "None. A server without keys asks for none." };
@@ -48,8 +49,8 @@ function whenSays(expires) {
   return expires * 1000 > Date.now() ? `Expires ${time}.` : `It expired ${time}.`;
 }
 
-// The token that this page may read in its cookie. An application's own cookie is HttpOnly, and this page leaves it
-// alone.
+// The token that this page may read in its cookie. An application's own cookie is HttpOnly, and this page
+// leaves it alone.
 export function tokenOfCookie() {
   const pairs = document.cookie.split("; ").map((pair) => pair.split("="));
   return pairs.find(([name]) => name === COOKIE)?.[1] ?? "";
@@ -68,9 +69,9 @@ export function setCookie(token) {
     : "The browser did not take the cookie. Are cookies switched off?";
 }
 
-// Takes what stands behind `#` in the address of this page, which never leaves the browser, and removes it there:
-// `token=TOKEN` and `publish-token=TOKEN`, or the query of a signed URL. Only on this machine's own names: elsewhere a
-// link could sign a visitor in as somebody else.
+// Takes what stands behind `#` in the address of this page, which never leaves the browser, and removes it
+// there: `token=TOKEN` and `publish-token=TOKEN`, or the query of a signed URL. Only on this machine's own
+// names: elsewhere a link could sign a visitor in as another user.
 export function takeFromAddress(isOwnMachine) {
   const text = location.hash.slice(1);
   const given = new URLSearchParams(text);

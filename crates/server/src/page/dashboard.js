@@ -1,6 +1,8 @@
-// The dashboard: shows the figures that the server sends once a second, and keeps the last five minutes of them.
+// The dashboard: shows the figures that the server sends once a second, and keeps the last five minutes of
+// them.
 //
-// Everything that the server sends is put into the page as text. Reasons and topics may hold what clients chose.
+// Everything that the server sends is put into the page as text. Reasons and topics may hold what clients
+// chose.
 
 // Points of each chart, and seconds that it shows. Older ones are dropped.
 const POINTS = 300;
@@ -79,8 +81,8 @@ function resize(parent, length, makeChild) {
   return [...parent.children];
 }
 
-// Rows of texts, the first of each a heading. Rows that are there are changed in place, so that a reader keeps its
-// place.
+// Rows of texts, the first of each a heading. Rows that are there are changed in place, so that a reader
+// keeps its place.
 function showRows(body, rows) {
   const makeRow = () => {
     const heading = make("th", { scope: "row" }, make("span", { className: "name" }));
@@ -328,7 +330,7 @@ function showReasons(id, reasons) {
   byId(`${id}-empty`).hidden = rows.length > 0;
 }
 
-function showTopics({ topics, top_topics: list }) {
+function showTopics({ topics, top_topics: list, top_topics_limit: limit }) {
   const rows = (list ?? []).map(({ topic, subscribers, laggards, retained }) => [
     name(topic),
     count(subscribers),
@@ -339,7 +341,7 @@ function showTopics({ topics, top_topics: list }) {
   const empty = byId("topics-empty");
   empty.hidden = rows.length > 0;
   if (list) say(empty, "No topic has subscribers or events.");
-  else if (topics > 0) say(empty, `There are ${count(topics)} topics. The list is there for at most 1,000; GET /topics has all.`);
+  else if (topics > limit) say(empty, `There are ${count(topics)} topics, which are too many for this list (${count(limit)}). GET /topics has all.`);
   else say(empty, "Not known yet.");
 }
 

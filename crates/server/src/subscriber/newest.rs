@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the stream is silent when the retained events have all come. Within a replay there are no pauses of this length
-/// unless the network makes them.
+/// How long the stream is silent when the retained events have all come. Within a replay there are no pauses
+/// of this length unless the network makes them.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The longest beginning. A topic whose events come more often than once in [`SILENCE`], and have ids of their publishers,
-/// has neither a position nor a pause.
+/// The longest beginning. A topic whose events come more often than once in [`SILENCE`], and have ids of
+/// their publishers, has neither a position nor a pause.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The bytes that are kept at most; then fewer events are.
@@ -49,8 +49,8 @@ impl Newest {
         Newest { lines: VecDeque::new(), bytes: 0, count, position: Position::of(position), deadline }
     }
 
-    /// Adds an event. True: it is the last one of the beginning. A publisher's own id has no position, so silence ends a
-    /// beginning whose last event has one.
+    /// Adds an event. True: it is the last one of the beginning. A publisher's own id has no position, so
+    /// silence ends a beginning whose last event has one.
     pub(super) fn add(&mut self, line: Vec<u8>, id: &str) -> bool {
         self.bytes += line.len();
         self.lines.push_back(line);

@@ -22,8 +22,8 @@ impl Output {
         Output { format, is_terminal: io::stdout().is_terminal() }
     }
 
-    /// Appends the line of an event. False: it is no line of the output. A gap is no data, so that only people are shown it
-    /// where data is printed alone.
+    /// Appends the line of an event. False: it is no line of the output. A gap is no data, so that only
+    /// people are shown it where data is printed alone.
     pub(super) fn write(&self, kind: &str, data: &str, id: &str, out: &mut Vec<u8>) -> bool {
         let line = match self.format {
             Format::Json => {

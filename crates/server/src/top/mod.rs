@@ -28,10 +28,10 @@ const HISTORY: usize = 300;
 /// The longest wait before a new connection.
 const MOST_WAIT: Duration = Duration::from_secs(5);
 
-/// What the screen shows.
+/// The state that the screen shows.
 #[derive(Debug, Default)]
 struct View {
-    /// Null before the first ones.
+    /// The newest figures. Null before the first ones.
     figures: Value,
     /// Deliveries of each of the last seconds, the newest last.
     deliveries: VecDeque<u64>,
@@ -62,9 +62,12 @@ impl View {
 }
 
 pub(crate) fn top(options: &TopOptions) -> Result<(), Failure> {
+    // The address of the page means the same.
+    let url = options.url.trim_end_matches('/');
+    let url = url.strip_suffix("/dashboard").unwrap_or(url);
     let server = Server::new(&ServerOptions {
         token_file: None,
-        url: format!("{}/dashboard", options.url.trim_end_matches('/')),
+        url: format!("{url}/dashboard"),
         connect_timeout: options.connect_timeout,
         timeout: options.timeout,
     })?;
@@ -142,7 +145,7 @@ fn draw(terminal: &mut DefaultTerminal, view: &View) -> Result<(), Failure> {
     drawn.map(drop).map_err(|error| Failure::Local(format!("cannot write to the terminal: {error}")))
 }
 
-/// What the user does.
+/// An action of the user.
 enum Key {
     Redraw,
     End,
@@ -180,14 +183,20 @@ fn keys() -> mpsc::Receiver<Key> {
 struct Figures {
     body: Incoming,
     decoder: Decoder,
-    /// Those that have come and were not asked for yet.
+    /// Figures that have come and were not asked for yet.
     waiting: VecDeque<Value>,
     patience: Duration,
 }
 
 impl Figures {
     async fn open(server: &Server, patience: Duration) -> Result<Figures, Failure> {
-        match server.stream("", "").await? {
+        let attempt = server.stream("", "").await.map_err(|failure| match failure {
+            Failure::Refused(text) => {
+                Failure::Refused(format!("{text}; --url names the admin listener of the server (--admin)"))
+            }
+            _ => failure,
+        });
+        match attempt? {
             Attempt::Stream(body) => {
                 let decoder = Decoder::new(EVENT_BYTES);
                 Ok(Figures { body, decoder, waiting: VecDeque::new(), patience })
@@ -197,7 +206,7 @@ impl Figures {
         }
     }
 
-    /// Waits for the next ones. Nothing is lost where it is not polled to its end.
+    /// Waits for the next figures. A call that is dropped loses none.
     async fn next(&mut self) -> Result<Value, Failure> {
         loop {
             if let Some(figures) = self.waiting.pop_front() {

@@ -1,4 +1,4 @@
-//! What `fanfare top` draws.
+//! The screen of `fanfare top`.
 
 use bytesize::ByteSize;
 use ratatui::buffer::Buffer;
@@ -169,6 +169,13 @@ fn draw_reasons(figures: &Value, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw_topics(figures: &Value, area: Rect, buffer: &mut Buffer) {
+    let block = titled("topics: subscribers, laggards");
+    if figures["top_topics"].is_null() {
+        let is_too_many = number(&figures["topics"]) > number(&figures["top_topics_limit"]);
+        let text = if is_too_many { "too many for this list; GET /topics has all" } else { "not known yet" };
+        Paragraph::new(text).block(block).render(area, buffer);
+        return;
+    }
     let rows = list(&figures["top_topics"]).iter().map(|topic| {
         Row::new(vec![
             shown(&topic["topic"]),
@@ -177,8 +184,7 @@ fn draw_topics(figures: &Value, area: Rect, buffer: &mut Buffer) {
         ])
     });
     let widths = [Constraint::Fill(1), Constraint::Length(10), Constraint::Length(8)];
-    let table = Table::new(rows, widths).block(titled("topics: subscribers, laggards"));
-    Widget::render(table, area, buffer);
+    Widget::render(Table::new(rows, widths).block(block), area, buffer);
 }
 
 fn titled(title: &str) -> Block<'_> {
@@ -247,6 +253,7 @@ mod tests {
             "refusals": [],
             "process": { "resident_bytes": 5 << 20 },
             "top_topics": [{ "topic": "a\u{1b}[31mred\u{9b}m\u{7}", "subscribers": 3, "laggards": 0 }],
+            "top_topics_limit": 1000,
         })
     }
 
@@ -267,6 +274,13 @@ mod tests {
             assert!(text.contains(shown), "{shown} is not in\n{text}");
         }
         assert!(!text.contains("!100%"), "a full log is no warning\n{text}");
+        // Why there is no list of topics.
+        for (count, reason) in [(1000, "not known yet"), (1001, "too many for this list")] {
+            let mut figures = figures();
+            (figures["top_topics"], figures["topics"]) = (Value::Null, json!(count));
+            view.take(figures);
+            assert!(super::text(&view).contains(reason), "{}", super::text(&view));
+        }
         assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
     }
 

@@ -1,4 +1,5 @@
-// Two clients of streams, and what they saw. Pages of other origins load this file, and so does the scenario itself.
+// Two clients of streams, and what they saw. Pages of other origins load this file, and so does the scenario
+// itself.
 
 // The events of a body, as the HTML standard reads them.
 export async function* eventsOf(body) {
@@ -80,8 +81,8 @@ export function read(url, { headers = {}, credentials = "same-origin" } = {}) {
       try {
         await connect();
       } catch {
-        // A page cannot tell an answer that it may not read from a connection that was lost. Like EventSource, it gives
-        // up what has never been good.
+        // A page cannot tell an answer that it may not read from a connection that was lost. Like
+        // EventSource, it gives up what has never been good.
         seen.lost += 1;
         seen.closed = seen.opened === 0;
       }

@@ -1,5 +1,5 @@
-// The dashboard: its figures move, it survives a restart, it takes what clients chose for text, and it is readable on a
-// phone, light and dark, and without a mouse.
+// The dashboard: its figures move, it survives a restart, it takes what clients chose for text, and it is
+// readable on a phone, light and dark, and without a mouse.
 
 import assert from "node:assert/strict";
 import { DashboardPage } from "./dashboard_page.mjs";
@@ -63,6 +63,13 @@ async function steps(page, server, streams, world) {
   assert.equal(shards.reduce((sum, row) => sum + Number(row[2]), 0), 20, "connections of all shards");
   await page.row("topics", "demo");
   assert.equal((await page.row("topics", "demo"))[1], "20");
+
+  step("where there is no list of topics, the page says why");
+  await page.withFigures((figures) => ({ ...figures, topics: 5, top_topics: null }));
+  await page.says("topics-empty", /^Not known yet\.$/);
+  await page.withFigures((figures) => ({ ...figures, topics: 1001, top_topics: null }));
+  await page.says("topics-empty", /^There are 1,001 topics, which are too many for this list \(1,000\)\./);
+  await page.withFigures(null);
 
   step("ends and refusals have their reasons");
   await streams.close(5);
@@ -143,8 +150,6 @@ async function steps(page, server, streams, world) {
 
   step("an hour of figures, with a clock that goes back: no chart has more than its points");
   await manyFigures(page);
-  await page.open();
-  await page.state("ready");
 
   step("the path is mute: the page says so, and connects again");
   await page.page.route("**/dashboard/events", (route) => route.abort());
@@ -158,24 +163,14 @@ async function steps(page, server, streams, world) {
 
 // The page gets the figures of an hour at once.
 async function manyFigures(page) {
-  const taken = await page.page.evaluate(async () => {
-    const source = new EventSource("dashboard/events");
-    const { data } = await new Promise((resolve) => source.addEventListener("figures", resolve));
-    source.close();
-    return data;
-  });
-  const figures = JSON.parse(taken);
-  const events = Array.from({ length: 3000 }, (_, index) => {
-    // In the middle the clock goes back by a day.
-    const time = figures.time + index - (index < 1500 ? 0 : 86_400);
-    return `event: figures\ndata: ${JSON.stringify({ ...figures, time })}\n\n`;
-  });
-  const headers = { "content-type": "text/event-stream" };
-  await page.page.route("**/dashboard/events", (route) => route.fulfill({ headers, body: events.join("") }));
-  await page.page.reload();
+  // In the middle the clock goes back by a day.
+  const time = (figures, index) => figures.time + index - (index < 1500 ? 0 : 86_400);
+  await page.withFigures((figures) =>
+    Array.from({ length: 3000 }, (_, index) => ({ ...figures, time: time(figures, index) })),
+  );
   await page.state("lost");
   assert.deepEqual(await page.points(), [300, 300, 300, 300]);
-  await page.page.unroute("**/dashboard/events");
+  await page.withFigures(null);
 }
 
 async function checkAccessibility(page) {

@@ -1,22 +1,13 @@
 // The dashboard as a person sees it. Every wait is bounded.
 
-const WAIT_MS = 20_000;
+import { WAIT_MS, WatchedPage } from "./watched_page.mjs";
 
-export class DashboardPage {
-  // What the browser complained about: exceptions, errors and warnings in the console, and refusals by the page's
-  // policy.
-  complaints = [];
+// A server that is away is no fault of the page, and Chromium reports each attempt.
+const IS_LOAD = /^Failed to load resource: net::ERR_/;
 
+export class DashboardPage extends WatchedPage {
   constructor(page, url) {
-    this.page = page;
-    this.url = url;
-    page.setDefaultTimeout(WAIT_MS);
-    page.on("pageerror", (error) => this.complaints.push(String(error)));
-    page.on("console", (message) => {
-      // A server that is away is no fault of the page, and Chromium reports each attempt.
-      const isLoad = /^Failed to load resource: net::ERR_/.test(message.text());
-      if (["error", "warning"].includes(message.type()) && !isLoad) this.complaints.push(message.text());
-    });
+    super(page, url, (kind, text) => ["error", "warning"].includes(kind) && !IS_LOAD.test(text));
     page.on("request", (request) => {
       const { origin, protocol } = new URL(request.url());
       if (origin !== new URL(url).origin && protocol !== "data:") this.complaints.push(`from elsewhere: ${request.url()}`);
@@ -27,6 +18,27 @@ export class DashboardPage {
     const answer = await this.page.goto(`${this.url}/dashboard`);
     if (!answer.ok()) throw new Error(`the dashboard was answered ${answer.status()}`);
     return answer;
+  }
+
+  // Loads the page again, whose stream now has what `change` makes of the server's newest figures, and then
+  // ends. Null: the stream is the server's again.
+  async withFigures(change) {
+    await this.page.unroute("**/dashboard/events");
+    if (change) {
+      const data = await this.page.evaluate(async () => {
+        const source = new EventSource("dashboard/events");
+        const { data } = await new Promise((resolve) => source.addEventListener("figures", resolve));
+        source.close();
+        return data;
+      });
+      const events = [change(JSON.parse(data))].flat().map((figures) => `event: figures\ndata: ${JSON.stringify(figures)}\n\n`);
+      // The browser does not ask again meanwhile.
+      const body = `retry: 60000\n\n${events.join("")}`;
+      const headers = { "content-type": "text/event-stream" };
+      await this.page.route("**/dashboard/events", (route) => route.fulfill({ headers, body }));
+    }
+    await this.page.reload();
+    if (!change) await this.state("ready");
   }
 
   async state(state) {
@@ -102,9 +114,5 @@ export class DashboardPage {
   // By how many pixels the page is wider than the window.
   overflow() {
     return this.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-  }
-
-  screenshot(path) {
-    return this.page.screenshot({ path, fullPage: true });
   }
 }

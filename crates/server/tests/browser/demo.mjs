@@ -1,7 +1,7 @@
 // The demo page as a person uses it: connect, publish, lose the server, resume, cross origins.
 
 import assert from "node:assert/strict";
-import { DemoPage } from "./page.mjs";
+import { DemoPage } from "./demo_page.mjs";
 
 export async function scenario(world) {
   const server = await world.startServer();

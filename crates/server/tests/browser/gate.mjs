@@ -1,5 +1,5 @@
-// A gate between a browser and a server: it notes the requests, can cut connections, and can lead to another server, as
-// a name does that resolves to another address.
+// A gate between a browser and a server: it notes the requests, can cut connections, and can lead to another
+// server, as a name does that resolves to another address.
 
 import { once } from "node:events";
 import { connect, createServer } from "node:net";

@@ -1,13 +1,14 @@
-// What pages of other origins can and cannot do: EventSource and fetch, cookies and headers, preflights, publishes.
+// What pages of other origins can and cannot do: EventSource and fetch, cookies and headers, preflights,
+// publishes.
 //
-// Different ports of one host are different origins of one site, so that cookies are sent. 127.0.0.1 and localhost are
-// different sites, so that only cookies with SameSite=None are.
+// Different ports of one host are different origins of one site, so that cookies are sent. 127.0.0.1 and
+// localhost are different sites, so that only cookies with SameSite=None are.
 
 import assert from "node:assert/strict";
 import { eventsOf } from "./client.mjs";
 import { Gate } from "./gate.mjs";
 import { Keys } from "./keys.mjs";
-import { OriginPage, PageServer } from "./pages.mjs";
+import { OriginPage, PageServer } from "./origin_page.mjs";
 
 const FORM = "application/x-www-form-urlencoded";
 // The end of a server is not what is tried here.
@@ -190,7 +191,8 @@ class Trial {
     await page.close();
   }
 
-  // Connections are cut by the server between events, and by the network anywhere, while events are published.
+  // Connections are cut by the server between events, and by the network anywhere, while events are
+  // published.
   async resume(client) {
     this.step(`a listed page comes back with ${client}: nothing is lost and nothing is doubled`);
     const page = await OriginPage.open(this.context, this.listed.origin("127.0.0.1"));

@@ -2,8 +2,8 @@
 //
 //     node run.mjs --server PATH --backend epoll|io-uring --scenario demo|origins|token|dashboard
 //
-// A scenario is a file of this folder. CHROMIUM names the browser (default /usr/bin/chromium). Screenshots go to
-// FANFARE_SCREENSHOTS if that is set: one at the end of a good run, one where a run failed.
+// A scenario is a file of this folder. CHROMIUM names the browser (default /usr/bin/chromium). Screenshots go
+// to FANFARE_SCREENSHOTS if that is set: one at the end of a good run, one where a run failed.
 
 import assert from "node:assert/strict";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";

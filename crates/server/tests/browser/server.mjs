@@ -107,8 +107,8 @@ export class Server {
   }
 }
 
-// A port that nothing listens on, below the range that Linux takes for outgoing connections: from that range a
-// browser that retries a dead port may be given the very same port as its own, and so connect to itself.
+// A port that nothing listens on, below the range that Linux takes for outgoing connections: from that range
+// a browser that retries a dead port may be given the very same port as its own, and so connect to itself.
 export async function unusedPort() {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 12_000);

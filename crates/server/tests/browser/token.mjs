@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Keys } from "./keys.mjs";
-import { DemoPage } from "./page.mjs";
+import { DemoPage } from "./demo_page.mjs";
 
 export async function scenario(world) {
   const keys = new Keys(world);

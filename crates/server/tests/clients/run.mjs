@@ -107,7 +107,7 @@ async function tryCases() {
       back("later", "c-5"),
       data("order").join() === "one,two,real" ? back("order", "e-2") : data("order").join(),
       data("cut").join() === "one,two" && found.cut.id === "e-1" ? "whole" : data("cut").join(),
-      // The case goes on behind the event that was cut: whoever asks for it has lost nothing.
+      // The case goes on behind the event that was cut: a client that asks for it has lost nothing.
       found.edge.id === "e-1" || data("edge").includes("two") ? "kept" : "lost",
     ];
     printRow(row);

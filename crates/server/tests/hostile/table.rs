@@ -17,9 +17,10 @@
 //! the name of another | /x | 404; open
 //! ```
 //!
-//! `\r`, `\n`, `\t`, `\0`, `\\` and `\x41` are bytes in what is sent, `\{80*ab}` repeats, `\{length}` is the count of the
-//! bytes behind the first empty line that is sent. `! once` at the beginning of a case sends it in one piece on a new
-//! connection only, and not also byte by byte and on a connection that the control plane has; the reason stands above.
+//! `\r`, `\n`, `\t`, `\0`, `\\` and `\x41` are bytes in what is sent, `\{80*ab}` repeats, `\{length}` is the
+//! count of the bytes behind the first empty line that is sent. `! once` at the beginning of a case sends it
+//! in one piece on a new connection only, and not also byte by byte and on a connection that the control
+//! plane has; the reason stands above.
 
 use super::expect::{Item, items};
 

@@ -37,8 +37,8 @@ impl Connection {
         Connection::of(stream)
     }
 
-    /// With a receive buffer of about this many bytes (the kernel has its own minimum). It has to be set before the
-    /// connection is made, since the window is agreed on then.
+    /// With a receive buffer of about this many bytes (the kernel has its own minimum). It has to be set
+    /// before the connection is made, since the window is agreed on then.
     pub(crate) fn open_small(address: SocketAddr, receive_buffer: usize) -> Connection {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(receive_buffer).expect("the buffer's size is set");

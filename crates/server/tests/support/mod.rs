@@ -1,8 +1,9 @@
 //! What the black-box tests share: a server under test, a raw HTTP client, and a subscriber.
 //!
-//! Nothing here sleeps to be in step with the server. A stream's head means that its subscription stands; the order
-//! of events is total, so a *marker* published last proves what did not come before it; everything else is polled
-//! with a bound ([`eventually`]). The bounds are wide: they end a test that hangs, they do not judge speed.
+//! Nothing here sleeps to be in step with the server. A stream's head means that its subscription stands; the
+//! order of events is total, so a *marker* published last proves what did not come before it; everything else
+//! is polled with a bound ([`eventually`]). The bounds are wide: they end a test that hangs, they do not
+//! judge speed.
 
 // Each test program uses its part of this.
 #![allow(dead_code, unused_imports, unused_macros)]
@@ -37,7 +38,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// io_uring, unless whoever runs the tests says that this machine has none: `FANFARE_NO_IO_URING=1`.
+    /// io_uring, unless the environment says that this machine has none: `FANFARE_NO_IO_URING=1`.
     pub(crate) fn io_uring() -> Option<Backend> {
         if env::var("FANFARE_NO_IO_URING").is_ok_and(|value| value == "1") {
             println!("skipped: FANFARE_NO_IO_URING=1 says that there is no io_uring here");
@@ -116,7 +117,7 @@ impl Random {
     }
 }
 
-/// A seed that is new in each run, unless `FANFARE_SEED` names one; whoever uses it prints it.
+/// A seed that is new in each run, unless `FANFARE_SEED` names one. A test that uses it prints it.
 pub(crate) fn seed() -> u64 {
     match env::var("FANFARE_SEED") {
         Ok(seed) => seed.parse().expect("FANFARE_SEED is a number"),

@@ -18,7 +18,8 @@ use super::http::{self, Connection, Response};
 use super::stream::Subscriber;
 use super::{Backend, CONTROL_PATH, eventually};
 
-/// A running `fanfare`. It is killed when this is dropped; a test that panics then shows what the server had logged.
+/// A running `fanfare`. It is killed when this is dropped; a test that panics then shows what the server had
+/// logged.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -45,8 +46,8 @@ pub(crate) fn limited(limits: &str, arguments: &[String]) -> Command {
     command
 }
 
-/// Has these system calls fail with `EPERM` in the program that the command starts, as the default profiles of
-/// containers do with those that they do not list.
+/// Has these system calls fail with `EPERM` in the program that the command starts, as the default profiles
+/// of containers do with those that they do not list.
 pub(crate) fn forbid(command: &mut Command, calls: &[libc::c_long]) {
     let calls: Vec<_> = calls.iter().map(|&call| (call, libc::EPERM)).collect();
     forbid_with(command, &calls);
@@ -74,7 +75,8 @@ pub(crate) fn forbid_with(command: &mut Command, calls: &[(libc::c_long, libc::c
         };
         if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // SAFETY: between fork and exec, `install` makes two system calls. It allocates nothing and takes no lock.
+    // SAFETY: between fork and exec, `install` makes two system calls. It allocates nothing and takes no
+    // lock.
     unsafe { command.pre_exec(install) };
 }
 
@@ -99,7 +101,8 @@ impl Server {
         Server::run(command)
     }
 
-    /// Starts on an address that no other test and no client of one has, so that its port stays free when it ends.
+    /// Starts on an address that no other test and no client of one has, so that its port stays free when it
+    /// ends.
     pub(crate) fn start_apart(backend: Backend, options: &[&str]) -> Server {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let process = std::process::id();
@@ -113,7 +116,8 @@ impl Server {
         Server::run(limited(&format!("-n {descriptors}"), &arguments(backend, options)))
     }
 
-    /// Starts under a soft limit of this many descriptors, which it can raise, with one shard in the shared table.
+    /// Starts under a soft limit of this many descriptors, which it can raise, with one shard in the shared
+    /// table.
     pub(crate) fn start_with_soft_limit(backend: Backend, descriptors: usize) -> Server {
         let options = ["--shards", "1", "--descriptor-tables", "shared"];
         Server::run(limited(&format!("-Sn {descriptors}"), &arguments(backend, &options)))
@@ -290,8 +294,8 @@ impl Server {
         topics
     }
 
-    /// Waits until every shard has taken in what was published so far: they answer in the order of their mail. Until
-    /// then a new subscriber may still get it as something new.
+    /// Waits until every shard has taken in what was published so far: they answer in the order of their
+    /// mail. Until then a new subscriber may still get it as something new.
     pub(crate) fn settle(&self) {
         assert_eq!(self.get("/topics?limit=1").status, 200);
     }
@@ -318,7 +322,8 @@ impl Server {
         assert_eq!((event.data.as_str(), event.id), ("well", id));
     }
 
-    /// The processor time that the server has used, by `/proc/PID/stat` ("utime" and "stime", in ticks of 10 ms).
+    /// The processor time that the server has used, by `/proc/PID/stat` ("utime" and "stime", in ticks of 10
+    /// ms).
     pub(crate) fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the server runs");
         // The second field is the program's name in parentheses, and may hold anything.
@@ -328,7 +333,7 @@ impl Server {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Panics if the server uses much of the processor while nobody asks it for anything.
+    /// Panics if the server uses much of the processor while it has no requests.
     pub(crate) fn expect_idle(&self) {
         // What was begun may be finished; a server that spins does so for ever.
         eventually("the server is idle for a second", || {

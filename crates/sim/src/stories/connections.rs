@@ -74,7 +74,7 @@ fn a_decision_that_is_put_off_has_no_more_time() {
     assert_eq!(world.happened(Occurrence::UndecidedFull), 1);
     world.pass(SECOND / 10);
     assert_eq!((world.undecided(), world.counted().decisions_timed_out), (0, 1));
-    // What is decided now is for nobody.
+    // The decision comes too late: its client has left.
     world.use_tickets(TicketUse::Subscribe);
     world.pass(SECOND / 10);
     assert_eq!(world.counted().subscribed, 0);

@@ -94,9 +94,9 @@ fn stall(run: &mut Run) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// Publishes steadily to one topic for this time, so much in eight seconds that the log replaces the history of the
-/// topic four times: subscribers of the topic that stall for long are at a laggard's bound. The load of all faults
-/// alone takes longer than a stall to replace the history of a topic.
+/// Publishes steadily to one topic for this time, so much in eight seconds that the log replaces the history
+/// of the topic four times: subscribers of the topic that stall for long are at a laggard's bound. The load
+/// of all faults alone takes longer than a stall to replace the history of a topic.
 fn publish_beside(run: &mut Run, time: Duration) {
     let topic = run.random.u32(0..TOPICS);
     let (ledger, problems) = (&run.target.ledger, &run.target.problems);

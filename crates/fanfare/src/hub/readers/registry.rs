@@ -38,7 +38,8 @@ pub(crate) struct LocalReaders {
     table: Mutex<Table>,
 }
 
-/// Its tables grow piece by piece, because every publisher and every shard waits for the log's lock meanwhile.
+/// Its tables grow piece by piece, because every publisher and every shard waits for the log's lock
+/// meanwhile.
 struct Table {
     readers: Slots<Entry>,
     /// What is read, by the numbers in `by_name` and in [`Entry::topics`].
@@ -99,8 +100,8 @@ pub(crate) struct Called {
 const DIRECT_CALLS: usize = if cfg!(fanfare_loom) { 1 } else { 4 };
 
 impl LocalReaders {
-    /// Registers a reader of this selection, whose topics are different: every event that is appended from now on
-    /// calls it where it sleeps.
+    /// Registers a reader of this selection, whose topics are different: every event that is appended from
+    /// now on calls it where it sleeps.
     pub(crate) fn add(
         &self,
         log: &mut LockedLog<'_>,
@@ -312,8 +313,8 @@ impl Table {
         new
     }
 
-    /// Adds what is not read yet. An error, after which nothing has changed: a pattern makes it too much work to find the
-    /// patterns of a topic.
+    /// Adds what is not read yet. An error, after which nothing has changed: a pattern makes it too much work
+    /// to find the patterns of a topic.
     fn insert(&mut self, new: &Selectors) -> Result<(), TooMuchWork> {
         for (added, pattern) in new.patterns.iter().enumerate() {
             let number = self.topics.insert(LocalTopic::default());

@@ -64,7 +64,8 @@ fn the_publisher_that_came_first_has_its_turn_first() {
     assert_eq!(poll_ready(&mut ready, &ready_wakes), Poll::Ready(Ok(())));
 }
 
-/// The other way round: a publisher behind one that only asks whether it is ready is called, also where that one gives up.
+/// The other way round: a publisher behind one that only asks whether it is ready is called, also where that
+/// one gives up.
 #[test]
 fn a_publisher_behind_one_that_gives_up_is_called() {
     let (hub, mut shard) = hub_of_one(Limits::default().with_mailbox_events(1));

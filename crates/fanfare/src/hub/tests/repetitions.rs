@@ -29,8 +29,8 @@ fn an_event_is_published_once_while_it_is_retained() {
     assert_eq!(shard.taken(), Amount::default(), "a duplicate takes no room");
 }
 
-/// A publisher may publish to topic a only. It guesses the id of another one's event for a and b, and is first. That
-/// event must reach the subscribers of b, and nothing may say that it is a duplicate.
+/// A publisher may publish to topic a only. It guesses the id of another one's event for a and b, and is
+/// first. That event must reach the subscribers of b, and nothing may say that it is a duplicate.
 #[test]
 fn an_id_of_some_of_the_topics_holds_up_no_event_of_others() {
     let (hub, mut shard) = hub_of_one(Limits::default());
@@ -116,8 +116,8 @@ fn duplicates_in_later_parts_have_their_positions_in_the_whole() {
     assert_eq!(numbers, [1, 2, 3]);
 }
 
-/// While a store has an event, its publisher loses the connection and publishes again. It must not be told of success
-/// before the store has decided: the event may be dropped.
+/// While a store has an event, its publisher loses the connection and publishes again. It must not be told of
+/// success before the store has decided: the event may be dropped.
 #[test]
 fn a_publisher_waits_for_the_same_event_that_is_not_released() {
     for is_released in [true, false] {

@@ -7,8 +7,9 @@ fn large_part() -> Vec<Event> {
     vec![event("many").with_data("x".repeat(2000)); 4]
 }
 
-/// Beside 480 publishers of 256 events each, one that published a single event to another topic waited for seconds: it
-/// stood at the end of the line. The first order by size put it there, too, once one of the others had published.
+/// Beside 480 publishers of 256 events each, one that published a single event to another topic waited for
+/// seconds: it stood at the end of the line. The first order by size put it there, too, once one of the
+/// others had published.
 #[test]
 fn a_small_publish_does_not_wait_for_all_large_ones() {
     const LARGE: usize = 24;

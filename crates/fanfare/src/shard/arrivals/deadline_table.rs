@@ -9,12 +9,12 @@ use slab::Slab;
 /// Slots, and deadlines, that an empty table keeps.
 const KEPT: usize = 64;
 
-/// Requests that wait, with `QUEUES` queues of deadlines. All deadlines of a queue are one duration after their
-/// request begins to wait, so each queue is in order by itself.
+/// Requests that wait, with `QUEUES` queues of deadlines. All deadlines of a queue are one duration after
+/// their request begins to wait, so each queue is in order by itself.
 ///
-/// To add a request, take a key by [`next_key`](DeadlineTable::next_key), then [`insert`](DeadlineTable::insert)
-/// with this key. A request that is removed leaves its deadline behind, which is stale: its key finds nothing. Call
-/// [`give_back`](DeadlineTable::give_back) in each tick.
+/// To add a request, take a key by [`next_key`](DeadlineTable::next_key), then
+/// [`insert`](DeadlineTable::insert) with this key. A request that is removed leaves its deadline behind,
+/// which is stale: its key finds nothing. Call [`give_back`](DeadlineTable::give_back) in each tick.
 ///
 /// ```text
 ///   slots      [ A, generation 7 | free | C, generation 9 ]
@@ -58,7 +58,8 @@ impl<T, const QUEUES: usize> DeadlineTable<T, QUEUES> {
         self.slots.iter().map(move |(slot, waiting)| (key(slot, waiting.generation), &waiting.value))
     }
 
-    /// The requests in the next `count` slots from `slot` on, and the slot behind them: 0 at the end of the table.
+    /// The requests in the next `count` slots from `slot` on, and the slot behind them: 0 at the end of the
+    /// table.
     pub(super) fn in_slots(&self, slot: usize, count: usize) -> (impl Iterator<Item = (LinkKey, &T)>, usize) {
         let end = slot.saturating_add(count).min(self.slots.capacity());
         let its = (slot..end).filter_map(|slot| {
@@ -142,8 +143,8 @@ impl<T, const QUEUES: usize> DeadlineTable<T, QUEUES> {
         later.for_each(|(at, _)| *at = deadline);
     }
 
-    /// Where no request waits, all deadlines are stale: this removes them, and gives back what a crowd needed,
-    /// also where its requests came one after the other.
+    /// Where no request waits, all deadlines are stale: this removes them, and gives back what a crowd
+    /// needed, also where its requests came one after the other.
     pub(super) fn give_back(&mut self) {
         if !self.is_empty() {
             return;
@@ -208,8 +209,8 @@ mod tests {
         assert!(table.deadlines.iter().all(|queue| queue.is_empty() && queue.capacity() <= KEPT));
     }
 
-    /// With a shorter time the requests that came later would have been the first ones to end, behind others in their
-    /// queue.
+    /// With a shorter time the requests that came later would have been the first ones to end, behind others
+    /// in their queue.
     #[test]
     fn a_queue_whose_time_becomes_shorter_stays_in_order() {
         let mut table = DeadlineTable::default();

@@ -116,9 +116,9 @@ impl Delivery {
         }
     }
 
-    /// Whether a laggard that was given everything up to `end` has all that its audience has been marked with. A member has
-    /// no note of what it cannot get. With mail behind the log, a stream that left the members again was told of the same gap
-    /// twice.
+    /// Whether a laggard that was given everything up to `end` has all that its audience has been marked
+    /// with. A member has no note of what it cannot get. With mail behind the log, a stream that left the
+    /// members again was told of the same gap twice.
     fn has_caught_up(&self, audience: AudienceId, incomplete_until: u64, end: u64) -> bool {
         end >= incomplete_until && end >= self.audiences.head(audience)
     }

@@ -14,8 +14,8 @@ fn through(patterns: &[Pattern]) -> Selection<'_> {
     Selection::of(&[], true).with_patterns(patterns, patterns.len())
 }
 
-/// A single subscriber of a pattern that lost its connection was told of a gap that was none: of what topics had dropped
-/// that it never read.
+/// A single subscriber of a pattern that lost its connection was told of a gap that was none: of what topics
+/// had dropped that it never read.
 #[test]
 fn a_pattern_that_is_remembered_has_lost_what_its_topics_have_lost() {
     let mut log = log(2);
@@ -61,10 +61,10 @@ fn patterns_have_a_bound_in_the_log() {
     assert!(log.reader_bytes() > 0 && log.pattern_readers() == 0);
 }
 
-/// A subscriber comes back to two patterns, one of which is remembered. The other one needs its place, and what was known of
-/// it would be lost: it would be told of a gap that is none.
-/// A client that came and went with templates of many variables left no room for `/users/{id}/inbox`, although no shard
-/// read them any more.
+/// A subscriber comes back to two patterns, one of which is remembered. The other one needs its place, and
+/// what was known of it would be lost: it would be told of a gap that is none. A client that came and went
+/// with templates of many variables left no room for `/users/{id}/inbox`, although no shard read them any
+/// more.
 #[test]
 fn patterns_of_many_states_are_not_remembered() {
     let mut log = log(2);
@@ -101,8 +101,8 @@ fn a_subscription_does_not_push_its_own_patterns_out() {
     assert_eq!((log.available_after(through(&remembered)), log.available_after(through(&other))), (0, 3));
 }
 
-/// A pattern for which there was no room pushed 64 remembered ones out and was refused all the same: the subscribers of these
-/// were told of gaps that were none.
+/// A pattern for which there was no room pushed 64 remembered ones out and was refused all the same: the
+/// subscribers of these were told of gaps that were none.
 #[test]
 fn a_pattern_that_is_refused_pushes_no_other_one_out() {
     let mut log = log(2);
@@ -164,8 +164,8 @@ fn a_refused_subscription_throws_no_waiting_drop_away() {
     log.check();
 }
 
-/// The patterns that are read were counted, too, so that a log with many of them remembered none; and one removal could
-/// forget thousands of patterns under the log's lock.
+/// The patterns that are read were counted, too, so that a log with many of them remembered none; and one
+/// removal could forget thousands of patterns under the log's lock.
 #[test]
 fn remembered_patterns_have_bytes_of_their_own_and_are_forgotten_in_steps() {
     let mut log = log(2);
@@ -241,8 +241,8 @@ fn what_a_pattern_reads_is_retained_by_one_of_its_topics() {
     assert_eq!((left(&a), left(&b)), (vec![2, 3], vec![1]));
 }
 
-/// The id of an event may be a publisher's. A subscriber of a pattern that resumed from such an id was told of a gap, since
-/// the topics of a pattern were not asked.
+/// The id of an event may be a publisher's. A subscriber of a pattern that resumed from such an id was told
+/// of a gap, since the topics of a pattern were not asked.
 #[test]
 fn a_subscriber_of_a_pattern_resumes_from_a_publishers_id() {
     let mut log = log(2);
@@ -264,8 +264,8 @@ fn append_private(log: &mut Log, names: &[&str], id: &str) {
     append_at(log, event.with_data("x"), Duration::ZERO);
 }
 
-/// A subscriber could ask for the id of a private event that it may not see, or of an event of another topic: the answer was
-/// another one than to an id that nobody has given.
+/// A subscriber could ask for the id of a private event that it may not see, or of an event of another topic:
+/// the answer was another one than to an id that no publisher has given.
 #[test]
 fn the_id_of_an_event_that_a_subscriber_may_not_see_is_unknown_to_it() {
     let mut log = log(100);
@@ -291,7 +291,8 @@ fn the_id_of_an_event_that_a_subscriber_may_not_see_is_unknown_to_it() {
     assert_eq!((log.resume("secret", all(&one)), log.resume("secret", through(&patterns))), (at(2), at(2)));
     let beside = Selection::mixed(&one, 0).with_patterns(&patterns, 1);
     assert_eq!(log.resume("secret", beside), at(2), "a pattern sees it");
-    // A public event with the same id is where the subscriber goes on, and the private one before it changes nothing.
+    // A public event with the same id is where the subscriber goes on, and the private one before it changes
+    // nothing.
     append_own(&mut log, "a/2", "secret");
     append_own(&mut log, "a/1", "secret");
     assert_eq!(log.resume("secret", public(&one)), at(5));
@@ -300,7 +301,8 @@ fn the_id_of_an_event_that_a_subscriber_may_not_see_is_unknown_to_it() {
     log.check();
 }
 
-/// An id was given to events of very many topics. The log looks for the first one of a pattern, and not for ever.
+/// An id was given to events of very many topics. The log looks for the first one of a pattern, and not for
+/// ever.
 #[test]
 fn an_id_of_very_many_topics_is_looked_for_with_a_bound() {
     let mut log = log(100);
@@ -315,8 +317,8 @@ fn an_id_of_very_many_topics_is_looked_for_with_a_bound() {
     log.check();
 }
 
-/// One large event pushed thousands of small ones out, each with a walk of some thousand steps: other publishers and all
-/// shards waited for the log's lock for a fifth of a second.
+/// One large event pushed thousands of small ones out, each with a walk of some thousand steps: other
+/// publishers and all shards waited for the log's lock for a fifth of a second.
 #[test]
 fn the_walks_of_one_append_have_a_bound_and_nothing_that_is_lost_is_forgotten() {
     let mut log = log_of(retention(100_000), 4 * MIB);

@@ -150,20 +150,20 @@ fn first_bit(byte: u8) -> u64 {
 
 /// How many states a walk can have at one time in a node and below it, at most.
 ///
-/// Two cases are told apart. A node is entered **once** in a walk, where only one beginning of a topic leads to it.
-/// This is so from the start on through text, through the beginnings of variables, and behind a variable whose value
-/// cannot have the byte that comes next: in `/{user}/orders`, the value of `user` ends at the first `/`. Of several
-/// texts that may follow, a topic has one, so only the costliest counts.
+/// Two cases are told apart. A node is entered **once** in a walk, where only one beginning of a topic leads
+/// to it. This is so from the start on through text, through the beginnings of variables, and behind a
+/// variable whose value cannot have the byte that comes next: in `/{user}/orders`, the value of `user` ends
+/// at the first `/`. Of several texts that may follow, a topic has one, so only the costliest counts.
 ///
-/// A node is entered **many** times where a value may go on while what comes behind it begins: in `{+path}/new` after
-/// each `/`, in `{name}.txt` after each dot. Then the text behind the variable may be there several times, as `aaa` is
-/// in a topic of this letter alone: once for each of its bytes that may begin it. Of several texts, the last bytes of
-/// the topic have only one of each length, so the worst counts. Each variable behind such a text counts in addition,
-/// because its value may go on for ever.
+/// A node is entered **many** times where a value may go on while what comes behind it begins: in
+/// `{+path}/new` after each `/`, in `{name}.txt` after each dot. Then the text behind the variable may be
+/// there several times, as `aaa` is in a topic of this letter alone: once for each of its bytes that may
+/// begin it. Of several texts, the last bytes of the topic have only one of each length, so the worst counts.
+/// Each variable behind such a text counts in addition, because its value may go on for ever.
 ///
-/// Which bytes begin the texts behind a variable changes with the patterns. So only two cases are told apart: all
-/// begin with a delimiter such as `/`, and each text is there at most once for each of its delimiters; or not, and it is
-/// counted once for each byte.
+/// Which bytes begin the texts behind a variable changes with the patterns. So only two cases are told apart:
+/// all begin with a delimiter such as `/`, and each text is there at most once for each of its delimiters; or
+/// not, and it is counted once for each byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// Where the node is entered once.

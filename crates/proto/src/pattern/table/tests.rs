@@ -108,8 +108,8 @@ fn work_of(table: &PatternTable<()>, topics: impl Iterator<Item = String>) -> (u
 /// A name, and the patterns by number.
 type Family = (&'static str, fn(usize) -> String);
 
-/// A step is a byte of the topic at one state, so the cost of a walk depends on the topic: not on how many other
-/// topics there are, because the table does not know them, and not on how many patterns do not match.
+/// A step is a byte of the topic at one state, so the cost of a walk depends on the topic: not on how many
+/// other topics there are, because the table does not know them, and not on how many patterns do not match.
 #[test]
 fn ten_thousand_patterns_cost_a_million_topics_no_more_steps_than_a_few_do() {
     // `fanfare-patterns` of the benchmarks looks up a million topics for each family.
@@ -141,8 +141,9 @@ fn ten_thousand_patterns_cost_a_million_topics_no_more_steps_than_a_few_do() {
     }
 }
 
-/// Templates that are made to explode: every beginning of the topic leads to several states, and these to more. Without
-/// the bound the third family has 2^12 states in a topic of 24 bytes, and the first has thousands.
+/// Templates that are made to explode: every beginning of the topic leads to several states, and these to
+/// more. Without the bound the third family has 2^12 states in a topic of 24 bytes, and the first has
+/// thousands.
 #[test]
 fn no_table_of_templates_costs_more_than_its_bound() {
     let a = |count: usize| "a".repeat(count);

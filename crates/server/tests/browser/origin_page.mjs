@@ -4,8 +4,7 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { once } from "node:events";
 import { unusedPort } from "./server.mjs";
-
-const WAIT_MS = 20_000;
+import { WAIT_MS } from "./watched_page.mjs";
 
 const PAGE = `<!doctype html>
 <title>A page of another origin</title>

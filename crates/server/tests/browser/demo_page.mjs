@@ -1,19 +1,11 @@
 // The demo page as a person uses it: every action is typing, a choice or a click, every wait is bounded.
 
-const WAIT_MS = 20_000;
+import { WAIT_MS, WatchedPage } from "./watched_page.mjs";
 
-export class DemoPage {
-  // What the browser complained about: exceptions in the page's script, and refusals by its policy.
-  complaints = [];
-
+export class DemoPage extends WatchedPage {
   constructor(page, url) {
-    this.page = page;
-    this.url = url;
-    page.setDefaultTimeout(WAIT_MS);
-    page.on("pageerror", (error) => this.complaints.push(String(error)));
-    page.on("console", (message) => {
-      if (/Content Security Policy|Content-Security-Policy/.test(message.text())) this.complaints.push(message.text());
-    });
+    // Refusals of the server are errors in the console, too. The scenarios provoke them.
+    super(page, url, (_, text) => /Content Security Policy|Content-Security-Policy/.test(text));
   }
 
   // With this behind the address, such as `#token=...`.
@@ -121,10 +113,6 @@ export class DemoPage {
   async logAsText() {
     const rows = await this.page.locator("#log tr").allInnerTexts();
     return rows.join("\n");
-  }
-
-  screenshot(path) {
-    return this.page.screenshot({ path, fullPage: true });
   }
 
   // Types key by key into an emptied field, as a person would.
