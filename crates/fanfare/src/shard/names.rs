@@ -134,8 +134,8 @@ impl NameTable {
 
     /// The names of a connection.
     pub(super) fn of(&self, link: LinkKey) -> Names {
-        let its = self.table.get(link.slot).filter(|entry| entry.tag.generation() == link.generation);
-        its.map_or(Names::default(), |entry| entry.names)
+        let is_its = |entry: &&Entry| entry.tag.generation() == link.generation;
+        self.table.get(link.slot).filter(is_its).map_or(Names::default(), |entry| entry.names)
     }
 
     /// A connection has ended: where it was counted among the streams of its subject.

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
 use crate::limits::{
-    LaggardPolicy, LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, Retention,
+    JOINED_TOPICS, LaggardPolicy, LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, Retention,
     RetentionRule, SCAN_STEPS, STEPS_OF_A_READ_FRAME,
 };
 use crate::log::{Log, Start};
@@ -463,4 +463,32 @@ fn a_change_to_a_pattern_that_finds_no_room_changes_nothing() {
     world.delivery.disconnect_topic(Topic::new("x/*").unwrap());
     (0..2).for_each(|_| world.tick());
     assert_eq!((world.delivery.len(), world.log.pattern_readers()), (0, 0));
+}
+
+/// One that falls behind, or catches up, neither joins nor leaves. What finds no room is counted, and holds up nothing.
+#[test]
+fn joins_are_noted_by_topic_and_what_finds_no_room_is_counted() {
+    let mut world = World::new(Limits::default(), Budgets::default());
+    world.delivery.note_joins(vec![Pattern::parse("a*").unwrap()], 1);
+    let first = world.begin(&["a", "b"], None);
+    world.begin(&["a", "ab"], None);
+    world.takes = 10;
+    world.publish("a", 1_000);
+    world.tick();
+    assert_eq!(world.delivery.laggards(), 2);
+    world.delivery.disconnect(first, &mut UnsharedLog { log: &mut world.log, shard: 0 });
+    world.tick();
+    let noted: Vec<_> = std::iter::from_fn(|| world.delivery.poll_joins()).collect();
+    let topic = |name: &str| Topic::new(name).unwrap();
+    let counts = |joined, left| JoinCounts { joined, left };
+    assert_eq!(noted, [(topic("a"), counts(2, 1)), (topic("ab"), counts(1, 0))]);
+    assert_eq!((world.delivery.joins_noted(), world.delivery.take_missed_joins()), (0, 0));
+    for number in 0..JOINED_TOPICS + 3 {
+        world.begin(&[&format!("a{number}")], None);
+    }
+    assert_eq!((world.delivery.joins_noted(), world.delivery.take_missed_joins()), (JOINED_TOPICS, 3));
+    assert_eq!(world.delivery.poll_joins(), Some((topic("a0"), counts(1, 0))));
+    // There is room again.
+    world.begin(&["a-new"], None);
+    assert_eq!((world.delivery.joins_noted(), world.delivery.take_missed_joins()), (JOINED_TOPICS, 0));
 }
