@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -22,19 +23,27 @@ const ADMIN: [&str; 4] = ["--admin", "127.0.0.1:0", "--admin-host", "fanfare.tes
 const REQUESTS: &str = "15";
 
 /// Lets schemathesis ask a listener everything that its document describes, and much that it does not.
-fn generate(address: std::net::SocketAddr, arguments: &[&str]) {
+fn generate(name: &str, address: std::net::SocketAddr, arguments: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openapi");
     let program = folder.join("venv/bin/schemathesis");
     assert!(program.exists(), "there is no schemathesis; {HINT}");
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
                   response_headers_conformance,response_schema_conformance,negative_data_rejection,\
                   unsupported_method,allow_header_conformance";
+    // It remembers failures where it runs.
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("generated-requests-{name}"));
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place).expect("a folder");
     let run = Command::new(program)
-        .args(["--config-file", "schemathesis.toml", "run", &format!("http://{address}/openapi.json")])
+        .arg("--config-file")
+        .arg(folder.join("schemathesis.toml"))
+        .args(["run", &format!("http://{address}/openapi.json")])
         .args(["--seed", "1", "--max-examples", REQUESTS, "--phases", "examples,coverage,fuzzing"])
         .args(["--checks", checks, "--continue-on-failure", "--request-timeout", "20", "--no-color"])
         .args(arguments)
-        .current_dir(&folder)
+        .env("PYTHONPATH", &folder)
+        .env("SCHEMATHESIS_HOOKS", "hooks")
+        .current_dir(&place)
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("schemathesis does not start: {error}; {HINT}"));
@@ -54,7 +63,7 @@ fn generated_requests_get_what_the_public_document_says() {
         &["--shards", "1", "--max-connections", "1", "--when-full", "end-stream"],
     );
     let mut held = server.subscribe("topic=held");
-    generate(server.address, &[]);
+    generate("public", server.address, &[]);
     server.publish("held", "after");
     assert_eq!(held.event().data, "after");
 }
@@ -65,7 +74,7 @@ fn generated_requests_without_a_token_get_what_the_public_document_says() {
     let key = PublisherKey::new();
     let server =
         Server::start_with(Backend::Epoll, &["--publisher-keys", &key.option(), "--anonymous-subscribe"]);
-    generate(server.address, &["--include-path-regex", "^/(topics|connections)"]);
+    generate("no-token", server.address, &["--include-path-regex", "^/(topics|connections)"]);
 }
 
 /// A stream of figures does not end, so it is left out.
@@ -73,7 +82,7 @@ fn generated_requests_without_a_token_get_what_the_public_document_says() {
 fn generated_requests_get_what_the_admin_document_says() {
     let mut server = Server::start_with(Backend::Epoll, &ADMIN);
     let admin = server.admin_address();
-    generate(admin, &["--exclude-path", "/dashboard/events"]);
+    generate("admin", admin, &["--exclude-path", "/dashboard/events"]);
 }
 
 /// The methods of a path, as its `Allow` has them.

@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// The answer to a subscriber that the engine does not take.
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/problem+json\r\n\
-    Content-Length: 133\r\n\
+    Content-Length: 128\r\n\
     Cache-Control: no-store\r\n\
     Retry-After: 1\r\n\
     Connection: close\r\n\
