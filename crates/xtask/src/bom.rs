@@ -284,6 +284,28 @@ mod tests {
         assert_eq!(bill["dependencies"][0]["dependsOn"], on);
     }
 
+    /// The C libraries within crates have licences of their own.
+    #[test]
+    fn the_bill_of_the_binary_names_what_is_linked_and_has_the_licences_of_its_libraries() {
+        let folder = std::env::temp_dir().join(format!("fanfare-bill-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("the folder for temporary files takes it");
+        let (bill, licences) = (folder.join("bill.json"), folder.join("licences.txt"));
+        let written = write(None, &bill, &licences);
+        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let (bill, licences) = (read(&bill), read(&licences));
+        let _ = fs::remove_dir_all(&folder);
+        assert_eq!(written, Ok(()));
+        for name in
+            ["pkg:cargo/hyper@", "pkg:cargo/aws-lc-sys@", "pkg:cargo/fanfare-proto@", "pkg:npm/uplot@"]
+        {
+            assert!(bill.contains(name), "{name}");
+        }
+        assert!(!bill.contains("proptest"), "tests are not in the binary");
+        for text in ["Jason Evans", "Leon Sorokin", "OpenSSL", "hyper 1."] {
+            assert!(licences.contains(text), "{text}");
+        }
+    }
+
     #[test]
     fn the_vendored_version_is_that_of_the_file() {
         let folder = root().join("crates/server/src/page/vendor");

@@ -20,6 +20,10 @@ const GENERATED_TESTS: &str = "crates/server/tests/openapi";
 /// What the names of the tests in `crates/server/tests/openapi.rs` begin with that schemathesis makes.
 const GENERATED_TEST_NAMES: &str = "generated_requests_";
 
+const CLIENT_TESTS: &str = "crates/server/tests/clients";
+/// What the names of the tests in `crates/server/tests/clients.rs` begin with, but those that need the browser.
+const CLIENT_TEST_NAMES: &str = "with_client_";
+
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -33,6 +37,9 @@ pub(crate) struct Options {
     /// install schemathesis
     #[arg(long)]
     no_generated: bool,
+    /// Leave out the tests of client libraries of other languages, and do not install these
+    #[arg(long)]
+    no_clients: bool,
 }
 
 impl Options {
@@ -42,6 +49,7 @@ impl Options {
             (self.no_browser, "--no-browser", BROWSER_TEST_NAMES),
             (self.no_proxies, "--no-proxies", PROXY_TEST_NAMES),
             (self.no_generated, "--no-generated", GENERATED_TEST_NAMES),
+            (self.no_clients, "--no-clients", CLIENT_TEST_NAMES),
         ];
         all.into_iter().filter(|(given, ..)| *given).map(|(_, option, names)| (option, names)).collect()
     }
@@ -64,6 +72,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     }
     if !options.no_generated {
         provide_schemathesis()?;
+    }
+    if !options.no_clients {
+        provide_clients()?;
     }
 
     let mut tally = Tally::default();
@@ -115,7 +126,7 @@ impl Tally {
 
 /// Installs what the browser tests need and this machine lacks.
 fn provide_browser() -> Result<(), String> {
-    let mut packages = Vec::new();
+    let mut packages = missing_packages_of_node();
     match env::var("CHROMIUM") {
         Ok(path) if !Path::new(&path).exists() => {
             return Err(format!("CHROMIUM names {path}, which is not there"));
@@ -123,11 +134,6 @@ fn provide_browser() -> Result<(), String> {
         Ok(_) => {}
         Err(_) if Path::new("/usr/bin/chromium").exists() => {}
         Err(_) => packages.push("chromium"),
-    }
-    for (program, package) in [("node", "nodejs"), ("npm", "npm")] {
-        if output_of(program, &["--version"]).is_none() {
-            packages.push(package);
-        }
     }
     if !packages.is_empty() {
         install_packages(
@@ -137,12 +143,52 @@ fn provide_browser() -> Result<(), String> {
         )?;
     }
 
-    let folder = root().join(BROWSER_TESTS);
-    if !node_packages_are_current(&folder) {
-        println!("installing the node packages of {BROWSER_TESTS}");
-        must(Command::new("npm").arg("ci").current_dir(folder))?;
+    install_node_packages(BROWSER_TESTS)
+}
+
+fn missing_packages_of_node() -> Vec<&'static str> {
+    let programs = [("node", "nodejs"), ("npm", "npm")];
+    let missing = programs.into_iter().filter(|(program, _)| output_of(program, &["--version"]).is_none());
+    missing.map(|(_, package)| package).collect()
+}
+
+fn install_node_packages(folder: &str) -> Result<(), String> {
+    let path = root().join(folder);
+    if !node_packages_are_current(&path) {
+        println!("installing the node packages of {folder}");
+        must(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(path))?;
     }
     Ok(())
+}
+
+/// Installs the client libraries: node packages, and Python's in an environment of their own.
+fn provide_clients() -> Result<(), String> {
+    let mut packages = missing_packages_of_node();
+    if output_of("python3", &["-c", "import venv, ensurepip"]).is_none() {
+        packages.push("python3-venv");
+    }
+    if output_of("curl", &["--version"]).is_none() {
+        packages.push("curl");
+    }
+    if !packages.is_empty() {
+        let instead = "install that, or leave the clients' tests out: cargo xtask test --no-clients";
+        install_packages(&packages, instead)?;
+    }
+    install_node_packages(CLIENT_TESTS)?;
+
+    let folder = root().join(CLIENT_TESTS).join("python");
+    let wanted = fs::read_to_string(folder.join("requirements.txt")).map_err(|error| error.to_string())?;
+    // A copy of what was installed, beside it.
+    let followed = folder.join(".venv/requirements.txt");
+    if fs::read_to_string(&followed).is_ok_and(|followed| followed == wanted) {
+        return Ok(());
+    }
+    println!("installing the Python packages of {CLIENT_TESTS}");
+    must(Command::new("python3").args(["-m", "venv", "--clear", ".venv"]).current_dir(&folder))?;
+    let mut pip = Command::new(folder.join(".venv/bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"]);
+    must(pip.current_dir(&folder))?;
+    fs::write(followed, wanted).map_err(|error| error.to_string())
 }
 
 /// Installs the proxies that this machine lacks. On a machine with systemd, Debian starts them as services, too.

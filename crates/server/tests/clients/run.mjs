@@ -39,7 +39,7 @@ const CLIENTS = [
   ["launchdarkly/eventsource", "go", ["go/trial", "launchdarkly"]],
   ["okhttp-eventsource", "java", () => java("launchdarkly")],
   ["okhttp-sse", "java", () => java("okhttp-sse")],
-  ["reqwest-eventsource", "rust", ["rust/target/debug/fanfare-client-trial", "reqwest"]],
+  ["reqwest-eventsource", "rust", ["../../../../target/debug/fanfare-client-trial", "reqwest"]],
 ];
 
 const INSTALL = {
@@ -53,7 +53,7 @@ const INSTALL = {
     ["mvn", "-q", "-f", "java/pom.xml", "dependency:build-classpath", "-Dmdep.outputFile=class-path.txt"],
     () => ["javac", "-cp", classPath(), "java/Client.java"],
   ],
-  rust: [["cargo", "build", "--quiet", "--manifest-path", "rust/Cargo.toml"]],
+  rust: [["cargo", "build", "--quiet", "--package", "fanfare-client-trial"]],
 };
 
 const HEAD = [

@@ -2,7 +2,6 @@
 // which id a client comes back. Everything is written by hand, so that a cut can fall between any two bytes.
 
 import { createServer } from "node:net";
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const PRELUDE = ":\nretry: 300\n";
@@ -46,12 +45,6 @@ export const CASES = {
   silence: [[PRELUDE, HOLD]],
 };
 
-const PAGE = `<!doctype html><meta charset="utf-8">
-<script src="/modules/event-source-polyfill/src/eventsource.js"></script>
-<script src="/modules/htmx.org/dist/htmx.min.js"></script>
-<script src="/modules/htmx-ext-sse/sse.js"></script>
-<script type="module" src="/javascript/page.js"></script>`;
-
 export class Server {
   // The requests, by the path that names case and client: the ids that came, and when a client left.
   #visits = new Map();
@@ -80,7 +73,7 @@ export class Server {
     }
     const target = new URL(head.split(" ")[1], this.url);
     const script = CASES[target.pathname.split("/")[1]];
-    return script ? this.#play(socket, target, head, script) : file(socket, target.pathname);
+    return script ? this.#play(socket, target, head, script) : socket.end("HTTP/1.1 404 Not Found\r\n\r\n");
   }
 
   async #play(socket, target, head, script) {
@@ -97,15 +90,4 @@ export class Server {
       else socket.write(`${Buffer.byteLength(step).toString(16)}\r\n${step}\r\n`);
     }
   }
-}
-
-// The page that browser.mjs opens, and the modules on it.
-function file(socket, path) {
-  const folder = new URL(path.startsWith("/modules/") ? "./node_modules/" : "./", import.meta.url);
-  const name = path.replace(/^\/(modules\/)?/, "").replace(/(\.js)?$/, ".js");
-  const body = path === "/" ? Buffer.from(PAGE) : readFileSync(new URL(name, folder));
-  const type = path === "/" ? "text/html" : "text/javascript";
-  socket.write(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\nContent-Length: ${body.length}\r\n`);
-  socket.write("Connection: close\r\n\r\n");
-  socket.end(body);
 }

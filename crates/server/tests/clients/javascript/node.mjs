@@ -3,7 +3,7 @@
 const [version, url] = process.argv.slice(2);
 const { EventSource } = await import(`eventsource-${version}`);
 const source = new EventSource(url);
-for (const type of ["message", "paid", "fanfare.checkpoint"]) {
+for (const type of ["message", "paid", "fanfare.checkpoint", "fanfare.gap"]) {
   source.addEventListener(type, ({ type, data, lastEventId }) => {
     console.log(JSON.stringify({ type, data, id: lastEventId }));
   });

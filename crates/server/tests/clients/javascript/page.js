@@ -1,9 +1,9 @@
 // Starts one client in the page. What it dispatches goes to `told`, which browser.mjs has put there.
 
-import { fetchEventSource } from "/modules/@microsoft/fetch-event-source/lib/esm/index.js";
-import { SSE } from "/modules/sse.js/lib/sse.js";
+import { fetchEventSource } from "/trial/modules/@microsoft/fetch-event-source/lib/esm/index.js";
+import { SSE } from "/trial/modules/sse.js/lib/sse.js";
 
-const TYPES = ["message", "paid", "fanfare.checkpoint"];
+const TYPES = ["message", "paid", "fanfare.checkpoint", "fanfare.gap"];
 const tell = ({ type, data, lastEventId, id }) => window.told({ type, data, id: lastEventId ?? id });
 const listen = (source) => TYPES.forEach((type) => source.addEventListener(type, tell));
 

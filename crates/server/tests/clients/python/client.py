@@ -6,6 +6,7 @@ Those that do not reconnect are connected again with the last id.
 import asyncio
 import importlib
 import json
+import subprocess
 import sys
 import time
 
@@ -68,8 +69,28 @@ def aiohttp(package):
         print(repr(error), file=sys.stderr)
 
 
+def curl():
+    """curl prints the bytes. Here they are taken apart, and it is started again with the last id."""
+    command = ["curl", "--silent", "--no-buffer", url]
+    for field, value in headers().items():
+        command += ["--header", f"{field}: {value}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        fields = {}
+        for line in running.stdout:
+            field, _, value = line.rstrip("\n").partition(":")
+            if line == "\n":
+                if "data" in fields:
+                    kind = fields.get("event", ["message"])[-1]
+                    told(kind, "\n".join(fields["data"]), fields.get("id", [""])[-1])
+                fields = {}
+            elif field:
+                fields.setdefault(field, []).append(value.removeprefix(" "))
+
+
 while True:
     match name:
+        case "curl":
+            curl()
         case "httpx-sse":
             httpx_sse()
         case "requests-sse":
