@@ -22,6 +22,7 @@ mod listen;
 mod memory;
 mod metrics;
 mod printable;
+mod profiling;
 mod publisher;
 mod refusals;
 mod reload;

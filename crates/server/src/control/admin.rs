@@ -34,7 +34,7 @@ use super::limits::{
 };
 use super::problem::Problem;
 use super::unread::Watched;
-use super::{Notice, linger, openapi, problems, routes};
+use super::{Notice, linger, openapi, problems, profiles, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
@@ -51,11 +51,13 @@ pub(crate) struct Admin {
     hosts: Hosts,
     pub(super) metrics: Metrics,
     pub(super) dashboards: Arc<Dashboards>,
+    /// Whether profiles are made.
+    pub(super) profiling: bool,
 }
 
 impl Admin {
-    pub(crate) fn new(hosts: Hosts, metrics: Metrics) -> Admin {
-        Admin { hosts, metrics, dashboards: Arc::default() }
+    pub(crate) fn new(hosts: Hosts, metrics: Metrics, profiling: bool) -> Admin {
+        Admin { hosts, metrics, dashboards: Arc::default(), profiling }
     }
 }
 
@@ -166,6 +168,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/health/live", routes::only(get(health), "GET, HEAD"))
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
         .merge(dashboard::router())
+        .merge(profiles::router())
         .route(openapi::PATH, openapi::of_admin())
         .merge(problems::router())
         .fallback(|| async { nothing_here() })

@@ -19,6 +19,7 @@ mod notices;
 mod openapi;
 mod problem;
 mod problems;
+mod profiles;
 mod publish;
 mod publish_rates;
 mod routes;
