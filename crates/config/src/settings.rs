@@ -143,6 +143,10 @@ settings! {
             text("a name such as fanfare-admin.internal, an address, or '*'"),
             Separator::Comma,
         ).value_name("NAME");
+        /// Make profiles of processor time and of memory for those who ask the admin listener: /debug/pprof/profile
+        /// and /debug/pprof/heap. The latter needs a program that was built with the feature heap-profile; its allocator
+        /// then takes a sample of every 512 KiB that are allocated.
+        profiling: bool = one(switch()).default("false");
     }
 
     "web": "Names that the server answers to, and web pages that may use it" {

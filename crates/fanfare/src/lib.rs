@@ -204,6 +204,7 @@ pub use descriptors::DescriptorLimit;
 pub use engine::{Builder, Engine, StartError};
 pub use fanfare_io::scheduling::prefer_short_runs;
 pub use fanfare_io::sockets::SocketOptions;
+pub use fanfare_io::table::allow_profiling_signal;
 pub use fanfare_io::{Backend, DescriptorTables, Wakes, collect_wakes};
 pub use fanfare_proto::client_address::{ForwardedField, InvalidNetwork, TrustedProxies};
 pub use fanfare_proto::client_limits::{

@@ -19,6 +19,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::errors::check;
@@ -173,12 +174,28 @@ pub(crate) fn holds_waker(name: WakerName) -> bool {
     KEPT.with_borrow(|kept| kept.as_ref().is_none_or(|kept| kept.wakers.contains(&name)))
 }
 
+/// Whether `SIGPROF` reaches threads with a private table.
+static PROFILED: AtomicBool = AtomicBool::new(false);
+
+/// Lets `SIGPROF` reach the threads whose tables become private from now on, so that a profiler sees what they do. They
+/// block all other signals.
+///
+/// # Safety
+/// No handler of `SIGPROF` in this process uses a descriptor: on such a thread its number is another file's, such as a
+/// subscriber's socket. Profilers that keep a pipe or a file for their samples do use one.
+pub unsafe fn allow_profiling_signal() {
+    PROFILED.store(true, Ordering::Relaxed);
+}
+
 fn block_signals() {
     // SAFETY: a zeroed `sigset_t` is valid, `sigfillset` fills it, and the old mask is not asked for. Faults
     // (`SIGSEGV` and its kind) are delivered even where they are blocked.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
+        if PROFILED.load(Ordering::Relaxed) {
+            libc::sigdelset(&mut all, libc::SIGPROF);
+        }
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
     }
 }

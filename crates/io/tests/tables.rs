@@ -164,6 +164,30 @@ fn no_signal_handler_runs_on_a_thread_with_a_private_table() {
     .unwrap();
 }
 
+/// A profiler whose handler uses no descriptor may see what such threads do.
+#[test]
+fn the_profiling_signal_reaches_a_thread_with_a_private_table_where_that_was_allowed() {
+    in_child("the_profiling_signal_reaches_a_thread_with_a_private_table_where_that_was_allowed", || {
+        let blocked = |signal| {
+            thread::spawn(move || {
+                // SAFETY: the thread uses no descriptor; a zeroed set is valid, and both calls only fill and read it.
+                unsafe {
+                    table::make_private(&[], &[]).unwrap();
+                    let mut mask: libc::sigset_t = std::mem::zeroed();
+                    libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
+                    libc::sigismember(&mask, signal)
+                }
+            })
+            .join()
+            .unwrap()
+        };
+        assert_eq!(blocked(libc::SIGPROF), 1);
+        // SAFETY: there is no handler of it.
+        unsafe { table::allow_profiling_signal() };
+        assert_eq!((blocked(libc::SIGPROF), blocked(libc::SIGTERM)), (0, 1));
+    });
+}
+
 #[test]
 fn each_table_has_the_whole_limit() {
     in_child("each_table_has_the_whole_limit", || {

@@ -379,6 +379,17 @@ kinds! {
         action: "Close a dashboard, or use the metrics.",
         options: ["admin"],
     }
+    /// The server makes no profiles, because it was started without them, or the allocator of this program takes no
+    /// samples.
+    ProfilingOff("profiling-off", 404, "The server makes no profiles") {
+        action: "Start the server with --profiling.",
+        options: ["profiling"],
+    }
+    /// Another profile of the processor is being made.
+    ProfileInProgress("profile-in-progress", 503, "Another profile is being made") {
+        action: "Try again when it is done: a profile takes 60 seconds at most.",
+        options: ["profiling"],
+    }
     /// The server has failed at this request. This is a mistake of the program.
     InternalError("internal-error", 500, "The server has failed") {
         action: "Report it to the operator: the log of the server says more.",

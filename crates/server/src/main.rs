@@ -23,6 +23,7 @@ mod memory;
 mod metrics;
 mod presence;
 mod printable;
+mod profiling;
 mod publisher;
 mod refusals;
 mod reload;

@@ -32,6 +32,7 @@ use crate::listen::{self, Listening};
 use crate::memory;
 use crate::metrics::{Metrics, Sources};
 use crate::presence::{Presence, PresenceOptions};
+use crate::profiling;
 use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
@@ -55,6 +56,11 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let settings = &configuration.settings;
     let log = start_log(&settings.log, settings.log_format);
 
+    if settings.profiling
+        && let Err(error) = profiling::start_with_heap_samples()
+    {
+        tracing::warn!(%error, "there are no profiles of the heap, because the program cannot be started again");
+    }
     // Before anything else, so that no signal finds a half-started server.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP].into_iter().chain(IGNORED))?;
     let started = Sources::time();
@@ -108,6 +114,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     }
     let access_log = settings.access_log.then(AccessLog::start).transpose();
     let access_log = access_log.map_err(|error| format!("cannot start the access log: {error}"))?;
+    if settings.profiling {
+        // SAFETY: the handler of `profiling::sampler` uses no descriptor, and there is no other one of this signal.
+        unsafe { fanfare::allow_profiling_signal() };
+    }
     let mut engine = builder.start()?;
     if let Some(streams) = engine.life_cycle() {
         access_log::follow_streams(streams)
@@ -149,7 +159,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             started,
         };
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
-        admin::start(Admin::new(hosts, Metrics::new(sources), inspections), address, listener)
+        let profiling = configuration.settings.profiling;
+        let admin = Admin::new(hosts, Metrics::new(sources), inspections, profiling);
+        admin::start(admin, address, listener)
             .map_err(|error| format!("cannot start the admin listener: {error}"))?;
     }
     announce(&engine, &configuration, &limits.get(), &access, &listening, open_admin);

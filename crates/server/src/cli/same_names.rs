@@ -61,7 +61,7 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 46] = [
+const OF_THE_SERVER: [&str; 47] = [
     "access-log",
     "admin",
     "admin-host",
@@ -91,6 +91,7 @@ const OF_THE_SERVER: [&str; 46] = [
     "forwarded-field",
     "log",
     "log-format",
+    "profiling",
     "unix-mode",
     "host",
     "cors-origin",

@@ -28,7 +28,7 @@ use super::limits::{
 };
 use super::problem::Problem;
 use super::unread::Watched;
-use super::{Inspections, Notice, connection_list, openapi, problems, requests, routes};
+use super::{Inspections, Notice, connection_list, openapi, problems, profiles, requests, routes};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 
@@ -48,11 +48,13 @@ pub(crate) struct Admin {
     pub(super) dashboards: Arc<Dashboards>,
     /// Those of the control plane: one question is asked at a time.
     pub(super) inspections: Arc<Inspections>,
+    /// Whether profiles are made.
+    pub(super) profiling: bool,
 }
 
 impl Admin {
-    pub(crate) fn new(hosts: Hosts, metrics: Metrics, inspections: Arc<Inspections>) -> Admin {
-        Admin { hosts, metrics, dashboards: Arc::default(), inspections }
+    pub(crate) fn new(hosts: Hosts, metrics: Metrics, inspections: Arc<Inspections>, profiling: bool) -> Admin {
+        Admin { hosts, metrics, dashboards: Arc::default(), inspections, profiling }
     }
 }
 
@@ -159,6 +161,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/health/ready", routes::only(get(health), "GET, HEAD"))
         .route("/connections", routes::only(get(connection_list::list_for_admin), "GET, HEAD"))
         .merge(dashboard::router())
+        .merge(profiles::router())
         .route(openapi::PATH, openapi::of_admin())
         .merge(problems::router())
         .fallback(|| async { nothing_here() })

@@ -20,6 +20,7 @@ mod notices;
 mod openapi;
 mod problem;
 mod problems;
+mod profiles;
 mod publish;
 mod publish_rates;
 mod requests;

@@ -68,10 +68,11 @@ pub(super) fn only<S: Clone + Send + Sync + 'static>(
     methods: MethodRouter<S>,
     allowed: &'static str,
 ) -> MethodRouter<S> {
-    methods.fallback(move || async move {
-        Problem::new(ProblemKind::MethodNotAllowed, format!("this path takes {allowed}"))
-            .header("Allow", allowed)
-    })
+    methods.fallback(move || async move { method_not_allowed(allowed) })
+}
+
+pub(super) fn method_not_allowed(allowed: &'static str) -> Problem {
+    Problem::new(ProblemKind::MethodNotAllowed, format!("this path takes {allowed}")).header("Allow", allowed)
 }
 
 /// A file of a page, with the content security policy of that page.

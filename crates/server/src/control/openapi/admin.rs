@@ -3,6 +3,7 @@
 use fanfare::ProblemKind;
 use serde_json::{Value, json};
 
+use super::super::profiles::{DEFAULT_S, MOST_S};
 use super::{Operation, connections, document as whole, health_paths, problem_schema, shared_paths};
 
 const DESCRIPTION: &str = "The listener for operators. Besides the answers of an operation, every path answers a \
@@ -31,7 +32,26 @@ pub(super) fn document() -> Value {
         .answers(200, "A stream of events whose data are figures in JSON", "text/event-stream", text)
         .problems(OF_HOSTS)
         .problems([ProblemKind::OriginNotAllowed, ProblemKind::DashboardsFull]);
+    let bytes = json!({ "type": "string", "contentMediaType": "application/octet-stream" });
+    let profile = |id, summary| {
+        Operation::new(id, summary)
+            .answers(200, "A profile in the format of pprof", "application/octet-stream", bytes.clone())
+            .problems(OF_HOSTS)
+            .problems([ProblemKind::OriginNotAllowed, ProblemKind::ProfilingOff])
+    };
+    let seconds = json!([{
+        "name": "seconds",
+        "in": "query",
+        "description": "For how long samples are taken.",
+        "schema": { "type": "integer", "minimum": 1, "maximum": MOST_S, "default": DEFAULT_S },
+    }]);
+    let processor = profile("profileProcessor", "Where threads spend processor time (with --profiling)")
+        .parameters(seconds)
+        .problems([ProblemKind::InvalidParameter, ProblemKind::ProfileInProgress]);
+    let memory = profile("profileMemory", "What holds the memory (with --profiling)");
     let mut paths = vec![
+        ("/debug/pprof/profile", json!({ "get": processor.describe(false) })),
+        ("/debug/pprof/heap", json!({ "get": memory.describe(false) })),
         ("/", file("getIndex", "The paths of this listener", "text/plain")),
         ("/metrics", metrics.path()),
         ("/dashboard", file("getDashboard", "What the server does, for a browser", "text/html")),

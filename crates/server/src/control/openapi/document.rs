@@ -37,7 +37,8 @@ fn every_route_is_described_and_nothing_else() {
     };
     let of_public = routes(include_str!("../routes.rs"));
     let of_admin =
-        routes(include_str!("../admin.rs")).into_iter().chain(routes(include_str!("../dashboard.rs")));
+        [include_str!("../admin.rs"), include_str!("../dashboard.rs"), include_str!("../profiles.rs")];
+    let of_admin = of_admin.into_iter().flat_map(routes);
     for (served, document) in [
         (of_public.into_iter().chain(of_both()).collect::<BTreeSet<_>>(), public::document()),
         (of_admin.chain(of_both()).collect(), admin::document()),
