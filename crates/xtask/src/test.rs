@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Leave out the tests of client libraries of other languages, and do not install these
     #[arg(long)]
     no_clients: bool,
+    /// Only the tests of this package; may be given several times
+    #[arg(long, value_name = "NAME")]
+    package: Vec<String>,
 }
 
 impl Options {
@@ -66,12 +69,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     }
 
     let mut tally = Tally::default();
-    let all = programs::build()?;
+    let all = programs::build(&options.package)?;
     let lanes = thread::available_parallelism().map_or(1, usize::from);
+    // Cargo takes it for a mistake to be asked for examples where there is no library.
+    let has_examples = all.iter().any(programs::Program::is_of_library);
     let mut failed = programs::run(all, lanes, &arguments, |line| tally.add(line))?;
-    let mut examples = programs::of_documentation();
+    let mut examples = programs::of_documentation(&options.package);
     examples.arg("--").args(&arguments);
-    if !listen(&mut examples, |line| tally.add(line))?.success() {
+    if has_examples && !listen(&mut examples, |line| tally.add(line))?.success() {
         failed.push("examples of the documentation".to_owned());
     }
     for (option, names) in &left_out {
