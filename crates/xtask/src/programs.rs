@@ -1,5 +1,5 @@
-//! The test programs of the workspace, run side by side: many of them wait more than they compute, and cargo runs
-//! one after another.
+//! The test programs of the workspace, run side by side: many of them wait more than they compute, and cargo
+//! runs one after another.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, PipeReader};
@@ -69,8 +69,8 @@ fn program_in(line: &str) -> Option<Program> {
     Some(Program { name, executable: executable.into(), folder: folder.to_owned() })
 }
 
-/// Runs the programs with these arguments, as many at once as there are lanes. Each one's output comes in one piece
-/// when it has ended, and each line of it goes to `heard`, too. Answers the names of those that failed.
+/// Runs the programs with these arguments, as many at once as there are lanes. Each one's output comes in one
+/// piece when it has ended, and each line of it goes to `heard`, too. Answers the names of those that failed.
 pub(crate) fn run(
     programs: Vec<Program>,
     lanes: usize,

@@ -1,5 +1,6 @@
-//! What users of the published crates rely on: that the public interface changes only where somebody meant it, that the
-//! packages build from their own files, and that the oldest dependencies which they allow are enough.
+//! What users of the published crates rely on: that the public interface changes only where somebody meant
+//! it, that the packages build from their own files, and that the oldest dependencies which they allow are
+//! enough.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -97,8 +98,8 @@ fn listing(name: &str) -> Result<Vec<String>, String> {
     Ok(interface.items().map(ToString::to_string).collect())
 }
 
-/// A program that is `rustdoc` with unstable options. Were the variable that allows them set for cargo, the crates
-/// that look at it would be built anew, with all that depends on them.
+/// A program that is `rustdoc` with unstable options. Were the variable that allows them set for cargo, the
+/// crates that look at it would be built anew, with all that depends on them.
 fn unstable_rustdoc() -> Result<PathBuf, String> {
     let folder = target_directory().join("interface");
     let program = folder.join("rustdoc");
@@ -112,8 +113,8 @@ fn unstable_rustdoc() -> Result<PathBuf, String> {
     Ok(program)
 }
 
-/// Checks the crates as somebody has them who takes them from a registry: the files of the packages alone, in a
-/// workspace of their own, with the oldest versions of their dependencies that they allow.
+/// Checks the crates as somebody has them who takes them from a registry: the files of the packages alone, in
+/// a workspace of their own, with the oldest versions of their dependencies that they allow.
 ///
 /// The profile is that of this workspace, so that third-party crates of equal versions are not built again.
 fn packages() -> Result<(), String> {
@@ -161,7 +162,8 @@ fn workspace_of(packages: &[String], profile: &str) -> String {
         }
     }
     format!(
-        "[workspace]\nresolver = \"3\"\nmembers = [{members}]\n\n[patch.crates-io]\n{patches}\n[profile.dev]\n{profile}"
+        "[workspace]\nresolver = \"3\"\nmembers = [{members}]\n\n[patch.crates-io]\n{patches}\n\
+         [profile.dev]\n{profile}"
     )
 }
 

@@ -1,5 +1,5 @@
-//! `cargo xtask quick`: what a contributor runs before each commit, in under two minutes where all is built but the
-//! change. `.ci/run` has the rest.
+//! `cargo xtask quick`: what a contributor runs before each commit, in under two minutes where all is built
+//! but the change. `.ci/run` has the rest.
 
 use std::process::ExitCode;
 

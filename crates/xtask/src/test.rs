@@ -17,7 +17,8 @@ const PROXIES: [(&str, &str); 4] =
     [("nginx", "nginx-light"), ("caddy", "caddy"), ("haproxy", "haproxy"), ("curl", "curl")];
 
 const CLIENT_TESTS: &str = "crates/server/tests/clients";
-/// What the names of the tests in `crates/server/tests/clients.rs` begin with, but those that need the browser.
+/// What the names of the tests in `crates/server/tests/clients.rs` begin with, but those that need the
+/// browser.
 const CLIENT_TEST_NAMES: &str = "with_client_";
 
 /// What to test.
@@ -49,8 +50,8 @@ impl Options {
     }
 }
 
-/// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not build
-/// or crashes, and when there was nothing to run.
+/// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not
+/// build or crashes, and when there was nothing to run.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let left_out = options.left_out();
     let mut arguments = Vec::new();
@@ -184,7 +185,8 @@ fn provide_clients() -> Result<(), String> {
     fs::write(followed, wanted).map_err(|error| error.to_string())
 }
 
-/// Installs the proxies that this machine lacks. On a machine with systemd, Debian starts them as services, too.
+/// Installs the proxies that this machine lacks. On a machine with systemd, Debian starts them as services,
+/// too.
 fn provide_proxies() -> Result<(), String> {
     let folders = env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = env::split_paths(&folders).chain([PathBuf::from("/usr/sbin")]).collect();
@@ -220,7 +222,8 @@ fn install_packages(packages: &[&str], instead: &str) -> Result<(), String> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
 }
 
-/// npm leaves a copy of the lock file it followed: older than the lock file means that the lock file has changed.
+/// npm leaves a copy of the lock file it followed: older than the lock file means that the lock file has
+/// changed.
 fn node_packages_are_current(folder: &Path) -> bool {
     let modified = |path: &str| fs::metadata(folder.join(path)).and_then(|metadata| metadata.modified()).ok();
     match (modified("node_modules/.package-lock.json"), modified("package-lock.json")) {
