@@ -1,8 +1,8 @@
-//! Client libraries, as applications use them, against the server: events of several lines and of an own type,
-//! silence, and a restart. Each has the switches in its query that docs/CLIENTS.md says it needs.
+//! Client libraries, as applications use them, against the server: events of several lines and of an own
+//! type, silence, and a restart. Each has the switches in its query that docs/CLIENTS.md says it needs.
 //!
-//! The programs in `clients/` print a line of JSON for each event that their library dispatches. `cargo xtask test`
-//! installs what they need, and `clients/run.mjs` tries more libraries at more places.
+//! The programs in `clients/` print a line of JSON for each event that their library dispatches. `cargo xtask
+//! test` installs what they need, and `clients/run.mjs` tries more libraries at more places.
 
 mod support;
 
@@ -20,14 +20,15 @@ use support::{Backend, Item, Server};
 
 const HINT: &str = "run: cargo xtask test (it installs the client libraries)";
 
-/// Data of several lines: one with spaces at its beginning and a colon, an empty one, and one that is not ASCII.
+/// Data of several lines: one with spaces at its beginning and a colon, an empty one, and one that is not
+/// ASCII.
 const LINES: &str = "one\n  two: 2\n\nfour \u{e9}";
 
 /// How long a client may take for anything. A browser on a busy machine takes long to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-// `cargo xtask test --no-clients` leaves out what is named `with_client_...`, and `--no-browser` what is named
-// `browser_on_...`.
+// `cargo xtask test --no-clients` leaves out what is named `with_client_...`, and `--no-browser` what is
+// named `browser_on_...`.
 
 #[test]
 fn browser_on_trial_with_client_event_source() {
@@ -84,8 +85,8 @@ struct Client {
 }
 
 impl Client {
-    /// The next event that the library gives to the application, as type and data, and its id. A client that asks for
-    /// checkpoints as events ignores their type.
+    /// The next event that the library gives to the application, as type and data, and its id. A client that
+    /// asks for checkpoints as events ignores their type.
     fn next(&self) -> ((String, String), String) {
         loop {
             let event = self.events.recv_timeout(PATIENCE).expect("the client dispatches an event");

@@ -46,7 +46,9 @@ fn each_command_has_a_man_page() {
         .expect("the folder is there")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
-    for name in ["fanfare", "fanfare-serve", "fanfare-pub", "fanfare-sub", "fanfare-token-mint"] {
+    for name in
+        ["fanfare", "fanfare-serve", "fanfare-pub", "fanfare-sub", "fanfare-top", "fanfare-token-mint"]
+    {
         assert!(names.contains(&format!("{name}.1")), "{names:?}");
     }
     assert!(!names.contains("fanfare-man.1"), "what packages alone need has no page: {names:?}");
@@ -68,12 +70,12 @@ fn each_command_has_a_man_page() {
 
 #[test]
 fn shells_complete_commands_and_options() {
-    for shell in ["bash", "zsh", "fish"] {
+    for (shell, top) in [("bash", "fanfare,top)"), ("zsh", "(top)"), ("fish", "-a \"top\"")] {
         let mut command = fanfare();
         command.args(["completions", shell]);
         let Ran { code, stdout, stderr } = run(command, "");
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
-        for word in ["trusted-proxies", "mint", "heartbeat-min"] {
+        for word in ["trusted-proxies", "mint", "heartbeat-min", top] {
             assert!(stdout.contains(word), "{shell} completes no {word}");
         }
     }

@@ -1,5 +1,5 @@
-//! What is in the binary, and under which licences: a bill of materials in CycloneDX's format, and the texts of the
-//! licences, which have to go with the binary.
+//! What is in the binary, and under which licences: a bill of materials in CycloneDX's format, and the texts
+//! of the licences, which have to go with the binary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! `cargo xtask book`: a site of the documents, by mdBook. What the documents link to in the repository goes with it,
-//! so that each link works there, too.
+//! `cargo xtask book`: a site of the documents, by mdBook. What the documents link to in the repository goes
+//! with it, so that each link works there, too.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;

@@ -12,6 +12,7 @@ mod package;
 mod planted;
 mod programs;
 mod publishable;
+mod quick;
 mod sanitize;
 mod sim;
 mod test;
@@ -30,6 +31,8 @@ use clap::Parser;
 enum Xtask {
     /// Run every test; install the browser and the proxies that some of them drive, where these are missing
     Test(test::Options),
+    /// Check in under two minutes what a commit breaks most often
+    Quick,
     /// Check formatting, lints, documentation and the links of the documents
     Check,
     /// Make a site of the documents
@@ -59,6 +62,7 @@ enum Xtask {
 fn main() -> ExitCode {
     let done = match Xtask::parse() {
         Xtask::Test(options) => test::run(&options),
+        Xtask::Quick => quick::run(),
         Xtask::Check => check::run(),
         Xtask::Book => book::run(),
         Xtask::Config(options) => config::run(&options),

@@ -1,5 +1,5 @@
-//! `cargo xtask package`: the release binary, its completions and man pages, what it is made of, and the Debian package
-//! of all.
+//! `cargo xtask package`: the release binary, its completions and man pages, what it is made of, and the
+//! Debian package of all.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,8 @@ use crate::{bom, cargo, must, output_of, root, target_directory};
 /// Where a package's binary is built. Other flags of the compiler than usual would empty the usual folder.
 const TARGET: &str = "target/package";
 
-/// Completions, man pages, the bill of materials and licences; `crates/server/Cargo.toml` names the files in it.
+/// Completions, man pages, the bill of materials and licences; `crates/server/Cargo.toml` names the files in
+/// it.
 const DOCUMENTS: &str = "target/package-documents";
 
 /// The shells, with the names that their completions have there.
@@ -86,7 +87,8 @@ fn check_musl() -> Result<(), String> {
     Ok(())
 }
 
-/// Builds what is committed twice, as two people would, each in a folder of their own, and compares the bytes.
+/// Builds what is committed twice, as two people would, each in a folder of their own, and compares the
+/// bytes.
 fn verify_reproducible() -> Result<ExitCode, String> {
     let folder = target_directory().join("reproducible");
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -112,8 +114,8 @@ fn verify_reproducible() -> Result<ExitCode, String> {
     Err(format!("{} and {} differ", first.display(), second.display()))
 }
 
-/// Sets what makes equal results of equal sources: paths of this machine do not get into them, and times are that of
-/// the commit.
+/// Sets what makes equal results of equal sources: paths of this machine do not get into them, and times are
+/// that of the commit.
 fn reproducible<'a>(command: &'a mut Command, source: &Path) -> Result<&'a mut Command, String> {
     let root = source.canonicalize().map_err(|error| format!("the repository's folder: {error}"))?;
     let home = output_of("sh", &["-c", "echo ${CARGO_HOME:-$HOME/.cargo}"]).unwrap_or_default();

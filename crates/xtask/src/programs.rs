@@ -1,5 +1,5 @@
-//! The test programs of the workspace, run side by side: many of them wait more than they compute, and cargo runs
-//! one after another.
+//! The test programs of the workspace, run side by side: many of them wait more than they compute, and cargo
+//! runs one after another.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, PipeReader};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{cargo, not_started, root};
+use crate::{cargo, not_started};
 
 /// A program that is silent for so long hangs. No single test is silent for a third of it on a slow machine.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -26,6 +26,13 @@ pub(crate) struct Program {
     folder: PathBuf,
 }
 
+impl Program {
+    /// Whether it has the unit tests of a library.
+    pub(crate) fn is_of_library(&self) -> bool {
+        self.name.ends_with(" src/lib.rs")
+    }
+}
+
 /// What a program did.
 struct Ran {
     program: Program,
@@ -34,10 +41,10 @@ struct Ran {
     status: Option<ExitStatus>,
 }
 
-/// Builds all test programs of the workspace, and names them.
-pub(crate) fn build() -> Result<Vec<Program>, String> {
-    let format = "--message-format=json-render-diagnostics";
-    let mut build = cargo(["test", "--workspace", "--no-run", format]);
+/// Builds all test programs of these packages, or of the workspace, and names them.
+pub(crate) fn build(packages: &[String]) -> Result<Vec<Program>, String> {
+    let mut build = of(packages);
+    build.args(["--no-run", "--message-format=json-render-diagnostics"]);
     let output = build
         .stderr(Stdio::inherit())
         .stdin(Stdio::null())
@@ -62,8 +69,8 @@ fn program_in(line: &str) -> Option<Program> {
     Some(Program { name, executable: executable.into(), folder: folder.to_owned() })
 }
 
-/// Runs the programs with these arguments, as many at once as there are lanes. Each one's output comes in one piece
-/// when it has ended, and each line of it goes to `heard`, too. Answers the names of those that failed.
+/// Runs the programs with these arguments, as many at once as there are lanes. Each one's output comes in one
+/// piece when it has ended, and each line of it goes to `heard`, too. Answers the names of those that failed.
 pub(crate) fn run(
     programs: Vec<Program>,
     lanes: usize,
@@ -157,9 +164,21 @@ fn watch(child: &mut Child, lines: &Receiver<String>) -> (String, Option<ExitSta
 }
 
 /// The examples in the documentation, which cargo itself builds and runs.
-pub(crate) fn of_documentation() -> Command {
-    let mut tests = cargo(["test", "--workspace", "--doc", "--no-fail-fast"]);
-    tests.current_dir(root());
+pub(crate) fn of_documentation(packages: &[String]) -> Command {
+    let mut tests = of(packages);
+    tests.args(["--doc", "--no-fail-fast"]);
+    tests
+}
+
+/// The tests of these packages, or of the workspace where none is named.
+fn of(packages: &[String]) -> Command {
+    let mut tests = cargo(["test"]);
+    for package in packages {
+        tests.args(["--package", package]);
+    }
+    if packages.is_empty() {
+        tests.arg("--workspace");
+    }
     tests
 }
 

@@ -97,8 +97,8 @@ fn listing(name: &str) -> Result<Vec<String>, String> {
     Ok(interface.items().map(ToString::to_string).collect())
 }
 
-/// A program that is `rustdoc` with unstable options. Were the variable that allows them set for cargo, the crates
-/// that look at it would be built anew, with all that depends on them.
+/// A program that is `rustdoc` with unstable options. Were the variable that allows them set for cargo, the
+/// crates that look at it would be built anew, with all that depends on them.
 fn unstable_rustdoc() -> Result<PathBuf, String> {
     let folder = target_directory().join("interface");
     let program = folder.join("rustdoc");
@@ -161,7 +161,8 @@ fn workspace_of(packages: &[String], profile: &str) -> String {
         }
     }
     format!(
-        "[workspace]\nresolver = \"3\"\nmembers = [{members}]\n\n[patch.crates-io]\n{patches}\n[profile.dev]\n{profile}"
+        "[workspace]\nresolver = \"3\"\nmembers = [{members}]\n\n[patch.crates-io]\n{patches}\n\
+         [profile.dev]\n{profile}"
     )
 }
 

@@ -21,7 +21,8 @@ const GENERATED_TESTS: &str = "crates/server/tests/openapi";
 const GENERATED_TEST_NAMES: &str = "generated_requests_";
 
 const CLIENT_TESTS: &str = "crates/server/tests/clients";
-/// What the names of the tests in `crates/server/tests/clients.rs` begin with, but those that need the browser.
+/// What the names of the tests in `crates/server/tests/clients.rs` begin with, but those that need the
+/// browser.
 const CLIENT_TEST_NAMES: &str = "with_client_";
 
 /// What to test.
@@ -40,6 +41,9 @@ pub(crate) struct Options {
     /// Leave out the tests of client libraries of other languages, and do not install these
     #[arg(long)]
     no_clients: bool,
+    /// Only the tests of this package; may be given several times
+    #[arg(long, value_name = "NAME")]
+    package: Vec<String>,
 }
 
 impl Options {
@@ -55,8 +59,8 @@ impl Options {
     }
 }
 
-/// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not build
-/// or crashes, and when there was nothing to run.
+/// Runs all tests and ends with one line that counts them. It is a failure, too, when a test program does not
+/// build or crashes, and when there was nothing to run.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let left_out = options.left_out();
     let mut arguments = Vec::new();
@@ -78,12 +82,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     }
 
     let mut tally = Tally::default();
-    let all = programs::build()?;
+    let all = programs::build(&options.package)?;
     let lanes = thread::available_parallelism().map_or(1, usize::from);
+    // Cargo takes it for a mistake to be asked for examples where there is no library.
+    let has_examples = all.iter().any(programs::Program::is_of_library);
     let mut failed = programs::run(all, lanes, &arguments, |line| tally.add(line))?;
-    let mut examples = programs::of_documentation();
+    let mut examples = programs::of_documentation(&options.package);
     examples.arg("--").args(&arguments);
-    if !listen(&mut examples, |line| tally.add(line))?.success() {
+    if has_examples && !listen(&mut examples, |line| tally.add(line))?.success() {
         failed.push("examples of the documentation".to_owned());
     }
     for (option, names) in &left_out {
@@ -191,7 +197,8 @@ fn provide_clients() -> Result<(), String> {
     fs::write(followed, wanted).map_err(|error| error.to_string())
 }
 
-/// Installs the proxies that this machine lacks. On a machine with systemd, Debian starts them as services, too.
+/// Installs the proxies that this machine lacks. On a machine with systemd, Debian starts them as services,
+/// too.
 fn provide_proxies() -> Result<(), String> {
     let folders = env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = env::split_paths(&folders).chain([PathBuf::from("/usr/sbin")]).collect();
@@ -249,7 +256,8 @@ fn install_packages(packages: &[&str], instead: &str) -> Result<(), String> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
 }
 
-/// npm leaves a copy of the lock file it followed: older than the lock file means that the lock file has changed.
+/// npm leaves a copy of the lock file it followed: older than the lock file means that the lock file has
+/// changed.
 fn node_packages_are_current(folder: &Path) -> bool {
     let modified = |path: &str| fs::metadata(folder.join(path)).and_then(|metadata| metadata.modified()).ok();
     match (modified("node_modules/.package-lock.json"), modified("package-lock.json")) {

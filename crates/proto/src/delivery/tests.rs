@@ -8,8 +8,8 @@ use crate::event::Event;
 use crate::event_log::UnsharedLog;
 use crate::frame::WireFormat;
 use crate::limits::{
-    JOINED_TOPICS, LaggardPolicy, LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, Retention,
-    RetentionRule, SCAN_STEPS, STEPS_OF_A_READ_FRAME,
+    JOINED_TOPICS, LaggardPolicy, LogLimits, REPLAYED_FRAMES, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES,
+    Retention, RetentionRule, SCAN_STEPS, STEPS_OF_A_READ_FRAME,
 };
 use crate::log::{Log, Start};
 use crate::pattern::Pattern;

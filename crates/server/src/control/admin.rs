@@ -53,7 +53,12 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    pub(crate) fn new(hosts: Hosts, metrics: Metrics, inspections: Arc<Inspections>, profiling: bool) -> Admin {
+    pub(crate) fn new(
+        hosts: Hosts,
+        metrics: Metrics,
+        inspections: Arc<Inspections>,
+        profiling: bool,
+    ) -> Admin {
         Admin { hosts, metrics, dashboards: Arc::default(), inspections, profiling }
     }
 }
