@@ -58,7 +58,8 @@ impl Bare {
         let bare = Bare { orders, done, sockets, thread: Some(thread) };
         // Its first word: it has a table of its own.
         bare.wait_done()?;
-        // SAFETY: the receiving end moved to the thread, which has a table of its own since `serve` has said so.
+        // SAFETY: the receiving end moved to the thread, which has a table of its own since `serve` has said
+        // so.
         unsafe { table::close_left_behind(&[left_behind]) };
         Ok(bare)
     }
@@ -118,8 +119,8 @@ fn serve(
     ordered: &Receiver<(Way, Arc<[u8]>)>,
     tell: &Sender<Result<Duration, String>>,
 ) -> Outcome<()> {
-    // SAFETY: this thread uses no descriptor but the channel, which is kept, the sockets that come from it and the
-    // ring that it opens, and starts no thread.
+    // SAFETY: this thread uses no descriptor but the channel, which is kept, the sockets that come from it
+    // and the ring that it opens, and starts no thread.
     unsafe { table::make_private(&[arriving.as_raw_fd()], &[]) }?;
     affinity::pin(core)?;
     tell.send(Ok(Duration::ZERO))?;
@@ -185,8 +186,9 @@ fn send_ring(ring: &mut IoUring, sockets: &[OwnedFd], bytes: &[u8]) -> io::Resul
                     .flags(libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                     .build()
                     .flags(squeue::Flags::SKIP_SUCCESS);
-                // SAFETY: MSG_DONTWAIT ends the send inside its submission, below, and the bytes outlive that. Where
-                // the submission fails, the caller closes the ring before it lets go of the bytes.
+                // SAFETY: MSG_DONTWAIT ends the send inside its submission, below, and the bytes outlive
+                // that. Where the submission fails, the caller closes the ring before it lets go of the
+                // bytes.
                 unsafe { queue.push(&entry) }.map_err(io::Error::other)?;
             }
         }

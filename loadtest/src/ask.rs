@@ -1,5 +1,5 @@
-//! Clients that ask the server something else meanwhile: each has a connection, and asks again as soon as it is answered.
-//! What that does to the deliveries is the run's latency; what the askers saw is here.
+//! Clients that ask the server something else meanwhile: each has a connection, and asks again as soon as it
+//! is answered. What that does to the deliveries is the run's latency; what the askers saw is here.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

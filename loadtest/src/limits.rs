@@ -1,4 +1,5 @@
-//! The preflight: each limit that is too low is named, with the command that raises it, before anything starts.
+//! The preflight: each limit that is too low is named, with the command that raises it, before anything
+//! starts.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,8 +25,8 @@ pub(crate) fn tables_for(subscribers: u64) -> usize {
     subscribers.div_ceil(limit.saturating_sub(SPARE).max(1)) as usize
 }
 
-/// Ends the run where it could not succeed: each limit that is too low is a line. Returns what may become a limit on
-/// the server's side.
+/// Ends the run where it could not succeed: each limit that is too low is a line. Returns what may become a
+/// limit on the server's side.
 pub(crate) fn preflight(
     target: SocketAddr,
     subscribers: u64,

@@ -22,7 +22,8 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// Used since an earlier sample. What threads used that came and went between the two is in steps of a tick.
+    /// Used since an earlier sample. What threads used that came and went between the two is in steps of a
+    /// tick.
     pub(crate) fn since(&self, earlier: &Cpu) -> u64 {
         let new = |(thread, ran): (&i32, &u64)| {
             ran.saturating_sub(earlier.threads.get(thread).copied().unwrap_or(0))

@@ -1,5 +1,5 @@
-//! The event stream format, read line by line as the HTML standard says (section 9.2.6), keeping nothing between
-//! reads unless a read ends inside an event.
+//! The event stream format, read line by line as the HTML standard says (section 9.2.6), keeping nothing
+//! between reads unless a read ends inside an event.
 
 use crate::stamp::{self, Stamp};
 use crate::sys;

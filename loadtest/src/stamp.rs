@@ -1,8 +1,8 @@
 //! The stamp: what travels inside an event's data so that a delivery can be judged.
 //!
-//! `~fl<run>.<topic>.<sequence>.<intended ns>.<length>.xxxx!` where the length is that of all of it. There is no
-//! quote, space, backslash or percent sign in it, so it needs no escaping in JSON, forms or headers. A server may
-//! wrap it in anything and put several into one event: it is looked for, not expected at a place.
+//! `~fl<run>.<topic>.<sequence>.<intended ns>.<length>.xxxx!` where the length is that of all of it. There is
+//! no quote, space, backslash or percent sign in it, so it needs no escaping in JSON, forms or headers. A
+//! server may wrap it in anything and put several into one event: it is looked for, not expected at a place.
 
 use std::io::Write;
 

@@ -22,8 +22,8 @@ impl Steered {
         let mask = format!("{:x}", 1u64 << core.min(63));
         sys::HAS_TO_TIDY.store(true, Ordering::Relaxed);
         let mut steered = Steered(Vec::new());
-        // A network namespace has an lo of its own but not the backlog, which is the machine's: there, who makes the
-        // namespace raises it.
+        // A network namespace has an lo of its own but not the backlog, which is the machine's: there, who
+        // makes the namespace raises it.
         let there = |(path, _): &(&str, &str)| *path == RPS || Path::new(path).exists();
         for (path, value) in [(RPS, mask.as_str()), (BACKLOG, LONG_BACKLOG)].into_iter().filter(there) {
             let change = || -> std::io::Result<String> {

@@ -39,7 +39,8 @@ pub(crate) fn sleep_until_ns(when: u64) {
         tv_sec: (when / 1_000_000_000) as libc::time_t,
         tv_nsec: (when % 1_000_000_000) as libc::c_long,
     };
-    // SAFETY: `time` is a valid timespec; the remainder is not asked for, which is allowed with TIMER_ABSTIME.
+    // SAFETY: `time` is a valid timespec; the remainder is not asked for, which is allowed with
+    // TIMER_ABSTIME.
     unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &time, std::ptr::null_mut()) };
 }
 
@@ -189,8 +190,8 @@ pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// Wakes a loop from another thread. mio's own waker is made with the loop, that is, in a table that the other thread
-/// does not have.
+/// Wakes a loop from another thread. mio's own waker is made with the loop, that is, in a table that the
+/// other thread does not have.
 pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
@@ -257,8 +258,8 @@ pub(crate) fn default_interrupts() {
     }
 }
 
-/// Ends this process, or what it becomes, when the thread that started it ends. Returns whether `parent` is still the
-/// process that it belongs to: one that had ended before sends no signal any more.
+/// Ends this process, or what it becomes, when the thread that started it ends. Returns whether `parent` is
+/// still the process that it belongs to: one that had ended before sends no signal any more.
 pub(crate) fn end_with_parent(parent: u32) -> bool {
     // SAFETY: PR_SET_PDEATHSIG takes one integer and touches only the calling process.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) };
@@ -271,8 +272,8 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is. With `shared` the
-/// port may have several listeners, and the kernel spreads new connections over them.
+/// Listens on loopback with a backlog that a storm fits into, whatever the standard library's is. With
+/// `shared` the port may have several listeners, and the kernel spreads new connections over them.
 pub(crate) fn listen(port: u16, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -49,7 +49,8 @@ impl Url {
     }
 }
 
-/// A request with `{topic}`, `{data}` and `{seq}` in it. Other braces are plain text, so JSON needs no escaping.
+/// A request with `{topic}`, `{data}` and `{seq}` in it. Other braces are plain text, so JSON needs no
+/// escaping.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Template {
     pub(crate) method: String,
@@ -131,7 +132,8 @@ pub(crate) enum Dialect {
     DurableStreams,
     /// GET {url}/{topic} (your backend answers with a GRIP hold); POST http://127.0.0.1:5561/publish/
     Pushpin,
-    /// GET {url}/connection/uni_sse?cf_connect=...; POST {url}/api/publish; its API key goes into --publish-header
+    /// GET {url}/connection/uni_sse?cf_connect=...; POST {url}/api/publish; its API key goes into
+    /// --publish-header
     Centrifugo,
     /// GET {url}/events/{topic}; POST the same with the data as the body: the built-in baselines
     Plain,

@@ -96,7 +96,8 @@ fn who_cannot_take_part_is_named() {
 
 #[test]
 fn every_scenario_can_be_compared_in() {
-    // `bare` has no queues: those of `threads` overflow in `saturate` if the machine keeps one of its threads waiting.
+    // `bare` has no queues: those of `threads` overflow in `saturate` if the machine keeps one of its threads
+    // waiting.
     for (scenario, contender) in [
         ("idle", "threads"),
         ("saturate", "bare"),

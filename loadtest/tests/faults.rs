@@ -1,6 +1,7 @@
 //! Everything that can be wrong with deliveries is found and counted exactly.
 //!
-//! The fake server counts events from 0, which is the one that tries the server out; the measured ones follow.
+//! The fake server counts events from 0, which is the one that tries the server out; the measured ones
+//! follow.
 
 mod fake;
 
@@ -146,8 +147,9 @@ fn a_stream_that_ends_is_resumed_like_a_browser_would() {
     assert_eq!(verdict.count("lost") + verdict.count("deliveries"), 20 * EVENTS);
 }
 
-/// Five of twenty leave at the start, as many join, and ten events come two seconds later. Who joined was owed nothing
-/// before it got its first event, so a server whose new streams were dead was told that it lost nothing.
+/// Five of twenty leave at the start, as many join, and ten events come two seconds later. Who joined was
+/// owed nothing before it got its first event, so a server whose new streams were dead was told that it lost
+/// nothing.
 #[test]
 fn newcomers_that_get_nothing_have_lost_what_came_after_them() {
     // Each of five threads sends one away at once, and the next after fifty seconds.
@@ -185,8 +187,9 @@ fn a_hole_before_a_subscriber_left_is_lost() {
     assert_eq!((verdict.code, verdict.faults()), (0, [0; 4]), "{}", verdict.complaint);
 }
 
-/// Three groups of ten events, 2.5 seconds apart; one of the two leaves every two seconds. The first newcomer gets nothing and leaves
-/// 1.5 seconds after the second group, which another one has got meanwhile; the second loses the first half of the third group.
+/// Three groups of ten events, 2.5 seconds apart; one of the two leaves every two seconds. The first newcomer
+/// gets nothing and leaves 1.5 seconds after the second group, which another one has got meanwhile; the
+/// second loses the first half of the third group.
 #[test]
 fn a_newcomer_that_got_nothing_is_judged_when_it_leaves() {
     let run = "churn -n 2 --threads 1 --per-second 0.5 -r 4 --burst 10 -d 7500ms --patience 400ms";

@@ -145,8 +145,8 @@ fn each_limit_that_is_too_low_is_named() {
     }
 }
 
-/// What only may spoil a run was told after it, when it was too late to raise it. The limit is that of a network
-/// namespace, which anybody may make where the machine allows it.
+/// What only may spoil a run was told after it, when it was too late to raise it. The limit is that of a
+/// network namespace, which anybody may make where the machine allows it.
 #[test]
 fn a_limit_that_may_spoil_the_run_is_named_before_it() {
     let inside = |script: String| {

@@ -30,8 +30,8 @@ fn a_scenario_file_runs() {
     assert_eq!((verdict.code, verdict.count("deliveries")), (0, 5 * 11), "{}", verdict.complaint);
 }
 
-/// Servers close a kept-alive connection that was idle for half a minute. With more than that between two events, the next
-/// publish went into the closed connection, and the run ended with "did it die?".
+/// Servers close a kept-alive connection that was idle for half a minute. With more than that between two
+/// events, the next publish went into the closed connection, and the run ended with "did it die?".
 #[test]
 fn a_publishers_connection_that_was_closed_meanwhile_is_opened_again() {
     let fake = Fake::start(Behaviour { impatient: true, ..Behaviour::default() });
@@ -94,7 +94,8 @@ fn memory_that_may_not_be_read_is_left_out_and_that_is_said() {
     // As root it is this test that is not shown to nobody, who must be able to reach the program.
     let root = std::fs::read("/proc/1/smaps_rollup").is_ok();
     let program = std::env::temp_dir().join(format!("fanfare-load-{}", std::process::id()));
-    // By another process: a program that is open for writing here, or in what another test starts, cannot be run.
+    // By another process: a program that is open for writing here, or in what another test starts, cannot be
+    // run.
     let install = ["-m", "755", env!("CARGO_BIN_EXE_fanfare-load")];
     assert!(Command::new("install").args(install).arg(&program).status().unwrap().success());
     let mut command = Command::new(&program);

@@ -1,7 +1,8 @@
-//! What keys and tokens cost, measured from outside: the server's binary on one core, the client on another one.
+//! What keys and tokens cost, measured from outside: the server's binary on one core, the client on another
+//! one.
 //!
-//! Servers without keys and with keys take turns, round by round. Bounded: each publishing round has a time, each
-//! connecting round a count, and not more than [`TOGETHER`] connections are open at once.
+//! Servers without keys and with keys take turns, round by round. Bounded: each publishing round has a time,
+//! each connecting round a count, and not more than [`TOGETHER`] connections are open at once.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -72,8 +73,8 @@ enum What {
         #[arg(long)]
         without_keys: bool,
     },
-    /// Connects without a token, all with one token, each with a token of its own, and each with a token of its own
-    /// that the server has verified before: so clients come back after a restart of the network
+    /// Connects without a token, all with one token, each with a token of its own, and each with a token of
+    /// its own that the server has verified before: so clients come back after a restart of the network
     Connect {
         /// Connects of a round
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(250..=200_000))]
@@ -86,7 +87,8 @@ enum What {
         #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(250..=100_000))]
         count: u32,
     },
-    /// Memory of idle connections: without a token, all with one, and each with a token, a subject and an id of its own
+    /// Memory of idle connections: without a token, all with one, and each with a token, a subject and an id
+    /// of its own
     Memory {
         /// Connections at the end
         #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(2000..=19_000))]
@@ -579,8 +581,9 @@ fn memory(options: &Options, keys: &Keys, core: usize, count: usize) -> Outcome<
     Ok(())
 }
 
-/// What an open connection takes, and what a token takes that the server remembers as verified. Where each connection has a
-/// token of its own, all are remembered before the first connection stays open: the answer to HEAD is no stream.
+/// What an open connection takes, and what a token takes that the server remembers as verified. Where each
+/// connection has a token of its own, all are remembered before the first connection stays open: the answer
+/// to HEAD is no stream.
 fn memory_of_each(row: &Row, requests: &[String], count: usize) -> Outcome<(f64, f64)> {
     let grown = |before: u64, after: u64| (after as f64 - before as f64) / (count - FIRST) as f64;
     let mut token = 0.0;
@@ -608,7 +611,8 @@ fn memory_of_each(row: &Row, requests: &[String], count: usize) -> Outcome<(f64,
     Ok((connection, token))
 }
 
-/// The memory of a server that has given back what it needed for a moment only: its allocator keeps free pages for a second.
+/// The memory of a server that has given back what it needed for a moment only: its allocator keeps free
+/// pages for a second.
 fn bytes_at_rest(server: &ServerProcess) -> u64 {
     settle(server);
     let (mut least, mut same) = (u64::MAX, 0);

@@ -522,7 +522,8 @@ struct Question {
     subscribe: Subscribe,
 }
 
-/// A database that answers each question at its time. Its thread ends when the last sender of questions is dropped.
+/// A database that answers each question at its time. Its thread ends when the last sender of questions is
+/// dropped.
 fn start_database(clock: Clock) -> Outcome<mpsc::Sender<Question>> {
     let (ask, asked) = mpsc::channel();
     thread::Builder::new().name(format!("{DATABASE_THREADS}-thread")).spawn(move || {

@@ -1,4 +1,5 @@
-//! What a publish pays in the log for patterns: with very many topics, and with patterns that match them or not.
+//! What a publish pays in the log for patterns: with very many topics, and with patterns that match them or
+//! not.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,7 +51,8 @@ struct Measured {
     name: &'static str,
     log: Log,
     patterns: usize,
-    /// Shards that are interested in each event: the one that reads the topics, and the one that reads the patterns.
+    /// Shards that are interested in each event: the one that reads the topics, and the one that reads the
+    /// patterns.
     interested: usize,
     nanoseconds: Vec<f64>,
 }

@@ -1,5 +1,5 @@
-//! An attack on the log: many events with new topics. What the log and the process take, the CPU time, and what the slowest
-//! appends did.
+//! An attack on the log: many events with new topics. What the log and the process take, the CPU time, and
+//! what the slowest appends did.
 
 use std::cmp::Reverse;
 use std::fs;

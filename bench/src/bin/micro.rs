@@ -243,7 +243,8 @@ fn log(bench: &mut Bench) -> Outcome<()> {
     Ok(())
 }
 
-/// Times what a publish does with the log: the shards that read the event's topic, and the append. The topics take turns.
+/// Times what a publish does with the log: the shards that read the event's topic, and the append. The topics
+/// take turns.
 fn append(bench: &mut Bench, key: &str, log: &mut Log, unmeasured: usize, measured: usize, topics: &[Topic]) {
     let data = "x".repeat(200);
     let mut dropped = Vec::new();

@@ -97,14 +97,14 @@ impl AccessError {
     }
 
     /// The status of an HTTP answer (RFC 6750, section 3.1): 403 where the client is known and may not do
-    /// this, 400 where the request itself is wrong because it has several tokens, 503 where it is to try again
-    /// because the token may be good, else 401.
+    /// this, 400 where the request itself is wrong because it has several tokens, 503 where it is to try
+    /// again because the token may be good, else 401.
     pub fn status(&self) -> u16 {
         self.problem().status()
     }
 
-    /// The kind of an HTTP answer. It tells no more than [`AccessError::bearer_error`]: why a token is not good is no
-    /// client's business.
+    /// The kind of an HTTP answer. It tells no more than [`AccessError::bearer_error`]: why a token is not
+    /// good is no client's business.
     pub fn problem(&self) -> ProblemKind {
         match self {
             AccessError::Missing => ProblemKind::TokenMissing,

@@ -221,7 +221,8 @@ impl NewSubscription {
         self.with(|subscribe| subscribe.with_private_events(sees))
     }
 
-    /// Private events of these topics, and only public ones of the others: see [`Subscribe::with_private_topics`].
+    /// Private events of these topics, and only public ones of the others: see
+    /// [`Subscribe::with_private_topics`].
     pub fn with_private_topics(self, topics: impl IntoIterator<Item = Topic>) -> NewSubscription {
         self.with(|subscribe| subscribe.with_private_topics(topics))
     }
@@ -251,7 +252,8 @@ impl NewSubscription {
         self.try_with(|subscribe| subscribe.with_subject(subject))
     }
 
-    /// The id of the token that lets the subscriber in, for [`Hub::disconnect_token`]: see [`Subscribe::with_token`].
+    /// The id of the token that lets the subscriber in, for [`Hub::disconnect_token`]: see
+    /// [`Subscribe::with_token`].
     pub fn with_token(self, id: impl AsRef<str>) -> NewSubscription {
         self.with(|subscribe| subscribe.with_token(id))
     }
@@ -292,8 +294,8 @@ impl NewSubscription {
     ///
     /// The engine counts it among the connections of its client, by the bounds that are in force now
     /// ([`ClientLimits::connections_per_address`]), and the operator's may use the reserve. The client is
-    /// [`Subscriber::peer`], or behind proxies that the bounds name as trusted, the one in their fields. One that
-    /// came by a Unix socket is not counted. Connections that do not become streams are not counted: see
+    /// [`Subscriber::peer`], or behind proxies that the bounds name as trusted, the one in their fields. One
+    /// that came by a Unix socket is not counted. Connections that do not become streams are not counted: see
     /// [`Hub::count_connection`].
     pub fn subscribe(self, hub: &Hub) -> Subscription {
         let subscribe = self.origin.note_in(self.subscribe, &hub.limits().clients);
@@ -317,7 +319,8 @@ impl Origin {
     fn note_in(&self, subscribe: Subscribe, limits: &ClientLimits) -> Subscribe {
         let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let head = RequestHead::from_parts("GET", "/", 1, fields);
-        // A field that the engine's own parser refuses says nothing. But it is there, so the request is not the operator's.
+        // A field that the engine's own parser refuses says nothing. But it is there, so the request is not
+        // the operator's.
         let head = head.or_else(|_: HeadError| RequestHead::from_parts("GET", "/", 1, [("via", &b"?"[..])]));
         match head {
             Ok(head) => subscribe.with_client_of(&Request::new(&head, Transport::Http1, self.peer), limits),

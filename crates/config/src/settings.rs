@@ -132,20 +132,20 @@ settings! {
     "admin": "The listener for operators: metrics and health checks" {
         /// Address of the admin listener, which answers /metrics for Prometheus, /health/live and
         /// /health/ready, and has a page for browsers, /dashboard. Nothing there needs a token, so an address
-        /// that is not loopback belongs behind a firewall. Where the address is in use, the server starts all the
-        /// same, logs a warning, and opens the listener when the address is free.
+        /// that is not loopback belongs behind a firewall. Where the address is in use, the server starts all
+        /// the same, logs a warning, and opens the listener when the address is free.
         admin: Option<SocketAddr> = optional(
             text_with("an IP address and a port such as 127.0.0.1:8845", socket_address), "off", "no admin listener",
         ).default("127.0.0.1:8845").value_name("ADDRESS:PORT");
-        /// Name that the admin listener answers to, beside its addresses and, on loopback, the names of loopback.
-        /// Health checks are answered to every name. `*`: every name.
+        /// Name that the admin listener answers to, beside its addresses and, on loopback, the names of
+        /// loopback. Health checks are answered to every name. `*`: every name.
         admin_host: Vec<HostName> = many(
             text("a name such as fanfare-admin.internal, an address, or '*'"),
             Separator::Comma,
         ).value_name("NAME");
-        /// Make profiles of processor time and of memory for those who ask the admin listener: /debug/pprof/profile
-        /// and /debug/pprof/heap. The latter needs a program that was built with the feature heap-profile; its allocator
-        /// then takes a sample of every 512 KiB that are allocated.
+        /// Make profiles of processor time and of memory for those who ask the admin listener:
+        /// /debug/pprof/profile and /debug/pprof/heap. The latter needs a program that was built with the
+        /// feature heap-profile; its allocator then takes a sample of every 512 KiB that are allocated.
         profiling: bool = one(switch()).default("false");
     }
 
@@ -166,9 +166,10 @@ settings! {
     }
 
     "presence": "How many subscribers topics have, with a history and events" {
-        /// Topics that have presence: a name, the beginning of names and `*`, or a template such as /rooms/{id}.
-        /// GET /topics/NAME has their history of the last ten minutes, and the server publishes how many
-        /// subscribers a topic has, as events of the topic presence/NAME. Who may read them is decided by grants.
+        /// Topics that have presence: a name, the beginning of names and `*`, or a template such as
+        /// /rooms/{id}. GET /topics/NAME has their history of the last ten minutes, and the server publishes
+        /// how many subscribers a topic has, as events of the topic presence/NAME. Who may read them is
+        /// decided by grants.
         presence: Vec<Pattern> = many(
             text_with("a name, the beginning of names and '*', or a template", pattern),
             Separator::Semicolon,
@@ -194,24 +195,24 @@ settings! {
             text("the path of a file, or hs256:PATH, hs384:PATH, hs512:PATH or ps256:PATH"),
             Separator::Comma,
         ).value_name("FILE").reloadable();
-        /// URL of a JWK Set whose keys verify the tokens of subscribers, beside those of --subscriber-keys. It is
-        /// fetched at the start, again and again, and when a token names an unknown key. While no fetch has
-        /// succeeded, tokens are answered 503; later the last good set holds.
+        /// URL of a JWK Set whose keys verify the tokens of subscribers, beside those of --subscriber-keys.
+        /// It is fetched at the start, again and again, and when a token names an unknown key. While no fetch
+        /// has succeeded, tokens are answered 503; later the last good set holds.
         subscriber_jwks: Option<HttpUrl> = optional(
             text("an URL such as https://id.example/jwks.json"), "none", "no keys are fetched",
         ).value_name("URL").reloadable();
-        /// URL of a JWK Set whose keys verify the tokens of publishers, beside those of --publisher-keys, as for
-        /// --subscriber-jwks.
+        /// URL of a JWK Set whose keys verify the tokens of publishers, beside those of --publisher-keys, as
+        /// for --subscriber-jwks.
         publisher_jwks: Option<HttpUrl> = optional(
             text("an URL such as https://id.example/jwks.json"), "none", "no keys are fetched",
         ).value_name("URL").reloadable();
         /// Time between two fetches of a JWK Set.
         jwks_refresh: Duration = one(time(Duration::from_secs(10)..=Duration::from_secs(24 * 3600)))
             .default("5m").reloadable();
-        /// URL of an endpoint that decides about subscriptions which no valid token and no signed URL lets in. It is
-        /// asked by a GET with X-Forwarded-Method, X-Forwarded-Uri, X-Forwarded-Host, X-Forwarded-For, Origin and
-        /// the fields of --authorize-headers: 2xx lets the subscriber in, 401 and 403 refuse it, and everything else
-        /// is answered 503. See docs/guides/access.md.
+        /// URL of an endpoint that decides about subscriptions which no valid token and no signed URL lets
+        /// in. It is asked by a GET with X-Forwarded-Method, X-Forwarded-Uri, X-Forwarded-Host,
+        /// X-Forwarded-For, Origin and the fields of --authorize-headers: 2xx lets the subscriber in, 401 and
+        /// 403 refuse it, and everything else is answered 503. See docs/guides/access.md.
         authorize_url: Option<HttpUrl> = optional(
             text("an URL such as https://app.example/authorize"), "none", "no endpoint is asked",
         ).value_name("URL").reloadable();
@@ -224,13 +225,13 @@ settings! {
             .default("5s").reloadable();
         /// Questions to --authorize-url at once. Others wait.
         authorize_questions: usize = one(count(1..=1024)).default("64").reloadable();
-        /// Time for which an answer of --authorize-url holds for equal requests; a refusal holds for at most a second.
-        /// An answer with Cache-Control: no-store is never kept.
+        /// Time for which an answer of --authorize-url holds for equal requests; a refusal holds for at most
+        /// a second. An answer with Cache-Control: no-store is never kept.
         authorize_cache: Option<Duration> = optional(
             time(Duration::from_millis(1)..=Duration::from_secs(60)), "off", "no answer is kept",
         ).default("5s").reloadable();
-        /// Ask endpoints by http, without TLS, on hosts other than this machine, too. Strangers in that network can
-        /// change the answers.
+        /// Ask endpoints by http, without TLS, on hosts other than this machine, too. Strangers in that
+        /// network can change the answers.
         plain_http: bool = one(switch()).default("false").reloadable();
         /// File with a secret of at least 32 bytes that verifies signed subscribe URLs. The first one signs,
         /// so that keys can be rotated.
@@ -243,10 +244,12 @@ settings! {
         /// Audience (aud) of which a token must name one; without any, tokens for an audience are refused.
         audience: Vec<String> = many(text_with("a text", not_empty), Separator::Comma)
             .value_name("TEXT").reloadable();
-        /// Time for which a token is accepted before nbf and after exp, because clocks differ. A stream ends at
-        /// exp nevertheless. For as long after the revocation of a subject, its new tokens are barred, too.
+        /// Time for which a token is accepted before nbf and after exp, because clocks differ. A stream ends
+        /// at exp nevertheless. For as long after the revocation of a subject, its new tokens are barred,
+        /// too.
         leeway: Duration = one(time(Duration::from_secs(1)..=Duration::from_secs(300))).default("5s").reloadable();
-        /// Name of the cookie that holds a token, for browsers: their EventSource sends no Authorization header.
+        /// Name of the cookie that holds a token, for browsers: their EventSource sends no Authorization
+        /// header.
         token_cookie: Option<String> = optional(
             text_with("the name of a cookie", cookie_name), "none", "cookies are not looked at",
         ).value_name("NAME").reloadable();
@@ -254,8 +257,8 @@ settings! {
         token_in_query: bool = one(switch()).default("false").reloadable();
         /// Tell clients why their token is refused. The log says it in any case.
         debug_auth: bool = one(switch()).default("false").reloadable();
-        /// File that keeps revocations over a restart. It is written whenever something is revoked, and belongs to one
-        /// server.
+        /// File that keeps revocations over a restart. It is written whenever something is revoked, and
+        /// belongs to one server.
         revocations_file: Option<PathBuf> = optional(path(), "none", "a restart forgets them").value_name("FILE");
         /// Without keys, let everyone subscribe and publish on addresses that are not loopback, too.
         open: bool = one(switch()).default("false").reloadable();
@@ -281,9 +284,9 @@ settings! {
     "limits": "Limits of subscribers and requests" {
         /// Subscribers per shard; at the bound newcomers get --when-full.
         max_connections: usize = one(count(0..=usize::MAX)).default(Limits::default().connections.to_string()).reloadable();
-        /// Connections of one client on all shards together, whatever they are for. A client is an IPv4 address,
-        /// or an IPv6 network of --ipv6-prefix bits; behind --trusted-proxies it is the address that they name.
-        /// Beyond it the answer is 429, or what --when-full says.
+        /// Connections of one client on all shards together, whatever they are for. A client is an IPv4
+        /// address, or an IPv6 network of --ipv6-prefix bits; behind --trusted-proxies it is the address that
+        /// they name. Beyond it the answer is 429, or what --when-full says.
         max_connections_per_address: Option<usize> = optional(count(1..=usize::MAX), "none", "any number").reloadable();
         /// Connections that one client may make in a second; beyond it as at --max-connections-per-address.
         max_connect_rate: Option<usize> = optional(count(1..=usize::MAX), "none", "any number").reloadable();
@@ -296,10 +299,10 @@ settings! {
         /// --max-connections-per-address.
         max_connections_per_subject: Option<usize> =
             optional(count(1..=usize::MAX), "none", "any number").reloadable();
-        /// Address of the operator: an address, a network, or unix for every peer on a Unix socket. Only requests
-        /// from there may use the last 32nd of the bounds that all clients share, and the bounds of one address do
-        /// not hold for them. A request that came through a proxy is judged by its client; through a proxy that is
-        /// not one of --trusted-proxies it is never the operator's.
+        /// Address of the operator: an address, a network, or unix for every peer on a Unix socket. Only
+        /// requests from there may use the last 32nd of the bounds that all clients share, and the bounds of
+        /// one address do not hold for them. A request that came through a proxy is judged by its client;
+        /// through a proxy that is not one of --trusted-proxies it is never the operator's.
         operators: Vec<String> = many(
             text_with("an address, a network such as 127.0.0.0/8, or unix", proxy::parse),
             Separator::Comma,
@@ -313,8 +316,8 @@ settings! {
         /// Topics and patterns of one subscription.
         max_topics: usize = one(count(0..=usize::MAX))
             .default(Limits::default().topics_per_subscription.to_string()).reloadable();
-        /// Different patterns that subscribers read, or have read lately; beyond it a subscription to a further
-        /// pattern is answered as at --max-connections. 0: no subscription has patterns.
+        /// Different patterns that subscribers read, or have read lately; beyond it a subscription to a
+        /// further pattern is answered as at --max-connections. 0: no subscription has patterns.
         max_patterns: usize = one(count(0..=usize::MAX)).default(Limits::default().patterns.to_string());
         /// Data of one event.
         max_event: usize = one(size()).default(size_text(Limits::default().event_bytes)).reloadable();
@@ -342,9 +345,9 @@ settings! {
         /// Bytes a second that a body must have. Pauses of up to 30 seconds are allowed; 0B: only pauses are
         /// bounded.
         publish_rate: usize = one(size()).default("32B").reloadable();
-        /// Events that one publisher may publish in a second. A publisher is a subject (sub of its token), or a
-        /// token without one; without keys it is a client's address, and the operator's have no such bound. Beyond
-        /// it the answer is 429, and a body of NDJSON that has begun is read more slowly.
+        /// Events that one publisher may publish in a second. A publisher is a subject (sub of its token), or
+        /// a token without one; without keys it is a client's address, and the operator's have no such bound.
+        /// Beyond it the answer is 429, and a body of NDJSON that has begun is read more slowly.
         max_publish_events: Option<usize> = optional(count(1..=usize::MAX), "none", "any number").reloadable();
         /// Bytes of bodies that one publisher may send in a second, as above.
         max_publish_bytes: Option<usize> = optional(size(), "none", "any number").reloadable();
@@ -407,9 +410,9 @@ settings! {
             ("text", "for people", LogFormat::Text),
             ("json", "one JSON object on each line", LogFormat::Json),
         ])).default("text");
-        /// Log a line for each request to the control plane, and for each stream that begins and ends. Queries
-        /// are left out, because tokens may stand there. A stream that is refused on a connection of its own is
-        /// counted and not logged. Each subscriber takes more memory.
+        /// Log a line for each request to the control plane, and for each stream that begins and ends.
+        /// Queries are left out, because tokens may stand there. A stream that is refused on a connection of
+        /// its own is counted and not logged. Each subscriber takes more memory.
         access_log: bool = one(switch()).default("false");
     }
 }

@@ -1,7 +1,7 @@
 //! The embedder's decision on each request head: whether it subscribes, and to which topics.
 //!
-//! [`request`] is what an admission is shown, [`subscribe`] and [`answer`] are what it decides, [`ticket`] is a decision
-//! that comes later, and [`threads`] are the threads on which admissions run.
+//! [`request`] is what an admission is shown, [`subscribe`] and [`answer`] are what it decides, [`ticket`] is
+//! a decision that comes later, and [`threads`] are the threads on which admissions run.
 
 mod answer;
 #[cfg(test)]
@@ -29,15 +29,17 @@ pub use ticket::{DecisionTicket, Later};
 /// Decides what a request becomes. A closure `Fn(&Request) -> Decision` is one.
 ///
 /// An engine that was given one with [`crate::Builder::admission`] calls it on threads of its own
-/// ([`crate::Builder::admission_threads`]), never on a shard's thread. It may log, lock, publish, use channels, files and
-/// runtimes, and block: while it blocks, other requests wait for the other threads, and streams wait for nothing. A request
-/// without a decision within [`crate::Limits::decision_time`] is answered 503. An admission that has to wait for others, such
-/// as a database, should not block: see [`Decision::later`].
+/// ([`crate::Builder::admission_threads`]), never on a shard's thread. It may log, lock, publish, use
+/// channels, files and runtimes, and block: while it blocks, other requests wait for the other threads, and
+/// streams wait for nothing. A request without a decision within [`crate::Limits::decision_time`] is answered
+/// 503. An admission that has to wait for others, such as a database, should not block: see
+/// [`Decision::later`].
 ///
 /// [`crate::Builder::admission_on_shards`] saves the way to another thread, and asks for a promise.
 ///
-/// A panic in it is an answer to one request: 500, and [`crate::Counts::admission_panics`] counts it. The engine serves on
-/// and calls it again, so state that its calls share must bear a panic, as behind a mutex that is poisoned.
+/// A panic in it is an answer to one request: 500, and [`crate::Counts::admission_panics`] counts it. The
+/// engine serves on and calls it again, so state that its calls share must bear a panic, as behind a mutex
+/// that is poisoned.
 pub trait Admission: Send + Sync + 'static {
     /// Called once for each complete and well-formed request head.
     fn admit(&self, request: &Request<'_>) -> Decision;
@@ -62,10 +64,10 @@ pub(crate) enum Admissions {
 
 /// What the admission decides, or the refusal of a request at which it panicked.
 pub(crate) fn decide(admission: &dyn Admission, request: &Request<'_>) -> Result<Decision, Refusal> {
-    // `AssertUnwindSafe` holds, because a panic leaves nothing half changed that is used afterwards. The call borrows the
-    // request, which has no interior mutability, and the admission, whose documentation says that it is called again. The
-    // shard's own state is not in its reach. If it publishes, a panic inside the hub leaves the hub whole: the hub's locks
-    // are used after a poisoning for the same reason.
+    // `AssertUnwindSafe` holds, because a panic leaves nothing half changed that is used afterwards. The call
+    // borrows the request, which has no interior mutability, and the admission, whose documentation says that
+    // it is called again. The shard's own state is not in its reach. If it publishes, a panic inside the hub
+    // leaves the hub whole: the hub's locks are used after a poisoning for the same reason.
     let decided = catch_unwind(AssertUnwindSafe(|| admission.admit(request)));
     decided.map_err(|payload| {
         // The payload is the embedder's, too: its drop may panic.
@@ -88,24 +90,25 @@ pub enum Decision {
     Subscribe(Subscribe),
     /// An answer with a reason, then the end of the connection.
     Refuse(Refusal),
-    /// A whole answer, then the end of the connection: for a health check, say, that the engine answers itself.
-    /// Where another request has come behind this one already, and [`crate::Builder::hand_over`] was set, the
-    /// socket is handed over instead, so that both are answered.
+    /// A whole answer, then the end of the connection: for a health check, say, that the engine answers
+    /// itself. Where another request has come behind this one already, and [`crate::Builder::hand_over`] was
+    /// set, the socket is handed over instead, so that both are answered.
     Answer(Answer),
-    /// For another server in the process: the socket and what was received go to [`crate::Engine::hand_over`]. Where
-    /// [`crate::Builder::hand_over`] was not set, or what it gave was dropped, the answer is 404.
+    /// For another server in the process: the socket and what was received go to
+    /// [`crate::Engine::hand_over`]. Where [`crate::Builder::hand_over`] was not set, or what it gave was
+    /// dropped, the answer is 404.
     HandOver,
     /// The decision comes later: see [`Decision::later`].
     Later(Later),
 }
 
 impl Decision {
-    /// A decision that comes later, from any thread or task: give the first part back from [`Admission::admit`], and use the
-    /// second one to decide.
+    /// A decision that comes later, from any thread or task: give the first part back from
+    /// [`Admission::admit`], and use the second one to decide.
     ///
-    /// The request waits meanwhile, without a thread: it costs its socket and its head. It is answered 503 when
-    /// [`crate::Limits::decision_time`] is over, or at once where [`crate::Limits::undecided`] requests of its shard wait
-    /// already, and 500 when the ticket is dropped.
+    /// The request waits meanwhile, without a thread: it costs its socket and its head. It is answered 503
+    /// when [`crate::Limits::decision_time`] is over, or at once where [`crate::Limits::undecided`] requests
+    /// of its shard wait already, and 500 when the ticket is dropped.
     ///
     /// ```
     /// use fanfare::{Decision, Engine, Refusal, Request, Subscribe};

@@ -1,7 +1,7 @@
 //! A table by small numbers, such as slots and descriptors, of which few may have an entry.
 //!
-//! The entries are in chunks, and a chunk is there only while one of its numbers has an entry. So the table grows and
-//! shrinks piece by piece, and an entry takes its own bytes and a tenth of a byte.
+//! The entries are in chunks, and a chunk is there only while one of its numbers has an entry. So the table
+//! grows and shrinks piece by piece, and an entry takes its own bytes and a tenth of a byte.
 
 /// Numbers of one chunk. A chunk is an allocation without anything beside its entries.
 pub(crate) const CHUNK: usize = 256;

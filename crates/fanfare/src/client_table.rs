@@ -1,8 +1,8 @@
-//! What clients have of the engine, over all shards: connections by address, streams by subject, and how often an
-//! address connects.
+//! What clients have of the engine, over all shards: connections by address, streams by subject, and how
+//! often an address connects.
 //!
-//! Each table is many small ones with a lock each. A shard takes a lock for a look-up when a connection comes, and when
-//! it leaves; a delivery takes none. The locks are taken alone.
+//! Each table is many small ones with a lock each. A shard takes a lock for a look-up when a connection
+//! comes, and when it leaves; a delivery takes none. The locks are taken alone.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -182,8 +182,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the connections of one shard are counted, by the numbers of their sockets: four bytes for each number in use, and
-/// nothing where connections are not counted.
+/// Where the connections of one shard are counted, by the numbers of their sockets: four bytes for each
+/// number in use, and nothing where connections are not counted.
 #[derive(Default)]
 pub(crate) struct CountedSockets(ChunkTable<CountedAt>);
 

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use fanfare_proto::link::LinkKey;
 
-/// A subscriber's connection, by a name that no other connection of the engine has had before it, or gets for a long time
-/// after it (half a billion connections of its shard).
+/// A subscriber's connection, by a name that no other connection of the engine has had before it, or gets for
+/// a long time after it (half a billion connections of its shard).
 ///
-/// Life-cycle events bear it, and [`crate::Hub::disconnect`] and [`crate::Hub::change_topics`] take it. Its text is
-/// `<engine>-<shard>-<slot>-<generation>`. Each engine has a random number, so the name of a connection to another
-/// process, or to this one before its restart, is unknown here.
+/// Life-cycle events bear it, and [`crate::Hub::disconnect`] and [`crate::Hub::change_topics`] take it. Its
+/// text is `<engine>-<shard>-<slot>-<generation>`. Each engine has a random number, so the name of a
+/// connection to another process, or to this one before its restart, is unknown here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     pub(crate) engine: u32,

@@ -20,8 +20,8 @@ macro_rules! counts {
             pub(crate) closed: [u64; CloseReason::ALL.len()],
         }
 
-        /// The last numbers that a shard has published. Each is whole; a reader may find some of them one tick newer
-        /// than others, so nothing is to be concluded from two together.
+        /// The last numbers that a shard has published. Each is whole; a reader may find some of them one
+        /// tick newer than others, so nothing is to be concluded from two together.
         #[derive(Default)]
         pub(crate) struct SharedCounts {
             $($name: AtomicU64,)*
@@ -70,12 +70,13 @@ counts! {
     laggards,
     /// Distinct subscriptions now: subscribers with the same topics and format share one.
     audiences,
-    /// Events in the log now: in the sum of [`crate::Hub::counts`] only, since the log belongs to the process.
+    /// Events in the log now: in the sum of [`crate::Hub::counts`] only, since the log belongs to the
+    /// process.
     log_frames,
     /// Bytes of the log now, with its indexes: in the sum only.
     log_bytes,
-    /// Topics that have events in the log or subscribers now: in the sum only. They are bounded by the memory that they
-    /// take: [`crate::LogLimits::total_bytes`] and [`crate::Limits::subscription_bytes`].
+    /// Topics that have events in the log or subscribers now: in the sum only. They are bounded by the memory
+    /// that they take: [`crate::LogLimits::total_bytes`] and [`crate::Limits::subscription_bytes`].
     topics,
     /// Events dropped from a topic because of [`crate::LogLimits::total_bytes`]: in the sum only.
     dropped_for_log_bytes,
@@ -85,14 +86,14 @@ counts! {
     subscribed,
     /// Requests refused with a status.
     refused,
-    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next six are also counted as refused,
-    /// or, where a client had sent no request yet, as turned away.
+    /// Subscriptions that found [`crate::Limits::connections`] reached. These and the next six are also
+    /// counted as refused, or, where a client had sent no request yet, as turned away.
     refused_full,
-    /// Subscriptions that found the memory for topics ([`crate::Limits::subscription_bytes`]) or for subjects and members
-    /// ([`crate::Limits::details_bytes`]) used up.
+    /// Subscriptions that found the memory for topics ([`crate::Limits::subscription_bytes`]) or for subjects
+    /// and members ([`crate::Limits::details_bytes`]) used up.
     refused_for_memory,
-    /// Subscriptions that found [`crate::Limits::patterns`] reached, or whose patterns would have made it too much work to find
-    /// the patterns of a topic.
+    /// Subscriptions that found [`crate::Limits::patterns`] reached, or whose patterns would have made it too
+    /// much work to find the patterns of a topic.
     refused_for_patterns,
     /// Connections beyond [`crate::ClientLimits::connections_per_address`].
     refused_for_address,
@@ -106,15 +107,15 @@ counts! {
     answered,
     /// Requests answered 500 because the [`crate::Admission`] panicked; also counted as refused.
     admission_panics,
-    /// Requests answered 503 because the decision about them did not come within [`crate::Limits::decision_time`]; also counted
-    /// as refused.
+    /// Requests answered 503 because the decision about them did not come within
+    /// [`crate::Limits::decision_time`]; also counted as refused.
     decisions_timed_out,
     /// Closed because the client left before the decision about its request.
     left_undecided,
     /// Sockets handed to another server in the process: [`crate::Engine::hand_over`].
     handed_over,
-    /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to watch one is
-    /// missing.
+    /// Closed without an answer: too many wait ([`crate::Limits::pending`]), or a descriptor or the memory to
+    /// watch one is missing.
     turned_away,
     /// Closed without an answer, because the connection did not come from a trusted proxy, or did not begin
     /// with a header of the PROXY protocol ([`crate::Listener::with_proxy_protocol`]).
@@ -125,8 +126,8 @@ counts! {
     accept_pauses,
     /// Events delivered: one event to one subscriber, given to the kernel whole.
     deliveries,
-    /// Bytes of events given to the kernel, with what each event needs on the wire: the size of its chunk and the names of
-    /// its fields.
+    /// Bytes of events given to the kernel, with what each event needs on the wire: the size of its chunk and
+    /// the names of its fields.
     bytes,
     /// Deliveries to subscribers that were given what they had missed, because they resumed.
     replayed,
@@ -138,23 +139,24 @@ counts! {
     gaps,
     /// Events taken from the mailbox: those of topics that the shard reads.
     events,
-    /// Events now that wait in the mailbox of the shard, or for which room is reserved there. An event waits in the mailbox
-    /// of each shard that reads a topic of it.
+    /// Events now that wait in the mailbox of the shard, or for which room is reserved there. An event waits
+    /// in the mailbox of each shard that reads a topic of it.
     mailbox_events,
     /// The memory of these events in bytes.
     mailbox_bytes,
-    /// Events published: in the sum of [`crate::Hub::counts`] only. Duplicates of events with an own id are not counted.
+    /// Events published: in the sum of [`crate::Hub::counts`] only. Duplicates of events with an own id are
+    /// not counted.
     published,
     /// Bytes of these events, as one subscriber gets them: in the sum only.
     published_bytes,
     /// Members of topics that left before [`crate::Builder::presence_linger`] was over, because of
     /// [`crate::Limits::members_lingering`]: in the sum of [`crate::Hub::counts`] only, since members belong to the process.
     members_left_early,
-    /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a name is longer
-    /// than the data of an event may be: in the sum only.
+    /// Announcements of members that were not made, because of [`crate::Limits::announcements`], or because a
+    /// name is longer than the data of an event may be: in the sum only.
     members_not_announced,
-    /// Joins and ends that found no room among the topics whose joins are noted ([`crate::Builder::note_joins`]): in the sum
-    /// only.
+    /// Joins and ends that found no room among the topics whose joins are noted
+    /// ([`crate::Builder::note_joins`]): in the sum only.
     joins_missed,
 }
 
@@ -162,11 +164,11 @@ counts! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// From the publish to the send that gave an event to the kernel whole: a time for each delivery. What a subscriber
-    /// replays is not in it.
+    /// From the publish to the send that gave an event to the kernel whole: a time for each delivery. What a
+    /// subscriber replays is not in it.
     pub delivery_lag: Histogram,
-    /// From the first to the last send of a sweep, which brings the subscribers of the same topics to the newest event. A
-    /// sweep during which further events come is several ones.
+    /// From the first to the last send of a sweep, which brings the subscribers of the same topics to the
+    /// newest event. A sweep during which further events come is several ones.
     pub sweeps: Histogram,
     /// Ticks: rounds of the shard's loop, without the wait for something to do.
     pub ticks: Histogram,

@@ -1,5 +1,5 @@
-//! Starting and stopping the shards. [`limits`] has the builder's methods for single bounds, and [`plan`] begins a
-//! shard's thread.
+//! Starting and stopping the shards. [`limits`] has the builder's methods for single bounds, and [`plan`]
+//! begins a shard's thread.
 
 mod limits;
 mod plan;
@@ -86,8 +86,8 @@ enum ChosenAdmission {
 /// Threads for admissions, unless the builder is told another number.
 const ADMISSION_THREADS: usize = 4;
 
-/// A running engine. Dropped, it stops at once and cuts streams that were not sent everything; [`Engine::stop`]
-/// gives them time.
+/// A running engine. Dropped, it stops at once and cuts streams that were not sent everything;
+/// [`Engine::stop`] gives them time.
 pub struct Engine {
     hub: Hub,
     /// Connections of a shard that descriptors allow.
@@ -106,12 +106,13 @@ pub struct Engine {
     announcer: Announcer,
     position: Option<TakenPosition>,
     _admission_threads: AdmissionThreadsEnd,
-    /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their tables. An engine
-    /// that is stopped on a shard's thread gives it to the announcer.
+    /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their
+    /// tables. An engine that is stopped on a shard's thread gives it to the announcer.
     admission: Option<Arc<dyn Admission>>,
 }
 
-/// The threads of admissions, which end when this is dropped. They are not waited for: an admission may never return.
+/// The threads of admissions, which end when this is dropped. They are not waited for: an admission may never
+/// return.
 struct AdmissionThreadsEnd(Option<Arc<AdmissionThreads>>);
 
 /// Why an engine did not start.
@@ -165,19 +166,20 @@ impl Builder {
         self
     }
 
-    /// Whether each shard has a private descriptor table, so that `RLIMIT_NOFILE` counts per shard and connect
-    /// storms meet no shared lock. The default is [`DescriptorTables::Shared`]. With [`DescriptorTables::Auto`],
-    /// [`Engine::descriptor_tables`] tells which were taken.
+    /// Whether each shard has a private descriptor table, so that `RLIMIT_NOFILE` counts per shard and
+    /// connect storms meet no shared lock. The default is [`DescriptorTables::Shared`]. With
+    /// [`DescriptorTables::Auto`], [`Engine::descriptor_tables`] tells which were taken.
     ///
-    /// An admission that was given by [`Builder::admission`] does not notice; one that runs on the shards does.
+    /// An admission that was given by [`Builder::admission`] does not notice; one that runs on the shards
+    /// does.
     pub fn descriptor_tables(mut self, tables: DescriptorTables) -> Builder {
         self.descriptor_tables = tables;
         self
     }
 
-    /// Whether the start raises the soft `RLIMIT_NOFILE` of the whole process to the hard one. The default is no: the
-    /// limit belongs to the embedding program, which may use `select(2)`, or start programs that inherit the limit.
-    /// [`Engine::descriptor_limit`] tells what came of it.
+    /// Whether the start raises the soft `RLIMIT_NOFILE` of the whole process to the hard one. The default is
+    /// no: the limit belongs to the embedding program, which may use `select(2)`, or start programs that
+    /// inherit the limit. [`Engine::descriptor_limit`] tells what came of it.
     pub fn raise_descriptor_limit(mut self, raise: bool) -> Builder {
         self.raise_descriptor_limit = raise;
         self
@@ -226,10 +228,11 @@ impl Builder {
     /// end and does not wait for it.
     ///
     /// # Safety
-    /// Where the engine takes private descriptor tables ([`Builder::descriptor_tables`]), the admission uses and closes no
-    /// descriptor that it did not open itself in the same call, apart from 0, 1 and 2. The descriptors of other threads
-    /// are not there, and their numbers may be those of subscribers: a logger that has a file writes into the stream of one, and
-    /// so does the wake-up of a channel or a runtime. To drop the owner of a descriptor is to close it.
+    /// Where the engine takes private descriptor tables ([`Builder::descriptor_tables`]), the admission uses
+    /// and closes no descriptor that it did not open itself in the same call, apart from 0, 1 and 2. The
+    /// descriptors of other threads are not there, and their numbers may be those of subscribers: a logger
+    /// that has a file writes into the stream of one, and so does the wake-up of a channel or a runtime. To
+    /// drop the owner of a descriptor is to close it.
     pub unsafe fn admission_on_shards(mut self, admission: impl Admission) -> Builder {
         self.admission = Some(ChosenAdmission::OnShards(Arc::new(admission)));
         self
@@ -261,10 +264,10 @@ impl Builder {
     /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
     /// without a gap. The events themselves are in memory, and are lost.
     ///
-    /// The start takes the position from this file, as for [`Builder::begin_after`], and removes the file. When
-    /// the engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no file,
-    /// and the next engine begins a new log: subscribers get a gap, because numbers could be given twice
-    /// otherwise. Where several engines start with one file, one of them takes it.
+    /// The start takes the position from this file, as for [`Builder::begin_after`], and removes the file.
+    /// When the engine has stopped and no shard has panicked, it writes the file again. So a crash leaves no
+    /// file, and the next engine begins a new log: subscribers get a gap, because numbers could be given
+    /// twice otherwise. Where several engines start with one file, one of them takes it.
     ///
     /// The process needs the right to create and remove files in the directory of this file, and the file
     /// system has to keep what `fsync` has written. Do not copy the file back: the numbers behind an old copy
@@ -274,25 +277,25 @@ impl Builder {
         self
     }
 
-    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this many events:
-    /// [`Limits::life_cycle_events`], also where [`Builder::limits`] comes after this. The default is no: then nothing is
-    /// kept of a connection that has no subject, no data and no member.
+    /// Whether [`Engine::life_cycle`] tells of each connection that begins and ends. Its queue holds this
+    /// many events: [`Limits::life_cycle_events`], also where [`Builder::limits`] comes after this. The
+    /// default is no: then nothing is kept of a connection that has no subject, no data and no member.
     pub fn life_cycle(mut self, events: usize) -> Builder {
         self.life_cycle = Some(events);
         self
     }
 
-    /// Whether [`Hub::take_joins`] tells which topics streams begin and end to read: the topics that one of these patterns
-    /// matches, at most so many at a time. More is counted ([`crate::Counts::joins_missed`]). The default is no. A join costs a
-    /// look-up by the name of each topic, and nothing for a connection; a topic that is noted takes about 100 bytes until its
-    /// joins are taken.
+    /// Whether [`Hub::take_joins`] tells which topics streams begin and end to read: the topics that one of
+    /// these patterns matches, at most so many at a time. More is counted ([`crate::Counts::joins_missed`]).
+    /// The default is no. A join costs a look-up by the name of each topic, and nothing for a connection; a
+    /// topic that is noted takes about 100 bytes until its joins are taken.
     pub fn note_joins(mut self, patterns: impl IntoIterator<Item = Pattern>, topics: usize) -> Builder {
         self.joins = Some(NotedJoins { patterns: patterns.into_iter().collect(), topics });
         self
     }
 
-    /// How long a member of a topic ([`Subscribe::with_member`]) stays one after its last connection has ended. The default is
-    /// five seconds: a page that is loaded anew neither leaves nor joins.
+    /// How long a member of a topic ([`Subscribe::with_member`]) stays one after its last connection has
+    /// ended. The default is five seconds: a page that is loaded anew neither leaves nor joins.
     pub fn presence_linger(mut self, linger: Duration) -> Builder {
         self.presence_linger = linger;
         self
@@ -301,10 +304,11 @@ impl Builder {
     /// Starts the shards.
     ///
     /// # Errors
-    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`] cannot
-    /// be read or removed or holds something else, an address or a path is in use or not ours, a socket that was given does not listen, systemd has opened no socket, the backend or private
-    /// descriptor tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards:
-    /// then the error says for how many it has.
+    /// [`Builder::begin_after`] was given a number of 2^63 or more, the file of [`Builder::position_file`]
+    /// cannot be read or removed or holds something else, an address or a path is in use or not ours, a
+    /// socket that was given does not listen, systemd has opened no socket, the backend or private descriptor
+    /// tables are refused, threads are used up, or `RLIMIT_NOFILE` has no room for so many shards: then the
+    /// error says for how many it has.
     pub fn start(self) -> Result<Engine, StartError> {
         let position_file = self.checked_position()?;
         let backend = self.backend.resolve().map_err(|cause| StartError::new("choose a backend", cause))?;
@@ -537,12 +541,13 @@ impl Engine {
         &self.unix_addresses
     }
 
-    /// Changes the bounds while streams are served: all that [`Limits::take_over`] takes, [`Limits::connections`] within
-    /// what descriptors allow. The others are ignored; the retention of topics is changed by [`Hub::set_retention`].
+    /// Changes the bounds while streams are served: all that [`Limits::take_over`] takes,
+    /// [`Limits::connections`] within what descriptors allow. The others are ignored; the retention of topics
+    /// is changed by [`Hub::set_retention`].
     ///
-    /// Each shard takes them over with its mail. A bound of connections that is lower than their number ends none:
-    /// newcomers are refused until others have left. A log that has to become smaller does so in small steps.
-    /// [`Hub::limits`] tells the bounds in force.
+    /// Each shard takes them over with its mail. A bound of connections that is lower than their number ends
+    /// none: newcomers are refused until others have left. A log that has to become smaller does so in small
+    /// steps. [`Hub::limits`] tells the bounds in force.
     pub fn change_limits(&self, limits: &Limits) {
         let mut limits = within_bounds_of_engine(limits.clone());
         limits.connections = limits.connections.min(self.connections_at_most);
@@ -561,8 +566,8 @@ impl Engine {
         (self.backend.backend, self.backend.fallback.as_deref())
     }
 
-    /// The descriptor tables in use, and, where private tables were refused, why and what that means: one line for the
-    /// operator.
+    /// The descriptor tables in use, and, where private tables were refused, why and what that means: one
+    /// line for the operator.
     pub fn descriptor_tables(&self) -> (DescriptorTables, Option<&str>) {
         (self.tables.tables, self.tables.fallback.as_deref())
     }
@@ -572,8 +577,8 @@ impl Engine {
         self.descriptor_limit
     }
 
-    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take it soon:
-    /// clients wait. When it is dropped, those in it are closed, and others answered 404.
+    /// Takes the receiving end of sockets that are not subscriptions, if [`Builder::hand_over`] was set. Take
+    /// it soon: clients wait. When it is dropped, those in it are closed, and others answered 404.
     pub fn hand_over(&mut self) -> Option<HandOver> {
         self.hand_over.take()
     }
@@ -583,16 +588,16 @@ impl Engine {
         self.life_cycle.take()
     }
 
-    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate: its
-    /// connections are gone, and the hub refuses to publish. Stop the engine then, and start another one.
+    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate:
+    /// its connections are gone, and the hub refuses to publish. Stop the engine then, and start another one.
     pub fn is_running(&self) -> bool {
         self.shards.iter().all(|shard| !shard.is_finished())
     }
 
     /// Ends every stream at a frame boundary, spread over `window`, and waits until all have ended.
     ///
-    /// On a shard's thread, where an [`Admission`] may run ([`Builder::admission_on_shards`]), it begins the end
-    /// and does not wait for it: a shard cannot wait for itself.
+    /// On a shard's thread, where an [`Admission`] may run ([`Builder::admission_on_shards`]), it begins the
+    /// end and does not wait for it: a shard cannot wait for itself.
     ///
     /// # Errors
     /// [`StopError`]: a shard has panicked, the calling thread is a shard, or the position could not be
@@ -601,9 +606,9 @@ impl Engine {
         self.drain(window)
     }
 
-    /// Does what [`Engine::stop`] does, for tasks: no thread of the executor waits. The drain begins with this
-    /// call, and the future is ready when all streams have ended. It may be dropped; the engine stops all the
-    /// same.
+    /// Does what [`Engine::stop`] does, for tasks: no thread of the executor waits. The drain begins with
+    /// this call, and the future is ready when all streams have ended. It may be dropped; the engine stops
+    /// all the same.
     ///
     /// This starts a thread that waits for the shards. Where the system refuses that thread, the call itself
     /// waits.

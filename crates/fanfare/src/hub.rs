@@ -123,8 +123,8 @@ pub struct CountedConnection {
 pub struct TooManyConnections(());
 
 /// Events that were accepted, now or before, and are visible: they are in the log, [`Hub::head`] has reached
-/// them, and every subscriber of their topics gets them in this order. No publisher gets this answer earlier, also
-/// where a durable store stands between sequence and release and older events are not released yet.
+/// them, and every subscriber of their topics gets them in this order. No publisher gets this answer earlier,
+/// also where a durable store stands between sequence and release and older events are not released yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
@@ -153,9 +153,9 @@ pub struct Duplicate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The queue of a shard that has subscribers of one of the topics is full, or other publishers wait for it:
-    /// sending takes longer than publishing. Or older events of a durable store are not released yet. Try again in a
-    /// few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
+    /// The queue of a shard that has subscribers of one of the topics is full, or other publishers wait for
+    /// it: sending takes longer than publishing. Or older events of a durable store are not released yet. Try
+    /// again in a few milliseconds, or wait for room: [`Hub::publish_wait`], [`Hub::publish_async`].
     Busy,
     /// The event at this position has more data than [`Limits::event_bytes`].
     TooLarge {
@@ -164,22 +164,23 @@ pub enum PublishError {
         /// The bound, in bytes.
         limit: usize,
     },
-    /// The event at this position bears an id of the form that hubs give out, `<epoch>-<seq>`, of whatever epoch.
+    /// The event at this position bears an id of the form that hubs give out, `<epoch>-<seq>`, of whatever
+    /// epoch.
     ReservedId {
         /// Its position among the events that were not taken.
         index: usize,
     },
-    /// The event at this position bears an own id that was given to another event of the same topics, which is
-    /// retained, or that is in the same batch. Its type, data, retry or privacy differ from that one's. Give each
-    /// event an id of its own.
+    /// The event at this position bears an own id that was given to another event of the same topics, which
+    /// is retained, or that is in the same batch. Its type, data, retry or privacy differ from that one's.
+    /// Give each event an id of its own.
     IdConflict {
         /// Its position among the events that were not taken.
         index: usize,
     },
     /// There is no event in the batch.
     Empty,
-    /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited, it
-    /// might wait for itself. Try again later, or publish from a thread of your own.
+    /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited,
+    /// it might wait for itself. Try again later, or publish from a thread of your own.
     WouldBlock,
     /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a durable store were
     /// not released in time, so they are not visible. They become visible behind these, or when the engine
@@ -312,17 +313,17 @@ impl Hub {
     /// Publishes one event to every subscriber of one of its topics, and keeps it for subscribers that
     /// resume.
     ///
-    /// It costs one entry in the queue of each shard that has subscribers of one of the topics. It waits neither
-    /// for room nor for subscribers: it is `Busy` where one of these queues is full, and also while another
-    /// publisher waits for one of them.
+    /// It costs one entry in the queue of each shard that has subscribers of one of the topics. It waits
+    /// neither for room nor for subscribers: it is `Busy` where one of these queues is full, and also while
+    /// another publisher waits for one of them.
     ///
     /// **An event with an own id ([`Event::with_id`]) is published once.** Where an event with the same id is
-    /// retained that was published to the same topics, this one is the same event: it is not published again, and
-    /// [`Published::duplicates`] says so, with the position of the first one. So a publisher that has lost the
-    /// answer may publish again. All topics together are compared, in whatever order: an event of other topics is
-    /// another event, although some of its topics may be the same. Where the content differs, the answer is
-    /// [`PublishError::IdConflict`]. When the first event is no longer retained by any of its topics, its id is
-    /// free: the event is published again.
+    /// retained that was published to the same topics, this one is the same event: it is not published again,
+    /// and [`Published::duplicates`] says so, with the position of the first one. So a publisher that has
+    /// lost the answer may publish again. All topics together are compared, in whatever order: an event of
+    /// other topics is another event, although some of its topics may be the same. Where the content differs,
+    /// the answer is [`PublishError::IdConflict`]. When the first event is no longer retained by any of its
+    /// topics, its id is free: the event is published again.
     ///
     /// # Errors
     /// [`NotPublished`], with the event in it.
@@ -342,12 +343,12 @@ impl Hub {
     /// and leaves them there where it does not.
     ///
     /// A batch that fits into an empty mailbox ([`Limits::mailbox_events`], [`Limits::mailbox_bytes`]; in all
-    /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`Limits::batch_topics`] topics
-    /// together, is taken whole or not at all, unless subscribers read so many and such patterns that it takes long to find
-    /// those of its topics ([`fanfare_proto::limits::WALK_STEPS`]). Of a larger one, or of one that takes long, as many
-    /// events are taken from its front as there is room for, at least one, and the rest stays in `events`:
-    /// [`Published::count`] says how many were taken. Taking a part moves the rest, so a batch should not be
-    /// many times larger.
+    /// mailboxes [`Limits::mailbox_total_bytes`]), and whose events have at most [`Limits::batch_topics`]
+    /// topics together, is taken whole or not at all, unless subscribers read so many and such patterns that
+    /// it takes long to find those of its topics ([`fanfare_proto::limits::WALK_STEPS`]). Of a larger one, or
+    /// of one that takes long, as many events are taken from its front as there is room for, at least one,
+    /// and the rest stays in `events`: [`Published::count`] says how many were taken. Taking a part moves the
+    /// rest, so a batch should not be many times larger.
     ///
     /// # Errors
     /// [`PublishError`]. `Busy` is worth another try. Only the events that could be taken are checked;
@@ -395,8 +396,8 @@ impl Hub {
         self.inner.sequencer.check(events.iter())
     }
 
-    /// Whether the own id of this event was given to another event of the same topics, which is retained: then a
-    /// publish is refused for an [`PublishError::IdConflict`], unless that event is dropped meanwhile.
+    /// Whether the own id of this event was given to another event of the same topics, which is retained:
+    /// then a publish is refused for an [`PublishError::IdConflict`], unless that event is dropped meanwhile.
     pub fn has_other_event(&self, event: &Event) -> bool {
         let first = event.id().and_then(|id| {
             let log = self.inner.common.log.lock_unless_broken()?;
@@ -408,8 +409,8 @@ impl Hub {
 
     /// Hands a connected socket (TCP or Unix) to a shard, which answers with the head of a stream and owns it
     /// from there. The engine's [`SocketOptions`] are set on it. For servers of your own that have read the
-    /// request: what it says goes into `subscribe`. A [`crate::WireFormat`] is an encoding: `Chunked` for HTTP/1.1 requests
-    /// without `Connection: close`.
+    /// request: what it says goes into `subscribe`. A [`crate::WireFormat`] is an encoding: `Chunked` for
+    /// HTTP/1.1 requests without `Connection: close`.
     ///
     /// # Errors
     /// [`AdoptError`], which gives the socket and the subscription back.
@@ -579,14 +580,15 @@ impl Hub {
     }
 
     /// The bounds in force: those of the builder, or of the last [`crate::Engine::change_limits`] and
-    /// [`Hub::set_retention`], within what descriptors allow. A shard takes changes over with its mail, a moment later.
+    /// [`Hub::set_retention`], within what descriptors allow. A shard takes changes over with its mail, a
+    /// moment later.
     pub fn limits(&self) -> Arc<Limits> {
         Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Counts a connection that this program serves itself, for instance one that was handed over, as one of its
-    /// client's: [`crate::ClientLimits::connections_per_address`]. It counts until what this gives is dropped.
-    /// [`crate::Request::counted_client`] says which client that is.
+    /// Counts a connection that this program serves itself, for instance one that was handed over, as one of
+    /// its client's: [`crate::ClientLimits::connections_per_address`]. It counts until what this gives is
+    /// dropped. [`crate::Request::counted_client`] says which client that is.
     ///
     /// # Errors
     /// The client has as many connections as it may, on all shards and here together.
@@ -596,12 +598,12 @@ impl Hub {
         Ok(CountedConnection { clients, counted })
     }
 
-    /// Replaces what is kept of each topic, for topics that no rule matches and by rules, while events are published and
-    /// read: [`crate::LogLimits::retention`] and [`crate::LogLimits::rules`].
+    /// Replaces what is kept of each topic, for topics that no rule matches and by rules, while events are
+    /// published and read: [`crate::LogLimits::retention`] and [`crate::LogLimits::rules`].
     ///
-    /// A shard gives the topics their new retention one after another, and drops what is not covered any more: in small
-    /// steps, which delay no publisher. A subscriber that needed what was dropped is treated as at every drop. Where another
-    /// change is under way, this one follows it.
+    /// A shard gives the topics their new retention one after another, and drops what is not covered any
+    /// more: in small steps, which delay no publisher. A subscriber that needed what was dropped is treated
+    /// as at every drop. Where another change is under way, this one follows it.
     pub fn set_retention(&self, retention: Retention, rules: Vec<RetentionRule>) {
         self.inner.change(|limits| {
             limits.log.retention = retention;
@@ -732,7 +734,8 @@ impl PublishError {
         matches!(self, PublishError::Busy | PublishError::WouldBlock)
     }
 
-    /// The position, among the events that were not taken, of the one at fault: it must change, or be left out.
+    /// The position, among the events that were not taken, of the one at fault: it must change, or be left
+    /// out.
     pub fn event_at_fault(&self) -> Option<usize> {
         match self {
             PublishError::TooLarge { index, .. }
@@ -742,7 +745,8 @@ impl PublishError {
         }
     }
 
-    /// The status of an HTTP answer that says so: 503, 413, 409 or 400 (RFC 9110, section 15). A 503 is worth a `Retry-After`.
+    /// The status of an HTTP answer that says so: 503, 413, 409 or 400 (RFC 9110, section 15). A 503 is worth
+    /// a `Retry-After`.
     pub fn status(&self) -> u16 {
         self.problem().status()
     }

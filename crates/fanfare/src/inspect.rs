@@ -30,7 +30,8 @@ pub struct TopicsPage {
 /// Topics whose counts are looked up under one hold of the log's lock.
 const TOPICS_AT_ONCE: usize = 64;
 
-/// Why a question about topics or connections has no answer. Parts of an answer are never given for the whole.
+/// Why a question about topics or connections has no answer. Parts of an answer are never given for the
+/// whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InspectError {
@@ -39,8 +40,8 @@ pub enum InspectError {
     Busy,
     /// The engine drains or has stopped.
     Stopped,
-    /// The calling thread is a shard, where an [`crate::Admission`] runs: it would wait for its own answer. Ask on a
-    /// thread of your own.
+    /// The calling thread is a shard, where an [`crate::Admission`] runs: it would wait for its own answer.
+    /// Ask on a thread of your own.
     WouldBlock,
 }
 
@@ -62,8 +63,8 @@ impl Hub {
     /// the ones that follow a page (see [`TopicsPage::next`]). Blocks until every shard has
     /// answered, for at most `patience`.
     ///
-    /// A topic that exists while all pages are read is on exactly one of them. A page may be empty although others
-    /// follow: the last one is the one without a next.
+    /// A topic that exists while all pages are read is on exactly one of them. A page may be empty although
+    /// others follow: the last one is the one without a next.
     ///
     /// # Errors
     /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.

@@ -1,8 +1,9 @@
-//! Joins of all shards: how many streams have begun and ended to read each topic, for code that follows who is there.
+//! Joins of all shards: how many streams have begun and ended to read each topic, for code that follows who
+//! is there.
 //!
-//! A shard notes joins by topic, and hands them over some times a second, a part in each tick. Nothing is noted of a
-//! connection, so a crowd that connects to one topic is one entry here. The program takes what was noted, as much at a time
-//! as it likes. What it leaves is added up.
+//! A shard notes joins by topic, and hands them over some times a second, a part in each tick. Nothing is
+//! noted of a connection, so a crowd that connects to one topic is one entry here. The program takes what was
+//! noted, as much at a time as it likes. What it leaves is added up.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -100,19 +101,20 @@ impl JoinTable {
 const TAKEN_AT_ONCE: usize = 256;
 
 impl Hub {
-    /// The topics that streams have begun or ended to read since the last call, with how many: at most `most` topics, those
-    /// that have waited for the longest time first. What is left is added up until it is taken. Nothing where
-    /// [`crate::Builder::note_joins`] was not set.
+    /// The topics that streams have begun or ended to read since the last call, with how many: at most `most`
+    /// topics, those that have waited for the longest time first. What is left is added up until it is taken.
+    /// Nothing where [`crate::Builder::note_joins`] was not set.
     ///
-    /// What was noted comes within a quarter of a second, and sooner from shards that do much. A stream that has begun and
-    /// ended meanwhile has joined and left. Streams that read a topic through a pattern are not noted.
-    /// [`crate::Counts::joins_missed`] counts what found no room.
+    /// What was noted comes within a quarter of a second, and sooner from shards that do much. A stream that
+    /// has begun and ended meanwhile has joined and left. Streams that read a topic through a pattern are not
+    /// noted. [`crate::Counts::joins_missed`] counts what found no room.
     pub fn take_joins(&self, most: usize) -> Vec<TopicJoins> {
         self.joins().map_or_else(Vec::new, |table| table.take(most))
     }
 
-    /// The counts of these topics, in their order. Blocks until every shard has answered, for at most `patience`. The work of
-    /// the shards grows with the number of topics, so ask for some hundreds at once at most.
+    /// The counts of these topics, in their order. Blocks until every shard has answered, for at most
+    /// `patience`. The work of the shards grows with the number of topics, so ask for some hundreds at once
+    /// at most.
     ///
     /// # Errors
     /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.
@@ -127,8 +129,8 @@ impl Hub {
         self.counts_of(topics, patience)
     }
 
-    /// Whether an event of this topic would reach someone now: a subscriber or a [`crate::Reader`], by the name of the topic
-    /// or by a pattern.
+    /// Whether an event of this topic would reach someone now: a subscriber or a [`crate::Reader`], by the
+    /// name of the topic or by a pattern.
     pub fn is_read(&self, topic: &Topic) -> bool {
         let (shards, is_read_here) =
             self.log().lock_even_if_broken().readers_of(std::slice::from_ref(topic), &mut 0);

@@ -90,8 +90,9 @@
 //!
 //! Calls of the hub take locks for microseconds and do not wait for subscribers. These wait, with a bound
 //! that you give: [`Hub::publish_wait`], [`Hub::topic`], [`Hub::topics_page`], [`Hub::topic_counts`],
-//! [`Hub::connections_page`], [`Reader::next_wait`], [`LifeCycle::next_wait`], and [`Engine::stop`]. In tasks use [`Hub::publish_async`], [`Reader::next`],
-//! [`LifeCycle::next`] and [`Engine::stop_async`]: any executor will do.
+//! [`Hub::connections_page`], [`Reader::next_wait`], [`LifeCycle::next_wait`], and [`Engine::stop`]. In tasks
+//! use [`Hub::publish_async`], [`Reader::next`], [`LifeCycle::next`] and [`Engine::stop_async`]: any executor
+//! will do.
 //!
 //! The engine installs no signal handler, logs nothing, and starts no runtime. It changes limits of the
 //! process only where [`Builder::raise_descriptor_limit`] asks for it.
@@ -152,7 +153,8 @@
 //!   [`AdoptRefusal::Busy`], [`ConnectionError::Busy`], [`InspectError::Busy`].
 //! - **A publisher changes the event**: [`PublishError::TooLarge`], [`PublishError::ReservedId`] and
 //!   [`PublishError::Empty`]. [`PublishError::event_at_fault`] says which event.
-//! - **A client** gets a [`Refusal`] with a [`ProblemKind`] and a reason for [`SubscribeError`] and [`HeadError`].
+//! - **A client** gets a [`Refusal`] with a [`ProblemKind`] and a reason for [`SubscribeError`] and
+//!   [`HeadError`].
 //! - **The caller ends, too**, where an error is `Stopped`: the engine drains, or has ended.
 //!
 //! Errors give back what was not taken: [`NotPublished::event`], the rest in the vector of a batch,

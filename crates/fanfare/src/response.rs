@@ -11,10 +11,10 @@ use httpdate::HttpDate;
 
 use crate::admission::{Answer, Refusal, Subscribe};
 
-/// Appends the head of a stream: the one that another server has written, or the engine's own. `Content-Type` is
-/// bare because some clients compare it for equality; `no-transform` and `X-Accel-Buffering` keep proxies from
-/// holding events back. "An origin server with a clock MUST generate a Date header field in all 2xx (Successful),
-/// 3xx (Redirection), and 4xx (Client Error) responses" (RFC 9110, section 6.6.1).
+/// Appends the head of a stream: the one that another server has written, or the engine's own. `Content-Type`
+/// is bare because some clients compare it for equality; `no-transform` and `X-Accel-Buffering` keep proxies
+/// from holding events back. "An origin server with a clock MUST generate a Date header field in all 2xx
+/// (Successful), 3xx (Redirection), and 4xx (Client Error) responses" (RFC 9110, section 6.6.1).
 pub(crate) fn stream_head(
     subscribe: &Subscribe,
     encoding: Encoding,
@@ -55,7 +55,8 @@ pub(crate) fn refusal(refusal: &Refusal, date: SystemTime) -> Vec<u8> {
     whole(status, "application/problem+json", &refusal.headers, &body, date)
 }
 
-/// Another whole answer, head and body. The answer to a HEAD has no body, and the same head (RFC 9110, section 9.3.2).
+/// Another whole answer, head and body. The answer to a HEAD has no body, and the same head (RFC 9110,
+/// section 9.3.2).
 pub(crate) fn answer(answer: &Answer, to_head: bool, date: SystemTime) -> Vec<u8> {
     let mut bytes = whole(answer.status, answer.content_type, &answer.headers, &answer.text, date);
     if to_head && answer.status != 204 {

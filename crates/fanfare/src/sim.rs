@@ -167,8 +167,8 @@ pub fn orders(hub: &Hub, shard: usize) -> Orders {
     hub.orders(shard)
 }
 
-/// Lets members leave whose time without a connection is over at this time, and gives what is to be announced:
-/// what the thread does that announces members.
+/// Lets members leave whose time without a connection is over at this time, and gives what is to be
+/// announced: what the thread does that announces members.
 pub fn announcements_at(hub: &Hub, now: Duration) -> Vec<Event> {
     hub.announcements_at(now)
 }
@@ -178,8 +178,8 @@ pub fn ask(hub: &Hub, topics: &[Topic]) -> Vec<Asked> {
     hub.ask(topics).flatten().collect()
 }
 
-/// Asks one shard for those of its connections that a filter names, as [`Hub::connections_page`] does, without waiting for
-/// the answer. `None`: it takes no question now.
+/// Asks one shard for those of its connections that a filter names, as [`Hub::connections_page`] does,
+/// without waiting for the answer. `None`: it takes no question now.
 pub fn list(hub: &Hub, shard: usize, filter: &ConnectionFilter, limit: usize) -> Option<AskedForConnections> {
     let wanted = WantedConnections { of: WantedOf::new(filter), from: 0, limit };
     hub.ask_for_connections(shard, wanted).ok()

@@ -177,12 +177,12 @@ pub(crate) fn holds_waker(name: WakerName) -> bool {
 /// Whether `SIGPROF` reaches threads with a private table.
 static PROFILED: AtomicBool = AtomicBool::new(false);
 
-/// Lets `SIGPROF` reach the threads whose tables become private from now on, so that a profiler sees what they do. They
-/// block all other signals.
+/// Lets `SIGPROF` reach the threads whose tables become private from now on, so that a profiler sees what
+/// they do. They block all other signals.
 ///
 /// # Safety
-/// No handler of `SIGPROF` in this process uses a descriptor: on such a thread its number is another file's, such as a
-/// subscriber's socket. Profilers that keep a pipe or a file for their samples do use one.
+/// No handler of `SIGPROF` in this process uses a descriptor: on such a thread its number is another file's,
+/// such as a subscriber's socket. Profilers that keep a pipe or a file for their samples do use one.
 pub unsafe fn allow_profiling_signal() {
     PROFILED.store(true, Ordering::Relaxed);
 }

@@ -170,7 +170,8 @@ fn the_profiling_signal_reaches_a_thread_with_a_private_table_where_that_was_all
     in_child("the_profiling_signal_reaches_a_thread_with_a_private_table_where_that_was_allowed", || {
         let blocked = |signal| {
             thread::spawn(move || {
-                // SAFETY: the thread uses no descriptor; a zeroed set is valid, and both calls only fill and read it.
+                // SAFETY: the thread uses no descriptor; a zeroed set is valid, and both calls only fill and
+                // read it.
                 unsafe {
                     table::make_private(&[], &[]).unwrap();
                     let mut mask: libc::sigset_t = std::mem::zeroed();

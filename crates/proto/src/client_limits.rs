@@ -3,8 +3,9 @@
 //! A client is an address: an IPv4 address, or a prefix of IPv6, because a subscriber of an Internet provider
 //! has a whole network of such addresses. Behind proxies that are trusted it is the address that they name.
 //!
-//! A part of each bound that all clients share is the **reserve**: only the operator's requests may use it, so
-//! that a server whose every place is taken can still be asked for its health, and told to end connections.
+//! A part of each bound that all clients share is the **reserve**: only the operator's requests may use it,
+//! so that a server whose every place is taken can still be asked for its health, and told to end
+//! connections.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -25,12 +26,12 @@ pub const RATES_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientLimits {
-    /// Connections of one address, on all shards together; `None`: any number. The next one is refused, with 429 where
-    /// [`crate::limits::Limits::when_full`] is [`crate::limits::FullPolicy::Unavailable`]. A connection counts from its
-    /// accept on, or, where a proxy names its client, from its request on.
+    /// Connections of one address, on all shards together; `None`: any number. The next one is refused, with
+    /// 429 where [`crate::limits::Limits::when_full`] is [`crate::limits::FullPolicy::Unavailable`]. A
+    /// connection counts from its accept on, or, where a proxy names its client, from its request on.
     pub connections_per_address: Option<usize>,
-    /// How often one address may connect in a second; `None`: at any rate. Beyond it, as above. Connections that a proxy
-    /// made count as its clients'.
+    /// How often one address may connect in a second; `None`: at any rate. Beyond it, as above. Connections
+    /// that a proxy made count as its clients'.
     pub connects_per_second: Option<u64>,
     /// How often one address may connect at once, where there is such a rate.
     pub connect_burst: u64,
@@ -88,11 +89,11 @@ impl ClientLimits {
     }
 }
 
-/// The addresses whose requests may use the reserve. They are no clients: the bounds of one address do not hold for
-/// them.
+/// The addresses whose requests may use the reserve. They are no clients: the bounds of one address do not
+/// hold for them.
 ///
-/// Written as a list such as `127.0.0.0/8, ::1, unix`; `unix` stands for every peer on a Unix socket. The default
-/// is the loopback addresses.
+/// Written as a list such as `127.0.0.0/8, ::1, unix`; `unix` stands for every peer on a Unix socket. The
+/// default is the loopback addresses.
 ///
 /// ```
 /// use fanfare_proto::client_limits::Operators;
@@ -130,20 +131,20 @@ impl Operators {
         self.0.contains(address)
     }
 
-    /// Whether the other end of a connection is the operator, before anything is known of its requests. A proxy that
-    /// is trusted is not, because it speaks for others.
+    /// Whether the other end of a connection is the operator, before anything is known of its requests. A
+    /// proxy that is trusted is not, because it speaks for others.
     pub fn has_peer(&self, peer: PeerAddress, proxies: &TrustedProxies) -> bool {
         self.0.trusts(peer) && !proxies.trusts(peer)
     }
 
     /// Whether a request is the operator's.
     ///
-    /// - A request that a trusted proxy passed on is judged by the client that the proxy names. The proxy's own
-    ///   address is never the operator's, also where the request names no client: a client can make some proxies
-    ///   leave the field out (by `Connection: X-Forwarded-For`).
-    /// - A request with a field that proxies add (`Forwarded`, `Via`, `X-Forwarded-*`, `X-Real-IP`) and whose peer is
-    ///   not trusted is not the operator's: it came through a proxy that the operator forgot to name, and anyone may
-    ///   have sent it.
+    /// - A request that a trusted proxy passed on is judged by the client that the proxy names. The proxy's
+    ///   own address is never the operator's, also where the request names no client: a client can make some
+    ///   proxies leave the field out (by `Connection: X-Forwarded-For`).
+    /// - A request with a field that proxies add (`Forwarded`, `Via`, `X-Forwarded-*`, `X-Real-IP`) and whose
+    ///   peer is not trusted is not the operator's: it came through a proxy that the operator forgot to name,
+    ///   and anyone may have sent it.
     pub fn has_sent(&self, peer: PeerAddress, head: &RequestHead<'_>, proxies: &TrustedProxies) -> bool {
         if proxies.trusts(peer) {
             let client = proxies.client_address(peer, head);
@@ -161,7 +162,8 @@ fn is_added_by_proxies(name: &str) -> bool {
         || has_prefix("x-forwarded-")
 }
 
-/// The key that stands for a client's address: IPv4 whole, IPv6 by its first bits. IPv4 in the form of IPv6 is IPv4.
+/// The key that stands for a client's address: IPv4 whole, IPv6 by its first bits. IPv4 in the form of IPv6
+/// is IPv4.
 pub fn address_key(address: IpAddr, ipv6_prefix_bits: u8) -> Key {
     let bits = match address.to_canonical() {
         // In a network of IPv6 that no prefix of a client's covers.
@@ -183,8 +185,8 @@ fn mapped(address: Ipv4Addr) -> Ipv6Addr {
     address.to_ipv6_mapped()
 }
 
-/// How much of a bound only the operator's requests may use: the last thirty-second, at least four, and never more
-/// than half.
+/// How much of a bound only the operator's requests may use: the last thirty-second, at least four, and never
+/// more than half.
 ///
 /// ```
 /// use fanfare_proto::client_limits::reserve_of;

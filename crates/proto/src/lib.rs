@@ -4,19 +4,19 @@
 //!
 //! 1. [`event`]: what a publisher sends, checked; a bad topic, id or type cannot be constructed.
 //! 2. [`frame`]: the event encoded once to wire bytes, shared by every shard.
-//! 3. [`log`]: the recent frames of each topic, for the whole process; [`cursor`]: where a subscriber stands in them.
-//! 4. [`delivery`]: one shard's streams as a state machine. Events come in, and it names what to send to which
-//!    sockets, and when it wants to be called again.
+//! 3. [`log`]: the recent frames of each topic, for the whole process; [`cursor`]: where a subscriber stands
+//!    in them.
+//! 4. [`delivery`]: one shard's streams as a state machine. Events come in, and it names what to send to
+//!    which sockets, and when it wants to be called again.
 //! 5. [`audience`]: who gets an event, and the sweep that brings members from their cursor to the head;
 //!    [`window`] holds what a sweep still needs, [`run`] joins frames to what one send carries.
-//! 6. [`link`] and [`stream`]: what a subscriber costs; [`laggard`]: what happens to a slow one, and [`unsent`]: what was
-//!    begun on its link.
+//! 6. [`link`] and [`stream`]: what a subscriber costs; [`laggard`]: what happens to a slow one, and
+//!    [`unsent`]: what was begun on its link.
 //!
 //! [`head`] and [`subscribe`] read the request that makes a subscriber; [`proxy_header`] and
-//! [`client_address`] read what proxies say of their clients; [`client_limits`], [`key_counts`] and [`rates`] are what one
-//! client may have; [`decoder`] is the other side of the wire. [`pattern`] says which topics a grant is for. [`problem`] has
-//! the kinds of refusals. [`limits`]
-//! holds every bound.
+//! [`client_address`] read what proxies say of their clients; [`client_limits`], [`key_counts`] and [`rates`]
+//! are what one client may have; [`decoder`] is the other side of the wire. [`pattern`] says which topics a
+//! grant is for. [`problem`] has the kinds of refusals. [`limits`] holds every bound.
 
 #![forbid(unsafe_code)]
 

@@ -39,8 +39,8 @@ pub enum FullPolicy {
     Drop,
 }
 
-/// How long and how much the log keeps of one topic. The bound that is reached first decides. Where one event takes the
-/// place of very many, the last of these go a moment later.
+/// How long and how much the log keeps of one topic. The bound that is reached first decides. Where one event
+/// takes the place of very many, the last of these go a moment later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
@@ -53,7 +53,8 @@ pub struct Retention {
 }
 
 impl Default for Retention {
-    /// 100,000 events, 64 MiB, one hour: a topic alone may fill the log; [`LogLimits::total_bytes`] divides it fairly.
+    /// 100,000 events, 64 MiB, one hour: a topic alone may fill the log; [`LogLimits::total_bytes`] divides
+    /// it fairly.
     fn default() -> Retention {
         Retention { events: 100_000, bytes: 64 << 20, age: Duration::from_secs(3600) }
     }
@@ -122,8 +123,8 @@ pub struct LogLimits {
     pub retention: Retention,
     /// Rules for some topics; the first that matches holds.
     pub rules: Vec<RetentionRule>,
-    /// Memory of all events in the log, in bytes, with their indexes and what is known of topics whose events are gone. At
-    /// the bound, the largest topics lose their oldest events.
+    /// Memory of all events in the log, in bytes, with their indexes and what is known of topics whose events
+    /// are gone. At the bound, the largest topics lose their oldest events.
     pub total_bytes: usize,
 }
 
@@ -210,22 +211,23 @@ impl LogLimits {
 pub struct Limits {
     /// Connections per shard. At the bound [`Limits::when_full`] answers; no stream ends for a newcomer.
     ///
-    /// Of this bound, and of those of other bounds that all clients share, the last part is the operator's: see
-    /// [`crate::client_limits::reserve_of`].
+    /// Of this bound, and of those of other bounds that all clients share, the last part is the operator's:
+    /// see [`crate::client_limits::reserve_of`].
     pub connections: usize,
     /// What one client may have, and who the operator is.
     pub clients: ClientLimits,
     /// The answer to a subscriber that finds no room.
     pub when_full: FullPolicy,
-    /// Requests per shard whose head is not complete, whose refusal is still being read, or that resume from an event
-    /// which the shard does not have yet. At the bound the head that has been incomplete for the longest time is closed
-    /// without an answer; where there is none, the newcomer. Bounds slow-head attacks to this many times 16 KiB.
+    /// Requests per shard whose head is not complete, whose refusal is still being read, or that resume from
+    /// an event which the shard does not have yet. At the bound the head that has been incomplete for the
+    /// longest time is closed without an answer; where there is none, the newcomer. Bounds slow-head attacks
+    /// to this many times 16 KiB.
     pub pending: usize,
     /// A request head must be complete within this time, or it is answered 408 and closed.
     pub head_time: Duration,
-    /// Requests per shard whose admission has not decided yet: 503 for the next one. A request counts until its
-    /// decision comes, until [`Limits::decision_time`] is over, or until the shard finds that its client has left: the
-    /// shard looks at a part of them every [`UNDECIDED_CHECK`].
+    /// Requests per shard whose admission has not decided yet: 503 for the next one. A request counts until
+    /// its decision comes, until [`Limits::decision_time`] is over, or until the shard finds that its client
+    /// has left: the shard looks at a part of them every [`UNDECIDED_CHECK`].
     pub undecided: usize,
     /// The admission must decide about a request within this time, or it is answered 503 and closed.
     pub decision_time: Duration,
@@ -233,25 +235,26 @@ pub struct Limits {
     pub head: HeadLimits,
     /// Topics and patterns of one subscription: 400.
     pub topics_per_subscription: usize,
-    /// Different patterns that subscribers read, or have read lately, in the whole process: the subscriber of one more is
-    /// answered as if there were no room. A publish looks for the patterns of its topics. The operator has no part of this
-    /// bound for itself: a pattern is also refused for the work that it makes together with others, of which no part could be
-    /// kept.
+    /// Different patterns that subscribers read, or have read lately, in the whole process: the subscriber of
+    /// one more is answered as if there were no room. A publish looks for the patterns of its topics. The
+    /// operator has no part of this bound for itself: a pattern is also refused for the work that it makes
+    /// together with others, of which no part could be kept.
     pub patterns: usize,
-    /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of them are
-    /// joined under one hold of a lock that all shards take.
+    /// Members of topics that one subscription adds: the next subscription with more is answered 500. All of
+    /// them are joined under one hold of a lock that all shards take.
     pub members_per_subscription: usize,
-    /// Bytes per shard of what is known of its connections beside their streams: the members that they add, and, where there
-    /// are life-cycle events, the texts of their subjects. A subscription that would exceed it is answered as
-    /// [`Limits::when_full`] says. A connection without both takes nothing of it.
+    /// Bytes per shard of what is known of its connections beside their streams: the members that they add,
+    /// and, where there are life-cycle events, the texts of their subjects. A subscription that would exceed
+    /// it is answered as [`Limits::when_full`] says. A connection without both takes nothing of it.
     pub details_bytes: usize,
-    /// Members of all topics that stay without a connection. At the bound the member leaves that would leave first.
+    /// Members of all topics that stay without a connection. At the bound the member leaves that would leave
+    /// first.
     pub members_lingering: usize,
-    /// Members of all topics that wait for the announcement that they joined. Beyond it neither their joining nor their
-    /// leaving is announced.
+    /// Members of all topics that wait for the announcement that they joined. Beyond it neither their joining
+    /// nor their leaving is announced.
     pub announcements: usize,
-    /// Life-cycle events that wait for their reader, at most 1,048,576; zero: there are none. What finds no room is
-    /// counted, and an event in the queue says how much it was.
+    /// Life-cycle events that wait for their reader, at most 1,048,576; zero: there are none. What finds no
+    /// room is counted, and an event in the queue says how much it was.
     pub life_cycle_events: usize,
     /// Bytes of one event's data: 413 to the publisher.
     pub event_bytes: usize,
@@ -259,39 +262,41 @@ pub struct Limits {
     /// hub's locks: a larger batch is published in parts. An entry costs about a microsecond, for which other
     /// publishers, and subscribers that come or replay, wait.
     pub batch_topics: usize,
-    /// Events that wait in a shard's mailbox, which is the queue from the hub to the shard. At the bound a publish
-    /// is answered "busy" (503). The bound is small because it is the latency when the shards are saturated.
+    /// Events that wait in a shard's mailbox, which is the queue from the hub to the shard. At the bound a
+    /// publish is answered "busy" (503). The bound is small because it is the latency when the shards are
+    /// saturated.
     pub mailbox_events: usize,
     /// Bytes of events that wait in a shard's mailbox; an empty mailbox takes any one event.
     pub mailbox_bytes: usize,
-    /// Bytes of events that wait in all mailboxes together, an event counted in each: a bound of the process whatever the
-    /// number of shards. Where nothing waits any one event is taken.
+    /// Bytes of events that wait in all mailboxes together, an event counted in each: a bound of the process
+    /// whatever the number of shards. Where nothing waits any one event is taken.
     pub mailbox_total_bytes: usize,
     /// Sockets and inspections that wait in a shard's mailbox: `adopt` answers "busy".
     pub mailbox_others: usize,
-    /// Bytes per shard of events that slow subscribers have received in part, and of the beginnings of their streams.
-    /// The rest of such an event is held until the socket takes it. Beyond the bound, of a sample of these connections
-    /// the one whose end frees most is disconnected. How far a slow subscriber may be behind is not bounded by this, but
-    /// by what the log retains: it reads from there.
+    /// Bytes per shard of events that slow subscribers have received in part, and of the beginnings of their
+    /// streams. The rest of such an event is held until the socket takes it. Beyond the bound, of a sample of
+    /// these connections the one whose end frees most is disconnected. How far a slow subscriber may be
+    /// behind is not bounded by this, but by what the log retains: it reads from there.
     pub laggard_bytes: usize,
-    /// Bytes of the same for all shards together: a bound of the process whatever the number of shards. Each shard has an
-    /// equal share of it where that is less than [`Limits::laggard_bytes`], and room for one event of the largest size.
+    /// Bytes of the same for all shards together: a bound of the process whatever the number of shards. Each
+    /// shard has an equal share of it where that is less than [`Limits::laggard_bytes`], and room for one
+    /// event of the largest size.
     pub laggard_total_bytes: usize,
     /// When most streams of the hub are slow, and at least this many, publishers wait for them
-    /// ([`CONGESTION_HOLD`]). Fewer slow streams hold up no publisher: they are closed, or skip events, at their
-    /// own bounds.
+    /// ([`CONGESTION_HOLD`]). Fewer slow streams hold up no publisher: they are closed, or skip events, at
+    /// their own bounds.
     pub congestion_streams: usize,
-    /// Bytes per shard of events that it has taken from its mailbox and is delivering. Beyond it the shard takes no more,
-    /// and publishers of its topics wait.
+    /// Bytes per shard of events that it has taken from its mailbox and is delivering. Beyond it the shard
+    /// takes no more, and publishers of its topics wait.
     pub delivery_bytes: usize,
     /// A slow subscriber whose socket takes no byte for this long is closed, under either policy.
     pub laggard_time: Duration,
-    /// Bytes per shard of what its subscriptions read: the topics with their names, here and in the log, and the audiences.
-    /// A subscription that would exceed it is answered as [`Limits::when_full`] says. One whose audience is there already
-    /// takes nothing of it.
+    /// Bytes per shard of what its subscriptions read: the topics with their names, here and in the log, and
+    /// the audiences. A subscription that would exceed it is answered as [`Limits::when_full`] says. One
+    /// whose audience is there already takes nothing of it.
     pub subscription_bytes: usize,
-    /// Readers in the same process, over all topics: a reader beyond it is an error. A publish checks the readers of its
-    /// topics one by one where some of them sleep.
+    /// Readers in the same process, over all topics: a reader beyond it is an error. A publish checks the
+    /// readers of its topics one by one where some of them sleep.
     pub local_readers: usize,
     /// What happens to a slow subscriber when the log does not have what it needs any more.
     pub laggard_policy: LaggardPolicy,
@@ -305,11 +310,11 @@ pub struct Limits {
     pub heartbeat_min: Duration,
     /// `:` and a line feed, or `:` and a blank line.
     pub heartbeat_form: HeartbeatForm,
-    /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`: never. A slow
-    /// subscriber's ends later, with the event that it is in the middle of.
+    /// Streams end between 80 and 100 % of this age, to a tenth of a second, so that load can move; `None`:
+    /// never. A slow subscriber's ends later, with the event that it is in the middle of.
     pub connection_age: Option<Duration>,
-    /// The reconnection time told to subscribers. Each gets 100 to 150 % of it, so that clients which were cut
-    /// together do not come back together.
+    /// The reconnection time told to subscribers. Each gets 100 to 150 % of it, so that clients which were
+    /// cut together do not come back together.
     pub retry: Duration,
 }
 
@@ -356,14 +361,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Takes over those of these bounds that can change while streams are served: all but these, with which tables and
-    /// queues were made or which publishers and readers in the process are judged by: [`Limits::head`],
-    /// [`Limits::members_lingering`], [`Limits::announcements`], [`Limits::life_cycle_events`], [`Limits::batch_topics`],
-    /// the bounds of mailboxes, [`Limits::laggard_total_bytes`], [`Limits::congestion_streams`],
-    /// [`Limits::local_readers`], and the retention and the rules of [`Limits::log`], which have a change of their own.
+    /// Takes over those of these bounds that can change while streams are served: all but these, with which
+    /// tables and queues were made or which publishers and readers in the process are judged by:
+    /// [`Limits::head`], [`Limits::members_lingering`], [`Limits::announcements`],
+    /// [`Limits::life_cycle_events`], [`Limits::batch_topics`], the bounds of mailboxes,
+    /// [`Limits::laggard_total_bytes`], [`Limits::congestion_streams`], [`Limits::local_readers`], and the
+    /// retention and the rules of [`Limits::log`], which have a change of their own.
     ///
-    /// What is there beyond a lower bound stays until it leaves. A stream keeps the end and the interval of heartbeats
-    /// that it was given, unless the interval is the general one.
+    /// What is there beyond a lower bound stays until it leaves. A stream keeps the end and the interval of
+    /// heartbeats that it was given, unless the interval is the general one.
     pub fn take_over(&mut self, from: &Limits) {
         self.connections = from.connections;
         self.clients = from.clients.clone();
@@ -403,16 +409,16 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 /// The most that a member of a topic takes without the names, in bytes. It may be the only one of its topic.
 pub const MEMBER_BYTES: usize = 1280;
 
-/// The place of what is known of a connection beside its names, in bytes. There are as many places as there are connections
-/// at most, in chunks: a chunk is there while one of its places is used.
+/// The place of what is known of a connection beside its names, in bytes. There are as many places as there
+/// are connections at most, in chunks: a chunk is there while one of its places is used.
 pub const DETAILS_PLACE_BYTES: usize = 80;
 
-/// The place of the names of a connection, which are its subject and its token, in bytes; in chunks, too. A connection
-/// without a name has no place.
+/// The place of the names of a connection, which are its subject and its token, in bytes; in chunks, too. A
+/// connection without a name has no place.
 pub const NAMES_PLACE_BYTES: usize = 24;
 
-/// The most that a shard takes for orders about names, in bytes: those that it looks for, and those that it remembers for
-/// decisions under way.
+/// The most that a shard takes for orders about names, in bytes: those that it looks for, and those that it
+/// remembers for decisions under way.
 pub const ORDERS_BYTES: usize = 256 << 10;
 
 /// The place of the number that tells where the connection of a socket is counted, in bytes; in chunks, too.
@@ -455,19 +461,20 @@ pub const TICK_BYTES: usize = 8 << 20;
 /// Laggards that are served in one tick.
 pub const LAGGARD_TURNS: usize = 64;
 
-/// Frames that one tick reads from the log for laggards: about a millisecond. A laggard with tiny events reads many of
-/// them in one turn, and with 64 topics each of them is the smallest of 64.
+/// Frames that one tick reads from the log for laggards: about a millisecond. A laggard with tiny events
+/// reads many of them in one turn, and with 64 topics each of them is the smallest of 64.
 pub const REPLAYED_FRAMES: usize = 4096;
 
-/// How long one read of the log looks for the frames of patterns, in steps of about ten nanoseconds: a sixth of a
-/// millisecond, for which the log's lock is held. See [`Selection::steps`](crate::selection::Selection::steps).
+/// How long one read of the log looks for the frames of patterns, in steps of about ten nanoseconds: a sixth
+/// of a millisecond, for which the log's lock is held. See
+/// [`Selection::steps`](crate::selection::Selection::steps).
 pub const SCAN_STEPS: usize = 1 << 14;
 
 /// Such steps that cost as much of [`REPLAYED_FRAMES`] as a frame of a topic does.
 pub const STEPS_OF_A_READ_FRAME: usize = 32;
 
-/// Steps of walks through the table of patterns that are made for one part of a batch: half a millisecond, for which the
-/// log's lock is held. The part ends there. One event may need more: at most
+/// Steps of walks through the table of patterns that are made for one part of a batch: half a millisecond,
+/// for which the log's lock is held. The part ends there. One event may need more: at most
 /// [`MAX_STATES`](crate::pattern::MAX_STATES) steps for each byte of its topics.
 pub const WALK_STEPS: usize = 1 << 16;
 
@@ -480,8 +487,9 @@ pub const WAITING_NOTES: usize = 8192;
 /// Such steps that cost as much as marking one audience.
 pub const STEPS_OF_A_MARK: usize = 8;
 
-/// Bytes of the patterns that the log remembers although no subscriber reads them. Beyond it, those that were left first are
-/// forgotten: two for each that is left, and the rest with the next events. Patterns that are read take nothing of it.
+/// Bytes of the patterns that the log remembers although no subscriber reads them. Beyond it, those that were
+/// left first are forgotten: two for each that is left, and the rest with the next events. Patterns that are
+/// read take nothing of it.
 pub const REMEMBERED_PATTERN_BYTES: usize = 16 << 20;
 
 /// Different patterns that the log knows, unless [`Limits::patterns`] says otherwise.
@@ -533,15 +541,16 @@ pub const ENDINGS: usize = 256;
 /// Streams that one tick checks for those that a drain ends: half a millisecond.
 pub const DRAIN_CHECKS: usize = 1 << 16;
 
-/// How often a shard asks whether the clients of requests that wait for their decision have left. Clients that came and left
-/// held all places for ten seconds otherwise, and no other client was served.
+/// How often a shard asks whether the clients of requests that wait for their decision have left. Clients
+/// that came and left held all places for ten seconds otherwise, and no other client was served.
 pub const UNDECIDED_CHECK: Duration = Duration::from_millis(50);
 
 /// Requests about which it asks each time: some 100 us of work.
 pub const UNDECIDED_CHECKS: usize = 1024;
 
-/// Topics that the new streams of one tick register for, and changes of topics, which count four times: some two milliseconds
-/// of work where none of the topics is in a cache. What comes beyond that waits for the next tick, and holds up no event.
+/// Topics that the new streams of one tick register for, and changes of topics, which count four times: some
+/// two milliseconds of work where none of the topics is in a cache. What comes beyond that waits for the next
+/// tick, and holds up no event.
 pub const OPENING_TOPICS: usize = 1024;
 
 /// What each search for the frames of patterns counts of these that the opening of a stream makes. It may
@@ -549,16 +558,18 @@ pub const OPENING_TOPICS: usize = 1024;
 /// and one more to find the event that has an id of its publisher.
 pub const OPENING_TOPICS_OF_A_SCAN: usize = 64;
 
-/// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in a cache. A
-/// mass of subscribers with 64 topics of their own that left at once held up events for three seconds.
+/// Topics whose last reader has left that one tick removes: a millisecond of work where nothing of them is in
+/// a cache. A mass of subscribers with 64 topics of their own that left at once held up events for three
+/// seconds.
 pub const REMOVALS: usize = 512;
 
-/// Streams that one tick looks at to answer a question about connections: some 0.1 ms where nothing of them is in a cache. A
-/// million of them take a thousand ticks. What has to ask the kernel, or is in the answer, counts as several.
+/// Streams that one tick looks at to answer a question about connections: some 0.1 ms where nothing of them
+/// is in a cache. A million of them take a thousand ticks. What has to ask the kernel, or is in the answer,
+/// counts as several.
 pub const STATES: usize = 1024;
 
-/// Topics whose joins a shard notes until it hands them over, which it does ten times a second, and sooner where half of
-/// them are used. Joins beyond it are counted as missed.
+/// Topics whose joins a shard notes until it hands them over, which it does ten times a second, and sooner
+/// where half of them are used. Joins beyond it are counted as missed.
 pub const JOINED_TOPICS: usize = 16_384;
 
 /// Topics whose joins one tick hands over.

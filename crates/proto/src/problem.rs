@@ -1,8 +1,8 @@
 //! The kinds of problems that a refusal may have: one table of their names, statuses and explanations.
 //!
 //! A refusal is a document of [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457). Its `type` is
-//! [`ProblemKind::reference`], and its `title` [`ProblemKind::title`]. Both are constant text. What is special about one
-//! refusal stands in its `detail`.
+//! [`ProblemKind::reference`], and its `title` [`ProblemKind::title`]. Both are constant text. What is
+//! special about one refusal stands in its `detail`.
 
 use std::fmt;
 
@@ -19,15 +19,15 @@ struct Definition {
 /// Where the explanations are: the path before each name.
 const PLACE: &str = "/problems/";
 
-/// Makes the kinds and their definitions. The comment on a kind is its meaning, which is served as text without
-/// markup.
+/// Makes the kinds and their definitions. The comment on a kind is its meaning, which is served as text
+/// without markup.
 macro_rules! kinds {
     ($($(#[doc = $meaning:literal])+ $kind:ident($name:literal, $status:literal, $title:literal) {
         action: $action:literal,
         options: [$($option:literal),*],
     })+) => {
-        /// What kind of problem a refusal has. Programs decide by it: a kind keeps its name and its status in later
-        /// versions, and its texts may change.
+        /// What kind of problem a refusal has. Programs decide by it: a kind keeps its name and its status in
+        /// later versions, and its texts may change.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ProblemKind {
@@ -55,8 +55,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The head of the request breaks a rule of HTTP, or two readers could understand it differently. The server
-    /// repairs nothing, and closes the connection.
+    /// The head of the request breaks a rule of HTTP, or two readers could understand it differently. The
+    /// server repairs nothing, and closes the connection.
     MalformedRequest("malformed-request", 400, "Malformed request") {
         action: "Correct the request as the detail says. Where a proxy has sent it, look for what the proxy adds.",
         options: [],
@@ -96,14 +96,15 @@ kinds! {
         action: "Use one of the methods that the field Allow of the answer names.",
         options: [],
     }
-    /// The request names a host that is none of the server's names. The owner of a web page can let a name of his
-    /// own lead to this server, so other names are refused.
+    /// The request names a host that is none of the server's names. The owner of a web page can let a name of
+    /// his own lead to this server, so other names are refused.
     UnknownHost("unknown-host", 421, "The server has no such name") {
         action: "Use a name of the server. The operator can add a name by --host, and one of the admin listener \
             by --admin-host.",
         options: ["host", "admin-host"],
     }
-    /// A parameter of the query has a value that it cannot have, or is unknown where only known ones are allowed.
+    /// A parameter of the query has a value that it cannot have, or is unknown where only known ones are
+    /// allowed.
     InvalidParameter("invalid-parameter", 400, "Invalid parameter") {
         action: "Correct the parameter that the detail names.",
         options: [],
@@ -113,8 +114,8 @@ kinds! {
         action: "Let the operator list the origin of the page by --cors-origin, or send the request from a server.",
         options: ["cors-origin"],
     }
-    /// A cookie authorises the request, and no listed page has sent it. Any page can make a browser send a cookie,
-    /// so that alone is not enough.
+    /// A cookie authorises the request, and no listed page has sent it. Any page can make a browser send a
+    /// cookie, so that alone is not enough.
     CookieNeedsOrigin("cookie-needs-origin", 403, "A cookie needs a listed origin") {
         action: "Send the request from a page whose origin is listed, or send the token in the field Authorization.",
         options: ["cors-origin", "token-cookie"],
@@ -126,9 +127,9 @@ kinds! {
             operator allows that.",
         options: ["subscriber-keys", "publisher-keys", "anonymous-subscribe", "token-cookie", "token-in-query"],
     }
-    /// The access token or the signed URL cannot be used. It may have expired or may be revoked, or it was signed
-    /// with another key, for another audience, or with another algorithm. The server tells clients the reason only
-    /// with --debug-auth; its log counts the reasons.
+    /// The access token or the signed URL cannot be used. It may have expired or may be revoked, or it was
+    /// signed with another key, for another audience, or with another algorithm. The server tells clients the
+    /// reason only with --debug-auth; its log counts the reasons.
     TokenInvalid("token-invalid", 401, "The access token is not valid") {
         action: "Get a new access token, and try once more. Where that fails too, the operator looks into the log.",
         options: ["debug-auth", "issuer", "audience", "leeway", "subscriber-keys", "publisher-keys", "url-keys"],
@@ -148,12 +149,14 @@ kinds! {
         action: "Use an access token whose publish grant is \"*\".",
         options: ["publisher-keys"],
     }
-    /// The answer has addresses of clients, and the server has no publisher keys, so that it cannot know who asks.
+    /// The answer has addresses of clients, and the server has no publisher keys, so that it cannot know who
+    /// asks.
     OnlyOnAdminListener("only-on-admin-listener", 403, "Only the admin listener answers this") {
         action: "Ask the admin listener, or let the operator give publishers keys.",
         options: ["admin", "publisher-keys"],
     }
-    /// The server itself publishes to topics with this prefix, so that subscribers can believe what they read there.
+    /// The server itself publishes to topics with this prefix, so that subscribers can believe what they read
+    /// there.
     ReservedTopic("reserved-topic", 403, "Only the server publishes to this topic") {
         action: "Publish to another topic.",
         options: ["presence"],
@@ -200,7 +203,8 @@ kinds! {
         action: "Name a topic in the query, as in /events?topic=news, or a pattern by match=.",
         options: [],
     }
-    /// A topic cannot be used: it is empty, too long or not UTF-8, or it has a character that topics cannot have.
+    /// A topic cannot be used: it is empty, too long or not UTF-8, or it has a character that topics cannot
+    /// have.
     InvalidTopic("invalid-topic", 400, "Invalid topic") {
         action: "Correct the topic as the detail says, and percent-encode it in the query.",
         options: [],
@@ -282,8 +286,8 @@ kinds! {
         action: "Send the body as it is, without the field Content-Encoding.",
         options: [],
     }
-    /// An event cannot be published as it is: a field is missing, unknown or wrong, or the body is no JSON. The
-    /// member field names the field, index or line the event.
+    /// An event cannot be published as it is: a field is missing, unknown or wrong, or the body is no JSON.
+    /// The member field names the field, index or line the event.
     InvalidEvent("invalid-event", 400, "Invalid event") {
         action: "Correct the event that the detail describes. Where the member published is there, the events \
             before it stand.",
@@ -330,13 +334,14 @@ kinds! {
         action: "Wait for the time that Retry-After says. Lines (application/x-ndjson) are slowed down instead.",
         options: ["max-publish-events", "max-publish-bytes", "publish-burst", "operators"],
     }
-    /// Too many bodies are being received, or they take too much memory together, and this one had to give way.
+    /// Too many bodies are being received, or they take too much memory together, and this one had to give
+    /// way.
     PublishesFull("publishes-full", 503, "Too many publishes are in progress") {
         action: "Try again after the time that Retry-After says, and send bodies fast or in smaller parts.",
         options: ["max-publishes", "publish-memory", "publish-rate", "operators"],
     }
-    /// The subscribers of the event's topics take events more slowly than they are published, and there is no room
-    /// for more.
+    /// The subscribers of the event's topics take events more slowly than they are published, and there is no
+    /// room for more.
     PublishBusy("publish-busy", 503, "There is no room for more events") {
         action: "Try again after the time that Retry-After says. The member published tells what stands.",
         options: [],
@@ -363,13 +368,14 @@ kinds! {
         action: "Wait until older revocations are over, or change the key that signs the access tokens.",
         options: ["revocations-file"],
     }
-    /// The names are barred, and a restart of the server will forget it, because the file could not be written.
+    /// The names are barred, and a restart of the server will forget it, because the file could not be
+    /// written.
     RevocationNotWritten("revocation-not-written", 500, "The revocation is not written") {
         action: "Let the operator make the file writable, and send the request again.",
         options: ["revocations-file"],
     }
-    /// Not all streams could be ended, because the shards are too busy or the server stops. The member not_ended
-    /// lists the names.
+    /// Not all streams could be ended, because the shards are too busy or the server stops. The member
+    /// not_ended lists the names.
     StreamsNotEnded("streams-not-ended", 503, "Not all streams were ended") {
         action: "Send the same request again: twice does no harm.",
         options: [],
@@ -379,8 +385,8 @@ kinds! {
         action: "Close a dashboard, or use the metrics.",
         options: ["admin"],
     }
-    /// The server makes no profiles, because it was started without them, or the allocator of this program takes no
-    /// samples.
+    /// The server makes no profiles, because it was started without them, or the allocator of this program
+    /// takes no samples.
     ProfilingOff("profiling-off", 404, "The server makes no profiles") {
         action: "Start the server with --profiling.",
         options: ["profiling"],
@@ -408,8 +414,8 @@ impl ProblemKind {
         ProblemKind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
-    /// The `type` of the document. It is a reference with a full path (RFC 9457, section 3.1.1): the server itself
-    /// explains the kind at this path.
+    /// The `type` of the document. It is a reference with a full path (RFC 9457, section 3.1.1): the server
+    /// itself explains the kind at this path.
     pub const fn reference(self) -> &'static str {
         self.definition().reference
     }

@@ -10,8 +10,8 @@ use crate::head::RequestHead;
 use crate::pattern::{MAX_STATES_OF_ONE, Pattern, PatternError};
 use crate::problem::ProblemKind;
 
-/// The names under which clients that cannot set headers send the last event id in the query. Where several are
-/// there, the earlier name in this list wins.
+/// The names under which clients that cannot set headers send the last event id in the query. Where several
+/// are there, the earlier name in this list wins.
 const RESUME_PARAMETERS: [&str; 5] =
     ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "evs_last_event_id"];
 
@@ -29,10 +29,11 @@ pub struct SubscribeQuery {
     /// The patterns, in the order given, without duplicates; none is an exact name. Topics and patterns are
     /// never both empty.
     pub patterns: Vec<Pattern>,
-    /// The id to resume from, as the client sent it; never empty. Bytes that are not UTF-8 are replaced: no event
-    /// has such an id, so the answer is a gap.
+    /// The id to resume from, as the client sent it; never empty. Bytes that are not UTF-8 are replaced: no
+    /// event has such an id, so the answer is a gap.
     pub resume: Option<String>,
-    /// Whether a gap is told inside the stream too (`event: fanfare.gap`), and not only in the response's head.
+    /// Whether a gap is told inside the stream too (`event: fanfare.gap`), and not only in the response's
+    /// head.
     pub gap_events: bool,
     /// How the client is told where it is before its first event, and on a quiet stream.
     pub checkpoint: Checkpoint,
@@ -46,9 +47,10 @@ impl SubscribeQuery {
     /// `Last-Event-ID`, which goes before the query because a browser keeps it up to date.
     ///
     /// `topic` names a topic, and `match` a pattern: a prefix such as `orders/*`, or a template such as
-    /// `/users/{id}` ([`Pattern`]). At most `max_topics` different topics and patterns together; unknown parameters are ignored; empty ids are absent ones.
-    /// `gap` is `on` or `off`, `checkpoint` is `on`, `off` or `event`, and `heartbeat` is a whole number of
-    /// seconds; where one of them is given several times, the last one counts.
+    /// `/users/{id}` ([`Pattern`]). At most `max_topics` different topics and patterns together; unknown
+    /// parameters are ignored; empty ids are absent ones. `gap` is `on` or `off`, `checkpoint` is `on`, `off`
+    /// or `event`, and `heartbeat` is a whole number of seconds; where one of them is given several times,
+    /// the last one counts.
     ///
     /// # Errors
     /// No topic and no pattern, a bad one, or too many; a bad value of `gap`, `checkpoint` or `heartbeat`.
@@ -110,9 +112,9 @@ impl SubscribeQuery {
         if query.patterns.is_empty() { Ok(query) } else { Err(SubscribeError::NoPatterns) }
     }
 
-    /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of the
-    /// header `Last-Event-ID`, and the query behind the `?`. They are read as [`SubscribeQuery::from_head`] reads
-    /// them; everything else in the query is ignored.
+    /// Only where to resume, for servers that choose the topics themselves. The arguments are the value of
+    /// the header `Last-Event-ID`, and the query behind the `?`. They are read as
+    /// [`SubscribeQuery::from_head`] reads them; everything else in the query is ignored.
     pub fn resume_from(last_event_id: Option<&[u8]>, query: Option<&str>) -> Option<String> {
         let mut query_id = QueryId::default();
         for (name, value) in form_fields(query.unwrap_or("").as_bytes()) {

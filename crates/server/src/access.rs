@@ -1,8 +1,8 @@
 //! Which requests are let in: what a subscriber and a publisher may do by the keys and rules of one time.
 //! [`setup`] makes those of the configuration.
 //!
-//! A subscription is judged on the thread of a shard. Nothing here uses a descriptor: keys were read before, and the
-//! wall clock needs none. A token that was verified before costs one hash.
+//! A subscription is judged on the thread of a shard. Nothing here uses a descriptor: keys were read before,
+//! and the wall clock needs none. A token that was verified before costs one hash.
 
 mod setup;
 #[cfg(test)]
@@ -123,7 +123,8 @@ impl Access {
         with_keys.chain(self.forward.iter().flat_map(|forward| forward.memory_bounds()))
     }
 
-    /// Judges a subscription, and gives it what its token says: whether it sees private events, its subject and its end.
+    /// Judges a subscription, and gives it what its token says: whether it sees private events, its subject
+    /// and its end.
     ///
     /// # Errors
     /// It is refused.
@@ -260,11 +261,12 @@ impl Access {
         }))
     }
 
-    /// Finds the publisher of a request. `has_good_origin` says whether the request has an `Origin` whose pages may
-    /// use cookies here.
+    /// Finds the publisher of a request. `has_good_origin` says whether the request has an `Origin` whose
+    /// pages may use cookies here.
     ///
     /// # Errors
-    /// It is refused: without a good token, or because another page could have made the browser send the cookie.
+    /// It is refused: without a good token, or because another page could have made the browser send the
+    /// cookie.
     pub(crate) fn publisher<'r>(
         self: &Arc<Access>,
         headers: impl IntoIterator<Item = (&'r str, &'r [u8])>,
@@ -508,8 +510,8 @@ impl Publisher {
         uncovered.map_or(Ok(()), |topic| Err(not_covered(Some(topic))))
     }
 
-    /// The name by which the publisher's rate is counted: the subject of its token, or what is signed of the token. `None`:
-    /// the server has no keys.
+    /// The name by which the publisher's rate is counted: the subject of its token, or what is signed of the
+    /// token. `None`: the server has no keys.
     pub(crate) fn name(&self) -> Option<&str> {
         let token = self.token.as_ref()?;
         Some(token.verified.subject().map_or_else(|| signed_part(&token.token), |subject| &**subject))
@@ -525,8 +527,8 @@ impl Publisher {
     /// token.
     ///
     /// # Errors
-    /// The token has expired, was revoked, or is not good by the keys of now; or there is none, and now one is
-    /// needed.
+    /// The token has expired, was revoked, or is not good by the keys of now; or there is none, and now one
+    /// is needed.
     pub(crate) fn still_holds(&self, now: &Access) -> Result<(), Denial> {
         let Some(verifier) = &now.publishers else { return Ok(()) };
         let Some(token) = &self.token else {
@@ -557,7 +559,8 @@ impl Publisher {
         self.token.as_ref().map(|token| &*token.verified)
     }
 
-    /// Whether it may learn that there is such a topic, and how many subscribers it has: its token covers the topic.
+    /// Whether it may learn that there is such a topic, and how many subscribers it has: its token covers the
+    /// topic.
     pub(crate) fn may_see(&self, topic: &str) -> bool {
         let Some(verified) = self.verified() else { return true };
         verified.grants().publish().covers(topic) || verified.grants().subscribe().covers(topic)
@@ -579,7 +582,8 @@ impl Publisher {
     }
 }
 
-/// A token without its signature. Of some signatures everyone can make another good one: of (r, s) of ECDSA it is (r, n - s).
+/// A token without its signature. Of some signatures everyone can make another good one: of (r, s) of ECDSA
+/// it is (r, n - s).
 fn signed_part(token: &str) -> &str {
     token.rsplit_once('.').map_or(token, |(signed, _)| signed)
 }

@@ -1,5 +1,5 @@
-//! The admission of subscribers: `GET /events`, with the rules for hosts, origins and tokens. Health checks are answered at once, and
-//! everything else is the control plane's.
+//! The admission of subscribers: `GET /events`, with the rules for hosts, origins and tokens. Health checks
+//! are answered at once, and everything else is the control plane's.
 
 use std::sync::Arc;
 
@@ -56,8 +56,8 @@ impl Admission for EventsAdmission {
 }
 
 impl EventsAdmission {
-    /// Decides about a request, or says what an endpoint is to be asked. `clients`: a shard does not know whose connection
-    /// it is, so the subscription says it, by these bounds.
+    /// Decides about a request, or says what an endpoint is to be asked. `clients`: a shard does not know
+    /// whose connection it is, so the subscription says it, by these bounds.
     pub(crate) fn consider(&self, request: &Request<'_>, clients: Option<&ClientLimits>) -> Considered {
         if request.method() != "GET" || request.path() != "/events" {
             let asks = matches!(request.method(), "GET" | "HEAD");
@@ -137,8 +137,8 @@ impl EventsAdmission {
         }
     }
 
-    /// A health check is answered to every host: monitors ask by the names that they know, and there is nothing in the
-    /// answer that a web page should not know.
+    /// A health check is answered to every host: monitors ask by the names that they know, and there is
+    /// nothing in the answer that a web page should not know.
     fn with_cors(&self, request: &RequestHead<'_>, answer: Answer) -> Decision {
         let mut fields = self.rules.get().cors.fields_for(request).into_iter();
         let answer = fields.try_fold(answer, |answer, (name, value)| answer.with_header(name, &value));

@@ -52,9 +52,9 @@ impl Cors {
         }
     }
 
-    /// The response fields for this request. Where the answer depends on the origin it says so to every client:
-    /// a cache must not give the answer for one web page to another (Fetch standard, "CORS protocol and HTTP
-    /// caches").
+    /// The response fields for this request. Where the answer depends on the origin it says so to every
+    /// client: a cache must not give the answer for one web page to another (Fetch standard, "CORS protocol
+    /// and HTTP caches").
     pub(crate) fn fields(&self, origin: Option<&[u8]>, host: Option<&str>) -> Vec<(&'static str, String)> {
         match self.judge(origin, host) {
             Verdict::SameOrigin | Verdict::Refused if self.any => Vec::new(),

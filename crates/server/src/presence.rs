@@ -1,8 +1,9 @@
 //! Presence: how many subscribers a topic has, its history of the last minutes, and events about it.
 //!
-//! The shards note joins by topic ([`fanfare::Builder::note_joins`]). A thread of its own takes them once in an interval,
-//! asks the engine for the counts of these topics, keeps the history, and publishes an event for each topic whose events are
-//! read. So nothing here is on the way of a connection or of an event, and a topic without a change costs nothing.
+//! The shards note joins by topic ([`fanfare::Builder::note_joins`]). A thread of its own takes them once in
+//! an interval, asks the engine for the counts of these topics, keeps the history, and publishes an event for
+//! each topic whose events are read. So nothing here is on the way of a connection or of an event, and a
+//! topic without a change costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,8 +37,8 @@ const TOPICS_PER_QUESTION: usize = 256;
 /// How long the shards may take to answer a question, and how long the events of a part wait for room.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a topic with history takes at most, in bytes: its buckets in a list that may be half empty, and its names in two
-/// tables.
+/// What a topic with history takes at most, in bytes: its buckets in a list that may be half empty, and its
+/// names in two tables.
 const TOPIC_BYTES: usize = 2 * BUCKETS as usize * size_of::<Bucket>() + 1024;
 
 /// Which topics have presence.
@@ -58,8 +59,8 @@ impl PresenceOptions {
         (!patterns.is_empty()).then_some(PresenceOptions { patterns, topics, interval })
     }
 
-    /// The topics whose joins are to be noted, and how many at a time: also those of presence events, because one that
-    /// begins to read them is told of the count.
+    /// The topics whose joins are to be noted, and how many at a time: also those of presence events, because
+    /// one that begins to read them is told of the count.
     pub(crate) fn noted(&self) -> (Vec<Pattern>, usize) {
         let events = Pattern::parse(&format!("{PREFIX}*"));
         (self.patterns.iter().cloned().chain(events).collect(), self.topics)
@@ -87,11 +88,13 @@ pub(crate) struct Presence {
     state: Mutex<Histories>,
 }
 
-/// The histories of the topics that have changed in the last minutes: no more is known of others than their counts.
+/// The histories of the topics that have changed in the last minutes: no more is known of others than their
+/// counts.
 #[derive(Debug, Default)]
 struct Histories {
     topics: HashMap<Topic, Kept>,
-    /// Each topic with the number of its last bucket, so that the one whose last change is the oldest is found.
+    /// Each topic with the number of its last bucket, so that the one whose last change is the oldest is
+    /// found.
     by_change: BTreeSet<(u64, Topic)>,
 }
 
@@ -178,8 +181,8 @@ impl Presence {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what has changed, and publishes events about it, private ones where everyone may read the public ones. What
-    /// finds no room now stays in `waiting`.
+    /// Takes in what has changed, and publishes events about it, private ones where everyone may read the
+    /// public ones. What finds no room now stays in `waiting`.
     ///
     /// # Errors
     /// The engine has stopped.

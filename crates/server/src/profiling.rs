@@ -1,9 +1,9 @@
-//! Profiles of the running server, for `--profiling`: where its threads spend processor time, and what holds its memory.
-//! Both are in the format of pprof, with the names of functions.
+//! Profiles of the running server, for `--profiling`: where its threads spend processor time, and what holds
+//! its memory. Both are in the format of pprof, with the names of functions.
 //!
-//! A profiler from a library is no choice here: those that sample by a signal keep a descriptor of a file or of a pipe,
-//! and write to it in the handler of the signal. A shard has a descriptor table of its own, so the number of this
-//! descriptor may be a subscriber's socket there. [`sampler`] uses no descriptor.
+//! A profiler from a library is no choice here: those that sample by a signal keep a descriptor of a file or
+//! of a pipe, and write to it in the handler of the signal. A shard has a descriptor table of its own, so the
+//! number of this descriptor may be a subscriber's socket there. [`sampler`] uses no descriptor.
 
 mod encoder;
 mod heap;
@@ -20,8 +20,8 @@ use std::time::Duration;
 use encoder::{Frame, Profile, Value};
 pub(crate) use heap::{Unavailable, heap, start_with_heap_samples};
 
-/// How often a busy thread is looked at, in times a second of processor time. It is no divisor of what the server does
-/// regularly.
+/// How often a busy thread is looked at, in times a second of processor time. It is no divisor of what the
+/// server does regularly.
 const FREQUENCY_HZ: i64 = 99;
 
 /// One profile is made at a time.
@@ -89,7 +89,8 @@ fn thread_name(thread: i32) -> String {
 struct Functions(HashMap<usize, Frame>);
 
 impl Functions {
-    /// The functions at an address: several, where one was inlined. A caller's address is that behind its call.
+    /// The functions at an address: several, where one was inlined. A caller's address is that behind its
+    /// call.
     fn of(&mut self, ip: usize, is_caller: bool) -> Frame {
         let at = if is_caller { ip.saturating_sub(1) } else { ip };
         let frame = self.0.entry(at).or_insert_with(|| {

@@ -94,9 +94,10 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         .limits(settings.limits())
         .socket_options(settings.socket_options())
         .hand_over(true);
-    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares texts, looks up
-    // tokens that were verified before, raises counters, reads the clocks, and puts tokens that are to be verified, and what
-    // an endpoint is to be asked, into queues of memory, from which other threads take them.
+    // SAFETY: the admission and what it owns use no descriptor: it reads the rules of the moment, compares
+    // texts, looks up tokens that were verified before, raises counters, reads the clocks, and puts tokens
+    // that are to be verified, and what an endpoint is to be asked, into queues of memory, from which other
+    // threads take them.
     builder = unsafe { builder.admission_on_shards(admission.clone()) };
     for listener in listeners {
         builder = builder.listener(listener);
@@ -115,7 +116,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let access_log = settings.access_log.then(AccessLog::start).transpose();
     let access_log = access_log.map_err(|error| format!("cannot start the access log: {error}"))?;
     if settings.profiling {
-        // SAFETY: the handler of `profiling::sampler` uses no descriptor, and there is no other one of this signal.
+        // SAFETY: the handler of `profiling::sampler` uses no descriptor, and there is no other one of this
+        // signal.
         unsafe { fanfare::allow_profiling_signal() };
     }
     let mut engine = builder.start()?;
@@ -218,8 +220,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
 type AdminSocket = (SocketAddr, Option<TcpListener>);
 
 /// Opens the admin listener. There is no socket where the address is in use: the listener is opened when the
-/// address is free. An error would end an upgrade, because the old server keeps the address until its drain is
-/// over. Other errors count where the configuration names the address.
+/// address is free. An error would end an upgrade, because the old server keeps the address until its drain
+/// is over. Other errors count where the configuration names the address.
 fn admin_listener(configuration: &Configuration) -> Result<Option<AdminSocket>, Box<dyn Error>> {
     let Some(address) = configuration.settings.admin else { return Ok(None) };
     let is_default = matches!(configuration.values.place("admin"), None | Some(Place::Default));

@@ -583,8 +583,8 @@ on_both_backends! {
         assert_eq!(bad.read_response().status, 400);
     }
 
-    /// The new server of an upgrade did not start, because the old one keeps its admin listener to the end of its
-    /// drain; or it ran without metrics for good, where the address was the default one.
+    /// The new server of an upgrade did not start, because the old one keeps its admin listener to the end of
+    /// its drain; or it ran without metrics for good, where the address was the default one.
     fn an_address_in_use_is_waited_for(backend) {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let admin = taken.local_addr().expect("an address");

@@ -144,8 +144,8 @@ on_both_backends! {
         }
         assert!(served.len() >= 8, "under a limit of {LIMIT} {} were served", served.len());
         assert!(!waiting.is_empty(), "{LIMIT} descriptors were enough for {}", served.len());
-        // Connected subscribers are served, and nothing spins, whether the others wait in the kernel's queue or
-        // are told.
+        // Connected subscribers are served, and nothing spins, whether the others wait in the kernel's queue
+        // or are told.
         let id = publisher.publish("a", "while it is full");
         for subscriber in &mut served {
             assert_eq!(subscriber.event().id, id);

@@ -1,5 +1,5 @@
-//! The OpenAPI documents are true: the server is driven by requests that schemathesis generates from them, and
-//! every path takes exactly the methods that are described.
+//! The OpenAPI documents are true: the server is driven by requests that schemathesis generates from them,
+//! and every path takes exactly the methods that are described.
 //!
 //! `support` judges each refusal that any test of this package gets by the same documents.
 

@@ -112,7 +112,8 @@ fn the_unit_is_right() {
     );
     assert!(seconds("TimeoutStopSec") > 5);
     assert!(seconds("WatchdogSec") >= 4);
-    // systemd wants this folder to have the mode 0755, and logs a warning at each start: the package gives it 0750.
+    // systemd wants this folder to have the mode 0755, and logs a warning at each start: the package gives it
+    // 0750.
     assert!(!unit.contains("ConfigurationDirectory="));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {

@@ -18,8 +18,8 @@ fn next(watcher: &mut Subscriber) -> Value {
     serde_json::from_str(&event.data).expect("JSON")
 }
 
-/// Reads presence events until so many have joined and left, and so many are there. The count in an event may be newer than
-/// its joins.
+/// Reads presence events until so many have joined and left, and so many are there. The count in an event may
+/// be newer than its joins.
 fn read_until(watcher: &mut Subscriber, subscribers: u64, expected: (u64, u64)) {
     let (mut joined, mut left) = (0, 0);
     loop {

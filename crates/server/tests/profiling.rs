@@ -32,8 +32,8 @@ fn without_the_option_there_are_no_profiles() {
 }
 
 on_both_backends! {
-    /// A signal interrupts the waits of shards a hundred times a second, and each of them has a descriptor table of its
-    /// own: every event arrives, once and in order.
+    /// A signal interrupts the waits of shards a hundred times a second, and each of them has a descriptor
+    /// table of its own: every event arrives, once and in order.
     fn deliveries_go_on_during_a_profile(backend) {
         let mut server = Server::start_with(backend, &[&ADMIN[..], &["--profiling"]].concat());
         let admin = server.admin_address();
@@ -99,7 +99,8 @@ fn one_profile_is_made_at_a_time_and_only_for_some_seconds() {
     });
 }
 
-/// The process is the same one, with its arguments, after it has started again for the samples of the allocator.
+/// The process is the same one, with its arguments, after it has started again for the samples of the
+/// allocator.
 #[test]
 fn the_heap_shows_what_holds_it() {
     let mut server =

@@ -238,8 +238,8 @@ on_both_backends! {
         churn(backend, &["--shards", "3"]);
     }
 
-    /// Tens of thousands of events for some subscribers that come back, while others are live: neither may wait for the
-    /// other.
+    /// Tens of thousands of events for some subscribers that come back, while others are live: neither may
+    /// wait for the other.
     fn a_large_replay_is_whole_and_live_traffic_goes_on_beside_it(backend) {
         const RETAINED: usize = 30_000;
         const SUBSCRIBERS: usize = 8;

@@ -197,7 +197,8 @@ occurrences! {
     ChangedTooLate: "changes of topics of streams that were to end",
     /// An order to end a connection that was given between the decision about it and its beginning.
     OrderBehindDecision: "connections disconnected behind the decision about them",
-    /// An order to end the connections of a subject or of a token came while the decision about one was under way.
+    /// An order to end the connections of a subject or of a token came while the decision about one was under
+    /// way.
     BarredWhileDecided: "connections ended while they were decided about",
     /// A shard had no room for an order.
     OrderBusy: "orders without room",

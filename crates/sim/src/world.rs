@@ -34,8 +34,8 @@ const LATE: Duration = Duration::from_millis(50);
 /// So many ticks at once without anything to show for them are a spin.
 const IDLE_TICKS: u32 = 1000;
 
-/// Of the ticks in which nothing has happened, which are more than half, every such one is followed by all checks. What
-/// is wrong stays so.
+/// Of the ticks in which nothing has happened, which are more than half, every such one is followed by all
+/// checks. What is wrong stays so.
 const TICKS_OF_A_CHECK: u64 = 16;
 
 /// The shard that drops what is too old.

@@ -1,8 +1,8 @@
-//! The limit of what a loop of sends over a list of descriptors can do, because this does nothing else. Only who
-//! puts several sends into a system call, or several events into a send, can do with less.
+//! The limit of what a loop of sends over a list of descriptors can do, because this does nothing else. Only
+//! who puts several sends into a system call, or several events into a send, can do with less.
 //!
-//! More streams than one descriptor table holds need several tables: each has a listener, a list and a sending thread
-//! of its own.
+//! More streams than one descriptor table holds need several tables: each has a listener, a list and a
+//! sending thread of its own.
 
 use std::io::{self, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

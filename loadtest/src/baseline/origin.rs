@@ -20,8 +20,9 @@ pub(super) fn serve(port: u16) -> Outcome<()> {
     })
 }
 
-/// Everything is published to the channel of the topic's name. There is no first comment in a body, because Pushpin 1.36
-/// then ends some of the streams that are opened at the same time ("received message out of sequence").
+/// Everything is published to the channel of the topic's name. There is no first comment in a body, because
+/// Pushpin 1.36 then ends some of the streams that are opened at the same time ("received message out of
+/// sequence").
 async fn hold(Path(topic): Path<String>) -> Result<impl IntoResponse, axum::http::StatusCode> {
     let channel = HeaderValue::try_from(topic).map_err(|_| axum::http::StatusCode::BAD_REQUEST)?;
     let headers = [

@@ -71,9 +71,9 @@ impl Mailbox {
     }
 }
 
-/// Accepts in a thread whose descriptor table holds so many connections; then the next one goes on with a table of
-/// its own. The limit on descriptors is per table, and without this it would stop a server that has not run out
-/// of threads. A table ends with its last connection.
+/// Accepts in a thread whose descriptor table holds so many connections; then the next one goes on with a
+/// table of its own. The limit on descriptors is per table, and without this it would stop a server that has
+/// not run out of threads. A table ends with its last connection.
 pub(super) fn serve(listener: &TcpListener) -> Outcome<()> {
     let subscribers = Subscribers::default();
     let (limit, _) = sys::descriptor_limit();

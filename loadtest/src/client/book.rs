@@ -14,8 +14,8 @@ pub(crate) type Timings = Histogram<u64>;
 
 const HOUR: u64 = 3_600 * clock::SECOND;
 
-/// An empty histogram from a microsecond on with three digits. It grows with what is recorded: an hour at once would be
-/// 200 kilobytes, three times per client thread.
+/// An empty histogram from a microsecond on with three digits. It grows with what is recorded: an hour at
+/// once would be 200 kilobytes, three times per client thread.
 pub(crate) fn timings() -> Timings {
     digits(3)
 }
@@ -132,7 +132,8 @@ impl Book {
         }
     }
 
-    /// Closes a subscriber's account: what it was owed of the first `published` events of its topic is there or lost.
+    /// Closes a subscriber's account: what it was owed of the first `published` events of its topic is there
+    /// or lost.
     pub(super) fn settle(&mut self, subscriber: &mut Subscriber, published: u64) {
         self.report.faults[usize::from(subscriber.group)].lost += subscriber.lost(published);
         if subscriber.skips && subscriber.owed_from != NOTHING_OWED {

@@ -41,8 +41,8 @@ pub(crate) struct Subscriber {
     pub(super) joins: bool,
     /// It left on our account and does not resume: what it missed is not lost.
     pub(super) skips: bool,
-    /// With one of these two: the first number that it is owed whatever its first event is. [`NOTHING_OWED`] until its stream
-    /// has been open for a while; 4 bytes, because 8 would make every subscriber 8 larger.
+    /// With one of these two: the first number that it is owed whatever its first event is. [`NOTHING_OWED`]
+    /// until its stream has been open for a while; 4 bytes, because 8 would make every subscriber 8 larger.
     pub(super) owed_from: u32,
     pub(super) stalled: bool,
     pub(super) framing: Framing,

@@ -28,8 +28,9 @@ const WAKER: Token = Token(usize::MAX);
 const BATCH: usize = 1_024;
 /// One read takes at most so much.
 const READ_BYTES: usize = 64 * 1024;
-/// Who came back or joined is owed what is published after its stream has been open for so long: a server may answer a
-/// little before it has entered the stream wherever it looks when it publishes. Twice what the first streams are given.
+/// Who came back or joined is owed what is published after its stream has been open for so long: a server may
+/// answer a little before it has entered the stream wherever it looks when it publishes. Twice what the first
+/// streams are given.
 const OWED_AFTER: u64 = SECOND;
 /// There is one note of how far the crowd has come in so long.
 const TIDE_INTERVAL: u64 = 10 * MILLISECOND;
@@ -62,10 +63,11 @@ struct Worker<'a> {
     retries: BinaryHeap<Reverse<(u64, u32)>>,
     /// Streams being opened, with the generation: all have the same time, so the first is due first.
     deadlines: VecDeque<(u64, u32, u32)>,
-    /// Streams that opened while events were published, with the time from which they are owed what follows, and the generation.
+    /// Streams that opened while events were published, with the time from which they are owed what follows,
+    /// and the generation.
     joining: VecDeque<(u64, u32, u32)>,
-    /// When somebody here first had how many of the topic's events, the newer of the two last. Only for who leaves in a
-    /// churn, which has one topic.
+    /// When somebody here first had how many of the topic's events, the newer of the two last. Only for who
+    /// leaves in a churn, which has one topic.
     tide: VecDeque<(u64, u64)>,
     /// So many of them somebody here had long enough ago that everybody must have them.
     ebb: u64,
@@ -261,9 +263,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// What somebody here had so long ago is what a subscriber that leaves now must have had too, if its stream was
-    /// `started` by then: one that the server ended and that was opened again may have it on its way. How far the
-    /// publisher is says less: of a server that is late for everybody it would be said that it lost what is still to come.
+    /// What somebody here had so long ago is what a subscriber that leaves now must have had too, if its
+    /// stream was `started` by then: one that the server ended and that was opened again may have it on its
+    /// way. How far the publisher is says less: of a server that is late for everybody it would be said that
+    /// it lost what is still to come.
     fn ebb(&mut self, started: u64) -> u64 {
         let patience = self.plan.patience_ns.max(OWED_AFTER);
         let now = clock::now();

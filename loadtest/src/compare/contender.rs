@@ -40,9 +40,8 @@ pub(crate) fn place(name: &str) -> usize {
     own.or_else(|| Some(others()? + BACKENDS.len())).or_else(in_axum).unwrap_or(0)
 }
 
-/// Everybody who could take part, and why not where that is so.
-/// `options` are more options of the fanfare server, `in_axum` is the program that embeds it in axum; `bare` gets so many
-/// threads.
+/// Everybody who could take part, and why not where that is so. `options` are more options of the fanfare
+/// server, `in_axum` is the program that embeds it in axum; `bare` gets so many threads.
 pub(super) fn all_contenders(
     fanfare: Option<&Path>,
     in_axum: Option<&Path>,

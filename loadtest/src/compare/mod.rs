@@ -16,8 +16,9 @@ use crate::report::{self, Report};
 use crate::scenario::{self, Churn, Idle, Kind, Load, Mixed, Saturate, Slow, Storm};
 use crate::sys;
 
-/// Events that the publisher may be ahead of the average subscriber in `saturate`: less than the shortest queue of a
-/// contender holds. Where other programs keep one of a contender's threads from its queue, it may still overflow.
+/// Events that the publisher may be ahead of the average subscriber in `saturate`: less than the shortest
+/// queue of a contender holds. Where other programs keep one of a contender's threads from its queue, it may
+/// still overflow.
 const WINDOW: u64 = 32;
 
 /// A scenario to compare in.
@@ -65,9 +66,8 @@ pub(crate) struct Compare {
     /// The scenario, with its own options as they are; `fanout` shows memory and CPU as well
     #[arg(long, value_enum, default_value_t = Contest::Fanout)]
     scenario: Contest,
-    /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, go, mercure, centrifugo, pushpin,
-    /// fanfare-epoll, fanfare-io-uring, fanfare-axum
-    /// [default: all that are installed]
+    /// Who takes part, of threads, bare, tokio, node, nchan, durable-streams, go, mercure, centrifugo,
+    /// pushpin, fanfare-epoll, fanfare-io-uring, fanfare-axum [default: all that are installed]
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
     /// The fanfare server's binary; without it there is no fanfare among them
@@ -153,8 +153,8 @@ impl Comparison {
         !self.partial && self.rows.iter().all(|row| row.rounds.iter().all(|report| report.valid))
     }
 
-    /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round. A run that
-    /// is not valid is beside nothing.
+    /// CPU per delivery of each row in units of the bare loop's: the runs in the middle, and round by round.
+    /// A run that is not valid is beside nothing.
     pub(crate) fn beside_bare(&self) -> Vec<String> {
         let ratio = |one: &Report, bare: &Report| {
             let both = one.valid && bare.valid;
@@ -409,8 +409,9 @@ mod tests {
         }
     }
 
-    /// A row showed the faults and the verdict of the run in the middle, which is a valid one if most are: a server that lost
-    /// events in one of three rounds had none and no mark, and its range and its ratio held the round that was not valid.
+    /// A row showed the faults and the verdict of the run in the middle, which is a valid one if most are: a
+    /// server that lost events in one of three rounds had none and no mark, and its range and its ratio held
+    /// the round that was not valid.
     #[test]
     fn a_round_that_is_not_valid_marks_its_row_and_is_no_measurement() {
         let comparison = comparison([

@@ -1,5 +1,5 @@
-//! Where a baseline stops: opens streams until it refuses, and names the limit that was reached. Meant for a thread
-//! per connection, which is stopped by the kernel's limits long before memory is short.
+//! Where a baseline stops: opens streams until it refuses, and names the limit that was reached. Meant for a
+//! thread per connection, which is stopped by the kernel's limits long before memory is short.
 
 use std::fs;
 use std::io::{Read, Write};

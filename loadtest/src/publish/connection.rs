@@ -16,20 +16,21 @@ use crate::failure::{Failure, Outcome, excerpt};
 use crate::http::{self, Step};
 use crate::sys;
 
-/// How long an answer to a publish may take. The bare loop answers when it has sent to everybody, which with a million
-/// streams on a busy machine takes longer than 20 s.
+/// How long an answer to a publish may take. The bare loop answers when it has sent to everybody, which with
+/// a million streams on a busy machine takes longer than 20 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at whether the run is over while a server takes or gives nothing.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Whether a connection on which nothing is under way is still good. Servers close one that was idle for long, and some
-/// say why before.
+/// Whether a connection on which nothing is under way is still good. Servers close one that was idle for
+/// long, and some say why before.
 fn is_kept(stream: &TcpStream) -> bool {
     let read = sys::receive(stream.as_raw_fd(), &mut [0]);
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Tries until something was done, a time is up, or the run is over: Ctrl-C is not to wait for a server that stalls.
+/// Tries until something was done, a time is up, or the run is over: Ctrl-C is not to wait for a server that
+/// stalls.
 fn patiently(stop: &AtomicBool, mut attempt: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     let patience = clock::now() + clock::nanoseconds(PATIENCE);
     loop {

@@ -30,8 +30,8 @@ pub(crate) struct Route {
 pub(crate) enum Pace {
     /// Open loop: event `i` is due at `start + i / rate`, in groups of `burst` that are due together.
     Schedule { start: u64, rate: f64, burst: u64, count: u64 },
-    /// Without a pause until a time, but at most `window` events ahead of the crowd, whose deliveries are read
-    /// from `delivered`, `each` per event. This is a closed loop and its latency says nothing.
+    /// Without a pause until a time, but at most `window` events ahead of the crowd, whose deliveries are
+    /// read from `delivered`, `each` per event. This is a closed loop and its latency says nothing.
     Flat { until: u64, window: u64, each: u64, delivered: Delivered },
 }
 

@@ -1,4 +1,5 @@
-//! The columns of a comparison's tables, on a terminal and on a page. Each scenario has those that it is about.
+//! The columns of a comparison's tables, on a terminal and on a page. Each scenario has those that it is
+//! about.
 
 use super::Report;
 use super::table::{figure, group};

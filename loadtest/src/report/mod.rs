@@ -51,7 +51,8 @@ pub(crate) fn round(value: f64) -> f64 {
     (value * scale).round() / scale
 }
 
-/// `(quantile, value in us)` pairs for a plot on the usual axis, where each nine is as wide as the one before.
+/// `(quantile, value in us)` pairs for a plot on the usual axis, where each nine is as wide as the one
+/// before.
 pub(crate) fn curve(timings: &Timings) -> Vec<(f64, f64)> {
     if timings.is_empty() {
         return Vec::new();

@@ -162,7 +162,8 @@ mod tests {
     use super::*;
     use crate::compare::Contest;
 
-    /// They were in the JSON and on the page: on a terminal a row that the client had spoiled looked like any other.
+    /// They were in the JSON and on the page: on a terminal a row that the client had spoiled looked like any
+    /// other.
     #[test]
     fn the_notes_of_the_run_in_the_middle_stand_under_the_table() {
         let median = Report { notes: vec!["the client was the bottleneck".to_owned()], ..Report::default() };

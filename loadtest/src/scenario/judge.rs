@@ -15,8 +15,9 @@ use crate::{sample, sys};
 const BUSY_SHARE: f64 = 0.85;
 /// One that had to wait for a core this much is a judge with a headache.
 const WAITED_SHARE: f64 = 0.15;
-/// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What comes
-/// during a turn of the loop waits for its end. The p99, because the long turns are few but bring most deliveries.
+/// A loop delay (p99, of the slowest thread) that is more than this part of the median latency is named. What
+/// comes during a turn of the loop waits for its end. The p99, because the long turns are few but bring most
+/// deliveries.
 const DELAY_PART: f64 = 0.5;
 
 /// What was asked.
@@ -41,8 +42,8 @@ pub(super) struct Evidence {
     pub(super) delivered_after: u64,
     pub(super) window_before: Look,
     pub(super) window_after: Look,
-    /// The time in which the client had something to do: from the first publish to the last answer or the last
-    /// delivery, without the rest and the patience after it.
+    /// The time in which the client had something to do: from the first publish to the last answer or the
+    /// last delivery, without the rest and the patience after it.
     pub(super) active_since: u64,
     pub(super) active_until: u64,
     pub(super) schedule_before: Vec<(u64, u64)>,
@@ -97,7 +98,8 @@ pub(super) fn judge(
     for (index, group) in books.faults.iter().enumerate() {
         let mut group = *group;
         if matches!(case.kind, Kind::Slow(_)) && index == 1 {
-            // Those who stall on purpose may be told to go; what they miss is shown apart. What they get has to be right.
+            // Those who stall on purpose may be told to go; what they miss is shown apart. What they get has
+            // to be right.
             group.lost = 0;
         }
         faults.add(group);
@@ -354,8 +356,8 @@ fn client_cores(load: &Load) -> usize {
 mod tests {
     use super::*;
 
-    /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond, in
-    /// three seconds of publishing after which nothing came for five more.
+    /// The client's part of a report: threads with so much processor time and a loop delay of a millisecond,
+    /// in three seconds of publishing after which nothing came for five more.
     fn judged(threads: &[u64], tally: Tally, latency_us: f64) -> Report {
         let load = Load { client_cores: vec![1], ..Load::default() };
         let case = Case { kind: &Kind::Fanout, load: &load, groups: &[], name: "", published: 0 };
@@ -377,8 +379,8 @@ mod tests {
         Tally { cpu_ns, ..Tally::new() }
     }
 
-    /// The share was that of the time up to the end of the run: the rest after the window and the patience for lost
-    /// events made 0.36 of a client that worked all the time.
+    /// The share was that of the time up to the end of the run: the rest after the window and the patience
+    /// for lost events made 0.36 of a client that worked all the time.
     #[test]
     fn a_client_that_worked_all_the_time_is_the_bottleneck_however_long_was_waited_after_it() {
         let report = judged(&[2_900 * MILLISECOND], published(0), 1e6);

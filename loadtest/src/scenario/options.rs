@@ -71,10 +71,12 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 1)]
     pub(crate) pipeline: usize,
 
-    /// Client threads [default: one per core that the client may use, or what the descriptor limit makes necessary]
+    /// Client threads [default: one per core that the client may use, or what the descriptor limit makes
+    /// necessary]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// Source addresses: 127.0.0.2-127.0.0.200, 127.1.0.0/24, or a list. On loopback they are spread by default
+    /// Source addresses: 127.0.0.2-127.0.0.200, 127.1.0.0/24, or a list. On loopback they are spread by
+    /// default
     #[arg(long)]
     pub(crate) sources: Option<String>,
     /// Streams to open a second
@@ -119,8 +121,8 @@ pub(crate) struct Load {
     /// Cores to move the server to, where it stays; needs --server-pid
     #[arg(long, value_delimiter = ',')]
     pub(crate) server_cores: Vec<usize>,
-    /// Do the receiver's kernel work on the client's first core, as behind a network card. For CPU per delivery,
-    /// not for latency. Needs root, loopback and both sets of cores; undone at the end
+    /// Do the receiver's kernel work on the client's first core, as behind a network card. For CPU per
+    /// delivery, not for latency. Needs root, loopback and both sets of cores; undone at the end
     #[arg(long)]
     pub(crate) steered: bool,
     /// Write every figure to a file
@@ -168,7 +170,8 @@ pub(crate) struct Idle {
     /// Events to publish, at --rate, between the first and the second look at the memory
     #[arg(long, default_value_t = 5)]
     pub(crate) events: u64,
-    /// Time between the last connect and the first look at the idle server: what the connects left behind is over then
+    /// Time between the last connect and the first look at the idle server: what the connects left behind is
+    /// over then
     #[arg(long, value_parser = parse_duration, default_value = "0s")]
     #[serde(deserialize_with = "duration", serialize_with = "seconds")]
     pub(crate) settle: Duration,
@@ -259,8 +262,8 @@ impl Kind {
     }
 }
 
-/// Reads a scenario file: `scenario = "..."`, the options of [`Load`] under their long names with underscores, and
-/// the scenario's own under a table of its name.
+/// Reads a scenario file: `scenario = "..."`, the options of [`Load`] under their long names with
+/// underscores, and the scenario's own under a table of its name.
 pub(crate) fn read(path: &Path) -> Outcome<(Kind, Load)> {
     let wrong =
         |what: String| Failure::new(format!("{}: {}", path.display(), what.trim().replace('\n', " ")));

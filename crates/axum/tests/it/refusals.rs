@@ -200,8 +200,8 @@ async fn the_query_may_name_the_topics() {
     assert_eq!(events.data()[1], "one");
 }
 
-/// A stream that a handler of axum had made was not counted. So an address could have any number of them, whatever the
-/// bound of the engine was.
+/// A stream that a handler of axum had made was not counted. So an address could have any number of them,
+/// whatever the bound of the engine was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_one_of_its_clients_connections() {
     // This machine is not the operator here.

@@ -10,8 +10,8 @@ use crate::written_head::{is_text, is_token_byte};
 /// An answer that is no stream: a status and a reason that a person can act on, sent as
 /// `application/problem+json` (RFC 9457).
 ///
-/// The `type` of the engine's own refusals is [`ProblemKind::reference`], and that of an embedder's is `about:blank`, which
-/// says that there is no more to know than the status.
+/// The `type` of the engine's own refusals is [`ProblemKind::reference`], and that of an embedder's is
+/// `about:blank`, which says that there is no more to know than the status.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub(crate) status: u16,

@@ -138,17 +138,18 @@ impl Subscribe {
     /// `checkpoint=` and `heartbeat=`.
     ///
     /// # Errors
-    /// No topic, an invalid one, or more than `max_topics`; a pattern; a switch with a value that it does not have.
+    /// No topic, an invalid one, or more than `max_topics`; a pattern; a switch with a value that it does not
+    /// have.
     pub fn from_request(request: &Request<'_>, max_topics: usize) -> Result<Subscribe, SubscribeError> {
         Subscribe::from_head(request.head(), max_topics)
     }
 
-    /// The same, with the patterns that the request asks for: `match=` parameters. An admission that decides by the
-    /// names of topics has to look at [`Subscribe::patterns`], too: the pattern `*` is every topic.
+    /// The same, with the patterns that the request asks for: `match=` parameters. An admission that decides
+    /// by the names of topics has to look at [`Subscribe::patterns`], too: the pattern `*` is every topic.
     ///
     /// # Errors
-    /// No topic and no pattern, an invalid one, or more than `max_topics` together; a switch with a value that it does
-    /// not have.
+    /// No topic and no pattern, an invalid one, or more than `max_topics` together; a switch with a value
+    /// that it does not have.
     pub fn from_request_with_patterns(
         request: &Request<'_>,
         max_topics: usize,
@@ -171,13 +172,13 @@ impl Subscribe {
         of_topics.with_patterns(patterns)
     }
 
-    /// Events of all topics that match one of these patterns, beside those of the topics. An event that matches several
-    /// selectors is delivered once.
+    /// Events of all topics that match one of these patterns, beside those of the topics. An event that
+    /// matches several selectors is delivered once.
     ///
-    /// A resume of such a subscription goes through the retained events of all topics, piece by piece. Where no
-    /// subscriber has read the pattern lately, the log does not know what its topics have dropped. Then a subscriber may be
-    /// told of a gap although it has missed nothing. Where the process has [`crate::Limits::patterns`] already, a new
-    /// stream gets the answer of a full server.
+    /// A resume of such a subscription goes through the retained events of all topics, piece by piece. Where
+    /// no subscriber has read the pattern lately, the log does not know what its topics have dropped. Then a
+    /// subscriber may be told of a gap although it has missed nothing. Where the process has
+    /// [`crate::Limits::patterns`] already, a new stream gets the answer of a full server.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -199,8 +200,8 @@ impl Subscribe {
         self
     }
 
-    /// Resumes where the client of this request has stopped: behind the event that its `Last-Event-ID` names, or
-    /// `last_event_id` in the query. A request without one begins with what is published from now on. For
+    /// Resumes where the client of this request has stopped: behind the event that its `Last-Event-ID` names,
+    /// or `last_event_id` in the query. A request without one begins with what is published from now on. For
     /// subscriptions whose topics are not the request's own words; [`Subscribe::from_request`] does it, too.
     pub fn with_resume_of(mut self, request: &Request<'_>) -> Subscribe {
         let id = SubscribeQuery::resume_from(request.header("last-event-id"), request.query());
@@ -236,8 +237,9 @@ impl Subscribe {
         self
     }
 
-    /// Private events of these topics are delivered, and only public ones of the others. Topics that are not those of
-    /// the subscription make no difference. An event with several topics is delivered where one of them is among these.
+    /// Private events of these topics are delivered, and only public ones of the others. Topics that are not
+    /// those of the subscription make no difference. An event with several topics is delivered where one of
+    /// them is among these.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -268,9 +270,9 @@ impl Subscribe {
         Ok(self)
     }
 
-    /// A head that another HTTP server has written, from its status line to its empty line. It is sent in place
-    /// of the engine's own, so that what the middleware of that server has added arrives. `Fanfare-Gap` and the
-    /// fields of [`Subscribe::with_header`] are added behind its fields.
+    /// A head that another HTTP server has written, from its status line to its empty line. It is sent in
+    /// place of the engine's own, so that what the middleware of that server has added arrives. `Fanfare-Gap`
+    /// and the fields of [`Subscribe::with_header`] are added behind its fields.
     ///
     /// # Errors
     /// [`InvalidHead`]: it is not exactly one HTTP/1 head of a `text/event-stream` with the status 200; it has a
@@ -311,17 +313,17 @@ impl Subscribe {
         Ok(self)
     }
 
-    /// The id of the token that lets the subscriber in: the `jti` of a JWT, say. [`crate::Hub::disconnect_token`] ends
-    /// all connections of a token. A connection with a token, with a subject or with both takes 24 bytes more, whatever
-    /// their length.
+    /// The id of the token that lets the subscriber in: the `jti` of a JWT, say.
+    /// [`crate::Hub::disconnect_token`] ends all connections of a token. A connection with a token, with a
+    /// subject or with both takes 24 bytes more, whatever their length.
     pub fn with_token(mut self, id: impl AsRef<str>) -> Subscribe {
         self.names.token = Some(Name::of_token(id.as_ref()));
         self
     }
 
-    /// When the decision about this subscription began, for [`crate::Hub::adopt`]: the subscription does not begin
-    /// where [`crate::Hub::disconnect_subject`] or [`crate::Hub::disconnect_token`] was called for it since then. For
-    /// requests that an [`crate::Admission`] decides about, the engine knows it itself.
+    /// When the decision about this subscription began, for [`crate::Hub::adopt`]: the subscription does not
+    /// begin where [`crate::Hub::disconnect_subject`] or [`crate::Hub::disconnect_token`] was called for it
+    /// since then. For requests that an [`crate::Admission`] decides about, the engine knows it itself.
     pub fn with_decision_start(mut self, start: DecisionStart) -> Subscribe {
         self.decided_since = Some(start);
         self
@@ -336,17 +338,18 @@ impl Subscribe {
         self
     }
 
-    /// The stream ends within this time, whatever its age may be: when a token expires, say. It ends a little earlier, by up to
-    /// a twentieth of the time and half a minute, so that streams whose times end together do not come back together. A
-    /// subscriber that is in the middle of an event gets the rest of it.
+    /// The stream ends within this time, whatever its age may be: when a token expires, say. It ends a little
+    /// earlier, by up to a twentieth of the time and half a minute, so that streams whose times end together
+    /// do not come back together. A subscriber that is in the middle of an event gets the rest of it.
     pub fn with_lifetime(mut self, lifetime: Duration) -> Subscribe {
         self.lifetime = Some(lifetime);
         self
     }
 
-    /// Says whose connection it is, for one that another server has accepted and that [`crate::Hub::adopt`] is given: it
-    /// counts among those of the request's client ([`ClientLimits::connections_per_address`]), and the operator's may use
-    /// the reserve. Without this call it does neither. `clients` are the bounds in force, [`crate::Limits::clients`].
+    /// Says whose connection it is, for one that another server has accepted and that [`crate::Hub::adopt`]
+    /// is given: it counts among those of the request's client ([`ClientLimits::connections_per_address`]),
+    /// and the operator's may use the reserve. Without this call it does neither. `clients` are the bounds in
+    /// force, [`crate::Limits::clients`].
     ///
     /// An admission need not call this: the shard knows whose requests it shows.
     pub fn with_client_of(mut self, request: &Request<'_>, clients: &ClientLimits) -> Subscribe {
@@ -415,9 +418,9 @@ pub(crate) enum WrongTopics {
 }
 
 impl WrongTopics {
-    /// Checks the topics of a subscription that has so many patterns. A topic that is named several times counts
-    /// once. Where such topics are more than the bound, their repetitions are removed, so that a long list is not
-    /// kept.
+    /// Checks the topics of a subscription that has so many patterns. A topic that is named several times
+    /// counts once. Where such topics are more than the bound, their repetitions are removed, so that a long
+    /// list is not kept.
     pub(crate) fn check(topics: &mut Vec<Topic>, patterns: usize, limit: usize) -> Result<(), WrongTopics> {
         if topics.len() + patterns > limit {
             topics.sort_unstable();

@@ -10,8 +10,8 @@ use super::{Decision, Refusal};
 use crate::mailbox::{Mail, Mailbox};
 use crate::sync::{Mutex, lock};
 
-/// The right to decide about one request: see [`Decision::later`]. When it is dropped without a decision, the request is
-/// answered 500.
+/// The right to decide about one request: see [`Decision::later`]. When it is dropped without a decision, the
+/// request is answered 500.
 #[must_use = "a ticket that is dropped refuses the request"]
 pub struct DecisionTicket {
     /// Taken when the decision is made.
@@ -57,7 +57,8 @@ pub(crate) struct UndecidedAddress {
 /// A decision on its way to the shard that waits for it.
 pub(crate) struct Decided {
     pub(crate) key: LinkKey,
-    /// The decision, which is not one that comes later, or the answer to a request at which the admission panicked.
+    /// The decision, which is not one that comes later, or the answer to a request at which the admission
+    /// panicked.
     pub(crate) decision: Result<Decision, Refusal>,
 }
 
@@ -72,11 +73,12 @@ impl DecisionTicket {
         DecisionTicket { to: Some(To::Shard(address)) }
     }
 
-    /// Decides, on any thread. Where the request has been answered meanwhile, because its time was over or the engine
-    /// drains, the decision is dropped. The decision may again be one that comes later: the time goes on.
+    /// Decides, on any thread. Where the request has been answered meanwhile, because its time was over or
+    /// the engine drains, the decision is dropped. The decision may again be one that comes later: the time
+    /// goes on.
     ///
-    /// On a shard's thread of another engine that has private descriptor tables, the shard of this request cannot be woken:
-    /// there the decision is dropped, and the request is answered when its time is over.
+    /// On a shard's thread of another engine that has private descriptor tables, the shard of this request
+    /// cannot be woken: there the decision is dropped, and the request is answered when its time is over.
     pub fn decide(mut self, decision: Decision) {
         if let Some(to) = self.to.take() {
             to.decide(Ok(decision));
@@ -90,8 +92,8 @@ impl DecisionTicket {
         }
     }
 
-    /// Whether the request still waits for its decision: an admission need not ask its database for a request whose time is
-    /// over.
+    /// Whether the request still waits for its decision: an admission need not ask its database for a request
+    /// whose time is over.
     pub fn is_wanted(&self) -> bool {
         match &self.to {
             None => false,
@@ -183,9 +185,9 @@ impl UndecidedAddress {
 
     /// Sends the decision to the shard, or leaves the address where the decision is to come later.
     ///
-    /// A decision that puts off again does not go by way of the shard. If it did, the last decision would be mail only
-    /// after the shard had taken the mail before it, and an order that was given meanwhile (`Hub::disconnect_subject`)
-    /// would come before a decision that is older than itself.
+    /// A decision that puts off again does not go by way of the shard. If it did, the last decision would be
+    /// mail only after the shard had taken the mail before it, and an order that was given meanwhile
+    /// (`Hub::disconnect_subject`) would come before a decision that is older than itself.
     fn send(mut self, mut decision: Result<Decision, Refusal>) {
         while let Ok(Decision::Later(later)) = decision {
             let Some((address, next)) = later.meet(self) else { return };

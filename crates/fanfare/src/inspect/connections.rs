@@ -1,8 +1,8 @@
 //! Questions about connections: a page of all of them, or of those that a filter names.
 //!
-//! No index answers these questions, because it would cost each connection memory. A shard goes through its streams, a
-//! part of them in each tick, and one shard is asked after the other. A question that takes too long ends with a page
-//! that is not full and says where to go on.
+//! No index answers these questions, because it would cost each connection memory. A shard goes through its
+//! streams, a part of them in each tick, and one shard is asked after the other. A question that takes too
+//! long ends with a page that is not full and says where to go on.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,7 +30,8 @@ pub enum ConnectionFilter {
     Subject(String),
     /// Those of a token ([`crate::Subscribe::with_token`]).
     Token(String),
-    /// Those that [`Hub::disconnect_topic`] would end: they read the topic by its name, or the pattern with the same text.
+    /// Those that [`Hub::disconnect_topic`] would end: they read the topic by its name, or the pattern with
+    /// the same text.
     Topic(Topic),
     /// Those whose peer has this address, and those that are counted for it.
     Address(IpAddr),
@@ -52,10 +53,12 @@ pub struct ConnectionsPage {
 pub struct ConnectionState {
     /// Its name, which says its shard, too.
     pub id: ConnectionId,
-    /// The other end of the socket: a proxy's, where there is one. `None`: a Unix socket, or a client that has just left.
+    /// The other end of the socket: a proxy's, where there is one. `None`: a Unix socket, or a client that
+    /// has just left.
     pub peer: Option<SocketAddr>,
-    /// The client that the connection is counted for; of a network of IPv6, the first address. `None`: connections have no
-    /// bound by address ([`crate::ClientLimits::connections_per_address`]), or this one is the operator's.
+    /// The client that the connection is counted for; of a network of IPv6, the first address. `None`:
+    /// connections have no bound by address ([`crate::ClientLimits::connections_per_address`]), or this one
+    /// is the operator's.
     pub client: Option<IpAddr>,
     /// The first of its topics, at most [`ConnectionState::TOLD`] with its patterns.
     pub topics: Vec<Topic>,
@@ -169,13 +172,13 @@ impl Position {
 }
 
 impl Hub {
-    /// At most `limit` connections of subscribers that the filter names (and at most [`ConnectionsPage::MOST`]): the first
-    /// ones, or the ones that follow a page (see [`ConnectionsPage::next`]). Blocks until the shards have answered, for at
-    /// most `patience`.
+    /// At most `limit` connections of subscribers that the filter names (and at most
+    /// [`ConnectionsPage::MOST`]): the first ones, or the ones that follow a page (see
+    /// [`ConnectionsPage::next`]). Blocks until the shards have answered, for at most `patience`.
     ///
-    /// A connection that stays while all pages are read is on exactly one of them. A page may be empty although others
-    /// follow: the shards look through their connections piece by piece, between two deliveries, and where half of
-    /// `patience` is over the page ends.
+    /// A connection that stays while all pages are read is on exactly one of them. A page may be empty
+    /// although others follow: the shards look through their connections piece by piece, between two
+    /// deliveries, and where half of `patience` is over the page ends.
     ///
     /// # Errors
     /// [`InspectError`]. `Busy` is worth another try. On a shard's thread it is always `WouldBlock`.

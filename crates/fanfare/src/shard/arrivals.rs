@@ -1,12 +1,12 @@
 //! From a socket to a subscriber: receive the request head, ask for admission, begin the stream. Here are all
 //! sockets that are not streams yet, or never will be. [`pending`] are requests whose head or answer is not
-//! complete, [`undecided`] are requests whose admission decides later, [`resuming`] are subscribers that wait for a number,
-//! [`opening`] begins streams, [`proxied`] reads what a proxy says before a request, and [`clients`] counts what each
-//! client has.
-//! [`deadline_table`] holds requests that wait, and finds those whose time is over.
+//! complete, [`undecided`] are requests whose admission decides later, [`resuming`] are subscribers that wait
+//! for a number, [`opening`] begins streams, [`proxied`] reads what a proxy says before a request, and
+//! [`clients`] counts what each client has. [`deadline_table`] holds requests that wait, and finds those
+//! whose time is over.
 //!
-//! After an accept the request is usually there already, so a head is tried before the socket is watched, from the
-//! shard's one buffer. Only heads that come in pieces get memory of their own.
+//! After an accept the request is usually there already, so a head is tried before the socket is watched,
+//! from the shard's one buffer. Only heads that come in pieces get memory of their own.
 
 mod clients;
 mod deadline_table;
@@ -242,8 +242,8 @@ impl<I: Io> Shard<I> {
         progress
     }
 
-    /// What is kept of a request whose head has this length until its decision: what came behind the head only where
-    /// that may be handed over.
+    /// What is kept of a request whose head has this length until its decision: what came behind the head
+    /// only where that may be handed over.
     fn kept(&self, received: &[u8], length: usize) -> Arc<[u8]> {
         let end = if self.links.hand_over.is_some() { received.len() } else { length };
         received[..end].into()
@@ -262,7 +262,8 @@ impl<I: Io> Shard<I> {
             Counting::Refused(bound) => Some(bound),
             Counting::Done | Counting::AtRequest => None,
         };
-        // An answer that is a stream needs what the admission says of the stream's head. All others come without it.
+        // An answer that is a stream needs what the admission says of the stream's head. All others come
+        // without it.
         if let Some(bound) = refused_by
             && self.limits.when_full != FullPolicy::EndStream
         {
@@ -354,7 +355,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// A stream for a GET; for a HEAD what a GET would be answered, without the stream (RFC 9110, section 9.3.2).
+    /// A stream for a GET; for a HEAD what a GET would be answered, without the stream (RFC 9110, section
+    /// 9.3.2).
     fn subscription_reply(&mut self, mut subscribe: Subscribe, asked: Asked) -> Reply {
         let limit = self.limits.topics_per_subscription;
         let patterns = subscribe.patterns().len();
@@ -446,8 +448,8 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Whether another request may stand here. A line end behind a request is none: old clients send one (RFC 9112,
-/// section 2.2).
+/// Whether another request may stand here. A line end behind a request is none: old clients send one (RFC
+/// 9112, section 2.2).
 fn has_more(behind: &[u8]) -> bool {
     behind.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
 }

@@ -1,5 +1,6 @@
-//! What is known of connections beside their streams: their names ([`NameTable`]), data, members, and life-cycle events of
-//! them; and orders to end them or to change their topics. A connection of which nothing is known costs nothing here.
+//! What is known of connections beside their streams: their names ([`NameTable`]), data, members, and
+//! life-cycle events of them; and orders to end them or to change their topics. A connection of which nothing
+//! is known costs nothing here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -100,7 +101,8 @@ impl Connections {
         subscribe.subject.clone().filter(|_| self.has_life_cycle())
     }
 
-    /// What is known of a subscription's connection takes at most this beside its places, here and among the members.
+    /// What is known of a subscription's connection takes at most this beside its places, here and among the
+    /// members.
     fn bytes_of(&self, subscribe: &Subscribe) -> usize {
         let members = subscribe.members.iter();
         let members = members.map(|member| MEMBER_BYTES + member.text_bytes());

@@ -13,10 +13,12 @@ use crate::inspect::connections::{
     ConnectionLag, ConnectionState, ConnectionsQuestion, FoundConnections, WantedOf,
 };
 
-/// Slots that one question makes a shard look at: then it answers what it has found, so that the asker can give up.
+/// Slots that one question makes a shard look at: then it answers what it has found, so that the asker can
+/// give up.
 const SLOTS_PER_QUESTION: usize = 1 << 16;
 
-/// What it counts to ask the kernel for a peer, and to note a connection for the answer: in slots that are looked at.
+/// What it counts to ask the kernel for a peer, and to note a connection for the answer: in slots that are
+/// looked at.
 const PEER_COST: usize = 4;
 const FOUND_COST: usize = 8;
 

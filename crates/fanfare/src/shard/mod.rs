@@ -1,7 +1,8 @@
 //! A shard: one thread, one loop, one `Io`, and one [`Delivery`], which decides what is sent to whom.
 //!
-//! [`Shard::tick`] is the whole loop. This file is the shell around the state machine: it takes notifications and mail,
-//! sends the batches that delivery names, and closes what has ended. [`arrivals`] makes subscribers of sockets.
+//! [`Shard::tick`] is the whole loop. This file is the shell around the state machine: it takes notifications
+//! and mail, sends the batches that delivery names, and closes what has ended. [`arrivals`] makes subscribers
+//! of sockets.
 
 mod arrivals;
 mod connections;
@@ -51,8 +52,8 @@ use listing::Listing;
 /// of a millisecond.
 const DISCARDED_READS: usize = 64;
 
-/// Sends after which the clock is read again in the middle of a tick, for the times of deliveries: about a tenth of a
-/// millisecond. To read it takes some 20 ns.
+/// Sends after which the clock is read again in the middle of a tick, for the times of deliveries: about a
+/// tenth of a millisecond. To read it takes some 20 ns.
 const SENDS_PER_CLOCK: usize = 64;
 
 /// Room for decisions and orders that an idle shard keeps.
@@ -122,7 +123,8 @@ pub(crate) struct Shard<I: Io> {
     inbox: VecDeque<Mail>,
     mail_taken_at: Duration,
     /// What has come about connections and is not done yet, in its order: a connection that is to begin, and
-    /// then to end, ends. How much it is: [`Mailbox::note_agenda`]. It does not wait among the mail, where it would hold up the events behind it.
+    /// then to end, ends. How much it is: [`Mailbox::note_agenda`]. It does not wait among the mail, where it
+    /// would hold up the events behind it.
     agenda: VecDeque<Agenda>,
     /// Topics that new streams may still register for in this tick.
     topics_left: usize,
@@ -314,8 +316,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Throws away one buffer of what a subscriber sends after its request, and answers whether the peer has ended. Where
-    /// the buffer was full there may be more, which comes in this tick or the next.
+    /// Throws away one buffer of what a subscriber sends after its request, and answers whether the peer has
+    /// ended. Where the buffer was full there may be more, which comes in this tick or the next.
     fn peer_ended(&mut self, link: LinkKey, socket: Socket) -> bool {
         self.unread.remove(&link);
         match self.io.receive(socket, &mut self.received) {
@@ -351,12 +353,13 @@ impl<I: Io> Shard<I> {
     }
 
     fn take_mail(&mut self, now: Duration) {
-        // Half of the budget goes on with what is marked already, so that an event for few overtakes one for many.
+        // Half of the budget goes on with what is marked already, so that an event for few overtakes one for
+        // many.
         let mut half = self.budgets.marks.div_ceil(2);
         self.delivery.mark(&mut half);
         let mut marks = self.budgets.marks / 2 + half;
-        // While a sweep or most of the hub's streams are far behind, events wait in the mailbox, and publishers learn
-        // that it is full. Sockets and questions wait for sweeps alone.
+        // While a sweep or most of the hub's streams are far behind, events wait in the mailbox, and
+        // publishers learn that it is full. Sockets and questions wait for sweeps alone.
         if self.inbox.is_empty() && !self.delivery.is_backlogged() {
             if self.congested_until(now).is_none() {
                 self.mail_taken_at = now;
@@ -407,7 +410,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Acts on decisions, sockets to adopt and orders about connections, as far as the budget of one tick goes.
+    /// Acts on decisions, sockets to adopt and orders about connections, as far as the budget of one tick
+    /// goes.
     fn act_on_agenda(&mut self, now: Duration) {
         if self.agenda.is_empty() {
             return;
@@ -435,9 +439,9 @@ impl<I: Io> Shard<I> {
         self.links.mailbox.note_agenda(self.agenda.len());
     }
 
-    /// Until when events wait because most streams of the hub are behind and their sockets still take bytes. A minority,
-    /// a few streams, streams that replay, and streams at a standstill hold up nothing. A drain ends the hold, since
-    /// nothing more is published.
+    /// Until when events wait because most streams of the hub are behind and their sockets still take bytes.
+    /// A minority, a few streams, streams that replay, and streams at a standstill hold up nothing. A drain
+    /// ends the hold, since nothing more is published.
     fn congested_until(&self, now: Duration) -> Option<Duration> {
         let (behind, _) = self.delivery.moving();
         let until = self.mail_taken_at + CONGESTION_HOLD;
@@ -491,8 +495,8 @@ impl<I: Io> Shard<I> {
         self.delivery.begin_drain(window, now);
     }
 
-    /// Takes the sockets of streams that have ended, to be closed at the end of the tick. Their slots are free already, so this
-    /// comes before the next stream begins, which may get the slot of one of them.
+    /// Takes the sockets of streams that have ended, to be closed at the end of the tick. Their slots are
+    /// free already, so this comes before the next stream begins, which may get the slot of one of them.
     fn take_ended(&mut self, now: Duration) {
         while let Some(closed) = self.delivery.poll_closed() {
             self.disconnected(&closed, now);
@@ -577,8 +581,8 @@ impl<I: Io> Drop for Shard<I> {
     }
 }
 
-/// What a token names: a link of delivery or the socket of a pending request, by its slot and the generation that it had
-/// when the token was made.
+/// What a token names: a link of delivery or the socket of a pending request, by its slot and the generation
+/// that it had when the token was made.
 #[derive(Clone, Copy)]
 pub(crate) enum SlotKey {
     Link(LinkKey),

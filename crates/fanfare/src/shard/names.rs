@@ -1,8 +1,9 @@
-//! The names of connections, which are their subjects and their tokens, and searches for the connections of a name.
+//! The names of connections, which are their subjects and their tokens, and searches for the connections of a
+//! name.
 //!
-//! There are 24 bytes for a connection with a subject or a token, and nothing for others. A name is looked for in the
-//! whole table, piece by piece, and all that were named meanwhile in one pass: such orders are rare, and an index would
-//! cost each connection more than its names.
+//! There are 24 bytes for a connection with a subject or a token, and nothing for others. A name is looked
+//! for in the whole table, piece by piece, and all that were named meanwhile in one pass: such orders are
+//! rare, and an index would cost each connection more than its names.
 //!
 //! ```text
 //!   table      [ chunk 0 | chunk 1 | chunk 2 | chunk 3 | chunk 4 | ... ]
@@ -53,8 +54,8 @@ struct Entry {
     tag: Tag,
 }
 
-/// The generation of the connection, and whether it is to be ended. Never zero, so that an entry needs no word to say that
-/// it is there.
+/// The generation of the connection, and whether it is to be ended. Never zero, so that an entry needs no
+/// word to say that it is there.
 #[derive(Clone, Copy)]
 struct Tag(NonZeroU32);
 
@@ -78,8 +79,8 @@ struct Pass {
 const _: () = assert!(ChunkTable::<Entry>::ENTRY_BYTES == NAMES_PLACE_BYTES);
 const _: () = assert!(LinkKey::GENERATIONS <= u32::MAX >> Tag::GENERATION);
 
-/// A hash table has a power of two of buckets, of which at most seven eighths are used, and a byte for each. While the
-/// waiting names grow, there is a smaller one.
+/// A hash table has a power of two of buckets, of which at most seven eighths are used, and a byte for each.
+/// While the waiting names grow, there is a smaller one.
 const WANTED_BYTES: usize = (2 * MAX_WANTED).next_power_of_two() * (size_of::<(Name, u32)>() + 1);
 const _: () = assert!(3 * WANTED_BYTES + RecentOrders::MAX_BYTES <= ORDERS_BYTES);
 
@@ -149,8 +150,8 @@ impl NameTable {
         if self.table.is_empty() || self.waiting.insert(name, newest_generation).is_some() {
             return;
         }
-        // Orders may come faster than a large table is searched. Each makes the pass look at so much more that it is over
-        // before too many wait.
+        // Orders may come faster than a large table is searched. Each makes the pass look at so much more
+        // that it is over before too many wait.
         if let Some(pass) = &mut self.pass {
             pass.due += pass.end;
             let chunks = pass.due / MAX_WANTED;
@@ -321,8 +322,8 @@ mod tests {
         assert_eq!(table.looked_at, 2 * 10_000_usize.div_ceil(CHUNK));
     }
 
-    /// An operator's script that gave the same order again and again, to a million connections with the subject "guest",
-    /// added a million entries to a queue with each of them.
+    /// An operator's script that gave the same order again and again, to a million connections with the
+    /// subject "guest", added a million entries to a queue with each of them.
     #[test]
     fn connections_that_are_to_be_ended_are_queued_once_and_those_that_begin_later_stay() {
         let mut table = table(1000, |_| subject("guest"));
@@ -370,7 +371,8 @@ mod tests {
         ended.extend(search_all(&mut table));
         let found: BTreeSet<u32> = ended.iter().map(|link| link.slot).collect();
         assert_eq!((ended.len(), found.len()), (8_000, 8_000));
-        // A pass is made each time that the greatest number of names waits. The steps look at some chunks beside that.
+        // A pass is made each time that the greatest number of names waits. The steps look at some chunks
+        // beside that.
         let (chunks, steps) = (8_000_usize.div_ceil(CHUNK), ORDERS as usize / 128 * CHUNKS_PER_STEP);
         let most = (ORDERS as usize / MAX_WANTED + 2) * chunks + steps;
         assert!(table.looked_at <= most, "{} chunks, not {most}", table.looked_at);
@@ -391,7 +393,8 @@ mod tests {
                 table.search();
             }
         }
-        // A pass is made each time that the greatest number of names waits. The steps look at some chunks beside that.
+        // A pass is made each time that the greatest number of names waits. The steps look at some chunks
+        // beside that.
         let (chunks, steps) = (100_000_usize.div_ceil(CHUNK), ORDERS / 128 + 1);
         let most = ORDERS * chunks / MAX_WANTED + steps * CHUNKS_PER_STEP;
         assert!(table.looked_at <= most, "{} chunks, not {most}", table.looked_at);

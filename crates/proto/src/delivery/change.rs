@@ -1,10 +1,10 @@
 //! Streams whose topics change while they live.
 //!
-//! A change has an exact place in the order of events: the newest number `N` at the moment when the shard makes it. The stream
-//! gets every event of the topics that it keeps, before `N` and after it. It gets the events of added topics from `N` on. It
-//! gets no further event of removed topics. So up to `N` it reads the topics that it keeps from the log, as a laggard, and
-//! after `N` it belongs to its new audience. What is said of topics here holds for patterns, too: a pattern is kept where it is
-//! named again.
+//! A change has an exact place in the order of events: the newest number `N` at the moment when the shard
+//! makes it. The stream gets every event of the topics that it keeps, before `N` and after it. It gets the
+//! events of added topics from `N` on. It gets no further event of removed topics. So up to `N` it reads the
+//! topics that it keeps from the log, as a laggard, and after `N` it belongs to its new audience. What is
+//! said of topics here holds for patterns, too: a pattern is kept where it is named again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,8 +20,9 @@ use crate::pattern::Pattern;
 use crate::segment_map::SegmentMap;
 use crate::stream::Place;
 
-/// Stages of one stream. A stream with more changes to catch up with forgets the oldest of them: of the topics that this change
-/// added it gets the events from where it stands, some of which are older than the change.
+/// Stages of one stream. A stream with more changes to catch up with forgets the oldest of them: of the
+/// topics that this change added it gets the events from where it stands, some of which are older than the
+/// change.
 const STAGES_MAX: usize = 8;
 
 /// What a stream reads up to the number of a change.
@@ -46,8 +47,8 @@ impl Stage {
         Stage::bytes_of(&self.subscription)
     }
 
-    /// Twice its place in the queue, for the queue's growth, and what it owns: each name, too, because no audience may have
-    /// it any more.
+    /// Twice its place in the queue, for the queue's growth, and what it owns: each name, too, because no
+    /// audience may have it any more.
     fn bytes_of(subscription: &Subscription) -> usize {
         let name = |topic: &Topic| size_of::<Topic>() + NAME_BYTES + topic.as_str().len();
         2 * size_of::<Stage>()
@@ -102,7 +103,8 @@ impl Stages {
         if stages.len() > STAGES_MAX
             && let Some(oldest) = stages.pop_front()
         {
-            // Topics that are kept are in every later stage, so the next one has all that this one has, and more.
+            // Topics that are kept are in every later stage, so the next one has all that this one has, and
+            // more.
             self.bytes -= oldest.bytes();
         }
     }
@@ -138,10 +140,10 @@ pub enum Changed {
 }
 
 impl Delivery {
-    /// Gives the stream of a link other topics and patterns. The module's documentation says which events it gets. What its
-    /// new audience was sent before counts as sent to it, so its next heartbeat may come up to an interval after
-    /// the change. `caught_up_to`: the number up to which this shard was handed every event of its topics, where that
-    /// is known.
+    /// Gives the stream of a link other topics and patterns. The module's documentation says which events it
+    /// gets. What its new audience was sent before counts as sent to it, so its next heartbeat may come up to
+    /// an interval after the change. `caught_up_to`: the number up to which this shard was handed every event
+    /// of its topics, where that is known.
     pub fn change_topics(
         &mut self,
         link: LinkKey,
@@ -167,7 +169,8 @@ impl Delivery {
             return Changed::NoRoom;
         }
         let Ok((audience, newest)) = self.audience_of(after.clone(), log) else { return Changed::NoRoom };
-        // What a member was sent together with its old audience is not forgotten: a heartbeat would follow it.
+        // What a member was sent together with its old audience is not forgotten: a heartbeat would follow
+        // it.
         let mut sent_at = stream.sent_at;
         let laggard = match stream.place {
             Place::Laggard(laggard) => {
@@ -179,8 +182,8 @@ impl Delivery {
                 let head = self.audiences.head(stream.audience);
                 let mut cursor = self.leave_members(stream.audience, index).cursor;
                 if cursor >= head && !self.audiences.is_marking() {
-                    // It has everything that this shard was handed, so it does not ask the log, which may retain
-                    // nothing of its topics.
+                    // It has everything that this shard was handed, so it does not ask the log, which may
+                    // retain nothing of its topics.
                     cursor = cursor.max(caught_up_to.unwrap_or_default().min(newest));
                 }
                 let new = NewLaggard { slot, cursor, incomplete_until: 0, fell_behind: false, ready: true };
@@ -203,7 +206,8 @@ impl Delivery {
         Changed::Changed
     }
 
-    /// The audience of a subscription, and the newest number when it was certain that every later event of its topics comes.
+    /// The audience of a subscription, and the newest number when it was certain that every later event of
+    /// its topics comes.
     pub(super) fn audience_of(
         &mut self,
         subscription: Subscription,

@@ -1,6 +1,7 @@
 //! Joins: the streams that begin to read a topic by its name, or end.
 //!
-//! They are noted by topic, and nothing is noted of a stream. The caller takes what was noted, a part of it at a time.
+//! They are noted by topic, and nothing is noted of a stream. The caller takes what was noted, a part of it
+//! at a time.
 
 use std::collections::VecDeque;
 
@@ -82,7 +83,8 @@ impl Joins {
 }
 
 impl Delivery {
-    /// Notes from now on which topics streams begin and end to read: those that one of these patterns matches.
+    /// Notes from now on which topics streams begin and end to read: those that one of these patterns
+    /// matches.
     pub fn note_joins(&mut self, patterns: Vec<Pattern>, seed: u64) {
         let (noted, order) = (SegmentMap::new(seed), VecDeque::new());
         self.joins = Some(Box::new(Joins { patterns, noted, order, missed: 0 }));

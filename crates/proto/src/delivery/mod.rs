@@ -1,7 +1,7 @@
 //! Delivery: the state machine of one shard, without IO. It decides which bytes go to which socket next.
 //!
-//! It owns the shard's streams and links, its audiences and its laggards. The log belongs to the process: whatever
-//! needs it takes an [`EventLog`]. Time is an argument, and the caller sends.
+//! It owns the shard's streams and links, its audiences and its laggards. The log belongs to the process:
+//! whatever needs it takes an [`EventLog`]. Time is an argument, and the caller sends.
 //!
 //! ```text
 //!              handle_event ----------+                         +--> poll_send ----> the caller sends
@@ -97,13 +97,13 @@ pub struct Delivery {
     counts: DeliveryCounts,
     /// The latest time that the caller has noted.
     noted_at: Duration,
-    /// How long events were on their way, from the publish to the send that gave them to the kernel whole. What a stream
-    /// replays is not in it: it may be as old as the log.
+    /// How long events were on their way, from the publish to the send that gave them to the kernel whole.
+    /// What a stream replays is not in it: it may be as old as the log.
     delivery_lag: Histogram,
 }
 
-/// An HTTP/1.1 link has exactly one stream, so they share a record, a slot and a generation. [`Delivery::stream_on`] and
-/// [`Delivery::stream_ended`] are where the one leads to the other.
+/// An HTTP/1.1 link has exactly one stream, so they share a record, a slot and a generation.
+/// [`Delivery::stream_on`] and [`Delivery::stream_ended`] are where the one leads to the other.
 #[derive(Clone, Copy)]
 struct Subscriber {
     link: Link,
@@ -122,7 +122,8 @@ pub const SUBSCRIBER_BYTES: usize =
 /// A timer, and a position in the queue of laggards.
 const TIMER_AND_QUEUE_BYTES: usize = 12 + 4;
 
-/// A stream's name in the queues of delivery: its slot, and the generation that tells it from others that had the slot.
+/// A stream's name in the queues of delivery: its slot, and the generation that tells it from others that had
+/// the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StreamKey {
     slot: u32,
@@ -138,9 +139,11 @@ pub struct Closed {
     pub link: LinkKey,
     /// Why its last stream ended.
     pub reason: CloseReason,
-    /// Every event of that stream's topics up to this number was given to the kernel whole, or was known to be gone.
+    /// Every event of that stream's topics up to this number was given to the kernel whole, or was known to
+    /// be gone.
     pub cursor: u64,
-    /// The end of the stream was sent: the peer is to read to it, so our side of the connection is finished first.
+    /// The end of the stream was sent: the peer is to read to it, so our side of the connection is finished
+    /// first.
     pub finish: bool,
 }
 
@@ -181,7 +184,8 @@ pub struct Budgets {
     pub drain_checks: usize,
     /// Laggards that upkeep checks: it looks for laggards at a standstill, and for one whose end makes room.
     pub laggard_checks: usize,
-    /// Topics and patterns of audiences that are removed. A mass of ends is not a mass of removals in one tick.
+    /// Topics and patterns of audiences that are removed. A mass of ends is not a mass of removals in one
+    /// tick.
     pub removals: usize,
     /// Streams that are looked at to answer a question about connections.
     pub states: usize,
@@ -242,14 +246,16 @@ pub struct DeliveryCounts {
 }
 
 impl Delivery {
-    /// A shard's delivery without any stream. `seed` is for jitter and for the keys of hashes, so it is random in production.
+    /// A shard's delivery without any stream. `seed` is for jitter and for the keys of hashes, so it is
+    /// random in production.
     pub fn new(limits: Limits, epoch: Epoch, seed: u64) -> Delivery {
         Delivery::with_budgets(limits, Budgets::default(), epoch, seed)
     }
 
     /// Changes the bounds that can change: [`Limits::take_over`].
     pub fn change_limits(&mut self, limits: &Limits) {
-        // Streams that are there were given their ends with the period of before: they are found as often as then.
+        // Streams that are there were given their ends with the period of before: they are found as often as
+        // then.
         self.upkeep.period_at_most = (!self.is_empty()).then(|| self.check_period());
         self.limits.take_over(limits);
         self.upkeep.next_check_at = Duration::ZERO;
@@ -284,12 +290,14 @@ impl Delivery {
 
     // Inputs.
 
-    /// An event of a topic that this shard has registered for, by its name or by a pattern. Events come in the order of their numbers.
+    /// An event of a topic that this shard has registered for, by its name or by a pattern. Events come in
+    /// the order of their numbers.
     pub fn handle_event(&mut self, frame: Arc<Frame>, marks: &mut usize) {
         let is_first = !self.audiences.is_marking();
         let marked = self.audiences.begin_marking(frame, &mut self.store);
         *marks = marks.saturating_sub(marked.max(1));
-        // Behind another one it is marked at once, or waits: it does not spend the budget of those that come after it.
+        // Behind another one it is marked at once, or waits: it does not spend the budget of those that come
+        // after it.
         if is_first {
             self.mark(marks);
         }
@@ -315,8 +323,8 @@ impl Delivery {
         }
     }
 
-    /// The time in the middle of a tick, for what is measured. What is decided depends on the times of the other inputs
-    /// alone.
+    /// The time in the middle of a tick, for what is measured. What is decided depends on the times of the
+    /// other inputs alone.
     pub fn note_time(&mut self, at: Duration) {
         self.noted_at = at;
     }
@@ -328,7 +336,8 @@ impl Delivery {
 
     // What the caller asks.
 
-    /// How long events were on their way from the publish to the send, in the deliveries to streams that do not replay.
+    /// How long events were on their way from the publish to the send, in the deliveries to streams that do
+    /// not replay.
     pub fn delivery_lag(&self) -> &Histogram {
         &self.delivery_lag
     }
@@ -412,8 +421,8 @@ impl Delivery {
             || self.audiences.bytes_of_new(subscription) <= left
     }
 
-    /// The memory of the audiences and topics of all subscriptions, and of changes of topics that streams have not
-    /// caught up with, in bytes; an upper bound.
+    /// The memory of the audiences and topics of all subscriptions, and of changes of topics that streams
+    /// have not caught up with, in bytes; an upper bound.
     pub fn subscription_bytes(&self) -> usize {
         self.audiences.bytes() + self.stages.bytes()
     }
@@ -423,8 +432,9 @@ impl Delivery {
         self.audiences.len()
     }
 
-    /// How many streams fell behind and still take bytes, and how many streams are not at a standstill: the two numbers
-    /// that tell whether the path out is full. Streams that replay, and streams at a standstill, are not counted.
+    /// How many streams fell behind and still take bytes, and how many streams are not at a standstill: the
+    /// two numbers that tell whether the path out is full. Streams that replay, and streams at a standstill,
+    /// are not counted.
     pub fn moving(&self) -> (usize, usize) {
         let behind = self.laggards.fallen_behind().saturating_sub(self.upkeep.at_standstill);
         (behind, self.subscribers.len().saturating_sub(self.upkeep.at_standstill))
@@ -458,15 +468,16 @@ impl Delivery {
         [self.next_upkeep(), drain].into_iter().flatten().min()
     }
 
-    /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event of its topics.
+    /// Whether [`Delivery::handle_timeout`] wants to know now up to where this shard was handed every event
+    /// of its topics.
     pub fn needs_caught_up_to(&self, now: Duration) -> bool {
         let is_due = self.next_upkeep().is_some_and(|at| at <= now);
         (self.upkeep.checkpoints > 0 && is_due) || self.sending.wants_caught_up_to()
     }
 
-    /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends streams that
-    /// stand still. `caught_up_to` is the number up to which this shard was handed every event of its topics, where that
-    /// is known: heartbeats may carry it.
+    /// Upkeep and the drain: queues heartbeats and the ends of streams for [`Delivery::poll_send`], and ends
+    /// streams that stand still. `caught_up_to` is the number up to which this shard was handed every event
+    /// of its topics, where that is known: heartbeats may carry it.
     pub fn handle_timeout(&mut self, now: Duration, caught_up_to: Option<u64>, log: &mut impl EventLog) {
         self.upkeep.room_checks = ROOM_CHECKS;
         self.remove_audiences(log);
@@ -520,7 +531,8 @@ impl Delivery {
         })
     }
 
-    /// Ends a stream: it is out of its audience now, and its link gets the command to end. `finish`: the end of the stream was sent.
+    /// Ends a stream: it is out of its audience now, and its link gets the command to end. `finish`: the end
+    /// of the stream was sent.
     fn end(&mut self, slot: u32, reason: CloseReason, finish: bool, log: &mut impl EventLog) {
         self.end_at(slot, None, reason, finish, log);
     }
@@ -580,8 +592,8 @@ impl Delivery {
         }
     }
 
-    /// A stream has left an audience. One without streams is removed at once, or later where this tick has removed as many as
-    /// it may.
+    /// A stream has left an audience. One without streams is removed at once, or later where this tick has
+    /// removed as many as it may.
     fn left(&mut self, audience: AudienceId, log: &mut impl EventLog) {
         if !self.audiences.is_empty_audience(audience) {
             return;
@@ -649,8 +661,8 @@ impl Delivery {
         u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// When a stream that begins now ends by itself: because of its age, or, where it was given `lifetime`, at the end of
-    /// that.
+    /// When a stream that begins now ends by itself: because of its age, or, where it was given `lifetime`,
+    /// at the end of that.
     fn end_time(&mut self, lifetime: Option<Duration>, now: Duration) -> EndTime {
         let age = self.limits.connection_age;
         // Upkeep finds it within the last twentieth.
@@ -658,7 +670,8 @@ impl Delivery {
             EndTime::by_age(now.saturating_add(self.jitter.percent(age, 80, 95)))
         });
         let Some(lifetime) = lifetime else { return aged };
-        // It must not last longer, so upkeep has to find it before. Streams whose lifetimes end together end apart.
+        // It must not last longer, so upkeep has to find it before. Streams whose lifetimes end together end
+        // apart.
         let spread = self.jitter.percent((lifetime / 20).min(EXPIRY_SPREAD), 0, 100);
         let lifetime = lifetime.saturating_sub(spread).saturating_sub(self.check_period());
         aged.min(EndTime::by_expiry(now.saturating_add(lifetime)))

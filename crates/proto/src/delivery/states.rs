@@ -29,7 +29,8 @@ pub struct StreamState<'delivery> {
 /// How far a laggard is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind {
-    /// The newest number that its audience was marked with, less its cursor. Events of other topics have numbers, too.
+    /// The newest number that its audience was marked with, less its cursor. Events of other topics have
+    /// numbers, too.
     pub numbers: u64,
     /// When its link last took a byte.
     pub progress_at: Duration,

@@ -465,7 +465,8 @@ fn a_change_to_a_pattern_that_finds_no_room_changes_nothing() {
     assert_eq!((world.delivery.len(), world.log.pattern_readers()), (0, 0));
 }
 
-/// One that falls behind, or catches up, neither joins nor leaves. What finds no room is counted, and holds up nothing.
+/// One that falls behind, or catches up, neither joins nor leaves. What finds no room is counted, and holds
+/// up nothing.
 #[test]
 fn joins_are_noted_by_topic_and_what_finds_no_room_is_counted() {
     let mut world = World::new(Limits::default(), Budgets::default());

@@ -181,8 +181,8 @@ impl Delivery {
             let Some(&Subscriber { link, stream }) = self.subscribers.get(slot) else { continue };
             let key = StreamKey { slot: slot as u32, generation: link.generation() };
             if let Some(reason) = stream.ends_at.over(now) {
-                // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to it. In the
-                // queue of endings it would only keep others waiting, a drain among them.
+                // A stream in the middle of a frame ends when that is finished: its turn as a laggard sees to
+                // it. In the queue of endings it would only keep others waiting, a drain among them.
                 if !self.unsent.contains(key.slot) {
                     self.sending.queue_ending(key, reason);
                 }

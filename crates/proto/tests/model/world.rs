@@ -6,7 +6,8 @@
 //! prefix of what the list says, and the tables must agree with each other; in the end everybody must have
 //! everything.
 //!
-//! What happens is chosen by a seed (the test) or by bytes (the fuzzer, which takes in this file by its path).
+//! What happens is chosen by a seed (the test) or by bytes (the fuzzer, which takes in this file by its
+//! path).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
@@ -180,7 +181,8 @@ impl World {
         }
     }
 
-    /// Opens all sockets and works until nothing is left to do; then all have everything, and nothing is kept.
+    /// Opens all sockets and works until nothing is left to do; then all have everything, and nothing is
+    /// kept.
     pub(crate) fn finish(&mut self) {
         for slot in self.subscribers.keys().copied().collect::<Vec<_>>() {
             self.open_socket(slot);
@@ -500,7 +502,8 @@ impl World {
         let misses =
             self.first_after(subscriber, subscriber.seen).is_some_and(|next| next.seq() <= available_after);
         let lost = misses && self.limits.laggard_policy == LaggardPolicy::Disconnect;
-        // A stream in the middle of a change of its topics does not skip, and needs a log that has dropped nothing since.
+        // A stream in the middle of a change of its topics does not skip, and needs a log that has dropped
+        // nothing since.
         let lost = lost
             || subscriber.stages.iter().any(|(until, subscription)| {
                 let selection = subscription.selection();

@@ -22,8 +22,8 @@ use crate::revocations_file::RevocationsFile;
 const KEY_OPTIONS: [&str; 2] = ["subscriber-keys", "publisher-keys"];
 
 impl Access {
-    /// Reads the files of keys. Keys that have not changed since `before` stay, with the tokens that are remembered for
-    /// them.
+    /// Reads the files of keys. Keys that have not changed since `before` stay, with the tokens that are
+    /// remembered for them.
     ///
     /// # Errors
     /// A file cannot be used, or the options do not go together.
@@ -192,8 +192,8 @@ impl Access {
     }
 }
 
-/// Refuses to let everyone into a server that has had keys, unless that is asked for. A file that an editor or a full
-/// disk has left empty says that there are no keys, too.
+/// Refuses to let everyone into a server that has had keys, unless that is asked for. A file that an editor
+/// or a full disk has left empty says that there are no keys, too.
 ///
 /// # Errors
 /// The server has keys, and the new configuration names none and has no `open`.

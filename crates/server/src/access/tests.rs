@@ -156,7 +156,8 @@ fn streams_of_one_expiry_end_at_different_times() {
     assert!(numbers.len() > 500, "{}", numbers.len());
 }
 
-/// A publisher without a subject had its rate twice, by another signature of its token that everyone can make.
+/// A publisher without a subject had its rate twice, by another signature of its token that everyone can
+/// make.
 #[test]
 fn another_signature_of_a_token_is_the_same_publisher() {
     let token = token(SECRETS[0]);

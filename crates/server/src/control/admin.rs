@@ -74,8 +74,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Starts its thread, which ends with the process: probes are answered while the engine drains. Without a
-/// listener, the thread opens one at `address` as soon as the address is free. It may belong to another process
-/// for the moment: to a server that drains, whose place this one takes.
+/// listener, the thread opens one at `address` as soon as the address is free. It may belong to another
+/// process for the moment: to a server that drains, whose place this one takes.
 ///
 /// # Errors
 /// The system refuses a thread, or descriptors for it.

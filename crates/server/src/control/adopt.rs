@@ -9,8 +9,8 @@ use fanfare::{AdoptError, Hub, Subscribe, WireFormat};
 
 use super::notices::{Notice, Notices};
 
-/// How often a busy engine is asked before the subscriber is refused, and the time in between: a mailbox is full for as
-/// long as a large sweep takes.
+/// How often a busy engine is asked before the subscriber is refused, and the time in between: a mailbox is
+/// full for as long as a large sweep takes.
 const ATTEMPTS: usize = 50;
 const INTERVAL: Duration = Duration::from_millis(20);
 

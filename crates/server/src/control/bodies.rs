@@ -3,9 +3,9 @@
 //! Two bounds hold over all of them: how many there are, and how much memory they hold, also while they wait
 //! for room in the shards' mailboxes. Where a bound is reached, the publish whose body comes most slowly is
 //! ended, so that slow bodies cannot shut out others. A body that has begun less than a second ago counts as
-//! one of a moderate rate ([`YOUNG_BODY_RATE`]); of several of which nothing has come, the oldest is ended. Where all bodies
-//! wait for the shards, the newcomer is refused. A publish that wants more memory ends only bodies that are known to
-//! be slow.
+//! one of a moderate rate ([`YOUNG_BODY_RATE`]); of several of which nothing has come, the oldest is ended.
+//! Where all bodies wait for the shards, the newcomer is refused. A publish that wants more memory ends only
+//! bodies that are known to be slow.
 //!
 //! A body has a least rate besides: each byte that comes buys time, and a body without time is ended.
 
@@ -207,8 +207,8 @@ impl Receiving {
     /// The next bytes; `None` at the end of the body.
     ///
     /// # Errors
-    /// 408: they do not come in time, or not before `deadline`. 503: others need the room. 400: the body breaks
-    /// off.
+    /// 408: they do not come in time, or not before `deadline`. 503: others need the room. 400: the body
+    /// breaks off.
     pub(super) async fn next(&mut self, deadline: Option<Instant>) -> Option<Result<Bytes, Problem>> {
         let credit_ends = self.account.begin_wait();
         let until = deadline.map_or(credit_ends, |deadline| deadline.min(credit_ends));

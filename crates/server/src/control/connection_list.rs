@@ -1,7 +1,7 @@
 //! `GET /connections`: the connections of subscribers, in pages of a bounded size, for questions of support.
 //!
-//! The answer has addresses of clients. So it is given to who may end connections, and on a public listener only with a
-//! token: a server without keys lets everyone publish, and would tell everyone who subscribes.
+//! The answer has addresses of clients. So it is given to who may end connections, and on a public listener
+//! only with a token: a server without keys lets everyone publish, and would tell everyone who subscribes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -142,8 +142,8 @@ impl Query {
                 }
             };
             if parsed.filter != ConnectionFilter::All {
-                // DELETE ends what any of its names means. A list of those that all filters mean would not be what the same
-                // parameters end.
+                // DELETE ends what any of its names means. A list of those that all filters mean would not be
+                // what the same parameters end.
                 return Err(wrong("name one of subject, token, topic and address at most".to_owned()));
             }
             parsed.filter = filter;

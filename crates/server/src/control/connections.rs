@@ -21,8 +21,8 @@ use super::problem::Problem;
 use crate::access::{Access, Publisher};
 use crate::clock::unix_time;
 
-/// How long a revocation bars where the request names no end. Tokens that live longer are rare, and the list of
-/// revocations has a bound of its own.
+/// How long a revocation bars where the request names no end. Tokens that live longer are rare, and the list
+/// of revocations has a bound of its own.
 const BARRED: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How often one request gives an order again because mailboxes are full, and the time before each. Every

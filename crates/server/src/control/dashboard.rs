@@ -109,8 +109,8 @@ impl Default for Dashboards {
 
 impl Dashboards {
     /// The stream of one more dashboard: the newest figures, and all later ones. For the first dashboard,
-    /// `observe` returns the maker of figures, which is dropped after the last dashboard. `None`: the bound of
-    /// dashboards is reached.
+    /// `observe` returns the maker of figures, which is dropped after the last dashboard. `None`: the bound
+    /// of dashboards is reached.
     fn open<M: FnMut() -> String + Send + 'static>(
         self: &Arc<Dashboards>,
         observe: impl FnOnce() -> M,

@@ -19,12 +19,12 @@ pub(super) const WAITING: usize = 1024;
 /// Time for a head on a connection that is kept open, the wait for it included.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 
-/// Connections of the admin listener at once: some monitors and some probes. The one that has been idle for the longest
-/// time is closed.
+/// Connections of the admin listener at once: some monitors and some probes. The one that has been idle for
+/// the longest time is closed.
 pub(super) const ADMIN_CONNECTIONS: usize = 64;
 
-/// Bytes of answers of the admin listener that are not taken yet: some answers to `/metrics` of a server with many
-/// shards.
+/// Bytes of answers of the admin listener that are not taken yet: some answers to `/metrics` of a server with
+/// many shards.
 pub(super) const ADMIN_ANSWER_BYTES: usize = 8 << 20;
 
 /// Dashboards at once: 503. The other connections of the admin listener stay free for monitors and probes.
@@ -42,7 +42,8 @@ pub(super) const ADMIN_OPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after its last answer, before the socket is closed under it.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// Bytes that are thrown away behind a last answer: what a client has usually sent before it reads the answer.
+/// Bytes that are thrown away behind a last answer: what a client has usually sent before it reads the
+/// answer.
 pub(super) const LINGER_BYTES: usize = 256 << 10;
 
 /// Bytes of answers that clients have not taken yet, over all connections. At the bound the answers that have
@@ -79,9 +80,9 @@ pub(super) const BODY_GRACE: Duration = Duration::from_secs(30);
 /// How fast a body comes is known when the server has waited for so long for its bytes.
 pub(super) const SLOW_BODY_AGE: Duration = Duration::from_secs(1);
 
-/// Bytes a second that a younger body counts as, beside what has come of it. Where places are scarce, an upload that is known to
-/// be faster keeps its place beside a crowd of bodies that never come, and a body that is known to trickle
-/// does not keep out one that has just begun.
+/// Bytes a second that a younger body counts as, beside what has come of it. Where places are scarce, an
+/// upload that is known to be faster keeps its place beside a crowd of bodies that never come, and a body
+/// that is known to trickle does not keep out one that has just begun.
 pub(super) const YOUNG_BODY_RATE: f64 = 4096.0;
 
 /// Bytes that the HTTP library reads at once. A request head must fit (see [`fanfare::Limits::head`]).
@@ -100,7 +101,8 @@ pub(super) const TOPICS_PER_PAGE: usize = 1000;
 /// Topics on one page where the request does not say.
 pub(super) const TOPICS_PER_PAGE_DEFAULT: usize = 100;
 
-/// Connections on one page of `GET /connections`, at most: 400. Such a page has some 300 KB, and 2.5 MB at most.
+/// Connections on one page of `GET /connections`, at most: 400. Such a page has some 300 KB, and 2.5 MB at
+/// most.
 pub(super) const CONNECTIONS_PER_PAGE: usize = fanfare::ConnectionsPage::MOST;
 
 /// Connections on one page where the request does not say.
@@ -167,8 +169,8 @@ impl ControlLimits {
         }
     }
 
-    /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out what the kernel
-    /// holds for sockets, and the response to one question about topics.
+    /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out
+    /// what the kernel holds for sockets, and the response to one question about topics.
     pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 6] {
         [
             ("publishes in progress", self.publish_bytes),

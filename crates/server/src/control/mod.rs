@@ -92,8 +92,8 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
     thread::Builder::new().name("fanfare-hand-over".to_owned()).spawn(move || {
         loop {
             match sockets.receive(None) {
-                // Where that is full the socket is dropped, and its client sees a closed connection. The last places are
-                // the operator's.
+                // Where that is full the socket is dropped, and its client sees a closed connection. The last
+                // places are the operator's.
                 Ok(Some(socket)) => {
                     let is_scarce = hand.capacity() <= reserve_of(WAITING);
                     let has_place = !is_scarce || socket.origin().is_operators(&hub.limits().clients);

@@ -1,9 +1,9 @@
-//! `GET /openapi.json`: what a listener serves, as a document of OpenAPI 3.1. The public listeners and the admin listener
-//! have a document each.
+//! `GET /openapi.json`: what a listener serves, as a document of OpenAPI 3.1. The public listeners and the
+//! admin listener have a document each.
 //!
-//! A document is made when it is asked for first. `docs/openapi.json` and `docs/openapi-admin.json` are copies of both,
-//! by which the tests of this package judge every refusal that they get, and by which a generator of requests
-//! drives the server.
+//! A document is made when it is asked for first. `docs/openapi.json` and `docs/openapi-admin.json` are
+//! copies of both, by which the tests of this package judge every refusal that they get, and by which a
+//! generator of requests drives the server.
 
 mod admin;
 mod connections;
@@ -118,7 +118,8 @@ fn problem_schema() -> Value {
     })
 }
 
-/// One operation. `successes` are the answers that are no errors, by their status. A `GET` has a `HEAD` beside it.
+/// One operation. `successes` are the answers that are no errors, by their status. A `GET` has a `HEAD`
+/// beside it.
 struct Operation {
     id: &'static str,
     summary: &'static str,
@@ -255,7 +256,8 @@ fn problem_answer(status: u16, kinds: &[ProblemKind]) -> Value {
     answer
 }
 
-/// Adds an error to an answer that has the same status and is no error document: that of a failed health check.
+/// Adds an error to an answer that has the same status and is no error document: that of a failed health
+/// check.
 fn merge(answer: &mut Value, problem: Value) {
     let (Some(answer), Value::Object(problem)) = (answer.as_object_mut(), problem) else { return };
     for (name, value) in problem {

@@ -1,5 +1,5 @@
-//! `GET /problems` and `GET /problems/NAME`: what each kind of problem means, for a person who has met its `type`. Both
-//! listeners serve the same pages. Nothing of a request stands in them.
+//! `GET /problems` and `GET /problems/NAME`: what each kind of problem means, for a person who has met its
+//! `type`. Both listeners serve the same pages. Nothing of a request stands in them.
 
 #[cfg(test)]
 mod document;

@@ -1,8 +1,8 @@
 //! `POST /events`: bodies are collected and their events published. [`body`] parses them.
 //!
-//! JSON and forms are published whole or not at all. An array is checked first, and then published in parts by
-//! a task of its own, which nothing ends but the end of the engine: it goes on where the client has left, and
-//! waits for room for as long as that takes. [`lines`] has NDJSON, which is a stream.
+//! JSON and forms are published whole or not at all. An array is checked first, and then published in parts
+//! by a task of its own, which nothing ends but the end of the engine: it goes on where the client has left,
+//! and waits for room for as long as that takes. [`lines`] has NDJSON, which is a stream.
 
 mod lines;
 
@@ -223,8 +223,8 @@ async fn publish_one(
 /// whole or not at all, although the hub takes only a part at a time. To keep all events would take many
 /// times the body's memory.
 ///
-/// An id that is given to two events is found here, too. Only what another publisher publishes under the same id
-/// meanwhile is found when the array's turn comes; then what came before it stands.
+/// An id that is given to two events is found here, too. Only what another publisher publishes under the same
+/// id meanwhile is found when the array's turn comes; then what came before it stands.
 async fn check_array(
     control: &Control,
     publisher: &Publishing<'_>,
@@ -274,8 +274,8 @@ struct Checked {
     events: usize,
 }
 
-/// The own ids of an array: a hash of each id and its topics, and a hash of the event. A bad event may hide behind one
-/// of 2^64 hashes; then it is found when its turn comes.
+/// The own ids of an array: a hash of each id and its topics, and a hash of the event. A bad event may hide
+/// behind one of 2^64 hashes; then it is found when its turn comes.
 #[derive(Default)]
 struct OwnIds {
     events: HashMap<u64, u64>,
@@ -368,8 +368,8 @@ fn memory_of(event: &Event) -> usize {
     size_of::<Event>() + topics + data + id
 }
 
-/// Publishes, and waits for room where the mailboxes are full. Events that were published before a refusal are added
-/// to `sum`.
+/// Publishes, and waits for room where the mailboxes are full. Events that were published before a refusal
+/// are added to `sum`.
 async fn publish_waiting(
     hub: &Hub,
     events: &mut Vec<Event>,
@@ -551,8 +551,8 @@ mod tests {
         .status()
     }
 
-    /// A stream of lines of a publisher with a rate takes as long as the rate says, and is published whole. Beyond its burst a
-    /// publisher that had used up its rate could only be refused in the middle.
+    /// A stream of lines of a publisher with a rate takes as long as the rate says, and is published whole.
+    /// Beyond its burst a publisher that had used up its rate could only be refused in the middle.
     #[tokio::test(start_paused = true)]
     async fn lines_come_as_fast_as_the_rate_of_their_publisher_allows() {
         const LINES: u64 = 10 * PART_EVENTS as u64;
@@ -737,8 +737,8 @@ mod tests {
         }
     }
 
-    /// While the shard takes nothing, no more of a body of lines is read than fits into the mailbox. So the client's
-    /// socket fills, and the client waits. When the shard goes on, the publisher is woken.
+    /// While the shard takes nothing, no more of a body of lines is read than fits into the mailbox. So the
+    /// client's socket fills, and the client waits. When the shard goes on, the publisher is woken.
     #[tokio::test]
     async fn lines_are_read_no_faster_than_they_are_published() {
         const LINES: usize = 5000;
@@ -754,7 +754,8 @@ mod tests {
         let publisher = Extension(Publisher::default());
         let client = Extension(RequestClient { counted: None, is_operator: false });
         let publishing = tokio::spawn(publish(State(Arc::clone(&control)), publisher, client, headers, body));
-        // The shard is a real thread, so its time is real time. The publisher waits when nothing is read for a while.
+        // The shard is a real thread, so its time is real time. The publisher waits when nothing is read for
+        // a while.
         let mut waits_at = 0;
         loop {
             tokio::time::sleep(ROOM_TIME / 10).await;

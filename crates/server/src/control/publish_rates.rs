@@ -68,7 +68,8 @@ impl Default for PublishRates {
 }
 
 impl PublishRates {
-    /// What a publish may use: of the publisher with this name, or of the client where the server has no keys.
+    /// What a publish may use: of the publisher with this name, or of the client where the server has no
+    /// keys.
     pub(super) fn of(
         &self,
         limits: PublishRateLimits,

@@ -1,5 +1,5 @@
-//! The requests of a connection: their heads are checked, and each answer says whether it is the last one. The public
-//! listeners and the admin listener share this.
+//! The requests of a connection: their heads are checked, and each answer says whether it is the last one.
+//! The public listeners and the admin listener share this.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,8 +26,8 @@ use super::unread::Watched;
 #[derive(Clone, Copy)]
 pub(super) struct StaysOpen;
 
-/// Serves the requests of a connection, one after the other. `received` was read from the socket before. `answer` gets
-/// each request, and a problem instead of a request whose head is refused.
+/// Serves the requests of a connection, one after the other. `received` was read from the socket before.
+/// `answer` gets each request, and a problem instead of a request whose head is refused.
 pub(super) fn serve<'c, F: Future<Output = Response<Body>> + Send>(
     received: Vec<u8>,
     socket: TcpStream,
@@ -49,8 +49,8 @@ pub(super) fn serve<'c, F: Future<Output = Response<Body>> + Send>(
         let (body, unread) = Watched::new(body);
         let answer = answer(refusal, Request::from_parts(head, body));
         async move {
-            // A connection that sends many requests at once would be served until all of them are answered: a thousand
-            // fit into its buffer. Now each connection has one request for each turn.
+            // A connection that sends many requests at once would be served until all of them are answered: a
+            // thousand fit into its buffer. Now each connection has one request for each turn.
             tokio::task::yield_now().await;
             let mut response = answer.await;
             if is_last || unread.load(Ordering::Relaxed) {
@@ -70,9 +70,9 @@ pub(super) fn serve<'c, F: Future<Output = Response<Body>> + Send>(
         .serve_connection(TokioIo::new(socket), service)
 }
 
-/// Discards the bytes that still come, so that the close does not reset the connection under the last answer (RFC 9112,
-/// section 9.6). A client that goes on with a large body is cut off: to read 800 MB a second from 20 of them delayed
-/// publishes by 350 ms.
+/// Discards the bytes that still come, so that the close does not reset the connection under the last answer
+/// (RFC 9112, section 9.6). A client that goes on with a large body is cut off: to read 800 MB a second from
+/// 20 of them delayed publishes by 350 ms.
 pub(super) async fn linger(socket: TcpStream) {
     let mut ignored = [0; 4096];
     let mut left = LINGER_BYTES;

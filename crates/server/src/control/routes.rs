@@ -187,8 +187,8 @@ async fn answer(
     }
 }
 
-/// Whether a request publishes, ends or lists connections, or asks about topics: these need a publisher's token where the server
-/// has keys. Health checks, the preflight and the demo page do not.
+/// Whether a request publishes, ends or lists connections, or asks about topics: these need a publisher's
+/// token where the server has keys. Health checks, the preflight and the demo page do not.
 fn needs_publisher(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     let is_publish = path == "/events" && request.method() == Method::POST;
@@ -262,8 +262,9 @@ fn find_publisher(
 ) -> (Result<FoundPublisher, PublisherError>, TurnOf) {
     let rules = admission.rules.get();
     let (origin, host) = origin_and_host(request);
-    // A browser sends an Origin with every POST and DELETE. A page that may not read the answer may still make the browser
-    // send a cookie, and `*` lists no page. To read is harmless: only a listed page sees the answer.
+    // A browser sends an Origin with every POST and DELETE. A page that may not read the answer may still
+    // make the browser send a cookie, and `*` lists no page. To read is harmless: only a listed page sees the
+    // answer.
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let is_listed = matches!(rules.cors.judge(origin, host), Verdict::SameOrigin | Verdict::Listed(_));
     let has_good_origin = reads || (origin.is_some() && is_listed);
@@ -397,7 +398,8 @@ impl hyper::body::Body for Endless {
     }
 }
 
-/// A check on a connection that is here already, or with another request behind it. Others are answered by a shard.
+/// A check on a connection that is here already, or with another request behind it. Others are answered by a
+/// shard.
 async fn health(State(control): State<Arc<Control>>, request: Request<Body>) -> Response {
     match control.admission.health.answer(request.uri().path()) {
         Some(answer) => {

@@ -7,11 +7,12 @@
 //!                                                           +-----------------------+
 //! ```
 //!
-//! A shard has a descriptor table of its own, so it cannot wake a runtime, which waits on a descriptor. It puts what it
-//! asks into a queue that needs none. The bridge is a thread that waits there and passes everything on.
+//! A shard has a descriptor table of its own, so it cannot wake a runtime, which waits on a descriptor. It
+//! puts what it asks into a queue that needs none. The bridge is a thread that waits there and passes
+//! everything on.
 //!
-//! [`questions`] says which questions are asked when, [`client`] asks one, [`answer`] reads what comes, and [`cache`]
-//! remembers it for a short time.
+//! [`questions`] says which questions are asked when, [`client`] asks one, [`answer`] reads what comes, and
+//! [`cache`] remembers it for a short time.
 
 mod answer;
 mod cache;
@@ -129,7 +130,8 @@ impl ForwardOptions {
     }
 }
 
-/// An endpoint that is asked. It owns no descriptor, so that a shard may drop it; its threads end when it is dropped.
+/// An endpoint that is asked. It owns no descriptor, so that a shard may drop it; its threads end when it is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Forward {
     options: ForwardOptions,
@@ -288,7 +290,8 @@ impl Forward {
     }
 }
 
-/// The work of the runtime, until the [`Forward`] is dropped. Questions that are on their way then are answered first.
+/// The work of the runtime, until the [`Forward`] is dropped. Questions that are on their way then are
+/// answered first.
 async fn serve(
     client: Arc<EndpointClient>,
     mut questions: Questions<UsingWaiter>,

@@ -1,8 +1,9 @@
-//! Which questions are asked when: equal ones once, a bounded number at a time, the others in the turns of their clients.
+//! Which questions are asked when: equal ones once, a bounded number at a time, the others in the turns of
+//! their clients.
 //!
-//! [`Questions`] does no IO and reads no clock. Its inputs are [`Questions::add`] for a request, [`Questions::settle`]
-//! for an answer, and [`Questions::tick`] now and then; its output is [`Questions::next`], which names the next question
-//! to send.
+//! [`Questions`] does no IO and reads no clock. Its inputs are [`Questions::add`] for a request,
+//! [`Questions::settle`] for an answer, and [`Questions::tick`] now and then; its output is
+//! [`Questions::next`], which names the next question to send.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -27,7 +28,8 @@ const MAX_WAITERS: usize = 16_384;
 const QUEUED: TurnBounds = TurnBounds { items: 4_096, bytes: usize::MAX, shares: 4 };
 
 /// Of the requests that wait for an answer, and of their memory, one client has one part of so many: requests
-/// with equal questions need no place in the queue, and one client with thousands of them left no room for others.
+/// with equal questions need no place in the queue, and one client with thousands of them left no room for
+/// others.
 const SHARES: usize = 4;
 
 /// The longest time for which a refusal is remembered: a user who signs in tries again at once.
@@ -150,8 +152,8 @@ impl<W: Waiter> Questions<W> {
         }
     }
 
-    /// A request has come, which takes so much memory while it waits. It is answered from the cache, waits with
-    /// equal ones, or is a new question.
+    /// A request has come, which takes so much memory while it waits. It is answered from the cache, waits
+    /// with equal ones, or is a new question.
     pub(super) fn add(&mut self, question: Question, waiter: W, bytes: usize, now: Duration) {
         let key = question.key();
         if let Some(settled) = self.cache.get(&key, now) {
@@ -255,7 +257,8 @@ impl<W: Waiter> Questions<W> {
         !self.open.is_empty()
     }
 
-    /// Forgets requests whose clients have left, and questions that no request waits for and that are not sent.
+    /// Forgets requests whose clients have left, and questions that no request waits for and that are not
+    /// sent.
     fn forget_unwanted(&mut self) {
         let waiting = &mut self.waiting;
         self.open.retain(|_, open| {

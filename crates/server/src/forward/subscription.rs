@@ -100,8 +100,8 @@ impl UndecidedSubscription {
     fn decide(self, asked: &Weak<Forward>, settled: &Settled) -> Decision {
         let UndecidedSubscription { rules, notices, subscribe, fields, of: TurnOf { client, .. }, .. } = self;
         let access = Arc::clone(&rules.get().access);
-        // A reload may have named another endpoint while the answer was on its way, because this one is not to
-        // be believed any more.
+        // A reload may have named another endpoint while the answer was on its way, because this one is not
+        // to be believed any more.
         let is_asked_still =
             access.forward().is_some_and(|now| std::ptr::eq(Arc::as_ptr(now), asked.as_ptr()));
         if !is_asked_still {

@@ -254,8 +254,8 @@ fn a_client_with_many_questions_delays_its_own() {
     assert!(answers.contains(&(2_000, "granted".to_owned())), "{answers:?}");
 }
 
-/// Requests with equal questions wait without a place in the queue: one client with 4,700 of them took the memory of
-/// all.
+/// Requests with equal questions wait without a place in the queue: one client with 4,700 of them took the
+/// memory of all.
 #[test]
 fn a_client_with_many_equal_requests_leaves_room_for_others() {
     let mut world = World::new(4, None);

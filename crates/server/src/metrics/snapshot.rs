@@ -1,4 +1,5 @@
-//! The values of one scrape. The counts of each shard are read once, and the sum over all shards is made of them.
+//! The values of one scrape. The counts of each shard are read once, and the sum over all shards is made of
+//! them.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The format of pprof, <https://github.com/google/pprof/blob/main/proto/profile.proto>: a message of Protocol Buffers with
-//! a table of texts.
+//! The format of pprof, <https://github.com/google/pprof/blob/main/proto/profile.proto>: a message of
+//! Protocol Buffers with a table of texts.
 
 use std::collections::HashMap;
 use std::time::Duration;

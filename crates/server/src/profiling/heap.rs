@@ -1,5 +1,5 @@
-//! What holds the memory. jemalloc notes the stack of an allocation each time when so many bytes were allocated, and
-//! keeps it until the memory is freed. It begins with the process or not at all.
+//! What holds the memory. jemalloc notes the stack of an allocation each time when so many bytes were
+//! allocated, and keeps it until the memory is freed. It begins with the process or not at all.
 
 use std::error::Error;
 use std::ffi::{CStr, CString, c_int, c_void};
@@ -39,8 +39,8 @@ impl fmt::Display for Unavailable {
     }
 }
 
-/// Starts the program again, in the same process, with an allocator that takes samples. It returns only where that
-/// is not needed, or fails.
+/// Starts the program again, in the same process, with an allocator that takes samples. It returns only where
+/// that is not needed, or fails.
 ///
 /// # Errors
 /// The program cannot be started again.
@@ -49,7 +49,8 @@ pub(crate) fn start_with_heap_samples() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let mut arguments = env::args_os();
-    // The name of the program is the name of the process. Where the file was replaced, the old one is still there.
+    // The name of the program is the name of the process. Where the file was replaced, the old one is still
+    // there.
     let program = env::current_exe().ok().filter(|path| path.exists());
     let mut command = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()));
     command.arg0(arguments.next().unwrap_or_default()).args(arguments).env(VARIABLE, OPTIONS);
@@ -70,8 +71,8 @@ pub(crate) fn heap() -> Result<Vec<u8>, Unavailable> {
 
 fn takes_samples() -> bool {
     let (mut is_on, mut length) = (false, size_of::<bool>());
-    // SAFETY: the name ends with a zero; this command gives one `bool` (jemalloc(3), `opt.prof`), and takes none. Where it
-    // is unknown, nothing is written.
+    // SAFETY: the name ends with a zero; this command gives one `bool` (jemalloc(3), `opt.prof`), and takes
+    // none. Where it is unknown, nothing is written.
     let result = unsafe {
         tikv_jemalloc_sys::mallctl(
             c"opt.prof".as_ptr(),
@@ -96,8 +97,8 @@ fn dump() -> io::Result<String> {
     let mut file = unsafe { File::from_raw_fd(descriptor) };
     let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let mut path = path.as_ptr();
-    // SAFETY: the name ends with a zero; this command takes a pointer to a text that ends with a zero (jemalloc(3),
-    // `prof.dump`), which lives until it returns.
+    // SAFETY: the name ends with a zero; this command takes a pointer to a text that ends with a zero
+    // (jemalloc(3), `prof.dump`), which lives until it returns.
     let result = unsafe {
         tikv_jemalloc_sys::mallctl(
             c"prof.dump".as_ptr(),
@@ -115,8 +116,8 @@ fn dump() -> io::Result<String> {
     Ok(text)
 }
 
-/// Reads the allocator's text: `heap_v2/BYTES`, and then stacks (`@ 0x1 0x2`), each with a line of what all threads have
-/// of it (`t*: OBJECTS: BYTES [...]`).
+/// Reads the allocator's text: `heap_v2/BYTES`, and then stacks (`@ 0x1 0x2`), each with a line of what all
+/// threads have of it (`t*: OBJECTS: BYTES [...]`).
 pub(super) fn profile_of(text: &str) -> Option<Vec<u8>> {
     let mut lines = text.lines();
     let period: i64 = lines.next()?.strip_prefix("heap_v2/")?.parse().ok()?;

@@ -1,11 +1,13 @@
-//! Takes samples of what threads run: SIGPROF comes at a thread that uses the processor, and its handler notes the stack.
+//! Takes samples of what threads run: SIGPROF comes at a thread that uses the processor, and its handler
+//! notes the stack.
 //!
-//! The handler uses no descriptor, allocates nothing and takes no lock. What it writes to is there before the first
-//! signal. The stack is unwound by the library that unwinds panics. Its tables are those of the program, which do
-//! not change: the server loads no library while it runs.
+//! The handler uses no descriptor, allocates nothing and takes no lock. What it writes to is there before the
+//! first signal. The stack is unwound by the library that unwinds panics. Its tables are those of the
+//! program, which do not change: the server loads no library while it runs.
 //!
-//! Calls that wait are interrupted by the signal. Where the kernel does not begin them again (`SA_RESTART`), they fail
-//! with `EINTR`, which the backends of the engine expect: it is the same as a wake without an event.
+//! Calls that wait are interrupted by the signal. Where the kernel does not begin them again (`SA_RESTART`),
+//! they fail with `EINTR`, which the backends of the engine expect: it is the same as a wake without an
+//! event.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
@@ -35,7 +37,8 @@ pub(super) struct Samples {
     taken: AtomicUsize,
 }
 
-// SAFETY: each slot is written by the one handler that has taken its place, and read when no handler runs any more.
+// SAFETY: each slot is written by the one handler that has taken its place, and read when no handler runs any
+// more.
 unsafe impl Sync for Samples {}
 // SAFETY: it owns what it has, and nothing of it belongs to a thread.
 unsafe impl Send for Samples {}
@@ -112,12 +115,14 @@ impl Drop for Running {
     }
 }
 
-/// Installs the handler, which stays: a signal that is on its way when a profile ends would end the process without it.
+/// Installs the handler, which stays: a signal that is on its way when a profile ends would end the process
+/// without it.
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
-        // SAFETY: zeroes are a valid `sigaction`, whose mask is empty then; the handler has the form that SA_SIGINFO asks for.
+        // SAFETY: zeroes are a valid `sigaction`, whose mask is empty then; the handler has the form that
+        // SA_SIGINFO asks for.
         unsafe {
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             action.sa_sigaction = handler as usize;
@@ -127,7 +132,8 @@ fn install() {
     });
 }
 
-/// Lets the signal come each time when all threads together have used so much of the processors. Zero: never again.
+/// Lets the signal come each time when all threads together have used so much of the processors. Zero: never
+/// again.
 fn set_timer(interval_us: i64) {
     let interval = libc::timeval { tv_sec: 0, tv_usec: interval_us as _ };
     let timer = libc::itimerval { it_interval: interval, it_value: interval };
@@ -158,8 +164,8 @@ fn note(samples: &Samples, interrupted_at: Option<usize>) {
     let sample = unsafe { &mut *slot.get() };
     // SAFETY: the call takes nothing, and cannot fail.
     sample.thread = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
-    // SAFETY: it reads the stack of this thread. What is not safe about it is that the library's lock is not taken, which
-    // protects the lookup of names, and no name is looked up here.
+    // SAFETY: it reads the stack of this thread. What is not safe about it is that the library's lock is not
+    // taken, which protects the lookup of names, and no name is looked up here.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             let ip = frame.ip() as usize;

@@ -102,8 +102,8 @@ fn burn_for_the_profile(until: impl Fn() -> bool) -> u64 {
     sum
 }
 
-/// One test, because the timer is the process's: a busy function is found with its thread, a second profile is not
-/// begun meanwhile, and one that is dropped makes room.
+/// One test, because the timer is the process's: a busy function is found with its thread, a second profile
+/// is not begun meanwhile, and one that is dropped makes room.
 #[test]
 fn a_profile_names_the_busy_function_and_its_thread() {
     let profile = CpuProfile::start().expect("no other one");

@@ -1,4 +1,5 @@
-//! Judges refusals by the OpenAPI documents: a kind of error that an operation answers stands in its description.
+//! Judges refusals by the OpenAPI documents: a kind of error that an operation answers stands in its
+//! description.
 
 use std::sync::LazyLock;
 
@@ -12,7 +13,8 @@ static DOCUMENTS: LazyLock<[Value; 2]> = LazyLock::new(|| {
     documents.map(|text| serde_json::from_str(text).expect("a document"))
 });
 
-/// Checks an answer to a request whose target is a path. A method or a path that is described nowhere says nothing.
+/// Checks an answer to a request whose target is a path. A method or a path that is described nowhere says
+/// nothing.
 pub(crate) fn check(method: &str, target: &str, response: &Response) {
     if response.header("Content-Type") != Some("application/problem+json") || response.body.is_empty() {
         return;

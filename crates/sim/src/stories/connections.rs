@@ -80,8 +80,9 @@ fn a_decision_that_is_put_off_has_no_more_time() {
     assert_eq!(world.counted().subscribed, 0);
 }
 
-/// A decision was put off, and the next one was made before the shard had acted on the first. It came behind an order that
-/// was given after it, so that the connections of the subject ended, and this one began after that and stayed.
+/// A decision was put off, and the next one was made before the shard had acted on the first. It came behind
+/// an order that was given after it, so that the connections of the subject ended, and this one began after
+/// that and stayed.
 #[test]
 fn an_order_comes_behind_a_decision_that_was_put_off_before_it() {
     let mut world = World::without_chance(Limits::default());
@@ -162,8 +163,8 @@ fn a_slow_subscriber_whose_topics_change_gets_each_event_by_its_number() {
     assert_eq!(world.cursor_of(number), 10);
 }
 
-/// A question about connections looks at a part of the table in each tick, also where its filter names none of them, and
-/// events are delivered between two parts.
+/// A question about connections looks at a part of the table in each tick, also where its filter names none
+/// of them, and events are delivered between two parts.
 #[test]
 fn a_question_about_connections_is_answered_piece_by_piece() {
     const STREAMS: usize = 200;

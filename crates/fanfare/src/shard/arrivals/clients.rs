@@ -1,7 +1,7 @@
 //! The client of an arrival: whether it may have one more connection, and whether it is the operator.
 //!
-//! A connection is counted when it is accepted, where its peer is the client; else when the proxy's header or the
-//! request names the client. It is counted until its socket is closed, whatever becomes of it.
+//! A connection is counted when it is accepted, where its peer is the client; else when the proxy's header or
+//! the request names the client. It is counted until its socket is closed, whatever becomes of it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -49,8 +49,8 @@ pub(super) enum NoRoom {
 }
 
 impl<I: Io> Shard<I> {
-    /// Counts a connection, as far as its client is known before the request: at the accept, and behind the header of
-    /// a proxy.
+    /// Counts a connection, as far as its client is known before the request: at the accept, and behind the
+    /// header of a proxy.
     pub(super) fn count_connection(&mut self, socket: Socket, via: Via, now: Duration) -> Counting {
         let clients = &self.limits.clients;
         if !clients.look_at_addresses() {
@@ -114,8 +114,8 @@ impl<I: Io> Shard<I> {
         clients.operators.has_sent(self.client_peer(socket, via), head, &clients.proxies)
     }
 
-    /// Whether a request that is acted on at once may need the reserve. While every bound has much room, the system need
-    /// not be asked for the peer.
+    /// Whether a request that is acted on at once may need the reserve. While every bound has much room, the
+    /// system need not be asked for the peer.
     pub(super) fn may_need_reserve(&self) -> bool {
         let is_half_full = |used: usize, bound: usize| used.saturating_mul(2) >= bound;
         is_half_full(self.delivery.len(), self.limits.connections)
@@ -124,8 +124,8 @@ impl<I: Io> Shard<I> {
             || is_half_full(self.connections.bytes(), self.limits.details_bytes)
     }
 
-    /// The queue of a head that is not complete. A few heads of the operator's are kept apart while room is scarce:
-    /// those of a crowd are closed before them.
+    /// The queue of a head that is not complete. A few heads of the operator's are kept apart while room is
+    /// scarce: those of a crowd are closed before them.
     pub(super) fn queue_of_head(&self, socket: Socket, receiving: &Receiving) -> usize {
         let (pending, bound, clients) = (&self.arrivals.pending, self.limits.pending, &self.limits.clients);
         let is_scarce = pending.len().saturating_mul(2) >= bound;
@@ -136,8 +136,9 @@ impl<I: Io> Shard<I> {
         if is_operators { OPERATOR_HEADS } else { HEADS }
     }
 
-    /// Counts a connection without a request as turned away, if its client has as much as it may, and answers whether it
-    /// is. Where so few others wait that room is not scarce, it may wait for its request, to learn why.
+    /// Counts a connection without a request as turned away, if its client has as much as it may, and answers
+    /// whether it is. Where so few others wait that room is not scarce, it may wait for its request, to learn
+    /// why.
     pub(super) fn is_turned_away(&mut self, counting: Counting, others: usize) -> bool {
         let Counting::Refused(bound) = counting else { return false };
         let is_scarce = others.saturating_mul(2) >= self.limits.pending;
@@ -201,8 +202,8 @@ impl<I: Io> Shard<I> {
 }
 
 impl NoRoom {
-    /// Those of a client's bounds have the status 429, and the others 503: other clients do not cause what 429 says (RFC
-    /// 6585, section 4).
+    /// Those of a client's bounds have the status 429, and the others 503: other clients do not cause what
+    /// 429 says (RFC 6585, section 4).
     fn problem(self) -> ProblemKind {
         match self {
             NoRoom::Connections => ProblemKind::ServerFull,

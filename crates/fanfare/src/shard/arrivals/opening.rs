@@ -22,8 +22,8 @@ use crate::client_table::ClientBound;
 use crate::response;
 use crate::shard::{Shard, SlotKey};
 
-/// How much of the budget of openings the opening of a stream uses, in topics: the topics and patterns that it registers
-/// for, and a price for each search for the frames of its patterns.
+/// How much of the budget of openings the opening of a stream uses, in topics: the topics and patterns that
+/// it registers for, and a price for each search for the frames of its patterns.
 fn price(subscribe: &Subscribe, start: Option<Start>) -> usize {
     let patterns = subscribe.patterns().len();
     let selectors = subscribe.topics.len() + patterns;

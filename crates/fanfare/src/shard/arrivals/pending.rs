@@ -56,8 +56,8 @@ impl Receiving {
     }
 }
 
-/// The queues of deadlines: of heads that are not complete, of answers that are being read, and of the operator's heads
-/// where room is scarce.
+/// The queues of deadlines: of heads that are not complete, of answers that are being read, and of the
+/// operator's heads where room is scarce.
 pub(super) const HEADS: usize = 0;
 const LINGERS: usize = 1;
 pub(super) const OPERATOR_HEADS: usize = 2;

@@ -178,7 +178,8 @@ mod tests {
         assert!(!shard.arrivals.has_left_resuming);
     }
 
-    /// Decisions may use up the budget in every tick. One subscriber that has waited begins in each tick even then.
+    /// Decisions may use up the budget in every tick. One subscriber that has waited begins in each tick even
+    /// then.
     #[test]
     fn one_that_has_waited_begins_in_any_case() {
         let mut shard = shard();

@@ -1,7 +1,7 @@
 //! Requests whose admission decides later: on another thread, or when it holds a ticket.
 //!
-//! Their sockets are not watched. A shard asks now and then which clients have left: their requests wait no longer, so
-//! that they do not take the room of others, and their tickets are not wanted any more.
+//! Their sockets are not watched. A shard asks now and then which clients have left: their requests wait no
+//! longer, so that they do not take the room of others, and their tickets are not wanted any more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use futures_util::StreamExt;
 use reqwest_eventsource::{Event, EventSource};
 use serde_json::{Value, json};
 
-/// Subscribes to `url` and gives each event to `told`, with the fields `type`, `data` and `id`, until `told` says
-/// that it has enough. The client reconnects by itself.
+/// Subscribes to `url` and gives each event to `told`, with the fields `type`, `data` and `id`, until `told`
+/// says that it has enough. The client reconnects by itself.
 pub fn read(url: &str, mut told: impl FnMut(Value) -> bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime without threads");
