@@ -583,6 +583,26 @@ on_both_backends! {
         assert_eq!(bad.read_response().status, 400);
     }
 
+    /// Connections that never say anything, and such that only ask for heads of streams, kept every probe out.
+    fn silent_connections_make_room_for_a_probe(backend) {
+        let watched = Watched::start(backend, &[]);
+        let silent: Vec<_> = (0..80).map(|_| Connection::open(watched.admin)).collect();
+        for _ in 0..5 {
+            assert_eq!(watched.ask("/health/ready", &[]).status, 200);
+        }
+        drop(silent);
+        let mut kept = Vec::new();
+        for _ in 0..80 {
+            let mut connection = Connection::open(watched.admin);
+            connection.send(http::head("HEAD", "/dashboard/events", &[]));
+            assert_eq!(http::status_of(&connection.read_head()), 200);
+            kept.push(connection);
+        }
+        assert_eq!(watched.ask("/health/ready", &[]).status, 200);
+        let page = watched.ask("/dashboard/events", &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Site", "cross-site")]);
+        page.problem(403);
+    }
+
     /// The new server of an upgrade did not start, because the old one keeps its admin listener to the end of
     /// its drain; or it ran without metrics for good, where the address was the default one.
     fn an_address_in_use_is_waited_for(backend) {

@@ -21,7 +21,7 @@ use fanfare::{HeadLimits, ProblemKind};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
-use super::control_connections::{ControlConnection, ControlConnections};
+use super::control_connections::{ControlConnection, ControlConnections, Newcomers};
 use super::dashboard::{self, Dashboards};
 use super::limits::{
     ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ADMIN_OPEN_PAUSE, ControlLimits, CurrentLimits,
@@ -119,7 +119,8 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener) {
     let limits = ControlLimits { connections: ADMIN_CONNECTIONS, ..ControlLimits::default() };
     // The notices of these are not reported: an idle connection that makes room for a probe is no news.
     let limits = Arc::new(CurrentLimits::new(limits));
-    let clients = Arc::new(ControlConnections::new(limits, ADMIN_ANSWER_BYTES, Arc::default()));
+    let clients = ControlConnections::new(limits, ADMIN_ANSWER_BYTES, Arc::default(), Newcomers::Silent);
+    let clients = Arc::new(clients);
     loop {
         let Ok((socket, _)) = listener.accept().await else {
             // Descriptors are used up.
@@ -137,6 +138,8 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener) {
                 () = client.ended() => {}
             }
         });
+        // Its head may be there already: it is read before further connections can take its place.
+        tokio::task::yield_now().await;
     }
 }
 

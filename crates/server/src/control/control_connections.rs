@@ -1,8 +1,9 @@
 //! The connections of the control plane, and the memory that their answers take.
 //!
 //! A connection is *busy* from the head of a request until its answer is given to the HTTP library, and
-//! *idle* after it, also while its client takes the answer. It comes with a head, so it is busy at first: a
-//! storm of newcomers ends no connection that was not served yet. An answer takes memory until the socket has
+//! *idle* after it, also while its client takes the answer. On the public listeners it comes with a head, so it is
+//! busy at first: a storm of newcomers ends no connection that was not served yet. On the admin listener it comes
+//! without one, and is idle at first: connections that say nothing make room for a probe. An answer takes memory until the socket has
 //! taken all of it. Where a bound is reached, the connections that have been idle for the longest time are
 //! ended: a client that never reads, or never asks again, makes room for one that does.
 
@@ -23,7 +24,17 @@ pub(super) struct ControlConnections {
     /// Bytes of their answers.
     answer_limit: usize,
     notices: Arc<Notices>,
+    newcomers: Newcomers,
     state: Mutex<State>,
+}
+
+/// What connections are when they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Newcomers {
+    /// The head of their first request is there.
+    WithHead,
+    /// It is not there yet, and may never come.
+    Silent,
 }
 
 #[derive(Debug, Default)]
@@ -62,8 +73,9 @@ impl ControlConnections {
         limits: Arc<CurrentLimits>,
         answer_limit: usize,
         notices: Arc<Notices>,
+        newcomers: Newcomers,
     ) -> ControlConnections {
-        ControlConnections { limits, answer_limit, notices, state: Mutex::default() }
+        ControlConnections { limits, answer_limit, notices, newcomers, state: Mutex::default() }
     }
 
     /// Takes in a connection. Where there are too many, the one that has been idle for the longest time is
@@ -82,7 +94,8 @@ impl ControlConnections {
         }
         state.count += 1;
         let (number, ended) = (state.count, Arc::new(Notify::new()));
-        state.insert(number, Entry { idle_since: None, answer_bytes: 0, ended: Arc::clone(&ended) });
+        let idle_since = (self.newcomers == Newcomers::Silent).then_some(number);
+        state.insert(number, Entry { idle_since, answer_bytes: 0, ended: Arc::clone(&ended) });
         Some(ControlConnection { all: Arc::clone(self), number, ended })
     }
 
@@ -185,6 +198,11 @@ impl Drop for ControlConnection {
 mod tests {
     use super::*;
 
+    fn of(most: usize, newcomers: Newcomers) -> Arc<ControlConnections> {
+        let limits = CurrentLimits::of_connections(most);
+        Arc::new(ControlConnections::new(limits, 100, Arc::default(), newcomers))
+    }
+
     /// Whether a connection has been ended.
     fn is_ended(connection: &ControlConnection) -> bool {
         !connection.all.lock().table.contains_key(&connection.number)
@@ -192,8 +210,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_was_idle_for_the_longest_time_makes_room() {
-        let connections =
-            Arc::new(ControlConnections::new(CurrentLimits::of_connections(3), 100, Arc::default()));
+        let connections = of(3, Newcomers::WithHead);
         let [first, second, third] = [(); 3].map(|()| connections.enter(|| true).unwrap());
         for connection in [&third, &second] {
             connection.answers(1);
@@ -217,8 +234,7 @@ mod tests {
     /// of ten publishers among them were closed without an answer.
     #[test]
     fn a_storm_of_newcomers_ends_no_connection_that_was_not_served() {
-        let connections =
-            Arc::new(ControlConnections::new(CurrentLimits::of_connections(2), 100, Arc::default()));
+        let connections = of(2, Newcomers::WithHead);
         let [first, second] = [(); 2].map(|()| connections.enter(|| true).unwrap());
         for _ in 0..10 {
             assert!(connections.enter(|| true).is_none());
@@ -226,11 +242,25 @@ mod tests {
         assert_eq!([&first, &second].map(is_ended), [false; 2]);
     }
 
+    /// 64 connections without a request kept all probes out of the admin listener for half a minute.
+    #[test]
+    fn connections_that_say_nothing_make_room_where_they_come_without_a_head() {
+        let connections = of(3, Newcomers::Silent);
+        let [first, second, third] = [(); 3].map(|()| connections.enter(|| true).unwrap());
+        second.begins();
+        let probe = connections.enter(|| true).expect("room");
+        assert_eq!([&first, &second, &third].map(is_ended), [true, false, false]);
+        probe.begins();
+        third.begins();
+        assert!(connections.enter(|| true).is_none(), "all are being served");
+        drop((first, second, third, probe));
+        assert!(connections.lock().idle.is_empty());
+    }
+
     /// A thousand answers of 400 KB that were not read took a GiB for half a minute.
     #[test]
     fn answers_have_a_bound_over_all_connections() {
-        let connections =
-            Arc::new(ControlConnections::new(CurrentLimits::of_connections(10), 100, Arc::default()));
+        let connections = of(10, Newcomers::WithHead);
         let [first, second, third] = [(); 3].map(|()| connections.enter(|| true).unwrap());
         for connection in [&first, &second, &third] {
             connection.begins();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -56,15 +56,24 @@ pub(super) fn router() -> Router<Arc<Admin>> {
         .route("/dashboard/events", only(get(events), "GET, HEAD"))
 }
 
-async fn events(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+async fn events(State(admin): State<Arc<Admin>>, method: Method, headers: HeaderMap) -> Response {
     // The page of another site cannot read the answer, but it could take all places.
-    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    if !matches!(site, None | Some(b"same-origin" | b"none")) {
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    if !sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none")) {
         return Problem::new(
             ProblemKind::OriginNotAllowed,
             "pages of other origins may not read the figures",
         )
         .into_response();
+    }
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store, no-cache, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    if method == Method::HEAD {
+        // No stream follows, so its connection becomes idle as behind every answer.
+        return headers.into_response();
     }
     let watched = Arc::clone(&admin);
     let observe = move || {
@@ -75,11 +84,6 @@ async fn events(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response
         let detail = format!("{DASHBOARDS} dashboards are open, which is the most; close one of them");
         return Problem::new(ProblemKind::DashboardsFull, detail).header("Retry-After", "5").into_response();
     };
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store, no-cache, no-transform"),
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
     let mut response = (headers, Body::from_stream(stream.map(Ok::<_, Infallible>))).into_response();
     response.extensions_mut().insert(StaysOpen);
     response

@@ -224,7 +224,7 @@ impl AsyncWrite for HeadGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::control_connections::ControlConnections;
+    use crate::control::control_connections::{ControlConnections, Newcomers};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
@@ -240,6 +240,7 @@ mod tests {
                 super::super::CurrentLimits::of_connections(1),
                 1,
                 Arc::default(),
+                Newcomers::WithHead,
             ))
             .enter(|| true)
             .unwrap(),

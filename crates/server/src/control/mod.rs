@@ -56,7 +56,7 @@ pub(crate) use answer_first::OwedWakes;
 pub(crate) use audit::Audit;
 pub(crate) use bodies::Bodies;
 pub(crate) use connections::Endings;
-use control_connections::{ControlConnection, ControlConnections};
+use control_connections::{ControlConnection, ControlConnections, Newcomers};
 use limits::{ANSWER_BYTES, WAITING, undecided_of};
 pub(crate) use limits::{ControlLimits, CurrentLimits};
 pub(crate) use notices::{Notice, Notices, Reporter};
@@ -118,6 +118,7 @@ pub(crate) fn start(control: Control, mut sockets: HandOver) -> io::Result<()> {
                 Arc::clone(&control.limits),
                 ANSWER_BYTES,
                 Arc::clone(&control.notices),
+                Newcomers::WithHead,
             ));
             while let Some(socket) = handed.recv().await {
                 let limits = control.hub.limits();
