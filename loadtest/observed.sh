@@ -52,18 +52,21 @@ sleep 25
 
 # Processor time of the server, in milliseconds.
 processor_time() { awk -v tick="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) * 1000 / tick }' "/proc/$server/stat"; }
+# What the server has had since then, in percent of a core: a scrape takes a part of the time, too.
+begin() { from=$(processor_time) from_time=$(date +%s%N); }
+share() { awk "BEGIN { print ($(processor_time) - $from) * 1e8 / ($(date +%s%N) - $from_time) }"; }
 watched=()
 for round in $(seq "$rounds"); do
-  from=$(processor_time); sleep 20; alone=$(awk "BEGIN { print ($(processor_time) - $from) / 200 }")
+  begin; sleep 20; alone=$(share)
   for _ in 1 2 3; do
     # No time-out of its own: it is ended below.
     "${inside[@]}" curl --silent --no-buffer --max-time 60 "$admin/dashboard/events" >"$files/dashboard.$round" &
     watched+=("$!")
   done
   sleep 1
-  from=$(processor_time)
+  begin
   for _ in 1 2 3 4; do ask "$admin/metrics" >"$files/metrics"; sleep 5; done
-  beside=$(awk "BEGIN { print ($(processor_time) - $from) / 200 }")
+  beside=$(share)
   for process in "${watched[@]}"; do kill "$process" 2>/dev/null || true; wait "$process" 2>/dev/null || true; done
   watched=()
   events=$(grep -c '^event: figures' "$files/dashboard.$round" || true)
