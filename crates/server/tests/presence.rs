@@ -129,7 +129,8 @@ on_both_backends! {
 
     /// Beyond the bound nothing grows, and what is not noted is counted.
     fn topics_with_history_are_bounded(backend) {
-        let options = ["--presence", "*", "--presence-topics", "3", "--presence-interval", "1h",
+        // The bound is one of each shard.
+        let options = ["--presence", "*", "--presence-topics", "3", "--presence-interval", "1h", "--shards", "1",
                        "--admin", "127.0.0.1:0", "--admin-host", "fanfare.test"];
         let mut server = Server::start_with(backend, &options);
         let admin: SocketAddr = server.admin_address();

@@ -31,8 +31,10 @@ pub(crate) fn check(method: &str, target: &str, response: &Response) {
         .map(|document| &document["paths"][template][method.to_lowercase()])
         .filter(|operation| operation.is_object())
         .peekable();
-    // The path may be one of the other listener's.
-    if described.peek().is_none() || kind == "/problems/not-found" {
+    // The path may be one of the other listener's. Methods have upper-case letters, and `get` is none (RFC 9110,
+    // section 9.1).
+    let is_method = method.bytes().all(|byte| byte.is_ascii_uppercase());
+    if described.peek().is_none() || !is_method || kind == "/problems/not-found" {
         return;
     }
     let is_described = described.any(|operation| {
