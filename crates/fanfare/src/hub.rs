@@ -563,7 +563,7 @@ impl Hub {
         self.inner.common.joins.as_deref()
     }
 
-    /// The permits to ask.
+    /// The permits to ask, by the kind of question.
     pub(crate) fn inspections(&self) -> &InspectionPermits {
         &self.inner.inspections
     }

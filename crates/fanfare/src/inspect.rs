@@ -1,8 +1,9 @@
 //! Questions about topics: one topic, or a page of all of them; and about [`connections`].
 //!
 //! The log says which topics there are, and what is retained of them. Each shard keeps the counts of its own
-//! subscribers up to date, so that a question costs it a look-up for each topic. One question of a process is
-//! under way at a time, so that questions do not add up to work that holds up delivery.
+//! subscribers up to date, so that a question costs it a look-up for each topic. One question of each kind
+//! is under way at a time in a process, so that questions do not add up to work that holds up delivery, and
+//! short ones about topics do not wait for long ones about connections.
 
 pub(crate) mod connections;
 
@@ -94,7 +95,7 @@ impl Hub {
             return Err(InspectError::WouldBlock);
         }
         let deadline = self.now().saturating_add(patience);
-        let _permit = self.inspections().take(patience).ok_or(InspectError::Busy)?;
+        let _permit = self.inspections().topics.take(patience).ok_or(InspectError::Busy)?;
         // All shards are asked before the first answer is waited for.
         let asked: Vec<Asked> = self.ask(&topics).collect::<Result<_, _>>()?;
         let mut sums = vec![(0, 0); topics.len()];
@@ -175,17 +176,24 @@ impl<A> Asked<A> {
     }
 }
 
-/// Permits to ask the shards: there is one at a time.
+/// The permits to ask the shards, one for each kind of question.
 #[derive(Default)]
 pub(crate) struct InspectionPermits {
+    pub(crate) topics: KindPermits,
+    pub(crate) connections: KindPermits,
+}
+
+/// Permits for one kind of question: there is one at a time.
+#[derive(Default)]
+pub(crate) struct KindPermits {
     taken: Mutex<bool>,
     freed: Condvar,
 }
 
 /// The permit to ask, until it is dropped.
-struct InspectionPermit<'permits>(&'permits InspectionPermits);
+struct InspectionPermit<'permits>(&'permits KindPermits);
 
-impl InspectionPermits {
+impl KindPermits {
     /// Waits for the permit, at most this long.
     fn take(&self, patience: Duration) -> Option<InspectionPermit<'_>> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,11 +231,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_permit_is_given_to_one_at_a_time() {
+    fn the_permit_of_a_kind_is_given_to_one_at_a_time() {
         let permits = InspectionPermits::default();
-        let first = permits.take(Duration::ZERO);
-        assert!(first.is_some() && permits.take(Duration::ZERO).is_none());
+        let first = permits.connections.take(Duration::ZERO);
+        assert!(first.is_some() && permits.connections.take(Duration::ZERO).is_none());
+        // Another kind does not wait for it.
+        assert!(permits.topics.take(Duration::ZERO).is_some());
         drop(first);
-        assert!(permits.take(Duration::ZERO).is_some());
+        assert!(permits.connections.take(Duration::ZERO).is_some());
     }
 }

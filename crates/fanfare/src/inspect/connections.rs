@@ -197,7 +197,7 @@ impl Hub {
         }
         let began = self.now();
         let deadline = began.saturating_add(patience);
-        let _permit = self.inspections().take(patience).ok_or(InspectError::Busy)?;
+        let _permit = self.inspections().connections.take(patience).ok_or(InspectError::Busy)?;
         let (limit, of) = (limit.clamp(1, ConnectionsPage::MOST), WantedOf::new(filter));
         let mut at = Position::of(after.unwrap_or(0));
         let mut connections = Vec::new();

@@ -18,8 +18,8 @@ use crate::inspect::connections::{
 const SLOTS_PER_QUESTION: usize = 1 << 16;
 
 /// What it counts to ask the kernel for a peer, and to note a connection for the answer: in slots that are
-/// looked at.
-const PEER_COST: usize = 4;
+/// looked at. A system call takes about as long as some tens of slots, so one tick asks for 32 peers or so.
+const PEER_COST: usize = 32;
 const FOUND_COST: usize = 8;
 
 /// A question that is being answered.

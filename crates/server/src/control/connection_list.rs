@@ -21,7 +21,7 @@ use super::Control;
 use super::admin::Admin;
 use super::limits::{CONNECTIONS_PER_PAGE, CONNECTIONS_PER_PAGE_DEFAULT};
 use super::problem::Problem;
-use super::topics::{Inspections, ask};
+use super::topics::{Questions, ask};
 use crate::access::Publisher;
 use crate::request_client::RequestClient;
 
@@ -35,7 +35,7 @@ pub(super) async fn list(
     if let Err(problem) = may_list(&publisher) {
         return problem.into_response();
     }
-    answer(&control.hub, &control.inspections, &client, query).await
+    answer(&control.hub, &control.inspections.connections, &client, query).await
 }
 
 fn may_list(publisher: &Publisher) -> Result<(), Problem> {
@@ -53,16 +53,11 @@ fn may_list(publisher: &Publisher) -> Result<(), Problem> {
 /// On the admin listener.
 pub(super) async fn list_for_admin(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
     let client = RequestClient { counted: None, is_operator: true };
-    answer(admin.metrics.hub(), &admin.inspections, &client, query).await
+    answer(admin.metrics.hub(), &admin.inspections.connections, &client, query).await
 }
 
-async fn answer(
-    hub: &Hub,
-    inspections: &Arc<Inspections>,
-    client: &RequestClient,
-    query: Option<String>,
-) -> Response {
-    match page(hub, inspections, client, query.as_deref().unwrap_or_default()).await {
+async fn answer(hub: &Hub, questions: &Questions, client: &RequestClient, query: Option<String>) -> Response {
+    match page(hub, questions, client, query.as_deref().unwrap_or_default()).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
@@ -70,13 +65,13 @@ async fn answer(
 
 async fn page(
     hub: &Hub,
-    inspections: &Arc<Inspections>,
+    questions: &Questions,
     client: &RequestClient,
     query: &str,
 ) -> Result<Response, Problem> {
     let query = Query::parse(query)?;
     let Query { filter, after, limit } = query.clone();
-    let page = ask(hub, inspections, client, move |hub, patience| {
+    let page = ask(hub, questions, client, move |hub, patience| {
         hub.connections_page(&filter, after, limit, patience)
     })
     .await?;

@@ -1,8 +1,8 @@
 //! `GET /topics` and `GET /topics/{topic}`: what the engine knows of topics, in pages of a bounded size.
 //!
-//! A question makes every shard work, so one is under way at a time, also of those about connections
-//! ([`super::connection_list`]). The others wait in a queue, which a
-//! client leaves when its connection ends: its question is never asked then.
+//! A question makes every shard work, so one is under way at a time. The others wait in a queue, which a
+//! client leaves when its connection ends: its question is never asked then. Those about connections
+//! ([`super::connection_list`]) take longer, and have a queue of their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,28 +25,35 @@ use crate::access::Publisher;
 use crate::presence::History;
 use crate::request_client::RequestClient;
 
-/// The permit to ask, and the queue for it.
+/// The questions about topics, and those about connections.
+#[derive(Default)]
 pub(crate) struct Inspections {
+    pub(super) topics: Questions,
+    pub(super) connections: Questions,
+}
+
+/// The permit to ask questions of one kind, and the queue for it.
+pub(crate) struct Questions {
     permit: Arc<Semaphore>,
     queue: Semaphore,
 }
 
-impl Default for Inspections {
-    fn default() -> Inspections {
-        Inspections { permit: Arc::new(Semaphore::new(1)), queue: Semaphore::new(INSPECTION_QUEUE) }
+impl Default for Questions {
+    fn default() -> Questions {
+        Questions { permit: Arc::new(Semaphore::new(1)), queue: Semaphore::new(INSPECTION_QUEUE) }
     }
 }
 
-impl Inspections {
+impl Questions {
     /// Waits for the permit to ask. A client that leaves meanwhile has left the queue.
     async fn permit(&self, client: &RequestClient) -> Result<OwnedSemaphorePermit, Problem> {
         let may_wait = client.is_operator || self.queue.available_permits() > reserve_of(INSPECTION_QUEUE);
         let Some(_place) = self.queue.try_acquire().ok().filter(|_| may_wait) else {
-            return Err(busy("too many questions about topics wait; try again in a second"));
+            return Err(busy("too many questions wait; try again in a second"));
         };
         match tokio::time::timeout(INSPECTION_WAIT, Arc::clone(&self.permit).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(busy("other questions about topics take too long; try again in a second")),
+            _ => Err(busy("other questions take too long; try again in a second")),
         }
     }
 }
@@ -75,7 +82,7 @@ async fn page(
     query: &str,
 ) -> Result<Response, Problem> {
     let Query { after, limit } = Query::parse(query)?;
-    let page = ask(&control.hub, &control.inspections, client, move |hub, patience| {
+    let page = ask(&control.hub, &control.inspections.topics, client, move |hub, patience| {
         hub.topics_page(after, limit, patience)
     })
     .await?;
@@ -114,8 +121,8 @@ pub(super) async fn topic(
     }
     let history = control.presence.as_ref().and_then(|presence| presence.history(&topic));
     let empty = history.is_some().then(|| topic.to_string());
-    let asked =
-        ask(&control.hub, &control.inspections, &client, move |hub, patience| hub.topic(&topic, patience));
+    let questions = &control.inspections.topics;
+    let asked = ask(&control.hub, questions, &client, move |hub, patience| hub.topic(&topic, patience));
     match asked.await {
         Ok(Some(counts)) => Json(Described { history, ..Described::new(&counts) }).into_response(),
         Ok(None) => match &empty {
@@ -133,11 +140,11 @@ pub(super) async fn topic(
 /// Asks the engine when this question has the permit.
 pub(super) async fn ask<T: Send + 'static>(
     hub: &Hub,
-    inspections: &Inspections,
+    questions: &Questions,
     client: &RequestClient,
     question: impl FnOnce(&Hub, Duration) -> Result<T, InspectError> + Send + 'static,
 ) -> Result<T, Problem> {
-    let permit = inspections.permit(client).await?;
+    let permit = questions.permit(client).await?;
     let hub = hub.clone();
     let asked = tokio::task::spawn_blocking(move || {
         // Also where the client leaves meanwhile: the next question waits for the end of this one.
@@ -235,34 +242,48 @@ mod tests {
     /// A question whose client had left ran on for its time, and so did each of thousands behind it.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_has_left_the_queue() {
-        let inspections = Inspections::default();
-        let first = inspections.permit(&OPERATOR).await;
+        let questions = Questions::default();
+        let first = questions.permit(&OPERATOR).await;
         assert!(first.is_ok());
-        let waiting: Vec<_> =
-            (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit(&OPERATOR))).collect();
+        let waiting: Vec<_> = (0..INSPECTION_QUEUE).map(|_| Box::pin(questions.permit(&OPERATOR))).collect();
         for mut permit in waiting {
             assert!(poll_once(&mut permit).await.is_none(), "it waits");
             // And is dropped here.
         }
         drop(first);
-        assert!(inspections.permit(&OPERATOR).await.is_ok());
-        let _held = inspections.permit(&OPERATOR).await;
+        assert!(questions.permit(&OPERATOR).await.is_ok());
+        let _held = questions.permit(&OPERATOR).await;
         // A wait has an end.
-        assert!(inspections.permit(&OPERATOR).await.is_err());
+        assert!(questions.permit(&OPERATOR).await.is_err());
+    }
+
+    /// The list of connections takes long where there are many.
+    #[tokio::test(start_paused = true)]
+    async fn questions_about_topics_do_not_wait_for_those_about_connections() {
+        let inspections = Inspections::default();
+        let _one = inspections.connections.permit(&OPERATOR).await;
+        let mut waiting: Vec<_> =
+            (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.connections.permit(&OPERATOR))).collect();
+        for permit in &mut waiting {
+            assert!(poll_once(permit).await.is_none(), "it waits");
+        }
+        assert!(inspections.connections.permit(&OPERATOR).await.is_err(), "there is no room for one more");
+        let about_topics = poll_once(&mut Box::pin(inspections.topics.permit(&OPERATOR))).await;
+        assert!(about_topics.is_some_and(|permit| permit.is_ok()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_has_an_end() {
-        let inspections = Inspections::default();
-        let _first = inspections.permit(&OPERATOR).await;
+        let questions = Questions::default();
+        let _first = questions.permit(&OPERATOR).await;
         let mut waiting: Vec<_> =
-            (0..INSPECTION_QUEUE).map(|_| Box::pin(inspections.permit(&OPERATOR))).collect();
+            (0..INSPECTION_QUEUE).map(|_| Box::pin(questions.permit(&OPERATOR))).collect();
         for permit in &mut waiting {
             assert!(poll_once(permit).await.is_none(), "it waits");
         }
-        assert!(inspections.permit(&OPERATOR).await.is_err(), "there is no room for one more");
+        assert!(questions.permit(&OPERATOR).await.is_err(), "there is no room for one more");
         waiting.pop();
-        assert!(poll_once(&mut Box::pin(inspections.permit(&OPERATOR))).await.is_none(), "now there is");
+        assert!(poll_once(&mut Box::pin(questions.permit(&OPERATOR))).await.is_none(), "now there is");
     }
 
     /// Polls once.
