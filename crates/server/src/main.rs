@@ -19,6 +19,7 @@ mod hosts;
 mod http_connection;
 mod key_files;
 mod listen;
+mod log_output;
 mod memory;
 mod metrics;
 mod presence;
@@ -65,12 +66,12 @@ fn main() -> ExitCode {
         Err(error) => match error.downcast_ref::<ConfigurationError>() {
             Some(error) => {
                 for problem in error.problems() {
-                    eprintln!("fanfare: {problem}");
+                    log_output::say(&format!("fanfare: {problem}"));
                 }
                 ExitCode::from(error.exit_code())
             }
             None => {
-                eprintln!("fanfare: {error}");
+                log_output::say(&format!("fanfare: {error}"));
                 error
                     .downcast_ref::<Failure>()
                     .map_or(ExitCode::FAILURE, |failure| failure.exit_code().into())

@@ -29,6 +29,7 @@ use crate::control::{
 use crate::health::Health;
 use crate::hosts::Hosts;
 use crate::listen::{self, Listening};
+use crate::log_output::{self, LogWriter};
 use crate::memory;
 use crate::metrics::{Metrics, Sources};
 use crate::presence::{Presence, PresenceOptions};
@@ -54,6 +55,8 @@ const IGNORED: [i32; 2] = [SIGUSR1, SIGUSR2];
 pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     let configuration = Configuration::read(flags)?;
     let settings = &configuration.settings;
+    let _written_at_end =
+        log_output::start().map_err(|error| format!("cannot start the thread of the log: {error}"))?;
     let log = start_log(&settings.log, settings.log_format);
 
     if settings.profiling
@@ -174,16 +177,19 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
+        let mut is_stopping = false;
         for signal in signals.forever() {
             if IGNORED.contains(&signal) {
                 let name = signal_name(signal).unwrap_or("a signal");
                 tracing::info!("{name} is ignored; SIGTERM or SIGINT stops the server");
                 continue;
             }
-            if told.send(signal).is_err() && signal != SIGHUP {
-                // A second signal, while the drain is under way, ends the process.
+            // A second signal ends the process, whatever the main thread does.
+            if signal != SIGHUP && std::mem::replace(&mut is_stopping, true) {
                 std::process::exit(128 + signal);
             }
+            // Nobody hears of a reload while the server drains.
+            let _ = told.send(signal);
         }
     })?;
     let mut reporter = Reporter::default();
@@ -242,7 +248,7 @@ fn admin_listener(configuration: &Configuration) -> Result<Option<AdminSocket>, 
 /// Starts the log, and gives what replaces its filter.
 fn start_log(filter: &str, format: LogFormat) -> SetLog {
     let filter = EnvFilter::new(filter);
-    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().with_writer(LogWriter).log_internal_errors(false);
     match format {
         LogFormat::Text => {
             let ansi = io::stderr().is_terminal();
@@ -301,6 +307,14 @@ fn announce(
     if !access.has_keys() && !engine.addresses().iter().all(is_loopback) {
         tracing::warn!("--open: without keys, everyone who reaches the server may subscribe and publish");
     }
+    if let Some(address) = settings.admin.filter(|address| !is_loopback(address)) {
+        tracing::warn!(
+            %address,
+            "the admin listener (--admin) asks for no token: everyone who reaches it reads the figures of the \
+             server and the addresses and subjects of its clients (/connections); guard it by a firewall or a \
+             NetworkPolicy"
+        );
+    }
     if !access.has_keys() && !settings.open && !settings.trusted_proxies.is_empty() {
         tracing::warn!(
             "there are --trusted-proxies and no keys: everyone who reaches a proxy may subscribe and publish; give \
@@ -322,7 +336,7 @@ fn announce(
         memory_at_most = %ByteSize::b(sum as u64),
         "{}", parts.join(", ")
     );
-    let mut out = io::stdout().lock();
+    let mut out = Vec::new();
     // `fanfare token mint` makes one. The tokens of subscribers and of publishers are different ones.
     let token = if access.has_keys() { "-H \"Authorization: Bearer $TOKEN\" " } else { "" };
     for (index, address) in engine.addresses().iter().enumerate() {
@@ -364,7 +378,7 @@ fn announce(
              \x20 look       http://{address}/dashboard"
         );
     }
-    let _ = out.flush();
+    log_output::print(&out);
 }
 
 /// A listener to which clients cannot connect themselves.
@@ -420,6 +434,7 @@ fn watch(
         reporter.report(notices, WATCH_INTERVAL * round);
         refusals.report(&now, WATCH_INTERVAL * round);
         (before, was_pausing) = (now, pausing);
+        manager.send_owed();
         if health.is_live() {
             manager.alive(WATCH_INTERVAL * round, now.connections);
         }

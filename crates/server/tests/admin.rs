@@ -603,6 +603,16 @@ on_both_backends! {
         page.problem(403);
     }
 
+    /// The list of connections has the addresses of clients, and nothing said that everyone can read it.
+    fn an_admin_listener_that_others_reach_is_told(backend) {
+        let open = Server::start_with(backend, &["--admin", "0.0.0.0:0"]);
+        let log = open.expect_log("the admin listener (--admin) asks for no token");
+        assert!(log.contains("WARN") && log.contains("/connections") && log.contains("firewall"), "{log}");
+        let guarded = Server::start_with(backend, &["--admin", "127.0.0.1:0"]);
+        let log = guarded.expect_log("memory_at_most");
+        assert!(!log.contains("asks for no token"), "{log}");
+    }
+
     /// The new server of an upgrade did not start, because the old one keeps its admin listener to the end of
     /// its drain; or it ran without metrics for good, where the address was the default one.
     fn an_address_in_use_is_waited_for(backend) {

@@ -2,12 +2,16 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::{Child, Stdio};
+use std::thread;
 
-use support::server::{Guard, fanfare, run};
-use support::{Backend, CONTROL_PATH, End, Item, Server, Subscriber, eventually, now, on_both_backends};
+use support::server::{Guard, arguments, fanfare, run};
+use support::{
+    Backend, CONTROL_PATH, Connection, End, Item, Server, Subscriber, eventually, now, on_both_backends,
+};
 
 /// Checks that what a stream ends with is a retry in a chunk of its own, and gives the events before it.
 fn expect_polite_end(mut subscriber: Subscriber, retry_ms: u64) -> Vec<String> {
@@ -257,6 +261,72 @@ on_both_backends! {
         server.signal("HUP");
         expect_polite_end(subscriber, 2000);
         assert_eq!(server.wait().code(), Some(0));
+    }
+
+    /// One request with a wrong Host ended the server, because the line about it could not be written.
+    fn a_log_that_nobody_reads_any_more_ends_nothing(backend) {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let mut command = fanfare();
+        command.args(arguments(backend, &["--access-log", "--admin", "127.0.0.1:0"]));
+        let mut server = Server::run_with_log(command, writer);
+        drop(reader);
+        let mut subscriber = server.subscribe("topic=a");
+        for _ in 0..3 {
+            server.connect().request("GET", "/", &[("Host", "evil.example")]).problem(421);
+        }
+        let admin = server.admin_address();
+        Connection::open(admin).request("GET", "/", &[("Host", "evil.example")]).problem(421);
+        eventually("the lost lines are counted", || {
+            let metrics = Connection::open(admin).request("GET", "/metrics", &[("Host", "localhost")]).text();
+            let mut lines = metrics.lines();
+            let lost = lines.find_map(|line| line.strip_prefix("fanfare_log_lines_lost_total "));
+            // The lines of the requests, and those of the main thread about the names.
+            (lost.expect("it is there").parse::<f64>().expect("a number") > 5.0).then_some(())
+        });
+        server.publish("a", "on");
+        assert_eq!(subscriber.event().data, "on");
+        server.signal("TERM");
+        expect_polite_end(subscriber, 2000);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
+    /// Publishes that were refused waited for the reader of the log, and so did everything else then.
+    fn a_log_whose_reader_stands_still_holds_nothing_up(backend) {
+        let (mut reader, mut writer) = io::pipe().expect("a pipe");
+        // SAFETY: this call sets and gives the size of an open pipe.
+        let room = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+        let filling = vec![b'x'; usize::try_from(room).expect("the size of the pipe")];
+        writer.write_all(&filling).expect("there is room for so much");
+        let start = |writer| {
+            let mut command = fanfare();
+            command.args(arguments(backend, &["--access-log"]));
+            Server::run_with_log(command, writer)
+        };
+        let mut server = start(writer.try_clone().expect("a descriptor"));
+        let form = "application/x-www-form-urlencoded";
+        let mut connection = server.connect();
+        for number in 0..40 {
+            connection.post(form, "topic=a").problem(400);
+            server.publish("a", &number.to_string());
+        }
+        server.connect().request("GET", "/", &[("Host", "evil.example")]).problem(421);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+
+        // The lines come when the reader goes on, in their order, and the last ones before the end.
+        let mut server = start(writer);
+        server.connect().post(form, "topic=a").problem(400);
+        server.publish("a", "x");
+        let log = thread::spawn(move || {
+            let mut log = Vec::new();
+            reader.read_to_end(&mut log).map(|_| String::from_utf8_lossy(&log).into_owned())
+        });
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+        let log = log.join().expect("no panic").expect("it can be read");
+        let places = ["memory_at_most", "a publish was refused", "draining;", "stopped;"].map(|text| log.find(text));
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{log}");
+        assert!(!log.contains("lines of the log were lost"), "{log}");
     }
 
     /// On the same port, while the old server's connections are still in TIME-WAIT.

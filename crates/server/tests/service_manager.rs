@@ -39,6 +39,13 @@ impl Manager {
         Server::run_with_input(command, Stdio::null())
     }
 
+    /// Sends messages of its own until there is no room for one more.
+    fn fill(&self) {
+        let other = UnixDatagram::unbound().expect("a socket");
+        other.set_nonblocking(true).expect("it can be set");
+        while other.send_to(b"filling", &self.path).is_ok() {}
+    }
+
     /// The lines of the next message.
     fn message(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
@@ -123,6 +130,47 @@ on_both_backends! {
         server.expect_log("the service manager (NOTIFY_SOCKET) cannot be notified");
         server.expect_log("WatchdogSec= of 1ms is too short");
         server.expect_health();
+    }
+
+    /// The main thread waited for room in the socket: there was no reload and no stop any more.
+    fn a_service_manager_that_does_not_read_holds_nothing_up(backend) {
+        let manager = Manager::new();
+        manager.fill();
+        let file = ConfigFile::new("[streams]\nheartbeat = '9s'\n");
+        let options = ["--config", &file.name(), "--drain", "20s"];
+        let mut server = manager.start(backend, &options, Some(2_000_000));
+        server.expect_log("the service manager does not read its socket");
+        server.expect_health();
+        // What it has missed comes when it reads.
+        assert_eq!(manager.expect("READY=1"), ["READY=1", "STATUS=0 connections"]);
+        manager.expect("WATCHDOG=1");
+        manager.fill();
+        for (count, heartbeat) in [(1, "8s"), (2, "7s")] {
+            file.write(&format!("[streams]\nheartbeat = '{heartbeat}'\n"));
+            server.signal("HUP");
+            support::eventually("the file is read again", || {
+                let times = server.log().matches("the configuration was read again").count();
+                (times == count).then_some(())
+            });
+        }
+        manager.expect("RELOADING=1");
+        manager.expect("STATUS=configuration read again; changed: heartbeat");
+        manager.fill();
+        let subscriber = server.subscribe("topic=a");
+        server.signal("TERM");
+        server.expect_log("draining; a second signal stops at once");
+        manager.expect("STOPPING=1");
+        drop(subscriber);
+        assert!(server.wait().success());
+
+        let manager = Manager::new();
+        manager.fill();
+        let mut server = manager.start(backend, &["--drain", "20s"], None);
+        let _subscriber = server.subscribe("topic=a");
+        server.signal("TERM");
+        server.expect_log("draining; a second signal stops at once");
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(128 + 15));
     }
 
     /// A unit without `LimitNOFILE=` has 1,024 descriptors on many systems.

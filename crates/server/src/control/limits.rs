@@ -11,6 +11,7 @@ use fanfare_config::Settings;
 use fanfare_config::kind::size_text;
 
 use super::publish_rates::PublishRateLimits;
+use crate::log_output;
 use crate::presence::PresenceOptions;
 
 /// Sockets that wait between the shards and the control plane.
@@ -171,13 +172,14 @@ impl ControlLimits {
 
     /// How much memory each part of the control plane takes at most, in bytes, by its name. It leaves out
     /// what the kernel holds for sockets, and the response to one question about topics.
-    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 6] {
+    pub(crate) fn memory_bounds(&self) -> [(&'static str, usize); 7] {
         [
             ("publishes in progress", self.publish_bytes),
             ("unread answers", ANSWER_BYTES),
             ("sockets on their way to the control plane", WAITING * READ_BYTES),
             ("rates of publishers", if self.publish_rates.are_none() { 0 } else { 4 * RateLimiter::BYTES }),
             ("presence", self.presence_bytes),
+            log_output::memory_bound(),
             ("connections of the control plane", self.connections.saturating_mul(2 * READ_BYTES)),
         ]
     }

@@ -10,6 +10,7 @@ use super::process::Process;
 use crate::clock::unix_time;
 use crate::control::{Bodies, ControlLimits, CurrentLimits, Notices};
 use crate::health::Health;
+use crate::log_output;
 use crate::rules::CurrentRules;
 
 /// The sources of the values.
@@ -57,6 +58,7 @@ pub(super) struct Snapshot {
     pub(super) notices: Vec<(&'static str, u64)>,
     pub(super) denials: Vec<(&'static str, u64)>,
     pub(super) failures: Vec<(&'static str, u64)>,
+    pub(super) log_lines_lost: u64,
     pub(super) is_ready: bool,
     pub(super) process: Process,
     pub(super) started: f64,
@@ -90,6 +92,7 @@ impl Snapshot {
             notices: notices.others().collect(),
             denials: notices.denials().collect(),
             failures: notices.failures().collect(),
+            log_lines_lost: log_output::lost(),
             is_ready: sources.health.is_ready(),
             process: Process::read(),
             started: sources.started,

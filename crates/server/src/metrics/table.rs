@@ -317,6 +317,12 @@ pub(super) static TABLE: &[Metric] = &[
         }),
     ),
     metric(
+        "fanfare_log_lines_lost",
+        None,
+        "Lines of the log that could not be written, because its reader was too slow or gone, or the disk was full.",
+        Read::Counter(|now| now.log_lines_lost),
+    ),
+    metric(
         "fanfare_ready",
         None,
         "Whether the server takes newcomers: 1, or 0 while it drains or its control plane does not answer.",

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -139,37 +139,46 @@ impl Server {
     pub(crate) fn run_with_input(mut command: Command, input: Stdio) -> Server {
         // Servers of other tests may have the default address of the admin listener. The option is stronger.
         command.env("FANFARE_ADMIN", "off");
-        Server::spawn(command, input)
+        Server::spawn(command, input, Stdio::piped())
+    }
+
+    /// Runs a command that becomes the server and writes its log here, where the test reads it, or does not.
+    pub(crate) fn run_with_log(mut command: Command, log: PipeWriter) -> Server {
+        command.env("FANFARE_ADMIN", "off");
+        Server::spawn(command, Stdio::null(), log.into())
     }
 
     /// As it starts where nothing is said of the admin listener.
     pub(crate) fn run_with_default_admin(command: Command) -> Server {
-        Server::spawn(command, Stdio::null())
+        Server::spawn(command, Stdio::null(), Stdio::piped())
     }
 
-    fn spawn(mut command: Command, input: Stdio) -> Server {
-        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn spawn(mut command: Command, input: Stdio, errors: Stdio) -> Server {
+        command.stdin(input).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().expect("the server's program is there");
+        // It has an end of the log's pipe.
+        drop(command);
         let log = Arc::new(Mutex::new(String::new()));
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let writer = Arc::clone(&log);
-        let log_reader = thread::spawn(move || {
-            let mut line = Vec::new();
-            while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                writer.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&line));
-                line.clear();
-            }
+        let log_reader = child.stderr.take().map(|stderr| {
+            let (mut stderr, writer) = (BufReader::new(stderr), Arc::clone(&log));
+            thread::spawn(move || {
+                let mut line = Vec::new();
+                while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                    writer.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&line));
+                    line.clear();
+                }
+            })
         });
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the server's output is text");
         let Some((_, address)) = line.trim_end().split_once(" is listening on http://") else {
             let _ = child.wait();
-            let _ = log_reader.join();
+            let _ = log_reader.map(JoinHandle::join);
             panic!("the server does not start: {line:?}\n{}", log.lock().expect("no panic holds it"));
         };
         let address = address.parse().expect("an address");
-        Server { child, address, log, log_reader: Some(log_reader), stdout }
+        Server { child, address, log, log_reader, stdout }
     }
 
     /// Starts with a configuration file, and with these options alone beside it.
