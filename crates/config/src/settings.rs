@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use fanfare::{
     Backend, ClientLimits, DescriptorTables, ForwardedField, FullPolicy, HeartbeatForm, IPV6_PREFIX_BITS,
-    LaggardPolicy, Limits, LogLimits, Pattern, Rate, Retention, SocketOptions, TrustedProxies,
+    LaggardPolicy, Limits, LogLimits, Pattern, Rate, Retention, RetentionRule, SocketOptions, TopicPattern,
+    TrustedProxies,
 };
 
 use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
@@ -22,6 +23,12 @@ use crate::{HostName, HttpUrl, KeyFile, Listen, RetainRule};
 
 /// Bytes that fit into the kernel's type for the size of a buffer.
 const LARGEST_BUFFER: usize = u32::MAX as usize;
+
+/// The names of the topics of presence events begin so.
+pub const PRESENCE_PREFIX: &str = "presence/";
+
+/// How long presence events are kept at most: long enough for a client that reconnects.
+pub const PRESENCE_RETAIN_AGE: Duration = Duration::from_secs(30);
 
 /// What a subscriber gets that finds no room. See [`fanfare::FullPolicy`].
 pub type WhenFull = FullPolicy;
@@ -513,7 +520,14 @@ impl Settings {
             .with_events(self.retain_events)
             .with_bytes(self.retain_bytes)
             .with_age(self.retain_age);
-        let rules = self.retain.iter().map(|rule| rule.or(retention)).collect();
+        // Clients that join and leave cause presence events, and these are not to take the place of others. So
+        // this rule is the first one.
+        let of_presence = (!self.presence.is_empty()).then(|| {
+            let topics = TopicPattern::Prefix(PRESENCE_PREFIX.to_owned());
+            RetentionRule::new(topics, retention.with_age(self.retain_age.min(PRESENCE_RETAIN_AGE)))
+        });
+        let of_others = self.retain.iter().map(|rule| rule.or(retention));
+        let rules = of_presence.into_iter().chain(of_others).collect();
         LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(self.log_bytes)
     }
 

@@ -22,6 +22,7 @@ use fanfare_access::{
 use crate::clock::unix_time;
 use crate::fetched_keys::FetchedKeys;
 use crate::forward::Forward;
+use crate::presence;
 use crate::revocations_file::{self, RevocationsFile};
 use crate::verifications::Verifications;
 pub(crate) use setup::{check_keys_stay, check_open};
@@ -40,6 +41,8 @@ pub(crate) struct Access {
     places: TokenPlaces,
     rules: TokenRules,
     anonymous_subscribe: bool,
+    /// The topics of presence events need a grant, also where everyone may subscribe.
+    has_presence: bool,
     /// Tell clients why they are refused.
     debug: bool,
     revocations: Arc<Revocations>,
@@ -106,9 +109,17 @@ impl Access {
         self.publishers.is_some()
     }
 
-    /// Whether everyone may read the public events of every topic, and needs a token for private ones.
-    pub(crate) fn has_anonymous_subscribers(&self) -> bool {
-        self.has_keys() && self.anonymous_subscribe
+    /// Whether presence events are private, so that only a grant of their topics shows them. An endpoint
+    /// decides about every topic itself, and may let in to public events alone.
+    pub(crate) fn has_private_presence(&self) -> bool {
+        self.has_keys() && self.forward.is_none()
+    }
+
+    /// A topic of presence events among these that `covers` says no to. A reader of it would cause events that
+    /// it does not see, so it is refused.
+    fn hidden_presence<'t>(&self, topics: &'t [Topic], covers: impl Fn(&Topic) -> bool) -> Option<&'t Topic> {
+        let is_hidden = |topic: &&Topic| presence::is_reserved(topic) && !covers(topic);
+        topics.iter().find(|topic| self.has_presence && is_hidden(topic))
     }
 
     /// The memory of what is remembered, at most.
@@ -181,7 +192,10 @@ impl Access {
         match found.map_err(|reason| self.subscriber_denial(reason))? {
             Some(verified) => self.admit_verified(&verified, subscribe).and_then(admitted),
             None if self.anonymous_subscribe => match subscribe.patterns().first() {
-                None => admitted(subscribe),
+                None => match self.hidden_presence(subscribe.topics(), |_| false) {
+                    None => admitted(subscribe),
+                    Some(topic) => Err(not_covered(Some(topic))),
+                },
                 // A pattern shows names of topics, which an anonymous subscriber has to know.
                 Some(pattern) => Err(pattern_not_covered(pattern)),
             },
@@ -209,6 +223,9 @@ impl Access {
             false => Uncovered::Refuse,
         };
         let topics = subscribe.topics();
+        if let Some(topic) = self.hidden_presence(topics, |topic| verified.grants().covers(topic)) {
+            return Err(not_covered(Some(topic)));
+        }
         let sight = match verified.grants().sight(topics, uncovered) {
             // Every pattern is covered.
             _ if topics.is_empty() => Sight::Private,

@@ -6,20 +6,21 @@
 //! topic without a change costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
-use fanfare::{Event, EventType, Hub, InspectError, Pattern, PublishError, Topic};
-use fanfare_config::Settings;
+use fanfare::{Event, EventType, Hub, InspectError, Pattern, PublishError, Topic, TopicCounts};
+use fanfare_config::{PRESENCE_PREFIX, PRESENCE_RETAIN_AGE, Settings};
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::clock::unix_time;
 use crate::rules::CurrentRules;
 
-/// The names of the topics of presence events begin so.
-pub(crate) const PREFIX: &str = "presence/";
+pub(crate) const PREFIX: &str = PRESENCE_PREFIX;
 
 /// The type of presence events.
 const EVENT_TYPE: &str = "presence";
@@ -33,6 +34,20 @@ const TOPICS_PER_INTERVAL: usize = 4096;
 
 /// Topics that one question to the shards names, and events that are published together.
 const TOPICS_PER_QUESTION: usize = 256;
+
+/// Presence events take at most this part of the log, because everyone who may subscribe causes them.
+const PART_OF_LOG: usize = 8;
+
+/// What an event is counted for, beside its texts: its frame, its topic and their entries in tables, about.
+const EVENT_BYTES: usize = 512;
+
+/// How much longer than its age an event may stay in the log.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Questions of one interval about topics whose joins may have been missed, and the time between two such
+/// passes over all topics.
+const REFRESHES_PER_INTERVAL: usize = 4;
+const REFRESH_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long the shards may take to answer a question, and how long the events of a part wait for room.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -71,6 +86,11 @@ impl PresenceOptions {
         self.topics.saturating_mul(TOPIC_BYTES)
     }
 
+    /// The most topics that wait to be told.
+    fn untold(&self) -> usize {
+        self.topics.max(TOPICS_PER_INTERVAL)
+    }
+
     fn has(&self, topic: &str) -> bool {
         !topic.starts_with(PREFIX) && self.patterns.iter().any(|pattern| pattern.matches(topic))
     }
@@ -85,7 +105,22 @@ pub(crate) fn is_reserved(topic: &Topic) -> bool {
 #[derive(Debug)]
 pub(crate) struct Presence {
     options: PresenceOptions,
+    clock: HistoryClock,
     state: Mutex<Histories>,
+}
+
+/// The time since 1970 by the wall clock of the start, and by a clock that nobody sets since then. A wall
+/// clock that was ahead for a moment would leave buckets in the future.
+#[derive(Debug)]
+struct HistoryClock {
+    began_unix: Duration,
+    began: Instant,
+}
+
+impl HistoryClock {
+    fn now(&self) -> Duration {
+        self.began_unix + self.began.elapsed()
+    }
 }
 
 /// The histories of the topics that have changed in the last minutes: no more is known of others than their
@@ -117,7 +152,7 @@ struct Bucket {
 }
 
 /// What happened to a topic.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Happened {
     subscribers: usize,
     joined: u64,
@@ -143,7 +178,8 @@ struct HistoryBucket {
 
 impl Presence {
     fn new(options: PresenceOptions) -> Presence {
-        Presence { options, state: Mutex::default() }
+        let clock = HistoryClock { began_unix: unix_time(), began: Instant::now() };
+        Presence { options, clock, state: Mutex::default() }
     }
 
     /// Starts its thread, which ends with the engine.
@@ -162,8 +198,8 @@ impl Presence {
             let _ = fanfare::prefer_short_runs();
             let mut waiting = Waiting::default();
             loop {
-                let is_private = rules.get().access.has_anonymous_subscribers();
-                if follows.step(&hub, &mut waiting, is_private, unix_time().as_secs()).is_err() {
+                let is_private = rules.get().access.has_private_presence();
+                if follows.step(&hub, &mut waiting, is_private, follows.clock.now()).is_err() {
                     return;
                 }
                 thread::sleep(follows.options.interval);
@@ -174,25 +210,30 @@ impl Presence {
 
     /// The history of a topic, if it has changed in the last minutes.
     pub(crate) fn history(&self, topic: &Topic) -> Option<History> {
-        self.lock().history(topic, unix_time().as_secs())
+        self.lock().history(topic, self.clock.now().as_secs())
     }
 
     fn lock(&self) -> MutexGuard<'_, Histories> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what has changed, and publishes events about it, private ones where everyone may read the
-    /// public ones. What finds no room now stays in `waiting`.
+    /// Takes in what has changed, and publishes events about it. What finds no room now stays in `waiting`.
     ///
     /// # Errors
     /// The engine has stopped.
-    fn step(
-        &self,
-        hub: &Hub,
-        waiting: &mut Waiting,
-        is_private: bool,
-        now_unix_s: u64,
-    ) -> Result<(), Stopped> {
+    fn step(&self, hub: &Hub, waiting: &mut Waiting, is_private: bool, now: Duration) -> Result<(), Stopped> {
+        let result = match self.note_changes(hub, waiting, now) {
+            Ok(()) => self.refresh(hub, waiting, now),
+            failed => failed,
+        };
+        match result {
+            Err(InspectError::Stopped) => Err(Stopped),
+            // What was not asked is asked in the next interval.
+            _ => self.tell(hub, waiting, is_private, now),
+        }
+    }
+
+    fn note_changes(&self, hub: &Hub, waiting: &mut Waiting, now: Duration) -> Result<(), InspectError> {
         let room = TOPICS_PER_INTERVAL.saturating_sub(waiting.changes.len());
         for joins in hub.take_joins(room) {
             waiting.add(&self.options, &joins.topic, joins.joined, joins.left);
@@ -204,41 +245,129 @@ impl Presence {
                 Ok(counts) => counts,
                 Err(error) => {
                     waiting.give_back(part);
-                    return if error == InspectError::Stopped { Err(Stopped) } else { Ok(()) };
+                    return Err(error);
                 }
             };
+            for ((topic, Change { joined, left }), counts) in part.into_iter().zip(counts) {
+                let happened = Happened { subscribers: counts.subscribers, joined, left };
+                if joined + left > 0 {
+                    self.lock().note(&topic, happened, now.as_secs(), self.options.topics);
+                }
+                if is_watched(hub, &topic) {
+                    waiting.add_untold(topic, happened, self.options.untold());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with a pass over all topics, if joins were missed since the last one began: notes and tells
+    /// those whose count is not what the history says, and tells every topic whose events are read by its
+    /// name, because one that has begun to read them may have been missed, too.
+    fn refresh(&self, hub: &Hub, waiting: &mut Waiting, now: Duration) -> Result<(), InspectError> {
+        let missed = hub.counts().joins_missed;
+        let refresh = &mut waiting.refresh;
+        refresh.is_needed |= std::mem::replace(&mut refresh.missed, missed) != missed;
+        if refresh.rest.is_none() && refresh.is_needed && now >= refresh.next_at {
+            refresh.is_needed = false;
+            refresh.next_at = now + REFRESH_PAUSE;
+            refresh.known = self.lock().topics.keys().cloned().collect();
+            refresh.rest = Some(None);
+        }
+        for _ in 0..REFRESHES_PER_INTERVAL {
+            let Some(after) = waiting.refresh.rest else { return Ok(()) };
+            if waiting.untold.len() + TOPICS_PER_QUESTION > self.options.untold() {
+                // The same topics would find no room in each pass.
+                return Ok(());
+            }
+            // Those with a history first: a topic that all have left is on no page.
+            let known = &waiting.refresh.known;
+            let known = known[known.len().saturating_sub(TOPICS_PER_QUESTION)..].to_vec();
+            let mut rest = Some(after);
+            let topics: Vec<(Topic, bool)> = if known.is_empty() {
+                let page = hub.topics_page(after, TOPICS_PER_QUESTION, PATIENCE)?;
+                rest = page.next.map(Some);
+                page.topics.into_iter().filter_map(|counts| self.to_refresh(counts)).collect()
+            } else {
+                known.iter().map(|topic| (topic.clone(), false)).collect()
+            };
+            let names: Vec<Topic> = topics.iter().map(|(topic, _)| topic.clone()).collect();
+            let counts = if names.is_empty() { Vec::new() } else { hub.topic_counts(names, PATIENCE)? };
+            waiting.refresh.known.truncate(waiting.refresh.known.len() - known.len());
+            waiting.refresh.rest = rest;
+            for ((topic, is_read_by_name), counts) in topics.into_iter().zip(counts) {
+                let happened = Happened { subscribers: counts.subscribers, joined: 0, left: 0 };
+                let last = self.lock().last_count(&topic);
+                let differs = last.unwrap_or(0) as usize != counts.subscribers;
+                let is_watched = is_watched(hub, &topic);
+                if differs && (is_watched || last.is_some()) {
+                    self.lock().note(&topic, happened, now.as_secs(), self.options.topics);
+                }
+                if is_watched && (differs || is_read_by_name) {
+                    waiting.add_untold(topic, happened, self.options.untold());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic with presence that a topic of a page is about, and whether its events are read by their name.
+    fn to_refresh(&self, counts: TopicCounts) -> Option<(Topic, bool)> {
+        match counts.topic.as_str().strip_prefix(PREFIX) {
+            Some(about) if counts.subscribers > 0 && self.options.has(about) => {
+                Some((Topic::new(about).ok()?, true))
+            }
+            Some(_) => None,
+            None => self
+                .options
+                .has(&counts.topic)
+                .then(|| Topic::new(&counts.topic).ok())
+                .flatten()
+                .map(|topic| (topic, false)),
+        }
+    }
+
+    /// Publishes events of what is not told yet, private ones where only a grant is to show them, as far as
+    /// the part of the log has room.
+    fn tell(&self, hub: &Hub, waiting: &mut Waiting, is_private: bool, now: Duration) -> Result<(), Stopped> {
+        let most = hub.limits().log.total_bytes / PART_OF_LOG;
+        loop {
             let mut told = Vec::new();
             let mut events = Vec::new();
-            for ((topic, mut change), counts) in part.into_iter().zip(counts) {
-                let (joined, left) = (change.joined - change.noted.0, change.left - change.noted.1);
-                if joined + left > 0 {
-                    let happened = Happened { subscribers: counts.subscribers, joined, left };
-                    self.lock().note(&topic, happened, now_unix_s, self.options.topics);
-                }
-                change.noted = (change.joined, change.left);
+            while events.len() < TOPICS_PER_QUESTION
+                && waiting.share.has_room(most, now)
+                && let Some((topic, happened)) = waiting.next_untold()
+            {
                 // An event that nobody reads would only take room from others in the log.
                 let to = event_topic(&topic).filter(|to| hub.is_read(to));
-                if let Some(event) = to.and_then(|to| event(to, &topic, counts.subscribers, change)) {
+                if let Some((event, bytes)) = to.and_then(|to| event(to, &topic, happened)) {
+                    waiting.share.spend(bytes, now);
                     events.push(event.with_private(is_private));
-                    told.push((topic, change));
+                    told.push((topic, happened));
                 }
             }
             if events.is_empty() {
-                continue;
+                return Ok(());
             }
             match hub.publish_wait(&mut events, PATIENCE).map_err(|error| error.error) {
                 Ok(_) => {}
                 Err(PublishError::Stopped) => return Err(Stopped),
                 Err(PublishError::Busy) => {
                     // Those that were not taken are the last ones. They are told in the next interval.
-                    waiting.give_back(told.split_off(told.len() - events.len()));
+                    for (topic, happened) in told.split_off(told.len() - events.len()) {
+                        waiting.add_untold(topic, happened, self.options.untold());
+                    }
                     return Ok(());
                 }
                 Err(error) => tracing::debug!(%error, "presence events were not published"),
             }
         }
-        Ok(())
     }
+}
+
+/// Whether someone reads the events about this topic.
+fn is_watched(hub: &Hub, topic: &Topic) -> bool {
+    event_topic(topic).is_some_and(|to| hub.is_read(&to))
 }
 
 /// The engine has stopped.
@@ -248,15 +377,63 @@ struct Stopped;
 /// What has changed and is not told yet, by topic.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Not in the history yet.
     changes: BTreeMap<Topic, Change>,
+    /// In the history, and to be told.
+    untold: BTreeMap<Topic, Happened>,
+    /// The topic that was told last. The next one is behind it, so that each has its turn.
+    told: Option<Topic>,
+    share: Share,
+    refresh: Refresh,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Change {
     joined: u64,
     left: u64,
-    /// So much of it is in the history already.
-    noted: (u64, u64),
+}
+
+/// What the presence events in the log take.
+#[derive(Debug, Default)]
+struct Share {
+    /// Bytes by the time when they were spent, the oldest first.
+    spent: VecDeque<(Duration, usize)>,
+    bytes: usize,
+}
+
+/// A pass over all topics after joins were missed.
+#[derive(Debug, Default)]
+struct Refresh {
+    /// As of the last interval.
+    missed: u64,
+    /// Joins were missed since the pass began.
+    is_needed: bool,
+    /// When the next pass may begin.
+    next_at: Duration,
+    /// Topics with history that the pass has not come to.
+    known: Vec<Topic>,
+    /// Where the page of topics begins that comes next. `None`: no pass is under way.
+    rest: Option<Option<u64>>,
+}
+
+impl Share {
+    fn has_room(&mut self, most: usize, now: Duration) -> bool {
+        while let Some(&(at, bytes)) = self.spent.front()
+            && at + PRESENCE_RETAIN_AGE + LATE <= now
+        {
+            self.spent.pop_front();
+            self.bytes -= bytes;
+        }
+        self.bytes < most
+    }
+
+    fn spend(&mut self, bytes: usize, now: Duration) {
+        self.bytes += bytes;
+        match self.spent.back_mut() {
+            Some((at, spent)) if *at == now => *spent += bytes,
+            _ => self.spent.push_back((now, bytes)),
+        }
+    }
 }
 
 impl Waiting {
@@ -284,6 +461,27 @@ impl Waiting {
     fn give_back(&mut self, changes: Vec<(Topic, Change)>) {
         self.changes.extend(changes);
     }
+
+    /// Adds what is to be told. Beyond the bound it is as if it was missed.
+    fn add_untold(&mut self, topic: Topic, happened: Happened, most: usize) {
+        if self.untold.len() >= most && !self.untold.contains_key(&topic) {
+            self.refresh.is_needed = true;
+            return;
+        }
+        let untold = self.untold.entry(topic).or_insert(Happened { joined: 0, left: 0, ..happened });
+        untold.subscribers = happened.subscribers;
+        untold.joined += happened.joined;
+        untold.left += happened.left;
+    }
+
+    /// What is told next: each topic in its turn.
+    fn next_untold(&mut self) -> Option<(Topic, Happened)> {
+        let behind = self.told.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.untold.range::<Topic, _>((behind, Bound::Unbounded)).next();
+        let topic = next.or_else(|| self.untold.first_key_value())?.0.clone();
+        self.told = Some(topic.clone());
+        self.untold.remove_entry(&topic)
+    }
 }
 
 /// The topic of the events about a topic. `None`: its name is too long for that.
@@ -291,11 +489,14 @@ fn event_topic(topic: &Topic) -> Option<Topic> {
     Topic::new(format!("{PREFIX}{topic}")).ok()
 }
 
-fn event(to: Topic, topic: &Topic, subscribers: usize, change: Change) -> Option<Event> {
-    let Change { joined, left, .. } = change;
+/// An event, and what it takes of the log, about.
+fn event(to: Topic, topic: &Topic, happened: Happened) -> Option<(Event, usize)> {
+    let Happened { subscribers, joined, left } = happened;
     let data = json!({ "topic": topic.as_str(), "subscribers": subscribers, "joined": joined, "left": left });
+    let data = data.to_string();
+    let bytes = EVENT_BYTES + 2 * to.as_str().len() + data.len();
     let kind = EventType::new(EVENT_TYPE).ok()?;
-    Some(Event::new(to).with_type(kind).with_data(data.to_string()))
+    Some((Event::new(to).with_type(kind).with_data(data), bytes))
 }
 
 impl Histories {
@@ -329,6 +530,11 @@ impl Histories {
             bucket.left = bucket.left.saturating_add(count(happened.left));
         }
         self.by_change.insert((number, topic.clone()));
+    }
+
+    /// How many subscribers there were at the last change.
+    fn last_count(&self, topic: &Topic) -> Option<u32> {
+        Some(self.topics.get(topic)?.buckets.back()?.subscribers)
     }
 
     /// Forgets topics that have not changed for so long that their history is empty.
@@ -429,9 +635,8 @@ mod tests {
         let options = PresenceOptions { patterns, topics: 10, interval: Duration::from_secs(1) };
         let mut waiting = Waiting::default();
         waiting.add(&options, &topic("a"), 2, 1);
-        let mut part = waiting.take(10);
-        // It is noted in the history, and there was no room for its event.
-        part[0].1.noted = (2, 1);
+        // The shards were too busy to answer.
+        let part = waiting.take(10);
         waiting.give_back(part);
         waiting.add(&options, &topic("a"), 5, 0);
         waiting.add(&options, &topic("presence/ab"), 1, 0);
@@ -441,10 +646,7 @@ mod tests {
         waiting.add(&options, &topic("presence/b"), 1, 0);
         waiting.add(&options, &topic("presence/presence/a"), 1, 0);
         let all = waiting.take(10);
-        assert_eq!(
-            all,
-            [(topic("a"), Change { joined: 7, left: 1, noted: (2, 1) }), (topic("ab"), Change::default()),]
-        );
+        assert_eq!(all, [(topic("a"), Change { joined: 7, left: 1 }), (topic("ab"), Change::default())]);
         let (patterns, most) = options.noted();
         let noted = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
         assert!(noted("abc") && noted("/rooms/7") && noted("presence/b") && !noted("b") && most == 10);
@@ -452,5 +654,57 @@ mod tests {
         // The longest name has no room for more.
         let [longest, long] = [256, 256 - PREFIX.len()].map(|bytes| topic("x".repeat(bytes)));
         assert_eq!((event_topic(&longest), event_topic(&long).is_some()), (None, true));
+    }
+
+    #[test]
+    fn what_is_not_told_is_added_up_and_each_topic_has_its_turn() {
+        let mut waiting = Waiting::default();
+        let order = |waiting: &mut Waiting, count: usize| -> Vec<String> {
+            (0..count).filter_map(|_| Some(waiting.next_untold()?.0.to_string())).collect()
+        };
+        for name in ["a", "b", "c", "d"] {
+            waiting.add_untold(topic(name), happened(1, 1, 0), 4);
+        }
+        assert_eq!(order(&mut waiting, 2), ["a", "b"]);
+        // Those that change all the time do not keep the others from their turn.
+        waiting.add_untold(topic("a"), happened(2, 1, 0), 4);
+        waiting.add_untold(topic("a"), happened(1, 1, 2), 4);
+        waiting.add_untold(topic("b"), happened(2, 1, 0), 4);
+        assert_eq!(order(&mut waiting, 2), ["c", "d"]);
+        assert_eq!(waiting.next_untold(), Some((topic("a"), happened(1, 2, 2))));
+        // What finds no room is as if it was missed.
+        for number in 0..3 {
+            waiting.add_untold(topic(number.to_string()), happened(1, 1, 0), 4);
+        }
+        assert!(!waiting.refresh.is_needed && waiting.untold.len() == 4);
+        waiting.add_untold(topic("new"), happened(1, 1, 0), 4);
+        waiting.add_untold(topic("b"), happened(3, 1, 0), 4);
+        assert!(waiting.refresh.is_needed && waiting.untold.len() == 4);
+    }
+
+    /// Clients that joined and left pushed the events of others out of the log.
+    #[test]
+    fn the_events_in_the_log_have_a_bounded_share() {
+        let mut share = Share::default();
+        let at = |second: u64| Duration::from_secs(NOW + second);
+        let age = (PRESENCE_RETAIN_AGE + LATE).as_secs();
+        for second in 0..10 {
+            assert!(share.has_room(1000, at(second)));
+            share.spend(60, at(second));
+            share.spend(40, at(second));
+        }
+        assert!(!share.has_room(1000, at(10)) && !share.has_room(1000, at(age - 1)));
+        // The oldest ones are gone from the log.
+        assert!(share.has_room(1000, at(age + 1)));
+        assert_eq!((share.bytes, share.spent.len()), (800, 8));
+    }
+
+    /// A wall clock that was ahead for a moment left buckets in the future.
+    #[test]
+    fn the_clock_of_histories_reads_the_wall_clock_only_at_the_start() {
+        let clock = HistoryClock { began_unix: Duration::from_secs(7), began: Instant::now() };
+        let first = clock.now();
+        assert!(first >= Duration::from_secs(7) && clock.now() >= first);
+        assert!(clock.now() < Duration::from_secs(1_000_000_000), "it is no time of the wall clock");
     }
 }

@@ -143,6 +143,47 @@ on_both_backends! {
         });
     }
 
+    /// A quiet topic has no further change that would tell what was missed.
+    fn topics_whose_joins_were_missed_are_told(backend) {
+        let options = ["--presence", "*", "--presence-topics", "2", "--presence-interval", "500ms", "--shards", "1"];
+        let server = Server::start_with(backend, &options);
+        let mut watchers: Vec<Subscriber> = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            let mut watcher = server.subscribe(&format!("topic=presence/{name}"));
+            next(&mut watcher);
+            watchers.push(watcher);
+        }
+        // Far more at once than are noted.
+        let names: String = (0..60).map(|number| format!("topic=0{number}&")).collect();
+        let _crowd = server.subscribe(&format!("{names}topic=a&topic=b&topic=c&topic=d"));
+        for watcher in &mut watchers {
+            while next(watcher)["subscribers"] != 1 {}
+        }
+    }
+
+    /// Clients that joined and left pushed all events of others out of the log.
+    fn presence_events_do_not_push_others_out_of_the_log(backend) {
+        let options = ["--presence", "*", "--presence-interval", "100ms", "--log-bytes", "1MiB"];
+        let server = Server::start_with(backend, &options);
+        for _ in 0..100 {
+            server.publish("real", &"x".repeat(500));
+        }
+        let mut subscribers = Vec::new();
+        for round in 0..60 {
+            let topics: Vec<String> =
+                (0..32).map(|number| format!("topic={round}-{number}&topic=presence/{round}-{number}")).collect();
+            subscribers.push(server.subscribe(&topics.join("&")));
+        }
+        // The events of the last ones wait for room in their share. The history does not.
+        for number in 0..32 {
+            expect_history(&server, &format!("59-{number}"), (1, 0, 1));
+        }
+        let told = (0..60).flat_map(|round| (0..32).map(move |number| format!("presence/{round}-{number}")));
+        let told = told.filter(|topic| server.topic(topic).is_some_and(|topic| topic["retained"] != 0)).count();
+        assert!((50..=300).contains(&told), "an eighth of the log has {told} events");
+        assert_eq!(server.topic("real").expect("it has events")["retained"], 100);
+    }
+
     /// Others could make believe that a topic has subscribers.
     fn only_the_server_publishes_presence(backend) {
         let server = Server::start_with(backend, &PRESENCE);
@@ -179,10 +220,12 @@ on_both_backends! {
         // Where everyone may subscribe, what is private still needs a grant.
         let server = keys.start(backend, &[&PRESENCE[..], &["--anonymous-subscribe"]].concat());
         let mut watcher = server.subscribe_with("match=presence/*", &[("Authorization", &granted)]);
-        let mut others = [
-            server.subscribe("topic=presence/room/a&topic=b"),
-            server.subscribe_with("topic=presence/room/a&topic=room/a&topic=b", &[("Authorization", &room)]),
-        ];
+        // One that does not see the events does not read them either, or it would cause them.
+        let anonymous = server.ask_to_subscribe("topic=presence/room/a&topic=b", &[]).read_head();
+        assert_eq!(http::status_of(&anonymous), 403);
+        assert_eq!(status(&server, "topic=presence/room/a&topic=room/a"), 403);
+        let mut others =
+            [server.subscribe("topic=b"), server.subscribe_with("topic=room/a&topic=b", &[("Authorization", &room)])];
         read_until(&mut watcher, 1, (1, 0));
         // What comes next is the first thing that these get.
         let all = keys.publishers.authorization();

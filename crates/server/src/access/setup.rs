@@ -106,6 +106,7 @@ impl Access {
             places,
             rules,
             anonymous_subscribe: settings.anonymous_subscribe,
+            has_presence: !settings.presence.is_empty(),
             debug: settings.debug_auth,
             revocations,
             random: AtomicU64::new(RandomState::new().hash_one(0)),

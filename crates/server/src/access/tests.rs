@@ -165,3 +165,24 @@ fn another_signature_of_a_token_is_the_same_publisher() {
     assert_eq!(signed_part(&token), signed);
     assert_eq!(signed_part(&format!("{signed}.AAAA")), signed);
 }
+
+/// Events that were made before a reload to anonymous subscribers stayed public.
+#[test]
+fn presence_is_private_wherever_there_are_keys() {
+    let with_keys = |anonymous_subscribe| {
+        let Access { subscribers, publishers, .. } = Arc::into_inner(with_key(SECRETS[0])).unwrap();
+        Access { subscribers, publishers, anonymous_subscribe, has_presence: true, ..Access::default() }
+    };
+    assert!(with_keys(false).has_private_presence() && with_keys(true).has_private_presence());
+    assert!(!Access::default().has_private_presence());
+    // And its topics need a grant, also where everyone may subscribe.
+    let anonymous = |access: &Access, names: &[&str]| {
+        let subscribe = Subscribe::to(names.iter().map(|name| Topic::new(name).unwrap()));
+        access.settle(Ok(None), subscribe).err().map(|denial| denial.reason)
+    };
+    let open = with_keys(true);
+    assert_eq!(anonymous(&open, &["a", "presence"]), None);
+    assert_eq!(anonymous(&open, &["a", "presence/a"]), Some(AccessError::TopicNotCovered));
+    let without = Access { has_presence: false, ..open };
+    assert_eq!(anonymous(&without, &["a", "presence/a"]), None);
+}
