@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::panic;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -72,12 +72,20 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-/// Writes this on standard output, after the lines that wait, where these are written within a while.
-pub(crate) fn print(text: &[u8]) {
+/// Writes this on standard output, after the lines that wait. A reader of either output that stands still holds
+/// the start up for a moment only, and a closed output is no reason not to serve.
+pub(crate) fn print(text: Vec<u8>) {
     OUTPUT.wait_until_written(PATIENCE);
-    let mut out = io::stdout().lock();
-    // A closed standard output is no reason not to serve.
-    let _ = out.write_all(text).and_then(|()| out.flush());
+    let (tell, told) = mpsc::channel::<()>();
+    let spawned = thread::Builder::new().name("fanfare-print".to_owned()).spawn(move || {
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(&text).and_then(|()| out.flush());
+        drop(tell);
+    });
+    if spawned.is_ok() {
+        // It ends with the thread.
+        let _ = told.recv_timeout(PATIENCE);
+    }
 }
 
 /// Lines that were lost since the start.

@@ -378,7 +378,7 @@ fn announce(
              \x20 look       http://{address}/dashboard"
         );
     }
-    log_output::print(&out);
+    log_output::print(out);
 }
 
 /// A listener to which clients cannot connect themselves.

@@ -306,7 +306,7 @@ on_both_backends! {
         let form = "application/x-www-form-urlencoded";
         let mut connection = server.connect();
         for number in 0..40 {
-            connection.post(form, "topic=a").problem(400);
+            connection.post(form, "data=x").problem(400);
             server.publish("a", &number.to_string());
         }
         server.connect().request("GET", "/", &[("Host", "evil.example")]).problem(421);
@@ -315,7 +315,7 @@ on_both_backends! {
 
         // The lines come when the reader goes on, in their order, and the last ones before the end.
         let mut server = start(writer);
-        server.connect().post(form, "topic=a").problem(400);
+        server.connect().post(form, "data=x").problem(400);
         server.publish("a", "x");
         let log = thread::spawn(move || {
             let mut log = Vec::new();
