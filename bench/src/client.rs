@@ -152,7 +152,7 @@ struct Connections {
 
 impl Connections {
     fn open(plan: &Plan) -> Outcome<Connections> {
-        // SAFETY: the reader's thread uses no descriptor but those that it opens below, and starts no thread.
+        // SAFETY: the reader's thread uses only the descriptors that it opens below, and starts no thread.
         // Sinks count and compare; they own no descriptors.
         unsafe { table::make_private(&[], &[]) }?;
         if let Some(core) = plan.core {

@@ -161,7 +161,8 @@ mod tests {
             (0..300).map(topic).collect::<Vec<_>>()
         );
         assert!(taken.iter().all(|it| (it.joined, it.left) == (2, 1)));
-        // The first ones come again, behind those that still wait, and those that wait have the sum.
+        // The first topics change again. They are queued behind the topics that still wait, whose changes are
+        // added up.
         table.add((0..500).map(|number| (topic(number), counts(1, 0))), 7);
         table.add((1000..1100).map(|number| (topic(number), counts(1, 2))), 0);
         let taken = table.take(usize::MAX);

@@ -208,7 +208,7 @@ fn limits_of_one_connection() -> ClientLimits {
 }
 
 /// A proxy may name its client in a later packet. Where that client had too many connections already, the
-/// connection kept its place among those that have not sent a request, until the time for its head was over.
+/// connection kept its place among the connections without a request, until the time for its head was over.
 /// A connection whose header came at once gave its place up.
 #[test]
 fn a_connection_that_is_refused_by_a_late_header_gives_its_place_up() {

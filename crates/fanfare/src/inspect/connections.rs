@@ -1,4 +1,4 @@
-//! Questions about connections: a page of all of them, or of those that a filter names.
+//! Questions about connections: a page of all connections, or of the connections that a filter selects.
 //!
 //! No index answers these questions, because it would cost each connection memory. A shard goes through its
 //! streams, a part of them in each tick, and one shard is asked after the other. A question that takes too
@@ -33,7 +33,7 @@ pub enum ConnectionFilter {
     /// Those that [`Hub::disconnect_topic`] would end: they read the topic by its name, or the pattern with
     /// the same text.
     Topic(Topic),
-    /// Those whose peer has this address, and those that are counted for it.
+    /// The connections whose peer has this address, and the connections that count for this address.
     Address(IpAddr),
 }
 
@@ -68,7 +68,7 @@ pub struct ConnectionState {
     pub selectors: usize,
     /// How bytes reach the client.
     pub encoding: Encoding,
-    /// It was given every event of its topics up to here, or was told that some are gone.
+    /// The stream has every event of its topics up to here, or has a gap event for the events that are lost.
     pub cursor: Cursor,
     /// Where it is a laggard: how far it is behind.
     pub lag: Option<ConnectionLag>,

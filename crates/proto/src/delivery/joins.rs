@@ -15,9 +15,9 @@ use crate::segment_map::SegmentMap;
 /// How many streams have begun and ended to read a topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JoinCounts {
-    /// Those that have begun.
+    /// Streams that have begun to read the topic.
     pub joined: u64,
-    /// Those that have ended, or that read other topics now.
+    /// Streams that have ended, or that read other topics now.
     pub left: u64,
 }
 
