@@ -111,7 +111,10 @@ on_both_backends! {
     /// A connection counts whatever it is for: also one whose head is not complete, and one that the control
     /// plane has.
     fn connections_of_all_kinds_count_on_all_shards_together(backend) {
-        let server = start(backend, &["--shards", "3", "--max-connections-per-address", "4"]);
+        let admin = ["--admin", "127.0.0.1:0", "--admin-host", "fanfare.test"];
+        let bounds = ["--shards", "3", "--max-connections-per-address", "4"];
+        let mut server = start(backend, &[&admin[..], &bounds].concat());
+        let admin = server.admin_address();
         let mut stream = subscribe_from(&server, 7, &[]);
         assert_eq!(status(&mut stream), 200);
         let mut kept = connect_from(client(7), server.address);
@@ -120,6 +123,11 @@ on_both_backends! {
         silent.send("GET /events?topic=a HTTP/1.1\r\n");
         let mut other = connect_from(client(7), server.address);
         assert_eq!(other.request("GET", CONTROL_PATH, &[]).status, 200);
+        // A shard accepts a connection when it comes to it, and this one gets no answer that shows it.
+        eventually("the silent connection is accepted", || {
+            let metrics = Connection::open(admin).request("GET", "/metrics", &[]);
+            metrics.text().lines().any(|line| line == "fanfare_connections_accepted_total 4").then_some(())
+        });
         for target in ["/events?topic=a", CONTROL_PATH, "/nothing"] {
             let mut refused = connect_from(client(7), server.address);
             expect_refusal(&refused.request("GET", target, &[]), 429, "this address");

@@ -164,7 +164,10 @@ impl Connection {
 
     fn read_chunks(&mut self) -> Vec<u8> {
         let (mut reader, mut body) = (ChunkReader::default(), Vec::new());
+        let deadline = now() + PATIENCE;
         loop {
+            // A stream has heartbeats, and so no single read waits for long.
+            assert!(now() < deadline, "the body has no end: {}", String::from_utf8_lossy(&body));
             let received = self.read_exactly(1.max(self.received.len()));
             let mut rest = received.as_slice();
             while let Some(part) = reader.next(&mut rest).unwrap_or_else(|error| panic!("{error}")) {
