@@ -421,6 +421,10 @@ settings! {
         /// Queries are left out, because tokens may stand there. A stream that is refused on a connection of
         /// its own is counted and not logged. Each subscriber takes more memory.
         access_log: bool = one(switch()).default("false");
+        /// Most lines of requests that the access log gets in a second, and most lines of streams. Clients
+        /// decide how many there are, and could fill a disk. Lines that are left out are counted, and a line
+        /// says how many.
+        access_log_rate: usize = one(count(1..=1_000_000)).default("5000");
     }
 }
 

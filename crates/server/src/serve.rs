@@ -22,6 +22,7 @@ use crate::access_log::{self, AccessLog};
 use crate::admission::EventsAdmission;
 use crate::configuration::Configuration;
 use crate::control::admin::{self, Admin};
+use crate::control::spare_descriptors::SpareDescriptors;
 use crate::control::{
     self, Audit, Bodies, Control, ControlLimits, CurrentLimits, Endings, Inspections, Notices, OwedWakes,
     PublishRates, Reporter, Undecided,
@@ -31,7 +32,7 @@ use crate::hosts::Hosts;
 use crate::listen::{self, Listening};
 use crate::log_output::{self, LogWriter};
 use crate::memory;
-use crate::metrics::{Metrics, Sources};
+use crate::metrics::{self, Metrics, Sources};
 use crate::presence::{Presence, PresenceOptions};
 use crate::profiling;
 use crate::refusals::RefusalReporter;
@@ -86,7 +87,11 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         health: Arc::clone(&health),
         verifications: verifications.clone(),
     };
-    let admin_listener = admin_listener(&configuration)?;
+    // The engine counts what is open, and leaves the spare descriptors to the admin listener.
+    let admin_listener = admin_listener(&configuration)?.map(|(address, listener)| {
+        let spare = SpareDescriptors::hold(metrics::process::descriptor_limit().unwrap_or(u64::MAX));
+        (address, listener, spare)
+    });
     let inspections = Arc::new(Inspections::default());
     let bodies = Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices)));
     let mut builder = Engine::builder()
@@ -116,7 +121,8 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     if let Some(shards) = settings.shards {
         builder = builder.shards(shards);
     }
-    let access_log = settings.access_log.then(AccessLog::start).transpose();
+    let log_rate = settings.access_log_rate as u64;
+    let access_log = settings.access_log.then(|| AccessLog::start(log_rate)).transpose();
     let access_log = access_log.map_err(|error| format!("cannot start the access log: {error}"))?;
     if settings.profiling {
         // SAFETY: the handler of `profiling::sampler` uses no descriptor, and there is no other one of this
@@ -125,7 +131,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     }
     let mut engine = builder.start()?;
     if let Some(streams) = engine.life_cycle() {
-        access_log::follow_streams(streams)
+        access_log::follow_streams(streams, log_rate)
             .map_err(|error| format!("cannot start the access log: {error}"))?;
     }
     let presence = presence.map(|options| Presence::start(options, engine.hub(), rules.clone())).transpose();
@@ -150,7 +156,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("cannot start the control plane: {error}"))?;
     }
     let mut open_admin = None;
-    if let Some((address, listener)) = admin_listener {
+    if let Some((address, listener, spare)) = admin_listener {
         open_admin = listener.is_some().then_some(address);
         let sources = Sources {
             hub: engine.hub(),
@@ -166,7 +172,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         let hosts = Hosts::new(&configuration.settings.admin_host, &[address]);
         let profiling = configuration.settings.profiling;
         let admin = Admin::new(hosts, Metrics::new(sources), inspections, profiling);
-        admin::start(admin, address, listener)
+        admin::start(admin, address, listener, spare)
             .map_err(|error| format!("cannot start the admin listener: {error}"))?;
     }
     announce(&engine, &configuration, &limits.get(), &access, &listening, open_admin);

@@ -20,10 +20,14 @@ struct Watched {
 }
 
 impl Watched {
+    // The name is that of the tests' requests.
+    const OPTIONS: [&str; 4] = ["--admin", "127.0.0.1:0", "--admin-host", "fanfare.test,admin.example"];
+
     fn start(backend: Backend, options: &[&str]) -> Watched {
-        // The name is that of the tests' requests.
-        let own = ["--admin", "127.0.0.1:0", "--admin-host", "fanfare.test,admin.example"];
-        let mut server = Server::start_with(backend, &[&own, options].concat());
+        Watched::of(Server::start_with(backend, &[&Watched::OPTIONS, options].concat()))
+    }
+
+    fn of(mut server: Server) -> Watched {
         let admin = server.admin_address();
         Watched { server, admin }
     }
@@ -478,6 +482,31 @@ on_both_backends! {
         assert_eq!(times(&mut dashboards[2]), Some(wanted));
     }
 
+    /// Where connections of the public listeners have used up the descriptors, each probe found none.
+    fn the_admin_listener_has_descriptors_when_all_others_are_used_up(backend) {
+        // In a table of its own a shard takes none of the control plane's.
+        for (tables, path) in [("private", CONTROL_PATH), ("shared", "/events?topic=a")] {
+            let options = ["--descriptor-tables", tables, "--shards", "1", "--max-control-connections", "4096"];
+            let options = [&Watched::OPTIONS[..], &options].concat();
+            let watched = Watched::of(Server::start_limited(backend, 300, &options));
+            let _crowd: Vec<Connection> = (0..600)
+                .map(|_| {
+                    let mut connection = Connection::open(watched.server.address);
+                    connection.send_what_it_takes(http::head("GET", path, &[]));
+                    connection
+                })
+                .collect();
+            for _ in 0..40 {
+                assert_eq!(watched.ask("/health/ready", &[]).status, 200, "{tables}");
+            }
+            // Silent ones take them all, and make room.
+            let _silent: Vec<Connection> = (0..40).map(|_| Connection::open(watched.admin)).collect();
+            for _ in 0..3 {
+                assert_eq!(watched.ask("/health/ready", &[]).status, 200, "{tables}");
+            }
+        }
+    }
+
     /// Dashboards are bounded, and take no place of probes. A page of another site opens none.
     fn dashboards_are_bounded(backend) {
         let watched = Watched::start(backend, &[]);
@@ -676,7 +705,7 @@ on_both_backends! {
         assert_eq!(audit["target"], "fanfare::audit");
         assert!(audit["reason"].as_str().is_some_and(|reason| reason.contains("topic")), "{audit}");
         let begins = find("stream begins");
-        assert_eq!((&begins["topics"], &begins["topic_count"]), (&json!("a"), &json!(1)));
+        assert_eq!((&begins["topics"], &begins["topic_count"]), (&json!("\"a\""), &json!(1)));
         let ends = find("stream ends");
         assert_eq!((&ends["reason"], &ends["connection"]), (&json!("peer_left"), &begins["connection"]));
         let requests = lines.iter().filter(|line| line["message"] == "request");

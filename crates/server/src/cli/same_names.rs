@@ -61,8 +61,9 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 47] = [
+const OF_THE_SERVER: [&str; 48] = [
     "access-log",
+    "access-log-rate",
     "admin",
     "admin-host",
     "config",

@@ -27,6 +27,7 @@ use super::limits::{
     ACCEPT_PAUSE, ADMIN_ANSWER_BYTES, ADMIN_CONNECTIONS, ADMIN_OPEN_PAUSE, ControlLimits, CurrentLimits,
 };
 use super::problem::Problem;
+use super::spare_descriptors::SpareDescriptors;
 use super::unread::Watched;
 use super::{Inspections, Notice, connection_list, openapi, problems, profiles, requests, routes};
 use crate::hosts::Hosts;
@@ -73,7 +74,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Starts its thread, which ends with the process: probes are answered while the engine drains. Without a
+/// Starts its thread, which ends with the process: probes are answered while the engine drains. Its connections
+/// get the spare descriptors where the process has no others. Without a
 /// listener, the thread opens one at `address` as soon as the address is free. It may belong to another
 /// process for the moment: to a server that drains, whose place this one takes.
 ///
@@ -83,6 +85,7 @@ pub(crate) fn start(
     admin: Admin,
     address: SocketAddr,
     listener: Option<std::net::TcpListener>,
+    spare: SpareDescriptors,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
@@ -97,7 +100,7 @@ pub(crate) fn start(
                 Some(listener) => listener,
                 None => open_later(address).await,
             };
-            accept(Arc::new(admin), listener).await;
+            accept(Arc::new(admin), listener, spare).await;
         });
     })?;
     Ok(())
@@ -114,7 +117,7 @@ async fn open_later(address: SocketAddr) -> TcpListener {
     }
 }
 
-async fn accept(admin: Arc<Admin>, listener: TcpListener) {
+async fn accept(admin: Arc<Admin>, listener: TcpListener, spare: SpareDescriptors) {
     let router = router(Arc::clone(&admin));
     let limits = ControlLimits { connections: ADMIN_CONNECTIONS, ..ControlLimits::default() };
     // The notices of these are not reported: an idle connection that makes room for a probe is no news.
@@ -123,28 +126,37 @@ async fn accept(admin: Arc<Admin>, listener: TcpListener) {
     let clients = Arc::new(clients);
     loop {
         let Ok((socket, _)) = listener.accept().await else {
-            // Descriptors are used up.
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            // Descriptors are used up. The connection that finds none waits in the backlog.
+            if spare.give_one() {
+                continue;
+            }
+            match clients.make_room() {
+                // It gives its descriptor back now.
+                true => tokio::task::yield_now().await,
+                false => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
             continue;
         };
         let Some(client) = clients.enter(|| true).map(Arc::new) else {
             admin.metrics.notices().add(Notice::AdminRefused);
+            close(socket, &spare);
             continue;
         };
-        let router = router.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = serve(router, socket, &client) => {}
-                () = client.ended() => {}
-            }
-        });
+        let (router, spare) = (router.clone(), spare.clone());
+        tokio::spawn(async move { close(serve(router, socket, &client).await, &spare) });
         // Its head may be there already: it is read before further connections can take its place.
         tokio::task::yield_now().await;
     }
 }
 
-/// Serves one connection until it ends.
-async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection>) {
+fn close(socket: TcpStream, spare: &SpareDescriptors) {
+    if let Ok(socket) = socket.into_std() {
+        spare.take_back(socket.into());
+    }
+}
+
+/// Serves one connection until it ends, or has to make room.
+async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection>) -> TcpStream {
     let answer = |refusal: Option<Problem>, request: Request<Watched>| {
         let router = router.clone();
         async move {
@@ -155,10 +167,23 @@ async fn serve(router: Router, socket: TcpStream, client: &Arc<ControlConnection
         }
     };
     let mut connection = requests::serve(Vec::new(), socket, HeadLimits::default(), client, answer);
-    if let Err(error) = (&mut connection).await {
-        tracing::debug!("an admin connection ended: {error}");
+    let makes_room = tokio::select! {
+        end = &mut connection => {
+            if let Err(error) = end {
+                tracing::debug!("an admin connection ended: {error}");
+            }
+            false
+        }
+        () = client.ended() => true,
+    };
+    let socket = connection.into_parts().io.into_inner().into_inner();
+    if !makes_room {
+        tokio::select! {
+            () = requests::linger(&socket) => {}
+            () = client.ended() => {}
+        }
     }
-    requests::linger(connection.into_parts().io.into_inner().into_inner()).await;
+    socket
 }
 
 fn router(admin: Arc<Admin>) -> Router {

@@ -87,7 +87,7 @@ impl ControlConnections {
         let (mut state, limit) = (self.lock(), self.limits.get().connections);
         let (count, public) = (state.table.len(), bound_for(false, limit));
         if count >= limit || (count >= public && !is_operators()) {
-            let oldest = state.idle.first().map(|(_, number)| *number);
+            let oldest = state.longest_idle();
             if !self.end(&mut state, oldest) {
                 return None;
             }
@@ -97,6 +97,14 @@ impl ControlConnections {
         let idle_since = (self.newcomers == Newcomers::Silent).then_some(number);
         state.insert(number, Entry { idle_since, answer_bytes: 0, ended: Arc::clone(&ended) });
         Some(ControlConnection { all: Arc::clone(self), number, ended })
+    }
+
+    /// Ends the connection that has been idle for the longest time, for a newcomer that finds no descriptor.
+    /// False: all are busy.
+    pub(super) fn make_room(&self) -> bool {
+        let mut state = self.lock();
+        let oldest = state.longest_idle();
+        self.end(&mut state, oldest)
     }
 
     /// Ends a connection of those that have been idle for the longest time, and forgets it.
@@ -115,6 +123,10 @@ impl ControlConnections {
 }
 
 impl State {
+    fn longest_idle(&self) -> Option<u64> {
+        self.idle.first().map(|(_, number)| *number)
+    }
+
     fn insert(&mut self, number: u64, entry: Entry) {
         if let Some(since) = entry.idle_since {
             self.idle.insert((since, number));

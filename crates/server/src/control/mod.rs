@@ -25,6 +25,7 @@ mod publish;
 mod publish_rates;
 mod requests;
 mod routes;
+pub(crate) mod spare_descriptors;
 #[cfg(test)]
 mod test_support;
 mod topics;
@@ -202,7 +203,7 @@ async fn serve(control: &Control, router: Router, handed: HandedOver, entered: &
         subscribe = given_back.recv() => subscribe,
     };
     let socket = connection.into_parts().io.into_inner().into_inner();
-    let Some((subscribe, format)) = subscribe else { return requests::linger(socket).await };
+    let Some((subscribe, format)) = subscribe else { return requests::linger(&socket).await };
     match socket.into_std() {
         Ok(socket) => {
             // The shard counts it from here on.

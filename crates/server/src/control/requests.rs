@@ -73,7 +73,7 @@ pub(super) fn serve<'c, F: Future<Output = Response<Body>> + Send>(
 /// Discards the bytes that still come, so that the close does not reset the connection under the last answer
 /// (RFC 9112, section 9.6). A client that goes on with a large body is cut off: to read 800 MB a second from
 /// 20 of them delayed publishes by 350 ms.
-pub(super) async fn linger(socket: TcpStream) {
+pub(super) async fn linger(socket: &TcpStream) {
     let mut ignored = [0; 4096];
     let mut left = LINGER_BYTES;
     let _ = tokio::time::timeout(LINGER, async {

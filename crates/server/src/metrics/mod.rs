@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod document;
 mod figures;
-mod process;
+pub(crate) mod process;
 mod snapshot;
 mod table;
 

@@ -26,8 +26,6 @@ impl Process {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
         Process {
             resident_bytes: field("VmRSS:")
                 .and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok())
@@ -38,9 +36,16 @@ impl Process {
                 .ok()
                 .map(|table| table.len())
                 .filter(|len| *len > 0),
-            descriptor_limit: limit.and_then(|text| text.split_whitespace().next()?.parse().ok()),
+            descriptor_limit: descriptor_limit(),
         }
     }
+}
+
+/// The soft `RLIMIT_NOFILE`.
+pub(crate) fn descriptor_limit() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    limit.split_whitespace().next()?.parse().ok()
 }
 
 /// The sum of "utime" and "stime".
