@@ -30,7 +30,8 @@ use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusa
 use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
-use crate::hub::{Common, Hub, ShardHandle};
+use crate::hub::commit::{CommitQueue, Committer};
+use crate::hub::{Common, Hub, HubStore, ShardHandle};
 use crate::joins::JoinTable;
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners};
@@ -40,6 +41,7 @@ use crate::shard::Links;
 use crate::shard_thread;
 use crate::shared_log::log_of;
 use crate::stopping::{StopError, StopFuture};
+use crate::store::{Recovered, StoreCounts, StoreOptions};
 use limits::LimitChange;
 use plan::Plan;
 
@@ -69,6 +71,7 @@ pub struct Builder {
     life_cycle: Option<usize>,
     joins: Option<NotedJoins>,
     presence_linger: Duration,
+    store: Option<StoreOptions>,
 }
 
 /// The topics whose joins are noted, and how many of them at a time.
@@ -105,6 +108,7 @@ pub struct Engine {
     life_cycle: Option<LifeCycle>,
     announcer: Announcer,
     position: Option<TakenPosition>,
+    store_thread: Option<JoinHandle<()>>,
     _admission_threads: AdmissionThreadsEnd,
     /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their
     /// tables. An engine that is stopped on a shard's thread gives it to the announcer.
@@ -261,6 +265,19 @@ impl Builder {
         self
     }
 
+    /// Keeps events in a durable store. A publish is answered, and subscribers get it, after its group is on
+    /// stable storage, or is written: [`StoreOptions`]. The epoch and the numbers of the log are those of the
+    /// store, so ids of clients stay valid over restarts. The start reads the newest events back, as many as
+    /// [`fanfare_proto::limits::LogLimits::total_bytes`] has room for.
+    ///
+    /// One thread of its own appends to the store. It runs in the process's descriptor table, so that a store
+    /// may open files. [`Hub::publish`] and [`Hub::publish_batch`], which do not wait, are refused with
+    /// [`crate::PublishError::WouldBlock`].
+    pub fn store(mut self, store: StoreOptions) -> Builder {
+        self.store = Some(store);
+        self
+    }
+
     /// Lets the numbers of events go on after a restart, so that a subscriber that had everything resumes
     /// without a gap. The events themselves are in memory, and are lost.
     ///
@@ -378,17 +395,25 @@ impl Builder {
 
         let life_cycle =
             (limits.life_cycle_events > 0).then(|| LifeCycleQueue::new(limits.life_cycle_events, count));
-        let clock = Clock::start();
+        let recovered = self.store.as_ref().map(|options| Recovered::read(&*options.store, &limits.log));
+        let failed_store = |cause| StartError::new("read the durable log", io::Error::other(cause));
+        let recovered = recovered.transpose().map_err(failed_store)?;
+        // Events are older than this process.
+        let clock = recovered.as_ref().map_or_else(Clock::start, Recovered::clock);
         let random = RandomState::new();
         let presence = Arc::new(Presence::new(self.presence_linger, &limits, random.hash_one("presence")));
         // From here on no file says where this log goes on. Where the start fails, it is written again.
         let position = position_file.map(take_position).transpose()?;
         let begin_after = self.begin_after.or(position.as_ref().and_then(TakenPosition::cursor));
+        let begin_after = recovered.as_ref().map_or(begin_after, |recovered| Some(recovered.begin_after()));
         let epoch =
             begin_after.map_or_else(|| Epoch::new(random.hash_one("epoch")), |position| position.epoch);
         let mut log = log_of(epoch, &limits, random.hash_one("log"));
         if let Some(position) = begin_after {
             log.begin_after(position.seq);
+        }
+        if let Some(recovered) = recovered {
+            recovered.append_to(&mut log, clock);
         }
         let common =
             Common::new(log, count, &limits, random.hash_one("engine") as u32, random.hash_one("clients"));
@@ -446,9 +471,23 @@ impl Builder {
         let life_cycle = life_cycle.map(LifeCycle::start).transpose();
         let life_cycle = life_cycle.map_err(|cause| StartError::new("start a thread", cause))?;
 
+        let mut store_thread = None;
+        let store = match self.store {
+            None => None,
+            Some(StoreOptions { store, durability }) => {
+                let (commits, counts) = <(Arc<CommitQueue>, Arc<StoreCounts>)>::default();
+                let (queue, counted) = (Arc::clone(&commits), Arc::clone(&counts));
+                let committer = Committer::new(Arc::clone(&store), queue, counted, durability, clock);
+                let thread = thread::Builder::new().name("fanfare-store".to_owned());
+                let thread = thread.spawn(move || committer.run());
+                store_thread =
+                    Some(thread.map_err(|cause| StartError::new("start a thread", cause))?);
+                Some(HubStore { store, commits, counts })
+            }
+        };
         let mut engine = Engine {
             connections_at_most: budget.connections(count),
-            hub: Hub::new(common, clock, limits, socket_options, handles, Arc::clone(&presence)),
+            hub: Hub::new(common, clock, limits, socket_options, handles, Arc::clone(&presence), store),
             shards: Vec::new(),
             addresses: listeners.addresses,
             unix_addresses: listeners.unix_addresses,
@@ -461,6 +500,7 @@ impl Builder {
             announcer: Announcer::new(presence),
             // A shard may publish before all of them have started: an admission does, and members join.
             position: position.map(TakenPosition::used),
+            store_thread,
             _admission_threads: admission_threads,
             admission: Some(admission),
         };
@@ -523,6 +563,7 @@ impl Engine {
             life_cycle: None,
             joins: None,
             presence_linger: Duration::from_secs(5),
+            store: None,
         }
     }
 
@@ -646,6 +687,7 @@ impl Engine {
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.announcer.end();
         self.hub.end();
+        self.end_store();
         // Also where it is not written: the engine's drop comes here once more.
         let position = self.position.take();
         if ends.iter().any(Result::is_err) {
@@ -654,6 +696,22 @@ impl Engine {
         let Some(position) = position else { return Ok(()) };
         let path = position.path().to_owned();
         position.write(self.hub.head()).map_err(|error| StopError::position(&path, &error))
+    }
+}
+
+impl Engine {
+    /// Waits for the thread of the store, which ends when all is stored; not for ever, because a disk may hang.
+    fn end_store(&mut self) {
+        /// Ten milliseconds each.
+        const TRIES: usize = 500;
+        let Some(thread) = self.store_thread.take() else { return };
+        for _ in 0..TRIES {
+            if thread.is_finished() {
+                let _ = thread.join();
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

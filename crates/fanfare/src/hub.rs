@@ -2,10 +2,12 @@
 //!
 //! [`sequencer`] gives events their order and shards their mail, and [`capacity`] counts what a mailbox
 //! holds. [`release`] makes events visible in order. [`waiting`] is a publisher that waits for room, [`line`]
-//! the line in which it waits, and [`tasks`] wakes it where it is a task. [`readers`] are in the same process
+//! the line in which it waits, and [`tasks`] wakes it where it is a task. [`commit`] stores events where there is
+//! a durable store. [`readers`] are in the same process
 //! and read from the log.
 
 mod capacity;
+pub(crate) mod commit;
 mod congestion;
 mod connections;
 mod line;
@@ -40,6 +42,7 @@ use fanfare_proto::limits::{Limits, Retention, RetentionRule};
 use fanfare_proto::link::Encoding;
 use fanfare_proto::log::Log;
 use fanfare_proto::problem::ProblemKind;
+use fanfare_store::Store;
 
 use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
@@ -51,9 +54,11 @@ use crate::joins::JoinTable;
 use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::orders::OrderNumbers;
 use crate::presence::Presence;
+use crate::store::{StoreCounts, StoreFailure, StoreFigures};
 use crate::shared_log::{ProcessLog, SharedLog};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
+use commit::CommitQueue;
 pub(crate) use congestion::Congestion;
 pub use connections::ConnectionError;
 pub(crate) use line::WaitingPublishers;
@@ -63,6 +68,9 @@ pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
 use tasks::Tasks;
 pub use waiting::{PublishFuture, ReadyFuture};
+
+/// How long a drain waits for the durable store. Events that are stored later are there at the next start.
+const COMMIT_TIME: Duration = Duration::from_secs(5);
 
 /// A handle on a running engine. Clones share it; any thread may use it, and an [`crate::Admission`] may
 /// publish.
@@ -87,6 +95,14 @@ struct Inner {
     next_shard: AtomicUsize,
     inspections: InspectionPermits,
     presence: Arc<Presence>,
+    store: Option<HubStore>,
+}
+
+/// A durable store, as the hub knows it.
+pub(crate) struct HubStore {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) commits: Arc<CommitQueue>,
+    pub(crate) counts: Arc<StoreCounts>,
 }
 
 /// What the hub and every shard share.
@@ -180,12 +196,16 @@ pub enum PublishError {
     /// There is no event in the batch.
     Empty,
     /// There is no room, and the calling thread is a shard, where an [`crate::Admission`] runs: if it waited,
-    /// it might wait for itself. Try again later, or publish from a thread of your own.
+    /// it might wait for itself. Try again later, or publish from a thread of your own. Or the engine has a
+    /// durable store, and the call does not wait for it: [`Hub::publish_wait`] and [`Hub::publish_async`] do.
     WouldBlock,
     /// [`Hub::publish_wait`] only: all events have their numbers, but older events of a durable store were
     /// not released in time, so they are not visible. They become visible behind these, or when the engine
     /// drains: do not publish them again.
     Unreleased,
+    /// The durable store has not taken the events. Those of an earlier part of the same publish are stored and
+    /// visible. Events that were refused so are not given back.
+    NotStored(StoreFailure),
     /// The engine drains or has stopped.
     Stopped,
 }
@@ -287,10 +307,18 @@ impl Hub {
         socket_options: SocketOptions,
         shards: Vec<ShardHandle>,
         presence: Arc<Presence>,
+        store: Option<HubStore>,
     ) -> Hub {
         let (log, waiting) = (Arc::clone(&common.log), Arc::clone(&common.waiting));
         let mailboxes = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
-        let sequencer = Sequencer::new(clock, &limits, log, waiting, mailboxes);
+        let sequencer = Sequencer::new(
+            clock,
+            &limits,
+            log,
+            waiting,
+            mailboxes,
+            store.as_ref().map(|store| Arc::clone(&store.commits)),
+        );
         let tasks = Arc::new(Tasks::new(Arc::clone(&common.waiting)));
         let (next_shard, inspections) = (AtomicUsize::new(0), InspectionPermits::default());
         let current = RwLock::new(Arc::new(limits.clone()));
@@ -306,6 +334,7 @@ impl Hub {
             next_shard,
             inspections,
             presence,
+            store,
         };
         Hub { inner: Arc::new(inner) }
     }
@@ -363,7 +392,7 @@ impl Hub {
     fn publish_some(&self, events: &mut VecDeque<Event>) -> Result<Published, PublishError> {
         // This is asked before anything changes: otherwise half of the shards would have the events.
         self.inner.assert_in_reach();
-        match self.inner.sequencer.publish(events, None) {
+        match self.inner.sequencer.publish(events, None, None) {
             Attempt::Published { published, .. } => Ok(published),
             Attempt::Refused(error) => Err(error),
             Attempt::Waits => unreachable!("it was not asked to wait"),
@@ -385,6 +414,16 @@ impl Hub {
     pub(crate) fn release(&self, batch: Sequenced) -> Visibility {
         self.inner.assert_in_reach();
         batch.release()
+    }
+
+    /// What the durable store has done and holds. `None`: there is none.
+    pub fn store_figures(&self) -> Option<StoreFigures> {
+        self.inner.store.as_ref().map(|store| store.counts.figures(&*store.store))
+    }
+
+    /// The text of the last error of the durable store, if there was one since the last call: for a log.
+    pub fn take_store_error(&self) -> Option<String> {
+        self.inner.store.as_ref()?.counts.take_error()
     }
 
     /// Whether these events could be published, given room for them. Their ids are not compared with those of
@@ -639,7 +678,7 @@ impl Hub {
     }
 
     pub(crate) fn drain(&self, window: Duration) {
-        self.inner.sequencer.close(|| {
+        self.inner.sequencer.close(COMMIT_TIME, || {
             for shard in &self.inner.shards {
                 // In this order: a shard that finds this mail knows that nothing more comes.
                 shard.mailbox.refuse();
@@ -745,8 +784,8 @@ impl PublishError {
         }
     }
 
-    /// The status of an HTTP answer that says so: 503, 413, 409 or 400 (RFC 9110, section 15). A 503 is worth
-    /// a `Retry-After`.
+    /// The status of an HTTP answer that says so: 503, 413, 409 or 400 (RFC 9110, section 15), or 507 where the
+    /// disk of the store is full (RFC 4918, section 11.5). A 503 or 507 is worth a `Retry-After`.
     pub fn status(&self) -> u16 {
         self.problem().status()
     }
@@ -756,6 +795,8 @@ impl PublishError {
         match self {
             PublishError::Busy | PublishError::WouldBlock => ProblemKind::PublishBusy,
             PublishError::Unreleased => ProblemKind::NotVisibleYet,
+            PublishError::NotStored(StoreFailure::Full) => ProblemKind::StoreFull,
+            PublishError::NotStored(_) => ProblemKind::StoreFailed,
             PublishError::Stopped => ProblemKind::ServerStopping,
             PublishError::TooLarge { .. } => ProblemKind::EventTooLarge,
             PublishError::IdConflict { .. } => ProblemKind::IdConflict,
@@ -782,6 +823,7 @@ impl fmt::Display for PublishError {
             PublishError::Unreleased => {
                 f.write_str("the events are accepted, and are not visible before older ones are released")
             }
+            PublishError::NotStored(failure) => write!(f, "the event is not stored: {failure}"),
             PublishError::Stopped => f.write_str("the server is shutting down"),
         }
     }

@@ -191,6 +191,7 @@ mod shared_log;
 #[allow(missing_debug_implementations, reason = "the simulator prints its own state")]
 pub mod sim;
 mod stopping;
+mod store;
 mod sync;
 pub mod testing;
 mod written_head;
@@ -228,6 +229,7 @@ pub use fanfare_proto::pattern::{Pattern, PatternError};
 pub use fanfare_proto::problem::ProblemKind;
 pub use fanfare_proto::stream::CloseReason;
 pub use fanfare_proto::subscribe::{SubscribeError, SubscribeQuery, is_resume_parameter};
+pub use fanfare_store::{Durability, Store};
 pub use hand_over::{ConnectionOrigin, HandOver, HandedOver};
 pub use hub::readers::{
     Gap, LogPage, ReadError, ReadItem, Reader, ReaderBuilder, ReaderError, ReceivedEvent,
@@ -245,6 +247,7 @@ pub use orders::DecisionStart;
 pub use presence::Member;
 pub use rate_limiter::{RateKey, RateLimiter};
 pub use stopping::{StopError, StopFuture};
+pub use store::{StoreFailure, StoreFigures, StoreOptions};
 pub use written_head::InvalidHead;
 
 /// The programs of the guide are compiled.

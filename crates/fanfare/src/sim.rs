@@ -121,7 +121,7 @@ pub fn engine<I: Io>(plan: &Plan, networks: impl IntoIterator<Item = I>) -> SimE
         shards.push(SimShard { shard, waker });
     }
     let (limits, options) = (plan.limits.clone(), SocketOptions::default());
-    let hub = Hub::new(common, Clock::by_hand(), limits, options, handles, presence);
+    let hub = Hub::new(common, Clock::by_hand(), limits, options, handles, presence, None);
     SimEngine { hub, shards, life_cycle: life_cycle.map(LifeCycle::without_tasks) }
 }
 

@@ -28,6 +28,14 @@ impl Clock {
         }
     }
 
+    /// A clock that shows this much now: for a log that has events from before the process began.
+    #[must_use]
+    pub fn start_at(shown: Duration) -> Self {
+        let clock = Self::start();
+        // The system's clock can show times before the machine was started.
+        Self { start: clock.start.checked_sub(shown).unwrap_or(clock.start), ..clock }
+    }
+
     /// The time since the start. Never goes back.
     #[must_use]
     #[allow(clippy::disallowed_methods)] // This is the one place.
@@ -75,6 +83,13 @@ pub fn thread_cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_may_start_later_than_the_machine() {
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let shown = Clock::start_at(year).now();
+        assert!((year..year + Duration::from_secs(60)).contains(&shown), "{shown:?}");
+    }
 
     #[test]
     fn the_clock_starts_at_zero_and_never_goes_back() {

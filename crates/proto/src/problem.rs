@@ -352,6 +352,20 @@ kinds! {
         options: [],
     }
 
+    /// The disk of the durable log is full. Subscribers are not concerned.
+    StoreFull("store-full", 507, "The disk of the durable log is full") {
+        action: "Try again after the time that Retry-After says, or free some space. The member published tells \
+                 what stands.",
+        options: ["data", "data-bytes"],
+    }
+    /// The durable log has failed, and takes no more events until the server is started again. Subscribers
+    /// are not concerned.
+    StoreFailed("store-failed", 503, "The durable log has failed") {
+        action: "Find the cause in the log of the server, mend it, and start the server again. The member \
+                 published tells what stands.",
+        options: ["data"],
+    }
+
     /// The topic has neither subscribers nor retained events.
     UnknownTopic("unknown-topic", 404, "The topic is unknown") {
         action: "Publish or subscribe to it first: a topic exists from then on.",

@@ -88,6 +88,8 @@ pub(super) struct ShardMail {
 /// that waited behind it become visible.
 pub(crate) struct Sequenced {
     batch: Option<Batch>,
+    /// Its first and last number when it was sequenced.
+    numbers: (u64, u64),
     published: Published,
     releaser: Arc<Releaser>,
 }
@@ -193,10 +195,12 @@ impl Releaser {
     /// Keeps a position in the queue for a batch with the newest numbers. The caller holds the sequencer's
     /// lock.
     pub(super) fn enqueue(self: &Arc<Self>, batch: Batch, published: Published) -> Sequenced {
-        if let Some(first) = batch.first_number() {
+        let numbers = batch.first_number().zip(batch.last_number());
+        if let Some((first, _)) = numbers {
             self.log.lock().change_unreleased(|queue, log| queue.insert(first, &batch, log));
         }
-        Sequenced { batch: Some(batch), published, releaser: Arc::clone(self) }
+        let numbers = numbers.unwrap_or_default();
+        Sequenced { batch: Some(batch), numbers, published, releaser: Arc::clone(self) }
     }
 
     /// The owner of this batch releases it. Its mail goes to every shard that reads one of an event's topics
@@ -204,9 +208,7 @@ impl Releaser {
     /// takes room without a reservation: in one mailbox at most as much as is sequenced and not released,
     /// which is bounded by [`fanfare_proto::limits::Limits::mailbox_total_bytes`]. The frames are the same as
     /// in the other mailboxes, so their memory is not taken again.
-    fn release(&self, batch: Batch) -> Visibility {
-        // All of its events were published before.
-        let Some(first) = batch.first_number() else { return Visibility::Visible };
+    fn release(&self, first: u64, batch: Batch) -> Visibility {
         let mut released = Released::new(&self.shared);
         let mut log = self.log.lock();
         let Some(waiting) = log.unreleased().batches.get_mut(&first) else {
@@ -325,17 +327,44 @@ impl Sequenced {
         &self.published
     }
 
+    /// Its frames, in the order of their numbers.
+    pub(crate) fn frames(&self) -> &[Arc<Frame>] {
+        self.batch.as_ref().map_or(&[], |batch| &batch.frames)
+    }
+
+    /// Leaves out the frames with these numbers: they were published before. The numbers become holes.
+    pub(crate) fn leave_out(&mut self, numbers: &[u64]) {
+        if let Some(batch) = &mut self.batch {
+            batch.leave_out(numbers);
+        }
+    }
+
     /// Releases it, in any order with other batches and on any thread.
-    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     pub(crate) fn release(mut self) -> Visibility {
-        self.batch.take().map_or(Visibility::Never, |batch| self.releaser.release(batch))
+        let Some(batch) = self.batch.take() else { return Visibility::Never };
+        let (first, last) = self.numbers;
+        if batch.frames.is_empty() {
+            // All of its events were published before.
+            drop(batch);
+            if first > 0 {
+                self.releaser.forget(first, last);
+            }
+            return Visibility::Visible;
+        }
+        let has_holes = batch.last_number() != Some(last);
+        let visibility = self.releaser.release(first, batch);
+        if has_holes {
+            // Its publisher waits for the last number.
+            self.releaser.shared.waiting.call_between(first, last);
+        }
+        visibility
     }
 }
 
 impl Drop for Sequenced {
     fn drop(&mut self) {
-        let numbers = self.batch.take().and_then(|batch| Some((batch.first_number()?, batch.last_number()?)));
-        if let Some((first, last)) = numbers {
+        let (first, last) = self.numbers;
+        if self.batch.take().is_some() && first > 0 {
             // Its room is given back before, so that a publisher which is called finds it.
             self.releaser.forget(first, last);
         }
@@ -349,6 +378,21 @@ impl Batch {
 
     fn last_number(&self) -> Option<u64> {
         self.frames.last().map(|frame| frame.seq())
+    }
+
+    /// Leaves out the frames with these numbers, and gives back what was reserved for them.
+    fn leave_out(&mut self, numbers: &[u64]) {
+        let stays = |frame: &Arc<Frame>| !numbers.contains(&frame.seq());
+        self.frames.retain(stays);
+        for mail in &mut self.mail {
+            mail.frames.retain(stays);
+            let (events, bytes) = (mail.frames.len(), mail.frames.iter().map(|frame| frame.size()).sum());
+            let excess =
+                Amount { events: mail.reserved.events - events, bytes: mail.reserved.bytes - bytes };
+            self.shared.mailboxes[mail.shard].cancel_reservation(excess);
+            mail.reserved = Amount { events, bytes };
+        }
+        self.mail.retain(|mail| !mail.frames.is_empty());
     }
 
     /// Gives back what was reserved and is not needed: a frame may be smaller than its event allowed.

@@ -2,17 +2,18 @@
 //!
 //! - [`Sequencer::sequence`] reserves room ([`room`]) in the mailboxes of the shards that read one of an
 //!   event's topics, gives numbers, and encodes. Its lock is the publishers' own; shards never take it.
-//! - Commit is where a durable store will stand. There is none yet.
+//! - Commit is done where there is a durable store ([`super::commit`]), on a thread of its own.
 //! - [`Sequenced::release`] makes the frames visible, in the order of their numbers ([`super::release`]):
 //!   under the log's lock they are appended, `newest` is raised, and their mail is pushed.
 //!
-//! [`Sequencer::publish`] does the first and the last step at once.
+//! Without a store, [`Sequencer::publish`] does the first and the last step at once.
 
 mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
@@ -21,6 +22,7 @@ use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::Limits;
 
 use super::capacity::{Bound, Capacity};
+use super::commit::{CommitQueue, Outcome, PublishCommits};
 use super::line::{LinePosition, LineTime, WaitBy, WaitingPublishers};
 use super::release::{Batch, Releaser, Sequenced, Shared};
 use super::{Duplicate, PublishError, Published};
@@ -44,6 +46,8 @@ pub(crate) struct Sequencer {
     log: Arc<ProcessLog>,
     shared: Arc<Shared>,
     releaser: Arc<Releaser>,
+    /// Where there is a durable store.
+    commits: Option<Arc<CommitQueue>>,
     state: Mutex<State>,
     /// Publishers that wait for the lock of `state`. Not loom's: only the order of publishers depends on it.
     waiting_for_lock: AtomicUsize,
@@ -74,8 +78,8 @@ pub(crate) enum Numbers<'numbers> {
 /// The result of one try to publish.
 pub(crate) enum Attempt {
     /// Some events, at least one, are taken. They are visible when the newest number has reached `number`:
-    /// at once, unless the publisher may wait.
-    Published { published: Published, number: u64 },
+    /// at once, unless the publisher may wait. `outcome`: whether they are stored, where there is a store.
+    Published { published: Published, number: u64, outcome: Option<Arc<Outcome>> },
     /// No event is taken.
     Refused(PublishError),
     /// There is no room, and the publisher has a position in the line.
@@ -97,6 +101,7 @@ impl Sequencer {
         log: Arc<ProcessLog>,
         waiting: Arc<WaitingPublishers>,
         mailboxes: Vec<Arc<Mailbox>>,
+        commits: Option<Arc<CommitQueue>>,
     ) -> Sequencer {
         let scratch = Scratch { needs: vec![Need::default(); mailboxes.len()], ..Scratch::default() };
         // A log may begin in the middle.
@@ -113,6 +118,7 @@ impl Sequencer {
             log,
             shared,
             releaser,
+            commits,
             state: Mutex::new(State {
                 last_given,
                 line_time: LineTime::default(),
@@ -150,12 +156,17 @@ impl Sequencer {
     /// One try to publish the first part of these events. It sequences and releases under one lock, so that
     /// the order is kept. `wait` is the position in the line of a publisher that waits, or that will wait.
     /// Where older batches are not released yet, it is put behind them; a publisher that does not wait is
-    /// refused there, because it could not learn when its events are visible.
+    /// refused there, because it could not learn when its events are visible. With a store, for the same
+    /// reason, it is refused always. `publish` is what the parts of one publish share.
     pub(crate) fn publish(
         &self,
         events: &mut VecDeque<Event>,
         mut wait: Option<(&mut Option<LinePosition>, WaitBy)>,
+        publish: Option<&Arc<PublishCommits>>,
     ) -> Attempt {
+        if self.commits.is_some() && wait.is_none() {
+            return Attempt::Refused(PublishError::WouldBlock);
+        }
         self.waiting_for_lock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
         self.waiting_for_lock.fetch_sub(1, Ordering::Relaxed);
@@ -175,14 +186,21 @@ impl Sequencer {
                     if position.is_some() {
                         state.line_time.go_on(batch.amount.bytes, self.shared.waiting.count());
                     }
-                    let released = self.releaser.release_newest(batch);
+                    let mut released = None;
+                    let outcome = match &self.commits {
+                        Some(commits) => Some(self.hand_to_store(commits, batch, &published, publish)),
+                        None => {
+                            released = Some(self.releaser.release_newest(batch));
+                            None
+                        }
+                    };
                     drop(state);
                     if let Some((position, _)) = wait {
                         // The next publisher in the line is called.
                         drop(position.take());
                     }
                     drop(released);
-                    return Attempt::Published { published, number };
+                    return Attempt::Published { published, number, outcome };
                 }
                 Err(Unable::Refused(error)) => return Attempt::Refused(error),
                 Err(Unable::Unreleased(first)) => {
@@ -200,6 +218,26 @@ impl Sequencer {
                 return Attempt::Waits;
             }
         }
+    }
+
+    /// Puts a batch into the queue of the store. The caller holds the lock of `state`.
+    fn hand_to_store(
+        &self,
+        commits: &CommitQueue,
+        batch: Batch,
+        published: &Published,
+        publish: Option<&Arc<PublishCommits>>,
+    ) -> Arc<Outcome> {
+        if batch.frames.is_empty() {
+            return Outcome::of_nothing();
+        }
+        // The frames are those of the events that are no duplicates, in the same order.
+        let mut duplicates = published.duplicates.iter().map(|duplicate| duplicate.index).peekable();
+        let indexes = (0..published.count).filter(|index| duplicates.next_if_eq(index).is_none());
+        let with_own_ids = batch.frames.iter().zip(indexes).filter(|(frame, _)| frame.own_id().is_some());
+        let own_ids = with_own_ids.map(|(frame, index)| (frame.seq(), index)).collect();
+        let publish = publish.cloned().unwrap_or_default();
+        commits.push(self.releaser.enqueue(batch, published.clone()), publish, own_ids)
     }
 
     /// Whether each mailbox has room for a large event, and no publisher ahead waits for it. Where it has
@@ -293,6 +331,11 @@ impl Sequencer {
         is_visible
     }
 
+    /// Whether the newest number that is released has reached this one.
+    pub(crate) fn has_released(&self, number: u64) -> bool {
+        self.log.newest().load(Ordering::Relaxed) >= number
+    }
+
     fn sequence_in(
         &self,
         state: &mut State,
@@ -384,9 +427,13 @@ impl Sequencer {
     }
 
     /// Refuses every publish from now on, and releases what waits only for older batches. `tell_shards` runs
-    /// when no publish is under way any more.
-    pub(crate) fn close(&self, tell_shards: impl FnOnce()) {
+    /// when no publish is under way any more. What waits for a store is stored before, if that does not take
+    /// longer than `patience`.
+    pub(crate) fn close(&self, patience: Duration, tell_shards: impl FnOnce()) {
         let _state = lock(&self.state);
+        if let Some(commits) = &self.commits {
+            commits.close(patience);
+        }
         let released = self.releaser.end();
         tell_shards();
         drop(released);

@@ -1,13 +1,16 @@
 //! The publisher's side of waiting for room: as a thread, or as a task.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fanfare_proto::event::Event;
 
+use super::commit::{Outcome, PublishCommits};
 use super::line::{LinePosition, Task, WaitBy};
 use super::{Attempt, Hub, Interrupted, NotPublished, PublishError, Published, Unpublished};
 use crate::shard_thread;
@@ -36,6 +39,18 @@ struct Publishing<'hub> {
     /// The newest number of what was published: the publisher is answered when it is visible.
     number: u64,
     position: Option<LinePosition>,
+    /// What its parts share, for a store.
+    commits: Option<Arc<PublishCommits>>,
+    /// Parts that have their numbers, and of which it is not known yet whether they are stored.
+    undecided: VecDeque<Part>,
+}
+
+/// A part of a publish.
+struct Part {
+    published: Published,
+    /// The number of its last event.
+    number: u64,
+    outcome: Arc<Outcome>,
 }
 
 impl Hub {
@@ -244,7 +259,15 @@ impl Drop for ReadyFuture<'_> {
 
 impl<'hub> Publishing<'hub> {
     fn begin(hub: &'hub Hub, events: &'hub mut Vec<Event>) -> Publishing<'hub> {
-        Publishing { hub, unpublished: Unpublished::of(events), published: None, number: 0, position: None }
+        Publishing {
+            hub,
+            unpublished: Unpublished::of(events),
+            published: None,
+            number: 0,
+            position: None,
+            commits: hub.inner.store.is_some().then(Arc::default),
+            undecided: VecDeque::new(),
+        }
     }
 
     /// Publishes as many parts as there is room for. `None`: there is no room for the next one, and a
@@ -257,27 +280,19 @@ impl<'hub> Publishing<'hub> {
         loop {
             self.hub.inner.assert_in_reach();
             let wait = may_wait.then_some((&mut self.position, by));
-            match self.hub.inner.sequencer.publish(&mut self.unpublished.queue, wait) {
+            match self.hub.inner.sequencer.publish(&mut self.unpublished.queue, wait, self.commits.as_ref()) {
                 Attempt::Waits => return None,
                 Attempt::Refused(PublishError::Busy) if !may_wait => {
                     return Some(Err(self.interrupted(PublishError::WouldBlock)));
                 }
                 Attempt::Refused(error) => return Some(Err(self.interrupted(error))),
-                Attempt::Published { published: part, number } => {
-                    self.number = self.number.max(number);
-                    match &mut self.published {
-                        Some(published) => {
-                            let shifted = part.duplicates.into_iter().map(|mut duplicate| {
-                                duplicate.index += published.count;
-                                duplicate
-                            });
-                            published.duplicates.extend(shifted);
-                            published.count += part.count;
-                            published.last = part.last;
-                        }
-                        None => self.published = Some(part),
+                Attempt::Published { published, number, outcome: Some(outcome) } => {
+                    self.undecided.push_back(Part { published, number, outcome });
+                    if let Err(error) = self.decide() {
+                        return Some(Err(self.interrupted(error)));
                     }
                 }
+                Attempt::Published { published, number, outcome: None } => self.add(published, number),
             }
             if self.is_sequenced() {
                 return self.end_when_visible(by);
@@ -286,14 +301,55 @@ impl<'hub> Publishing<'hub> {
         }
     }
 
+    /// Adds a part that is published up to this number.
+    fn add(&mut self, part: Published, number: u64) {
+        self.number = self.number.max(number);
+        match &mut self.published {
+            Some(published) => {
+                let shifted = part.duplicates.into_iter().map(|mut duplicate| {
+                    duplicate.index += published.count;
+                    duplicate
+                });
+                published.duplicates.extend(shifted);
+                published.count += part.count;
+                published.last = part.last;
+            }
+            None => self.published = Some(part),
+        }
+    }
+
+    /// Adds the parts that are stored. The error: why the next one is not.
+    fn decide(&mut self) -> Result<(), PublishError> {
+        while let Some(outcome) = self.undecided.front().and_then(|part| part.outcome.get().cloned()) {
+            let committed = outcome?;
+            let Some(Part { mut published, .. }) = self.undecided.pop_front() else { return Ok(()) };
+            if !committed.duplicates.is_empty() {
+                published.duplicates.extend(committed.duplicates);
+                published.duplicates.sort_by_key(|duplicate| duplicate.index);
+            }
+            self.add(published, committed.number);
+        }
+        Ok(())
+    }
+
     /// Whether all events have their numbers.
     fn is_sequenced(&self) -> bool {
-        self.unpublished.queue.is_empty() && self.published.is_some()
+        self.unpublished.queue.is_empty() && (self.published.is_some() || !self.undecided.is_empty())
     }
 
     /// The answer, when the last event is visible. `None`: it has a position in the line until then.
     fn end_when_visible(&mut self, by: WaitBy) -> Option<Result<Published, Interrupted>> {
-        if self.hub.inner.sequencer.is_visible(self.number, &mut self.position, by) {
+        if let Err(error) = self.decide() {
+            return Some(Err(self.interrupted(error)));
+        }
+        let number = self.undecided.back().map_or(self.number, |part| part.number);
+        let is_visible = self.hub.inner.sequencer.is_visible(number, &mut self.position, by);
+        // What was decided before the position was taken is seen here.
+        if let Err(error) = self.decide() {
+            return Some(Err(self.interrupted(error)));
+        }
+        let is_visible = is_visible || self.hub.inner.sequencer.has_released(self.number);
+        if is_visible && self.undecided.is_empty() {
             self.leave();
             return self.published.take().map(Ok);
         }
@@ -304,7 +360,11 @@ impl<'hub> Publishing<'hub> {
 
     fn interrupted(&mut self, error: PublishError) -> Interrupted {
         self.leave();
-        let is_late = self.is_sequenced() && error != PublishError::Stopped;
+        let is_decided = matches!(
+            error,
+            PublishError::Stopped | PublishError::NotStored(_) | PublishError::IdConflict { .. }
+        );
+        let is_late = self.is_sequenced() && !is_decided;
         let error = if is_late { PublishError::Unreleased } else { error };
         Interrupted { error, published: self.published.take() }
     }

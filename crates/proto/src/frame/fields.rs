@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use memchr::{memchr, memrchr};
 
 use super::{DATA, EVENT, Frame, RETRY, WireFormat};
-use crate::event::Retry;
+use crate::event::{Event, EventId, EventType, Retry};
 
 /// The name of a data line without data.
 const EMPTY_DATA: &[u8] = b"data:";
@@ -48,6 +48,32 @@ impl Frame {
             data.push_str(text(data_of(line)));
         }
         Some(Cow::Owned(data))
+    }
+
+    /// The event that was published. Line ends of its data are LF, whatever the publisher's were, so it is
+    /// encoded to the same bytes again.
+    pub fn to_event(&self) -> Event {
+        // A frame has at least one topic, and no more than an event may have.
+        let mut topics = self.topics().iter().cloned();
+        let first = topics.next().unwrap_or_else(|| unreachable!("a frame has a topic"));
+        let mut event = topics.fold(Event::new(first), |event, topic| match event.with_topic(topic) {
+            Ok(event) => event,
+            Err(_) => unreachable!("the frame was made of an event with these topics"),
+        });
+        // What was valid for the encoder is valid here.
+        if let Some(id) = self.own_id().and_then(|id| EventId::new(id).ok()) {
+            event = event.with_id(id);
+        }
+        if let Some(kind) = self.event_type().and_then(|kind| EventType::new(kind).ok()) {
+            event = event.with_type(kind);
+        }
+        if let Some(retry) = self.retry_wait() {
+            event = event.with_retry(retry);
+        }
+        if let Some(data) = self.data() {
+            event = event.with_data(data);
+        }
+        event.with_private(self.private())
     }
 
     /// The lines of the data, without their ends. `None`: the event has no data.
@@ -112,6 +138,30 @@ mod tests {
         assert_eq!(full.event_type(), Some("paid"));
         assert_eq!(full.retry_wait(), Some(Retry::from_millis(3000)));
         assert_eq!(full.data().as_deref(), Some("a\n b\n"));
+    }
+
+    /// A store keeps the event, and the frame is encoded again when the log is read back.
+    #[test]
+    fn the_event_of_a_frame_is_encoded_to_the_same_bytes() {
+        let topic = |name: &str| Topic::new(name).unwrap();
+        let full = event()
+            .with_topic(topic("other"))
+            .unwrap()
+            .with_id(EventId::new("own").unwrap())
+            .with_type(EventType::new("paid").unwrap())
+            .with_retry(Retry::from_millis(3000))
+            .with_data("a\r\n b\n")
+            .with_private(true);
+        for event in [event(), event().with_data(""), full] {
+            let wire_id = event.id().map_or("e-1", |id| id.as_str()).to_owned();
+            let frame = Frame::encode(1, &wire_id, event.clone(), Duration::ZERO);
+            let again = frame.to_event();
+            assert!(frame.has_identity_of(&again) || event.id().is_none());
+            assert_eq!((again.topics(), again.id()), (event.topics(), event.id()));
+            assert_eq!(again.is_private(), event.is_private());
+            let second = Frame::encode(1, &wire_id, again, Duration::ZERO);
+            assert_eq!(second.wire(WireFormat::Chunked), frame.wire(WireFormat::Chunked));
+        }
     }
 
     #[test]

@@ -169,6 +169,14 @@ impl Log {
         self.patterns.raise_floor(seq);
     }
 
+    /// Numbers up to this one were given, and nothing more comes with them: the log goes on above it.
+    ///
+    /// A subscriber that has seen the highest of them resumes there, and is not ahead of the log.
+    pub fn skip_to(&mut self, seq: u64) {
+        self.changes += 1;
+        self.newest = self.newest.max(seq);
+    }
+
     /// How many different patterns may be read or remembered, [`PATTERNS`] unless this is called. Patterns
     /// that are there stay.
     pub fn limit_patterns(&mut self, most: usize) {

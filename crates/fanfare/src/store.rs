@@ -1,0 +1,237 @@
+//! The durable store of an engine: what the program says of it, and what is counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fanfare_io::Clock;
+use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::frame::Frame;
+use fanfare_proto::limits::LogLimits;
+use fanfare_proto::log::Log;
+use fanfare_store::{Bounds, Durability, Error, Query, Record, Store};
+
+use crate::sync::{Mutex, lock};
+
+/// A durable store and how it is used: [`crate::Builder::store`].
+#[derive(Clone)]
+pub struct StoreOptions {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) durability: Durability,
+}
+
+/// Why a store has not taken events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreFailure {
+    /// The disk is full. Publishes succeed again when there is room.
+    Full,
+    /// The store has failed, and takes nothing more until the program opens it again.
+    Broken,
+    /// An earlier part of the same publish was not stored.
+    Earlier,
+}
+
+/// What a store has done since the start: [`crate::Hub::store_counts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreFigures {
+    /// Groups that were appended.
+    pub groups: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Calls to the store that have failed.
+    pub failures: u64,
+    /// The time of all groups, from the moment at which they were taken up until they were stored.
+    pub time: Duration,
+    /// Events that are retained.
+    pub records: u64,
+    /// Their bytes, without indexes.
+    pub bytes: u64,
+    /// The lowest number that is retained; zero: none is.
+    pub oldest: u64,
+    /// Whether the last append failed because the disk is full.
+    pub is_full: bool,
+    /// Whether the store has failed for good.
+    pub is_broken: bool,
+}
+
+/// The same while it is counted.
+#[derive(Debug, Default)]
+pub(crate) struct StoreCounts {
+    groups: AtomicU64,
+    events: AtomicU64,
+    failures: AtomicU64,
+    nanoseconds: AtomicU64,
+    is_full: AtomicBool,
+    is_broken: AtomicBool,
+    /// The last error, until it is taken.
+    error: Mutex<Option<String>>,
+}
+
+impl StoreOptions {
+    /// A publish is answered, and subscribers get it, when its group is on stable storage.
+    pub fn new(store: Arc<dyn Store>) -> StoreOptions {
+        StoreOptions { store, durability: Durability::Commit }
+    }
+
+    /// The other mode: with [`Durability::Async`] a publish is answered when its group is written, and the
+    /// store is synced each second. A power cut may lose what was published in the last second.
+    #[must_use]
+    pub fn durability(self, durability: Durability) -> StoreOptions {
+        StoreOptions { durability, ..self }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("durability", &self.durability)
+            .field("state", &self.store.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreFailure {
+    pub(crate) fn of(error: &Error) -> StoreFailure {
+        if error.is_passing() { StoreFailure::Full } else { StoreFailure::Broken }
+    }
+}
+
+impl fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StoreFailure::Full => "the disk is full; publish again when there is room",
+            StoreFailure::Broken => "the store has failed; the log of the server says why",
+            StoreFailure::Earlier => "an earlier event of this publish was not stored",
+        })
+    }
+}
+
+impl StoreCounts {
+    /// Notes that a call to the store has failed.
+    pub(crate) fn add_failure(&self, error: &Error) {
+        let flag = match StoreFailure::of(error) {
+            StoreFailure::Full => &self.is_full,
+            _ => &self.is_broken,
+        };
+        flag.store(true, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.error) = Some(error.to_string());
+    }
+
+    /// Notes that a group of so many events was stored.
+    pub(crate) fn add_group(&self, events: usize, time: Duration) {
+        self.is_full.store(false, Ordering::Relaxed);
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.events.fetch_add(events as u64, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The last error since the last call.
+    pub(crate) fn take_error(&self) -> Option<String> {
+        lock(&self.error).take()
+    }
+
+    pub(crate) fn figures(&self, store: &dyn Store) -> StoreFigures {
+        let state = store.state();
+        StoreFigures {
+            groups: self.groups.load(Ordering::Relaxed),
+            events: self.events.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            time: Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)),
+            records: state.records,
+            bytes: state.bytes,
+            oldest: state.oldest,
+            is_full: self.is_full.load(Ordering::Relaxed),
+            is_broken: self.is_broken.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The newest records of a store, for the log in memory.
+pub(crate) struct Recovered {
+    epoch: Epoch,
+    /// The log in memory has what comes after this number.
+    after: u64,
+    newest: u64,
+    records: Vec<Record>,
+    /// The time at the start, in milliseconds since 1970.
+    now_ms: u64,
+    /// The age of the oldest record.
+    oldest_age: Duration,
+}
+
+/// What a record takes in the log in memory beside its bytes in the store, at least.
+const RECORD_OVERHEAD: u64 = 100;
+
+/// Records that a start reads back at most, so that it takes a few seconds.
+const MOST_RECORDS: u64 = 2_000_000;
+
+impl Recovered {
+    /// Reads about as many records as fit into a log with these bounds, from the newest back.
+    pub(crate) fn read(store: &dyn Store, limits: &LogLimits) -> Result<Recovered, Error> {
+        let state = store.state();
+        let room = limits.total_bytes as u64;
+        let mean = state.bytes.checked_div(state.records).unwrap_or(0) + RECORD_OVERHEAD;
+        let count = (room / mean).min(MOST_RECORDS);
+        // Numbers may have holes: then there are fewer records.
+        let mut after = state.newest.saturating_sub(count).max(state.oldest.saturating_sub(1));
+        if state.oldest == 0 {
+            after = state.newest;
+        }
+        let now_ms = unix_ms(Clock::start().date());
+        let mut recovered = Recovered {
+            epoch: state.epoch,
+            after,
+            newest: state.newest,
+            records: Vec::new(),
+            now_ms,
+            oldest_age: Duration::ZERO,
+        };
+        let mut up_to = after;
+        loop {
+            let page = store.read(Query::All, up_to, Bounds::default())?;
+            up_to = page.up_to;
+            recovered.records.extend(page.records);
+            if page.is_end {
+                break;
+            }
+        }
+        let oldest_ms = recovered.records.iter().map(|record| record.published_ms).min();
+        recovered.oldest_age = Duration::from_millis(now_ms.saturating_sub(oldest_ms.unwrap_or(now_ms)));
+        Ok(recovered)
+    }
+
+    /// A clock that has shown zero when the oldest of the events was published.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::start_at(self.oldest_age)
+    }
+
+    /// Where the log in memory begins.
+    pub(crate) fn begin_after(&self) -> Cursor {
+        Cursor { epoch: self.epoch, seq: self.after }
+    }
+
+    /// Appends the records to a log that begins there.
+    pub(crate) fn append_to(self, log: &mut Log, clock: Clock) {
+        let now = clock.now();
+        let mut dropped = Vec::new();
+        for Record { number, published_ms, event } in self.records {
+            // The clock of the machine may have been set back.
+            let age = Duration::from_millis(self.now_ms.saturating_sub(published_ms));
+            let id = event.id().map(|id| id.as_str().to_owned());
+            let id = id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq: number }.to_string());
+            let frame = Frame::encode(number, &id, event, now.saturating_sub(age));
+            log.append(Arc::new(frame), now, &mut dropped);
+            dropped.clear();
+        }
+        log.skip_to(self.newest);
+    }
+}
+
+/// In milliseconds since 1970.
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}

@@ -1,0 +1,301 @@
+//! An engine with a durable store: what is answered, what subscribers see, and what a restart brings back.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fanfare::{
+    Cursor, Durability, Engine, Epoch, Event, EventId, Hub, Interrupted, PublishError, Published,
+    Store, StoreFailure, StoreOptions, Subscribe, Topic, testing,
+};
+use fanfare_proto::limits::LogLimits;
+use fanfare_store::{Bounds, Fault, FaultyStore, MemoryStore, Query};
+
+/// So that a test whose events do not come fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+type Faulty = Arc<FaultyStore<MemoryStore>>;
+
+fn store() -> Faulty {
+    Arc::new(FaultyStore::new(MemoryStore::new(Epoch::new(7), LogLimits::default())))
+}
+
+fn start(store: &Faulty) -> Engine {
+    let store: Arc<dyn Store> = Arc::clone(store) as _;
+    Engine::builder().shards(2).store(StoreOptions::new(store)).start().unwrap()
+}
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+fn event(data: &str) -> Event {
+    Event::new(topic("a")).with_data(data)
+}
+
+fn with_id(id: &str, data: &str) -> Event {
+    event(data).with_id(EventId::new(id).unwrap())
+}
+
+fn publish_all(hub: &Hub, mut events: Vec<Event>) -> Result<Published, Interrupted> {
+    hub.publish_wait(&mut events, PATIENCE)
+}
+
+fn publish(hub: &Hub, event: Event) -> Result<String, PublishError> {
+    publish_all(hub, vec![event]).map(|published| published.last).map_err(|interrupted| interrupted.error)
+}
+
+/// The data of what is stored, in order.
+fn stored(store: &Faulty) -> Vec<String> {
+    let page = store.inside().read(Query::All, 0, Bounds { records: usize::MAX, ..Bounds::default() }).unwrap();
+    assert!(page.is_end);
+    page.records.into_iter().map(|record| record.event.data().unwrap_or_default().to_owned()).collect()
+}
+
+/// What is answered is stored before, and what a subscriber gets is, too.
+#[test]
+fn events_are_stored_before_anyone_sees_them() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")])).unwrap();
+    store.plan_append(0, Fault::Waits(Duration::from_millis(100)));
+    let publisher = thread::spawn({
+        let (hub, store) = (hub.clone(), Arc::clone(&store));
+        move || {
+            let id = publish(&hub, event("1")).unwrap();
+            assert_eq!(stored(&store), ["1"]);
+            id
+        }
+    });
+    let received = client.next_wait(PATIENCE).unwrap().unwrap();
+    assert_eq!((received.data(), stored(&store)), ("1", vec!["1".to_owned()]));
+    assert_eq!(publisher.join().unwrap(), "000000007-1");
+    let figures = hub.store_figures().unwrap();
+    assert_eq!((figures.groups, figures.events, figures.failures, figures.records), (1, 1, 0, 1));
+}
+
+/// A call that does not wait could not tell whether its event is stored.
+#[test]
+fn a_publish_that_does_not_wait_is_refused() {
+    let engine = start(&store());
+    let refused = engine.hub().publish(event("1")).unwrap_err();
+    assert_eq!(refused.error, PublishError::WouldBlock);
+    assert_eq!(*refused.event, event("1"));
+}
+
+#[test]
+fn a_restart_brings_the_log_back_and_numbers_go_on() {
+    let store = store();
+    let engine = start(&store);
+    let ids: Vec<String> =
+        ["1", "2", "3"].iter().map(|data| publish(&engine.hub(), event(data)).unwrap()).collect();
+    engine.stop(Duration::ZERO).unwrap();
+
+    let engine = start(&store);
+    let hub = engine.hub();
+    assert_eq!(hub.head().to_string(), ids[2]);
+    let again = |id: &str| testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(id)).unwrap();
+    let mut client = again(&ids[0]);
+    assert_eq!(client.header("fanfare-gap"), None);
+    assert_eq!(publish(&hub, event("4")).unwrap(), "000000007-4");
+    for (data, number) in [("2", 2), ("3", 3), ("4", 4)] {
+        let received = client.next_wait(PATIENCE).unwrap().unwrap();
+        assert_eq!((received.data(), received.id()), (data, format!("000000007-{number}").as_str()));
+    }
+    assert_eq!(again("000000008-1").header("fanfare-gap"), Some("true"), "another log");
+}
+
+/// The age of an event counts from its publish, also over a restart.
+#[test]
+fn events_that_became_too_old_meanwhile_do_not_come_back() {
+    let store = store();
+    let record = |number, published_ms| fanfare_store::Record { number, published_ms, event: event("x") };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let records = [record(1, now - 86_400_000), record(2, now - 1_000)];
+    store.append(&records, Durability::Commit).unwrap();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let engine = Engine::builder().shards(1).retain_age(Duration::from_secs(3600)).store(options).start().unwrap();
+    let hub = engine.hub();
+    let page = hub.read(&topic("a"), "earliest", 9).unwrap();
+    let ids: Vec<String> = page.events().iter().map(|event| event.position().to_string()).collect();
+    assert_eq!(ids, ["000000007-2"]);
+    assert_eq!(hub.head(), Cursor { epoch: Epoch::new(7), seq: 2 });
+}
+
+/// A full disk refuses what is published, and nothing else stops.
+#[test]
+fn a_full_disk_refuses_publishes_until_there_is_room() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")])).unwrap();
+    publish(&hub, event("1")).unwrap();
+    for call in 0..3 {
+        store.plan_append(call, Fault::Fails(ENOSPC));
+    }
+    for _ in 0..3 {
+        assert_eq!(publish(&hub, event("lost")), Err(PublishError::NotStored(StoreFailure::Full)));
+    }
+    assert!(hub.store_figures().unwrap().is_full);
+    let error = hub.take_store_error().unwrap();
+    assert!(error.contains("full"), "{error}");
+    assert_eq!(hub.take_store_error(), None);
+    // The numbers of the events that were refused are holes.
+    assert_eq!(publish(&hub, event("2")).unwrap(), "000000007-5");
+    assert!(!hub.store_figures().unwrap().is_full);
+    let received: Vec<String> =
+        (0..2).map(|_| client.next_wait(PATIENCE).unwrap().unwrap().data().to_owned()).collect();
+    assert_eq!((received, stored(&store)), (vec!["1".to_owned(), "2".to_owned()], stored(&store)));
+    assert_eq!(stored(&store), ["1", "2"]);
+}
+
+#[test]
+fn a_store_that_has_failed_takes_nothing_and_subscribers_stay() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")])).unwrap();
+    publish(&hub, event("1")).unwrap();
+    store.plan_append(0, Fault::Tears { errno: EIO, is_there: true });
+    for _ in 0..2 {
+        assert_eq!(publish(&hub, event("x")), Err(PublishError::NotStored(StoreFailure::Broken)));
+    }
+    assert_eq!(client.next_wait(PATIENCE).unwrap().unwrap().data(), "1");
+    assert_eq!(hub.counts().connections, 1);
+    engine.stop(Duration::ZERO).unwrap();
+    // The group that was torn is there after all: nobody has seen another event with its number.
+    store.open_again().unwrap();
+    let engine = start(&store);
+    assert_eq!(publish(&engine.hub(), event("2")).unwrap(), "000000007-3");
+    assert_eq!(stored(&store), ["1", "x", "2"]);
+}
+
+/// What is published of a publish is its beginning, also where a later part would have found room. The store's
+/// thread may take the parts in one group or in several.
+#[test]
+fn of_a_publish_that_fails_in_the_middle_the_beginning_is_published() {
+    const EVENTS: usize = 1000;
+    for failing in [0, 0, 0, 1, 1, 1] {
+        let store = store();
+        let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+        let mut limits = fanfare::Limits::default();
+        limits.batch_topics = 64;
+        let engine = Engine::builder().shards(1).limits(limits).store(options).start().unwrap();
+        let hub = engine.hub();
+        store.plan_append(0, Fault::Waits(Duration::from_millis(5)));
+        store.plan_append(failing, Fault::Fails(ENOSPC));
+        let answer = publish_all(&hub, (0..EVENTS).map(|n| event(&n.to_string())).collect());
+        let count = match answer {
+            Ok(published) => published.count,
+            Err(Interrupted { error: PublishError::NotStored(_), published, .. }) => {
+                published.map_or(0, |published| published.count)
+            }
+            Err(other) => panic!("{other:?}"),
+        };
+        let wanted: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+        assert_eq!(stored(&store), wanted);
+        // A fault that no group has met meets the next one.
+        while publish(&hub, event("after")).is_err() {}
+        assert_eq!(stored(&store).last().map(String::as_str), Some("after"));
+    }
+}
+
+/// The log in memory has forgotten the first one; the store has not.
+#[test]
+fn an_event_with_its_own_id_is_stored_once() {
+    let store = store();
+    let engine = start(&store);
+    publish(&engine.hub(), with_id("order-1", "1")).unwrap();
+    engine.stop(Duration::ZERO).unwrap();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
+    let engine = Engine::builder().shards(1).retain_events(2).store(options).start().unwrap();
+    let hub = engine.hub();
+    for number in 2..6 {
+        publish(&hub, event(&number.to_string())).unwrap();
+    }
+    let all = vec![event("6"), with_id("order-1", "1"), event("7"), with_id("order-2", "8")];
+    let published = publish_all(&hub, all).unwrap();
+    assert_eq!(published.count, 4);
+    let duplicates: Vec<_> = published.duplicates.iter().map(|found| (found.index, found.first.seq)).collect();
+    assert_eq!(duplicates, [(1, 1)]);
+    assert_eq!(stored(&store), ["1", "2", "3", "4", "5", "6", "7", "8"]);
+    // One that is the last of its publish, or the only one, too.
+    for events in [vec![with_id("order-1", "1")], vec![event("9"), with_id("order-1", "1")]] {
+        let index = events.len() - 1;
+        let published = publish_all(&hub, events).unwrap();
+        assert_eq!((published.duplicates.len(), published.duplicates[0].index), (1, index));
+    }
+    let conflict = publish(&hub, with_id("order-1", "other data"));
+    assert_eq!(conflict, Err(PublishError::IdConflict { index: 0 }));
+    assert_eq!(stored(&store), ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")])).unwrap();
+    publish(&hub, event("10")).unwrap();
+    assert_eq!(client.next_wait(PATIENCE).unwrap().unwrap().data(), "10");
+}
+
+/// While one group is stored, the events of all publishers gather for the next one.
+#[test]
+fn publishers_share_groups() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    store.plan_append(0, Fault::Waits(Duration::from_millis(200)));
+    let publishers: Vec<_> = (0..50)
+        .map(|number| {
+            let hub = hub.clone();
+            thread::spawn(move || publish(&hub, event(&number.to_string())).unwrap())
+        })
+        .collect();
+    let mut ids: Vec<u64> = publishers
+        .into_iter()
+        .map(|publisher| Cursor::parse(&publisher.join().unwrap()).unwrap().seq)
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=50).collect::<Vec<_>>());
+    let figures = hub.store_figures().unwrap();
+    assert_eq!(figures.events, 50);
+    assert!(figures.groups < 50, "{figures:?}");
+}
+
+/// What was sequenced before a stop is stored, and its publisher learns that.
+#[test]
+fn a_stop_stores_what_was_taken() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    store.plan_append(0, Fault::Waits(Duration::from_millis(300)));
+    let publisher = thread::spawn({
+        let hub = hub.clone();
+        move || publish(&hub, event("1"))
+    });
+    while hub.store_figures().unwrap().groups == 0 && !publisher.is_finished() {
+        // It is taken when a second publish would get number 2; the stop may come at any moment.
+        thread::sleep(Duration::from_millis(20));
+        break;
+    }
+    engine.stop(Duration::ZERO).unwrap();
+    let answer = publisher.join().unwrap();
+    match answer {
+        Ok(id) => assert_eq!((id.as_str(), stored(&store)), ("000000007-1", vec!["1".to_owned()])),
+        // The stop came first.
+        Err(error) => assert_eq!((error, stored(&store)), (PublishError::Stopped, vec![])),
+    }
+}
+
+/// With the other mode nothing waits for a disk.
+#[test]
+fn without_commits_events_are_written_and_synced_later() {
+    let store = store();
+    let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>).durability(Durability::Async);
+    let engine = Engine::builder().shards(1).store(options).start().unwrap();
+    let hub = engine.hub();
+    publish(&hub, event("1")).unwrap();
+    assert_eq!(stored(&store), ["1"]);
+    engine.stop(Duration::ZERO).unwrap();
+    assert_eq!(store.state().synced, 1);
+}
