@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use fanfare::{
-    Backend, ClientLimits, DescriptorTables, ForwardedField, FullPolicy, HeartbeatForm, IPV6_PREFIX_BITS,
+    Backend, ClientLimits, DescriptorTables, Durability, ForwardedField, FullPolicy, HeartbeatForm, IPV6_PREFIX_BITS,
     LaggardPolicy, Limits, LogLimits, Pattern, Rate, Retention, RetentionRule, SocketOptions, TopicPattern,
     TrustedProxies,
 };
@@ -381,6 +381,23 @@ settings! {
         log_bytes: usize = one(size()).default(size_text(LogLimits::default().total_bytes)).reloadable();
     }
 
+    "store": "The durable log" {
+        /// Directory of the durable log. Events are kept there over restarts and crashes, with the retention
+        /// of their topics, and a publish is answered when its events are stored. It is created where it does
+        /// not exist.
+        data: Option<PathBuf> = optional(path(), "none", "events are in memory alone").value_name("DIR");
+        /// When a publish is answered, and its events are sent: `commit`, when they are on stable storage and
+        /// survive a power cut; `async`, when they are written, and a power cut loses those of the last
+        /// second.
+        durability: Durability = one(choice(vec![
+            ("commit", Durability::Commit),
+            ("async", Durability::Async),
+        ])).default("commit");
+        /// Bytes of events in the durable log; at the bound, the largest topics lose their oldest events. The
+        /// files take more: see docs/DURABILITY.md.
+        data_bytes: usize = one(size()).default("16GiB").reloadable();
+    }
+
     "streams": "Streams of subscribers, and slow ones" {
         /// A comment is sent where nothing else was for this long.
         heartbeat: Duration = one(any_time()).default(time_text(Limits::default().heartbeat)).reloadable();
@@ -533,6 +550,11 @@ impl Settings {
         let of_others = self.retain.iter().map(|rule| rule.or(retention));
         let rules = of_presence.into_iter().chain(of_others).collect();
         LogLimits::default().with_retention(retention).with_rules(rules).with_total_bytes(self.log_bytes)
+    }
+
+    /// The bounds of the durable log: those of the log in memory for each topic, and its own for all events.
+    pub fn store_limits(&self) -> LogLimits {
+        self.log_limits().with_total_bytes(self.data_bytes)
     }
 
     /// The options of subscribers' sockets.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::frame::Frame;
+use fanfare_proto::histogram::Histogram;
 use fanfare_proto::limits::LogLimits;
 use fanfare_proto::log::Log;
 use fanfare_store::{Bounds, Durability, Error, Query, Record, Store};
@@ -43,8 +44,8 @@ pub struct StoreFigures {
     pub events: u64,
     /// Calls to the store that have failed.
     pub failures: u64,
-    /// The time of all groups, from the moment at which they were taken up until they were stored.
-    pub time: Duration,
+    /// The times of these groups, from the moment at which each was taken until it was stored.
+    pub commit_time: Histogram,
     /// Events that are retained.
     pub records: u64,
     /// Their bytes, without indexes.
@@ -63,7 +64,7 @@ pub(crate) struct StoreCounts {
     groups: AtomicU64,
     events: AtomicU64,
     failures: AtomicU64,
-    nanoseconds: AtomicU64,
+    commit_time: Mutex<Histogram>,
     is_full: AtomicBool,
     is_broken: AtomicBool,
     /// The last error, until it is taken.
@@ -126,7 +127,7 @@ impl StoreCounts {
         self.is_full.store(false, Ordering::Relaxed);
         self.groups.fetch_add(1, Ordering::Relaxed);
         self.events.fetch_add(events as u64, Ordering::Relaxed);
-        self.nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        lock(&self.commit_time).record(time, 1);
     }
 
     /// The last error since the last call.
@@ -140,7 +141,7 @@ impl StoreCounts {
             groups: self.groups.load(Ordering::Relaxed),
             events: self.events.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
-            time: Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)),
+            commit_time: *lock(&self.commit_time),
             records: state.records,
             bytes: state.bytes,
             oldest: state.oldest,

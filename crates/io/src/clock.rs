@@ -31,9 +31,10 @@ impl Clock {
     /// A clock that shows this much now: for a log that has events from before the process began.
     #[must_use]
     pub fn start_at(shown: Duration) -> Self {
-        let clock = Self::start();
+        let mut clock = Self::start();
         // The system's clock can show times before the machine was started.
-        Self { start: clock.start.checked_sub(shown).unwrap_or(clock.start), ..clock }
+        clock.start = clock.start.checked_sub(shown).unwrap_or(clock.start);
+        clock
     }
 
     /// The time since the start. Never goes back.

@@ -19,13 +19,20 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Health {
     started: Instant,
     draining: AtomicBool,
+    /// The durable log has failed.
+    has_no_store: AtomicBool,
     /// When the control plane showed last that it is alive, in milliseconds after the start.
     control_beat: AtomicU64,
 }
 
 impl Health {
     pub(crate) fn new() -> Health {
-        Health { started: Instant::now(), draining: AtomicBool::new(false), control_beat: AtomicU64::new(0) }
+        Health {
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            has_no_store: AtomicBool::new(false),
+            control_beat: AtomicU64::new(0),
+        }
     }
 
     /// Called by the control plane every [`BEAT`].
@@ -36,6 +43,11 @@ impl Health {
     /// The server takes no newcomers from now on.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The durable log takes no more events, so publishers belong elsewhere.
+    pub(crate) fn lose_store(&self) {
+        self.has_no_store.store(true, Ordering::Relaxed);
     }
 
     /// Whether the control plane has shown itself lately.
@@ -72,6 +84,8 @@ impl Health {
             Answer::new(503, "the control plane does not answer\n")
         } else if word == "ready\n" && self.draining.load(Ordering::Relaxed) {
             Answer::new(503, "draining\n")
+        } else if word == "ready\n" && self.has_no_store.load(Ordering::Relaxed) {
+            Answer::new(503, "the durable log has failed\n")
         } else {
             Answer::new(200, word)
         })
@@ -102,6 +116,14 @@ mod tests {
         health.begin_drain();
         let draining = [(200, "live\n".to_owned()), (503, "draining\n".to_owned())];
         assert_eq!(answers(&health, Duration::ZERO), draining);
+    }
+
+    #[test]
+    fn without_its_durable_log_a_server_is_alive_and_not_ready() {
+        let health = Health::new();
+        health.lose_store();
+        let expected = [(200, "live\n".to_owned()), (503, "the durable log has failed\n".to_owned())];
+        assert_eq!(answers(&health, Duration::ZERO), expected);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod rules;
 mod serve;
 mod service_manager;
 mod silence;
+mod store;
 mod subscriber;
 mod token_command;
 mod top;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fanfare::{Engine, SharedProxies};
 use fanfare_config::{Place, Problem, Problems};
+use fanfare_store::DiskStore;
 use tracing_subscriber::EnvFilter;
 
 use crate::access::{self, Access};
@@ -22,6 +23,7 @@ pub(crate) struct Running {
     /// Those of the listeners that expect the PROXY protocol.
     pub(crate) proxies: SharedProxies,
     pub(crate) log: SetLog,
+    pub(crate) store: Option<Arc<DiskStore>>,
 }
 
 /// The options of what is kept of each topic.
@@ -97,6 +99,9 @@ impl Running {
         if changes.made.iter().any(|name| RETENTION.contains(name)) {
             let log = settings.log_limits();
             engine.hub().set_retention(log.retention, log.rules);
+        }
+        if let Some(store) = &self.store {
+            store.set_limits(settings.store_limits());
         }
         if changes.made.contains(&"log") {
             let set = (self.log)(EnvFilter::new(&settings.log));

@@ -39,6 +39,7 @@ use crate::refusals::RefusalReporter;
 use crate::reload::{Running, SetLog};
 use crate::rules::{CurrentRules, Rules};
 use crate::service_manager::ServiceManager;
+use crate::store;
 use crate::verifications::Verifications;
 
 /// Time between two checks of whether the shards run and what they had to refuse.
@@ -92,6 +93,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
         let spare = SpareDescriptors::hold(metrics::process::descriptor_limit().unwrap_or(u64::MAX));
         (address, listener, spare)
     });
+    let store = store::open(settings)?;
     let inspections = Arc::new(Inspections::default());
     let bodies = Arc::new(Bodies::new(Arc::clone(&limits), Arc::clone(&notices)));
     let mut builder = Engine::builder()
@@ -120,6 +122,9 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     }
     if let Some(shards) = settings.shards {
         builder = builder.shards(shards);
+    }
+    if let Some(store) = &store {
+        builder = builder.store(store::options(store, settings));
     }
     let log_rate = settings.access_log_rate as u64;
     let access_log = settings.access_log.then(|| AccessLog::start(log_rate)).transpose();
@@ -179,7 +184,7 @@ pub(crate) fn serve(flags: Flags) -> Result<(), Box<dyn Error>> {
     drop(access);
     let mut manager = ServiceManager::find(WATCH_INTERVAL);
     manager.ready(engine.hub().counts().connections);
-    let mut running = Running { configuration, listening, rules, limits, proxies, log };
+    let mut running = Running { configuration, listening, rules, limits, proxies, log, store };
 
     let (told, tell) = mpsc::channel();
     thread::Builder::new().name("fanfare-signals".to_owned()).spawn(move || {
@@ -437,6 +442,13 @@ fn watch(
             );
         }
         report(&before, &now);
+        if let Some(error) = hub.take_store_error() {
+            let is_broken = hub.store_figures().is_some_and(|figures| figures.is_broken);
+            tracing::error!(is_broken, "the durable log: {error}");
+            if is_broken {
+                health.lose_store();
+            }
+        }
         reporter.report(notices, WATCH_INTERVAL * round);
         refusals.report(&now, WATCH_INTERVAL * round);
         (before, was_pausing) = (now, pausing);

@@ -194,6 +194,12 @@ impl PublishFuture<'_> {
     pub fn published(&self) -> Option<&Published> {
         self.publishing.published.as_ref()
     }
+
+    /// Whether some events have their numbers, and it is not known yet whether the durable store takes them.
+    /// They become visible if it does, also where this is dropped: do not publish them again.
+    pub fn is_undecided(&self) -> bool {
+        !self.publishing.undecided.is_empty()
+    }
 }
 
 impl fmt::Debug for PublishFuture<'_> {

@@ -61,12 +61,15 @@ fn cases() -> impl IntoIterator<Item = Case> {
 const NO_BOUNDS: [&str; 5] = ["listen", "backend", "shards", "pin", "descriptor-tables"];
 
 /// Options of what the server has around the engine: its control plane, its admission, its end.
-const OF_THE_SERVER: [&str; 48] = [
+const OF_THE_SERVER: [&str; 51] = [
     "access-log",
     "access-log-rate",
     "admin",
     "admin-host",
     "config",
+    "data",
+    "data-bytes",
+    "durability",
     "listen-proxy",
     "subscriber-keys",
     "publisher-keys",

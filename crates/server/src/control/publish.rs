@@ -334,6 +334,10 @@ impl Part {
             let mut publishing = control.hub.publish_async(&mut part.events);
             let result = match tokio::time::timeout(ROOM_TIME, &mut publishing).await {
                 Ok(result) => result,
+                // The durable log has them, and does not say whether it keeps them.
+                Err(_) if publishing.is_undecided() => {
+                    return Err(sum.describe(refused(&PublishError::Unreleased)));
+                }
                 Err(_) if sum.is_empty() && publishing.published().is_none() => {
                     return Err(sum.describe(refused(&PublishError::Busy)));
                 }
@@ -381,9 +385,11 @@ async fn publish_waiting(
         Ok(Err(interrupted)) => (interrupted.error, interrupted.published),
         Err(_) => {
             let published = publishing.published().cloned();
+            let is_undecided = publishing.is_undecided();
             drop(publishing);
             // All that have a number become visible behind older ones: a second try would publish them twice.
-            let error = if events.is_empty() { PublishError::Unreleased } else { PublishError::Busy };
+            let is_late = is_undecided || events.is_empty();
+            let error = if is_late { PublishError::Unreleased } else { PublishError::Busy };
             (error, published)
         }
     };
@@ -402,8 +408,12 @@ fn denied(control: &Control, denial: Denial) -> Problem {
 fn refused(error: &PublishError) -> Problem {
     let problem = Problem::new(error.problem(), error.to_string());
     // Events that are accepted and not visible yet would be published twice.
-    let may_try_again = error.is_retryable() || *error == PublishError::Stopped;
-    if may_try_again { problem.header("Retry-After", "1") } else { problem }
+    match error {
+        PublishError::NotStored(_) => problem.header("Retry-After", "10"),
+        PublishError::Stopped => problem.header("Retry-After", "1"),
+        error if error.is_retryable() => problem.header("Retry-After", "1"),
+        _ => problem,
+    }
 }
 
 /// Receives a whole body, and notes what it has used of the publisher's rate. Its token is good then, too.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use fanfare::{Counts, Hub, Limits, Timings};
+use fanfare::{Counts, Hub, Limits, StoreFigures, Timings};
 
 use super::process::Process;
 use crate::clock::unix_time;
@@ -59,6 +59,8 @@ pub(super) struct Snapshot {
     pub(super) denials: Vec<(&'static str, u64)>,
     pub(super) failures: Vec<(&'static str, u64)>,
     pub(super) log_lines_lost: u64,
+    /// `None`: there is no durable log.
+    pub(super) store: Option<StoreFigures>,
     pub(super) is_ready: bool,
     pub(super) process: Process,
     pub(super) started: f64,
@@ -93,6 +95,7 @@ impl Snapshot {
             denials: notices.denials().collect(),
             failures: notices.failures().collect(),
             log_lines_lost: log_output::lost(),
+            store: hub.store_figures(),
             is_ready: sources.health.is_ready(),
             process: Process::read(),
             started: sources.started,

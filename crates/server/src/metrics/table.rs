@@ -305,6 +305,49 @@ pub(super) static TABLE: &[Metric] = &[
             shards.map(|(index, timings)| (index.to_string(), timings.ticks)).collect()
         }),
     ),
+    // The durable log. Without one, the counters are zero and the other series are not there.
+    metric(
+        "fanfare_store_events",
+        None,
+        "Events that were stored in the durable log.",
+        Read::Counter(|now| now.store.map_or(0, |store| store.events)),
+    ),
+    metric(
+        "fanfare_store_groups",
+        None,
+        "Groups in which events were stored. While one group is written, the next one gathers.",
+        Read::Counter(|now| now.store.map_or(0, |store| store.groups)),
+    ),
+    metric(
+        "fanfare_store_failures",
+        None,
+        "Calls to the durable log that have failed. Their events were refused.",
+        Read::Counter(|now| now.store.map_or(0, |store| store.failures)),
+    ),
+    metric(
+        "fanfare_store_commit_duration",
+        Some(Seconds),
+        "Time to store a group, with the wait for the disk.",
+        Read::Histogram(|now| now.store.map_or_else(Default::default, |store| store.commit_time)),
+    ),
+    metric(
+        "fanfare_store_retained_events",
+        None,
+        "Events now in the durable log.",
+        Read::OptionalGauge(|now| now.store.map(|store| store.records)),
+    ),
+    metric(
+        "fanfare_store_retained",
+        Some(Bytes),
+        "Size of the events now in the durable log, without indexes and free space of its files.",
+        Read::OptionalGauge(|now| now.store.map(|store| store.bytes)),
+    ),
+    metric(
+        "fanfare_store_writable",
+        None,
+        "Whether the durable log takes events now: 1, or 0 while its disk is full, or when it has failed.",
+        Read::OptionalGauge(|now| now.store.map(|store| u64::from(!store.is_full && !store.is_broken))),
+    ),
     // Memory and the process.
     metric(
         "fanfare_memory_limit",

@@ -1,0 +1,45 @@
+//! The durable log of the server (`--data`): it is opened before anything is served.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+use fanfare::{Store, StoreOptions};
+use fanfare_config::Settings;
+use fanfare_store::DiskStore;
+use fanfare_store::disk::Options;
+
+/// Opens the log in the directory of `--data`, and says in the log of the server what is there. `None`: there
+/// is no directory, and events are in memory alone.
+///
+/// # Errors
+/// The directory cannot be used: why, and what to do.
+pub(crate) fn open(settings: &Settings) -> Result<Option<Arc<DiskStore>>, String> {
+    let Some(path) = &settings.data else { return Ok(None) };
+    let random = RandomState::new();
+    let random = [0, 1, 2].map(|number| random.hash_one(number));
+    let options = Options::new(settings.store_limits(), random);
+    let store = DiskStore::open(path, options).map_err(|error| format!("--data: {error}"))?;
+    let (state, opening) = (store.state(), store.opening());
+    if let Some(cut) = &opening.cut {
+        match cut.was_durable {
+            true => tracing::error!("the durable log has lost events: {cut}"),
+            false => tracing::warn!("the durable log was not closed: {cut}"),
+        }
+    }
+    tracing::info!(
+        directory = %path.display(),
+        events = state.records,
+        size = %ByteSize::b(state.bytes),
+        newest = state.newest,
+        is_new = opening.is_new,
+        was_repaired = opening.was_repaired,
+        "the durable log is open"
+    );
+    Ok(Some(Arc::new(store)))
+}
+
+/// How the engine uses the log.
+pub(crate) fn options(store: &Arc<DiskStore>, settings: &Settings) -> StoreOptions {
+    StoreOptions::new(Arc::clone(store) as Arc<dyn Store>).durability(settings.durability)
+}
