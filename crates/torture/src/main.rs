@@ -143,6 +143,7 @@ fn torture(
         shards: SHARDS,
         bounds: server::SMALL,
         descriptors: None,
+        data: None,
     };
     let mut report = Report::new(backend, faults);
     let subscribers = if smoke { 150 } else { 400 };

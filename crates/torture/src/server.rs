@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -53,6 +54,27 @@ pub(crate) struct Plan {
     pub(crate) bounds: Bounds,
     /// The RLIMIT_NOFILE of the server. `None`: that of this process.
     pub(crate) descriptors: Option<usize>,
+    /// Where the server keeps its durable log. `None`: it has none.
+    pub(crate) data: Option<Arc<DataDirectory>>,
+}
+
+/// A directory for a durable log. It is removed when the last plan with it is dropped.
+#[derive(Debug)]
+pub(crate) struct DataDirectory(PathBuf);
+
+impl DataDirectory {
+    /// A path that is free: the server makes the directory.
+    pub(crate) fn new() -> DataDirectory {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        DataDirectory(std::env::temp_dir().join(format!("fanfare-torture-{process}-{number}")))
+    }
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A running server. Dropping it kills the process.
@@ -211,6 +233,9 @@ fn spawn(plan: &Plan, log: &Arc<Mutex<String>>) -> Result<(Child, SocketAddr, Jo
     let (listen, shards) = (plan.listen.to_string(), plan.shards.to_string());
     command.args(["serve", "--backend", &plan.backend, "--listen", &listen, "--shards", &shards]);
     command.args(plan.bounds.options).args(OPTIONS);
+    if let Some(data) = &plan.data {
+        command.arg("--data").arg(&data.0);
+    }
     // The server has a process group of its own: Ctrl-C reaches only this program, which ends the server.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", plan.program.display()))?;
@@ -260,6 +285,7 @@ mod tests {
                 shards: 1,
                 bounds: SMALL,
                 descriptors: None,
+                data: None,
             };
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             Server { address: plan.listen, plan, child, log: Arc::default(), read: 0, log_reader: None }

@@ -10,6 +10,7 @@ mod storm;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ends::Log;
 use rustix::process::Signal;
 
 use crate::event::TOPICS;
@@ -38,6 +39,10 @@ pub(crate) enum Fault {
     Kill,
     /// The server is asked to stop (SIGTERM) and started again
     End,
+    /// The server has a durable log, is killed (SIGKILL) and started again: nothing may be missing
+    KillStored,
+    /// The server has a durable log, is asked to stop (SIGTERM) and started again: nothing may be missing
+    EndStored,
     /// Publishers leave in the middle of a body, or are slow
     Publishers,
     /// A burst of publishes reaches the bounds of the log and of the mailboxes
@@ -58,8 +63,10 @@ impl Fault {
             Fault::Descriptors => descriptors::apply(run),
             Fault::Memory => memory::apply(run),
             Fault::Freeze => freeze(run),
-            Fault::Kill => ends::kill(run),
-            Fault::End => ends::end(run),
+            Fault::Kill => ends::kill(run, Log::InMemory),
+            Fault::End => ends::end(run, Log::InMemory),
+            Fault::KillStored => ends::kill(run, Log::Durable),
+            Fault::EndStored => ends::end(run, Log::Durable),
             Fault::Publishers => publishers::broken_bodies(run),
             Fault::Burst => publishers::burst(run),
         }
@@ -76,7 +83,12 @@ impl Fault {
             | Fault::Publishers => true,
             // The server ends, the kernel ends streams, or events are published faster than subscribers can
             // read.
-            Fault::Memory | Fault::Kill | Fault::End | Fault::Burst => false,
+            Fault::Memory
+            | Fault::Kill
+            | Fault::End
+            | Fault::KillStored
+            | Fault::EndStored
+            | Fault::Burst => false,
         }
     }
 }
