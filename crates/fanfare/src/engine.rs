@@ -30,6 +30,7 @@ use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusa
 use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
+use crate::history::{HistoryQueue, HistoryReader};
 use crate::hub::commit::{CommitQueue, Committer};
 use crate::hub::{Common, Hub, HubStore, ShardHandle};
 use crate::joins::JoinTable;
@@ -108,7 +109,8 @@ pub struct Engine {
     life_cycle: Option<LifeCycle>,
     announcer: Announcer,
     position: Option<TakenPosition>,
-    store_thread: Option<JoinHandle<()>>,
+    /// Those that write to and read from a durable store.
+    store_threads: Vec<JoinHandle<()>>,
     _admission_threads: AdmissionThreadsEnd,
     /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their
     /// tables. An engine that is stopped on a shard's thread gives it to the announcer.
@@ -420,6 +422,7 @@ impl Builder {
         let joins =
             self.joins.map(|joins| JoinTable::new(joins.patterns, joins.topics, random.hash_one("joins")));
         let common = common.with_joins(joins.map(Arc::new));
+        let history = self.store.is_some().then(HistoryQueue::new);
         let wakers: Vec<Waker> =
             (0..count).map(|_| Waker::new()).collect::<io::Result<_>>().map_err(failed)?;
         let mut handles = Vec::new();
@@ -428,7 +431,7 @@ impl Builder {
             let waker = wakers[index].clone();
             let (sockets, adopted) = fd_channel::channel().map_err(failed)?;
             let mailbox = common.mailbox(index, waker.clone());
-            let log = common.shared_log(index, Arc::clone(&mailbox));
+            let log = common.shared_log(index, Arc::clone(&mailbox)).with_history(history.clone());
             let counts = Arc::new(CachePadded::new(SharedCounts::default()));
             let timings = Arc::new(CachePadded::new(SharedTimings::default()));
             let hand_over = hand_over_to.as_ref().map(SocketSender::try_clone).transpose().map_err(failed)?;
@@ -471,7 +474,8 @@ impl Builder {
         let life_cycle = life_cycle.map(LifeCycle::start).transpose();
         let life_cycle = life_cycle.map_err(|cause| StartError::new("start a thread", cause))?;
 
-        let mut store_thread = None;
+        let mut store_threads = Vec::new();
+        let failed = |cause| StartError::new("start a thread", cause);
         let store = match self.store {
             None => None,
             Some(StoreOptions { store, durability }) => {
@@ -479,10 +483,13 @@ impl Builder {
                 let (queue, counted) = (Arc::clone(&commits), Arc::clone(&counts));
                 let committer = Committer::new(Arc::clone(&store), queue, counted, durability, clock);
                 let thread = thread::Builder::new().name("fanfare-store".to_owned());
-                let thread = thread.spawn(move || committer.run());
-                store_thread =
-                    Some(thread.map_err(|cause| StartError::new("start a thread", cause))?);
-                Some(HubStore { store, commits, counts })
+                store_threads.push(thread.spawn(move || committer.run()).map_err(failed)?);
+                let history = history.unwrap_or_else(HistoryQueue::new);
+                let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
+                let newest = common.newest();
+                let reader = HistoryReader { store: of_reader, queue, newest, clock };
+                store_threads.push(reader.start().map_err(failed)?);
+                Some(HubStore { store, commits, counts, history })
             }
         };
         let mut engine = Engine {
@@ -500,7 +507,7 @@ impl Builder {
             announcer: Announcer::new(presence),
             // A shard may publish before all of them have started: an admission does, and members join.
             position: position.map(TakenPosition::used),
-            store_thread,
+            store_threads,
             _admission_threads: admission_threads,
             admission: Some(admission),
         };
@@ -700,17 +707,19 @@ impl Engine {
 }
 
 impl Engine {
-    /// Waits for the thread of the store, which ends when all is stored; not for ever, because a disk may hang.
+    /// Waits for the threads of the store, which end when all is stored; not for ever, because a disk may hang.
     fn end_store(&mut self) {
         /// Ten milliseconds each.
         const TRIES: usize = 500;
-        let Some(thread) = self.store_thread.take() else { return };
-        for _ in 0..TRIES {
+        for thread in self.store_threads.drain(..) {
+            let mut left = TRIES;
+            while !thread.is_finished() && left > 0 {
+                left -= 1;
+                thread::sleep(Duration::from_millis(10));
+            }
             if thread.is_finished() {
                 let _ = thread.join();
-                return;
             }
-            thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -48,6 +48,7 @@ use crate::admission::{Subscribe, WrongTopics};
 use crate::adopt::{AdoptError, AdoptRefusal};
 use crate::client_table::{ClientTable, CountedAt};
 use crate::counts::{Counts, SharedCounts, SharedTimings, Timings};
+use crate::history::HistoryQueue;
 use crate::inspect::connections::{FoundConnections, WantedConnections};
 use crate::inspect::{Asked, InspectError, Inspection, InspectionPermits};
 use crate::joins::JoinTable;
@@ -103,6 +104,7 @@ pub(crate) struct HubStore {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) commits: Arc<CommitQueue>,
     pub(crate) counts: Arc<StoreCounts>,
+    pub(crate) history: Arc<HistoryQueue>,
 }
 
 /// What the hub and every shard share.
@@ -273,7 +275,6 @@ impl Common {
     }
 
     /// The newest number that is released.
-    #[cfg(test)]
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         Arc::clone(self.log.newest())
     }
@@ -690,6 +691,7 @@ impl Hub {
     /// Waits for the hub's own thread, when the shards have ended.
     pub(crate) fn end(&self) {
         self.inner.tasks.end();
+        self.inner.store.iter().for_each(|store| store.history.close());
     }
 }
 

@@ -172,6 +172,7 @@ mod counts;
 mod descriptors;
 mod engine;
 mod hand_over;
+mod history;
 mod hub;
 mod inspect;
 mod joins;

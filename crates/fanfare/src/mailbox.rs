@@ -12,6 +12,7 @@ use fanfare_proto::link::Encoding;
 
 use crate::admission::{Decided, Subscribe};
 use crate::hub::{Amount, Capacity, WaitingPublishers};
+use crate::history::HistoryAnswer;
 use crate::inspect::Inspection;
 use crate::inspect::connections::ConnectionsQuestion;
 use crate::shard::ConnectionOrder;
@@ -42,6 +43,8 @@ pub(crate) enum Mail {
     Inspect(Box<Inspection>),
     /// Asks for connections.
     List(Box<ConnectionsQuestion>),
+    /// What the durable store has for a subscriber.
+    History(Box<HistoryAnswer>),
     /// End every stream within this time, then stop.
     Drain(Duration),
 }

@@ -16,14 +16,16 @@ use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{Event, Topic};
-use fanfare_proto::event_log::{EventLog, First, NoRoomForPatterns, Read, ReadBounds, Wanted};
+use fanfare_proto::event_log::{EventLog, First, NoRoomForPatterns, Read, ReadBounds, Unread, Wanted};
 use fanfare_proto::frame::Frame;
 use fanfare_proto::limits::{Limits, Retention, RetentionRule, WALK_STEPS};
+use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{Log, ShardSet, Start};
 use fanfare_proto::pattern::Pattern;
 use fanfare_proto::selection::Selection;
 
 use crate::counts::TopicCounts;
+use crate::history::{HistoryDesk, HistoryQueue};
 use crate::hub::{ReleaseQueue, Repetitions, WaitingPublishers};
 use crate::mailbox::Mailbox;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, lock};
@@ -96,6 +98,8 @@ pub(crate) struct SharedLog {
     shard: usize,
     mailbox: Arc<Mailbox>,
     waiting: Arc<WaitingPublishers>,
+    /// What the durable store has; `None`: there is no store.
+    history: Option<HistoryDesk>,
     /// [`Log::changes`] when all registrations of this shard were last checked, and how many there were.
     #[cfg(feature = "sim")]
     checked: std::cell::Cell<Option<(u64, usize)>>,
@@ -341,9 +345,37 @@ impl SharedLog {
             shard,
             mailbox,
             waiting,
+            history: None,
             #[cfg(feature = "sim")]
             checked: std::cell::Cell::default(),
         }
+    }
+
+    /// The same with a durable store that has older events.
+    pub(crate) fn with_history(self, queue: Option<Arc<HistoryQueue>>) -> SharedLog {
+        let mailbox = Arc::clone(&self.mailbox);
+        SharedLog { history: queue.map(|queue| HistoryDesk::new(queue, mailbox)), ..self }
+    }
+
+    /// Asks the durable store where a subscriber starts, where the log in memory has not all that it may get.
+    /// The ticket, under which the answer comes.
+    pub(crate) fn ask_for_start(&mut self, id: &str, start: Start, selection: Selection<'_>) -> Option<u64> {
+        let lacks = match start {
+            Start::At { cursor, from } => from < cursor,
+            Start::Gap { .. } => true,
+            Start::Ahead { .. } => false,
+        };
+        self.history.as_mut().filter(|_| lacks).map(|history| history.ask_for_start(id, selection))
+    }
+
+    /// Where streams get what is not in memory.
+    pub(crate) fn history(&mut self) -> Option<&mut HistoryDesk> {
+        self.history.as_mut()
+    }
+
+    /// The same, to look at it.
+    pub(crate) fn history_now(&self) -> Option<&HistoryDesk> {
+        self.history.as_ref()
     }
 
     /// Drops at most `budget` frames that are too old.
@@ -476,7 +508,33 @@ impl EventLog for SharedLog {
         self.process.lock().read_after(wanted, bounds, into)
     }
 
+    fn read_for(
+        &mut self,
+        link: LinkKey,
+        wanted: &Wanted<'_>,
+        bounds: ReadBounds,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<Read, Unread> {
+        let available = match self.read_after(wanted, bounds, into) {
+            Ok(read) => {
+                self.history.iter_mut().for_each(|history| history.release(link, wanted.after));
+                return Ok(read);
+            }
+            Err(available) => available,
+        };
+        match &mut self.history {
+            None => Err(Unread::Gone(available)),
+            Some(history) => history.read(link, wanted, bounds, available, into),
+        }
+    }
+
     fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First {
+        let log = self.process.lock();
+        if self.history.is_some() && log.state.log.available_after(wanted.selection) > wanted.after {
+            // The store may have it.
+            return First::NothingUpTo(wanted.after);
+        }
+        drop(log);
         self.process.lock().state.log.first_after(wanted.selection, wanted.after, steps)
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
-use fanfare_proto::frame::Frame;
 use fanfare_proto::histogram::Histogram;
 use fanfare_proto::limits::LogLimits;
 use fanfare_proto::log::Log;
 use fanfare_store::{Bounds, Durability, Error, Query, Record, Store};
 
+use crate::history::frame_of;
 use crate::sync::{Mutex, lock};
 
 /// A durable store and how it is used: [`crate::Builder::store`].
@@ -219,12 +219,8 @@ impl Recovered {
     pub(crate) fn append_to(self, log: &mut Log, clock: Clock) {
         let now = clock.now();
         let mut dropped = Vec::new();
-        for Record { number, published_ms, event } in self.records {
-            // The clock of the machine may have been set back.
-            let age = Duration::from_millis(self.now_ms.saturating_sub(published_ms));
-            let id = event.id().map(|id| id.as_str().to_owned());
-            let id = id.unwrap_or_else(|| Cursor { epoch: self.epoch, seq: number }.to_string());
-            let frame = Frame::encode(number, &id, event, now.saturating_sub(age));
+        for record in self.records {
+            let frame = frame_of(record, self.epoch, now, self.now_ms);
             log.append(Arc::new(frame), now, &mut dropped);
             dropped.clear();
         }

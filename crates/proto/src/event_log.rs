@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::event::Topic;
 use crate::frame::Frame;
+use crate::link::LinkKey;
 use crate::log::{Log, Start};
 use crate::pattern::Pattern;
 use crate::selection::Selection;
@@ -43,6 +44,21 @@ pub trait EventLog {
         into: &mut Vec<Arc<Frame>>,
     ) -> Result<Read, u64>;
 
+    /// The same for the laggard on this link, for which frames may be fetched that are not in memory.
+    ///
+    /// # Errors
+    /// Some of the frames are gone, or they are being fetched.
+    fn read_for(
+        &mut self,
+        link: LinkKey,
+        wanted: &Wanted<'_>,
+        bounds: ReadBounds,
+        into: &mut Vec<Arc<Frame>>,
+    ) -> Result<Read, Unread> {
+        let _ = link;
+        self.read_after(wanted, bounds, into).map_err(Unread::Gone)
+    }
+
     /// The first frame that [`EventLog::read_after`] would give, where nothing before it is gone. Looks for
     /// it with so many steps at most, and takes those that it makes away from them.
     fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First;
@@ -68,6 +84,16 @@ pub struct Read {
     pub up_to: u64,
     /// What the read has cost, in frames of topics.
     pub cost: usize,
+}
+
+/// Why a laggard was given nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Some of the frames are gone that the subscriber does not know of: everything after this number is still
+    /// there.
+    Gone(u64),
+    /// They are being fetched: [`crate::delivery::Delivery::handle_fetched`] follows.
+    Later,
 }
 
 /// What comes first after a number.

@@ -25,7 +25,6 @@ use fanfare_io::{Io, Received, Socket};
 use fanfare_proto::head::RequestHead;
 use fanfare_proto::limits::{AHEAD_POLL, FullPolicy, RECEIVE_BYTES};
 use fanfare_proto::link::{Encoding, LinkKey, Transport};
-use fanfare_proto::log::Start;
 use fanfare_proto::problem::ProblemKind;
 
 use super::{Shard, SlotKey};
@@ -387,8 +386,9 @@ impl<I: Io> Shard<I> {
                 // Any client can ask for a number that will not come: such subscribers may not take the room
                 // of other requests.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
-                if let Some(Start::Ahead { seq, .. }) = start.filter(|_| may_wait) {
-                    self.wait_until_caught_up(socket, seq, subscribe, encoding, now);
+                let awaits = start.filter(|_| may_wait).and_then(|start| self.awaits(&subscribe, encoding, start));
+                if let Some(awaits) = awaits {
+                    self.wait_to_resume(socket, awaits, subscribe, encoding, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                     self.reply(socket, other, now);
                 }

@@ -242,10 +242,18 @@ impl<I: Io> Shard<I> {
         self.run_upkeep(now);
         self.send(now);
         self.close_ended(now);
+        self.forget_history();
         self.hand_over_joins(now);
         self.publish_counts();
         // A connection is counted before its event is added.
         self.tell_life_cycle();
+    }
+
+    /// Gives back the pages of history of streams that do not need them any more.
+    fn forget_history(&mut self) {
+        if let Some(history) = self.links.log.history().filter(|history| !history.is_idle()) {
+            history.retain(|link| self.delivery.is_laggard(link));
+        }
     }
 
     /// Notes how long a tick took, and publishes it with the times of its sends.
@@ -405,6 +413,11 @@ impl<I: Io> Shard<I> {
                     }
                 }
                 Mail::List(question) => self.listing = Some(Listing::new(question)),
+                Mail::History(answer) => {
+                    marks -= 1;
+                    let link = self.links.log.history().and_then(|history| history.answered(*answer));
+                    link.into_iter().for_each(|link| self.delivery.handle_fetched(link, now));
+                }
                 Mail::Drain(window) => self.begin_drain(window, now),
             }
         }

@@ -316,6 +316,27 @@ impl Delivery {
         }
     }
 
+    /// Frames were fetched for the laggard on this link: it can be served. A stale notification is ignored.
+    pub fn handle_fetched(&mut self, link: LinkKey, now: Duration) {
+        if let Some(laggard) = self.laggard_on(link) {
+            // It did not stand still: there was nothing to take.
+            self.laggards.progressed(laggard, now);
+            self.laggards.ready(laggard);
+        }
+    }
+
+    /// Whether the stream on this link is a laggard.
+    pub fn is_laggard(&self, link: LinkKey) -> bool {
+        self.laggard_on(link).is_some()
+    }
+
+    fn laggard_on(&self, link: LinkKey) -> Option<u32> {
+        match self.find(self.stream_on(link)?)?.stream.place {
+            Place::Laggard(laggard) => Some(laggard),
+            Place::Member(_) => None,
+        }
+    }
+
     /// A link's peer has left. A stale notification is ignored.
     pub fn handle_gone(&mut self, link: LinkKey, log: &mut impl EventLog) {
         if let Some(stream) = self.stream_on(link) {

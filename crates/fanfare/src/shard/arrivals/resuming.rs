@@ -1,4 +1,5 @@
-//! Subscribers that resume from a number which is not released here yet.
+//! Subscribers that resume from a number which is not released here yet, or which is older than what is in
+//! memory, so that the durable store is asked.
 
 use std::time::Duration;
 
@@ -12,13 +13,16 @@ use crate::admission::Subscribe;
 use crate::orders::Name;
 use crate::shard::Shard;
 
-/// A subscriber that resumes from a number that is newer than every one here.
+/// How long a subscriber waits for the durable store. Then it gets what is in memory, with a gap.
+const STORE_WAIT: Duration = Duration::from_secs(10);
+
+/// A subscriber that resumes and cannot begin yet.
 ///
-/// It may have the number from a node that was ahead of this one. An unknown number is a gap: without a wait,
+/// Where its number is newer than every one here, it may have the number from a node that was ahead of this one. An unknown number is a gap: without a wait,
 /// the subscriber would learn of a loss that did not happen, and would get everything again.
 pub(in crate::shard) struct Resuming {
-    /// What has to be released here first.
-    pub(in crate::shard) from: u64,
+    /// What has to come first.
+    pub(in crate::shard) awaits: Awaits,
     /// When it is not waited for any longer.
     pub(in crate::shard) until: Duration,
     pub(in crate::shard) socket: Socket,
@@ -26,18 +30,37 @@ pub(in crate::shard) struct Resuming {
     encoding: Encoding,
 }
 
+/// What a subscriber waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum Awaits {
+    /// This number is released here.
+    Number(u64),
+    /// The durable store says where it starts.
+    Start(u64),
+}
+
 impl<I: Io> Shard<I> {
+    /// What a subscriber has to wait for that would start here by what is in memory.
+    pub(super) fn awaits(&mut self, subscribe: &Subscribe, encoding: Encoding, start: Start) -> Option<Awaits> {
+        if let Start::Ahead { seq, .. } = start {
+            return Some(Awaits::Number(seq));
+        }
+        let id = subscribe.resume.as_ref()?;
+        let subscription = subscribe.subscription(encoding);
+        self.links.log.ask_for_start(id, start, subscription.selection()).map(Awaits::Start)
+    }
+
     /// Where a subscriber starts; `None`: with the next event.
     pub(super) fn start_of(&self, subscribe: &Subscribe, encoding: Encoding) -> Option<Start> {
         let id = subscribe.resume.as_ref()?;
         Some(self.links.log.resume(id, subscribe.subscription(encoding).selection()))
     }
 
-    /// A subscriber that has a number which is not released here waits for it, within bounds.
-    pub(super) fn wait_until_caught_up(
+    /// A subscriber waits, within bounds.
+    pub(super) fn wait_to_resume(
         &mut self,
         socket: Socket,
-        from: u64,
+        awaits: Awaits,
         subscribe: Box<Subscribe>,
         encoding: Encoding,
         now: Duration,
@@ -45,10 +68,15 @@ impl<I: Io> Shard<I> {
         if !self.room_to_wait() {
             self.counts.turned_away += 1;
             self.closing.push((socket, None));
+            self.forget_start(awaits);
             return;
         }
-        let until = now.saturating_add(AHEAD_WAIT);
-        self.arrivals.resuming.push_back(Resuming { from, until, socket, subscribe, encoding });
+        let wait = match awaits {
+            Awaits::Number(_) => AHEAD_WAIT,
+            Awaits::Start(_) => STORE_WAIT,
+        };
+        let until = now.saturating_add(wait);
+        self.arrivals.resuming.push_back(Resuming { awaits, until, socket, subscribe, encoding });
     }
 
     /// Begins the streams of subscribers whose number has been released, as far as the budget of openings
@@ -60,7 +88,13 @@ impl<I: Io> Shard<I> {
         // Each is checked once. A subscriber that goes on waiting moves to the end, so the order stays.
         for _ in 0..self.arrivals.resuming.len().min(RESUMES) {
             let Some(resuming) = self.arrivals.resuming.pop_front() else { return };
-            if resuming.from > newest && now < resuming.until {
+            let has_come = match resuming.awaits {
+                Awaits::Number(from) => from <= newest,
+                Awaits::Start(ticket) => {
+                    self.links.log.history_now().is_none_or(|history| history.has_start(ticket))
+                }
+            };
+            if !has_come && now < resuming.until {
                 self.arrivals.resuming.push_back(resuming);
                 continue;
             }
@@ -70,24 +104,33 @@ impl<I: Io> Shard<I> {
                 return;
             }
             begun += 1;
-            let Resuming { socket, subscribe, encoding, .. } = resuming;
-            let start = self.start_of(&subscribe, encoding);
+            let Resuming { awaits, socket, subscribe, encoding, .. } = resuming;
+            // Where the store does not answer, the subscriber gets what is in memory.
+            let start = self.forget_start(awaits).or_else(|| self.start_of(&subscribe, encoding));
             if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {
                 self.reply(socket, other, now);
             }
         }
     }
 
+    /// Takes the answer of the durable store away, if there is one.
+    fn forget_start(&mut self, awaits: Awaits) -> Option<Start> {
+        let Awaits::Start(ticket) = awaits else { return None };
+        self.links.log.history()?.take_start(ticket)
+    }
+
     /// Closes the connections of a subject or of a token that wait for a number.
     pub(in crate::shard) fn close_resuming_of(&mut self, name: Name) {
-        let closing = &mut self.closing;
+        let (closing, mut asked) = (&mut self.closing, Vec::new());
         self.arrivals.resuming.retain(|resuming| {
             let is_its = resuming.subscribe.names.have(name);
             if is_its {
                 closing.push((resuming.socket, None));
+                asked.push(resuming.awaits);
             }
             !is_its
         });
+        asked.into_iter().for_each(|awaits| drop(self.forget_start(awaits)));
     }
 }
 

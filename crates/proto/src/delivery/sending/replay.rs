@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::{InFlight, SendFailure, Sending};
 use crate::audience::AudienceId;
 use crate::delivery::{Budgets, Delivery, Subscriber};
-use crate::event_log::{EventLog, First, Read, ReadBounds};
+use crate::event_log::{EventLog, First, Read, ReadBounds, Unread};
 use crate::frame::gap_event;
 use crate::limits::{LaggardPolicy, ROOM_CHECKS_MIN, RUN_BYTES, RUN_FRAMES, STEPS_OF_A_READ_FRAME};
+use crate::link::LinkKey;
 use crate::stream::{CloseReason, Deciseconds, Place};
 use crate::unsent::Unsent;
 
@@ -77,7 +78,8 @@ impl Delivery {
         (*run_of, _) = (None, keys.clear());
         frames.clear();
         let bounds = ReadBounds { frames: RUN_FRAMES, bytes: RUN_BYTES, steps: self.budgets.scan_steps };
-        match log.read_after(&subscription.wanted_after(cursor, incomplete_until), bounds, frames) {
+        let key = LinkKey { slot, generation: link.generation() };
+        match log.read_for(key, &subscription.wanted_after(cursor, incomplete_until), bounds, frames) {
             Ok(Read { up_to: end, cost }) => {
                 budget.replayed_frames = budget.replayed_frames.saturating_sub(cost);
                 let end = until.map_or(end, |until| end.min(until));
@@ -101,7 +103,9 @@ impl Delivery {
                 self.sending.sockets.push(link.socket);
                 Some(InFlight::Replay(laggard))
             }
-            Err(available_after) => {
+            // It has its next turn when they are here.
+            Err(Unread::Later) => None,
+            Err(Unread::Gone(available_after)) => {
                 match self.limits.laggard_policy {
                     // It reconnects, and the head of its next stream reports the gap.
                     LaggardPolicy::Skip if until.is_some() => {
