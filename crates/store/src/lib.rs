@@ -25,6 +25,8 @@
 
 pub mod conformance;
 mod contract;
+#[cfg(feature = "disk")]
+pub mod disk;
 pub mod encoding;
 mod error;
 mod faulty;
@@ -32,6 +34,8 @@ mod memory;
 mod record;
 
 pub use contract::{Bounds, Durability, Gone, Page, Query, State, Store, Trimmed};
+#[cfg(feature = "disk")]
+pub use disk::DiskStore;
 pub use error::Error;
 pub use faulty::{Fault, FaultyStore};
 pub use memory::MemoryStore;

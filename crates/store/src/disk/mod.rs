@@ -1,0 +1,589 @@
+//! The store on disk: one directory, one process.
+//!
+//! Below it is redb, a B-tree whose transactions survive a power cut. `bench/src/bin/store_engines.rs` has the
+//! figures by which it was chosen.
+//!
+//! ```text
+//!   append ---> tail (memory) ---------------------> read, find
+//!      |           |
+//!      | commit    | every 4,096 records or 4 MiB, and with each trim
+//!      v           v
+//!   groups      index by topic, own ids ----------> read, find
+//! ```
+//!
+//! - A commit writes one row for the group, and the row of the state. The index follows later: until then the
+//!   records are in the *tail*, in memory, which is read back from the groups when the store is opened.
+//! - Asynchronous records are in the tail alone. They are committed with the next commit, sync or trim, or
+//!   when they are more than 1 MiB.
+//! - Each topic has a row with its counts, and rows with its records in each group. So a topic is read in the
+//!   order of its numbers from any number on, after one search in a tree.
+//!
+//! # The size of the file
+//!
+//! `total_bytes` bounds what is *charged*: encoded groups, rows of the index and of own ids, with what these
+//! cost in pages that are not full. Appends make room themselves when more than `9/8 * total_bytes` are
+//! charged and no trim has made room. A tree of pages of 4 KiB takes at most twice what is in it, and a large
+//! group takes a power of two of pages. Pages are used again two commits after they were freed. So
+//!
+//! ```text
+//! file <= 2 * (9/8 * total_bytes + 16 MiB) + 160 bytes * topics
+//! ```
+//!
+//! where 16 MiB stand for the tail and for one large group, and the topics are those with records and up to
+//! 100,000 without. The file does not become smaller.
+//!
+//! # What can be lost
+//!
+//! Nothing that was committed, by any end of the process or a power cut, if the disk keeps what it has
+//! synced. [`Opening`] says what is missing all the same: asynchronous records, and committed ones if the
+//! disk is damaged. Their numbers are never given again, and subscribers that ask for older numbers are told
+//! of a gap.
+
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::event::{EventId, Topic};
+use fanfare_proto::limits::LogLimits;
+use redb::{Database, StorageBackend, WriteTransaction};
+use siphasher::sip::SipHasher13;
+
+use self::edit::{Edit, Pass, Unindexed, group_error};
+use self::files::{Directory, Failure, Files, Newest};
+use self::rows::{GROUP_ROW_BYTES, GROUPS, STATE, STATE_KEY, StateRow};
+use self::tail::Tail;
+use crate::contract::{Bounds, Durability, Page, Query, State, Store, Trimmed};
+use crate::encoding::{encode_group, event_bytes};
+use crate::memory::check_order;
+use crate::{Error, Record};
+
+mod edit;
+mod files;
+mod opening;
+#[cfg(test)]
+mod power;
+mod read;
+mod rows;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use self::verify::{Verified, verify};
+
+/// Records that may wait in the tail to be indexed, and their bytes.
+const TAIL_RECORDS: usize = 4096;
+const TAIL_BYTES: u64 = 4 << 20;
+
+/// Bytes of asynchronous records at which an append commits them.
+const ASYNC_BYTES: u64 = 1 << 20;
+
+/// Numbers that are reserved at a time for asynchronous records, with one commit.
+const RESERVED_NUMBERS: u64 = 1 << 20;
+
+/// Records and bytes of one row of groups. A larger record has a row of its own.
+const GROUP_RECORDS: usize = 256;
+const GROUP_BYTES: usize = 64 << 10;
+
+/// Steps of a trim that an append makes beyond the bound, and for each of its records.
+const APPEND_STEPS: usize = 64;
+const APPEND_STEPS_PER_RECORD: usize = 4;
+
+/// An append is refused when the disk has less room than this, and four times the group. The database could
+/// not undo a write that has found no room, and had to be opened again.
+const FREE_BYTES: u64 = 16 << 20;
+
+/// How a store on disk is opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Retention by topic, and the bound of all bytes.
+    pub limits: LogLimits,
+    /// Memory for pages of the database, in bytes.
+    pub cache_bytes: usize,
+    /// Random bits, for the epoch of a new store and for the key of its hashes. No publisher may know them.
+    pub random: [u64; 3],
+}
+
+impl Options {
+    /// 16 MiB of cache, and these bounds and random bits.
+    pub fn new(limits: LogLimits, random: [u64; 3]) -> Options {
+        Options { limits, cache_bytes: 16 << 20, random }
+    }
+
+    /// Sets [`Options::cache_bytes`].
+    #[must_use]
+    pub fn with_cache_bytes(mut self, cache_bytes: usize) -> Options {
+        self.cache_bytes = cache_bytes;
+        self
+    }
+}
+
+/// What was found when a store was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opening {
+    /// The store was made.
+    pub is_new: bool,
+    /// The store was not closed: its process ended at once, or the power was cut. Everything was checked.
+    pub was_repaired: bool,
+    /// What is missing at the end.
+    pub cut: Option<Cut>,
+}
+
+/// Records at the end of the log that are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cut {
+    /// Their numbers are among these. No record bears one of them.
+    pub numbers: RangeInclusive<u64>,
+    /// How many there were, and their encoded bytes. `None`: this is not known, because the power was cut.
+    pub lost: Option<(u64, u64)>,
+    /// Whether some of them were acknowledged as durable: then the disk is damaged, or does not keep what it
+    /// has synced.
+    pub was_durable: bool,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.numbers.start(), self.numbers.end());
+        match self.lost {
+            Some((records, bytes)) => write!(f, "{records} records with {bytes} bytes are missing")?,
+            None => f.write_str("records may be missing")?,
+        }
+        write!(f, ", with numbers from {first} to {last}")?;
+        match self.was_durable {
+            true => f.write_str("; they had been on the disk: check it"),
+            false => f.write_str("; they were not on the disk yet"),
+        }
+    }
+}
+
+/// A store in one directory. See the [module](self).
+pub struct DiskStore {
+    files: Box<dyn Files>,
+    limits: RwLock<LogLimits>,
+    cache_bytes: usize,
+    /// `None` while it is opened again after a failure.
+    database: RwLock<Option<Database>>,
+    /// The first failure of the database's file.
+    failure: Arc<Mutex<Option<Failure>>>,
+    writer: Mutex<Writer>,
+    /// What readers see. Held for a moment only.
+    shared: RwLock<Shared>,
+    hashes: Hashes,
+    opening: Opening,
+}
+
+/// What belongs to the thread that writes.
+struct Writer {
+    /// As it was committed last.
+    row: StateRow,
+    /// Committed records that are not indexed.
+    unindexed: Vec<Unindexed>,
+    unindexed_bytes: u64,
+    /// Records that are not committed.
+    unsynced: Vec<Arc<Record>>,
+    unsynced_bytes: u64,
+    newest: Box<dyn StorageBackend>,
+    writes_of_newest: usize,
+    pass: Pass,
+    /// The disk was full. The database has to be opened again.
+    is_stuck: bool,
+    /// Nothing is written any more.
+    broken: Option<String>,
+}
+
+struct Shared {
+    state: State,
+    tail: Tail,
+}
+
+impl DiskStore {
+    /// Opens the store in this directory, or makes one if there is none. Where the store was not closed, all
+    /// of it is read and checked: about a second for a gigabyte.
+    ///
+    /// # Errors
+    /// The directory is in use, is not a directory or not a store, was written by a newer version, may not be
+    /// written, or is damaged; or the disk is full. [`Error`] has a variant for each.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<DiskStore, Error> {
+        DiskStore::open_files(Box::new(Directory::open(path.as_ref())?), options)
+    }
+
+    /// What was found when the store was opened.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// Gives the store other bounds. What they do not cover goes with the next trims, in slices.
+    pub fn set_limits(&self, limits: LogLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Shared> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shared_mut(&self) -> RwLockWriteGuard<'_, Shared> {
+        self.shared.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> LogLimits {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn check_room(&self, bytes: u64) -> Result<(), Error> {
+        match self.files.free_bytes() {
+            Some(free) if free < FREE_BYTES.saturating_add(bytes.saturating_mul(4)) => {
+                Err(Error::Full { path: self.files.path().to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
+    /// with it, and says whether there is anything to write. After an error nothing has changed for readers.
+    fn transact<T>(
+        &self,
+        writer: &mut Writer,
+        work: impl FnOnce(&WriteTransaction, &mut StateRow) -> Result<(T, bool), Error>,
+    ) -> Result<T, Error> {
+        writer.check()?;
+        if writer.is_stuck {
+            self.open_again(writer)?;
+        }
+        let mut row = writer.row;
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
+        let result = guarded(|| {
+            let transaction = database.begin_write().map_err(database_error)?;
+            let (result, is_changed) = work(&transaction, &mut row)?;
+            if !is_changed {
+                transaction.abort().map_err(database_error)?;
+                return Ok(result);
+            }
+            {
+                let mut state = transaction.open_table(STATE).map_err(database_error)?;
+                state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
+            }
+            transaction.commit().map_err(database_error)?;
+            Ok(result)
+        });
+        match result {
+            Ok(result) => {
+                writer.row = row;
+                Ok(result)
+            }
+            Err(error) => Err(self.after_failure(writer, error)),
+        }
+    }
+
+    /// What a failed transaction means for the next one.
+    fn after_failure(&self, writer: &mut Writer, error: Error) -> Error {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(failure) = failure else {
+            // The file did not fail, so the transaction was undone.
+            return error;
+        };
+        let is_full = matches!(failure.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if is_full && !failure.is_sync {
+            writer.is_stuck = true;
+            return Error::Full { path: self.files.path().to_owned() };
+        }
+        writer.broken = Some(failure.text.clone());
+        Error::Broken { cause: failure.text }
+    }
+
+    /// Commits everything that is not committed, and then the group. May index, and may make room.
+    fn commit(&self, writer: &mut Writer, group: &[Arc<Record>], index_all: bool) -> Result<(), Error> {
+        let records: Vec<Arc<Record>> = writer.unsynced.iter().chain(group).cloned().collect();
+        let Some(newest) = records.last().map(|record| record.number) else {
+            return if index_all { self.index_all(writer) } else { Ok(()) };
+        };
+        let bytes: u64 = records.iter().map(|record| event_bytes(&record.event) as u64).sum();
+        self.check_room(bytes)?;
+        let limits = self.limits();
+        let added = split(&records);
+        let new: Vec<Unindexed> = added
+            .iter()
+            .flat_map(|group| {
+                let key = group[0].number;
+                group.iter().map(move |record| Unindexed { record: record.clone(), group: key })
+            })
+            .collect();
+        let is_over = writer.row.charged > limits.total_bytes as u64 / 8 * 9;
+        let index_all = index_all
+            || is_over
+            || writer.unindexed.len() + new.len() >= TAIL_RECORDS
+            || writer.unindexed_bytes + bytes >= TAIL_BYTES;
+        let steps = APPEND_STEPS + APPEND_STEPS_PER_RECORD * records.len();
+        let (unindexed, mut pass) = (std::mem::take(&mut writer.unindexed), writer.pass.clone());
+        let result = self.transact(writer, |transaction, row| {
+            {
+                let mut groups = transaction.open_table(GROUPS).map_err(database_error)?;
+                for group in &added {
+                    let bytes = encode_group(group.iter().map(|record| &**record));
+                    groups.insert(group[0].number, bytes.as_slice()).map_err(database_error)?;
+                    row.charged += bytes.len() as u64 + GROUP_ROW_BYTES;
+                }
+            }
+            (row.committed, row.reserved) = (newest, row.reserved.max(newest));
+            row.records += records.len() as u64;
+            row.bytes += bytes;
+            row.ever_records += records.len() as u64;
+            row.ever_bytes += bytes;
+            row.tail_records += records.len() as u64;
+            row.tail_bytes += bytes;
+            if !index_all {
+                return Ok((None, true));
+            }
+            let mut edit = Edit::new(transaction, row, &limits)?;
+            edit.add(unindexed.iter().chain(&new))?;
+            if is_over {
+                let mut left = steps;
+                edit.make_room(&mut pass, &mut left)?;
+            }
+            Ok((Some(edit.finish()?), true))
+        });
+        writer.unindexed = unindexed;
+        let oldest = result?;
+        writer.pass = pass;
+        match oldest {
+            Some(_) => writer.all_is_indexed(),
+            None => {
+                writer.unindexed.extend(new);
+                writer.unindexed_bytes += bytes;
+            }
+        }
+        writer.unsynced.clear();
+        writer.unsynced_bytes = 0;
+        self.publish(writer, group, oldest);
+        Ok(())
+    }
+
+    fn index_all(&self, writer: &mut Writer) -> Result<(), Error> {
+        if writer.unindexed.is_empty() {
+            return Ok(());
+        }
+        let limits = self.limits();
+        let unindexed = std::mem::take(&mut writer.unindexed);
+        let result = self.transact(writer, |transaction, row| {
+            let mut edit = Edit::new(transaction, row, &limits)?;
+            edit.add(unindexed.iter())?;
+            Ok((edit.finish()?, true))
+        });
+        writer.unindexed = unindexed;
+        let oldest = result?;
+        writer.all_is_indexed();
+        self.publish(writer, &[], Some(oldest));
+        Ok(())
+    }
+
+    /// Shows readers what was written. `indexed`: everything that was committed is indexed, and this is the
+    /// oldest record.
+    fn publish(&self, writer: &mut Writer, added: &[Arc<Record>], indexed: Option<u64>) {
+        let mut shared = self.shared_mut();
+        let Shared { state, tail } = &mut *shared;
+        if indexed.is_some() {
+            tail.clear_through(writer.row.indexed);
+        }
+        for record in added {
+            if record.number > writer.row.indexed {
+                tail.push(record.clone(), self.hashes);
+            }
+            state.newest = record.number;
+        }
+        let unsynced = writer.unsynced.len() as u64;
+        state.synced = writer.row.committed;
+        state.records = writer.row.records + unsynced;
+        state.bytes = writer.row.bytes + writer.unsynced_bytes;
+        match indexed {
+            Some(oldest) => state.oldest = if oldest > 0 { oldest } else { tail.first().unwrap_or(0) },
+            None if state.oldest == 0 => state.oldest = tail.first().unwrap_or(0),
+            None => {}
+        }
+        let row = &writer.row;
+        let acknowledged = [row.committed, row.ever_records, row.ever_bytes];
+        let appended = [state.newest, row.ever_records + unsynced, row.ever_bytes + writer.unsynced_bytes];
+        drop(shared);
+        Newest { acknowledged, appended }.write(&*writer.newest, writer.writes_of_newest);
+        writer.writes_of_newest += 1;
+    }
+
+    /// Reserves numbers up to beyond this one, so that they are not given again after a power cut.
+    fn reserve(&self, writer: &mut Writer, number: u64) -> Result<(), Error> {
+        if number <= writer.row.reserved {
+            return Ok(());
+        }
+        self.check_room(0)?;
+        self.transact(writer, |_, row| {
+            row.reserved = number.saturating_add(RESERVED_NUMBERS);
+            Ok(((), true))
+        })
+    }
+}
+
+impl Store for DiskStore {
+    fn state(&self) -> State {
+        self.shared().state
+    }
+
+    fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error> {
+        let mut writer = self.writer();
+        writer.check()?;
+        check_order(group, self.shared().state.newest)?;
+        let Some(last) = group.last() else { return Ok(()) };
+        let records: Vec<Arc<Record>> = group.iter().cloned().map(Arc::new).collect();
+        let bytes: u64 = group.iter().map(|record| event_bytes(&record.event) as u64).sum();
+        if durability == Durability::Commit || writer.unsynced_bytes + bytes > ASYNC_BYTES {
+            return self.commit(&mut writer, &records, false);
+        }
+        self.reserve(&mut writer, last.number)?;
+        writer.unsynced.extend(records.iter().cloned());
+        writer.unsynced_bytes += bytes;
+        self.publish(&mut writer, &records, None);
+        Ok(())
+    }
+
+    fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
+        guarded(|| self.read_page(query, after, bounds))
+    }
+
+    fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
+        guarded(|| self.find_record(id, topics))
+    }
+
+    fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
+        let mut writer = self.writer();
+        writer.check()?;
+        self.commit(&mut writer, &[], true)?;
+        if writer.row.topics + writer.row.empty_topics == 0 {
+            return Ok(Trimmed::default());
+        }
+        let limits = self.limits();
+        let (mut pass, mut left) = (writer.pass.clone(), budget.max(1));
+        let before = writer.row;
+        let (trimmed, oldest) = self.transact(&mut writer, |transaction, row| {
+            let mut edit = Edit::new(transaction, row, &limits)?;
+            let is_end = edit.enforce(&mut pass, now_ms, &mut left)?;
+            let has_room = edit.make_room(&mut pass, &mut left)?;
+            let trimmed = Trimmed { more: !is_end || !has_room, ..edit.trimmed };
+            let is_changed = edit.is_changed();
+            let oldest = edit.finish()?;
+            Ok(((trimmed, oldest), is_changed || *row != before))
+        })?;
+        writer.pass = pass;
+        self.publish(&mut writer, &[], Some(oldest));
+        Ok(trimmed)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let mut writer = self.writer();
+        writer.check()?;
+        self.commit(&mut writer, &[], false)
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        let mut writer = self.writer();
+        if writer.broken.is_none() && self.commit(&mut writer, &[], true).is_ok() {
+            let newest = self.shared().state.newest;
+            if writer.row.reserved != newest {
+                let _ = self.transact(&mut writer, |_, row| {
+                    row.reserved = newest;
+                    Ok(((), true))
+                });
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn check(&self) -> Result<(), Error> {
+        match &self.broken {
+            Some(cause) => Err(Error::Broken { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn all_is_indexed(&mut self) {
+        self.unindexed.clear();
+        self.unindexed_bytes = 0;
+    }
+}
+
+/// The rows that records are put into: few enough records for a row that is read or written as a whole.
+fn split(records: &[Arc<Record>]) -> Vec<&[Arc<Record>]> {
+    let (mut rows, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (at, record) in records.iter().enumerate() {
+        let of_record = event_bytes(&record.event);
+        if at > start && (at - start >= GROUP_RECORDS || bytes + of_record > GROUP_BYTES) {
+            rows.push(&records[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += of_record;
+    }
+    rows.push(&records[start..]);
+    rows
+}
+
+/// Hashes of own ids with a key that no publisher knows.
+#[derive(Clone, Copy)]
+struct Hashes(SipHasher13);
+
+impl Hashes {
+    fn new(key: [u64; 2]) -> Hashes {
+        Hashes(SipHasher13::new_with_keys(key[0], key[1]))
+    }
+
+    /// One number for an own id and the topics that it belongs to, in whatever order.
+    fn identity(self, id: &EventId, topics: &[Topic]) -> u64 {
+        let topics = topics.iter().map(|topic| self.0.hash(topic.as_str().as_bytes()));
+        self.0.hash(id.as_str().as_bytes()).rotate_left(32) ^ topics.fold(0, u64::wrapping_add)
+    }
+}
+
+/// What the database says. A failed write is told by [`Failure`] instead.
+fn database_error(error: impl Into<redb::Error>) -> Error {
+    let corrupt = |what: String| Error::corrupt("the pages of the database", what);
+    match error.into() {
+        redb::Error::Corrupted(what) => corrupt(what),
+        // The file has an end that no page may be behind.
+        redb::Error::Io(error)
+            if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) =>
+        {
+            corrupt(error.to_string())
+        }
+        redb::Error::Io(source) => Error::from_io("use the database of the store", Path::new(""), source),
+        other @ (redb::Error::PreviousIo | redb::Error::DatabaseClosed) => Error::Io {
+            action: "use the database of the store",
+            path: Path::new("").to_owned(),
+            source: io::Error::other(other.to_string()),
+        },
+        other => corrupt(other.to_string()),
+    }
+}
+
+/// The database panics where pages make no sense. That is damage like any other.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Error::corrupt("the pages of the database", text.unwrap_or_default()))
+    })
+}
+
+/// The epoch that has this text.
+fn epoch_of(text: &[u8; 9]) -> Option<Epoch> {
+    let text = std::str::from_utf8(text).ok()?;
+    Cursor::parse(&format!("{text}-0")).map(|cursor| cursor.epoch)
+}

@@ -1,0 +1,283 @@
+//! Opening a store: what is there is read, and what is missing at the end is told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use fanfare_proto::cursor::Epoch;
+use redb::{Database, ReadableDatabase, ReadableTable, TableError};
+
+use super::edit::{Pass, Unindexed, read_group};
+use super::files::{Failure, Files, Newest, Watched};
+use super::read::Snapshot;
+use super::rows::{GROUP_ROW_BYTES, GROUPS, IDS, INDEX, STATE, STATE_KEY, StateRow, TOPICS};
+use super::tail::Tail;
+use super::{
+    Cut, DiskStore, Hashes, Opening, Options, Shared, Writer, database_error, epoch_of, group_error, guarded,
+};
+use crate::contract::State;
+use crate::encoding::event_bytes;
+use crate::{Error, Record};
+
+/// What the database has, beside the row of the state.
+struct Loaded {
+    unindexed: Vec<Unindexed>,
+    unindexed_bytes: u64,
+    oldest: u64,
+}
+
+impl DiskStore {
+    pub(super) fn open_files(files: Box<dyn Files>, options: Options) -> Result<DiskStore, Error> {
+        let failure = Arc::new(Mutex::new(None));
+        let (database, was_repaired) = open_database(&*files, options.cache_bytes, &failure)?;
+        let result = guarded(|| {
+            let is_new = begin(&database, options.random)?;
+            files.complete()?;
+            let newest = files.newest()?;
+            let beside = if is_new { Newest::default() } else { Newest::read(&*newest) };
+            let mut row = Snapshot::of(&database)?.row;
+            let mut cut = cut_tail(&database, &mut row)?;
+            cut = cut_by_numbers(&row, beside).or(cut);
+            if let Some(cut) = &cut {
+                let last = *cut.numbers.end();
+                (row.committed, row.reserved, row.cut) = (last, last, last);
+                put_row(&database, &row)?;
+            }
+            Ok((is_new, newest, row, cut, load(&database, &row)?))
+        });
+        let (is_new, newest, row, cut, loaded) = result?;
+        let epoch = epoch_of(&row.epoch)
+            .ok_or_else(|| Error::corrupt("the row of the state", "the epoch cannot be one"))?;
+        let hashes = Hashes::new(row.hash_key);
+        let shared = Shared {
+            state: state_of(epoch, &row, loaded.oldest),
+            tail: tail_of(&row, &loaded.unindexed, hashes),
+        };
+        let writer = Writer {
+            row,
+            unindexed: loaded.unindexed,
+            unindexed_bytes: loaded.unindexed_bytes,
+            unsynced: Vec::new(),
+            unsynced_bytes: 0,
+            newest,
+            writes_of_newest: 0,
+            pass: Pass::default(),
+            is_stuck: false,
+            broken: None,
+        };
+        let store = DiskStore {
+            files,
+            limits: RwLock::new(options.limits),
+            cache_bytes: options.cache_bytes,
+            database: RwLock::new(Some(database)),
+            failure,
+            writer: Mutex::new(writer),
+            shared: RwLock::new(shared),
+            hashes,
+            opening: Opening { is_new, was_repaired, cut },
+        };
+        store.publish(&mut store.writer(), &[], None);
+        Ok(store)
+    }
+
+    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait.
+    pub(super) fn open_again(&self, writer: &mut Writer) -> Result<(), Error> {
+        self.check_room(0)?;
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // It has to be closed before it is opened.
+        *database = None;
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (opened, _) = open_database(&*self.files, self.cache_bytes, &self.failure)?;
+        let (row, loaded) = guarded(|| {
+            let row = Snapshot::of(&opened)?.row;
+            Ok((row, load(&opened, &row)?))
+        })?;
+        *database = Some(opened);
+        drop(database);
+        if row != writer.row {
+            // The failed transaction is there as a whole.
+            writer.unsynced.retain(|record| record.number > row.committed);
+            let bytes = writer.unsynced.iter().map(|record| event_bytes(&record.event) as u64);
+            writer.unsynced_bytes = bytes.sum();
+            let mut shared = self.shared_mut();
+            let newest = shared.state.newest.max(row.committed);
+            shared.state = State { newest, ..state_of(shared.state.epoch, &row, loaded.oldest) };
+            shared.tail = tail_of(&row, &loaded.unindexed, self.hashes);
+            for record in &writer.unsynced {
+                shared.tail.push(record.clone(), self.hashes);
+            }
+            drop(shared);
+            writer.row = row;
+            writer.unindexed = loaded.unindexed;
+            writer.unindexed_bytes = loaded.unindexed_bytes;
+            self.publish(writer, &[], None);
+        }
+        writer.is_stuck = false;
+        Ok(())
+    }
+}
+
+/// Opens the database. True: it had not been closed.
+fn open_database(
+    files: &dyn Files,
+    cache_bytes: usize,
+    failure: &Arc<Mutex<Option<Failure>>>,
+) -> Result<(Database, bool), Error> {
+    let file = Watched::new(files.database()?, failure.clone());
+    let was_repaired = Arc::new(AtomicBool::new(false));
+    let noted = was_repaired.clone();
+    let database = guarded(|| {
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes);
+        builder.set_repair_callback(move |_| noted.store(true, Ordering::Relaxed));
+        builder.create_with_backend(file).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: files.path().to_owned() },
+            redb::DatabaseError::Storage(redb::StorageError::Io(error))
+                if error.kind() == std::io::ErrorKind::InvalidData =>
+            {
+                Error::corrupt("the beginning of the database's file", error.to_string())
+            }
+            redb::DatabaseError::Storage(redb::StorageError::Io(source)) => {
+                Error::from_io("open the database of the store", files.path(), source)
+            }
+            other => database_error(other),
+        })
+    })?;
+    Ok((database, was_repaired.load(Ordering::Relaxed)))
+}
+
+/// Makes the tables if there are none. True: there were none.
+fn begin(database: &Database, random: [u64; 3]) -> Result<bool, Error> {
+    let reading = database.begin_read().map_err(database_error)?;
+    match reading.open_table(STATE) {
+        Ok(_) => return Ok(false),
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(database_error(error)),
+    }
+    drop(reading);
+    let mut row = StateRow { hash_key: [random[1], random[2]], ..StateRow::default() };
+    row.epoch.copy_from_slice(Epoch::new(random[0]).to_string().as_bytes());
+    let transaction = database.begin_write().map_err(database_error)?;
+    transaction.open_table(GROUPS).map_err(database_error)?;
+    transaction.open_table(TOPICS).map_err(database_error)?;
+    transaction.open_table(INDEX).map_err(database_error)?;
+    transaction.open_table(IDS).map_err(database_error)?;
+    {
+        let mut state = transaction.open_table(STATE).map_err(database_error)?;
+        state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
+    }
+    transaction.commit().map_err(database_error)?;
+    Ok(true)
+}
+
+fn put_row(database: &Database, row: &StateRow) -> Result<(), Error> {
+    let transaction = database.begin_write().map_err(database_error)?;
+    {
+        let mut state = transaction.open_table(STATE).map_err(database_error)?;
+        state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
+    }
+    transaction.commit().map_err(database_error)
+}
+
+/// Removes the groups of the tail from the first one on that is damaged.
+fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Error> {
+    let (mut kept, mut kept_bytes, mut damaged, mut charged) = (0, 0, None, 0);
+    {
+        let reading = database.begin_read().map_err(database_error)?;
+        let groups = reading.open_table(GROUPS).map_err(database_error)?;
+        for found in groups.range(row.indexed.saturating_add(1)..).map_err(database_error)? {
+            let (key, bytes) = found.map_err(database_error)?;
+            let records = read_group(key.value(), bytes.value())
+                .and_then(|group| group.records().map_err(|damage| group_error(key.value(), &damage)));
+            match records {
+                Ok(records) if damaged.is_none() => {
+                    kept += records.len() as u64;
+                    kept_bytes += records.iter().map(encoded_bytes).sum::<u64>();
+                }
+                _ => {
+                    damaged.get_or_insert(key.value());
+                    charged += bytes.value().len() as u64 + GROUP_ROW_BYTES;
+                }
+            }
+        }
+    }
+    let first = match damaged {
+        Some(first) => first,
+        None if kept == row.tail_records => return Ok(None),
+        None => {
+            let what = format!("{kept} of {} records that are not indexed are there", row.tail_records);
+            return Err(Error::corrupt("the groups at the end", what));
+        }
+    };
+    let lost = (row.tail_records - kept.min(row.tail_records), row.tail_bytes.saturating_sub(kept_bytes));
+    let numbers = first..=row.reserved.max(row.committed);
+    row.records = row.records.saturating_sub(lost.0);
+    row.bytes = row.bytes.saturating_sub(lost.1);
+    row.charged = row.charged.saturating_sub(charged);
+    (row.tail_records, row.tail_bytes) = (kept, kept_bytes);
+    row.cut = *numbers.end();
+    let transaction = database.begin_write().map_err(database_error)?;
+    {
+        let mut groups = transaction.open_table(GROUPS).map_err(database_error)?;
+        groups.retain_in(first.., |_, _| false).map_err(database_error)?;
+        let mut state = transaction.open_table(STATE).map_err(database_error)?;
+        state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
+    }
+    transaction.commit().map_err(database_error)?;
+    Ok(Some(Cut { numbers, lost: Some(lost), was_durable: true }))
+}
+
+/// What was given to the caller and is not in the database.
+fn cut_by_numbers(row: &StateRow, beside: Newest) -> Option<Cut> {
+    let [acknowledged, ..] = beside.acknowledged;
+    let [appended, records, bytes] = beside.appended;
+    let last = row.reserved.max(acknowledged).max(appended);
+    if last <= row.committed {
+        return None;
+    }
+    let was_durable = acknowledged > row.committed;
+    let lost = (records.saturating_sub(row.ever_records), bytes.saturating_sub(row.ever_bytes));
+    let lost = (appended > row.committed).then_some(lost);
+    Some(Cut { numbers: row.committed + 1..=last, lost, was_durable })
+}
+
+/// Reads what is not indexed.
+fn load(database: &Database, row: &StateRow) -> Result<Loaded, Error> {
+    let reading = database.begin_read().map_err(database_error)?;
+    let groups = reading.open_table(GROUPS).map_err(database_error)?;
+    let mut loaded = Loaded { unindexed: Vec::new(), unindexed_bytes: 0, oldest: 0 };
+    if let Some((key, bytes)) = groups.first().map_err(database_error)? {
+        loaded.oldest = read_group(key.value(), bytes.value())?.numbers().next().unwrap_or(0);
+    }
+    for found in groups.range(row.indexed.saturating_add(1)..).map_err(database_error)? {
+        let (key, bytes) = found.map_err(database_error)?;
+        let group = read_group(key.value(), bytes.value())?;
+        for record in group.records().map_err(|damage| group_error(key.value(), &damage))? {
+            loaded.unindexed_bytes += encoded_bytes(&record);
+            loaded.unindexed.push(Unindexed { record: Arc::new(record), group: key.value() });
+        }
+    }
+    Ok(loaded)
+}
+
+fn encoded_bytes(record: &Record) -> u64 {
+    event_bytes(&record.event) as u64
+}
+
+fn tail_of(row: &StateRow, unindexed: &[Unindexed], hashes: Hashes) -> Tail {
+    let mut tail = Tail::new(row.indexed);
+    for unindexed in unindexed {
+        tail.push(unindexed.record.clone(), hashes);
+    }
+    tail
+}
+
+fn state_of(epoch: Epoch, row: &StateRow, oldest: u64) -> State {
+    State {
+        epoch,
+        oldest,
+        newest: row.committed,
+        synced: row.committed,
+        records: row.records,
+        bytes: row.bytes,
+    }
+}

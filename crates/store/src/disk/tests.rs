@@ -1,0 +1,519 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_proto::event::{Event, EventId, Topic};
+use fanfare_proto::limits::{LogLimits, Retention};
+
+use super::files::Files;
+use super::power::Disk;
+use super::verify::{verify, verify_files};
+use super::{DiskStore, Options};
+use crate::contract::{Bounds, Durability, Query, State, Store};
+use crate::{Error, Record};
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+fn ageless() -> LogLimits {
+    let retention = Retention::default().with_age(Duration::MAX).with_events(usize::MAX);
+    LogLimits::default().with_retention(retention.with_bytes(usize::MAX)).with_total_bytes(1 << 30)
+}
+
+fn record(number: u64) -> Record {
+    let topics = [format!("t/{}", number % 7), "all".to_owned()].map(|name| Topic::new(name).unwrap());
+    let [first, second] = topics;
+    let event = Event::new(first).with_topic(second).unwrap().with_data(format!("{number:0>100}"));
+    let event = event.with_id(EventId::new(number.to_string()).unwrap());
+    Record { number, published_ms: number, event }
+}
+
+fn records(numbers: impl Iterator<Item = u64>) -> Vec<Record> {
+    numbers.map(record).collect()
+}
+
+fn append(store: &DiskStore, records: &[Record]) {
+    store.append(records, Durability::Commit).unwrap();
+}
+
+fn read_all(store: &DiskStore, query: Query<'_>) -> Result<Vec<Record>, Error> {
+    let (mut records, mut at) = (Vec::new(), 0);
+    loop {
+        let page = store.read(query, at, Bounds::default())?;
+        records.extend(page.records);
+        at = page.up_to;
+        if page.is_end {
+            return Ok(records);
+        }
+    }
+}
+
+fn numbers(store: &DiskStore) -> Vec<u64> {
+    read_all(store, Query::All).unwrap().iter().map(|record| record.number).collect()
+}
+
+/// A directory that is removed at the end.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(name: &str) -> Temporary {
+        let path = std::env::temp_dir().join(format!("fanfare-store-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Temporary(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(path: &Path) -> Result<DiskStore, Error> {
+    DiskStore::open(path, Options::new(ageless(), [1, 2, 3]))
+}
+
+#[test]
+fn it_keeps_the_contract() {
+    crate::conformance::all(&|limits| Box::new(Disk::default().open(limits).unwrap()));
+}
+
+#[test]
+fn everything_is_there_after_a_new_start() {
+    let directory = Temporary::new("start");
+    let path = directory.path().join("made/with/its/parents");
+    let mut before: Option<State> = None;
+    for round in 0..3 {
+        let store = open(&path).unwrap();
+        assert_eq!(store.opening().is_new, round == 0);
+        assert_eq!((store.opening().was_repaired, &store.opening().cut), (false, &None));
+        assert!(before.is_none_or(|before| before == store.state()));
+        assert_eq!(numbers(&store), (1..=round * 200).collect::<Vec<_>>());
+        let found = store.find(record(7).event.id().unwrap(), record(7).event.topics()).unwrap();
+        assert_eq!(found, (round > 0).then(|| record(7)));
+        append(&store, &records(round * 200 + 1..=round * 200 + 100));
+        let group = records(round * 200 + 101..=round * 200 + 200);
+        store.append(&group, Durability::Async).unwrap();
+        assert_eq!((store.state().newest, store.state().synced), (round * 200 + 200, round * 200 + 100));
+        before = Some(State { synced: store.state().newest, ..store.state() });
+        drop(store);
+    }
+    let verified = verify(&path).unwrap();
+    assert_eq!((verified.records, verified.topics, verified.newest), (600, 8, 600));
+}
+
+/// The index follows after 4,096 records: nothing differs before and behind that.
+#[test]
+fn records_are_read_and_found_while_they_move_from_the_tail_to_the_index() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    let mut next = 1;
+    for _ in 0..100 {
+        append(&store, &records(next..next + 100));
+        next += 100;
+        let one = next / 2;
+        let page = store.read(Query::All, one, Bounds { records: 3, ..Bounds::default() }).unwrap();
+        let read: Vec<u64> = page.records.iter().map(|record| record.number).collect();
+        assert_eq!(read, (one + 1..next).take(3).collect::<Vec<_>>());
+        let wanted = record(one);
+        assert_eq!(store.find(wanted.event.id().unwrap(), wanted.event.topics()).unwrap(), Some(wanted));
+    }
+    assert_eq!(numbers(&store), (1..next).collect::<Vec<_>>());
+    let of_topic = read_all(&store, Query::Topics(&[Topic::new("t/3").unwrap()])).unwrap();
+    assert!(of_topic.iter().map(|record| record.number).eq((1..next).filter(|number| number % 7 == 3)));
+}
+
+#[test]
+fn a_directory_is_open_once() {
+    let directory = Temporary::new("lock");
+    let first = open(directory.path()).unwrap();
+    let second = open(directory.path()).err().unwrap();
+    assert!(matches!(&second, Error::InUse { .. }), "{second}");
+    assert!(matches!(verify(directory.path()), Err(Error::InUse { .. })));
+    drop(first);
+    open(directory.path()).unwrap();
+}
+
+#[test]
+fn what_is_not_a_store_is_refused_and_stays_as_it_is() {
+    let directory = Temporary::new("refused");
+    let path = directory.path();
+    let file = path.join("file");
+    fs::write(&file, "text").unwrap();
+    let error = |path: &Path| open(path).err().unwrap();
+    assert!(matches!(error(&file), Error::NotADirectory { .. }));
+    assert!(matches!(error(&file.join("below")), Error::NotADirectory { .. }));
+    let other = error(path);
+    assert!(matches!(&other, Error::NotAStore { found, .. } if found == "file"), "{other}");
+    let names = |path: &Path| -> Vec<String> {
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(names(path), ["file"]);
+
+    // A database without the marker may be any other program's.
+    let database = path.join("database");
+    fs::create_dir(&database).unwrap();
+    fs::write(database.join("log.redb"), "text").unwrap();
+    assert!(matches!(error(&database), Error::NotAStore { .. }));
+
+    let store = path.join("store");
+    drop(open(&store).unwrap());
+    fs::write(store.join("fanfare-store"), "fanfare-store 2\n").unwrap();
+    let newer = error(&store);
+    assert!(matches!(newer, Error::Newer { found: 2, supported: 1, .. }), "{newer}");
+    fs::write(store.join("fanfare-store"), "something else\n").unwrap();
+    assert!(matches!(error(&store), Error::NotAStore { .. }));
+    fs::write(store.join("fanfare-store"), "fanfare-store 1\n").unwrap();
+    drop(open(&store).unwrap());
+    fs::write(store.join("log.redb"), "this is not a database, but long enough to be one ".repeat(100))
+        .unwrap();
+    let damaged = error(&store);
+    assert!(matches!(&damaged, Error::Corrupt { place, .. } if place.contains("beginning")), "{damaged}");
+}
+
+#[test]
+fn a_start_that_was_cut_off_is_made_again() {
+    let directory = Temporary::new("begun");
+    for files in [&["lock"][..], &["lock", "fanfare-store.new"], &["lock", "log.redb.new"]] {
+        let path = directory.path().join(files.len().to_string() + files[files.len() - 1]);
+        fs::create_dir(&path).unwrap();
+        for file in files {
+            fs::write(path.join(file), "half").unwrap();
+        }
+        let store = open(&path).unwrap();
+        assert!(store.opening().is_new);
+        append(&store, &records(1..3));
+    }
+}
+
+#[test]
+fn system_errors_become_errors_with_advice() {
+    let path = Path::new("/store");
+    let error = |errno| Error::from_io("open", path, std::io::Error::from_raw_os_error(errno));
+    for (errno, advice) in [
+        (13, "give its user both rights"),
+        (20, "is not a directory"),
+        (28, "free some space"),
+        (122, "free some space"),
+        (30, "mount it for writing"),
+        (5, "check the disk"),
+    ] {
+        let text = error(errno).to_string();
+        assert!(text.contains(advice) && text.contains("/store"), "{text}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_appends_until_there_is_room() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=50));
+    let mut next = 51;
+    for round in 0..3 {
+        disk.set_capacity(Some(disk.bytes() + 20_000));
+        let full = loop {
+            let group = records(next..next + 20);
+            match store.append(&group, Durability::Commit) {
+                Ok(()) => next += 20,
+                Err(error) => break error,
+            }
+            assert!(next < 100_000, "the disk is never full");
+        };
+        assert!(matches!(full, Error::Full { .. }) && full.is_passing(), "{full}");
+        assert_eq!(store.state().newest, next - 1);
+        assert_eq!(numbers(&store), (1..next).collect::<Vec<_>>(), "round {round}");
+        disk.set_capacity(None);
+        append(&store, &records(next..next + 20));
+        next += 20;
+    }
+    assert_eq!(numbers(&store), (1..next).collect::<Vec<_>>());
+    drop(store);
+    assert_eq!(verify_files(&disk).unwrap().records, next - 1);
+}
+
+#[test]
+fn after_a_failed_write_or_sync_nothing_is_taken_until_a_new_start() {
+    for fails_sync in [false, true] {
+        for after in 0..3 {
+            let disk = Disk::default();
+            let store = disk.open(ageless()).unwrap();
+            append(&store, &records(1..=50));
+            match fails_sync {
+                false => disk.fail_write(after, EIO),
+                true => disk.fail_sync(0, if after == 0 { EIO } else { ENOSPC }),
+            }
+            let failed = store.append(&records(51..=60), Durability::Commit).unwrap_err();
+            assert!(matches!(failed, Error::Broken { .. }), "{failed}");
+            let again = [
+                store.append(&records(51..=60), Durability::Async),
+                store.sync(),
+                store.trim(0, 10).map(|_| ()),
+            ];
+            assert!(again.iter().all(|result| matches!(result, Err(Error::Broken { .. }))));
+            assert_eq!((store.state().newest, store.state().records), (50, 50));
+            drop(store);
+            let store = disk.open(ageless()).unwrap();
+            let there = numbers(&store);
+            assert!(there == (1..=50).collect::<Vec<_>>() || there == (1..=60).collect::<Vec<_>>());
+            let next = store.state().newest + 1;
+            append(&store, &records(next..next + 1));
+        }
+    }
+}
+
+/// The process ends without closing the store, and what it had written is there.
+fn killed(disk: &Disk, store: DiskStore) -> Disk {
+    let copy = disk.copy();
+    drop(store);
+    copy
+}
+
+#[test]
+fn asynchronous_records_that_are_lost_are_told_and_their_numbers_are_not_given_again() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=10));
+    store.append(&records(11..=15), Durability::Async).unwrap();
+    let disk = killed(&disk, store);
+    let store = disk.open(ageless()).unwrap();
+    let opening = store.opening();
+    assert!(opening.was_repaired && !opening.is_new);
+    let cut = opening.cut.clone().unwrap();
+    let bytes: usize =
+        records(11..=15).iter().map(|record| crate::encoding::event_bytes(&record.event)).sum();
+    assert_eq!((*cut.numbers.start(), cut.lost, cut.was_durable), (11, Some((5, bytes as u64)), false));
+    assert_eq!(store.state().newest, *cut.numbers.end());
+    assert_eq!(numbers(&store), (1..=10).collect::<Vec<_>>());
+    // A subscriber that has seen number 12 is told of a gap.
+    for query in [Query::All, Query::Topics(&[Topic::new("never seen").unwrap()])] {
+        assert!(store.read(query, 12, Bounds::default()).unwrap().gone.newest >= 15);
+    }
+    assert!(matches!(store.append(&records(16..=16), Durability::Commit), Err(Error::Order { .. })));
+    let next = store.state().newest + 1;
+    append(&store, &records(next..next + 1));
+    // A store of which nothing is lost says so.
+    let disk = killed(&disk, store);
+    let store = disk.open(ageless()).unwrap();
+    assert_eq!((store.opening().was_repaired, &store.opening().cut), (true, &None));
+    assert_eq!(store.state().newest, next);
+}
+
+#[test]
+fn committed_records_that_the_disk_has_lost_are_told() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=10));
+    let old = disk.copy();
+    append(&store, &records(11..=15));
+    drop(store);
+    // The database is an old one, and the file beside it is not.
+    let mut newest = Vec::new();
+    disk.damage_newest(|bytes| newest = bytes.clone());
+    old.damage_newest(|bytes| *bytes = newest);
+    assert!(matches!(verify_files(&old), Err(Error::Corrupt { .. })));
+    let store = old.open(ageless()).unwrap();
+    let cut = store.opening().cut.clone().unwrap();
+    assert_eq!((cut.numbers.clone(), cut.lost.unwrap().0, cut.was_durable), (11..=15, 5, true));
+    assert!(cut.to_string().contains("5 records") && cut.to_string().contains("check it"), "{cut}");
+    assert_eq!((store.state().newest, store.state().records), (15, 10));
+    drop(store);
+    // It is told once.
+    assert_eq!(old.open(ageless()).unwrap().opening().cut, None);
+    verify_files(&old).unwrap();
+}
+
+/// Where the bytes of a record's data are in the file.
+fn place_of(disk: &Disk, number: u64) -> Vec<usize> {
+    let wanted = format!("{number:0>100}");
+    let mut places = Vec::new();
+    disk.damage(|bytes| {
+        let found = bytes.windows(wanted.len()).enumerate().filter(|(_, part)| *part == wanted.as_bytes());
+        places.extend(found.map(|(at, _)| at));
+    });
+    places
+}
+
+#[test]
+fn a_damaged_record_in_the_middle_is_an_error_that_names_the_place() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    for first in (1..1000).step_by(50) {
+        append(&store, &records(first..first + 50));
+    }
+    drop(store);
+    let places = place_of(&disk, 420);
+    assert!(!places.is_empty());
+    disk.damage(|bytes| places.iter().for_each(|at| bytes[*at] ^= 1));
+    let store = disk.open(ageless()).unwrap();
+    let error = read_all(&store, Query::All).unwrap_err();
+    assert!(error.to_string().contains("record 401: the checksum"), "{error}");
+    let error = read_all(&store, Query::Topics(&[Topic::new("t/0").unwrap()])).unwrap_err();
+    assert!(error.to_string().contains("record 401"), "{error}");
+    // What is not damaged is read.
+    let page = store.read(Query::All, 450, Bounds::default()).unwrap();
+    assert_eq!(page.records[0].number, 451);
+    drop(store);
+    let error = verify_files(&disk).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn a_damaged_end_is_cut_and_told() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=50));
+    store.trim(0, 10).unwrap();
+    for first in [51, 61, 71] {
+        append(&store, &records(first..first + 10));
+    }
+    // The process ends at once. The file is closed by the next one, so that the damage is not a power cut's.
+    let disk = killed(&disk, store);
+    let file = super::files::Watched::new(Files::database(&disk).unwrap(), Arc::default());
+    drop(redb::Database::builder().create_with_backend(file).unwrap());
+    let places = place_of(&disk, 65);
+    disk.damage(|bytes| places.iter().for_each(|at| bytes[*at] ^= 0x20));
+    let store = disk.open(ageless()).unwrap();
+    let cut = store.opening().cut.clone().unwrap();
+    let bytes: usize =
+        records(61..=80).iter().map(|record| crate::encoding::event_bytes(&record.event)).sum();
+    assert_eq!((cut.numbers, cut.lost, cut.was_durable), (61..=80, Some((20, bytes as u64)), true));
+    assert_eq!(numbers(&store), (1..=60).collect::<Vec<_>>());
+    assert_eq!(store.read(Query::All, 75, Bounds::default()).unwrap().gone.newest, 80);
+    append(&store, &records(81..=81));
+    drop(store);
+    verify_files(&disk).unwrap();
+}
+
+/// A bit that is changed is found by the check, or changes nothing.
+#[test]
+fn changed_bits_are_found_wherever_they_are() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    for first in (1..300).step_by(30) {
+        append(&store, &records(first..first + 30));
+    }
+    store.trim(0, 10).unwrap();
+    append(&store, &records(301..=310));
+    drop(store);
+    let whole = verify_files(&disk).unwrap();
+    assert_eq!(whole.records, 310);
+    let mut random = fastrand::Rng::with_seed(7);
+    let bits = 8 * disk.bytes();
+    let mut found = 0;
+    // The database panics on some of them, and says so.
+    for _ in 0..400 {
+        let bit = random.usize(..bits);
+        let damaged = disk.copy();
+        damaged.damage(|bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+        match verify_files(&damaged) {
+            Err(Error::Corrupt { .. }) => found += 1,
+            Err(other) => panic!("bit {bit}: {other}"),
+            Ok(verified) => {
+                assert_eq!(verified, whole, "bit {bit}");
+                let store = damaged.open(ageless()).unwrap();
+                let read = read_all(&store, Query::All).unwrap();
+                assert!(read == records(1..=310), "bit {bit}");
+            }
+        }
+    }
+    assert!(found > 100, "{found} of 400 bits");
+}
+
+#[test]
+fn a_smaller_retention_goes_in_slices() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    for first in (1..2000).step_by(100) {
+        append(&store, &records(first..first + 100));
+    }
+    drop(store);
+    let few = Retention::default().with_age(Duration::MAX).with_events(5);
+    let store = disk.open(ageless().with_retention(few)).unwrap();
+    assert_eq!(store.state().records, 2000);
+    let mut slices = 0;
+    while store.trim(0, 50).unwrap().more {
+        slices += 1;
+    }
+    assert!(slices > 50, "{slices}");
+    let expected: Vec<u64> = (2000 - 34..=2000).collect();
+    assert_eq!(numbers(&store), expected);
+    store.set_limits(ageless().with_retention(few.with_events(0)));
+    while store.trim(0, 50).unwrap().more {}
+    assert_eq!((store.state().records, store.state().oldest, store.state().bytes), (0, 0, 0));
+    drop(store);
+    assert_eq!(verify_files(&disk).unwrap().records, 0);
+}
+
+/// The formula in the module's documentation.
+#[test]
+fn the_file_is_bounded() {
+    const TOTAL: usize = 2 << 20;
+    let disk = Disk::default();
+    let store = disk.open(ageless().with_total_bytes(TOTAL)).unwrap();
+    let mut random = fastrand::Rng::with_seed(3);
+    let (mut next, mut largest) = (1, 0);
+    for round in 0..1500 {
+        let mut group = records(next..next + random.u64(1..60));
+        for record in &mut group {
+            record.event = record.event.clone().with_data("x".repeat(random.usize(..400)));
+        }
+        next += group.len() as u64;
+        append(&store, &group);
+        // Appends make room themselves: the second half has no trims.
+        if round < 750 && round % 10 == 0 {
+            while store.trim(0, 1000).unwrap().more {}
+            assert!(store.state().bytes <= TOTAL as u64);
+        }
+        largest = largest.max(disk.bytes());
+    }
+    let bound = 2 * (TOTAL / 8 * 9 + (16 << 20)) + 160 * 8;
+    assert!(largest <= bound, "{largest} of {bound} bytes");
+    assert!(largest <= 5 * TOTAL, "{largest} bytes");
+    drop(store);
+    verify_files(&disk).unwrap();
+}
+
+/// Many topics that come and go: what is remembered of them is bounded, and no gap is hidden.
+#[test]
+fn topics_that_are_forgotten_hide_no_gap() {
+    let disk = Disk::default();
+    let few = Retention::default().with_age(Duration::MAX).with_events(0);
+    let store = disk.open(ageless().with_retention(few)).unwrap();
+    let mut number = 0;
+    let topics = super::edit::EMPTY_TOPICS + 50;
+    while number < topics {
+        let group: Vec<Record> = (0..4000.min(topics - number))
+            .map(|_| {
+                number += 1;
+                let event = Event::new(Topic::new(format!("once/{number}")).unwrap());
+                Record { number, published_ms: 0, event }
+            })
+            .collect();
+        store.append(&group, Durability::Commit).unwrap();
+    }
+    let mut rounds = 0;
+    while store.trim(0, 10_000).unwrap().more || rounds < 1 {
+        rounds += 1;
+    }
+    store.trim(0, usize::MAX).unwrap();
+    assert_eq!(store.state().records, 0);
+    let mut at_least = BTreeMap::new();
+    for number in [1, 2, 1000, topics - 1, topics] {
+        let topic = [Topic::new(format!("once/{number}")).unwrap()];
+        let gone = store.read(Query::Topics(&topic), 0, Bounds::default()).unwrap().gone.newest;
+        assert!(gone >= number, "{gone} of topic {number}");
+        at_least.insert(number, gone);
+    }
+    let unknown = [Topic::new("never").unwrap()];
+    let gone = store.read(Query::Topics(&unknown), 0, Bounds::default()).unwrap().gone.newest;
+    assert!(gone > 0, "some were forgotten");
+    drop(store);
+    verify_files(&disk).unwrap();
+}
