@@ -8,7 +8,8 @@
 //!
 //! A shard never waits for a disk. It asks, serves others, and learns by mail that the answer is there. A
 //! shard holds and asks for at most [`PAGES`] pages at once, so what old history takes of memory does not
-//! depend on how many subscribers want it: the others wait their turn.
+//! depend on how many subscribers want it: the others wait their turn. A page that was offered to a socket,
+//! and not taken whole, gives way to others: a subscriber that does not read holds up none.
 //!
 //! A page ends at the newest number that was released when it was read. So no subscriber sees an event before
 //! it is released, and what comes behind the page is in memory or comes by mail.
@@ -25,6 +26,7 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_proto::event::{EventId, Topic};
 use fanfare_proto::event_log::{Read, ReadBounds, Unread, Wanted};
 use fanfare_proto::frame::Frame;
+use fanfare_proto::limits::{RUN_BYTES, RUN_FRAMES};
 use fanfare_proto::link::LinkKey;
 use fanfare_proto::log::{EARLIEST, Start};
 use fanfare_proto::pattern::Pattern;
@@ -38,8 +40,8 @@ use crate::sync::{AtomicU64, Condvar, Mutex, lock};
 /// Pages that one shard holds and has asked for.
 const PAGES: usize = 8;
 
-/// What one page has at most, and what it may cost to read.
-const PAGE: Bounds = Bounds { records: 256, bytes: 256 << 10, steps: 1 << 14 };
+/// What one page has at most, and what it may cost to read: about what a laggard is sent in one turn.
+const PAGE: Bounds = Bounds { records: RUN_FRAMES, bytes: RUN_BYTES, steps: 1 << 14 };
 
 /// The memory that the pages of one shard take at most, in bytes. One event of any size is on a page of its
 /// own, so it depends on the largest event.
@@ -119,7 +121,8 @@ enum Slot {
     /// It waits until there is room.
     Waits(Ask),
     Asked,
-    Here(HistoryPage),
+    /// `offered`: some of it was given to be sent.
+    Here { page: HistoryPage, offered: bool },
     /// The store could not be read: to the subscriber this is gone.
     Failed,
 }
@@ -245,7 +248,9 @@ impl HistoryDesk {
             }
             HistoryAnswer::Page { link, page } => {
                 match self.pages.get_mut(&link) {
-                    Some(slot) => *slot = page.map_or(Slot::Failed, Slot::Here),
+                    Some(slot) => {
+                        *slot = page.map_or(Slot::Failed, |page| Slot::Here { page, offered: false });
+                    }
                     // The stream has ended.
                     None => self.free_one(),
                 }
@@ -270,16 +275,20 @@ impl HistoryDesk {
                 self.forget(link);
                 return Err(Unread::Gone(available));
             }
-            Some(Slot::Here(page)) if page.continues(wanted) => {
+            Some(Slot::Here { page, offered }) if page.continues(wanted) => {
                 if page.gone > wanted.after.max(wanted.incomplete_until) {
                     let gone = page.gone;
                     self.forget(link);
                     return Err(Unread::Gone(gone));
                 }
-                return Ok(page.read(wanted, bounds, into));
+                let read = page.read(wanted, bounds, into);
+                *offered = true;
+                // Others may be waiting for its place.
+                self.ask_for_next();
+                return Ok(read);
             }
             // A page of what it had before, or of other topics.
-            Some(Slot::Here(_)) => self.forget(link),
+            Some(Slot::Here { .. }) => self.forget(link),
             None => {}
         }
         let ask = Ask::Page { link, after: wanted.after, selectors: Selectors::of(wanted.selection) };
@@ -291,7 +300,7 @@ impl HistoryDesk {
 
     /// The laggard on this link has everything up to here, and goes on in memory.
     pub(crate) fn release(&mut self, link: LinkKey, after: u64) {
-        if let Some(Slot::Here(page)) = self.pages.get(&link)
+        if let Some(Slot::Here { page, .. }) = self.pages.get(&link)
             && page.up_to <= after
         {
             self.forget(link);
@@ -313,7 +322,7 @@ impl HistoryDesk {
         match self.pages.remove(&link) {
             // It is free when the answer comes.
             Some(Slot::Waits(_) | Slot::Asked) | None => {}
-            Some(Slot::Here(_) | Slot::Failed) => self.free_one(),
+            Some(Slot::Here { .. } | Slot::Failed) => self.free_one(),
         }
     }
 
@@ -323,6 +332,19 @@ impl HistoryDesk {
     }
 
     fn ask_for_next(&mut self) {
+        // Who waits may have left.
+        while self.waiting.front().is_some_and(|link| !matches!(self.pages.get(link), Some(Slot::Waits(_)))) {
+            self.waiting.pop_front();
+        }
+        if self.busy == PAGES && !self.waiting.is_empty() {
+            let is_offered = |slot: &Slot| matches!(slot, Slot::Here { offered: true, .. });
+            let offered = self.pages.iter().find(|(_, slot)| is_offered(slot)).map(|(link, _)| *link);
+            if let Some(link) = offered {
+                // Its laggard asks again when its socket has room.
+                self.pages.remove(&link);
+                self.busy -= 1;
+            }
+        }
         while self.busy < PAGES
             && let Some(link) = self.waiting.pop_front()
         {

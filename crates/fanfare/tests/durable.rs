@@ -296,3 +296,149 @@ fn without_commits_events_are_written_and_synced_later() {
     engine.stop(Duration::ZERO).unwrap();
     assert_eq!(store.state().synced, 1);
 }
+
+/// A log in memory that holds some dozens of these events, and a store that holds all of them.
+fn start_with_little_memory(store: &Faulty) -> Engine {
+    let options = StoreOptions::new(Arc::clone(store) as Arc<dyn Store>);
+    Engine::builder().shards(2).log_bytes(256 << 10).retain_events(1_000_000).store(options).start().unwrap()
+}
+
+/// Publishes so many events of two kilobytes to a topic, and gives their ids.
+fn publish_many(hub: &Hub, name: &str, count: usize) -> Vec<String> {
+    let padding = "x".repeat(2000);
+    let events = (0..count).map(|n| Event::new(topic(name)).with_data(format!("{name} {n} {padding}")));
+    let mut ids = Vec::new();
+    for event in events {
+        ids.push(publish(hub, event).unwrap());
+    }
+    ids
+}
+
+/// The beginnings of the data of the next events: `name number`.
+fn receive(client: &mut testing::Client, count: usize) -> Vec<String> {
+    let next = |_| {
+        let event = client.next_wait(PATIENCE).unwrap().expect("the stream goes on");
+        assert_ne!(event.kind(), "fanfare.gap", "{}", event.data());
+        let words: Vec<&str> = event.data().split(' ').take(2).collect();
+        words.join(" ")
+    };
+    (0..count).map(next).collect()
+}
+
+fn expected(name: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|n| format!("{name} {n}")).collect()
+}
+
+/// A subscriber gets what is not in memory any more, without a gap, and then what is published meanwhile.
+#[test]
+fn history_that_is_not_in_memory_comes_from_the_store() {
+    const COUNT: usize = 1000;
+    let store = store();
+    let engine = start_with_little_memory(&store);
+    let hub = engine.hub();
+    let ids = publish_many(&hub, "a", COUNT);
+    let in_memory = hub.topic(&topic("a"), PATIENCE).unwrap().unwrap().retained;
+    assert!(in_memory < 200, "{in_memory}");
+    let from = |id: &str| {
+        let client = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(id)).unwrap();
+        assert_eq!(client.header("fanfare-gap"), None);
+        client
+    };
+    let mut all = from("earliest");
+    let mut some: Vec<_> = (0..40).map(|index| (index * 20, from(&ids[index * 20]))).collect();
+    assert_eq!(receive(&mut all, COUNT), expected("a", 0..COUNT));
+    publish_many(&hub, "a", 1);
+    for (index, client) in &mut some {
+        let wanted = COUNT - *index - 1;
+        assert_eq!(receive(client, wanted), expected("a", *index + 1..COUNT), "from {index}");
+        assert_eq!(receive(client, 1), ["a 0"]);
+    }
+    assert_eq!(receive(&mut all, 1), ["a 0"]);
+    assert_eq!(hub.counts().gaps, 0);
+}
+
+/// While a subscriber reads old events slowly, more are published than memory has room for.
+#[test]
+fn a_slow_reader_of_history_loses_nothing() {
+    let store = store();
+    let engine = start_with_little_memory(&store);
+    let hub = engine.hub();
+    let ids = publish_many(&hub, "a", 300);
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(ids[0].as_str())).unwrap();
+    let mut received = receive(&mut client, 50);
+    for round in 0..5 {
+        publish_many(&hub, &format!("other {round}"), 200);
+        publish_many(&hub, "a", 200);
+        received.extend(receive(&mut client, 100));
+    }
+    received.extend(receive(&mut client, 300 + 5 * 200 - 1 - 550));
+    let mut wanted = expected("a", 1..300);
+    (0..5).for_each(|_| wanted.extend(expected("a", 0..200)));
+    assert_eq!(received, wanted);
+}
+
+/// A pattern has no index in the store, so all events are looked through; and private ones are for those alone
+/// who may see them.
+#[test]
+fn patterns_and_private_events_come_from_the_store_too() {
+    let store = store();
+    let engine = start_with_little_memory(&store);
+    let hub = engine.hub();
+    let padding = "x".repeat(2000);
+    for n in 0..400 {
+        let event = Event::new(topic(&format!("room/{}", n % 3))).with_data(format!("room {n} {padding}"));
+        publish(&hub, event.with_private(n % 10 == 0)).unwrap();
+    }
+    publish_many(&hub, "other", 300);
+    let pattern = fanfare::Pattern::parse("room/*").unwrap();
+    let by_pattern = |sees: bool| {
+        let subscribe = Subscribe::to([]).with_patterns([pattern.clone()]).with_resume("earliest");
+        testing::adopt(&hub, subscribe.with_private_events(sees)).unwrap()
+    };
+    assert_eq!(receive(&mut by_pattern(true), 400), expected("room", 0..400));
+    let public: Vec<String> = expected("room", 0..400).into_iter().enumerate().filter(|(n, _)| n % 10 != 0).map(|(_, text)| text).collect();
+    assert_eq!(receive(&mut by_pattern(false), 360), public);
+    let one = Subscribe::to([topic("room/1")]).with_resume("earliest");
+    let of_topic: Vec<String> = (0..400).filter(|n| n % 3 == 1 && n % 10 != 0).map(|n| format!("room {n}")).collect();
+    assert_eq!(receive(&mut testing::adopt(&hub, one).unwrap(), of_topic.len()), of_topic);
+}
+
+/// What the store has trimmed is a gap, which says from where on everything is there.
+#[test]
+fn what_is_gone_from_the_store_is_a_gap() {
+    let limits = LogLimits::default().with_retention(fanfare::Retention::default().with_events(500));
+    let store: Faulty = Arc::new(FaultyStore::new(MemoryStore::new(Epoch::new(7), limits)));
+    let engine = start_with_little_memory(&store);
+    let hub = engine.hub();
+    let ids = publish_many(&hub, "a", 1000);
+    // At this time no event has an age.
+    while store.trim(0, 1000).unwrap().more {}
+    let client = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(ids[10].as_str())).unwrap();
+    assert_eq!(client.header("fanfare-gap"), Some("true"));
+    let mut kept = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(ids[600].as_str())).unwrap();
+    assert_eq!(kept.header("fanfare-gap"), None);
+    assert_eq!(receive(&mut kept, 399), expected("a", 601..1000));
+}
+
+/// A store that cannot be read gives no history: a subscriber learns of a gap and gets what is in memory.
+#[test]
+fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {
+    let store = store();
+    let engine = start_with_little_memory(&store);
+    let hub = engine.hub();
+    let ids = publish_many(&hub, "a", 300);
+    for call in 0..10 {
+        store.plan_read(call, Fault::Fails(EIO));
+    }
+    let mut client = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(ids[0].as_str())).unwrap();
+    assert_eq!(client.header("fanfare-gap"), Some("true"));
+    let first = client.next_wait(PATIENCE).unwrap().expect("the stream goes on");
+    assert_eq!(first.kind(), "fanfare.gap");
+    publish(&hub, event("live")).unwrap();
+    loop {
+        let event = client.next_wait(PATIENCE).unwrap().expect("the stream goes on");
+        if event.data() == "live" {
+            break;
+        }
+    }
+}

@@ -215,7 +215,8 @@ fn only_events_wait_for_a_hold() {
         | Mail::Order(_)
         | Mail::Limits(_)
         | Mail::Inspect(_)
-        | Mail::List(_) => {
+        | Mail::List(_)
+        | Mail::History(_) => {
             panic!("it was taken before")
         }
     });

@@ -130,7 +130,9 @@ impl<I: Io> Shard<I> {
             }
             !is_its
         });
-        asked.into_iter().for_each(|awaits| drop(self.forget_start(awaits)));
+        for awaits in asked {
+            self.forget_start(awaits);
+        }
     }
 }
 
