@@ -98,6 +98,21 @@ impl Error {
         matches!(self, Error::Full { .. })
     }
 
+    /// The same, with this path where none is known.
+    #[cfg(feature = "disk")]
+    pub(crate) fn at(mut self, known: &Path) -> Error {
+        if let Error::Full { path }
+        | Error::ReadOnly { path }
+        | Error::Denied { path }
+        | Error::NotADirectory { path }
+        | Error::Io { path, .. } = &mut self
+            && path.as_os_str().is_empty()
+        {
+            *path = known.to_owned();
+        }
+        self
+    }
+
     #[cfg(feature = "disk")]
     pub(crate) fn corrupt(place: impl Into<String>, what: impl Into<String>) -> Error {
         Error::Corrupt { place: place.into(), what: what.into() }

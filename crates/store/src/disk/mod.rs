@@ -261,22 +261,25 @@ impl DiskStore {
             self.open_again(writer)?;
         }
         let mut row = writer.row;
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
-        let result = guarded(|| {
-            let transaction = database.begin_write().map_err(database_error)?;
-            let (result, is_changed) = work(&transaction, &mut row)?;
-            if !is_changed {
-                transaction.abort().map_err(database_error)?;
-                return Ok(result);
-            }
-            {
-                let mut state = transaction.open_table(STATE).map_err(database_error)?;
-                state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
-            }
-            transaction.commit().map_err(database_error)?;
-            Ok(result)
-        });
+        let result = {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database =
+                database.as_ref().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
+            guarded(|| {
+                let transaction = database.begin_write().map_err(database_error)?;
+                let (result, is_changed) = work(&transaction, &mut row)?;
+                if !is_changed {
+                    transaction.abort().map_err(database_error)?;
+                    return Ok(result);
+                }
+                {
+                    let mut state = transaction.open_table(STATE).map_err(database_error)?;
+                    state.insert(STATE_KEY, row.encode().as_slice()).map_err(database_error)?;
+                }
+                transaction.commit().map_err(database_error)?;
+                Ok(result)
+            })
+        };
         match result {
             Ok(result) => {
                 writer.row = row;
@@ -291,11 +294,14 @@ impl DiskStore {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(failure) = failure else {
             // The file did not fail, so the transaction was undone.
-            return error;
+            return error.at(self.files.path());
         };
         let is_full = matches!(failure.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         if is_full && !failure.is_sync {
             writer.is_stuck = true;
+            // Readers need the database. Where there is not even the room to open it, the next append tries
+            // again.
+            let _ = self.open_again(writer);
             return Error::Full { path: self.files.path().to_owned() };
         }
         writer.broken = Some(failure.text.clone());
@@ -454,11 +460,11 @@ impl Store for DiskStore {
     }
 
     fn read(&self, query: Query<'_>, after: u64, bounds: Bounds) -> Result<Page, Error> {
-        guarded(|| self.read_page(query, after, bounds))
+        guarded(|| self.read_page(query, after, bounds)).map_err(|error| error.at(self.files.path()))
     }
 
     fn find(&self, id: &EventId, topics: &[Topic]) -> Result<Option<Record>, Error> {
-        guarded(|| self.find_record(id, topics))
+        guarded(|| self.find_record(id, topics)).map_err(|error| error.at(self.files.path()))
     }
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {

@@ -44,7 +44,7 @@ impl DiskStore {
             }
             Ok((is_new, newest, row, cut, load(&database, &row)?))
         });
-        let (is_new, newest, row, cut, loaded) = result?;
+        let (is_new, newest, row, cut, loaded) = result.map_err(|error: Error| error.at(files.path()))?;
         let epoch = epoch_of(&row.epoch)
             .ok_or_else(|| Error::corrupt("the row of the state", "the epoch cannot be one"))?;
         let hashes = Hashes::new(row.hash_key);
@@ -79,9 +79,9 @@ impl DiskStore {
         Ok(store)
     }
 
-    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait.
+    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for as
+    /// long as it takes to check the whole file.
     pub(super) fn open_again(&self, writer: &mut Writer) -> Result<(), Error> {
-        self.check_room(0)?;
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
         *database = None;

@@ -38,6 +38,7 @@ struct Content {
     /// Writes until one fails with this error.
     failing_write: Option<(u64, i32)>,
     failing_sync: Option<(u64, i32)>,
+    failing_writes: Option<i32>,
     is_complete: bool,
 }
 
@@ -51,6 +52,21 @@ struct SimFile {
 enum Change {
     Write(u64, Vec<u8>),
     Length(u64),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Change::Length(length) => bytes.resize(*length as usize, 0),
+            Change::Write(offset, data) => {
+                let range = *offset as usize..*offset as usize + data.len();
+                if bytes.len() < range.end {
+                    bytes.resize(range.end, 0);
+                }
+                bytes[range].copy_from_slice(data);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -89,6 +105,10 @@ impl Disk {
 
     pub(super) fn fail_sync(&self, after: u64, errno: i32) {
         self.content().failing_sync = Some((after, errno));
+    }
+
+    pub(super) fn fail_every_write(&self, errno: Option<i32>) {
+        self.content().failing_writes = errno;
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -263,8 +283,9 @@ impl StorageBackend for Handle {
         content.power()?;
         content.check_capacity(self.file, length as usize)?;
         let file = &mut content.files[self.file];
-        file.current.resize(length as usize, 0);
-        file.writes.push(Change::Length(length));
+        let change = Change::Length(length);
+        change.apply(&mut file.current);
+        file.writes.push(change);
         Ok(())
     }
 
@@ -272,9 +293,10 @@ impl StorageBackend for Handle {
         let mut content = self.disk.content();
         content.power()?;
         due(&mut content.failing_sync)?;
-        let file = &mut content.files[self.file];
-        file.synced = file.current.clone();
-        file.writes.clear();
+        let SimFile { synced, writes, .. } = &mut content.files[self.file];
+        for write in writes.drain(..) {
+            write.apply(synced);
+        }
         Ok(())
     }
 
@@ -283,15 +305,16 @@ impl StorageBackend for Handle {
         content.power()?;
         if self.file == 0 {
             due(&mut content.failing_write)?;
+            if let Some(errno) = content.failing_writes {
+                return Err(io::Error::from_raw_os_error(errno));
+            }
         }
         let end = offset as usize + data.len();
         content.check_capacity(self.file, end)?;
         let file = &mut content.files[self.file];
-        if file.current.len() < end {
-            file.current.resize(end, 0);
-        }
-        file.current[offset as usize..end].copy_from_slice(data);
-        file.writes.push(Change::Write(offset, data.to_vec()));
+        let change = Change::Write(offset, data.to_vec());
+        change.apply(&mut file.current);
+        file.writes.push(change);
         Ok(())
     }
 }

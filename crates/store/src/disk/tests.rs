@@ -214,14 +214,21 @@ fn system_errors_become_errors_with_advice() {
 fn a_full_disk_refuses_appends_until_there_is_room() {
     let disk = Disk::default();
     let store = disk.open(ageless()).unwrap();
-    append(&store, &records(1..=50));
-    let mut next = 51;
+    // More than the cache has room for.
+    let mut large = records(1..=2000);
+    for record in &mut large {
+        record.event = record.event.clone().with_data("x".repeat(2000));
+    }
+    for group in large.chunks(100) {
+        append(&store, group);
+    }
+    let mut next = 2001;
     for round in 0..3 {
         disk.set_capacity(Some(disk.bytes() + 20_000));
         let full = loop {
-            let group = records(next..next + 20);
+            let group = records(next..next + 100);
             match store.append(&group, Durability::Commit) {
-                Ok(()) => next += 20,
+                Ok(()) => next += 100,
                 Err(error) => break error,
             }
             assert!(next < 100_000, "the disk is never full");
@@ -236,6 +243,29 @@ fn a_full_disk_refuses_appends_until_there_is_room() {
     assert_eq!(numbers(&store), (1..next).collect::<Vec<_>>());
     drop(store);
     assert_eq!(verify_files(&disk).unwrap().records, next - 1);
+}
+
+/// There is not even the room to open the database again: the next append does it.
+#[test]
+fn a_disk_without_any_room_is_tried_again() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=100));
+    store.append(&records(101..=110), Durability::Async).unwrap();
+    for _ in 0..3 {
+        disk.fail_every_write(Some(ENOSPC));
+        let full = store.append(&records(111..=120), Durability::Commit).unwrap_err();
+        assert!(matches!(&full, Error::Full { .. }), "{full}");
+        let full = store.trim(0, 10).unwrap_err();
+        assert!(matches!(full, Error::Full { .. }), "{full}");
+    }
+    disk.fail_every_write(None);
+    assert_eq!((store.state().newest, store.state().synced), (110, 100));
+    append(&store, &records(111..=120));
+    assert_eq!(numbers(&store), (1..=120).collect::<Vec<_>>());
+    drop(store);
+    let store = disk.open(ageless()).unwrap();
+    assert_eq!((numbers(&store).len(), &store.opening().cut), (120, &None));
 }
 
 #[test]
