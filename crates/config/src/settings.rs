@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use fanfare::{
-    Backend, ClientLimits, DescriptorTables, Durability, ForwardedField, FullPolicy, HeartbeatForm, IPV6_PREFIX_BITS,
-    LaggardPolicy, Limits, LogLimits, Pattern, Rate, Retention, RetentionRule, SocketOptions, TopicPattern,
-    TrustedProxies,
+    Backend, ClientLimits, DescriptorTables, Durability, ForwardedField, FullPolicy, HeartbeatForm,
+    IPV6_PREFIX_BITS, LaggardPolicy, Limits, LogLimits, Pattern, Rate, Retention, RetentionRule,
+    SocketOptions, TopicPattern, TrustedProxies,
 };
 
 use crate::definition::{Section, Separator, Spec, Table, many, one, optional};
@@ -390,8 +390,8 @@ settings! {
         /// survive a power cut; `async`, when they are written, and a power cut loses those of the last
         /// second.
         durability: Durability = one(choice(vec![
-            ("commit", Durability::Commit),
-            ("async", Durability::Async),
+            ("commit", "", Durability::Commit),
+            ("async", "", Durability::Async),
         ])).default("commit");
         /// Bytes of events in the durable log; at the bound, the largest topics lose their oldest events. The
         /// files take more: see docs/DURABILITY.md.

@@ -122,7 +122,10 @@ enum Slot {
     Waits(Ask),
     Asked,
     /// `offered`: some of it was given to be sent.
-    Here { page: HistoryPage, offered: bool },
+    Here {
+        page: HistoryPage,
+        offered: bool,
+    },
     /// The store could not be read: to the subscriber this is gone.
     Failed,
 }
@@ -440,7 +443,8 @@ impl HistoryReader {
         let mut first = None;
         for topic in &selectors.topics {
             let found = self.store.find(&id, std::slice::from_ref(topic))?;
-            let found = found.filter(|record| selectors.selection().selects(topic, record.event.is_private()));
+            let found =
+                found.filter(|record| selectors.selection().selects(topic, record.event.is_private()));
             first = first.into_iter().chain(found.map(|record| record.number)).min();
         }
         Ok(first)

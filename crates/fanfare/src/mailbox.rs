@@ -11,8 +11,8 @@ use fanfare_proto::limits::Limits;
 use fanfare_proto::link::Encoding;
 
 use crate::admission::{Decided, Subscribe};
-use crate::hub::{Amount, Capacity, WaitingPublishers};
 use crate::history::HistoryAnswer;
+use crate::hub::{Amount, Capacity, WaitingPublishers};
 use crate::inspect::Inspection;
 use crate::inspect::connections::ConnectionsQuestion;
 use crate::shard::ConnectionOrder;

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use fanfare::{
-    Cursor, Durability, Engine, Epoch, Event, EventId, Hub, Interrupted, PublishError, Published,
-    Store, StoreFailure, StoreOptions, Subscribe, Topic, testing,
+    Cursor, Durability, Engine, Epoch, Event, EventId, Hub, Interrupted, PublishError, Published, Store,
+    StoreFailure, StoreOptions, Subscribe, Topic, testing,
 };
 use fanfare_proto::limits::LogLimits;
 use fanfare_store::{Bounds, Fault, FaultyStore, MemoryStore, Query};
@@ -51,7 +51,8 @@ fn publish(hub: &Hub, event: Event) -> Result<String, PublishError> {
 
 /// The data of what is stored, in order.
 fn stored(store: &Faulty) -> Vec<String> {
-    let page = store.inside().read(Query::All, 0, Bounds { records: usize::MAX, ..Bounds::default() }).unwrap();
+    let page =
+        store.inside().read(Query::All, 0, Bounds { records: usize::MAX, ..Bounds::default() }).unwrap();
     assert!(page.is_end);
     page.records.into_iter().map(|record| record.event.data().unwrap_or_default().to_owned()).collect()
 }
@@ -115,11 +116,13 @@ fn a_restart_brings_the_log_back_and_numbers_go_on() {
 fn events_that_became_too_old_meanwhile_do_not_come_back() {
     let store = store();
     let record = |number, published_ms| fanfare_store::Record { number, published_ms, event: event("x") };
-    let now = fanfare_io::Clock::start().date().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now =
+        fanfare_io::Clock::start().date().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
     let records = [record(1, now - 86_400_000), record(2, now - 1_000)];
     store.append(&records, Durability::Commit).unwrap();
     let options = StoreOptions::new(Arc::clone(&store) as Arc<dyn Store>);
-    let engine = Engine::builder().shards(1).retain_age(Duration::from_secs(3600)).store(options).start().unwrap();
+    let engine =
+        Engine::builder().shards(1).retain_age(Duration::from_secs(3600)).store(options).start().unwrap();
     let hub = engine.hub();
     let page = hub.read(&topic("a"), "earliest", 9).unwrap();
     let ids: Vec<String> = page.events().iter().map(|event| event.position().to_string()).collect();
@@ -221,7 +224,8 @@ fn an_event_with_its_own_id_is_stored_once() {
     let all = vec![event("6"), with_id("order-1", "1"), event("7"), with_id("order-2", "8")];
     let published = publish_all(&hub, all).unwrap();
     assert_eq!(published.count, 4);
-    let duplicates: Vec<_> = published.duplicates.iter().map(|found| (found.index, found.first.seq)).collect();
+    let duplicates: Vec<_> =
+        published.duplicates.iter().map(|found| (found.index, found.first.seq)).collect();
     assert_eq!(duplicates, [(1, 1)]);
     assert_eq!(stored(&store), ["1", "2", "3", "4", "5", "6", "7", "8"]);
     // One that is the last of its publish, or the only one, too.
@@ -396,10 +400,16 @@ fn patterns_and_private_events_come_from_the_store_too() {
         testing::adopt(&hub, subscribe.with_private_events(sees)).unwrap()
     };
     assert_eq!(receive(&mut by_pattern(true), 400), expected("room", 0..400));
-    let public: Vec<String> = expected("room", 0..400).into_iter().enumerate().filter(|(n, _)| n % 10 != 0).map(|(_, text)| text).collect();
+    let public: Vec<String> = expected("room", 0..400)
+        .into_iter()
+        .enumerate()
+        .filter(|(n, _)| n % 10 != 0)
+        .map(|(_, text)| text)
+        .collect();
     assert_eq!(receive(&mut by_pattern(false), 360), public);
     let one = Subscribe::to([topic("room/1")]).with_resume("earliest");
-    let of_topic: Vec<String> = (0..400).filter(|n| n % 3 == 1 && n % 10 != 0).map(|n| format!("room {n}")).collect();
+    let of_topic: Vec<String> =
+        (0..400).filter(|n| n % 3 == 1 && n % 10 != 0).map(|n| format!("room {n}")).collect();
     assert_eq!(receive(&mut testing::adopt(&hub, one).unwrap(), of_topic.len()), of_topic);
 }
 

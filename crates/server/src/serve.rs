@@ -335,6 +335,7 @@ fn announce(
     let mut bounds = limits.memory_bounds(engine.shards());
     bounds.extend(control.memory_bounds());
     bounds.extend(access.memory_bounds());
+    bounds.extend(store::memory_bounds(&hub));
     let sum = bounds.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
     let parts: Vec<String> =
         bounds.iter().map(|(name, bytes)| format!("{name} {}", ByteSize::b(*bytes as u64))).collect();

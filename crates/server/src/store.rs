@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytesize::ByteSize;
-use fanfare::{Store, StoreOptions};
+use fanfare::{Hub, Store, StoreOptions};
 use fanfare_config::Settings;
 use fanfare_store::DiskStore;
 use fanfare_store::disk::Options;
@@ -37,6 +37,16 @@ pub(crate) fn open(settings: &Settings) -> Result<Option<Arc<DiskStore>>, String
         "the durable log is open"
     );
     Ok(Some(Arc::new(store)))
+}
+
+/// What the log takes of memory at most, in bytes: pages of its file, events that are not indexed yet, and
+/// groups that are being written.
+const LOG_MEMORY: usize = 64 << 20;
+
+/// How much memory the durable log takes at most, by part.
+pub(crate) fn memory_bounds(hub: &Hub) -> [(&'static str, usize); 2] {
+    let of_log = if hub.store_figures().is_some() { LOG_MEMORY } else { 0 };
+    [("the durable log", of_log), ("events from the durable log", hub.history_memory())]
 }
 
 /// How the engine uses the log.

@@ -111,7 +111,7 @@ on_both_backends! {
         assert!(!unknown_twice(&found), "an event is there twice");
         found.retain(|event| acknowledged.contains(event));
         assert_eq!(found.len(), acknowledged.len(), "of {count} events");
-        assert!(acknowledged.len() >= 160, "{}", acknowledged.len());
+        assert!(acknowledged.len() >= 100, "{}", acknowledged.len());
     }
 
     /// A publisher that has lost the answer publishes again, also behind a restart, and also where the log in
@@ -148,7 +148,8 @@ on_both_backends! {
         assert!(server.wait().success());
         let server = directory.start(backend, &["--durability", "async"]);
         let mut subscriber = server.subscribe_with("topic=a", &[("Last-Event-ID", &id)]);
-        assert_eq!((subscriber.header("Fanfare-Gap"), subscriber.event().data.as_str()), (None, "2"));
+        assert_eq!(subscriber.header("Fanfare-Gap"), None);
+        assert_eq!(subscriber.event().data, "2");
     }
 
     fn directories_that_cannot_be_used_are_refused_with_what_to_do(backend) {

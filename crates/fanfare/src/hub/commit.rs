@@ -319,7 +319,10 @@ impl Committer {
 
     /// Leaves out of the batch the events that are in the store, by their own ids. The log in memory, which
     /// has the newest events, was asked before.
-    fn leave_out_what_is_stored(&self, uncommitted: &mut Uncommitted) -> Result<Vec<Duplicate>, PublishError> {
+    fn leave_out_what_is_stored(
+        &self,
+        uncommitted: &mut Uncommitted,
+    ) -> Result<Vec<Duplicate>, PublishError> {
         let mut duplicates = Vec::new();
         if uncommitted.own_ids.is_empty() {
             return Ok(duplicates);

@@ -387,8 +387,7 @@ impl Batch {
         for mail in &mut self.mail {
             mail.frames.retain(stays);
             let (events, bytes) = (mail.frames.len(), mail.frames.iter().map(|frame| frame.size()).sum());
-            let excess =
-                Amount { events: mail.reserved.events - events, bytes: mail.reserved.bytes - bytes };
+            let excess = Amount { events: mail.reserved.events - events, bytes: mail.reserved.bytes - bytes };
             self.shared.mailboxes[mail.shard].cancel_reservation(excess);
             mail.reserved = Amount { events, bytes };
         }

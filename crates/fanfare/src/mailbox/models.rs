@@ -71,7 +71,11 @@ pub(crate) fn world(shards: usize, limits: Limits, topics: &[&str]) -> (Hub, Vec
         .unzip();
     let newest = common.newest();
     let presence = Arc::new(Presence::new(Duration::ZERO, &limits, 1));
-    (Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles, presence, None), readers, newest)
+    (
+        Hub::new(common, Clock::start(), limits, SocketOptions::default(), handles, presence, None),
+        readers,
+        newest,
+    )
 }
 
 /// What the shards of most models read.

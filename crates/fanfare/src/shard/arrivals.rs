@@ -386,7 +386,8 @@ impl<I: Io> Shard<I> {
                 // Any client can ask for a number that will not come: such subscribers may not take the room
                 // of other requests.
                 let may_wait = self.arrivals.resuming.len() < (self.limits.pending / 4).max(1);
-                let awaits = start.filter(|_| may_wait).and_then(|start| self.awaits(&subscribe, encoding, start));
+                let awaits =
+                    start.filter(|_| may_wait).and_then(|start| self.awaits(&subscribe, encoding, start));
                 if let Some(awaits) = awaits {
                     self.wait_to_resume(socket, awaits, subscribe, encoding, now);
                 } else if let Err(other) = self.subscribe(socket, &subscribe, encoding, start, now) {

@@ -12,6 +12,7 @@ use crate::control::{Bodies, ControlLimits, CurrentLimits, Notices};
 use crate::health::Health;
 use crate::log_output;
 use crate::rules::CurrentRules;
+use crate::store;
 
 /// The sources of the values.
 pub(crate) struct Sources {
@@ -80,6 +81,7 @@ impl Snapshot {
         let mut memory_bounds = limits.memory_bounds(shards.len());
         memory_bounds.extend(control_limits.memory_bounds());
         memory_bounds.extend(sources.rules.get().access.memory_bounds());
+        memory_bounds.extend(store::memory_bounds(hub));
         let (publishes_in_progress, publish_bytes) = sources.bodies.in_progress();
         Snapshot {
             counts,

@@ -41,7 +41,12 @@ pub(in crate::shard) enum Awaits {
 
 impl<I: Io> Shard<I> {
     /// What a subscriber has to wait for that would start here by what is in memory.
-    pub(super) fn awaits(&mut self, subscribe: &Subscribe, encoding: Encoding, start: Start) -> Option<Awaits> {
+    pub(super) fn awaits(
+        &mut self,
+        subscribe: &Subscribe,
+        encoding: Encoding,
+        start: Start,
+    ) -> Option<Awaits> {
         if let Start::Ahead { seq, .. } = start {
             return Some(Awaits::Number(seq));
         }
