@@ -187,6 +187,8 @@ fn publish() -> Operation {
             ProblemKind::PublishesFull,
             ProblemKind::PublishBusy,
             ProblemKind::NotVisibleYet,
+            ProblemKind::StoreFull,
+            ProblemKind::StoreFailed,
             ProblemKind::ServerStopping,
         ])
 }
