@@ -190,6 +190,7 @@ struct Writer {
     unsynced: Vec<Arc<Record>>,
     unsynced_bytes: u64,
     newest: Box<dyn StorageBackend>,
+    boot: u64,
     writes_of_newest: usize,
     pass: Pass,
     /// The disk was full. The database has to be opened again.
@@ -325,7 +326,7 @@ impl DiskStore {
                 group.iter().map(move |record| Unindexed { record: record.clone(), group: key })
             })
             .collect();
-        let is_over = writer.row.charged > limits.total_bytes as u64 / 8 * 9;
+        let is_over = writer.row.charged > (limits.total_bytes as u64 / 8).saturating_mul(9);
         let index_all = index_all
             || is_over
             || writer.unindexed.len() + new.len() >= TAIL_RECORDS
@@ -396,32 +397,35 @@ impl DiskStore {
     /// Shows readers what was written. `indexed`: everything that was committed is indexed, and this is the
     /// oldest record.
     fn publish(&self, writer: &mut Writer, added: &[Arc<Record>], indexed: Option<u64>) {
+        let (row, unsynced) = (writer.row, writer.unsynced.len() as u64);
+        let (records, bytes) = (unsynced, writer.unsynced_bytes);
+        let newest = added.last().map(|record| record.number);
+        let newest = newest.unwrap_or_else(|| self.shared().state.newest);
+        let beside = Newest {
+            acknowledged: [row.committed, row.ever_records, row.ever_bytes],
+            appended: [newest, row.ever_records + records, row.ever_bytes + bytes],
+            boot: writer.boot,
+        };
+        // Before a reader sees them: what was seen is known at the next start.
+        beside.write(&*writer.newest, writer.writes_of_newest);
+        writer.writes_of_newest += 1;
         let mut shared = self.shared_mut();
         let Shared { state, tail } = &mut *shared;
         if indexed.is_some() {
-            tail.clear_through(writer.row.indexed);
+            tail.clear_through(row.indexed);
         }
-        for record in added {
-            if record.number > writer.row.indexed {
-                tail.push(record.clone(), self.hashes);
-            }
-            state.newest = record.number;
+        for record in added.iter().filter(|record| record.number > row.indexed) {
+            tail.push(record.clone(), self.hashes);
         }
-        let unsynced = writer.unsynced.len() as u64;
-        state.synced = writer.row.committed;
-        state.records = writer.row.records + unsynced;
-        state.bytes = writer.row.bytes + writer.unsynced_bytes;
+        state.newest = newest;
+        state.synced = row.committed;
+        state.records = row.records + records;
+        state.bytes = row.bytes + bytes;
         match indexed {
             Some(oldest) => state.oldest = if oldest > 0 { oldest } else { tail.first().unwrap_or(0) },
             None if state.oldest == 0 => state.oldest = tail.first().unwrap_or(0),
             None => {}
         }
-        let row = &writer.row;
-        let acknowledged = [row.committed, row.ever_records, row.ever_bytes];
-        let appended = [state.newest, row.ever_records + unsynced, row.ever_bytes + writer.unsynced_bytes];
-        drop(shared);
-        Newest { acknowledged, appended }.write(&*writer.newest, writer.writes_of_newest);
-        writer.writes_of_newest += 1;
     }
 
     /// Reserves numbers up to beyond this one, so that they are not given again after a power cut.
