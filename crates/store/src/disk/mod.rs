@@ -32,6 +32,12 @@
 //! where 16 MiB stand for the tail and for one large group, and the topics are those with records and up to
 //! 100,000 without. The file does not become smaller.
 //!
+//! # What an append may wait for
+//!
+//! A commit, and where it indexes the tail, the rows of 4,096 records. A trim holds up appends for its slice and
+//! one commit: a slice of 2,048 steps took 30 ms, and 130 ms at most, beside commits of 4 ms. Readers wait for
+//! neither. After a full disk, everything waits until the whole file is checked.
+//!
 //! # What can be lost
 //!
 //! Nothing that was committed, by any end of the process or a power cut, if the disk keeps what it has

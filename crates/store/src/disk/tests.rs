@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -558,4 +560,69 @@ fn topics_that_are_forgotten_hide_no_gap() {
     assert!(gone > 0, "some were forgotten");
     drop(store);
     verify_files(&disk).unwrap();
+}
+
+const CHILD: &str = "FANFARE_STORE_CHILD";
+
+/// The other process of the next test: it appends, and says which number it has been acknowledged.
+#[test]
+#[ignore = "a part of the next test"]
+fn appends_until_it_is_killed() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let store = open(Path::new(&path)).unwrap();
+    let mut next = store.state().newest + 1;
+    loop {
+        let group = records(next..next + 1 + next % 50);
+        next += group.len() as u64;
+        store
+            .append(&group, if next.is_multiple_of(3) { Durability::Async } else { Durability::Commit })
+            .unwrap();
+        if next % 1000 < 50 {
+            store.trim(0, 100).unwrap();
+        }
+        println!("acknowledged {}", store.state().synced);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_loses_nothing_that_was_acknowledged() {
+    let directory = Temporary::new("killed");
+    let path = directory.path().join("store");
+    let mut acknowledged = 0;
+    for round in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["disk::tests::appends_until_it_is_killed", "--exact", "--ignored", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.stdout.take().unwrap();
+        for (count, line) in BufReader::new(output).lines().enumerate() {
+            if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
+                acknowledged = number.parse().unwrap();
+            }
+            // What it has said since then is read, too: it was acknowledged.
+            if count == 100 + round * 50 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let store = open(&path).unwrap();
+        assert!(store.opening().was_repaired && !store.opening().is_new);
+        let read = read_all(&store, Query::All).unwrap();
+        assert!(read.iter().any(|record| record.number == acknowledged), "{acknowledged} is lost");
+        assert!(read.iter().all(|found| *found == record(found.number)));
+        assert!(read.is_sorted_by_key(|record| record.number));
+        if let Some(cut) = &store.opening().cut {
+            assert!(!cut.was_durable && *cut.numbers.start() > acknowledged, "{cut}");
+            // The machine goes on, so it is known how many there were.
+            let (records, _) = cut.lost.unwrap();
+            assert_eq!(records, cut.numbers.end() - cut.numbers.start() + 1, "{cut}");
+        }
+        drop(store);
+        verify(&path).unwrap();
+    }
+    let store = open(&path).unwrap();
+    let read = read_all(&store, Query::All).unwrap();
+    assert!(read.len() > 1000);
 }
