@@ -1,15 +1,16 @@
-//! The databases that a durable log could stand on, beside a bare loop of append and `fdatasync`. This is what
-//! the store on disk was chosen by.
+//! The databases that a durable log could stand on, beside a bare loop of append and `fdatasync`. This is
+//! what the store on disk was chosen by.
 //!
-//! Each is given the same groups and commits each group durably: one row for the group (key: the first number;
-//! value: the encoded events), one small row for each topic of the group, and with `--ids` one row for each
-//! event (a hash of its own id, and its number). The store on disk (`store`) runs beside them: it commits the
-//! row of the group alone, and writes the small rows later, many at a time.
+//! Each is given the same groups and commits each group durably: one row for the group (key: the first
+//! number; value: the encoded events), one small row for each topic of the group, and with `--ids` one row
+//! for each event (a hash of its own id, and its number). The store on disk (`store`) runs beside them: it
+//! commits the row of the group alone, and writes the small rows later, many at a time.
 //!
 //! # What was found
 //!
-//! Events a second, of 200 bytes on 8 topics, and the share of the bare loop; medians of five rounds on 2 cores
-//! (AMD EPYC, Linux 6.18, ext4 on a virtual disk whose `fdatasync` took about 4 ms while others used it):
+//! Events a second, of 200 bytes on 8 topics, and the share of the bare loop; medians of five rounds on 2
+//! cores (AMD EPYC, Linux 6.18, ext4 on a virtual disk whose `fdatasync` took about 4 ms while others used
+//! it):
 //!
 //! | groups of | bare | redb | redb, quick repair | fjall | store |
 //! |---|---|---|---|---|---|
@@ -18,8 +19,8 @@
 //! | 100 | 30,779 | 29,077 (0.94) | 14,742 (0.48) | 34,750 (1.13) | 28,186 (0.92) |
 //! | 100, own ids | 29,564 | 11,849 (0.40) | 8,631 (0.29) | 28,522 (0.96) | 27,929 (0.94) |
 //!
-//! In a quieter hour, where `fdatasync` took 0.5 ms, the bare loop came to 172,000 events a second in groups of
-//! 100, fjall to 52,000 to 107,000, and redb to 31,000 to 37,000 with all rows in one commit.
+//! In a quieter hour, where `fdatasync` took 0.5 ms, the bare loop came to 172,000 events a second in groups
+//! of 100, fjall to 52,000 to 107,000, and redb to 31,000 to 37,000 with all rows in one commit.
 //!
 //! With ten million events in groups of 100, two thousand to a commit:
 //!
@@ -48,10 +49,10 @@
 //!
 //! - A commit writes all pages on the way to each changed row. So the store writes one row in a commit, and
 //!   the index later.
-//! - Own ids are scattered over the whole tree, so each commit changes very many of its pages. The store keeps
-//!   them in buckets of neighbouring numbers, and writes many at a time.
-//! - After any error of the file a database takes no more writes. So the store asks for room before it writes,
-//!   and opens the database again after a full disk.
+//! - Own ids are scattered over the whole tree, so each commit changes very many of its pages. The store
+//!   keeps them in buckets of neighbouring numbers, and writes many at a time.
+//! - After any error of the file a database takes no more writes. So the store asks for room before it
+//!   writes, and opens the database again after a full disk.
 //! - The file does not become smaller, and a group takes a power of two of pages.
 
 use std::fs::{self, File, OpenOptions};

@@ -1,7 +1,7 @@
 //! The store on disk: one directory, one process.
 //!
-//! Below it is redb, a B-tree whose transactions survive a power cut. `bench/src/bin/store_engines.rs` has the
-//! figures by which it was chosen.
+//! Below it is redb, a B-tree whose transactions survive a power cut. `bench/src/bin/store_engines.rs` has
+//! the figures by which it was chosen.
 //!
 //! ```text
 //!   append ---> tail (memory) ---------------------> read, find
@@ -34,9 +34,9 @@
 //!
 //! # What an append may wait for
 //!
-//! A commit, and where it indexes the tail, the rows of 4,096 records. A trim holds up appends for its slice and
-//! one commit: a slice of 2,048 steps took 30 ms, and 130 ms at most, beside commits of 4 ms. Readers wait for
-//! neither. After a full disk, everything waits until the whole file is checked.
+//! A commit, and where it indexes the tail, the rows of 4,096 records. A trim holds up appends for its slice
+//! and one commit: a slice of 2,048 steps took 30 ms, and 130 ms at most, beside commits of 4 ms. Readers
+//! wait for neither. After a full disk, everything waits until the whole file is checked.
 //!
 //! # What can be lost
 //!

@@ -82,8 +82,8 @@ impl DiskStore {
         Ok(store)
     }
 
-    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for as
-    /// long as it takes to check the whole file.
+    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for
+    /// as long as it takes to check the whole file.
     pub(super) fn open_again(&self, writer: &mut Writer) -> Result<(), Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
