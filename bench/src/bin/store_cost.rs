@@ -239,7 +239,7 @@ fn life(options: &Options, events: u64) -> Outcome<()> {
     for (name, query) in [("all", Query::All), ("a topic", Query::Topics(&topic))] {
         let times = (0..200).map(|at| {
             let begin = clock.now();
-            let page = store.read(query, newest / 200 * at, Bounds { records: 100, ..Bounds::default() });
+            let page = store.read(query, events / 200 * at, Bounds { records: 100, ..Bounds::default() });
             page.map(|page| ((clock.now() - begin).as_secs_f64() * 1e6, page.records.len()))
         });
         let times: Vec<(f64, usize)> = times.collect::<Result<_, _>>()?;
@@ -252,7 +252,7 @@ fn life(options: &Options, events: u64) -> Outcome<()> {
     if options.ids {
         let mut times = Vec::new();
         for at in 0..200 {
-            let mut source = Source::new(options, 1 + newest / 200 * at)?;
+            let mut source = Source::new(options, 1 + events / 200 * at)?;
             let record = &source.group(1)?[0];
             let begin = clock.now();
             let found = match record.event.id() {
