@@ -459,6 +459,7 @@ impl Store for DiskStore {
         let Some(last) = group.last() else { return Ok(()) };
         let records: Vec<Arc<Record>> = group.iter().cloned().map(Arc::new).collect();
         let bytes: u64 = group.iter().map(|record| event_bytes(&record.event) as u64).sum();
+        self.check_room(writer.unsynced_bytes + bytes)?;
         if durability == Durability::Commit || writer.unsynced_bytes + bytes > ASYNC_BYTES {
             return self.commit(&mut writer, &records, false);
         }

@@ -39,6 +39,7 @@ struct Content {
     failing_write: Option<(u64, i32)>,
     failing_sync: Option<(u64, i32)>,
     failing_writes: Option<i32>,
+    free_bytes: Option<u64>,
     is_complete: bool,
     boot: u64,
 }
@@ -98,6 +99,10 @@ impl Disk {
 
     pub(super) fn set_capacity(&self, bytes: Option<usize>) {
         self.content().capacity = bytes;
+    }
+
+    pub(super) fn set_free_bytes(&self, bytes: u64) {
+        self.content().free_bytes = Some(bytes);
     }
 
     pub(super) fn fail_write(&self, after: u64, errno: i32) {
@@ -225,7 +230,7 @@ impl Files for Disk {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        None
+        self.content().free_bytes
     }
 
     fn boot(&self) -> u64 {

@@ -249,6 +249,25 @@ fn a_full_disk_refuses_appends_until_there_is_room() {
     assert_eq!(verify_files(&disk).unwrap().records, next - 1);
 }
 
+/// The store asks before it writes, so that the database need not be opened again.
+#[test]
+fn an_append_is_refused_before_the_disk_is_full_and_a_trim_is_not() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=100));
+    disk.set_free_bytes(super::FREE_BYTES);
+    for durability in [Durability::Commit, Durability::Async] {
+        let full = store.append(&records(101..=110), durability).unwrap_err();
+        assert!(matches!(&full, Error::Full { path } if path == Path::new("memory")), "{full}");
+    }
+    store.set_limits(ageless().with_retention(Retention::default().with_events(1)));
+    while store.trim(0, 100).unwrap().more {}
+    assert_eq!(store.state().records, 7);
+    disk.set_free_bytes(2 * super::FREE_BYTES);
+    append(&store, &records(101..=110));
+    assert_eq!(store.state().records, 17);
+}
+
 /// There is not even the room to open the database again: the next append does it.
 #[test]
 fn a_disk_without_any_room_is_tried_again() {
