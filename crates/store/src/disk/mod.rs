@@ -256,6 +256,14 @@ impl DiskStore {
         }
     }
 
+    /// Makes sure that something can be written. Comes before everything that depends on what is there.
+    fn check_writer(&self, writer: &mut Writer) -> Result<(), Error> {
+        if let Some(cause) = &writer.broken {
+            return Err(Error::Broken { cause: cause.clone() });
+        }
+        if writer.is_stuck { self.open_again(writer) } else { Ok(()) }
+    }
+
     /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
     /// with it, and says whether there is anything to write. After an error nothing has changed for readers.
     fn transact<T>(
@@ -263,10 +271,6 @@ impl DiskStore {
         writer: &mut Writer,
         work: impl FnOnce(&WriteTransaction, &mut StateRow) -> Result<(T, bool), Error>,
     ) -> Result<T, Error> {
-        writer.check()?;
-        if writer.is_stuck {
-            self.open_again(writer)?;
-        }
         let mut row = writer.row;
         let result = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
@@ -338,7 +342,8 @@ impl DiskStore {
             || writer.unindexed.len() + new.len() >= TAIL_RECORDS
             || writer.unindexed_bytes + bytes >= TAIL_BYTES;
         let steps = APPEND_STEPS + APPEND_STEPS_PER_RECORD * records.len();
-        let (unindexed, mut pass) = (std::mem::take(&mut writer.unindexed), writer.pass.clone());
+        let unindexed = if index_all { writer.unindexed.clone() } else { Vec::new() };
+        let mut pass = writer.pass.clone();
         let result = self.transact(writer, |transaction, row| {
             {
                 let mut groups = transaction.open_table(GROUPS).map_err(database_error)?;
@@ -366,7 +371,6 @@ impl DiskStore {
             }
             Ok((Some(edit.finish()?), true))
         });
-        writer.unindexed = unindexed;
         let oldest = result?;
         writer.pass = pass;
         match oldest {
@@ -387,13 +391,12 @@ impl DiskStore {
             return Ok(());
         }
         let limits = self.limits();
-        let unindexed = std::mem::take(&mut writer.unindexed);
+        let unindexed = writer.unindexed.clone();
         let result = self.transact(writer, |transaction, row| {
             let mut edit = Edit::new(transaction, row, &limits)?;
             edit.add(unindexed.iter())?;
             Ok((edit.finish()?, true))
         });
-        writer.unindexed = unindexed;
         let oldest = result?;
         writer.all_is_indexed();
         self.publish(writer, &[], Some(oldest));
@@ -454,7 +457,7 @@ impl Store for DiskStore {
 
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error> {
         let mut writer = self.writer();
-        writer.check()?;
+        self.check_writer(&mut writer)?;
         check_order(group, self.shared().state.newest)?;
         let Some(last) = group.last() else { return Ok(()) };
         let records: Vec<Arc<Record>> = group.iter().cloned().map(Arc::new).collect();
@@ -480,7 +483,7 @@ impl Store for DiskStore {
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
         let mut writer = self.writer();
-        writer.check()?;
+        self.check_writer(&mut writer)?;
         self.commit(&mut writer, &[], true)?;
         if writer.row.topics + writer.row.empty_topics == 0 {
             return Ok(Trimmed::default());
@@ -504,7 +507,7 @@ impl Store for DiskStore {
 
     fn sync(&self) -> Result<(), Error> {
         let mut writer = self.writer();
-        writer.check()?;
+        self.check_writer(&mut writer)?;
         self.commit(&mut writer, &[], false)
     }
 }
@@ -512,7 +515,7 @@ impl Store for DiskStore {
 impl Drop for DiskStore {
     fn drop(&mut self) {
         let mut writer = self.writer();
-        if writer.broken.is_none() && self.commit(&mut writer, &[], true).is_ok() {
+        if self.check_writer(&mut writer).is_ok() && self.commit(&mut writer, &[], true).is_ok() {
             let newest = self.shared().state.newest;
             if writer.row.reserved != newest {
                 let _ = self.transact(&mut writer, |_, row| {
@@ -525,13 +528,6 @@ impl Drop for DiskStore {
 }
 
 impl Writer {
-    fn check(&self) -> Result<(), Error> {
-        match &self.broken {
-            Some(cause) => Err(Error::Broken { cause: cause.clone() }),
-            None => Ok(()),
-        }
-    }
-
     fn all_is_indexed(&mut self) {
         self.unindexed.clear();
         self.unindexed_bytes = 0;
