@@ -7,7 +7,8 @@ use crate::{Error, Record};
 
 /// A log of records in the order of their numbers.
 ///
-/// The numbers come from the caller. They rise and may have holes. All methods may be called from any thread;
+/// The numbers come from the caller: from the hub, or from a log that several nodes share, such as a stream
+/// of JetStream. They rise and may have holes. All methods may be called from any thread;
 /// appends and trims wait for each other, and reads wait for neither for longer than it takes to exchange a
 /// few words in memory.
 ///

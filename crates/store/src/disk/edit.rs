@@ -238,8 +238,8 @@ impl<'t, 's> Edit<'t, 's> {
             count += 1;
         }
         let Some(first) = front.get(count).filter(|_| count == 0) else { return Ok(count) };
-        // The earliest record is old, and the first one is not. Its time may be wrong, if it is in the future:
-        // then it may not hold back the ones behind it.
+        // The earliest record is old, and the first one is not. Its time may be wrong, if it is in the
+        // future: then it may not hold back the ones behind it.
         let mut earliest_ms = first.published_ms;
         if first.published_ms > now_ms {
             for found in self.rows_of(row, ROWS_BEHIND_THE_FUTURE)? {

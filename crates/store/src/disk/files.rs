@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
+use siphasher::sip::SipHasher13;
 
 use super::rows::{FORMAT, seal, unseal};
 use crate::Error;
@@ -42,6 +43,10 @@ pub(super) trait Files: Send + Sync {
 
     /// Bytes that the disk has room for.
     fn free_bytes(&self) -> Option<u64>;
+
+    /// A number for the time since the machine was started: if it is the same, everything that was written is
+    /// there, synced or not. Zero: this is not known.
+    fn boot(&self) -> u64;
 
     /// The directory, for messages.
     fn path(&self) -> &Path;
@@ -72,6 +77,15 @@ impl Directory {
             write_marker(path).map_err(failed("begin a store in"))?;
         }
         Ok(Directory { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Opens a directory that is a store already.
+    pub(super) fn existing(path: &Path) -> Result<Directory, Error> {
+        let marker = path.join(MARKER);
+        match fs::metadata(&marker) {
+            Ok(_) => Directory::open(path),
+            Err(error) => Err(Error::from_io("find", &marker, error)),
+        }
     }
 
     fn open_file(&self, name: &str) -> Result<Box<dyn StorageBackend>, Error> {
@@ -112,6 +126,11 @@ impl Files for Directory {
     fn free_bytes(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(&self.path).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    fn boot(&self) -> u64 {
+        let boot = fs::read("/proc/sys/kernel/random/boot_id");
+        boot.map_or(0, |id| SipHasher13::new().hash(&id))
     }
 
     fn path(&self) -> &Path {
@@ -270,6 +289,8 @@ pub(super) struct Newest {
     pub(super) acknowledged: [u64; 3],
     /// The same of all records, with those that were not durable yet.
     pub(super) appended: [u64; 3],
+    /// [`Files::boot`].
+    pub(super) boot: u64,
 }
 
 const SLOT_BYTES: usize = 64;
@@ -282,13 +303,13 @@ impl Newest {
         let slots = (0..2).filter_map(|slot| {
             let mut bytes = [0; SLOT_BYTES];
             file.read((slot * SLOT_BYTES) as u64, &mut bytes).ok()?;
-            let body = unseal(SLOT_KEY, &bytes[..52]).ok()?;
+            let body = unseal(SLOT_KEY, &bytes[..60]).ok()?;
             let values: Vec<u64> = body
                 .chunks_exact(8)
                 .map(|value| value.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
                 .collect();
             let [first, second] = [0, 3].map(|at| [values[at], values[at + 1], values[at + 2]]);
-            Some(Newest { acknowledged: first, appended: second })
+            Some(Newest { acknowledged: first, appended: second, boot: values[6] })
         });
         slots.max_by_key(|slot| (slot.appended[0], slot.acknowledged[0])).unwrap_or_default()
     }
@@ -296,7 +317,7 @@ impl Newest {
     /// Writes one of the two slots. Where that fails, the next start knows less.
     pub(super) fn write(&self, file: &dyn StorageBackend, slot: usize) {
         let mut body = Vec::with_capacity(SLOT_BYTES);
-        for value in self.acknowledged.iter().chain(&self.appended) {
+        for value in self.acknowledged.iter().chain(&self.appended).chain([&self.boot]) {
             body.extend_from_slice(&value.to_le_bytes());
         }
         let mut bytes = seal(SLOT_KEY, &body);

@@ -1,7 +1,7 @@
 //! The store on disk: one directory, one process.
 //!
-//! Below it is redb, a B-tree whose transactions survive a power cut. `bench/src/bin/store_engines.rs` has the
-//! figures by which it was chosen.
+//! Below it is redb, a B-tree whose transactions survive a power cut. `bench/src/bin/store_engines.rs` has
+//! the figures by which it was chosen.
 //!
 //! ```text
 //!   append ---> tail (memory) ---------------------> read, find
@@ -31,6 +31,12 @@
 //!
 //! where 16 MiB stand for the tail and for one large group, and the topics are those with records and up to
 //! 100,000 without. The file does not become smaller.
+//!
+//! # What an append may wait for
+//!
+//! A commit, and where it indexes the tail, the rows of 4,096 records. A trim holds up appends for its slice
+//! and one commit: a slice of 2,048 steps took 30 ms, and 130 ms at most, beside commits of 4 ms. Readers
+//! wait for neither. After a full disk, everything waits until the whole file is checked.
 //!
 //! # What can be lost
 //!
@@ -190,6 +196,7 @@ struct Writer {
     unsynced: Vec<Arc<Record>>,
     unsynced_bytes: u64,
     newest: Box<dyn StorageBackend>,
+    boot: u64,
     writes_of_newest: usize,
     pass: Pass,
     /// The disk was full. The database has to be opened again.
@@ -249,6 +256,14 @@ impl DiskStore {
         }
     }
 
+    /// Makes sure that something can be written. Comes before everything that depends on what is there.
+    fn check_writer(&self, writer: &mut Writer) -> Result<(), Error> {
+        if let Some(cause) = &writer.broken {
+            return Err(Error::Broken { cause: cause.clone() });
+        }
+        if writer.is_stuck { self.open_again(writer) } else { Ok(()) }
+    }
+
     /// Makes one write transaction. Its work changes the row of the state that it is given, which is written
     /// with it, and says whether there is anything to write. After an error nothing has changed for readers.
     fn transact<T>(
@@ -256,10 +271,6 @@ impl DiskStore {
         writer: &mut Writer,
         work: impl FnOnce(&WriteTransaction, &mut StateRow) -> Result<(T, bool), Error>,
     ) -> Result<T, Error> {
-        writer.check()?;
-        if writer.is_stuck {
-            self.open_again(writer)?;
-        }
         let mut row = writer.row;
         let result = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
@@ -325,13 +336,14 @@ impl DiskStore {
                 group.iter().map(move |record| Unindexed { record: record.clone(), group: key })
             })
             .collect();
-        let is_over = writer.row.charged > limits.total_bytes as u64 / 8 * 9;
+        let is_over = writer.row.charged > (limits.total_bytes as u64 / 8).saturating_mul(9);
         let index_all = index_all
             || is_over
             || writer.unindexed.len() + new.len() >= TAIL_RECORDS
             || writer.unindexed_bytes + bytes >= TAIL_BYTES;
         let steps = APPEND_STEPS + APPEND_STEPS_PER_RECORD * records.len();
-        let (unindexed, mut pass) = (std::mem::take(&mut writer.unindexed), writer.pass.clone());
+        let unindexed = if index_all { writer.unindexed.clone() } else { Vec::new() };
+        let mut pass = writer.pass.clone();
         let result = self.transact(writer, |transaction, row| {
             {
                 let mut groups = transaction.open_table(GROUPS).map_err(database_error)?;
@@ -359,7 +371,6 @@ impl DiskStore {
             }
             Ok((Some(edit.finish()?), true))
         });
-        writer.unindexed = unindexed;
         let oldest = result?;
         writer.pass = pass;
         match oldest {
@@ -380,13 +391,12 @@ impl DiskStore {
             return Ok(());
         }
         let limits = self.limits();
-        let unindexed = std::mem::take(&mut writer.unindexed);
+        let unindexed = writer.unindexed.clone();
         let result = self.transact(writer, |transaction, row| {
             let mut edit = Edit::new(transaction, row, &limits)?;
             edit.add(unindexed.iter())?;
             Ok((edit.finish()?, true))
         });
-        writer.unindexed = unindexed;
         let oldest = result?;
         writer.all_is_indexed();
         self.publish(writer, &[], Some(oldest));
@@ -396,32 +406,35 @@ impl DiskStore {
     /// Shows readers what was written. `indexed`: everything that was committed is indexed, and this is the
     /// oldest record.
     fn publish(&self, writer: &mut Writer, added: &[Arc<Record>], indexed: Option<u64>) {
+        let (row, unsynced) = (writer.row, writer.unsynced.len() as u64);
+        let (records, bytes) = (unsynced, writer.unsynced_bytes);
+        let newest = added.last().map(|record| record.number);
+        let newest = newest.unwrap_or_else(|| self.shared().state.newest);
+        let beside = Newest {
+            acknowledged: [row.committed, row.ever_records, row.ever_bytes],
+            appended: [newest, row.ever_records + records, row.ever_bytes + bytes],
+            boot: writer.boot,
+        };
+        // Before a reader sees them: what was seen is known at the next start.
+        beside.write(&*writer.newest, writer.writes_of_newest);
+        writer.writes_of_newest += 1;
         let mut shared = self.shared_mut();
         let Shared { state, tail } = &mut *shared;
         if indexed.is_some() {
-            tail.clear_through(writer.row.indexed);
+            tail.clear_through(row.indexed);
         }
-        for record in added {
-            if record.number > writer.row.indexed {
-                tail.push(record.clone(), self.hashes);
-            }
-            state.newest = record.number;
+        for record in added.iter().filter(|record| record.number > row.indexed) {
+            tail.push(record.clone(), self.hashes);
         }
-        let unsynced = writer.unsynced.len() as u64;
-        state.synced = writer.row.committed;
-        state.records = writer.row.records + unsynced;
-        state.bytes = writer.row.bytes + writer.unsynced_bytes;
+        state.newest = newest;
+        state.synced = row.committed;
+        state.records = row.records + records;
+        state.bytes = row.bytes + bytes;
         match indexed {
             Some(oldest) => state.oldest = if oldest > 0 { oldest } else { tail.first().unwrap_or(0) },
             None if state.oldest == 0 => state.oldest = tail.first().unwrap_or(0),
             None => {}
         }
-        let row = &writer.row;
-        let acknowledged = [row.committed, row.ever_records, row.ever_bytes];
-        let appended = [state.newest, row.ever_records + unsynced, row.ever_bytes + writer.unsynced_bytes];
-        drop(shared);
-        Newest { acknowledged, appended }.write(&*writer.newest, writer.writes_of_newest);
-        writer.writes_of_newest += 1;
     }
 
     /// Reserves numbers up to beyond this one, so that they are not given again after a power cut.
@@ -444,11 +457,12 @@ impl Store for DiskStore {
 
     fn append(&self, group: &[Record], durability: Durability) -> Result<(), Error> {
         let mut writer = self.writer();
-        writer.check()?;
+        self.check_writer(&mut writer)?;
         check_order(group, self.shared().state.newest)?;
         let Some(last) = group.last() else { return Ok(()) };
         let records: Vec<Arc<Record>> = group.iter().cloned().map(Arc::new).collect();
         let bytes: u64 = group.iter().map(|record| event_bytes(&record.event) as u64).sum();
+        self.check_room(writer.unsynced_bytes + bytes)?;
         if durability == Durability::Commit || writer.unsynced_bytes + bytes > ASYNC_BYTES {
             return self.commit(&mut writer, &records, false);
         }
@@ -469,7 +483,7 @@ impl Store for DiskStore {
 
     fn trim(&self, now_ms: u64, budget: usize) -> Result<Trimmed, Error> {
         let mut writer = self.writer();
-        writer.check()?;
+        self.check_writer(&mut writer)?;
         self.commit(&mut writer, &[], true)?;
         if writer.row.topics + writer.row.empty_topics == 0 {
             return Ok(Trimmed::default());
@@ -493,7 +507,7 @@ impl Store for DiskStore {
 
     fn sync(&self) -> Result<(), Error> {
         let mut writer = self.writer();
-        writer.check()?;
+        self.check_writer(&mut writer)?;
         self.commit(&mut writer, &[], false)
     }
 }
@@ -501,7 +515,7 @@ impl Store for DiskStore {
 impl Drop for DiskStore {
     fn drop(&mut self) {
         let mut writer = self.writer();
-        if writer.broken.is_none() && self.commit(&mut writer, &[], true).is_ok() {
+        if self.check_writer(&mut writer).is_ok() && self.commit(&mut writer, &[], true).is_ok() {
             let newest = self.shared().state.newest;
             if writer.row.reserved != newest {
                 let _ = self.transact(&mut writer, |_, row| {
@@ -514,13 +528,6 @@ impl Drop for DiskStore {
 }
 
 impl Writer {
-    fn check(&self) -> Result<(), Error> {
-        match &self.broken {
-            Some(cause) => Err(Error::Broken { cause: cause.clone() }),
-            None => Ok(()),
-        }
-    }
-
     fn all_is_indexed(&mut self) {
         self.unindexed.clear();
         self.unindexed_bytes = 0;

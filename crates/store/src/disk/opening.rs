@@ -33,10 +33,12 @@ impl DiskStore {
             let is_new = begin(&database, options.random)?;
             files.complete()?;
             let newest = files.newest()?;
-            let beside = if is_new { Newest::default() } else { Newest::read(&*newest) };
+            let boot = files.boot();
+            // Of a new store nothing is missing.
+            let beside = if is_new { Newest { boot, ..Newest::default() } } else { Newest::read(&*newest) };
             let mut row = Snapshot::of(&database)?.row;
             let mut cut = cut_tail(&database, &mut row)?;
-            cut = cut_by_numbers(&row, beside).or(cut);
+            cut = cut_by_numbers(&row, beside, boot).or(cut);
             if let Some(cut) = &cut {
                 let last = *cut.numbers.end();
                 (row.committed, row.reserved, row.cut) = (last, last, last);
@@ -59,6 +61,7 @@ impl DiskStore {
             unsynced: Vec::new(),
             unsynced_bytes: 0,
             newest,
+            boot: files.boot(),
             writes_of_newest: 0,
             pass: Pass::default(),
             is_stuck: false,
@@ -79,8 +82,8 @@ impl DiskStore {
         Ok(store)
     }
 
-    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for as
-    /// long as it takes to check the whole file.
+    /// Opens the database again after the disk was full: it takes no more writes otherwise. Readers wait for
+    /// as long as it takes to check the whole file.
     pub(super) fn open_again(&self, writer: &mut Writer) -> Result<(), Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // It has to be closed before it is opened.
@@ -227,10 +230,13 @@ fn cut_tail(database: &Database, row: &mut StateRow) -> Result<Option<Cut>, Erro
 }
 
 /// What was given to the caller and is not in the database.
-fn cut_by_numbers(row: &StateRow, beside: Newest) -> Option<Cut> {
+fn cut_by_numbers(row: &StateRow, beside: Newest, boot: u64) -> Option<Cut> {
     let [acknowledged, ..] = beside.acknowledged;
     let [appended, records, bytes] = beside.appended;
-    let last = row.reserved.max(acknowledged).max(appended);
+    // Only the process has ended, and not the machine: then the file beside the database is up to date.
+    let is_known = boot != 0 && beside.boot == boot;
+    let reserved = if is_known { 0 } else { row.reserved };
+    let last = reserved.max(acknowledged).max(appended);
     if last <= row.committed {
         return None;
     }

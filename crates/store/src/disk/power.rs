@@ -39,7 +39,9 @@ struct Content {
     failing_write: Option<(u64, i32)>,
     failing_sync: Option<(u64, i32)>,
     failing_writes: Option<i32>,
+    free_bytes: Option<u64>,
     is_complete: bool,
+    boot: u64,
 }
 
 #[derive(Default)]
@@ -99,6 +101,10 @@ impl Disk {
         self.content().capacity = bytes;
     }
 
+    pub(super) fn set_free_bytes(&self, bytes: u64) {
+        self.content().free_bytes = Some(bytes);
+    }
+
     pub(super) fn fail_write(&self, after: u64, errno: i32) {
         self.content().failing_write = Some((after, errno));
     }
@@ -133,10 +139,16 @@ impl Disk {
         file.writes.clear();
     }
 
+    /// What the machine says of its start.
+    pub(super) fn set_boot(&self, boot: u64) {
+        self.content().boot = boot;
+    }
+
     /// A copy of what is in the files now.
     pub(super) fn copy(&self) -> Disk {
         let copy = Disk::default();
         copy.content().is_complete = true;
+        copy.content().boot = self.content().boot;
         for (from, to) in self.content().files.iter().zip(&mut copy.content().files) {
             to.current = from.current.clone();
             to.synced = from.current.clone();
@@ -148,6 +160,7 @@ impl Disk {
     fn restore(&self, random: &mut fastrand::Rng) {
         let mut content = self.content();
         content.power_left = None;
+        content.boot += 1;
         for file in &mut content.files {
             let writes = std::mem::take(&mut file.writes);
             let chance = [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(..5)];
@@ -217,7 +230,11 @@ impl Files for Disk {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        None
+        self.content().free_bytes
+    }
+
+    fn boot(&self) -> u64 {
+        self.content().boot
     }
 
     fn path(&self) -> &Path {
@@ -427,6 +444,7 @@ impl Story {
 fn tell(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let disk = Disk::default();
+    disk.content().boot = 1;
     let is_trimmed = random.bool();
     let events = if is_trimmed { 1 + random.usize(..60) } else { usize::MAX };
     let retention = Retention::default().with_events(events).with_age(Duration::MAX);

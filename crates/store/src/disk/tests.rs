@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,6 +154,8 @@ fn what_is_not_a_store_is_refused_and_stays_as_it_is() {
     assert!(matches!(error(&file.join("below")), Error::NotADirectory { .. }));
     let other = error(path);
     assert!(matches!(&other, Error::NotAStore { found, .. } if found == "file"), "{other}");
+    assert!(matches!(verify(path), Err(Error::Io { .. })));
+    assert!(matches!(verify(path.join("nothing")), Err(Error::Io { .. })) && !path.join("nothing").exists());
     let names = |path: &Path| -> Vec<String> {
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     };
@@ -245,6 +249,25 @@ fn a_full_disk_refuses_appends_until_there_is_room() {
     assert_eq!(verify_files(&disk).unwrap().records, next - 1);
 }
 
+/// The store asks before it writes, so that the database need not be opened again.
+#[test]
+fn an_append_is_refused_before_the_disk_is_full_and_a_trim_is_not() {
+    let disk = Disk::default();
+    let store = disk.open(ageless()).unwrap();
+    append(&store, &records(1..=100));
+    disk.set_free_bytes(super::FREE_BYTES);
+    for durability in [Durability::Commit, Durability::Async] {
+        let full = store.append(&records(101..=110), durability).unwrap_err();
+        assert!(matches!(&full, Error::Full { path } if path == Path::new("memory")), "{full}");
+    }
+    store.set_limits(ageless().with_retention(Retention::default().with_events(1)));
+    while store.trim(0, 100).unwrap().more {}
+    assert_eq!(store.state().records, 7);
+    disk.set_free_bytes(2 * super::FREE_BYTES);
+    append(&store, &records(101..=110));
+    assert_eq!(store.state().records, 17);
+}
+
 /// There is not even the room to open the database again: the next append does it.
 #[test]
 fn a_disk_without_any_room_is_tried_again() {
@@ -308,27 +331,37 @@ fn killed(disk: &Disk, store: DiskStore) -> Disk {
 #[test]
 fn asynchronous_records_that_are_lost_are_told_and_their_numbers_are_not_given_again() {
     let disk = Disk::default();
+    disk.set_boot(1);
     let store = disk.open(ageless()).unwrap();
     append(&store, &records(1..=10));
     store.append(&records(11..=15), Durability::Async).unwrap();
     let disk = killed(&disk, store);
+    // After a new start of the machine, more may be missing than is known.
+    let restarted = disk.copy();
+    restarted.set_boot(2);
+    let cut = restarted.open(ageless()).unwrap().opening().cut.clone().unwrap();
+    assert!(*cut.numbers.start() == 11 && *cut.numbers.end() > 1000, "{cut}");
     let store = disk.open(ageless()).unwrap();
     let opening = store.opening();
     assert!(opening.was_repaired && !opening.is_new);
     let cut = opening.cut.clone().unwrap();
     let bytes: usize =
         records(11..=15).iter().map(|record| crate::encoding::event_bytes(&record.event)).sum();
-    assert_eq!((*cut.numbers.start(), cut.lost, cut.was_durable), (11, Some((5, bytes as u64)), false));
+    assert_eq!((cut.numbers.clone(), cut.lost, cut.was_durable), (11..=15, Some((5, bytes as u64)), false));
     assert_eq!(store.state().newest, *cut.numbers.end());
     assert_eq!(numbers(&store), (1..=10).collect::<Vec<_>>());
     // A subscriber that has seen number 12 is told of a gap.
     for query in [Query::All, Query::Topics(&[Topic::new("never seen").unwrap()])] {
         assert!(store.read(query, 12, Bounds::default()).unwrap().gone.newest >= 15);
     }
-    assert!(matches!(store.append(&records(16..=16), Durability::Commit), Err(Error::Order { .. })));
+    assert!(matches!(store.append(&records(15..=15), Durability::Commit), Err(Error::Order { .. })));
     let next = store.state().newest + 1;
     append(&store, &records(next..next + 1));
-    // A store of which nothing is lost says so.
+    // A store of which nothing is lost says so, although numbers were reserved.
+    append(&store, &[]);
+    store.append(&records(next + 1..next + 2), Durability::Async).unwrap();
+    store.sync().unwrap();
+    let next = next + 1;
     let disk = killed(&disk, store);
     let store = disk.open(ageless()).unwrap();
     assert_eq!((store.opening().was_repaired, &store.opening().cut), (true, &None));
@@ -546,4 +579,69 @@ fn topics_that_are_forgotten_hide_no_gap() {
     assert!(gone > 0, "some were forgotten");
     drop(store);
     verify_files(&disk).unwrap();
+}
+
+const CHILD: &str = "FANFARE_STORE_CHILD";
+
+/// The other process of the next test: it appends, and says which number it has been acknowledged.
+#[test]
+#[ignore = "a part of the next test"]
+fn appends_until_it_is_killed() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let store = open(Path::new(&path)).unwrap();
+    let mut next = store.state().newest + 1;
+    loop {
+        let group = records(next..next + 1 + next % 50);
+        next += group.len() as u64;
+        store
+            .append(&group, if next.is_multiple_of(3) { Durability::Async } else { Durability::Commit })
+            .unwrap();
+        if next % 1000 < 50 {
+            store.trim(0, 100).unwrap();
+        }
+        println!("acknowledged {}", store.state().synced);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_loses_nothing_that_was_acknowledged() {
+    let directory = Temporary::new("killed");
+    let path = directory.path().join("store");
+    let mut acknowledged = 0;
+    for round in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["disk::tests::appends_until_it_is_killed", "--exact", "--ignored", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.stdout.take().unwrap();
+        for (count, line) in BufReader::new(output).lines().enumerate() {
+            if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
+                acknowledged = number.parse().unwrap();
+            }
+            // What it has said since then is read, too: it was acknowledged.
+            if count == 100 + round * 50 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let store = open(&path).unwrap();
+        assert!(store.opening().was_repaired && !store.opening().is_new);
+        let read = read_all(&store, Query::All).unwrap();
+        assert!(read.iter().any(|record| record.number == acknowledged), "{acknowledged} is lost");
+        assert!(read.iter().all(|found| *found == record(found.number)));
+        assert!(read.is_sorted_by_key(|record| record.number));
+        if let Some(cut) = &store.opening().cut {
+            assert!(!cut.was_durable && *cut.numbers.start() > acknowledged, "{cut}");
+            // The machine goes on, so it is known how many there were.
+            let (records, _) = cut.lost.unwrap();
+            assert_eq!(records, cut.numbers.end() - cut.numbers.start() + 1, "{cut}");
+        }
+        drop(store);
+        verify(&path).unwrap();
+    }
+    let store = open(&path).unwrap();
+    let read = read_all(&store, Query::All).unwrap();
+    assert!(read.len() > 1000);
 }

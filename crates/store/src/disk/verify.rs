@@ -42,7 +42,7 @@ pub struct Verified {
 /// [`Error::Corrupt`] names the first place that is damaged. The others are those of
 /// [`DiskStore::open`](super::DiskStore::open).
 pub fn verify(path: impl AsRef<Path>) -> Result<Verified, Error> {
-    verify_files(&Directory::open(path.as_ref())?)
+    verify_files(&Directory::existing(path.as_ref())?)
 }
 
 pub(super) fn verify_files(files: &dyn Files) -> Result<Verified, Error> {
