@@ -11,13 +11,14 @@ use clap::Parser;
 use crate::{cargo, must, root, target_directory};
 
 /// The crates that are published, dependencies first.
-const CRATES: [&str; 5] = ["fanfare-proto", "fanfare-io", "fanfare", "fanfare-axum", "fanfare-access"];
+const CRATES: [&str; 6] =
+    ["fanfare-proto", "fanfare-io", "fanfare-store", "fanfare", "fanfare-axum", "fanfare-access"];
 
 /// Those of them whose public interface is kept in `docs/api`.
-const INTERFACES: [&str; 3] = ["fanfare", "fanfare-axum", "fanfare-access"];
+const INTERFACES: [&str; 4] = ["fanfare", "fanfare-axum", "fanfare-access", "fanfare-store"];
 
 /// The crates whose types they show under their own name.
-const SHOWN: [&str; 2] = ["fanfare-proto", "fanfare-io"];
+const SHOWN: [&str; 3] = ["fanfare-proto", "fanfare-io", "fanfare-store"];
 
 #[derive(Parser)]
 pub(crate) struct Options {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use crate::{cargo, documents, must};
 
 /// The packages whose tests need neither sockets of a server nor time.
-const TESTED: [&str; 6] =
-    ["fanfare-proto", "fanfare-io", "fanfare", "fanfare-access", "fanfare-config", "xtask"];
+const TESTED: [&str; 7] =
+    ["fanfare-proto", "fanfare-io", "fanfare-store", "fanfare", "fanfare-access", "fanfare-config", "xtask"];
 
 /// Stops at the first fault, because its mend may change what comes behind.
 pub(crate) fn run() -> Result<ExitCode, String> {
