@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 use fanfare_config::Flags;
 
+use crate::log_command::LogCommand;
 use crate::token_command::TokenOptions;
 
 /// Pushes Server-Sent Events to very many subscribers.
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     Top(TopOptions),
     /// Mint and inspect access tokens and signed URLs, for trying out
     Token(Box<TokenOptions>),
+    /// Look into the directory of a durable log, and copy it as text
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Check, explain and begin a configuration
     #[command(subcommand)]
     Config(ConfigCommand),

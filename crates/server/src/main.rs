@@ -19,6 +19,7 @@ mod hosts;
 mod http_connection;
 mod key_files;
 mod listen;
+mod log_command;
 mod log_output;
 mod memory;
 mod metrics;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Some(Command::Sub(options)) => subscriber::subscribe(&options).map_err(Into::into),
         Some(Command::Top(options)) => top::top(&options).map_err(Into::into),
         Some(Command::Token(options)) => token_command::run(&options.command),
+        Some(Command::Log(command)) => log_command::run(command),
         Some(Command::Config(command)) => config_command::run(command),
         Some(Command::Completions { shell }) => cli_documents::print_completions(shell),
         Some(Command::Man { folder }) => cli_documents::write_man_pages(&folder),

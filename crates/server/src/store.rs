@@ -9,6 +9,12 @@ use fanfare_config::Settings;
 use fanfare_store::DiskStore;
 use fanfare_store::disk::Options;
 
+/// Random bits for a log that is new: its epoch, and the keys of its hashes.
+pub(crate) fn random() -> [u64; 3] {
+    let random = RandomState::new();
+    [0, 1, 2].map(|number| random.hash_one(number))
+}
+
 /// Opens the log in the directory of `--data`, and says in the log of the server what is there. `None`: there
 /// is no directory, and events are in memory alone.
 ///
@@ -16,9 +22,7 @@ use fanfare_store::disk::Options;
 /// The directory cannot be used: why, and what to do.
 pub(crate) fn open(settings: &Settings) -> Result<Option<Arc<DiskStore>>, String> {
     let Some(path) = &settings.data else { return Ok(None) };
-    let random = RandomState::new();
-    let random = [0, 1, 2].map(|number| random.hash_one(number));
-    let options = Options::new(settings.store_limits(), random);
+    let options = Options::new(settings.store_limits(), random());
     let store = DiskStore::open(path, options).map_err(|error| format!("--data: {error}"))?;
     let (state, opening) = (store.state(), store.opening());
     if let Some(cut) = &opening.cut {

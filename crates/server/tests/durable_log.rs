@@ -214,3 +214,94 @@ fn publish(address: std::net::SocketAddr, body: &str) -> Option<String> {
     let answer: Value = serde_json::from_str(body).ok()?;
     Some(answer["id"].as_str()?.to_owned())
 }
+
+/// What `fanfare log` prints, which has to succeed.
+fn log_command(arguments: &[&str], input: &str) -> String {
+    let mut command = fanfare();
+    command.arg("log").args(arguments);
+    let ran = run(command, input);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?} {}", ran.stdout);
+    ran.stdout
+}
+
+/// The same for a command that has to fail: what it says.
+fn failed_log_command(arguments: &[&str], input: &str) -> String {
+    let mut command = fanfare();
+    command.arg("log").args(arguments);
+    let ran = run(command, input);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    ran.stderr
+}
+
+#[test]
+fn a_directory_is_listed_shown_checked_and_copied() {
+    let directory = Directory::new();
+    let path = directory.path();
+    let mut server = directory.start(Backend::Epoll, &[]);
+    let full =
+        json!({ "topics": ["a", "b c"], "id": "order-1", "type": "paid", "data": "1\n2", "private": true });
+    server.publish("a", "first");
+    let mut event = full.clone();
+    let topics = event.as_object_mut().expect("an object").remove("topics");
+    event["topic"] = topics.expect("it is there");
+    assert_eq!(server.connect().post("application/json", event.to_string()).status, 200);
+    let busy = failed_log_command(&["list", &path], "");
+    assert!(busy.contains("in use by another process"), "{busy}");
+    server.kill();
+
+    let listed = log_command(&["list", &path], "");
+    let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(
+        (lines.len(), lines[0][0], lines[0][2], lines[0][3]),
+        (2, "1", "5 bytes", "\"a\""),
+        "{listed}"
+    );
+    assert_eq!((lines[1][3], lines[1][4]), ("\"a\" \"b c\"", "id \"order-1\""), "{listed}");
+    assert_eq!(log_command(&["list", &path, "--topic", "b c"], "").lines().count(), 1);
+    assert_eq!(log_command(&["list", &path, "--after", "2"], ""), "");
+    assert_eq!(log_command(&["list", &path, "--max", "1"], "").lines().count(), 1);
+    let shown: Value = serde_json::from_str(&log_command(&["show", &path, "2"], "")).expect("JSON");
+    let expected = ["topics", "id", "type", "data", "private"].map(|name| &full[name]);
+    assert_eq!(["topics", "id", "type", "data", "private"].map(|name| &shown[name]), expected, "{shown}");
+    assert!(failed_log_command(&["show", &path, "3"], "").contains("no event with the number 3"));
+    let verified = log_command(&["verify", &path], "");
+    assert!(verified.starts_with("2 events") && verified.contains("2 topics"), "{verified}");
+
+    // A copy of the copy is the same.
+    let exported = log_command(&["export", &path], "");
+    let copy = Directory::new();
+    assert_eq!(log_command(&["import", &copy.path()], &exported), "2 events were added\n");
+    assert_eq!(log_command(&["export", &copy.path()], ""), exported);
+    // Numbers that are taken are given anew.
+    assert_eq!(log_command(&["import", &copy.path()], &exported), "2 events were added\n");
+    let numbers: Vec<u64> = log_command(&["export", &copy.path()], "")
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["number"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+    log_command(&["compact", &copy.path()], "");
+    assert!(log_command(&["verify", &copy.path()], "").starts_with("4 events"));
+    let server = copy.start(Backend::Epoll, &[]);
+    assert_eq!(server.topic("a").expect("it is known")["retained"], 4);
+}
+
+#[test]
+fn what_an_import_cannot_read_is_named_with_its_line() {
+    let directory = Directory::new();
+    let good = r#"{"number":1,"published_ms":1,"topics":["a"],"data":"x"}"#;
+    for (line, part) in [
+        ("nonsense", "line 2"),
+        (r#"{"number":2,"published_ms":1,"topics":[]}"#, "there is no topic"),
+        (r#"{"number":0,"published_ms":1,"topics":["a"]}"#, "the number is zero"),
+        (r#"{"number":2,"published_ms":1,"topics":["a"],"more":1}"#, "unknown field"),
+        (r#"{"number":2,"published_ms":1,"topics":["a\u0000"]}"#, "line 2"),
+    ] {
+        let failed = failed_log_command(&["import", &directory.path()], &format!("{good}\n{line}\n"));
+        assert!(failed.contains(part), "{failed}");
+    }
+    let nowhere = Directory::new();
+    for command in ["list", "verify", "export", "compact"] {
+        let failed = failed_log_command(&[command, &nowhere.path()], "");
+        assert!(!nowhere.0.exists() && failed.contains(&nowhere.path()), "{command}: {failed}");
+    }
+}

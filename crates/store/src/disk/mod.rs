@@ -231,6 +231,24 @@ impl DiskStore {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
+    /// Makes the file as small as it can be. Everything waits meanwhile, so this is for a store that no server
+    /// uses.
+    ///
+    /// # Errors
+    /// Those of the storage. The file may be as large as before then; nothing is lost.
+    pub fn compact(&self) -> Result<(), Error> {
+        let mut writer = self.writer();
+        self.commit(&mut writer, &[], true)?;
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_mut().ok_or_else(|| Error::Full { path: self.files.path().to_owned() })?;
+        let compacted = guarded(|| {
+            // Each round may leave room for another.
+            while database.compact().map_err(compaction_error)? {}
+            Ok(())
+        });
+        compacted.map_err(|error| self.after_failure(&mut writer, error))
+    }
+
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -583,6 +601,17 @@ fn database_error(error: impl Into<redb::Error>) -> Error {
             source: io::Error::other(other.to_string()),
         },
         other => corrupt(other.to_string()),
+    }
+}
+
+fn compaction_error(error: redb::CompactionError) -> Error {
+    match error {
+        redb::CompactionError::Storage(error) => database_error(error),
+        other => Error::Io {
+            action: "compact the database of the store",
+            path: Path::new("").to_owned(),
+            source: io::Error::other(other.to_string()),
+        },
     }
 }
 
