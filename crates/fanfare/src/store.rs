@@ -34,7 +34,7 @@ pub enum StoreFailure {
     Earlier,
 }
 
-/// What a store has done since the start: [`crate::Hub::store_counts`].
+/// What a store has done since the start: [`crate::Hub::store_figures`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreFigures {
