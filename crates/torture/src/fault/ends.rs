@@ -133,6 +133,9 @@ fn judge(found: &Findings, reported: u64) -> Vec<String> {
 /// The violations of one end of a server with a durable log.
 fn judge_durable(found: &Findings) -> Option<String> {
     let excused = found.lost_with_process + found.missed_in_gap;
+    if found.gaps > 0 {
+        return Some(format!("{} subscribers of a durable log were told of a gap", found.gaps));
+    }
     (excused > 0).then(|| format!("{excused} acknowledged events went with a process whose log is durable"))
 }
 
@@ -146,6 +149,7 @@ mod tests {
         for found in [
             Findings { lost_with_process: 1, ..Findings::default() },
             Findings { missed_in_gap: 1, ..Findings::default() },
+            Findings { gaps: 1, ..Findings::default() },
         ] {
             assert!(judge_durable(&found).is_some(), "{found:?}");
         }
