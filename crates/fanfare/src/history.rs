@@ -110,7 +110,7 @@ pub(crate) struct HistoryDesk {
     /// The starts that have come. A subscriber that has gone, or does not wait any longer, takes its own away.
     starts: HashMap<u64, Option<Start>>,
     pages: HashMap<LinkKey, Slot>,
-    /// Who is to be asked for next, in order.
+    /// The laggards whose pages wait for a place, in order.
     waiting: VecDeque<LinkKey>,
     /// Pages that are here or under way.
     busy: usize,
@@ -335,7 +335,7 @@ impl HistoryDesk {
     }
 
     fn ask_for_next(&mut self) {
-        // Who waits may have left.
+        // A laggard that waited may have left.
         while self.waiting.front().is_some_and(|link| !matches!(self.pages.get(link), Some(Slot::Waits(_)))) {
             self.waiting.pop_front();
         }

@@ -529,12 +529,11 @@ impl EventLog for SharedLog {
     }
 
     fn first_after(&self, wanted: &Wanted<'_>, steps: &mut usize) -> First {
-        let log = self.process.lock();
-        if self.history.is_some() && log.state.log.available_after(wanted.selection) > wanted.after {
+        let log = &self.process.lock().state.log;
+        if self.history.is_some() && log.available_after(wanted.selection) > wanted.after {
             // The store may have it.
             return First::NothingUpTo(wanted.after);
         }
-        drop(log);
-        self.process.lock().state.log.first_after(wanted.selection, wanted.after, steps)
+        log.first_after(wanted.selection, wanted.after, steps)
     }
 }

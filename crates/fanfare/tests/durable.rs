@@ -171,7 +171,7 @@ fn a_store_that_has_failed_takes_nothing_and_subscribers_stay() {
     assert_eq!(client.next_wait(PATIENCE).unwrap().unwrap().data(), "1");
     assert_eq!(hub.counts().connections, 1);
     engine.stop(Duration::ZERO).unwrap();
-    // The group that was torn is there after all: nobody has seen another event with its number.
+    // The group that was torn was written after all. No subscriber has seen another event with its number.
     store.open_again().unwrap();
     let engine = start(&store);
     assert_eq!(publish(&engine.hub(), event("2")).unwrap(), "000000007-3");

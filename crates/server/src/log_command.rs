@@ -40,7 +40,7 @@ pub(crate) enum LogCommand {
     },
     /// Print events as JSON, one on each line, as `import` reads them
     Export(Selected),
-    /// Add events from the standard input, in the form of `export`, behind those that are there
+    /// Add events from the standard input, in the form of `export`, after the events of the log
     Import {
         /// Directory of the log; it is made where it does not exist
         directory: PathBuf,
@@ -237,7 +237,8 @@ fn for_each(
     }
 }
 
-/// Adds the events of these lines. Numbers that are above those that are there are kept, others are given anew.
+/// Adds the events of these lines to the end of the log. An event keeps its number where that is higher than the
+/// last one; otherwise it gets the next number.
 fn import(directory: &Path, mut lines: impl BufRead) -> Result<u64, Box<dyn Error>> {
     let store = open(directory)?;
     let mut newest = store.state().newest;

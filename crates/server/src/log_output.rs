@@ -1,6 +1,6 @@
 //! Where the lines of the log go: standard error, by a thread of its own.
 //!
-//! A line waits in a bounded queue, so that nobody who logs waits for the reader of the log. The reader may
+//! A line waits in a bounded queue, so that no thread that logs waits for the reader of the log. The reader may
 //! stand still or be gone, and the disk behind it may be full. Then lines are lost and counted, and the
 //! server goes on. A later line says how many there were.
 
@@ -67,7 +67,7 @@ pub(crate) fn say(text: &str) {
         OUTPUT.add(text);
         OUTPUT.wait_until_written(PATIENCE);
     } else {
-        // There is nobody whom a failure could be told to.
+        // No one is there to whom a failure could be reported.
         let _ = io::stderr().write_all(&text);
     }
 }

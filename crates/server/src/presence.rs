@@ -109,7 +109,7 @@ pub(crate) struct Presence {
     state: Mutex<Histories>,
 }
 
-/// The time since 1970 by the wall clock of the start, and by a clock that nobody sets since then. A wall
+/// The time since 1970 by the wall clock of the start, and since then by a clock that is never set. A wall
 /// clock that was ahead for a moment would leave buckets in the future.
 #[derive(Debug)]
 struct HistoryClock {
@@ -381,7 +381,7 @@ struct Waiting {
     changes: BTreeMap<Topic, Change>,
     /// In the history, and to be told.
     untold: BTreeMap<Topic, Happened>,
-    /// The topic that was told last. The next one is behind it, so that each has its turn.
+    /// The topic that was announced last. The next announcement begins after it, so that each topic has its turn.
     told: Option<Topic>,
     share: Share,
     refresh: Refresh,
@@ -474,7 +474,7 @@ impl Waiting {
         untold.left += happened.left;
     }
 
-    /// What is told next: each topic in its turn.
+    /// The topics that are announced next. Each topic has its turn.
     fn next_untold(&mut self) -> Option<(Topic, Happened)> {
         let behind = self.told.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.untold.range::<Topic, _>((behind, Bound::Unbounded)).next();
@@ -666,7 +666,7 @@ mod tests {
             waiting.add_untold(topic(name), happened(1, 1, 0), 4);
         }
         assert_eq!(order(&mut waiting, 2), ["a", "b"]);
-        // Those that change all the time do not keep the others from their turn.
+        // Topics that change all the time do not take the turns of the others.
         waiting.add_untold(topic("a"), happened(2, 1, 0), 4);
         waiting.add_untold(topic("a"), happened(1, 1, 2), 4);
         waiting.add_untold(topic("b"), happened(2, 1, 0), 4);

@@ -585,7 +585,7 @@ const CHILD: &str = "FANFARE_STORE_CHILD";
 
 /// The other process of the next test: it appends, and says which number it has been acknowledged.
 #[test]
-#[ignore = "a part of the next test"]
+#[ignore = "the next test runs this one as a process of its own, and kills it"]
 fn appends_until_it_is_killed() {
     let Ok(path) = std::env::var(CHILD) else { return };
     let store = open(Path::new(&path)).unwrap();
