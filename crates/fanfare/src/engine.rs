@@ -1,8 +1,9 @@
 //! Starting and stopping the shards. [`limits`] has the builder's methods for single bounds, and [`plan`]
-//! begins a shard's thread.
+//! begins a shard's thread. [`store_threads`] has those of a durable store.
 
 mod limits;
 mod plan;
+mod store_threads;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -30,9 +31,8 @@ use crate::admission::{Admission, AdmissionThreads, Admissions, Decision, Refusa
 use crate::counts::{SharedCounts, SharedTimings};
 use crate::descriptors::{Budget, DescriptorLimit};
 use crate::hand_over::HandOver;
-use crate::history::{HistoryQueue, HistoryReader};
-use crate::hub::commit::{CommitQueue, Committer};
-use crate::hub::{Common, Hub, HubStore, ShardHandle};
+use crate::history::HistoryQueue;
+use crate::hub::{Common, Hub, ShardHandle};
 use crate::joins::JoinTable;
 use crate::life_cycle::{LifeCycle, LifeCycleQueue};
 use crate::listeners::{self, Listener, OpenListeners};
@@ -42,9 +42,10 @@ use crate::shard::Links;
 use crate::shard_thread;
 use crate::shared_log::log_of;
 use crate::stopping::{StopError, StopFuture};
-use crate::store::{Recovered, StoreCounts, StoreOptions};
+use crate::store::{Recovered, StoreOptions};
 use limits::LimitChange;
 use plan::Plan;
+use store_threads::StoreThreads;
 
 /// A log begins below this number, so that no engine runs out of numbers.
 pub(crate) const FIRST_NUMBER_LIMIT: u64 = 1 << 63;
@@ -109,8 +110,7 @@ pub struct Engine {
     life_cycle: Option<LifeCycle>,
     announcer: Announcer,
     position: Option<TakenPosition>,
-    /// Those that write to and read from a durable store.
-    store_threads: Vec<JoinHandle<()>>,
+    store_threads: StoreThreads,
     _admission_threads: AdmissionThreadsEnd,
     /// Outlives the shards: they may not drop it, since the numbers of its descriptors name others in their
     /// tables. An engine that is stopped on a shard's thread gives it to the announcer.
@@ -474,24 +474,12 @@ impl Builder {
         let life_cycle = life_cycle.map(LifeCycle::start).transpose();
         let life_cycle = life_cycle.map_err(|cause| StartError::new("start a thread", cause))?;
 
-        let mut store_threads = Vec::new();
-        let failed = |cause| StartError::new("start a thread", cause);
-        let store = match self.store {
-            None => None,
-            Some(StoreOptions { store, durability }) => {
-                let (commits, counts) = <(Arc<CommitQueue>, Arc<StoreCounts>)>::default();
-                let (queue, counted) = (Arc::clone(&commits), Arc::clone(&counts));
-                let committer = Committer::new(Arc::clone(&store), queue, counted, durability, clock);
-                let thread = thread::Builder::new().name("fanfare-store".to_owned());
-                store_threads.push(thread.spawn(move || committer.run()).map_err(failed)?);
-                let history = history.unwrap_or_else(HistoryQueue::new);
-                let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
-                let newest = common.newest();
-                let reader = HistoryReader { store: of_reader, queue, newest, clock };
-                store_threads.push(reader.start().map_err(failed)?);
-                Some(HubStore { store, commits, counts, history })
-            }
-        };
+        let store = self
+            .store
+            .zip(history)
+            .map(|(options, history)| StoreThreads::start(options, history, common.newest(), clock));
+        let store = store.transpose().map_err(|cause| StartError::new("start a thread", cause))?;
+        let (store, store_threads) = store.unzip();
         let mut engine = Engine {
             connections_at_most: budget.connections(count),
             hub: Hub::new(common, clock, limits, socket_options, handles, Arc::clone(&presence), store),
@@ -507,7 +495,7 @@ impl Builder {
             announcer: Announcer::new(presence),
             // A shard may publish before all of them have started: an admission does, and members join.
             position: position.map(TakenPosition::used),
-            store_threads,
+            store_threads: store_threads.unwrap_or_default(),
             _admission_threads: admission_threads,
             admission: Some(admission),
         };
@@ -694,7 +682,7 @@ impl Engine {
         let ends: Vec<_> = self.shards.drain(..).map(thread::JoinHandle::join).collect();
         self.announcer.end();
         self.hub.end();
-        self.end_store();
+        self.store_threads.end();
         // Also where it is not written: the engine's drop comes here once more.
         let position = self.position.take();
         if ends.iter().any(Result::is_err) {
@@ -703,24 +691,6 @@ impl Engine {
         let Some(position) = position else { return Ok(()) };
         let path = position.path().to_owned();
         position.write(self.hub.head()).map_err(|error| StopError::position(&path, &error))
-    }
-}
-
-impl Engine {
-    /// Waits for the threads of the store, which end when all is stored; not for ever, because a disk may hang.
-    fn end_store(&mut self) {
-        /// Ten milliseconds each.
-        const TRIES: usize = 500;
-        for thread in self.store_threads.drain(..) {
-            let mut left = TRIES;
-            while !thread.is_finished() && left > 0 {
-                left -= 1;
-                thread::sleep(Duration::from_millis(10));
-            }
-            if thread.is_finished() {
-                let _ = thread.join();
-            }
-        }
     }
 }
 

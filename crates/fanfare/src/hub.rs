@@ -56,7 +56,7 @@ use crate::mailbox::{Adoption, Mail, Mailbox, Refused};
 use crate::orders::OrderNumbers;
 use crate::presence::Presence;
 use crate::shared_log::{ProcessLog, SharedLog};
-use crate::store::{StoreCounts, StoreFailure, StoreFigures};
+use crate::store::{StoreCounts, StoreFailure};
 use crate::sync::{AtomicUsize, Waker};
 pub(crate) use capacity::{Amount, Capacity};
 use commit::CommitQueue;
@@ -415,23 +415,6 @@ impl Hub {
     pub(crate) fn release(&self, batch: Sequenced) -> Visibility {
         self.inner.assert_in_reach();
         batch.release()
-    }
-
-    /// What the durable store has done and holds. `None`: there is none.
-    pub fn store_figures(&self) -> Option<StoreFigures> {
-        self.inner.store.as_ref().map(|store| store.counts.figures(&*store.store))
-    }
-
-    /// How much memory events take at most, in bytes, that are read from the durable store for subscribers.
-    /// Zero: there is none.
-    pub fn history_memory(&self) -> usize {
-        let of_shard = crate::history::memory_bound(self.inner.limits.event_bytes);
-        if self.inner.store.is_some() { self.inner.shards.len() * of_shard } else { 0 }
-    }
-
-    /// The text of the last error of the durable store, if there was one since the last call: for a log.
-    pub fn take_store_error(&self) -> Option<String> {
-        self.inner.store.as_ref()?.counts.take_error()
     }
 
     /// Whether these events could be published, given room for them. Their ids are not compared with those of

@@ -27,8 +27,9 @@ use fanfare_proto::cursor::{Cursor, Epoch};
 use fanfare_store::{Durability, Record, Store};
 
 use super::release::Sequenced;
-use super::{Duplicate, PublishError};
-use crate::store::{StoreCounts, StoreFailure, unix_ms};
+use super::{Duplicate, Hub, PublishError};
+use crate::history;
+use crate::store::{StoreCounts, StoreFailure, StoreFigures, unix_ms};
 use crate::sync::{AtomicBool, Condvar, Mutex, lock};
 
 /// Events of one group, about: a batch is not divided.
@@ -88,6 +89,25 @@ pub(crate) struct Committed {
     pub(crate) number: u64,
     /// Events that were in the store already.
     pub(crate) duplicates: Vec<Duplicate>,
+}
+
+impl Hub {
+    /// What the durable store has done and holds. `None`: there is none.
+    pub fn store_figures(&self) -> Option<StoreFigures> {
+        self.inner.store.as_ref().map(|store| store.counts.figures(&*store.store))
+    }
+
+    /// How much memory events take at most, in bytes, that are read from the durable store for subscribers.
+    /// Zero: there is none.
+    pub fn history_memory(&self) -> usize {
+        let of_shard = history::memory_bound(self.inner.limits.event_bytes);
+        if self.inner.store.is_some() { self.inner.shards.len() * of_shard } else { 0 }
+    }
+
+    /// The text of the last error of the durable store, if there was one since the last call: for a log.
+    pub fn take_store_error(&self) -> Option<String> {
+        self.inner.store.as_ref()?.counts.take_error()
+    }
 }
 
 impl Outcome {

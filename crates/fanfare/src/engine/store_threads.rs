@@ -1,0 +1,62 @@
+//! The threads of a durable store: one writes to it, and one reads from it.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use fanfare_io::Clock;
+
+use crate::history::{HistoryQueue, HistoryReader};
+use crate::hub::HubStore;
+use crate::hub::commit::{CommitQueue, Committer};
+use crate::store::{StoreCounts, StoreOptions};
+use crate::sync::AtomicU64;
+
+/// How long the end of an engine waits for each of the threads. A disk may hang.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// Time between two looks at whether a thread has ended.
+const END_POLL: Duration = Duration::from_millis(10);
+
+/// The threads that write to and read from a durable store; none where there is no store.
+#[derive(Default)]
+pub(super) struct StoreThreads(Vec<JoinHandle<()>>);
+
+impl StoreThreads {
+    /// Starts both. `history` has the questions of the shards, and `newest` is the newest number that is
+    /// released.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub(super) fn start(
+        options: StoreOptions,
+        history: Arc<HistoryQueue>,
+        newest: Arc<AtomicU64>,
+        clock: Clock,
+    ) -> io::Result<(HubStore, StoreThreads)> {
+        let StoreOptions { store, durability } = options;
+        let (commits, counts) = <(Arc<CommitQueue>, Arc<StoreCounts>)>::default();
+        let (queue, counted) = (Arc::clone(&commits), Arc::clone(&counts));
+        let committer = Committer::new(Arc::clone(&store), queue, counted, durability, clock);
+        let writer = thread::Builder::new().name("fanfare-store".to_owned());
+        let writer = writer.spawn(move || committer.run())?;
+        let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
+        let reader = HistoryReader { store: of_reader, queue, newest, clock }.start()?;
+        Ok((HubStore { store, commits, counts, history }, StoreThreads(vec![writer, reader])))
+    }
+
+    /// Waits for both, which end when all is stored and nothing is asked any more.
+    pub(super) fn end(&mut self) {
+        for thread in self.0.drain(..) {
+            let mut waited = Duration::ZERO;
+            while !thread.is_finished() && waited < END_TIME {
+                thread::sleep(END_POLL);
+                waited += END_POLL;
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
