@@ -9,11 +9,14 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { chromium } from "playwright-core";
 import { Server, unusedPort } from "./server.mjs";
 
 const WHOLE_RUN_MS = 150_000;
+// A browser that is told to close may hang. What is left of it is killed when this process exits.
+const CLOSE_MS = 10_000;
 const BROWSER = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const BROWSER_FLAGS = [
   "--headless",
@@ -67,7 +70,7 @@ const world = {
   },
 };
 
-const watchdog = setTimeout(() => abandon(`not over after ${WHOLE_RUN_MS / 1000} s`), WHOLE_RUN_MS);
+const watchdog = globalThis.setTimeout(() => abandon(`not over after ${WHOLE_RUN_MS / 1000} s`), WHOLE_RUN_MS);
 process.once("SIGTERM", () => abandon("told to stop"));
 process.once("SIGINT", () => abandon("told to stop"));
 
@@ -92,12 +95,20 @@ try {
 } finally {
   clearTimeout(watchdog);
   killAll();
-  await world.context?.close();
-  await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+  await closeBrowser();
+  await rm(folder, { recursive: true, force: true, maxRetries: 5 }).catch((error) => console.error(error));
+  // Nothing that is still open keeps this process.
+  process.exit();
 }
 
 function killAll() {
   for (const thing of owned) thing.kill();
+}
+
+async function closeBrowser() {
+  const closed = Promise.resolve(world.context?.close()).catch((error) => console.error(error));
+  const isClosed = await Promise.race([closed.then(() => true), setTimeout(CLOSE_MS, false)]);
+  if (!isClosed) console.error(`the browser did not close within ${CLOSE_MS / 1000} s, and is killed`);
 }
 
 function printOutputs() {
@@ -111,6 +122,8 @@ function abandon(why) {
   printOutputs();
   process.exitCode = 1;
   killAll();
-  // Closing the browser fails whatever the scenario waits for; its `finally` then tidies up.
-  Promise.resolve(world.context?.close()).finally(() => setTimeout(() => process.exit(1), 5_000).unref());
+  // Closing the browser fails whatever the scenario waits for, and its `finally` tidies up. What waits for
+  // something else ends here, whether or not the browser closes.
+  setTimeout(CLOSE_MS + 5_000).then(() => process.exit(1));
+  closeBrowser();
 }
