@@ -40,7 +40,7 @@ use crate::position::{PositionFile, TakenPosition};
 use crate::presence::{Announcer, Presence};
 use crate::shard::Links;
 use crate::shard_thread;
-use crate::shared_log::log_of;
+use crate::shared_log::{ProcessLog, log_of};
 use crate::stopping::{StopError, StopFuture};
 use crate::store::{Recovered, StoreOptions};
 use limits::LimitChange;
@@ -474,10 +474,10 @@ impl Builder {
         let life_cycle = life_cycle.map(LifeCycle::start).transpose();
         let life_cycle = life_cycle.map_err(|cause| StartError::new("start a thread", cause))?;
 
-        let store = self
-            .store
-            .zip(history)
-            .map(|(options, history)| StoreThreads::start(options, history, common.newest(), clock));
+        let store = self.store.zip(history).map(|(options, history)| {
+            let end = common.engine_end(Arc::clone(&handles[ProcessLog::TRIMMING_SHARD].mailbox));
+            StoreThreads::start(options, history, common.newest(), end, clock)
+        });
         let store = store.transpose().map_err(|cause| StartError::new("start a thread", cause))?;
         let (store, store_threads) = store.unzip();
         let mut engine = Engine {
@@ -624,8 +624,9 @@ impl Engine {
         self.life_cycle.take()
     }
 
-    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate:
-    /// its connections are gone, and the hub refuses to publish. Stop the engine then, and start another one.
+    /// Whether every shard still runs. A shard that does not has panicked, which is a fault of this crate, or
+    /// of the [`crate::Store`] whose thread has panicked: connections are gone, and the hub refuses to
+    /// publish. Stop the engine then, and start another one.
     pub fn is_running(&self) -> bool {
         self.shards.iter().all(|shard| !shard.is_finished())
     }

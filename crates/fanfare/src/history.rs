@@ -15,10 +15,8 @@
 //! it is released, and what comes behind the page is in memory or comes by mail.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use fanfare_io::Clock;
@@ -386,15 +384,8 @@ impl HistoryPage {
 }
 
 impl HistoryReader {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// The system refuses a thread.
-    pub(crate) fn start(self) -> io::Result<thread::JoinHandle<()>> {
-        thread::Builder::new().name("fanfare-history".to_owned()).spawn(move || self.run())
-    }
-
-    fn run(self) {
+    /// Answers until the queue is closed.
+    pub(crate) fn run(self) {
         while let Some(Question { mailbox, ask }) = self.queue.next() {
             let answer = self.answer(ask);
             // A shard that has ended needs none.

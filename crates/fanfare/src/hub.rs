@@ -63,7 +63,7 @@ use commit::CommitQueue;
 pub(crate) use congestion::Congestion;
 pub use connections::ConnectionError;
 pub(crate) use line::WaitingPublishers;
-pub(crate) use release::{ReleaseQueue, Sequenced, Visibility};
+pub(crate) use release::{EngineEnd, ReleaseQueue, Sequenced, Visibility};
 pub(crate) use repetitions::Repetitions;
 pub(crate) use sequencer::Numbers;
 use sequencer::{Attempt, Sequencer};
@@ -277,6 +277,11 @@ impl Common {
     /// The newest number that is released.
     pub(crate) fn newest(&self) -> Arc<crate::sync::AtomicU64> {
         Arc::clone(self.log.newest())
+    }
+
+    /// What ends the engine. `mailbox`: of the shard that trims.
+    pub(crate) fn engine_end(&self, mailbox: Arc<Mailbox>) -> EngineEnd {
+        EngineEnd { log: Arc::clone(&self.log), waiting: Arc::clone(&self.waiting), mailbox }
     }
 
     /// The number of this engine, in the names of its connections.

@@ -452,3 +452,49 @@ fn a_store_that_cannot_be_read_leaves_a_gap_and_no_silence() {
         }
     }
 }
+
+// ---- A panic of the store, which is a mistake of it ----
+
+/// Publishers that waited for the store's thread waited for ever, and the server said that it was well.
+#[test]
+fn a_panic_of_the_thread_that_writes_ends_the_engine_and_answers_all() {
+    let store = store();
+    let engine = start(&store);
+    let hub = engine.hub();
+    publish(&hub, event("before")).unwrap();
+    store.plan_append(0, Fault::Waits(Duration::from_millis(50)));
+    store.plan_append(1, Fault::Panics);
+    let publishers: Vec<_> = (0..8)
+        .map(|number| {
+            let hub = hub.clone();
+            thread::spawn(move || (0..50).map(|_| publish(&hub, event(&number.to_string()))).collect::<Vec<_>>())
+        })
+        .collect();
+    let answers: Vec<_> = publishers.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let acknowledged = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(_) | Err(PublishError::Stopped))), "{answers:?}");
+    assert!(acknowledged < answers.len());
+    assert_eq!(publish(&hub, event("after")), Err(PublishError::Stopped));
+    while engine.is_running() {
+        thread::yield_now();
+    }
+    assert!(engine.stop(Duration::ZERO).is_err());
+    assert_eq!(stored(&store).len(), 1 + acknowledged);
+}
+
+/// A subscriber that waited for its start waited ten seconds, and one that waited for a page for ever.
+#[test]
+fn a_panic_of_the_thread_that_reads_ends_the_engine() {
+    let store = store();
+    let engine = start_with_little_memory(&store);
+    let hub = engine.hub();
+    let ids = publish_many(&hub, "a", 300);
+    store.plan_read(0, Fault::Panics);
+    let client = testing::adopt(&hub, Subscribe::to([topic("a")]).with_resume(ids[0].as_str()));
+    while engine.is_running() {
+        thread::yield_now();
+    }
+    drop(client);
+    assert_eq!(publish(&hub, event("after")), Err(PublishError::Stopped));
+    assert!(engine.stop(Duration::ZERO).is_err());
+}

@@ -64,6 +64,8 @@ pub enum Fault {
     },
     /// It waits, and then does its work.
     Waits(Duration),
+    /// It panics: a mistake of the store, and not of the disk.
+    Panics,
 }
 
 impl<S: Store> FaultyStore<S> {
@@ -196,6 +198,7 @@ fn simple_fault(action: &'static str, fault: Option<Fault>) -> Result<(), Error>
             thread::sleep(time);
             Ok(())
         }
+        Some(Fault::Panics) => panic!("a planned panic of the store"),
         None => Ok(()),
     }
 }

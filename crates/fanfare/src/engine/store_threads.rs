@@ -1,6 +1,7 @@
 //! The threads of a durable store: one writes to it, and one reads from it.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use fanfare_io::Clock;
 
 use crate::history::{HistoryQueue, HistoryReader};
-use crate::hub::HubStore;
+use crate::hub::{EngineEnd, HubStore};
 use crate::hub::commit::{CommitQueue, Committer};
 use crate::store::{StoreCounts, StoreOptions};
 use crate::sync::AtomicU64;
@@ -25,7 +26,8 @@ pub(super) struct StoreThreads(Vec<JoinHandle<()>>);
 
 impl StoreThreads {
     /// Starts both. `history` has the questions of the shards, and `newest` is the newest number that is
-    /// released.
+    /// released. Where one of them panics, `end` ends the engine: without it, publishers would wait for their
+    /// answers, and subscribers for their history, for ever.
     ///
     /// # Errors
     /// The system refuses a thread.
@@ -33,16 +35,20 @@ impl StoreThreads {
         options: StoreOptions,
         history: Arc<HistoryQueue>,
         newest: Arc<AtomicU64>,
+        end: EngineEnd,
         clock: Clock,
     ) -> io::Result<(HubStore, StoreThreads)> {
         let StoreOptions { store, durability } = options;
         let (commits, counts) = <(Arc<CommitQueue>, Arc<StoreCounts>)>::default();
         let (queue, counted) = (Arc::clone(&commits), Arc::clone(&counts));
         let committer = Committer::new(Arc::clone(&store), queue, counted, durability, clock);
-        let writer = thread::Builder::new().name("fanfare-store".to_owned());
-        let writer = writer.spawn(move || committer.run())?;
+        let queue = Arc::clone(&commits);
+        let writer = spawn("fanfare-store", end.clone(), move || queue.abandon(), move || committer.run())?;
         let (of_reader, queue) = (Arc::clone(&store), Arc::clone(&history));
-        let reader = HistoryReader { store: of_reader, queue, newest, clock }.start()?;
+        let reader = HistoryReader { store: of_reader, queue, newest, clock };
+        let queue = Arc::clone(&history);
+        let reader = spawn("fanfare-history", end, move || queue.close(), move || reader.run());
+        let reader = reader.inspect_err(|_| commits.close(Duration::ZERO))?;
         Ok((HubStore { store, commits, counts, history }, StoreThreads(vec![writer, reader])))
     }
 
@@ -59,4 +65,20 @@ impl StoreThreads {
             }
         }
     }
+}
+
+/// Starts a thread whose panic ends the engine, after `on_panic`.
+fn spawn(
+    name: &str,
+    end: EngineEnd,
+    on_panic: impl FnOnce() + Send + 'static,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // What a panic leaves half changed is not used again: the engine ends.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            on_panic();
+            end.resume_unwind(panic);
+        }
+    })
 }

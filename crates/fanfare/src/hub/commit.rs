@@ -137,7 +137,14 @@ impl CommitQueue {
     ) -> Arc<Outcome> {
         let outcome = Arc::new(Outcome::default());
         let uncommitted = Uncommitted { batch, outcome: Arc::clone(&outcome), publish, own_ids };
-        lock(&self.state).waiting.push_back(uncommitted);
+        let mut state = lock(&self.state);
+        if state.is_closed {
+            // The store's thread has panicked a moment ago.
+            drop(state);
+            uncommitted.fail(PublishError::Stopped);
+            return outcome;
+        }
+        state.waiting.push_back(uncommitted);
         self.has_work.notify_one();
         outcome
     }
@@ -153,6 +160,19 @@ impl CommitQueue {
         drop(self.is_done.wait_timeout_while(state, patience, is_busy));
         #[cfg(fanfare_loom)]
         let _ = (&mut state, patience, is_busy);
+    }
+
+    /// The store's thread has panicked. Of what it had and of what waits, nobody knows whether it is stored.
+    pub(crate) fn abandon(&self) {
+        let mut state = lock(&self.state);
+        (state.is_closed, state.is_committing) = (true, false);
+        let waiting = std::mem::take(&mut state.waiting);
+        self.is_done.notify_all();
+        drop(state);
+        // Without the lock: publishers are called.
+        for uncommitted in waiting {
+            uncommitted.fail(PublishError::Stopped);
+        }
     }
 
     /// Takes a group. Waits for it, at most for `patience`. `None`: the queue is closed and empty.

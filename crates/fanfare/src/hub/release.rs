@@ -14,7 +14,9 @@
 //! The queue needs no bound of its own: what is in it has room reserved, and a batch that is dropped leaves
 //! it.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -314,9 +316,39 @@ struct EndsEngine<'hub>(&'hub Releaser);
 
 impl Drop for EndsEngine<'_> {
     fn drop(&mut self) {
-        self.0.shared.waiting.close();
-        self.0.log.trim_at_once();
-        self.0.shared.mailboxes[ProcessLog::TRIMMING_SHARD].wake();
+        let Releaser { log, shared, .. } = self.0;
+        EngineEnd::announce(log, &shared.waiting, &shared.mailboxes[ProcessLog::TRIMMING_SHARD]);
+    }
+}
+
+/// Ends the engine where a thread panics that it cannot do without: a thread of its durable store.
+#[derive(Clone)]
+pub(crate) struct EngineEnd {
+    pub(crate) log: Arc<ProcessLog>,
+    pub(crate) waiting: Arc<WaitingPublishers>,
+    /// Of the shard that trims.
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+impl EngineEnd {
+    /// Goes on with this panic under the log's lock, so that it ends the engine as a panic in an append does.
+    pub(crate) fn resume_unwind(self, panic: Box<dyn Any + Send>) -> ! {
+        struct Announces(EngineEnd);
+        impl Drop for Announces {
+            fn drop(&mut self) {
+                EngineEnd::announce(&self.0.log, &self.0.waiting, &self.0.mailbox);
+            }
+        }
+        let announces = Announces(self);
+        // It is released before the end is announced.
+        let _log = announces.0.log.lock_unless_broken();
+        resume_unwind(panic)
+    }
+
+    fn announce(log: &ProcessLog, waiting: &WaitingPublishers, mailbox: &Mailbox) {
+        waiting.close();
+        log.trim_at_once();
+        mailbox.wake();
     }
 }
 
