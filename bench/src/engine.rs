@@ -1,7 +1,9 @@
 //! The engine, as it is measured: one shard on a core of its own, and nothing that acts by itself.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ use fanfare::{
 };
 use fanfare_io::fd_channel::SocketSender;
 use fanfare_io::{Clock, sockets};
+use fanfare_proto::limits::LogLimits;
+use fanfare_store::DiskStore;
+use fanfare_store::disk::Options as DiskOptions;
 
 use crate::Outcome;
 use crate::machine::{self, ThreadClock};
@@ -49,9 +54,7 @@ impl Measured {
         let engine = builder.shards(1).pin(true).raise_descriptor_limit(true);
         let engine =
             engine.descriptor_tables(DescriptorTables::Auto).backend(backend).limits(limits).start()?;
-        let mut threads = machine::threads_named("fanfare-shard");
-        threads.retain(|thread| !before.contains(thread));
-        let &[thread] = threads.as_slice() else { return Err("the shard's thread is not found".into()) };
+        let thread = machine::new_thread("fanfare-shard", &before)?;
         Ok(Measured { backend, hub: engine.hub(), cpu: ThreadClock::of(thread), engine })
     }
 
@@ -103,6 +106,15 @@ impl Measured {
     pub fn stop(self) {
         self.engine.stop(Duration::ZERO).expect("a shard has panicked");
     }
+}
+
+/// Opens a durable store with these bounds, in a directory that is made.
+///
+/// # Errors
+/// There is something, or it cannot be made.
+pub fn open_store(directory: &Path, limits: LogLimits) -> Outcome<DiskStore> {
+    fs::create_dir_all(directory)?;
+    Ok(DiskStore::open(directory, DiskOptions::new(limits, [1, 2, 3]))?)
 }
 
 /// The default bounds, without heartbeats: they would be sent into a measurement.

@@ -149,6 +149,18 @@ pub fn threads_named(prefix: &str) -> Vec<i32> {
     tasks.flatten().filter_map(named).collect()
 }
 
+/// The one thread whose name begins so and that is not among these.
+///
+/// # Errors
+/// There is none, or there are several.
+pub fn new_thread(prefix: &str, before: &[i32]) -> Outcome<i32> {
+    let new = threads_named(prefix).into_iter().filter(|thread| !before.contains(thread));
+    match new.collect::<Vec<_>>()[..] {
+        [thread] => Ok(thread),
+        _ => Err(format!("the thread {prefix} is not found").into()),
+    }
+}
+
 /// Lets the calling thread go before others on its core, so that a late wake-up is not taken for a late
 /// delivery. Says what it got: real-time priority, a better niceness, or nothing.
 pub fn hurry() -> &'static str {

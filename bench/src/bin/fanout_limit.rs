@@ -1,22 +1,25 @@
 //! What the engine costs above the least that can be paid: a loop of `send(2)` over the same sockets.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use fanfare::{Backend, Cursor, Event, Topic, WireFormat};
+use fanfare::{Backend, Cursor, Engine, Event, StoreOptions, Topic, WireFormat};
 use fanfare_bench::bare::{Bare, Way};
 use fanfare_bench::client::{Discard, Plan, Reader};
 use fanfare_bench::engine::{self, Measured, patiently};
-use fanfare_bench::machine::{self, Cores, SoftirqClock};
+use fanfare_bench::machine::{self, Cores, SoftirqClock, ThreadClock};
 use fanfare_bench::statistics::Spread;
 use fanfare_bench::steering::Steering;
 use fanfare_bench::{Outcome, finish};
 use fanfare_io::affinity;
 use fanfare_io::clock::thread_cpu_time;
 use fanfare_proto::frame::Frame;
+use fanfare_proto::limits::LogLimits;
 
 /// Rounds at the start that are not counted.
 const WARM_UP: usize = 4;
@@ -39,6 +42,9 @@ struct Options {
     /// Measure again with the receive work on the clients' core, as behind a network card
     #[arg(long)]
     steered: bool,
+    /// Measure engines with a durable store, too; their logs are made in this directory and removed
+    #[arg(long, value_name = "DIRECTORY")]
+    data: Option<PathBuf>,
 }
 
 /// A way to bring an event to everyone.
@@ -46,6 +52,12 @@ struct Options {
 enum Variant {
     Bare(Way),
     Engine(usize),
+}
+
+/// An engine, and the thread of its durable store.
+struct Contender {
+    engine: Measured,
+    store: Option<ThreadClock>,
 }
 
 /// Everything that the variants share.
@@ -56,7 +68,7 @@ struct Bench {
     /// Events so far, the same number for each variant when a round is over.
     events: u64,
     bare: Bare,
-    engines: Vec<Measured>,
+    engines: Vec<Contender>,
     reader: Reader<Discard>,
     softirq: SoftirqClock,
 }
@@ -68,6 +80,8 @@ struct Figures {
     total: Vec<f64>,
     /// The part of the kernel's thread.
     softirq: Vec<f64>,
+    /// The store's thread, which is not in the total: it works beside the shard, once for each group.
+    store: Vec<f64>,
 }
 
 fn main() -> ExitCode {
@@ -106,7 +120,8 @@ fn run(options: &Options) -> Outcome<()> {
     for line in lines {
         println!("{line}");
     }
-    bench.end()
+    bench.end()?;
+    options.data.as_ref().map_or(Ok(()), |data| Ok(fs::remove_dir_all(data)?))
 }
 
 impl Bench {
@@ -115,7 +130,15 @@ impl Bench {
         let count = options.connections as usize;
         let mut engines = Vec::new();
         for &backend in backends {
-            engines.push(Measured::start(backend, engine::quiet_limits())?);
+            let engine = Measured::start(backend, engine::quiet_limits())?;
+            engines.push(Contender { engine, store: None });
+            let Some(data) = &options.data else { continue };
+            let store = engine::open_store(&data.join(machine::key(backend)), LogLimits::default())?;
+            let before = machine::threads_named("fanfare-store");
+            let builder = Engine::builder().store(StoreOptions::new(Arc::new(store)));
+            let engine = Measured::start_with(builder, backend, engine::quiet_limits())?;
+            let thread = machine::new_thread("fanfare-store", &before)?;
+            engines.push(Contender { engine, store: Some(ThreadClock::of(thread)) });
         }
         let bare = Bare::start(cores.server, count)?;
         affinity::pin(cores.client)?;
@@ -127,14 +150,14 @@ impl Bench {
         for _ in 0..count {
             let (socket, _) = listener.accept()?;
             engine::hand(&socket, bare.sockets())?;
-            for engine in &engines {
-                engine.adopt(&socket, &topic)?;
+            for contender in &engines {
+                contender.engine.adopt(&socket, &topic)?;
             }
         }
         reader.wait_connected()?;
         bare.wait_ready()?;
-        for engine in &engines {
-            engine.wait_connections(count)?;
+        for contender in &engines {
+            contender.engine.wait_connections(count)?;
         }
         let mut variants = vec![Variant::Bare(Way::Loop), Variant::Bare(Way::Ring)];
         if !backends.contains(&Backend::IoUring) {
@@ -167,13 +190,15 @@ impl Bench {
                 let index = (turn + round / 2) % variants.len();
                 let index = if round % 2 == 0 { index } else { variants.len() - 1 - index };
                 self.events = before;
-                let softirq_before = self.softirq.now();
+                let (softirq_before, store_before) = (self.softirq.now(), self.store_cpu(variants[index]));
                 let cpu = self.turn(variants[index], options.events_per_round)?;
                 let softirq = self.softirq.now() - softirq_before;
                 if round >= WARM_UP {
                     let per_delivery = |time: Duration| time.as_nanos() as f64 / deliveries;
                     figures[index].total.push(per_delivery(cpu + softirq));
                     figures[index].softirq.push(per_delivery(softirq));
+                    let store = self.store_cpu(variants[index]).saturating_sub(store_before);
+                    figures[index].store.push(per_delivery(store));
                 }
             }
         }
@@ -191,10 +216,10 @@ impl Bench {
             match variant {
                 Variant::Bare(way) => cpu += self.bare.send(way, &frame)?,
                 Variant::Engine(index) => {
-                    let engine = &self.engines[index];
+                    let engine = &self.engines[index].engine;
                     let event = Event::new(self.topic.clone()).with_data(self.data.as_str());
                     let begun = thread_cpu_time();
-                    engine.hub.publish(event)?;
+                    engine.hub.publish_wait(&mut vec![event], engine::PATIENCE)?;
                     cpu += thread_cpu_time() - begun;
                     engine.wait_deliveries(self.events * self.connections)?;
                 }
@@ -210,13 +235,28 @@ impl Bench {
     fn shard_cpu(&self, variant: Variant) -> Duration {
         match variant {
             Variant::Bare(_) => Duration::ZERO,
-            Variant::Engine(index) => self.engines[index].cpu.now(),
+            Variant::Engine(index) => self.engines[index].engine.cpu.now(),
         }
+    }
+
+    fn store_cpu(&self, variant: Variant) -> Duration {
+        match variant {
+            Variant::Bare(_) => Duration::ZERO,
+            Variant::Engine(index) => {
+                self.engines[index].store.as_ref().map_or(Duration::ZERO, ThreadClock::now)
+            }
+        }
+    }
+
+    /// The same engine without a store, where this one has one.
+    fn without_store(&self, variant: Variant) -> Option<Variant> {
+        let Variant::Engine(index) = variant else { return None };
+        self.engines[index].store.as_ref().map(|_| Variant::Engine(index - 1))
     }
 
     /// The next event as an engine encodes it, with a number of the same length.
     fn frame(&self) -> Arc<[u8]> {
-        let epoch = self.engines[0].hub.head().epoch;
+        let epoch = self.engines[0].engine.hub.head().epoch;
         let seq = self.events + 1;
         let id = Cursor { epoch, seq }.to_string();
         let event = Event::new(self.topic.clone()).with_data(self.data.as_str());
@@ -227,7 +267,10 @@ impl Bench {
         match variant {
             Variant::Bare(Way::Loop) => "bare send(2) loop".to_owned(),
             Variant::Bare(Way::Ring) => "bare io_uring batch".to_owned(),
-            Variant::Engine(index) => format!("engine on {}", self.engines[index].backend),
+            Variant::Engine(index) => {
+                let Contender { engine, store } = &self.engines[index];
+                format!("engine on {}{}", engine.backend, if store.is_some() { ", store" } else { "" })
+            }
         }
     }
 
@@ -235,12 +278,19 @@ impl Bench {
         match variant {
             Variant::Bare(Way::Loop) => "bare".to_owned(),
             Variant::Bare(Way::Ring) => "bare_io_uring".to_owned(),
-            Variant::Engine(index) => machine::key(self.engines[index].backend).to_owned(),
+            Variant::Engine(index) => {
+                let Contender { engine, store } = &self.engines[index];
+                format!(
+                    "{}{}",
+                    machine::key(engine.backend),
+                    if store.is_some() { "_with_store" } else { "" }
+                )
+            }
         }
     }
 
     fn end(self) -> Outcome<()> {
-        for engine in self.engines {
+        for Contender { engine, .. } in self.engines {
             let counts = engine.hub.counts();
             // Otherwise sends were saved, and the ratio flatters.
             if counts.sends != counts.deliveries || counts.laggards > 0 {
@@ -268,6 +318,18 @@ fn report(prefix: &str, bench: &Bench, variants: &[Variant], figures: &[Figures]
         if variant != variants[0] {
             println!("{:<20} beside the loop {ratio:.3}", "");
             lines.push(format!("{prefix}ratio_{}={:.3}", bench.key(variant), ratio.median));
+        }
+        let without = bench.without_store(variant);
+        let without = without.and_then(|without| variants.iter().position(|variant| *variant == without));
+        if let Some(without) = without {
+            let pairs = own.total.iter().zip(&figures[without].total);
+            let ratio = Spread::of(pairs.map(|(own, without)| own / without));
+            let thread = Spread::of(own.store.iter().copied()).median;
+            println!(
+                "{:<20} beside the engine without a store {ratio:.3}; the store's thread {thread:.0} ns",
+                ""
+            );
+            lines.push(format!("{prefix}store_ratio_{}={:.3}", bench.key(variant), ratio.median));
         }
     }
     lines

@@ -467,7 +467,9 @@ fn a_panic_of_the_thread_that_writes_ends_the_engine_and_answers_all() {
     let publishers: Vec<_> = (0..8)
         .map(|number| {
             let hub = hub.clone();
-            thread::spawn(move || (0..50).map(|_| publish(&hub, event(&number.to_string()))).collect::<Vec<_>>())
+            thread::spawn(move || {
+                (0..50).map(|_| publish(&hub, event(&number.to_string()))).collect::<Vec<_>>()
+            })
         })
         .collect();
     let answers: Vec<_> = publishers.into_iter().flat_map(|thread| thread.join().unwrap()).collect();

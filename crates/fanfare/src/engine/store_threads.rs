@@ -9,8 +9,8 @@ use std::time::Duration;
 use fanfare_io::Clock;
 
 use crate::history::{HistoryQueue, HistoryReader};
-use crate::hub::{EngineEnd, HubStore};
 use crate::hub::commit::{CommitQueue, Committer};
+use crate::hub::{EngineEnd, HubStore};
 use crate::store::{StoreCounts, StoreOptions};
 use crate::sync::AtomicU64;
 
