@@ -1,5 +1,6 @@
 //! The durable store of an engine: what the program says of it, and what is counted.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,10 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fanfare_io::Clock;
 use fanfare_proto::cursor::{Cursor, Epoch};
+use fanfare_proto::event::Topic;
 use fanfare_proto::histogram::Histogram;
 use fanfare_proto::limits::LogLimits;
 use fanfare_proto::log::Log;
-use fanfare_store::{Bounds, Durability, Error, Query, Record, Store};
+use fanfare_store::encoding::event_bytes;
+use fanfare_store::{Bounds, Durability, Error, Gone, Query, Record, Store};
 
 use crate::history::frame_of;
 use crate::sync::{Mutex, lock};
@@ -151,13 +154,17 @@ impl StoreCounts {
     }
 }
 
-/// The newest records of a store, for the log in memory.
+/// The newest records of a store, for the log in memory, and what the store has lost before.
 pub(crate) struct Recovered {
     epoch: Epoch,
     /// The log in memory has what comes after this number.
     after: u64,
     newest: u64,
-    records: Vec<Record>,
+    records: VecDeque<Record>,
+    /// What is gone of any topic.
+    gone: Gone,
+    /// What is gone of the topics of the records, for as many of them as are asked for.
+    gone_of_topics: HashMap<Topic, Gone>,
     /// The time at the start, in milliseconds since 1970.
     now_ms: u64,
     /// The age of the oldest record.
@@ -165,44 +172,90 @@ pub(crate) struct Recovered {
 }
 
 /// What a record takes in the log in memory beside its bytes in the store, at least.
-const RECORD_OVERHEAD: u64 = 100;
+const RECORD_OVERHEAD: usize = 100;
 
 /// Records that a start reads back at most, so that it takes a few seconds.
-const MOST_RECORDS: u64 = 2_000_000;
+const MOST_RECORDS: usize = 2_000_000;
+
+/// Topics of which a start asks the store what is gone, so that it takes a second at most. Of the others the
+/// log in memory knows less, and their subscribers ask the store.
+const MOST_TOPICS: usize = 1 << 16;
 
 impl Recovered {
     /// Reads about as many records as fit into a log with these bounds, from the newest back.
     pub(crate) fn read(store: &dyn Store, limits: &LogLimits) -> Result<Recovered, Error> {
         let state = store.state();
-        let room = limits.total_bytes as u64;
-        let mean = state.bytes.checked_div(state.records).unwrap_or(0) + RECORD_OVERHEAD;
-        let count = (room / mean).min(MOST_RECORDS);
-        // Numbers may have holes: then there are fewer records.
-        let mut after = state.newest.saturating_sub(count).max(state.oldest.saturating_sub(1));
-        if state.oldest == 0 {
-            after = state.newest;
-        }
+        // What may be missing without a trace is before all that is in memory.
+        let begin = if state.oldest == 0 { state.newest } else { (state.oldest - 1).max(state.lost) };
+        let mean = state.bytes.checked_div(state.records).unwrap_or(0) as usize + RECORD_OVERHEAD;
+        let mut count = (limits.total_bytes / mean).min(MOST_RECORDS) as u64;
         let now_ms = unix_ms(Clock::start().date());
-        let mut recovered = Recovered {
-            epoch: state.epoch,
-            after,
-            newest: state.newest,
-            records: Vec::new(),
-            now_ms,
-            oldest_age: Duration::ZERO,
-        };
-        let mut up_to = after;
+        loop {
+            let after = state.newest.saturating_sub(count).max(begin);
+            let mut recovered = Recovered {
+                epoch: state.epoch,
+                after,
+                newest: state.newest,
+                records: VecDeque::new(),
+                gone: Gone::default(),
+                gone_of_topics: HashMap::new(),
+                now_ms,
+                oldest_age: Duration::ZERO,
+            };
+            let bytes = recovered.read_records(store, limits.total_bytes)?;
+            // There are fewer where numbers have holes, and where the newest events are smaller than others.
+            if after == begin || bytes > limits.total_bytes / 2 || recovered.records.len() >= MOST_RECORDS / 8
+            {
+                recovered.ask_what_is_gone(store)?;
+                return Ok(recovered);
+            }
+            count = count.saturating_mul(8);
+        }
+    }
+
+    /// Reads the records, of which the newest stay that have no more bytes than this. Answers their bytes.
+    fn read_records(&mut self, store: &dyn Store, room: usize) -> Result<usize, Error> {
+        let memory = |record: &Record| event_bytes(&record.event) + RECORD_OVERHEAD;
+        let (mut up_to, mut bytes) = (self.after, 0);
         loop {
             let page = store.read(Query::All, up_to, Bounds::default())?;
             up_to = page.up_to;
-            recovered.records.extend(page.records);
+            self.gone = page.gone;
+            for record in page.records {
+                bytes += memory(&record);
+                self.records.push_back(record);
+                while (bytes > room || self.records.len() > MOST_RECORDS)
+                    && let Some(oldest) = self.records.pop_front()
+                {
+                    bytes -= memory(&oldest);
+                    self.after = oldest.number;
+                }
+            }
             if page.is_end {
-                break;
+                let oldest_ms = self.records.iter().map(|record| record.published_ms).min();
+                self.oldest_age =
+                    Duration::from_millis(self.now_ms.saturating_sub(oldest_ms.unwrap_or(self.now_ms)));
+                return Ok(bytes);
             }
         }
-        let oldest_ms = recovered.records.iter().map(|record| record.published_ms).min();
-        recovered.oldest_age = Duration::from_millis(now_ms.saturating_sub(oldest_ms.unwrap_or(now_ms)));
-        Ok(recovered)
+    }
+
+    fn ask_what_is_gone(&mut self, store: &dyn Store) -> Result<(), Error> {
+        // Where nothing is gone of any topic, nothing is gone of each.
+        if self.gone.newest <= self.after {
+            return Ok(());
+        }
+        let bounds = Bounds { records: 1, ..Bounds::default() };
+        for topic in self.records.iter().rev().flat_map(|record| record.event.topics()) {
+            if self.gone_of_topics.len() == MOST_TOPICS {
+                break;
+            }
+            if !self.gone_of_topics.contains_key(topic) {
+                let page = store.read(Query::Topics(std::slice::from_ref(topic)), self.newest, bounds)?;
+                self.gone_of_topics.insert(topic.clone(), page.gone);
+            }
+        }
+        Ok(())
     }
 
     /// A clock that has shown zero when the oldest of the events was published.
@@ -218,11 +271,18 @@ impl Recovered {
     /// Appends the records to a log that begins there.
     pub(crate) fn append_to(self, log: &mut Log, clock: Clock) {
         let now = clock.now();
-        let mut dropped = Vec::new();
+        log.raise_floor(self.gone.newest, self.gone.newest_public);
+        let mut gone_of_topics = self.gone_of_topics;
         for record in self.records {
-            let frame = frame_of(record, self.epoch, now, self.now_ms);
-            log.append(Arc::new(frame), now, &mut dropped);
-            dropped.clear();
+            for topic in record.event.topics() {
+                // With its first record: then the log has nothing of it.
+                if let Some(gone) = gone_of_topics.remove(topic) {
+                    // What is before the log in memory is not in it, although it may be in the store.
+                    let before = |number: u64| number.max(self.after);
+                    log.note_gone(topic, before(gone.newest), before(gone.newest_public));
+                }
+            }
+            log.append_recovered(Arc::new(frame_of(record, self.epoch, now, self.now_ms)), now);
         }
         log.skip_to(self.newest);
     }

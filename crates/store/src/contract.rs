@@ -89,6 +89,10 @@ pub struct State {
     pub newest: u64,
     /// Every record up to this number is on stable storage.
     pub synced: u64,
+    /// Records with numbers up to this one may have been lost with the end of a process, and nobody knows of
+    /// which topics; zero: none were. Whoever has less than this may have missed something: it is part of
+    /// every [`Page::gone`].
+    pub lost: u64,
     /// Records that are retained.
     pub records: u64,
     /// Their encoded bytes, without indexes.
@@ -98,7 +102,7 @@ pub struct State {
 impl State {
     /// The state of a store of this epoch without records.
     pub fn empty(epoch: Epoch) -> State {
-        State { epoch, oldest: 0, newest: 0, synced: 0, records: 0, bytes: 0 }
+        State { epoch, oldest: 0, newest: 0, synced: 0, lost: 0, records: 0, bytes: 0 }
     }
 }
 

@@ -74,9 +74,9 @@ impl Forgotten {
         self.remove(slot).dropped()
     }
 
-    /// Every frame up to this number is gone, of all topics that have neither an entry nor a tombstone.
-    pub(super) fn raise_floor(&mut self, seq: u64) {
-        self.floor = self.floor.and(Dropped { newest: seq, newest_public: seq });
+    /// So much is gone of all topics that have neither an entry nor a tombstone.
+    pub(super) fn raise_floor(&mut self, lost: Dropped) {
+        self.floor = self.floor.and(lost);
     }
 
     /// Notes what is known of a topic whose entry goes.

@@ -43,6 +43,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
+use self::dropped::Dropped;
 use self::expiry::{AT_ONCE, ExpiryQueue, expires_at, has_come, nanoseconds};
 use self::fairness::{SizeClasses, class_of};
 use self::forgotten::Forgotten;
@@ -165,8 +168,33 @@ impl Log {
         self.changes += 1;
         assert!(self.newest == 0 && self.topics.is_empty(), "a log begins once, before all else");
         self.newest = seq;
-        self.forgotten.raise_floor(seq);
-        self.patterns.raise_floor(seq);
+        self.raise_floor(seq, seq);
+    }
+
+    /// What a durable store has lost of any topic: the newest event, and the newest public one. A subscriber of
+    /// a topic of which nothing else is known is told of a gap, or asks the store, where it has less than this.
+    /// Numbers that are higher are appended before anyone asks.
+    ///
+    /// # Panics
+    /// A topic is in the log.
+    pub fn raise_floor(&mut self, newest: u64, newest_public: u64) {
+        self.changes += 1;
+        assert!(self.topics.is_empty(), "what is gone is noted before all else");
+        let lost = Dropped { newest, newest_public };
+        self.forgotten.raise_floor(lost);
+        self.patterns.raise_floor(lost);
+    }
+
+    /// What a durable store has lost of this topic, of which the log has nothing: the newest event, and the
+    /// newest public one. For this topic it stands for the floor.
+    pub fn note_gone(&mut self, topic: &Topic, newest: u64, newest_public: u64) {
+        self.changes += 1;
+        let hash = self.keys.hash(topic.as_str());
+        if self.find_hashed(topic, hash).is_none() {
+            let lost = Dropped { newest, newest_public };
+            let slot = self.find_or_insert(topic);
+            self.topics[slot].dropped = lost;
+        }
     }
 
     /// Numbers up to this one were given, and nothing more comes with them: the log goes on above it.
@@ -285,18 +313,11 @@ impl Log {
     }
 
     fn append_next(&mut self, frame: Arc<Frame>, now: Duration, dropped: &mut Vec<Arc<Frame>>) {
-        let seq = frame.seq();
-        assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
-        self.newest = seq;
-        self.frames += 1;
+        self.begin_append(frame.seq());
         self.appended.0 += 1;
         self.appended.1 += frame.wire(WireFormat::Chunked).len() as u64;
-        self.retained_bytes += frame_memory(&frame);
-        if frame.topics().len() > 1 {
-            self.frame_topics.add(seq, frame.topics().len() as u32);
-        }
-        self.published_ids.add(&frame, self.keys);
-        self.order.push(Arc::clone(&frame));
+        let topics = frame.topics().len() as u32;
+        self.add_frame(&frame, topics);
         let mut left = APPEND_DROPS;
         for topic in frame.topics() {
             let slot = self.find_or_insert(topic);
@@ -304,13 +325,67 @@ impl Log {
             self.drop_unretained(slot, nanoseconds(now), &mut left, dropped);
         }
         drop(frame);
+        self.dropped_for_room += self.drop_for_room(dropped);
+    }
+
+    /// Appends a frame that was published before and comes back from a durable store. A topic from which it is
+    /// gone there ([`Log::note_gone`]) does not get it back. It does not count as appended.
+    ///
+    /// # Panics
+    /// Its number is not higher than all before.
+    pub fn append_recovered(&mut self, frame: Arc<Frame>, now: Duration) {
+        self.changes += 1;
+        self.patterns.begin_notes(frame.topics().len());
+        self.begin_append(frame.seq());
+        let mut slots: SmallVec<[u32; 4]> = SmallVec::new();
+        for topic in frame.topics() {
+            let slot = self.find_or_insert(topic);
+            if self.topics[slot].dropped.newest < frame.seq() {
+                slots.push(slot);
+            } else {
+                self.remove_if_unused(slot);
+            }
+        }
+        if slots.is_empty() {
+            return;
+        }
+        self.add_frame(&frame, slots.len() as u32);
+        let (mut left, mut dropped) = (APPEND_DROPS, Vec::new());
+        for slot in slots {
+            self.push(slot, Arc::clone(&frame));
+            self.drop_unretained(slot, nanoseconds(now), &mut left, &mut dropped);
+        }
+        drop(frame);
+        self.drop_for_room(&mut dropped);
+    }
+
+    fn begin_append(&mut self, seq: u64) {
+        assert!(seq > self.newest, "frame {seq} is appended after frame {}", self.newest);
+        self.newest = seq;
+    }
+
+    /// Adds a frame that so many topics get.
+    fn add_frame(&mut self, frame: &Arc<Frame>, topics: u32) {
+        self.frames += 1;
+        self.retained_bytes += frame_memory(frame);
+        if frame.topics().len() > 1 {
+            self.frame_topics.add(frame.seq(), topics);
+        }
+        self.published_ids.add(frame, self.keys);
+        self.order.push(Arc::clone(frame));
+    }
+
+    /// Drops frames until there is room. Answers how many, each in each of its topics.
+    fn drop_for_room(&mut self, dropped: &mut Vec<Arc<Frame>>) -> u64 {
         let at_most = Log::bytes_of_frames_at_most(self.limits.total_bytes);
+        let mut count = 0;
         while self.bytes_of_frames() > at_most
             && let Some(slot) = self.classes.next_largest(&self.topics)
         {
-            self.dropped_for_room += 1;
+            count += 1;
             self.drop_oldest(slot, dropped);
         }
+        count
     }
 
     /// Drops at most `budget` frames that are too old, or that an append has left over, and checks no more

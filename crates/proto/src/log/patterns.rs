@@ -139,9 +139,9 @@ impl Patterns {
         self.most = most;
     }
 
-    /// Every frame up to this number is gone.
-    pub(super) fn raise_floor(&mut self, seq: u64) {
-        self.dropped_of_any = self.dropped_of_any.and(Dropped { newest: seq, newest_public: seq });
+    /// So much is gone of any topic.
+    pub(super) fn raise_floor(&mut self, lost: Dropped) {
+        self.dropped_of_any = self.dropped_of_any.and(lost);
     }
 
     /// What was dropped of the topics that the pattern matches; at least that. What it takes to look at drops

@@ -283,6 +283,7 @@ fn state_of(epoch: Epoch, row: &StateRow, oldest: u64) -> State {
         oldest,
         newest: row.committed,
         synced: row.committed,
+        lost: row.cut,
         records: row.records,
         bytes: row.bytes,
     }
